@@ -1,0 +1,258 @@
+"""Labeled images: what every data set offers, whatever it is read from."""
+
+import contextlib
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from advlens.arrays import Ids, Images, Labels
+from advlens.errors import DataError, SettingsError
+
+Stream = Generator[UInt8[Tensor, "n 3 h w"], None, None]
+"""Batches of images on the CPU, 0 to 255; closing it ends whatever works for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transform:
+    """How an image file becomes a model's input; sets of fixed size such as CIFAR-10 ignore it."""
+
+    size: int = 224
+    """Side of the square center crop, in pixels."""
+    resize: int = 256
+    """Shorter side before the crop, in pixels."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """Filter of the resize; antialiased, as Pillow's always are."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= self.resize:
+            raise SettingsError(
+                f"cannot crop {self.size} pixels from a shorter side of {self.resize};"
+                " choose a size of at least 1 and at most resize"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some images with what is known of them."""
+
+    ids: Ids
+    images: Images
+    """Pixels in [0, 1]."""
+    labels: Labels
+
+
+class ImageData(ABC):
+    """A labeled image set. Image ids are 0 .. len - 1, in an order that each kind documents."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        classes: Sequence[str],
+        synsets: Sequence[str] | None,
+        labels: Labels,
+        image_shape: tuple[int, int, int],
+    ) -> None:
+        self.name = name
+        self.classes = tuple(classes)
+        self.synsets = None if synsets is None else tuple(synsets)
+        """WordNet ids of the classes, such as n02123045, where they are known."""
+        self.labels = labels
+        """Class index of each image, on the CPU."""
+        self.image_shape = image_shape
+        """Channels (3), height and width."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {len(self)} images, {len(self.classes)} classes>"
+
+    @abstractmethod
+    def stream(self, batches: Sequence[Sequence[int]]) -> Stream:
+        """The images of each list of ids, list after list; `images` and `batches` check ids."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256 of all that defines the set: another image, label or class gives another."""
+
+    def images(self, ids: Sequence[int]) -> UInt8[Tensor, "n 3 h w"]:
+        """The images of some ids, on the CPU, 0 to 255.
+
+        Raises:
+            DataError: an image cannot be read, or the set has no such id.
+        """
+        ids = self._checked(ids)
+        if not ids:
+            return torch.empty((0, *self.image_shape), dtype=torch.uint8)
+        (images,) = self.stream([ids])
+        return images
+
+    def batches(self, batch_size: int, ids: Sequence[int] | None = None) -> Iterator[Batch]:
+        """All images, or those of `ids`, in order; the last batch may be smaller.
+
+        Raises:
+            DataError: an image cannot be read, or the set has no such id.
+        """
+        if batch_size < 1:
+            raise SettingsError(f"cannot make batches of {batch_size} images; ask for 1 or more")
+        ids = self._checked(range(len(self)) if ids is None else ids)
+        batches = [ids[start : start + batch_size] for start in range(0, len(ids), batch_size)]
+        return self._batches(batches)
+
+    def _batches(self, batches: Sequence[Sequence[int]]) -> Iterator[Batch]:
+        with contextlib.closing(self.stream(batches)) as stream:
+            for ids, images in zip(map(torch.tensor, batches), stream, strict=True):
+                yield Batch(ids=ids, images=images.float().div_(255), labels=self.labels[ids])
+
+    def _checked(self, ids: Sequence[int]) -> list[int]:
+        ids = [int(i) for i in ids]
+        for i in ids:
+            if not 0 <= i < len(self):
+                raise DataError(f"{self.name} has no image {i}; its ids are 0 to {len(self) - 1}")
+        return ids
+
+    def subset(self, count: int, seed: int) -> "ImageData":
+        """A random subset in which no class has two images more than another that has some left.
+
+        The images keep their order and are numbered anew from 0; `positions` holds their ids in
+        this set. For one seed, a smaller subset is part of a larger one.
+
+        Raises:
+            SettingsError: the set does not have so many images.
+        """
+        if not 1 <= count <= len(self):
+            raise SettingsError(
+                f"cannot choose {count} images of {self.name}; ask for 1 to {len(self)}"
+            )
+        random = np.random.default_rng(seed)
+        labels = self.labels.numpy()
+        shuffled = random.permutation(len(self))
+        rank = np.empty(len(self), np.int64)  # of an image among the shuffled ones of its class
+        for label in np.unique(labels):
+            members = shuffled[labels[shuffled] == label]
+            rank[members] = np.arange(len(members))
+        in_turns = shuffled[np.argsort(rank[shuffled], kind="stable")]
+        chosen = np.sort(in_turns[:count])
+        positions = torch.from_numpy(chosen)
+        return View(self, positions=positions, labels=self.labels[positions])
+
+    def aligned(self, classes: Sequence[str] | None, synsets: Sequence[str] | None) -> "ImageData":
+        """The same images, labels counted in a model's class list.
+
+        Classes are matched by WordNet id where both sides know them, else by name. With a model
+        that knows neither, its classes are taken to be those of the data, in order.
+
+        Args:
+            classes: the model's class names, by output.
+            synsets: the WordNet ids of the model's classes, by output.
+
+        Raises:
+            DataError: the model lacks a class of the data, or has two of its name.
+        """
+        own: tuple[str, ...] = self.classes
+        if self.synsets is not None and synsets is not None:
+            own, theirs = self.synsets, tuple(synsets)
+        elif classes is not None or synsets is not None:
+            theirs = tuple(classes if classes is not None else synsets or ())
+        else:
+            return self
+        for name in own:
+            if theirs.count(name) != 1:
+                raise DataError(
+                    f"the model's {len(theirs)} classes ({', '.join(theirs[:3])}, …) hold {name!r}"
+                    f" of {self.name} {theirs.count(name)} times instead of once; choose data with"
+                    " the model's classes, or give the model's class names"
+                )
+        index = [theirs.index(name) for name in own]
+        if synsets is None and self.synsets is not None and len(own) == len(theirs):
+            synsets = [self.synsets[own.index(name)] for name in theirs]
+        return View(
+            self,
+            positions=torch.arange(len(self)),
+            labels=torch.tensor(index)[self.labels],
+            classes=theirs if classes is None else classes,
+            synsets=synsets,
+        )
+
+
+class View(ImageData):
+    """Some images of another set, under new ids or labels; made by `subset` and `aligned`."""
+
+    def __init__(
+        self,
+        data: ImageData,
+        *,
+        positions: Ids,
+        labels: Labels,
+        classes: Sequence[str] | None = None,
+        synsets: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(
+            name=data.name,
+            classes=data.classes if classes is None else classes,
+            synsets=data.synsets if classes is None else synsets,
+            labels=labels,
+            image_shape=data.image_shape,
+        )
+        self.data = data
+        self.positions = positions
+        """Id of each image in the set it comes from."""
+
+    def stream(self, batches: Sequence[Sequence[int]]) -> Stream:
+        return self.data.stream([self.positions[list(ids)].tolist() for ids in batches])
+
+    def fingerprint(self) -> str:
+        return digest(
+            self.data.fingerprint(), self.classes, self.synsets, self.positions, self.labels
+        )
+
+
+class ArrayData(ImageData):
+    """Images that lie in memory, in the order of the array."""
+
+    def __init__(
+        self,
+        pixels: UInt8[Tensor, "n 3 h w"],
+        *,
+        name: str,
+        classes: Sequence[str],
+        synsets: Sequence[str] | None,
+        labels: Labels,
+    ) -> None:
+        _, channels, height, width = pixels.shape
+        super().__init__(
+            name=name,
+            classes=classes,
+            synsets=synsets,
+            labels=labels,
+            image_shape=(channels, height, width),
+        )
+        self.pixels = pixels
+
+    def stream(self, batches: Sequence[Sequence[int]]) -> Stream:
+        return (self.pixels[list(ids)] for ids in batches)
+
+    def fingerprint(self) -> str:
+        return digest(self.classes, self.synsets, self.labels, self.pixels)
+
+
+def digest(*parts: object) -> str:
+    """SHA-256 of tensors (shape, type and bytes) and of values that JSON can hold."""
+    result = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            array = np.ascontiguousarray(part.numpy())
+            result.update(f"{array.dtype.str} {array.shape}\n".encode())
+            result.update(array.data)
+        else:
+            result.update(json.dumps(part).encode() + b"\n")
+    return result.hexdigest()

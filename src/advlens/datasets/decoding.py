@@ -1,0 +1,71 @@
+"""Image files into pixels, with files that lie about themselves in mind."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from advlens.datasets.base import Transform
+from advlens.errors import DataError
+
+MAX_PIXELS = 25_000_000
+"""Larger images are refused before they are decoded; Pillow itself warns from 89 million."""
+FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """A JPEG or PNG file, whatever its suffix, as 8-bit RGB.
+
+    As in torchvision, transparency is dropped and the EXIF orientation is not applied. Of 16-bit
+    values the high byte is kept; of an animation the first frame.
+
+    Raises:
+        DataError: the file is no image, truncated, damaged, or above 25 million pixels.
+    """
+    try:
+        with Image.open(path, formats=("JPEG", "PNG")) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise DataError(
+                    f"the image {path} has {width}x{height} pixels, more than {MAX_PIXELS};"
+                    " make it smaller"
+                )
+            image.load()
+            image.info.pop("transparency", None)
+            if image.mode.startswith("I"):  # Pillow would clip 16 bits at 255
+                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+            return image.convert("RGB")
+    except DataError:
+        raise
+    except Exception as error:  # damaged bytes make Pillow's parsers raise almost anything
+        raise DataError(
+            f"cannot read the image {path}: {error}; replace the file or remove it"
+        ) from error
+
+
+def read_image(path: Path, transform: Transform) -> UInt8[Tensor, "3 h w"]:
+    """An image file as a model's input, equal to torchvision's Resize and CenterCrop.
+
+    Raises:
+        DataError: as `read_rgb`, or the image is so narrow that its resized form is too large.
+    """
+    image = read_rgb(path)
+    width, height = image.size
+    short, long = min(width, height), max(width, height)
+    longer = int(transform.resize * long / short)
+    if transform.resize * longer > MAX_PIXELS:
+        raise DataError(
+            f"the image {path} has {width}x{height} pixels, too narrow for a shorter side"
+            f" of {transform.resize}; crop it or remove it"
+        )
+    size = (transform.resize, longer) if width <= height else (longer, transform.resize)
+    image = image.resize(size, FILTERS[transform.interpolation])
+    left, top = (round((side - transform.size) / 2) for side in size)
+    image = image.crop((left, top, left + transform.size, top + transform.size))
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

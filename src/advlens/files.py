@@ -1,0 +1,202 @@
+"""Files that are written whole or not at all, hashed, and locked."""
+
+import contextlib
+import fcntl
+import hashlib
+import http.client
+import os
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from advlens.errors import DataError, RunError
+
+TIMEOUT = 60
+"""Seconds without a byte after which a download is given up."""
+SLOWEST = 10_000
+"""Bytes per second, on average, below which a download is given up."""
+
+
+@contextlib.contextmanager
+def atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a file that appears at `path` only when the block ends without an exception.
+
+    The temporary file lies in the same folder, is flushed to disk, then renamed over `path`;
+    after an exception it is removed and the old file is untouched. Text mode writes UTF-8.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written (the path and reason named).
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        number, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.")
+        encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
+        with open(number, mode, encoding=encoding, newline=newline) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes files private; ours follow the umask
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(
+            f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
+        ) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process; the lock dies with the process, also after SIGKILL.
+
+    Raises:
+        RunError: another process holds the folder.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "a")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise RunError(
+            f"cannot use the folder {folder}: {error.strerror}; choose another with --out"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunError(
+                f"another advlens process is writing to {folder}; wait for it"
+                " or choose another --out"
+            ) from error
+        yield
+
+
+def fetch(url: str, path: Path, *, sha256: str, size: int) -> Path:
+    """Download a file whose size and SHA-256 are known; a file already whole is kept.
+
+    Of several processes that fetch the same path, one downloads and the others wait for it.
+
+    Args:
+        url: an address that begins with https, as must those it redirects to.
+        path: the file to write.
+        sha256: of the file, 64 hex digits.
+        size: of the file, in bytes; an answer with more is not read on.
+
+    Returns:
+        path.
+
+    Raises:
+        DataError: the address cannot be read, or does not hold this file; `path` is untouched.
+        RunError: the file cannot be written.
+    """
+    path = Path(path)
+    if _whole(path, sha256, size):
+        return path
+    with _turn(path):
+        if _whole(path, sha256, size):  # the one before us has fetched it
+            return path
+        with atomic(path) as file, contextlib.closing(_download(url, path, size)) as blocks:
+            digest = hashlib.sha256()
+            for block in blocks:
+                digest.update(block)
+                file.write(block)
+            if digest.hexdigest() != sha256:
+                raise _no_download(url, path, f"its SHA-256 is {digest.hexdigest()}, not {sha256}")
+    return path
+
+
+def _whole(path: Path, digest: str, size: int) -> bool:
+    with contextlib.suppress(OSError):
+        return path.is_file() and path.stat().st_size == size and sha256(path) == digest
+    return False
+
+
+def _download(url: str, path: Path, size: int) -> Generator[bytes, None, None]:
+    """The bytes of an address, exactly `size` of them."""
+    deadline = time.monotonic() + TIMEOUT + size / SLOWEST
+    found = 0
+    try:
+        if not _is_https(url):
+            raise ValueError("it is not an https address")
+        opener = urllib.request.build_opener(_HttpsRedirects)
+        with opener.open(url, timeout=TIMEOUT) as response:
+            while block := response.read1(min(1 << 20, size - found + 1)):
+                found += len(block)
+                if found > size:
+                    raise _no_download(url, path, f"it has more than {size} bytes")
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"only {found} of {size} bytes came in time")
+                yield block
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it holds the connection
+        raise _no_download(url, path, str(error) or type(error).__name__) from error
+    if found != size:
+        raise _no_download(url, path, f"it has {found} bytes, not {size}")
+
+
+def _no_download(url: str, path: Path, reason: str) -> DataError:
+    return DataError(f"cannot fetch {url}: {reason}; try again, or put the file at {path}")
+
+
+def _is_https(url: str) -> bool:
+    return urllib.parse.urlsplit(url).scheme == "https"
+
+
+class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: Any,
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        if not _is_https(newurl):
+            reason = f"it leads to {newurl}, not an https address"
+            raise urllib.error.HTTPError(newurl, code, reason, headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+@contextlib.contextmanager
+def _turn(path: Path) -> Iterator[None]:
+    """Wait for a lock beside `path`, hold it, and leave no trace of it."""
+    lock = path.with_name(f".{path.name}.lock")
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.touch()
+        except OSError as error:
+            raise RunError(
+                f"cannot write {path}: {error.strerror}; choose another folder"
+            ) from error
+        with open(lock, "a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                current = os.path.samestat(os.fstat(file.fileno()), os.stat(lock))
+            except FileNotFoundError:
+                current = False
+            if current:  # else the one before us has removed it, and others may hold a new one
+                try:
+                    yield
+                finally:
+                    lock.unlink(missing_ok=True)
+                return

@@ -1,0 +1,48 @@
+"""Randomness per image, not per batch.
+
+Each image draws from its own Philox stream, keyed by (seed, image id): the numbers do not depend on
+the batch that the image happens to be in, on the device, or on the process that handles it.
+"""
+
+from collections.abc import Iterable
+from enum import IntEnum
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advlens.arrays import Ids
+
+
+class Stream(IntEnum):
+    """What the numbers are for; streams of one image never overlap."""
+
+    START = 0
+    RADIUS = 1
+    NOISE = 2
+    EPSILON = 3
+    AUGMENT = 4
+
+
+def generators(seed: int, ids: Ids, stream: Stream) -> Iterable[np.random.Generator]:
+    """One generator per image id."""
+    for number in ids.tolist():
+        bits = np.random.Philox(key=[seed, number], counter=[0, 0, 0, int(stream)])
+        yield np.random.Generator(bits)
+
+
+def uniform(seed: int, ids: Ids, shape: tuple[int, ...], stream: Stream) -> Tensor:
+    """Uniform float32 numbers in [0, 1), shape (n, *shape), on the CPU."""
+    draws = [g.random(shape, dtype=np.float32) for g in generators(seed, ids, stream)]
+    return torch.from_numpy(np.stack(draws)) if draws else torch.empty(0, *shape)
+
+
+def normal(seed: int, ids: Ids, shape: tuple[int, ...], stream: Stream) -> Tensor:
+    """Standard normal float32 numbers, shape (n, *shape), on the CPU."""
+    draws = [g.standard_normal(shape, dtype=np.float32) for g in generators(seed, ids, stream)]
+    return torch.from_numpy(np.stack(draws)) if draws else torch.empty(0, *shape)
+
+
+def derived(seed: int, *keys: int) -> int:
+    """A new seed from a seed and keys such as an epoch number."""
+    return int(np.random.SeedSequence([seed, *keys]).generate_state(1, np.uint64)[0])

@@ -1,0 +1,241 @@
+"""What all data sets share: ids, batches, subsets, alignment with a model, fingerprints."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from advlens.datasets import ArrayData, ImageData, Transform, View, load_data
+from advlens.errors import DataError, SettingsError
+
+ABC = ("ant", "bee", "cat")
+
+
+def make(
+    labels: Sequence[int] = (0, 2, 1, 0, 2, 2, 1),
+    classes: Sequence[str] = ABC,
+    synsets: Sequence[str] | None = None,
+) -> ArrayData:
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(256, size=(len(labels), 3, 4, 5)))
+    return ArrayData(
+        pixels.to(torch.uint8),
+        name="some images",
+        classes=classes,
+        synsets=synsets,
+        labels=torch.tensor(labels),
+    )
+
+
+# ids and batches
+
+
+def test_facts() -> None:
+    data = make()
+    assert (data.name, data.classes, data.synsets) == ("some images", ABC, None)
+    assert (len(data), data.image_shape) == (7, (3, 4, 5))
+    assert repr(data) == "<some images: 7 images, 3 classes>"
+
+
+def test_images_come_in_the_order_of_the_ids() -> None:
+    data = make()
+    assert torch.equal(data.images([5, 0, 0]), data.pixels[[5, 0, 0]])
+    assert data.images([]).shape == (0, 3, 4, 5)
+    assert data.images([]).dtype == torch.uint8
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 8])
+@pytest.mark.parametrize("ids", [None, [6, 2, 3, 3], []])
+@pytest.mark.parametrize("view", [False, True])
+def test_batches(batch_size: int, ids: list[int] | None, view: bool) -> None:
+    data: ImageData = make()
+    if view:
+        data = data.aligned(ABC[::-1], None).subset(7, 0)
+    batches = list(data.batches(batch_size, ids))
+    expected = list(range(7)) if ids is None else ids
+    assert [i for batch in batches for i in batch.ids.tolist()] == expected
+    assert all(len(batch.ids) == batch_size for batch in batches[:-1])
+    for batch in batches:
+        assert 1 <= len(batch.ids) <= batch_size
+        assert (batch.ids.dtype, batch.labels.dtype) == (torch.int64, torch.int64)
+        assert batch.images.dtype == torch.float32
+        exact = data.images(batch.ids.tolist()).double() / 255
+        assert torch.equal(batch.images, exact.float())
+        assert torch.equal(batch.labels, data.labels[batch.ids])
+
+
+@pytest.mark.parametrize("ids", [[-1], [0, 7], [10**30]])
+def test_unknown_ids(ids: list[int]) -> None:
+    for data in (make(), make().subset(7, 0)):
+        with pytest.raises(DataError, match=f"some images has no image {ids[-1]}"):
+            data.images(ids)
+        with pytest.raises(DataError, match="0 to 6"):
+            data.batches(2, ids)  # already here, not at the first batch
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_impossible_batches(batch_size: int) -> None:
+    with pytest.raises(SettingsError, match=str(batch_size)):
+        make().batches(batch_size)
+
+
+# subset
+
+LABELS = st.lists(st.integers(0, 4), min_size=1, max_size=60)
+
+
+@given(LABELS, st.data(), st.integers(0, 2**32))
+def test_subset_is_balanced(labels: list[int], draw: st.DataObject, seed: int) -> None:
+    data = make(labels, "abcde")
+    count = draw.draw(st.integers(1, len(labels)))
+    subset = data.subset(count, seed)
+    assert isinstance(subset, View)
+    positions = subset.positions.tolist()
+    assert len(positions) == count
+    assert positions == sorted(set(positions))
+    assert torch.equal(subset.labels, data.labels[positions])
+    assert torch.equal(subset.images(range(count)), data.pixels[positions])
+    have, chosen = Counter(labels), Counter(subset.labels.tolist())
+    for label in have:  # no class may be behind another by two unless it has nothing left
+        assert chosen[label] == have[label] or chosen[label] >= max(chosen.values()) - 1
+
+
+def test_subset_is_seeded_and_nested() -> None:
+    data = make([0, 1, 2] * 50)
+    chosen = [set(data.subset(count, 3).positions.tolist()) for count in range(1, 151)]
+    assert all(small < large for small, large in pairwise(chosen))
+    assert chosen[29] == set(data.subset(30, 3).positions.tolist())
+    assert chosen[29] != set(data.subset(30, 4).positions.tolist())
+
+
+def test_every_image_and_class_has_its_chance() -> None:
+    data = make([0, 1, 2] * 4)
+    ones = Counter(data.subset(1, seed).positions.item() for seed in range(600))
+    assert set(ones) == set(range(12))
+    assert max(ones.values()) < 90  # 50 expected, standard deviation 7
+
+
+@pytest.mark.parametrize("count", [-1, 0, 8])
+def test_impossible_subsets(count: int) -> None:
+    with pytest.raises(SettingsError, match=f"{count} images of some images; ask for 1 to 7"):
+        make().subset(count, 0)
+
+
+# aligned
+
+WNIDS = ("n02219486", "n02206856", "n02121620")
+
+
+@pytest.mark.parametrize(
+    ("own", "classes", "synsets", "expected"),
+    [
+        # by WordNet id where both know them, whatever the names
+        (WNIDS, ("x", "y", "z"), WNIDS[::-1], [2, 0, 1, 2, 0, 0, 1]),
+        (WNIDS, None, ("n1", *WNIDS), [1, 3, 2, 1, 3, 3, 2]),
+        # else by name
+        (WNIDS, ("cat", "dog", "bee", "ant"), None, [3, 0, 2, 3, 0, 0, 2]),
+        (None, ("cat", "dog", "bee", "ant"), ("n1", "n2", "n3", "n4"), [3, 0, 2, 3, 0, 0, 2]),
+        (None, None, ("cat", "bee", "ant"), [2, 0, 1, 2, 0, 0, 1]),
+        # else in order
+        (None, None, None, [0, 2, 1, 0, 2, 2, 1]),
+        (WNIDS, None, None, [0, 2, 1, 0, 2, 2, 1]),
+    ],
+)
+def test_aligned(
+    own: Sequence[str] | None,
+    classes: Sequence[str] | None,
+    synsets: Sequence[str] | None,
+    expected: list[int],
+) -> None:
+    data = make(synsets=own)
+    aligned = data.aligned(classes, synsets)
+    assert aligned.labels.tolist() == expected
+    assert aligned.classes == tuple(classes or synsets or ABC)
+    assert torch.equal(aligned.images(range(7)), data.pixels)
+    assert data.labels.tolist() == [0, 2, 1, 0, 2, 2, 1]
+
+
+def test_aligned_keeps_the_wordnet_ids_it_can() -> None:
+    data = make(synsets=WNIDS)
+    assert data.aligned(None, None).synsets == WNIDS
+    assert data.aligned(ABC[::-1], None).synsets == WNIDS[::-1]
+    assert data.aligned((*ABC, "dog"), None).synsets is None
+    assert make().aligned(ABC[::-1], WNIDS[::-1]).synsets == WNIDS[::-1]
+
+
+@pytest.mark.parametrize(
+    ("own", "classes", "synsets", "named"),
+    [
+        (None, ("ant", "bee"), None, "'cat' of some images 0 times"),
+        (None, ("ant", "bee", "bee", "cat"), None, "'bee' of some images 2 times"),
+        (WNIDS, ABC, WNIDS[:2], "'n02121620' of some images 0 times"),
+        (None, None, WNIDS, "'ant' of some images 0 times"),
+        (None, (), None, "'ant' of some images 0 times"),
+    ],
+)
+def test_classes_that_the_model_lacks(
+    own: Sequence[str] | None,
+    classes: Sequence[str] | None,
+    synsets: Sequence[str] | None,
+    named: str,
+) -> None:
+    with pytest.raises(DataError, match=re.escape(named)):
+        make(synsets=own).aligned(classes, synsets)
+
+
+def test_subset_and_aligned_go_together() -> None:
+    data = make()
+    one = data.aligned(ABC[::-1], None).subset(4, 1)
+    other = data.subset(4, 1).aligned(ABC[::-1], None)
+    assert torch.equal(one.labels, other.labels)
+    assert torch.equal(one.images(range(4)), other.images(range(4)))
+
+
+# fingerprint
+
+
+def test_fingerprint_changes_with_whatever_defines_the_set() -> None:
+    changed = make()
+    changed.pixels[3, 1, 2, 2] ^= 1
+    swapped = make()
+    swapped.pixels = swapped.pixels.reshape(7, 3, 5, 4)
+    prints = [
+        data.fingerprint()
+        for data in (
+            make(),
+            make(classes=("ant", "bee", "dog")),
+            make(synsets=WNIDS),
+            make(labels=(0, 2, 1, 0, 2, 2, 0)),
+            changed,
+            swapped,
+            make().subset(6, 0),
+            make().subset(6, 1),
+            make().aligned(ABC[::-1], None),
+        )
+    ]
+    assert all(re.fullmatch("[0-9a-f]{64}", each) for each in prints)
+    assert len(set(prints)) == len(prints)
+    assert make().fingerprint() == prints[0]
+    assert make().subset(6, 1).fingerprint() == prints[-2]
+
+
+# load_data
+
+
+@pytest.mark.parametrize(
+    "spec", ["", "cifar10", "cifar10:", "folder:", "sample:x", "imagenet:/x", "SAMPLE", "/x"]
+)
+def test_unknown_data(spec: str) -> None:
+    with pytest.raises(SettingsError, match="sample, cifar10:DIR or folder:DIR"):
+        load_data(spec)
+
+
+@pytest.mark.parametrize(("size", "resize"), [(0, 1), (-3, 1), (257, 256)])
+def test_impossible_transforms(size: int, resize: int) -> None:
+    with pytest.raises(SettingsError, match=str(size)):
+        Transform(size=size, resize=resize)
