@@ -1,0 +1,229 @@
+"""Whether a unit stands for one thing, and whether it still does under attack (D19, D22).
+
+For a unit, p is the distribution of true classes over the k real images of highest response, q over
+the k adversarial images of highest response, q̃ that of their target classes. With the WordNet
+similarity C of the classes:
+
+    LC = pᵀCp,  consis_adv = qᵀCq,
+    CS1 = pᵀCq / (‖p‖_C ‖q‖_C),  CS2 = pᵀCq̃ / (‖p‖_C ‖q̃‖_C),  ‖v‖_C = √(vᵀCv)
+
+(D22 eq. 10–13; LC is D19's consis, eq. 3). All are in [0, 1] for a positive definite C.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+
+from advlens.arrays import Labels
+from advlens.errors import DataError
+from advlens.statistics import Z95, TopK
+
+MEASURES = ("lc", "consis_adv", "cs1", "cs2")
+Similarity = Float64[Tensor, "classes classes"]
+PerUnit = Float64[Tensor, " units"]
+Counts = Float64[Tensor, "units classes"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with the 95 % interval that belongs to it.
+
+    `corrected` is the mean without its small-sample bias (see `LayerConsistency`).
+    """
+
+    mean: float
+    low: float
+    high: float
+    corrected: float
+
+
+@dataclass(frozen=True)
+class LayerConsistency:
+    """The measures of one layer.
+
+    Attributes:
+        values: for each measure one number per unit, NaN for dead ones.
+        corrected: LC without the bias of k images, (k·LC − 1)/(k − 1), per unit.
+        dead: units whose response is positive on no real image; they are left out of all means.
+        intervals: mean over the live units with a 95 % interval over images.
+        top: k.
+
+    The intervals are jackknife intervals: each image is left out in turn from every top set that
+    holds it, on both sides. Measures from few images are biased, LC upwards by (1 − LC)/(k − 1);
+    an interval reaches from 1.96 standard errors below the smaller of the plain and the
+    bias-corrected mean to 1.96 above the larger. (The percentile bootstrap would double that bias
+    and can exclude the estimate itself.)
+    """
+
+    values: dict[str, Float64[Tensor, " units"]]
+    corrected: Float64[Tensor, " units"]
+    dead: Bool[Tensor, " units"]
+    intervals: dict[str, Interval]
+    top: int
+
+
+def class_counts(labels: Int64[Tensor, "units k"], classes: int) -> Counts:
+    """How many of each unit's k images belong to each class."""
+    counts = torch.zeros(len(labels), classes, dtype=torch.float64)
+    return counts.scatter_add_(1, labels, torch.ones(labels.shape, dtype=torch.float64))
+
+
+def level(counts: Counts, similarity: Similarity) -> PerUnit:
+    """LC = pᵀCp with p the shares of the counts (D22 eq. 11; D19 eq. 3)."""
+    shares = counts / counts.sum(dim=1, keepdim=True)
+    return _inner(shares, shares, similarity)
+
+
+def agreement(counts: Counts, others: Counts, similarity: Similarity) -> PerUnit:
+    """Cosine of two class distributions under C: CS1 for q, CS2 for q̃ (D22 eq. 12, 13)."""
+    lengths = _inner(counts, counts, similarity) * _inner(others, others, similarity)
+    return _inner(counts, others, similarity) / lengths.sqrt()
+
+
+def layer_consistency(
+    real: TopK, adversarial: TopK, labels: Labels, targets: Labels, similarity: Similarity
+) -> LayerConsistency:
+    """The measures of one layer from its top images.
+
+    Args:
+        real: the top real images of the layer's units.
+        adversarial: their top adversarial images.
+        labels: true class of every image, by id.
+        targets: target class of every adversarial image, by id.
+        similarity: C, positive definite.
+
+    Raises:
+        DataError: fewer than 2 top images, from which nothing can be said.
+    """
+    responses, p_ids = real.compute()
+    _, q_ids = adversarial.compute()
+    top, images = p_ids.shape[1], len(labels)
+    if top < 2:
+        raise DataError(
+            f"{top} of {images} images is no top set to compare; use more images or a larger --top"
+        )
+    dead = responses[:, 0] <= 0
+    p, q, t = labels[p_ids], labels[q_ids], targets[q_ids]
+    classes = len(similarity)
+    n_p, n_q, n_t = (class_counts(part, classes) for part in (p, q, t))
+    # where the same image is in both top sets, leaving it out changes both
+    p_in_q, q_position = _positions(p_ids, q_ids)
+    q_in_p, _ = _positions(q_ids, p_ids)
+
+    values = {
+        "lc": level(n_p, similarity),
+        "consis_adv": level(n_q, similarity),
+        "cs1": agreement(n_p, n_q, similarity),
+        "cs2": agreement(n_p, n_t, similarity),
+    }
+    influences = {
+        "lc": _influence(images, dead, (p_ids, _level_without(n_p, p, similarity) - values["lc"][:, None])),
+        "consis_adv": _influence(
+            images, dead, (q_ids, _level_without(n_q, q, similarity) - values["consis_adv"][:, None])
+        ),
+    }
+    for measure, labels_q, n in (("cs1", q, n_q), ("cs2", t, n_t)):
+        value = values[measure][:, None]
+        without_p, without_q = _agreement_without(
+            n_p, p, n, labels_q, p_in_q, q_position, similarity
+        )
+        influences[measure] = _influence(
+            images, dead, (p_ids, without_p - value), (q_ids, torch.where(q_in_p, 0, without_q - value))
+        )
+    values = {name: torch.where(dead, torch.nan, value) for name, value in values.items()}
+    return LayerConsistency(
+        values=values,
+        corrected=(top * values["lc"] - 1) / (top - 1),
+        dead=dead,
+        intervals={name: _interval(values[name], influences[name], top) for name in MEASURES},
+        top=top,
+    )
+
+
+def uniform_floor(similarity: Similarity) -> float:
+    """LC of a unit whose images fall evenly on all classes: uᵀCu."""
+    return float(similarity.mean())
+
+
+def random_floor(
+    labels: Labels, similarity: Similarity, top: int, *, seed: int, draws: int = 1000
+) -> tuple[float, float]:
+    """Mean LC, and mean CS1, of random images in place of the top ones.
+
+    Args:
+        labels: true class of every image.
+        similarity: C.
+        top: images per set.
+        seed: of the draws.
+        draws: number of pairs of sets.
+    """
+    random = np.random.default_rng(seed)
+    sets = [
+        np.stack([random.choice(len(labels), top, replace=False) for _ in range(draws)])
+        for _ in range(2)
+    ]
+    first, second = (
+        class_counts(labels[torch.from_numpy(ids)], len(similarity)) for ids in sets
+    )
+    return level(first, similarity).mean().item(), agreement(first, second, similarity).mean().item()
+
+
+def _inner(first: Counts, second: Counts, similarity: Similarity) -> PerUnit:
+    return ((first @ similarity) * second).sum(dim=1)
+
+
+def _level_without(counts: Counts, labels: Tensor, similarity: Similarity) -> Tensor:
+    """LC with each of the k images left out in turn, shape units × k."""
+    kept = labels.shape[1] - 1
+    mixed = counts @ similarity
+    square = _inner(counts, counts, similarity)[:, None]
+    return (square - 2 * mixed.gather(1, labels) + similarity.diagonal()[labels]) / kept**2
+
+
+def _agreement_without(
+    n: Counts, p: Tensor, m: Counts, q: Tensor, p_in_q: Tensor, q_position: Tensor, similarity: Similarity
+) -> tuple[Tensor, Tensor]:
+    """CS with each image of the first set left out, from both sets; and each of the second alone."""
+    mixed_n, mixed_m = n @ similarity, m @ similarity
+    cross, square_n, square_m = (
+        _inner(*pair, similarity)[:, None] for pair in ((n, m), (n, n), (m, m))
+    )
+    own = similarity.diagonal()
+    partner = q.gather(1, q_position)
+    cross_p = cross - mixed_m.gather(1, p)
+    cross_p -= torch.where(p_in_q, mixed_n.gather(1, partner) - similarity[p, partner], 0)
+    n_less = square_n - 2 * mixed_n.gather(1, p) + own[p]
+    m_less = square_m - torch.where(p_in_q, 2 * mixed_m.gather(1, partner) - own[partner], 0)
+    without_p = cross_p / (n_less * m_less).sqrt()
+    m_alone = square_m - 2 * mixed_m.gather(1, q) + own[q]
+    without_q = (cross - mixed_n.gather(1, q)) / (square_n * m_alone).sqrt()
+    return without_p, without_q
+
+
+def _positions(ids: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether each id is among the same unit's others, and where."""
+    ordered, order = others.sort(dim=1)
+    place = torch.searchsorted(ordered, ids).clamp(max=others.shape[1] - 1)
+    return ordered.gather(1, place) == ids, order.gather(1, place)
+
+
+def _influence(images: int, dead: Tensor, *parts: tuple[Tensor, Tensor]) -> Float64[Tensor, " n"]:
+    """Change of the mean over live units when each image is left out, shape N."""
+    total = torch.zeros(images, dtype=torch.float64)
+    live = ~dead
+    for ids, change in parts:
+        total.scatter_add_(0, ids[live].flatten(), change[live].flatten())
+    return total / live.sum()
+
+
+def _interval(values: PerUnit, influence: Float64[Tensor, " n"], top: int) -> Interval:
+    mean = values.nanmean().item()
+    # each top set is one sample of k images, whose jackknife has the factor (k − 1) / k
+    scale = (top - 1) / top
+    corrected = mean - scale * influence.sum().item()
+    error = Z95 * math.sqrt(scale * influence.square().sum().item())
+    return Interval(mean, max(0.0, min(mean, corrected) - error), min(1.0, max(mean, corrected) + error), corrected)

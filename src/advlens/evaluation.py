@@ -1,0 +1,77 @@
+"""Accuracy with its interval, and the checks that reveal gradient masking."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from advlens.arrays import Labels, Logits
+from advlens.statistics import wilson
+
+
+@dataclass
+class Accuracy:
+    """Counts of right predictions, streamed.
+
+    Attributes:
+        n: images seen.
+        top1: of them, with the label ranked first.
+        top5: of them, with the label among the first five (all of them with five classes or fewer).
+    """
+
+    n: int = 0
+    top1: int = 0
+    top5: int = 0
+
+    def update(self, logits: Logits, labels: Labels) -> None:
+        """Take in a batch."""
+        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        hits = ranked == labels.unsqueeze(1)
+        self.n += len(labels)
+        self.top1 += int(hits[:, 0].sum())
+        self.top5 += int(hits.any(dim=1).sum())
+
+    def merge(self, other: "Accuracy") -> None:
+        """Take in what another accumulator counted."""
+        self.n += other.n
+        self.top1 += other.top1
+        self.top5 += other.top5
+
+    def compute(self) -> dict[str, float | int]:
+        """Shares in [0, 1]: top1 with its 95 % Wilson interval, top5; and n."""
+        low, high = wilson(self.top1, self.n)
+        n = max(self.n, 1)
+        return {
+            "top1": self.top1 / n,
+            "top1_low": low,
+            "top1_high": high,
+            "top5": self.top5 / n,
+            "n": self.n,
+        }
+
+
+@dataclass(frozen=True)
+class Check:
+    """One sanity check: what must hold of a real robustness, what was found."""
+
+    check: str
+    expected: str
+    found: str
+    passed: bool
+
+
+def must_fall(check: str, settings: Sequence[str], accuracies: Sequence[Accuracy]) -> Check:
+    """Accuracy must not rise from one setting to the next stronger one.
+
+    A rise by half a point, or by one image, is within the noise of the attack.
+    """
+    shares = [accuracy.top1 / max(accuracy.n, 1) for accuracy in accuracies]
+    slack = max(0.005, 1 / max(accuracies[0].n, 1)) + 1e-9
+    fell = all(after <= before + slack for before, after in zip(shares, shares[1:], strict=False))
+    found = ", ".join(f"{name}: {share:.1%}" for name, share in zip(settings, shares, strict=True))
+    return Check(check, "does not rise", found, fell)
+
+
+def must_reach_chance(check: str, accuracy: Accuracy, classes: int) -> Check:
+    """With every pixel free, accuracy must be at most chance, up to its interval."""
+    low, _ = wilson(accuracy.top1, accuracy.n)
+    found = f"{accuracy.top1 / max(accuracy.n, 1):.1%} (n = {accuracy.n})"
+    return Check(check, f"at most chance, {1 / classes:.1%}", found, low <= 1 / classes)

@@ -1,0 +1,79 @@
+"""Streaming statistics: `update(batch)`, exact `merge(other)`, `compute()`, and intervals.
+
+One pass over shards, merged, equals one pass over the whole, bit for bit: that is how several
+processes and a resumed run give the same answer.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from advlens.arrays import Ids
+from advlens.errors import NumericError
+
+Z95 = 1.959963984540054  # two-sided 95 % quantile of the standard normal
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """95 % interval of a share from n trials (Wilson 1927); (0, 1) for n = 0."""
+    if n == 0:
+        return 0.0, 1.0
+    share, z2 = successes / n, Z95**2
+    center = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return max(0.0, center - half), min(1.0, center + half)
+
+
+class TopK:
+    """The k images of highest response for each unit; equal responses by the smaller id.
+
+    Memory is units × k, whatever the number of images. A response and its image id are packed into
+    one integer that sorts like (response, −id), so ties are exact and `merge` commutes.
+
+    Args:
+        k: images kept per unit.
+        units: number of units.
+    """
+
+    def __init__(self, k: int, units: int):
+        self.k = k
+        self.keys = torch.empty(units, 0, dtype=torch.int64)
+        self._waiting: list[Tensor] = []
+
+    def update(self, responses: Float32[Tensor, "n units"], ids: Ids) -> None:
+        """Take in a batch.
+
+        Raises:
+            NumericError: a response is not finite.
+        """
+        if not torch.isfinite(responses).all():
+            raise NumericError("a unit's response is NaN or infinite; check the model's weights")
+        # IEEE floats ≥ 0 sort like their bits; below 0 the other bits are turned round
+        bits = responses.float().add(0.0).view(torch.int32).T.to(torch.int64)  # + 0.0: no −0
+        ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+        keys = (ordered << 32) | (0xFFFFFFFF - ids.to(bits.device))
+        self._waiting.append(keys)
+        if sum(part.shape[1] for part in self._waiting) >= max(self.k, 1024):
+            self._settle()
+
+    def merge(self, other: "TopK") -> None:
+        """Take in what another accumulator saw."""
+        other._settle()
+        self._waiting.append(other.keys)
+        self._settle()
+
+    def compute(self) -> tuple[Float32[Tensor, "units k"], Int64[Tensor, "units k"]]:
+        """Responses and image ids, largest first (fewer than k columns if fewer images were seen)."""
+        self._settle()
+        ids = 0xFFFFFFFF - (self.keys & 0xFFFFFFFF)
+        ordered = self.keys >> 32
+        bits = torch.where(ordered < 0, ordered ^ 0x7FFFFFFF, ordered)
+        return bits.to(torch.int32).view(torch.float32), ids
+
+    def _settle(self) -> None:
+        if self._waiting:
+            joined = torch.cat([self.keys.to(self._waiting[0].device), *self._waiting], dim=1)
+            self.keys = joined.topk(min(self.k, joined.shape[1]), dim=1).values
+            self._waiting = []

@@ -1,0 +1,74 @@
+"""The run folder: whole files, one run per folder, states that come back bit for bit."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from advlens.errors import RunError
+from advlens.runs import Run, fingerprint, read_json, write_csv
+
+
+def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
+    Run(tmp_path, {"settings": {"seed": 0}, "data": "a"})
+    Run(tmp_path, {"settings": {"seed": 0}, "data": "a"})
+    with pytest.raises(RunError, match="another settings; choose another --out"):
+        Run(tmp_path, {"settings": {"seed": 1}, "data": "a"})
+
+
+def test_parts_and_states_come_back(tmp_path: Path) -> None:
+    run = Run(tmp_path, {})
+    assert run.part(0, "accuracy") is None
+    run.save_part(0, "accuracy", {"tables": {"accuracy": [{"top1": 0.1 + 0.2}]}})
+    assert run.part(0, "accuracy") == {"tables": {"accuracy": [{"top1": 0.1 + 0.2}]}}
+    assert run.state(1, "neurons") is None
+    state = {"keys": torch.tensor([2**62, -5]), "x": torch.tensor([0.1], dtype=torch.float64)}
+    run.save_state(1, "neurons", 128, state)
+    position, found = run.state(1, "neurons") or (0, {})
+    assert position == 128
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[key], state[key]) for key in state)
+    run.drop_state(1, "neurons")
+    assert run.state(1, "neurons") is None
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"\x00" * 64, b"[1]"])
+def test_a_damaged_file_is_named(tmp_path: Path, damage: bytes) -> None:
+    run = Run(tmp_path, {})
+    run.save_part(0, "accuracy", {})
+    (tmp_path / "parts" / "0-accuracy.json").write_bytes(damage)
+    with pytest.raises(RunError, match=r"0-accuracy\.json.*remove it"):
+        run.part(0, "accuracy")
+    (tmp_path / "parts" / "0-x.state.safetensors").write_bytes(damage)
+    with pytest.raises(RunError, match=r"0-x\.state\.safetensors is damaged"):
+        run.state(0, "x")
+
+
+def test_csv_cells(tmp_path: Path) -> None:
+    row = {"name": 'a,"b"\n', "share": 1 / 3, "flag": True, "none": None, "nan": float("nan"), "n": 10**7}
+    write_csv(tmp_path / "t.csv", [row])
+    assert (tmp_path / "t.csv").read_text() == (
+        'name,share,flag,none,nan,n\n"a,""b""\n",0.333333,true,,,10000000\n'
+    )
+
+
+def test_json_is_never_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        Run(tmp_path, {}).save_part(0, "x", {"value": float("nan")})
+    assert not list((tmp_path / "parts").glob("0-x*"))
+    (tmp_path / "x.json").write_text(json.dumps({"a": 1}))
+    assert read_json(tmp_path / "x.json") == {"a": 1}
+
+
+def test_fingerprint_sees_every_change() -> None:
+    base = [("a", torch.zeros(2, 3)), ("b", torch.tensor(1))]
+    others = [
+        [("c", torch.zeros(2, 3)), ("b", torch.tensor(1))],
+        [("a", torch.zeros(3, 2)), ("b", torch.tensor(1))],
+        [("a", torch.zeros(2, 3).double()), ("b", torch.tensor(1))],
+        [("a", torch.zeros(2, 3)), ("b", torch.tensor(2))],
+    ]
+    prints = {fingerprint(tensors) for tensors in (base, *others)}
+    assert len(prints) == 5
+    assert fingerprint(base) == fingerprint([(name, t.clone()) for name, t in base])

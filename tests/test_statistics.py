@@ -1,0 +1,87 @@
+"""Streaming statistics against sorting everything at once, and intervals against the binomial."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from advlens.errors import NumericError
+from advlens.statistics import TopK, wilson
+
+
+def sorted_top(values: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k largest of each column, by sorting all pairs (−value, id)."""
+    ids = np.arange(len(values))
+    best = [np.lexsort((ids, -values[:, unit].numpy()))[:k] for unit in range(values.shape[1])]
+    return np.stack([values[b, u].numpy() for u, b in enumerate(best)]), np.stack(best)
+
+
+def responses(seed: int, images: int = 300, units: int = 7) -> torch.Tensor:
+    """Numbers of both signs with many exact ties, zeros and negative zeros."""
+    values = torch.randn(images, units, generator=torch.Generator().manual_seed(seed))
+    values[::3] = values[::3].round()
+    values[5::17] = 0.0
+    values[6::17] = -0.0
+    return values
+
+
+@pytest.mark.parametrize("k", [1, 5, 40, 1000])
+@pytest.mark.parametrize("batch", [1, 13, 300])
+def test_top_k_equals_sorting_everything(k: int, batch: int) -> None:
+    values = responses(0)
+    top = TopK(k, values.shape[1])
+    for start in range(0, len(values), batch):
+        part = values[start : start + batch]
+        top.update(part, torch.arange(start, start + len(part)))
+    found, ids = top.compute()
+    expected, expected_ids = sorted_top(values, k)
+    np.testing.assert_array_equal(found.numpy(), expected)
+    np.testing.assert_array_equal(ids.numpy(), expected_ids)
+
+
+@given(st.lists(st.integers(0, 3), min_size=40, max_size=40), st.integers(1, 9))
+def test_any_split_merged_in_any_order_equals_the_whole(shards: list[int], k: int) -> None:
+    values = responses(1, images=40, units=3)
+    whole, parts = TopK(k, 3), [TopK(k, 3) for _ in range(4)]
+    whole.update(values, torch.arange(40))
+    for number, shard in enumerate(shards):
+        parts[shard].update(values[number : number + 1], torch.tensor([number]))
+    merged = TopK(k, 3)
+    for part in reversed(parts):
+        merged.merge(part)
+    for ours, theirs in zip(merged.compute(), whole.compute(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_memory_does_not_grow_with_the_number_of_images() -> None:
+    top = TopK(10, 4)
+    for start in range(0, 20_000, 500):
+        top.update(torch.rand(500, 4), torch.arange(start, start + 500))
+    assert top.compute()[0].shape == (4, 10)
+    assert sum(part.numel() for part in (top.keys, *top._waiting)) <= 4 * (10 + 1024 + 500)
+
+
+def test_ids_beyond_two_thousand_million_survive() -> None:
+    top = TopK(2, 1)
+    top.update(torch.tensor([[1.0], [1.0], [0.5]]), torch.tensor([4_000_000_000, 3_999_999_999, 7]))
+    assert top.compute()[1].tolist() == [[3_999_999_999, 4_000_000_000]]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_response_that_is_not_finite_is_an_error(value: float) -> None:
+    with pytest.raises(NumericError, match="NaN or infinite"):
+        TopK(2, 1).update(torch.tensor([[1.0], [value]]), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 10), (3, 10), (10, 10), (57, 100), (640, 1000)])
+def test_wilson_equals_scipy(successes: int, n: int) -> None:
+    expected = stats.binomtest(successes, n).proportion_ci(method="wilson")
+    assert wilson(successes, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_wilson_of_nothing_says_nothing() -> None:
+    assert wilson(0, 0) == (0.0, 1.0)
