@@ -23,7 +23,9 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     share, z2 = successes / n, Z95**2
     center = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, center - half), min(1.0, center + half)
+    low = center - half if successes else 0.0  # rounding leaves 1e-19 there
+    high = center + half if successes < n else 1.0
+    return low, high
 
 
 class TopK:

@@ -18,7 +18,7 @@ with open(TABLES / "cifar10-sample.csv", newline="") as file:
 
 def test_sample() -> None:
     data = load_data("sample")
-    assert (data.name, len(data), data.image_shape) == ("cifar10 sample", 2000, (3, 32, 32))
+    assert (data.name, len(data), data.image_shape) == ("CIFAR-10 sample", 2000, (3, 32, 32))
     assert data.classes == tuple(CIFAR10_SYNSETS)
     assert data.synsets == tuple(CIFAR10_SYNSETS.values())
     assert data.labels.bincount().tolist() == [200] * 10

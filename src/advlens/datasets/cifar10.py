@@ -60,7 +60,7 @@ def load_cifar10(folder: Path, split: Literal["test", "train"]) -> ArrayData:
     records = np.concatenate([read_batch(folder / name) for name in BATCHES[split]])
     return ArrayData(
         torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32)),
-        name=f"cifar10 {split}",
+        name=f"CIFAR-10 {split}",
         classes=tuple(CIFAR10_SYNSETS),
         synsets=tuple(CIFAR10_SYNSETS.values()),
         labels=torch.from_numpy(records[:, 0].astype(np.int64)),

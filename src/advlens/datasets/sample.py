@@ -42,7 +42,7 @@ def load_sample() -> ArrayData:
     pixels = tiles.transpose(0, 2, 4, 1, 3).reshape(-1, 3, 32, 32)
     return ArrayData(
         torch.from_numpy(pixels),
-        name="cifar10 sample",
+        name="CIFAR-10 sample",
         classes=tuple(CIFAR10_SYNSETS),
         synsets=tuple(CIFAR10_SYNSETS.values()),
         labels=torch.tensor([int(row["label"]) for row in table]),

@@ -1,0 +1,198 @@
+"""One look for all figures, and how they are written."""
+
+from __future__ import annotations
+
+import functools
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from advlens.files import atomic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 6.4
+"""Inches, for a page or a paper's two columns."""
+NARROW = 4.0
+"""Inches, for a phone or one column: the same text, on less room."""
+DOTTED = (0, (2, 2))
+
+
+class Shade(NamedTuple):
+    """A color on white and its counterpart on near-black."""
+
+    light: str
+    dark: str
+
+
+INK = Shade("#1c2630", "#e6eaee")
+MUTED = Shade("#5c6873", "#9aa7b3")
+RULE = Shade("#dfe4e8", "#323c46")
+SURFACE = Shade("#ffffff", "#12171c")
+FRAME = Shade("#e0a100", "#ffc53d")
+MODELS = (
+    Shade("#0072b2", "#5cb8f0"),
+    Shade("#cc4e00", "#ff9a5c"),
+    Shade("#00805e", "#3ecfa3"),
+    Shade("#a8447f", "#ec9fcc"),
+    Shade("#7a6a00", "#dcc64a"),
+    Shade("#5a6672", "#aab6c2"),
+)
+"""After Okabe and Ito: told apart under the common color blindnesses, each ≥ 3:1 on its ground."""
+MARKERS = "osD^vP"
+
+STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Helvetica", "Arial", "sans-serif"],
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 10,
+    "xtick.labelsize": 9.5,
+    "ytick.labelsize": 9.5,
+    "legend.fontsize": 10,
+    "legend.frameon": False,
+    "legend.handletextpad": 0.5,
+    "legend.columnspacing": 1.6,
+    "text.color": INK.light,
+    "axes.labelcolor": MUTED.light,
+    "axes.titlecolor": INK.light,
+    "axes.edgecolor": MUTED.light,
+    "xtick.color": MUTED.light,
+    "ytick.color": MUTED.light,
+    "axes.linewidth": 0.8,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": RULE.light,
+    "grid.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.facecolor": "none",
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 6,
+    "lines.markeredgewidth": 1,
+    "lines.markeredgecolor": SURFACE.light,
+    "figure.constrained_layout.use": True,
+    "text.parse_math": False,  # a model may be called "$x$"
+    "svg.fonttype": "none",
+    "svg.hashsalt": "advlens",
+    "axes.unicode_minus": True,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The look, for the figures made and saved inside; characters without a glyph are no fault."""
+    from matplotlib import rc_context
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
+        with rc_context(STYLE):
+            yield
+
+
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draw in the look of the report."""
+
+    @functools.wraps(draw)
+    def drawn(*arguments: Any, **options: Any) -> Figure:
+        with style():
+            return draw(*arguments, **options)
+
+    return drawn
+
+
+def new_figure(height: float, *, width: float = WIDTH) -> Figure:
+    """An empty figure of this size in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height))
+
+
+def colors(index: int) -> Shade:
+    """The color of the model with this place in the run, the same in all figures."""
+    return MODELS[index % len(MODELS)]
+
+
+def look(index: int) -> dict[str, Any]:
+    """Color, marker and dashes of a model's lines; past the palette the dashes change."""
+    dashes = "-" if index < len(MODELS) else "--"
+    return {
+        "color": colors(index).light,
+        "marker": MARKERS[index % len(MARKERS)],
+        "linestyle": dashes,
+    }
+
+
+def short(text: str, length: int = 26) -> str:
+    """A text on one line, cut in its middle, where names differ least."""
+    text = " ".join(text.split())
+    half = (length - 1) // 2
+    return text if len(text) <= length else f"{text[:half]}…{text[-half:]}"
+
+
+def legend(figure: Figure, axes: Axes, models: Sequence[str], **line: Any) -> None:
+    """The models above the plot, in order, unless there is only one."""
+    if len(models) < 2:
+        return
+    handles = [
+        axes.plot([], [], label=short(model), **(look(index) | line))[0]
+        for index, model in enumerate(models)
+    ]
+    letters = 11 * figure.get_figwidth()
+    columns = max(1, int(letters // (6 + max(len(short(model)) for model in models))))
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns, borderaxespad=0.2)
+
+
+def save_figure(figure: Figure, run: Path, name: str) -> tuple[Path, Path]:
+    """Write `figures/<name>.png` (200 dpi, white) and `.svg` (transparent) into a run folder.
+
+    The same figure gives the same bytes: ids are salted, and no date or version is written.
+
+    Returns:
+        The paths of the PNG and of the SVG.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    paths = run / "figures" / f"{name}.png", run / "figures" / f"{name}.svg"
+    png = io.BytesIO()
+    with style():
+        figure.savefig(png, format="png", dpi=200, facecolor="white", metadata={"Software": None})
+    figure.set_layout_engine("none")  # found once is enough
+    for path, content in zip(paths, (png.getvalue(), svg(figure).encode()), strict=True):
+        with atomic(path) as file:
+            file.write(content)
+    return paths
+
+
+def svg(figure: Figure) -> str:
+    """A figure as SVG on a transparent ground; texts stay texts."""
+    content = io.BytesIO()
+    with style():
+        figure.savefig(
+            content, format="svg", facecolor="none",
+            metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
+        )  # fmt: skip
+    return content.getvalue().decode()
+
+
+def dark(drawing: str) -> str:
+    """The same drawing for a dark page: every color of the look gives way to its counterpart."""
+    exchanged = {shade.light: shade.dark for shade in (INK, MUTED, RULE, SURFACE, FRAME, *MODELS)}
+    return re.sub(
+        r"(?<=[: \"])#[0-9a-f]{6}(?=[;\"])",
+        lambda found: exchanged.get(found.group(), found.group()),
+        drawing,
+    )

@@ -1,0 +1,53 @@
+"""Progress for people: a bar on a terminal, a line every few seconds in a log."""
+
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+
+class Progress:
+    """Counts images: `with Progress("what", total) as progress: progress.update(64)`.
+
+    Args:
+        what: shown in front.
+        total: images in all.
+        done: images that an earlier process handled.
+        every: seconds between lines where there is no terminal.
+    """
+
+    def __init__(self, what: str, total: int, *, done: int = 0, every: float = 10.0):
+        self.what, self.total, self.done, self.every = what, total, done, every
+        self.began_at = done
+        self.started = self.said = time.monotonic()
+        self.bar = (
+            tqdm(total=total, initial=done, desc=what, unit=" images", dynamic_ncols=True)
+            if sys.stderr.isatty()
+            else None
+        )
+
+    def update(self, images: int) -> None:
+        """Note that so many more images are done."""
+        self.done += images
+        if self.bar is not None:
+            self.bar.update(images)
+        elif time.monotonic() - self.said >= self.every:
+            self._say()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        elif kind is None:
+            self._say()
+
+    def _say(self) -> None:
+        self.said = time.monotonic()
+        rate = (self.done - self.began_at) / max(self.said - self.started, 1e-9)
+        left = f", {(self.total - self.done) / rate:.0f} s left" if 0 < rate and self.done < self.total else ""
+        print(f"{self.what}: {self.done}/{self.total} images, {rate:.1f} images/s{left}", file=sys.stderr, flush=True)

@@ -1,0 +1,234 @@
+"""The report of a run: one page that needs nothing else to be read."""
+
+import base64
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from advlens.errors import RunError
+from advlens.figures import NARROW, WIDTH, dark, save_figure, svg, unit_grid
+from advlens.figures.pictures import SMALL, Pixels
+from advlens.figures.style import FRAME, INK, MODELS, MUTED, RULE, SURFACE
+from advlens.files import atomic
+from advlens.sections import (
+    FigureBlock,
+    Grid,
+    GridBlock,
+    NoteBlock,
+    Results,
+    Section,
+    TableBlock,
+    count,
+    listed,
+    number,
+    percent,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+THUMBNAIL = 160
+"""Pixels of the longer side above which the page holds a smaller JPEG of a picture."""
+MOST_PIXELS = 25_000_000
+IN_SHORT = 8
+"""Sentences at the top of the page, at most."""
+
+
+_TOGETHER = re.compile(
+    r"(?:([\d.]+%?) )?(\([\d.e-]+–[\d.e-]+\)|\b[nk] = [\d,]+|(?:L[2∞] )?ε = [\d./]*[\d])"
+)
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """An SVG as the page embeds it, for light and dark pages."""
+
+    light: str
+    dark: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class _Plot:
+    wide: _Drawing
+    narrow: _Drawing
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A picture as the page embeds it; small ones are shown as squares of color."""
+
+    source: str
+    small: bool
+
+
+def write_report(run: Path, sections: Sequence[Callable[[Results], Section | None]]) -> Path:
+    """Write `report.html` and the figures of a run folder.
+
+    The same run folder gives the same bytes.
+
+    Args:
+        run: the folder, with `run.json` and `results/`.
+        sections: one function a stage; those that return None are left out.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        RunError: the run folder is damaged, or a file cannot be written.
+    """
+    run = Path(run)
+    results = Results.read(run)
+    shown = [found for make in sections if (found := make(results)) is not None]
+    plots = {
+        block.name: _plot(block, run) for block in _blocks(shown) if isinstance(block, FigureBlock)
+    }
+    pictures: dict[str, _Picture] = {}
+    for grid in _grids(shown):
+        for cell in (*grid.real, *grid.adversarial):
+            pictures[cell.file] = _thumbnail(results.file(cell.file))
+        save_figure(unit_grid(grid, lambda file: _pixels(results.file(file))), run, grid.name)
+    with atomic(run / "report.html", "w") as file:
+        file.write(_page(results, shown, plots, pictures))
+    return run / "report.html"
+
+
+def _blocks(sections: Sequence[Section]) -> Iterator[object]:
+    for section in sections:
+        yield from section.blocks
+
+
+def _grids(sections: Sequence[Section]) -> Iterator[Grid]:
+    for block in _blocks(sections):
+        if isinstance(block, GridBlock):
+            yield from block.grids
+
+
+def _plot(block: FigureBlock, run: Path) -> _Plot:
+    wide, narrow = block.draw(WIDTH), block.draw(NARROW)
+    saved = save_figure(wide, run, block.name)[1].read_text(encoding="utf-8")
+    return _Plot(_drawing(wide, saved), _drawing(narrow, svg(narrow)))
+
+
+def _drawing(figure: "Figure", text: str) -> _Drawing:
+    light_uri, dark_uri = (
+        _data_uri("image/svg+xml", drawing.encode()) for drawing in (text, dark(text))
+    )
+    width, height = (round(96 * inches) for inches in figure.get_size_inches())
+    return _Drawing(light_uri, dark_uri, width, height)
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _thumbnail(path: Path) -> _Picture:
+    """A picture for the page: the file itself, or a smaller JPEG of a large one."""
+    picture = _read(path)
+    if max(picture.size) <= THUMBNAIL:
+        return _Picture(_data_uri("image/png", path.read_bytes()), max(picture.size) <= SMALL)
+    small = picture.convert("RGB")
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    content = io.BytesIO()
+    small.save(content, "JPEG", quality=90)
+    return _Picture(_data_uri("image/jpeg", content.getvalue()), False)
+
+
+def _pixels(path: Path) -> Pixels:
+    import numpy as np
+
+    return np.asarray(_read(path).convert("RGB"))
+
+
+def _read(path: Path) -> "Image.Image":
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=("PNG",)) as picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                raise ValueError(f"it has more than {MOST_PIXELS} pixels")
+            picture.load()
+            return picture
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise RunError(
+            f"cannot read the picture {path}: {error}; make the run again with `advlens audit`"
+        ) from error
+
+
+def _page(
+    results: Results,
+    sections: Sequence[Section],
+    plots: Mapping[str, _Plot],
+    pictures: Mapping[str, _Picture],
+) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("advlens"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    kinds = {
+        "table_block": TableBlock,
+        "figure_block": FigureBlock,
+        "grid_block": GridBlock,
+        "note_block": NoteBlock,
+    }
+    for name, kind in kinds.items():
+        environment.tests[name] = lambda block, kind=kind: isinstance(block, kind)
+    environment.filters |= {"count": count, "percent": percent, "number": number, "flow": _flow}
+    environment.globals |= {"tone": lambda model: f"m{results.models.index(model) % len(MODELS)}"}
+    return environment.get_template("report.html.j2").render(
+        record=results.record,
+        title=f"{listed(results.models)} on {results.record['data']['name']}",
+        models=results.models,
+        chance=results.chance,
+        in_short=[
+            (section, finding)
+            for section in sections
+            for finding in section.findings
+            if finding.important
+        ][:IN_SHORT],
+        scores=[score for section in sections for score in section.scores if score.estimates],
+        sections=sections,
+        plots=plots,
+        pictures=pictures,
+        settings=list(_flat(results.record["settings"])),
+        tables=sorted(path.name for path in (results.run / "results").glob("*.csv")),
+        shades=MODELS,
+        inks={"ink": INK, "muted": MUTED, "rule": RULE, "page": SURFACE, "frame": FRAME},
+    )
+
+
+def _flow(text: str) -> Any:
+    """Text in which no value is parted from its interval, nor a letter from its number."""
+    from markupsafe import Markup, escape
+
+    def together(found: re.Match[str]) -> str:
+        value = f"<strong>{found[1]}</strong> " if found[1] else ""
+        return f'<span class="together">{value}{found[2]}</span>'
+
+    return Markup(_TOGETHER.sub(together, str(escape(text))))
+
+
+def _flat(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as lines: {"attack": {"steps": 5}} -> ("attack.steps", "5")."""
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            values = value if isinstance(value, list) else [value]
+            yield f"{before}{key}", ", ".join(map(_plain, values))
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "none" if value is None else str(value)

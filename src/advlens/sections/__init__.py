@@ -1,0 +1,56 @@
+"""What a stage says in the report: findings, tables, figures and pictures, and the run it reads."""
+
+from advlens.sections.blocks import (
+    Block,
+    Cell,
+    Column,
+    FigureBlock,
+    Finding,
+    Grid,
+    GridBlock,
+    NoteBlock,
+    Score,
+    Section,
+    TableBlock,
+    Term,
+)
+from advlens.sections.results import Results, Row
+from advlens.sections.wording import (
+    Estimate,
+    attack_name,
+    comparison,
+    count,
+    file_name,
+    leader,
+    listed,
+    number,
+    percent,
+    radius,
+)
+
+__all__ = [
+    "Block",
+    "Cell",
+    "Column",
+    "Estimate",
+    "FigureBlock",
+    "Finding",
+    "Grid",
+    "GridBlock",
+    "NoteBlock",
+    "Results",
+    "Row",
+    "Score",
+    "Section",
+    "TableBlock",
+    "Term",
+    "attack_name",
+    "comparison",
+    "count",
+    "file_name",
+    "leader",
+    "listed",
+    "number",
+    "percent",
+    "radius",
+]

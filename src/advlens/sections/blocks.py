@@ -1,0 +1,147 @@
+"""The parts of a section. All texts are plain: the report escapes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from advlens.sections.wording import Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something true of these models, and the numbers that it rests on."""
+
+    claim: str
+    """One plain sentence."""
+    evidence: str
+    """Values with their intervals and n; what they do not establish."""
+    important: bool = False
+    """Also shown at the top of the report."""
+    warning: bool = False
+    """Something that limits what the other numbers mean, such as a failed check."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One line of the overview: a measure, with an estimate or nothing for each model."""
+
+    label: str
+    explanation: str
+    estimates: Mapping[str, Estimate]
+    notes: Mapping[str, str]
+    """For each model what the number rests on, such as the attack and its success."""
+    as_percent: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """A measure's name and one sentence that explains it to a newcomer."""
+
+    name: str
+    meaning: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoteBlock:
+    """A paragraph, under a heading of its own where `title` is given."""
+
+    text: str
+    title: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column of a table: its header (with the unit) and the text of a row's cell."""
+
+    header: str
+    cell: Callable[[Mapping[str, Any]], str]
+    kind: Literal["number", "text", "long", "model", "check"] = "number"
+    """A "long" text may take several lines, a "model" is shown in its color, a "check" is
+    "passed" or "failed"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableBlock:
+    """A table made from rows of `results/<file>`, which the report links."""
+
+    caption: str
+    file: str
+    columns: Sequence[Column]
+    rows: Sequence[Mapping[str, Any]]
+    folded: bool = False
+    """Closed until the reader opens it, for long tables."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureBlock:
+    """A plot; the report draws it at several widths and saves `figures/<name>.png` and `.svg`."""
+
+    name: str
+    draw: Callable[[float], Figure]
+    """From the width in inches."""
+    alt: str
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One picture of a grid; `file` is a PNG, relative to the run folder."""
+
+    file: str
+    label: str
+    predicted: str
+    framed: bool = False
+    """The predicted class is semantically near the unit's real images (D22 §2)."""
+
+    @property
+    def caption(self) -> str:
+        """The label alone where the prediction agrees, else "label → predicted"."""
+        same = self.label == self.predicted
+        return self.label if same else f"{self.label} → {self.predicted}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The pictures to which one unit responds most (figures 2 and 4–9 of D22)."""
+
+    name: str
+    """Of the figure's files."""
+    model: str
+    layer: str
+    unit: int
+    measures: Mapping[str, str]
+    """Name and formatted value, such as {"LC": "0.533"}."""
+    real: Sequence[Cell]
+    adversarial: Sequence[Cell]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridBlock:
+    """Units of several models next to each other."""
+
+    title: str
+    caption: str
+    grids: Sequence[Grid]
+
+
+Block = NoteBlock | TableBlock | FigureBlock | GridBlock
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """What a stage has to say; a stage returns None where its tables are absent."""
+
+    title: str
+    anchor: str
+    """Of the section in the page: letters, digits and hyphens."""
+    lead: str
+    findings: Sequence[Finding]
+    blocks: Sequence[Block]
+    terms: Sequence[Term] = ()
+    """The measures, explained before their first numbers."""
+    scores: Sequence[Score] = ()

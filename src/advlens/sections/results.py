@@ -1,0 +1,222 @@
+"""A run folder, read with every value checked, so that sections need no checks of their own."""
+
+import csv
+import json
+import math
+import types
+import typing
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from advlens.errors import RunError
+
+Row = Mapping[str, Any]
+
+_LAYER = {"name": str, "units": int}
+_MODEL = {
+    "name": str,
+    "spec": str,
+    "weights": str | None,
+    "parameters": int,
+    "layers": [_LAYER],
+    "image_size": object,
+    "mean": list,
+    "std": list,
+    "classes": int,
+    "batch_norm_folded": bool,
+}
+_STAGE = {
+    "stage": str,
+    "model": str,
+    "seconds": float,
+    "peak_memory_mb": float | None,
+    "images_per_second": float | None,
+}
+_RECORD = {
+    "advlens": str,
+    "command": str,
+    "created": str,
+    "seed": int,
+    "settings": dict,
+    "models": [_MODEL],
+    "data": {"name": str, "fingerprint": str, "images": int, "classes": [str]},
+    "versions": dict,
+    "machine": dict,
+    "stages": [_STAGE],
+    "notes": [str],
+}
+
+
+@dataclass(frozen=True)
+class Results:
+    """A run folder: `run.json` as `record`, the tables of `results/` by `table`."""
+
+    run: Path
+    record: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, run: Path) -> "Results":
+        """Read `run.json`.
+
+        Raises:
+            RunError: it is absent, not JSON, or lacks something; the message names the place.
+        """
+        path = Path(run) / "run.json"
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        except (OSError, ValueError, RecursionError) as error:
+            reason = "it is not there" if isinstance(error, FileNotFoundError) else str(error)
+            raise RunError(
+                f"cannot read {path}: {reason}; name a folder made by `advlens audit`"
+            ) from error
+        record = _printable(record)
+        if problem := _problem(record, _RECORD, "the record"):
+            raise _damaged(path, problem)
+        names = [model["name"] for model in record["models"]]
+        if len(set(names)) != len(names) or not names or not record["data"]["classes"]:
+            raise _damaged(path, "it needs classes and at least one model, each under its own name")
+        return cls(Path(run), record)
+
+    @cached_property
+    def models(self) -> tuple[str, ...]:
+        """The models' names in the order of the command; a model's color goes by its place."""
+        return tuple(model["name"] for model in self.record["models"])
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing: 1 / number of classes."""
+        return float(1 / len(self.record["data"]["classes"]))
+
+    def table(self, name: str, columns: Mapping[str, Any]) -> list[Row] | None:
+        """The rows of `results/<name>.csv`, or None where there is no such file.
+
+        Args:
+            name: of the file, without `.csv`.
+            columns: the type of each column that is needed: str, int, float, bool, or `float |
+                None` and the like where a cell may be empty. Others are left out.
+
+        Raises:
+            RunError: the file is no such table; the message names the line and the column.
+        """
+        path = self.run / "results" / f"{name}.csv"
+        if not path.exists():
+            return None
+        try:
+            with open(path, encoding="utf-8", newline="") as file:
+                reader = csv.reader(file, strict=True)
+                header = next(reader, [])
+                lines = [(reader.line_num, cells) for cells in reader]
+        except (OSError, ValueError, csv.Error) as error:
+            raise _damaged(path, str(error)) from error
+        if missing := [column for column in columns if column not in header]:
+            raise _damaged(path, f"it has no column {missing[0]}")
+        return [self._row(path, line, header, cells, columns) for line, cells in lines]
+
+    def _row(
+        self, path: Path, line: int, header: list[str], cells: list[str], columns: Mapping[str, Any]
+    ) -> Row:
+        if len(cells) != len(header):
+            raise _damaged(path, f"line {line} has {len(cells)} cells, not {len(header)}")
+        texts = dict(zip(header, cells, strict=True))
+        row: dict[str, Any] = {}
+        for column, kind in columns.items():
+            try:
+                row[column] = _value(texts[column], kind)
+            except ValueError as error:
+                raise _damaged(
+                    path, f"{column} in line {line} is {texts[column][:40]!r}, {error}"
+                ) from error
+        if "model" in row and row["model"] not in self.models:
+            raise _damaged(
+                path, f"line {line} is of {row['model']!r}, which run.json does not name"
+            )
+        return row
+
+    def file(self, name: str) -> Path:
+        """A file that a table names by its path relative to the run folder.
+
+        Raises:
+            RunError: the path leaves the run folder, or there is no such file.
+        """
+        try:
+            root, path = self.run.resolve(), (self.run / name).resolve()
+            inside = path.is_relative_to(root) and path.is_file()
+        except (OSError, ValueError):  # too long, or with a null character
+            inside = False
+        if not inside:
+            raise RunError(
+                f"{self.run} names the file {name[:200]!r}, which is not in the folder;"
+                " make the run again with `advlens audit`"
+            )
+        return path
+
+
+def _value(text: str, kind: Any) -> Any:
+    if isinstance(kind, types.UnionType):
+        if text == "":
+            return None
+        kind = next(option for option in typing.get_args(kind) if option is not types.NoneType)
+    if kind is str:
+        return _printable(text)
+    if kind is bool:
+        if text not in ("true", "false"):
+            raise ValueError("not true or false")
+        return text == "true"
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError("not a number") from None
+    if not math.isfinite(value):
+        raise ValueError("not finite")
+    if kind is int and not value.is_integer():
+        raise ValueError("not a whole number")
+    return kind(value)
+
+
+def _problem(value: Any, expected: Any, where: str) -> str:
+    """What is wrong with a part of the record, or nothing."""
+    if isinstance(expected, dict):
+        if not isinstance(value, dict):
+            return f"{where} is not an object"
+        found = (
+            _problem(value[key], kind, f"{where}'s {key}")
+            if key in value
+            else f"{where} has no {key}"
+            for key, kind in expected.items()
+        )
+        return next(filter(None, found), "")
+    if isinstance(expected, list):
+        if not isinstance(value, list):
+            return f"{where} is not a list"
+        return next(filter(None, (_problem(item, expected[0], where) for item in value)), "")
+    kinds = typing.get_args(expected) or (expected,)
+    if float in kinds:
+        kinds += (int,)
+    wrong = not isinstance(value, kinds) or (isinstance(value, bool) and int in kinds)
+    return f"{where} is {str(value)[:40]!r}" if wrong else ""
+
+
+def _printable(value: Any) -> Any:
+    """Texts with a mark in place of control, direction and unpaired surrogate characters."""
+    if isinstance(value, str):
+        return "".join(
+            "�" if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\n\t\u200d" else c
+            for c in value
+        )
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    if isinstance(value, dict):
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    return value
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def _damaged(path: Path, problem: str) -> RunError:
+    return RunError(f"{path} is damaged: {problem}; make the run again with `advlens audit`")

@@ -1,0 +1,150 @@
+"""Accuracy on the images and under attack; a sweep over epsilon; checks for gradient masking."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from advlens.attacks import Attack, Bim, Fgsm, Pgd
+from advlens.datasets import ImageData
+from advlens.evaluation import Accuracy, must_fall, must_reach_chance
+from advlens.runs import Row, Tables
+from advlens.sections import Results, Section
+from advlens.stages.accuracy.section import section
+from advlens.stages.base import Context, View, attack_columns
+from advlens.threat import L2, Linf
+
+SWEEP_L2 = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the radius of the main attack
+SWEEP_LINF = (1 / 255, 2 / 255, 4 / 255, 8 / 255, 16 / 255)
+CHECK_LINF = 4 / 255
+CHECK_STEPS = (1, 2, 5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccuracyStage:
+    """Top-1 and top-5 accuracy, natural and under each attack, on all images."""
+
+    attacks: Sequence[Attack]
+    name: str = "accuracy"
+    records: bool = False
+
+    def ids(self, data: ImageData) -> Sequence[int]:
+        return range(len(data))
+
+    def start(self, context: Context) -> "_Counts":
+        return _Counts(context, {"natural": None, **{str(i): a for i, a in enumerate(self.attacks)}})
+
+    def section(self, results: Results) -> Section | None:
+        return section(results)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepStage:
+    """Accuracy against epsilon on a seeded subset, and the checks that masked gradients fail.
+
+    Attributes:
+        epsilon: radius of the main L2 attack; the sweep goes from a quarter of it to four times.
+        images: size of the subset.
+        steps: PGD steps.
+    """
+
+    epsilon: float
+    images: int
+    steps: int
+    seed: int
+    name: str = "sweep"
+    records: bool = False
+
+    def ids(self, data: ImageData) -> Sequence[int]:
+        return data.subset(min(self.images, len(data)), seed=self.seed).positions.tolist()
+
+    def start(self, context: Context) -> "_Sweep":
+        def pgd(threat: L2 | Linf, steps: int = self.steps) -> Pgd:
+            return Pgd(threat=threat, steps=steps, seed=self.seed)
+
+        attacks: dict[str, Attack | None] = {"natural": None}
+        for share in SWEEP_L2:
+            attacks[f"L2 {self.epsilon * share:g}"] = pgd(L2(epsilon=self.epsilon * share))
+        for epsilon in SWEEP_LINF:
+            attacks[f"L∞ {epsilon * 255:g}/255"] = pgd(Linf(epsilon=epsilon))
+        attacks["free"] = pgd(Linf(epsilon=1.0))
+        attacks["single"] = Fgsm(threat=Linf(epsilon=CHECK_LINF))
+        for steps in CHECK_STEPS:
+            attacks[f"steps {steps}"] = Bim(threat=L2(epsilon=self.epsilon), steps=steps)
+        attacks[f"steps {self.steps}"] = Bim(threat=L2(epsilon=self.epsilon), steps=self.steps)
+        return _Sweep(context, attacks)
+
+    def section(self, results: Results) -> Section | None:
+        return None  # shown with the accuracy
+
+
+class _Counts:
+    table = "accuracy"
+
+    def __init__(self, context: Context, attacks: dict[str, Attack | None]):
+        self.context, self.attacks = context, attacks
+        self.counts = {key: Accuracy() for key in attacks}
+
+    def update(self, view: View) -> None:
+        for key, attack in self.attacks.items():
+            logits = view.logits
+            if attack is not None:
+                logits = attack.outcomes(
+                    view.prepared, view.images, view.labels, ids=view.ids, clean=view.logits
+                )
+            self.counts[key].update(logits, view.labels)
+
+    def state(self) -> dict[str, Tensor]:
+        counted = [[a.n, a.top1, a.top5] for a in self.counts.values()]
+        return {f"{self.table}.counts": torch.tensor(counted)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        for accuracy, row in zip(
+            self.counts.values(), state[f"{self.table}.counts"].tolist(), strict=True
+        ):
+            accuracy.n, accuracy.top1, accuracy.top5 = row
+
+    def compute(self) -> Tables:
+        return {self.table: [self._row(key) for key in self.attacks]}
+
+    def _row(self, key: str) -> Row:
+        attack = self.attacks[key]
+        if attack is None:
+            named: Row = {"attack": "natural", "norm": "", "epsilon": 0.0, "steps": 0}
+        else:
+            named = attack_columns(attack)
+        return {"model": self.context.name, **named, **self.counts[key].compute()}
+
+
+class _Sweep(_Counts):
+    table = "sweep"
+
+    def compute(self) -> Tables:
+        l2 = [key for key in self.attacks if key.startswith("L2 ")]
+        linf = [key for key in self.attacks if key.startswith("L∞ ")]
+        steps = [key for key in self.attacks if key.startswith("steps ")]
+        counts = self.counts
+
+        def falls(check: str, keys: list[str]) -> object:
+            return must_fall(check, keys, [counts[key] for key in keys])
+
+        checks = [
+            falls("accuracy falls with epsilon (L2)", ["natural", *l2]),
+            falls("accuracy falls with epsilon (L∞)", ["natural", *linf]),
+            falls("accuracy falls with the number of steps", ["natural", *steps]),
+            must_fall(
+                "a single step does not beat iterated ones",
+                ["FGSM", "PGD"],
+                [counts["single"], counts[f"L∞ {CHECK_LINF * 255:g}/255"]],
+            ),
+            must_reach_chance(
+                "with every pixel free, accuracy is at most chance",
+                counts["free"],
+                len(self.context.data.classes),
+            ),
+        ]
+        return {
+            "sweep": [self._row(key) for key in ("natural", *l2, *linf)],
+            "checks": [{"model": self.context.name, **vars(check)} for check in checks],
+        }

@@ -1,0 +1,200 @@
+"""The whole audit on a tiny network and synthetic images: what it writes, and that it survives."""
+
+import csv
+import dataclasses
+import multiprocessing
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from advlens import audit as audit_module
+from advlens.attacks import Fgsm
+from advlens.audit import audit
+from advlens.config import AuditSettings
+from advlens.datasets import ArrayData
+from advlens.errors import DataError, RunError, SettingsError
+from advlens.files import locked
+from advlens.models import Classifier
+from advlens.threat import Linf
+
+CLASSES = ("cat", "dog", "ship")
+SYNSETS = ("n02121620", "n02084071", "n04194289")
+SETTINGS = AuditSettings(
+    steps=2, sweep_images=12, sweep_steps=2, neuron_steps=2, batch_size=16, top=0.1, images=None
+)
+
+
+def images(count: int = 60, synsets: tuple[str, ...] | None = SYNSETS) -> ArrayData:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, 3, 12, 12), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(count) % 3
+    pixels[torch.arange(count), labels] //= 3  # something to learn
+    return ArrayData(pixels, name="noise", classes=CLASSES, synsets=synsets, labels=labels)
+
+
+def classifier(seed: int = 0, name: str = "tiny") -> Classifier:
+    torch.manual_seed(seed)
+    network = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 3, 2), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
+    )  # fmt: skip
+    return Classifier(network, name=name, classes=CLASSES, image_size=12, resize=12).eval()
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def results(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((run / "results").iterdir())}
+
+
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the figures, which take most of a tiny audit's time."""
+    monkeypatch.setattr(audit_module, "write_report", lambda run, sections: run / "report.html")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("audit") / "run"
+    report = audit([classifier(), classifier(1)], images(), run, settings=SETTINGS)
+    assert report == run / "report.html"
+    return run
+
+
+def test_the_tables_have_the_columns_that_others_rely_on(finished: Path) -> None:
+    expected = {
+        "accuracy.csv": "model attack norm epsilon steps top1 top1_low top1_high top5 n",
+        "units.csv": "model layer unit dead lc consis_adv cs1 cs2 lc_corrected consis_adv_fgsm",
+    }
+    for name, columns in expected.items():
+        assert list(rows(finished / "results" / name)[0]) == columns.split()
+    first = list(rows(finished / "results" / "layers.csv")[0])
+    assert first[:5] == ["model", "layer", "units", "dead", "top"]
+    units = rows(finished / "results" / "units.csv")
+    assert len(units) == 2 * (6 + 8)
+    assert {row["model"] for row in units} == {"tiny", "tiny (2)"}
+    assert (finished / "report.html").stat().st_size > 10_000
+
+
+def test_accuracy_equals_a_loop(finished: Path) -> None:
+    model, data = classifier(), images()
+    pixels = data.images(range(60)).float() / 255
+    attacked = Fgsm(threat=Linf(epsilon=4 / 255))(model, pixels, data.labels)
+    with torch.no_grad():
+        expected = {
+            "natural": (model(pixels).argmax(1) == data.labels).double().mean().item(),
+            "Fgsm": (model(attacked).argmax(1) == data.labels).double().mean().item(),
+        }
+    found = {
+        row["attack"]: float(row["top1"])
+        for row in rows(finished / "results" / "accuracy.csv")
+        if row["model"] == "tiny" and row["epsilon"] in ("0", "0.0156863")
+    }
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_pictures_lie_where_the_table_says(finished: Path) -> None:
+    pictures = rows(finished / "results" / "pictures.csv")
+    assert {row["images"] for row in pictures} == {"real", "adversarial"}
+    for row in pictures:
+        assert (finished / row["file"]).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("no_report")
+def test_the_same_command_again_computes_nothing(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = results(finished)
+    monkeypatch.setattr(audit_module, "_pass", None)
+    audit([classifier(), classifier(1)], images(), finished, settings=SETTINGS)
+    assert results(finished) == before
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize("killed_after", [1, 3, 5, 7])
+def test_a_killed_run_continues_to_the_same_bytes(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: int
+) -> None:
+    """State is only on disk: an exception in the middle of a pass leaves what SIGKILL leaves."""
+
+    class Killed(BaseException):
+        pass
+
+    update, count = audit_module.Progress.update, 0
+
+    def dies(progress: object, done: int) -> None:
+        nonlocal count
+        count += 1
+        update(progress, done)  # type: ignore[arg-type]
+        if count == killed_after:
+            raise Killed
+
+    monkeypatch.setattr(audit_module, "SAVE_EVERY", 0.0)
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(audit_module.Progress, "update", dies)
+        audit([classifier(), classifier(1)], images(), tmp_path, settings=SETTINGS)
+    audit([classifier(), classifier(1)], images(), tmp_path, settings=SETTINGS)
+    assert results(tmp_path) == results(finished)
+    assert not list((tmp_path / "parts").glob("*.state.*"))
+
+
+def test_another_run_in_the_folder_is_refused(finished: Path) -> None:
+    other = dataclasses.replace(SETTINGS, seed=1)
+    with pytest.raises(RunError, match="another settings"):
+        audit([classifier(), classifier(1)], images(), finished, settings=other)
+    with pytest.raises(RunError, match="another models"):
+        audit([classifier(), classifier(2)], images(), finished, settings=SETTINGS)
+
+
+def _hold(folder: Path, ready: multiprocessing.Event, leave: multiprocessing.Event) -> None:  # type: ignore[valid-type]
+    with locked(folder):
+        ready.set()
+        leave.wait(30)
+
+
+def test_a_second_process_is_told_at_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready, leave = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(tmp_path, ready, leave))
+    other.start()
+    assert ready.wait(60)
+    try:
+        with pytest.raises(RunError, match="another advlens process"):
+            audit([classifier()], images(), tmp_path, settings=SETTINGS)
+    finally:
+        leave.set()
+        other.join()
+
+
+@pytest.mark.usefixtures("no_report")
+def test_without_synsets_the_rest_is_measured_and_the_gap_is_said(tmp_path: Path) -> None:
+    audit([classifier()], images(synsets=None), tmp_path, settings=SETTINGS)
+    assert not (tmp_path / "results" / "units.csv").exists()
+    assert "Consistency was not measured" in (tmp_path / "run.json").read_text()
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_table_of_synsets_settles_the_names(tmp_path: Path) -> None:
+    table = tmp_path / "synsets.csv"
+    table.write_text("cat,n02121620\ndog,n02084071\nship,n04194289\n")
+    settings = dataclasses.replace(SETTINGS, synsets=table, stages=("neurons",))
+    audit([classifier()], images(synsets=None), tmp_path / "run", settings=settings)
+    assert (tmp_path / "run" / "results" / "units.csv").exists()
+    table.write_text("cat,n02121620\n")
+    with pytest.raises(DataError, match="no line for class 'dog'"):
+        audit([classifier()], images(synsets=None), tmp_path / "other", settings=settings)
+
+
+def test_wrong_use_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="at least one model"):
+        audit([], images(), tmp_path)
+    with pytest.raises(SettingsError, match="no device"):
+        audit([classifier()], images(), tmp_path, settings=AuditSettings(device="cuda:7"))
+    wide = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(432, 5)), name="wide", image_size=12)
+    with pytest.raises(DataError, match="3 classes"):
+        audit([wide], images(), tmp_path, settings=SETTINGS)
