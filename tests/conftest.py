@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -13,3 +15,48 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no folder of real data at {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tiny tensors gain nothing from more threads, and tests may share the machine."""
+    torch.set_num_threads(1)
+
+
+class SmoothNetwork(nn.Module):
+    """A small smooth classifier of 3×8×8 images, 5 classes, far from over-confident."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 3, 2, 1)
+        self.conv2 = nn.Conv2d(6, 6, 3, 1, 1, bias=False)
+        self.linear = nn.Linear(6 * 4 * 4, 5, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = torch.tanh(self.conv1(2 * x - 1))
+        hidden = torch.tanh(self.conv2(hidden))
+        return 12 * self.linear(torch.flatten(hidden, 1))
+
+
+@pytest.fixture
+def smooth() -> nn.Module:
+    """A smooth network in evaluation mode, so that float32 and float64 attacks go the same way."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return SmoothNetwork().eval()
+
+
+@pytest.fixture
+def pixels() -> torch.Tensor:
+    """24 images 3×8×8, some of their pixels exactly 0 and 1."""
+    generator = torch.Generator().manual_seed(4)
+    return (torch.rand(24, 3, 8, 8, generator=generator) * 1.4 - 0.2).clamp(0, 1)
+
+
+@pytest.fixture
+def labels(smooth: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    """The smooth network's predictions on `pixels`, every fourth label wrong."""
+    with torch.no_grad():
+        predicted = smooth(pixels).argmax(dim=1)
+    predicted[::4] = (predicted[::4] + 1) % 5
+    return predicted

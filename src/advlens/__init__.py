@@ -1,3 +1,91 @@
 """Audit, train and compare image classifiers on real and adversarial images."""
 
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from advlens.attacks import (
+        AdamAttack,
+        Bim,
+        FeatureAttack,
+        Fgsm,
+        GaussianNoise,
+        LeastLikely,
+        Pgd,
+    )
+    from advlens.audit import audit
+    from advlens.config import AuditSettings
+    from advlens.consistency import Consistency
+    from advlens.datasets import load_data
+    from advlens.errors import (
+        AdvlensError,
+        CheckpointError,
+        DataError,
+        ModelError,
+        NumericError,
+        RunError,
+        SettingsError,
+    )
+    from advlens.models import Classifier, load_model
+    from advlens.threat import L2, Linf
+    from advlens.training import Training
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "L2",
+    "AdamAttack",
+    "AdvlensError",
+    "AuditSettings",
+    "Bim",
+    "CheckpointError",
+    "Classifier",
+    "Consistency",
+    "DataError",
+    "FeatureAttack",
+    "Fgsm",
+    "GaussianNoise",
+    "LeastLikely",
+    "Linf",
+    "ModelError",
+    "NumericError",
+    "Pgd",
+    "RunError",
+    "SettingsError",
+    "Training",
+    "__version__",
+    "audit",
+    "load_data",
+    "load_model",
+]
+
+_HOMES = {
+    "attacks": (
+        "AdamAttack", "Bim", "FeatureAttack", "Fgsm", "GaussianNoise", "LeastLikely", "Pgd",
+    ),
+    "audit": ("audit",),
+    "config": ("AuditSettings",),
+    "consistency": ("Consistency",),
+    "datasets": ("load_data",),
+    "errors": (
+        "AdvlensError", "CheckpointError", "DataError", "ModelError", "NumericError", "RunError",
+        "SettingsError",
+    ),
+    "models": ("Classifier", "load_model"),
+    "threat": ("L2", "Linf"),
+    "training": ("Training",),
+}  # fmt: skip
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used (PEP 562), so that `import advlens` is quick."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'advlens' has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"advlens.{_HOME[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

@@ -11,16 +11,22 @@ similarity C of the classes:
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
-from advlens.arrays import Labels
-from advlens.errors import DataError
+from advlens.arrays import Images, Labels
+from advlens.attacks import Attack, LeastLikely
+from advlens.attacks.base import positive
+from advlens.errors import DataError, SettingsError
+from advlens.prepared import prepare
 from advlens.statistics import Z95, TopK
+from advlens.threat import L2
+from advlens.wordnet import similarity_matrix
 
 MEASURES = ("lc", "consis_adv", "cs1", "cs2")
 Similarity = Float64[Tensor, "classes classes"]
@@ -227,3 +233,72 @@ def _interval(values: PerUnit, influence: Float64[Tensor, " n"], top: int) -> In
     corrected = mean - scale * influence.sum().item()
     error = Z95 * math.sqrt(scale * influence.square().sum().item())
     return Interval(mean, max(0.0, min(mean, corrected) - error), min(1.0, max(mean, corrected) + error), corrected)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consistency:
+    """LC, consis_adv, CS1 and CS2 of every unit of every convolution, on images in memory.
+
+    Attributes:
+        attack: what makes the adversarial images.
+        top: share of the images that stands for a unit (D22: .01), at least 2 of them.
+        sigma: of the class similarity C (D22 eq. 10).
+        batch_size: images per step.
+    """
+
+    attack: Attack = field(default_factory=lambda: LeastLikely(threat=L2(epsilon=1.0)))
+    top: float = 0.01
+    sigma: float = 1.0
+    batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        positive("Consistency", top=self.top, sigma=self.sigma, batch_size=self.batch_size)
+        if self.top > 1:
+            raise SettingsError(f"Consistency: top must be a share of at most 1, not {self.top}")
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Images,
+        labels: Labels,
+        synsets: Sequence[str] | None = None,
+    ) -> dict[str, LayerConsistency]:
+        """The measures of each layer, in the order of execution.
+
+        Args:
+            model: pixels in [0, 1] → logits.
+            images: pixels in [0, 1], N×3×H×W.
+            labels: true class of each image.
+            synsets: the WordNet 3.0 wnid of each class (default: the model's own).
+
+        Raises:
+            DataError: fewer than two images, or a wnid that WordNet 3.0 does not have.
+            SettingsError: no synsets.
+            NumericError: a class similarity that is no norm, or a model that returns NaN.
+        """
+        synsets = getattr(model, "synsets", None) if synsets is None else synsets
+        if synsets is None:
+            raise SettingsError("the model does not know its classes' wnids; pass them as synsets")
+        similarity = torch.from_numpy(similarity_matrix(synsets, self.sigma))
+        prepared, k = prepare(model), max(2, round(self.top * len(images)))
+        real, adversarial = (
+            {layer: TopK(k, units) for layer, units in prepared.layers.items()} for _ in range(2)
+        )
+        targets = torch.zeros(len(images), dtype=torch.int64)
+        for start in range(0, len(images), self.batch_size):
+            ids = torch.arange(start, min(start + self.batch_size, len(images)))
+            batch = images[ids]
+            attacked = self.attack(prepared, batch, labels[ids], ids=ids)
+            with torch.no_grad():
+                logits, responses = prepared.record(batch)
+                _, under_attack = prepared.record(attacked)
+            targets[ids] = logits.argmin(dim=1).cpu()
+            for layer in prepared.layers:
+                real[layer].update(responses[layer].cpu(), ids)
+                adversarial[layer].update(under_attack[layer].cpu(), ids)
+        return {
+            layer: layer_consistency(
+                real[layer], adversarial[layer], labels.cpu(), targets, similarity
+            )
+            for layer in prepared.layers
+        }

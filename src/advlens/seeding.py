@@ -44,5 +44,5 @@ def normal(seed: int, ids: Ids, shape: tuple[int, ...], stream: Stream) -> Tenso
 
 
 def derived(seed: int, *keys: int) -> int:
-    """A new seed from a seed and keys such as an epoch number."""
+    """A new seed from a seed ≥ 0 and keys such as an epoch; zeros at their end do not count."""
     return int(np.random.SeedSequence([seed, *keys]).generate_state(1, np.uint64)[0])

@@ -1,0 +1,34 @@
+# A machine with Python 3.11 or newer and make is enough; uv is installed by pip into .venv.
+PYTHON ?= python3
+UV = .venv/bin/uv
+.PHONY: demo test check benchmarks clean
+
+demo: .venv/ready
+	.venv/bin/advlens demo
+
+test: .venv/ready-test
+	.venv/bin/pytest
+
+check: .venv/ready-test
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+benchmarks: .venv/ready-test
+	.venv/bin/python benchmarks/attacks.py
+	.venv/bin/python benchmarks/neurons.py
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet 'uv>=0.9,<1'
+	VIRTUAL_ENV=$(CURDIR)/.venv $(UV) pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/ready-test: .venv/ready
+	VIRTUAL_ENV=$(CURDIR)/.venv $(UV) pip install --quiet --constraint constraints.txt --group test --group check
+	touch $@
+
+clean:
+	rm -rf .venv runs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,30 @@
+"""Attacks: frozen settings that are called as `attack(model, images, labels) -> images`.
+
+All of them take pixels in [0, 1], run on the prepared copy of the model (evaluation mode, the
+model itself untouched), draw randomness per image id, and raise NumericError where a gradient is
+not finite: a network that returns NaN is broken, not robust.
+"""
+
+from advlens.attacks.adam import AdamAttack, smallest
+from advlens.attacks.base import Attack, Goal
+from advlens.attacks.projected import (
+    Bim,
+    FeatureAttack,
+    Fgsm,
+    GaussianNoise,
+    LeastLikely,
+    Pgd,
+)
+
+__all__ = [
+    "AdamAttack",
+    "Attack",
+    "Bim",
+    "FeatureAttack",
+    "Fgsm",
+    "GaussianNoise",
+    "Goal",
+    "LeastLikely",
+    "Pgd",
+    "smallest",
+]

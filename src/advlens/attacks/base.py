@@ -1,0 +1,225 @@
+"""What all attacks share: how they are called, what they want, and the gradient they follow."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+from advlens.arrays import Ids, Images, Labels, Logits, Mask, PerImage
+from advlens.errors import NumericError, SettingsError
+from advlens.losses import log_odds
+from advlens.models.classifier import check_images
+from advlens.prepared import Prepared, prepare
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What an attack wants the model to predict: each image's class, or any other.
+
+    Attributes:
+        classes: the target of each image, or the label to leave.
+        targeted: which of the two.
+    """
+
+    classes: Labels
+    targeted: bool = False
+
+    def reached(self, logits: Logits) -> Mask:
+        """Whether each image's prediction is as wanted."""
+        return (logits.argmax(dim=1) == self.classes) == self.targeted
+
+    def score(self, logits: Logits) -> PerImage:
+        """What the attack raises: log odds of the target, or against the label."""
+        against = log_odds(logits, self.classes)
+        return -against if self.targeted else against
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """What all attacks share.
+
+    Attributes:
+        seed: of everything random in the attack.
+    """
+
+    seed: int = 0
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Images,
+        labels: Labels | None = None,
+        *,
+        ids: Ids | None = None,
+    ) -> Images:
+        """The attacked images.
+
+        Args:
+            model: pixels in [0, 1] → logits; or its prepared copy, which saves the preparation.
+            images: pixels in [0, 1], N×3×H×W.
+            labels: true class of each image; not needed where the attack does not use it.
+            ids: a stable number for each image, which its randomness is drawn from (default 0…N−1).
+
+        Raises:
+            DataError: images that are not pixels in [0, 1].
+            SettingsError: labels missing where the attack needs them.
+            NumericError: a gradient that is not finite.
+        """
+        with torch.no_grad():
+            images = check_images(images)
+            if len(images) == 0:
+                return images
+            return self._attack(prepare(model), images, labels, _numbers(images, ids))
+
+    def goal(self, clean: Logits, labels: Labels | None = None) -> Goal:
+        """What counts as success on images whose logits before the attack are `clean`.
+
+        The success rate is the mean of `attack.goal(clean, labels).reached(logits)`.
+        """
+        return Goal(clean.argmax(dim=1) if labels is None else labels)
+
+    def outcomes(
+        self,
+        model: nn.Module,
+        images: Images,
+        labels: Labels | None = None,
+        *,
+        ids: Ids | None = None,
+        clean: Logits | None = None,
+    ) -> Logits:
+        """The logits on each image's attacked version: for accuracies and success rates.
+
+        An image that fulfils the goal before the attack is not attacked. An attack that keeps the
+        worst iterate also drops an image at the first iterate that fulfils the goal: its
+        predictions count as those on `attack(model, images, labels)` do, but only images that
+        still hold out cost anything.
+
+        Args:
+            model, images, labels, ids: as in a call.
+            clean: the logits of the images themselves, which saves a forward pass.
+
+        Raises:
+            As a call does.
+        """
+        with torch.no_grad():
+            images, prepared = check_images(images), prepare(model)
+            logits = prepared(images) if clean is None else clean.clone()
+            if logits.isnan().any():
+                raise NumericError(
+                    "the model returns NaN on images in [0, 1], so no attack on it means anything: "
+                    "check its weights"
+                )
+            left = (~self.goal(logits, labels).reached(logits)).nonzero().squeeze(1)
+            if len(left):
+                ids = _numbers(images, ids).to(left.device)[left]
+                labels = None if labels is None else labels[left]
+                part = self._at(left)
+                logits[left] = part._outcomes(prepared, images[left], labels, ids, logits[left])
+            return logits
+
+    def _attack(self, model: Prepared, images: Images, labels: Labels | None, ids: Ids) -> Images:
+        raise NotImplementedError
+
+    def _outcomes(
+        self, model: Prepared, images: Images, labels: Labels | None, ids: Ids, clean: Logits
+    ) -> Logits:
+        logits: Logits = model(self._attack(model, images, labels, ids))
+        return logits
+
+    def _at(self, positions: Tensor) -> Self:
+        """The same attack for the images at these positions (settings may be per image)."""
+        return self
+
+
+class Objective(Protocol):
+    """What an attack raises, and when it is done, as functions of the model's output."""
+
+    def score(self, output: Tensor, /) -> PerImage: ...
+
+    def reached(self, output: Tensor, /) -> Mask: ...
+
+
+class Look(NamedTuple):
+    """What an attack sees of its images: the model's output, each one's score and success."""
+
+    output: Tensor
+    score: PerImage
+    reached: Mask
+
+
+class Ascent:
+    """Looks at images and gives the gradients of their scores, which must all be finite.
+
+    Args:
+        model: images → output.
+        choose: the objective, given the output of the first images looked at.
+    """
+
+    def __init__(self, model: Callable[[Images], Tensor], choose: Callable[[Tensor], Objective]):
+        self.model, self.choose = model, choose
+        self.objective: Objective | None = None
+        self._sizes: list[Tensor] = []  # kept on the device: no transfer within the loop
+
+    def look(self, images: Images) -> Look:
+        """One forward pass."""
+        output = self.model(images)
+        if self.objective is None:
+            self.objective = self.choose(output.detach())
+        look = Look(output, self.objective.score(output), self.objective.reached(output))
+        self._sizes.append(_largest(look.score.detach()))
+        return look
+
+    def gradient(self, images: Images) -> tuple[Look, Images]:
+        """One forward pass and one backward pass to the images."""
+        with torch.enable_grad():
+            inputs = images.detach().requires_grad_()
+            look = self.look(inputs)
+            (gradient,) = torch.autograd.grad(look.score.sum(), inputs)
+        self._sizes[-1] += _largest(gradient)
+        return Look(look.output.detach(), look.score.detach(), look.reached), gradient
+
+    def check(self) -> None:
+        """Raise NumericError if any score or gradient was not finite."""
+        finite = torch.stack(self._sizes).isfinite().tolist()
+        if not all(finite):
+            raise NumericError(
+                f"the gradient at step {finite.index(False) + 1} is not finite; the model returns "
+                "NaN or infinity on images in [0, 1], so no attack on it means anything: check its "
+                "weights"
+            )
+
+
+def _largest(values: Tensor) -> Tensor:
+    largest: Tensor = torch.linalg.vector_norm(values, ord=torch.inf)
+    return largest
+
+
+def needed(labels: Labels | None) -> Labels:
+    """The labels, or SettingsError where there are none."""
+    if labels is None:
+        raise SettingsError(
+            "this attack needs the true labels; pass them, or attack the predicted label "
+            '(label="predicted") or the least likely class'
+        )
+    return labels
+
+
+def positive(name: str, **values: float) -> None:
+    """Raise SettingsError for a setting that is not a positive finite number."""
+    for key, value in values.items():
+        if not (math.isfinite(value) and value > 0):
+            raise SettingsError(f"{name}: {key} must be a positive number, not {value}")
+
+
+def choice(name: str, among: tuple[str, ...], **values: str) -> None:
+    """Raise SettingsError for a setting that is not one of the words allowed."""
+    for key, value in values.items():
+        if value not in among:
+            raise SettingsError(f"{name}: {key} must be one of {', '.join(among)}, not {value!r}")
+
+
+def _numbers(images: Images, ids: Ids | None) -> Ids:
+    return torch.arange(len(images)) if ids is None else ids

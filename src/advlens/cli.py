@@ -1,0 +1,264 @@
+"""The command line: one function for each verb."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import shlex
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from advlens import __version__
+from advlens.commands import (
+    AttackCommand,
+    AuditCommand,
+    DataCommand,
+    DemoCommand,
+    ModelsCommand,
+    ReportCommand,
+    TrainCommand,
+)
+from advlens.errors import AdvlensError
+from advlens.files import locked
+from advlens.parsing import parse
+
+if TYPE_CHECKING:
+    from advlens.datasets import ImageData
+    from advlens.models import Classifier
+
+# torch is imported by the verbs that need it: it takes seconds, help must not.
+
+say = functools.partial(print, flush=True)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command that the words ask for (default: those of the process).
+
+    Returns:
+        The exit code: 0, 2 for wrong use, 1 for a failure, 130 after Ctrl-C, 141 where nobody reads
+        the output.
+    """
+    words = list(sys.argv[1:] if words is None else words)
+    debug = "--debug" in words
+    try:
+        with _quiet(debug):
+            _run(words)
+            sys.stdout.flush()
+    except AdvlensError as error:
+        return _fail(str(error), error.exit_code, debug)
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command continues", 130, debug)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more at exit
+        return 141
+    except Exception as error:
+        found = f"{type(error).__name__}: {error}"
+        return _fail(f"a bug in advlens, please report it: {found} (--debug shows where)", 1, debug)
+    return 0
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"advlens: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+@contextlib.contextmanager
+def _quiet(debug: bool) -> Iterator[None]:
+    """Keep the warnings of libraries to those who debug."""
+    with warnings.catch_warnings():
+        if not debug:
+            warnings.simplefilter("ignore")
+        yield
+
+
+def _run(words: list[str]) -> None:
+    if words == ["--version"]:
+        say(f"advlens {__version__}")
+        return
+    command, words = parse(words)
+    line = f"advlens {shlex.join(words)}"
+    if (home := str(Path.home())) != "/":
+        line = line.replace(home, "~")  # the record of a run may be shown to others
+    if hasattr(command, "common") and not command.common.dry_run:
+        with locked(command.out):  # a folder that is taken is refused before torch is imported
+            pass
+    VERBS[words[0]](command, line)
+
+
+def _demo(command: DemoCommand, line: str) -> None:
+    _audit(
+        AuditCommand(
+            model=("cifar10-standard", "cifar10-l2"),
+            data="sample",
+            out=command.out,
+            settings=command.settings,
+            common=command.common,
+        ),
+        line,
+    )
+
+
+def _audit(command: AuditCommand, line: str) -> None:
+    from advlens.audit import audit, radius
+
+    settings = command.settings
+    if not command.common.dry_run:
+        say(audit(command.model, command.data, command.out, settings=settings, command=line))
+        return
+    loaded = [_load(spec, command.data, settings) for spec in command.model]
+    epsilon = radius(settings, loaded[0][1].image_shape[1])
+    neuron_epsilon = settings.neuron_epsilon or 2 * epsilon
+    settings = dataclasses.replace(settings, epsilon=epsilon, neuron_epsilon=neuron_epsilon)
+    _plan(dataclasses.replace(command, settings=settings), loaded)
+
+
+def _attack(command: AttackCommand, line: str) -> None:
+    from advlens.stored import make_attack, store_attack
+
+    settings = command.settings
+    classifier, data = _load(command.model, command.data, settings)
+    if command.common.dry_run:
+        _plan(command, [(classifier, data)])
+        return
+    attack = make_attack(settings, classifier, data.aligned(classifier.classes, classifier.synsets))
+    computed, stored = store_attack(
+        classifier, data, attack, command.out, batch_size=settings.batch_size, command=line
+    )
+    say(f"{attack} on {classifier.name}")
+    say(f"success as computed:      {computed}")
+    say(f"success as stored, 8 bit: {stored}")
+    say(command.out / "images")
+
+
+def _train(command: TrainCommand, line: str) -> None:
+    import torch
+
+    from advlens.recipes import Recipe, finish
+
+    settings, recipe = command.settings, Recipe.of(command.settings)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    classifier, train = _load(command.model, command.data, settings, split="train")
+    _, test = _load(command.model, command.data, settings)
+    train, test = (part.aligned(classifier.classes, classifier.synsets) for part in (train, test))
+    if command.common.dry_run:
+        _plan(command, [(classifier, train), (classifier, test)])
+        return
+    recipe.training(classifier, train, command.out, report=say)
+    found = finish(
+        classifier, test, command.out, recipe, half=settings.half, data=train.name, command=line
+    )
+    for name in ("natural", "attacked"):
+        say(
+            "{}: {top1:.2%} ({top1_low:.2%} to {top1_high:.2%}, n = {n})".format(
+                name, **found[name]
+            )
+        )
+    say(command.out / "model.md")
+
+
+def _report(command: ReportCommand, line: str) -> None:
+    from advlens.report import write_report
+    from advlens.stages.accuracy.section import section as accuracy
+    from advlens.stages.neurons.section import section as neurons
+
+    say(write_report(command.run, [accuracy, neurons]))
+
+
+def _data(command: DataCommand, line: str) -> None:
+    from advlens.datasets import fetch_cifar10
+
+    say(fetch_cifar10(command.to, command.archive))
+
+
+def _models(command: ModelsCommand, line: str) -> None:
+    from advlens.models import list_models, load_model
+    from advlens.prepared import prepare
+
+    if command.model is None:
+        say("\n".join(list_models()))
+        return
+    classifier = load_model(command.model)
+    mean, std = (
+        ", ".join(f"{value:.4g}" for value in values.flatten().tolist())
+        for values in (classifier.mean, classifier.std)
+    )
+    say(f"name           {classifier.name}")
+    say(f"parameters     {sum(p.numel() for p in classifier.parameters()):,}")
+    say(f"weights        {classifier.weights or 'random'}")
+    say(f"image size     {classifier.image_size}")
+    say(f"normalization  mean {mean}; std {std}")
+    say(f"classes        {', '.join(classifier.classes or classifier.synsets or ['unknown'])}")
+    for layer, units in prepare(classifier).layers.items():
+        say(f"layer          {layer}, {units} units")
+
+
+VERBS: dict[str, Callable[[Any, str], None]] = {
+    "demo": _demo,
+    "audit": _audit,
+    "evaluate": _audit,
+    "neurons": _audit,
+    "attack": _attack,
+    "train": _train,
+    "report": _report,
+    "data": _data,
+    "models": _models,
+}
+
+
+def _load(
+    spec: str, data: str, settings: Any, split: Literal["test", "train"] = "test"
+) -> "tuple[Classifier, ImageData]":
+    """A model, and images as it takes them."""
+    from advlens.audit import pick_device
+    from advlens.datasets import Transform, load_data
+    from advlens.models import load_model
+
+    classifier = load_model(spec, device=pick_device(settings.device), seed=settings.seed)
+    transform = Transform(
+        size=classifier.image_size,
+        resize=classifier.resize,
+        interpolation=classifier.interpolation,
+    )
+    images = load_data(data, split=split, transform=transform)
+    if (count := getattr(settings, "images", None)) is not None:
+        images = images.subset(count, seed=settings.seed)
+    return classifier, images
+
+
+def _plan(command: Any, loaded: "Sequence[tuple[Classifier, ImageData]]") -> None:
+    """Print what would be computed, and the settings as a file that --config can read."""
+    from advlens.prepared import prepare
+
+    say("# a dry run: nothing is computed or written")
+    for classifier, images in loaded:
+        layers = prepare(classifier).layers
+        say(
+            f"# {classifier.name} ({sum(p.numel() for p in classifier.parameters()):,} parameters, "
+            f"{len(layers)} layers, {sum(layers.values())} units) on {images.name} "
+            f"({len(images)} images, {len(images.classes)} classes)"
+        )
+    say(f"# into {command.out}{', which exists' if command.out.exists() else ''}")
+    for part in (command, command.settings):
+        for field in dataclasses.fields(part):
+            value = getattr(part, field.name)
+            if value is not None and not dataclasses.is_dataclass(value):
+                say(f"{field.name} = {_toml(value)}")
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    text = str(value) if isinstance(value, Path) else value
+    return json.dumps(text, ensure_ascii=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

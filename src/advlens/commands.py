@@ -1,0 +1,197 @@
+"""The verbs of the command line: the flags that each takes, and the checks that need no torch."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, UseAppendAction, arg
+
+from advlens.config import AttackSettings, AuditSettings, NoHint, TrainSettings
+from advlens.errors import SettingsError
+
+ModelSpec = Annotated[str, arg(metavar="MODEL")]
+DataSpec = Annotated[str, arg(metavar="DATA")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What every verb that computes something understands.
+
+    Attributes:
+        config: a TOML file of settings, named like the flags; flags on the command line win.
+        dry_run: print the settings and what would be computed; write nothing.
+        debug: show the traceback of an error.
+    """
+
+    config: Annotated[Path | None, NoHint] = None
+    dry_run: FlagCreatePairsOff[bool] = False
+    debug: FlagCreatePairsOff[bool] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditCommand:
+    """Audit classifiers: accuracy, robustness, and what their units stand for under attack.
+
+    Attributes:
+        model: a packaged model (cifar10-standard, cifar10-l2), a network for 32x32 images such as
+            resnet14, torchvision:NAME or package.module:factory, each with @weights-file or
+            without; give --model once for each model.
+        data: sample, cifar10:DIR or folder:DIR.
+        out: the run folder; the same command continues an interrupted run.
+    """
+
+    model: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="MODEL")]]
+    data: DataSpec
+    out: Path
+    settings: OmitArgPrefixes[AuditSettings] = field(default_factory=AuditSettings)
+    common: OmitArgPrefixes[Common] = Common()
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise SettingsError("no model is given; name each with --model")
+        for spec in self.model:
+            _check_model(spec)
+        _check_data(self.data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateCommand(AuditCommand):
+    """Measure accuracy, natural and under attack: the stages accuracy and sweep of an audit."""
+
+    settings: OmitArgPrefixes[AuditSettings] = field(
+        default_factory=lambda: AuditSettings(stages=("accuracy", "sweep"))
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuronsCommand(AuditCommand):
+    """Measure the consistency of the units: the stage neurons of an audit."""
+
+    settings: OmitArgPrefixes[AuditSettings] = field(
+        default_factory=lambda: AuditSettings(stages=("neurons",))
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoCommand:
+    """Audit the two packaged classifiers, one standard, one robust, on the packaged images.
+
+    Attributes:
+        out: the run folder.
+    """
+
+    out: Path = Path("runs/demo")
+    settings: OmitArgPrefixes[AuditSettings] = field(
+        default_factory=lambda: AuditSettings(sweep_images=250)
+    )
+    common: OmitArgPrefixes[Common] = Common()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackCommand:
+    """Write attacked images as lossless PNG files, read them back and measure again.
+
+    Attributes:
+        model: a packaged model, a network for 32x32 images, torchvision:NAME or
+            package.module:factory, each with @weights-file or without.
+        data: sample, cifar10:DIR or folder:DIR.
+        out: the folder to write: images/<class>/<id>.png, which can be audited as
+            folder:OUT/images, and attack.csv with a row for each image. Eight bits round each
+            pixel value by up to 0.5/255, which can leave the ball by as much and undo a success:
+            both are measured on what is read back. The same command continues an interrupted run.
+    """
+
+    model: ModelSpec
+    data: DataSpec
+    out: Path
+    settings: OmitArgPrefixes[AttackSettings] = field(default_factory=AttackSettings)
+    common: OmitArgPrefixes[Common] = Common()
+
+    def __post_init__(self) -> None:
+        _check_model(self.model)
+        _check_data(self.data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCommand:
+    """Train a classifier, then measure it once on the test set.
+
+    Attributes:
+        model: resnet14, resnet18 … or package.module:factory, with @weights-file to start from.
+        data: cifar10:DIR, or folder:DIR with train and val in it.
+        out: the folder to write: model.safetensors and a model card, model.md. The same command
+            continues an interrupted run and ends with the same weights.
+    """
+
+    model: ModelSpec
+    data: DataSpec
+    out: Path
+    settings: OmitArgPrefixes[TrainSettings] = field(default_factory=TrainSettings)
+    common: OmitArgPrefixes[Common] = Common()
+
+    def __post_init__(self) -> None:
+        _check_model(self.model)
+        _check_data(self.data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportCommand:
+    """Write report.html and the figures of a run folder again.
+
+    Attributes:
+        run: the run folder.
+        debug: show the traceback of an error.
+    """
+
+    run: Positional[Annotated[Path, arg(metavar="RUN")]]
+    debug: FlagCreatePairsOff[bool] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataCommand:
+    """Fetch a data set: CIFAR-10, 170 MB, checked by SHA-256.
+
+    Attributes:
+        name: the data set.
+        to: the folder that shall hold it.
+        archive: a local copy of cifar-10-binary.tar.gz instead of a download.
+        debug: show the traceback of an error.
+    """
+
+    name: Positional[Literal["cifar10"]]
+    to: Path
+    archive: Annotated[Path | None, NoHint] = None
+    debug: FlagCreatePairsOff[bool] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsCommand:
+    """List the models, or show one: layers, units, parameters, normalization, classes.
+
+    Attributes:
+        action: list them all, or show the one that follows.
+        model: the model to show.
+        debug: show the traceback of an error.
+    """
+
+    action: Positional[Literal["list", "show"]] = "list"
+    model: Positional[Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="")]] = None
+    debug: FlagCreatePairsOff[bool] = False
+
+    def __post_init__(self) -> None:
+        if (self.action == "show") != (self.model is not None):
+            raise SettingsError("show needs a model, as in: advlens models show resnet14")
+        if self.model is not None:
+            _check_model(self.model)
+
+
+def _check_model(spec: str) -> None:
+    weights = spec.partition("@")[2]
+    if weights not in ("", "DEFAULT") and not Path(weights).is_file():
+        raise SettingsError(f"model {spec} names the weights file {weights}, which does not exist")
+
+
+def _check_data(spec: str) -> None:
+    folder = spec.partition(":")[2]
+    if folder and not Path(folder).expanduser().is_dir():
+        raise SettingsError(f"data {spec} names the folder {folder}, which does not exist")

@@ -1,0 +1,109 @@
+"""A classifier as advlens sees it: pixels in, logits out, normalization inside."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from advlens.arrays import Images, Logits
+from advlens.errors import DataError, ModelError
+
+TOLERANCE = 1e-6
+
+
+def check_images(images: Images) -> Images:
+    """Return images clamped to [0, 1]; refuse what is not an image batch in that range.
+
+    Raises:
+        DataError: not a float N×3×H×W tensor, not finite, or outside [0, 1] by more than 1e-6.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise DataError(
+            f"images must be a float tensor N×3×H×W, not {images.dtype} {tuple(images.shape)}; "
+            "convert with image.float() / 255 and stack along the first axis"
+        )
+    if images.numel() == 0:
+        return images
+    low, high = torch.stack(torch.aminmax(images)).tolist()
+    if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # also true of NaN
+        raise DataError(
+            f"images must lie in [0, 1], found {low:.4g} to {high:.4g}; "
+            "pass pixels and leave the normalization to the model"
+        )
+    return images.clamp(0, 1)
+
+
+class Classifier(nn.Module):
+    """A network with its normalization, class names and WordNet synsets.
+
+    `classifier(images)` takes pixels in [0, 1], N×3×H×W, and returns logits N×C of
+    `network((images − mean) / std)`.
+
+    Args:
+        network: any module from normalized images to logits.
+        name: shown in tables and reports.
+        mean, std: per channel, on the [0, 1] scale.
+        classes: class names in the order of the logits, if known.
+        synsets: their WordNet 3.0 wnids, if known.
+        image_size: height and width that the network expects.
+        resize: shorter side of an image file before the centre crop of `image_size`.
+        interpolation: how an image file is resized.
+        weights: SHA-256 of the weights file, if any.
+
+    Raises:
+        ModelError: a mean or std that cannot be used, or another number of classes than synsets.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        name: str,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        classes: Sequence[str] | None = None,
+        synsets: Sequence[str] | None = None,
+        image_size: int = 224,
+        resize: int = 256,
+        interpolation: str = "bilinear",
+        weights: str | None = None,
+    ):
+        super().__init__()
+        if classes is not None and synsets is not None and len(classes) != len(synsets):
+            raise ModelError(
+                f"{name}: {len(classes)} class names but {len(synsets)} synsets; give one per class"
+            )
+        self.name = name
+        self.network = network
+        self.register_buffer("mean", torch.zeros(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.ones(3, 1, 1), persistent=False)
+        self.set_normalization(mean, std)
+        self.classes = None if classes is None else tuple(classes)
+        self.synsets = None if synsets is None else tuple(synsets)
+        self.image_size = image_size
+        self.resize = resize
+        self.interpolation = interpolation
+        self.weights = weights
+
+    def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Set the mean and standard deviation per channel, on the [0, 1] scale.
+
+        Raises:
+            ModelError: not three finite values each, or a standard deviation that is not positive.
+        """
+        finite = all(math.isfinite(value) for value in (*mean, *std))
+        if not (finite and len(mean) == len(std) == 3 and min(std) > 0):
+            raise ModelError(
+                f"{self.name}: mean and std need three finite values each and std > 0, "
+                f"not {mean} and {std}"
+            )
+        self.mean.copy_(torch.tensor(mean).view(3, 1, 1))
+        self.std.copy_(torch.tensor(std).view(3, 1, 1))
+
+    def forward(self, images: Images) -> Logits:
+        logits: Logits = self.network((images - self.mean) / self.std)
+        return logits

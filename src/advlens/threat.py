@@ -1,0 +1,126 @@
+"""Balls around an image: what an attack may change, and the steepest step within it.
+
+Radii are in pixel units of [0, 1]; a radius may be one number or one per image (shape N).
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from advlens.arrays import Ids, Images, PerImage
+from advlens.errors import SettingsError
+from advlens.seeding import Stream, normal, uniform
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threat:
+    """The ball of radius `epsilon` around an image, cut with the pixel range [0, 1]."""
+
+    epsilon: float | PerImage
+    norm: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.epsilon, Tensor):
+            fits = self.epsilon.ndim == 1 and bool(
+                (self.epsilon.isfinite() & (self.epsilon >= 0)).all()
+            )
+        else:
+            fits = math.isfinite(self.epsilon) and self.epsilon >= 0
+        if not fits:
+            raise SettingsError(
+                "epsilon must be a finite number ≥ 0 in pixel units, or one per image, "
+                f"not {self.epsilon}"
+            )
+
+    def at(self, positions: Tensor) -> Self:
+        """The balls of the images at these positions alone."""
+        if isinstance(self.epsilon, Tensor):
+            return replace(self, epsilon=self.epsilon.to(positions.device)[positions])
+        return self
+
+    def radius(self, like: Images) -> float | Tensor:
+        """Epsilon, shaped to multiply a batch of images."""
+        if isinstance(self.epsilon, Tensor):
+            if len(self.epsilon) != len(like):
+                raise SettingsError(
+                    f"epsilon has {len(self.epsilon)} values for {len(like)} images; give one each"
+                )
+            return self.epsilon.to(like).view(-1, 1, 1, 1)
+        return self.epsilon
+
+    def sample(self, images: Images, *, seed: int, ids: Ids) -> Images:
+        """A uniform point of each image's ball, clamped to [0, 1]."""
+        raise NotImplementedError
+
+    def project(self, candidates: Images, images: Images) -> Images:
+        """The candidates brought back into each image's ball and into [0, 1]."""
+        raise NotImplementedError
+
+    def steepest(self, gradient: Images) -> Images:
+        """The direction of unit length in this norm that raises the objective most; 0 for 0."""
+        raise NotImplementedError
+
+    def length(self, difference: Images) -> PerImage:
+        """Length of each difference in this norm."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linf(Threat):
+    """Every pixel value may change by at most epsilon."""
+
+    norm: ClassVar[str] = "Linf"
+
+    def sample(self, images: Images, *, seed: int, ids: Ids) -> Images:
+        noise = uniform(seed, ids, images.shape[1:], Stream.START).to(images) * 2 - 1
+        return (images + self.radius(images) * noise).clamp(0, 1)
+
+    def project(self, candidates: Images, images: Images) -> Images:
+        radius = self.radius(images)
+        return torch.clamp(candidates, images - radius, images + radius).clamp_(0, 1)
+
+    def steepest(self, gradient: Images) -> Images:
+        return gradient.sign()
+
+    def length(self, difference: Images) -> PerImage:
+        return difference.abs().amax(dim=(1, 2, 3))
+
+
+@dataclass(frozen=True, kw_only=True)
+class L2(Threat):
+    """The Euclidean length of the change is at most epsilon."""
+
+    norm: ClassVar[str] = "L2"
+
+    def sample(self, images: Images, *, seed: int, ids: Ids) -> Images:
+        direction = normal(seed, ids, images.shape[1:], Stream.START).to(images)
+        share = uniform(seed, ids, (1, 1, 1), Stream.RADIUS).to(images)
+        dimensions = images[0].numel() if len(images) else 1
+        # a uniform point of a d-ball lies at radius u^(1/d)
+        distance = self.radius(images) * share ** (1 / dimensions)
+        return (images + distance * self.steepest(direction)).clamp(0, 1)
+
+    def project(self, candidates: Images, images: Images) -> Images:
+        difference = candidates - images
+        factor = (self.radius(images) / _euclidean(difference).clamp_min(1e-30)).clamp(max=1)
+        return torch.addcmul(images, difference, factor).clamp_(0, 1)
+
+    def steepest(self, gradient: Images) -> Images:
+        # Scaled by the largest element first: norms of 1e-30 are real on confident models, and
+        # their squares would vanish in float32; an additive guard would shorten their steps.
+        largest = gradient.abs().amax(dim=(1, 2, 3), keepdim=True)
+        scaled = gradient / torch.where(largest > 0, largest, 1)
+        direction: Images = scaled / _euclidean(scaled).clamp_min(1)
+        return direction
+
+    def length(self, difference: Images) -> PerImage:
+        return _euclidean(difference).flatten()
+
+
+def _euclidean(images: Images) -> Tensor:
+    """Length of each image as one vector, shape N×1×1×1."""
+    length: Tensor = torch.linalg.vector_norm(images, dim=(1, 2, 3), keepdim=True)
+    return length

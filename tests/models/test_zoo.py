@@ -1,0 +1,197 @@
+"""models.zoo: every way to name a model."""
+
+import hashlib
+import os
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from advlens.datasets import load_data
+from advlens.errors import CheckpointError, ModelError, SettingsError
+from advlens.models import Classifier, list_models, load_model, save_weights
+from advlens.models.zoo import imagenet_synsets
+
+CIFAR = [name for name in list_models() if name.startswith("resnet")]
+PACKAGED = [name for name in list_models() if name.startswith("cifar10-")]
+
+
+@pytest.mark.parametrize("name", CIFAR)
+def test_cifar_networks(name):
+    classifier = load_model(name)
+    assert classifier.name == name
+    assert not any(module.training for module in classifier.modules())
+    assert classifier(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+    assert (classifier.image_size, classifier.resize, classifier.weights) == (32, 32, None)
+    assert classifier.classes[0] == "airplane"
+    assert len(classifier.classes) == len(classifier.synsets) == 10
+
+
+def test_seed_decides_random_weights_and_global_state_stays():
+    before = torch.get_rng_state()
+    first, same, other = (
+        load_model("resnet14"),
+        load_model("resnet14"),
+        load_model("resnet14", seed=1),
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    weights = [built.network.conv1.weight for built in (first, same, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_models(name):
+    classifier = load_model(name)
+    assert classifier.name == name
+    assert len(classifier.weights) == 64
+    data = load_data("sample")
+    with torch.no_grad():
+        predicted = classifier(data.images(range(len(data))).float() / 255).argmax(dim=1)
+    assert (predicted == data.labels).float().mean() > 0.7
+    with pytest.raises(
+        SettingsError, match=f"{name} has its own weights; for others give resnet14@x"
+    ):
+        load_model(f"{name}@x")
+
+
+def test_weights_from_a_file(tmp_path):
+    saved = load_model("resnet20", seed=5)
+    saved.set_normalization((0.3, 0.3, 0.3), (0.2, 0.2, 0.2))
+    path = tmp_path / "mine.safetensors"
+    save_weights(saved, path)
+    loaded = load_model(f"resnet20@{path}")
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(loaded(images), saved.eval()(images))
+    assert loaded.name == "mine"
+    assert loaded.weights == hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(CheckpointError, match=r"mine.safetensors does not fit CifarResNet"):
+        load_model(f"resnet14@{path}")
+    with pytest.raises(CheckpointError, match="no weights file at"):
+        load_model(f"resnet20@{tmp_path / 'none.pt'}")
+
+
+@pytest.mark.parametrize("depth", [20, 32, 56])
+def test_public_weights_load(depth, shared_data):
+    path = shared_data / "cifar10-models" / f"resnet{depth}.safetensors"
+    classifier = load_model(f"resnet{depth}@{path}")
+    assert classifier.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    logits = classifier(torch.zeros(1, 3, 32, 32))
+    assert logits.argmax().item() in range(10)
+
+
+def test_public_resnet20_reaches_its_accuracy(shared_data):
+    """91.73 % on all 10 000 test images; ± 3.5 points is three standard errors of 500."""
+    if "ADVLENS_CIFAR10" not in os.environ:
+        pytest.skip("ADVLENS_CIFAR10 does not name the folder of CIFAR-10's binary version")
+    data = load_data(f"cifar10:{os.environ['ADVLENS_CIFAR10']}", split="test")
+    classifier = load_model(f"resnet20@{shared_data / 'cifar10-models' / 'resnet20.safetensors'}")
+    with torch.no_grad():
+        predicted = classifier(data.images(range(500)).float() / 255).argmax(dim=1)
+    accuracy = (predicted == data.labels[:500]).float().mean().item()
+    assert accuracy == pytest.approx(0.9173, abs=0.035)
+
+
+FACTORIES = """
+import torch
+from torch import nn
+from advlens.models import Classifier
+
+def network():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+
+def classifier():
+    return Classifier(nn.Conv2d(3, 4, 3), name="own", mean=(0.5, 0.5, 0.5), classes=list("abcd"))
+
+def number():
+    return 7
+
+def fails():
+    raise KeyError("a fault of the user's")
+
+def moves():
+    import os
+    os.chdir("/")
+    return nn.Identity()
+"""
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch) -> str:
+    """The name of a module in the current folder."""
+    name = f"zoo_factories_{abs(hash(tmp_path))}"
+    (tmp_path / f"{name}.py").write_text(FACTORIES)
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+def test_factory(own_module, tmp_path):
+    path = list(sys.path)
+    classifier = load_model(f"{own_module}:classifier")
+    assert classifier.name == "own"
+    assert classifier.classes == ("a", "b", "c", "d")
+    wrapped = load_model(f"{own_module}:network")
+    assert isinstance(wrapped, Classifier)
+    assert wrapped.name == "network"
+    assert isinstance(wrapped.network, nn.Sequential)
+    assert wrapped.mean.abs().max() == 0
+    torch.save(classifier.network.state_dict(), tmp_path / "w.pt")
+    assert load_model(f"{own_module}:classifier@{tmp_path / 'w.pt'}").name == "w"
+    load_model(f"{own_module}:moves")
+    assert sys.path == path
+
+
+@pytest.mark.parametrize(
+    ("attribute", "message"),
+    [
+        ("fails", 'cannot build the model .*: KeyError: "a fault of the user\'s"; it must name'),
+        ("number", "returned a int, not a torch.nn.Module"),
+        ("nothing", "cannot build the model .*: AttributeError"),
+    ],
+)
+def test_factories_that_fail(attribute, message, own_module):
+    before = list(sys.path)
+    with pytest.raises(ModelError, match=message):
+        load_model(f"{own_module}:{attribute}")
+    assert sys.path == before
+
+
+def test_unknown_names():
+    with pytest.raises(ModelError, match="ModuleNotFoundError"):
+        load_model("no_such_module:factory")
+    with pytest.raises(SettingsError, match=r"no model named 'resnet19'; there are .*resnet20"):
+        load_model("resnet19")
+    with pytest.raises(
+        SettingsError, match="torchvision:resnet19 is not known; use one of alexnet"
+    ):
+        load_model("torchvision:resnet19")
+    with pytest.raises(SettingsError, match="no model named ''"):
+        load_model("")
+
+
+def test_torchvision():
+    classifier = load_model("torchvision:resnet18")
+    assert classifier.name == "resnet18"
+    assert (classifier.image_size, classifier.resize) == (224, 256)
+    assert classifier.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    assert len(classifier.synsets) == 1000
+    assert classifier(torch.rand(1, 3, 64, 64)).shape == (1, 1000)
+
+
+def test_torchvision_alexnet():
+    assert load_model("torchvision:alexnet")(torch.rand(1, 3, 64, 64)).shape == (1, 1000)
+
+
+def test_torchvision_inception_normalizes_once():
+    classifier = load_model("torchvision:inception_v3")
+    assert classifier.network.transform_input is False
+    assert classifier.mean.flatten().tolist() == [0.5, 0.5, 0.5]
+    assert (classifier.image_size, classifier.resize) == (299, 342)
+
+
+def test_imagenet_synsets():
+    synsets = imagenet_synsets()
+    assert len(set(synsets)) == 1000
+    assert list(synsets) == sorted(synsets)
+    assert synsets[281] == "n02123045"  # tabby

@@ -1,0 +1,152 @@
+"""prepared.frozen: the same logits and input gradients as the model, which stays untouched."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from prepared_networks import NETWORKS, SLOW, UNTRACEABLE, build
+from torch import nn
+
+from advlens.errors import ModelError
+from advlens.prepared import Prepared, prepare
+
+each_network = pytest.mark.parametrize("name", NETWORKS)
+each_quick_network = pytest.mark.parametrize("name", [n for n in NETWORKS if n not in SLOW])
+FOLDED = {
+    "resnet, pad": 7, "resnet, projection": 8, "classifier": 7, "vgg": 2, "vgg, in place": 2,
+    "leaky": 2, "functional": 2, "results ignored": 1, "control flow": 0,
+    "convolution subclass": 1, "norm subclass": 1, "no running statistics": 1, "shared layers": 0,
+    "tied weights": 1, "spectral norm": 1, "weight norm": 1, "torchvision resnet18": 20,
+    "torchvision inception": 94,
+}  # fmt: skip
+
+
+def norms(model: nn.Module) -> int:
+    kinds = nn.modules.batchnorm._NormBase
+    return len({module for module in model.modules() if isinstance(module, kinds)})
+
+
+def logits_and_gradient(model: nn.Module, images: torch.Tensor):
+    inputs = images.clone().requires_grad_()
+    logits = model(inputs)
+    mix = torch.linspace(-1, 1, logits.shape[1]).to(logits)
+    (gradient,) = torch.autograd.grad((logits @ mix).sum(), inputs)
+    return logits.detach(), gradient
+
+
+@each_network
+def test_same_logits_and_input_gradients(name):
+    """In float64, where folding is exact to the last digits (logits are rounded to float32)."""
+    model, images = build(name)
+    model, images = model.double().eval(), images.double()
+    copied = prepare(model, dtype=torch.float64)
+    assert copied.folded == (name not in UNTRACEABLE)
+    logits, gradient = logits_and_gradient(model, images)
+    found, found_gradient = logits_and_gradient(copied, images)
+    scale = logits.abs().max()
+    torch.testing.assert_close(found.double(), logits, rtol=0, atol=float(1e-6 * scale))
+    scale = gradient.abs().max()
+    assert scale > 0
+    torch.testing.assert_close(found_gradient, gradient, rtol=0, atol=float(1e-9 * scale))
+
+
+@each_network
+def test_float32_is_as_good(name):
+    model, images = build(name)
+    exact, gradient = logits_and_gradient(copy.deepcopy(model).double().eval(), images.double())
+    plain, plain_gradient = logits_and_gradient(copy.deepcopy(model).eval(), images)
+    found, found_gradient = logits_and_gradient(prepare(model), images)
+    assert found.dtype == torch.float32
+
+    def error(value, reference):
+        return (value - reference).norm() / reference.norm()
+
+    assert error(found, exact) < 4 * error(plain, exact) + 1e-6
+    assert error(found_gradient, gradient) < 4 * error(plain_gradient, gradient) + 1e-6
+
+
+@each_network
+def test_norms_are_folded_where_they_can_be(name):
+    model, _ = build(name)
+    assert norms(model) - norms(prepare(model)) == FOLDED[name]
+
+
+@each_quick_network
+def test_model_is_untouched(name):
+    model, images = build(name)
+    next(iter(model.children())).eval()
+    before = copy.deepcopy(model)
+    copied = prepare(model)
+    copied(images), copied.record(images), copied.features(images), copied.update(model)
+    for old, new in zip(before.modules(), model.modules(), strict=True):
+        assert new.training == old.training
+        assert len(new._forward_hooks) == len(old._forward_hooks)
+    for old, new in zip(before.state_dict().values(), model.state_dict().values(), strict=True):
+        assert torch.equal(new, old)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(parameter.requires_grad for parameter in copied.parameters())
+    assert not any(module.training for module in copied.modules())
+
+
+@pytest.mark.parametrize("name", [n for n in NETWORKS if n not in SLOW | {"spectral norm"}])
+def test_update_equals_a_fresh_copy(name):
+    model, images = build(name)
+    copied = prepare(model)
+    copied.record(images), copied.features(images)  # so that all graphs exist
+    before = copied(images)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    labels = torch.tensor([0, 1, 2, 3])
+    for _ in range(2):
+        copied.update(model)
+        # as in training: batch normalization must go on in training mode after an update
+        F.cross_entropy(model(images.flip(0)), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    if hasattr(model, "set_normalization"):
+        model.set_normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats:
+            assert module.training
+            assert module.num_batches_tracked >= 3
+    copied.update(model)
+    fresh = prepare(model)
+    assert torch.equal(copied(images), fresh(images))
+    assert not torch.equal(copied(images), before)
+    logits, responses = copied.record(images)
+    assert torch.equal(logits, fresh(images))
+    for layer, values in fresh.record(images)[1].items():
+        assert torch.equal(responses[layer], values)
+
+
+def test_models_that_torch_cannot_copy():
+    """The old spectral norm keeps a weight that hangs on the last training step."""
+    model, images = build("spectral norm")
+    model(images).sum().backward()
+    with pytest.raises(ModelError, match="cannot copy Sequential: Only Tensors created"):
+        prepare(model)
+
+
+def test_bfloat16_copy():
+    model, images = build("resnet, pad")
+    copied, exact = prepare(model, dtype=torch.bfloat16), prepare(model)(images)
+    found = copied(images)
+    assert found.dtype == torch.float32
+    assert 0 < (found - exact).abs().max() < 0.05 * exact.abs().max()
+    copied.update(model)
+    assert torch.equal(copied(images), found)
+    assert all(values.dtype == torch.float32 for values in copied.record(images)[1].values())
+
+
+def test_prepared_copies_are_returned_as_they_are():
+    copied = prepare(build("vgg")[0])
+    assert isinstance(copied, Prepared)
+    assert prepare(copied) is copied
+
+
+def test_convolutions_are_channels_last():
+    copied = prepare(build("resnet, pad")[0])
+    weights = [p for p in copied.parameters() if p.ndim == 4 and p.shape[1] > 1]
+    assert weights
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)

@@ -1,0 +1,260 @@
+"""prepared.units: where units are read, found a second time by hooks on the model itself."""
+
+import weakref
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from prepared_networks import NETWORKS, SLOW, UNTRACEABLE, build
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from advlens.errors import ModelError
+from advlens.models.resnet import BasicBlock
+from advlens.prepared import live_features, prepare
+
+each_quick_network = pytest.mark.parametrize("name", [n for n in NETWORKS if n not in SLOW])
+
+
+def outputs(model: nn.Module, images: torch.Tensor) -> dict[str, list[torch.Tensor]]:
+    """A copy of every output of every module of the model in evaluation mode."""
+    kept: dict[str, list[torch.Tensor]] = {}
+
+    def keep(name):
+        return lambda module, inputs, output: kept.setdefault(name, []).append(output.clone())
+
+    handles = [m.register_forward_hook(keep(name)) for name, m in model.named_modules()]
+    with torch.no_grad():
+        model.eval()(images)
+    for handle in handles:
+        handle.remove()
+    return kept
+
+
+def resnet_units(model: nn.Module, images: torch.Tensor, block: type, shortcut: str):
+    """Maps of each convolution: a block's last one is read behind its sum and ReLU."""
+    kept, expected = outputs(model, images), {"conv1": F.relu(outputs(model, images)["bn1"][0])}
+    for name, module in model.named_modules():
+        if isinstance(module, block):
+            last = 3 if hasattr(module, "conv3") else 2
+            for number in range(1, last):
+                expected[f"{name}.conv{number}"] = F.relu(kept[f"{name}.bn{number}"][0])
+            expected[f"{name}.conv{last}"] = kept[name][0]
+            if f"{name}.{shortcut}.0" in kept:
+                expected[f"{name}.{shortcut}.0"] = F.relu(kept[f"{name}.{shortcut}.1"][0])
+    return expected
+
+
+def functional_units(model: nn.Module, images: torch.Tensor):
+    kept = outputs(model, images)
+    first = F.relu(kept["bn1"][0])
+    second = F.relu(kept["bn2"][0] + first)
+    return {"conv1": first, "conv2": second, "conv3": F.relu(F.gelu(kept["conv3"][0]))}
+
+
+def shared_units(model: nn.Module, images: torch.Tensor):
+    kept = outputs(model, images)
+    first, second = (F.relu(maps) for maps in kept["bn"])
+    return {"conv1": first, "conv2": second, "twice": F.relu(kept["twice"][1])}
+
+
+EXPECTED = {
+    "resnet, pad": lambda m, x: resnet_units(m, x, BasicBlock, "shortcut"),
+    "resnet, projection": lambda m, x: resnet_units(m, x, BasicBlock, "shortcut"),
+    "classifier": lambda m, x: resnet_units(
+        m.network, (x - m.mean) / m.std, BasicBlock, "shortcut"
+    ),
+    "vgg": lambda m, x: {"0": outputs(m, x)["2"][0], "4": outputs(m, x)["6"][0]},
+    "leaky": lambda m, x: {"0": F.relu(outputs(m, x)["2"][0]), "4": F.relu(outputs(m, x)["6"][0])},
+    "functional": functional_units,
+    "norm subclass": lambda m, x: {"0": outputs(m, x)["2"][0], "4": outputs(m, x)["6"][0]},
+    "results ignored": lambda m, x: {
+        "conv1": F.relu(outputs(m, x)["bn1"][0]),
+        "conv2": F.relu(outputs(m, x)["conv2"][0]),
+    },
+    "control flow": lambda m, x: {
+        "conv1": F.relu(outputs(m, x)["bn1"][0]),
+        "conv2": F.relu(outputs(m, x)["conv2"][0]),
+        "never": torch.zeros(4, 8, 12, 12),
+    },
+    "shared layers": shared_units,
+    "torchvision resnet18": lambda m, x: resnet_units(
+        m, x, torchvision.models.resnet.BasicBlock, "downsample"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_units_are_where_hooks_on_the_model_find_them(name):
+    model, images = build(name)
+    expected = EXPECTED[name](model, images)
+    model.eval()
+    copied = prepare(model)
+    with torch.no_grad():
+        logits, responses = copied.record(images)
+        torch.testing.assert_close(logits, model(images), rtol=1e-4, atol=1e-4)
+        assert set(responses) == set(expected) == set(copied.layers)
+        for layer, maps in expected.items():
+            assert copied.layers[layer] == maps.shape[1]
+            assert responses[layer].shape == (len(images), maps.shape[1])
+            values = maps.flatten(2).amax(dim=2)
+            torch.testing.assert_close(responses[layer], values, rtol=1e-4, atol=1e-4)
+            assert (values > 0).any() or layer == "never"
+            if layer != "never":
+                found = copied.features(images, layer)
+                torch.testing.assert_close(found, maps, rtol=1e-4, atol=1e-4)
+
+
+def test_bottleneck_blocks():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        block = torchvision.models.resnet.Bottleneck
+        model = torchvision.models.ResNet(block, [2, 1, 1, 1], num_classes=5)
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    expected = resnet_units(model, images, block, "downsample")
+    with torch.no_grad():
+        _, responses = prepare(model).record(images)
+    assert set(responses) == set(expected)
+    for layer, maps in expected.items():
+        values = maps.flatten(2).amax(dim=2)
+        torch.testing.assert_close(responses[layer], values, rtol=1e-3, atol=1e-4)
+
+
+def test_layers_are_named_in_the_order_of_execution():
+    assert list(prepare(build("classifier")[0]).layers) == [
+        "conv1", "layer1.0.conv1", "layer1.0.conv2", "layer2.0.conv1", "layer2.0.conv2",
+        "layer2.1.conv1", "layer2.1.conv2",
+    ]  # fmt: skip
+    assert list(prepare(build("torchvision resnet18")[0]).layers)[:3] == [
+        "conv1", "layer1.0.conv1", "layer1.0.conv2"
+    ]  # fmt: skip
+
+
+def test_last_layer_is_the_one_whose_units_come_last():
+    """In the second network, a projection shortcut is called after the last 3×3 convolution."""
+    for name, layer in (("vgg", "4"), ("resnet, projection", "layer2.0.conv2")):
+        model, images = build(name)
+        copied = prepare(model)
+        assert torch.equal(copied.features(images), copied.features(images, layer))
+
+
+def test_unknown_layer_names_those_that_there_are():
+    model, images = build("vgg")
+    with pytest.raises(ModelError, match="no convolution named 'layer9'; there are: 0, 4"):
+        prepare(model).features(images, "layer9")
+    model, images = build("control flow")
+    with pytest.raises(ModelError, match="the layer never is not run on these images"):
+        prepare(model).features(images, "never")
+
+
+def test_network_without_convolutions():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    copied, images = prepare(model), torch.rand(2, 3, 2, 2)
+    assert copied.layers == {}
+    logits, responses = copied.record(images)
+    assert responses == {}
+    torch.testing.assert_close(logits, model(images))
+    with pytest.raises(ModelError, match="there are: none"):
+        copied.features(images)
+    with pytest.raises(ModelError, match="Sequential has no convolution to take features from"):
+        live_features(model)
+
+
+class Fails(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.view(-1, 123457)
+
+
+def test_features_compute_nothing_behind_their_layer():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), Fails())
+    images = torch.rand(2, 3, 8, 8)
+    copied = prepare(model)
+    assert copied.folded
+    assert copied.features(images).shape == (2, 4, 4, 4)
+    with pytest.raises(RuntimeError):
+        copied(images)
+
+
+class PeakMemory(TorchDispatchMode):
+    """The most bytes that tensors made inside held at one time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held, self.peak = 0, 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        result = operator(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and not any(result is value for value in args):
+            size = result.nbytes
+            self.held += size
+            self.peak = max(self.peak, self.held)
+            weakref.finalize(result, self.release, size)
+        return result
+
+    def release(self, size: int) -> None:
+        self.held -= size
+
+
+class Deep(nn.Module):
+    """Twelve layers of equal maps; traceable or not."""
+
+    def __init__(self, traceable: bool):
+        super().__init__()
+        self.traceable = traceable
+        layers = [nn.Sequential(nn.Conv2d(c, 8, 1), nn.BatchNorm2d(8)) for c in [3] + [8] * 11]
+        self.layers = nn.ModuleList(layers)
+        self.linear = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.traceable and x.amax() > 2:
+            return x
+        for layer in self.layers:
+            x = F.relu(layer(x))
+        return self.linear(x.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("traceable", [True, False])
+def test_recording_keeps_no_maps(traceable):
+    copied, images = prepare(Deep(traceable)), torch.rand(4, 3, 32, 32)
+    assert copied.folded == traceable
+    with torch.no_grad():
+        copied.record(images)
+        with PeakMemory() as bare:
+            copied(images)
+        with PeakMemory() as recording:
+            _, responses = copied.record(images)
+    maps = 4 * 8 * 32 * 32 * 4  # bytes of one layer's maps, of which there are twelve
+    assert 2 * maps <= bare.peak <= 5 * maps
+    assert recording.peak <= bare.peak + maps
+    assert len(responses) == 12
+
+
+@each_quick_network
+def test_live_features(name):
+    model, images = build(name)
+    if name in UNTRACEABLE:
+        with pytest.raises(ModelError, match="cannot trace the forward of Branching"):
+            live_features(model)
+        return
+    live = live_features(model.eval())
+    with torch.no_grad():
+        logits, maps = live(images)
+    copied = prepare(model)
+    torch.testing.assert_close(logits, copied(images), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(maps, copied.features(images), rtol=1e-4, atol=1e-4)
+
+
+def test_live_features_are_the_model_itself():
+    model, images = build("resnet, pad")
+    steps = model.bn1.num_batches_tracked.item()
+    live = live_features(model.train())
+    logits, maps = live(images)
+    assert model.bn1.num_batches_tracked.item() == steps + 1
+    maps.square().mean().backward()
+    assert model.conv1.weight.grad.abs().max() > 0
+    assert model.linear.weight.grad is None
+    with torch.no_grad():
+        model.linear.bias += 1
+    shifted, _ = live(images)
+    torch.testing.assert_close(shifted, logits + 1)

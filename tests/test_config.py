@@ -1,0 +1,109 @@
+"""Settings: how numbers are written and read, and what is refused."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from advlens.config import (
+    AttackSettings,
+    AuditSettings,
+    TrainSettings,
+    parse_number,
+    show_number,
+)
+from advlens.errors import SettingsError
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("4/255", 4 / 255),
+        (".0157", 0.0157),
+        ("0.5", 0.5),
+        ("1", 1.0),
+        ("1e-3", 0.001),
+        ("-1/2", -0.5),
+    ],
+)
+def test_numbers_are_decimal_or_fractions(text: str, value: float) -> None:
+    assert parse_number(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "four", "4/", "/255", "1/2/3", "4/0", "0x1", "4 255"])
+def test_other_texts_are_no_numbers(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is not a number such as 0\.0157 or 4/255"):
+        parse_number(text)
+
+
+@given(st.integers(1, 254))
+def test_levels_are_shown_as_fractions(level: int) -> None:
+    assert show_number(level / 255) == f"{level}/255"
+
+
+@given(st.floats(1e-6, 1e4))
+def test_what_is_shown_is_read_again(value: float) -> None:
+    assert parse_number(show_number(value)) == pytest.approx(value, rel=1e-5)
+
+
+def test_nothing_is_shown_as_auto() -> None:
+    assert show_number(None) == "auto"
+    assert [show_number(v) for v in (0.0, 0.5, 1.0, 3.0)] == ["0", "0.5", "1", "3"]
+
+
+POSITIVE = {
+    AuditSettings: (
+        "images", "epsilon", "steps", "sweep_images", "sweep_steps", "neuron_epsilon",
+        "neuron_steps", "sigma", "batch_size",
+    ),
+    AttackSettings: ("epsilon", "steps", "step_size", "images", "batch_size"),
+    TrainSettings: (
+        "epochs", "batch_size", "learning_rate", "validation", "epsilon", "attack_steps",
+        "step_size", "threads",
+    ),
+}  # fmt: skip
+RANGES = [
+    *((kind, name, value) for kind, names in POSITIVE.items() for name in names
+      for value in (0, -1, math.nan, math.inf)),
+    *((kind, "seed", value) for kind in POSITIVE for value in (-1, 2**63)),
+    *((AuditSettings, name, value) for name in ("top", "success") for value in (0, 1.1, math.nan)),
+    *((TrainSettings, name, value) for name in ("weight_decay", "beta", "alpha")
+      for value in (-0.1, math.nan, math.inf)),
+    (TrainSettings, "alpha", 1.1),
+    (AuditSettings, "fgsm", (1 / 255, 1.5)),
+    (AuditSettings, "stages", ()),
+    (AuditSettings, "synsets", Path("no such file.csv")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "name", "value"), RANGES)
+def test_a_value_out_of_range_is_refused_by_name(kind: type, name: str, value: object) -> None:
+    with pytest.raises(SettingsError, match=rf"^{name}\b"):
+        kind(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("method", "names"),
+    [
+        ("fgsm", ["steps", "step_size", "weight", "layer"]),
+        ("noise", ["steps", "step_size", "weight", "layer"]),
+        ("pgd", ["weight", "layer"]),
+        ("bim", ["weight", "layer"]),
+        ("least-likely", ["weight", "layer"]),
+        ("feature", ["weight"]),
+        ("adam", ["epsilon", "layer"]),
+    ],
+)
+def test_settings_that_a_method_ignores_are_refused(method: str, names: list[str]) -> None:
+    for field in dataclasses.fields(AttackSettings):
+        if field.default is not None:
+            continue
+        values = {"method": method, field.name: "conv1" if field.name == "layer" else 1}
+        if field.name in names:
+            with pytest.raises(SettingsError, match=f"{field.name} means nothing to .* {method}"):
+                AttackSettings(**values)
+        else:
+            AttackSettings(**values)

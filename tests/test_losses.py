@@ -1,0 +1,87 @@
+"""losses: float32 against float64, where plain float32 cross entropy fails."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from advlens.losses import cross_entropy, feature_distance, log_odds
+
+MARGINS = [-90, -40, -5, 0, 5, 10, 17, 25, 40, 60, 80, 87]
+
+
+def confident(margin: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of ten classes whose label leads all the others by the margin or more."""
+    logits = torch.linspace(0, -6, 10, dtype=torch.float64)
+    logits[4] = margin
+    return logits.unsqueeze(0), torch.tensor([4])
+
+
+@pytest.mark.parametrize("margin", MARGINS)
+def test_values_equal_naive_float64(margin):
+    logits, labels = confident(margin)
+    others = [float(value) for i, value in enumerate(logits[0]) if i != 4]
+    odds = sum(math.exp(value - margin) for value in others)  # (1 − p) / p
+    found = log_odds(logits.float(), labels), cross_entropy(logits.float(), labels)
+    assert found[0].item() == pytest.approx(math.log(odds), abs=1e-5)
+    assert found[1].item() == pytest.approx(math.log1p(odds), rel=2e-5, abs=0)
+
+
+def naive_gradient(logits: torch.Tensor, label: int) -> np.ndarray:
+    """softmax − one-hot, the label's component as the negative sum of the others: no 1 − p."""
+    values = np.exp(logits[0].numpy() - logits[0].max().item())
+    p = values / values.sum()
+    p[label] = -(p.sum() - p[label]) if p[label] < 0.5 else -np.delete(p, label).sum()
+    return p
+
+
+def gradient(loss, logits: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
+    leaf = logits.float().requires_grad_()
+    (found,) = torch.autograd.grad(loss(leaf, labels).sum(), leaf)
+    return found.double().numpy()[0]
+
+
+@pytest.mark.parametrize("margin", MARGINS)
+def test_gradient_equals_naive_float64(margin):
+    logits, labels = confident(margin)
+    expected = naive_gradient(logits, 4)
+    np.testing.assert_allclose(gradient(cross_entropy, logits, labels), expected, rtol=3e-5)
+    # the log odds have the same direction, and a length that does not vanish
+    scaled = expected / -expected[4]
+    np.testing.assert_allclose(gradient(log_odds, logits, labels), scaled, rtol=3e-5)
+
+
+@pytest.mark.parametrize("margin", [17.5, 25, 40, 60, 80])
+def test_plain_float32_cross_entropy_would_fail(margin):
+    logits, labels = confident(margin)
+    weight = torch.randn(10, 500, generator=torch.Generator().manual_seed(0)).double()
+    signs = np.sign(naive_gradient(logits, 4) @ weight.numpy())
+    ours = np.sign(gradient(cross_entropy, logits, labels) @ weight.numpy())
+    plain = np.sign(gradient(F.cross_entropy, logits, labels) @ weight.numpy())
+    assert (ours == signs).all()
+    assert (plain != signs).mean() > 0.1
+
+
+def test_log_odds_are_positive_exactly_where_another_class_leads():
+    logits = torch.randn(400, 2, generator=torch.Generator().manual_seed(1)).double()
+    labels = torch.zeros(400, dtype=torch.int64)
+    assert torch.equal(log_odds(logits, labels) > 0, logits.argmax(dim=1) != 0)
+
+
+def test_losses_are_per_image():
+    logits = torch.randn(7, 5, generator=torch.Generator().manual_seed(2)).double()
+    labels = torch.arange(7) % 5
+    expected = F.cross_entropy(logits, labels, reduction="none")
+    torch.testing.assert_close(cross_entropy(logits, labels), expected)
+    assert torch.autograd.gradcheck(
+        lambda z: cross_entropy(z, labels), logits.clone().requires_grad_()
+    )
+
+
+def test_feature_distance_is_the_mean_square_per_image():
+    generator = torch.Generator().manual_seed(3)
+    a, b = (torch.randn(3, 4, 2, 2, generator=generator).double() for _ in range(2))
+    expected = [((a[i] - b[i]).numpy() ** 2).mean() for i in range(3)]
+    np.testing.assert_allclose(feature_distance(a, b).numpy(), expected, rtol=1e-12)

@@ -1,0 +1,84 @@
+"""What the package offers: exactly the names of `__all__`, each documented, none imported early."""
+
+import ast
+import dataclasses
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import advlens
+
+SOURCE = Path(advlens.__file__)
+NAMES = {
+    "AdamAttack", "AdvlensError", "AuditSettings", "Bim", "CheckpointError", "Classifier",
+    "Consistency", "DataError", "FeatureAttack", "Fgsm", "GaussianNoise", "L2", "LeastLikely",
+    "Linf", "ModelError", "NumericError", "Pgd", "RunError", "SettingsError", "Training",
+    "__version__", "audit", "load_data", "load_model",
+}  # fmt: skip
+
+
+def in_new_process(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_all_is_exact() -> None:
+    assert len(advlens.__all__) == len(set(advlens.__all__))
+    assert set(advlens.__all__) == NAMES
+    assert set(dir(advlens)) == NAMES
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    tree = ast.parse(SOURCE.read_text())
+    (block,) = [
+        n for n in tree.body if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.dump(n.test)
+    ]
+    seen = {
+        alias.name: part.module
+        for part in block.body
+        if isinstance(part, ast.ImportFrom)
+        for alias in part.names
+    }
+    assert seen == {name: f"advlens.{home}" for name, home in advlens._HOME.items()}
+    assert {*seen, "__version__"} == NAMES
+
+
+def test_names_come_when_they_are_used() -> None:
+    code = (
+        "import sys, advlens\n"
+        "assert not {'torch', 'numpy', 'tyro'} & sys.modules.keys()\n"
+        "advlens.AdvlensError\n"
+        "assert 'torch' not in sys.modules\n"
+        "for name in advlens.__all__: getattr(advlens, name)\n"
+        "assert callable(advlens.audit)\n"
+        "print(*{'matplotlib', 'torchvision', 'jinja2', 'PIL._imaging'} & sys.modules.keys())\n"
+        "try: advlens.nothing\n"
+        "except AttributeError as error: print(error)\n"
+    )
+    heavy, error = in_new_process(code).splitlines()
+    assert set(heavy.split()) <= {"PIL._imaging"}  # the others are imported where they are used
+    assert error == "module 'advlens' has no attribute 'nothing'"
+
+
+@pytest.mark.parametrize("name", sorted(NAMES - {"__version__", "audit"}))
+def test_every_public_name_is_documented(name: str) -> None:
+    thing = getattr(advlens, name)
+    assert inspect.getdoc(thing)
+    assert thing.__module__.startswith("advlens.")
+    if dataclasses.is_dataclass(thing):
+        documentation = "".join(inspect.getdoc(base) or "" for base in thing.__mro__[:-1])
+        for field in dataclasses.fields(thing):
+            assert f"{field.name}" in documentation, field.name
+    for member, value in vars(thing).items() if inspect.isclass(thing) else ():
+        if inspect.isfunction(value) and not member.startswith("_"):
+            assert inspect.getdoc(getattr(thing, member)), member
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    from importlib.metadata import version
+
+    assert advlens.__version__ == version("advlens")

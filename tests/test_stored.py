@@ -1,0 +1,252 @@
+"""Stored attacks: what the files hold, what is measured on them, and how an interruption ends."""
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from advlens import stored as stored_module
+from advlens.attacks import (
+    AdamAttack,
+    Attack,
+    Bim,
+    FeatureAttack,
+    Fgsm,
+    GaussianNoise,
+    LeastLikely,
+    Pgd,
+)
+from advlens.config import AttackSettings
+from advlens.datasets import ArrayData, Transform, load_data
+from advlens.errors import DataError, RunError
+from advlens.files import locked
+from advlens.models import Classifier
+from advlens.stored import Success, make_attack, store_attack
+from advlens.threat import L2, Linf
+
+CLASSES = ("cat", "dog", "ship", "truck", "frog")
+PGD = Pgd(threat=Linf(epsilon=9.7 / 255), steps=3)
+
+
+@pytest.fixture
+def classifier(smooth: nn.Module) -> Classifier:
+    return Classifier(smooth, name="smooth", classes=CLASSES, image_size=8, resize=8)
+
+
+@pytest.fixture
+def data(pixels: torch.Tensor, labels: torch.Tensor) -> ArrayData:
+    whole = (pixels * 255).round().byte()
+    return ArrayData(whole, name="noise", classes=CLASSES, synsets=None, labels=labels)
+
+
+def read(out: Path, data: ArrayData) -> np.ndarray:
+    """The stored images by id, N×H×W×3."""
+    found = []
+    for i, label in enumerate(data.labels.tolist()):
+        with Image.open(out / "images" / CLASSES[label] / f"{i:06d}.png") as image:
+            assert (image.format, image.mode) == ("PNG", "RGB")
+            found.append(np.asarray(image))
+    return np.stack(found)
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with open(out / "attack.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    "attack", [PGD, LeastLikely(threat=L2(epsilon=0.6), steps=3)], ids=["pgd", "least-likely"]
+)
+def test_files_and_table_hold_what_the_attack_did(
+    attack: Attack, classifier: Classifier, data: ArrayData, tmp_path: Path
+) -> None:
+    computed, stored = store_attack(classifier, data, attack, tmp_path, batch_size=10)
+    originals = data.pixels.double() / 255
+    attacked = attack(classifier, originals.float(), data.labels)
+    found = read(tmp_path, data)
+    expected = np.rint(attacked.permute(0, 2, 3, 1).numpy() * np.float32(255)).astype(np.uint8)
+    # batches of another size may round a pixel that lies on the edge to the other side
+    assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1
+    assert (found != expected).mean() < 1e-3
+
+    change = found.transpose(0, 3, 1, 2) / 255 - originals.numpy()
+    with torch.no_grad():
+        clean = classifier(originals.float())
+        images = torch.from_numpy(found.copy()).permute(0, 3, 1, 2).float() / 255
+        again, before = classifier(images).argmax(dim=1), classifier(attacked).argmax(dim=1)
+    targeted = isinstance(attack, LeastLikely)
+    targets = clean.argmin(dim=1)
+    hits = again == targets if targeted else again != data.labels
+    assert (stored.hits, stored.n) == (int(hits.sum()), 24)
+    hits_before = before == targets if targeted else before != data.labels
+    assert computed.hits == int(hits_before.sum())
+    for i, row in enumerate(rows(tmp_path)):
+        assert int(row["id"]) == i
+        assert row["label"] == CLASSES[data.labels[i]]
+        assert row["predicted"] == CLASSES[clean[i].argmax()]
+        assert row["predicted_attacked"] == CLASSES[again[i]]
+        assert row["target"] == (CLASSES[targets[i]] if targeted else "")
+        assert row["success"] == ("true" if hits[i] else "false")
+        assert float(row["linf"]) == pytest.approx(np.abs(change[i]).max(), rel=1e-5)
+        assert float(row["l2"]) == pytest.approx(np.sqrt((change[i] ** 2).sum()), rel=1e-5)
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["success"]["stored"]["share"] == hits.double().mean().item()
+    assert record["attack"] == repr(attack)
+
+
+def test_rounding_stays_within_half_a_level_of_the_ball(
+    classifier: Classifier, data: ArrayData, tmp_path: Path
+) -> None:
+    store_attack(classifier, data, PGD, tmp_path)
+    largest = max(float(row["linf"]) for row in rows(tmp_path))
+    assert 9.7 / 255 < largest <= 10.2 / 255
+
+
+def test_success_that_rounding_undoes_is_not_counted(tmp_path: Path) -> None:
+    pixels = torch.full((4, 3, 8, 8), 100, dtype=torch.uint8)
+    edge = nn.Linear(3 * 8 * 8, 5)
+    with torch.no_grad():
+        edge.weight.zero_()[0] = 1
+        edge.bias.zero_()[0] = 0.01 - 3 * 8 * 8 * 100 / 255  # a hair's breadth on class 0's side
+    classifier = Classifier(nn.Sequential(nn.Flatten(), edge), name="edge", classes=CLASSES)
+    labels = torch.zeros(4, dtype=torch.int64)
+    data = ArrayData(pixels, name="gray", classes=CLASSES, synsets=None, labels=labels)
+    weak = Pgd(threat=Linf(epsilon=0.49 / 255), steps=3)  # every value goes back where it was
+    assert store_attack(classifier, data, weak, tmp_path) == (Success(4, 4), Success(0, 4))
+    assert np.array_equal(read(tmp_path, data), pixels.permute(0, 2, 3, 1).numpy())
+
+
+def test_the_stored_folder_is_data(classifier: Classifier, data: ArrayData, tmp_path: Path) -> None:
+    store_attack(classifier, data, PGD, tmp_path)
+    folder = load_data(f"folder:{tmp_path}/images", transform=Transform(size=8, resize=8))
+    again = folder.aligned(CLASSES, None)
+    order = sorted(range(24), key=lambda i: (CLASSES[data.labels[i]], i))
+    assert again.labels.tolist() == data.labels[order].tolist()
+    images = again.images(range(24)).permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(images, read(tmp_path, data)[order])
+
+
+def test_an_interrupted_run_computes_only_what_is_missing(
+    classifier: Classifier, data: ArrayData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store_attack(classifier, data, PGD, tmp_path / "whole", batch_size=8)
+    real, left = stored_module.atomic, 13
+
+    def interrupted(path: Path, mode: str = "wb") -> object:
+        nonlocal left
+        if path.suffix == ".png":
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+        return real(path, mode)
+
+    out = tmp_path / "again"
+    with monkeypatch.context() as patched:
+        patched.setattr(stored_module, "atomic", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store_attack(classifier, data, PGD, out, batch_size=8)
+    assert len(list(out.rglob("*.png"))) == 12
+    (out / "images" / CLASSES[data.labels[0]] / "000000.png").unlink()
+
+    calls: list[list[int]] = []
+    attack = Pgd.__call__
+
+    def watched(self: Pgd, *args: object, ids: torch.Tensor) -> torch.Tensor:
+        calls.append(ids.tolist())
+        return attack(self, *args, ids=ids)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Pgd, "__call__", watched)
+        store_attack(classifier, data, PGD, out, batch_size=8)
+    assert calls == [list(range(8)), list(range(8, 16)), list(range(16, 24))]
+    for path in (tmp_path / "whole").rglob("*"):
+        if path.suffix in (".png", ".csv"):
+            assert path.read_bytes() == (out / path.relative_to(tmp_path / "whole")).read_bytes()
+    calls.clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(Pgd, "__call__", watched)
+        store_attack(classifier, data, PGD, out, batch_size=8)
+    assert calls == []
+
+
+def test_what_cannot_be_stored_is_refused(
+    classifier: Classifier, data: ArrayData, tmp_path: Path
+) -> None:
+    store_attack(classifier, data, PGD, tmp_path)
+    with pytest.raises(RunError, match="another attack"):
+        store_attack(classifier, data, dataclasses.replace(PGD, steps=4), tmp_path)
+    with locked(tmp_path), pytest.raises(RunError, match="another advlens process"):
+        store_attack(classifier, data, PGD, tmp_path)
+    file = next((tmp_path / "images").rglob("*.png"))
+    Image.new("RGB", (4, 4)).save(file)
+    with pytest.raises(DataError, match=file.name):
+        store_attack(classifier, data, PGD, tmp_path)
+    for name in ("a/b", "..", ".hidden", "", "two\nlines"):
+        classes = (name, *CLASSES[1:])
+        bad = ArrayData(
+            data.pixels, name="noise", classes=classes, synsets=None, labels=data.labels
+        )
+        nameless = Classifier(classifier.network, name="nameless")
+        with pytest.raises(DataError, match="cannot be a folder"):
+            store_attack(nameless, bad, PGD, tmp_path / "bad")
+    few = ArrayData(
+        data.pixels, name="few", classes=CLASSES[:2], synsets=None, labels=data.labels % 2
+    )
+    with pytest.raises(DataError, match=r"\(1, 5\) for one image, but few has 2 classes"):
+        store_attack(Classifier(classifier.network, name="nameless"), few, PGD, tmp_path / "bad")
+    assert not (tmp_path / "bad").exists()
+
+
+LINF, L2_BALL = Linf(epsilon=8 / 255), L2(epsilon=0.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (AttackSettings(), Pgd(threat=LINF)),
+        (
+            AttackSettings(method="fgsm", epsilon=0.1, seed=4),
+            Fgsm(threat=Linf(epsilon=0.1), seed=4),
+        ),
+        (AttackSettings(method="bim", norm="l2", steps=5), Bim(threat=L2_BALL, steps=5)),
+        (AttackSettings(norm="l2", step_size=0.1), Pgd(threat=L2_BALL, step_size=0.1)),
+        (AttackSettings(method="least-likely"), LeastLikely(threat=LINF)),
+        (
+            AttackSettings(method="feature", layer="network.conv1"),
+            FeatureAttack(threat=LINF, layer="network.conv1"),
+        ),
+        (AttackSettings(method="noise", norm="l2"), GaussianNoise(threat=L2_BALL)),
+        (AttackSettings(method="adam", weight=2.0), AdamAttack(weight=2.0)),
+        (
+            AttackSettings(method="adam", weight=2.0, steps=9, step_size=0.1),
+            AdamAttack(weight=2.0, steps=9, step_size=0.1),
+        ),
+    ],
+)
+def test_settings_name_the_attack(
+    settings: AttackSettings, expected: Attack, classifier: Classifier, data: ArrayData
+) -> None:
+    assert make_attack(settings, classifier, data) == expected
+
+
+def test_the_weight_of_adam_is_calibrated(classifier: Classifier, data: ArrayData) -> None:
+    attack = make_attack(AttackSettings(method="adam"), classifier, data)
+    assert isinstance(attack, AdamAttack)
+    images = data.pixels.float() / 255
+    with torch.no_grad():
+        targets = classifier(images).argmin(dim=1)
+        reached = classifier(attack(classifier, images)).argmax(dim=1) == targets
+        weaker = dataclasses.replace(attack, weight=attack.weight / 1.2)
+        short = classifier(weaker(classifier, images)).argmax(dim=1) == targets
+    assert reached.double().mean() >= 0.95 > short.double().mean()
+
+
+def test_success_is_shown_with_its_interval() -> None:
+    assert str(Success(5, 10)) == "50.0% (95 % interval 23.7% to 76.3%, n = 10)"
+    assert Success(0, 0).compute() == {"share": 0.0, "low": 0.0, "high": 1.0, "n": 0}
