@@ -81,7 +81,9 @@ def test_every_unit_equals_the_sum_over_pairs_of_images(random_layer: dict) -> N
         expected = naive(labels[p].tolist(), labels[q].tolist(), targets[q].tolist())
         for name, value in expected.items():
             assert found.values[name][unit].item() == pytest.approx(value, abs=1e-12), name
-        assert found.corrected[unit].item() == pytest.approx((6 * expected["lc"] - 1) / 5, abs=1e-12)
+        assert found.corrected[unit].item() == pytest.approx(
+            (6 * expected["lc"] - 1) / 5, abs=1e-12
+        )
     assert all(torch.isnan(values[2]) for values in found.values.values())
 
 
@@ -90,7 +92,10 @@ def test_interval_equals_the_jackknife_that_leaves_each_image_out(random_layer: 
     k, live = 6, (0, 1, 3, 4)
     labels, targets = random_layer["labels"], random_layer["targets"]
     lists = {
-        unit: (top_ids(random_layer["real"], unit, k), top_ids(random_layer["adversarial"], unit, k))
+        unit: (
+            top_ids(random_layer["real"], unit, k),
+            top_ids(random_layer["adversarial"], unit, k),
+        )
         for unit in live
     }
 
@@ -116,7 +121,9 @@ def test_interval_equals_the_jackknife_that_leaves_each_image_out(random_layer: 
 
 def test_jackknife_of_lc_is_the_closed_form_without_bias(random_layer: dict) -> None:
     found = measure(random_layer)
-    assert found.intervals["lc"].corrected == pytest.approx(found.corrected.nanmean().item(), abs=1e-12)
+    assert found.intervals["lc"].corrected == pytest.approx(
+        found.corrected.nanmean().item(), abs=1e-12
+    )
 
 
 def test_intervals_cover_the_truth() -> None:
@@ -145,7 +152,10 @@ def test_intervals_cover_the_truth() -> None:
 
 
 def test_bounds_and_extremes() -> None:
-    one, other = torch.eye(CLASSES, dtype=torch.float64)[[3]] * 5, torch.eye(CLASSES).double()[[7]] * 2
+    one, other = (
+        torch.eye(CLASSES, dtype=torch.float64)[[3]] * 5,
+        torch.eye(CLASSES).double()[[7]] * 2,
+    )
     assert level(one, C).item() == 1
     assert agreement(one, one, C).item() == 1
     assert agreement(one, other, C).item() == pytest.approx(C[3, 7].item(), abs=1e-15)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from advlens.arrays import Images
 from advlens.attacks import Pgd
 from advlens.objectives import Adversarial, FeatureConsistency, Objective, Standard, TrainingBatch
-from advlens.prepared import Prepared
+from advlens.prepared import Prepared, live_features
 from advlens.threat import L2
 
 SEED = 11
@@ -44,7 +44,9 @@ def batch() -> TrainingBatch:
         images = torch.rand(6, 3, 7, 7, dtype=torch.float64)
     prepared = Prepared(network, torch.float64)
     labels = torch.tensor([0, 1, 2, 2, 1, 0])
-    return TrainingBatch(network.train(), lambda: prepared, images, labels, IDS, SEED)
+    return TrainingBatch(
+        network.train(), lambda: prepared, lambda: live_features(network), images, labels, IDS, SEED
+    )
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> float:

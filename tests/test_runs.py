@@ -46,7 +46,14 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: bytes) -> None:
 
 
 def test_csv_cells(tmp_path: Path) -> None:
-    row = {"name": 'a,"b"\n', "share": 1 / 3, "flag": True, "none": None, "nan": float("nan"), "n": 10**7}
+    row = {
+        "name": 'a,"b"\n',
+        "share": 1 / 3,
+        "flag": True,
+        "none": None,
+        "nan": float("nan"),
+        "n": 10**7,
+    }
     write_csv(tmp_path / "t.csv", [row])
     assert (tmp_path / "t.csv").read_text() == (
         'name,share,flag,none,nan,n\n"a,""b""\n",0.333333,true,,,10000000\n'

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
         LeastLikely,
         Pgd,
     )
-    from advlens.audit import audit
+    from advlens.auditing import audit
     from advlens.config import AuditSettings
     from advlens.consistency import Consistency
     from advlens.datasets import load_data
@@ -63,7 +63,7 @@ _HOMES = {
     "attacks": (
         "AdamAttack", "Bim", "FeatureAttack", "Fgsm", "GaussianNoise", "LeastLikely", "Pgd",
     ),
-    "audit": ("audit",),
+    "auditing": ("audit",),
     "config": ("AuditSettings",),
     "consistency": ("Consistency",),
     "datasets": ("load_data",),

@@ -106,7 +106,7 @@ def _demo(command: DemoCommand, line: str) -> None:
 
 
 def _audit(command: AuditCommand, line: str) -> None:
-    from advlens.audit import audit, radius
+    from advlens.auditing import audit, radius
 
     settings = command.settings
     if not command.common.dry_run:
@@ -217,7 +217,7 @@ def _load(
     spec: str, data: str, settings: Any, split: Literal["test", "train"] = "test"
 ) -> "tuple[Classifier, ImageData]":
     """A model, and images as it takes them."""
-    from advlens.audit import pick_device
+    from advlens.auditing import pick_device
     from advlens.datasets import Transform, load_data
     from advlens.models import load_model
 

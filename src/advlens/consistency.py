@@ -127,9 +127,13 @@ def layer_consistency(
         "cs2": agreement(n_p, n_t, similarity),
     }
     influences = {
-        "lc": _influence(images, dead, (p_ids, _level_without(n_p, p, similarity) - values["lc"][:, None])),
+        "lc": _influence(
+            images, dead, (p_ids, _level_without(n_p, p, similarity) - values["lc"][:, None])
+        ),
         "consis_adv": _influence(
-            images, dead, (q_ids, _level_without(n_q, q, similarity) - values["consis_adv"][:, None])
+            images,
+            dead,
+            (q_ids, _level_without(n_q, q, similarity) - values["consis_adv"][:, None]),
         ),
     }
     for measure, labels_q, n in (("cs1", q, n_q), ("cs2", t, n_t)):
@@ -138,7 +142,10 @@ def layer_consistency(
             n_p, p, n, labels_q, p_in_q, q_position, similarity
         )
         influences[measure] = _influence(
-            images, dead, (p_ids, without_p - value), (q_ids, torch.where(q_in_p, 0, without_q - value))
+            images,
+            dead,
+            (p_ids, without_p - value),
+            (q_ids, torch.where(q_in_p, 0, without_q - value)),
         )
     values = {name: torch.where(dead, torch.nan, value) for name, value in values.items()}
     return LayerConsistency(
@@ -172,10 +179,10 @@ def random_floor(
         np.stack([random.choice(len(labels), top, replace=False) for _ in range(draws)])
         for _ in range(2)
     ]
-    first, second = (
-        class_counts(labels[torch.from_numpy(ids)], len(similarity)) for ids in sets
-    )
-    return level(first, similarity).mean().item(), agreement(first, second, similarity).mean().item()
+    first, second = (class_counts(labels[torch.from_numpy(ids)], len(similarity)) for ids in sets)
+    return level(first, similarity).mean().item(), agreement(
+        first, second, similarity
+    ).mean().item()
 
 
 def _inner(first: Counts, second: Counts, similarity: Similarity) -> PerUnit:
@@ -191,9 +198,15 @@ def _level_without(counts: Counts, labels: Tensor, similarity: Similarity) -> Te
 
 
 def _agreement_without(
-    n: Counts, p: Tensor, m: Counts, q: Tensor, p_in_q: Tensor, q_position: Tensor, similarity: Similarity
+    n: Counts,
+    p: Tensor,
+    m: Counts,
+    q: Tensor,
+    p_in_q: Tensor,
+    q_position: Tensor,
+    similarity: Similarity,
 ) -> tuple[Tensor, Tensor]:
-    """CS with each image of the first set left out, from both sets; and each of the second alone."""
+    """CS without each image of the first set, in both sets; and without each of the second alone."""
     mixed_n, mixed_m = n @ similarity, m @ similarity
     cross, square_n, square_m = (
         _inner(*pair, similarity)[:, None] for pair in ((n, m), (n, n), (m, m))
@@ -232,7 +245,12 @@ def _interval(values: PerUnit, influence: Float64[Tensor, " n"], top: int) -> In
     scale = (top - 1) / top
     corrected = mean - scale * influence.sum().item()
     error = Z95 * math.sqrt(scale * influence.square().sum().item())
-    return Interval(mean, max(0.0, min(mean, corrected) - error), min(1.0, max(mean, corrected) + error), corrected)
+    return Interval(
+        mean,
+        max(0.0, min(mean, corrected) - error),
+        min(1.0, max(mean, corrected) + error),
+        corrected,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from advlens.arrays import Labels, Logits
 from advlens.statistics import wilson
@@ -65,7 +66,7 @@ def must_fall(check: str, settings: Sequence[str], accuracies: Sequence[Accuracy
     """
     shares = [accuracy.top1 / max(accuracy.n, 1) for accuracy in accuracies]
     slack = max(0.005, 1 / max(accuracies[0].n, 1)) + 1e-9
-    fell = all(after <= before + slack for before, after in zip(shares, shares[1:], strict=False))
+    fell = all(after <= before + slack for before, after in pairwise(shares))
     found = ", ".join(f"{name}: {share:.1%}" for name, share in zip(settings, shares, strict=True))
     return Check(check, "does not rise", found, fell)
 

@@ -14,17 +14,26 @@ from torch import Tensor, nn
 from advlens.arrays import Ids, Images, Labels
 from advlens.attacks import Attack, Fgsm, Pgd
 from advlens.losses import feature_distance
-from advlens.prepared import Prepared, live_features
+from advlens.prepared import Prepared
 from advlens.seeding import Stream, uniform
 from advlens.threat import L2, Linf
 
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """What an objective sees of one step: the live network, its prepared copy, and the images."""
+    """What an objective sees of one step.
+
+    Attributes:
+        network: the live network, in training mode.
+        prepared: gives its prepared copy with the current weights.
+        features: gives the live network as a module that returns (logits, maps of the last layer).
+        images, labels, ids: of the step.
+        seed: of the step's randomness.
+    """
 
     network: nn.Module
     prepared: Callable[[], Prepared]
+    features: Callable[[], nn.Module]
     images: Images
     labels: Labels
     ids: Ids
@@ -84,7 +93,7 @@ class FeatureConsistency:
         share = uniform(batch.seed, batch.ids, (), Stream.EPSILON).to(batch.images)
         epsilon = self.low + (self.high - self.low) * share
         attacked = batch.attacked(Fgsm(threat=Linf(epsilon=epsilon)))
-        network = live_features(batch.network)
+        network = batch.features()
         logits, features = network(batch.images)
         attacked_logits, attacked_features = network(attacked)
         return (

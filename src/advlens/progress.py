@@ -39,7 +39,10 @@ class Progress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self.bar is not None:
             self.bar.close()
@@ -49,5 +52,13 @@ class Progress:
     def _say(self) -> None:
         self.said = time.monotonic()
         rate = (self.done - self.began_at) / max(self.said - self.started, 1e-9)
-        left = f", {(self.total - self.done) / rate:.0f} s left" if 0 < rate and self.done < self.total else ""
-        print(f"{self.what}: {self.done}/{self.total} images, {rate:.1f} images/s{left}", file=sys.stderr, flush=True)
+        left = (
+            f", {(self.total - self.done) / rate:.0f} s left"
+            if rate > 0 and self.done < self.total
+            else ""
+        )
+        print(
+            f"{self.what}: {self.done}/{self.total} images, {rate:.1f} images/s{left}",
+            file=sys.stderr,
+            flush=True,
+        )

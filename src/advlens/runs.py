@@ -46,8 +46,8 @@ class Run:
                     key for key in {*found, *wanted} if found.get(key) != wanted.get(key)
                 )
                 raise RunError(
-                    f"{self.folder} holds a run with another {', '.join(names)}; choose another --out, "
-                    "or remove the folder to start anew"
+                    f"{self.folder} holds a run with another {', '.join(names)}; choose another "
+                    "--out, or remove the folder to start anew"
                 )
         else:
             write_json(record, identity)
@@ -77,7 +77,9 @@ class Run:
                 position = int((file.metadata() or {})["position"])
                 return position, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise RunError(f"{path} is damaged ({error}); remove it to begin this pass anew") from error
+            raise RunError(
+                f"{path} is damaged ({error}); remove it to begin this pass anew"
+            ) from error
 
     def drop_state(self, model: int, name: str) -> None:
         """Forget the state of a pass that is finished."""
@@ -136,7 +138,9 @@ def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
     for name, tensor in tensors:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(
+            tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()
 
 

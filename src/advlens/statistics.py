@@ -67,8 +67,9 @@ class TopK:
         self._settle()
 
     def compute(self) -> tuple[Float32[Tensor, "units k"], Int64[Tensor, "units k"]]:
-        """Responses and image ids, largest first (fewer than k columns if fewer images were seen)."""
+        """Responses and image ids on the CPU, largest first; fewer than k if fewer were seen."""
         self._settle()
+        self.keys = self.keys.cpu()
         ids = 0xFFFFFFFF - (self.keys & 0xFFFFFFFF)
         ordered = self.keys >> 32
         bits = torch.where(ordered < 0, ordered ^ 0x7FFFFFFF, ordered)

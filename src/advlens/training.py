@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from advlens.attacks import Attack, Pgd
@@ -24,7 +24,7 @@ from advlens.errors import NumericError, RunError, SettingsError
 from advlens.files import locked
 from advlens.models import Classifier, save_weights
 from advlens.objectives import Objective, Standard, TrainingBatch
-from advlens.prepared import Prepared, prepare
+from advlens.prepared import Prepared, live_features, prepare
 from advlens.runs import fingerprint, write_text
 from advlens.seeding import derived
 from advlens.signals import remembered_signals
@@ -121,6 +121,7 @@ class _Run:
             weight_decay=settings.weight_decay, nesterov=True,
         )  # fmt: skip
         self.prepared: Prepared | None = None
+        self.traced: nn.Module | None = None
         self.fresh = False  # whether the prepared copy has the current weights
         self.step, self.seconds = 0, 0.0
         self.losses: list[float] = []  # of the epoch under way
@@ -177,7 +178,8 @@ class _Run:
             group["lr"] = one_cycle(self.step / self.total) * settings.learning_rate
         self.classifier.train()
         batch = TrainingBatch(
-            network=self.classifier, prepared=self._copy, images=images,
+            network=self.classifier, prepared=self._copy, features=self._with_features,
+            images=images,
             labels=self.labels[ids.to(self.device)], ids=ids, seed=derived(settings.seed, epoch, 1),
         )  # fmt: skip
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
@@ -207,11 +209,19 @@ class _Run:
         self.fresh = True
         return self.prepared
 
+    def _with_features(self) -> nn.Module:
+        """The live network returning its last maps too; traced once."""
+        if self.traced is None:
+            self.traced = live_features(self.classifier)
+        return self.traced
+
     def _validate(self) -> None:
         """Judge the epoch that has ended; where a signal comes, leave that to the next process."""
         prepared, attack = prepare(self.classifier), self.settings.validation_attack
         natural = adversarial = 0
-        for ids in self.held_out.split(self.settings.batch_size):
+        size = self.settings.batch_size
+        for start in range(0, len(self.held_out), size):
+            ids = self.held_out[start : start + size]
             if self.interrupted():
                 return
             images = self.images[ids.to(self.device)].float() / 255

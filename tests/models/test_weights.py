@@ -127,10 +127,10 @@ def test_many_faults_are_counted(tmp_path):
 @pytest.mark.parametrize(
     "metadata",
     [
-        {"mean": "a b c", "std": "1 1 1"},
-        {"mean": "0 0 0", "std": "1 0 1"},
-        {"mean": "0 0", "std": "1 1 1"},
-        {"mean": "nan 0 0", "std": "1 1 1"},
+        {"mean, std": "a b c 1 1 1"},
+        {"mean, std": "0 0 0 1 0 1"},
+        {"mean, std": "0 0 1 1 1"},
+        {"mean, std": "nan 0 0 1 1 1"},
     ],
 )
 def test_metadata_that_are_no_mean_and_std(metadata, tmp_path):

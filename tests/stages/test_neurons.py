@@ -24,7 +24,9 @@ def test_bins_hold_every_live_unit_once() -> None:
     random = torch.Generator().manual_seed(0)
     lc = torch.rand(200, generator=random) * 0.7 + 0.1
     cs1 = torch.rand(200, generator=random)
-    rows = curve([layer(lc[:90].tolist(), cs1[:90].tolist()), layer(lc[90:].tolist(), cs1[90:].tolist())])
+    rows = curve(
+        [layer(lc[:90].tolist(), cs1[:90].tolist()), layer(lc[90:].tolist(), cs1[90:].tolist())]
+    )
     assert sum(row["units"] for row in rows) == 200
     assert len(rows) <= 11
     for row in rows:

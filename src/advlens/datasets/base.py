@@ -120,7 +120,7 @@ class ImageData(ABC):
                 raise DataError(f"{self.name} has no image {i}; its ids are 0 to {len(self) - 1}")
         return ids
 
-    def subset(self, count: int, seed: int) -> "ImageData":
+    def subset(self, count: int, seed: int) -> "View":
         """A random subset in which no class has two images more than another that has some left.
 
         The images keep their order and are numbered anew from 0; `positions` holds their ids in

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +70,7 @@ class Classifier(nn.Module):
         synsets: Sequence[str] | None = None,
         image_size: int = 224,
         resize: int = 256,
-        interpolation: str = "bilinear",
+        interpolation: Literal["bilinear", "bicubic"] = "bilinear",
         weights: str | None = None,
     ):
         super().__init__()

@@ -143,10 +143,9 @@ def _refuse_compressed(path: Path) -> None:
 
 
 def _metadata(classifier: Classifier) -> dict[str, str]:
-    return {
-        key: " ".join(f"{value:.6g}" for value in getattr(classifier, key).flatten().tolist())
-        for key in ("mean", "std")
-    }
+    # one entry, because safetensors writes several in random order
+    values = [*classifier.mean.flatten().tolist(), *classifier.std.flatten().tolist()]
+    return {"mean, std": " ".join(f"{value:.6g}" for value in values)}
 
 
 def _statistics(path: Path) -> list[list[float]]:
@@ -155,9 +154,10 @@ def _statistics(path: Path) -> list[list[float]]:
         return []
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
-    if not {"mean", "std"} <= metadata.keys():
+    if "mean, std" not in metadata:
         return []
     try:
-        return [[float(word) for word in metadata[key].split()] for key in ("mean", "std")]
+        values = [float(word) for word in metadata["mean, std"].split()]
+        return [values[:3], values[3:]]
     except ValueError as error:
         raise CheckpointError(f"{path}: its metadata hold no mean and std ({error})") from error

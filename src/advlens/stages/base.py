@@ -43,14 +43,20 @@ class Context:
 class View:
     """A batch of the pass; the forward pass on the real images is done once for all stages."""
 
-    def __init__(self, prepared: Prepared, ids: Ids, images: Images, labels: Labels, recording: bool):
+    def __init__(
+        self, prepared: Prepared, ids: Ids, images: Images, labels: Labels, recording: bool
+    ):
         self.prepared, self.ids, self.images, self.labels = prepared, ids, images, labels
         self.recording = recording
 
     @cached_property
     def _recorded(self) -> tuple[Logits, dict[str, Tensor]]:
         with torch.no_grad():
-            return self.prepared.record(self.images) if self.recording else (self.prepared(self.images), {})
+            return (
+                self.prepared.record(self.images)
+                if self.recording
+                else (self.prepared(self.images), {})
+            )
 
     @property
     def logits(self) -> Logits:
@@ -82,9 +88,13 @@ class Work(Protocol):
 class Stage(Protocol):
     """An analysis: settings, what it streams over, its tables and its section of the report."""
 
-    name: str
-    records: bool
-    """Whether it needs the units' responses."""
+    @property
+    def name(self) -> str:
+        """A short word, for files."""
+
+    @property
+    def records(self) -> bool:
+        """Whether it needs the units' responses."""
 
     def ids(self, data: ImageData) -> Sequence[int]:
         """The images it streams over."""

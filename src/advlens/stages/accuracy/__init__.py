@@ -33,7 +33,9 @@ class AccuracyStage:
         return range(len(data))
 
     def start(self, context: Context) -> "_Counts":
-        return _Counts(context, {"natural": None, **{str(i): a for i, a in enumerate(self.attacks)}})
+        return _Counts(
+            context, {"natural": None, **{str(i): a for i, a in enumerate(self.attacks)}}
+        )
 
     def section(self, results: Results) -> Section | None:
         return section(results)

@@ -21,7 +21,7 @@ from advlens.runs import Row, Tables
 from advlens.sections import Results, Section
 from advlens.stages.base import Context, View, attack_columns
 from advlens.stages.neurons.curves import curve
-from advlens.stages.neurons.pictures import Chosen, choose_units, picture_rows
+from advlens.stages.neurons.pictures import choose_units, picture_rows
 from advlens.stages.neurons.section import section
 from advlens.statistics import TopK, wilson
 from advlens.threat import L2, Linf
@@ -75,18 +75,20 @@ class _Neurons:
         data = context.data
         if data.synsets is None:
             raise DataError(
-                f"consistency needs the WordNet id of every class, and those of {data.name} are not "
-                "known; name the class folders by wnid, or give a table of class,wnid with --synsets"
+                f"consistency needs the WordNet id of every class, and those of {data.name} are "
+                "not known; name the class folders by wnid, or give a table with --synsets"
             )
         self.similarity = torch.from_numpy(similarity_matrix(data.synsets, stage.sigma))
         self.k = max(2, round(stage.top * len(data)))
-        main = LeastLikely(threat=L2(epsilon=stage.epsilon), steps=stage.steps, seed=stage.seed)
+        threat = L2(epsilon=stage.epsilon)
+        self.main = LeastLikely(threat=threat, steps=stage.steps, seed=stage.seed)
         self.sets: dict[str, Attack] = {
-            MAIN: main,
-            EQUAL: main,  # its epsilon is found by the first update, or restored
+            MAIN: self.main,
+            EQUAL: self.main,  # its epsilon is found by the first update, or restored
             FGSM: Fgsm(threat=Linf(epsilon=stage.fgsm_epsilon), seed=stage.seed),
-            NOISE: GaussianNoise(threat=L2(epsilon=stage.epsilon), seed=stage.seed),
+            NOISE: GaussianNoise(threat=threat, seed=stage.seed),
         }
+        self.equal_epsilon: float | None = None
         layers = context.prepared.layers
         self.tops = {
             name: {layer: TopK(self.k, units) for layer, units in layers.items()}
@@ -95,11 +97,10 @@ class _Neurons:
         size = len(data)
         self.targets = torch.zeros(size, dtype=torch.int32)
         self.predicted = {name: torch.zeros(size, dtype=torch.int32) for name in self.tops}
-        self.calibrated = False
 
     def update(self, view: View) -> None:
-        if not self.calibrated:
-            self._calibrate()
+        if self.equal_epsilon is None:
+            self._aim(self._calibrated())
         self._take("real", view.logits, view.responses, view)
         self.targets[view.ids] = view.logits.argmin(dim=1).cpu().int()
         for name, attack in self.sets.items():
@@ -112,32 +113,31 @@ class _Neurons:
         for layer, top in self.tops[name].items():
             top.update(responses[layer], view.ids)
 
-    def _calibrate(self) -> None:
-        """Find the epsilon at which this model's least-likely attack reaches the wanted success."""
-        data, prepared = self.context.data, self.context.prepared
-        subset = data.subset(min(self.stage.calibration, len(data)), seed=self.stage.seed)
+    def _calibrated(self) -> float:
+        """The epsilon at which this model's least-likely attack reaches the wanted success."""
+        data, prepared, stage = self.context.data, self.context.prepared, self.stage
+        subset = data.subset(min(stage.calibration, len(data)), seed=stage.seed)
         (batch,) = subset.batches(len(subset))
         images = batch.images.to(next(self.context.classifier.parameters()).device)
         with torch.no_grad():
-            target = prepared(images).argmin(dim=1)
-        main = self.sets[MAIN]
-        assert isinstance(main, LeastLikely)
+            goal = self.main.goal(prepared(images))
 
         def reaches(epsilon: float) -> bool:
-            attack = dataclasses.replace(main, threat=L2(epsilon=epsilon))
-            with torch.no_grad():
-                hits = prepared(attack(prepared, images)).argmax(dim=1) == target
-            return hits.double().mean().item() >= self.stage.success
+            attack = dataclasses.replace(self.main, threat=L2(epsilon=epsilon))
+            hits = goal.reached(attack.outcomes(prepared, images))
+            return bool(hits.double().mean() >= stage.success)
 
-        epsilon = smallest(reaches, main.threat.epsilon / 32, main.threat.epsilon * 32, ratio=1.15)
-        self.sets[EQUAL] = dataclasses.replace(main, threat=L2(epsilon=epsilon))
-        self.calibrated = True
+        return smallest(reaches, stage.epsilon / 32, stage.epsilon * 32, ratio=1.15)
+
+    def _aim(self, epsilon: float) -> None:
+        self.equal_epsilon = epsilon
+        self.sets[EQUAL] = dataclasses.replace(self.main, threat=L2(epsilon=epsilon))
 
     def state(self) -> dict[str, Tensor]:
         kept = {f"neurons.top.{name}.{layer}": top.keys for name, layer, top in self._each_top()}
         kept |= {f"neurons.predicted.{name}": values for name, values in self.predicted.items()}
         kept["neurons.targets"] = self.targets
-        kept["neurons.epsilon"] = torch.tensor(self._epsilon(EQUAL), dtype=torch.float64)
+        kept["neurons.epsilon"] = torch.tensor(self.equal_epsilon, dtype=torch.float64)
         return kept
 
     def restore(self, state: dict[str, Tensor]) -> None:
@@ -145,9 +145,7 @@ class _Neurons:
             top.keys = state[f"neurons.top.{name}.{layer}"]
         self.predicted = {name: state[f"neurons.predicted.{name}"] for name in self.predicted}
         self.targets = state["neurons.targets"]
-        epsilon = state["neurons.epsilon"].item()
-        self.sets[EQUAL] = dataclasses.replace(self.sets[MAIN], threat=L2(epsilon=epsilon))
-        self.calibrated = True
+        self._aim(state["neurons.epsilon"].item())
 
     def compute(self) -> Tables:
         labels, targets = self.context.data.labels, self.targets.long()
@@ -163,7 +161,11 @@ class _Neurons:
         main = measured[MAIN]
         last = next(reversed(main))
         tables: Tables = {
-            "units": [row for layer, found in main.items() for row in self._unit_rows(layer, found, measured[FGSM][layer])],
+            "units": [
+                row
+                for layer, found in main.items()
+                for row in self._unit_rows(layer, found, measured[FGSM][layer])
+            ],
             "layers": [self._layer_row(layer, found) for layer, found in main.items()],
             "consistency": [
                 row
@@ -193,10 +195,9 @@ class _Neurons:
         for tops in self.tops.values():
             for top in tops.values():
                 top.compute()  # so that nothing waits outside the keys
-        return [(name, layer, top) for name, tops in self.tops.items() for layer, top in tops.items()]
-
-    def _epsilon(self, name: str) -> float:
-        return float(self.sets[name].threat.epsilon)  # type: ignore[attr-defined]
+        return [
+            (name, layer, top) for name, tops in self.tops.items() for layer, top in tops.items()
+        ]
 
     def _success(self, name: str) -> dict[str, float]:
         """Share of images on which the attack of a set reached its goal, with its interval."""
@@ -207,9 +208,7 @@ class _Neurons:
         low, high = wilson(int(hits.sum()), len(hits))
         return {"success": hits.double().mean().item(), "success_low": low, "success_high": high}
 
-    def _unit_rows(
-        self, layer: str, found: LayerConsistency, fgsm: LayerConsistency
-    ) -> list[Row]:
+    def _unit_rows(self, layer: str, found: LayerConsistency, fgsm: LayerConsistency) -> list[Row]:
         columns = {name: values.tolist() for name, values in found.values.items()}
         columns["lc_corrected"] = found.corrected.tolist()
         columns["consis_adv_fgsm"] = fgsm.values["consis_adv"].tolist()
@@ -267,7 +266,7 @@ class _Neurons:
             interval = found.intervals[measure]
             row |= {column: interval.mean, f"{column}_low": interval.low}
             row |= {f"{column}_high": interval.high}
-        row |= attack_columns(self.sets[FGSM]) | self._success(FGSM)
+        row |= {**attack_columns(self.sets[FGSM]), **self._success(FGSM)}
         row |= {"units": int((~found.dead).sum()), "n": len(self.targets)}
         return {key: _finite(value) for key, value in row.items()}
 

@@ -24,12 +24,15 @@ def curve(layers: Sequence[LayerConsistency], *, bins: int = 10) -> list[Row]:
         return []
     width = _width(lc.max().item() - lc.min().item(), bins)
     number = (lc / width).floor().long()
-    rows = []
+    rows: list[Row] = []
     for index in range(int(number.min()), int(number.max()) + 1):
         inside = number == index
         if not inside.any():
             continue
-        row: dict[str, float | int | None] = {"bin_low": index * width, "bin_high": (index + 1) * width}
+        row: dict[str, float | int | None] = {
+            "bin_low": index * width,
+            "bin_high": (index + 1) * width,
+        }
         row["lc"] = lc[inside].mean().item()
         for name, values in (("cs1", cs1[inside]), ("cs2", cs2[inside])):
             mean, count = values.mean().item(), len(values)

@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -54,7 +53,7 @@ def picture_rows(
     counts = class_counts(data.labels[real_ids], len(similarity))
     closeness = counts @ similarity
     near = closeness >= 0.5 * closeness.amax(dim=1, keepdim=True)
-    rows = []
+    rows: list[Row] = []
     for kind in ("real", "adversarial"):
         responses, ids = tops[kind].compute()
         for chosen in units:
@@ -65,7 +64,9 @@ def picture_rows(
                 images = attack(context.prepared, images, batch.labels.to(device), ids=batch.ids)
             for rank, (number, image) in enumerate(zip(shown.tolist(), images, strict=True)):
                 guess, label = int(predicted[kind][number]), int(data.labels[number])
-                file = f"figures/images/{_slug(context.name)}-{_slug(layer)}-{chosen.unit}-{kind}-{rank}.png"
+                unit = f"{_slug(context.name)}-{_slug(layer)}-{chosen.unit}"
+                file = f"figures/images/{unit}-{kind}-{rank}.png"
+                fooled = kind == "adversarial" and guess != label
                 _write_png(image, context, file)
                 rows.append(
                     {
@@ -73,7 +74,7 @@ def picture_rows(
                         "chosen": chosen.chosen, "images": kind, "rank": rank, "id": number,
                         "label": names[label], "predicted": names[guess],
                         "response": responses[chosen.unit, rank].item(),
-                        "framed": kind == "adversarial" and guess != label and bool(near[chosen.unit, guess]),
+                        "framed": fooled and bool(near[chosen.unit, guess]),
                         "file": file,
                     }
                 )  # fmt: skip

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from advlens import audit as audit_module
+from advlens import auditing as audit_module
 from advlens.attacks import Fgsm
-from advlens.audit import audit
+from advlens.auditing import audit
 from advlens.config import AuditSettings
 from advlens.datasets import ArrayData
 from advlens.errors import DataError, RunError, SettingsError
@@ -135,9 +135,10 @@ def test_a_killed_run_continues_to_the_same_bytes(
             raise Killed
 
     monkeypatch.setattr(audit_module, "SAVE_EVERY", 0.0)
-    with monkeypatch.context() as patched, pytest.raises(Killed):
+    with monkeypatch.context() as patched:
         patched.setattr(audit_module.Progress, "update", dies)
-        audit([classifier(), classifier(1)], images(), tmp_path, settings=SETTINGS)
+        with pytest.raises(Killed):
+            audit([classifier(), classifier(1)], images(), tmp_path, settings=SETTINGS)
     audit([classifier(), classifier(1)], images(), tmp_path, settings=SETTINGS)
     assert results(tmp_path) == results(finished)
     assert not list((tmp_path / "parts").glob("*.state.*"))

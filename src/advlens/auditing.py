@@ -86,7 +86,9 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise SettingsError(f"there is no device {name!r} here; use cpu, or leave --device out") from error
+        raise SettingsError(
+            f"there is no device {name!r} here; use cpu, or leave --device out"
+        ) from error
     return device
 
 
@@ -108,7 +110,9 @@ def _subject(
         spec, classifier = model, load_model(model, device=device, seed=settings.seed)
     else:
         spec = f"{type(model).__module__}.{type(model).__qualname__}"
-        classifier = model if isinstance(model, Classifier) else Classifier(model, name=type(model).__name__)
+        classifier = (
+            model if isinstance(model, Classifier) else Classifier(model, name=type(model).__name__)
+        )
         classifier = classifier.to(device)
     if isinstance(data, str):
         transform = Transform(
@@ -118,7 +122,7 @@ def _subject(
         data = load_data(data, transform=transform)
     if settings.images is not None:
         data = data.subset(settings.images, seed=settings.seed)
-    notes = []
+    data, notes = data.aligned(classifier.classes, classifier.synsets), []
     if data.synsets is None:
         try:
             data = _named(data, _synsets(data.classes, settings.synsets))
@@ -126,7 +130,6 @@ def _subject(
             if settings.synsets is not None:
                 raise
             notes.append(f"Consistency was not measured: {error}")
-    data = data.aligned(classifier.classes, classifier.synsets)
     with torch.no_grad():
         (first,) = data.batches(1, [0])
         outputs = classifier.eval()(first.images.to(device)).shape
@@ -140,7 +143,9 @@ def _subject(
 
 def _named(data: ImageData, synsets: tuple[str, ...]) -> ImageData:
     everything = torch.arange(len(data))
-    return DataView(data, positions=everything, labels=data.labels, classes=data.classes, synsets=synsets)
+    return DataView(
+        data, positions=everything, labels=data.labels, classes=data.classes, synsets=synsets
+    )
 
 
 def _synsets(classes: Sequence[str], table: Path | None) -> tuple[str, ...]:
@@ -150,10 +155,13 @@ def _synsets(classes: Sequence[str], table: Path | None) -> tuple[str, ...]:
         lines = table.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the table of synsets {table}: {error}") from error
-    known = dict(tuple(part.strip() for part in line.rsplit(",", 1)) for line in lines if "," in line)
+    pairs = [line.rpartition(",") for line in lines if "," in line]
+    known = {name.strip(): wnid.strip() for name, _, wnid in pairs}
     missing = [name for name in classes if name not in known]
     if missing:
-        raise DataError(f"{table} has no line for class {missing[0]!r}; give one line class,wnid for each")
+        raise DataError(
+            f"{table} has no line for class {missing[0]!r}; give one line class,wnid for each"
+        )
     for wnid in known.values():
         wordnet.lemmas(wnid)  # refuses what is no WordNet 3.0 noun
     return tuple(known[name] for name in classes)
@@ -189,7 +197,7 @@ def _stages(subject: _Subject, settings: AuditSettings) -> list[Stage]:
         stages.append(
             NeuronStage(
                 epsilon=settings.neuron_epsilon or 2 * epsilon, steps=settings.neuron_steps,
-                success=settings.success, fgsm_epsilon=settings.fgsm[0] if settings.fgsm else 1 / 255,
+                success=settings.success, fgsm_epsilon=min(settings.fgsm, default=1 / 255),
                 top=settings.top, sigma=settings.sigma, seed=seed,
             )
         )  # fmt: skip
@@ -235,7 +243,11 @@ def _pass(
     with Progress(label, len(ids), done=done) as progress:
         for batch in context.data.batches(context.batch_size, ids[done:]):
             view = View(
-                context.prepared, batch.ids, batch.images.to(device), batch.labels.to(device), recording
+                context.prepared,
+                batch.ids,
+                batch.images.to(device),
+                batch.labels.to(device),
+                recording,
             )
             for stage_name, work in works.items():
                 began = time.monotonic()
@@ -244,7 +256,9 @@ def _pass(
             done += len(batch.ids)
             progress.update(len(batch.ids))
             if time.monotonic() - last_save > SAVE_EVERY and done < len(ids):
-                state = {key: value for work in works.values() for key, value in work.state().items()}
+                state = {
+                    key: value for work in works.values() for key, value in work.state().items()
+                }
                 state |= {f"{key}.seconds": torch.tensor(value) for key, value in seconds.items()}
                 run.save_state(number, name, done, state)
                 last_save = time.monotonic()
@@ -306,7 +320,9 @@ def _record(
                 "spec": _without_home(subject.spec),
                 "weights": classifier.weights,
                 "parameters": sum(p.numel() for p in classifier.parameters()),
-                "layers": [{"name": name, "units": units} for name, units in prepared.layers.items()],
+                "layers": [
+                    {"name": name, "units": units} for name, units in prepared.layers.items()
+                ],
                 "image_size": subject.data.image_shape[1],
                 "mean": [round(v, 6) for v in classifier.mean.flatten().tolist()],
                 "std": [round(v, 6) for v in classifier.std.flatten().tolist()],
@@ -329,7 +345,10 @@ def _record(
             "synsets": None if data.synsets is None else list(data.synsets),
         },
         "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "torchvision", "numpy", "pillow", "matplotlib")},
+        | {
+            name: version(name)
+            for name in ("torch", "torchvision", "numpy", "pillow", "matplotlib")
+        },
         "machine": {
             "device": str(pick_device(settings.device)),
             "threads": torch.get_num_threads(),
