@@ -206,7 +206,7 @@ def _agreement_without(
     q_position: Tensor,
     similarity: Similarity,
 ) -> tuple[Tensor, Tensor]:
-    """CS without each image of the first set, in both sets; and without each of the second alone."""
+    """CS without each image of the first set, in both sets, and without each of the second only."""
     mixed_n, mixed_m = n @ similarity, m @ similarity
     cross, square_n, square_m = (
         _inner(*pair, similarity)[:, None] for pair in ((n, m), (n, n), (m, m))
