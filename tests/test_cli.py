@@ -240,7 +240,7 @@ def test_attack_writes_images_that_can_be_audited(
         "audit",
         *MODEL[:2],
         "--data",
-        "folder:attacked/images",
+        "exact:attacked/images",
         "--out",
         "run",
         "--steps",

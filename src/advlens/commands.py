@@ -36,7 +36,7 @@ class AuditCommand:
         model: a packaged model (cifar10-standard, cifar10-l2), a network for 32x32 images such as
             resnet14, torchvision:NAME or package.module:factory, each with @weights-file or
             without; give --model once for each model.
-        data: sample, cifar10:DIR or folder:DIR.
+        data: sample, cifar10:DIR, folder:DIR or exact:DIR.
         out: the run folder; the same command continues an interrupted run.
     """
 
@@ -94,9 +94,9 @@ class AttackCommand:
     Attributes:
         model: a packaged model, a network for 32x32 images, torchvision:NAME or
             package.module:factory, each with @weights-file or without.
-        data: sample, cifar10:DIR or folder:DIR.
+        data: sample, cifar10:DIR, folder:DIR or exact:DIR.
         out: the folder to write: images/<class>/<id>.png, which can be audited as
-            folder:OUT/images, and attack.csv with a row for each image. Eight bits round each
+            exact:OUT/images, and attack.csv with a row for each image. Eight bits round each
             pixel value by up to 0.5/255, which can leave the ball by as much and undo a success:
             both are measured on what is read back. The same command continues an interrupted run.
     """

@@ -290,3 +290,17 @@ def test_fingerprint(root: Path, tmp_path: Path) -> None:
     add(root / "cow" / "new.png")
     prints.add(load(root).fingerprint())
     assert len(prints) == 5
+
+
+def test_exact_takes_pixel_for_pixel_and_refuses_another_size(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 10, 3), dtype=np.uint8)
+    (tmp_path / "a").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "a" / "0.png")
+    transform = Transform(size=10, resize=12)
+    data = load_data(f"exact:{tmp_path}", transform=transform)
+    assert np.array_equal(data.images([0])[0].permute(1, 2, 0).numpy(), pixels)
+    resized = load_data(f"folder:{tmp_path}", transform=transform)
+    assert not np.array_equal(resized.images([0]), data.images([0]))
+    Image.fromarray(pixels[:9]).save(tmp_path / "a" / "1.png")
+    with pytest.raises(DataError, match=r"1\.png has 10x9 pixels, not 10x10"):
+        load_data(f"exact:{tmp_path}", transform=transform).images([1])

@@ -1,6 +1,7 @@
 """Labeled image sets: CIFAR-10, folders of images, and a packaged sample."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -34,7 +35,8 @@ def load_data(
     """Open the image set that a specification names.
 
     Args:
-        spec: `sample`, `cifar10:DIR` or `folder:DIR`.
+        spec: `sample`, `cifar10:DIR`, `folder:DIR`, or `exact:DIR` for a folder whose images are
+            taken pixel for pixel and must have the model's size, as stored attacks have.
         split: which part of it. The sample has test images only; a folder without `val` and
             `train` is the same for both.
         transform: how image files become inputs; only folders use it.
@@ -49,6 +51,8 @@ def load_data(
         return load_cifar10(path, split)
     if kind == "folder" and folder:
         return FolderData(path, split, transform)
+    if kind == "exact" and folder:
+        return FolderData(path, split, replace(transform, resize=None))
     if spec == "sample" and split == "test":
         return load_sample()
     if spec == "sample":
@@ -56,4 +60,6 @@ def load_data(
             "the packaged sample holds test images only; to train, use cifar10:DIR"
             " (advlens data cifar10 --to DIR fetches it)"
         )
-    raise SettingsError(f"data {spec!r} is not known; use sample, cifar10:DIR or folder:DIR")
+    raise SettingsError(
+        f"data {spec!r} is not known; use sample, cifar10:DIR, folder:DIR or exact:DIR"
+    )

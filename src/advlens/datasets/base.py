@@ -26,13 +26,13 @@ class Transform:
 
     size: int = 224
     """Side of the square center crop, in pixels."""
-    resize: int = 256
-    """Shorter side before the crop, in pixels."""
+    resize: int | None = 256
+    """Shorter side before the crop, in pixels; None takes images as they are, all of this size."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """Filter of the resize; antialiased, as Pillow's always are."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.size <= self.resize:
+        if self.size < 1 or (self.resize is not None and self.resize < self.size):
             raise SettingsError(
                 f"cannot crop {self.size} pixels from a shorter side of {self.resize};"
                 " choose a size of at least 1 and at most resize"

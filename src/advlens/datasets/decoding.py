@@ -53,10 +53,18 @@ def read_image(path: Path, transform: Transform) -> UInt8[Tensor, "3 h w"]:
     """An image file as a model's input, equal to torchvision's Resize and CenterCrop.
 
     Raises:
-        DataError: as `read_rgb`, or the image is so narrow that its resized form is too large.
+        DataError: as `read_rgb`, or the image is so narrow that its resized form is too large, or
+            it must have the right size and has not.
     """
     image = read_rgb(path)
     width, height = image.size
+    if transform.resize is None:
+        if width != transform.size or height != transform.size:
+            raise DataError(
+                f"the image {path} has {width}x{height} pixels, not {transform.size}x"
+                f"{transform.size}; give the data as folder:DIR to resize and crop it"
+            )
+        return _tensor(image)
     short, long = min(width, height), max(width, height)
     longer = int(transform.resize * long / short)
     if transform.resize * longer > MAX_PIXELS:
@@ -68,4 +76,8 @@ def read_image(path: Path, transform: Transform) -> UInt8[Tensor, "3 h w"]:
     image = image.resize(size, FILTERS[transform.interpolation])
     left, top = (round((side - transform.size) / 2) for side in size)
     image = image.crop((left, top, left + transform.size, top + transform.size))
+    return _tensor(image)
+
+
+def _tensor(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

@@ -1,0 +1,39 @@
+"""Lines in a log: at intervals, at the end, none after an error."""
+
+import pytest
+
+from advlens import progress as module
+from advlens.progress import Progress
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_line_every_few_seconds_with_rate_and_rest(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Progress("model: accuracy", 100, done=20) as progress:
+        for _ in range(4):
+            clock[0] += 4
+            progress.update(10)
+    assert capsys.readouterr().err.splitlines() == [
+        "model: accuracy: 50/100 images, 2.5 images/s, 20 s left",
+        "model: accuracy: 60/100 images, 2.5 images/s, 16 s left",
+    ]
+
+
+def test_nothing_more_is_said_after_an_error(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails() -> None:
+        with Progress("model", 10) as progress:
+            progress.update(1)
+            raise ValueError("x")
+
+    with pytest.raises(ValueError, match="x"):
+        fails()
+    assert capsys.readouterr().err == ""
