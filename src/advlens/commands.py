@@ -82,7 +82,7 @@ class DemoCommand:
 
     out: Path = Path("runs/demo")
     settings: OmitArgPrefixes[AuditSettings] = field(
-        default_factory=lambda: AuditSettings(sweep_images=200, sweep_steps=7, neuron_steps=7)
+        default_factory=lambda: AuditSettings(sweep_images=200, sweep_steps=7, neuron_steps=5)
     )
     common: OmitArgPrefixes[Common] = Common()
 

@@ -19,7 +19,7 @@ class Progress:
 
     def __init__(self, what: str, total: int, *, done: int = 0, every: float = 10.0):
         self.what, self.total, self.done, self.every = what, total, done, every
-        self.began_at = done
+        self.began_at = self.told = done
         self.started = self.said = time.monotonic()
         self.bar = (
             tqdm(total=total, initial=done, desc=what, unit=" images", dynamic_ncols=True)
@@ -46,11 +46,11 @@ class Progress:
     ) -> None:
         if self.bar is not None:
             self.bar.close()
-        elif kind is None:
+        elif kind is None and self.told != self.done:
             self._say()
 
     def _say(self) -> None:
-        self.said = time.monotonic()
+        self.said, self.told = time.monotonic(), self.done
         rate = (self.done - self.began_at) / max(self.said - self.started, 1e-9)
         left = (
             f", {(self.total - self.done) / rate:.0f} s left"
