@@ -156,6 +156,26 @@ def test_equal_success_gives_each_models_own_epsilon(run: Path) -> None:
             assert (f"{row['model']} {value} (" in evidence) == (row["measure"] in ("cs1", "cs2"))
 
 
+def test_a_lead_that_only_less_specific_units_make_is_named(run: Path) -> None:
+    def curve(model: str, units: list[int], cs1: list[float]) -> list[dict[str, Any]]:
+        return [
+            {
+                "model": model, "images": "equal-success", "bin_low": low, "bin_high": low + 0.1,
+                "lc": low + 0.05, "cs1": value, "cs1_low": "", "cs1_high": "",
+                "cs2": 0.5, "cs2_low": "", "cs2_high": "", "units": number,
+            }
+            for low, number, value in zip((0.1, 0.2, 0.3), units, cs1, strict=True)
+        ]  # fmt: skip
+
+    best = finding(run, "^At equal attack success").claim
+    assert best.endswith("the units of robust best keep the classes they stand for (highest CS1).")
+    robust = curve("robust", [40, 10, 9], [0.8, 0.5, 0.9])
+    write_table(run, "curves", [*robust, *curve("standard", [20, 30, 50], [0.9, 0.4, 0.1])])
+    found = finding(run, "^At equal attack success CS1 is highest in robust, but not among units")
+    lead = (20 * (0.8 - 0.9) + 10 * (0.5 - 0.4)) / 30  # the third bin has too few units
+    assert f"CS1 of robust less that of standard is {lead:+.3f} (bins" in found.evidence
+
+
 def test_equal_success_that_was_not_reached_is_a_warning(run: Path) -> None:
     change(
         run, "consistency",

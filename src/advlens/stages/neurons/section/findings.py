@@ -104,18 +104,55 @@ def _at_equal_success(tables: NeuronTables) -> list[Finding]:
     attacks = listed(
         [f"{percent(row['success'])} for {row['model']} by {attack_name(row)}" for row in rows]
     )
-    missed = _far_apart(rows)
+    missed, claim, matched = _far_apart(rows), _highest(rows, "At equal attack success"), ""
+    if missed:
+        claim = "Equal success was not reached, so CS does not compare the models."
+    elif best := leader({row["model"]: mean(row) for row in rows}):
+        leads = {
+            model: lead
+            for model in tables.models
+            if model != best and (lead := _lead_at_equal_lc(tables, best, model)) is not None
+        }
+        if leads:
+            matched = " Among units of equal LC, over all convolutions, CS1 of " + listed(
+                [f"{best} less that of {model} is {lead:+.3f}" for model, lead in leads.items()]
+            )
+            matched += " (bins with at least 10 units in both)."
+        if any(lead <= 0 for lead in leads.values()):
+            claim = (
+                f"At equal attack success CS1 is highest in {best}, but not among units of equal "
+                "LC: its units are less specific, and so have less to lose."
+            )
     return [
         Finding(
-            claim="Equal success was not reached, so CS does not compare the models."
-            if missed
-            else _highest(rows, "At equal attack success"),
+            claim=claim,
             evidence=f"Success: {attacks}. In the last convolution "
-            f"{_both(tables, 'equal-success')}.",
+            f"{_both(tables, 'equal-success')}.{matched}",
             important=True,
             warning=missed,
         )
     ]
+
+
+def _lead_at_equal_lc(tables: NeuronTables, best: str, other: str) -> float | None:
+    """How much CS1 of one model exceeds that of another in the bins of LC that both fill.
+
+    Means of a layer mix what attack does to a unit with how specific the unit is: random images
+    alone give unspecific units a high CS1. A bin counts as much as its smaller number of units.
+    """
+    mine, theirs = (
+        {
+            round(row["bin_low"], 6): row
+            for row in tables.curves
+            if (row["model"], row["images"]) == (model, "equal-success") and row["units"] >= FEW
+        }
+        for model in (best, other)
+    )
+    weights = {low: min(mine[low]["units"], theirs[low]["units"]) for low in mine if low in theirs}
+    if not weights:
+        return None
+    total = sum(weight * (mine[low]["cs1"] - theirs[low]["cs1"]) for low, weight in weights.items())
+    return float(total / sum(weights.values()))
 
 
 def _highest(rows: Sequence[Row], where: str) -> str:
