@@ -7,7 +7,7 @@ demo: .venv/ready
 	.venv/bin/advlens demo
 
 test: .venv/ready-test
-	.venv/bin/pytest
+	.venv/bin/pytest --numprocesses auto
 
 check: .venv/ready-test
 	.venv/bin/ruff format --check .

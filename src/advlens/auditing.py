@@ -309,8 +309,8 @@ def _record(
     settings: AuditSettings, command: str | None,
 ) -> dict[str, Any]:  # fmt: skip
     """What run.json holds."""
-    data = subjects[0].data
-    models = []
+    data, models = subjects[0].data, []
+    epsilon = radius(settings, data.image_shape[1])
     for subject in subjects:
         classifier = subject.classifier
         prepared = subject.prepared
@@ -335,7 +335,8 @@ def _record(
         "command": _without_home(command or "advlens.audit(…)"),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": settings.seed,
-        "settings": _plain(settings) | {"epsilon": radius(settings, data.image_shape[1])},
+        "settings": _plain(settings)
+        | {"epsilon": epsilon, "neuron_epsilon": settings.neuron_epsilon or 2 * epsilon},
         "models": models,
         "data": {
             "name": data.name,

@@ -55,7 +55,7 @@ def folder(batches: dict[str, bytes], tmp_path: Path) -> Path:
 def test_records(folder: Path, batches: dict[str, bytes], parent: bool, split: str) -> None:
     data = load_data(f"cifar10:{folder.parent if parent else folder}", split=split)
     names = NAMES[-1:] if split == "test" else NAMES[:-1]
-    assert data.name == f"cifar10 {split}"
+    assert data.name == f"CIFAR-10 {split}"
     assert (len(data), data.image_shape) == (RECORDS * len(names), (3, 32, 32))
     images = data.images(range(len(data)))
     assert images.dtype == torch.uint8
