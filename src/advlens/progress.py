@@ -36,6 +36,8 @@ class Progress:
             self._say()
 
     def __enter__(self) -> "Progress":
+        if self.bar is None:
+            self._say()
         return self
 
     def __exit__(
@@ -52,13 +54,11 @@ class Progress:
     def _say(self) -> None:
         self.said, self.told = time.monotonic(), self.done
         rate = (self.done - self.began_at) / max(self.said - self.started, 1e-9)
-        left = (
-            f", {(self.total - self.done) / rate:.0f} s left"
-            if rate > 0 and self.done < self.total
-            else ""
-        )
+        speed = f", {rate:.1f} images/s" if rate > 0 else ""
+        if rate > 0 and self.done < self.total:
+            speed += f", {(self.total - self.done) / rate:.0f} s left"
         print(
-            f"{self.what}: {self.done}/{self.total} images, {rate:.1f} images/s{left}",
+            f"{self.what}: {self.done}/{self.total} images{speed}",
             file=sys.stderr,
             flush=True,
         )

@@ -117,15 +117,18 @@ class _Neurons:
         """The epsilon at which this model's least-likely attack reaches the wanted success."""
         data, prepared, stage = self.context.data, self.context.prepared, self.stage
         subset = data.subset(min(stage.calibration, len(data)), seed=stage.seed)
-        (batch,) = subset.batches(len(subset))
-        images = batch.images.to(next(self.context.classifier.parameters()).device)
+        device = next(self.context.classifier.parameters()).device
+        batches = [batch.images.to(device) for batch in subset.batches(self.context.batch_size)]
         with torch.no_grad():
-            goal = self.main.goal(prepared(images))
+            goals = [self.main.goal(prepared(images)) for images in batches]
 
         def reaches(epsilon: float) -> bool:
             attack = dataclasses.replace(self.main, threat=L2(epsilon=epsilon))
-            hits = goal.reached(attack.outcomes(prepared, images))
-            return bool(hits.double().mean() >= stage.success)
+            hits = [
+                goal.reached(attack.outcomes(prepared, images))
+                for images, goal in zip(batches, goals, strict=True)
+            ]
+            return bool(torch.cat(hits).double().mean() >= stage.success)
 
         return smallest(reaches, stage.epsilon / 32, stage.epsilon * 32, ratio=1.15)
 
