@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from advlens import auditing as audit_module
-from advlens.attacks import Fgsm
+from advlens.attacks import Fgsm, LeastLikely
 from advlens.auditing import audit
 from advlens.config import AuditSettings
 from advlens.datasets import ArrayData
 from advlens.errors import DataError, RunError, SettingsError
 from advlens.files import locked
 from advlens.models import Classifier
-from advlens.threat import Linf
+from advlens.threat import L2, Linf
 
 CLASSES = ("cat", "dog", "ship")
 SYNSETS = ("n02121620", "n02084071", "n04194289")
@@ -170,6 +170,34 @@ def test_a_second_process_is_told_at_once(tmp_path: Path) -> None:
     finally:
         leave.set()
         other.join()
+
+
+@pytest.mark.usefixtures("no_report")
+def test_equal_success_takes_the_smallest_radius_that_reaches_it(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    linear = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Flatten(), nn.Linear(432, 3))
+    model = Classifier(linear, name="linear", classes=CLASSES, image_size=12, resize=12).eval()
+
+    def reached(wanted: float) -> tuple[float, float]:
+        settings = dataclasses.replace(
+            SETTINGS, success=wanted, neuron_steps=10, neuron_epsilon=1.0, stages=("neurons",)
+        )
+        audit([model], images(), tmp_path / str(wanted), settings=settings)
+        table = rows(tmp_path / str(wanted) / "results" / "consistency.csv")
+        row = next(row for row in table if row["images"] == "equal-success")
+        return float(row["epsilon"]), float(row["success"])
+
+    low_radius, low = reached(0.3)
+    high_radius, high = reached(0.9)
+    assert low_radius < high_radius
+    assert 0.3 <= low < 0.9 <= high
+
+    data = images()
+    pixels = data.images(range(60)).float() / 255
+    goal = LeastLikely(threat=L2(epsilon=1.0)).goal(model(pixels).detach())
+    smaller = LeastLikely(threat=L2(epsilon=high_radius / 1.3), steps=10)
+    with torch.no_grad():
+        assert goal.reached(model(smaller(model, pixels))).double().mean() < 0.9
 
 
 @pytest.mark.usefixtures("no_report")

@@ -114,7 +114,11 @@ class _Neurons:
             top.update(responses[layer], view.ids)
 
     def _calibrated(self) -> float:
-        """The epsilon at which this model's least-likely attack reaches the wanted success."""
+        """The smallest epsilon at which the least-likely attack reaches the wanted success.
+
+        Radii are doubled until one does. Where none does, the most successful one is taken: with
+        few steps success does not keep rising, and the tables say what it is.
+        """
         data, prepared, stage = self.context.data, self.context.prepared, self.stage
         subset = data.subset(min(stage.calibration, len(data)), seed=stage.seed)
         device = next(self.context.classifier.parameters()).device
@@ -122,15 +126,23 @@ class _Neurons:
         with torch.no_grad():
             goals = [self.main.goal(prepared(images)) for images in batches]
 
-        def reaches(epsilon: float) -> bool:
+        def share(epsilon: float) -> float:
             attack = dataclasses.replace(self.main, threat=L2(epsilon=epsilon))
             hits = [
                 goal.reached(attack.outcomes(prepared, images))
                 for images, goal in zip(batches, goals, strict=True)
             ]
-            return bool(torch.cat(hits).double().mean() >= stage.success)
+            return torch.cat(hits).double().mean().item()
 
-        return smallest(reaches, stage.epsilon / 32, stage.epsilon * 32, ratio=1.15)
+        found: dict[float, float] = {}
+        for power in range(-5, 6):
+            epsilon = stage.epsilon * 2.0**power
+            found[epsilon] = share(epsilon)
+            if found[epsilon] >= stage.success:
+                return smallest(
+                    lambda radius: share(radius) >= stage.success, epsilon / 2, epsilon, ratio=1.15
+                )
+        return max(found, key=lambda epsilon: found[epsilon])
 
     def _aim(self, epsilon: float) -> None:
         self.equal_epsilon = epsilon
