@@ -348,3 +348,17 @@ def _record(
         ],
         "notes": [texts("The sweep and the checks use a seeded subset of 500 images.")],
     }  # fmt: skip
+
+
+def read(run: Path, table: str) -> list[dict[str, str]]:
+    """The rows of a table of a run folder, as text."""
+    with open(run / "results" / f"{table}.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def change(run: Path, table: str, alter: Callable[[dict[str, Any]], object]) -> None:
+    """Write a table again, each row altered."""
+    rows: list[dict[str, Any]] = list(read(run, table))
+    for row in rows:
+        alter(row)
+    write_table(run, table, rows)

@@ -1,8 +1,6 @@
 """What the report says of accuracy: the numbers of the tables, and no more than they establish."""
 
-import csv
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +8,7 @@ import pytest
 
 from advlens.sections import FigureBlock, Finding, NoteBlock, Results, Section, TableBlock
 from advlens.stages.accuracy.section import section
-from synthetic_run import write_run, write_table
-
-Alter = Callable[[dict[str, Any]], object]
-
-
-def read(run: Path, table: str) -> list[dict[str, str]]:
-    with open(run / "results" / f"{table}.csv", encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def change(run: Path, table: str, alter: Alter) -> None:
-    rows: list[dict[str, Any]] = list(read(run, table))
-    for row in rows:
-        alter(row)
-    write_table(run, table, rows)
+from synthetic_run import change, read, write_run
 
 
 @pytest.fixture
