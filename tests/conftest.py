@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from smooth_network import SmoothNetwork
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -21,21 +23,6 @@ def shared_data() -> Path:
 def _one_thread() -> None:
     """Tiny tensors gain nothing from more threads, and tests may share the machine."""
     torch.set_num_threads(1)
-
-
-class SmoothNetwork(nn.Module):
-    """A small smooth classifier of 3×8×8 images, 5 classes, far from over-confident."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 6, 3, 2, 1)
-        self.conv2 = nn.Conv2d(6, 6, 3, 1, 1, bias=False)
-        self.linear = nn.Linear(6 * 4 * 4, 5, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        hidden = torch.tanh(self.conv1(2 * x - 1))
-        hidden = torch.tanh(self.conv2(hidden))
-        return 12 * self.linear(torch.flatten(hidden, 1))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ from advlens.config import AuditSettings
 from advlens.datasets import ArrayData
 from advlens.errors import DataError, RunError, SettingsError
 from advlens.files import locked
-from advlens.models import Classifier
+from advlens.models import Classifier, load_model, save_weights
+from advlens.models.zoo import CIFAR10_CLASSES
+from advlens.runs import read_json
 from advlens.threat import L2, Linf
 
 CLASSES = ("cat", "dog", "ship")
@@ -217,6 +220,63 @@ def test_a_table_of_synsets_settles_the_names(tmp_path: Path) -> None:
     table.write_text("cat,n02121620\n")
     with pytest.raises(DataError, match="no line for class 'dog'"):
         audit([classifier()], images(synsets=None), tmp_path / "other", settings=settings)
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """The folder of a training: its weights, and a metrics file as the first trainings left it."""
+    folder = tmp_path / "trained"
+    for name in ("model", "best"):
+        save_weights(load_model("resnet20"), folder / f"{name}.safetensors")
+    (folder / "metrics.jsonl").write_text(
+        '{"epoch": 1, "loss": 1.5, "natural": 0.5, "adversarial": 0.25, "n": 8, "seconds": 9.5}\n'
+    )
+    return folder
+
+
+def audit_weights(out: Path, *weights: Path) -> dict[str, Any]:
+    """Audit resnet20 with these weights on a few images; return run.json."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (10, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    data = ArrayData(
+        pixels, name="noise", classes=CIFAR10_CLASSES, synsets=None, labels=torch.arange(10)
+    )
+    settings = AuditSettings(steps=1, fgsm=(), stages=("accuracy",))
+    audit([f"resnet20@{path}" for path in weights], data, out, settings=settings)
+    return read_json(out / "run.json")
+
+
+def test_the_training_that_lies_beside_the_weights_is_shown(trained: Path, tmp_path: Path) -> None:
+    for name in ("model", "best"):
+        path = trained / f"{name}.safetensors"
+        other = tmp_path / "other" / path.name
+        save_weights(load_model("resnet20", seed=1), other)
+        record = audit_weights(tmp_path / name, path, other)
+        (row,) = rows(tmp_path / name / "results" / "training.csv")
+        assert record["models"][0]["name"] == row["model"] == "trained"
+        assert (row["adversarial"], row["seconds"], row["kept"]) == ("0.25", "9.5", "true")
+        assert not [note for note in record["notes"] if "training" in note]
+        page = (tmp_path / name / "report.html").read_text(encoding="utf-8")
+        assert "trained was trained for 1 epoch; epoch 1 is kept." in page
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_damaged_training_is_left_out_with_a_note(trained: Path, tmp_path: Path) -> None:
+    (trained / "metrics.jsonl").write_text('{"epoch": 1, "loss": "<script>"}\n')
+    record = audit_weights(tmp_path / "run", trained / "model.safetensors")
+    (note,) = [note for note in record["notes"] if "training" in note]
+    assert note.startswith("The training of trained is not shown: ")
+    assert "metrics.jsonl is damaged: loss in line 1" in note
+    assert not (tmp_path / "run" / "results" / "training.csv").exists()
+    assert len(rows(tmp_path / "run" / "results" / "accuracy.csv")) == 2
+
+
+@pytest.mark.usefixtures("no_report")
+def test_other_weights_have_no_training(trained: Path, tmp_path: Path) -> None:
+    (trained / "model.safetensors").rename(trained / "pruned.safetensors")
+    record = audit_weights(tmp_path / "run", trained / "pruned.safetensors")
+    assert not (tmp_path / "run" / "results" / "training.csv").exists()
+    assert not [note for note in record["notes"] if "training" in note]
 
 
 def test_wrong_use_is_one_sentence(tmp_path: Path) -> None:

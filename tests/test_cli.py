@@ -36,6 +36,13 @@ WRONG_WORDS = [
     ("audit --model resnet14 --data sample", "--out"),
     ("attack --data sample --out {out}", "--model"),
     ("train --model resnet14 --data sample", "--out"),
+    ("train --recipe d22-resnet18-adv --data folder:{tmp}", "Missing .*--out"),
+    (TRAIN + " --recipe", "--recipe needs a value"),
+    ("reproduce --out {out}", "name"),
+    ("reproduce b23-cifar10 --quick", "--out"),
+    ("reproduce b23-cifar10 --out {out}", "needs --data cifar10:DIR.*advlens data cifar10"),
+    ("reproduce b23-cifar10 --data sample --out {out}", "needs --data cifar10:DIR"),
+    ("reproduce b23-imagenet150 --quick --out {out}", "b23-imagenet150 has no quick form"),
     ("report", "RUN"),
     ("data", "cifar10"),
     ("data cifar10", "--to"),
@@ -50,6 +57,10 @@ WRONG_WORDS = [
     ("data cifar11 --to {out}", "cifar11.*cifar10"),
     ("report {tmp} again", "again"),
     ("demo --model resnet14", "options: --model resnet14$"),
+    (TRAIN + " --recipe cifar10-l3", "'cifar10-l3' among the recipes.*train --list"),
+    (TRAIN + " --list", "--list"),
+    (TRAIN + " --recipe cifar10-l2 --epochz 3", "^advlens: .*--epochz.*perhaps.*--epochs"),
+    ("reproduce b23-cifar11 --quick --out {out}", "b23-cifar11.*perhaps you meant b23-cifar10"),
     # of a wrong type
     (AUDIT + " --steps 1.5", "--steps.*1.5"),
     (AUDIT + " --images ten", "--images: 'ten' is not a whole number"),
@@ -66,6 +77,11 @@ WRONG_WORDS = [
     (ATTACK + " --method cw", "cw.*--method"),
     (TRAIN + " --precision fp16", "fp16.*--precision"),
     (TRAIN + " --half yes", "yes"),
+    (TRAIN + " --epsilon-range 4/255", "--epsilon-range.*2 values"),
+    (TRAIN + " --epsilon-range 4/255 x", "--epsilon-range: 'x' is not a number"),
+    (TRAIN + " --objective free", "free.*--objective"),
+    (TRAIN + " --schedule step", "step.*--schedule"),
+    (TRAIN + " --clip none", "--clip: 'none' is not a number"),
     # out of range
     (AUDIT + " --epsilon nan", "epsilon.*nan"),
     (AUDIT + " --epsilon inf", "epsilon.*inf"),
@@ -91,6 +107,17 @@ WRONG_WORDS = [
     (TRAIN + " --beta inf", "beta.*inf"),
     (TRAIN + " --weight-decay -1", "weight_decay.*-1"),
     (TRAIN + " --threads 0", "threads.*0"),
+    (TRAIN + " --average 1.5", "average.*1.5"),
+    (TRAIN + " --average 1", "average.*1"),
+    (TRAIN + " --rotation 200", "rotation.*180.*200"),
+    (TRAIN + " --epsilon-range .2 .1", "epsilon_range.*0.2 and 0.1"),
+    (TRAIN + " --resized-crop .5 2", "resized_crop.*0.5 and 2"),
+    # that do not go together
+    (TRAIN + " --resized-crop .5 1", "crop and resized_crop.*set crop to 0"),
+    (TRAIN + " --attack-steps 3", "attack_steps.*standard"),
+    (TRAIN + " --objective trades --clean-pass shared", "clean_pass.*trades"),
+    (TRAIN + " --optimizer adam --momentum .9", "momentum.*adam"),
+    (TRAIN + " --recipe cifar10-l2 --objective standard", "recipe cifar10-l2: attack_steps"),
     # flags in place of values
     ("audit --model --data sample --out {out}", "--model"),
     ("audit --model resnet14 --data --x --out {out}", "--data"),
@@ -107,6 +134,7 @@ WRONG_WORDS = [
     ("audit --model torchvision:resnet15 --data sample --out {out}", "resnet15.*resnet50"),
     ("audit --model resnet14 --data mnist --out {out}", "mnist.*cifar10"),
     ("train --model resnet14 --data sample --out {out}", "sample.*cifar10"),
+    ("reproduce b23-cifar10 --data cifar10:{tmp}/none --out {out}", "data.*none"),
     (AUDIT + " --device tpu", "tpu"),
 ]  # fmt: skip
 # the settings in a file, what the sentence must say beside the file's name
@@ -135,6 +163,18 @@ WRONG_FILES = [
     ("steps = ", "Invalid value"),
     ("steps = 3\nsteps = 4", "overwrite"),
     ("\xff", "decode"),
+]  # fmt: skip
+# the same for the settings of a training
+WRONG_RECIPES = [
+    ("flip = 1", "flip must be true or false, not 1"),
+    ("half = 'yes'", "half must be true or false"),
+    ("epsilon_range = ['4/255']", "epsilon-range"),
+    ("epsilon_range = [[1]]", "epsilon_range must be a list"),
+    ("resized-crop = [0.5, 2]", "resized_crop must be"),
+    ("epochs = [1]", "epochs must be a number or a text"),
+    ("recipe = 'cifar10-l3'", "cifar10-l3"),
+    ("about = 'mine'", "no setting named about"),
+    ("objective = 'standard'\nalpha = 0.5", "alpha means nothing"),
 ]  # fmt: skip
 
 
@@ -169,6 +209,19 @@ def test_wrong_settings_in_a_file_are_one_sentence_that_names_it(
     sentence = refused(words, capsys)
     assert str(file) in sentence
     assert re.search(pattern, sentence.replace(str(tmp_path), ""), re.IGNORECASE)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("toml", "pattern"), WRONG_RECIPES, ids=[toml for toml, _ in WRONG_RECIPES]
+)
+def test_wrong_settings_of_a_training_are_too(
+    toml: str, pattern: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(toml)
+    words = TRAIN.format(out=tmp_path / "out", tmp=tmp_path).split()
+    assert re.search(pattern, refused([*words, "--config", str(file)], capsys), re.IGNORECASE)
     assert not (tmp_path / "out").exists()
 
 
@@ -254,9 +307,14 @@ def test_attack_writes_images_that_can_be_audited(
 
 
 def test_train_leaves_weights_and_a_card(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["train", *MODEL, "--out", "trained", "--epochs", "2", "--batch-size", "8", "--half"]
-    assert main([*words, "--validation", "6"]) == 0
+    words = ["train", "--recipe", "cifar10-l2", *MODEL, "--out", "trained", "--epochs", "2"]
+    assert main([*words, "--batch-size", "8", "--validation", "6"]) == 0
     out = capsys.readouterr().out
+    card = (world / "trained/model.md").read_text()
+    assert "cifar10-l2" in card
+    assert f"`advlens {' '.join(words)} --batch-size 8 --validation 6`" in card
+    assert "Adversarial(attack=Pgd(" in card
+    assert "float16" in card
     assert re.search(r"natural: \d.*n = 18\)\nattacked: \d.*n = 18\)\ntrained/model.md\n$", out)
     assert main(["models", "show", "cli_network:network@trained/model.safetensors"]) == 0
     out = capsys.readouterr().out
@@ -279,6 +337,21 @@ def test_a_dry_run_prints_settings_that_can_be_used_and_writes_nothing(
     assert settings["out"] == "run"
     (world / "again.toml").write_text(out)
     assert main([verb, "--config", "again.toml", "--dry-run"]) == 0
+    assert capsys.readouterr().out == out
+
+
+def test_a_dry_run_of_a_recipe_prints_all_that_it_stands_for(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", *MODEL, "--out", "run", "--recipe", "b23-imagenet150-l2", "--dry-run"]
+    assert main([*words, "--epsilon-range", "1/255", "2/255", "--no-flip"]) == 0
+    out = capsys.readouterr().out
+    settings = tomllib.loads(out)
+    assert (settings["recipe"], settings["optimizer"]) == ("b23-imagenet150-l2", "adam")
+    assert settings["epsilon_range"] == [1 / 255, 2 / 255]
+    assert (settings["resized_crop"], settings["flip"]) == ([0.08, 1.0], False)
+    (world / "again.toml").write_text(out)
+    assert main(["train", "--config", "again.toml", "--dry-run"]) == 0
     assert capsys.readouterr().out == out
 
 
@@ -309,6 +382,10 @@ def test_verbs_that_only_tell(capsys: pytest.CaptureFixture[str]) -> None:
     assert "resnet14\n" in capsys.readouterr().out
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"advlens {advlens.__version__}\n"
+    assert main(["train", "--list"]) == 0
+    assert "\nb23-cifar10-standard: ResNet-18 on CIFAR-10" in capsys.readouterr().out
+    assert main(["reproduce", "--list"]) == 0
+    assert "\n    needs: --data cifar10:DIR" in capsys.readouterr().out
 
 
 def test_data_takes_a_local_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

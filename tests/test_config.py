@@ -62,7 +62,7 @@ POSITIVE = {
     AttackSettings: ("epsilon", "steps", "step_size", "images", "batch_size"),
     TrainSettings: (
         "epochs", "batch_size", "learning_rate", "validation", "epsilon", "attack_steps",
-        "step_size", "threads",
+        "step_size", "clip", "threads",
     ),
 }  # fmt: skip
 RANGES = [
@@ -70,9 +70,14 @@ RANGES = [
       for value in (0, -1, math.nan, math.inf)),
     *((kind, "seed", value) for kind in POSITIVE for value in (-1, 2**63)),
     *((AuditSettings, name, value) for name in ("top", "success") for value in (0, 1.1, math.nan)),
-    *((TrainSettings, name, value) for name in ("weight_decay", "beta", "alpha")
+    *((TrainSettings, name, value)
+      for name in ("weight_decay", "beta", "alpha", "momentum", "average", "crop", "rotation")
       for value in (-0.1, math.nan, math.inf)),
-    (TrainSettings, "alpha", 1.1),
+    *((TrainSettings, name, 1.1) for name in ("alpha", "momentum", "average")),
+    (TrainSettings, "rotation", 181.0),
+    *((TrainSettings, name, value) for name in ("epsilon_range", "resized_crop")
+      for value in ((0.0, 0.5), (0.5, 0.4), (0.1, math.inf), (math.nan, 0.5))),
+    (TrainSettings, "resized_crop", (0.5, 1.5)),
     (AuditSettings, "fgsm", (1 / 255, 1.5)),
     (AuditSettings, "stages", ()),
     (AuditSettings, "synsets", Path("no such file.csv")),
@@ -107,3 +112,41 @@ def test_settings_that_a_method_ignores_are_refused(method: str, names: list[str
                 AttackSettings(**values)
         else:
             AttackSettings(**values)
+
+
+GIVEN = {
+    "epsilon_range": (0.1, 0.2), "attack_steps": 3, "step_size": 0.1, "alpha": 0.3, "beta": 2.0,
+    "distance": "cosine", "layer": "conv1", "gradient": "attacked", "clean_pass": "shared",
+}  # fmt: skip
+"""A value other than the default for each setting that some objective ignores."""
+
+
+@pytest.mark.parametrize(
+    ("objective", "names"),
+    [
+        ("standard", set(GIVEN)),
+        ("adversarial", {"alpha", "beta", "distance", "layer", "gradient", "clean_pass"}),
+        ("consistency", {"attack_steps", "step_size"}),
+        ("trades", {"alpha", "distance", "layer", "gradient", "clean_pass"}),
+        ("unrelaxed", {"distance", "gradient", "clean_pass"}),
+    ],
+)
+def test_settings_that_an_objective_ignores_are_refused(objective: str, names: set[str]) -> None:
+    optional = {f.name for f in dataclasses.fields(TrainSettings) if f.default is None}
+    assert optional - GIVEN.keys() == {
+        "epsilon", "momentum", "clip", "average", "resized_crop", "threads",
+    }  # fmt: skip
+    for name, value in GIVEN.items():
+        values = {"objective": objective, name: value}
+        if name in names:
+            with pytest.raises(SettingsError, match=f"^{name} means nothing to .* {objective};"):
+                TrainSettings(**values)
+        else:
+            TrainSettings(**values)
+
+
+@pytest.mark.parametrize(("name", "value"), [("momentum", 0.9), ("nesterov", False)])
+def test_settings_of_sgd_are_refused_for_adam(name: str, value: object) -> None:
+    with pytest.raises(SettingsError, match=f"^{name} means nothing to the optimizer adam"):
+        TrainSettings(optimizer="adam", **{name: value})
+    TrainSettings(optimizer="sgd", **{name: value})

@@ -20,14 +20,16 @@ from advlens.figures.style import INK, MARKERS, MODELS, RULE, SURFACE
 from advlens.sections import Cell, Grid, Results, Row
 from advlens.stages.accuracy.section import ACCURACY
 from advlens.stages.neurons.section.tables import NeuronTables
-from synthetic_run import write_run
+from advlens.stages.training.section.tables import histories
+from synthetic_run import write_run, write_training
 
 MODEL_NAMES = ("standard", "robust")
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return Results.read(write_run(tmp_path_factory.mktemp("figures") / "run", shown=1))
+    run = write_run(tmp_path_factory.mktemp("figures") / "run", shown=1)
+    return Results.read(write_training(run))
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +54,13 @@ GRID = Grid(
 )  # fmt: skip
 
 
-@pytest.fixture(params=["dots", "sweep", "histograms", "curves", "depth", "grid"])
+@pytest.fixture(params=["dots", "sweep", "histograms", "curves", "depth", "training", "grid"])
 def draw(
     request: pytest.FixtureRequest, results: Results, tables: NeuronTables
 ) -> Callable[..., Figure]:
     live = [row for row in tables.units if row["layer"] == "layer2.0.conv2" and not row["dead"]]
     floors = tables.random("LC")
+    training = [row for history in histories(results) for row in history.epochs]
 
     def drawn(models: tuple[str, ...] = MODEL_NAMES, **width: float) -> Figure:
         def named(rows: list[Row]) -> list[Row]:
@@ -79,6 +82,8 @@ def draw(
             case "depth":
                 rows = named(tables.layers)
                 return figures.consistency_by_depth(rows, models, floors=floors, **width)
+            case "training":
+                return figures.training_curves(named(training), models, **width)
         return figures.unit_grid(GRID, pixels)
 
     return drawn

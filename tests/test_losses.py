@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from advlens.losses import cross_entropy, feature_distance, log_odds
+from advlens.losses import cross_entropy, divergence, feature_distance, log_odds
 
 MARGINS = [-90, -40, -5, 0, 5, 10, 17, 25, 40, 60, 80, 87]
 
@@ -80,8 +80,69 @@ def test_losses_are_per_image():
     )
 
 
-def test_feature_distance_is_the_mean_square_per_image():
+def naive_divergence(logits: np.ndarray, others: np.ndarray) -> float:
+    """Σ p log(p/q), one exponential at a time."""
+    found = []
+    for z in (logits, others):
+        total = math.fsum(math.exp(v) for v in z)
+        found.append([math.exp(v) / total for v in z])
+    return math.fsum(p * math.log(p / q) for p, q in zip(*found, strict=True))
+
+
+def test_divergence_equals_naive_float64():
+    generator = torch.Generator().manual_seed(5)
+    logits, others = (3 * torch.randn(8, 6, generator=generator).double() for _ in range(2))
+    rows = zip(logits.numpy(), others.numpy(), strict=True)
+    expected = [naive_divergence(*row) for row in rows]
+    np.testing.assert_allclose(divergence(logits, others).numpy(), expected, rtol=1e-10)
+    np.testing.assert_allclose(divergence(logits.float(), others.float()), expected, rtol=1e-5)
+    assert min(expected) > 0
+    assert divergence(logits, logits).abs().max() < 1e-14
+    peer = F.kl_div(others.log_softmax(1), logits.softmax(1), reduction="batchmean")
+    torch.testing.assert_close(divergence(logits, others).mean(), peer)
+    inputs = logits.clone().requires_grad_(), others.clone().requires_grad_()
+    assert torch.autograd.gradcheck(divergence, inputs)
+
+
+@pytest.mark.parametrize("margin", [0, 5, 17, 25, 40, 80])
+def test_gradient_of_the_divergence_equals_naive_float64(margin):
+    """q − p towards the second argument; the label's component is minus the sum of the others."""
+    logits, _ = confident(margin)
+    others = logits + 0.3 * torch.randn(1, 10, generator=torch.Generator().manual_seed(6)).double()
+    expected = naive_gradient(others, 4) - naive_gradient(logits, 4)
+    leaf = others.float().requires_grad_()
+    (found,) = torch.autograd.grad(divergence(logits.float(), leaf).sum(), leaf)
+    np.testing.assert_allclose(found.double().numpy()[0], expected, rtol=2e-4)
+    if margin < 17:
+        return
+    plain = others.float().requires_grad_()
+    loss = F.kl_div(plain.log_softmax(1), logits.float().softmax(1), reduction="batchmean")
+    (lost,) = torch.autograd.grad(loss, plain)
+    assert abs(lost[0, 4].item() - expected[4]) > 0.2 * abs(expected[4])
+
+
+@pytest.mark.parametrize("kind", ["squared", "absolute", "cosine"])
+def test_feature_distances_are_averaged_over_elements_per_image(kind):
     generator = torch.Generator().manual_seed(3)
     a, b = (torch.randn(3, 4, 2, 2, generator=generator).double() for _ in range(2))
-    expected = [((a[i] - b[i]).numpy() ** 2).mean() for i in range(3)]
-    np.testing.assert_allclose(feature_distance(a, b).numpy(), expected, rtol=1e-12)
+    for one, other, found in zip(a, b, feature_distance(a, b, kind), strict=True):
+        pairs = list(zip(one.flatten().tolist(), other.flatten().tolist(), strict=True))
+        if kind == "cosine":
+            product = math.fsum(x * y for x, y in pairs)
+            lengths = math.fsum(x * x for x, _ in pairs) * math.fsum(y * y for _, y in pairs)
+            expected = 1 - product / math.sqrt(lengths)
+        else:
+            power = {"squared": 2, "absolute": 1}[kind]
+            expected = math.fsum(abs(x - y) ** power for x, y in pairs) / len(pairs)
+        assert found.item() == pytest.approx(expected, rel=1e-12)
+    if kind == "squared":
+        assert torch.equal(feature_distance(a, b), feature_distance(a, b, "squared"))
+    inputs = a.clone().requires_grad_(), b.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, y: feature_distance(x, y, kind), inputs)
+
+
+def test_the_cosine_distance_of_silent_features_has_a_finite_gradient():
+    silent = torch.full((1, 3, 2, 2), -1.0, requires_grad=True)
+    feature_distance(torch.relu(silent), torch.ones(1, 3, 2, 2), "cosine").sum().backward()
+    assert silent.grad is not None
+    assert torch.equal(silent.grad, torch.zeros_like(silent))

@@ -13,10 +13,11 @@ import advlens
 
 SOURCE = Path(advlens.__file__)
 NAMES = {
-    "AdamAttack", "AdvlensError", "AuditSettings", "Bim", "CheckpointError", "Classifier",
-    "Consistency", "DataError", "FeatureAttack", "Fgsm", "GaussianNoise", "L2", "LeastLikely",
-    "Linf", "ModelError", "NumericError", "Pgd", "RunError", "SettingsError", "Training",
-    "__version__", "audit", "load_data", "load_model",
+    "AdamAttack", "Adversarial", "AdvlensError", "AuditSettings", "Augmentation", "Bim",
+    "CheckpointError", "Classifier", "Consistency", "DataError", "Divergence", "FeatureAttack",
+    "FeatureConsistency", "Fgsm", "GaussianNoise", "L2", "LeastLikely", "Linf", "ModelError",
+    "NumericError", "Pgd", "RunError", "SettingsError", "Standard", "Trades", "Training",
+    "Uniform", "Unrelaxed", "__version__", "audit", "load_data", "load_model",
 }  # fmt: skip
 
 

@@ -19,7 +19,8 @@ from advlens.report import IN_SHORT, THUMBNAIL, write_report
 from advlens.sections import Finding, NoteBlock, Results, Section
 from advlens.stages.accuracy.section import section as accuracy
 from advlens.stages.neurons.section import section as neurons
-from synthetic_run import write_run
+from advlens.stages.training.section import section as training
+from synthetic_run import write_run, write_training
 
 Sections = Sequence[Callable[[Results], Section | None]]
 PAYLOADS = (
@@ -75,7 +76,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shown=1,
         texts=lambda text: next(texts) + text,
     )
-    write_report(run, [accuracy, neurons])
+    write_training(run, models=PAYLOADS[1::15], epochs=2, texts=lambda text: next(texts) + text)
+    write_report(run, [accuracy, neurons, training])
     return run
 
 
@@ -253,7 +255,7 @@ def test_a_section_without_its_tables_is_left_out(tmp_path: Path) -> None:
     (run / "results" / "layers.csv").unlink()
     (run / "results" / "accuracy.csv").unlink()
     write_report(run, [accuracy, neurons])
-    assert shown_titles(run) == ["In short", "What was audited", "How it was made"]
+    assert shown_titles(run) == ["In short", "What was measured", "How it was made"]
     assert "holds no results" in text_of(page(run))
     assert not (run / "figures" / "accuracy.svg").exists()
 
@@ -274,7 +276,7 @@ def made_up(findings: int) -> Callable[[Results], Section]:
 def test_a_new_stage_needs_only_its_section(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shown=1)
     write_report(run, [made_up(12)])
-    assert shown_titles(run) == ["In short", "What was audited", "Mine", "How it was made"]
+    assert shown_titles(run) == ["In short", "What was measured", "Mine", "How it was made"]
     claims = next(e for e in elements(run, "ul") if e.attrib.get("class") == "claims")
     assert [text_of(item) for item in claims] == [
         f"Claim {n}. Mine" for n in range(1, IN_SHORT + 1)

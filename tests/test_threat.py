@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advlens.errors import SettingsError
-from advlens.threat import L2, Linf, Threat
+from advlens.seeding import Stream
+from advlens.threat import L2, Linf, Threat, Uniform
 
 NORMS = [Linf, L2]
 
@@ -158,6 +159,61 @@ def test_one_epsilon_per_image(norm):
 def test_impossible_epsilon_is_refused(norm, epsilon):
     with pytest.raises(SettingsError, match="finite number ≥ 0 in pixel units"):
         norm(epsilon=epsilon)
+
+
+def by_hand(seed: int, number: int, low: float, high: float) -> float:
+    """The image's own stream of random numbers, its first single-precision one."""
+    bits = np.random.Philox(key=[seed, number], counter=[0, 0, 0, Stream.EPSILON])
+    return low + (high - low) * float(np.random.Generator(bits).random(dtype=np.float32))
+
+
+def test_drawn_radii_are_uniform_and_their_own():
+    low, high = 4 / 255, 16 / 255
+    drawn = Uniform(low=low, high=high).draw(7, torch.arange(4000))
+    assert drawn.shape == (4000,)
+    assert ((drawn >= low) & (drawn <= high)).all()
+    share = ((drawn - low) / (high - low)).numpy()
+    assert kolmogorov_smirnov(share) < 1.95
+    assert abs(np.corrcoef(share[1:], share[:-1])[0, 1]) < 3.5 / 4000**0.5
+    assert share.std() == pytest.approx(12**-0.5, rel=0.05)
+    assert drawn[:50].tolist() == pytest.approx(
+        [by_hand(7, i, low, high) for i in range(50)], rel=1e-12
+    )
+    other = Uniform(low=low, high=high).draw(8, torch.arange(4000))
+    assert abs(np.corrcoef(drawn, other)[0, 1]) < 3.5 / 4000**0.5
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_radius_is_drawn_for_each_image_whatever_its_batch(norm):
+    threat, ids = norm(epsilon=Uniform(low=0.1, high=0.4)), torch.tensor([9, 2, 700, 31])
+    drawn = threat.drawn(3, ids)
+    assert type(drawn) is norm
+    assert drawn.epsilon.tolist() == pytest.approx([by_hand(3, i, 0.1, 0.4) for i in ids.tolist()])
+    order = torch.tensor([2, 0])
+    assert torch.equal(threat.drawn(3, ids[order]).epsilon, drawn.epsilon[order])
+    assert threat.at(order) is threat
+    assert drawn.drawn(99, ids) is drawn  # drawn once
+    assert drawn.radius(torch.rand(4, 3, 2, 2)).shape == (4, 1, 1, 1)
+    with pytest.raises(SettingsError, match="epsilon has yet to be drawn"):
+        threat.project(torch.rand(4, 3, 2, 2), torch.rand(4, 3, 2, 2))
+    same = norm(epsilon=Uniform(low=0.25, high=0.25)).drawn(3, ids)
+    assert same.epsilon.tolist() == [0.25] * 4
+
+
+def test_a_radius_to_be_drawn_is_recorded_whole_and_compares():
+    threat = Linf(epsilon=Uniform(low=0.1, high=0.25))
+    assert repr(threat) == "Linf(epsilon=Uniform(low=0.1, high=0.25))"
+    assert threat == Linf(epsilon=Uniform(low=0.1, high=0.25))
+    assert hash(threat) == hash(Linf(epsilon=Uniform(low=0.1, high=0.25)))
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(0.2, 0.1), (-0.1, 0.1), (math.nan, 1), (0, math.nan), (0, math.inf), (-math.inf, 0)],
+)
+def test_impossible_ranges_are_refused(low, high):
+    with pytest.raises(SettingsError, match=f"0 ≤ low ≤ high in pixel units, not {low} and {high}"):
+        Uniform(low=low, high=high)
 
 
 def test_lengths():

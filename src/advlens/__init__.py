@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from advlens.attacks import (
         AdamAttack,
         Bim,
+        Divergence,
         FeatureAttack,
         Fgsm,
         GaussianNoise,
@@ -27,22 +28,27 @@ if TYPE_CHECKING:
         SettingsError,
     )
     from advlens.models import Classifier, load_model
-    from advlens.threat import L2, Linf
-    from advlens.training import Training
+    from advlens.objectives import Adversarial, FeatureConsistency, Standard, Trades, Unrelaxed
+    from advlens.threat import L2, Linf, Uniform
+    from advlens.training import Augmentation, Training
 
 __version__ = "0.1.0"
 
 __all__ = [
     "L2",
     "AdamAttack",
+    "Adversarial",
     "AdvlensError",
     "AuditSettings",
+    "Augmentation",
     "Bim",
     "CheckpointError",
     "Classifier",
     "Consistency",
     "DataError",
+    "Divergence",
     "FeatureAttack",
+    "FeatureConsistency",
     "Fgsm",
     "GaussianNoise",
     "LeastLikely",
@@ -52,7 +58,11 @@ __all__ = [
     "Pgd",
     "RunError",
     "SettingsError",
+    "Standard",
+    "Trades",
     "Training",
+    "Uniform",
+    "Unrelaxed",
     "__version__",
     "audit",
     "load_data",
@@ -61,7 +71,8 @@ __all__ = [
 
 _HOMES = {
     "attacks": (
-        "AdamAttack", "Bim", "FeatureAttack", "Fgsm", "GaussianNoise", "LeastLikely", "Pgd",
+        "AdamAttack", "Bim", "Divergence", "FeatureAttack", "Fgsm", "GaussianNoise", "LeastLikely",
+        "Pgd",
     ),
     "auditing": ("audit",),
     "config": ("AuditSettings",),
@@ -72,8 +83,9 @@ _HOMES = {
         "SettingsError",
     ),
     "models": ("Classifier", "load_model"),
-    "threat": ("L2", "Linf"),
-    "training": ("Training",),
+    "objectives": ("Adversarial", "FeatureConsistency", "Standard", "Trades", "Unrelaxed"),
+    "threat": ("L2", "Linf", "Uniform"),
+    "training": ("Augmentation", "Training"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -1,13 +1,10 @@
 """The audit: one pass over the data for each model, a run folder, a report."""
 
 import dataclasses
-import platform
-import resource
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +16,27 @@ from advlens.attacks import Attack, Fgsm, Pgd
 from advlens.config import AuditSettings
 from advlens.datasets import ImageData, Transform, load_data
 from advlens.datasets import View as DataView
+from advlens.distributed import local_device
 from advlens.errors import DataError, SettingsError
 from advlens.files import locked
 from advlens.models import Classifier, load_model
 from advlens.prepared import Prepared, prepare
 from advlens.progress import Progress
+from advlens.records import (
+    data_record,
+    machine,
+    model_record,
+    peak_memory,
+    versions,
+    without_home,
+)
 from advlens.report import write_report
 from advlens.runs import Run, Tables, fingerprint, write_json
 from advlens.stages import Context, Stage, View, Work
 from advlens.stages.accuracy import AccuracyStage, SweepStage
 from advlens.stages.neurons import NeuronStage
+from advlens.stages.training import left_beside
+from advlens.stages.training import section as training_section
 from advlens.threat import L2, Linf
 
 SAVE_EVERY = 60.0  # seconds between states of a pass, all that a kill can cost
@@ -56,7 +64,7 @@ def audit(
     out = Path(out)
     if not models:
         raise SettingsError("an audit needs at least one model; name it with --model")
-    device = pick_device(settings.device)
+    device = local_device(settings.device)
     with locked(out):
         subjects = [_subject(model, data, settings, device) for model in models]
         _distinguish([subject.classifier for subject in subjects])
@@ -69,27 +77,12 @@ def audit(
         for part in (stage for model in parts for stage in model.values()):
             for name, rows in part["tables"].items():
                 tables.setdefault(name, []).extend(rows)
+        for subject in subjects:
+            for name, rows in _training(subject).items():
+                tables.setdefault(name, []).extend(rows)
         run.write_tables(tables)
         write_json(out / "run.json", _record(subjects, parts, settings, command))
-        return write_report(out, [stage.section for stage in stages[0]])
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of a name; "auto" is the first GPU where there is one, else the CPU.
-
-    Raises:
-        SettingsError: no such device here.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise SettingsError(
-            f"there is no device {name!r} here; use cpu, or leave --device out"
-        ) from error
-    return device
+        return write_report(out, [*(stage.section for stage in stages[0]), training_section])
 
 
 @dataclass
@@ -271,18 +264,22 @@ def _pass(
             "tables": tables,
             "seconds": seconds[stage_name],
             "images": len(ids),
-            "peak_memory_mb": _peak_memory(device),
+            "peak_memory_mb": peak_memory(device),
         }
         run.save_part(number, stage_name, parts[stage_name])
     run.drop_state(number, name)
     return parts
 
 
-def _peak_memory(device: torch.device) -> float:
-    """Peak memory of the process so far in MB; on a GPU, the device's."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # Linux counts KiB
+def _training(subject: _Subject) -> Tables:
+    """The tables of the training that the weights come from, where it lies beside them."""
+    try:
+        return left_beside(Path(subject.spec.partition("@")[2]), subject.classifier.name)
+    except DataError as error:
+        subject.notes.append(
+            f"The training of {subject.classifier.name} is not shown: {without_home(str(error))}"
+        )
+        return {}
 
 
 def _identity(subjects: Sequence[_Subject], settings: AuditSettings) -> dict[str, Any]:
@@ -309,52 +306,19 @@ def _record(
     settings: AuditSettings, command: str | None,
 ) -> dict[str, Any]:  # fmt: skip
     """What run.json holds."""
-    data, models = subjects[0].data, []
+    data = subjects[0].data
     epsilon = radius(settings, data.image_shape[1])
-    for subject in subjects:
-        classifier = subject.classifier
-        prepared = subject.prepared
-        models.append(
-            {
-                "name": classifier.name,
-                "spec": _without_home(subject.spec),
-                "weights": classifier.weights,
-                "parameters": sum(p.numel() for p in classifier.parameters()),
-                "layers": [
-                    {"name": name, "units": units} for name, units in prepared.layers.items()
-                ],
-                "image_size": subject.data.image_shape[1],
-                "mean": [round(v, 6) for v in classifier.mean.flatten().tolist()],
-                "std": [round(v, 6) for v in classifier.std.flatten().tolist()],
-                "classes": len(data.classes),
-                "batch_norm_folded": prepared.folded,
-            }
-        )
     return {
         "advlens": __version__,
-        "command": _without_home(command or "advlens.audit(…)"),
+        "command": without_home(command or "advlens.audit(…)"),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": settings.seed,
         "settings": _plain(settings)
         | {"epsilon": epsilon, "neuron_epsilon": settings.neuron_epsilon or 2 * epsilon},
-        "models": models,
-        "data": {
-            "name": data.name,
-            "fingerprint": data.fingerprint(),
-            "images": len(data),
-            "classes": list(data.classes),
-            "synsets": None if data.synsets is None else list(data.synsets),
-        },
-        "versions": {"python": platform.python_version()}
-        | {
-            name: version(name)
-            for name in ("torch", "torchvision", "numpy", "pillow", "matplotlib")
-        },
-        "machine": {
-            "device": str(pick_device(settings.device)),
-            "threads": torch.get_num_threads(),
-            "tf32": torch.backends.cuda.matmul.fp32_precision,
-        },
+        "models": [model_record(s.classifier, s.prepared, s.data, s.spec) for s in subjects],
+        "data": data_record(data),
+        "versions": versions(),
+        "machine": machine(local_device(settings.device)),
         "stages": [
             {
                 "stage": name,
@@ -368,8 +332,3 @@ def _record(
         ],
         "notes": sorted({note for subject in subjects for note in subject.notes}),
     }
-
-
-def _without_home(text: str) -> str:
-    """The text with the user's home folder as ~, so that a report can be shown to others."""
-    return text.replace(str(Path.home()), "~")

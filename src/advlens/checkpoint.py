@@ -1,5 +1,6 @@
 """Checkpoints of a training run: written whole or not at all, read without executing anything."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -36,4 +37,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} holds a {type(state).__name__}, not a checkpoint; remove it to begin anew"
         )
+    return state
+
+
+def as_bytes(state: dict[str, Any]) -> bytes:
+    """What `save_checkpoint` would write."""
+    content = io.BytesIO()
+    torch.save(state, content)
+    return content.getvalue()
+
+
+def from_bytes(content: bytes) -> dict[str, Any]:
+    """A state from `as_bytes`."""
+    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return state

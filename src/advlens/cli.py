@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import json
 import os
 import shlex
@@ -21,10 +20,12 @@ from advlens.commands import (
     DemoCommand,
     ModelsCommand,
     ReportCommand,
+    ReproduceCommand,
     TrainCommand,
 )
-from advlens.errors import AdvlensError
+from advlens.errors import AdvlensError, DataError, SettingsError
 from advlens.files import locked
+from advlens.packaged import listed
 from advlens.parsing import parse
 
 if TYPE_CHECKING:
@@ -33,7 +34,21 @@ if TYPE_CHECKING:
 
 # torch is imported by the verbs that need it: it takes seconds, help must not.
 
-say = functools.partial(print, flush=True)
+LISTS: dict[str, Literal["recipes", "reproductions"]] = {
+    "train": "recipes",
+    "reproduce": "reproductions",
+}
+
+
+def first() -> bool:
+    """Whether this process speaks and writes: of those that torchrun starts, the first."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK") == "0"
+
+
+def say(text: object) -> None:
+    """Print for the user, once."""
+    if first():
+        print(text, flush=True)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -58,14 +73,17 @@ def main(words: Sequence[str] | None = None) -> int:
         return 141
     except Exception as error:
         found = f"{type(error).__name__}: {error}"
-        return _fail(f"a bug in advlens, please report it: {found} (--debug shows where)", 1, debug)
+        message = f"a bug in advlens, please report it: {found} (--debug shows where)"
+        return _fail(message, 1, debug, alone=True)
     return 0
 
 
-def _fail(message: str, code: int, debug: bool) -> int:
+def _fail(message: str, code: int, debug: bool, *, alone: bool = False) -> int:
+    """Say what went wrong: once for all processes, or for this one alone."""
     if debug:
         traceback.print_exc()
-    print(f"advlens: {' '.join(message.split())}", file=sys.stderr)
+    if alone or first():
+        print(f"advlens: {' '.join(message.split())}", file=sys.stderr)
     return code
 
 
@@ -82,11 +100,16 @@ def _run(words: list[str]) -> None:
     if words == ["--version"]:
         say(f"advlens {__version__}")
         return
+    if len(words) == 2 and words[1] == "--list" and words[0] in LISTS:
+        say(listed(LISTS[words[0]]))
+        return
     command, words = parse(words)
+    if os.environ.get("WORLD_SIZE", "1") != "1" and words[0] != "train":
+        raise SettingsError(f"advlens {words[0]} runs in one process; start it without torchrun")
     line = f"advlens {shlex.join(words)}"
     if (home := str(Path.home())) != "/":
         line = line.replace(home, "~")  # the record of a run may be shown to others
-    if hasattr(command, "common") and not command.common.dry_run:
+    if hasattr(command, "common") and not command.common.dry_run and first():
         with locked(command.out):  # a folder that is taken is refused before torch is imported
             pass
     VERBS[words[0]](command, line)
@@ -138,23 +161,26 @@ def _attack(command: AttackCommand, line: str) -> None:
 
 
 def _train(command: TrainCommand, line: str) -> None:
-    import torch
+    from advlens.distributed import joined
+    from advlens.recipes import Recipe, load_classifier, load_images, train
 
-    from advlens.recipes import Recipe, finish
-
-    settings, recipe = command.settings, Recipe.of(command.settings)
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    classifier, train = _load(command.model, command.data, settings, split="train")
-    _, test = _load(command.model, command.data, settings)
-    train, test = (part.aligned(classifier.classes, classifier.synsets) for part in (train, test))
+    settings = command.settings
+    Recipe.of(settings)  # settings that do not go together are refused before anything is loaded
+    classifier = load_classifier(command.model, settings)
+    data, test = load_images(command.data, classifier)
     if command.common.dry_run:
-        _plan(command, [(classifier, train), (classifier, test)])
+        _plan(command, [(classifier, data), (classifier, test)])
         return
-    recipe.training(classifier, train, command.out, report=say)
-    found = finish(
-        classifier, test, command.out, recipe, half=settings.half, data=train.name, command=line
-    )
+    with joined(next(classifier.parameters()).device) as processes:
+        try:
+            found = train(
+                classifier, data, test, command.out, settings,
+                command=line, recipe=command.recipe, processes=processes,
+            )  # fmt: skip
+        except DataError as error:
+            if not processes.first:  # the first does not see an image that only this one reads
+                _fail(f"process {processes.rank}: {error}", 1, debug=False, alone=True)
+            raise
     for name in ("natural", "attacked"):
         say(
             "{}: {top1:.2%} ({top1_low:.2%} to {top1_high:.2%}, n = {n})".format(
@@ -164,12 +190,19 @@ def _train(command: TrainCommand, line: str) -> None:
     say(command.out / "model.md")
 
 
+def _reproduce(command: ReproduceCommand, line: str) -> None:
+    from advlens.reproduction import reproduce
+
+    say(reproduce(command.name, command.data, command.out, quick=command.quick, command=line))
+
+
 def _report(command: ReportCommand, line: str) -> None:
     from advlens.report import write_report
     from advlens.stages.accuracy.section import section as accuracy
     from advlens.stages.neurons.section import section as neurons
+    from advlens.stages.training.section import section as training
 
-    say(write_report(command.run, [accuracy, neurons]))
+    say(write_report(command.run, [accuracy, neurons, training]))
 
 
 def _data(command: DataCommand, line: str) -> None:
@@ -207,27 +240,26 @@ VERBS: dict[str, Callable[[Any, str], None]] = {
     "neurons": _audit,
     "attack": _attack,
     "train": _train,
+    "reproduce": _reproduce,
     "report": _report,
     "data": _data,
     "models": _models,
 }
 
 
-def _load(
-    spec: str, data: str, settings: Any, split: Literal["test", "train"] = "test"
-) -> "tuple[Classifier, ImageData]":
+def _load(spec: str, data: str, settings: Any) -> "tuple[Classifier, ImageData]":
     """A model, and images as it takes them."""
-    from advlens.auditing import pick_device
     from advlens.datasets import Transform, load_data
+    from advlens.distributed import local_device
     from advlens.models import load_model
 
-    classifier = load_model(spec, device=pick_device(settings.device), seed=settings.seed)
+    classifier = load_model(spec, device=local_device(settings.device), seed=settings.seed)
     transform = Transform(
         size=classifier.image_size,
         resize=classifier.resize,
         interpolation=classifier.interpolation,
     )
-    images = load_data(data, split=split, transform=transform)
+    images = load_data(data, transform=transform)
     if (count := getattr(settings, "images", None)) is not None:
         images = images.subset(count, seed=settings.seed)
     return classifier, images

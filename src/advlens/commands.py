@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, UseAppendAction, arg
 
-from advlens.config import AttackSettings, AuditSettings, NoHint, TrainSettings
+from advlens.config import AttackSettings, AuditSettings, NoHint, TrainSettings, train_settings
 from advlens.errors import SettingsError
 
 ModelSpec = Annotated[str, arg(metavar="MODEL")]
@@ -114,24 +114,55 @@ class AttackCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainCommand:
-    """Train a classifier, then measure it once on the test set.
+    """Train a classifier, then measure it once on the test set; under torchrun, on several GPUs.
+
+    `advlens train --list` shows the packaged recipes.
 
     Attributes:
-        model: resnet14, resnet18 … or package.module:factory, with @weights-file to start from.
+        recipe: packaged settings; those of --config and flags win over them.
+        model: resnet14, resnet18 … or package.module:factory, with @weights-file to start from;
+            a recipe may name it.
         data: cifar10:DIR, or folder:DIR with train and val in it.
         out: the folder to write: model.safetensors and a model card, model.md. The same command
             continues an interrupted run and ends with the same weights.
     """
 
+    recipe: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     model: ModelSpec
     data: DataSpec
     out: Path
-    settings: OmitArgPrefixes[TrainSettings] = field(default_factory=TrainSettings)
+    settings: OmitArgPrefixes[Annotated[TrainSettings, arg(constructor=train_settings)]]
     common: OmitArgPrefixes[Common] = Common()
 
     def __post_init__(self) -> None:
         _check_model(self.model)
         _check_data(self.data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceCommand:
+    """Train a paper's models, audit them side by side, and show its table beside ours.
+
+    `advlens reproduce --list` shows what can be reproduced and what that needs.
+
+    Attributes:
+        name: which one.
+        quick: a short form, on little data with a small network: does the paper's ordering hold?
+        data: the data that it needs; the quick form has its own.
+        out: the folder to write: a folder for each model, audit, results/reproduction.csv and
+            reproduction.md. The same command continues an interrupted run.
+        debug: show the traceback of an error.
+    """
+
+    name: Positional[Annotated[str, arg(metavar="NAME")]]
+    quick: FlagCreatePairsOff[bool] = False
+    data: Annotated[str | None, arg(metavar="DATA", help_behavior_hint="")] = None
+    out: Path
+    debug: FlagCreatePairsOff[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.data is not None:
+            _check_data(self.data)
 
 
 @dataclass(frozen=True, kw_only=True)

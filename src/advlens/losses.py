@@ -1,10 +1,14 @@
 """Losses per image, in forms whose float32 values and gradients are right on confident models."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from advlens.arrays import Labels, Logits, PerImage
+
+FeatureDistance = Literal["squared", "absolute", "cosine"]
 
 
 def log_odds(logits: Logits, labels: Labels) -> PerImage:
@@ -24,6 +28,33 @@ def cross_entropy(logits: Logits, labels: Labels) -> PerImage:
     return F.softplus(log_odds(logits, labels))
 
 
-def feature_distance(features: Tensor, others: Tensor) -> PerImage:
-    """Squared Euclidean distance averaged over elements, per image (D19 eq. 6, D22 eq. 9)."""
-    return (features - others).square().flatten(1).mean(dim=1)
+def divergence(logits: Logits, others: Logits) -> PerImage:
+    """KL(p ‖ q) = Σ p log(p/q) of the probabilities p of `logits` and q of `others` (TRADES).
+
+    With t the class that `logits` predict, it is Σ_{j≠t} p_j (log p_j/p_t − log q_j/q_t)
+    + log p_t − log q_t: nothing is lost where p_t and q_t round to 1, so the float32 gradient
+    equals the float64 one, as that of `cross_entropy` does.
+    """
+    top = logits.argmax(dim=1)
+    label = top.unsqueeze(1)
+    p = logits.softmax(dim=1).scatter(1, label, 0)
+    odds, other_odds = (z - z.gather(1, label) for z in (logits, others))
+    return (
+        (p * (odds - other_odds)).sum(dim=1)
+        + cross_entropy(others, top)
+        - cross_entropy(logits, top)
+    )
+
+
+def feature_distance(
+    features: Tensor, others: Tensor, kind: FeatureDistance = "squared"
+) -> PerImage:
+    """Distance of each image's features, averaged over their elements (D19 eq. 6, D22 eq. 9).
+
+    "squared" and "absolute" differences, or the "cosine" distance 1 − cos of the two as vectors.
+    """
+    if kind == "cosine":
+        return 1 - F.cosine_similarity(features.flatten(1), others.flatten(1))
+    difference = features - others
+    size = difference.square() if kind == "squared" else difference.abs()
+    return size.flatten(1).mean(dim=1)

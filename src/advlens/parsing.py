@@ -1,4 +1,4 @@
-"""The words of a command line, and the settings of a file, into a command."""
+"""The words of a command line, and the settings of files, into a command."""
 
 import contextlib
 import dataclasses
@@ -9,7 +9,7 @@ import os
 import re
 import tomllib
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tyro.extras import subcommand_cli_from_dict
 
 from advlens import commands
 from advlens.errors import SettingsError
+from advlens.packaged import recipe_settings
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": commands.DemoCommand,
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "neurons": commands.NeuronsCommand,
     "attack": commands.AttackCommand,
     "train": commands.TrainCommand,
+    "reproduce": commands.ReproduceCommand,
     "report": commands.ReportCommand,
     "data": commands.DataCommand,
     "models": commands.ModelsCommand,
@@ -48,13 +50,13 @@ def parse(words: Sequence[str]) -> tuple[Any, list[str]]:
     """The command that the words of a command line ask for.
 
     Returns:
-        An instance of one of `COMMANDS`, and the words with the file of settings written out.
+        An instance of one of `COMMANDS`, and the words with the file of --config written out.
 
     Raises:
         SettingsError: wrong use, in one sentence that names the flag, or the key and its file.
         SystemExit: help was asked for, and is printed.
     """
-    words, file, keys = with_file(words)
+    words, recorded, sources = with_settings(words)
     help_wanted = not {"-h", "--help"}.isdisjoint(words)
     said = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     try:
@@ -66,7 +68,7 @@ def parse(words: Sequence[str]) -> tuple[Any, list[str]]:
                 description=DESCRIPTION,
                 config=(DisallowNone,),
             )
-        return command, words
+        return command, recorded
     except SystemExit as end:
         if not end.code:
             raise
@@ -74,44 +76,84 @@ def parse(words: Sequence[str]) -> tuple[Any, list[str]]:
         problem = sentence(said.read())
     except SettingsError as error:
         problem = str(error)
-    named = problem.replace("--", "").replace("-", "_")
-    from_file = any(re.search(rf"\b{key}\b", named) for key in keys)
-    raise SettingsError(f"{file}: {problem}" if from_file else problem)
+    named = problem.partition("; perhaps")[0].replace("--", "").replace("-", "_")
+    origin = next((o for key, o in sources.items() if re.search(rf"\b{key}\b", named)), None)
+    raise SettingsError(problem if origin is None else f"{origin}: {problem}")
 
 
-def with_file(words: Sequence[str]) -> tuple[list[str], Path | None, list[str]]:
-    """The words with the settings of the file that --config names ahead of the user's own flags.
+def with_settings(words: Sequence[str]) -> tuple[list[str], list[str], dict[str, str]]:
+    """The words with the settings of --recipe and --config ahead of the user's own flags.
+
+    A key of the file wins over one of the recipe, and a flag over both.
 
     Returns:
-        The words, without --config; the file; and the keys that were taken from it, which are
-        those that the user gives no flag for.
+        The words for the parser, without --config; the words for the record, without what the
+        recipe stands for either; and for each key that was taken, where it comes from.
 
     Raises:
-        SettingsError: the file cannot be read, or has an unknown key or a value of a wrong type.
+        SettingsError: there is no such file or recipe, or it has an unknown key or a value of a
+            wrong type.
     """
     verb, own = list(words[:1]), list(words[1:])
-    places = [i for i, word in enumerate(own) if word.partition("=")[0] == "--config"]
     kinds = _kinds(COMMANDS[verb[0]]) if verb and verb[0] in COMMANDS else {}
-    if not places or "config" not in kinds:
-        return list(words), None, []
-    place = places[-1]
-    _, equals, name = own[place].partition("=")
-    end = place + (1 if equals else 2)
-    if not equals and end > len(own):
-        raise SettingsError("--config needs the name of a TOML file")
-    file = Path(name if equals else own[place + 1])
-    own = own[:place] + own[end:]
-    given = {_key(word.partition("=")[0]) for word in own if word.startswith("--")}
-    settings = {_key(key): value for key, value in _read(file).items()}
-    del kinds["config"]
-    for key in settings:
+    name, without = _taken_out(own, "--config")
+    flags, origins = list[str](), dict[str, str]()
+    given = _keys(own, kinds)
+    if name is not None and "config" in kinds:
+        own, file = without, Path(name)
+        flags, origins = flags_of(verb[0], _read(file), str(file), unless=given)
+    name, _ = _taken_out(flags + own, "--recipe")
+    if name is None or "recipe" not in kinds:
+        return verb + flags + own, verb + flags + own, origins
+    recipe, more = flags_of(
+        verb[0], recipe_settings(name), f"recipe {name}", unless=given | origins.keys()
+    )
+    return verb + recipe + flags + own, verb + flags + own, more | origins
+
+
+def flags_of(
+    verb: str, settings: Mapping[str, object], origin: str, *, unless: Collection[str] = ()
+) -> tuple[list[str], dict[str, str]]:
+    """The words that stand for the settings of a file; a switch at its default needs none.
+
+    Args:
+        verb: whose settings they are.
+        settings: values by key, as TOML gives them.
+        origin: where they come from, for errors.
+        unless: keys that are left out.
+
+    Returns:
+        The words, and the origin of each key that they stand for.
+
+    Raises:
+        SettingsError: an unknown key, or a value of a wrong type.
+    """
+    kinds = _kinds(COMMANDS[verb])
+    kinds.pop("config", None)
+    words, origins = list[str](), dict[str, str]()
+    for name, value in settings.items():
+        key = _key(name)
         if key not in kinds:
             close = difflib.get_close_matches(key, kinds, n=1)
             hint = f"; perhaps you meant {close[0]}" if close else ""
-            raise SettingsError(f"{file}: {verb[0]} has no setting named {key}{hint}")
-    taken = [key for key in settings if key not in given]
-    flags = [word for key in taken for word in _flag(file, key, settings[key], kinds[key])]
-    return verb + flags + own, file, taken
+            raise SettingsError(f"{origin}: {verb} has no setting named {key}{hint}")
+        if key not in unless:
+            words += _flag(origin, key, value, *kinds[key])
+            origins[key] = origin
+    return words, origins
+
+
+def _taken_out(words: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
+    """The last value of a flag, and the words without it."""
+    places = [i for i, word in enumerate(words) if word.partition("=")[0] == flag]
+    if not places:
+        return None, list(words)
+    place = places[-1]
+    _, equals, value = words[place].partition("=")
+    end = place + (1 if equals else 2)
+    if end > len(words):
+        raise SettingsError(f"{flag} needs a value; see --help")
+    return value if equals else words[place + 1], [*words[:place], *words[end:]]
 
 
 def sentence(text: str) -> str:
@@ -140,40 +182,47 @@ def _read(file: Path) -> dict[str, Any]:
         raise SettingsError(f"cannot read the settings in {file}: {reason}") from error
 
 
-def _flag(file: Path, key: str, value: object, kind: Any) -> list[str]:
+def _flag(origin: str, key: str, value: object, kind: Any, default: object) -> list[str]:
     """The words that a setting stands for."""
     values = value if isinstance(value, list) else [value]
     plain = all(isinstance(v, str | int | float) and not isinstance(v, bool) for v in values)
     if kind is bool:
         fits, wanted = isinstance(value, bool), "true or false"
-    elif typing.get_origin(kind) is tuple:
+    elif any(typing.get_origin(part) is tuple for part in (kind, *typing.get_args(kind))):
         fits, wanted = plain, "a list of numbers or texts"
     else:
         fits, wanted = plain and not isinstance(value, list), "a number or a text"
     if not fits:
-        raise SettingsError(f"{file}: {key} must be {wanted}, not {value!r}")
+        raise SettingsError(f"{origin}: {key} must be {wanted}, not {value!r}")
     if any(isinstance(v, str) and v.startswith("--") for v in values):
-        raise SettingsError(f"{file}: {key} must be a value, not a flag such as {value!r}")
-    flag = "--" + key.replace("_", "-")
+        raise SettingsError(f"{origin}: {key} must be a value, not a flag such as {value!r}")
+    name = key.replace("_", "-")
     if kind is bool:
-        return [flag] if value else []
+        return [] if value == default else [f"--{name}" if value else f"--no-{name}"]
     if key == "model":
-        return [word for v in values for word in (flag, str(v))]
-    return [flag, *map(str, values)]
+        return [word for v in values for word in ("--model", str(v))]
+    return [f"--{name}", *map(str, values)]
 
 
-def _kinds(command: Any) -> dict[str, Any]:
-    """The type of each flag of a command."""
+def _kinds(command: Any) -> dict[str, tuple[Any, object]]:
+    """The type and the default of each flag of a command."""
     hints = typing.get_type_hints(command)
-    result: dict[str, Any] = {}
+    result: dict[str, tuple[Any, object]] = {}
     for field in dataclasses.fields(command):
         kind = hints[field.name]
-        result |= _kinds(kind) if dataclasses.is_dataclass(kind) else {field.name: kind}
+        nested = dataclasses.is_dataclass(kind)
+        result |= _kinds(kind) if nested else {field.name: (kind, field.default)}
     return result
 
 
 def _key(name: str) -> str:
     return name.removeprefix("--").replace("-", "_")
+
+
+def _keys(words: Sequence[str], kinds: Collection[str]) -> set[str]:
+    """The keys that have a flag among the words; that of --no-flip is flip."""
+    found = {_key(word.partition("=")[0]) for word in words if word.startswith("--")}
+    return {key if key in kinds else key.removeprefix("no_") for key in found}
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Balls around an image: what an attack may change, and the steepest step within it.
 
-Radii are in pixel units of [0, 1]; a radius may be one number or one per image (shape N).
+Radii are in pixel units of [0, 1]; a radius may be one number, one per image (shape N), or drawn
+for each image.
 """
 
 import math
@@ -16,13 +17,40 @@ from advlens.seeding import Stream, normal, uniform
 
 
 @dataclass(frozen=True, kw_only=True)
+class Uniform:
+    """A radius drawn uniformly for each image, anew for each seed (D19, D22: 4 to 16 of 255).
+
+    Attributes:
+        low: the smallest radius in pixel units, ≥ 0.
+        high: the largest.
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.low <= self.high < math.inf):
+            raise SettingsError(
+                "a radius is drawn between two finite numbers 0 ≤ low ≤ high in pixel units, "
+                f"not {self.low} and {self.high}"
+            )
+
+    def draw(self, seed: int, ids: Ids) -> PerImage:
+        """One radius per image, on the CPU; other images in the batch do not change it."""
+        share = uniform(seed, ids, (), Stream.EPSILON).double()
+        return self.low + (self.high - self.low) * share
+
+
+@dataclass(frozen=True, kw_only=True)
 class Threat:
     """The ball of radius `epsilon` around an image, cut with the pixel range [0, 1]."""
 
-    epsilon: float | PerImage
+    epsilon: float | PerImage | Uniform
     norm: ClassVar[str]
 
     def __post_init__(self) -> None:
+        if isinstance(self.epsilon, Uniform):
+            return
         if isinstance(self.epsilon, Tensor):
             fits = self.epsilon.ndim == 1 and bool(
                 (self.epsilon.isfinite() & (self.epsilon >= 0)).all()
@@ -41,8 +69,16 @@ class Threat:
             return replace(self, epsilon=self.epsilon.to(positions.device)[positions])
         return self
 
+    def drawn(self, seed: int, ids: Ids) -> Self:
+        """The balls of these images, with radii where they have yet to be drawn."""
+        if isinstance(self.epsilon, Uniform):
+            return replace(self, epsilon=self.epsilon.draw(seed, ids))
+        return self
+
     def radius(self, like: Images) -> float | Tensor:
         """Epsilon, shaped to multiply a batch of images."""
+        if isinstance(self.epsilon, Uniform):
+            raise SettingsError("epsilon has yet to be drawn for these images; use threat.drawn")
         if isinstance(self.epsilon, Tensor):
             if len(self.epsilon) != len(like):
                 raise SettingsError(

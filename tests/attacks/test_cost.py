@@ -7,19 +7,28 @@ frozen weights need none. So a step of forward and backward is two units, exactl
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
-from advlens.attacks import AdamAttack, Bim, FeatureAttack, Fgsm, GaussianNoise, LeastLikely, Pgd
+from advlens.attacks import (
+    AdamAttack,
+    Bim,
+    Divergence,
+    FeatureAttack,
+    Fgsm,
+    GaussianNoise,
+    LeastLikely,
+    Pgd,
+)
 from advlens.models.classifier import Classifier
 from advlens.models.resnet import CifarResNet
 from advlens.prepared import prepare
-from advlens.threat import L2, Linf
+from advlens.threat import L2, Linf, Uniform
+from flops import flops
 
 BALL, K = L2(epsilon=0.1), 3
 
 UNITS = {
     "fgsm": (Fgsm(threat=Linf(epsilon=0.01)), 2),
+    "fgsm drawn": (Fgsm(threat=Linf(epsilon=Uniform(low=0.01, high=0.02))), 2),
     "fgsm predicted": (Fgsm(threat=BALL, label="predicted"), 2),
     "pgd last": (Pgd(threat=BALL, steps=K, select="last"), 2 * K),
     "pgd worst": (Pgd(threat=BALL, steps=K), 2 * K + 1),
@@ -31,30 +40,12 @@ UNITS = {
     "least likely": (LeastLikely(threat=BALL, steps=K, select="last"), 2 * K),
     "least likely worst": (LeastLikely(threat=BALL, steps=K), 2 * K + 1),
     "least likely random": (LeastLikely(threat=BALL, steps=K, random_start=True), 2 * K + 2),
+    "divergence last": (Divergence(threat=BALL, steps=K, select="last"), 2 * K + 1),
+    "divergence worst": (Divergence(threat=BALL, steps=K), 2 * K + 2),
     "adam": (AdamAttack(steps=K), 2 * K),
     "adam untargeted": (AdamAttack(steps=K, targeted=False), 2 * K),
     "noise": (GaussianNoise(threat=BALL), 0),
 }
-
-
-class Flops(TorchDispatchMode):
-    """torch's own counts; its FlopCounterMode also tracks modules and refuses autograd.grad."""
-
-    total = 0
-
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        result = operator(*args, **(kwargs or {}))
-        if operator._overloadpacket in flop_registry:
-            self.total += flop_registry[operator._overloadpacket](
-                *args, **(kwargs or {}), out_val=result
-            )
-        return result
-
-
-def flops(call) -> int:
-    with Flops() as counter:
-        call()
-    return counter.total
 
 
 @pytest.fixture(scope="module")

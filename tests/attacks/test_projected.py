@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from advlens.attacks import Bim, FeatureAttack, Fgsm, GaussianNoise, LeastLikely, Pgd
+from advlens.attacks import Bim, Fgsm, GaussianNoise, LeastLikely, Pgd
 from advlens.prepared import prepare
-from advlens.threat import L2, Linf
+from advlens.threat import L2, Linf, Uniform
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 
@@ -65,6 +65,19 @@ def test_fgsm(norm, smooth, pixels, labels):
     # one step of BIM, and of PGD at a start without randomness, is FGSM
     one = Bim(threat=threat, steps=1, step_size=epsilon, select="last")(smooth, pixels, labels)
     torch.testing.assert_close(one, found, **CLOSE)
+
+
+@pytest.mark.parametrize("norm", [Linf, L2])
+def test_a_step_along_a_given_gradient(norm, pixels):
+    """FGSM's own step, radii drawn as in a call."""
+    ids = torch.arange(24) + 3
+    attack = Fgsm(threat=norm(epsilon=Uniform(low=0.1, high=0.9)), seed=4)
+    gradient = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
+    radii = Uniform(low=0.1, high=0.9).draw(4, ids).view(-1, 1, 1, 1).numpy()
+    step = naive_step(norm, gradient.double().numpy())
+    expected = np.clip(pixels.double().numpy() + radii * step, 0, 1)
+    found = attack.along(gradient, pixels, ids)
+    torch.testing.assert_close(found.double(), torch.from_numpy(expected), **CLOSE)
 
 
 @pytest.mark.parametrize("norm", [Linf, L2])
@@ -194,29 +207,6 @@ def test_a_stronger_attacker_never_helps_the_defender(norm, scale, smooth, crowd
     assert robust(Fgsm(threat=threat), model, *crowd) >= by_steps[-1]
     free = Pgd(threat=Linf(epsilon=1.0), steps=10)
     assert robust(free, model, *crowd) <= 0.2  # chance
-
-
-def test_feature_attack_raises_the_distance(smooth, pixels):
-    model, threat = prepare(smooth), L2(epsilon=0.5)
-
-    def distances(images, layer):
-        network = copy.deepcopy(smooth).double()
-        hidden = torch.tanh(network.conv1(2 * images.double() - 1))
-        maps = hidden if layer == "conv1" else torch.tanh(network.conv2(hidden))
-        return torch.relu(maps)
-
-    for layer in ("conv1", "conv2"):
-        attack = FeatureAttack(threat=threat, steps=8, layer=layer)
-        start = threat.sample(pixels, seed=0, ids=torch.arange(24))
-        found = attack(model, pixels)
-        with torch.no_grad():
-            clean = distances(pixels, layer)
-            at_start, at_end = (
-                (distances(x, layer) - clean).square().flatten(1).mean(dim=1)
-                for x in (start, found)
-            )
-        assert (at_end > 1.5 * at_start).all()
-    assert torch.equal(FeatureAttack(threat=threat, steps=8)(model, pixels), found)  # the last
 
 
 @pytest.mark.parametrize("norm", [Linf, L2])

@@ -72,6 +72,14 @@ def test_weights_from_a_file(tmp_path):
         load_model(f"resnet20@{tmp_path / 'none.pt'}")
 
 
+def test_weights_of_a_training_are_named_by_its_folder(tmp_path):
+    for file in ("model", "best"):
+        path = tmp_path / "robust" / f"{file}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        save_weights(load_model("resnet20"), path)
+        assert load_model(f"resnet20@{path}").name == "robust"
+
+
 @pytest.mark.parametrize("depth", [20, 32, 56])
 def test_public_weights_load(depth, shared_data):
     path = shared_data / "cifar10-models" / f"resnet{depth}.safetensors"

@@ -232,29 +232,71 @@ def test_recording_keeps_no_maps(traceable):
 
 @each_quick_network
 def test_live_features(name):
+    """Of every layer, of the last one, and what the last linear layer reads."""
     model, images = build(name)
     if name in UNTRACEABLE:
-        with pytest.raises(ModelError, match="cannot trace the forward of Branching"):
-            live_features(model)
+        for layer in (None, "conv1", "representation"):
+            with pytest.raises(ModelError, match="cannot trace the forward of Branching"):
+                live_features(model, layer)
         return
-    live = live_features(model.eval())
+    copied = prepare(model.eval())
     with torch.no_grad():
-        logits, maps = live(images)
-    copied = prepare(model)
-    torch.testing.assert_close(logits, copied(images), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(maps, copied.features(images), rtol=1e-4, atol=1e-4)
+        for layer in (None, *copied.layers, "representation"):
+            logits, features = live_features(model, layer)(images)
+            torch.testing.assert_close(logits, copied(images), rtol=1e-4, atol=1e-4)
+            if layer == "representation":
+                expected = copied.representation(images)
+            else:
+                expected = copied.features(images, layer)
+            torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_live_features_are_the_model_itself():
+def test_live_features_name_the_layers_that_there_are():
+    model, _ = build("classifier")
+    with pytest.raises(ModelError, match=r"no convolution named 'network.conv1'; there are: conv1"):
+        live_features(model, "network.conv1")
+    convolutions = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    with pytest.raises(ModelError, match="no linear layer, so no representation"):
+        live_features(convolutions, "representation")
+    with pytest.raises(ModelError, match="no convolution"):
+        live_features(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), "conv1")
+
+
+@pytest.mark.parametrize(
+    ("layer", "behind"), [("layer1.0.conv1", "layer1.0.conv2"), ("representation", "linear")]
+)
+def test_live_features_are_the_model_itself(layer, behind):
     model, images = build("resnet, pad")
     steps = model.bn1.num_batches_tracked.item()
-    live = live_features(model.train())
-    logits, maps = live(images)
+    live = live_features(model.train(), layer)
+    logits, features = live(images)
     assert model.bn1.num_batches_tracked.item() == steps + 1
-    maps.square().mean().backward()
+    features.square().mean().backward()
     assert model.conv1.weight.grad.abs().max() > 0
-    assert model.linear.weight.grad is None
+    assert model.get_submodule(behind).weight.grad is None
     with torch.no_grad():
         model.linear.bias += 1
     shifted, _ = live(images)
     torch.testing.assert_close(shifted, logits + 1)
+
+
+class ChangesItsRepresentation(nn.Module):
+    """Writes into what the linear layer has read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled = self.conv(x).mean(dim=(2, 3))
+        logits = self.linear(pooled)
+        pooled.zero_()
+        return logits
+
+
+def test_later_layers_do_not_write_into_live_features():
+    model, images = ChangesItsRepresentation(), torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        logits, features = live_features(model, "representation")(images)
+        torch.testing.assert_close(model.linear(features), logits)
+    assert features.abs().min() > 0

@@ -7,19 +7,14 @@ not finite: a network that returns NaN is broken, not robust.
 
 from advlens.attacks.adam import AdamAttack, smallest
 from advlens.attacks.base import Attack, Goal
-from advlens.attacks.projected import (
-    Bim,
-    FeatureAttack,
-    Fgsm,
-    GaussianNoise,
-    LeastLikely,
-    Pgd,
-)
+from advlens.attacks.distance import Divergence, FeatureAttack
+from advlens.attacks.projected import Bim, Fgsm, GaussianNoise, LeastLikely, Pgd
 
 __all__ = [
     "AdamAttack",
     "Attack",
     "Bim",
+    "Divergence",
     "FeatureAttack",
     "Fgsm",
     "GaussianNoise",

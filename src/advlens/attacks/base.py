@@ -72,7 +72,8 @@ class Attack:
             images = check_images(images)
             if len(images) == 0:
                 return images
-            return self._attack(prepare(model), images, labels, _numbers(images, ids))
+            ids = _numbers(images, ids)
+            return self._drawn(ids)._attack(prepare(model), images, labels, ids)
 
     def goal(self, clean: Logits, labels: Labels | None = None) -> Goal:
         """What counts as success on images whose logits before the attack are `clean`.
@@ -116,7 +117,7 @@ class Attack:
             if len(left):
                 ids = _numbers(images, ids).to(left.device)[left]
                 labels = None if labels is None else labels[left]
-                part = self._at(left)
+                part = self._at(left)._drawn(ids)
                 logits[left] = part._outcomes(prepared, images[left], labels, ids, logits[left])
             return logits
 
@@ -131,6 +132,10 @@ class Attack:
 
     def _at(self, positions: Tensor) -> Self:
         """The same attack for the images at these positions (settings may be per image)."""
+        return self
+
+    def _drawn(self, ids: Ids) -> Self:
+        """The same attack with all settings drawn that are random for each image."""
         return self
 
 

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from advlens.arrays import Ids, Images, Labels, Logits, Mask, PerImage
 from advlens.attacks.base import Ascent, Attack, Goal, Look, choice, needed, positive
-from advlens.losses import feature_distance
 from advlens.prepared import Prepared
 from advlens.seeding import Stream, derived, normal
 from advlens.threat import Threat
@@ -22,6 +21,9 @@ class _InBall(Attack):
 
     def _at(self, positions: Tensor) -> Self:
         return replace(self, threat=self.threat.at(positions))
+
+    def _drawn(self, ids: Ids) -> Self:
+        return replace(self, threat=self.threat.drawn(self.seed, ids))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +47,17 @@ class Fgsm(_InBall):
         ascent = Ascent(model, lambda logits: self.goal(logits, labels))
         _, gradient = ascent.gradient(images)
         ascent.check()
-        step = self.threat.radius(images) * self.threat.steepest(gradient)
-        return self.threat.project(images + step, images)
+        return self.along(gradient, images, ids)
+
+    def along(self, gradient: Images, images: Images, ids: Ids) -> Images:
+        """The step by itself, for a gradient that was taken elsewhere."""
+        threat = self.threat.drawn(self.seed, ids)
+        step = threat.radius(images) * threat.steepest(gradient)
+        return threat.project(images + step, images)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Iterative(_InBall):
+class Iterative(_InBall):
     """Projected steepest ascent.
 
     Attributes:
@@ -98,7 +105,7 @@ class _Iterative(_InBall):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Classes(_Iterative):
+class _Classes(Iterative):
     """Ascent on the goal's own score, so that an image is done once its goal is reached."""
 
     def _attack(self, model: Prepared, images: Images, labels: Labels | None, ids: Ids) -> Images:
@@ -210,29 +217,6 @@ class LeastLikely(_Classes):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureAttack(_Iterative):
-    """Moves the features of one layer as far as the ball allows: max d(φ(x), φ(x′)).
-
-    The second inner maximum of D19 eq. 5 and D22 eq. 7, which both papers relax away. φ are the
-    maps of a convolution after its non-linearity, d the mean squared difference. The gradient
-    vanishes at the image itself, so the start is a uniform point of the ball. Needs no labels.
-
-    Attributes:
-        layer: name of the convolution (default: the last).
-    """
-
-    layer: str | None = None
-
-    def _start(self, images: Images, ids: Ids, restart: int) -> Images:
-        return self.threat.sample(images, seed=self.seed, ids=ids)
-
-    def _attack(self, model: Prepared, images: Images, labels: Labels | None, ids: Ids) -> Images:
-        clean = model.features(images, self.layer)
-        ascent = Ascent(lambda x: model.features(x, self.layer), lambda _: _FarFrom(clean))
-        return self._climb(ascent, images, ids)
-
-
-@dataclass(frozen=True, kw_only=True)
 class GaussianNoise(_InBall):
     """No attack but its control: a random change of the length that the attack may use.
 
@@ -243,19 +227,6 @@ class GaussianNoise(_InBall):
         noise = normal(self.seed, ids, images.shape[1:], Stream.NOISE).to(images)
         length = self.threat.length(noise).view(-1, 1, 1, 1)
         return (images + self.threat.radius(images) * noise / length).clamp(0, 1)
-
-
-@dataclass(frozen=True)
-class _FarFrom:
-    """The objective of features that are far from the clean ones; never done."""
-
-    clean: Tensor
-
-    def score(self, features: Tensor) -> PerImage:
-        return feature_distance(features, self.clean)
-
-    def reached(self, features: Tensor) -> Mask:
-        return torch.zeros(len(features), dtype=torch.bool, device=features.device)
 
 
 class _Worst:

@@ -9,6 +9,7 @@ from advlens.figures.neurons import (
 )
 from advlens.figures.pictures import unit_grid
 from advlens.figures.style import NARROW, WIDTH, colors, dark, save_figure, svg
+from advlens.figures.training import training_curves
 
 __all__ = [
     "FEW",
@@ -23,5 +24,6 @@ __all__ = [
     "dark",
     "save_figure",
     "svg",
+    "training_curves",
     "unit_grid",
 ]

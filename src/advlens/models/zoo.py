@@ -117,7 +117,9 @@ def _load(classifier: Classifier, weights: Path | None) -> None:
     load_weights(classifier, weights)
     classifier.weights = sha256(weights)
     if classifier.name not in _PACKAGED:
-        classifier.name = weights.stem
+        # a training of ours names all of its weights alike: its folder tells them apart
+        ours = weights.stem in ("model", "best")
+        classifier.name = weights.absolute().parent.name if ours else weights.stem
 
 
 def _torchvision(name: str, weights: str) -> Classifier:

@@ -16,11 +16,13 @@ from torch.nn.utils import fuse_conv_bn_weights
 
 from advlens.arrays import Images, Logits
 from advlens.errors import ModelError
-from advlens.models.classifier import Classifier
 from advlens.prepared.units import (
+    NO_REPRESENTATION,
+    check_layer,
     kept_input_of_last_linear,
     kept_outputs,
     last,
+    layer_name,
     read_by_last_linear,
     reading,
     responses,
@@ -59,10 +61,8 @@ class Prepared(nn.Module):
             final = last(self._nodes) if paths else ""
         self._readings: dict[str | None, nn.Module] = {}
         self._network.to(dtype=dtype).to(memory_format=torch.channels_last)
-        # a classifier's layers go by the names that they have in its network
-        prefix = "network." if isinstance(model, Classifier) else ""
-        self._paths = {path.removeprefix(prefix): path for path in paths}
-        self._last = final.removeprefix(prefix)
+        self._paths = {layer_name(model, path): path for path in paths}
+        self._last = layer_name(model, final)
         convolutions: dict[str, Any] = dict(self._network.named_modules())
         self.layers: dict[str, int] = {
             name: convolutions[path].out_channels for name, path in self._paths.items()
@@ -111,9 +111,7 @@ class Prepared(nn.Module):
             ModelError: no such layer (the layers named), or one that these images do not reach.
         """
         name = self._last if layer is None else layer
-        if name not in self.layers:
-            known = ", ".join(self.layers) or "none"
-            raise ModelError(f"no convolution named {name!r}; there are: {known}")
+        check_layer(name, self.layers)
         path = self._paths[name]
         if self._graph is not None:
             if name not in self._readings:
@@ -144,7 +142,7 @@ class Prepared(nn.Module):
         with kept_input_of_last_linear(self._network) as kept:
             self(images)
         if not kept:
-            raise ModelError("the model has no linear layer, so no representation before it")
+            raise ModelError(NO_REPRESENTATION)
         return kept[-1].float()
 
     def update(self, model: nn.Module) -> None:

@@ -8,7 +8,7 @@ normalized output before the addition.
 
 import operator
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -19,6 +19,9 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from advlens.errors import ModelError
+from advlens.models.classifier import Classifier
+
+NO_REPRESENTATION = "the model has no linear layer, so no representation before it"
 
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 _TRANSPARENT = (*_NORMS, nn.Identity, nn.Dropout, nn.Dropout2d)
@@ -58,20 +61,45 @@ def trace(model: nn.Module) -> fx.Graph:
         ) from error
 
 
-def live_features(model: nn.Module) -> nn.Module:
-    """The model itself, parameters and modes shared, returning (logits, maps of its last layer).
+def live_features(model: nn.Module, layer: str | None = None) -> nn.Module:
+    """The model itself, parameters and modes shared, as a module: images → (logits, features).
 
-    The maps are those of `Prepared.features`. Tracing takes some milliseconds: keep the result as
-    long as the model stays in one mode.
+    The features are those of `Prepared.features`, or of `Prepared.representation`, with gradients
+    to the parameters. Tracing takes some milliseconds: keep the result as long as the model stays
+    in one mode.
+
+    Args:
+        model: images → logits.
+        layer: name of a convolution, for its maps N×units×H×W (default: the last one), or
+            "representation", for what the last linear layer reads, N×d.
 
     Raises:
-        ModelError: control flow that cannot be traced, or no convolution.
+        ModelError: control flow that cannot be traced, or no such layer (the layers are named).
     """
     graph = trace(model)
-    nodes = responses(model, graph)
+    if layer == "representation":
+        node = read_by_last_linear(model, graph)
+        if node is None:
+            raise ModelError(NO_REPRESENTATION)
+        return reading(model, graph, [node], torch.clone, logits=True)
+    nodes = {layer_name(model, path): node for path, node in responses(model, graph).items()}
     if not nodes:
         raise ModelError(f"{type(model).__name__} has no convolution to take features from")
-    return reading(model, graph, [nodes[last(nodes)]], F.relu, logits=True)
+    name = last(nodes) if layer is None else layer
+    check_layer(name, nodes)
+    return reading(model, graph, [nodes[name]], F.relu, logits=True)
+
+
+def layer_name(model: nn.Module, path: str) -> str:
+    """The name of a layer for users: a classifier's layers go by their names in its network."""
+    return path.removeprefix("network." if isinstance(model, Classifier) else "")
+
+
+def check_layer(name: str, layers: Collection[str]) -> None:
+    """Raise ModelError, naming the layers, if this is none of them."""
+    if name not in layers:
+        known = ", ".join(layers) or "none"
+        raise ModelError(f"no convolution named {name!r}; there are: {known}")
 
 
 def last(nodes: dict[str, fx.Node]) -> str:

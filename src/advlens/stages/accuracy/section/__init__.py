@@ -70,7 +70,7 @@ def _scores(natural: dict[str, Estimate], worst: dict[str, Row]) -> list[Score]:
         ),
         Score(
             label="Accuracy under attack",
-            explanation="The lowest that any attack in this audit leaves.",
+            explanation="The lowest that one of the attacks here leaves.",
             estimates={model: top1(row) for model, row in worst.items()},
             notes={model: attack_name(row) for model, row in worst.items()},
             as_percent=True,

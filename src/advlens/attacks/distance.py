@@ -1,0 +1,72 @@
+"""Attacks that move what a model makes of an image away from what it made of the clean one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from advlens.arrays import Ids, Images, Labels, Mask, PerImage
+from advlens.attacks.base import Ascent
+from advlens.attacks.projected import Iterative
+from advlens.losses import divergence, feature_distance
+from advlens.prepared import Prepared
+from advlens.seeding import Stream, normal
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureAttack(Iterative):
+    """Moves the features of one layer as far as the ball allows: max d(φ(x), φ(x′)).
+
+    The second inner maximum of D19 eq. 5 and D22 eq. 7, which both papers relax away. φ are the
+    maps of a convolution after its non-linearity, d the mean squared difference. The gradient
+    vanishes at the image itself, so the start is a uniform point of the ball. Needs no labels.
+
+    Attributes:
+        layer: name of the convolution (default: the last).
+    """
+
+    layer: str | None = None
+
+    def _start(self, images: Images, ids: Ids, restart: int) -> Images:
+        return self.threat.sample(images, seed=self.seed, ids=ids)
+
+    def _attack(self, model: Prepared, images: Images, labels: Labels | None, ids: Ids) -> Images:
+        clean = model.features(images, self.layer)
+        ascent = Ascent(
+            lambda x: model.features(x, self.layer), lambda _: _Away(clean, feature_distance)
+        )
+        return self._climb(ascent, images, ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Divergence(Iterative):
+    """Moves the predicted probabilities as far as the ball allows: max KL(f(x) ‖ f(x′)).
+
+    The inner maximum of TRADES (Zhang et al. 2019, algorithm 1). The gradient vanishes at the image
+    itself, so the start is the image with Gaussian noise of standard deviation 0.001, within the
+    ball. Needs no labels; costs one forward pass more, on the images themselves.
+    """
+
+    def _start(self, images: Images, ids: Ids, restart: int) -> Images:
+        noise = normal(self.seed, ids, images.shape[1:], Stream.START).to(images)
+        return self.threat.project(images + 0.001 * noise, images)
+
+    def _attack(self, model: Prepared, images: Images, labels: Labels | None, ids: Ids) -> Images:
+        clean = model(images)
+        ascent = Ascent(model, lambda _: _Away(clean, divergence))
+        return self._climb(ascent, images, ids)
+
+
+@dataclass(frozen=True)
+class _Away:
+    """The objective of outputs that are far from the clean ones; never done."""
+
+    clean: Tensor
+    distance: Callable[[Tensor, Tensor], PerImage]
+
+    def score(self, output: Tensor) -> PerImage:
+        return self.distance(self.clean, output)
+
+    def reached(self, output: Tensor) -> Mask:
+        return torch.zeros(len(output), dtype=torch.bool, device=output.device)

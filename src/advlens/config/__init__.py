@@ -1,0 +1,19 @@
+"""Settings that the command line and the library share; importing them does not import torch."""
+
+from advlens.config.numbers import AutoRadius, NoHint, Radius, parse_number, show_number
+from advlens.config.settings import AttackSettings, AuditSettings, Norm, StageName
+from advlens.config.training import TrainSettings, train_settings
+
+__all__ = [
+    "AttackSettings",
+    "AuditSettings",
+    "AutoRadius",
+    "NoHint",
+    "Norm",
+    "Radius",
+    "StageName",
+    "TrainSettings",
+    "parse_number",
+    "show_number",
+    "train_settings",
+]

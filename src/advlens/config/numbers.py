@@ -1,0 +1,88 @@
+"""Numbers of settings: how they are written, read and refused."""
+
+import math
+from typing import Annotated
+
+from tyro.conf import arg
+from tyro.constructors import PrimitiveConstructorSpec
+
+from advlens.errors import SettingsError
+
+
+def parse_number(text: str) -> float:
+    """A number written as 0.0157 or as 4/255.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    numerator, slash, denominator = text.partition("/")
+    try:
+        return float(numerator) / float(denominator if slash else 1)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"{text!r} is not a number such as 0.0157 or 4/255") from None
+
+
+def show_number(value: float | None) -> str:
+    """The shortest of the two ways to write a radius; "auto" for None."""
+    if value is None:
+        return "auto"
+    steps = value * 255
+    return (
+        f"{round(steps)}/255"
+        if steps and abs(steps - round(steps)) < 1e-9 and value < 1
+        else f"{value:g}"
+    )
+
+
+Radius = Annotated[
+    float,
+    PrimitiveConstructorSpec(
+        nargs=1, metavar="NUMBER", instance_from_str=lambda words: parse_number(words[0]),
+        is_instance=lambda value: isinstance(value, float),
+        str_from_instance=lambda value: [show_number(value)],
+    ),
+]  # fmt: skip
+AutoRadius = Annotated[
+    float | None,
+    PrimitiveConstructorSpec(
+        nargs=1, metavar="NUMBER|auto",
+        instance_from_str=lambda words: None if words[0] == "auto" else parse_number(words[0]),
+        is_instance=lambda value: value is None or isinstance(value, float),
+        str_from_instance=lambda value: [show_number(value)],
+    ),
+]  # fmt: skip
+NoHint = arg(help_behavior_hint="")
+"""For what is None by default: the help says in words what that means."""
+Range = Annotated[
+    tuple[float, float] | None,
+    NoHint,
+    PrimitiveConstructorSpec(
+        nargs=2, metavar="LOW HIGH",
+        instance_from_str=lambda words: (parse_number(words[0]), parse_number(words[1])),
+        is_instance=lambda value: value is None or isinstance(value, tuple),
+        str_from_instance=lambda value: [show_number(v) for v in value or (None, None)],
+    ),
+]  # fmt: skip
+
+
+def check_positive(settings: object, *names: str) -> None:
+    """Refuse a setting that is neither None nor a finite number > 0, by its name."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise SettingsError(f"{name} must be a positive number, not {value}")
+
+
+def check_between(settings: object, low: float, high: float, *names: str) -> None:
+    """Refuse a setting that is neither None nor a finite number from low to high, by its name."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not (math.isfinite(value) and low <= value <= high):
+            limit = "" if high == math.inf else f" and ≤ {high:g}"
+            raise SettingsError(f"{name} must be a finite number ≥ {low:g}{limit}, not {value}")
+
+
+def check_seed(seed: int) -> None:
+    """Refuse what cannot be a seed."""
+    if not 0 <= seed < 2**63:
+        raise SettingsError(f"seed must be a whole number from 0 to 2⁶³ − 1, not {seed}")

@@ -1,0 +1,124 @@
+"""What an audit measures, and what an attack is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from advlens.config.numbers import AutoRadius, NoHint, Radius, check_positive, check_seed
+from advlens.errors import SettingsError
+
+StageName = Literal["accuracy", "sweep", "neurons"]
+Norm = Literal["linf", "l2"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditSettings:
+    """What an audit measures, and how.
+
+    Attributes:
+        images: audit a seeded, class-balanced subset of so many images (default: all of them).
+        epsilon: L2 radius of PGD in pixel units; auto is .5 for images below 96 pixels, 1.5
+            below 160, else 3.
+        steps: PGD steps.
+        fgsm: L∞ radii of FGSM (D19: 1/255, D22: 4/255).
+        sweep_images: images of the subset for the sweep over epsilon and the sanity checks.
+        sweep_steps: PGD steps on that subset.
+        neuron_epsilon: L2 radius of the least-likely attack on the units; auto is twice epsilon.
+        neuron_steps: steps of that attack.
+        success: the success rate at which models are compared at equal success.
+        top: share of the images that stands for a unit.
+        sigma: width of the class similarity exp(−d²/2σ²).
+        synsets: table of class,wnid lines for data whose class names WordNet does not settle.
+        batch_size: images per step.
+        seed: of everything random.
+        device: "cpu", "cuda", "cuda:1" …; "auto" takes a GPU where there is one.
+        stages: the analyses.
+    """
+
+    images: Annotated[int | None, NoHint] = None
+    epsilon: AutoRadius = None
+    steps: int = 20
+    fgsm: tuple[Radius, ...] = (1 / 255, 4 / 255)
+    sweep_images: int = 500
+    sweep_steps: int = 10
+    neuron_epsilon: AutoRadius = None
+    neuron_steps: int = 10
+    success: float = 0.95
+    top: float = 0.01
+    sigma: float = 1.0
+    synsets: Annotated[Path | None, NoHint] = None
+    batch_size: int = 128
+    seed: int = 0
+    device: str = "auto"
+    stages: tuple[StageName, ...] = ("accuracy", "sweep", "neurons")
+
+    def __post_init__(self) -> None:
+        check_positive(
+            self, "images", "epsilon", "steps", "sweep_images", "sweep_steps", "neuron_epsilon",
+            "neuron_steps", "sigma", "batch_size",
+        )  # fmt: skip
+        check_seed(self.seed)
+        for name in ("top", "success"):
+            if not 0 < getattr(self, name) <= 1:
+                raise SettingsError(
+                    f"{name} must be a share between 0 and 1, not {getattr(self, name)}"
+                )
+        if not all(0 < value <= 1 for value in self.fgsm):
+            raise SettingsError(
+                f"fgsm radii must lie between 0 and 1 in pixel units, not {self.fgsm}"
+            )
+        if not self.stages:
+            raise SettingsError("stages names no stage; give accuracy, sweep or neurons")
+        if self.synsets is not None and not self.synsets.is_file():
+            raise SettingsError(f"synsets names the file {self.synsets}, which does not exist")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackSettings:
+    """One attack on a set of images.
+
+    Attributes:
+        method: fgsm, bim, pgd, the iterative least-likely-class method, the Adam optimization
+            attack, the feature attack, or Gaussian noise as a control.
+        norm: of the ball around an image; adam has none.
+        epsilon: its radius in pixel units; auto is 8/255 in linf, .5 in l2.
+        steps: gradient steps (default: 20; fgsm and noise have none).
+        step_size: length of a step in pixel units; auto is 2.5 epsilon / steps, 5/255 for adam.
+        weight: λ of adam (default: the smallest that succeeds on 95 % of 96 images).
+        layer: the convolution whose features are attacked (default: the last).
+        images: attack a seeded, class-balanced subset of so many images (default: all).
+        batch_size: images per step.
+        seed: of everything random.
+        device: "cpu", "cuda", "cuda:1" …; "auto" takes a GPU where there is one.
+    """
+
+    method: Literal["fgsm", "bim", "pgd", "least-likely", "adam", "feature", "noise"] = "pgd"
+    norm: Norm = "linf"
+    epsilon: AutoRadius = None
+    steps: Annotated[int | None, NoHint] = None
+    step_size: AutoRadius = None
+    weight: Annotated[float | None, NoHint] = None
+    layer: Annotated[str | None, NoHint] = None
+    images: Annotated[int | None, NoHint] = None
+    batch_size: int = 128
+    seed: int = 0
+    device: str = "auto"
+
+    _MEANS_NOTHING: ClassVar[dict[str, tuple[str, ...]]] = {
+        "fgsm": ("steps", "step_size", "weight", "layer"),
+        "bim": ("weight", "layer"),
+        "pgd": ("weight", "layer"),
+        "least-likely": ("weight", "layer"),
+        "adam": ("epsilon", "layer"),
+        "feature": ("weight",),
+        "noise": ("steps", "step_size", "weight", "layer"),
+    }
+
+    def __post_init__(self) -> None:
+        check_positive(self, "epsilon", "steps", "step_size", "weight", "images", "batch_size")
+        check_seed(self.seed)
+        for name in self._MEANS_NOTHING[self.method]:
+            if getattr(self, name) is not None:
+                raise SettingsError(
+                    f"{name} means nothing to the method {self.method}; leave it out"
+                )

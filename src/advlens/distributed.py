@@ -1,0 +1,195 @@
+"""Several processes at one task, as torchrun starts them: gloo on CPUs, nccl on GPUs.
+
+The gradient is summed by one reduction a step instead of torch's DistributedDataParallel: an
+objective may pass through the network several times, or through a traced form of it, which DDP's
+hooks do not see.
+"""
+
+import contextlib
+import copy
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from advlens.errors import RunError, SettingsError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes that work together; alone, all of its methods do nothing.
+
+    Attributes:
+        rank: number of this one.
+        count: how many there are.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes and prints."""
+        return self.rank == 0
+
+    def share(self, total: int) -> range:
+        """This process's part of 0 … total − 1; the parts are disjoint and cover all."""
+        return range(self.rank, total, self.count)
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, in place.
+
+        Raises:
+            RunError: another process has ended.
+        """
+        if self.count > 1:
+            with self._together():
+                dist.all_reduce(tensor)
+        return tensor
+
+    def spread(self, content: bytes, device: torch.device) -> bytes:
+        """What the first process gives, in all of them.
+
+        Raises:
+            RunError: another process has ended.
+        """
+        if self.count == 1:
+            return content
+        with self._together():
+            length = torch.tensor([len(content)], device=device)
+            dist.broadcast(length, 0)
+            buffer = torch.empty(int(length), dtype=torch.uint8, device=device)
+            if self.first:
+                buffer.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+            dist.broadcast(buffer, 0)
+        return buffer.cpu().numpy().tobytes()
+
+    def wait(self) -> None:
+        """Return when all processes have come here.
+
+        Raises:
+            RunError: another process has ended.
+        """
+        if self.count > 1:
+            with self._together():
+                dist.barrier()
+
+    @contextlib.contextmanager
+    def _together(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise RunError(
+                f"process {self.rank} of {self.count} has lost the others "
+                f"({str(error).splitlines()[0]}); see what they say, then start the same command "
+                "again"
+            ) from error
+
+
+@contextlib.contextmanager
+def joined(device: torch.device) -> Iterator[Processes]:
+    """Join the processes that torchrun describes in the environment, and leave them at the end.
+
+    Without torchrun this is one process.
+
+    Raises:
+        RunError: the others cannot be reached.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield Processes()
+        return
+    processes = Processes(int(os.environ["RANK"]), count)
+    with processes._together():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield processes
+    finally:
+        dist.destroy_process_group()
+
+
+def local_device(name: str) -> torch.device:
+    """The device of a name; "auto" is a GPU where there is one, else the CPU.
+
+    Under torchrun each process of a machine takes a GPU of its own.
+
+    Raises:
+        SettingsError: no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingsError(
+            f"there is no device {name!r} here; use cpu, or leave --device out"
+        ) from error
+    return device
+
+
+def synchronized(network: nn.Module, processes: Processes) -> nn.Module:
+    """The network itself, its batch normalization over the images of all processes.
+
+    Parameters and buffers are shared with the network given, which keeps its plain layers.
+    """
+    if processes.count == 1:
+        return network
+    shared = {id(t): t for t in (*network.parameters(), *network.buffers())}
+    result = copy.deepcopy(network, shared)
+    for module in result.modules():
+        if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+            module.__class__ = _SynchronizedBatchNorm
+            module.processes = processes  # type: ignore[assignment]
+    return result
+
+
+class _SynchronizedBatchNorm(_BatchNorm):
+    """Batch normalization in training, by the statistics of all processes; torch's needs GPUs."""
+
+    processes: Processes
+
+    def forward(self, input: Tensor) -> Tensor:
+        values = input.float()
+        axes = [axis for axis in range(values.ndim) if axis != 1]
+        shape = [-1 if axis == 1 else 1 for axis in range(values.ndim)]
+        size = values.new_tensor([values.numel() / values.shape[1]])
+        sums: Tensor = _Total.apply(torch.cat([values.sum(axes), size]), self.processes)
+        mean, count = sums[:-1] / sums[-1], sums[-1]
+        deviations = values - mean.view(shape)
+        squares: Tensor = _Total.apply(deviations.square().sum(axes), self.processes)
+        self._track(mean.detach(), (squares / (count - 1)).detach())
+        result = deviations / (squares / count + self.eps).sqrt().view(shape)
+        if self.affine:
+            result = result * self.weight.view(shape) + self.bias.view(shape)
+        return result.to(input.dtype)
+
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        if self.num_batches_tracked is None:  # this layer keeps no averages
+            return
+        self.num_batches_tracked.add_(1)
+        share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+        for average, value in ((self.running_mean, mean), (self.running_var, variance)):
+            if average is not None:
+                average.lerp_(value, share)
+
+
+class _Total(torch.autograd.Function):
+    """The sum over processes, whose gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(context: Any, tensor: Tensor, processes: Processes) -> Tensor:
+        context.processes = processes
+        return processes.total(tensor.clone())
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        total: Tensor = context.processes.total(gradients[0].clone())
+        return total, None

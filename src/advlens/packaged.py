@@ -1,0 +1,57 @@
+"""Settings that come with advlens as TOML files: recipes and reproductions."""
+
+import difflib
+import tomllib
+from importlib import resources
+from typing import Any, Literal
+
+from advlens.errors import SettingsError
+
+Kind = Literal["recipes", "reproductions"]
+VERBS = {"recipes": "train", "reproductions": "reproduce"}
+DESCRIPTIVE = ("about", "source", "needs", "expected")
+"""Keys that are no settings: what it is, whence, on what data, and the numbers to expect."""
+
+
+def packaged_names(kind: Kind) -> list[str]:
+    """The names of one kind, sorted."""
+    folder = resources.files("advlens") / kind
+    return sorted(
+        file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml")
+    )
+
+
+def packaged(kind: Kind, name: str) -> dict[str, Any]:
+    """What the file of a name holds.
+
+    Raises:
+        SettingsError: there is none of that name.
+    """
+    names = packaged_names(kind)
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"; perhaps you meant {close[0]}" if close else ""
+        raise SettingsError(
+            f"there is no {name!r} among the {kind}{hint}; advlens {VERBS[kind]} --list shows them"
+        )
+    return tomllib.loads((resources.files("advlens") / kind / f"{name}.toml").read_text("utf-8"))
+
+
+def recipe_settings(name: str) -> dict[str, Any]:
+    """The settings of training that a recipe holds.
+
+    Raises:
+        SettingsError: there is none of that name.
+    """
+    content = packaged("recipes", name)
+    return {key: value for key, value in content.items() if key not in DESCRIPTIVE}
+
+
+def listed(kind: Kind) -> str:
+    """All of one kind for people to read, each with what its file says of it."""
+    lines = []
+    for name in packaged_names(kind):
+        content = packaged(kind, name)
+        lines.append(f"{name}: {content['about']}")
+        lines += [f"    {key}: {content[key]}" for key in DESCRIPTIVE[1:] if key in content]
+    return "\n".join(lines)

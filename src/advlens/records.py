@@ -1,0 +1,70 @@
+"""What a run records of its models and its surroundings in `run.json`."""
+
+import platform
+import resource
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from advlens.datasets import ImageData
+from advlens.models import Classifier
+from advlens.prepared import Prepared
+
+
+def model_record(
+    classifier: Classifier, prepared: Prepared, data: ImageData, spec: str
+) -> dict[str, Any]:
+    """A model as it sees the data: what it was made from, its layers and normalization."""
+    return {
+        "name": classifier.name,
+        "spec": without_home(spec),
+        "weights": classifier.weights,
+        "parameters": sum(p.numel() for p in classifier.parameters()),
+        "layers": [{"name": name, "units": units} for name, units in prepared.layers.items()],
+        "image_size": data.image_shape[1],
+        "mean": [round(v, 6) for v in classifier.mean.flatten().tolist()],
+        "std": [round(v, 6) for v in classifier.std.flatten().tolist()],
+        "classes": len(data.classes),
+        "batch_norm_folded": prepared.folded,
+    }
+
+
+def data_record(data: ImageData) -> dict[str, Any]:
+    """The images that a run measured."""
+    return {
+        "name": data.name,
+        "fingerprint": data.fingerprint(),
+        "images": len(data),
+        "classes": list(data.classes),
+        "synsets": None if data.synsets is None else list(data.synsets),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the libraries that the numbers depend on."""
+    names = ("torch", "torchvision", "numpy", "pillow", "matplotlib")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Where a run ran, without a name by which it could be found."""
+    return {
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "tf32": torch.backends.cuda.matmul.fp32_precision,
+    }
+
+
+def peak_memory(device: torch.device) -> float:
+    """Peak memory of the process so far in MB; on a GPU, the device's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # Linux counts KiB
+
+
+def without_home(text: str) -> str:
+    """The text with the user's home folder as ~, so that a report can be shown to others."""
+    home = str(Path.home())
+    return text if home == "/" else text.replace(home, "~")

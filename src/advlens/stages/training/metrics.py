@@ -1,0 +1,109 @@
+"""What a training left behind, read with every value checked, as tables of a run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from advlens.errors import DataError, RunError
+from advlens.runs import Tables
+from advlens.sections import Results
+from advlens.stages.training.section.tables import EPOCHS, SETTINGS
+from advlens.stages.training.words import Words
+
+STORED = ("model.safetensors", "best.safetensors")
+"""The weights files of a training's own folder."""
+LARGEST, LONGEST = 2**22, 5000
+"""Bytes of a file and epochs of a training beyond which they are not read."""
+_REQUIRED = ("epoch", "loss", "natural", "adversarial")
+_SHARES = ("natural", "adversarial", "train_natural_accuracy", "train_adversarial_accuracy")
+
+
+def training_tables(folder: Path, model: str, words: Words | None = None) -> Tables:
+    """The tables `training` (a row for each epoch) and `training_settings` of one model.
+
+    Args:
+        folder: of the training, with `metrics.jsonl`.
+        model: its name in the tables.
+        words: how it was trained, if that is known.
+
+    Raises:
+        DataError: `metrics.jsonl` is damaged; the message names the line.
+    """
+    rows = _epochs(folder / "metrics.jsonl")
+    best = max(rows, key=lambda row: row["natural"] + row["adversarial"], default=None)  # the first
+    tables: Tables = {"training": [{"model": model, **row, "kept": row is best} for row in rows]}
+    if words is not None:
+        tables["training_settings"] = [{"model": model, **vars(words)}]
+    return tables
+
+
+def left_beside(weights: Path, model: str) -> Tables:
+    """The tables of the training in whose folder the weights lie; none for other weights.
+
+    Raises:
+        DataError: the folder holds files of a training that cannot be used.
+    """
+    folder = weights.parent
+    if weights.name not in STORED or not (folder / "metrics.jsonl").exists():
+        return {}
+    return training_tables(folder, model, _words(folder))
+
+
+def _words(folder: Path) -> Words | None:
+    """How the model was trained, as `finish` recorded it."""
+    table = folder / "results" / "training_settings.csv"
+    try:
+        if not table.exists():
+            return None
+        _check_size(folder / "run.json")
+        _check_size(table)
+        rows = Results.read(folder).table("training_settings", SETTINGS) or []
+    except (RunError, OSError) as error:
+        raise DataError(f"{error}") from error
+    return Words(**{key: rows[0][key] for key in SETTINGS if key != "model"}) if rows else None
+
+
+def _epochs(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics file, every column of `EPOCHS` in each; None where it says nothing."""
+    _check_size(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        if len(lines) > LONGEST:
+            raise ValueError(f"it has more than {LONGEST} epochs")
+        found = [json.loads(line, parse_constant=_refuse_constant) for line in lines]
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(path, str(error)) from error
+    rows = []
+    for number, row in enumerate(found, 1):
+        if not isinstance(row, dict) or row.get("epoch") != number:
+            raise _damaged(path, f"line {number} is not epoch {number}")
+        for name in EPOCHS:
+            if not _fits(name, row.get(name)):
+                raise _damaged(path, f"{name} in line {number} is {str(row.get(name))[:40]}")
+        rows.append({name: row.get(name) for name in EPOCHS})
+    return rows
+
+
+def _fits(name: str, value: Any) -> bool:
+    if value is None:
+        return name not in _REQUIRED
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if name in _SHARES:
+        return 0 <= value <= 1
+    if name in ("epoch", "n"):
+        return isinstance(value, int) and 1 <= value < 2**53
+    return abs(value) < 1e300  # also refuses NaN, infinity and what no float can hold
+
+
+def _check_size(path: Path) -> None:
+    if not path.is_file() or path.stat().st_size > LARGEST:
+        raise _damaged(path, f"it is not a file of at most {LARGEST} bytes")
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def _damaged(path: Path, problem: str) -> DataError:
+    return DataError(f"{path} is damaged: {problem}; train again into another folder")

@@ -1,0 +1,49 @@
+"""A training's epochs for TensorBoard; needs the extra `advlens[tensorboard]`."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from advlens.errors import SettingsError
+
+VALIDATION = ("natural", "adversarial", "natural_loss", "adversarial_loss")
+
+
+def tensorboard_writer(out: Path) -> Callable[[Mapping[str, float]], None]:
+    """A function that adds an epoch's row to `out/tensorboard`, for `Training(on_epoch=…)`.
+
+    A continued training gives its earlier epochs again: the first row tells TensorBoard to forget
+    what an earlier process wrote of that epoch and of later ones.
+
+    Args:
+        out: the folder of the training.
+
+    Raises:
+        SettingsError: the package tensorboard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise SettingsError(
+            "TensorBoard's package is missing; install it by pip install 'advlens[tensorboard]', "
+            "or leave --tensorboard out"
+        ) from error
+    writer: SummaryWriter | None = None
+
+    def add(row: Mapping[str, float]) -> None:
+        nonlocal writer
+        epoch = int(row["epoch"])
+        if writer is None:
+            writer = SummaryWriter(str(Path(out) / "tensorboard"), purge_step=epoch)
+        for name, value in row.items():
+            if name not in ("epoch", "n"):
+                writer.add_scalar(_tag(name), value, epoch)
+        writer.flush()
+
+    return add
+
+
+def _tag(name: str) -> str:
+    """Training and held-out images each in a group of charts of their own."""
+    if name in VALIDATION:
+        return f"validation/{name if name.endswith('loss') else f'{name}_accuracy'}"
+    return name.replace("train_", "training/", 1) if name.startswith("train_") else f"run/{name}"

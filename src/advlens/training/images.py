@@ -1,0 +1,44 @@
+"""Training images on their way to the device: kept there whole where they fit, else streamed."""
+
+import contextlib
+import os
+from collections.abc import Generator, Sequence
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from advlens.arrays import Ids
+from advlens.datasets import ImageData
+
+
+class TrainingImages:
+    """The images of a data set, by batches of ids.
+
+    A set that takes at most a quarter of the device's memory lies there as uint8, so that nothing
+    is decoded or moved in a step; a larger one is decoded ahead by threads.
+    """
+
+    def __init__(self, data: ImageData, device: torch.device):
+        self.data, self.device = data, device
+        size = len(data) * data.image_shape[1] * data.image_shape[2] * 3
+        self.resident = size <= _memory(device) // 4
+        self._pixels = data.images(range(len(data))).to(device) if self.resident else None
+
+    def batches(self, batches: Sequence[Ids]) -> Generator[UInt8[Tensor, "n 3 h w"], None, None]:
+        """The images of each list of ids, on the device, 0 to 255."""
+        if self._pixels is not None:
+            for ids in batches:
+                yield self._pixels[ids.to(self.device)]
+            return
+        with contextlib.closing(self.data.stream([ids.tolist() for ids in batches])) as stream:
+            for images in stream:
+                yield images.to(self.device, non_blocking=True)
+
+
+def _memory(device: torch.device) -> int:
+    """Bytes of the device's memory, for each of the processes that share it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return memory // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

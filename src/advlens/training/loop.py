@@ -1,0 +1,358 @@
+"""The loop of a training run.
+
+All randomness is a function of (seed, epoch, image id), so a checkpoint needs no generator state.
+With several processes each one handles its part of every batch: gradients are summed over them,
+batch normalization sees all of them, so the weights are the same everywhere.
+"""
+
+import contextlib
+import copy
+import functools
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from advlens.arrays import Ids, Images, Labels
+from advlens.checkpoint import as_bytes, from_bytes, load_checkpoint, save_checkpoint
+from advlens.datasets import ImageData
+from advlens.distributed import Processes, synchronized
+from advlens.errors import NumericError, RunError, SettingsError
+from advlens.models import Classifier, save_weights
+from advlens.objectives import TrainingBatch
+from advlens.prepared import Prepared, live_features
+from advlens.progress import Progress
+from advlens.runs import fingerprint, write_text
+from advlens.seeding import derived
+from advlens.training.augmentation import Augmentation
+from advlens.training.images import TrainingImages
+from advlens.training.schedule import rate
+from advlens.training.validation import MEASURED, measure
+from advlens.training.weights import make_optimizer, sum_gradients, update_average
+
+if TYPE_CHECKING:
+    from advlens.training.settings import Training
+
+Row = Mapping[str, float]
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Loop:
+    """A run of `Training`; see there for the arguments.
+
+    Args:
+        interrupted: gives the number of the signal that asks to stop, or 0.
+    """
+
+    def __init__(
+        self, settings: "Training", classifier: Classifier, data: ImageData, out: Path,
+        report: Callable[[str], None], processes: Processes,
+        on_epoch: Callable[[Row], None] | None, interrupted: Callable[[], int],
+    ):  # fmt: skip
+        if settings.validation >= len(data):
+            raise SettingsError(
+                f"{settings.validation} validation images of {len(data)} leave none to train on"
+            )
+        if settings.batch_size < processes.count:
+            raise SettingsError(
+                f"a batch of {settings.batch_size} images is too small for {processes.count} "
+                "processes; give at least one to each"
+            )
+        self.settings, self.out, self.processes = settings, out, processes
+        self.report, self.on_epoch, self.interrupted = report, on_epoch, interrupted
+        self.device = next(classifier.parameters()).device
+        self.classifier = classifier
+        if settings.channels_last:
+            classifier.to(memory_format=torch.channels_last)
+        self.live = synchronized(classifier, processes)
+        self.network: nn.Module = self._compiled(self.live)
+        self.features = functools.cache(
+            lambda layer: self._compiled(live_features(self.live.train(), layer))
+        )
+        self.parameters = [p for p in classifier.parameters() if p.requires_grad]
+        self.optimizer = make_optimizer(settings, self.parameters)
+        self.held_out = data.subset(settings.validation, seed=settings.seed).positions
+        mask = torch.ones(len(data), dtype=torch.bool)
+        mask[self.held_out] = False
+        self.ids = mask.nonzero().squeeze(1)
+        self.images, self.labels = TrainingImages(data, self.device), data.labels
+        self.size = min(classifier.image_size, data.image_shape[1])
+        self.steps_per_epoch = math.ceil(len(self.ids) / settings.batch_size)
+        self.total = settings.epochs * self.steps_per_epoch
+        self.prepared: Prepared | None = None
+        self.fresh = False  # whether the prepared copy has the current weights
+        self.step, self.learning_rate = 0, 0.0
+        self.seconds = self.busy = 0.0  # in all; in this epoch's steps
+        self.sums: dict[str, float] = {}  # over the images of the epoch under way
+        self.rows: list[dict[str, Any]] = []  # of the epochs that are judged
+        self.average: dict[str, Tensor] = {}
+        if settings.average is not None:
+            self.average = {k: v.clone() for k, v in classifier.state_dict().items()}
+        self.best, self.best_weights = -1.0, dict[str, Tensor]()
+        self.identity = ""
+        if processes.first:
+            start = fingerprint((*classifier.named_parameters(), *classifier.named_buffers()))
+            self.identity = json.dumps(
+                [repr(settings), data.fingerprint(), repr(classifier), start]
+            )
+
+    def train(self) -> Classifier:
+        self._continue()
+        self.saved = self.clock = time.monotonic()
+        with self._progress() as update:
+            while len(self.rows) < self.settings.epochs:
+                with contextlib.closing(self._rest_of_epoch()) as batches:
+                    for ids, images, share in batches:
+                        stop = self._one_step(ids, images, share)
+                        self.step += 1
+                        update(self.step)
+                        self.busy += self._tick()
+                        if stop:
+                            self._stop(stop)
+                        elif time.monotonic() - self.saved > self.settings.checkpoint_every:
+                            self._save()
+                            self._tick()
+                stop = self._validate()
+                self._save(judged=not stop)
+                if stop:
+                    self._stop(stop)
+        self.classifier.load_state_dict(self.best_weights)
+        return self.classifier.eval()
+
+    # A step
+
+    def _rest_of_epoch(self) -> Generator[tuple[Ids, Images, float], None, None]:
+        """This process's part of the batches left, and its share of each batch's images."""
+        epoch = len(self.rows)
+        random = torch.Generator().manual_seed(derived(self.settings.seed, epoch) % 2**63)
+        order = torch.randperm(len(self.ids), generator=random)
+        draws = torch.rand(Augmentation.DRAWS, len(self.ids), generator=random)
+        # of nearly equal size, so that no small batch is left at the end
+        batches = torch.tensor_split(order, self.steps_per_epoch)[
+            self.step - epoch * self.steps_per_epoch :
+        ]
+        count, rank = self.processes.count, self.processes.rank
+        parts = [torch.tensor_split(batch, count)[rank] for batch in batches]
+        images = self.images.batches([self.ids[part] for part in parts])
+        with contextlib.closing(images):
+            for batch, part, pixels in zip(batches, parts, images, strict=True):
+                varied = self.settings.augmentation(pixels, draws[:, part], self.size)
+                yield self.ids[part], varied, len(part) / len(batch)
+
+    def _one_step(self, ids: Ids, images: Images, share: float) -> int:
+        """One step of the optimizer; returns the signal that a process has received, or 0."""
+        settings, epoch = self.settings, len(self.rows)
+        losses = [row["loss"] for row in self.rows]
+        self.learning_rate = settings.learning_rate * rate(
+            settings.schedule, self.step / self.total, losses
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        self.live.train()
+        batch = TrainingBatch(
+            network=self.network, prepared=self._copy, features=self.features, images=images,
+            labels=self.labels[ids].to(self.device), ids=ids,
+            seed=derived(settings.seed, epoch, 1), share=share,
+        )  # fmt: skip
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            loss = settings.objective(batch)
+        torch.autograd.backward(loss * share, inputs=self.parameters)
+        terms = {"loss": loss.detach(), **batch.terms}
+        values = torch.stack([term.float() for term in terms.values()]) * share
+        received = torch.tensor([float(self.interrupted() == number) for number in SIGNALS])
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        values = torch.cat([values, received.to(values)])
+        sum_gradients(self.processes, [*gradients, values])
+        length = torch.nn.utils.get_total_norm(gradients)
+        *found, size = torch.cat([values, length.view(1)]).tolist()
+        if not (math.isfinite(found[0]) and math.isfinite(size)):
+            raise self._not_finite(found[0], size)
+        if settings.clip is not None:
+            torch.nn.utils.clip_grad_value_(self.parameters, settings.clip)
+        self.optimizer.step()
+        self.fresh = False
+        if settings.average is not None:
+            update_average(self.average, self.classifier, settings.average, self.step)
+        images_in_all = len(ids) / share
+        for name, value in zip(terms, found, strict=False):
+            self.sums[name] = self.sums.get(name, 0.0) + value * images_in_all
+        return next((n for n, told in zip(SIGNALS, found[len(terms) :], strict=True) if told), 0)
+
+    def _not_finite(self, loss: float, length: float) -> NumericError:
+        layer = next(
+            (name for name, p in self.classifier.named_parameters()
+             if p.grad is not None and not p.grad.isfinite().all()),
+            "none",
+        )  # fmt: skip
+        return NumericError(
+            f"at step {self.step + 1} the loss is {loss} and its gradient's length {length} (first "
+            f"parameter concerned: {layer}); lower the learning rate (now up to "
+            f"{self.settings.learning_rate}); the last checkpoint in {self.out} is intact"
+        )
+
+    def _copy(self) -> Prepared:
+        """The prepared copy with the current weights, for the attack inside the step."""
+        if self.prepared is None:
+            dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
+            self.prepared = Prepared(self.classifier, dtype)
+        elif not self.fresh:
+            self.prepared.update(self.classifier)
+        self.fresh = True
+        return self.prepared
+
+    def _compiled(self, network: nn.Module) -> Any:
+        return torch.compile(network) if self.settings.compile else network
+
+    # The end of an epoch
+
+    def _validate(self) -> int:
+        """Judge the epoch that has ended; where a signal comes, leave that to the next process."""
+        judged = self.classifier
+        if self.average:
+            judged = copy.deepcopy(judged)
+            judged.load_state_dict(self.average)
+        with contextlib.closing(self._held_out()) as batches:
+            found = measure(judged, self.settings.validation_attack, batches)
+        received = [float(self.interrupted() == number) for number in SIGNALS]
+        values = torch.cat([found, found.new_tensor(received)])
+        *sums, interrupt, terminate = self.processes.total(values).tolist()
+        if terminate or interrupt:
+            return signal.SIGTERM if terminate else signal.SIGINT
+        shares = [value / len(self.held_out) for value in sums]
+        self._judge(judged, dict(zip(MEASURED, shares, strict=True)))
+        return 0
+
+    def _held_out(self) -> Generator[tuple[Ids, Images, Labels], None, None]:
+        """This process's part of the held-out images, until a signal comes."""
+        mine = self.held_out[list(self.processes.share(len(self.held_out)))]
+        batches = torch.split(mine, self.settings.batch_size)
+        with contextlib.closing(self.images.batches(batches)) as stream:
+            for ids, pixels in zip(batches, stream, strict=True):
+                if self.interrupted():
+                    return
+                top = round((pixels.shape[2] - self.size) / 2)
+                center = pixels[:, :, top : top + self.size, top : top + self.size]
+                yield ids, center.float() / 255, self.labels[ids].to(self.device)
+
+    def _judge(self, judged: Classifier, validation: dict[str, float]) -> None:
+        means = {name: value / len(self.ids) for name, value in self.sums.items()}
+        self._tick()
+        row: dict[str, Any] = {
+            "epoch": len(self.rows) + 1,
+            "loss": means.pop("loss"),
+            "learning_rate": self.learning_rate,
+            **{f"train_{name}": value for name, value in means.items()},
+            **validation,
+            "n": len(self.held_out),
+            "images_per_second": round(len(self.ids) / self.busy, 1),
+            "seconds": round(self.seconds, 1),
+        }
+        self.rows.append(row)
+        self.sums, self.busy = {}, 0.0
+        score = (row["natural"] + row["adversarial"]) / 2
+        if score > self.best:
+            self.best = score
+            self.best_weights = {k: v.clone() for k, v in judged.state_dict().items()}
+
+    # What stays
+
+    def _continue(self) -> None:
+        """Take up the state that the folder holds, or the first process's start, everywhere."""
+        last, state = self.out / "last.pt", None
+        if self.processes.first and last.exists():
+            state = load_checkpoint(last)
+            if state.get("identity") != self.identity:
+                raise RunError(
+                    f"{self.out} holds a run with other settings, data or model; choose another "
+                    "--out"
+                )
+        if self.processes.count > 1:
+            content = as_bytes(state or self._state()) if self.processes.first else b""
+            state = from_bytes(self.processes.spread(content, self.device))
+        if state is not None:
+            self._restore(state)
+        if self.processes.first and last.exists():
+            self._publish()
+            self.report(f"continuing at step {self.step} of {self.total}")
+            for row in self.rows if self.on_epoch else []:
+                self.on_epoch(row)  # type: ignore[misc]
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "identity": self.identity,
+            "classifier": self.classifier.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average,
+            "step": self.step,
+            "seconds": self.seconds,
+            "busy": self.busy,
+            "learning_rate": self.learning_rate,
+            "sums": self.sums,
+            "rows": self.rows,
+            "best": self.best,
+            "best_weights": self.best_weights,
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.classifier.load_state_dict(state["classifier"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average = {k: v.to(self.device) for k, v in state["average"].items()}
+        for name in (
+            "step", "seconds", "busy", "learning_rate", "sums", "rows", "best", "best_weights",
+        ):  # fmt: skip
+            setattr(self, name, state[name])
+
+    def _save(self, *, judged: bool = False) -> None:
+        """Write the state; after an epoch is judged, also what follows from it."""
+        self.saved = time.monotonic()
+        if not self.processes.first:
+            return
+        save_checkpoint(self.out / "last.pt", self._state())
+        if judged:
+            self._publish()
+            row = self.rows[-1]
+            self.report(
+                f"epoch {row['epoch']}/{self.settings.epochs}: loss {row['loss']:.4f}, validation "
+                f"natural {row['natural']:.1%}, attacked {row['adversarial']:.1%} "
+                f"(n = {row['n']}), {row['images_per_second']:.0f} images/s, {row['seconds']:.0f} s"
+            )
+            if self.on_epoch:
+                self.on_epoch(row)
+
+    def _publish(self) -> None:
+        """Write what follows from the checkpoint; after it, so that no kill leaves them apart."""
+        write_text(self.out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
+        if self.rows:
+            best = copy.deepcopy(self.classifier)
+            best.load_state_dict(self.best_weights)
+            save_weights(best, self.out / "best.safetensors")
+
+    def _stop(self, number: int) -> None:
+        self._save()
+        if self.processes.first:
+            self.report(f"stopped at step {self.step} of {self.total}; the same command continues")
+        raise SystemExit(128 + number)
+
+    def _tick(self) -> float:
+        """Seconds since the last call, which are added to those of the run."""
+        passed = time.monotonic() - self.clock
+        self.clock += passed
+        self.seconds += passed
+        return passed
+
+    @contextlib.contextmanager
+    def _progress(self) -> Iterator[Callable[[int], None]]:
+        """A bar, or a line each minute, in the first process; takes the number of steps done."""
+        if not self.processes.first:
+            yield lambda step: None
+            return
+        images = [step * len(self.ids) // self.steps_per_epoch for step in range(self.total + 1)]
+        with Progress("training", images[-1], done=images[self.step], every=60.0) as progress:
+            yield lambda step: progress.update(images[step] - images[step - 1])

@@ -1,0 +1,117 @@
+"""A batch for training objectives, and their formulas in naive float64."""
+
+import functools
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from advlens.arrays import Images
+from advlens.objectives import Objective, TrainingBatch
+from advlens.prepared import Prepared, live_features
+from advlens.seeding import Stream
+
+SEED = 11
+IDS = torch.tensor([4, 17, 2, 900, 31, 8])
+LABELS = torch.tensor([0, 1, 2, 2, 1, 0])
+
+
+class Network(nn.Module):
+    """Smooth, so that finite differences mean something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(4)
+        self.second = nn.Conv2d(4, 5, 3, 2)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, images: Images) -> Tensor:
+        hidden = torch.tanh(self.norm(self.first(images)))
+        features = F.softplus(self.second(hidden))
+        return self.head(features.mean(dim=(2, 3)))
+
+
+class Untraceable(Network):
+    def forward(self, images: Images) -> Tensor:
+        return super().forward(images if images.mean() > 0 else 2 * images)
+
+
+def batch_of(kind: type[Network] = Network, dtype: torch.dtype = torch.float64) -> TrainingBatch:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = kind().to(dtype)
+        network.norm.running_mean.uniform_(-0.1, 0.1)
+        network.norm.running_var.uniform_(0.5, 2)
+        images = torch.rand(6, 3, 7, 7, dtype=torch.float64).to(dtype)
+    prepared = Prepared(network, dtype)
+    features = functools.cache(lambda layer: live_features(network, layer))
+    return TrainingBatch(network.train(), lambda: prepared, features, images, LABELS, IDS, SEED)
+
+
+def step(objective: Objective, batch: TrainingBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss and all gradients, as the training loop takes them."""
+    parameters = dict(batch.network.named_parameters())
+    loss = objective(batch)
+    torch.autograd.backward(loss, inputs=list(parameters.values()))
+    return loss.detach(), {k: v.grad for k, v in parameters.items() if v.grad is not None}
+
+
+def cross_entropy(logits: Tensor) -> Tensor:
+    """Mean over images of log Σ exp(z) − z_y, written out; differentiable."""
+    rows = [row.exp().sum().log() - row[label] for row, label in zip(logits, LABELS, strict=True)]
+    return torch.stack(rows).mean()
+
+
+def forward(network: nn.Module, images: Tensor, training: bool) -> tuple[Tensor, dict]:
+    """Logits and features, written out; in training, normalized by the batch's own statistics."""
+    hidden = F.conv2d(images, network.first.weight, padding=1)
+    norm = network.norm
+    if training:
+        mean = hidden.mean(dim=(0, 2, 3))
+        variance = hidden.var(dim=(0, 2, 3), correction=0)
+    else:
+        mean, variance = norm.running_mean, norm.running_var
+    scale = norm.weight / (variance + norm.eps).sqrt()
+    normal = (hidden - mean.view(-1, 1, 1)) * scale.view(-1, 1, 1) + norm.bias.view(-1, 1, 1)
+    hidden = torch.tanh(normal)
+    features = F.conv2d(hidden, network.second.weight, network.second.bias, stride=2)
+    features = torch.log1p(features.exp())
+    pooled = features.mean(dim=(2, 3))
+    layers = {"first": hidden.clamp(min=0), None: features, "representation": pooled}
+    return network.head(pooled), layers
+
+
+def radii(low: float, high: float) -> Tensor:
+    """One uniform radius per image, from the image's own stream of random numbers."""
+    found = []
+    for number in IDS.tolist():
+        bits = np.random.Philox(key=[SEED, number], counter=[0, 0, 0, Stream.EPSILON])
+        found.append(low + (high - low) * np.random.Generator(bits).random((), dtype=np.float32))
+    return torch.tensor(found, dtype=torch.float64).view(-1, 1, 1, 1)
+
+
+def fgsm(batch: TrainingBatch, low: float, high: float, training: bool) -> Tensor:
+    images = batch.images.clone().requires_grad_()
+    loss = cross_entropy(forward(batch.network, images, training)[0])
+    (gradient,) = torch.autograd.grad(loss, images)
+    return (batch.images + radii(low, high) * gradient.sign()).clamp(0, 1)
+
+
+def distance(features: Tensor, others: Tensor, kind: str) -> Tensor:
+    """Mean over images of the distance over elements, with sums written out."""
+    found = []
+    for one, other in zip(features.flatten(1), others.flatten(1), strict=True):
+        if kind == "cosine":
+            found.append(1 - (one * other).sum() / ((one**2).sum() * (other**2).sum()).sqrt())
+        else:
+            size = (one - other) ** 2 if kind == "squared" else (one - other).abs()
+            found.append(size.sum() / size.numel())
+    return torch.stack(found).mean()
+
+
+def kl(logits: Tensor, others: Tensor) -> Tensor:
+    """Mean over images of Σ p (log p − log q), written out."""
+    p, q = (z.exp() / z.exp().sum(dim=1, keepdim=True) for z in (logits, others))
+    return (p * (p.log() - q.log())).sum(dim=1).mean()

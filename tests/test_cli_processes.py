@@ -1,0 +1,117 @@
+"""The command line under torchrun: several processes compute, one speaks and writes."""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from advlens import recipes
+from advlens.cli import main
+from advlens.errors import DataError, RunError
+from together import end, start
+
+NETWORK = """
+import torch
+from torch import nn
+from advlens import Classifier
+
+def network():
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, 2),
+    )
+    return Classifier(layers, name="tiny", classes=("cat", "dog"), image_size=8, resize=8)
+"""
+TRAIN = [
+    "train", "--model", "processes_network:network", "--data", "folder:images", "--out", "run",
+    "--epochs", "1", "--batch-size", "4", "--validation", "4", "--device", "cpu",
+]  # fmt: skip
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    """A folder with a network and images."""
+    (tmp_path / "processes_network.py").write_text(NETWORK)
+    random = torch.Generator().manual_seed(0)
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for number in range(5):
+                pixels = torch.randint(0, 256, (8, 8, 3), generator=random).byte()
+                Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
+    return tmp_path
+
+
+def command(world: Path, words: list[str]) -> None:
+    """One of the processes: what it says goes to files of its own."""
+    os.chdir(world)
+    rank = os.environ["RANK"]
+    with (
+        open(f"out{rank}", "w") as out,
+        open(f"err{rank}", "w") as err,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        code = main(words)
+    raise SystemExit(code)
+
+
+def said(world: Path) -> tuple[list[str], list[str]]:
+    """Standard output and standard error, by process."""
+    outs, errs = (
+        [(world / f"{kind}{rank}").read_text() for rank in (0, 1)] for kind in ("out", "err")
+    )
+    return outs, errs
+
+
+def test_a_training_is_told_once(world: Path) -> None:
+    assert end(start(2, command, world, TRAIN)) == [0, 0]
+    outs, errs = said(world)
+    assert outs[0].splitlines()[0].startswith("epoch 1/1: ")
+    assert outs[0].splitlines()[-1] == "run/model.md"
+    assert "n = 10)" in outs[0]
+    assert outs[1] == errs[1] == ""
+    assert (world / "run/model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([*TRAIN, "--epochs", "0"], "advlens: epochs must be a positive number, not 0\n"),
+        (
+            [*TRAIN, "--model", "resnet15"],
+            "advlens: no model named 'resnet15'; there are cifar10-standard,",
+        ),
+        (
+            ["models", "list"],
+            "advlens: advlens models runs in one process; start it without torchrun\n",
+        ),
+    ],
+)
+def test_wrong_use_is_told_once(world: Path, words: list[str], sentence: str) -> None:
+    assert end(start(2, command, world, words)) == [2, 2]
+    outs, errs = said(world)
+    assert errs[0].startswith(sentence)
+    assert (*outs, errs[1]) == ("", "", "")
+
+
+def failing(world: Path, words: list[str]) -> None:
+    def train(*args: Any, processes: Any, **kwargs: Any) -> None:
+        if processes.first:
+            raise RunError("the others are lost")
+        raise DataError("cannot read b.png")
+
+    recipes.train = train  # type: ignore[assignment]
+    command(world, words)
+
+
+def test_what_only_another_process_can_see_it_tells_itself(world: Path) -> None:
+    assert end(start(2, failing, world, TRAIN)) == [1, 1]
+    _, errs = said(world)
+    assert errs == ["advlens: the others are lost\n", "advlens: process 1: cannot read b.png\n"]

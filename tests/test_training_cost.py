@@ -1,0 +1,99 @@
+"""A training step of each objective does exactly the passes that it states, counted in operations.
+
+A unit is one forward pass. A backward pass to the images is one unit (see tests/attacks/test_cost).
+A backward pass to the weights is two, one for the weights of each layer and one for what it read,
+less the first convolution's share of the second: nobody asks for the gradient of the images there.
+"""
+
+import functools
+
+import pytest
+import torch
+
+from advlens.attacks import Divergence, FeatureAttack, Fgsm, Pgd
+from advlens.models.classifier import Classifier
+from advlens.models.resnet import CifarResNet
+from advlens.objectives import (
+    Adversarial,
+    FeatureConsistency,
+    Objective,
+    Standard,
+    Trades,
+    TrainingBatch,
+    Unrelaxed,
+)
+from advlens.prepared import live_features, prepare
+from advlens.threat import L2
+from flops import flops
+
+IMAGES, CLASSES, K, M = 6, 10, 3, 2
+FIRST = 2 * 9 * 3 * 4 * 16 * 16 * IMAGES
+"""The first convolution's forward pass: 3×3×3 inputs, 4 outputs, 16×16 places."""
+LINEAR = 2 * 8 * CLASSES * IMAGES
+"""The linear layer's."""
+BALL = L2(epsilon=0.1)
+PGD = Pgd(threat=BALL, steps=K, select="last")
+
+
+@pytest.fixture
+def batch() -> TrainingBatch:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = CifarResNet((1, 1), (4, 8), "projection", classes=CLASSES)
+        images = torch.rand(IMAGES, 3, 16, 16)
+    classifier = Classifier(network, name="tiny", image_size=16).train()
+    copied = prepare(classifier)
+    features = functools.cache(lambda layer: live_features(classifier, layer))
+    labels = torch.arange(IMAGES)
+    return TrainingBatch(classifier, lambda: copied, features, images, labels, labels, 0)
+
+
+def a_step(objective: Objective, batch: TrainingBatch) -> None:
+    parameters = list(batch.network.parameters())
+    torch.autograd.backward(objective(batch), inputs=parameters)
+
+
+COSTS = {  # units; backward passes to the weights alone; passes without the linear layer
+    "standard": (Standard(), 3, 1, 0),
+    "pgd": (Adversarial(attack=PGD), 2 * K + 3, 1, 0),
+    "pgd worst": (Adversarial(attack=Pgd(threat=BALL, steps=K)), 2 * K + 4, 1, 0),
+    "mixed": (FeatureConsistency(beta=0), 8, 2, 0),
+    "mixed shared": (FeatureConsistency(beta=0, clean_pass="shared"), 7, 2, 0),
+    "separate": (FeatureConsistency(), 8, 2, 0),
+    "separate attacked": (FeatureConsistency(gradient="attacked"), 8, 2, 0),
+    "representation": (FeatureConsistency(layer="representation", distance="cosine"), 8, 2, 0),
+    "shared": (FeatureConsistency(clean_pass="shared"), 7, 2, 0),
+    "shared attacked": (FeatureConsistency(clean_pass="shared", gradient="attacked"), 6, 1, 0),
+    "trades": (
+        Trades(attack=Divergence(threat=BALL, steps=K, select="last")), 2 * K + 7, 2, 0,
+    ),
+    "unrelaxed": (
+        Unrelaxed(attack=PGD, feature_attack=FeatureAttack(threat=BALL, steps=M, select="last")),
+        2 * K + 2 * M + 10, 3, 1 + 2 * M + 2,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("objective", "units", "to_weights", "without"), COSTS.values(), ids=COSTS)
+def test_units_of_a_step(
+    objective: Objective, units: int, to_weights: int, without: int, batch: TrainingBatch
+) -> None:
+    with torch.no_grad():
+        unit = flops(lambda: batch.prepared()(batch.images))
+        assert flops(lambda: batch.network(batch.images)) == unit
+    expected = units * unit - to_weights * FIRST - without * LINEAR
+    assert flops(lambda: a_step(objective, batch)) == expected
+
+
+def test_a_plain_training_step_is_counted_alike(batch: TrainingBatch) -> None:
+    """Three units less the images' gradient, also where backward() is called without inputs."""
+    with torch.no_grad():
+        unit = flops(lambda: batch.network(batch.images))
+    plain = flops(lambda: batch.network(batch.images).square().sum().backward())
+    assert plain == 3 * unit - FIRST
+
+
+def test_fgsm_by_itself_is_two_of_the_units(batch: TrainingBatch) -> None:
+    with torch.no_grad():
+        unit = flops(lambda: batch.prepared()(batch.images))
+    assert flops(lambda: batch.attacked(Fgsm(threat=BALL))) == 2 * unit

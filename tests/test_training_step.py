@@ -1,0 +1,139 @@
+"""What the step of every objective needs, and what it leaves as it was."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from advlens.attacks import Attack
+from advlens.errors import ModelError
+from advlens.objectives import (
+    Adversarial,
+    FeatureConsistency,
+    Objective,
+    Standard,
+    Trades,
+    TrainingBatch,
+    Unrelaxed,
+)
+from advlens.prepared import Prepared
+from objectives_by_hand import IDS, LABELS, SEED, Untraceable, batch_of, step
+
+
+@pytest.fixture
+def batch() -> TrainingBatch:
+    return batch_of()
+
+
+ALL: dict[str, Objective] = {
+    "standard": Standard(),
+    "adversarial": Adversarial(),
+    "mixed": FeatureConsistency(beta=0.0),
+    "mixed shared": FeatureConsistency(beta=0.0, clean_pass="shared"),
+    "trades": Trades(),
+    "consistency": FeatureConsistency(),
+    "consistency shared": FeatureConsistency(clean_pass="shared"),
+    "consistency shared attacked": FeatureConsistency(clean_pass="shared", gradient="attacked"),
+    "cosine": FeatureConsistency(distance="cosine", layer="representation"),
+    "unrelaxed": Unrelaxed(),
+}
+each_objective = pytest.mark.parametrize("objective", ALL.values(), ids=ALL)
+
+
+@each_objective
+def test_networks_that_cannot_be_traced(objective: Objective) -> None:
+    """Only features need the trace."""
+    batch = batch_of(Untraceable)
+    needs_features = isinstance(objective, (FeatureConsistency, Unrelaxed)) and objective.beta
+    if needs_features:
+        with pytest.raises(ModelError, match="cannot trace the forward of Untraceable"):
+            objective(batch)
+        return
+    loss, gradients = step(objective, batch)
+    expected, traced = step(objective, batch_of())
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(gradients, traced, rtol=1e-2, atol=1e-5)
+
+
+@each_objective
+def test_mixed_precision(objective: Objective) -> None:
+    """Loss and terms in float32, near those of full precision, and a gradient that goes along."""
+    full = step(objective, batch_of(dtype=torch.float32))
+    batch = batch_of(dtype=torch.float32)
+    prepared = Prepared(batch.network, torch.bfloat16)
+    batch = dataclasses.replace(batch, prepared=lambda: prepared)
+    batch.network.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = objective(batch)
+    torch.autograd.backward(loss, inputs=list(batch.network.parameters()))
+    assert loss.dtype == torch.float32
+    assert {value.dtype for value in batch.terms.values()} == {torch.float32}
+    assert loss.item() == pytest.approx(full[0].item(), rel=0.05)
+    found = torch.cat([p.grad.flatten() for p in batch.network.parameters()])
+    expected = torch.cat([gradient.flatten() for gradient in full[1].values()])
+    assert F.cosine_similarity(found, expected, dim=0) > 0.95
+
+
+def state_of(batch: TrainingBatch) -> list:
+    tensors = {**dict(batch.network.named_parameters()), **dict(batch.network.named_buffers())}
+    return [
+        [(name, m.training, len(m._forward_hooks)) for name, m in batch.network.named_modules()],
+        [(name, t.requires_grad, t.tolist(), t.grad is None) for name, t in tensors.items()],
+        torch.get_rng_state().tolist(),
+    ]
+
+
+ATTACKS: list[Attack] = [
+    Adversarial().attack, FeatureConsistency().attack, Trades().attack, Unrelaxed().attack,
+    Unrelaxed().feature_attack,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: type(a).__name__)
+def test_the_attack_sees_evaluation_mode_and_leaves_no_trace(
+    attack: Attack, batch: TrainingBatch
+) -> None:
+    before = state_of(batch)
+    attacked = batch.attacked(attack)
+    assert state_of(batch) == before
+    assert not attacked.requires_grad
+    seeded = dataclasses.replace(attack, seed=SEED)
+    fresh = Prepared(batch.network, torch.float64)
+    expected = seeded(fresh, batch.images, LABELS, ids=IDS)
+    assert torch.equal(attacked, expected)
+
+
+@each_objective
+def test_a_step_leaves_gradients_and_counted_batches_alone(
+    objective: Objective, batch: TrainingBatch
+) -> None:
+    """Each pass of the live network counts once in the running statistics, attacks never do."""
+    before = [(p.requires_grad, p.clone()) for p in batch.network.parameters()]
+    batch.network.second.bias.requires_grad_(False)
+    objective(batch)
+    passes = {"Standard": 1, "Adversarial": 1, "Unrelaxed": 3}.get(type(objective).__name__, 2)
+    assert batch.network.norm.num_batches_tracked == passes
+    assert all(module.training for module in batch.network.modules())
+    assert not batch.images.requires_grad
+    assert batch.images.grad is None
+    for parameter, (_, value) in zip(batch.network.parameters(), before, strict=True):
+        assert torch.equal(parameter, value)
+        early = getattr(objective, "clean_pass", "") == "shared" and objective.gradient != "both"
+        assert (parameter.grad is not None) == (early and parameter.requires_grad)
+    assert not batch.network.second.bias.requires_grad
+
+
+@each_objective
+def test_the_share_of_a_process_weighs_what_is_in_the_gradient_early(
+    objective: Objective, batch: TrainingBatch
+) -> None:
+    """The loop multiplies the loss returned by the share; the other part has it already."""
+    whole = step(objective, batch)
+    part = batch_of()
+    part = dataclasses.replace(part, share=0.25)
+    loss = objective(part)
+    torch.autograd.backward(loss * part.share, inputs=list(part.network.parameters()))
+    torch.testing.assert_close(loss, whole[0], check_dtype=False)
+    for name, parameter in part.network.named_parameters():
+        torch.testing.assert_close(parameter.grad, whole[1][name] / 4, rtol=1e-9, atol=1e-12)

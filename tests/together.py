@@ -1,0 +1,49 @@
+"""Processes started for a test as torchrun would start them."""
+
+import multiprocessing
+import os
+import socket
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+
+FORKSERVER = multiprocessing.get_context("forkserver")
+# imported once for all children; torch imports its compiler at an optimizer's first step
+FORKSERVER.set_forkserver_preload(["advlens.training", "torch._dynamo"])
+
+
+def start(count: int, target: Callable[..., None], *args: Any) -> list[BaseProcess]:
+    """Start `target(*args)` in so many processes, which can join each other."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes: list[BaseProcess] = []
+    for rank in range(count):
+        place = {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
+            "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        }  # fmt: skip
+        processes.append(FORKSERVER.Process(target=_run, args=(place, target, *args)))
+        processes[-1].start()
+    return processes
+
+
+def end(processes: list[BaseProcess], timeout: float = 60) -> list[int | None]:
+    """Wait for processes; return their exit codes."""
+    deadline = time.monotonic() + timeout
+    for process in processes:
+        process.join(max(0, deadline - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+            process.join()
+            raise AssertionError("a process hangs")
+    return [process.exitcode for process in processes]
+
+
+def _run(place: dict[str, str], target: Callable[..., None], *args: Any) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(place)
+    target(*args)

@@ -1,0 +1,134 @@
+"""Varied images against loops over pixels and torchvision."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as reference
+
+from advlens.errors import SettingsError
+from advlens.training.augmentation import Augmentation, rotated
+
+IMAGES = torch.randint(
+    0, 256, (7, 3, 12, 12), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
+)
+
+
+def draws(seed: int = 0, count: int = 7) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(Augmentation.DRAWS, count, generator=generator)
+
+
+@pytest.mark.parametrize(("padding", "size"), [(4, 12), (2, 9), (0, 12)])
+def test_crops_and_flips_equal_a_loop_over_pixels(padding: int, size: int) -> None:
+    numbers = draws()
+    numbers[:2, 0], numbers[:2, 1] = 0, 1 - 2**-24
+    found = Augmentation(crop=padding)(IMAGES, numbers, size)
+    room = 12 + 2 * padding - size
+    corners, flips = [], []
+    for i in range(7):
+        top, left = (int(numbers[axis, i].item() * (room + 1)) for axis in (0, 1))
+        corners.append((top, left))
+        flips.append(numbers[2, i].item() < 0.5)
+        for row in range(size):
+            for column in range(size):
+                x = row + top - padding
+                y = (size - 1 - column if flips[-1] else column) + left - padding
+                inside = 0 <= x < 12 and 0 <= y < 12
+                expected = IMAGES[i, :, x, y].double() / 255 if inside else torch.zeros(3)
+                assert torch.equal(found[i, :, row, column], expected.float())
+    assert corners[:2] == [(0, 0), (room, room)]
+    assert 0 < sum(flips) < 7
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    unflipped = Augmentation(crop=padding, flip=False)(IMAGES, numbers, size)
+    for i in range(7):
+        assert torch.equal(unflipped[i], found[i].flip(2) if flips[i] else found[i])
+
+
+def test_a_resized_crop_is_torchvisions_of_the_same_box() -> None:
+    """Boxes of whole pixels, inside of which both interpolate alike."""
+    big = torch.rand(4, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+    pixels = (big * 255).byte()
+    numbers = torch.zeros(Augmentation.DRAWS, 4)
+    numbers[2] = torch.tensor([0.0, 0.9, 0.0, 0.9])  # the first and third are flipped
+    numbers[5] = 0.5  # square
+    area = torch.tensor([20 / 40, 30 / 40, 10 / 40, 1.0]) ** 2
+    numbers[4] = (area - 0.05) / 0.95
+    boxes = [(20, 5, 12), (30, 10, 0), (10, 17, 30), (40, 0, 0)]
+    for i, (side, top, left) in enumerate(boxes):
+        room = max(40 - side, 1)
+        numbers[6, i], numbers[7, i] = left / room, top / room
+    found = Augmentation(crop=0, resized_crop=(0.05, 1.0))(pixels, numbers, 40)
+    for i, (side, top, left) in enumerate(boxes):
+        expected = reference.resized_crop(
+            pixels[i].double() / 255, top, left, side, side, [40, 40],
+            interpolation=InterpolationMode.BILINEAR, antialias=False,
+        )  # fmt: skip
+        if i in (0, 2):
+            expected = expected.flip(2)
+        edge = 40 // side + 1  # there the neighbors outside the box count here
+        inner = slice(edge, 40 - edge)
+        torch.testing.assert_close(
+            found[i, :, inner, inner].double(), expected[:, inner, inner], atol=1e-5, rtol=0
+        )
+
+
+def test_areas_and_shapes_of_boxes_follow_their_draws() -> None:
+    """A picture whose pixels say where they are tells which box was taken."""
+    side = 64
+    line = torch.arange(side).float()
+    columns, rows = torch.meshgrid(line, line, indexing="xy")
+    pixels = torch.stack([columns * 2, rows * 2, columns * 0]).byte().expand(500, -1, -1, -1)
+    numbers = draws(3, 500)
+    found = Augmentation(crop=0, flip=False, resized_crop=(0.2, 0.6))(pixels, numbers, side)
+    found = found.double() * 255 / 2
+    width = (found[:, 0, 32, 60] - found[:, 0, 32, 4]) / 56
+    height = (found[:, 1, 60, 32] - found[:, 1, 4, 32]) / 56
+    area, ratio = width * height, width / height
+    free = (width < 0.98) & (height < 0.98)  # else the side was cut
+    assert free.double().mean() > 0.8
+    torch.testing.assert_close(area[free], 0.2 + 0.4 * numbers[4][free].double(), atol=0.02, rtol=0)
+    expected = (4 / 3) ** (2 * numbers[5].double() - 1)
+    torch.testing.assert_close(ratio[free], expected[free], atol=0.06, rtol=0)
+    for axis, length, number in ((0, width, numbers[6]), (1, height, numbers[7])):
+        first = found[:, axis, 32, 4] if axis == 0 else found[:, axis, 4, 32]
+        start = first - 4 * length  # of the box, up to half a pixel
+        torch.testing.assert_close(
+            start[free], (number.double() * 64 * (1 - length))[free], atol=1.0, rtol=0
+        )
+
+
+@pytest.mark.parametrize("degrees", [0.0, 20.0, -35.0, 90.0])
+def test_rotation_is_torchvisions(degrees: float) -> None:
+    pixels = IMAGES.double() / 255
+    found = rotated(pixels, torch.full((7,), math.radians(degrees), dtype=torch.float64))
+    expected = reference.rotate(pixels, degrees, InterpolationMode.BILINEAR)
+    inner = torch.zeros(12, 12, dtype=torch.bool)
+    line = torch.arange(12) - 5.5
+    inner[(line.view(-1, 1) ** 2 + line.view(1, -1) ** 2) < 25] = True  # corners blend otherwise
+    torch.testing.assert_close(found[:, :, inner], expected[:, :, inner], atol=1e-6, rtol=0)
+
+
+def test_angles_are_uniform_between_the_bounds() -> None:
+    pixels = torch.zeros(400, 3, 33, 33, dtype=torch.uint8)
+    pixels[:, :, 16, 28:] = 255  # a line from the center to the right
+    numbers = draws(5, 400)
+    found = Augmentation(crop=0, flip=False, rotation=20)(pixels, numbers, 33).double()
+    line = torch.arange(33.0, dtype=torch.float64) - 16
+    weight = found[:, 0] / found[:, 0].sum(dim=(1, 2), keepdim=True)
+    x = (weight * line).sum(dim=(1, 2))
+    y = (weight * line.view(-1, 1)).sum(dim=(1, 2))
+    angles = torch.rad2deg(torch.atan2(-y, x))
+    torch.testing.assert_close(angles, 20 * (2 * numbers[3].double() - 1), atol=1.0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"crop": -1}, {"rotation": 200.0}, {"rotation": float("nan")}, {"resized_crop": (0.5, 0.2)},
+     {"resized_crop": (0.0, 1.0)}, {"resized_crop": (0.1, 1.0), "crop": 4}],
+)  # fmt: skip
+def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(SettingsError, match=next(iter(wrong))):
+        Augmentation(**{"crop": 0, **wrong})  # type: ignore[arg-type]

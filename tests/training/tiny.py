@@ -1,0 +1,65 @@
+"""A network, its images and a training that take a second."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from advlens.attacks import Pgd
+from advlens.datasets import ArrayData
+from advlens.distributed import Processes
+from advlens.models import Classifier
+from advlens.objectives import Adversarial
+from advlens.threat import L2
+from advlens.training import Training
+
+CLASSES = ("cat", "dog", "ship")
+SHORT = Training(
+    objective=Adversarial(), epochs=6, batch_size=16, validation=12, checkpoint_every=0.0,
+    validation_attack=Pgd(threat=L2(epsilon=0.5), steps=2),
+)  # fmt: skip
+
+
+def images(count: int = 60, side: int = 8) -> ArrayData:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, 3, side, side), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(count) % 3
+    pixels[torch.arange(count), labels] //= 4
+    return ArrayData(pixels, name="noise", classes=CLASSES, synsets=None, labels=labels)
+
+
+def classifier(seed: int = 0) -> Classifier:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = nn.Sequential(
+            nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 3, 2),
+            nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
+        )  # fmt: skip
+    return Classifier(network, name="tiny", classes=CLASSES, image_size=8, resize=8)
+
+
+def silent(text: str) -> None:
+    pass
+
+
+def train(
+    out: Path,
+    settings: Training = SHORT,
+    processes: Processes = Processes(),  # noqa: B008
+) -> dict[str, Tensor]:
+    trained = settings(classifier(), images(), out, report=silent, processes=processes)
+    return {name: tensor.clone() for name, tensor in trained.state_dict().items()}
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def metrics(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_time(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    timing = ("seconds", "images_per_second")
+    return [{key: value for key, value in row.items() if key not in timing} for row in rows]
