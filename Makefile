@@ -18,6 +18,7 @@ check: .venv/ready-test
 benchmarks: .venv/ready-test
 	.venv/bin/python benchmarks/attacks.py
 	.venv/bin/python benchmarks/neurons.py
+	.venv/bin/python benchmarks/training.py
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -118,7 +118,7 @@ def _run(words: list[str]) -> None:
 def _demo(command: DemoCommand, line: str) -> None:
     _audit(
         AuditCommand(
-            model=("cifar10-standard", "cifar10-l2"),
+            model=("cifar10-standard", "cifar10-l2", "cifar10-consistency"),
             data="sample",
             out=command.out,
             settings=command.settings,

@@ -33,7 +33,7 @@ class AuditCommand:
     """Audit classifiers: accuracy, robustness, and what their units stand for under attack.
 
     Attributes:
-        model: a packaged model (cifar10-standard, cifar10-l2), a network for 32x32 images such as
+        model: a packaged model such as cifar10-standard, a network for 32x32 images such as
             resnet14, torchvision:NAME or package.module:factory, each with @weights-file or
             without; give --model once for each model.
         data: sample, cifar10:DIR, folder:DIR or exact:DIR.
@@ -74,7 +74,7 @@ class NeuronsCommand(AuditCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class DemoCommand:
-    """Audit the two packaged classifiers, one standard, one robust, on the packaged images.
+    """Audit the three packaged classifiers, one network trained three ways, on packaged images.
 
     Attributes:
         out: the run folder.
@@ -82,7 +82,7 @@ class DemoCommand:
 
     out: Path = Path("runs/demo")
     settings: OmitArgPrefixes[AuditSettings] = field(
-        default_factory=lambda: AuditSettings(sweep_images=200, sweep_steps=7, neuron_steps=5)
+        default_factory=lambda: AuditSettings(sweep_images=100, sweep_steps=5, neuron_steps=5)
     )
     common: OmitArgPrefixes[Common] = Common()
 

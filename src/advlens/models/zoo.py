@@ -32,18 +32,23 @@ _CIFAR_RESNETS: dict[str, tuple[tuple[int, ...], tuple[int, ...], Any]] = {
     "resnet18": ((2, 2, 2, 2), (64, 128, 256, 512), "projection"),
 }
 _TORCHVISION = {"alexnet": 224, "vgg16": 224, "resnet18": 224, "resnet50": 224, "inception_v3": 299}
-_PACKAGED = {"cifar10-standard": "resnet14", "cifar10-l2": "resnet14"}
+_PACKAGED = {
+    "cifar10-standard": "resnet14",
+    "cifar10-l2": "resnet14",
+    "cifar10-consistency": "resnet14",
+}
 
 
 def load_model(spec: str, *, device: str | torch.device = "cpu", seed: int = 0) -> Classifier:
     """Build a classifier in evaluation mode.
 
     Args:
-        spec: a packaged model (`cifar10-standard`, `cifar10-l2`), a network for 32×32 images
-            (`resnet14`, `resnet18`, `resnet20` …), `torchvision:NAME`, or `package.module:factory`
-            for a function without arguments that returns a module from pixels in [0, 1] to logits
-            (or a `Classifier`). `@FILE` loads weights: safetensors or a state dict. A torchvision
-            name with `@DEFAULT` takes torchvision's own weights; without `@`, weights are random.
+        spec: a packaged model (`cifar10-standard`, `cifar10-l2`, `cifar10-consistency`), a network
+            for 32×32 images (`resnet14`, `resnet18`, `resnet20` …), `torchvision:NAME`, or
+            `package.module:factory` for a function without arguments that returns a module from
+            pixels in [0, 1] to logits (or a `Classifier`). `@FILE` loads weights: safetensors or a
+            state dict. A torchvision name with `@DEFAULT` takes torchvision's own weights; without
+            `@`, weights are random.
         device: where the model goes.
         seed: of random weights.
 
