@@ -18,6 +18,7 @@ from advlens.cli import main
 from advlens.errors import NumericError, RunError
 from advlens.files import locked
 from advlens.parsing import COMMANDS
+from own_network import NETWORK
 
 AUDIT = "audit --model resnet14 --data sample --out {out}"
 ATTACK = "attack --model resnet14 --data sample --out {out}"
@@ -226,24 +227,6 @@ def test_wrong_settings_of_a_training_are_too(
 
 
 # What works
-
-
-NETWORK = """
-import torch
-from torch import nn
-from advlens import Classifier
-
-def network():
-    torch.manual_seed(0)
-    layers = nn.Sequential(
-        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        nn.Linear(6, 3),
-    )
-    return Classifier(
-        layers, name="tiny", classes=("cat", "dog", "ship"),
-        synsets=("n02121620", "n02084071", "n04194289"), image_size=8, resize=8,
-    )
-"""
 
 
 @pytest.fixture

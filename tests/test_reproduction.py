@@ -23,23 +23,8 @@ from advlens.recipes import Recipe
 from advlens.reproduction import Work, compared, orders, reproduce, table
 from advlens.runs import Row
 from advlens.training.loop import Loop
+from own_network import NETWORK
 
-NETWORK = """
-import torch
-from torch import nn
-from advlens import Classifier
-
-def network():
-    torch.manual_seed(0)
-    layers = nn.Sequential(
-        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        nn.Linear(6, 3),
-    )
-    return Classifier(
-        layers, name="tiny", classes=("cat", "dog", "ship"),
-        synsets=("n02121620", "n02084071", "n04194289"), image_size=8, resize=8,
-    )
-"""
 SETTINGS = {
     "model": "reproduction_network:network", "epochs": 2, "batch_size": 8, "validation": 6,
     "about": "tiny", "threads": 1, "nesterov": False,
