@@ -440,6 +440,19 @@ def test_a_signal_during_validation_leaves_the_epoch_to_the_next_process(
     assert without_time(metrics(tmp_path)) == without_time(metrics(whole))
 
 
+def test_a_signal_while_images_are_read_ends_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(data: ArrayData, device: torch.device) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+        raise AssertionError("reading goes on after the signal")
+
+    monkeypatch.setattr(loop_module, "TrainingImages", read)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["save_checkpoint", "write_text", "save_weights"])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_an_end_between_two_writes_loses_nothing(

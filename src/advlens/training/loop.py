@@ -44,16 +44,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Loop:
-    """A run of `Training`; see there for the arguments.
-
-    Args:
-        interrupted: gives the number of the signal that asks to stop, or 0.
-    """
+    """A run of `Training`; see there for the arguments."""
 
     def __init__(
         self, settings: "Training", classifier: Classifier, data: ImageData, out: Path,
         report: Callable[[str], None], processes: Processes,
-        on_epoch: Callable[[Row], None] | None, interrupted: Callable[[], int],
+        on_epoch: Callable[[Row], None] | None,
     ):  # fmt: skip
         if settings.validation >= len(data):
             raise SettingsError(
@@ -65,7 +61,7 @@ class Loop:
                 "processes; give at least one to each"
             )
         self.settings, self.out, self.processes = settings, out, processes
-        self.report, self.on_epoch, self.interrupted = report, on_epoch, interrupted
+        self.report, self.on_epoch = report, on_epoch
         self.device = next(classifier.parameters()).device
         self.classifier = classifier
         if settings.channels_last:
@@ -102,7 +98,9 @@ class Loop:
                 [repr(settings), data.fingerprint(), repr(classifier), start]
             )
 
-    def train(self) -> Classifier:
+    def train(self, interrupted: Callable[[], int]) -> Classifier:
+        """Train to the end, or until `interrupted` gives the number of a signal."""
+        self.interrupted = interrupted
         self._continue()
         self.saved = self.clock = time.monotonic()
         with self._progress() as update:

@@ -125,6 +125,6 @@ class Training:
         with contextlib.ExitStack() as stack:
             if processes.first:
                 stack.enter_context(locked(out))
-            interrupted = stack.enter_context(remembered_signals())
-            loop = Loop(self, classifier, data, out, report, processes, on_epoch, interrupted)
-            return loop.train()
+            loop = Loop(self, classifier, data, out, report, processes, on_epoch)
+            # from here on there is something to save before the process may end
+            return loop.train(stack.enter_context(remembered_signals()))
