@@ -372,6 +372,7 @@ def wait_for_checkpoints(out: Path, process: BaseProcess, count: int) -> None:
         time.sleep(0.001)
 
 
+@pytest.mark.timeout(600)  # 50 processes one after another, on a machine that may be busy
 def test_fifty_sigkills_at_any_moment_change_no_bit(tmp_path: Path) -> None:
     settings = dataclasses.replace(SHORT, epochs=120, objective=Standard())
     whole, out = tmp_path / "whole", tmp_path / "killed"
@@ -443,7 +444,7 @@ def test_a_signal_during_validation_leaves_the_epoch_to_the_next_process(
 def test_a_signal_while_images_are_read_ends_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read(data: ArrayData, device: torch.device) -> None:
+    def read(data: ArrayData, device: torch.device, *, shown: bool) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
         raise AssertionError("reading goes on after the signal")

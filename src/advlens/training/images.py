@@ -1,6 +1,7 @@
 """Training images on their way to the device: kept there whole where they fit, else streamed."""
 
 import contextlib
+import math
 import os
 from collections.abc import Generator, Sequence
 
@@ -10,6 +11,9 @@ from torch import Tensor
 
 from advlens.arrays import Ids
 from advlens.datasets import ImageData
+from advlens.progress import Progress
+
+CHUNK = 1024
 
 
 class TrainingImages:
@@ -19,11 +23,25 @@ class TrainingImages:
     is decoded or moved in a step; a larger one is decoded ahead by threads.
     """
 
-    def __init__(self, data: ImageData, device: torch.device):
+    def __init__(self, data: ImageData, device: torch.device, *, shown: bool):
         self.data, self.device = data, device
-        size = len(data) * data.image_shape[1] * data.image_shape[2] * 3
-        self.resident = size <= _memory(device) // 4
-        self._pixels = data.images(range(len(data))).to(device) if self.resident else None
+        self._pixels: Tensor | None = None
+        if len(data) * math.prod(data.image_shape) <= _memory(device) // 4:
+            self._pixels = self._read(shown)
+
+    def _read(self, shown: bool) -> Tensor:
+        """All images, on the device; with progress where that is to be shown."""
+        shape = (len(self.data), *self.data.image_shape)
+        pixels = torch.empty(shape, dtype=torch.uint8, device=self.device)
+        chunks = [range(len(self.data))[i : i + CHUNK] for i in range(0, len(self.data), CHUNK)]
+        with contextlib.ExitStack() as stack:
+            stream = stack.enter_context(contextlib.closing(self.data.stream(chunks)))
+            progress = stack.enter_context(Progress("reading", len(self.data))) if shown else None
+            for ids, images in zip(chunks, stream, strict=True):
+                pixels[ids.start : ids.stop] = images
+                if progress:
+                    progress.update(len(ids))
+        return pixels
 
     def batches(self, batches: Sequence[Ids]) -> Generator[UInt8[Tensor, "n 3 h w"], None, None]:
         """The images of each list of ids, on the device, 0 to 255."""

@@ -77,7 +77,8 @@ class Loop:
         mask = torch.ones(len(data), dtype=torch.bool)
         mask[self.held_out] = False
         self.ids = mask.nonzero().squeeze(1)
-        self.images, self.labels = TrainingImages(data, self.device), data.labels
+        self.images = TrainingImages(data, self.device, shown=processes.first)
+        self.labels = data.labels
         self.size = min(classifier.image_size, data.image_shape[1])
         self.steps_per_epoch = math.ceil(len(self.ids) / settings.batch_size)
         self.total = settings.epochs * self.steps_per_epoch

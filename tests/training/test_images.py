@@ -1,0 +1,41 @@
+"""Images on their way to the device: kept there or streamed, they are the same."""
+
+import pytest
+import torch
+from tiny import images
+
+from advlens.training import images as images_module
+from advlens.training.images import TrainingImages
+
+CPU = torch.device("cpu")
+IDS = [torch.tensor([59, 0, 13]), torch.tensor([7]), torch.tensor([6, 7])]
+
+
+@pytest.mark.parametrize("chunk", [7, 60, 1024])
+def test_resident_images_are_read_whole_by_chunks(
+    chunk: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(images_module, "CHUNK", chunk)
+    data = images()
+    resident = TrainingImages(data, CPU, shown=True)
+    assert "reading: 60/60 images" in capsys.readouterr().err
+    expected = [data.pixels[ids] for ids in IDS]
+    assert all(map(torch.equal, resident.batches(IDS), expected))
+
+
+@pytest.mark.parametrize(("memory", "kept"), [(4 * 60 * 192, True), (4 * 60 * 192 - 1, False)])
+def test_a_quarter_of_the_memory_may_be_taken(
+    memory: int, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images_module, "_memory", lambda device: memory)
+    found = TrainingImages(images(), CPU, shown=False)
+    assert (found._pixels is not None) == kept
+    assert all(map(torch.equal, found.batches(IDS), [images().pixels[ids] for ids in IDS]))
+
+
+def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    whole = images_module._memory(CPU)
+    assert whole > 2**28
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert images_module._memory(CPU) == whole // 4
