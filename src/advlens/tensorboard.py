@@ -35,7 +35,7 @@ def tensorboard_writer(out: Path) -> Callable[[Mapping[str, float]], None]:
         if writer is None:
             writer = SummaryWriter(str(Path(out) / "tensorboard"), purge_step=epoch)
         for name, value in row.items():
-            if name not in ("epoch", "n"):
+            if name not in ("epoch", "n", "kept"):
                 writer.add_scalar(_tag(name), value, epoch)
         writer.flush()
 

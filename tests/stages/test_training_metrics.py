@@ -58,6 +58,9 @@ def test_words_are_a_table_of_their_own(tmp_path: Path) -> None:
         ([epoch(1, 0.9, 0.1), epoch(2, 0.6, 0.5), epoch(3, 0.7, 0.3)], 2),
         ([epoch(1, 0.5, 0.25), epoch(2, 0.25, 0.5), epoch(3, 0.5, 0.125)], 1),  # the first of two
         ([epoch(1, 0.0, 0.0)], 1),
+        # a file that says so itself: the last that took the place of another
+        ([epoch(1, 0.9, 0.1) | {"kept": True}, epoch(2, 0.6, 0.5) | {"kept": False}], 1),
+        ([epoch(1, 0.9, 0.1) | {"kept": True}, epoch(2, 0.1, 0.1) | {"kept": True}], 2),
         ([], None),
     ],
 )

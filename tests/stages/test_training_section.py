@@ -90,9 +90,11 @@ def test_it_leads_with_what_was_trained_and_which_epoch_was_kept(run: Path) -> N
     assert "Recipe" not in made(run).findings[1].evidence
 
 
-def test_where_the_last_epoch_is_kept_it_is_not_said_twice(run: Path) -> None:
+def test_an_epoch_that_is_kept_is_called_the_best_only_where_it_is(run: Path) -> None:
+    assert ", the best of all epochs; the last has" in made(run).findings[0].evidence
     change(run, "training", lambda r: r.update(kept="true" if r["epoch"] == "60" else "false"))
-    assert "best of all epochs. " in made(run).findings[0].evidence
+    assert "best of all epochs" not in made(run).findings[0].evidence
+    assert "the last has" not in made(run).findings[0].evidence
 
 
 def test_robust_overfitting_needs_a_fall_and_a_rise(run: Path) -> None:

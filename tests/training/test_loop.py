@@ -98,6 +98,22 @@ def test_the_first_of_the_best_epochs_is_kept(tmp_path: Path) -> None:
     assert [torch.equal(again, each) for each in logits] == [False, True, False, False, False]
 
 
+def test_the_last_epoch_is_kept_on_request(
+    uninterrupted: tuple[dict[str, Tensor], Path], tmp_path: Path
+) -> None:
+    _, whole = uninterrupted
+    weights = train(tmp_path, dataclasses.replace(SHORT, keep="last"))
+    state = load_checkpoint(tmp_path / "last.pt")
+    assert same(weights, state["classifier"])
+    stored = load_file(tmp_path / "best.safetensors")
+    assert all(torch.equal(stored[name], weights[f"network.{name}"]) for name in stored)
+    assert [row["kept"] for row in metrics(tmp_path)] == [True] * 6
+    scores = [row["natural"] + row["adversarial"] for row in metrics(whole)]
+    assert [row["kept"] for row in metrics(whole)] == [
+        score > max(scores[:number], default=-1) for number, score in enumerate(scores)
+    ]
+
+
 def test_a_run_learns_and_keeps_its_best_epoch(
     uninterrupted: tuple[dict[str, Tensor], Path],
 ) -> None:
@@ -555,6 +571,7 @@ def test_a_second_process_is_refused_at_once(tmp_path: Path) -> None:
         {"momentum": -0.1},
         {"optimizer": "lion"},
         {"schedule": "steps"},
+        {"keep": "first"},
     ],
 )
 def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:

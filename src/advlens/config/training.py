@@ -113,6 +113,7 @@ class RunSettings:
 
     Attributes:
         validation: training images held out to choose the epoch.
+        keep: the epoch with the best mean of natural and adversarial accuracy on them, or the last.
         precision: bf16 runs the step in mixed precision; accuracies are always float32.
         channels_last: memory layout; the faster one nearly everywhere.
         compile: run the network through torch.compile.
@@ -124,6 +125,7 @@ class RunSettings:
     """
 
     validation: int = 1000
+    keep: Literal["best", "last"] = "best"
     precision: Literal["float32", "bf16"] = "float32"
     channels_last: bool = True
     compile: bool = False

@@ -29,7 +29,7 @@ TEST_STEPS = 20
 VALIDATION_STEPS = 10
 SAME = (
     "epochs", "batch_size", "optimizer", "learning_rate", "nesterov", "weight_decay", "schedule",
-    "clip", "average", "validation", "precision", "channels_last", "compile", "seed",
+    "clip", "average", "validation", "keep", "precision", "channels_last", "compile", "seed",
 )  # fmt: skip
 """Settings that `Training` has under the same name."""
 

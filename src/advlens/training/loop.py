@@ -253,10 +253,11 @@ class Loop:
             "images_per_second": round(len(self.ids) / self.busy, 1),
             "seconds": round(self.seconds, 1),
         }
+        score = (row["natural"] + row["adversarial"]) / 2
+        row["kept"] = self.settings.keep == "last" or score > self.best  # until a later one is
         self.rows.append(row)
         self.sums, self.busy = {}, 0.0
-        score = (row["natural"] + row["adversarial"]) / 2
-        if score > self.best:
+        if row["kept"]:
             self.best = score
             self.best_weights = {k: v.clone() for k, v in judged.state_dict().items()}
 

@@ -24,6 +24,7 @@ CHOICES = {
     "optimizer": ("sgd", "adam"),
     "schedule": ("one-cycle", "cosine", "plateau", "constant"),
     "precision": ("float32", "bf16"),
+    "keep": ("best", "last"),
 }
 
 
@@ -31,8 +32,8 @@ CHOICES = {
 class Training:
     """Settings of a training run.
 
-    The epoch with the best mean of natural and adversarial accuracy on a validation split, cut
-    from the training set, is kept.
+    After each epoch natural and adversarial accuracy are measured on a validation split, cut from
+    the training set.
 
     Attributes:
         objective: the loss.
@@ -48,8 +49,10 @@ class Training:
         average: decay of an exponential moving average of the weights, such as .999; validation
             and the result then use the averaged ones. It starts lower, at (1 + step)/(10 + step).
         augmentation: how the images vary.
-        validation: number of training images held out to choose the epoch.
+        validation: number of training images held out.
         validation_attack: the attack whose accuracy counts there.
+        keep: whose weights are the result: the first epoch's with the "best" mean of natural and
+            adversarial accuracy on held-out images, or the "last" one's, where few are held out.
         precision: "bf16" runs the step in mixed precision; validation is always float32.
         channels_last: memory layout of the network; the faster one nearly everywhere.
         compile: run the network through torch.compile.
@@ -71,6 +74,7 @@ class Training:
     augmentation: Augmentation = field(default_factory=Augmentation)
     validation: int = 1000
     validation_attack: Attack = field(default_factory=lambda: Pgd(threat=L2(epsilon=0.5), steps=10))
+    keep: Literal["best", "last"] = "best"
     precision: Literal["float32", "bf16"] = "float32"
     channels_last: bool = True
     compile: bool = False

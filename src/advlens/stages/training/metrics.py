@@ -30,8 +30,9 @@ def training_tables(folder: Path, model: str, words: Words | None = None) -> Tab
         DataError: `metrics.jsonl` is damaged; the message names the line.
     """
     rows = _epochs(folder / "metrics.jsonl")
-    best = max(rows, key=lambda row: row["natural"] + row["adversarial"], default=None)  # the first
-    tables: Tables = {"training": [{"model": model, **row, "kept": row is best} for row in rows]}
+    marked = [row for row in rows if row.pop("kept")]
+    kept = marked[-1] if marked else max(rows, key=_score, default=None)
+    tables: Tables = {"training": [{"model": model, **row, "kept": row is kept} for row in rows]}
     if words is not None:
         tables["training_settings"] = [{"model": model, **vars(words)}]
     return tables
@@ -64,7 +65,10 @@ def _words(folder: Path) -> Words | None:
 
 
 def _epochs(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file, every column of `EPOCHS` in each; None where it says nothing."""
+    """The rows of a metrics file, every column of `EPOCHS` in each; None where it says nothing.
+
+    "kept" says whether an epoch's weights took the place of those kept before.
+    """
     _check_size(path)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -80,8 +84,13 @@ def _epochs(path: Path) -> list[dict[str, Any]]:
         for name in EPOCHS:
             if not _fits(name, row.get(name)):
                 raise _damaged(path, f"{name} in line {number} is {str(row.get(name))[:40]}")
-        rows.append({name: row.get(name) for name in EPOCHS})
+        rows.append({name: row.get(name) for name in EPOCHS} | {"kept": row.get("kept") is True})
     return rows
+
+
+def _score(row: dict[str, Any]) -> float:
+    """What chooses the epoch where a file does not say which was kept: the first of the best."""
+    return float(row["natural"] + row["adversarial"])
 
 
 def _fits(name: str, value: Any) -> bool:

@@ -89,6 +89,7 @@ def _settings(training: Training) -> str:
         f"gradients clipped at {training.clip:g}" if training.clip else "",
         f"weights averaged with decay {training.average:g}" if training.average else "",
         *_augmentation(training),
+        "the last epoch kept" if training.keep == "last" else "",
         "bf16 in the training step" if training.precision == "bf16" else "float32",
         f"seed {training.seed}",
     ]

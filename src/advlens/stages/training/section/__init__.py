@@ -64,8 +64,9 @@ def section(results: Results) -> Section | None:
         title="Training",
         anchor="training",
         lead="How the models came about. After each epoch of training a model is judged on "
-        "held-out images, as they are and under attack. The first epoch with the best mean of "
-        "natural and adversarial accuracy is kept: its weights are the model.",
+        "held-out images, as they are and under attack. Unless the settings say otherwise, "
+        "the first epoch with the best mean of natural and adversarial accuracy is kept: its "
+        "weights are the model.",
         findings=findings(trained),
         terms=TERMS,
         blocks=blocks,

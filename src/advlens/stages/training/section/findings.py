@@ -25,7 +25,8 @@ def _made(history: History, *, important: bool) -> Finding:
     by = f" by {words['objective']}" if words else ""
     natural, adversarial = (share(kept, kind).text(as_percent=True) for kind in KINDS)
     n = f" (n = {count(kept['n'])})" if kept["n"] else ""
-    best = ", the best of all epochs" if len(history.epochs) > 1 else ""
+    highest = len(history.epochs) > 1 and _mean(kept) == max(map(_mean, history.epochs))
+    best = ", the best of all epochs" if highest else ""
     rest = "" if kept is last else f"; the last has {percent(_mean(last))}"
     evidence = [
         f"On held-out images{n} it has natural accuracy {natural} and accuracy {adversarial} "
