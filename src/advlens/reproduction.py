@@ -20,7 +20,7 @@ from advlens.config import AuditSettings, parse_number
 from advlens.datasets import ImageData, View, load_data
 from advlens.errors import RunError, SettingsError
 from advlens.files import locked
-from advlens.models import Classifier, load_model
+from advlens.models import Classifier, load_model, network_of
 from advlens.packaged import packaged, recipe_settings
 from advlens.parsing import flags_of, parse
 from advlens.recipes import load_classifier, load_images, train
@@ -62,7 +62,7 @@ def reproduce(
         raise SettingsError(f"{name} has no quick form; leave --quick out")
     if data in (None, "sample") and not quick:
         raise SettingsError(f"{name} needs {content['needs']}")
-    form = "quick form: little data, small networks" if quick else "full form"
+    form = "quick form: little data, a small network" if quick else "full form"
     work = Work(content, content["quick"] if quick else {}, data or "sample", out, command)
     with locked(out):
         for number, label in enumerate(content["models"], start=1):
@@ -147,7 +147,7 @@ class Work:
         model = self.content["models"][label]
         if "recipe" not in model:
             return str(model["model"])
-        network = self._settings(label)["model"].partition("@")[0]
+        network = network_of(self._settings(label)["model"])
         return f"{network}@{self.out / label / 'model.safetensors'}"
 
     def images(self, classifier: Classifier) -> tuple[ImageData, ImageData]:

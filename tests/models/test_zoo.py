@@ -10,7 +10,7 @@ from torch import nn
 
 from advlens.datasets import load_data
 from advlens.errors import CheckpointError, ModelError, SettingsError
-from advlens.models import Classifier, list_models, load_model, save_weights
+from advlens.models import Classifier, list_models, load_model, network_of, save_weights
 from advlens.models.zoo import imagenet_synsets
 
 CIFAR = [name for name in list_models() if name.startswith("resnet")]
@@ -70,6 +70,14 @@ def test_weights_from_a_file(tmp_path):
         load_model(f"resnet14@{path}")
     with pytest.raises(CheckpointError, match="no weights file at"):
         load_model(f"resnet20@{tmp_path / 'none.pt'}")
+
+
+@pytest.mark.parametrize(
+    ("spec", "network"),
+    [("cifar10-l2", "resnet14"), ("resnet20@x/y.safetensors", "resnet20"), ("a.b:c", "a.b:c")],
+)
+def test_other_weights_of_the_same_network(spec, network):
+    assert network_of(spec) == network
 
 
 def test_weights_of_a_training_are_named_by_its_folder(tmp_path):

@@ -10,6 +10,7 @@ from advlens.models.zoo import (
     imagenet_synsets,
     list_models,
     load_model,
+    network_of,
 )
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "list_models",
     "load_model",
     "load_weights",
+    "network_of",
     "read_weights",
     "save_weights",
 ]

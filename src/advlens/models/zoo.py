@@ -87,6 +87,12 @@ def list_models() -> list[str]:
     return [*_PACKAGED, *_CIFAR_RESNETS, *(f"torchvision:{name}" for name in _TORCHVISION)]
 
 
+def network_of(spec: str) -> str:
+    """What a specification names without its weights, so that others of this network can follow."""
+    name = spec.partition("@")[0]
+    return _PACKAGED.get(name, name)
+
+
 def imagenet_synsets() -> tuple[str, ...]:
     """The WordNet ids of ImageNet's 1000 classes, in the order of the logits."""
     text = (resources.files("advlens") / "tables" / "imagenet-wnids.txt").read_text()
