@@ -97,7 +97,7 @@ def test_the_stored_weights_are_measured_and_described(
         f"smooth, {parameters:,} parameters",
         f"{'float16' if half else 'float32'}, {(tmp_path / 'model.safetensors').stat().st_size:,}",
         sha256(tmp_path / "model.safetensors"),
-        "noise train, of which 1000 images chose the epoch",
+        "noise train, of which 1000 images were held out",
         "`advlens train --model smooth`",
         f"`{TRAINING!r}`",
         "1,234 s for 3 epochs on cpu, 1 threads",

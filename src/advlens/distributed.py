@@ -69,16 +69,6 @@ class Processes:
             dist.broadcast(buffer, 0)
         return buffer.cpu().numpy().tobytes()
 
-    def wait(self) -> None:
-        """Return when all processes have come here.
-
-        Raises:
-            RunError: another process has ended.
-        """
-        if self.count > 1:
-            with self._together():
-                dist.barrier()
-
     @contextlib.contextmanager
     def _together(self) -> Iterator[None]:
         try:

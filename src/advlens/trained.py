@@ -267,8 +267,8 @@ class _Trained:
             "architecture": f"{self.classifier.name}, {parameters:,} parameters",
             "weights": f"{weights.name}, {self._stored_as}, {weights.stat().st_size:,} bytes, "
             f"SHA-256 {self.found['weights']}",
-            "training data": f"{self.data}, of which {self.training.validation} images chose the "
-            "epoch",
+            "training data": f"{self.data}, of which {self.training.validation} images were held "
+            "out",
             **({"recipe": self.recipe} if self.recipe else {}),
             "command": f"`{self.command}`",
             "settings": f"`{self.training!r}`",

@@ -114,7 +114,6 @@ def spread(out: Path) -> None:
         content = bytes(range(256)) * 5 if processes.first else b""
         assert processes.spread(content, CPU) == bytes(range(256)) * 5
         assert processes.total(torch.tensor([processes.rank + 1.0])).item() == 6.0
-        processes.wait()
         (out / f"{processes.rank}").write_text(str(list(processes.share(8))))
 
 
@@ -132,7 +131,6 @@ def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
         assert list(processes.share(3)) == [0, 1, 2]
         assert processes.spread(b"x", CPU) == b"x"
         assert processes.total(torch.ones(2)).tolist() == [1, 1]
-        processes.wait()
 
 
 def test_a_batch_must_have_an_image_for_each_process(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ class RunSettings:
     """How it is watched, computed and stored.
 
     Attributes:
-        validation: training images held out to choose the epoch.
+        validation: training images held out.
         keep: the epoch with the best mean of natural and adversarial accuracy on them, or the last.
         precision: bf16 runs the step in mixed precision; accuracies are always float32.
         channels_last: memory layout; the faster one nearly everywhere.

@@ -117,10 +117,9 @@ class Loop:
                         elif time.monotonic() - self.saved > self.settings.checkpoint_every:
                             self._save()
                             self._tick()
-                stop = self._validate()
-                self._save(judged=not stop)
-                if stop:
+                if stop := self._validate():
                     self._stop(stop)
+                self._save(judged=True)
         self.classifier.load_state_dict(self.best_weights)
         return self.classifier.eval()
 

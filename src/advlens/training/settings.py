@@ -106,7 +106,7 @@ class Training:
         processes: Processes = Processes(),  # noqa: B008 (frozen)
         on_epoch: Callable[[Row], None] | None = None,
     ) -> Classifier:
-        """Train in place, continuing what `out` holds; return the classifier with its best weights.
+        """Train in place, continuing what `out` holds; return the classifier with the weights kept.
 
         Writes `last.pt` (everything needed to continue), then `metrics.jsonl` (a line per epoch)
         and `best.safetensors`, which follow from it, into `out`. At SIGTERM or SIGINT it writes
