@@ -298,7 +298,11 @@ def test_cut_archives(batches: dict[str, bytes], tmp_path: Path, end: int) -> No
         fetch_cifar10(tmp_path / "to", archive)
 
 
-@pytest.mark.parametrize("content", [b"no archive at all", gzip.compress(b"no tar" * 1000), b"PK"])
+@pytest.mark.parametrize(
+    "content",
+    [b"no archive at all", gzip.compress(b"no tar" * 1000, mtime=0), b"PK"],
+    ids=["text", "gzip", "zip"],
+)
 def test_other_files(batches: dict[str, bytes], tmp_path: Path, content: bytes) -> None:
     archive = tmp_path / "a.tar.gz"
     archive.write_bytes(content)
