@@ -52,6 +52,26 @@ class Processes:
                 dist.all_reduce(tensor)
         return tensor
 
+    def gathered(self, tensor: Tensor) -> list[Tensor]:
+        """The tensors of all processes, by rank; they may differ in the length of their last axis.
+
+        Raises:
+            RunError: another process has ended.
+        """
+        if self.count == 1:
+            return [tensor]
+        with self._together():
+            lengths = [
+                torch.zeros(1, dtype=torch.int64, device=tensor.device) for _ in range(self.count)
+            ]
+            dist.all_gather(lengths, lengths[0].new_tensor([tensor.shape[-1]]))
+            longest = int(max(lengths))
+            padded = tensor.new_zeros(*tensor.shape[:-1], longest)
+            padded[..., : tensor.shape[-1]] = tensor
+            parts = [torch.empty_like(padded) for _ in range(self.count)]
+            dist.all_gather(parts, padded)
+        return [part[..., : int(n)] for part, n in zip(parts, lengths, strict=True)]
+
     def spread(self, content: bytes, device: torch.device) -> bytes:
         """What the first process gives, in all of them.
 

@@ -5,9 +5,10 @@ processes and a resumed run give the same answer.
 """
 
 import math
+from fractions import Fraction
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from advlens.arrays import Ids
@@ -62,9 +63,13 @@ class TopK:
 
     def merge(self, other: "TopK") -> None:
         """Take in what another accumulator saw."""
-        other._settle()
-        self._waiting.append(other.keys)
+        self._waiting.append(other.kept())
         self._settle()
+
+    def kept(self) -> Int64[Tensor, "units k"]:
+        """The packed responses and ids so far: `keys`, with nothing left waiting."""
+        self._settle()
+        return self.keys
 
     def compute(self) -> tuple[Float32[Tensor, "units k"], Int64[Tensor, "units k"]]:
         """Responses and image ids on the CPU, largest first; fewer than k if fewer were seen."""
@@ -79,4 +84,63 @@ class TopK:
         if self._waiting:
             joined = torch.cat([self.keys.to(self._waiting[0].device), *self._waiting], dim=1)
             self.keys = joined.topk(min(self.k, joined.shape[1]), dim=1).values
+            self._waiting = []
+
+
+class UpperTail:
+    """The value above which a share of each row's values lies, exactly.
+
+    Of n values, the (m+1)-th largest, m = ⌊share · n⌋: at most m lie strictly above it. Kept are
+    the m+1 largest values of each row, so memory is rows × share × n values.
+
+    Args:
+        share: of the values that may lie above, such as .005.
+        n: values of each row that will be seen in all, by all that are merged.
+        rows: number of rows.
+    """
+
+    def __init__(self, share: float, n: int, rows: int):
+        self.share, self.n = share, n
+        self.rank = math.floor(Fraction(str(share)) * n) + 1
+        self.values = torch.empty(rows, 0)
+        self._waiting: list[Tensor] = []
+
+    def update(self, values: Float[Tensor, "rows n"]) -> None:
+        """Take in some values of each row.
+
+        Raises:
+            NumericError: a value is not finite.
+        """
+        if not torch.isfinite(values).all():
+            raise NumericError("a unit's response is NaN or infinite; check the model's weights")
+        self._waiting.append(values.float())
+        if sum(part.shape[1] for part in self._waiting) >= self.rank:
+            self._settle()
+
+    def merge(self, other: "UpperTail") -> None:
+        """Take in what another accumulator saw."""
+        self._waiting.append(other.kept())
+        self._settle()
+
+    def kept(self) -> Float32[Tensor, "rows kept"]:
+        """The largest values so far: `values`, with nothing left waiting."""
+        self._settle()
+        return self.values
+
+    @property
+    def bound(self) -> Float[Tensor, " rows"]:
+        """A value that the result will not lie below, whatever is still to come."""
+        if self.values.shape[1] < self.rank:
+            return self.values.new_full((len(self.values),), -torch.inf)
+        return self.values.amin(dim=1)
+
+    def compute(self) -> Float[Tensor, " rows"]:
+        """The (m+1)-th largest value of each row."""
+        return self.kept().amin(dim=1)
+
+    def _settle(self) -> None:
+        if self._waiting:
+            joined = torch.cat([self.values.to(self._waiting[0].device), *self._waiting], dim=1)
+            kept = min(self.rank, joined.shape[1])
+            self.values = joined.topk(kept, dim=1, sorted=False).values
             self._waiting = []

@@ -1,6 +1,7 @@
 """The frozen evaluation copy of a model, and the units on the way through it."""
 
 from advlens.prepared.frozen import Prepared, prepare
-from advlens.prepared.units import live_features
+from advlens.prepared.geometry import Fields
+from advlens.prepared.units import check_layer, live_features
 
-__all__ = ["Prepared", "live_features", "prepare"]
+__all__ = ["Fields", "Prepared", "check_layer", "live_features", "prepare"]

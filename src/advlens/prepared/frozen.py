@@ -7,6 +7,7 @@ is not touched.
 
 import copy
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn.utils import fuse_conv_bn_weights
 
 from advlens.arrays import Images, Logits
 from advlens.errors import ModelError
+from advlens.prepared.geometry import Fields, receptive_fields
 from advlens.prepared.units import (
     NO_REPRESENTATION,
     check_layer,
@@ -35,6 +37,7 @@ class Prepared(nn.Module):
 
     Attributes:
         layers: name of each convolution → number of its units, in the order of execution.
+        last: the layer whose units are computed last; empty where there is none.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype):
@@ -59,10 +62,10 @@ class Prepared(nn.Module):
             self._nodes = responses(network, self._graph)
             paths = list(self._nodes)
             final = last(self._nodes) if paths else ""
-        self._readings: dict[str | None, nn.Module] = {}
+        self._readings: dict[object, nn.Module] = {}
         self._network.to(dtype=dtype).to(memory_format=torch.channels_last)
         self._paths = {layer_name(model, path): path for path in paths}
-        self._last = layer_name(model, final)
+        self.last = layer_name(model, final)
         convolutions: dict[str, Any] = dict(self._network.named_modules())
         self.layers: dict[str, int] = {
             name: convolutions[path].out_channels for name, path in self._paths.items()
@@ -110,21 +113,48 @@ class Prepared(nn.Module):
         Raises:
             ModelError: no such layer (the layers named), or one that these images do not reach.
         """
-        name = self._last if layer is None else layer
-        check_layer(name, self.layers)
-        path = self._paths[name]
+        name = self.last if layer is None else layer
+        return self.maps(images, [name], logits=False)[1][name]
+
+    def maps(
+        self, images: Images, layers: Sequence[str], *, logits: bool = True
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """What the model returns, and the maps N×units×H×W of several layers, in one pass.
+
+        Without `logits`, None stands in their place and nothing behind the last layer is computed.
+
+        Raises:
+            ModelError: no such layer (the layers named), or one that these images do not reach.
+        """
+        for name in layers:
+            check_layer(name, self.layers)
         if self._graph is not None:
-            if name not in self._readings:
-                self._readings[name] = reading(
-                    self._network, self._graph, [self._nodes[path]], F.relu, logits=False
+            key = (*layers, logits)
+            if key not in self._readings:
+                nodes = [self._nodes[self._paths[name]] for name in layers]
+                self._readings[key] = reading(
+                    self._network, self._graph, nodes, F.relu, logits=logits
                 )
-            maps: Tensor = self._readings[name](self._cast(images))[0]
-            return maps
-        with kept_outputs(self._network, {name: path}, F.relu) as kept:
-            self(images)
-        if name not in kept:
-            raise ModelError(f"the layer {name} is not run on these images; choose another")
-        return kept[name]
+            found = self._readings[key](self._cast(images))
+            named = dict(zip(layers, found[len(found) - len(layers) :], strict=True))
+            return (found[0].float() if logits else None), named
+        with kept_outputs(self._network, {n: self._paths[n] for n in layers}, F.relu) as kept:
+            found = self(images)
+        for name in layers:
+            if name not in kept:
+                raise ModelError(f"the layer {name} is not run on these images; choose another")
+        return (found if logits else None), {name: kept[name] for name in layers}
+
+    def fields(self, layer: str) -> Fields | None:
+        """Where the receptive fields of a layer's units lie, if the model's graph tells.
+
+        Raises:
+            ModelError: no such layer (the layers named).
+        """
+        check_layer(layer, self.layers)
+        if self._graph is None:
+            return None
+        return receptive_fields(self._network, self._graph, self._nodes[self._paths[layer]])
 
     def representation(self, images: Images) -> Tensor:
         """What the last linear layer reads the logits from: N×d, after global pooling.

@@ -29,11 +29,13 @@ _ACTIVATIONS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish,
     nn.Hardswish, nn.Softplus, nn.Sigmoid, nn.Tanh,
 )  # fmt: skip
-_ACTIVATION_FUNCTIONS = {
+ACTIVATION_FUNCTIONS = {
     F.relu, F.relu_, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish,
     F.hardswish, F.softplus, torch.relu, torch.relu_, torch.sigmoid, torch.tanh,
 }  # fmt: skip
-_ACTIVATION_METHODS = {"relu", "relu_", "sigmoid", "tanh"}
+ACTIVATION_METHODS = {"relu", "relu_", "sigmoid", "tanh"}
+SAME_PLACE = (*_TRANSPARENT, *_ACTIVATIONS)
+"""Layers whose output at a position belongs to the same place of the image as their input there."""
 _ADDITIONS = {operator.add, operator.iadd, torch.add}
 _ADDITION_METHODS = {"add", "add_"}
 
@@ -141,8 +143,8 @@ def _follow(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[fx.Node, fx.N
         module = modules.get(str(node.target)) if node.op == "call_module" else None
         if (
             isinstance(module, _ACTIVATIONS)
-            or (node.op == "call_function" and node.target in _ACTIVATION_FUNCTIONS)
-            or (node.op == "call_method" and node.target in _ACTIVATION_METHODS)
+            or (node.op == "call_function" and node.target in ACTIVATION_FUNCTIONS)
+            or (node.op == "call_method" and node.target in ACTIVATION_METHODS)
         ):
             return own, node
         if isinstance(module, _TRANSPARENT):

@@ -1,0 +1,162 @@
+"""Broden 1.0 from its public home or a local archive."""
+
+import os
+import shutil
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from advlens.datasets.broden.data import BrodenData
+from advlens.datasets.broden.download import fetch_continued, md5_of
+from advlens.errors import DataError, RunError
+from advlens.files import locked, sha256
+
+HOME = "netdissect.csail.mit.edu/data"
+MD5 = {224: "be13c292eaef3300da03f8d0e48eab1c"}
+"""Of the archives, where one has been published."""
+MAX_ARCHIVE = 20_000_000_000
+"""Bytes that are downloaded at most; the archives have about one to six billion."""
+MAX_MEMBERS = 2_000_000
+MAX_RATIO = 20
+"""What the files of an archive have, in all, at most in its own bytes: images hardly shrink."""
+SMALL = 100_000_000
+"""Bytes that any archive may hold."""
+
+
+def fetch_broden(
+    to: Path,
+    archive: Path | None = None,
+    *,
+    resolution: Literal[224, 227, 384] = 224,
+    say: Callable[[str], object] = print,
+) -> Path:
+    """Put Broden 1.0 into `to/broden1_<resolution>`; where it is whole, do nothing.
+
+    The folder appears when all of it is there and checked. A download that breaks off goes on with
+    the next call; the archive is removed in the end. Of the archive of 224 pixels the MD5 is known
+    and checked, so plain http will do where https fails; of the others none has been published:
+    they come by https alone, and `say` is given the SHA-256 that was found.
+
+    Args:
+        to: the folder that shall hold it.
+        archive: a local copy of `broden1_<resolution>.zip` instead of a download.
+        resolution: of the images, in pixels; the label maps have half of it.
+        say: takes each line for the user.
+
+    Returns:
+        the folder of the data set.
+
+    Raises:
+        DataError: the archive cannot be had, or does not hold Broden; or the folder does not.
+        RunError: the folder is in use by another process, or cannot be written.
+    """
+    name = f"broden1_{resolution}"
+    folder = to / name
+    if folder.exists():
+        BrodenData(folder)
+        return folder
+    with locked(to):
+        md5 = MD5.get(resolution)
+        path = archive
+        if path is None:
+            path = to / f"{name}.zip"
+            urls = [f"https://{HOME}/{path.name}"]
+            if md5 is not None:
+                urls.append(f"http://{HOME}/{path.name}")
+            say(f"fetching {urls[0]}; after an interruption the same command continues")
+            fetch_continued(urls, path, md5=md5, most=MAX_ARCHIVE)
+        else:
+            _check(path, md5)
+        if md5 is None:
+            say(f"no hash of {name}.zip has been published; its SHA-256 is {sha256(path)}")
+        try:
+            unpack(path, folder, name)
+        except DataError:
+            if archive is None and md5 is None:
+                path.unlink()  # what was damaged on its way would be damaged the next time
+            raise
+        if archive is None:
+            path.unlink()
+    return folder
+
+
+def _check(archive: Path, md5: str | None) -> None:
+    try:
+        found = md5_of(archive)
+    except OSError as error:
+        raise DataError(f"cannot read the archive {archive}: {error.strerror}") from error
+    if md5 is not None and found != md5:
+        raise DataError(
+            f"the MD5 of {archive} is {found}, not {md5}, so it is not the archive of Broden; get"
+            " it again, or unpack it yourself and give its folder as broden:DIR"
+        )
+
+
+def unpack(archive: Path, folder: Path, name: str) -> None:
+    """Write what an archive holds below `name/` to `folder`, which appears checked and whole.
+
+    `extractall` would write whatever the archive holds, of any size.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+        with zipfile.ZipFile(archive) as content:
+            for member in _members(archive, content, f"{name}/"):
+                path = partial / member.filename.removeprefix(f"{name}/")
+                with content.open(member) as source:
+                    _write(path, source.read)
+        BrodenData(partial)
+        os.rename(partial, folder)
+    except (
+        zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError
+    ) as error:  # fmt: skip
+        raise DataError(f"cannot read the archive {archive}: {error}; get it again") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write(path: Path, read: Callable[[int], bytes]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "xb")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}; choose another folder") from error
+    with file:
+        while block := read(1 << 20):
+            try:
+                file.write(block)
+                file.flush()
+            except OSError as error:
+                raise RunError(
+                    f"cannot write {path}: {error.strerror}; free space or choose another folder"
+                ) from error
+
+
+def _members(archive: Path, content: zipfile.ZipFile, prefix: str) -> list[zipfile.ZipInfo]:
+    """The files below `prefix`, after a look at every entry."""
+    entries = content.infolist()
+    total = sum(entry.file_size for entry in entries)
+    if len(entries) > MAX_MEMBERS or total > MAX_RATIO * archive.stat().st_size + SMALL:
+        raise DataError(
+            f"{archive} claims to hold {len(entries)} files of {total} bytes, so it is not"
+            " Broden; get it again"
+        )
+    result: dict[str, zipfile.ZipInfo] = {}
+    for entry in entries:
+        name = entry.orig_filename
+        kind = stat.S_IFMT(entry.external_attr >> 16)
+        parts = name.removesuffix("/").split("/")
+        if (
+            not name.isprintable() or "\\" in name or not {"", ".", ".."}.isdisjoint(parts)
+            or kind not in (0, stat.S_IFREG, stat.S_IFDIR) or name in result
+        ):  # fmt: skip
+            raise DataError(
+                f"{archive} holds {name!r}, which is there twice, leads out of its folder, or is"
+                " no regular file; get it again"
+            )
+        if not entry.is_dir() and name.startswith(prefix):
+            result[name] = entry
+    return list(result.values())

@@ -1,0 +1,220 @@
+"""What one's own data set is made from: images, masks, and tables of what their values mean."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt16
+from PIL import Image
+
+from advlens.datasets.base import digest
+from advlens.datasets.broden.colors import FOCAL
+from advlens.datasets.broden.data import png_header
+from advlens.datasets.broden.layout import (
+    MAX_LABEL,
+    SIZES,
+    readable,
+    table,
+    whole_number,
+)
+from advlens.datasets.folder import IGNORED, SUFFIXES, WORKERS, ordered
+from advlens.errors import DataError
+from advlens.files import sha256
+
+COLOR = "color"
+KINDS = {
+    (0, 8): "gray",
+    (0, 16): "gray",
+    (2, 8): "RGB",
+    **{(3, n): "palette" for n in (1, 2, 4, 8)},
+}
+"""PNG masks that are read, by color type and bits."""
+
+
+class Source(NamedTuple):
+    """Files and tables, checked as far as they can be without reading pixels."""
+
+    images: Path
+    files: dict[str, str]
+    """For each image of the new set, such as a/1.jpg, its file below `images`, such as a/1.png."""
+    masks: dict[tuple[str, str], Path]
+    """Mask of an image and a category."""
+    values: dict[str, dict[int, str]]
+    """For each category the names of its masks' values; those without a name are unlabeled."""
+    whole: dict[tuple[str, str], list[str]]
+    """Names for the whole image, by image and category."""
+
+    def names(self) -> list[str]:
+        """All names, each once, in the order of the alphabet."""
+        of_masks = [name for values in self.values.values() for name in values.values() if name]
+        of_images = [name for names in self.whole.values() for name in names]
+        return sorted({*FOCAL, *of_masks, *of_images})
+
+    def categories(self) -> list[str]:
+        """All categories, each once."""
+        return list(dict.fromkeys([COLOR, *self.values, *(category for _, category in self.whole)]))
+
+    def digest(self) -> str:
+        """SHA-256 of all that the set is made from; it reads every file."""
+        paths = [*(self.images / file for file in self.files.values()), *self.masks.values()]
+        hashes = list(ordered(sha256, paths, 4 * WORKERS))
+        masks = [list(key) for key in self.masks]
+        whole = [[*key, *names] for key, names in self.whole.items()]
+        values = [[c, *value] for c, values in self.values.items() for value in values.items()]
+        return digest(self.files, masks, values, whole, hashes)
+
+
+def find_source(
+    images: Path, masks: Path | None, labels: Path | None, whole: Path | None
+) -> Source:
+    """Look for the images, and for the masks that the tables speak of.
+
+    Raises:
+        DataError: a table or folder is missing or damaged, a mask belongs to no image, or a name
+            cannot be one in the Broden layout.
+    """
+    root = Path(os.path.realpath(images))
+    files: dict[str, str] = {}
+    for file in found(root):
+        if not file.lower().endswith(SUFFIXES):
+            continue
+        readable(root, file, str(images))
+        name = f"{os.path.splitext(file)[0]}.jpg"
+        if name in files or ";" in name:
+            raise DataError(
+                f"{root / file} and {files.get(name, 'its semicolon')} cannot both be in index.csv;"
+                " rename the file"
+            )
+        files[name] = file
+    if not files:
+        raise DataError(f"{images} holds no image ({', '.join(SUFFIXES)}); give another folder")
+    if (masks is None) != (labels is None):
+        raise DataError("masks need a table of labels, and the table needs masks; give both")
+    values = {} if labels is None else read_values(labels)
+    return Source(
+        root,
+        files,
+        {} if masks is None else find_masks(Path(os.path.realpath(masks)), files, values),
+        values,
+        {} if whole is None else read_whole(whole, files),
+    )
+
+
+def found(root: Path) -> Iterator[str]:
+    """Paths of the files below a folder, sorted; without hidden ones, notes, and what links to
+    other folders hold."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}; check its permissions")
+
+    files = (
+        os.path.relpath(os.path.join(folder, file), root)
+        for folder, _, names in os.walk(root, onerror=refuse)
+        for file in names
+        if not IGNORED.fullmatch(file)
+    )
+    return iter(sorted(files))
+
+
+def find_masks(
+    root: Path, files: dict[str, str], values: dict[str, dict[int, str]]
+) -> dict[tuple[str, str], Path]:
+    """The masks `<category>/<image>.png` below a folder, by image and category."""
+    masks = {}
+    for file in found(root):
+        path = readable(root, file, str(root))
+        category, _, name = file.partition("/")
+        image = f"{name.removesuffix('.png')}.jpg"
+        if category not in values or not name.endswith(".png") or image not in files:
+            raise DataError(
+                f"the mask {root / file} belongs to no image and category; name it <category>/"
+                "<image>.png, with a category of the table of labels, or remove it"
+            )
+        masks[image, category] = path
+    if not masks:
+        raise DataError(f"{root} holds no masks; name them <category>/<image>.png")
+    return masks
+
+
+def read_values(path: Path) -> dict[str, dict[int, str]]:
+    """The table of labels: value (in the masks), name, category."""
+    result: dict[str, dict[int, str]] = {}
+    for place, (text, name, category) in _table(path, ["value", "name", "category"]):
+        value = 0 if text == "0" else whole_number(text, "value", place, MAX_LABEL)
+        own = result.setdefault(_category(category, place), {})
+        if value in own or not name.isprintable():
+            raise DataError(f"{place}: value {value} of {category} is there twice or misnamed")
+        own[value] = name
+    return result
+
+
+def read_whole(path: Path, files: dict[str, str]) -> dict[tuple[str, str], list[str]]:
+    """The table of labels for whole images: image, category, name."""
+    names = {file: name for name, file in files.items()}
+    result: dict[tuple[str, str], list[str]] = {}
+    for place, (image, category, name) in _table(path, ["image", "category", "name"]):
+        if image not in names or not name or not name.isprintable():
+            raise DataError(f"{place}: there is no image {image!r}, or its label has no name")
+        own = result.setdefault((names[image], _category(category, place)), [])
+        if name in own:
+            raise DataError(f"{place}: {image} has {name} twice; remove one")
+        own.append(name)
+    return result
+
+
+def _table(path: Path, columns: list[str]) -> Iterator[tuple[str, list[str]]]:
+    real = Path(os.path.realpath(path))
+    return table(real.parent, real.name, columns)
+
+
+def _category(name: str, place: str) -> str:
+    """A category's name, which becomes part of file names and a column of index.csv."""
+    if not re.fullmatch("[A-Za-z0-9-]+", name) or name in (COLOR, "image", "split", *SIZES):
+        raise DataError(
+            f"{place}: {name!r} cannot be a category; use letters, digits and hyphens (colors are"
+            " computed)"
+        )
+    return name
+
+
+def read_mask(path: Path, shape: tuple[int, int]) -> UInt16[np.ndarray, "h w"]:
+    """The values of a mask: gray levels of 8 or 16 bits, palette indices, or R + 256·G.
+
+    Raises:
+        DataError: it is no such PNG, has another shape, or is damaged.
+    """
+    found, kind = png_header(path, "mask")
+    if kind not in KINDS:
+        raise DataError(
+            f"the mask {path} is a PNG of color type {kind[0]} and {kind[1]} bits; save it as gray"
+            " of 8 or 16 bits, with a palette, or as RGB with value = R + 256 G"
+        )
+    if found != shape:
+        raise DataError(
+            f"the mask {path} has {found[0]}x{found[1]} pixels (height x width), its image"
+            f" {shape[0]}x{shape[1]}; resize it to the nearest pixels"
+        )
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            pixels = np.asarray(image).astype(np.uint16)
+    except Exception as error:  # damaged bytes make Pillow's parsers raise almost anything
+        raise DataError(f"cannot read the mask {path}: {error}; replace the file") from error
+    if pixels.ndim == 2:
+        return pixels
+    if pixels[..., 2].any():
+        raise DataError(
+            f"the mask {path} is a picture: it has blue pixels; save value = R + 256 G, B = 0"
+        )
+    return pixels[..., 0] + 256 * pixels[..., 1]
+
+
+def nearest(values: UInt16[np.ndarray, "h w"], side: int) -> UInt16[np.ndarray, "s s"]:
+    """A mask squeezed to side×side: its values at the centers of the new pixels."""
+    rows, columns = (
+        ((np.arange(side) + 0.5) * length / side).astype(np.int64) for length in values.shape
+    )
+    squeezed: UInt16[np.ndarray, "s s"] = values[rows][:, columns]
+    return squeezed

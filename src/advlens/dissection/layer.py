@@ -1,0 +1,141 @@
+"""One layer of a dissection: what is seen of it while images stream by, then what is counted."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float32, Float64, Int64
+from torch import Tensor
+
+from advlens.dissection.masks import Cells, masks
+from advlens.dissection.observation import Observation
+from advlens.dissection.tally import Tally, Truth, best
+from advlens.dissection.upsampling import Upsampling
+from advlens.distributed import Processes
+from advlens.statistics import TopK
+
+Kind = Literal["real", "adversarial", "adversarial-reestimated"]
+
+
+def images_of(kind: Kind) -> str:
+    """The images that a kind of masks is made on."""
+    return "real" if kind == "real" else "adversarial"
+
+
+@dataclass(frozen=True)
+class Concepts:
+    """What the units of a layer detect on one kind of images.
+
+    Attributes:
+        labels: of each unit the label of highest IoU, the lowest number among equals; 0: none.
+        iou: of that label.
+        thresholds: T_k of each unit, in the units of its activation.
+        permuted_labels: of each unit the label of highest IoU of the same masks with the labels of
+            other images: what chance finds.
+        permuted_iou: of that label.
+        dead: whether the unit is positive nowhere on these images.
+        ious: of every unit with every label number.
+        top: the images of highest spatial maximum.
+    """
+
+    labels: Int64[Tensor, " units"]
+    iou: Float64[Tensor, " units"]
+    thresholds: Float32[Tensor, " units"]
+    permuted_labels: Int64[Tensor, " units"]
+    permuted_iou: Float64[Tensor, " units"]
+    dead: Bool[Tensor, " units"]
+    ious: Float64[Tensor, "units labels"]
+    top: TopK
+
+
+class Layer:
+    """The accumulators of one layer.
+
+    Args:
+        upsampling: of its maps.
+        seen: for real and adversarial images, what is observed.
+        tallies: for each kind of masks what is counted: with the labels, and with permuted ones.
+    """
+
+    def __init__(
+        self,
+        upsampling: Upsampling,
+        seen: dict[str, Observation],
+        tallies: dict[Kind, tuple[Tally, Tally]],
+    ):
+        self.upsampling, self.seen, self.tallies = upsampling, seen, tallies
+        self.thresholds: dict[Kind, Tensor] = {}
+
+    @property
+    def complete(self) -> bool:
+        """Whether all cells that may hold masked pixels were kept."""
+        return all(seen.cells is not None for seen in self.seen.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the cells kept."""
+        return sum(cells.nbytes for seen in self.seen.values() for cells in seen.cells or ())
+
+    def compact(self) -> None:
+        """Forget the cells that can no longer hold masked pixels."""
+        real = self.seen["real"].bounds()
+        for images, seen in self.seen.items():
+            seen.compact(None if images == "real" else real)
+
+    def settle(self, processes: Processes) -> None:
+        """Take in what the other processes saw, and fix the thresholds."""
+        for seen in self.seen.values():
+            seen.merge(processes)
+        for kind in self.tallies:
+            own = "adversarial" if kind == "adversarial-reestimated" else "real"
+            self.thresholds[kind] = self.seen[own].tail.compute()
+
+    def count(self, kind: Kind, cells: Cells, truths: tuple[Truth, Truth]) -> None:
+        """Count the masks of a batch against its labels, and against permuted ones."""
+        found = masks(cells, self.thresholds[kind], self.upsampling)
+        for tally, truth in zip(self.tallies[kind], truths, strict=True):
+            tally.update(found, truth)
+
+    def merge_counts(self, processes: Processes, device: torch.device) -> None:
+        """Add up the counts of all processes."""
+        for tally in (tally for pair in self.tallies.values() for tally in pair):
+            tally.intersection = processes.total(tally.intersection.to(device)).cpu()
+            tally.area = processes.total(tally.area.to(device)).cpu()
+
+    def concepts(self, kind: Kind, pixels: Int64[Tensor, " labels"]) -> Concepts:
+        """What the units detect.
+
+        Args:
+            kind: of masks.
+            pixels: pixels that carry each label, over all images.
+        """
+        ious, permuted = (tally.iou(pixels) for tally in self.tallies[kind])
+        (labels, iou), (others, chance) = best(ious), best(permuted)
+        top = self.seen[images_of(kind)].top
+        return Concepts(
+            labels=labels, iou=iou, thresholds=self.thresholds[kind].cpu(),
+            permuted_labels=others, permuted_iou=chance,
+            dead=top.compute()[0][:, 0] <= 0, ious=ious, top=top,
+        )  # fmt: skip
+
+    def state(self, prefix: str) -> dict[str, Tensor]:
+        """All that is needed to go on after a kill."""
+        kept = {f"{prefix}.thresholds.{kind}": values for kind, values in self.thresholds.items()}
+        for images, seen in self.seen.items():
+            kept |= seen.state(f"{prefix}.{images}")
+        for kind, pair in self.tallies.items():
+            for number, tally in enumerate(pair):
+                kept[f"{prefix}.intersection.{kind}.{number}"] = tally.intersection
+                kept[f"{prefix}.area.{kind}.{number}"] = tally.area
+        return kept
+
+    def restore(self, state: dict[str, Tensor], prefix: str, device: torch.device) -> None:
+        """Take up a state."""
+        for images, seen in self.seen.items():
+            seen.restore(state, f"{prefix}.{images}", device)
+        for kind, pair in self.tallies.items():
+            if f"{prefix}.thresholds.{kind}" in state:
+                self.thresholds[kind] = state[f"{prefix}.thresholds.{kind}"].to(device)
+            for number, tally in enumerate(pair):
+                tally.intersection = state[f"{prefix}.intersection.{kind}.{number}"]
+                tally.area = state[f"{prefix}.area.{kind}.{number}"]

@@ -1,0 +1,96 @@
+"""Network dissection (Bau et al. 2017), on real images and under attack (D19, D22)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from advlens.attacks import Attack
+from advlens.datasets import BrodenData
+from advlens.dissection.layer import Concepts, Kind
+from advlens.dissection.tally import Counting
+from advlens.dissection.walk import Dissector
+from advlens.distributed import Processes
+from advlens.errors import SettingsError
+from advlens.prepared import Prepared, prepare
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dissection:
+    """Names what each unit detects: its best concept by intersection over union.
+
+    A unit's mask is its activation map, upsampled bilinearly to the size of the label maps, where
+    it lies above the unit's threshold T_k: the value with P(a_k > T_k) = `quantile` over all
+    positions of all images, exactly.
+
+    Attributes:
+        layers: names of convolutions (default: the last).
+        quantile: share of the positions above a threshold.
+        upsampling: "receptive-field" places a map's positions at the centers of their receptive
+            fields, "bilinear" spreads them evenly.
+        counting: "category" counts a mask in every image annotated in the label's category,
+            "netdissect-lite" only where it touches a label of the category, as that tool does.
+        top: strongest images kept of each unit.
+        memory: bytes of what is kept of the maps; where they do not suffice, the images pass twice.
+        batch_size: images per step.
+        seed: of the permutation of the labels (and of nothing else).
+    """
+
+    layers: tuple[str, ...] = ()
+    quantile: float = 0.005
+    upsampling: Literal["receptive-field", "bilinear"] = "receptive-field"
+    counting: Counting = "category"
+    top: int = 8
+    memory: int = 2**31
+    batch_size: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.quantile < 1:
+            raise SettingsError(f"quantile must lie between 0 and 1, not {self.quantile}")
+        for name in ("top", "batch_size"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+    def __call__(
+        self, model: nn.Module, data: BrodenData, attack: Attack | None = None
+    ) -> dict[str, dict[Kind, Concepts]]:
+        """Dissect some layers.
+
+        Args:
+            model: pixels in [0, 1] → logits; without an attack, to anything.
+            data: images with labeled pixels, of the model's size.
+            attack: what makes the adversarial images; it must need no labels.
+
+        Returns:
+            For each layer the concepts on the real images and, with an attack, on the adversarial
+            ones: with the thresholds of the real images, and with their own.
+
+        Raises:
+            DataError: an image or a label map cannot be read.
+            ModelError: no such layer.
+            NumericError: an activation is not finite.
+        """
+        walk = self.begin(prepare(model), data, attack)
+        device = next(model.parameters()).device
+        again = True
+        while again:
+            for batch in data.batches(self.batch_size):
+                walk.update(batch.ids, batch.images.to(device))
+            again = walk.again()
+        return walk.compute()
+
+    def begin(
+        self, prepared: Prepared, data: BrodenData, attack: Attack | None = None,
+        processes: Processes = Processes(),  # noqa: B008 (frozen)
+    ) -> Dissector:  # fmt: skip
+        """A dissection that is fed batch by batch, in several processes if need be.
+
+        Raises:
+            ModelError: no such layer.
+        """
+        return Dissector(
+            prepared, data, attack, processes, layers=self.layers, quantile=self.quantile,
+            upsampling=self.upsampling, counting=self.counting, top=self.top, memory=self.memory,
+            seed=self.seed,
+        )  # fmt: skip

@@ -1,0 +1,230 @@
+"""A dissection while images stream by."""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from advlens.arrays import Ids, Images
+from advlens.attacks import Attack
+from advlens.datasets import Annotations, BrodenData
+from advlens.dissection.layer import Concepts, Kind, Layer, images_of
+from advlens.dissection.masks import Cells
+from advlens.dissection.observation import Observation
+from advlens.dissection.tally import Counting, Groups, Tally, Truth
+from advlens.dissection.upsampling import Upsampling
+from advlens.distributed import Processes
+from advlens.errors import ModelError
+from advlens.prepared import Prepared, check_layer
+from advlens.statistics import TopK, UpperTail
+
+CELL = 28  # bytes
+SLACK = 1 << 27  # bytes that may gather before what is kept of the maps is looked through
+
+
+class Dissector:
+    """`update` with each batch, as long as `again` says so; then `compute`.
+
+    The first pass finds the thresholds and keeps, exactly, what of the maps may lie above them.
+    That is then counted without looking at the images again, unless it takes more memory than it
+    may: then a second pass counts.
+
+    Args:
+        prepared: the model's frozen copy.
+        data: images with labeled pixels.
+        attack: what makes the adversarial images, if any.
+        processes: those that share the images; each one updates with its own.
+        layers, quantile, upsampling, counting, top, memory, seed: see `Dissection`.
+
+    Attributes:
+        passes: 1, or 2 where the maps did not fit.
+        predicted: class predicted on each image by kind of images, −1 where none was.
+        targets: the least likely class of each real image, −1 where there is none.
+    """
+
+    def __init__(
+        self, prepared: Prepared, data: BrodenData, attack: Attack | None,
+        processes: Processes = Processes(),  # noqa: B008 (frozen)
+        *, layers: Sequence[str], quantile: float,
+        upsampling: Literal["receptive-field", "bilinear"], counting: Counting, top: int,
+        memory: int, seed: int,
+    ):  # fmt: skip
+        if not prepared.layers:
+            raise ModelError("the model has no convolution whose units could be dissected")
+        self.prepared, self.data, self.attack, self.processes = prepared, data, attack, processes
+        self.names = tuple(layers) or (prepared.last,)
+        for name in self.names:
+            check_layer(name, prepared.layers)
+        self.quantile, self.upsampling, self.counting = quantile, upsampling, counting
+        self.top, self.memory = top, memory
+        self.kinds: tuple[Kind, ...] = (
+            ("real", "adversarial", "adversarial-reestimated") if attack else ("real",)
+        )
+        self.images = ("real", "adversarial") if attack else ("real",)
+        self.passes = 1
+        self.layers: dict[str, Layer] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.kept = 0
+        self.ids: list[list[int]] = []
+        self.predicted = {kind: torch.full((len(data),), -1) for kind in self.images}
+        self.targets = torch.full((len(data),), -1)
+        self.groups = Groups.of(data)
+        self.pixels = torch.zeros(data.label_count, dtype=torch.int64)
+        self.permutation = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+
+    def update(self, ids: Ids, images: Images) -> None:
+        """Take in a batch of the data's images, pixels in [0, 1]."""
+        found = dict(self._maps(ids, images))
+        if self.passes == 1:
+            self._observe(ids, found, images.shape[2:])
+            return
+        truths = self._truths(ids.tolist())
+        for name, layer in self.layers.items():
+            for kind in self.kinds:
+                cells = Cells.above(found[images_of(kind)][name], layer.thresholds[kind])
+                layer.count(kind, cells, truths)
+
+    def _maps(self, ids: Ids, images: Images) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        for kind in self.images:
+            if kind == "adversarial" and self.attack is not None:
+                images = self.attack(self.prepared, images, ids=ids)
+            with torch.no_grad():
+                outputs, maps = self.prepared.maps(images, self.names)
+            if outputs is not None and outputs.ndim == 2:
+                self.predicted[kind][ids] = outputs.argmax(dim=1).cpu()
+                if kind == "real":
+                    self.targets[ids] = outputs.argmin(dim=1).cpu()
+            yield kind, maps
+
+    def _observe(
+        self, ids: Ids, found: dict[str, dict[str, Tensor]], image_shape: Sequence[int]
+    ) -> None:
+        self.ids.append(ids.tolist())
+        if not self.layers:
+            for name, maps in found["real"].items():
+                self._begin(name, (*maps.shape[1:], *image_shape), maps.device)
+            if self._expected() > self.memory:
+                self._forget()
+        for name in self.names:
+            real = found["real"][name]
+            seen = self.layers[name].seen
+            seen["real"].update(real, ids)
+            if self.attack is not None:
+                bounds = seen["real"].bounds()
+                seen["adversarial"].update(found["adversarial"][name], ids, bounds)
+        if sum(layer.nbytes for layer in self.layers.values()) > 2 * self.kept + SLACK:
+            self._compact()
+
+    def _begin(self, name: str, shape: tuple[int, ...], device: torch.device) -> None:
+        units, *sides = self.shapes[name] = shape
+        fields = None if self.upsampling == "bilinear" else self.prepared.fields(name)
+        upsampling = Upsampling.of(
+            (sides[0], sides[1]), self.data.label_shape, (sides[2], sides[3]), fields
+        )
+        positions = len(self.data) * sides[0] * sides[1]
+        seen = {
+            kind: Observation(UpperTail(self.quantile, positions, units), TopK(self.top, units))
+            for kind in self.images
+        }
+        tallies = {
+            kind: (
+                Tally(units, self.groups, self.counting),
+                Tally(units, self.groups, self.counting),
+            )
+            for kind in self.kinds
+        }
+        self.layers[name] = Layer(upsampling.to(device), seen, tallies)
+
+    def _expected(self) -> float:
+        """Bytes of cells above the thresholds at most: a position is a corner of four of them."""
+        positions = sum(units * rows * columns for units, rows, columns, *_ in self.shapes.values())
+        above = self.quantile * positions * len(self.data) / self.processes.count
+        return 4 * CELL * above * len(self.images)
+
+    def _forget(self) -> None:
+        for layer in self.layers.values():
+            for seen in layer.seen.values():
+                seen.cells = None
+
+    def _compact(self) -> None:
+        for layer in self.layers.values():
+            layer.compact()
+        self.kept = sum(layer.nbytes for layer in self.layers.values())
+
+    def again(self) -> bool:
+        """Whether the images must pass once more; to be asked at the end of each pass."""
+        if self.passes == 2:
+            return False
+        for layer in self.layers.values():
+            layer.settle(self.processes)
+        self._compact()
+        if all(layer.complete for layer in self.layers.values()):
+            self._count_kept()
+            return False
+        self.passes = 2
+        return True
+
+    def _count_kept(self) -> None:
+        labels = self.data.annotation_batches(self.ids)
+        others = self.data.annotation_batches([self.permutation[ids].tolist() for ids in self.ids])
+        for number, pair in enumerate(zip(labels, others, strict=True)):
+            truths = self._counted(*pair)
+            for layer in self.layers.values():
+                for kind in self.kinds:
+                    cells = layer.seen[images_of(kind)].cells
+                    assert cells is not None
+                    layer.count(kind, cells[number], truths)
+
+    def _truths(self, ids: Sequence[int]) -> tuple[Truth, Truth]:
+        others = self.permutation[list(ids)].tolist()
+        return self._counted(self.data.annotations(ids), self.data.annotations(others))
+
+    def _counted(self, labels: Annotations, others: Annotations) -> tuple[Truth, Truth]:
+        """The labels of a batch, which are noted, and those of other images."""
+        device = next(self.prepared.parameters()).device
+        truth = Truth.of(labels, self.data.label_count, device)
+        self.pixels += truth.pixels.cpu()
+        return truth, Truth.of(others, self.data.label_count, device)
+
+    def compute(self) -> dict[str, dict[Kind, Concepts]]:
+        """What the units of each layer detect on each kind of images; the same in all processes."""
+        device = next(self.prepared.parameters()).device
+        self.pixels = self.processes.total(self.pixels.to(device)).cpu()
+        for classes in (*self.predicted.values(), self.targets):
+            classes += 1  # 0 in all processes but the one that saw the image
+            classes.copy_(self.processes.total(classes.to(device)))
+            classes -= 1
+        for layer in self.layers.values():
+            layer.merge_counts(self.processes, device)
+        return {
+            name: {kind: layer.concepts(kind, self.pixels) for kind in self.kinds}
+            for name, layer in self.layers.items()
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """All that is needed to go on after a kill."""
+        kept = {
+            "passes": torch.tensor(self.passes),
+            "pixels": self.pixels,
+            "targets": self.targets,
+            "ids": torch.tensor([i for ids in self.ids for i in ids], dtype=torch.int64),
+            "sizes": torch.tensor([len(ids) for ids in self.ids], dtype=torch.int64),
+        }
+        kept |= {f"predicted.{kind}": classes for kind, classes in self.predicted.items()}
+        for name, layer in self.layers.items():
+            kept[f"{name}.shape"] = torch.tensor(self.shapes[name])
+            kept |= layer.state(name)
+        return kept
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take up a state."""
+        self.passes, self.pixels = int(state["passes"]), state["pixels"]
+        self.targets = state["targets"]
+        self.predicted = {kind: state[f"predicted.{kind}"] for kind in self.images}
+        sizes = state["sizes"].tolist()
+        self.ids = [part.tolist() for part in torch.split(state["ids"], sizes)]
+        device = next(self.prepared.parameters()).device
+        for name in self.names:
+            self._begin(name, tuple(state[f"{name}.shape"].tolist()), device)
+            self.layers[name].restore(state, name, device)
