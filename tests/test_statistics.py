@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from advlens.errors import NumericError
-from advlens.statistics import TopK, wilson
+from advlens.statistics import TopK, UpperTail, wilson
 
 
 def sorted_top(values: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -85,3 +85,43 @@ def test_wilson_equals_scipy(successes: int, n: int) -> None:
 
 def test_wilson_of_nothing_says_nothing() -> None:
     assert wilson(0, 0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("share", "n"), [(0.005, 200), (0.005, 199), (0.03, 1000), (0.5, 3)])
+@pytest.mark.parametrize("batch", [1, 17, 1000])
+def test_upper_tail_equals_sorting_everything(share: float, n: int, batch: int) -> None:
+    values = torch.randn(3, n, generator=torch.Generator().manual_seed(n)).round(decimals=1)
+    tail = UpperTail(share, n, 3)
+    for start in range(0, n, batch):
+        tail.update(values[:, start : start + batch])
+        assert (tail.bound <= tail.compute()).all()
+    above = math.floor(round(share * n, 9))
+    expected = [sorted(row, reverse=True)[above] for row in values.tolist()]
+    assert tail.compute().tolist() == pytest.approx(expected, abs=0)
+    assert ((values > tail.compute()[:, None]).sum(dim=1) <= above).all()
+    assert tail.kept().shape == (3, above + 1)
+
+
+def test_a_share_is_not_rounded_down_by_its_binary_form() -> None:
+    # .005 · 58 800 is 294, and .07 · 100 is 7.000000000000001 in floating point
+    assert [UpperTail(0.005, 58_800, 1).rank, UpperTail(0.07, 100, 1).rank] == [295, 8]
+    assert UpperTail(0.29, 100, 1).rank == 30  # .29 · 100 is 28.999999999999996
+
+
+@given(st.lists(st.integers(0, 3), min_size=60, max_size=60), st.sampled_from([0.01, 0.1, 0.4]))
+def test_upper_tails_merged_in_any_order_equal_the_whole(shards: list[int], share: float) -> None:
+    values = torch.randn(2, 60, generator=torch.Generator().manual_seed(3))
+    parts = [UpperTail(share, 60, 2) for _ in range(4)]
+    for place, shard in enumerate(shards):
+        parts[shard].update(values[:, place : place + 1])
+    merged, whole = UpperTail(share, 60, 2), UpperTail(share, 60, 2)
+    whole.update(values)
+    for part in reversed(parts):
+        merged.merge(part)
+    assert torch.equal(merged.compute(), whole.compute())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_value_that_is_not_finite_has_no_quantile(value: float) -> None:
+    with pytest.raises(NumericError, match="NaN or infinite"):
+        UpperTail(0.1, 2, 1).update(torch.tensor([[1.0, value]]))

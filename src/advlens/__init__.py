@@ -14,10 +14,11 @@ if TYPE_CHECKING:
         LeastLikely,
         Pgd,
     )
-    from advlens.auditing import audit
-    from advlens.config import AuditSettings
+    from advlens.auditing import audit, dissect
+    from advlens.config import AuditSettings, DissectSettings
     from advlens.consistency import Consistency
     from advlens.datasets import load_data
+    from advlens.dissection import Dissection
     from advlens.errors import (
         AdvlensError,
         CheckpointError,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         RunError,
         SettingsError,
     )
+    from advlens.maps import DiscrepancyMap
     from advlens.models import Classifier, load_model
     from advlens.objectives import Adversarial, FeatureConsistency, Standard, Trades, Unrelaxed
     from advlens.threat import L2, Linf, Uniform
@@ -46,6 +48,9 @@ __all__ = [
     "Classifier",
     "Consistency",
     "DataError",
+    "DiscrepancyMap",
+    "DissectSettings",
+    "Dissection",
     "Divergence",
     "FeatureAttack",
     "FeatureConsistency",
@@ -65,6 +70,7 @@ __all__ = [
     "Unrelaxed",
     "__version__",
     "audit",
+    "dissect",
     "load_data",
     "load_model",
 ]
@@ -74,14 +80,16 @@ _HOMES = {
         "AdamAttack", "Bim", "Divergence", "FeatureAttack", "Fgsm", "GaussianNoise", "LeastLikely",
         "Pgd",
     ),
-    "auditing": ("audit",),
-    "config": ("AuditSettings",),
+    "auditing": ("audit", "dissect"),
+    "config": ("AuditSettings", "DissectSettings"),
     "consistency": ("Consistency",),
     "datasets": ("load_data",),
+    "dissection": ("Dissection",),
     "errors": (
         "AdvlensError", "CheckpointError", "DataError", "ModelError", "NumericError", "RunError",
         "SettingsError",
     ),
+    "maps": ("DiscrepancyMap",),
     "models": ("Classifier", "load_model"),
     "objectives": ("Adversarial", "FeatureConsistency", "Standard", "Trades", "Unrelaxed"),
     "threat": ("L2", "Linf", "Uniform"),

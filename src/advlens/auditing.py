@@ -1,6 +1,8 @@
 """The audit: one pass over the data for each model, a run folder, a report."""
 
+import contextlib
 import dataclasses
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +14,12 @@ import torch
 from torch import nn
 
 from advlens import __version__, wordnet
-from advlens.attacks import Attack, Fgsm, Pgd
-from advlens.config import AuditSettings
-from advlens.datasets import ImageData, Transform, load_data
+from advlens.attacks import AdamAttack, Attack, Fgsm, LeastLikely, Pgd
+from advlens.config import AuditSettings, DissectSettings
+from advlens.datasets import BrodenData, ImageData, Transform, load_data
 from advlens.datasets import View as DataView
-from advlens.distributed import local_device
+from advlens.dissection import Dissection
+from advlens.distributed import Processes, local_device
 from advlens.errors import DataError, SettingsError
 from advlens.files import locked
 from advlens.models import Classifier, load_model
@@ -34,12 +37,15 @@ from advlens.report import write_report
 from advlens.runs import Run, Tables, fingerprint, write_json
 from advlens.stages import Context, Stage, View, Work
 from advlens.stages.accuracy import AccuracyStage, SweepStage
+from advlens.stages.dissection import DissectionStage
 from advlens.stages.neurons import NeuronStage
 from advlens.stages.training import left_beside
 from advlens.stages.training import section as training_section
 from advlens.threat import L2, Linf
 
 SAVE_EVERY = 60.0  # seconds between states of a pass, all that a kill can cost
+SAVE_SHARE = 20.0  # at least so many times as long as saving takes
+Settings = AuditSettings | DissectSettings
 
 
 def audit(
@@ -62,17 +68,72 @@ def audit(
         AdvlensError: one of its family, see `advlens.errors`; finished stages stay.
     """
     out = Path(out)
-    if not models:
-        raise SettingsError("an audit needs at least one model; name it with --model")
     device = local_device(settings.device)
     with locked(out):
-        subjects = [_subject(model, data, settings, device) for model in models]
-        _distinguish([subject.classifier for subject in subjects])
-        run = Run(out, _identity(subjects, settings))
+        subjects = [_subject(model, data, settings, device) for model in _named_models(models)]
         stages = [_stages(subject, settings) for subject in subjects]
-        parts: list[dict[str, dict[str, Any]]] = []
-        for number, (subject, wanted) in enumerate(zip(subjects, stages, strict=True)):
-            parts.append(_audit_model(run, number, subject, wanted, settings))
+        epsilon = radius(settings, subjects[0].data.image_shape[1])
+        chosen = {"epsilon": epsilon, "neuron_epsilon": settings.neuron_epsilon or 2 * epsilon}
+        return _walk(out, subjects, stages, settings, chosen, command or "advlens.audit(…)")
+
+
+def dissect(
+    models: Sequence[str | nn.Module], data: str | BrodenData, out: str | Path,
+    *, settings: DissectSettings = DissectSettings(), command: str | None = None,  # noqa: B008
+    processes: Processes = Processes(),  # noqa: B008 (frozen)
+) -> Path:  # fmt: skip
+    """Name what the units of some models detect, continuing what `out` holds.
+
+    Args:
+        models: specifications (see `load_model`) or modules from pixels in [0, 1] to logits, or to
+            maps: then there is no attack.
+        data: a specification such as broden:DIR, or a data set in the Broden layout.
+        out: the run folder.
+        settings: how they are dissected.
+        command: shown in the report as the way to make it again.
+        processes: those that share the images; the first one writes.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        AdvlensError: one of its family, see `advlens.errors`; finished models stay.
+    """
+    out = Path(out)
+    device = local_device(settings.device)
+    with locked(out) if processes.first else contextlib.nullcontext():
+        subjects = [_opened(model, settings.seed, device) for model in _named_models(models)]
+        for subject in subjects:
+            images = subject.labeled(data)
+            if settings.images is not None:
+                images = images.subset(settings.images, seed=settings.seed)
+            subject.data = subject.concepts = images
+        stages: list[list[Stage]] = [[_dissection(subject, settings)] for subject in subjects]
+        epsilon = dissection_radius(settings, subjects[0].data.image_shape[1])
+        line = command or "advlens.dissect(…)"
+        return _walk(out, subjects, stages, settings, {"epsilon": epsilon}, line, processes)
+
+
+def _named_models(models: Sequence[str | nn.Module]) -> Sequence[str | nn.Module]:
+    if not models:
+        raise SettingsError("an audit needs at least one model; name it with --model")
+    return models
+
+
+def _walk(
+    out: Path, subjects: "Sequence[_Subject]", stages: Sequence[Sequence[Stage]],
+    settings: Settings, chosen: dict[str, float], command: str,
+    processes: Processes = Processes(),  # noqa: B008 (frozen)
+) -> Path:  # fmt: skip
+    """All stages of all models, then the tables, the record and the report."""
+    _distinguish([subject.classifier for subject in subjects])
+    run = Run(out, _identity(subjects, settings)) if processes.first else None
+    processes.spread(b"ready", local_device(settings.device))  # the folder is this run's
+    run = run or Run(out, _identity(subjects, settings))
+    parts: list[dict[str, dict[str, Any]]] = []
+    for number, (subject, wanted) in enumerate(zip(subjects, stages, strict=True)):
+        parts.append(_audit_model(run, number, subject, wanted, settings, processes))
+    if processes.first:
         tables: Tables = {}
         for part in (stage for model in parts for stage in model.values()):
             for name, rows in part["tables"].items():
@@ -81,8 +142,9 @@ def audit(
             for name, rows in _training(subject).items():
                 tables.setdefault(name, []).extend(rows)
         run.write_tables(tables)
-        write_json(out / "run.json", _record(subjects, parts, settings, command))
+        write_json(out / "run.json", _record(subjects, parts, settings, chosen, command))
         return write_report(out, [*(stage.section for stage in stages[0]), training_section])
+    return out / "report.html"
 
 
 @dataclass
@@ -92,46 +154,76 @@ class _Subject:
     spec: str
     classifier: Classifier
     prepared: Prepared
-    data: ImageData
-    notes: list[str]
+    notes: list[str] = dataclasses.field(default_factory=list)
+    data: ImageData = dataclasses.field(init=False)
+    concepts: BrodenData | None = None
+
+    @property
+    def transform(self) -> Transform:
+        """How image files become this model's inputs."""
+        return Transform(
+            size=self.classifier.image_size, resize=self.classifier.resize,
+            interpolation=self.classifier.interpolation,
+        )  # fmt: skip
+
+    def labeled(self, data: str | BrodenData) -> BrodenData:
+        """Images with labeled pixels, of this model's size."""
+        images = load_data(data, transform=self.transform) if isinstance(data, str) else data
+        if not isinstance(images, BrodenData):
+            raise SettingsError(
+                f"units are dissected on images with labeled pixels, which {images.name} does not "
+                "have; use broden:DIR (docs/broden.md tells how to get or make such data)"
+            )
+        return images
 
 
-def _subject(
-    model: str | nn.Module, data: str | ImageData, settings: AuditSettings, device: torch.device
-) -> _Subject:
+def _opened(model: str | nn.Module, seed: int, device: torch.device) -> _Subject:
     if isinstance(model, str):
-        spec, classifier = model, load_model(model, device=device, seed=settings.seed)
+        spec, classifier = model, load_model(model, device=device, seed=seed)
     else:
         spec = f"{type(model).__module__}.{type(model).__qualname__}"
         classifier = (
             model if isinstance(model, Classifier) else Classifier(model, name=type(model).__name__)
         )
         classifier = classifier.to(device)
+    return _Subject(spec, classifier, prepare(classifier))
+
+
+def _subject(
+    model: str | nn.Module, data: str | ImageData, settings: AuditSettings, device: torch.device
+) -> _Subject:
+    subject = _opened(model, settings.seed, device)
+    classifier = subject.classifier
     if isinstance(data, str):
-        transform = Transform(
-            size=classifier.image_size, resize=classifier.resize,
-            interpolation=classifier.interpolation,
-        )  # fmt: skip
-        data = load_data(data, transform=transform)
+        data = load_data(data, transform=subject.transform)
     if settings.images is not None:
         data = data.subset(settings.images, seed=settings.seed)
-    data, notes = data.aligned(classifier.classes, classifier.synsets), []
+    data = data.aligned(classifier.classes, classifier.synsets)
     if data.synsets is None:
         try:
             data = _named(data, _synsets(data.classes, settings.synsets))
         except DataError as error:
             if settings.synsets is not None:
                 raise
-            notes.append(f"Consistency was not measured: {error}")
-    with torch.no_grad():
-        (first,) = data.batches(1, [0])
-        outputs = classifier.eval()(first.images.to(device)).shape
+            subject.notes.append(f"Consistency was not measured: {error}")
+    outputs = _outputs(subject, data)
     if len(outputs) != 2 or outputs[1] != len(data.classes):
         raise DataError(
-            f"{classifier.name} returns {tuple(outputs)} for one image, but {data.name} has "
+            f"{classifier.name} returns {outputs} for one image, but {data.name} has "
             f"{len(data.classes)} classes; give the model's class names or matching data"
         )
-    return _Subject(spec, classifier, prepare(classifier), data, notes)
+    subject.data = data
+    if settings.concepts is not None:
+        subject.concepts = subject.labeled(settings.concepts)
+    return subject
+
+
+def _outputs(subject: _Subject, data: ImageData) -> tuple[int, ...]:
+    """The shape of what the model returns for one image."""
+    device = next(subject.classifier.parameters()).device
+    with torch.no_grad():
+        (first,) = data.batches(1, [0])
+        return tuple(subject.classifier.eval()(first.images.to(device)).shape)
 
 
 def _named(data: ImageData, synsets: tuple[str, ...]) -> ImageData:
@@ -183,7 +275,7 @@ def _stages(subject: _Subject, settings: AuditSettings) -> list[Stage]:
     stages: list[Stage] = [
         AccuracyStage(attacks=[*fgsm, pgd]),
         SweepStage(
-            epsilon=epsilon, images=settings.sweep_images, steps=settings.sweep_steps, seed=seed
+            epsilon=epsilon, count=settings.sweep_images, steps=settings.sweep_steps, seed=seed
         ),
     ]
     if subject.data.synsets is not None:
@@ -191,36 +283,92 @@ def _stages(subject: _Subject, settings: AuditSettings) -> list[Stage]:
             NeuronStage(
                 epsilon=settings.neuron_epsilon or 2 * epsilon, steps=settings.neuron_steps,
                 success=settings.success, fgsm_epsilon=min(settings.fgsm, default=1 / 255),
-                top=settings.top, sigma=settings.sigma, seed=seed,
+                top=settings.top, sigma=settings.sigma, discrepancy=settings.discrepancy, seed=seed,
+            )
+        )  # fmt: skip
+    if subject.concepts is not None:
+        stages.append(
+            _dissection(
+                subject,
+                DissectSettings(
+                    layers=settings.layers, epsilon=settings.neuron_epsilon or 2 * epsilon,
+                    steps=settings.neuron_steps, discrepancy=settings.discrepancy, seed=seed,
+                ),
             )
         )  # fmt: skip
     return [stage for stage in stages if stage.name in settings.stages]
 
 
+def dissection_radius(settings: DissectSettings, image_size: int) -> float:
+    """The L2 radius of the attack: the one asked for, or that of an audit's attack on the units."""
+    return settings.epsilon or 2 * radius(AuditSettings(), image_size)
+
+
+def _dissection(subject: _Subject, settings: DissectSettings) -> DissectionStage:
+    data = subject.concepts
+    assert data is not None
+    attack: Attack | None = None
+    if len(_outputs(subject, data)) != 2:
+        if settings.attack != "none":
+            subject.notes.append(
+                f"{subject.classifier.name} returns no logits, so its units were dissected on real "
+                "images only."
+            )
+    elif settings.attack == "adam":
+        attack = AdamAttack(steps=settings.steps, seed=settings.seed)
+    elif settings.attack == "least-likely":
+        epsilon = dissection_radius(settings, data.image_shape[1])
+        attack = LeastLikely(threat=L2(epsilon=epsilon), steps=settings.steps, seed=settings.seed)
+    if settings.upsampling == "receptive-field":
+        unknown = [name for name in subject.prepared.layers if not subject.prepared.fields(name)]
+        if unknown:
+            subject.notes.append(
+                f"Receptive fields of {subject.classifier.name} are not known for "
+                f"{', '.join(unknown[:3])}{' …' if unknown[3:] else ''}; maps of these layers are "
+                "upsampled plainly."
+            )
+    method = Dissection(
+        layers=settings.layers, quantile=settings.quantile, upsampling=settings.upsampling,
+        counting=settings.counting, seed=settings.seed,
+    )  # fmt: skip
+    return DissectionStage(
+        data=data, method=method, attack=attack, minimum=settings.minimum, units=settings.units,
+        discrepancy=settings.discrepancy,
+    )  # fmt: skip
+
+
 def _audit_model(
-    run: Run, number: int, subject: _Subject, stages: Sequence[Stage], settings: AuditSettings
-) -> dict[str, dict[str, Any]]:
+    run: Run, number: int, subject: _Subject, stages: Sequence[Stage], settings: Settings,
+    processes: Processes,
+) -> dict[str, dict[str, Any]]:  # fmt: skip
     """All stages of one model, in as few passes over the data as they allow."""
     parts = {stage.name: run.part(number, stage.name) for stage in stages}
-    missing = [stage for stage in stages if parts[stage.name] is None]
-    if missing:
+    done = [name for name, part in parts.items() if part is not None]
+    device = next(subject.classifier.parameters()).device
+    done = json.loads(processes.spread(json.dumps(done).encode(), device))  # the first one's view
+    missing = [stage for stage in stages if stage.name not in done]
+    passes: dict[tuple[int, tuple[int, ...]], tuple[ImageData, list[Stage]]] = {}
+    for stage in missing:
+        data, ids = stage.images(subject.data)
+        passes.setdefault((id(data), tuple(ids)), (data, []))[1].append(stage)
+    for (_, ids), (data, together) in passes.items():
         context = Context(
             name=subject.classifier.name, classifier=subject.classifier,
-            prepared=subject.prepared, data=subject.data, folder=run.folder,
-            seed=settings.seed, batch_size=settings.batch_size,
+            prepared=subject.prepared, data=data, folder=run.folder,
+            seed=settings.seed, batch_size=settings.batch_size, processes=processes,
         )  # fmt: skip
-        passes: dict[tuple[int, ...], list[Stage]] = {}
-        for stage in missing:
-            passes.setdefault(tuple(stage.ids(subject.data)), []).append(stage)
-        for ids, together in passes.items():
-            parts.update(_pass(run, number, context, ids, together))
+        parts.update(_pass(run, number, context, ids, together))
     return {stage.name: part for stage in stages if (part := parts[stage.name]) is not None}
 
 
 def _pass(
     run: Run, number: int, context: Context, ids: Sequence[int], stages: Sequence[Stage]
 ) -> dict[str, dict[str, Any]]:
+    processes = context.processes
     name = "-".join(stage.name for stage in stages)
+    if processes.count > 1:
+        name += f"-{processes.rank}-of-{processes.count}"
+    mine = [ids[place] for place in processes.share(len(ids))]
     works: dict[str, Work] = {stage.name: stage.start(context) for stage in stages}
     seconds = dict.fromkeys(works, 0.0)
     done = 0
@@ -231,30 +379,35 @@ def _pass(
             work.restore(state)
     recording = any(stage.records for stage in stages)
     device = next(context.classifier.parameters()).device
-    last_save = time.monotonic()
-    label = f"{context.name}: {', '.join(works)}"
-    with Progress(label, len(ids), done=done) as progress:
-        for batch in context.data.batches(context.batch_size, ids[done:]):
-            view = View(
-                context.prepared,
-                batch.ids,
-                batch.images.to(device),
-                batch.labels.to(device),
-                recording,
-            )
-            for stage_name, work in works.items():
-                began = time.monotonic()
-                work.update(view)
-                seconds[stage_name] += time.monotonic() - began
-            done += len(batch.ids)
-            progress.update(len(batch.ids))
-            if time.monotonic() - last_save > SAVE_EVERY and done < len(ids):
-                state = {
-                    key: value for work in works.values() for key, value in work.state().items()
-                }
-                state |= {f"{key}.seconds": torch.tensor(value) for key, value in seconds.items()}
-                run.save_state(number, name, done, state)
-                last_save = time.monotonic()
+    label, streaming = f"{context.name}: {', '.join(works)}", works
+    while streaming:
+        saved_at, pause = time.monotonic(), SAVE_EVERY
+        with Progress(label, len(mine), done=done) as progress:
+            for batch in context.data.batches(context.batch_size, mine[done:]):
+                view = View(
+                    context.prepared,
+                    batch.ids,
+                    batch.images.to(device),
+                    batch.labels.to(device),
+                    recording,
+                )
+                for stage_name, work in streaming.items():
+                    began = time.monotonic()
+                    work.update(view)
+                    seconds[stage_name] += time.monotonic() - began
+                done += len(batch.ids)
+                progress.update(len(batch.ids))
+                if time.monotonic() - saved_at > pause and done < len(mine):
+                    began = time.monotonic()
+                    state = {
+                        key: value for work in works.values() for key, value in work.state().items()
+                    }
+                    state |= {f"{key}.seconds": torch.tensor(v) for key, v in seconds.items()}
+                    run.save_state(number, name, done, state)
+                    saved_at = time.monotonic()
+                    pause = max(SAVE_EVERY, SAVE_SHARE * (saved_at - began))
+        streaming = {key: work for key, work in streaming.items() if work.again()}
+        label, done = f"{context.name}: {', '.join(streaming)}, once more", 0
     parts = {}
     for stage_name, work in works.items():
         began = time.monotonic()
@@ -266,7 +419,8 @@ def _pass(
             "images": len(ids),
             "peak_memory_mb": peak_memory(device),
         }
-        run.save_part(number, stage_name, parts[stage_name])
+        if processes.first:
+            run.save_part(number, stage_name, parts[stage_name])
     run.drop_state(number, name)
     return parts
 
@@ -282,7 +436,7 @@ def _training(subject: _Subject) -> Tables:
         return {}
 
 
-def _identity(subjects: Sequence[_Subject], settings: AuditSettings) -> dict[str, Any]:
+def _identity(subjects: Sequence[_Subject], settings: Settings) -> dict[str, Any]:
     """All that the numbers depend on."""
     return {
         "settings": _plain(settings),
@@ -292,29 +446,28 @@ def _identity(subjects: Sequence[_Subject], settings: AuditSettings) -> dict[str
             for s in subjects
         ],
         "data": [s.data.fingerprint() for s in subjects],
+        "concepts": [s.concepts.fingerprint() for s in subjects if s.concepts is not None],
         "advlens": __version__,
     }  # fmt: skip
 
 
-def _plain(settings: AuditSettings) -> dict[str, Any]:
+def _plain(settings: Settings) -> dict[str, Any]:
     values = dataclasses.asdict(settings)
     return {key: str(v) if isinstance(v, Path) else v for key, v in values.items()}
 
 
 def _record(
     subjects: Sequence[_Subject], parts: Sequence[dict[str, dict[str, Any]]],
-    settings: AuditSettings, command: str | None,
+    settings: Settings, chosen: dict[str, float], command: str,
 ) -> dict[str, Any]:  # fmt: skip
     """What run.json holds."""
     data = subjects[0].data
-    epsilon = radius(settings, data.image_shape[1])
     return {
         "advlens": __version__,
-        "command": without_home(command or "advlens.audit(…)"),
+        "command": without_home(command),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": settings.seed,
-        "settings": _plain(settings)
-        | {"epsilon": epsilon, "neuron_epsilon": settings.neuron_epsilon or 2 * epsilon},
+        "settings": _plain(settings) | chosen,
         "models": [model_record(s.classifier, s.prepared, s.data, s.spec) for s in subjects],
         "data": data_record(data),
         "versions": versions(),

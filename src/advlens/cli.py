@@ -18,6 +18,7 @@ from advlens.commands import (
     AuditCommand,
     DataCommand,
     DemoCommand,
+    DissectCommand,
     ModelsCommand,
     ReportCommand,
     ReproduceCommand,
@@ -38,6 +39,9 @@ LISTS: dict[str, Literal["recipes", "reproductions"]] = {
     "train": "recipes",
     "reproduce": "reproductions",
 }
+
+TOGETHER = ("train", "dissect")
+"""Verbs that run in several processes."""
 
 
 def first() -> bool:
@@ -104,7 +108,7 @@ def _run(words: list[str]) -> None:
         say(listed(LISTS[words[0]]))
         return
     command, words = parse(words)
-    if os.environ.get("WORLD_SIZE", "1") != "1" and words[0] != "train":
+    if os.environ.get("WORLD_SIZE", "1") != "1" and words[0] not in TOGETHER:
         raise SettingsError(f"advlens {words[0]} runs in one process; start it without torchrun")
     line = f"advlens {shlex.join(words)}"
     if (home := str(Path.home())) != "/":
@@ -140,6 +144,22 @@ def _audit(command: AuditCommand, line: str) -> None:
     neuron_epsilon = settings.neuron_epsilon or 2 * epsilon
     settings = dataclasses.replace(settings, epsilon=epsilon, neuron_epsilon=neuron_epsilon)
     _plan(dataclasses.replace(command, settings=settings), loaded)
+
+
+def _dissect(command: DissectCommand, line: str) -> None:
+    from advlens.auditing import dissect
+    from advlens.distributed import joined, local_device
+
+    if command.common.dry_run:
+        _plan(command, [_load(spec, command.data, command.settings) for spec in command.model])
+        return
+    with joined(local_device(command.settings.device)) as processes:
+        say(
+            dissect(
+                command.model, command.data, command.out,
+                settings=command.settings, command=line, processes=processes,
+            )
+        )  # fmt: skip
 
 
 def _attack(command: AttackCommand, line: str) -> None:
@@ -199,16 +219,28 @@ def _reproduce(command: ReproduceCommand, line: str) -> None:
 def _report(command: ReportCommand, line: str) -> None:
     from advlens.report import write_report
     from advlens.stages.accuracy.section import section as accuracy
+    from advlens.stages.dissection.section import section as dissection
     from advlens.stages.neurons.section import section as neurons
     from advlens.stages.training.section import section as training
 
-    say(write_report(command.run, [accuracy, neurons, training]))
+    say(write_report(command.run, [accuracy, neurons, dissection, training]))
 
 
 def _data(command: DataCommand, line: str) -> None:
-    from advlens.datasets import fetch_cifar10
+    from advlens.datasets import build_broden, fetch_broden, fetch_cifar10
 
-    say(fetch_cifar10(command.to, command.archive))
+    if command.name == "cifar10":
+        say(fetch_cifar10(command.to, command.archive))
+    elif command.name == "broden":
+        say(fetch_broden(command.to, command.archive, resolution=command.resolution, say=say))
+    else:
+        assert command.images is not None  # the command sees to it
+        say(
+            build_broden(
+                command.images, command.masks, command.labels, command.to,
+                whole=command.whole, size=command.size, label_size=command.label_size,
+            )
+        )  # fmt: skip
 
 
 def _models(command: ModelsCommand, line: str) -> None:
@@ -238,6 +270,7 @@ VERBS: dict[str, Callable[[Any, str], None]] = {
     "audit": _audit,
     "evaluate": _audit,
     "neurons": _audit,
+    "dissect": _dissect,
     "attack": _attack,
     "train": _train,
     "reproduce": _reproduce,

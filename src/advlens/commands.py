@@ -6,7 +6,14 @@ from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, UseAppendAction, arg
 
-from advlens.config import AttackSettings, AuditSettings, NoHint, TrainSettings, train_settings
+from advlens.config import (
+    AttackSettings,
+    AuditSettings,
+    DissectSettings,
+    NoHint,
+    TrainSettings,
+    train_settings,
+)
 from advlens.errors import SettingsError
 
 ModelSpec = Annotated[str, arg(metavar="MODEL")]
@@ -70,6 +77,32 @@ class NeuronsCommand(AuditCommand):
     settings: OmitArgPrefixes[AuditSettings] = field(
         default_factory=lambda: AuditSettings(stages=("neurons",))
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DissectCommand:
+    """Name what units detect, on real images and under attack (network dissection).
+
+    Attributes:
+        model: as for audit; torchvision:NAME.PART@weights-file is a part of a network, such as
+            torchvision:alexnet.features: without logits it is dissected on real images only. Give
+            --model once for each model.
+        data: broden:DIR, images with labeled pixels in the Broden layout (docs/broden.md).
+        out: the run folder; the same command continues an interrupted run.
+    """
+
+    model: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="MODEL")]]
+    data: DataSpec
+    out: Path
+    settings: OmitArgPrefixes[DissectSettings] = field(default_factory=DissectSettings)
+    common: OmitArgPrefixes[Common] = Common()
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise SettingsError("no model is given; name each with --model")
+        for spec in self.model:
+            _check_model(spec)
+        _check_data(self.data)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,19 +213,53 @@ class ReportCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class DataCommand:
-    """Fetch a data set: CIFAR-10, 170 MB, checked by SHA-256.
+    """Fetch CIFAR-10 (170 MB) or Broden 1.0 (over 1 GB), or make a data set in Broden's layout.
+
+    A download of Broden that breaks off goes on with the same command.
 
     Attributes:
-        name: the data set.
-        to: the folder that shall hold it.
-        archive: a local copy of cifar-10-binary.tar.gz instead of a download.
+        name: the data set; broden-from makes one from images and masks (docs/broden.md).
+        to: the folder that shall hold it; for broden-from, the data set itself.
+        archive: a local copy of cifar-10-binary.tar.gz or broden1_224.zip instead of a download.
+        resolution: broden: of the images, in pixels.
+        images: broden-from: a folder of images.
+        masks: broden-from: a folder of CATEGORY/IMAGE.png.
+        labels: broden-from: a table value,name,category of what the masks' values mean.
+        whole: broden-from: a table image,category,name of labels for whole images.
+        size: broden-from: side of the images, in pixels.
+        label_size: broden-from: side of the label maps, in pixels.
         debug: show the traceback of an error.
     """
 
-    name: Positional[Literal["cifar10"]]
+    name: Positional[Literal["cifar10", "broden", "broden-from"]]
     to: Path
     archive: Annotated[Path | None, NoHint] = None
+    resolution: Literal[224, 227, 384] = 224
+    images: Annotated[Path | None, NoHint] = None
+    masks: Annotated[Path | None, NoHint] = None
+    labels: Annotated[Path | None, NoHint] = None
+    whole: Annotated[Path | None, NoHint] = None
+    size: int = 224
+    label_size: int = 112
     debug: FlagCreatePairsOff[bool] = False
+
+    def __post_init__(self) -> None:
+        used = DATA_FLAGS[self.name]
+        for flag in dict.fromkeys(flag for flags in DATA_FLAGS.values() for flag in flags):
+            if flag not in used and getattr(self, flag) != getattr(DataCommand, flag):
+                raise SettingsError(
+                    f"--{flag.replace('_', '-')} does not go with {self.name}; leave it out"
+                )
+        if self.name == "broden-from" and self.images is None:
+            raise SettingsError("broden-from needs --images, a folder of images")
+
+
+DATA_FLAGS = {
+    "cifar10": ("archive",),
+    "broden": ("archive", "resolution"),
+    "broden-from": ("images", "masks", "labels", "whole", "size", "label_size"),
+}
+"""What each data set takes beside --to."""
 
 
 @dataclass(frozen=True, kw_only=True)

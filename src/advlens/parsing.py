@@ -25,6 +25,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "audit": commands.AuditCommand,
     "evaluate": commands.EvaluateCommand,
     "neurons": commands.NeuronsCommand,
+    "dissect": commands.DissectCommand,
     "attack": commands.AttackCommand,
     "train": commands.TrainCommand,
     "reproduce": commands.ReproduceCommand,

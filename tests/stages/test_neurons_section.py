@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from advlens.sections import FigureBlock, Finding, GridBlock, Results, Section, TableBlock
+from advlens.sections import (
+    FigureBlock,
+    Finding,
+    GridBlock,
+    NoteBlock,
+    Results,
+    Section,
+    TableBlock,
+)
 from advlens.stages.neurons.section import section
 from synthetic_run import change, read, write_run, write_table
 
@@ -306,6 +314,23 @@ def test_pictures_come_in_the_order_of_response(run: Path) -> None:
     grid = next(g for block in grids(run) for g in block.grids if g.model == "standard")
     mine = [r for r in rows if (r["model"], r["unit"]) == ("standard", str(grid.unit))]
     assert [cell.file for cell in grid.real] == [r["file"] for r in mine if r["images"] == "real"]
+
+
+def test_maps_are_shown_and_explained_where_they_were_made(run: Path) -> None:
+    def note() -> str:
+        notes = (b for b in made(run).blocks if isinstance(b, NoteBlock))
+        return next(b.text for b in notes if b.title == "What excites a unit")
+
+    assert "discrepancy" not in note()
+    assert not any(cell.map for block in grids(run) for grid in block.grids for cell in grid.real)
+    rows = [dict(row) for row in read(run, "pictures")]
+    for row in rows:
+        row["map"] = row["file"].replace(".png", "-map.png")
+    write_table(run, "pictures", rows)
+    assert "discrepancy" in note()
+    for grid in (grid for block in grids(run) for grid in block.grids):
+        for cell in (*grid.real, *grid.adversarial):
+            assert cell.map == cell.file.replace(".png", "-map.png")
 
 
 # scores

@@ -1,5 +1,6 @@
 """Settings that the command line and the library share; importing them does not import torch."""
 
+from advlens.config.dissection import DissectSettings
 from advlens.config.numbers import AutoRadius, NoHint, Radius, parse_number, show_number
 from advlens.config.settings import AttackSettings, AuditSettings, Norm, StageName
 from advlens.config.training import TrainSettings, train_settings
@@ -8,6 +9,7 @@ __all__ = [
     "AttackSettings",
     "AuditSettings",
     "AutoRadius",
+    "DissectSettings",
     "NoHint",
     "Norm",
     "Radius",

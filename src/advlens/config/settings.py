@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from advlens.config.numbers import AutoRadius, NoHint, Radius, check_positive, check_seed
 from advlens.errors import SettingsError
 
-StageName = Literal["accuracy", "sweep", "neurons"]
+StageName = Literal["accuracy", "sweep", "neurons", "dissection"]
 Norm = Literal["linf", "l2"]
 
 
@@ -29,6 +29,10 @@ class AuditSettings:
         top: share of the images that stands for a unit.
         sigma: width of the class similarity exp(−d²/2σ²).
         synsets: table of class,wnid lines for data whose class names WordNet does not settle.
+        concepts: broden:DIR, images with labeled pixels on which units are dissected as well.
+        layers: the convolutions that are dissected; "last" is the last one, "all" are all of them.
+        discrepancy: show which part of each image a unit responds to; takes up to thousands of
+            passes per image.
         batch_size: images per step.
         seed: of everything random.
         device: "cpu", "cuda", "cuda:1" …; "auto" takes a GPU where there is one.
@@ -47,10 +51,13 @@ class AuditSettings:
     top: float = 0.01
     sigma: float = 1.0
     synsets: Annotated[Path | None, NoHint] = None
+    concepts: Annotated[str | None, NoHint] = None
+    layers: tuple[str, ...] = ("last",)
+    discrepancy: bool = False
     batch_size: int = 128
     seed: int = 0
     device: str = "auto"
-    stages: tuple[StageName, ...] = ("accuracy", "sweep", "neurons")
+    stages: tuple[StageName, ...] = ("accuracy", "sweep", "neurons", "dissection")
 
     def __post_init__(self) -> None:
         check_positive(
@@ -68,7 +75,9 @@ class AuditSettings:
                 f"fgsm radii must lie between 0 and 1 in pixel units, not {self.fgsm}"
             )
         if not self.stages:
-            raise SettingsError("stages names no stage; give accuracy, sweep or neurons")
+            raise SettingsError(
+                "stages names no stage; give accuracy, sweep, neurons or dissection"
+            )
         if self.synsets is not None and not self.synsets.is_file():
             raise SettingsError(f"synsets names the file {self.synsets}, which does not exist")
 

@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -44,7 +45,8 @@ def load_model(spec: str, *, device: str | torch.device = "cpu", seed: int = 0) 
 
     Args:
         spec: a packaged model (`cifar10-standard`, `cifar10-l2`, `cifar10-consistency`), a network
-            for 32×32 images (`resnet14`, `resnet18`, `resnet20` …), `torchvision:NAME`, or
+            for 32×32 images (`resnet14`, `resnet18`, `resnet20` …), `torchvision:NAME`,
+            `torchvision:NAME.PART` for a part that needs no others, such as `alexnet.features`, or
             `package.module:factory` for a function without arguments that returns a module from
             pixels in [0, 1] to logits (or a `Classifier`). `@FILE` loads weights: safetensors or a
             state dict. A torchvision name with `@DEFAULT` takes torchvision's own weights; without
@@ -133,7 +135,8 @@ def _load(classifier: Classifier, weights: Path | None) -> None:
         classifier.name = weights.absolute().parent.name if ours else weights.stem
 
 
-def _torchvision(name: str, weights: str) -> Classifier:
+def _torchvision(spec: str, weights: str) -> Classifier:
+    name, _, part = spec.partition(".")
     if name not in _TORCHVISION:
         known = ", ".join(_TORCHVISION)
         raise SettingsError(
@@ -149,10 +152,16 @@ def _torchvision(name: str, weights: str) -> Classifier:
         network.transform_input = (
             False  # torchvision's own change of normalization; ours replaces it
         )
+    if part:
+        parts = dict(network.named_children())
+        if part not in parts:
+            raise SettingsError(f"{name} has no part {part!r}; there are {', '.join(parts)}")
+        network = nn.Sequential(OrderedDict({part: parts[part]}))  # names stay as in the whole
     half = (0.5, 0.5, 0.5)
     size = _TORCHVISION[name]
     classifier = Classifier(
-        network, name=name, classes=imagenet_classes(), synsets=imagenet_synsets(), image_size=size,
+        network, name=spec, image_size=size,
+        classes=None if part else imagenet_classes(), synsets=None if part else imagenet_synsets(),
         mean=half if name == "inception_v3" else IMAGENET_MEAN,
         std=half if name == "inception_v3" else IMAGENET_STD,
         resize=342 if name == "inception_v3" else 256,

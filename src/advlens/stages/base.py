@@ -11,6 +11,7 @@ from torch import Tensor
 
 from advlens.arrays import Ids, Images, Labels, Logits
 from advlens.datasets import ImageData
+from advlens.distributed import Processes
 from advlens.models import Classifier
 from advlens.prepared import Prepared
 from advlens.runs import Row, Tables
@@ -29,6 +30,7 @@ class Context:
         folder: the run folder, for pictures.
         seed: of everything random.
         batch_size: images per step.
+        processes: those that share the images; the first one writes.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Context:
     folder: Path
     seed: int
     batch_size: int
+    processes: Processes = Processes()  # noqa: RUF009 (frozen)
 
 
 class View:
@@ -81,6 +84,10 @@ class Work(Protocol):
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take up a state."""
 
+    def again(self) -> bool:
+        """Whether the images must pass once more; asked at the end of each pass."""
+        return False
+
     def compute(self) -> Tables:
         """The stage's rows for this model, by table."""
 
@@ -96,8 +103,8 @@ class Stage(Protocol):
     def records(self) -> bool:
         """Whether it needs the units' responses."""
 
-    def ids(self, data: ImageData) -> Sequence[int]:
-        """The images it streams over."""
+    def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
+        """The images that it streams over: of the audit's data, or of its own; and their ids."""
 
     def start(self, context: Context) -> Work:
         """Begin on a model."""

@@ -12,7 +12,7 @@ from advlens.evaluation import Accuracy, must_fall, must_reach_chance
 from advlens.runs import Row, Tables
 from advlens.sections import Results, Section
 from advlens.stages.accuracy.section import section
-from advlens.stages.base import Context, View, attack_columns
+from advlens.stages.base import Context, View, Work, attack_columns
 from advlens.threat import L2, Linf
 
 SWEEP_L2 = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the radius of the main attack
@@ -29,8 +29,8 @@ class AccuracyStage:
     name: str = "accuracy"
     records: bool = False
 
-    def ids(self, data: ImageData) -> Sequence[int]:
-        return range(len(data))
+    def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
+        return data, range(len(data))
 
     def start(self, context: Context) -> "_Counts":
         return _Counts(
@@ -47,19 +47,19 @@ class SweepStage:
 
     Attributes:
         epsilon: radius of the main L2 attack; the sweep goes from a quarter of it to four times.
-        images: size of the subset.
+        count: size of the subset.
         steps: PGD steps.
     """
 
     epsilon: float
-    images: int
+    count: int
     steps: int
     seed: int
     name: str = "sweep"
     records: bool = False
 
-    def ids(self, data: ImageData) -> Sequence[int]:
-        return data.subset(min(self.images, len(data)), seed=self.seed).positions.tolist()
+    def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
+        return data, data.subset(min(self.count, len(data)), seed=self.seed).positions.tolist()
 
     def start(self, context: Context) -> "_Sweep":
         def pgd(threat: L2 | Linf, steps: int = self.steps) -> Pgd:
@@ -81,7 +81,7 @@ class SweepStage:
         return None  # shown with the accuracy
 
 
-class _Counts:
+class _Counts(Work):
     table = "accuracy"
 
     def __init__(self, context: Context, attacks: dict[str, Attack | None]):

@@ -17,9 +17,10 @@ from advlens.consistency import (
 )
 from advlens.datasets import ImageData
 from advlens.errors import DataError
+from advlens.maps import DiscrepancyMap
 from advlens.runs import Row, Tables
 from advlens.sections import Results, Section
-from advlens.stages.base import Context, View, attack_columns
+from advlens.stages.base import Context, View, Work, attack_columns
 from advlens.stages.neurons.curves import curve
 from advlens.stages.neurons.pictures import choose_units, picture_rows
 from advlens.stages.neurons.section import section
@@ -46,6 +47,8 @@ class NeuronStage:
         fgsm_epsilon: L∞ radius of FGSM.
         top: share of the images that stands for a unit (D22: .01).
         sigma: of the class similarity (D22 eq. 10).
+        discrepancy: whether the units' pictures get their discrepancy maps, which takes a pass per
+            picture and place of the occluder.
     """
 
     epsilon: float
@@ -55,12 +58,13 @@ class NeuronStage:
     fgsm_epsilon: float = 1 / 255
     top: float = 0.01
     sigma: float = 1.0
+    discrepancy: bool = False
     seed: int = 0
     name: str = "neurons"
     records: bool = True
 
-    def ids(self, data: ImageData) -> Sequence[int]:
-        return range(len(data))
+    def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
+        return data, range(len(data))
 
     def start(self, context: Context) -> "_Neurons":
         return _Neurons(self, context)
@@ -69,7 +73,7 @@ class NeuronStage:
         return section(results)
 
 
-class _Neurons:
+class _Neurons(Work):
     def __init__(self, stage: NeuronStage, context: Context):
         self.stage, self.context = stage, context
         data = context.data
@@ -203,8 +207,13 @@ class _Neurons:
             tops={"real": self.tops["real"][last], "adversarial": self.tops[MAIN][last]},
             predicted={"real": self.predicted["real"], "adversarial": self.predicted[MAIN]},
             similarity=self.similarity,
+            discrepancy=self._discrepancy(),
         )  # fmt: skip
         return tables
+
+    def _discrepancy(self) -> DiscrepancyMap | None:
+        stage, batch_size = self.stage, self.context.batch_size
+        return DiscrepancyMap(batch_size=batch_size, seed=stage.seed) if stage.discrepancy else None
 
     def _each_top(self) -> list[tuple[str, str, TopK]]:
         for tops in self.tops.values():

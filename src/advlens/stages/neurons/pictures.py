@@ -4,12 +4,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from PIL import Image
 from torch import Tensor
 
+from advlens.arrays import Ids, Images
 from advlens.attacks import Attack
 from advlens.consistency import LayerConsistency, class_counts
 from advlens.files import atomic
+from advlens.maps import DiscrepancyMap, highlighted
 from advlens.runs import Row
 from advlens.stages.base import Context
 from advlens.statistics import TopK
@@ -40,15 +43,19 @@ def choose_units(layer: LayerConsistency, each: int = 3) -> list[Chosen]:
 def picture_rows(
     context: Context, layer: str, units: Sequence[Chosen], attack: Attack,
     *, tops: Mapping[str, TopK], predicted: Mapping[str, Tensor], similarity: Tensor,
+    discrepancy: DiscrepancyMap | None = None,
 ) -> list[Row]:  # fmt: skip
     """Write the pictures of the chosen units and return a row for each.
 
     The adversarial images are made again: attack, seed and image id give the same image.
     An adversarial image is framed where it is mistaken for a class near those of the unit's real
     images: at least half as similar to their distribution as the most similar class is.
+    With `discrepancy`, each picture's map is written beside it.
     """
+    if not units:
+        return []
     data, names = context.data, context.data.classes
-    device = next(context.classifier.parameters()).device
+    numbers = [chosen.unit for chosen in units]
     real_ids = tops["real"].compute()[1]
     counts = class_counts(data.labels[real_ids], len(similarity))
     closeness = counts @ similarity
@@ -56,18 +63,25 @@ def picture_rows(
     rows: list[Row] = []
     for kind in ("real", "adversarial"):
         responses, ids = tops[kind].compute()
-        for chosen in units:
-            shown = ids[chosen.unit, :SHOWN]
-            (batch,) = data.batches(len(shown), shown.tolist())
-            images = batch.images.to(device)
-            if kind == "adversarial":
-                images = attack(context.prepared, images, batch.labels.to(device), ids=batch.ids)
-            for rank, (number, image) in enumerate(zip(shown.tolist(), images, strict=True)):
+        shown = ids[numbers, :SHOWN]
+        distinct = torch.unique(shown)  # one image may excite several units
+        images = _images(context, distinct, attack if kind == "adversarial" else None)
+        maps = None
+        if discrepancy is not None:
+            maps = discrepancy(
+                context.prepared, images, layer=layer, units=[numbers] * len(distinct), ids=distinct
+            )
+        for place, chosen in enumerate(units):
+            for rank, number in enumerate(shown[place].tolist()):
                 guess, label = int(predicted[kind][number]), int(data.labels[number])
+                at = int(torch.searchsorted(distinct, number))
                 unit = f"{_slug(context.name)}-{_slug(layer)}-{chosen.unit}"
-                file = f"figures/images/{unit}-{kind}-{rank}.png"
+                file, map_file = f"figures/images/{unit}-{kind}-{rank}.png", ""
+                _write_png(images[at], context, file)
+                if maps is not None:
+                    map_file = f"figures/images/{unit}-{kind}-{rank}-map.png"
+                    _write_png(highlighted(images[at], maps[at, place]), context, map_file)
                 fooled = kind == "adversarial" and guess != label
-                _write_png(image, context, file)
                 rows.append(
                     {
                         "model": context.name, "layer": layer, "unit": chosen.unit, "lc": chosen.lc,
@@ -75,10 +89,22 @@ def picture_rows(
                         "label": names[label], "predicted": names[guess],
                         "response": responses[chosen.unit, rank].item(),
                         "framed": fooled and bool(near[chosen.unit, guess]),
-                        "file": file,
+                        "file": file, "map": map_file,
                     }
                 )  # fmt: skip
-    return sorted(rows, key=lambda row: [c.unit for c in units].index(row["unit"]))
+    return sorted(rows, key=lambda row: numbers.index(row["unit"]))
+
+
+def _images(context: Context, ids: Ids, attack: Attack | None) -> Images:
+    """Images by id, attacked where there is an attack, on the model's device."""
+    device = next(context.classifier.parameters()).device
+    parts = []
+    for batch in context.data.batches(context.batch_size, ids.tolist()):
+        images = batch.images.to(device)
+        if attack is not None:
+            images = attack(context.prepared, images, batch.labels.to(device), ids=batch.ids)
+        parts.append(images)
+    return torch.cat(parts)
 
 
 def _write_png(image: Tensor, context: Context, file: str) -> None:

@@ -5,19 +5,24 @@ from advlens.stages.neurons.section.blocks import behind
 from advlens.stages.neurons.section.findings import is_framed
 from advlens.stages.neurons.section.tables import MEASURES, NeuronTables
 
+MAPS = (
+    " Below each picture stands its discrepancy map (D22): within the yellow line, a small patch "
+    "of random pixels changes the unit's response by at least half of the largest change."
+)
+
 
 def pictures(tables: NeuronTables) -> list[Block]:
     """Units next to each other: those chosen alike in each model."""
     if not tables.pictures:
         return []
-    blocks: list[Block] = [
-        NoteBlock(
-            title="What excites a unit",
-            text="For a few units of the last convolution, the real and the adversarial images of "
-            "highest response. Units of two models have nothing to do with each other; they stand "
-            "side by side because they were chosen by the same rule.",
-        )
-    ]
+    text = (
+        "For a few units of the last convolution, the real and the adversarial images of highest "
+        "response. Units of two models have nothing to do with each other; they stand side by side "
+        "because they were chosen by the same rule."
+    )
+    if any(row["map"] for row in tables.pictures):
+        text += MAPS
+    blocks: list[Block] = [NoteBlock(title="What excites a unit", text=text)]
     for chosen in dict.fromkeys(row["chosen"] for row in tables.pictures):
         per_model = [
             list(
@@ -57,6 +62,7 @@ def _grid(tables: NeuronTables, model: str, layer: str, unit: int) -> Grid:
                 label=row["label"],
                 predicted=row["predicted"],
                 framed=is_framed(row),
+                map=row["map"],
             )
             for row in rows
             if row["images"] == kind

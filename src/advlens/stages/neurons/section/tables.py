@@ -38,7 +38,7 @@ CURVES = (
 PICTURES = (
     _NAMES
     | {"unit": int, "lc": float, "chosen": str, "images": str, "rank": int}
-    | {"label": str, "predicted": str, "framed": bool, "file": str}
+    | {"label": str, "predicted": str, "framed": bool, "file": str, "map": str}
 )
 
 

@@ -1,0 +1,22 @@
+"""Pictures that stages leave in the run folder."""
+
+import re
+from pathlib import Path
+
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from advlens.files import atomic
+
+
+def write_png(image: Float[Tensor, "3 h w"], path: Path) -> None:
+    """Write pixels in [0, 1] as a PNG, whole or not at all."""
+    pixels = (image.detach() * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    with atomic(path) as output:
+        Image.fromarray(pixels).save(output, format="PNG")
+
+
+def slug(name: str) -> str:
+    """A name as a part of a file name."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[:60] or "x"
