@@ -271,6 +271,19 @@ def test_settings_that_cannot_be_meant_are_refused(
         make()
 
 
+def test_thresholds_that_cannot_fit_are_refused_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sysconf = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 7}
+    monkeypatch.setattr("os.sysconf", sysconf.__getitem__)
+    # 40 · 15 · 15 and 40 · 7 · 7 positions: 271 values of 6 units and 59 of 5,
+    # of real and of adversarial images, are 3 842 floats, and as many wait: 30 736 bytes
+    with pytest.raises(SettingsError, match=r"2 layers on 40 images .* fewer layers at a time"):
+        Dissection(quantile=QUANTILE, layers=("0", "3"))(network(), BrodenData(folder), ATTACK)
+    sysconf["SC_PHYS_PAGES"] = 9
+    Dissection(quantile=QUANTILE, layers=("0", "3"))(network(), BrodenData(folder), ATTACK)
+
+
 def test_layers_that_are_not_there_are_refused(folder: Path) -> None:
     with pytest.raises(ModelError, match="no convolution named '9'; there are: 0, 3"):
         Dissection(layers=("9",))(network(), BrodenData(folder))

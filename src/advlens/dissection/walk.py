@@ -1,5 +1,6 @@
 """A dissection while images stream by."""
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -15,7 +16,7 @@ from advlens.dissection.observation import Observation
 from advlens.dissection.tally import Counting, Groups, Tally, Truth
 from advlens.dissection.upsampling import Upsampling
 from advlens.distributed import Processes
-from advlens.errors import ModelError
+from advlens.errors import ModelError, SettingsError
 from advlens.prepared import Prepared, check_layer
 from advlens.statistics import TopK, UpperTail
 
@@ -104,6 +105,7 @@ class Dissector:
         if not self.layers:
             for name, maps in found["real"].items():
                 self._begin(name, (*maps.shape[1:], *image_shape), maps.device)
+            self._check_room(next(iter(found["real"].values())).device)
             if self._expected() > self.memory:
                 self._forget()
         for name in self.names:
@@ -135,6 +137,25 @@ class Dissector:
             for kind in self.kinds
         }
         self.layers[name] = Layer(upsampling.to(device), seen, tallies)
+
+    def _check_room(self, device: torch.device) -> None:
+        """Say at once, not after hours, that the tails of so many layers will not fit."""
+        kept = sum(
+            seen.tail.rank * units
+            for (units, *_), layer in zip(self.shapes.values(), self.layers.values(), strict=True)
+            for seen in layer.seen.values()
+        )
+        size = 2 * 4 * kept  # float32, and as much again waits to be sorted in
+        memory = (
+            torch.cuda.get_device_properties(device).total_memory if device.type == "cuda"
+            else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        )  # fmt: skip
+        if size > memory:
+            raise SettingsError(
+                f"exact thresholds of {len(self.names)} layers on {len(self.data)} images take "
+                f"{size / 1e9:.0f} GB, and there are {memory / 1e9:.0f}; dissect fewer layers at a "
+                "time"
+            )
 
     def _expected(self) -> float:
         """Bytes of cells above the thresholds at most: a position is a corner of four of them."""
