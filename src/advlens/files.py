@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -133,10 +133,7 @@ def _download(url: str, path: Path, size: int) -> Generator[bytes, None, None]:
     deadline = time.monotonic() + TIMEOUT + size / SLOWEST
     found = 0
     try:
-        if not _is_https(url):
-            raise ValueError("it is not an https address")
-        opener = urllib.request.build_opener(_HttpsRedirects)
-        with opener.open(url, timeout=TIMEOUT) as response:
+        with opened(url, {"https"}) as response:
             while block := response.read1(min(1 << 20, size - found + 1)):
                 found += len(block)
                 if found > size:
@@ -156,11 +153,22 @@ def _no_download(url: str, path: Path, reason: str) -> DataError:
     return DataError(f"cannot fetch {url}: {reason}; try again, or put the file at {path}")
 
 
-def _is_https(url: str) -> bool:
-    return urllib.parse.urlsplit(url).scheme == "https"
+def opened(url: str, schemes: Collection[str], headers: Mapping[str, str] | None = None) -> Any:
+    """The answer of an address, which, like those it redirects to, has one of the schemes.
+
+    Raises:
+        OSError, HTTPException, ValueError: there is none, or the scheme is another.
+    """
+    if urllib.parse.urlsplit(url).scheme not in schemes:
+        raise ValueError(f"it is not an {' or '.join(schemes)} address")
+    request = urllib.request.Request(url, headers=dict(headers or {}))
+    return urllib.request.build_opener(_Redirects(schemes)).open(request, timeout=TIMEOUT)
 
 
-class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    def __init__(self, schemes: Collection[str]) -> None:
+        self.schemes = schemes
+
     def redirect_request(
         self,
         req: urllib.request.Request,
@@ -170,8 +178,8 @@ class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
         headers: http.client.HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
-        if not _is_https(newurl):
-            reason = f"it leads to {newurl}, not an https address"
+        if urllib.parse.urlsplit(newurl).scheme not in self.schemes:
+            reason = f"it leads to {newurl}, not an {' or '.join(self.schemes)} address"
             raise urllib.error.HTTPError(newurl, code, reason, headers, fp)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

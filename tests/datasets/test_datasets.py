@@ -231,7 +231,9 @@ def test_fingerprint_changes_with_whatever_defines_the_set() -> None:
     "spec", ["", "cifar10", "cifar10:", "folder:", "sample:x", "imagenet:/x", "SAMPLE", "/x"]
 )
 def test_unknown_data(spec: str) -> None:
-    with pytest.raises(SettingsError, match="sample, cifar10:DIR, folder:DIR or exact:DIR"):
+    with pytest.raises(
+        SettingsError, match="sample, cifar10:DIR, folder:DIR, exact:DIR or broden:DIR"
+    ):
         load_data(spec)
 
 

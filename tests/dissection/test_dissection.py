@@ -1,6 +1,8 @@
 """The whole dissection against its second derivation, one way of counting against the other."""
 
 import dataclasses
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from advlens.datasets import BrodenData
 from advlens.dissection import Concepts, Dissection, Dissector
 from advlens.distributed import joined
 from advlens.errors import ModelError, SettingsError
+from advlens.models import load_model
 from advlens.prepared import prepare
 from advlens.threat import L2
 
@@ -119,6 +122,34 @@ def test_chance_is_the_same_count_with_the_labels_of_other_images(folder: Path, 
 
 
 FIELDS = ("labels", "iou", "thresholds", "permuted_labels", "permuted_iou", "dead", "ious")
+
+
+def test_real_images_and_a_real_network(shared_data: Path, tmp_path: Path) -> None:
+    """AlexNet's last convolution on 40 of the images of mini-broden."""
+    real = shared_data / "mini-broden"
+    for path in real.glob("*.csv"):
+        shutil.copy(path, tmp_path)
+    lines = (real / "index.csv").read_text().splitlines(keepends=True)[:41]
+    (tmp_path / "index.csv").write_text("".join(lines))
+    for name in re.findall(r"[^,;\n]+\.(?:jpg|png)", "".join(lines)):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(real / "images" / name, tmp_path / "images" / name)
+    weights = shared_data / "backbones" / "alexnet-features.safetensors"
+    model = load_model(f"torchvision:alexnet.features@{weights}")
+    data = BrodenData(tmp_path, size=224)
+    found = Dissection()(model, data)["features.10"]["real"]
+    (batch,) = data.batches(40)
+    _, layers = prepare(model).maps(batch.images, ["features.10"], logits=False)
+    maps = layers["features.10"].double().numpy()
+    thresholds = np.array([by_hand.threshold(v, 0.005) for v in maps.swapaxes(0, 1)])
+    np.testing.assert_allclose(found.thresholds, thresholds, rtol=1e-6)
+    some = [0, 46, 108, 120, 127, 139, 174, 225]
+    centers = (15 + 16 * np.arange(13),) * 2  # see tests/prepared/test_geometry.py
+    ious = by_hand.dissect(
+        tmp_path, maps[:, some], thresholds[some], centers, 224, list(data.categories)
+    )
+    np.testing.assert_allclose(found.ious[some], ious[:, : data.label_count], atol=1e-6)
+    assert ious.max() > 0.1
 
 
 def equal(one: dict, other: dict) -> bool:

@@ -213,8 +213,6 @@ def read_mask(path: Path, shape: tuple[int, int]) -> UInt16[np.ndarray, "h w"]:
 
 def nearest(values: UInt16[np.ndarray, "h w"], side: int) -> UInt16[np.ndarray, "s s"]:
     """A mask squeezed to side×side: its values at the centers of the new pixels."""
-    rows, columns = (
-        ((np.arange(side) + 0.5) * length / side).astype(np.int64) for length in values.shape
-    )
+    rows, columns = ((2 * np.arange(side) + 1) * length // (2 * side) for length in values.shape)
     squeezed: UInt16[np.ndarray, "s s"] = values[rows][:, columns]
     return squeezed
