@@ -196,6 +196,11 @@ def _subject(
     classifier = subject.classifier
     if isinstance(data, str):
         data = load_data(data, transform=subject.transform)
+    if isinstance(data, BrodenData):
+        raise SettingsError(
+            f"the images of {data.name} belong to no classes, so there is no accuracy to measure; "
+            "use advlens dissect, or give them with --concepts beside labeled images"
+        )
     if settings.images is not None:
         data = data.subset(settings.images, seed=settings.seed)
     data = data.aligned(classifier.classes, classifier.synsets)

@@ -286,6 +286,8 @@ def test_an_audit_dissects_too_where_concepts_are_given(data: BrodenData, tmp_pa
 def test_wrong_use_is_one_sentence(data: BrodenData, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"labeled pixels.*broden:DIR"):
         dissect([classifier()], "sample", tmp_path / "a")
+    with pytest.raises(SettingsError, match=r"belong to no classes.*--concepts"):
+        audit([classifier()], data, tmp_path / "a")
     with pytest.raises(ModelError, match="no convolution named 'x'; there are: 0, 3"):
         dissect([classifier()], data, tmp_path / "b", settings=DissectSettings(layers=("x",)))
     with pytest.raises(SettingsError, match="at least one model"):
