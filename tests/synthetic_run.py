@@ -306,6 +306,7 @@ def _pictures(
                         "response": 9.0 - rank,
                         "framed": kind == "adversarial",
                         "file": file,
+                        "map": "",
                     }
                 )
 

@@ -16,11 +16,13 @@ from PIL import Image
 
 from advlens import figures
 from advlens.errors import RunError
-from advlens.figures.style import INK, MARKERS, MODELS, RULE, SURFACE
+from advlens.figures.style import CATEGORIES, INK, MARKERS, MODELS, RULE, SURFACE
 from advlens.sections import Cell, Grid, Results, Row
 from advlens.stages.accuracy.section import ACCURACY
+from advlens.stages.dissection.section.tables import DissectionTables
 from advlens.stages.neurons.section.tables import NeuronTables
 from advlens.stages.training.section.tables import histories
+from synthetic_dissection import write_dissection
 from synthetic_run import write_run, write_training
 
 MODEL_NAMES = ("standard", "robust")
@@ -29,12 +31,24 @@ MODEL_NAMES = ("standard", "robust")
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     run = write_run(tmp_path_factory.mktemp("figures") / "run", shown=1)
-    return Results.read(write_training(run))
+    return Results.read(write_dissection(write_training(run), maps=False))
 
 
 @pytest.fixture(scope="module")
 def tables(results: Results) -> NeuronTables:
     return NeuronTables.read(results)
+
+
+def shares(results: Results, minimum: float | None = 0.04) -> list[Row]:
+    """Rows of the last layer; at all IoU thresholds those of all categories."""
+    tables = DissectionTables.read(results)
+    assert tables
+    return [
+        row
+        for row in tables.shares
+        if row["layer"] == "layer2.0.conv2"
+        and (row["minimum"] == minimum if minimum else row["category"] == "all")
+    ]
 
 
 def accuracy_rows(results: Results, name: str = "accuracy") -> list[Row]:
@@ -54,7 +68,33 @@ GRID = Grid(
 )  # fmt: skip
 
 
-@pytest.fixture(params=["dots", "sweep", "histograms", "curves", "depth", "training", "grid"])
+MAPPED = Grid(
+    name="mapped", model="standard", layer="conv1", unit=3,
+    measures={"Real": "a concept of a long name, IoU 0.1", "Adversarial": "x" * 99},
+    real=[Cell(file=f"{n}", label="", predicted="", map=f"m{n}") for n in range(3)],
+    adversarial=[],
+)  # fmt: skip
+BARS = [
+    {"concept": f"{'long' * (n % 9)} {n}", "category": category, "real": 31 - n, "adversarial": n}
+    for n, category in zip(range(31), 6 * [*CATEGORIES, "new"], strict=False)
+]
+
+
+@pytest.fixture(
+    params=[
+        "dots",
+        "sweep",
+        "histograms",
+        "curves",
+        "depth",
+        "training",
+        "shares",
+        "thresholds",
+        "bars",
+        "grid",
+        "mapped",
+    ]
+)
 def draw(
     request: pytest.FixtureRequest, results: Results, tables: NeuronTables
 ) -> Callable[..., Figure]:
@@ -84,7 +124,15 @@ def draw(
                 return figures.consistency_by_depth(rows, models, floors=floors, **width)
             case "training":
                 return figures.training_curves(named(training), models, **width)
-        return figures.unit_grid(GRID, pixels)
+            case "shares":
+                return figures.category_shares(named(shares(results)), **width)
+            case "thresholds":
+                rows = named(shares(results, None))
+                return figures.shares_by_threshold(rows, models, minimum=0.04, **width)
+            case "bars":
+                rows = [{**row, "concept": models[0]} for row in BARS]
+                return figures.concept_bars(rows, adversarial=True, **width)
+        return figures.unit_grid(GRID if request.param == "grid" else MAPPED, pixels)
 
     return drawn
 
@@ -128,7 +176,7 @@ def test_hostile_names_are_drawn_as_they_are(draw: Callable[..., Figure]) -> Non
     texts = [element.text for element in ElementTree.fromstring(svg).iter() if element.text]
     assert "<script" not in svg.lower()
     if "unit 3" not in svg:
-        assert any(text == models[0] for text in texts)
+        assert any(models[0] in text for text in texts)
 
 
 # colors
@@ -142,7 +190,7 @@ def test_dark_exchanges_every_color_and_nothing_else() -> None:
     assert INK.light not in dark
     assert dark.count(INK.dark) == svg.count(INK.light)
     restored = dark
-    for shade in (INK, RULE, SURFACE, *MODELS):
+    for shade in (INK, RULE, SURFACE, *MODELS, *CATEGORIES.values()):
         restored = restored.replace(shade.dark, shade.light)
     for element in ("<text", "<image", "<path"):
         assert restored.count(element) == svg.count(element)
@@ -313,10 +361,76 @@ def test_depth_shows_the_layer_means_in_order(tables: NeuronTables) -> None:
 def test_unit_grid_shows_the_pictures_and_frames() -> None:
     figure = figures.unit_grid(GRID, pixels)
     assert len(figure.axes) == 16
-    for axes, cell in zip(figure.axes, (*GRID.real, *GRID.adversarial), strict=True):
+    captions = [text.get_text() for text in figure.texts if text.get_va() == "top"]
+    for axes, caption, cell in zip(
+        figure.axes, captions, (*GRID.real, *GRID.adversarial), strict=True
+    ):
         assert np.array_equal(axes.images[0].get_array(), pixels(cell.file))
         assert all(side.get_visible() == cell.framed for side in axes.spines.values())
-        assert axes.texts[0].get_text() == cell.caption.replace(" →", "\n→")
+        assert caption == cell.caption.replace(" →", "\n→")
+
+
+def test_unit_grid_shows_discrepancy_maps_below_their_pictures() -> None:
+    figure = figures.unit_grid(MAPPED, pixels)
+    assert len(figure.axes) == 6
+    for place, cell in enumerate(MAPPED.real):
+        picture, drawn = figure.axes[2 * place], figure.axes[2 * place + 1]
+        assert np.array_equal(drawn.images[0].get_array(), pixels(cell.map))
+        assert drawn.get_position().x0 == picture.get_position().x0
+        assert 0 < drawn.get_position().y1 < picture.get_position().y0
+    assert not any(text.get_text() == "Adversarial" for text in figure.texts)
+    title = next(text for text in figure.texts if "unit 3" in text.get_text())
+    figure.draw_without_rendering()
+    assert title.get_window_extent().x1 <= figure.bbox.x1
+
+
+def test_shares_stack_the_categories_and_mark_chance(results: Results) -> None:
+    rows = shares(results)
+    (axes,) = figures.category_shares(rows).axes
+    shown = [row for row in rows if row["images"] != "adversarial-reestimated"]
+    stacked = [row for row in shown if row["category"] != "all"]
+    assert len(axes.patches) == len(stacked) == 4 * 6
+    left: dict[float, float] = {}
+    for bar, row in zip(axes.patches, stacked, strict=True):
+        assert bar.get_width() == pytest.approx(100 * row["share"])
+        assert bar.get_x() == pytest.approx(left.get(bar.get_y(), 0.0), rel=1e-4)
+        left[bar.get_y()] = bar.get_x() + bar.get_width()
+        assert bar.get_facecolor()[:3] == pytest.approx(
+            rgb(CATEGORIES[row["category"]].light), abs=1e-6
+        )
+    totals = [row for row in shown if row["category"] == "all"]
+    assert sorted(left.values()) == pytest.approx(
+        sorted(100 * row["share"] for row in totals), rel=1e-4
+    )
+    chance = [line.get_segments()[0][0][0] for line in axes.collections]
+    assert chance == pytest.approx([100 * row["permuted_share"] for row in totals])
+    names = [text.get_text() for text in axes.texts if "units" in text.get_text()]
+    assert names == [f"{model}, layer2.0.conv2, 48 units" for model in MODEL_NAMES]
+
+
+def test_shares_by_threshold_stand_beside_chance(results: Results) -> None:
+    rows = shares(results, None)
+    figure = figures.shares_by_threshold(rows, MODEL_NAMES, minimum=0.04)
+    for axes, kind in zip(figure.axes, ("real", "adversarial"), strict=True):
+        for index, model in enumerate(MODEL_NAMES):
+            mine = [row for row in rows if (row["model"], row["images"]) == (model, kind)]
+            for found, name in zip(lines(axes, index), ("share", "permuted_share"), strict=True):
+                assert found[0] == [row["minimum"] for row in mine]
+                assert found[1] == pytest.approx([100 * row[name] for row in mine])
+
+
+def test_bars_pair_real_and_adversarial_detectors() -> None:
+    (axes,) = figures.concept_bars(BARS, adversarial=True).axes
+    half = len(axes.patches) // 2
+    assert half == figures.CONCEPTS < len(BARS)
+    for place, (real, adversarial) in enumerate(
+        zip(axes.patches[:half], axes.patches[half:], strict=True)
+    ):
+        assert (real.get_width(), adversarial.get_width()) == (31 - place, place)
+        assert real.get_facecolor()[:3] == adversarial.get_facecolor()[:3]
+        assert real.get_facecolor()[3] > adversarial.get_facecolor()[3]
+    (alone,) = figures.concept_bars(BARS, adversarial=False).axes
+    assert len(alone.patches) == figures.CONCEPTS
 
 
 def test_one_model_needs_no_legend(results: Results) -> None:

@@ -1,5 +1,7 @@
 """The report: one page, safe whatever the names are, the same bytes from the same run."""
 
+import base64
+import hashlib
 import itertools
 import json
 import re
@@ -7,6 +9,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from xml.etree.ElementTree import Element
 
 import html5lib
@@ -18,9 +21,11 @@ from advlens.errors import RunError
 from advlens.report import IN_SHORT, THUMBNAIL, write_report
 from advlens.sections import Finding, NoteBlock, Results, Section
 from advlens.stages.accuracy.section import section as accuracy
+from advlens.stages.dissection.section import section as dissection
 from advlens.stages.neurons.section import section as neurons
 from advlens.stages.training.section import section as training
-from synthetic_run import write_run, write_training
+from synthetic_dissection import write_dissection
+from synthetic_run import read, write_run, write_training
 
 Sections = Sequence[Callable[[Results], Section | None]]
 PAYLOADS = (
@@ -57,10 +62,20 @@ PAYLOADS = (
 )  # fmt: skip
 
 
+ONE_LAYER: dict[str, Any] = {"layers": ("layer1.0.conv2",), "units": (30,), "shown": 1}
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = write_run(tmp_path_factory.mktemp("report") / "run", shown=1)
     write_report(run, [accuracy, neurons])
+    return run
+
+
+@pytest.fixture(scope="module")
+def dissected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = write_run(tmp_path_factory.mktemp("dissected") / "run", shown=1)
+    write_report(write_dissection(run, **ONE_LAYER), [dissection])
     return run
 
 
@@ -77,7 +92,11 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         texts=lambda text: next(texts) + text,
     )
     write_training(run, models=PAYLOADS[1::15], epochs=2, texts=lambda text: next(texts) + text)
-    write_report(run, [accuracy, neurons, training])
+    write_dissection(
+        run, models=PAYLOADS[1::15], layers=PAYLOADS[:2], units=(60, 60), concepts=PAYLOADS,
+        shown=1, texts=lambda text: next(texts, "") + text,
+    )  # fmt: skip
+    write_report(run, [accuracy, neurons, training, dissection])
     return run
 
 
@@ -112,7 +131,7 @@ def test_nothing_runs_and_nothing_is_loaded(hostile: Path) -> None:
     for element in page(hostile).iter():
         if not isinstance(element.tag, str):
             continue  # a comment
-        assert element.tag not in {"script", "iframe", "object", "embed", "base", "form", "svg"}
+        assert element.tag not in {"iframe", "object", "embed", "base", "form", "svg"}
         assert not [name for name in element.attrib if name.startswith("on")]
         assert element.tag != "link"
     metas = [element.attrib for element in elements(hostile, "meta")]
@@ -123,7 +142,7 @@ def test_nothing_runs_and_nothing_is_loaded(hostile: Path) -> None:
         if name in ("src", "srcset"):
             assert re.match(r"data:image/(png|jpeg|svg\+xml);base64,", value)
         else:
-            assert re.match(r"(#[a-z-]+|results/[\w.-]+|figures/[\w.-]+|run\.json)$", value)
+            assert re.match(r"(#[a-z0-9-]+|results/[\w.-]+|figures/[\w.-]+|run\.json)$", value)
     style = text_of(next(elements(hostile, "style")))
     assert "url(" not in style
     assert "@import" not in style
@@ -132,10 +151,14 @@ def test_nothing_runs_and_nothing_is_loaded(hostile: Path) -> None:
 def test_policy_forbids_everything_but_the_page_itself(hostile: Path) -> None:
     head = next(elements(hostile, "head"))
     policy = head.find("meta[@http-equiv]")
+    data, script = elements(hostile, "script")
+    digest = hashlib.sha256((script.text or "").encode()).digest()
     assert policy is not None
     assert policy.attrib["content"] == (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{base64.b64encode(digest).decode()}'"
     )
+    assert data.attrib == {"type": "application/json"}
     # nothing but the character set comes before it
     assert [child.tag for child in head][:2] == ["meta", "meta"]
     assert list(head)[1] is policy
@@ -143,7 +166,7 @@ def test_policy_forbids_everything_but_the_page_itself(hostile: Path) -> None:
 
 def test_every_attribute_is_quoted(hostile: Path) -> None:
     text = (hostile / "report.html").read_text(encoding="utf-8")
-    body = re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
+    body = re.sub(r"<style>.*?</style>|(?<=<script>).*?(?=</script>)", "", text, flags=re.DOTALL)
     tags = re.findall(r"<[a-z][^<>]*>", body)
     assert len(tags) > 500
     for tag in tags:
@@ -155,6 +178,16 @@ def test_payloads_are_shown_as_they_are(hostile: Path) -> None:
     for payload in PAYLOADS:
         visible = re.sub("[\u202e\u2066\x00\x1b\x07]", "�", payload)
         assert " ".join(visible.split()) in shown
+
+
+def test_the_data_of_the_browser_cannot_leave_its_element(hostile: Path) -> None:
+    data = next(elements(hostile, "script")).text or ""
+    assert not set("<>&'") & set(data)
+    names = {row["concept"] for row in read(hostile, "dissection")}
+    shown = set(json.loads(data)["texts"])
+    assert len(names) > 25
+    for name in names:
+        assert re.sub("[\u202e\u2066\x00\x1b\x07\r]", "�", name) in shown
 
 
 def test_every_file_stays_in_the_run_folder(hostile: Path) -> None:
@@ -183,7 +216,9 @@ def test_images_have_alt_text(run: Path) -> None:
     assert len(framed) == len(marked) > 0
 
 
-def test_ids_are_unique_and_links_lead_somewhere(run: Path) -> None:
+@pytest.mark.parametrize("made", ["run", "dissected"])
+def test_ids_are_unique_and_links_lead_somewhere(made: str, request: pytest.FixtureRequest) -> None:
+    run: Path = request.getfixturevalue(made)
     ids = [e.attrib["id"] for e in page(run).iter() if "id" in e.attrib]
     assert len(set(ids)) == len(ids)
     for name, value in links(run):
@@ -193,6 +228,43 @@ def test_ids_are_unique_and_links_lead_somewhere(run: Path) -> None:
             assert value[1:] in ids
         else:
             assert (run / urllib.parse.unquote(value)).is_file()
+
+
+def test_a_page_without_a_browser_runs_no_script(run: Path) -> None:
+    assert not list(elements(run, "script"))
+    (policy,) = [e for e in elements(run, "meta") if "http-equiv" in e.attrib]
+    assert "script-src" not in policy.attrib["content"]
+    assert "runs no script" in text_of(page(run))
+
+
+def test_without_scripts_every_unit_stands_in_a_plain_table(dissected: Path) -> None:
+    (plain,) = elements(dissected, "noscript")
+    rows = [[text_of(cell) for cell in row] for row in plain.iter("tr")]
+    headers, *cells = rows
+    units = [row for row in read(dissected, "dissection") if row["images"] == "real"]
+    assert len(cells) == len(units)
+    for found, row in zip(cells, units, strict=True):
+        shown = dict(zip(headers, found, strict=True))
+        assert [shown[name] for name in ("Model", "Layer", "Unit", "Concept", "IoU")] == [
+            row["model"], row["layer"], row["unit"], row["concept"] or "–",
+            f"{float(row['iou']):.4f}",
+        ]  # fmt: skip
+    assert len(list(plain.iter("a"))) == 2  # one pictured unit of each model
+
+
+def test_a_discrepancy_map_stands_below_its_picture(dissected: Path) -> None:
+    cells = [list(e.iter("img")) for e in elements(dissected, "figure")]
+    maps = [found[1] for found in cells if len(found) == 2]
+    assert len(maps) == 2 * 8
+    assert {e.attrib["alt"] for e in maps} == {"Discrepancy map of the picture above"}
+    alts = [e.attrib["alt"] for e in elements(dissected, "img")]
+    assert any(
+        re.fullmatch(
+            r"Adversarial image, predicted as truck \(before the attack: \w+\), framed", alt
+        )
+        for alt in alts
+    )
+    assert "stands its discrepancy map" in text_of(page(dissected))
 
 
 def test_headings_descend_by_one(run: Path) -> None:
@@ -283,12 +355,15 @@ def test_a_new_stage_needs_only_its_section(tmp_path: Path) -> None:
     ]
 
 
-def test_the_same_run_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
-    again = write_run(tmp_path / "run", shown=1)
+def test_the_same_run_gives_the_same_bytes(run: Path, dissected: Path, tmp_path: Path) -> None:
+    again, too = write_run(tmp_path / "run", shown=1), write_run(tmp_path / "dissected", shown=1)
     write_report(again, [accuracy, neurons])
-    files = {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    for path, content in files.items():
-        assert (again / path).read_bytes() == content
+    write_report(write_dissection(too, **ONE_LAYER), [dissection])
+    for first, second in ((run, again), (dissected, too)):
+        files = [path.relative_to(first) for path in first.rglob("*") if path.is_file()]
+        assert len(files) > 30
+        for path in files:
+            assert (second / path).read_bytes() == (first / path).read_bytes()
 
 
 # pictures

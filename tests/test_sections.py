@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from advlens.errors import RunError
 from advlens.sections import (
+    BrowserColumn,
     Cell,
     Estimate,
     Results,
+    UnitBrowserBlock,
     attack_name,
     comparison,
     count,
@@ -129,6 +131,25 @@ def test_file_names_are_safe_and_differ(parts: list[tuple[str, str]]) -> None:
 def test_cell_caption_names_the_prediction_only_where_it_differs() -> None:
     assert Cell(file="", label="cat", predicted="cat").caption == "cat"
     assert Cell(file="", label="cat", predicted="dog").caption == "cat → dog"
+
+
+def test_browser_holds_each_text_once_and_rounds_numbers() -> None:
+    columns = [
+        BrowserColumn(header="Model", kind="model"), BrowserColumn(header="Unit", kind="unit"),
+        BrowserColumn(header="Concept", kind="text"), BrowserColumn(header="IoU", kind="number"),
+    ]  # fmt: skip
+    block = UnitBrowserBlock(
+        title="", caption="", file="", columns=columns, grids=["", "a-grid"],
+        rows=[["a", 7, "", 0.123456], ["a", 12, "dog", None]],
+    )  # fmt: skip
+    assert block.data == {
+        "kinds": ["model", "unit", "text", "number"],
+        "texts": ["a", "", "dog"],
+        "rows": [[0, 7, 1, 0.1235], [0, 12, 2, None]],
+        "grids": {1: "a-grid"},
+    }
+    texts = [[c.text(cell) for c, cell in zip(columns, row, strict=True)] for row in block.rows]
+    assert texts == [["a", "7", "–", "0.1235"], ["a", "12", "dog", "–"]]
 
 
 # the run folder

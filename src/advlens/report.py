@@ -1,6 +1,7 @@
 """The report of a run: one page that needs nothing else to be read."""
 
 import base64
+import hashlib
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from advlens.sections import (
     Results,
     Section,
     TableBlock,
+    UnitBrowserBlock,
     count,
     listed,
     number,
@@ -91,7 +93,8 @@ def write_report(run: Path, sections: Sequence[Callable[[Results], Section | Non
     pictures: dict[str, _Picture] = {}
     for grid in _grids(shown):
         for cell in (*grid.real, *grid.adversarial):
-            pictures[cell.file] = _thumbnail(results.file(cell.file))
+            for name in filter(None, (cell.file, cell.map)):
+                pictures[name] = _thumbnail(results.file(name))
         save_figure(unit_grid(grid, lambda file: _pixels(results.file(file))), run, grid.name)
     with atomic(run / "report.html", "w") as file:
         file.write(_page(results, shown, plots, pictures))
@@ -167,7 +170,17 @@ def _page(
     pictures: Mapping[str, _Picture],
 ) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
+    def tone(model: str) -> str:
+        return f"m{results.models.index(model) % len(MODELS)}"
+
+    def stored(block: UnitBrowserBlock) -> dict[str, Any]:
+        return {**block.data, "tones": {model: tone(model) for model in results.models}}
+
+    script = (Path(__file__).parent / "templates" / "units.js").read_text(encoding="utf-8")
+    digest = hashlib.sha256(script.encode()).digest()
+    browsers = [block for block in _blocks(sections) if isinstance(block, UnitBrowserBlock)]
     environment = Environment(
         loader=PackageLoader("advlens"),
         autoescape=True,
@@ -180,11 +193,14 @@ def _page(
         "figure_block": FigureBlock,
         "grid_block": GridBlock,
         "note_block": NoteBlock,
+        "browser_block": UnitBrowserBlock,
     }
     for name, kind in kinds.items():
         environment.tests[name] = lambda block, kind=kind: isinstance(block, kind)
     environment.filters |= {"count": count, "percent": percent, "number": number, "flow": _flow}
-    environment.globals |= {"tone": lambda model: f"m{results.models.index(model) % len(MODELS)}"}
+    environment.filters |= {"stored": stored}
+    environment.globals |= {"tone": tone}
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return environment.get_template("report.html.j2").render(
         record=results.record,
         title=f"{listed(results.models)} on {results.record['data']['name']}",
@@ -200,6 +216,10 @@ def _page(
         sections=sections,
         plots=plots,
         pictures=pictures,
+        browsed={name for block in browsers for name in block.grids},
+        scripted=bool(browsers),
+        script=Markup(script),
+        script_hash=f"sha256-{base64.b64encode(digest).decode()}",
         settings=list(_flat(results.record["settings"])),
         tables=sorted(path.name for path in (results.run / "results").glob("*.csv")),
         shades=MODELS,

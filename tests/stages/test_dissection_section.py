@@ -206,7 +206,7 @@ def test_a_rise_that_chance_gives_too_is_told(run: Path) -> None:
     def alter(row: dict[str, Any]) -> None:
         if row["images"] == "adversarial" and row["category"] == "all":
             row.update(share="0.95", low="0.9", high="0.97", permuted_share="0.958333")
-            row.update(permuted_detectors="46")
+            row.update(permuted_detectors=str(int(row["units"]) * 46 // 48))
 
     change(run, "dissection_shares", alter)
     claim = finding(run, "rises from").claim
@@ -390,6 +390,16 @@ def test_unequal_success_forbids_the_comparison(run: Path) -> None:
         if r["model"] == "robust" else None,
     )  # fmt: skip
     assert finding(run, "^Under attack the models cannot be compared").warning
+
+
+def test_an_attack_of_the_largest_weight_is_a_warning(run: Path) -> None:
+    assert not has(run, "as far as its steps reach")
+    change(
+        run,
+        "dissection_images",
+        lambda row: row["model"] == "robust" and row.update(weight="1e+06"),
+    )
+    assert finding(run, "^On robust the attack changes images as far as its steps reach").warning
 
 
 def test_a_small_data_set_is_a_warning(run: Path) -> None:

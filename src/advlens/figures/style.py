@@ -6,7 +6,7 @@ import functools
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -45,6 +45,16 @@ MODELS = (
     Shade("#5a6672", "#aab6c2"),
 )
 """After Okabe and Ito: told apart under the common color blindnesses, each ≥ 3:1 on its ground."""
+CATEGORIES = {
+    "color": Shade("#8a56c2", "#b794e8"),
+    "texture": Shade("#c23b5a", "#f2849b"),
+    "material": Shade("#9a7b00", "#d9b83d"),
+    "scene": Shade("#2e8b3d", "#6fcf7f"),
+    "part": Shade("#0b8796", "#4fc3d0"),
+    "object": Shade("#3a6fc4", "#86b0f5"),
+}
+"""Of concepts, in the papers' order; other categories are gray."""
+OTHER = Shade("#6b7785", "#a3b0bd")
 MARKERS = "osD^vP"
 
 STYLE: dict[Any, Any] = {
@@ -125,6 +135,16 @@ def colors(index: int) -> Shade:
     return MODELS[index % len(MODELS)]
 
 
+def category_color(category: str) -> Shade:
+    """The color of a concept's category, the same in all figures."""
+    return CATEGORIES.get(category, OTHER)
+
+
+def category_order(names: Iterable[str]) -> list[str]:
+    """Categories in the papers' order, others after them."""
+    return sorted(set(names), key=lambda name: ([*CATEGORIES, name].index(name), name))
+
+
 def look(index: int) -> dict[str, Any]:
     """Color, marker and dashes of a model's lines; past the palette the dashes change."""
     dashes = "-" if index < len(MODELS) else "--"
@@ -190,7 +210,8 @@ def svg(figure: Figure) -> str:
 
 def dark(drawing: str) -> str:
     """The same drawing for a dark page: every color of the look gives way to its counterpart."""
-    exchanged = {shade.light: shade.dark for shade in (INK, MUTED, RULE, SURFACE, FRAME, *MODELS)}
+    shades = (INK, MUTED, RULE, SURFACE, FRAME, OTHER, *MODELS, *CATEGORIES.values())
+    exchanged = {shade.light: shade.dark for shade in shades}
     return re.sub(
         r"(?<=[: \"])#[0-9a-f]{6}(?=[;\"])",
         lambda found: exchanged.get(found.group(), found.group()),

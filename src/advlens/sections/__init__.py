@@ -2,6 +2,7 @@
 
 from advlens.sections.blocks import (
     Block,
+    BrowserColumn,
     Cell,
     Column,
     FigureBlock,
@@ -13,6 +14,7 @@ from advlens.sections.blocks import (
     Section,
     TableBlock,
     Term,
+    UnitBrowserBlock,
 )
 from advlens.sections.results import Results, Row
 from advlens.sections.wording import (
@@ -30,6 +32,7 @@ from advlens.sections.wording import (
 
 __all__ = [
     "Block",
+    "BrowserColumn",
     "Cell",
     "Column",
     "Estimate",
@@ -44,6 +47,7 @@ __all__ = [
     "Section",
     "TableBlock",
     "Term",
+    "UnitBrowserBlock",
     "attack_name",
     "comparison",
     "count",

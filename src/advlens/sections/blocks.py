@@ -36,6 +36,8 @@ class Score:
     notes: Mapping[str, str]
     """For each model what the number rests on, such as the attack and its success."""
     as_percent: bool = False
+    counted: str = ""
+    """What n counts, where it is not images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +99,8 @@ class Cell:
     predicted: str
     framed: bool = False
     """The predicted class is semantically near the unit's real images (D22 §2)."""
+    map: str = ""
+    """PNG of its discrepancy map, shown below it."""
 
     @property
     def caption(self) -> str:
@@ -127,9 +131,64 @@ class GridBlock:
     title: str
     caption: str
     grids: Sequence[Grid]
+    labels: Literal["true", "predicted"] = "true"
+    """What a cell's label is: the image's class, or what the model predicts on the real image."""
 
 
-Block = NoteBlock | TableBlock | FigureBlock | GridBlock
+@dataclass(frozen=True, kw_only=True)
+class BrowserColumn:
+    """A column of the unit browser, and how the reader narrows the rows by it."""
+
+    header: str
+    kind: Literal["model", "text", "unit", "number"]
+    filter: Literal["", "choice", "minimum", "search"] = ""
+    """One of its values, at least a number, or a part of its text."""
+
+    def text(self, cell: str | float | None) -> str:
+        """A cell as the reader sees it."""
+        if cell is None or cell == "":
+            return "–"
+        return f"{cell:.4f}" if self.kind == "number" else str(cell)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitBrowserBlock:
+    """Every unit as a row that the reader finds by sorting and filtering, all within the page."""
+
+    title: str
+    caption: str
+    file: str
+    """The table behind it, in `results/`."""
+    columns: Sequence[BrowserColumn]
+    rows: Sequence[Sequence[str | float | None]]
+    grids: Sequence[str]
+    """For each row the name of the grid with the unit's pictures, or nothing."""
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The rows for the page's script, each text held once."""
+        texts = list(
+            dict.fromkeys(cell for row in self.rows for cell in row if isinstance(cell, str))
+        )
+        places = {text: place for place, text in enumerate(texts)}
+
+        def stored(column: BrowserColumn, cell: str | float | None) -> float | None:
+            if isinstance(cell, str):
+                return places[cell]
+            return cell if cell is None or column.kind == "unit" else round(cell, 4)
+
+        return {
+            "kinds": [column.kind for column in self.columns],
+            "texts": texts,
+            "rows": [
+                [stored(column, cell) for column, cell in zip(self.columns, row, strict=True)]
+                for row in self.rows
+            ],
+            "grids": {place: name for place, name in enumerate(self.grids) if name},
+        }
+
+
+Block = NoteBlock | TableBlock | FigureBlock | GridBlock | UnitBrowserBlock
 
 
 @dataclass(frozen=True, kw_only=True)

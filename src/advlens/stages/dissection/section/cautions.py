@@ -7,13 +7,15 @@ FAR_APART = 0.1
 """Successes further apart than this make two models incomparable under attack."""
 WEAK = 0.5
 """Success below which an attack that changes little says little."""
+HEAVIEST = 1e6
+"""Weight of the Adam attack at which its calibration ends."""
 BRODEN = {"n": 63_305, "labels": 1_197}
 """Images and labels of the full Broden 1.0, on which published shares rest."""
 
 
 def cautions(tables: DissectionTables) -> list[Finding]:
     """Weak attacks, small data sets, units without a threshold."""
-    return [*_success(tables), *_data(tables), *_thresholds(tables)]
+    return [*_success(tables), *_weight(tables), *_data(tables), *_thresholds(tables)]
 
 
 def _successes(tables: DissectionTables) -> dict[str, Estimate]:
@@ -57,6 +59,21 @@ def _success(tables: DissectionTables) -> list[Finding]:
             evidence=f"Predicted as the attack's target: {attacks}. Where the model still sees "
             "the images as what they are, its units mostly do too.",
             important=True,
+            warning=True,
+        )
+    ]
+
+
+def _weight(tables: DissectionTables) -> list[Finding]:
+    """An attack that was allowed any change may have removed what the units should find."""
+    models = [row["model"] for row in tables.images if (row["weight"] or 0) >= HEAVIEST]
+    if not models:
+        return []
+    return [
+        Finding(
+            claim=f"On {listed(models)} the attack changes images as far as its steps reach.",
+            evidence=f"No weight λ below {HEAVIEST:g} reached the wanted success, so the size of "
+            "the change plays no part. What units lose there may be lost from the images.",
             warning=True,
         )
     ]

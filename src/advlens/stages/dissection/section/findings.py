@@ -116,13 +116,12 @@ def _attacked(tables: DissectionTables) -> list[Finding]:
             continue
         before, after, model = estimate(real), estimate(adversarial), place[0]
         verb = "falls" if after.value < before.value else "rises"
-        change = (
-            f"does not change beyond its intervals in {model}"
-            if before.overlaps(after)
-            else f"{verb} from {percent(before.value)} to {percent(after.value)} in {model}"
-        )
-        if after.value > before.value and not _above_chance(adversarial):
-            change += f" (by chance alone {percent(adversarial['permuted_share'])})"
+        if before.overlaps(after):
+            change = f"does not change beyond its intervals in {model}"
+        else:
+            change = f"{verb} from {percent(before.value)} to {percent(after.value)} in {model}"
+            if verb == "rises" and not _above_chance(adversarial):
+                change += f" (by chance alone {percent(adversarial['permuted_share'])})"
         changes.append(change)
         text = (
             f"{model} {before.text(as_percent=True)} before and {after.text(as_percent=True)} after"

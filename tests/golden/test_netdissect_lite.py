@@ -1,0 +1,49 @@
+"""What NetDissect-Lite finds on real images, found again under the options that match it.
+
+`netdissect-lite-alexnet.csv` was made by NetDissect-Lite's own three stages (commit 2163454), which
+`benchmarks/netdissect_lite.py` runs: AlexNet's conv5 after its ReLU in float32, the 1 200 images of
+the mini-Broden at 224 pixels, all six categories in its order. A row holds a unit, the number of
+its best label, the IoU and the threshold.
+
+Its thresholds come from a sketch, ours are exact; that is all that differs.
+"""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torchvision.models import alexnet
+
+from advlens.datasets import BrodenData
+from advlens.dissection import Dissection
+from advlens.models import Classifier
+
+
+def test_same_concepts_as_netdissect_lite(shared_data: Path) -> None:
+    features = alexnet().features[:12].eval()
+    stored = load_file(shared_data / "backbones" / "alexnet-features.safetensors")
+    features.load_state_dict(
+        {name.removeprefix("features."): tensor.float() for name, tensor in stored.items()}
+    )
+    model = Classifier(
+        features, name="alexnet", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+    )
+    method = Dissection(upsampling="bilinear", counting="netdissect-lite")
+    found = method(model, BrodenData(shared_data / "mini-broden"))["10"]["real"]
+
+    path = Path(__file__).with_name("netdissect-lite-alexnet.csv")
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    assert [row["unit"] for row in rows] == list(range(256))
+    labels, iou, thresholds = (
+        torch.tensor([row[name] for row in rows]).double() for name in ("label", "iou", "threshold")
+    )
+    same = found.labels == labels
+    assert same.double().mean() >= 0.99  # all 256 where it was made
+    np.testing.assert_allclose(found.iou[same], iou[same], atol=1e-3)
+    assert (found.iou > 0.04).sum() == (iou > 0.04).sum() == 105
+    error = (thresholds / found.thresholds - 1).abs()
+    assert error.max() < 0.02
+    assert 1e-4 < error.median() < 2e-3  # of the sketch

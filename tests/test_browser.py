@@ -1,0 +1,350 @@
+"""The unit browser in a real browser: sorted, filtered and walked through, offline."""
+
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
+
+from advlens.report import write_report
+from advlens.sections import (
+    Block,
+    BrowserColumn,
+    Cell,
+    Grid,
+    GridBlock,
+    Results,
+    Section,
+    UnitBrowserBlock,
+)
+from advlens.stages.dissection.section import section as dissection
+from synthetic_dissection import write_dissection
+from synthetic_run import read, write_run
+
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+MODELS = ("standard", "robust")
+PAGE = 25
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip(f"no browser to open the report in: none of {', '.join(names)} is installed")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = write_run(tmp_path_factory.mktemp("browser") / "run", models=MODELS, shown=1)
+    concepts = [HOSTILE, *(f"concept {n}" for n in range(1, 20))]
+    write_dissection(run, models=MODELS, shown=1, concepts=concepts, units=(40, 48))
+    write_report(run, [dissection])
+    return run
+
+
+@pytest.fixture
+def page(chromium: Browser, run: Path) -> Iterator[Page]:
+    yield from opened(chromium, run, width=1280)
+
+
+@pytest.fixture
+def phone(chromium: Browser, run: Path) -> Iterator[Page]:
+    yield from opened(chromium, run, width=390)
+
+
+def opened(chromium: Browser, run: Path, *, width: int) -> Iterator[Page]:
+    """The report; at the end it must not have complained, nor asked for anything but itself."""
+    context = chromium.new_context(viewport={"width": width, "height": 800}, offline=True)
+    page = context.new_page()
+    page.set_default_timeout(5000)
+    complaints: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("dialog", lambda dialog: complaints.append(dialog.message))
+    page.on("request", lambda request: asked.append(request.url))
+    address = (run / "report.html").as_uri()
+    page.goto(address)
+    yield page
+    context.close()
+    assert complaints == []
+    assert [url for url in asked if not url.startswith("data:")] == [address]
+
+
+def headers(page: Page) -> list[str]:
+    return page.locator(".units thead button").all_inner_texts()
+
+
+def shown(page: Page) -> list[dict[str, str]]:
+    """The rows of the page of units, by header."""
+    return by_header(page, page.evaluate(f"({ROWS})()"))
+
+
+def everything(page: Page) -> list[dict[str, str]]:
+    """All rows that the filters leave, page by page."""
+    return by_header(
+        page,
+        page.evaluate(
+            f"""() => {{
+                const [rows, found] = [{ROWS}, []];
+                const [, next] = document.querySelectorAll(".pager button");
+                for (;;) {{
+                    found.push(...rows());
+                    if (next.disabled) return found;
+                    next.click();
+                }}
+            }}"""
+        ),
+    )
+
+
+ROWS = """() => [...document.querySelectorAll(".units tbody tr")].map(
+    row => [...row.cells].map(cell => cell.textContent))"""
+
+
+def by_header(page: Page, rows: list[list[str]]) -> list[dict[str, str]]:
+    names = headers(page)
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def status(page: Page) -> str:
+    return page.get_by_role("status").inner_text()
+
+
+def sort(page: Page, header: str) -> Locator:
+    units = page.locator(".units")
+    units.get_by_role("button", name=header, exact=True).click()
+    return units.get_by_role("columnheader", name=header, exact=True)
+
+
+def filter_of(page: Page, label: str) -> Locator:
+    return page.get_by_role("combobox", name=label, exact=True)
+
+
+def test_all_units_are_there_as_in_the_plain_table(page: Page, run: Path) -> None:
+    units = [row for row in read(run, "dissection") if row["images"] == "real"]
+    assert len(shown(page)) == PAGE
+    assert status(page) == f"{len(units)} of {len(units)} units, 1 to 25 shown"
+    found = everything(page)
+    assert status(page) == f"{len(units)} of {len(units)} units, 176 to 176 shown"
+    plain = page.evaluate(
+        """() => {
+            const text = document.querySelector("noscript").textContent;
+            const table = new DOMParser().parseFromString(text, "text/html");
+            return [...table.querySelectorAll("tr")].map(
+                row => [...row.cells].map(cell => cell.textContent));
+        }"""
+    )
+    assert plain[0] == headers(page)
+    assert [list(row.values()) for row in found] == plain[1:]
+    assert any(row["Concept"] == HOSTILE for row in found)
+
+
+def test_sorting_by_every_column_both_ways(page: Page) -> None:
+    filter_of(page, "Model").select_option("robust")
+    for header in headers(page):
+        orders = []
+        for _ in range(2):
+            column = sort(page, header)
+            orders.append(column.get_attribute("aria-sort"))
+            values = [row[header] for row in everything(page)]
+            known = [value for value in values if value != "–"]
+            assert values[: len(known)] == known  # absent values last, both ways
+            # numbers within a text count as numbers: "concept 2" comes before "concept 10"
+            keys = [re.sub(r"\d+", lambda found: found[0].zfill(9), text) for text in known]
+            assert keys == sorted(keys, reverse=orders[-1] == "descending")
+        numeric = header in ("IoU", "By chance", "IoU then", "LC", "CS1")
+        assert orders[0] == ("descending" if numeric else "ascending")
+        assert orders[0] != orders[1]
+        assert page.locator("[aria-sort]:not([aria-sort=none])").count() == 1
+
+
+def test_filters_work_together_and_are_counted(page: Page, run: Path) -> None:
+    rows = everything(page)
+    for label, value in (("Layer", "layer2.0.conv2"), ("Category", "part"), ("Change", "lost")):
+        filter_of(page, label).select_option(value)
+        rows = [row for row in rows if row[label] == value]
+        assert everything(page) == rows
+    page.get_by_role("spinbutton", name="IoU at least").fill("0.06")
+    rows = [row for row in rows if float(row["IoU"]) >= 0.06]
+    assert rows
+    assert everything(page) == rows
+    assert status(page) == f"{len(rows)} of 176 units, 1 to {len(rows)} shown"
+    page.get_by_role("button", name="Reset").click()
+    assert status(page) == "176 of 176 units, 1 to 25 shown"
+
+
+def test_a_text_is_found_in_either_concept(page: Page) -> None:
+    rows = [r for r in everything(page) if "cept 7" in r["Concept"] + "|" + r["Under attack"]]
+    page.get_by_role("searchbox", name="Concept contains").press_sequentially("CEPT 7")
+    assert len(rows) > 5
+    assert everything(page) == rows
+    page.get_by_role("searchbox", name="Concept contains").fill("nowhere")
+    assert shown(page) == []
+    assert status(page) == "0 of 176 units"
+    assert page.get_by_role("button", name="Next").is_disabled()
+
+
+def focused(page: Page) -> str:
+    text: str = page.evaluate("document.activeElement.textContent")
+    return text
+
+
+def test_keys_move_between_rows_and_open_pictures(page: Page) -> None:
+    rows = page.locator(".units tbody tr")
+    rows.nth(0).focus()
+    page.keyboard.press("ArrowDown")
+    assert focused(page) == rows.nth(1).text_content()
+    assert page.locator(".units tbody tr[tabindex='0']").count() == 1
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowUp")  # nothing above the first row of the first page
+    assert focused(page) == rows.nth(0).text_content()
+    page.keyboard.press("Enter")  # no pictures
+    assert "#" not in page.url
+    page.keyboard.press("End")
+    last = focused(page)
+    page.keyboard.press("ArrowDown")
+    assert status(page).endswith("26 to 50 shown")
+    assert focused(page) == rows.nth(0).text_content()
+    page.keyboard.press("ArrowUp")
+    assert focused(page) == last
+    page.keyboard.press("Home")
+    for _ in range(3):
+        page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    grid = page.locator("article:target")
+    assert "layer1.0.conv2, unit 3" in grid.inner_text()
+    assert page.evaluate("document.activeElement.id") == grid.get_attribute("id")
+    assert grid.evaluate("e => e.getBoundingClientRect().top >= 0")
+
+
+def test_a_click_on_a_pictured_row_opens_it(page: Page) -> None:
+    page.locator(".units tbody tr.pictured td").nth(4).click()
+    assert page.locator("article:target").count() == 1
+    assert page.locator(".units tbody tr.pictured a").first.get_attribute("aria-label") == (
+        "3, with pictures"
+    )
+
+
+def test_filters_and_headers_are_reached_by_the_tabulator(page: Page) -> None:
+    filter_of(page, "Model").focus()
+    names = []
+    for _ in range(6 + 1 + 12 + 1):
+        page.keyboard.press("Tab")
+        names.append(page.evaluate("document.activeElement.tagName"))
+    assert names == [
+        *["SELECT"] * 3, "INPUT", "INPUT", "BUTTON", "DIV", *["BUTTON"] * 12, "TR",
+    ]  # fmt: skip
+
+
+def test_on_a_phone_nothing_sticks_out(phone: Page) -> None:
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+    row = phone.locator(".units tbody tr").first
+    assert row.evaluate("e => e.scrollWidth <= e.clientWidth")
+    assert row.locator("td").evaluate_all(
+        "cells => cells.every(c => c.getBoundingClientRect().right <= innerWidth)"
+    )
+    labels = row.locator("td").evaluate_all("cells => cells.map(cell => cell.dataset.label)")
+    assert labels == headers(phone)
+    assert sort(phone, "IoU").get_attribute("aria-sort") == "descending"
+
+
+def test_texts_contrast_with_their_ground(chromium: Browser, run: Path) -> None:
+    for scheme in ("light", "dark"):
+        page = chromium.new_page(color_scheme=scheme)
+        page.goto((run / "report.html").as_uri())
+        for selector in (".units thead button", ".units td", ".filters label", ".units .reset"):
+            ratio = page.locator(selector).first.evaluate(CONTRAST)
+            assert ratio >= 4.5, (scheme, selector)
+        page.close()
+
+
+CONTRAST = """element => {
+    const light = color => {
+        const [r, g, b] = color.match(/[\\d.]+/g).map(Number).map(v => v / 255)
+            .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    let ground = element;
+    while (getComputedStyle(ground).backgroundColor === "rgba(0, 0, 0, 0)")
+        ground = ground.parentElement;
+    const [a, b] = [getComputedStyle(element).color, getComputedStyle(ground).backgroundColor]
+        .map(light).sort((x, y) => y - x);
+    return (a + 0.05) / (b + 0.05);
+}"""
+
+
+def test_without_scripts_there_is_a_plain_table(chromium: Browser, run: Path) -> None:
+    context = chromium.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((run / "report.html").as_uri())
+    tables = page.locator("noscript table")
+    assert tables.count() == 1
+    assert tables.locator("tbody tr").count() == 176
+    assert tables.is_visible()
+    assert not page.locator(".units").is_visible()
+    context.close()
+
+
+UNITS: list[list[str | float | None]] = [
+    [MODELS[n % 2], f"layer{n % 17}", n, f"concept {n * 7919 % 1200}", n * 7919 % 9973 / 9973]
+    for n in range(10_000)
+]
+
+
+def many(results: Results) -> Section:
+    """A browser of 10 000 units, without anything else."""
+    cell = Cell(file="figures/images/0.png", label="", predicted="")
+    grid = Grid(
+        name="a-grid", model=MODELS[0], layer="layer0", unit=0, measures={}, real=[cell],
+        adversarial=[],
+    )  # fmt: skip
+    blocks: list[Block] = [
+        UnitBrowserBlock(
+            title="All units", caption="C.", file="units.csv", rows=UNITS,
+            grids=["a-grid", *[""] * 9_999],
+            columns=[
+                BrowserColumn(header="Model", kind="model", filter="choice"),
+                BrowserColumn(header="Layer", kind="text", filter="choice"),
+                BrowserColumn(header="Unit", kind="unit"),
+                BrowserColumn(header="Concept", kind="text", filter="search"),
+                BrowserColumn(header="IoU", kind="number", filter="minimum"),
+            ],
+        ),
+        GridBlock(title="G", caption="C.", grids=[grid], labels="predicted"),
+    ]  # fmt: skip
+    return Section(title="Many", anchor="many", lead="L.", findings=[], blocks=blocks)
+
+
+def test_ten_thousand_units_stay_quick(chromium: Browser, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", models=MODELS, shown=1)
+    start = time.perf_counter()
+    write_report(run, [many])
+    assert time.perf_counter() - start < 20
+    assert (run / "report.html").stat().st_size < 4e6
+    for page in opened(chromium, run, width=1280):
+        assert status(page) == "10000 of 10000 units, 1 to 25 shown"
+        milliseconds = page.evaluate(
+            """() => {
+                const start = performance.now();
+                for (const button of document.querySelectorAll(".units thead button"))
+                    button.click();
+                const search = document.querySelector("[type=search]");
+                search.value = "concept 11";
+                search.dispatchEvent(new Event("input"));
+                return performance.now() - start;
+            }"""
+        )
+        assert milliseconds < 3000  # five sorts and a search; a second on an idle machine
+        found = [row for row in UNITS if "concept 11" in str(row[3])]
+        assert status(page) == f"{len(found)} of 10000 units, 1 to 25 shown"
+        best = max(float(row[4] or 0) for row in found)
+        assert shown(page)[0]["IoU"] == f"{best:.4f}"
