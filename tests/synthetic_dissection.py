@@ -67,6 +67,7 @@ def write_dissection(
         low, high = wilson(round(share * 1200), 1200)
         attacked = {
             "success": share, "success_low": low, "success_high": high, "steps": 20, "weight": 0.5,
+            "distance": 0.71,
         }  # fmt: skip
         tables["_images"].append(
             {

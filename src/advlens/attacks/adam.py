@@ -14,6 +14,9 @@ from advlens.losses import cross_entropy
 from advlens.models.classifier import check_images
 from advlens.prepared import Prepared, prepare
 
+LIGHTEST, HEAVIEST = 1e-4, 1e6
+"""Between these the weight λ is calibrated."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdamAttack(Attack):
@@ -80,7 +83,7 @@ class AdamAttack(Attack):
             logits = attack.outcomes(prepared, images, labels, ids=ids, clean=clean)
             return goal.reached(logits).float().mean().item() >= success
 
-        return dataclasses.replace(self, weight=smallest(reaches, 1e-4, 1e6, ratio=1.1))
+        return dataclasses.replace(self, weight=smallest(reaches, LIGHTEST, HEAVIEST, ratio=1.1))
 
 
 def smallest(reaches: Callable[[float], bool], low: float, high: float, *, ratio: float) -> float:

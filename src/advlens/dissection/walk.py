@@ -42,6 +42,7 @@ class Dissector:
         passes: 1, or 2 where the maps did not fit.
         predicted: class predicted on each image by kind of images, −1 where none was.
         targets: the least likely class of each real image, −1 where there is none.
+        distances: of each adversarial image from its real one, L2 in pixel units.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Dissector:
         self.ids: list[list[int]] = []
         self.predicted = {kind: torch.full((len(data),), -1) for kind in self.images}
         self.targets = torch.full((len(data),), -1)
+        self.distances = torch.zeros(len(data))
         self.groups = Groups.of(data)
         self.pixels = torch.zeros(data.label_count, dtype=torch.int64)
         self.permutation = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
@@ -89,7 +91,8 @@ class Dissector:
     def _maps(self, ids: Ids, images: Images) -> Iterator[tuple[str, dict[str, Tensor]]]:
         for kind in self.images:
             if kind == "adversarial" and self.attack is not None:
-                images = self.attack(self.prepared, images, ids=ids)
+                real, images = images, self.attack(self.prepared, images, ids=ids)
+                self.distances[ids] = (images - real).flatten(1).norm(dim=1).cpu()
             with torch.no_grad():
                 outputs, maps = self.prepared.maps(images, self.names)
             if outputs is not None and outputs.ndim == 2:
@@ -216,6 +219,7 @@ class Dissector:
             classes += 1  # 0 in all processes but the one that saw the image
             classes.copy_(self.processes.total(classes.to(device)))
             classes -= 1
+        self.distances = self.processes.total(self.distances.to(device)).cpu()
         for layer in self.layers.values():
             layer.merge_counts(self.processes, device)
         return {
@@ -229,6 +233,7 @@ class Dissector:
             "passes": torch.tensor(self.passes),
             "pixels": self.pixels,
             "targets": self.targets,
+            "distances": self.distances,
             "ids": torch.tensor([i for ids in self.ids for i in ids], dtype=torch.int64),
             "sizes": torch.tensor([len(ids) for ids in self.ids], dtype=torch.int64),
         }
@@ -241,7 +246,7 @@ class Dissector:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take up a state."""
         self.passes, self.pixels = int(state["passes"]), state["pixels"]
-        self.targets = state["targets"]
+        self.targets, self.distances = state["targets"], state["distances"]
         self.predicted = {kind: state[f"predicted.{kind}"] for kind in self.images}
         sizes = state["sizes"].tolist()
         self.ids = [part.tolist() for part in torch.split(state["ids"], sizes)]

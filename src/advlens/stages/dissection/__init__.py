@@ -11,6 +11,7 @@ from advlens.attacks import AdamAttack, Attack
 from advlens.datasets import BrodenData, ImageData
 from advlens.dissection import Dissection, Dissector
 from advlens.maps import DiscrepancyMap
+from advlens.prepared import check_layer
 from advlens.runs import Row, Tables
 from advlens.sections import Results, Section
 from advlens.stages.base import Context, View, Work, attack_columns
@@ -61,11 +62,14 @@ class _Dissection(Work):
     def __init__(self, stage: DissectionStage, context: Context):
         self.stage, self.context = stage, context
         prepared, wanted = context.prepared, stage.method.layers
-        layers = [prepared.last if name == LAST else name for name in wanted]
-        self.method = dataclasses.replace(
-            stage.method,
-            layers=tuple(prepared.layers) if ALL in wanted else tuple(dict.fromkeys(layers)),
-        )
+        for name in {*wanted} - {LAST, ALL}:
+            check_layer(name, prepared.layers)
+        layers = [
+            name
+            for name in prepared.layers
+            if ALL in wanted or name in wanted or (name == prepared.last and LAST in wanted)
+        ]
+        self.method = dataclasses.replace(stage.method, layers=tuple(layers))
         self.attack = stage.attack
         self.walk: Dissector | None = None  # begun when the attack is settled
         if not isinstance(self.attack, AdamAttack):
@@ -144,23 +148,16 @@ class _Dissection(Work):
     def _images_row(self) -> Row:
         walk, stage, method = self._walk, self.stage, self.method
         attacked: Row = dict.fromkeys(
-            (
-                "attack",
-                "norm",
-                "epsilon",
-                "steps",
-                "weight",
-                "success",
-                "success_low",
-                "success_high",
-            )
-        )
+            ("attack", "norm", "epsilon", "steps", "weight", "distance", "success", "success_low",
+             "success_high")
+        )  # fmt: skip
         if walk.attack is not None:
             n = len(stage.data)
             hits = int((walk.predicted["adversarial"] == walk.targets).sum())
             low, high = wilson(hits, n)
             attacked = {
                 **attack_columns(walk.attack), "weight": getattr(walk.attack, "weight", None),
+                "distance": walk.distances.mean().item(),
                 "success": hits / n, "success_low": low, "success_high": high,
             }  # fmt: skip
         return {

@@ -1,5 +1,6 @@
 """What limits the meaning of the other findings of dissection."""
 
+from advlens.attacks.adam import HEAVIEST
 from advlens.sections import Estimate, Finding, count, listed
 from advlens.stages.dissection.section.tables import DissectionTables
 
@@ -7,8 +8,6 @@ FAR_APART = 0.1
 """Successes further apart than this make two models incomparable under attack."""
 WEAK = 0.5
 """Success below which an attack that changes little says little."""
-HEAVIEST = 1e6
-"""Weight of the Adam attack at which its calibration ends."""
 BRODEN = {"n": 63_305, "labels": 1_197}
 """Images and labels of the full Broden 1.0, on which published shares rest."""
 

@@ -7,7 +7,16 @@ from typing import Any
 
 from advlens.errors import RunError
 from advlens.figures import category_order
-from advlens.sections import Estimate, Results, Row, attack_name, count, listed, percent
+from advlens.sections import (
+    Estimate,
+    Results,
+    Row,
+    attack_name,
+    count,
+    listed,
+    number,
+    percent,
+)
 from advlens.sections.wording import ATTACKS
 from advlens.statistics import wilson
 
@@ -34,6 +43,7 @@ TRANSITIONS = _NAMES | {
 IMAGES = (
     {"model": str, "data": str, "n": int, "labels": int, "attack": str, "norm": str}
     | {"epsilon": float | None, "steps": int | None, "weight": float | None}
+    | {"distance": float | None}
     | dict.fromkeys(("success", "success_low", "success_high"), float | None)
     | {"upsampling": str, "counting": str, "quantile": float, "minimum": float, "passes": int}
 )
@@ -220,10 +230,16 @@ def chance(row: Row) -> Estimate:
 
 
 def attack(row: Row) -> str:
-    """The attack of a row of `dissection_images.csv`: "Adam attack, 20 steps, λ = 0.5"."""
+    """The attack of a row of `dissection_images.csv`.
+
+    Without a ball, such as "Adam attack, 20 steps, λ = 0.5, at a mean L2 distance of 0.71".
+    """
     if row["epsilon"] is not None:
         return attack_name(row)
     name = ATTACKS.get(row["attack"], row["attack"])
     steps = f", {row['steps']} steps" if row["steps"] else ""
     weight = "" if row["weight"] is None else f", λ = {row['weight']:.3g}"
-    return f"{name}{steps}{weight}"
+    distance = (
+        "" if row["distance"] is None else f", at a mean L2 distance of {number(row['distance'])}"
+    )
+    return f"{name}{steps}{weight}{distance}"
