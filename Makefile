@@ -19,6 +19,7 @@ benchmarks: .venv/ready-test
 	.venv/bin/python benchmarks/attacks.py
 	.venv/bin/python benchmarks/neurons.py
 	.venv/bin/python benchmarks/training.py
+	.venv/bin/python benchmarks/dissection.py
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

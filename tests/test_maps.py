@@ -48,7 +48,7 @@ def by_hand(
 ) -> tuple[list[list[float]], bool]:
     """The map by loops, and whether some occluder raised the response."""
     height, width = image.shape[1:]
-    bits = np.random.Philox(key=[seed, number], counter=[0, 0, 0, int(Stream.NOISE)])
+    bits = np.random.Philox(key=[seed, number], counter=[0, 0, 0, int(Stream.OCCLUDER)])
     occluder = np.random.Generator(bits).random((patch, patch, 3), dtype=np.float32)
     original = maps(image[None])[0, unit]
     places = list(itertools.product(range(original.shape[0]), range(original.shape[1])))

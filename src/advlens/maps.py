@@ -88,7 +88,7 @@ class DiscrepancyMap:
             if len(images) == 0:
                 return images.new_empty(*chosen.shape, height, width)
             ids = torch.arange(len(images)) if ids is None else ids
-            occluders = uniform(self.seed, ids, (patch, patch, 3), Stream.NOISE).to(images)
+            occluders = uniform(self.seed, ids, (patch, patch, 3), Stream.OCCLUDER).to(images)
             pixels = images.permute(0, 2, 3, 1).contiguous()
 
             found = []

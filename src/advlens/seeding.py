@@ -22,6 +22,7 @@ class Stream(IntEnum):
     NOISE = 2
     EPSILON = 3
     AUGMENT = 4
+    OCCLUDER = 5
 
 
 def generators(seed: int, ids: Ids, stream: Stream) -> Iterable[np.random.Generator]:

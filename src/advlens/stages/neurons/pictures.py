@@ -1,20 +1,18 @@
 """The images that a unit responds to most, real and adversarial (D22, figures 2 and 4–9)."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from advlens.arrays import Ids, Images
 from advlens.attacks import Attack
 from advlens.consistency import LayerConsistency, class_counts
-from advlens.files import atomic
 from advlens.maps import DiscrepancyMap, highlighted
 from advlens.runs import Row
 from advlens.stages.base import Context
+from advlens.stages.pictures import slug, write_png
 from advlens.statistics import TopK
 
 SHOWN = 8  # images per unit and kind, as in D22's figures
@@ -75,12 +73,12 @@ def picture_rows(
             for rank, number in enumerate(shown[place].tolist()):
                 guess, label = int(predicted[kind][number]), int(data.labels[number])
                 at = int(torch.searchsorted(distinct, number))
-                unit = f"{_slug(context.name)}-{_slug(layer)}-{chosen.unit}"
+                unit = f"{slug(context.name)}-{slug(layer)}-{chosen.unit}"
                 file, map_file = f"figures/images/{unit}-{kind}-{rank}.png", ""
-                _write_png(images[at], context, file)
+                write_png(images[at], context.folder / file)
                 if maps is not None:
                     map_file = f"figures/images/{unit}-{kind}-{rank}-map.png"
-                    _write_png(highlighted(images[at], maps[at, place]), context, map_file)
+                    write_png(highlighted(images[at], maps[at, place]), context.folder / map_file)
                 fooled = kind == "adversarial" and guess != label
                 rows.append(
                     {
@@ -105,13 +103,3 @@ def _images(context: Context, ids: Ids, attack: Attack | None) -> Images:
             images = attack(context.prepared, images, batch.labels.to(device), ids=batch.ids)
         parts.append(images)
     return torch.cat(parts)
-
-
-def _write_png(image: Tensor, context: Context, file: str) -> None:
-    pixels = (image.detach() * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    with atomic(context.folder / file) as output:
-        Image.fromarray(pixels).save(output, format="PNG")
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[:60] or "x"
