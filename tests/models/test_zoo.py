@@ -51,7 +51,8 @@ def test_packaged_models(name):
         predicted = classifier(data.images(range(len(data))).float() / 255).argmax(dim=1)
     assert (predicted == data.labels).float().mean() > 0.7
     with pytest.raises(
-        SettingsError, match=f"{name} has its own weights; for others give resnet14@x"
+        SettingsError,
+        match=f"{name} has its own weights; for others give {network_of(name)}@x",
     ):
         load_model(f"{name}@x")
 

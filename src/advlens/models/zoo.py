@@ -37,6 +37,7 @@ _PACKAGED = {
     "cifar10-standard": "resnet14",
     "cifar10-l2": "resnet14",
     "cifar10-consistency": "resnet14",
+    "cifar10-reference": "resnet20",
 }
 
 
@@ -44,8 +45,9 @@ def load_model(spec: str, *, device: str | torch.device = "cpu", seed: int = 0) 
     """Build a classifier in evaluation mode.
 
     Args:
-        spec: a packaged model (`cifar10-standard`, `cifar10-l2`, `cifar10-consistency`), a network
-            for 32×32 images (`resnet14`, `resnet18`, `resnet20` …), `torchvision:NAME`,
+        spec: a packaged model (`cifar10-standard`, `cifar10-l2`, `cifar10-consistency`, or
+            `cifar10-reference`, whose features serve for distances), a network for 32×32 images
+            (`resnet14`, `resnet18`, `resnet20` …), `torchvision:NAME`,
             `torchvision:NAME.PART` for a part that needs no others, such as `alexnet.features`, or
             `package.module:factory` for a function without arguments that returns a module from
             pixels in [0, 1] to logits (or a `Classifier`). `@FILE` loads weights: safetensors or a
