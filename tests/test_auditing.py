@@ -12,7 +12,7 @@ from torch import nn
 
 from advlens import auditing as audit_module
 from advlens.attacks import Fgsm, LeastLikely
-from advlens.auditing import audit
+from advlens.auditing import audit, passes
 from advlens.config import AuditSettings
 from advlens.datasets import ArrayData
 from advlens.errors import DataError, RunError, SettingsError
@@ -113,7 +113,7 @@ def test_the_same_command_again_computes_nothing(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = results(finished)
-    monkeypatch.setattr(audit_module, "_pass", None)
+    monkeypatch.setattr(passes, "_pass", None)
     audit([classifier(), classifier(1)], images(), finished, settings=SETTINGS)
     assert results(finished) == before
 
@@ -128,7 +128,7 @@ def test_a_killed_run_continues_to_the_same_bytes(
     class Killed(BaseException):
         pass
 
-    update, count = audit_module.Progress.update, 0
+    update, count = passes.Progress.update, 0
 
     def dies(progress: object, done: int) -> None:
         nonlocal count
@@ -137,9 +137,9 @@ def test_a_killed_run_continues_to_the_same_bytes(
         if count == killed_after:
             raise Killed
 
-    monkeypatch.setattr(audit_module, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(passes, "SAVE_EVERY", 0.0)
     with monkeypatch.context() as patched:
-        patched.setattr(audit_module.Progress, "update", dies)
+        patched.setattr(passes.Progress, "update", dies)
         with pytest.raises(Killed):
             audit([classifier(), classifier(1)], images(), tmp_path, settings=SETTINGS)
     audit([classifier(), classifier(1)], images(), tmp_path, settings=SETTINGS)

@@ -16,8 +16,18 @@ from PIL import Image
 
 from advlens import figures
 from advlens.errors import RunError
-from advlens.figures.style import CATEGORIES, INK, MARKERS, MODELS, RULE, SURFACE
-from advlens.sections import Cell, Grid, Results, Row
+from advlens.figures.pictures import ACROSS
+from advlens.figures.style import BAD, CATEGORIES, INK, MARKERS, MODELS, RULE, SURFACE
+from advlens.sections import (
+    Cell,
+    Grid,
+    Picture,
+    PictureColumn,
+    PictureRow,
+    PictureRowsBlock,
+    Results,
+    Row,
+)
 from advlens.stages.accuracy.section import ACCURACY
 from advlens.stages.dissection.section.tables import DissectionTables
 from advlens.stages.neurons.section.tables import NeuronTables
@@ -74,6 +84,36 @@ MAPPED = Grid(
     real=[Cell(file=f"{n}", label="", predicted="", map=f"m{n}") for n in range(3)],
     adversarial=[],
 )  # fmt: skip
+ROWS = PictureRowsBlock(
+    name="rows", title="Rows", caption="Rows.", file="rows.csv",
+    rows=[
+        PictureRow(
+            title=f"row {n}", model="standard" if n else "",
+            columns=[
+                PictureColumn(heading="Image", pictures=[Picture(file="i", alt="Image")]),
+                *(
+                    PictureColumn(
+                        heading=model, model=True,
+                        pictures=[
+                            Picture(file=f"{model}{n}{k}", alt="x", caption="cat 0.9", wrong=k == 1)
+                            for k in range(3)
+                        ],
+                    )
+                    for model in MODEL_NAMES
+                ),
+            ],
+        )
+        for n in range(2)
+    ],
+)  # fmt: skip
+DOTS = [
+    {"panel": panel, "group": group, "model": model, "mean": mean, "low": low, "high": mean + 0.2}
+    for model, shift in (("standard", 0.0), ("robust", 0.3))
+    for panel, group, mean, low in (
+        ("First", "one", 0.5 + shift, 0.4 + shift), ("First", "two", -0.1, -0.2),
+        ("Second", "one", 5.0, 4.0), ("Third", "one", 0.0, -1.0), ("Fourth", "two", 1.0, 0.0),
+    )
+]  # fmt: skip
 BARS = [
     {"concept": f"{'long' * (n % 9)} {n}", "category": category, "real": 31 - n, "adversarial": n}
     for n, category in zip(range(31), 6 * [*CATEGORIES, "new"], strict=False)
@@ -93,6 +133,8 @@ BARS = [
         "bars",
         "grid",
         "mapped",
+        "measures",
+        "rows",
     ]
 )
 def draw(
@@ -132,6 +174,10 @@ def draw(
             case "bars":
                 rows = [{**row, "concept": models[0]} for row in BARS]
                 return figures.concept_bars(rows, adversarial=True, **width)
+            case "measures":
+                return figures.measure_panels(named(DOTS), models, **width)
+            case "rows":
+                return figures.picture_rows(ROWS, pixels)
         return figures.unit_grid(GRID if request.param == "grid" else MAPPED, pixels)
 
     return drawn
@@ -175,7 +221,7 @@ def test_hostile_names_are_drawn_as_they_are(draw: Callable[..., Figure]) -> Non
     svg = figures.svg(draw(models))
     texts = [element.text for element in ElementTree.fromstring(svg).iter() if element.text]
     assert "<script" not in svg.lower()
-    if "unit 3" not in svg:
+    if "unit 3" not in svg and "row 1" not in svg:
         assert any(models[0] in text for text in texts)
 
 
@@ -382,6 +428,70 @@ def test_unit_grid_shows_discrepancy_maps_below_their_pictures() -> None:
     title = next(text for text in figure.texts if "unit 3" in text.get_text())
     figure.draw_without_rendering()
     assert title.get_window_extent().x1 <= figure.bbox.x1
+
+
+def test_picture_rows_show_every_picture_in_its_place() -> None:
+    figure = figures.picture_rows(ROWS, pixels)
+    (axes,) = figure.axes
+    shown = [p for row in ROWS.rows for column in row.columns for p in column.pictures]
+    assert len(axes.images) == len(shown) == 14
+    places = set()
+    for image, picture in zip(axes.images, shown, strict=True):
+        assert np.array_equal(image.get_array(), pixels(picture.file))
+        left, right, bottom, top = image.get_extent()
+        assert right - left == pytest.approx(bottom - top)  # square
+        assert 0 <= left < right <= figure.get_figwidth()
+        assert 0 <= top < bottom <= figure.get_figheight()
+        places.add((round(left, 3), round(top, 3)))
+    assert len(places) == 14
+    captions = [text for text in axes.texts if text.get_text() == "cat 0.9"]
+    assert len(captions) == 12
+    assert [text.get_color() for text in captions].count(BAD.light) == 4
+    titles = [text.get_text() for text in axes.texts if "row" in text.get_text()]
+    assert titles == ["row 0", "standard, row 1"]
+
+
+def row_of(*counts: int) -> PictureRow:
+    columns = [
+        PictureColumn(heading="", pictures=[Picture(file="", alt="")] * count) for count in counts
+    ]
+    return PictureRow(title="", columns=columns)
+
+
+@pytest.mark.parametrize("counts", [(1, 5, 5), (4, 4, 4, 4, 4), (12,), (1, 8, 8), (30,), (0, 2)])
+def test_no_row_is_wider_than_a_page(counts: tuple[int, ...]) -> None:
+    found = figures.abreast(row_of(*counts))
+    assert len(found) == len(counts)
+    assert all(1 <= n <= max(count, 1) for n, count in zip(found, counts, strict=True))
+    assert sum(found) <= ACROSS + len(counts)
+    if sum(counts) <= ACROSS:
+        assert found == [max(count, 1) for count in counts]
+
+
+def test_measures_have_a_panel_each_with_its_own_scale() -> None:
+    figure = figures.measure_panels(DOTS, MODEL_NAMES)
+    assert [axes.get_title("left") for axes in figure.axes] == [
+        "First", "Second", "Third", "Fourth",
+    ]  # fmt: skip
+    for axes in figure.axes:
+        mine = [row for row in DOTS if row["panel"] == axes.get_title("left")]
+        for index, model in enumerate(MODEL_NAMES):
+            own = [row for row in mine if row["model"] == model]
+            ((values, heights),) = lines(axes, index)
+            assert values == [row["mean"] for row in own]
+            assert heights == [3 * ("one", "two").index(row["group"]) + index for row in own]
+            ends = [part[:, 0].tolist() for part in axes.collections[index].get_segments()]
+            assert np.allclose(ends, [[row["low"], row["high"]] for row in own])
+        low, high = axes.get_xlim()
+        assert low <= min(0, *(row["low"] for row in mine))
+        assert high > max(row["high"] for row in mine)
+
+
+def test_a_measure_without_an_interval_is_a_dot() -> None:
+    rows = [{**row, "low": None, "high": None} for row in DOTS]
+    figure = figures.measure_panels(rows, MODEL_NAMES)
+    assert not any(c.get_segments() for axes in figure.axes for c in axes.collections)
+    assert lines(figure.axes[0], 1)[0][0] == [0.8, -0.1]
 
 
 def test_shares_stack_the_categories_and_mark_chance(results: Results) -> None:

@@ -14,11 +14,12 @@ import advlens
 SOURCE = Path(advlens.__file__)
 NAMES = {
     "AdamAttack", "Adversarial", "AdvlensError", "AuditSettings", "Augmentation", "Bim",
-    "CheckpointError", "Classifier", "Consistency", "DataError", "DiscrepancyMap",
-    "DissectSettings", "Dissection", "Divergence", "FeatureAttack",
-    "FeatureConsistency", "Fgsm", "GaussianNoise", "L2", "LeastLikely", "Linf", "ModelError",
-    "NumericError", "Pgd", "RunError", "SettingsError", "Standard", "Trades", "Training",
-    "Uniform", "Unrelaxed", "__version__", "audit", "dissect", "load_data", "load_model",
+    "CheckpointError", "ClassGeneration", "Classifier", "Consistency", "DataError",
+    "DiscrepancyMap", "DissectSettings", "Dissection", "Divergence", "ExpectedGradients",
+    "FeatureAttack", "FeatureConsistency", "FeatureVisualization", "Fgsm", "GaussianNoise",
+    "IntegratedGradients", "Inversion", "L2", "LeastLikely", "Linf", "ModelError", "NumericError",
+    "Pgd", "RunError", "SettingsError", "Standard", "Trades", "Training", "Uniform", "Unrelaxed",
+    "__version__", "audit", "dissect", "load_data", "load_model",
 }  # fmt: skip
 
 

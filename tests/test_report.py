@@ -21,10 +21,14 @@ from advlens.errors import RunError
 from advlens.report import IN_SHORT, THUMBNAIL, write_report
 from advlens.sections import Finding, NoteBlock, Results, Section
 from advlens.stages.accuracy.section import section as accuracy
+from advlens.stages.attribution.section import section as attribution
 from advlens.stages.dissection.section import section as dissection
+from advlens.stages.features.section import section as features
 from advlens.stages.neurons.section import section as neurons
 from advlens.stages.training.section import section as training
+from synthetic_attribution import write_attribution
 from synthetic_dissection import write_dissection
+from synthetic_features import write_features
 from synthetic_run import read, write_run, write_training
 
 Sections = Sequence[Callable[[Results], Section | None]]
@@ -79,6 +83,17 @@ def dissected(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+def write_explained(run: Path) -> Path:
+    return write_features(write_attribution(run, shown=2), shown=1, top=2)
+
+
+@pytest.fixture(scope="module")
+def explained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = write_run(tmp_path_factory.mktemp("explained") / "run", shown=1)
+    write_report(write_explained(run), [attribution, features])
+    return run
+
+
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = iter(PAYLOADS * 3)
@@ -96,7 +111,15 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run, models=PAYLOADS[1::15], layers=PAYLOADS[:2], units=(60, 60), concepts=PAYLOADS,
         shown=1, texts=lambda text: next(texts, "") + text,
     )  # fmt: skip
-    write_report(run, [accuracy, neurons, training, dissection])
+    write_attribution(
+        run, models=PAYLOADS[1::15], shown=2, labels=PAYLOADS,
+        texts=lambda text: next(texts, "") + text,
+    )  # fmt: skip
+    write_features(
+        run, models=PAYLOADS[1::15], classes=PAYLOADS[::6], components=(3,), features=PAYLOADS[0],
+        shown=1, top=1, texts=lambda text: next(texts, "") + text,
+    )  # fmt: skip
+    write_report(run, [accuracy, neurons, training, dissection, attribution, features])
     return run
 
 
@@ -216,7 +239,7 @@ def test_images_have_alt_text(run: Path) -> None:
     assert len(framed) == len(marked) > 0
 
 
-@pytest.mark.parametrize("made", ["run", "dissected"])
+@pytest.mark.parametrize("made", ["run", "dissected", "explained"])
 def test_ids_are_unique_and_links_lead_somewhere(made: str, request: pytest.FixtureRequest) -> None:
     run: Path = request.getfixturevalue(made)
     ids = [e.attrib["id"] for e in page(run).iter() if "id" in e.attrib]
@@ -267,7 +290,39 @@ def test_a_discrepancy_map_stands_below_its_picture(dissected: Path) -> None:
     assert "stands its discrepancy map" in text_of(page(dissected))
 
 
-def test_headings_descend_by_one(run: Path) -> None:
+def test_rows_of_pictures_have_alt_texts_and_their_models_colors(explained: Path) -> None:
+    rows = [e for e in elements(explained, "div") if e.attrib.get("class", "") == "row"]
+    assert len(rows) == 2 * 2 + 2 * 2 + 2 * 1 + 4
+    assert all(row.attrib["role"] == "group" and row.attrib["aria-label"] for row in rows)
+    for row in rows:
+        images = list(row.iter("img"))
+        assert len(images) >= 3
+        assert all(len(image.attrib["alt"]) > 10 for image in images)
+    shown = [text_of(e) for e in rows[0].iter("span") if "model m1" in e.attrib.get("class", "")]
+    assert shown == ["robust"]
+    wrong = [e for e in elements(explained, "figcaption") if e.attrib.get("class") == "predicted"]
+    assert [text_of(e) for e in wrong] == 2 * ["dog → truck 81.2%, gap 31.0%"]
+    assert len([e for e in elements(explained, "span") if e.attrib.get("class") == "heat"]) == 2
+
+
+def test_measures_without_bounds_have_no_bar(explained: Path) -> None:
+    table = next(e for e in elements(explained, "table") if "scores" in e.attrib["class"])
+    bars = [
+        len([e for e in row.iter("span") if e.attrib.get("class") == "bar"])
+        for row in table.iter("tr")
+    ]
+    assert bars == [0, 2, 0, 0, 0]
+
+
+def test_a_sentence_ends_before_n(explained: Path) -> None:
+    strong = {text_of(e) for e in elements(explained, "strong")}
+    assert strong
+    assert all(re.fullmatch(r"-?\d+(\.\d+)?%?", text) for text in strong)
+
+
+@pytest.mark.parametrize("made", ["run", "explained"])
+def test_headings_descend_by_one(made: str, request: pytest.FixtureRequest) -> None:
+    run: Path = request.getfixturevalue(made)
     levels = [int(e.tag[1]) for e in page(run).iter() if re.fullmatch("h[1-6]", str(e.tag))]
     assert levels[0] == 1
     assert levels.count(1) == 1
@@ -355,11 +410,33 @@ def test_a_new_stage_needs_only_its_section(tmp_path: Path) -> None:
     ]
 
 
-def test_the_same_run_gives_the_same_bytes(run: Path, dissected: Path, tmp_path: Path) -> None:
-    again, too = write_run(tmp_path / "run", shown=1), write_run(tmp_path / "dissected", shown=1)
+def test_the_top_has_sentences_of_every_section(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", shown=1)
+
+    def named(name: str, findings: int) -> Callable[[Results], Section]:
+        return lambda results: Section(
+            title=name, anchor=name, lead="", blocks=[],
+            findings=[
+                Finding(claim=f"{name}{n}.", evidence="E.", important=True)
+                for n in range(findings)
+            ],
+        )  # fmt: skip
+
+    write_report(run, [named("a", 9), named("b", 1), named("c", 9)])
+    claims = next(e for e in elements(run, "ul") if e.attrib.get("class") == "claims")
+    assert [text_of(item).split(".")[0] for item in claims] == [
+        "a0", "a1", "a2", "a3", "a4", "b0", "c0", "c1", "c2", "c3",
+    ]  # fmt: skip
+
+
+def test_the_same_run_gives_the_same_bytes(
+    run: Path, dissected: Path, explained: Path, tmp_path: Path
+) -> None:
+    again, too, three = (write_run(tmp_path / name, shown=1) for name in ("a", "b", "c"))
     write_report(again, [accuracy, neurons])
     write_report(write_dissection(too, **ONE_LAYER), [dissection])
-    for first, second in ((run, again), (dissected, too)):
+    write_report(write_explained(three), [attribution, features])
+    for first, second in ((run, again), (dissected, too), (explained, three)):
         files = [path.relative_to(first) for path in first.rglob("*") if path.is_file()]
         assert len(files) > 30
         for path in files:

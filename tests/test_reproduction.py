@@ -84,7 +84,9 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(
         "advlens.recipes.load_data", lambda spec, *, split="test", transform: parts[split]
     )
-    monkeypatch.setattr("advlens.auditing.load_data", lambda spec, *, transform: parts["test"])
+    monkeypatch.setattr(
+        "advlens.auditing.subjects.load_data", lambda spec, *, transform: parts["test"]
+    )
     for module in ("trained", "auditing"):  # reports take seconds, and have tests of their own
         monkeypatch.setattr(f"advlens.{module}.write_report", lambda out, sections: out)
     return tmp_path

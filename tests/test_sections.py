@@ -17,10 +17,12 @@ from advlens.sections import (
     Estimate,
     Results,
     UnitBrowserBlock,
+    apart,
     attack_name,
     comparison,
     count,
     file_name,
+    grouped,
     leader,
     listed,
     number,
@@ -81,6 +83,8 @@ def test_estimate_shows_its_interval_with_enough_digits_to_see_it() -> None:
     assert estimate(0.9173, 0.9118, 0.9225).text(as_percent=True) == "91.7% (91.2–92.2)"
     assert estimate(0.0, 0.0, 0.000384).text(as_percent=True) == "0.0% (0.00–0.04)"
     assert estimate(0.5333, 0.5211, 0.5456).text() == "0.533 (0.521–0.546)"
+    assert estimate(0.1, -0.2, 0.4).text() == "0.100 (-0.200 to 0.400)"
+    assert estimate(0.1, -0.2, 0.4).text(as_percent=True) == "10.0% (-20.0 to 40.0)"
     assert estimate(0.5, None, None).text() == "0.500 (no interval)"
 
 
@@ -102,6 +106,19 @@ def test_comparison_orders_and_names_what_is_open() -> None:
     assert comparison(four) == (
         "from b 0.900 (0.850–0.950) down to a 0.100 (0.0500–0.150); the intervals are disjoint"
     )
+
+
+def test_pairs_whose_intervals_are_disjoint_are_grouped() -> None:
+    found = {
+        "a": estimate(0.1, 0.0, 0.2), "b": estimate(0.5, 0.4, 0.6), "c": estimate(0.55, 0.5, 0.7),
+        "d": estimate(0.9, None, None),
+    }  # fmt: skip
+    assert apart(found) == {("b", "a"), ("c", "a")}
+    assert grouped(apart(found), list(found)) == [(["b", "c"], ["a"])]
+    chain = {("c", "b"), ("c", "a"), ("b", "a")}
+    assert grouped(chain, "abc") == [(["b", "c"], ["a"]), (["c"], ["b"])]
+    assert grouped({("c", "b"), ("c", "a")}, "abc") == [(["c"], ["a", "b"])]
+    assert grouped([], "abc") == []
 
 
 @pytest.mark.parametrize(

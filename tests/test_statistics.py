@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from advlens.errors import NumericError
-from advlens.statistics import TopK, UpperTail, wilson
+from advlens.statistics import TopK, UpperTail, mean_interval, wilson
 
 
 def sorted_top(values: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -81,6 +81,22 @@ def test_a_response_that_is_not_finite_is_an_error(value: float) -> None:
 def test_wilson_equals_scipy(successes: int, n: int) -> None:
     expected = stats.binomtest(successes, n).proportion_ci(method="wilson")
     assert wilson(successes, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@pytest.mark.parametrize(("n", "error"), [(3, 0.01), (5, 5e-4), (8, 5e-5), (30, 1e-6)])
+def test_mean_interval_equals_scipy(n: int, error: float) -> None:
+    values = np.random.default_rng(n).normal(3, 2, n)
+    mean, low, high = mean_interval(values.tolist())
+    half = stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n)
+    assert low is not None
+    assert high is not None
+    assert mean == pytest.approx(values.mean(), rel=1e-12)
+    assert (mean - low, high - mean) == pytest.approx((half, half), rel=error)
+
+
+def test_one_value_has_no_interval() -> None:
+    assert mean_interval([2.0]) == (2.0, None, None)
+    assert math.isnan(mean_interval([])[0])
 
 
 def test_wilson_of_nothing_says_nothing() -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         LeastLikely,
         Pgd,
     )
+    from advlens.attribution import ExpectedGradients, IntegratedGradients
     from advlens.auditing import audit, dissect
     from advlens.config import AuditSettings, DissectSettings
     from advlens.consistency import Consistency
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         RunError,
         SettingsError,
     )
+    from advlens.features import ClassGeneration, FeatureVisualization, Inversion
     from advlens.maps import DiscrepancyMap
     from advlens.models import Classifier, load_model
     from advlens.objectives import Adversarial, FeatureConsistency, Standard, Trades, Unrelaxed
@@ -45,6 +47,7 @@ __all__ = [
     "Augmentation",
     "Bim",
     "CheckpointError",
+    "ClassGeneration",
     "Classifier",
     "Consistency",
     "DataError",
@@ -52,10 +55,14 @@ __all__ = [
     "DissectSettings",
     "Dissection",
     "Divergence",
+    "ExpectedGradients",
     "FeatureAttack",
     "FeatureConsistency",
+    "FeatureVisualization",
     "Fgsm",
     "GaussianNoise",
+    "IntegratedGradients",
+    "Inversion",
     "LeastLikely",
     "Linf",
     "ModelError",
@@ -80,6 +87,7 @@ _HOMES = {
         "AdamAttack", "Bim", "Divergence", "FeatureAttack", "Fgsm", "GaussianNoise", "LeastLikely",
         "Pgd",
     ),
+    "attribution": ("ExpectedGradients", "IntegratedGradients"),
     "auditing": ("audit", "dissect"),
     "config": ("AuditSettings", "DissectSettings"),
     "consistency": ("Consistency",),
@@ -89,6 +97,7 @@ _HOMES = {
         "AdvlensError", "CheckpointError", "DataError", "ModelError", "NumericError", "RunError",
         "SettingsError",
     ),
+    "features": ("ClassGeneration", "FeatureVisualization", "Inversion"),
     "maps": ("DiscrepancyMap",),
     "models": ("Classifier", "load_model"),
     "objectives": ("Adversarial", "FeatureConsistency", "Standard", "Trades", "Unrelaxed"),

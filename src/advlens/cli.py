@@ -219,20 +219,25 @@ def _reproduce(command: ReproduceCommand, line: str) -> None:
 def _report(command: ReportCommand, line: str) -> None:
     from advlens.report import write_report
     from advlens.stages.accuracy.section import section as accuracy
+    from advlens.stages.attribution.section import section as attribution
     from advlens.stages.dissection.section import section as dissection
+    from advlens.stages.features.section import section as features
     from advlens.stages.neurons.section import section as neurons
     from advlens.stages.training.section import section as training
 
-    say(write_report(command.run, [accuracy, neurons, dissection, training]))
+    say(write_report(command.run, [accuracy, neurons, dissection, attribution, features, training]))
 
 
 def _data(command: DataCommand, line: str) -> None:
     from advlens.datasets import build_broden, fetch_broden, fetch_cifar10
+    from advlens.inception import fetch_inception
 
     if command.name == "cifar10":
         say(fetch_cifar10(command.to, command.archive))
     elif command.name == "broden":
         say(fetch_broden(command.to, command.archive, resolution=command.resolution, say=say))
+    elif command.name == "inception":
+        say(fetch_inception(command.to, command.archive))
     else:
         assert command.images is not None  # the command sees to it
         say(
@@ -271,6 +276,10 @@ VERBS: dict[str, Callable[[Any, str], None]] = {
     "evaluate": _audit,
     "neurons": _audit,
     "dissect": _dissect,
+    "attribute": _audit,
+    "visualize": _audit,
+    "invert": _audit,
+    "generate": _audit,
     "attack": _attack,
     "train": _train,
     "reproduce": _reproduce,

@@ -80,6 +80,42 @@ class NeuronsCommand(AuditCommand):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AttributeCommand(AuditCommand):
+    """Show which pixels made the model say so: Integrated Gradients and expected gradients."""
+
+    settings: OmitArgPrefixes[AuditSettings] = field(
+        default_factory=lambda: AuditSettings(stages=("attribution",))
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualizeCommand(AuditCommand):
+    """Make features visible: images that raise components of the representation."""
+
+    settings: OmitArgPrefixes[AuditSettings] = field(
+        default_factory=lambda: AuditSettings(stages=("visualization",))
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InvertCommand(AuditCommand):
+    """Invert representations: do images that mean the same to the model look the same?"""
+
+    settings: OmitArgPrefixes[AuditSettings] = field(
+        default_factory=lambda: AuditSettings(stages=("inversion",), inversion_steps=10_000)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateCommand(AuditCommand):
+    """Generate images of each class from the model, and measure how near they are to real ones."""
+
+    settings: OmitArgPrefixes[AuditSettings] = field(
+        default_factory=lambda: AuditSettings(stages=("generation",))
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class DissectCommand:
     """Name what units detect, on real images and under attack (network dissection).
 
@@ -115,7 +151,17 @@ class DemoCommand:
 
     out: Path = Path("runs/demo")
     settings: OmitArgPrefixes[AuditSettings] = field(
-        default_factory=lambda: AuditSettings(sweep_images=100, sweep_steps=5, neuron_steps=5)
+        default_factory=lambda: AuditSettings(
+            sweep_images=50,
+            sweep_steps=5,
+            neuron_steps=5,
+            explained=8,
+            points=20,
+            baselines=3,
+            samples=50,
+            visualization_steps=200,
+            inversion_steps=200,
+        )
     )
     common: OmitArgPrefixes[Common] = Common()
 
@@ -213,14 +259,17 @@ class ReportCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class DataCommand:
-    """Fetch CIFAR-10 (170 MB) or Broden 1.0 (over 1 GB), or make a data set in Broden's layout.
+    """Fetch CIFAR-10, Broden 1.0 or the FID Inception-v3, or make a data set in Broden's layout.
 
-    A download of Broden that breaks off goes on with the same command.
+    CIFAR-10 has 170 MB, the Inception-v3 96 MB, Broden over 1 GB; where Broden's download breaks
+    off, the same command goes on.
 
     Attributes:
-        name: the data set; broden-from makes one from images and masks (docs/broden.md).
+        name: the data set; broden-from makes one from images and masks (docs/broden.md); inception
+            is the network that FID and KID are defined by.
         to: the folder that shall hold it; for broden-from, the data set itself.
-        archive: a local copy of cifar-10-binary.tar.gz or broden1_224.zip instead of a download.
+        archive: a local copy of cifar-10-binary.tar.gz, broden1_224.zip or the Inception's weights
+            file instead of a download.
         resolution: broden: of the images, in pixels.
         images: broden-from: a folder of images.
         masks: broden-from: a folder of CATEGORY/IMAGE.png.
@@ -231,7 +280,7 @@ class DataCommand:
         debug: show the traceback of an error.
     """
 
-    name: Positional[Literal["cifar10", "broden", "broden-from"]]
+    name: Positional[Literal["cifar10", "broden", "broden-from", "inception"]]
     to: Path
     archive: Annotated[Path | None, NoHint] = None
     resolution: Literal[224, 227, 384] = 224
@@ -258,6 +307,7 @@ DATA_FLAGS = {
     "cifar10": ("archive",),
     "broden": ("archive", "resolution"),
     "broden-from": ("images", "masks", "labels", "whole", "size", "label_size"),
+    "inception": ("archive",),
 }
 """What each data set takes beside --to."""
 

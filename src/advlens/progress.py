@@ -15,14 +15,17 @@ class Progress:
         total: images in all.
         done: images that an earlier process handled.
         every: seconds between lines where there is no terminal.
+        unit: what is counted.
     """
 
-    def __init__(self, what: str, total: int, *, done: int = 0, every: float = 10.0):
-        self.what, self.total, self.done, self.every = what, total, done, every
+    def __init__(
+        self, what: str, total: int, *, done: int = 0, every: float = 10.0, unit: str = "images"
+    ):
+        self.what, self.total, self.done, self.every, self.unit = what, total, done, every, unit
         self.began_at = self.told = done
         self.started = self.said = time.monotonic()
         self.bar = (
-            tqdm(total=total, initial=done, desc=what, unit=" images", dynamic_ncols=True)
+            tqdm(total=total, initial=done, desc=what, unit=f" {unit}", dynamic_ncols=True)
             if sys.stderr.isatty()
             else None
         )
@@ -54,11 +57,11 @@ class Progress:
     def _say(self) -> None:
         self.said, self.told = time.monotonic(), self.done
         rate = (self.done - self.began_at) / max(self.said - self.started, 1e-9)
-        speed = f", {rate:.1f} images/s" if rate > 0 else ""
+        speed = f", {rate:.1f} {self.unit}/s" if rate > 0 else ""
         if rate > 0 and self.done < self.total:
             speed += f", {(self.total - self.done) / rate:.0f} s left"
         print(
-            f"{self.what}: {self.done}/{self.total} images{speed}",
+            f"{self.what}: {self.done}/{self.total} {self.unit}{speed}",
             file=sys.stderr,
             flush=True,
         )

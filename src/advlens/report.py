@@ -10,15 +10,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advlens.errors import RunError
-from advlens.figures import NARROW, WIDTH, dark, save_figure, svg, unit_grid
+from advlens.figures import (
+    AGAINST,
+    FOR,
+    NARROW,
+    WIDTH,
+    abreast,
+    dark,
+    picture_rows,
+    save_figure,
+    svg,
+    unit_grid,
+)
 from advlens.figures.pictures import SMALL, Pixels
-from advlens.figures.style import FRAME, INK, MODELS, MUTED, RULE, SURFACE
+from advlens.figures.style import BAD, FRAME, INK, MODELS, MUTED, RULE, SURFACE
 from advlens.files import atomic
 from advlens.sections import (
     FigureBlock,
+    Finding,
     Grid,
     GridBlock,
     NoteBlock,
+    PictureRowsBlock,
     Results,
     Section,
     TableBlock,
@@ -36,12 +49,13 @@ if TYPE_CHECKING:
 THUMBNAIL = 160
 """Pixels of the longer side above which the page holds a smaller JPEG of a picture."""
 MOST_PIXELS = 25_000_000
-IN_SHORT = 8
+IN_SHORT = 10
 """Sentences at the top of the page, at most."""
 
 
 _TOGETHER = re.compile(
-    r"(?:([\d.]+%?) )?(\([\d.e-]+–[\d.e-]+\)|\b[nk] = [\d,]+|(?:L[2∞] )?ε = [\d./]*[\d])"
+    r"(?:(-?\d+(?:\.\d+)?%?) )?"
+    r"(\([\d.e-]+(?:–| to )[\d.e-]+\)|\b[nk] = [\d,]+|(?:L[2∞] )?ε = [\d./]*[\d])"
 )
 
 
@@ -76,7 +90,7 @@ def write_report(run: Path, sections: Sequence[Callable[[Results], Section | Non
 
     Args:
         run: the folder, with `run.json` and `results/`.
-        sections: one function a stage; those that return None are left out.
+        sections: one function a stage; those that return None are left out, as are repetitions.
 
     Returns:
         The path of the report.
@@ -86,16 +100,21 @@ def write_report(run: Path, sections: Sequence[Callable[[Results], Section | Non
     """
     run = Path(run)
     results = Results.read(run)
-    shown = [found for make in sections if (found := make(results)) is not None]
+    found = [section for make in sections if (section := make(results)) is not None]
+    shown = list({section.anchor: section for section in found}.values())  # stages may share one
     plots = {
         block.name: _plot(block, run) for block in _blocks(shown) if isinstance(block, FigureBlock)
     }
-    pictures: dict[str, _Picture] = {}
+
+    def load(file: str) -> Pixels:
+        return _pixels(results.file(file))
+
     for grid in _grids(shown):
-        for cell in (*grid.real, *grid.adversarial):
-            for name in filter(None, (cell.file, cell.map)):
-                pictures[name] = _thumbnail(results.file(name))
-        save_figure(unit_grid(grid, lambda file: _pixels(results.file(file))), run, grid.name)
+        save_figure(unit_grid(grid, load), run, grid.name)
+    for block in _blocks(shown):
+        if isinstance(block, PictureRowsBlock):
+            save_figure(picture_rows(block, load), run, block.name)
+    pictures = {name: _thumbnail(results.file(name)) for name in _files(shown)}
     with atomic(run / "report.html", "w") as file:
         file.write(_page(results, shown, plots, pictures))
     return run / "report.html"
@@ -110,6 +129,17 @@ def _grids(sections: Sequence[Section]) -> Iterator[Grid]:
     for block in _blocks(sections):
         if isinstance(block, GridBlock):
             yield from block.grids
+
+
+def _files(sections: Sequence[Section]) -> Iterator[str]:
+    """The pictures that a page shows."""
+    for grid in _grids(sections):
+        for cell in (*grid.real, *grid.adversarial):
+            yield from filter(None, (cell.file, cell.map))
+    for block in _blocks(sections):
+        if isinstance(block, PictureRowsBlock):
+            for row in block.rows:
+                yield from (item.file for column in row.columns for item in column.pictures)
 
 
 def _plot(block: FigureBlock, run: Path) -> _Plot:
@@ -192,13 +222,14 @@ def _page(
         "table_block": TableBlock,
         "figure_block": FigureBlock,
         "grid_block": GridBlock,
+        "rows_block": PictureRowsBlock,
         "note_block": NoteBlock,
         "browser_block": UnitBrowserBlock,
     }
     for name, kind in kinds.items():
         environment.tests[name] = lambda block, kind=kind: isinstance(block, kind)
     environment.filters |= {"count": count, "percent": percent, "number": number, "flow": _flow}
-    environment.filters |= {"stored": stored}
+    environment.filters |= {"stored": stored, "abreast": abreast}
     environment.globals |= {"tone": tone}
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return environment.get_template("report.html.j2").render(
@@ -206,12 +237,7 @@ def _page(
         title=f"{listed(results.models)} on {results.record['data']['name']}",
         models=results.models,
         chance=results.chance,
-        in_short=[
-            (section, finding)
-            for section in sections
-            for finding in section.findings
-            if finding.important
-        ][:IN_SHORT],
+        in_short=_in_short(sections),
         scores=[score for section in sections for score in section.scores if score.estimates],
         sections=sections,
         plots=plots,
@@ -223,8 +249,30 @@ def _page(
         settings=list(_flat(results.record["settings"])),
         tables=sorted(path.name for path in (results.run / "results").glob("*.csv")),
         shades=MODELS,
-        inks={"ink": INK, "muted": MUTED, "rule": RULE, "page": SURFACE, "frame": FRAME},
+        inks={
+            "ink": INK,
+            "muted": MUTED,
+            "rule": RULE,
+            "page": SURFACE,
+            "frame": FRAME,
+            "bad": BAD,
+        },
+        heat={"for": FOR, "against": AGAINST},
     )
+
+
+def _in_short(sections: Sequence[Section]) -> list[tuple[Section, Finding]]:
+    """The most important findings: the first of each section, then each second one."""
+    found = [
+        (rank, place, finding)
+        for place, section in enumerate(sections)
+        for rank, finding in enumerate(f for f in section.findings if f.important)
+    ]
+    chosen = sorted(found, key=lambda item: item[:2])[:IN_SHORT]
+    return [
+        (sections[place], finding)
+        for rank, place, finding in sorted(chosen, key=lambda item: item[1::-1])
+    ]
 
 
 def _flow(text: str) -> Any:

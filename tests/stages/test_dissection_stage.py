@@ -14,7 +14,7 @@ from torch import nn
 import tiny_broden
 import together
 from advlens import auditing
-from advlens.auditing import audit, dissect
+from advlens.auditing import audit, dissect, passes
 from advlens.config import AuditSettings, DissectSettings
 from advlens.datasets import ArrayData, BrodenData
 from advlens.distributed import joined
@@ -209,7 +209,7 @@ def test_a_killed_dissection_continues_to_the_same_bytes(
     class Killed(BaseException):
         pass
 
-    update, count = auditing.Progress.update, 0
+    update, count = passes.Progress.update, 0
 
     def dies(progress: object, done: int) -> None:
         nonlocal count
@@ -218,10 +218,10 @@ def test_a_killed_dissection_continues_to_the_same_bytes(
         if count == killed_after:
             raise Killed
 
-    monkeypatch.setattr(auditing, "SAVE_EVERY", 0.0)
-    monkeypatch.setattr(auditing, "SAVE_SHARE", 0.0)
+    monkeypatch.setattr(passes, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(passes, "SAVE_SHARE", 0.0)
     with monkeypatch.context() as patched:
-        patched.setattr(auditing.Progress, "update", dies)
+        patched.setattr(passes.Progress, "update", dies)
         with pytest.raises(Killed):
             dissect([classifier(), stack()], data, tmp_path, settings=SETTINGS)
     dissect([classifier(), stack()], data, tmp_path, settings=SETTINGS)

@@ -13,7 +13,7 @@ from advlens.datasets import ArrayData
 from advlens.maps import DiscrepancyMap, highlighted
 from advlens.models import Classifier
 from advlens.prepared import prepare
-from advlens.runs import Row
+from advlens.runs import Row, Run
 from advlens.stages.base import Context
 from advlens.stages.neurons.pictures import Chosen, picture_rows
 from advlens.statistics import TopK
@@ -39,7 +39,7 @@ def context(tmp_path: Path) -> Context:
     classifier = Classifier(network, name="tiny", image_size=10, resize=10).eval()
     return Context(
         name="tiny", classifier=classifier, prepared=prepare(classifier), data=data,
-        folder=tmp_path, seed=0, batch_size=5,
+        run=Run(tmp_path, {}), number=0, seed=0, batch_size=5,
     )  # fmt: skip
 
 

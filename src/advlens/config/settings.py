@@ -7,7 +7,14 @@ from typing import Annotated, ClassVar, Literal
 from advlens.config.numbers import AutoRadius, NoHint, Radius, check_positive, check_seed
 from advlens.errors import SettingsError
 
-StageName = Literal["accuracy", "sweep", "neurons", "dissection"]
+StageName = Literal[
+    "accuracy", "sweep", "neurons", "dissection", "attribution", "visualization", "inversion",
+    "generation",
+]  # fmt: skip
+STAGES: tuple[StageName, ...] = (
+    "accuracy", "sweep", "neurons", "dissection", "attribution", "visualization", "inversion",
+    "generation",
+)  # fmt: skip
 Norm = Literal["linf", "l2"]
 
 
@@ -33,6 +40,18 @@ class AuditSettings:
         layers: the convolutions that are dissected; "last" is the last one, "all" are all of them.
         discrepancy: show which part of each image a unit responds to; takes up to thousands of
             passes per image.
+        explained: images whose predictions are attributed to their pixels.
+        points: intervals of Integrated Gradients.
+        baselines: noise images that Integrated Gradients start from, for each image.
+        samples: of expected gradients, for each image.
+        visualized: components of the representation that are made visible.
+        visualization_steps: gradient steps of each (B23: 400).
+        inverted: images whose representations are inverted, from noise and from another class.
+        inversion_steps: gradient steps of each (B23: 10000).
+        generated: images made for each class.
+        generation_steps: gradient steps of each (B23: 60).
+        inception: the folder of the FID Inception network (advlens data inception); without it
+            distances are measured with the packaged cifar10-reference, and say so.
         batch_size: images per step.
         seed: of everything random.
         device: "cpu", "cuda", "cuda:1" …; "auto" takes a GPU where there is one.
@@ -54,15 +73,28 @@ class AuditSettings:
     concepts: Annotated[str | None, NoHint] = None
     layers: tuple[str, ...] = ("last",)
     discrepancy: bool = False
+    explained: int = 16
+    points: int = 50
+    baselines: int = 10
+    samples: int = 200
+    visualized: int = 4
+    visualization_steps: int = 400
+    inverted: int = 8
+    inversion_steps: int = 1000
+    generated: int = 10
+    generation_steps: int = 60
+    inception: Annotated[Path | None, NoHint] = None
     batch_size: int = 128
     seed: int = 0
     device: str = "auto"
-    stages: tuple[StageName, ...] = ("accuracy", "sweep", "neurons", "dissection")
+    stages: tuple[StageName, ...] = STAGES
 
     def __post_init__(self) -> None:
         check_positive(
             self, "images", "epsilon", "steps", "sweep_images", "sweep_steps", "neuron_epsilon",
-            "neuron_steps", "sigma", "batch_size",
+            "neuron_steps", "sigma", "batch_size", "explained", "points", "baselines", "samples",
+            "visualized", "visualization_steps", "inverted", "inversion_steps", "generated",
+            "generation_steps",
         )  # fmt: skip
         check_seed(self.seed)
         for name in ("top", "success"):
@@ -75,9 +107,9 @@ class AuditSettings:
                 f"fgsm radii must lie between 0 and 1 in pixel units, not {self.fgsm}"
             )
         if not self.stages:
-            raise SettingsError(
-                "stages names no stage; give accuracy, sweep, neurons or dissection"
-            )
+            raise SettingsError(f"stages names no stage; give some of {', '.join(STAGES)}")
+        if self.samples % 2:
+            raise SettingsError(f"samples must be an even number, not {self.samples}")
         if self.synsets is not None and not self.synsets.is_file():
             raise SettingsError(f"synsets names the file {self.synsets}, which does not exist")
 

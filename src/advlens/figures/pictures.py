@@ -1,16 +1,16 @@
-"""The pictures that a unit responds to most, as one figure for a paper."""
+"""Pictures of a run put together, as one figure for a paper."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import UInt8
 
-from advlens.figures.style import FRAME, MUTED, new_figure, short, styled
-from advlens.sections import Cell, Grid
+from advlens.figures.style import BAD, FRAME, INK, MUTED, new_figure, short, styled
+from advlens.sections import Cell, Grid, PictureRow, PictureRowsBlock
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +20,9 @@ Pixels = UInt8[np.ndarray, "height width 3"]
 SMALL = 64
 """Pixels per side up to which single pixels are drawn as squares."""
 CELL, GAP, MAP_GAP, CAPTION, LEFT, TOP = 0.84, 0.1, 0.05, 0.4, 0.32, 0.42  # inches
+TITLE, LINE, LETTERS = 0.24, 0.16, 14  # inches, inches, letters that fit on a picture's width
+ACROSS = 12
+"""Pictures next to each other in a row, at most."""
 
 
 @styled
@@ -80,3 +83,82 @@ def _picture(axes: Axes, pixels: Pixels, *, framed: bool) -> None:
 def _caption(cell: Cell) -> str:
     first, arrow, second = cell.caption.partition(" → ")
     return short(first, 12) + (f"\n→ {short(second, 10)}" if arrow else "")
+
+
+def abreast(row: PictureRow) -> list[int]:
+    """How many pictures of each column stand next to each other, so that a row is not too wide."""
+    counts = [len(column.pictures) for column in row.columns]
+    lines = max(1, -(-sum(counts) // ACROSS))
+    return [max(1, -(-count // lines)) for count in counts]
+
+
+@styled
+def picture_rows(block: PictureRowsBlock, load: Callable[[str], Pixels]) -> Figure:
+    """Rows of pictures below their columns' headings, captions below them (figures 2–19 of B23).
+
+    Args:
+        block: the rows.
+        load: from a picture's file name to its pixels.
+    """
+    across = [abreast(row) for row in block.rows]
+    columns = [
+        (column, count)
+        for row, counts in zip(block.rows, across, strict=True)
+        for column, count in zip(row.columns, counts, strict=True)
+    ]
+    above = TITLE + LINE * max(len(_wrapped(c.heading, n)) for c, n in columns)
+    below = LINE * max(
+        (len(_wrapped(p.caption)) for c, _ in columns for p in c.pictures), default=0
+    )
+    pitch = CELL + below + GAP
+    depths = [
+        max(-(-len(column.pictures) // n) for column, n in zip(row.columns, counts, strict=True))
+        for row, counts in zip(block.rows, across, strict=True)
+    ]
+    width = max(sum(counts) * (CELL + GAP) + (len(counts) + 1) * GAP for counts in across)
+    height = GAP + sum(above + depth * pitch for depth in depths)
+    figure = new_figure(height, width=width)
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    top = GAP
+    for row, counts, depth in zip(block.rows, across, depths, strict=True):
+        title = ", ".join(filter(None, (short(row.model), short(row.title, 60))))
+        axes.text(GAP, top, title, va="top", fontsize=10, weight="bold")
+        _columns(axes, row, counts, top + above, pitch, load)
+        top += above + depth * pitch
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    return figure
+
+
+def _columns(
+    axes: Axes, row: PictureRow, across: Sequence[int], top: float, pitch: float,
+    load: Callable[[str], Pixels],
+) -> None:  # fmt: skip
+    """The pictures of a row, which begin at `top`, and what stands above and below them."""
+    left = GAP
+    for column, count in zip(row.columns, across, strict=True):
+        axes.text(
+            left, top - 0.04, "\n".join(_wrapped(column.heading, count)), va="bottom",
+            fontsize=9.5, color=MUTED.light,
+        )  # fmt: skip
+        for place, picture in enumerate(column.pictures):
+            x, y = left + place % count * (CELL + GAP), top + place // count * pitch
+            pixels = load(picture.file)
+            small = max(pixels.shape[:2]) <= SMALL
+            axes.imshow(
+                pixels, extent=(x, x + CELL, y + CELL, y), aspect="auto",
+                interpolation="none" if small else "antialiased",
+            )  # fmt: skip
+            axes.text(
+                x + CELL / 2, y + CELL + 0.03, "\n".join(_wrapped(picture.caption)), ha="center",
+                va="top", fontsize=9, color=BAD.light if picture.wrong else INK.light,
+            )  # fmt: skip
+        left += count * (CELL + GAP) + GAP
+
+
+def _wrapped(text: str, pictures: int = 1) -> list[str]:
+    """At most three lines that fit on the width of some pictures."""
+    letters = LETTERS * pictures
+    lines = textwrap.wrap(text, letters, max_lines=3, placeholder="…")
+    return [short(line, letters) for line in lines]

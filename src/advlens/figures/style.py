@@ -36,6 +36,7 @@ MUTED = Shade("#5c6873", "#9aa7b3")
 RULE = Shade("#dfe4e8", "#323c46")
 SURFACE = Shade("#ffffff", "#12171c")
 FRAME = Shade("#e0a100", "#ffc53d")
+BAD = Shade("#b42318", "#ff8f80")
 MODELS = (
     Shade("#0072b2", "#5cb8f0"),
     Shade("#cc4e00", "#ff9a5c"),
@@ -95,6 +96,7 @@ STYLE: dict[Any, Any] = {
     "lines.markeredgecolor": SURFACE.light,
     "figure.constrained_layout.use": True,
     "text.parse_math": False,  # a model may be called "$x$"
+    "image.composite_image": False,  # each picture keeps its own pixels
     "svg.fonttype": "none",
     "svg.hashsalt": "advlens",
     "axes.unicode_minus": True,
@@ -210,7 +212,7 @@ def svg(figure: Figure) -> str:
 
 def dark(drawing: str) -> str:
     """The same drawing for a dark page: every color of the look gives way to its counterpart."""
-    shades = (INK, MUTED, RULE, SURFACE, FRAME, OTHER, *MODELS, *CATEGORIES.values())
+    shades = (INK, MUTED, RULE, SURFACE, FRAME, BAD, OTHER, *MODELS, *CATEGORIES.values())
     exchanged = {shade.light: shade.dark for shade in shades}
     return re.sub(
         r"(?<=[: \"])#[0-9a-f]{6}(?=[;\"])",

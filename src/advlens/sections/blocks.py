@@ -36,6 +36,8 @@ class Score:
     notes: Mapping[str, str]
     """For each model what the number rests on, such as the attack and its success."""
     as_percent: bool = False
+    bar: bool = True
+    """Draw the value as a part of 1; not for measures without such a bound."""
     counted: str = ""
     """What n counts, where it is not images."""
 
@@ -136,6 +138,52 @@ class GridBlock:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture among others; `file` is a PNG, relative to the run folder."""
+
+    file: str
+    alt: str
+    """What is seen, for those who do not see it."""
+    caption: str = ""
+    wrong: bool = False
+    """The caption names a wrong prediction."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureColumn:
+    """The pictures of a row that belong together, below a heading."""
+
+    heading: str
+    pictures: Sequence[Picture]
+    model: bool = False
+    """The heading is a model's name, shown in its color."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureRow:
+    """Pictures to be compared with each other: an image as several models treat it, or a class."""
+
+    title: str
+    columns: Sequence[PictureColumn]
+    model: str = ""
+    """The model that all of them are of, named before the title."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureRowsBlock:
+    """Rows of pictures with the same columns, all saved as one figure `figures/<name>`."""
+
+    name: str
+    title: str
+    caption: str
+    file: str
+    """The table behind them, in `results/`."""
+    rows: Sequence[PictureRow]
+    heat: bool = False
+    """The pictures are heat maps: their colors are explained."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BrowserColumn:
     """A column of the unit browser, and how the reader narrows the rows by it."""
 
@@ -188,7 +236,7 @@ class UnitBrowserBlock:
         }
 
 
-Block = NoteBlock | TableBlock | FigureBlock | GridBlock | UnitBrowserBlock
+Block = NoteBlock | TableBlock | FigureBlock | GridBlock | PictureRowsBlock | UnitBrowserBlock
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,14 +62,16 @@ class Estimate:
         return self.low <= other.high and other.low <= self.high
 
     def interval(self, *, as_percent: bool = False) -> str:
-        """ "91.2–92.2", or "no interval"."""
+        """ "91.2–92.2", "-0.100 to 0.300", or "no interval"."""
         if self.low is None or self.high is None:
             return "no interval"
         if as_percent:
             low, high = 100 * self.low, 100 * self.high
             digits = 1 if f"{low:.1f}" != f"{high:.1f}" else 2
-            return f"{low:.{digits}f}–{high:.{digits}f}"
-        return f"{number(self.low)}–{number(self.high)}"
+            ends = f"{low:z.{digits}f}", f"{high:z.{digits}f}"
+        else:
+            ends = number(self.low), number(self.high)
+        return (" to " if ends[0].startswith("-") else "–").join(ends)
 
     def text(self, *, as_percent: bool = False) -> str:
         """ "91.7% (91.2–92.2)"."""
@@ -105,6 +107,31 @@ def leader(estimates: Mapping[str, Estimate]) -> str | None:
     first, *others = sorted(estimates, key=lambda model: -estimates[model].value)
     apart = not any(estimates[first].overlaps(estimates[other]) for other in others)
     return first if others and apart else None
+
+
+def apart(estimates: Mapping[str, Estimate]) -> set[tuple[str, str]]:
+    """Pairs of models, the higher one first, whose intervals share no point."""
+    return {
+        (first, second)
+        for first, one in estimates.items()
+        for second, other in estimates.items()
+        if one.value > other.value and not one.overlaps(other)
+    }
+
+
+def grouped(
+    pairs: Iterable[tuple[str, str]], models: Sequence[str]
+) -> list[tuple[list[str], list[str]]]:
+    """The same pairs as groups, each of models that come first and of those that come second.
+
+    {(b, a), (c, a)} -> [([b, c], [a])]
+    """
+    known = set(pairs)
+    found: dict[tuple[str, ...], list[str]] = {}
+    for second in models:
+        if firsts := tuple(first for first in models if (first, second) in known):
+            found.setdefault(firsts, []).append(second)
+    return [(list(firsts), seconds) for firsts, seconds in found.items()]
 
 
 def attack_name(row: Mapping[str, Any]) -> str:

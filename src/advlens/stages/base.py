@@ -14,7 +14,7 @@ from advlens.datasets import ImageData
 from advlens.distributed import Processes
 from advlens.models import Classifier
 from advlens.prepared import Prepared
-from advlens.runs import Row, Tables
+from advlens.runs import Row, Run, Tables
 from advlens.sections import Results, Section
 
 
@@ -27,7 +27,8 @@ class Context:
         classifier: the model.
         prepared: its frozen evaluation copy.
         data: labels counted in the model's classes.
-        folder: the run folder, for pictures.
+        run: the run folder, for pictures and for what a long computation keeps of itself.
+        number: of the model in the run.
         seed: of everything random.
         batch_size: images per step.
         processes: those that share the images; the first one writes.
@@ -37,10 +38,16 @@ class Context:
     classifier: Classifier
     prepared: Prepared
     data: ImageData
-    folder: Path
+    run: Run
+    number: int
     seed: int
     batch_size: int
     processes: Processes = Processes()  # noqa: RUF009 (frozen)
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.run.folder
 
 
 class View:

@@ -13,11 +13,8 @@ from advlens.dissection.masks import Cells, masks
 from advlens.maps import DiscrepancyMap, highlighted, marked
 from advlens.runs import Row
 from advlens.stages.base import Context
-from advlens.stages.pictures import slug, write_png
+from advlens.stages.pictures import enlarged, slug, write_png
 from advlens.wordnet import similarity_matrix
-
-SIDE = 112
-"""Pixels of a picture's side, at least."""
 
 
 def choose_units(found: Mapping[Kind, Concepts], count: int, minimum: float) -> list[int]:
@@ -65,11 +62,11 @@ def picture_rows(
                 at = int(torch.searchsorted(distinct, number))
                 stem = f"dissected-{slug(context.name)}-{slug(layer)}-{unit}-{kind}-{rank}"
                 file, map_file = f"figures/images/{stem}.png", ""
-                shown = _enlarged(images[at])
+                shown = enlarged(images[at])
                 write_png(marked(shown, inside[at, place]), context.folder / file)
                 if maps is not None:
                     map_file = f"figures/images/{stem}-map.png"
-                    picture = highlighted(shown, _enlarged(maps[at, place][None])[0])
+                    picture = highlighted(shown, enlarged(maps[at, place][None])[0])
                     write_png(picture, context.folder / map_file)
                 before, after = (int(walk.predicted[k][number]) for k in ("real", kind))
                 rows.append(
@@ -128,7 +125,7 @@ def _masks(
     """The masks of some units at the size at which the images are shown."""
     with torch.no_grad():
         maps = walk.prepared.maps(images, [layer], logits=False)[1][layer][:, units]
-    height, width = _enlarged(images[0]).shape[1:]
+    height, width = enlarged(images[0]).shape[1:]
     fields = None if walk.upsampling == "bilinear" else walk.prepared.fields(layer)
     upsampling = Upsampling.of(
         (maps.shape[2], maps.shape[3]), (height, width), (images.shape[2], images.shape[3]), fields
@@ -139,9 +136,3 @@ def _masks(
     places = found.places.cpu().long() % (height * width)
     inside[found.images.cpu().long(), found.units.cpu().long(), places] = True
     return inside.view(*maps.shape[:2], height, width)
-
-
-def _enlarged(image: Tensor) -> Tensor:
-    """A small image repeated pixel by pixel, so that a mask can be drawn on it."""
-    factor = -(-SIDE // min(image.shape[1:]))
-    return image.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)

@@ -1,0 +1,184 @@
+"""What an attribution is, what it explains, and the random one that measures are compared with."""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from advlens.arrays import Ids, Images, Labels, Logits, PerImage
+from advlens.attacks.base import positive
+from advlens.errors import NumericError, SettingsError
+from advlens.losses import cross_entropy
+from advlens.models.classifier import check_images
+from advlens.prepared import Prepared, prepare
+from advlens.seeding import Stream, derived, normal
+
+Maps = Float[Tensor, "n h w"]
+Target = Literal["probability", "logit"]
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What each input value contributes to the model's score F for a class.
+
+    Attributes:
+        values: the attribution of each input value, in units of F, N×3×H×W.
+        targets: the class explained.
+        gap: completeness gap |Σ values − ΔF| / |ΔF|, where ΔF is F(image) less the mean F of the
+            baselines; 0 for an exact attribution. Large also where ΔF is next to nothing.
+        error: standard error of Σ values, in units of F, over random baselines or samples.
+        points: gradients taken for each image; each is a forward and a backward pass.
+    """
+
+    values: Images
+    targets: Labels
+    gap: PerImage
+    error: PerImage
+    points: Int64[Tensor, " n"]
+
+    @property
+    def maps(self) -> Maps:
+        """The attribution of each pixel: summed over its channels."""
+        return self.values.sum(dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomAttribution:
+    """Standard normal numbers: what a measure is worth shows only beside them.
+
+    They are drawn anew for every image and every change of it, so the smallest noise changes all of
+    them. Completeness gap and standard error are NaN: there is nothing that they could be of.
+
+    Attributes:
+        batch_size: images per pass, where classes are to be predicted.
+        seed: of the numbers.
+    """
+
+    batch_size: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_settings("RandomAttribution", self.seed, batch_size=self.batch_size)
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Images,
+        labels: Labels | None = None,
+        *,
+        ids: Ids | None = None,
+    ) -> Attribution:
+        """Random numbers for each image; arguments and errors are those of the other methods."""
+        with torch.no_grad():
+            images = check_images(images)
+            targets, _ = predicted(prepare(model), images, labels, self.batch_size)
+            values = torch.zeros_like(images)
+            for row, number in enumerate(numbered(images, ids)):
+                content = zlib.crc32(images[row].contiguous().cpu().numpy().tobytes())
+                seed = derived(self.seed, content)
+                values[row] = normal(seed, number[None], tuple(images.shape[1:]), Stream.NOISE)[0]
+            unknown = torch.full((len(images),), torch.nan, device=images.device)
+            return Attribution(values, targets, unknown, unknown, torch.zeros_like(targets))
+
+
+def score(logits: Logits, classes: Labels, target: Target) -> PerImage:
+    """F: the class's softmax probability, or its logit.
+
+    The probability is exp(−cross entropy): where it rounds to 1 in float32 the gradient of the
+    softmax itself is 0, and this one is right.
+    """
+    if target == "logit":
+        return logits.gather(1, classes.unsqueeze(1)).squeeze(1)
+    return (-cross_entropy(logits, classes)).exp()
+
+
+def slope(
+    model: Prepared, points: Images, choose: Callable[[Logits], Labels], target: Target
+) -> tuple[Labels, PerImage, Images]:
+    """The classes chosen from the logits, F in float64, and its gradient.
+
+    One forward pass and one backward pass to the points.
+    """
+    with torch.enable_grad():
+        points = points.detach().requires_grad_()
+        logits = model(points)
+        classes = choose(logits.detach())
+        (gradient,) = torch.autograd.grad(score(logits, classes, target).sum(), points)
+    return classes, score(logits.detach().double(), classes, target), gradient
+
+
+def predicted(
+    model: Prepared, images: Images, labels: Labels | None, batch_size: int
+) -> tuple[Labels, Logits]:
+    """The classes to explain, and the logits: one forward pass."""
+    labels = checked(labels, images)
+    parts = [model(images[part]) for part in chunks(len(images), batch_size)]
+    logits = torch.cat(parts) if parts else images.new_empty(0, 1)
+    return within(labels, logits), logits
+
+
+def checked(labels: Labels | None, images: Images) -> Labels | None:
+    """Labels on the images' device, or SettingsError unless they are one number for each image."""
+    if labels is None:
+        return None
+    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+        raise SettingsError(
+            f"labels must be one class number (int64) for each of the {len(images)} images, not "
+            f"{labels.dtype} {tuple(labels.shape)}"
+        )
+    return labels.to(images.device)
+
+
+def within(labels: Labels | None, logits: Logits) -> Labels:
+    """The labels, or the predicted classes; SettingsError for a class that the model lacks."""
+    if labels is None:
+        return logits.argmax(dim=1)
+    count = logits.shape[1]
+    if bool(((labels < 0) | (labels >= count)).any()):
+        raise SettingsError(
+            f"labels must be classes of the model, 0 to {count - 1}, not "
+            f"{int(labels.min())} to {int(labels.max())}"
+        )
+    return labels
+
+
+def completeness(total: PerImage, difference: PerImage) -> PerImage:
+    """The gap |Σ values − ΔF| / |ΔF|; 0 where both are 0."""
+    return (total - difference).abs() / difference.abs().clamp_min(1e-300)
+
+
+def variance(values: Float[Tensor, "n k"]) -> PerImage:
+    """Of each image's values, with k − 1; NaN for a single one."""
+    away = values - values.mean(dim=1, keepdim=True)
+    found: PerImage = away.square().sum(dim=1) / (values.shape[1] - 1)
+    return found
+
+
+def check_settings(name: str, seed: int, **sizes: float) -> None:
+    """Raise SettingsError for a size that is not positive, or a negative seed."""
+    positive(name, **sizes)
+    if seed < 0:
+        raise SettingsError(f"{name}: seed must be a whole number ≥ 0, not {seed}")
+
+
+def check_finite(name: str, *results: Tensor) -> None:
+    """Raise NumericError where the model returned what is not finite."""
+    if not all(bool(result.isfinite().all()) for result in results):
+        raise NumericError(
+            f"{name}: the model returns NaN or infinity, or has such a gradient, on the way from a "
+            "baseline to an image, so no attribution means anything: check its weights"
+        )
+
+
+def chunks(count: int, size: int) -> list[slice]:
+    """Consecutive slices of at most `size` that cover `count` elements."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def numbered(images: Images, ids: Ids | None) -> Ids:
+    """A stable number for each image: the one given, or its place."""
+    return torch.arange(len(images)) if ids is None else ids.cpu()

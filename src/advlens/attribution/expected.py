@@ -1,0 +1,164 @@
+"""Expected gradients (Erion et al. 2021; B23 eq. 18), which SHAP's gradient explainer computes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from advlens.arrays import Ids, Images, Labels, Logits, PerImage
+from advlens.attacks.base import choice
+from advlens.attribution.base import (
+    Attribution,
+    Target,
+    check_finite,
+    check_settings,
+    chunks,
+    completeness,
+    numbered,
+    predicted,
+    score,
+    variance,
+)
+from advlens.attribution.path import Numbers, Places, walk
+from advlens.errors import DataError, SettingsError
+from advlens.models.classifier import check_images
+from advlens.prepared import prepare
+from advlens.seeding import Stream, generators
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectedGradients:
+    """E[(x − x′) · ∂F(x′ + α(x − x′))/∂x] over background images x′ and α ~ U(0, 1).
+
+    Stratified, α is drawn twice from each of n/2 equal parts of (0, 1), and background images are
+    dealt to the samples from shuffled decks of them all, in the order of α: each serves equally
+    often, at low and high α. The result stays unbiased, its variance falls. An image costs n
+    gradients and one forward pass; each background image costs one forward pass in all.
+
+    Attributes:
+        samples: n, an even number where stratified.
+        target: F, the "logit" of the class (B23) or its softmax "probability".
+        stratified: otherwise both are drawn independently, as SHAP does.
+        batch_size: samples per pass, of one image or of several; sets the memory.
+        seed: of α and the background images.
+    """
+
+    samples: int = 200
+    target: Target = "logit"
+    stratified: bool = True
+    batch_size: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        name = "ExpectedGradients"
+        check_settings(name, self.seed, samples=self.samples, batch_size=self.batch_size)
+        choice(name, target=self.target, among=("probability", "logit"))
+        if self.samples < 2 or (self.stratified and self.samples % 2):
+            raise SettingsError(
+                f"{name}: samples must be at least 2, and even where stratified (two for each part "
+                f"of the path), not {self.samples}"
+            )
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Images,
+        labels: Labels | None = None,
+        *,
+        background: Images,
+        ids: Ids | None = None,
+    ) -> Attribution:
+        """The attribution of each image, on the mean over the background images.
+
+        Args:
+            model: pixels in [0, 1] → logits; or its prepared copy, which saves the preparation.
+            images: pixels in [0, 1], N×3×H×W.
+            labels: the class to explain (default: the predicted one).
+            background: pixels in [0, 1], M×3×H×W: images of the training set.
+            ids: a stable number for each image, which its samples are drawn from (default 0…N−1).
+
+        Raises:
+            DataError: images or a background that are not pixels in [0, 1], or not of one size.
+            SettingsError: labels that are not a class for each image.
+            NumericError: a score or gradient that is not finite.
+        """
+        with torch.no_grad():
+            images, prepared = check_images(images), prepare(model)
+            background = check_images(background).to(images)
+            if len(background) == 0 or background.shape[1:] != images.shape[1:]:
+                raise DataError(
+                    f"background must be at least one image of {tuple(images.shape[1:])}, as the "
+                    f"images are, not {tuple(background.shape)}"
+                )
+            classes, logits = predicted(prepared, images, labels, self.batch_size)
+            parts = chunks(len(background), self.batch_size)
+            behind = torch.cat([prepared(background[part]) for part in parts])
+            heights = score(logits.double(), classes, self.target)
+            floors = _scores(behind.double(), classes, self.target)
+            check_finite("ExpectedGradients", heights, floors)
+
+            chosen, alpha = self._drawn(numbered(images, ids), len(background))
+
+            def place(row: Numbers, sample: Numbers) -> Places:
+                starts = background[chosen[row, sample].to(background.device)]
+                return starts, alpha[row, sample], torch.full(row.shape, 1 / self.samples)
+
+            sums = walk(
+                prepared, images, classes, self.target,
+                samples=self.samples, place=place, batch_size=self.batch_size,
+            )  # fmt: skip
+            check_finite("ExpectedGradients", sums.scores, sums.each)
+            gap = completeness(sums.each.sum(dim=1), heights - floors.mean(dim=1))
+            error = self._error(self.samples * sums.each, floors, chosen.to(floors.device))
+            return Attribution(
+                sums.values, classes, gap, error, torch.full_like(classes, self.samples)
+            )
+
+    def _drawn(
+        self, ids: Ids, count: int
+    ) -> tuple[Int64[Tensor, "n samples"], Float[Tensor, "n samples"]]:
+        """Which background image, and which α, each sample of each image has."""
+        n = self.samples
+        chosen, alpha = np.empty((len(ids), n), np.int64), np.empty((len(ids), n))
+        for row, generator in enumerate(generators(self.seed, ids, Stream.NOISE)):
+            alpha[row] = generator.random(n)
+            if self.stratified:
+                alpha[row] = (np.arange(n) // 2 + alpha[row]) * 2 / n
+                decks = [generator.permutation(count) for _ in range(-(-n // count))]
+                chosen[row] = np.concatenate(decks)[:n]
+            else:
+                chosen[row] = generator.integers(count, size=n)
+        return torch.from_numpy(chosen), torch.from_numpy(alpha)
+
+    def _error(
+        self,
+        terms: Float[Tensor, "n samples"],
+        floors: Float[Tensor, "n m"],
+        chosen: Int64[Tensor, "n samples"],
+    ) -> PerImage:
+        """Standard error of the sum of an attribution, the mean of its samples' terms.
+
+        Stratified: a term's mean over α is known, F(x) − F(x′), and is taken off it. What is left
+        differs within a part of (0, 1) by chance alone: the mean has the variance Σ (r₁ − r₂)²/n²
+        (Cochran 1977, section 5.3). Whole decks add nothing; the rest of the last one, q of the M
+        background images, adds that of q drawn without replacement: q (1 − q/M) S²/n².
+        """
+        n, count = self.samples, floors.shape[1]
+        if not self.stratified:
+            return (variance(terms) / n).sqrt()
+        left = terms + floors.gather(1, chosen)
+        squares: PerImage = (left[:, ::2] - left[:, 1::2]).square().sum(dim=1)
+        rest = n % count
+        if rest:
+            squares += rest * (1 - rest / count) * variance(floors)
+        return squares.sqrt() / n
+
+
+def _scores(logits: Logits, classes: Labels, target: Target) -> Float[Tensor, "n m"]:
+    """F of each background image (columns), for the class of each image (rows)."""
+    found = logits.new_empty(len(classes), len(logits))
+    for one in torch.unique(classes):
+        found[classes == one] = score(logits, one.expand(len(logits)), target)
+    return found

@@ -1,0 +1,219 @@
+"""Integrated Gradients (Sundararajan, Taly and Yan 2017; B23 section 2.3.1)."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from advlens.arrays import Ids, Images, Labels, PerImage
+from advlens.attacks.base import choice, positive
+from advlens.attribution.base import (
+    Attribution,
+    Target,
+    check_finite,
+    check_settings,
+    checked,
+    chunks,
+    completeness,
+    numbered,
+    slope,
+    variance,
+    within,
+)
+from advlens.attribution.baselines import Baseline, Starts, blurred, fixed, given, noise
+from advlens.attribution.path import Numbers, Places, walk
+from advlens.errors import SettingsError
+from advlens.models.classifier import check_images
+from advlens.prepared import Prepared, prepare
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntegratedGradients:
+    """The gradient averaged along the way from a baseline x′ to the image x, times x − x′.
+
+    With g_i the gradient of F at x′ + (i/m)(x − x′), by the trapezoid rule:
+    (x − x′) · 1/(2m) Σ_{i=1…m} (g_i + g_{i−1}). Baselines are pixels; the model normalizes them.
+    The gradient at the image itself serves all its baselines: an image costs 1 + baselines · m
+    gradients.
+
+    Attributes:
+        steps: m, the number of intervals.
+        baseline: "noise" (uniform pixels, drawn for each image, the mean over `baselines` of them,
+            as in the code of B23), "black", or "blurred" (the image itself, see `blurred`).
+        baselines: how many, where they are noise.
+        target: F, the softmax "probability" of the class (B23) or its "logit".
+        formula: "paper" divides by m + 1 instead of m, as B23 eq. 11 does: m/(m + 1) of the result.
+        tolerance: the completeness gap to reach: m is doubled for the images that exceed it, the
+            old points kept (default: m stays as it is).
+        max_steps: beyond which m is not doubled; a gap that is left then is in the result.
+        batch_size: points per pass, of one image or of several; sets the memory.
+        seed: of the noise.
+    """
+
+    steps: int = 50
+    baseline: Baseline = "noise"
+    baselines: int = 10
+    target: Target = "probability"
+    formula: Literal["trapezoid", "paper"] = "trapezoid"
+    tolerance: float | None = None
+    max_steps: int = 800
+    batch_size: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        name = "IntegratedGradients"
+        sizes = {"steps": self.steps, "baselines": self.baselines, "max_steps": self.max_steps}
+        check_settings(name, self.seed, **sizes, batch_size=self.batch_size)
+        choice(name, baseline=self.baseline, among=("noise", "black", "blurred"))
+        choice(name, target=self.target, among=("probability", "logit"))
+        choice(name, formula=self.formula, among=("trapezoid", "paper"))
+        if self.tolerance is not None:
+            positive(name, tolerance=self.tolerance)
+            if self.max_steps < self.steps:
+                raise SettingsError(
+                    f"{name}: max_steps {self.max_steps} is below steps {self.steps}"
+                )
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Images,
+        labels: Labels | None = None,
+        *,
+        ids: Ids | None = None,
+        baselines: Tensor | None = None,
+    ) -> Attribution:
+        """The attribution of each image.
+
+        Args:
+            model: pixels in [0, 1] → logits; or its prepared copy, which saves the preparation.
+            images: pixels in [0, 1], N×3×H×W.
+            labels: the class to explain (default: the predicted one).
+            ids: a stable number for each image, which its noise is drawn from (default 0…N−1).
+            baselines: in place of those set: pixels, one 3×H×W for all images or one for each.
+
+        Returns:
+            Its error is that of a mean over random baselines: NaN for a single draw, 0 where no
+            baseline is random.
+
+        Raises:
+            DataError: images or baselines that are not pixels in [0, 1].
+            SettingsError: labels that are not a class for each image.
+            NumericError: a score or gradient that is not finite.
+        """
+        with torch.no_grad():
+            images, prepared = check_images(images), prepare(model)
+            random = baselines is None and self.baseline == "noise"
+            starts = self._starts(images, numbered(images, ids), baselines)
+            sums = self._ends(
+                prepared, images, checked(labels, images), starts, self.baselines if random else 1
+            )
+            steps = self._between(prepared, images, starts, sums)
+            totals, gap = self._results(sums, steps)
+            draws = totals.shape[1]
+            error = (variance(totals) / draws).sqrt() if random else torch.zeros_like(gap)
+            scale = (self._scale(steps) / draws).to(images).view(-1, 1, 1, 1)
+            return Attribution(sums.values * scale, sums.classes, gap, error, 1 + draws * steps)
+
+    def _starts(self, images: Images, ids: Ids, baselines: Tensor | None) -> Starts:
+        if baselines is not None:
+            return given(baselines, images)
+        if self.baseline == "noise":
+            return noise(self.seed, images, ids)
+        black = images.new_zeros(()).expand_as(images)
+        return fixed(blurred(images) if self.baseline == "blurred" else black)
+
+    def _scale(self, steps: Tensor) -> Tensor:
+        """What a sum over points is multiplied with, in float64."""
+        return 1 / (steps.double() + (self.formula == "paper"))
+
+    def _results(self, sums: "_Sums", steps: Tensor) -> tuple[Float[Tensor, "n draws"], PerImage]:
+        """The sum of each baseline's attribution, and the completeness gap of their mean."""
+        totals = sums.each * self._scale(steps)[:, None]
+        return totals, completeness(totals.mean(dim=1), sums.scores - sums.starts.mean(dim=1))
+
+    def _ends(
+        self, model: Prepared, images: Images, labels: Labels | None, starts: Starts, draws: int
+    ) -> "_Sums":
+        """The half weight that the images themselves, the last points of all their paths, have."""
+        count = len(images)
+        sums = _Sums(
+            classes=torch.zeros(count, dtype=torch.int64, device=images.device),
+            scores=images.new_zeros(count, dtype=torch.float64),
+            values=torch.zeros_like(images),
+            each=images.new_zeros(count, draws, dtype=torch.float64),
+            starts=images.new_zeros(count, draws, dtype=torch.float64),
+        )
+        for part in chunks(count, self.batch_size):
+            choose = partial(within, None if labels is None else labels[part])
+            sums.classes[part], sums.scores[part], gradient = slope(
+                model, images[part], choose, self.target
+            )
+            for draw in range(draws):
+                change = images[part] - starts(torch.arange(part.start, part.stop), draw)
+                share = change.mul_(gradient).mul_(0.5)
+                sums.values[part] += share
+                sums.each[part, draw] = share.sum(dim=(1, 2, 3), dtype=torch.float64)
+        check_finite("IntegratedGradients", sums.scores, sums.each)
+        return sums
+
+    def _between(
+        self, model: Prepared, images: Images, starts: Starts, sums: "_Sums"
+    ) -> Int64[Tensor, " n"]:
+        """Add the other points, and more for the images whose gap is too large; return each m."""
+        m, left = self.steps, torch.arange(len(images))  # the images that points are taken for
+        steps = torch.full_like(sums.classes, m)
+        positions, weights = torch.arange(m) / m, torch.ones(m)
+        weights[0] = 0.5
+        while len(left):
+            draws = sums.each.shape[1]
+            found = walk(
+                model, images[left], sums.classes[left], self.target,
+                samples=draws * len(positions), batch_size=self.batch_size,
+                place=partial(_place, starts, left, draws, positions, weights),
+            )  # fmt: skip
+            check_finite("IntegratedGradients", found.scores, found.each)
+            sums.values[left] += found.values
+            sums.each[left] += found.each.view(len(left), draws, -1).sum(dim=2)
+            if m == self.steps:
+                sums.starts[:] = found.scores.view(len(left), draws, -1)[:, :, 0]
+            m *= 2
+            if self.tolerance is None or m > self.max_steps:
+                break
+            _, gap = self._results(sums, steps)
+            left = (gap > self.tolerance).nonzero().squeeze(1).cpu()
+            steps[left] = m
+            positions, weights = torch.arange(1, m, 2) / m, torch.ones(m // 2)
+        return steps
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """What is known of each image so far.
+
+    Attributes:
+        classes, scores: the class explained, and F of the image.
+        values: Σ (x − x′) g over baselines and points, those at the ends half.
+        each: that of each baseline, summed over the input values.
+        starts: F of each baseline.
+    """
+
+    classes: Labels
+    scores: PerImage
+    values: Images
+    each: Float[Tensor, "n draws"]
+    starts: Float[Tensor, "n draws"]
+
+
+def _place(
+    starts: Starts, images: Numbers, draws: int, positions: Tensor, weights: Tensor,
+    row: Numbers, sample: Numbers,
+) -> Places:  # fmt: skip
+    """Baselines, α and weights of an image's samples: all points of its first path, and so on."""
+    path, point = row * draws + sample // len(positions), sample % len(positions)
+    paths, which = torch.unique_consecutive(path, return_inverse=True)
+    found = torch.cat([starts(images[one // draws][None], int(one % draws)) for one in paths])
+    return found[which.to(found.device)], positions[point], weights[point]

@@ -1,0 +1,231 @@
+"""How good an attribution is: a number per image, to be compared with RandomAttribution's.
+
+None of them knows what the model really does. Where a map is 0 everywhere, or for agreement the
+same everywhere, there is nothing to measure: NaN.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from advlens.arrays import Ids, Images, Labels, PerImage
+from advlens.attacks.base import choice
+from advlens.attribution.base import (
+    Attribution,
+    Maps,
+    check_finite,
+    check_settings,
+    chunks,
+    numbered,
+    score,
+)
+from advlens.attribution.baselines import blurred
+from advlens.errors import DataError, SettingsError
+from advlens.models.classifier import check_images
+from advlens.prepared import prepare
+from advlens.seeding import Stream, derived, uniform
+
+
+def sparseness(maps: Maps) -> PerImage:
+    """Gini index of the sizes |a| of a map's P values; higher: fewer pixels hold it all.
+
+    Σ_k (2k − P − 1) a_k / (P Σ a_k), a_k rising (Hurley and Rickard 2009; Chalasani et al. 2020).
+    0 where all are equal, 1 − 1/P for a single pixel; .41 for RandomAttribution's normal numbers.
+    """
+    sizes = maps.flatten(1).abs().double().sort(dim=1).values
+    count = sizes.shape[1]
+    ranks = torch.arange(1, count + 1, device=maps.device)
+    return (sizes * (2 * ranks - count - 1)).sum(dim=1) / (count * sizes.sum(dim=1))
+
+
+def total_variation(maps: Maps) -> PerImage:
+    """Σ |a − b| over neighbors, beside and below, for a map of Σ |a| = 1; lower: smoother.
+
+    0 for an even map, near 4 where every pixel stands alone, 2.8 for RandomAttribution.
+    """
+    maps = maps.double()
+    beside, below = (maps.diff(dim=dim).abs().sum(dim=(1, 2)) for dim in (2, 1))
+    return (beside + below) / maps.abs().sum(dim=(1, 2))
+
+
+def rank_correlation(maps: Maps, others: Maps) -> PerImage:
+    """Spearman's correlation of two maps' values, equal ones at their mean rank; 1: same order.
+
+    About 0 for a random map.
+    """
+    first, second = (_ranks(part.flatten(1)) for part in (maps, others))
+    lengths = torch.linalg.vector_norm(first, dim=1) * torch.linalg.vector_norm(second, dim=1)
+    found: PerImage = (first * second).sum(dim=1) / lengths
+    return found
+
+
+def overlap(maps: Maps, others: Maps, *, share: float = 0.1) -> PerImage:
+    """Of the pixels with a map's highest values, how many are among the other's; 1: all.
+
+    `share` of all pixels are looked at, rounded, at least one; a random map has that share of them.
+
+    Raises:
+        SettingsError: a share that does not lie between 0 and 1.
+    """
+    if not 0 < share <= 1:
+        raise SettingsError(f"overlap: share must lie above 0 and at most at 1, not {share}")
+    top = max(1, round(share * maps[0].numel())) if len(maps) else 1
+    first, second = (_order(part) < top for part in (maps, others))
+    even, even_too = (part.amax(dim=(1, 2)) == part.amin(dim=(1, 2)) for part in (maps, others))
+    return torch.where(even | even_too, torch.nan, (first & second).sum(dim=1) / top)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The class's probability while pixels come and go, in the order of the attribution.
+
+    Attributes:
+        insertion: from none of the image's pixels (all filled in) to all; first column: none.
+        deletion: from all to none; first column: the image.
+    """
+
+    insertion: Float[Tensor, "n shares"]
+    deletion: Float[Tensor, "n shares"]
+
+    @property
+    def insertion_area(self) -> PerImage:
+        """In [0, 1]; higher: the first pixels suffice for the class."""
+        return _area(self.insertion)
+
+    @property
+    def deletion_area(self) -> PerImage:
+        """In [0, 1]; lower: without the first pixels the class is gone."""
+        return _area(self.deletion)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faithfulness:
+    """Insertion and deletion (Petsiuk et al. 2018): do the pixels that should matter, matter?
+
+    An image costs 2·steps forward passes.
+
+    Attributes:
+        steps: equal shares of the pixels, by falling value of the map.
+        fill: what stands for a pixel that is not shown: the image's "mean" color, or the pixel of
+            the "blurred" image.
+        batch_size: images per pass; sets the memory.
+    """
+
+    steps: int = 32
+    fill: Literal["mean", "blurred"] = "mean"
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        check_settings("Faithfulness", 0, steps=self.steps, batch_size=self.batch_size)
+        choice("Faithfulness", fill=self.fill, among=("mean", "blurred"))
+
+    def __call__(self, model: nn.Module, images: Images, maps: Maps, targets: Labels) -> Curves:
+        """The curves of each image's map, for the class that it explains.
+
+        Raises:
+            DataError: images that are not pixels in [0, 1], or maps of another size.
+            NumericError: a probability that is not finite.
+        """
+        with torch.no_grad():
+            images, prepared = check_images(images), prepare(model)
+            if maps.shape != (len(images), *images.shape[2:]):
+                raise DataError(
+                    f"maps must be one {tuple(images.shape[2:])} for each of {len(images)} images, "
+                    f"not {tuple(maps.shape)}"
+                )
+            mean = images.mean(dim=(2, 3), keepdim=True).expand_as(images)
+            filled = blurred(images) if self.fill == "blurred" else mean
+            order, samples = _order(maps).view(maps.shape), 2 * self.steps
+            found = [images.new_empty(0, dtype=torch.float64)]
+            for part in chunks(len(images) * samples, self.batch_size):
+                number = torch.arange(part.start, part.stop, device=images.device)
+                row, sample = number // samples, number % samples
+                # columns 0…steps delete, the others insert; both share the image and none of it
+                first = (sample - (sample > self.steps) * self.steps) * maps[0].numel() / self.steps
+                early = order[row] < first.round().view(-1, 1, 1)
+                shown = (early == (sample > self.steps).view(-1, 1, 1)).unsqueeze(1)
+                logits = prepared(torch.where(shown, images[row], filled[row]))
+                found.append(score(logits.double(), targets[row], "probability"))
+            curves = torch.cat(found).view(len(images), samples)
+            check_finite("Faithfulness", curves)
+            deletion, insertion = curves[:, : self.steps + 1], curves[:, self.steps + 1 :]
+            return Curves(
+                torch.cat([deletion[:, -1:], insertion, deletion[:, :1]], dim=1), deletion
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stability:
+    """How much an attribution changes where the image hardly does (Yeh et al. 2019).
+
+    Attributes:
+        radius: of the noise, uniform in ± radius for each value, in pixel units.
+        draws: of the noise, each an attribution.
+        seed: of the noise.
+    """
+
+    radius: float = 0.02
+    draws: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_settings("Stability", self.seed, radius=self.radius, draws=self.draws)
+
+    def __call__(
+        self,
+        method: Callable[..., Attribution],
+        model: nn.Module,
+        images: Images,
+        attribution: Attribution,
+        *,
+        ids: Ids | None = None,
+        **given: Tensor,
+    ) -> Float[Tensor, "n draws"]:
+        """‖a(x + δ) − a(x)‖₂ / ‖a(x)‖₂ for each image and draw of δ; lower: more stable.
+
+        The class explained stays, and so does what the method draws by itself. The mean over draws
+        is Yeh's average sensitivity, relative; the maximum the maximum sensitivity. A method that
+        ignores the image has 0; RandomAttribution has 1.4.
+
+        Args:
+            method: what made the attribution.
+            model, images, ids: as it was called.
+            attribution: of these images.
+            given: what else it was called with, such as a background.
+        """
+        with torch.no_grad():
+            images, numbers = check_images(images), numbered(images, ids)
+            before, changes = attribution.values.flatten(1), []
+            for draw in range(self.draws):
+                noise = uniform(
+                    derived(self.seed, draw), numbers, tuple(images.shape[1:]), Stream.NOISE
+                )
+                moved = (images + self.radius * (2 * noise.to(images) - 1)).clamp(0, 1)
+                found = method(model, moved, attribution.targets, ids=ids, **given)
+                change = torch.linalg.vector_norm(found.values.flatten(1) - before, dim=1)
+                changes.append(change / torch.linalg.vector_norm(before, dim=1))
+            return torch.stack(changes, dim=1)
+
+
+def _order(maps: Maps) -> Int64[Tensor, "n pixels"]:
+    """Each pixel's place by falling value, from 0; equal ones from the upper left."""
+    falling = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(falling.shape[1], device=maps.device).expand_as(falling)
+    return torch.empty_like(falling).scatter_(1, falling, places)
+
+
+def _ranks(values: Float[Tensor, "n pixels"]) -> Float[Tensor, "n pixels"]:
+    """Ranks in float64, equal values at their mean rank, less their mean."""
+    ordered, values = values.sort(dim=1).values.contiguous(), values.contiguous()
+    sides = (torch.searchsorted(ordered, values, right=right) for right in (False, True))
+    ranks = torch.stack(list(sides)).double().mean(dim=0)
+    return ranks - ranks.mean(dim=1, keepdim=True)
+
+
+def _area(curves: Float[Tensor, "n shares"]) -> PerImage:
+    """By the trapezoid rule, over shares from 0 to 1."""
+    return torch.trapezoid(curves, dim=1) / (curves.shape[1] - 1)

@@ -1,0 +1,125 @@
+"""The audit: one pass over the data for each model, a run folder, a report."""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from advlens.auditing.choices import audit_stages, dissection_radius, dissection_stage, radius
+from advlens.auditing.passes import run_stages
+from advlens.auditing.record import Settings, identity, record, training_tables
+from advlens.auditing.subjects import Subject, distinguish, labeled_subject, opened
+from advlens.config import AuditSettings, DissectSettings
+from advlens.datasets import BrodenData, ImageData
+from advlens.distributed import Processes, local_device
+from advlens.errors import SettingsError
+from advlens.files import locked
+from advlens.report import write_report
+from advlens.runs import Run, Tables, write_json
+from advlens.stages import Stage
+from advlens.stages.training import section as training_section
+
+__all__ = ["audit", "dissect", "radius"]
+
+
+def audit(
+    models: Sequence[str | nn.Module], data: str | ImageData, out: str | Path,
+    *, settings: AuditSettings = AuditSettings(), command: str | None = None,  # noqa: B008 (frozen)
+) -> Path:  # fmt: skip
+    """Audit classifiers on a labeled image set, continuing what `out` holds.
+
+    Args:
+        models: specifications (see `load_model`) or modules from pixels in [0, 1] to logits.
+        data: a specification (see `load_data`) or a data set.
+        out: the run folder.
+        settings: what is measured.
+        command: shown in the report as the way to make it again.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        AdvlensError: one of its family, see `advlens.errors`; finished stages stay.
+    """
+    out = Path(out)
+    device = local_device(settings.device)
+    with locked(out):
+        subjects = [
+            labeled_subject(model, data, settings, device) for model in _named_models(models)
+        ]
+        stages = [audit_stages(subject, settings) for subject in subjects]
+        epsilon = radius(settings, subjects[0].data.image_shape[1])
+        chosen = {"epsilon": epsilon, "neuron_epsilon": settings.neuron_epsilon or 2 * epsilon}
+        return _walk(out, subjects, stages, settings, chosen, command or "advlens.audit(…)")
+
+
+def dissect(
+    models: Sequence[str | nn.Module], data: str | BrodenData, out: str | Path,
+    *, settings: DissectSettings = DissectSettings(), command: str | None = None,  # noqa: B008
+    processes: Processes = Processes(),  # noqa: B008 (frozen)
+) -> Path:  # fmt: skip
+    """Name what the units of some models detect, continuing what `out` holds.
+
+    Args:
+        models: specifications (see `load_model`) or modules from pixels in [0, 1] to logits, or to
+            maps: then there is no attack.
+        data: a specification such as broden:DIR, or a data set in the Broden layout.
+        out: the run folder.
+        settings: how they are dissected.
+        command: shown in the report as the way to make it again.
+        processes: those that share the images; the first one writes.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        AdvlensError: one of its family, see `advlens.errors`; finished models stay.
+    """
+    out = Path(out)
+    device = local_device(settings.device)
+    with locked(out) if processes.first else contextlib.nullcontext():
+        subjects = [opened(model, settings.seed, device) for model in _named_models(models)]
+        for subject in subjects:
+            images = subject.labeled(data)
+            if settings.images is not None:
+                images = images.subset(settings.images, seed=settings.seed)
+            subject.data = subject.concepts = images
+        stages: list[list[Stage]] = [[dissection_stage(subject, settings)] for subject in subjects]
+        epsilon = dissection_radius(settings, subjects[0].data.image_shape[1])
+        line = command or "advlens.dissect(…)"
+        return _walk(out, subjects, stages, settings, {"epsilon": epsilon}, line, processes)
+
+
+def _named_models(models: Sequence[str | nn.Module]) -> Sequence[str | nn.Module]:
+    if not models:
+        raise SettingsError("an audit needs at least one model; name it with --model")
+    return models
+
+
+def _walk(
+    out: Path, subjects: Sequence[Subject], stages: Sequence[Sequence[Stage]],
+    settings: Settings, chosen: dict[str, float], command: str,
+    processes: Processes = Processes(),  # noqa: B008 (frozen)
+) -> Path:  # fmt: skip
+    """All stages of all models, then the tables, the record and the report."""
+    distinguish([subject.classifier for subject in subjects])
+    run = Run(out, identity(subjects, settings)) if processes.first else None
+    processes.spread(b"ready", local_device(settings.device))  # the folder is this run's
+    run = run or Run(out, identity(subjects, settings))
+    parts: list[dict[str, dict[str, Any]]] = []
+    for number, (subject, wanted) in enumerate(zip(subjects, stages, strict=True)):
+        parts.append(run_stages(run, number, subject, wanted, settings, processes))
+    if processes.first:
+        tables: Tables = {}
+        for part in (stage for model in parts for stage in model.values()):
+            for name, rows in part["tables"].items():
+                tables.setdefault(name, []).extend(rows)
+        for subject in subjects:
+            for name, rows in training_tables(subject).items():
+                tables.setdefault(name, []).extend(rows)
+        run.write_tables(tables)
+        write_json(out / "run.json", record(subjects, parts, settings, chosen, command))
+        return write_report(out, [*(stage.section for stage in stages[0]), training_section])
+    return out / "report.html"

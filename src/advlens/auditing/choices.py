@@ -1,0 +1,151 @@
+"""Which analyses the settings ask for, with their numbers."""
+
+import torch
+
+from advlens.attacks import AdamAttack, Attack, Fgsm, LeastLikely, Pgd
+from advlens.attribution import ExpectedGradients, IntegratedGradients
+from advlens.auditing.subjects import Subject, outputs
+from advlens.config import AuditSettings, DissectSettings
+from advlens.dissection import Dissection
+from advlens.errors import ModelError
+from advlens.features import ClassGeneration, FeatureVisualization, Inversion
+from advlens.models import load_model
+from advlens.representations import FeatureNetwork, Representation
+from advlens.stages import Stage
+from advlens.stages.accuracy import AccuracyStage, SweepStage
+from advlens.stages.attribution import AttributionStage
+from advlens.stages.dissection import DissectionStage
+from advlens.stages.features import GenerationStage, InversionStage, VisualizationStage
+from advlens.stages.neurons import NeuronStage
+from advlens.threat import L2, Linf
+
+
+def radius(settings: AuditSettings, image_size: int) -> float:
+    """The L2 radius of PGD: the one asked for, or the field's usual one for this image size."""
+    if settings.epsilon is not None:
+        return settings.epsilon
+    return 0.5 if image_size < 96 else 1.5 if image_size < 160 else 3.0
+
+
+def audit_stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
+    epsilon, seed = radius(settings, subject.data.image_shape[1]), settings.seed
+    fgsm: list[Attack] = [Fgsm(threat=Linf(epsilon=e), seed=seed) for e in settings.fgsm]
+    pgd = Pgd(threat=L2(epsilon=epsilon), steps=settings.steps, seed=seed)
+    stages: list[Stage] = [
+        AccuracyStage(attacks=[*fgsm, pgd]),
+        SweepStage(
+            epsilon=epsilon, count=settings.sweep_images, steps=settings.sweep_steps, seed=seed
+        ),
+    ]
+    if subject.data.synsets is not None:
+        stages.append(
+            NeuronStage(
+                epsilon=settings.neuron_epsilon or 2 * epsilon, steps=settings.neuron_steps,
+                success=settings.success, fgsm_epsilon=min(settings.fgsm, default=1 / 255),
+                top=settings.top, sigma=settings.sigma, discrepancy=settings.discrepancy, seed=seed,
+            )
+        )  # fmt: skip
+    if subject.concepts is not None:
+        stages.append(
+            dissection_stage(
+                subject,
+                DissectSettings(
+                    layers=settings.layers, epsilon=settings.neuron_epsilon or 2 * epsilon,
+                    steps=settings.neuron_steps, discrepancy=settings.discrepancy, seed=seed,
+                ),
+            )
+        )  # fmt: skip
+    stages += _explanations(subject, settings)
+    return [stage for stage in stages if stage.name in settings.stages]
+
+
+def _explanations(subject: Subject, settings: AuditSettings) -> list[Stage]:
+    """Attributions, and images made from the model."""
+    wanted = {"attribution", "visualization", "inversion", "generation"} & {*settings.stages}
+    if not wanted:
+        return []
+    seed, small = settings.seed, subject.data.image_shape[1] < 96
+    device = next(subject.classifier.parameters()).device
+    reference = load_model("cifar10-reference", device=device)
+    network: FeatureNetwork = Representation(reference)
+    if settings.inception is not None:
+        from advlens.inception import Inception  # torchvision takes a second to import
+
+        network = Inception(settings.inception)
+    # B23's numbers for CIFAR-10 and for Small ImageNet 150
+    epsilon, step_size = (30.0, 0.5) if small else (40.0, 1.0)
+    stages: list[Stage] = [
+        AttributionStage(
+            count=settings.explained, seed=seed,
+            integrated=IntegratedGradients(
+                steps=settings.points, baselines=settings.baselines, seed=seed
+            ),
+            expected=ExpectedGradients(samples=settings.samples, seed=seed),
+        ),
+        VisualizationStage(
+            method=FeatureVisualization(steps=settings.visualization_steps),
+            count=settings.visualized, seed=seed,
+        ),
+        InversionStage(
+            network=network, method=Inversion(steps=settings.inversion_steps),
+            count=settings.inverted, seed=seed,
+        ),
+        GenerationStage(
+            network=network,
+            judge=reference if subject.data.classes == reference.classes else None,
+            method=ClassGeneration(
+                epsilon=epsilon, step_size=step_size, steps=settings.generation_steps
+            ),
+            per_class=settings.generated, seed=seed,
+        ),
+    ]  # fmt: skip
+    if not wanted.isdisjoint({"visualization", "inversion"}):
+        try:
+            with torch.no_grad():
+                (first,) = subject.data.batches(1, [0])
+                subject.prepared.representation(first.images.to(device))
+        except ModelError as error:
+            subject.notes.append(
+                f"Features of {subject.classifier.name} were neither visualized nor "
+                f"inverted: {error}."
+            )
+            return [stages[0], stages[3]]
+    return stages
+
+
+def dissection_radius(settings: DissectSettings, image_size: int) -> float:
+    """The L2 radius of the attack: the one asked for, or that of an audit's attack on the units."""
+    return settings.epsilon or 2 * radius(AuditSettings(), image_size)
+
+
+def dissection_stage(subject: Subject, settings: DissectSettings) -> DissectionStage:
+    data = subject.concepts
+    assert data is not None
+    attack: Attack | None = None
+    if len(outputs(subject, data)) != 2:
+        if settings.attack != "none":
+            subject.notes.append(
+                f"{subject.classifier.name} returns no logits, so its units were dissected on real "
+                "images only."
+            )
+    elif settings.attack == "adam":
+        attack = AdamAttack(steps=settings.steps, seed=settings.seed)
+    elif settings.attack == "least-likely":
+        epsilon = dissection_radius(settings, data.image_shape[1])
+        attack = LeastLikely(threat=L2(epsilon=epsilon), steps=settings.steps, seed=settings.seed)
+    if settings.upsampling == "receptive-field":
+        unknown = [name for name in subject.prepared.layers if not subject.prepared.fields(name)]
+        if unknown:
+            subject.notes.append(
+                f"Receptive fields of {subject.classifier.name} are not known for "
+                f"{', '.join(unknown[:3])}{' …' if unknown[3:] else ''}; maps of these layers are "
+                "upsampled plainly."
+            )
+    method = Dissection(
+        layers=settings.layers, quantile=settings.quantile, upsampling=settings.upsampling,
+        counting=settings.counting, seed=settings.seed,
+    )  # fmt: skip
+    return DissectionStage(
+        data=data, method=method, attack=attack, minimum=settings.minimum, units=settings.units,
+        discrepancy=settings.discrepancy,
+    )  # fmt: skip

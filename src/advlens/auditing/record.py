@@ -1,0 +1,80 @@
+"""What a run writes down of itself."""
+
+import dataclasses
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from advlens import __version__
+from advlens.auditing.subjects import Subject
+from advlens.config import AuditSettings, DissectSettings
+from advlens.distributed import local_device
+from advlens.errors import DataError
+from advlens.records import data_record, machine, model_record, versions, without_home
+from advlens.runs import Tables, fingerprint
+from advlens.stages.training import left_beside
+
+Settings = AuditSettings | DissectSettings
+
+
+def training_tables(subject: Subject) -> Tables:
+    """The tables of the training that the weights come from, where it lies beside them."""
+    try:
+        return left_beside(Path(subject.spec.partition("@")[2]), subject.classifier.name)
+    except DataError as error:
+        subject.notes.append(
+            f"The training of {subject.classifier.name} is not shown: {without_home(str(error))}"
+        )
+        return {}
+
+
+def identity(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
+    """All that the numbers depend on."""
+    return {
+        "settings": _plain(settings),
+        "models": [
+            [s.classifier.name, fingerprint(s.classifier.state_dict(keep_vars=True).items()),
+             s.classifier.mean.flatten().tolist(), s.classifier.std.flatten().tolist()]
+            for s in subjects
+        ],
+        "data": [s.data.fingerprint() for s in subjects],
+        "concepts": [s.concepts.fingerprint() for s in subjects if s.concepts is not None],
+        "advlens": __version__,
+    }  # fmt: skip
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    values = dataclasses.asdict(settings)
+    return {key: str(v) if isinstance(v, Path) else v for key, v in values.items()}
+
+
+def record(
+    subjects: Sequence[Subject], parts: Sequence[dict[str, dict[str, Any]]],
+    settings: Settings, chosen: dict[str, float], command: str,
+) -> dict[str, Any]:  # fmt: skip
+    """What run.json holds."""
+    data = subjects[0].data
+    return {
+        "advlens": __version__,
+        "command": without_home(command),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": settings.seed,
+        "settings": _plain(settings) | chosen,
+        "models": [model_record(s.classifier, s.prepared, s.data, s.spec) for s in subjects],
+        "data": data_record(data),
+        "versions": versions(),
+        "machine": machine(local_device(settings.device)),
+        "stages": [
+            {
+                "stage": name,
+                "model": subject.classifier.name,
+                "seconds": round(part["seconds"], 1),
+                "peak_memory_mb": round(part["peak_memory_mb"]),
+                "images_per_second": round(part["images"] / max(part["seconds"], 1e-9), 1),
+            }
+            for subject, model_parts in zip(subjects, parts, strict=True)
+            for name, part in model_parts.items()
+        ],
+        "notes": sorted({note for subject in subjects for note in subject.notes}),
+    }

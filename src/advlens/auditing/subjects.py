@@ -1,0 +1,136 @@
+"""Models, each with the images as it sees them."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from advlens import wordnet
+from advlens.config import AuditSettings
+from advlens.datasets import BrodenData, ImageData, Transform, load_data
+from advlens.datasets import View as DataView
+from advlens.errors import DataError, SettingsError
+from advlens.models import Classifier, load_model
+from advlens.prepared import Prepared, prepare
+
+
+@dataclass
+class Subject:
+    """A model with the data as it sees them."""
+
+    spec: str
+    classifier: Classifier
+    prepared: Prepared
+    notes: list[str] = dataclasses.field(default_factory=list)
+    data: ImageData = dataclasses.field(init=False)
+    concepts: BrodenData | None = None
+
+    @property
+    def transform(self) -> Transform:
+        """How image files become this model's inputs."""
+        return Transform(
+            size=self.classifier.image_size, resize=self.classifier.resize,
+            interpolation=self.classifier.interpolation,
+        )  # fmt: skip
+
+    def labeled(self, data: str | BrodenData) -> BrodenData:
+        """Images with labeled pixels, of this model's size."""
+        images = load_data(data, transform=self.transform) if isinstance(data, str) else data
+        if not isinstance(images, BrodenData):
+            raise SettingsError(
+                f"units are dissected on images with labeled pixels, which {images.name} does not "
+                "have; use broden:DIR (docs/broden.md tells how to get or make such data)"
+            )
+        return images
+
+
+def opened(model: str | nn.Module, seed: int, device: torch.device) -> Subject:
+    if isinstance(model, str):
+        spec, classifier = model, load_model(model, device=device, seed=seed)
+    else:
+        spec = f"{type(model).__module__}.{type(model).__qualname__}"
+        classifier = (
+            model if isinstance(model, Classifier) else Classifier(model, name=type(model).__name__)
+        )
+        classifier = classifier.to(device)
+    return Subject(spec, classifier, prepare(classifier))
+
+
+def labeled_subject(
+    model: str | nn.Module, data: str | ImageData, settings: AuditSettings, device: torch.device
+) -> Subject:
+    subject = opened(model, settings.seed, device)
+    classifier = subject.classifier
+    if isinstance(data, str):
+        data = load_data(data, transform=subject.transform)
+    if isinstance(data, BrodenData):
+        raise SettingsError(
+            f"the images of {data.name} belong to no classes, so there is no accuracy to measure; "
+            "use advlens dissect, or give them with --concepts beside labeled images"
+        )
+    if settings.images is not None:
+        data = data.subset(settings.images, seed=settings.seed)
+    data = data.aligned(classifier.classes, classifier.synsets)
+    if data.synsets is None:
+        try:
+            data = _named(data, _synsets(data.classes, settings.synsets))
+        except DataError as error:
+            if settings.synsets is not None:
+                raise
+            subject.notes.append(f"Consistency was not measured: {error}")
+    shape = outputs(subject, data)
+    if len(shape) != 2 or shape[1] != len(data.classes):
+        raise DataError(
+            f"{classifier.name} returns {shape} for one image, but {data.name} has "
+            f"{len(data.classes)} classes; give the model's class names or matching data"
+        )
+    subject.data = data
+    if settings.concepts is not None:
+        subject.concepts = subject.labeled(settings.concepts)
+    return subject
+
+
+def outputs(subject: Subject, data: ImageData) -> tuple[int, ...]:
+    """The shape of what the model returns for one image."""
+    device = next(subject.classifier.parameters()).device
+    with torch.no_grad():
+        (first,) = data.batches(1, [0])
+        return tuple(subject.classifier.eval()(first.images.to(device)).shape)
+
+
+def _named(data: ImageData, synsets: tuple[str, ...]) -> ImageData:
+    everything = torch.arange(len(data))
+    return DataView(
+        data, positions=everything, labels=data.labels, classes=data.classes, synsets=synsets
+    )
+
+
+def _synsets(classes: Sequence[str], table: Path | None) -> tuple[str, ...]:
+    if table is None:
+        return wordnet.resolve(classes)
+    try:
+        lines = table.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the table of synsets {table}: {error}") from error
+    pairs = [line.rpartition(",") for line in lines if "," in line]
+    known = {name.strip(): wnid.strip() for name, _, wnid in pairs}
+    missing = [name for name in classes if name not in known]
+    if missing:
+        raise DataError(
+            f"{table} has no line for class {missing[0]!r}; give one line class,wnid for each"
+        )
+    for wnid in known.values():
+        wordnet.lemmas(wnid)  # refuses what is no WordNet 3.0 noun
+    return tuple(known[name] for name in classes)
+
+
+def distinguish(classifiers: list[Classifier]) -> None:
+    """Give models of one name different names, in the order of the command."""
+    names: dict[str, int] = {}
+    for classifier in classifiers:
+        count = names[classifier.name] = names.get(classifier.name, 0) + 1
+        if count > 1:
+            classifier.name = f"{classifier.name} ({count})"

@@ -1,0 +1,16 @@
+"""Images made from a model: features visualized, representations inverted, classes generated."""
+
+from advlens.features.methods import ClassGeneration, FeatureVisualization, Inversion
+from advlens.features.starts import ClassGaussian, noise_images
+from advlens.features.steps import Steps, Synthesis, Synthesized
+
+__all__ = [
+    "ClassGaussian",
+    "ClassGeneration",
+    "FeatureVisualization",
+    "Inversion",
+    "Steps",
+    "Synthesis",
+    "Synthesized",
+    "noise_images",
+]

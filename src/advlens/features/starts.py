@@ -1,0 +1,177 @@
+"""What images are made from: noise, and the Gaussian of a class's images."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
+
+from advlens.arrays import Ids, Images, Labels
+from advlens.errors import DataError
+from advlens.models import check_images
+from advlens.seeding import Stream, normal
+
+Shape = tuple[int, int, int]
+
+NOISE = 1 / 20
+"""Standard deviation of noise around medium gray (Engstrom et al. 2019, their published code)."""
+BLOCK, JITTER = 4, 1e-4
+
+
+def noise_images(ids: Ids, image_shape: Shape, *, seed: int = 0) -> Images:
+    """Gaussian noise around medium gray, .5 ± .05 per pixel value, clamped to [0, 1].
+
+    Args:
+        ids: a stable number for each image, which its noise is drawn from.
+        image_shape: channels (3), height and width.
+        seed: of all.
+    """
+    return (0.5 + NOISE * normal(seed, ids, image_shape, Stream.START)).clamp_(0, 1)
+
+
+class ClassGaussian:
+    """The Gaussian of each class's images, averaged over 4×4 blocks (B23, section 2.3.2).
+
+    Fitted by streaming: `update(images, labels)`, `merge(other)`. The covariance has n − 1 below it
+    and 1e-4 added to its diagonal. Fit it on training images: what is generated from it is scored
+    against test images.
+
+    Of a class with more images than the d = 3·⌈H/4⌉·⌈W/4⌉ block values of one, the moments are kept
+    (8 d² bytes), of others the blocks themselves (4 n d): no covariance matrix is made of those.
+
+    Args:
+        classes: number of classes.
+        image_shape: channels (3), height and width of the images.
+    """
+
+    def __init__(self, classes: int, image_shape: Shape):
+        self.image_shape = image_shape
+        _, height, width = image_shape
+        self.small: Shape = (3, math.ceil(height / BLOCK), math.ceil(width / BLOCK))
+        dimension = math.prod(self.small)
+        self.count: Int64[Tensor, " classes"] = torch.zeros(classes, dtype=torch.int64)
+        self.total = torch.zeros(classes, dimension, dtype=torch.float64)
+        self._blocks: dict[int, list[Float32[Tensor, "n d"]]] = {c: [] for c in range(classes)}
+        self._products: dict[int, Float[Tensor, "d d"]] = {}
+
+    def update(self, images: Images, labels: Labels) -> None:
+        """Take in a batch of pixels in [0, 1], and the class of each image.
+
+        Raises:
+            DataError: images of another shape, or outside [0, 1]; a label that is no class.
+        """
+        images, labels = check_images(images).cpu(), labels.cpu()
+        if len(images) == 0:
+            return
+        if tuple(images.shape[1:]) != self.image_shape:
+            raise DataError(
+                f"the Gaussians are of images {self.image_shape}, not {tuple(images.shape[1:])}"
+            )
+        if not 0 <= int(labels.min()) <= int(labels.max()) < len(self.count):
+            raise DataError(
+                f"labels must be 0 to {len(self.count) - 1}, found {int(labels.min())} to "
+                f"{int(labels.max())}"
+            )
+        blocks = F.avg_pool2d(images.double(), BLOCK, ceil_mode=True).flatten(1).float()
+        for label in sorted(set(labels.tolist())):
+            self._add(label, blocks[labels == label])
+
+    def merge(self, other: "ClassGaussian") -> None:
+        """Take in what another accumulator of the same classes saw."""
+        for label in range(len(self.count)):
+            if label in other._products:
+                self._multiply(label)
+                self._products[label] += other._products[label]
+                self.count[label] += other.count[label]
+                self.total[label] += other.total[label]
+            elif other._blocks[label]:
+                self._add(label, torch.cat(other._blocks[label]))
+
+    def _add(self, label: int, blocks: Float32[Tensor, "n d"]) -> None:
+        self.count[label] += len(blocks)
+        self.total[label] += blocks.double().sum(dim=0)
+        if label in self._products:
+            self._products[label] += blocks.double().T @ blocks.double()
+        else:
+            self._blocks[label].append(blocks)
+            if self.count[label] > self.total.shape[1]:
+                self._multiply(label)
+
+    def _multiply(self, label: int) -> None:
+        """From now on, keep the moments of a class instead of its blocks."""
+        if label not in self._products:
+            none = torch.empty(0, self.total.shape[1])
+            blocks = torch.cat([none, *self._blocks[label]]).double()
+            self._products[label], self._blocks[label] = blocks.T @ blocks, []
+
+    def sample(self, labels: Labels, ids: Ids | None = None, *, seed: int = 0) -> Images:
+        """One image for each label, clamped to [0, 1], each block one color.
+
+        Args:
+            labels: the class of each image.
+            ids: a stable number for each image, which it is drawn from (default 0…N−1).
+            seed: of all.
+
+        Returns:
+            Pixels in [0, 1], N×3×H×W, on the CPU.
+
+        Raises:
+            DataError: a class of fewer than two images, or no class at all.
+        """
+        labels = labels.cpu()
+        ids = torch.arange(len(labels)) if ids is None else ids.cpu()
+        small = torch.empty(len(labels), self.total.shape[1])
+        for label in sorted(set(labels.tolist())):
+            chosen = labels == label
+            small[chosen] = self._draw(label, ids[chosen], seed).float()
+        blocks = small.clamp_(0, 1).view(-1, *self.small)
+        _, height, width = self.image_shape
+        large = blocks.repeat_interleave(BLOCK, dim=2).repeat_interleave(BLOCK, dim=3)
+        return large[..., :height, :width].contiguous()
+
+    def _draw(self, label: int, ids: Ids, seed: int) -> Float[Tensor, "n d"]:
+        seen = int(self.count[label]) if 0 <= label < len(self.count) else 0
+        if seen < 2:
+            raise DataError(
+                f"no Gaussian of class {label} can be fitted to {seen} images; use more images"
+            )
+        mean, dimension = self.total[label] / seen, self.total.shape[1]
+        if label in self._products:
+            scatter = self._products[label] - seen * torch.outer(mean, mean)
+            covariance = scatter / (seen - 1) + JITTER * torch.eye(dimension, dtype=torch.float64)
+            noise = normal(seed, ids, (dimension,), Stream.START).double()
+            root: Tensor = torch.linalg.cholesky(covariance)
+            return mean + noise @ root.T
+        # Σ zᵢ (xᵢ − μ) / √(n − 1) of independent zᵢ has the images' covariance
+        deviations = (torch.cat(self._blocks[label]).double() - mean) / math.sqrt(seen - 1)
+        noise = normal(seed, ids, (seen + dimension,), Stream.START).double()
+        return mean + noise[:, :seen] @ deviations + math.sqrt(JITTER) * noise[:, seen:]
+
+    def state(self) -> dict[str, Tensor]:
+        """All that was fitted, as tensors to be kept in a file."""
+        blocks = {
+            f"blocks.{label}": torch.cat(parts) for label, parts in self._blocks.items() if parts
+        }
+        products = {f"products.{label}": value for label, value in self._products.items()}
+        return {"count": self.count, "total": self.total, **blocks, **products}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take up what `state` gave, for the same number of classes and shape of images.
+
+        Raises:
+            DataError: another number of classes, or another shape of images.
+        """
+        if state["total"].shape != self.total.shape:
+            raise DataError(
+                f"the file holds Gaussians of {tuple(state['total'].shape)} values, not of "
+                f"{tuple(self.total.shape)} (classes, values of one image); fit them anew"
+            )
+        self.count, self.total = state["count"].clone(), state["total"].clone()
+        self._blocks, self._products = {c: [] for c in range(len(self.count))}, {}
+        for name, value in state.items():
+            kind, _, label = name.partition(".")
+            if kind == "blocks":
+                self._blocks[int(label)] = [value.clone()]
+            elif kind == "products":
+                self._products[int(label)] = value.clone()

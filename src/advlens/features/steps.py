@@ -1,0 +1,213 @@
+"""Projected gradient steps that make images: what visualization, inversion and generation share.
+
+    x ← Π(x ± σ g/‖g‖₂)
+
+for each image by itself: g is the gradient of its own objective, Π brings it back into the L2 ball
+around its start and into [0, 1] (Engstrom et al. 2019; B23, section 2.3.2). A step is one forward
+and one backward pass; nothing is drawn at random.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from advlens.arrays import Images, PerImage
+from advlens.attacks.base import positive
+from advlens.errors import NumericError, RunError, SettingsError
+from advlens.features.fake_relu import pass_blocked_gradients
+from advlens.models import check_images
+from advlens.prepared import Prepared, prepare
+from advlens.threat import L2
+
+Objective = Callable[[Images], PerImage]
+
+CHECKED = 100
+"""Steps after which gradients are looked through for NaN: each look makes a GPU wait."""
+
+
+@dataclass(frozen=True)
+class Synthesized:
+    """Images made from a model.
+
+    Attributes:
+        images: pixels in [0, 1], N×3×H×W, after the last step.
+        objective: of each image before its last step, where it is known without another pass.
+        steps: gradient steps that each image has made.
+    """
+
+    images: Images
+    objective: PerImage
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthesis:
+    """What the methods share.
+
+    Attributes:
+        epsilon: radius of the L2 ball around the start, in pixel units.
+        step_size: length of a step, in pixel units.
+        steps: gradient steps K; K forward and K backward passes.
+        batch_size: images per step; sets the memory of a pass.
+    """
+
+    epsilon: float
+    step_size: float
+    steps: int
+    batch_size: int = 64
+    direction: ClassVar[int] = 1
+    """1 raises the objective, −1 lowers it."""
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        positive(name, epsilon=self.epsilon, step_size=self.step_size)
+        positive(name, steps=self.steps, batch_size=self.batch_size)
+
+    def __call__(self, model: nn.Module, starts: Images, targets: Tensor) -> Synthesized:
+        """The images that N starts become, in full batches.
+
+        Args:
+            model: pixels in [0, 1] → logits; or its prepared copy, which saves the preparation.
+            starts: what each image begins as, pixels in [0, 1], N×3×H×W.
+            targets: what each image is to become, as the method says.
+
+        Raises:
+            DataError: starts, or images to invert, that are not pixels in [0, 1].
+            SettingsError: targets that do not fit the starts or the model.
+            ModelError: a model without a linear layer has no representation.
+            NumericError: a gradient that is not finite.
+        """
+        work = self.begin(model, starts, targets)
+        for _ in work:
+            pass
+        return work.result()
+
+    def begin(self, model: nn.Module, starts: Images, targets: Tensor) -> "Steps":
+        """The same step by step, for work that is long enough to be kept and taken up again.
+
+        Args and errors as in a call.
+        """
+        return Steps(self, prepare(model), starts, targets)
+
+    def _checked(self, targets: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _objective(self, model: Prepared, targets: Tensor) -> Objective:
+        """The objective of one batch."""
+        raise NotImplementedError
+
+
+class Steps:
+    """The steps of a method on N images, batch after batch.
+
+    Iterating makes them, one by one, and tells after each how many are made in all, of
+    `len(steps)`; it can end anywhere and go on later. `state()` is all that has to be kept for
+    `restore` to go on in another process, to the same bits on a CPU.
+
+    Attributes:
+        images: as they are now.
+        objective: of each image before its latest step; NaN before its first.
+        done: steps made, over all batches.
+    """
+
+    def __init__(self, method: Synthesis, model: Prepared, starts: Images, targets: Tensor):
+        self._method, self._model = method, model
+        # one layout in memory, whatever was given: sums, and their rounding, depend on it
+        self._starts = check_images(starts).detach().contiguous()
+        if len(targets) != len(starts):
+            raise SettingsError(
+                f"{type(method).__name__}: {len(starts)} starts but {len(targets)} targets; give "
+                "one target for each start"
+            )
+        self._targets = method._checked(targets.detach().to(starts.device))
+        self.images = self._starts.clone()
+        self.objective = self._starts.new_full((len(starts),), math.nan)
+        self.done = 0
+        self._sizes: list[Tensor] = []
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.images) / self._method.batch_size) * self._method.steps
+
+    def __iter__(self) -> Iterator[int]:
+        size, steps = self._method.batch_size, self._method.steps
+        while self.done < len(self):
+            first = self.done // steps * size
+            part = slice(first, first + size)
+            objective = self._method._objective(self._model, self._targets[part])
+            for _ in range(self.done % steps, steps):
+                self._step(part, objective)
+                self.done += 1
+                if len(self._sizes) == CHECKED or self.done % steps == 0:
+                    self._check()
+                yield self.done
+
+    def _step(self, part: slice, objective: Objective) -> None:
+        ball, start = L2(epsilon=self._method.epsilon), self._starts[part]
+        with torch.enable_grad():
+            inputs = self.images[part].detach().requires_grad_()
+            values = objective(inputs)
+            pass_blocked_gradients(values)
+            (gradient,) = torch.autograd.grad(values.sum(), inputs)
+        length = self._method.direction * self._method.step_size
+        moved = torch.add(inputs.detach(), ball.steepest(gradient), alpha=length)
+        self._sizes.append(_largest(values.detach()) + _largest(gradient))
+        self.images[part] = ball.project(moved, start)
+        self.objective[part] = values.detach()
+
+    def _check(self) -> None:
+        finite = torch.stack(self._sizes).isfinite().tolist() if self._sizes else []
+        if not all(finite):
+            step = (self.done - len(finite) + finite.index(False)) % self._method.steps + 1
+            raise NumericError(
+                f"{type(self._method).__name__}: the gradient at step {step} is not finite; the "
+                "model returns NaN or infinity on images in [0, 1]: check its weights"
+            )
+        self._sizes = []
+
+    def state(self) -> dict[str, Tensor]:
+        """The images, their objectives and the number of steps made, as copies.
+
+        Raises:
+            NumericError: a gradient was not finite; nothing is there to be kept.
+        """
+        self._check()
+        return {
+            "images": self.images.clone(),
+            "objective": self.objective.clone(),
+            "done": torch.tensor(self.done),
+        }
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take up what `state` gave on the same model, starts, targets and settings.
+
+        Raises:
+            RunError: a state of other images, or of more steps.
+        """
+        shape, done = tuple(state["images"].shape), int(state["done"])
+        if shape != tuple(self.images.shape) or not 0 <= done <= len(self):
+            raise RunError(
+                f"a state of step {done} on images {shape} is not one of {len(self)} steps on "
+                f"{tuple(self.images.shape)}; remove it to begin anew"
+            )
+        self.images.copy_(state["images"])
+        self.objective.copy_(state["objective"])
+        self.done, self._sizes = done, []
+
+    def result(self) -> Synthesized:
+        """What has been made.
+
+        Raises:
+            SettingsError: steps are left to be made.
+        """
+        if self.done < len(self):
+            raise SettingsError(f"{len(self) - self.done} steps are left; iterate to make them")
+        return Synthesized(self.images, self.objective, self._method.steps)
+
+
+def _largest(values: Tensor) -> Tensor:
+    largest: Tensor = torch.linalg.vector_norm(values, ord=torch.inf)
+    return largest

@@ -1,0 +1,93 @@
+"""Networks that turn images into feature vectors, and the name that their features carry."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from advlens.arrays import Images
+from advlens.models import Classifier
+from advlens.models.classifier import check_images
+from advlens.prepared import prepare
+
+Features = Float[Tensor, "n d"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where feature vectors come from. Distances of different sources cannot be compared.
+
+    Attributes:
+        network: its name.
+        layer: of it.
+        dimension: of a feature vector.
+        resize: what is done to images of another size than the network's.
+        weights: SHA-256 of its weights, if known.
+    """
+
+    network: str
+    layer: str
+    dimension: int
+    resize: str
+    weights: str | None
+
+    def __str__(self) -> str:
+        return f"{self.network}, layer {self.layer}, images {self.resize}"
+
+
+class FeatureNetwork(Protocol):
+    """Pixels in [0, 1], N×3×H×W → for each layer the images' feature vectors, float32."""
+
+    @property
+    def sources(self) -> Mapping[str, Source]:
+        """What the features of each layer are."""
+
+    def __call__(self, images: Images) -> dict[str, Features]: ...
+
+
+class Representation:
+    """A classifier's penultimate representation as features, where no Inception-v3 is at hand.
+
+    Args:
+        model: the classifier.
+        batch_size: images per step.
+
+    Raises:
+        ModelError: the model has no linear layer.
+    """
+
+    def __init__(self, model: Classifier, *, batch_size: int = 128):
+        self.batch_size = batch_size
+        self._prepared, self._size = prepare(model), model.image_size
+        self._device = model.mean.device
+        self.sources = {
+            "representation": Source(
+                network=model.name,
+                layer="representation",
+                dimension=self._features(torch.zeros(1, 3, self._size, self._size)).shape[1],
+                resize=f"resized bilinearly with antialiasing to {self._size}×{self._size}",
+                weights=model.weights,
+            )
+        }
+
+    def __call__(self, images: Images) -> dict[str, Features]:
+        """The features on the model's device.
+
+        Raises:
+            DataError: images that are not pixels in [0, 1].
+        """
+        found = [
+            self._features(check_images(part)) for part in torch.split(images, self.batch_size)
+        ]
+        return {"representation": torch.cat(found)}
+
+    @torch.no_grad()
+    def _features(self, images: Images) -> Features:
+        size = (self._size, self._size)
+        if images.shape[2:] != size:
+            images = F.interpolate(images, size, mode="bilinear", antialias=True).clamp(0, 1)
+        return self._prepared.representation(images.to(self._device))

@@ -1,0 +1,156 @@
+"""Does an image with the same representation look the same (B23 eq. 15)?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from advlens.arrays import Images, PerImage
+from advlens.datasets import ImageData
+from advlens.features import Inversion, noise_images
+from advlens.fid import feature_distances
+from advlens.representations import FeatureNetwork
+from advlens.runs import Row, Tables
+from advlens.sections import Results, Section
+from advlens.stages.base import Context, View, Work
+from advlens.stages.features.jobs import forget, synthesized
+from advlens.stages.features.section import section
+from advlens.stages.pictures import enlarged, slug, write_png
+from advlens.statistics import mean_interval
+
+STARTS = ("noise", "image")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InversionStage:
+    """Images inverted from noise and from an image of another class, and how near they come.
+
+    Attributes:
+        network: whose features measure the distance of an image and its inversion.
+        method: the steps.
+        count: images, a seeded, class-balanced subset.
+        shown: of these in the report.
+    """
+
+    network: FeatureNetwork
+    method: Inversion = field(default_factory=Inversion)
+    count: int = 8
+    shown: int = 4
+    seed: int = 0
+    name: str = "inversion"
+    records: bool = False
+
+    def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
+        return data, data.subset(min(self.count, len(data)), seed=self.seed).positions.tolist()
+
+    def start(self, context: Context) -> "_Inversion":
+        return _Inversion(self, context)
+
+    def section(self, results: Results) -> Section | None:
+        return section(results)
+
+
+class _Inversion(Work):
+    def __init__(self, stage: InversionStage, context: Context):
+        self.stage, self.context = stage, context
+        self.ids: list[int] = []
+        self.targets: list[Tensor] = []
+
+    def update(self, view: View) -> None:
+        self.ids += view.ids.tolist()
+        self.targets.append(view.images.cpu())
+
+    def state(self) -> dict[str, Tensor]:
+        return {
+            "inversion.ids": torch.tensor(self.ids),
+            "inversion.targets": torch.cat(self.targets),
+        }
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self.ids = state["inversion.ids"].tolist()
+        self.targets = [state["inversion.targets"]]
+
+    def compute(self) -> Tables:
+        targets = torch.cat(self.targets)
+        others = self._others()
+        starts = {
+            "noise": noise_images(
+                torch.tensor(self.ids), self.context.data.image_shape, seed=self.stage.seed
+            ),
+            "image": self.context.data.images(others).float() / 255,
+        }
+        rows: list[Row] = []
+        pictures: list[Row] = []
+        for start in STARTS:
+            job = f"inversion-from-{start}"
+            made = synthesized(
+                self.context, job, self.stage.method, starts[start], targets
+            ).images.cpu()
+            measured = self._measured(made, targets)
+            rows += [self._row(start, *key, values) for key, values in measured.items()]
+            pictures += self._pictures(
+                start, starts[start], targets, made, measured["representation", self.context.name],
+                others if start == "image" else None,
+            )  # fmt: skip
+        forget(self.context, *(f"inversion-from-{start}" for start in STARTS))
+        return {"inversion": rows, "inversion_pictures": pictures}
+
+    def _others(self) -> list[int]:
+        """For each image one of another class: the nearest behind it among those chosen, or any."""
+        labels = self.context.data.labels
+        found = []
+        for place, image in enumerate(self.ids):
+            around = [*self.ids[place + 1 :], *self.ids[:place], *range(len(labels))]
+            found.append(next((o for o in around if labels[o] != labels[image]), image))
+        return found
+
+    def _measured(self, made: Images, targets: Images) -> dict[tuple[str, str], PerImage]:
+        """Distance of each image and its inversion, by measure and the network that measures."""
+        device = next(self.context.classifier.parameters()).device
+        with torch.no_grad():
+            reached, wanted = (
+                self.context.prepared.representation(part.to(device)).double()
+                for part in (made, targets)
+            )
+        own = ((reached - wanted).norm(dim=1) / wanted.norm(dim=1)).cpu()
+        pixels = (made - targets).double().flatten(1).norm(dim=1)
+        found = {("representation", self.context.name): own, ("pixels", ""): pixels}
+        first, second = (self.stage.network(part.to(device)) for part in (made, targets))
+        for layer, source in self.stage.network.sources.items():
+            distances = feature_distances(first[layer], second[layer]).cpu()
+            found[f"{source.layer} ({source.dimension} features)", source.network] = distances
+        return found
+
+    def _row(self, start: str, measure: str, network: str, values: PerImage) -> Row:
+        mean, low, high = mean_interval(values.tolist())
+        method = self.stage.method
+        return {
+            "model": self.context.name, "start": start, "measure": measure, "features": network,
+            "steps": method.steps, "epsilon": method.epsilon, "step_size": method.step_size,
+            "mean": mean, "low": low, "high": high, "n": len(values),
+        }  # fmt: skip
+
+    def _pictures(
+        self, start: str, starts: Images, targets: Images, made: Images, distances: PerImage,
+        others: Sequence[int] | None,
+    ) -> list[Row]:  # fmt: skip
+        data = self.context.data
+        rows: list[Row] = []
+        for rank in range(min(self.stage.shown, len(made))):
+            files = {}
+            for kind, images in (("start", starts), ("target", targets), ("inverted", made)):
+                stem = f"inversion-{slug(self.context.name)}-{start}-{rank}-{kind}"
+                files[kind] = f"figures/images/{stem}.png"
+                write_png(enlarged(images[rank]), self.context.folder / files[kind])
+            label = data.classes[int(data.labels[self.ids[rank]])]
+            other = "" if others is None else data.classes[int(data.labels[others[rank]])]
+            rows.append(
+                {
+                    "model": self.context.name, "start": start, "rank": rank,
+                    "target_label": label, "start_label": other, "start_file": files["start"],
+                    "target_file": files["target"], "file": files["inverted"],
+                    "distance": distances[rank].item(),
+                }
+            )  # fmt: skip
+        return rows

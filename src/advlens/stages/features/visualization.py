@@ -1,0 +1,112 @@
+"""What raises a component of the representation most, and the images that do (B23 eq. 13, 14)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from advlens.datasets import ImageData
+from advlens.features import FeatureVisualization, noise_images
+from advlens.runs import Row, Tables
+from advlens.sections import Results, Section
+from advlens.stages.base import Context, View, Work
+from advlens.stages.features.jobs import forget, synthesized
+from advlens.stages.features.section import section
+from advlens.stages.pictures import enlarged, slug, write_png
+from advlens.statistics import TopK
+
+JOB = "visualization-images"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualizationStage:
+    """Some components of the representation, each made visible from noise.
+
+    Attributes:
+        method: the steps.
+        count: components, drawn by the seed.
+        shown: images of highest and of lowest activation beside each.
+    """
+
+    method: FeatureVisualization = field(default_factory=FeatureVisualization)
+    count: int = 4
+    shown: int = 4
+    seed: int = 0
+    name: str = "visualization"
+    records: bool = False
+
+    def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
+        return data, range(len(data))
+
+    def start(self, context: Context) -> "_Visualization":
+        return _Visualization(self, context)
+
+    def section(self, results: Results) -> Section | None:
+        return section(results)
+
+
+class _Visualization(Work):
+    def __init__(self, stage: VisualizationStage, context: Context):
+        self.stage, self.context = stage, context
+        self.components: Tensor | None = None
+        self.tops: dict[str, TopK] = {}
+
+    def _begin(self, components: Tensor) -> None:
+        self.components = components
+        count = len(components)
+        self.tops = {kind: TopK(self.stage.shown, count) for kind in ("most", "least")}
+
+    def update(self, view: View) -> None:
+        with torch.no_grad():
+            values = view.prepared.representation(view.images)
+        if self.components is None:
+            random = torch.Generator().manual_seed(self.stage.seed)
+            order = torch.randperm(values.shape[1], generator=random)
+            self._begin(order[: self.stage.count].sort().values)
+        chosen = values[:, self.components]
+        self.tops["most"].update(chosen, view.ids)
+        self.tops["least"].update(-chosen, view.ids)
+
+    def state(self) -> dict[str, Tensor]:
+        assert self.components is not None
+        kept = {f"visualization.{kind}": top.kept() for kind, top in self.tops.items()}
+        return kept | {"visualization.components": self.components}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self._begin(state["visualization.components"])
+        for kind, top in self.tops.items():
+            top.keys = state[f"visualization.{kind}"]
+
+    def compute(self) -> Tables:
+        assert self.components is not None
+        context, stage = self.context, self.stage
+        starts = noise_images(self.components, context.data.image_shape, seed=stage.seed)
+        found = synthesized(context, JOB, stage.method, starts, self.components)
+        with torch.no_grad():
+            made = context.prepared.representation(found.images)[
+                torch.arange(len(self.components)), self.components
+            ].cpu()
+        rows: list[Row] = []
+        for place, component in enumerate(self.components.tolist()):
+            rows.append(self._row(component, "visualized", 0, made[place], found.images[place]))
+            for kind, sign in (("most", 1), ("least", -1)):
+                values, ids = (part[place] for part in self.tops[kind].compute())
+                images = context.data.images(ids.tolist()).float() / 255
+                for rank, (value, number) in enumerate(zip(values, ids.tolist(), strict=True)):
+                    label = context.data.classes[int(context.data.labels[number])]
+                    rows.append(self._row(component, kind, rank, sign * value, images[rank], label))
+        forget(context, JOB)
+        return {"visualization_pictures": rows}
+
+    def _row(
+        self, component: int, kind: str, rank: int, activation: Tensor, image: Tensor,
+        label: str = "",
+    ) -> Row:  # fmt: skip
+        stem = f"visualization-{slug(self.context.name)}-{component}-{kind}-{rank}"
+        file = f"figures/images/{stem}.png"
+        write_png(enlarged(image), self.context.folder / file)
+        return {
+            "model": self.context.name, "component": component, "kind": kind, "rank": rank,
+            "file": file, "activation": activation.item(), "label": label,
+        }  # fmt: skip

@@ -1,0 +1,129 @@
+"""Every attribution does exactly the passes that it is allowed, and no more of them at once."""
+
+import pytest
+import torch
+from torch import nn
+
+from advlens.attribution import (
+    ExpectedGradients,
+    Faithfulness,
+    IntegratedGradients,
+    RandomAttribution,
+    Stability,
+)
+from advlens.attribution.baselines import blurred
+from advlens.models.classifier import Classifier
+from advlens.models.resnet import CifarResNet
+from advlens.prepared import prepare
+from flops import flops
+
+M, N, BACKGROUND = 5, 8, 12
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    """A prepared ResNet with projection shortcuts, 6 images, a background, and one unit."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = CifarResNet((1, 1), (4, 8), "projection")
+    model = prepare(Classifier(network, name="tiny", image_size=16))
+    pixels = torch.rand(6 + BACKGROUND, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        unit = flops(lambda: model(pixels[:1]))
+    return model, pixels[:6], pixels[6:], unit
+
+
+@pytest.mark.parametrize("batch_size", [4, 64])
+@pytest.mark.parametrize("known", [True, False])
+def test_integrated_gradients(batch_size, known, resnet):
+    """Two units a point; the image itself is one point, whatever the number of baselines."""
+    model, images, _, unit = resnet
+    labels = torch.arange(6) if known else None
+    for settings, points in (
+        ({"baseline": "black"}, 1 + M),
+        ({"baseline": "blurred", "target": "logit"}, 1 + M),
+        ({"baselines": 3}, 1 + 3 * M),
+        ({"formula": "paper", "baselines": 2}, 1 + 2 * M),
+        ({"baseline": "black", "tolerance": 1e-30, "max_steps": 4 * M}, 1 + 4 * M),
+    ):
+        method = IntegratedGradients(steps=M, batch_size=batch_size, **settings)
+        cost = flops(lambda method=method: method(model, images, labels))
+        blur = flops(lambda: blurred(images)) if method.baseline == "blurred" else 0
+        assert cost - blur == 12 * points * unit
+        assert method(model, images, labels).points.tolist() == [points] * 6
+
+
+def test_a_tolerance_costs_only_the_images_that_exceed_it(resnet):
+    model, images, _, unit = resnet
+    gaps = IntegratedGradients(steps=M, baseline="black")(model, images).gap
+    method = IntegratedGradients(
+        steps=M, baseline="black", tolerance=gaps.median().item(), max_steps=2 * M
+    )
+    points = method(model, images).points
+    assert points.tolist() == [1 + M * (1 + (gap > gaps.median()).item()) for gap in gaps]
+    assert flops(lambda: method(model, images)) == 2 * int(points.sum()) * unit
+
+
+@pytest.mark.parametrize("batch_size", [4, 64])
+@pytest.mark.parametrize("stratified", [True, False])
+def test_expected_gradients(batch_size, stratified, resnet):
+    """Two units a sample, one an image and a background image, which the gap is taken from."""
+    model, images, background, unit = resnet
+    method = ExpectedGradients(samples=N, stratified=stratified, batch_size=batch_size)
+    cost = flops(lambda: method(model, images, background=background))
+    assert cost == (6 * (2 * N + 1) + BACKGROUND) * unit
+
+
+def test_measures(resnet):
+    model, images, _, unit = resnet
+    random = RandomAttribution()(model, images)
+    assert flops(lambda: RandomAttribution()(model, images)) == 6 * unit
+    curves = Faithfulness(steps=7)
+    assert flops(lambda: curves(model, images, random.maps, random.targets)) == 6 * 14 * unit
+    method = IntegratedGradients(steps=M, baseline="black")
+    changes = Stability(draws=3)
+    cost = flops(lambda: changes(method, model, images, method(model, images)))
+    assert cost == 4 * 12 * (1 + M) * unit
+
+
+class Counting(nn.Module):
+    """Notes how many images it sees at once; its control flow keeps it from being traced."""
+
+    seen: list[int] = []  # noqa: RUF012  # shared with the prepared copy
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(192, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x):
+            self.seen.append(len(x))
+        return self.linear(x.flatten(1))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        lambda many, size: IntegratedGradients(steps=many, baselines=3, batch_size=size),
+        lambda many, size: IntegratedGradients(
+            steps=2, tolerance=1e-30, max_steps=2 * many, batch_size=size
+        ),
+        lambda many, size: ExpectedGradients(samples=2 * many, batch_size=size),
+        lambda many, size: Faithfulness(steps=many, batch_size=size),
+    ],
+    ids=["integrated", "tolerance", "expected", "faithfulness"],
+)
+def test_the_largest_batch_is_the_one_set(method, pixels):
+    """Whatever the number of images and steps; and no batch but the last of a row is smaller."""
+    model, background = Counting(), torch.rand(40, 3, 8, 8)
+    for count, many, size in ((1, 40, 16), (24, 3, 16), (8, 40, 16), (24, 40, 7)):
+        Counting.seen.clear()
+        given = {}
+        if isinstance(method(many, size), ExpectedGradients):
+            given["background"] = background
+        if isinstance(method(many, size), Faithfulness):
+            given |= {"maps": pixels[:count].sum(dim=1), "targets": torch.zeros(count).long()}
+        method(many, size)(model, pixels[:count], **given)
+        assert max(Counting.seen) <= size
+        assert sum(seen < size for seen in Counting.seen) <= 8
+        assert len(Counting.seen) <= sum(Counting.seen) / size + 8

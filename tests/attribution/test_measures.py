@@ -1,0 +1,208 @@
+"""The measures of attributions, against plain loops, closed forms and scipy."""
+
+import copy
+import itertools
+
+import pytest
+import scipy
+import torch
+
+from advlens.attribution import (
+    Attribution,
+    Faithfulness,
+    IntegratedGradients,
+    RandomAttribution,
+    Stability,
+    overlap,
+    rank_correlation,
+    sparseness,
+    total_variation,
+)
+from advlens.attribution.baselines import blurred
+from advlens.errors import DataError, NumericError, SettingsError
+from advlens.seeding import Stream, derived, uniform
+
+
+@pytest.fixture
+def maps():
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(6, 7, 9, generator=generator)
+
+
+def test_sparseness_is_the_gini_index(maps):
+    """The mean difference between two values, over twice their mean."""
+    for one, found in zip(maps, sparseness(maps), strict=True):
+        sizes = one.abs().flatten().tolist()
+        differences = [abs(a - b) for a, b in itertools.product(sizes, sizes)]
+        mean = sum(sizes) / len(sizes)
+        by_hand = sum(differences) / len(differences) / (2 * mean)
+        assert found.item() == pytest.approx(by_hand, rel=1e-6)
+    even, point = torch.full((1, 4, 5), -2.0), torch.zeros(1, 4, 5)
+    point[0, 1, 1] = -1e-30
+    assert sparseness(torch.cat([even, point])).tolist() == pytest.approx([0, 1 - 1 / 20])
+    assert torch.equal(sparseness(-maps * 2), sparseness(maps))
+
+
+def test_total_variation(maps):
+    for one, found in zip(maps, total_variation(maps), strict=True):
+        total = 0.0
+        for y, x in itertools.product(range(7), range(9)):
+            total += abs(one[y, x] - one[y - 1, x]).item() if y else 0
+            total += abs(one[y, x] - one[y, x - 1]).item() if x else 0
+        assert found.item() == pytest.approx(total / one.abs().sum().item(), rel=1e-5)
+    point = torch.zeros(1, 5, 5)
+    point[0, 2, 2] = -3
+    assert total_variation(torch.cat([point, torch.ones(1, 5, 5)])).tolist() == [4, 0]
+
+
+def test_rank_correlation_is_scipys(maps):
+    others = maps.flip(0) + maps
+    coarse = (others * 2).round()  # many equal values
+    for first, second in ((maps, others), (maps, coarse), (coarse, coarse.flip(0))):
+        found = rank_correlation(first, second)
+        for one, two, ours in zip(first, second, found, strict=True):
+            expected = scipy.stats.spearmanr(one.flatten(), two.flatten()).statistic
+            assert ours.item() == pytest.approx(expected, abs=1e-9)
+    assert rank_correlation(maps, 3 * maps**3).tolist() == pytest.approx([1] * 6)
+    assert rank_correlation(maps, -maps).tolist() == pytest.approx([-1] * 6)
+
+
+def test_overlap(maps):
+    others = maps + maps.flip(0)
+    for share, top in ((0.1, 6), (0.5, 32), (1.0, 63), (0.001, 1)):
+        for one, two, found in zip(maps, others, overlap(maps, others, share=share), strict=True):
+            sets = [
+                set(sorted(range(63), key=lambda i: -part.flatten()[i].item())[:top])
+                for part in (one, two)
+            ]
+            assert found.item() == pytest.approx(len(sets[0] & sets[1]) / top)
+    for share in (0, -0.1, 1.5):
+        with pytest.raises(SettingsError, match="share must lie above 0 and at most at 1"):
+            overlap(maps, maps, share=share)
+
+
+def test_nothing_to_measure_is_nan(maps):
+    nothing = torch.zeros_like(maps)
+    assert sparseness(nothing).isnan().all()
+    assert total_variation(nothing).isnan().all()
+    for first, second in ((nothing, maps), (maps, nothing), (nothing, nothing + 1)):
+        assert rank_correlation(first, second).isnan().all()
+        assert overlap(first, second).isnan().all()
+
+
+def test_no_images(maps):
+    for measure in (sparseness, total_variation):
+        assert measure(maps[:0]).shape == (0,)
+    for measure in (rank_correlation, overlap):
+        assert measure(maps[:0], maps[:0]).shape == (0,)
+
+
+def test_random_attribution_has_the_values_told(smooth):
+    """Those in the docstrings."""
+    images = torch.rand(20, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 48 * 48, 2))
+    found = RandomAttribution()(model, images)
+    other = RandomAttribution(seed=1)(model, images)
+    assert sparseness(found.maps).mean().item() == pytest.approx(0.41, abs=0.01)
+    assert total_variation(found.maps).mean().item() == pytest.approx(2.8, abs=0.05)
+    assert rank_correlation(found.maps, other.maps).mean().item() == pytest.approx(0, abs=0.02)
+    assert overlap(found.maps, other.maps).mean().item() == pytest.approx(0.1, abs=0.02)
+    changes = Stability(draws=2)(RandomAttribution(), model, images, found)
+    assert changes.mean().item() == pytest.approx(2**0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("fill", ["mean", "blurred"])
+@pytest.mark.parametrize("steps", [1, 2, 9])
+def test_faithfulness_equals_loops(fill, steps, smooth, pixels, labels):
+    model = copy.deepcopy(smooth).double()
+    images, labels = pixels[:4], labels[:4]
+    maps = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(0))
+    maps[:, :3] = maps[:, :3].round()  # some equal values
+    for size in (3, 64):
+        found = Faithfulness(steps=steps, fill=fill, batch_size=size)(smooth, images, maps, labels)
+        assert found.insertion.shape == found.deletion.shape == (4, steps + 1)
+        for row in range(4):
+            image = images[row].double()
+            empty = blurred(images[row : row + 1].double())[0]
+            if fill == "mean":
+                empty = image.mean(dim=(1, 2))[:, None, None].expand_as(image)
+            places = sorted(
+                itertools.product(range(8), range(8)),
+                key=lambda place: (-maps[row][place].item(), place),
+            )
+            for start, end, curve in (
+                (image, empty, found.deletion[row]), (empty, image, found.insertion[row])
+            ):  # fmt: skip
+                expected = []
+                for k in range(steps + 1):
+                    shown = start.clone()
+                    for y, x in places[: round(k * 64 / steps)]:
+                        shown[:, y, x] = end[:, y, x]
+                    expected.append(model(shown[None]).softmax(dim=1)[0, labels[row]].item())
+                assert curve.tolist() == pytest.approx(expected, abs=1e-5)
+                area = sum((a + b) / 2 for a, b in itertools.pairwise(expected)) / steps
+                areas = found.deletion_area if start is image else found.insertion_area
+                assert areas[row].item() == pytest.approx(area, abs=1e-5)
+
+
+def test_faithfulness_tells_a_good_map_from_a_random_one(smooth, pixels):
+    good = IntegratedGradients(steps=20, baseline="black", target="logit")(smooth, pixels)
+    bad = RandomAttribution()(smooth, pixels)
+    measure = Faithfulness(steps=16)
+    ours, theirs = (measure(smooth, pixels, one.maps, one.targets) for one in (good, bad))
+    assert ours.insertion_area.mean() > theirs.insertion_area.mean() + 0.1
+    assert ours.deletion_area.mean() < theirs.deletion_area.mean() - 0.1
+
+
+def test_wrong_maps_and_settings(smooth, pixels, labels):
+    measure = Faithfulness(steps=2)
+    with pytest.raises(DataError, match=r"maps must be one \(8, 8\) for each of 24 images"):
+        measure(smooth, pixels, torch.zeros(24, 3, 8, 8), labels)
+    with pytest.raises(DataError, match=r"\[0, 1\]"):
+        measure(smooth, pixels * 3, torch.zeros(24, 8, 8), labels)
+    broken = copy.deepcopy(smooth)
+    with torch.no_grad():
+        broken.linear.weight.fill_(torch.nan)
+    with pytest.raises(NumericError, match="Faithfulness: the model returns NaN"):
+        measure(broken, pixels, torch.zeros(24, 8, 8), labels)
+    assert measure(smooth, pixels[:0], torch.zeros(0, 8, 8), labels[:0]).insertion.shape == (0, 3)
+    for wrong in (
+        {"steps": 0}, {"fill": "white"}, {"batch_size": -1},
+    ):  # fmt: skip
+        with pytest.raises(SettingsError, match=next(iter(wrong))):
+            Faithfulness(**wrong)
+    for wrong in ({"radius": 0.0}, {"draws": 0}, {"seed": -1}):
+        with pytest.raises(SettingsError, match=next(iter(wrong))):
+            Stability(**wrong)
+
+
+class Spy:
+    """A method of which the answer is the image itself; notes how it is called."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, model, images, labels, *, ids, **given):
+        self.calls.append((images, labels, ids, given))
+        nothing = torch.zeros(len(images))
+        return Attribution(images, labels, nothing, nothing, labels)
+
+
+def test_stability_is_the_relative_change(smooth, pixels, labels):
+    spy, ids = Spy(), torch.arange(24) + 3
+    before = spy(None, pixels, labels, ids=ids)
+    measure = Stability(radius=0.1, draws=3, seed=2)
+    found = measure(spy, smooth, pixels, before, ids=ids, background=pixels[:2])
+    assert found.shape == (24, 3)
+    for draw, (images, classes, numbers, given) in enumerate(spy.calls[1:]):
+        noise = uniform(derived(2, draw), ids, (3, 8, 8), Stream.NOISE)
+        expected = (pixels + 0.1 * (2 * noise - 1)).clamp(0, 1)
+        torch.testing.assert_close(images, expected)
+        assert torch.equal(classes, labels)
+        assert torch.equal(numbers, ids)
+        assert torch.equal(given["background"], pixels[:2])
+        for row in range(24):
+            change = (expected[row] - pixels[row]).double().square().sum().sqrt()
+            change /= pixels[row].double().square().sum().sqrt()
+            assert found[row, draw].item() == pytest.approx(change.item(), rel=1e-4)
+    assert (spy.calls[1][0] != spy.calls[2][0]).any()

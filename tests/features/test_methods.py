@@ -1,0 +1,258 @@
+"""features.methods: against naive float64 loops, robustness' algorithm, and closed forms."""
+
+import copy
+import re
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advlens.errors import DataError, ModelError, NumericError, SettingsError
+from advlens.features import ClassGeneration, FeatureVisualization, Inversion
+from advlens.models import Classifier
+from advlens.models.resnet import CifarResNet
+from advlens.prepared import prepare
+from flops import flops
+
+SHORT = {"epsilon": 0.8, "step_size": 0.3, "steps": 6}
+CLOSE = {"rtol": 0, "atol": 1e-5}
+
+
+def representation(network: nn.Module, images: Tensor) -> Tensor:
+    hidden = torch.tanh(network.conv1(2 * images - 1))
+    return torch.tanh(network.conv2(hidden)).flatten(1)
+
+
+def by_hand(network, method, start, target) -> tuple[Tensor, float]:
+    """One image in float64, formula by formula."""
+    network = copy.deepcopy(network).double()
+    start, current = start.double(), start.double()
+    objective = 0.0
+    for _ in range(method.steps):
+        pixels = current.clone().requires_grad_()
+        values = representation(network, pixels[None])[0]
+        if isinstance(method, FeatureVisualization):
+            loss = -sum(values[i] for i in target) / len(target)
+            objective = -loss.item()
+        elif isinstance(method, Inversion):
+            wanted = representation(network, target.double()[None])[0].detach()
+            loss = ((values - wanted) ** 2).sum() ** 0.5 / (wanted**2).sum() ** 0.5
+            objective = loss.item()
+        else:
+            loss = -network(pixels[None])[0, target]
+            objective = -loss.item()
+        loss.backward()
+        moved = current - method.step_size * pixels.grad / (pixels.grad**2).sum() ** 0.5
+        length = ((moved - start) ** 2).sum() ** 0.5
+        if length > method.epsilon:
+            moved = start + (moved - start) * method.epsilon / length
+        current = moved.clamp(0, 1)
+    return current, objective
+
+
+CASES = {
+    "one component": (FeatureVisualization(**SHORT), torch.arange(8) * 11),
+    "components": (FeatureVisualization(**SHORT), torch.arange(24).view(8, 3)),
+    "inversion": (Inversion(**SHORT), None),
+    "class": (ClassGeneration(**SHORT), torch.arange(8) % 5),
+    "free": (ClassGeneration(epsilon=1000, step_size=0.3, steps=6), torch.arange(8) % 5),
+}
+
+
+@pytest.mark.parametrize(("method", "targets"), CASES.values(), ids=CASES)
+def test_steps_are_those_of_the_formula(method, targets, smooth, pixels):
+    starts, targets = pixels[:8], pixels[8:16] if targets is None else targets
+    found = method(smooth, starts, targets)
+    for i in range(8):
+        target = targets[i].reshape(-1) if isinstance(method, FeatureVisualization) else targets[i]
+        image, objective = by_hand(smooth, method, starts[i], target)
+        torch.testing.assert_close(found.images[i].double(), image, **CLOSE)
+        assert found.objective[i].item() == pytest.approx(objective, abs=1e-5)
+    assert found.steps == 6
+    lengths = (found.images - starts).flatten(1).norm(dim=1)
+    assert (lengths <= method.epsilon * (1 + 1e-5)).all()
+    if method.epsilon < 1:  # the ball is felt
+        assert (lengths > 0.8 * method.epsilon).all()
+
+
+def test_robustness_library():
+    """MadryLab's robustness 1.2.1, attacker.py and attack_steps.py, with its published losses."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.Tanh(), nn.Flatten(), nn.Linear(128, 12), nn.Tanh(),
+        nn.Linear(12, 4),
+    )  # fmt: skip
+    starts, targets = torch.rand(2, 5, 3, 8, 8)
+    wanted = network[:-1](targets).detach()
+
+    def inversion(inputs: Tensor) -> Tensor:
+        return torch.div(
+            torch.norm(network[:-1](inputs) - wanted, dim=1), torch.norm(wanted, dim=1)
+        )
+
+    def theirs(loss, sign: int, eps: float, step_size: float, iterations: int) -> Tensor:
+        x = starts
+        for _ in range(iterations):
+            x = x.clone().detach().requires_grad_(True)
+            (grad,) = torch.autograd.grad(sign * torch.mean(loss(x)), [x])
+            with torch.no_grad():
+                norm = torch.norm(grad.view(grad.shape[0], -1), dim=1).view(-1, 1, 1, 1)
+                x = x + grad / (norm + 1e-10) * step_size
+                diff = (x - starts).renorm(p=2, dim=0, maxnorm=eps)
+                x = torch.clamp(starts + diff, 0, 1)
+        return x
+
+    for eps in (0.5, 1000.0):
+        settings = {"epsilon": eps, "step_size": 0.2, "steps": 7}
+        for method, target, loss, sign in (
+            (Inversion(**settings), targets, inversion, -1),
+            (
+                FeatureVisualization(**settings),
+                torch.full((5,), 3),
+                lambda x: network[:-1](x)[:, 3],
+                1,
+            ),
+            (ClassGeneration(**settings), torch.full((5,), 2), lambda x: network(x)[:, 2], 1),
+        ):
+            expected = theirs(loss, sign, eps, 0.2, 7)
+            torch.testing.assert_close(method(network, starts, target).images, expected, **CLOSE)
+
+
+def rotation() -> tuple[nn.Module, Tensor]:
+    """A network whose representation is an orthogonal map of the pixels, and the map."""
+    torch.manual_seed(1)
+    turn = torch.linalg.qr(torch.randn(48, 48)).Q
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 48), nn.Linear(48, 3))
+    with torch.no_grad():
+        network[1].weight.copy_(turn)
+        network[1].bias.zero_()
+    return network, turn
+
+
+def test_inversion_of_a_linear_network_goes_straight_to_the_image():
+    """There ‖R(x) − R(x_t)‖ = ‖x − x_t‖, so K steps end Kσ nearer, on the line between both."""
+    network, _ = rotation()
+    starts, targets = 0.3 + 0.4 * torch.rand(2, 6, 3, 4, 4)
+    apart = (targets - starts).flatten(1).norm(dim=1)
+    size = apart.min().item() / 10
+    found = Inversion(epsilon=1000, step_size=size, steps=9)(network, starts, targets)
+    way = (9 * size / apart).view(-1, 1, 1, 1)
+    torch.testing.assert_close(found.images, starts + way * (targets - starts), **CLOSE)
+    expected = (apart - 8 * size) / targets.flatten(1).norm(dim=1)
+    torch.testing.assert_close(found.objective, expected, **CLOSE)
+    near = Inversion(epsilon=3.5 * size, step_size=size, steps=9)(network, starts, targets).images
+    way = (3.5 * size / apart).view(-1, 1, 1, 1)
+    torch.testing.assert_close(near, starts + way * (targets - starts), **CLOSE)
+
+
+def test_an_image_that_is_its_own_target_stays():
+    """At R(x) = R(x_t) the distance has no gradient; it must not become NaN."""
+    network, _ = rotation()
+    images = torch.rand(3, 3, 4, 4)
+    found = Inversion(steps=3)(network, images, images)
+    assert torch.equal(found.images, images)
+    assert torch.equal(found.objective, torch.zeros(3))
+
+
+def test_visualization_of_a_linear_network_follows_the_weights():
+    network, turn = rotation()
+    starts = torch.full((2, 3, 4, 4), 0.5)
+    found = FeatureVisualization(step_size=0.1, steps=2)(
+        network, starts, torch.tensor([[3, 7]] * 2)
+    )
+    direction = (turn[3] + turn[7]) / 2**0.5
+    expected = starts + 0.2 * direction.view(3, 4, 4)
+    torch.testing.assert_close(found.images, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 0.0])
+def test_a_tiny_gradient_makes_whole_steps_and_none_makes_none(scale, smooth, pixels):
+    method, targets = ClassGeneration(**SHORT), torch.arange(8) % 5
+    expected = method(smooth, pixels[:8], targets).images if scale else pixels[:8]
+    with torch.no_grad():
+        smooth.linear.weight.mul_(scale)
+    torch.testing.assert_close(method(smooth, pixels[:8], targets).images, expected, **CLOSE)
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    """A prepared ResNet, images, and the cost of the logits and of the representation."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = CifarResNet((1, 1), (4, 8), "projection")
+    model = prepare(Classifier(network, name="tiny", image_size=16))
+    images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole = flops(lambda: model(images))
+        part = flops(lambda: model.representation(images))
+    assert whole == part + 2 * 8 * 10 * len(images)  # without the linear layer
+    return model, images, whole, part
+
+
+@pytest.mark.parametrize("batch_size", [6, 4])
+def test_k_steps_are_2k_units(batch_size, resnet):
+    model, images, whole, part = resnet
+    settings = {"steps": 3, "batch_size": batch_size}
+    numbers = torch.arange(6)
+
+    def cost(method, targets) -> int:
+        return flops(lambda: method(model, images, targets))
+
+    assert cost(FeatureVisualization(**settings), numbers) == 6 * part
+    assert cost(ClassGeneration(**settings), numbers) == 6 * whole
+    assert cost(Inversion(**settings), images.flip(0)) == 7 * part  # one for the targets' own
+
+
+def test_the_papers_settings():
+    assert FeatureVisualization() == FeatureVisualization(epsilon=1000, step_size=1, steps=400)
+    assert Inversion() == Inversion(epsilon=1000, step_size=1, steps=10_000)
+    assert ClassGeneration() == ClassGeneration(epsilon=30, step_size=0.5, steps=60)
+
+
+WRONG = {
+    "epsilon": lambda: FeatureVisualization(epsilon=-1),
+    "step_size": lambda: Inversion(step_size=float("nan")),
+    "steps": lambda: ClassGeneration(steps=0),
+    "batch_size": lambda: Inversion(batch_size=0),
+}
+
+
+@pytest.mark.parametrize(("word", "build"), WRONG.items(), ids=WRONG)
+def test_wrong_settings(word, build):
+    with pytest.raises(SettingsError, match=f"{word} must be a positive number"):
+        build()
+
+
+def test_wrong_targets(smooth, pixels):
+    starts = pixels[:2]
+    for targets, message in (
+        (torch.tensor([1]), "2 starts but 1 targets"),
+        (torch.tensor([1.0, 2.0]), "components must be whole numbers"),
+        (torch.tensor([True, False]), "components must be whole numbers"),
+        (torch.tensor([1, -1]), r"whole numbers ≥ 0.*\[1, -1\]"),
+        (torch.empty(2, 0, dtype=torch.int64), "at least one for each image"),
+        (torch.tensor([95, 96]), "components 0 to 95, but no 96"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            FeatureVisualization(steps=1)(smooth, starts, targets)
+    with pytest.raises(SettingsError, match="classes 0 to 4, but no 5"):
+        ClassGeneration(steps=1)(smooth, starts, torch.tensor([0, 5]))
+    with pytest.raises(DataError, match=re.escape("images must lie in [0, 1]")):
+        Inversion(steps=1)(smooth, starts, 2 + starts)
+    with pytest.raises(DataError, match=re.escape("images must lie in [0, 1]")):
+        Inversion(steps=1)(smooth, 2 + starts, starts)
+
+
+def test_what_has_no_representation(pixels):
+    convolution = nn.Sequential(nn.Conv2d(3, 2, 8), nn.Flatten())
+    with pytest.raises(ModelError, match="no linear layer"):
+        FeatureVisualization(steps=1)(convolution, pixels, torch.zeros(24, dtype=torch.int64))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    with pytest.raises(NumericError, match="representation of an image is 0"):
+        Inversion(steps=1)(network, pixels[:1], torch.zeros(1, 3, 8, 8))
+
+
+def test_no_images_are_no_work(smooth):
+    none = torch.empty(0, 3, 8, 8)
+    assert len(Inversion()(smooth, none, none).images) == 0
+    assert len(ClassGeneration()(smooth, none, torch.empty(0, dtype=torch.int64)).objective) == 0

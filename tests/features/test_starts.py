@@ -1,0 +1,170 @@
+"""features.starts: the moments of each class, samples of its Gaussian, and noise."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from advlens.errors import DataError
+from advlens.features import ClassGaussian, noise_images, starts
+
+FEW, MANY = 7, 90  # images of a class: fewer and more than the 24 block values of one
+
+
+def images(n: int, size: tuple[int, int] = (10, 6), seed: int = 0) -> Tensor:
+    """Correlated images around medium gray, far enough from 0 and 1 that no sample is clamped."""
+    random = torch.Generator().manual_seed(seed)
+    own = torch.rand(n, 3, *size, generator=random)
+    common = torch.rand(n, 1, 1, 1, generator=random)
+    return 0.45 + 0.05 * own + 0.05 * common
+
+
+def blocks_by_hand(images: Tensor) -> np.ndarray:
+    """Each channel's 4×4 blocks, image borders cut where they do not fit; float64."""
+    pixels, rows = images.double().numpy(), []
+    for image in pixels:
+        values = []
+        for channel in image:
+            for y in range(0, channel.shape[0], 4):
+                values += [
+                    channel[y : y + 4, x : x + 4].mean() for x in range(0, len(channel[0]), 4)
+                ]
+        rows.append(values)
+    return np.array(rows)
+
+
+def fitted(parts: list[Tensor], size: tuple[int, int] = (10, 6), step: int = 1000) -> ClassGaussian:
+    """One class per part, shuffled together, taken in step by step."""
+    gaussian = ClassGaussian(len(parts), (3, *size))
+    pixels = torch.cat(parts)
+    labels = torch.cat([torch.full((len(part),), c) for c, part in enumerate(parts)])
+    order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
+    for start in range(0, len(pixels), step):
+        chosen = order[start : start + step]
+        gaussian.update(pixels[chosen], labels[chosen])
+    return gaussian
+
+
+def small(samples: Tensor) -> Tensor:
+    return samples[:, :, ::4, ::4].flatten(1).double()
+
+
+@pytest.mark.parametrize("seen", [2, FEW, 18, 19, MANY])
+def test_samples_have_exactly_the_covariance_of_the_images(seen, monkeypatch):
+    """A sample is linear in its noise: x = μ + Mz. Unit vectors for z show M; Σ must be MMᵀ."""
+    parts = [images(seen), images(FEW, seed=1)]
+    gaussian = fitted(parts)
+    monkeypatch.setattr(
+        starts, "normal", lambda seed, ids, shape, stream: torch.eye(*shape * 2)[ids]
+    )
+    dimension = 3 * 3 * 2
+    length = dimension if seen > dimension else seen + dimension
+    samples = small(gaussian.sample(torch.zeros(length, dtype=torch.int64))).numpy()
+    blocks = blocks_by_hand(parts[0])
+    mean = blocks.mean(axis=0)
+    deviations = blocks - mean
+    covariance = sum(np.outer(row, row) for row in deviations) / (seen - 1)
+    found = (samples - mean).T @ (samples - mean)
+    np.testing.assert_allclose(found, covariance + 1e-4 * np.eye(dimension), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("seen", [FEW, MANY])
+def test_samples_are_normal_with_these_moments(seen):
+    part = images(seen, (8, 8))
+    n = 6000
+    samples = small(fitted([part], (8, 8)).sample(torch.zeros(n, dtype=torch.int64))).numpy()
+    blocks = blocks_by_hand(part)
+    covariance = np.cov(blocks.T) + 1e-4 * np.eye(12)
+    error = np.sqrt(np.diag(covariance) / n)
+    assert (np.abs(samples.mean(axis=0) - blocks.mean(axis=0)) < 4.5 * error).all()
+    variances = np.diag(covariance)
+    error = np.sqrt((np.outer(variances, variances) + covariance**2) / n)
+    assert (np.abs(np.cov(samples.T) - covariance) < 4.5 * error).all()
+    whitened = (samples - blocks.mean(axis=0)) @ np.linalg.inv(np.linalg.cholesky(covariance)).T
+    assert np.abs((whitened**4).mean(axis=0) - 3).max() < 0.6
+
+
+@pytest.mark.parametrize("step", [1, 13, 1000])
+def test_streams_and_shards_fit_the_same(step):
+    """However the images come; the order of a class's images is kept."""
+    parts = [images(FEW), images(MANY, seed=1), images(20, seed=2)]
+    labels = torch.arange(60) % 3
+    expected = fitted(parts).sample(labels)
+    torch.testing.assert_close(fitted(parts, step=step).sample(labels), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("first", [FEW, MANY])
+@pytest.mark.parametrize("second", [0, FEW, 15, MANY])
+def test_merged_shards_are_the_whole(first, second):
+    one, two = images(first), images(second, seed=1)
+    merged, other, whole = (ClassGaussian(2, (3, 10, 6)) for _ in range(3))
+    merged.update(one, torch.zeros(first, dtype=torch.int64))
+    other.update(two, torch.zeros(second, dtype=torch.int64))
+    whole.update(torch.cat([one, two]), torch.zeros(first + second, dtype=torch.int64))
+    merged.merge(other)
+    labels = torch.zeros(9, dtype=torch.int64)
+    torch.testing.assert_close(merged.sample(labels), whole.sample(labels), rtol=0, atol=1e-6)
+    assert merged.count.tolist() == [first + second, 0]
+    assert other.count.tolist() == [second, 0]
+
+
+def test_samples_depend_on_seed_id_and_class_alone():
+    gaussian = fitted([images(FEW), images(MANY, seed=1)])
+    labels, ids = torch.tensor([0, 1, 0, 1, 1]), torch.tensor([5, 6, 7, 8, 9])
+    together = gaussian.sample(labels, ids)
+    for i in (3, 0):
+        alone = gaussian.sample(labels[i : i + 1], ids[i : i + 1])[0]
+        torch.testing.assert_close(alone, together[i], rtol=0, atol=1e-6)
+    assert len({tuple(image.flatten().tolist()) for image in together}) == 5
+    assert not torch.equal(gaussian.sample(labels, ids, seed=1), together)
+
+
+def test_samples_are_images_of_blocks():
+    colors = images(FEW)[..., :1, :1].sub(0.5).sign().clamp(0, 1).expand(-1, -1, 10, 6)
+    samples = fitted([colors]).sample(torch.zeros(50, dtype=torch.int64))
+    assert samples.shape == (50, 3, 10, 6)
+    assert samples.dtype == torch.float32
+    assert samples.min() == 0
+    assert samples.max() == 1
+    rows, columns = torch.arange(10) // 4 * 4, torch.arange(6) // 4 * 4
+    assert torch.equal(samples, samples[:, :, rows][..., columns])
+
+
+def test_kept_in_a_file_it_draws_the_same_bits():
+    gaussian = fitted([images(FEW), images(MANY, seed=1), images(0)])
+    again = ClassGaussian(3, (3, 10, 6))
+    again.update(images(4), torch.tensor([0, 1, 2, 2]))  # forgotten
+    again.restore(load(save(gaussian.state())))
+    labels = torch.tensor([0, 1, 0, 1])
+    assert torch.equal(again.sample(labels), gaussian.sample(labels))
+    more = images(3, seed=9), torch.tensor([0, 1, 2])
+    again.update(*more)
+    gaussian.update(*more)
+    assert torch.equal(again.sample(labels), gaussian.sample(labels))
+    with pytest.raises(DataError, match="fit them anew"):
+        ClassGaussian(2, (3, 10, 6)).restore(gaussian.state())
+
+
+def test_what_cannot_be_fitted_or_drawn():
+    gaussian = fitted([images(FEW), images(1, seed=1)])
+    for label, seen in ((1, 1), (2, 0), (-1, 0)):
+        with pytest.raises(DataError, match=f"class {label} can be fitted to {seen} images"):
+            gaussian.sample(torch.tensor([0, label]))
+    with pytest.raises(DataError, match=r"of images \(3, 10, 6\), not \(3, 8, 8\)"):
+        gaussian.update(images(2, (8, 8)), torch.tensor([0, 0]))
+    with pytest.raises(DataError, match="labels must be 0 to 1, found 0 to 2"):
+        gaussian.update(images(2), torch.tensor([0, 2]))
+    with pytest.raises(DataError, match="must lie in"):
+        gaussian.update(images(2) * 255, torch.tensor([0, 1]))
+    assert gaussian.count.tolist() == [FEW, 1]
+    assert gaussian.sample(torch.empty(0, dtype=torch.int64)).shape == (0, 3, 10, 6)
+
+
+def test_noise():
+    noise = noise_images(torch.arange(200), (3, 8, 8))
+    assert noise.mean().item() == pytest.approx(0.5, abs=2e-3)
+    assert noise.std().item() == pytest.approx(1 / 20, abs=1e-3)
+    assert 0 <= noise.min() < noise.max() <= 1
+    assert torch.equal(noise_images(torch.tensor([17, 3]), (3, 8, 8)), noise[[17, 3]])
+    assert not torch.equal(noise_images(torch.arange(200), (3, 8, 8), seed=1), noise)

@@ -1,0 +1,129 @@
+"""features.steps: batches, what is kept of long work, and what is left behind."""
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import nn
+
+from advlens.errors import NumericError, RunError, SettingsError
+from advlens.features import ClassGeneration, FeatureVisualization, Inversion
+from advlens.models.resnet import CifarResNet
+
+STARTS, TARGETS = torch.rand(2, 7, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+NUMBERS = torch.tensor([0, 7, 1, 1, 4, 2, 6])
+
+
+@pytest.fixture(scope="module")
+def resnet() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return CifarResNet((1, 1), (4, 8), "projection", classes=8).eval()
+
+
+METHODS = {
+    "visualization": (FeatureVisualization(steps=5, batch_size=3), NUMBERS),
+    "inversion": (Inversion(steps=5, batch_size=3, step_size=0.1), TARGETS),
+    "generation": (ClassGeneration(steps=5, batch_size=3), NUMBERS),
+}
+
+
+@pytest.mark.parametrize(("method", "targets"), METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("stops", [[0], [3], [5], [7, 8, 14], [15]])
+def test_taken_up_from_what_was_kept_it_ends_in_the_same_bits(stops, method, targets, resnet):
+    expected = method(resnet, STARTS, targets)
+    kept, counted = None, []
+    for stop in [*stops, None]:
+        work = method.begin(resnet, STARTS.contiguous(memory_format=torch.channels_last), targets)
+        assert len(work) == 15  # 3 batches of 5 steps
+        if kept is not None:
+            work.restore(load(kept))
+        if stop != work.done:
+            for done in work:
+                counted.append(done)
+                if done == stop:
+                    break
+        kept = save(work.state())
+    assert counted == list(range(1, 16))
+    found = work.result()
+    assert torch.equal(found.images, expected.images)
+    assert torch.equal(found.objective, expected.objective)
+
+
+def test_a_state_does_not_change_with_the_work(resnet):
+    method = Inversion(steps=4)
+    work = method.begin(resnet, STARTS, TARGETS)
+    steps = iter(work)
+    next(steps)
+    state = work.state()
+    before = save(state)
+    next(steps)
+    assert save(state) == before
+    assert save(work.state()) != before
+
+
+def test_images_do_not_feel_their_batch(resnet):
+    for method, targets in METHODS.values():
+        found = [
+            type(method)(steps=5, step_size=method.step_size, batch_size=size)(
+                resnet, STARTS, targets
+            )
+            for size in (1, 4, 64)
+        ]
+        for other in found[1:]:
+            torch.testing.assert_close(other.images, found[0].images, rtol=0, atol=1e-4)
+            torch.testing.assert_close(other.objective, found[0].objective, rtol=1e-4, atol=1e-4)
+
+
+def test_inputs_and_model_are_left_alone(resnet):
+    starts, before = STARTS.clone().requires_grad_(), STARTS.clone()
+    weights = {name: value.clone() for name, value in resnet.state_dict().items()}
+    resnet.train()
+    found = ClassGeneration(steps=3)(resnet, starts, NUMBERS)
+    assert torch.equal(starts, before)
+    assert starts.grad is None
+    assert not found.images.requires_grad
+    assert all(module.training for module in resnet.modules())
+    assert all(p.requires_grad and p.grad is None for p in resnet.parameters())
+    for name, value in resnet.state_dict().items():
+        assert torch.equal(value, weights[name])
+    resnet.eval()
+
+
+def test_unfinished_work_has_no_result(resnet):
+    work = Inversion(steps=2).begin(resnet, STARTS, TARGETS)
+    next(iter(work))
+    with pytest.raises(SettingsError, match="1 steps are left"):
+        work.result()
+    assert work.objective.isfinite().all()
+
+
+def test_a_state_of_other_work_is_refused(resnet):
+    state = Inversion(steps=2).begin(resnet, STARTS, TARGETS).state()
+    with pytest.raises(RunError, match=r"remove it to begin anew"):
+        Inversion(steps=2).begin(resnet, STARTS[:3], TARGETS[:3]).restore(state)
+    state["done"] = torch.tensor(3)
+    with pytest.raises(RunError, match=r"step 3 .* is not one of 2 steps"):
+        Inversion(steps=2).begin(resnet, STARTS, TARGETS).restore(state)
+
+
+class Breaking(nn.Module):
+    """Logits that become NaN once an image is brighter than .55 on average."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return -(0.55 - x.mean(dim=(1, 2, 3))).sqrt().unsqueeze(1)
+
+
+def test_nan_stops_with_its_step_and_is_never_kept():
+    """Each step adds .02 to every pixel: .5, .52, .54, and NaN at the fourth."""
+    starts, targets = torch.full((2, 3, 4, 4), 0.5), torch.tensor([0, 0])
+    method = ClassGeneration(steps=6, step_size=0.02 * 48**0.5)
+    with pytest.raises(NumericError, match="ClassGeneration: the gradient at step 4 is not finite"):
+        method(Breaking(), starts, targets)
+    work = method.begin(Breaking(), starts, targets)
+    for done in work:
+        if done == 3:
+            assert work.state()["images"].isfinite().all()
+        if done == 4:
+            break
+    with pytest.raises(NumericError, match="at step 4"):
+        work.state()

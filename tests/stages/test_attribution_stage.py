@@ -1,0 +1,143 @@
+"""The attribution stage on a tiny network: its tables, its pictures, and that it survives."""
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from advlens import auditing
+from advlens.attribution import IntegratedGradients, sparseness
+from advlens.auditing import audit, passes
+from advlens.config import AuditSettings
+from advlens.datasets import ArrayData
+from advlens.errors import SettingsError
+from advlens.models import Classifier
+from advlens.prepared import prepare
+from advlens.statistics import mean_interval
+
+SETTINGS = AuditSettings(
+    stages=("attribution",), explained=5, points=4, baselines=2, samples=4, batch_size=2,
+    device="cpu",
+)  # fmt: skip
+CLASSES = ("cat", "dog", "ship")
+
+
+def images(count: int = 24) -> ArrayData:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, 3, 12, 12), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(count) % 3
+    return ArrayData(pixels, name="noise", classes=CLASSES, synsets=None, labels=labels)
+
+
+def classifier(seed: int = 0, name: str = "tiny") -> Classifier:
+    torch.manual_seed(seed)
+    network = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 3)
+    )
+    return Classifier(network, name=name, classes=CLASSES, image_size=12, resize=12).eval()
+
+
+def rows(run: Path, name: str) -> list[dict[str, str]]:
+    with open(run / "results" / f"{name}.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def results(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((run / "results").iterdir())}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run")
+    audit([classifier(), classifier(1, "other")], images(), out, settings=SETTINGS)
+    assert (out / "report.html").stat().st_size > 0
+    return out
+
+
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auditing, "write_report", lambda out, sections: out / "report.html")
+
+
+def test_every_method_has_every_measure(finished: Path) -> None:
+    found = Counter((row["model"], row["method"]) for row in rows(finished, "attribution"))
+    assert found == {
+        (model, method): 6 if method == "Random" else 7
+        for model in ("tiny", "other")
+        for method in ("IntegratedGradients", "ExpectedGradients", "Random")
+    }
+    for row in rows(finished, "attribution"):
+        assert float(row["low"]) <= float(row["mean"]) <= float(row["high"])
+        assert row["n"] == "5"
+
+
+def test_the_numbers_are_those_of_the_methods(finished: Path) -> None:
+    model, data = classifier(), images()
+    ids = data.subset(5, seed=0).positions
+    method = IntegratedGradients(steps=4, baselines=2)
+    found = method(prepare(model), data.images(ids.tolist()).float() / 255, ids=ids)
+    mean, low, high = mean_interval(sparseness(found.maps).tolist())
+    (row,) = (
+        row
+        for row in rows(finished, "attribution")
+        if (row["model"], row["method"], row["measure"])
+        == ("tiny", "IntegratedGradients", "sparseness")
+    )
+    assert (float(row["mean"]), float(row["low"]), float(row["high"])) == pytest.approx(
+        (mean, low, high), rel=1e-4
+    )
+    methods = {(row["model"], row["method"]): row for row in rows(finished, "attribution_methods")}
+    assert float(methods["tiny", "IntegratedGradients"]["points"]) == 1 + 2 * 4
+    assert float(methods["tiny", "ExpectedGradients"]["points"]) == 4
+    assert methods["tiny", "ExpectedGradients"]["baseline"] == "19 other images of the data"
+
+
+def test_pictures_show_the_same_images_for_all_models(finished: Path) -> None:
+    pictures = rows(finished, "attribution_pictures")
+    ids = {
+        row["model"]: [row["id"] for row in pictures if row["model"] == row["model"]]
+        for row in pictures
+    }
+    assert ids["tiny"] == ids["other"]
+    for row in pictures:
+        with Image.open(finished / row["file"]) as picture:
+            assert picture.size == (120, 120)
+    untouched = [row for row in pictures if row["method"] == ""]
+    assert len(untouched) == 2 * 5
+    assert all(0 <= float(row["probability"]) <= 1 for row in pictures)
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_killed_run_continues_to_the_same_bytes(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    update, count = passes.Progress.update, 0
+
+    def dies(progress: object, done: int) -> None:
+        nonlocal count
+        count += 1
+        update(progress, done)  # type: ignore[arg-type]
+        if count == 5:
+            raise Killed
+
+    monkeypatch.setattr(passes, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(passes, "SAVE_SHARE", 0.0)
+    models = [classifier(), classifier(1, "other")]
+    with monkeypatch.context() as patched:
+        patched.setattr(passes.Progress, "update", dies)
+        with pytest.raises(Killed):
+            audit(models, images(), tmp_path, settings=SETTINGS)
+    audit(models, images(), tmp_path, settings=SETTINGS)
+    assert results(tmp_path) == results(finished)
+
+
+def test_an_odd_number_of_samples_is_refused() -> None:
+    with pytest.raises(SettingsError, match="samples must be an even number, not 5"):
+        AuditSettings(samples=5)

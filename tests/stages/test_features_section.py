@@ -1,0 +1,512 @@
+"""What the report says of features: distances beside their bounds, n and network beside both."""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from advlens.errors import RunError
+from advlens.sections import (
+    FigureBlock,
+    Finding,
+    PictureRow,
+    PictureRowsBlock,
+    Results,
+    Section,
+    TableBlock,
+)
+from advlens.stages.features.section import section
+from synthetic_features import write_features
+from synthetic_run import change, read, write_run
+
+TABLES = (
+    "inversion", "inversion_pictures", "visualization_pictures", "generation",
+    "generation_pictures",
+)  # fmt: skip
+CIFAR10 = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+LAYER = "192 (192 features)"
+NETWORK = "inception, 2048 features, images resized to 299×299"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return write_features(write_run(tmp_path / "run", shown=1))
+
+
+def made(run: Path) -> Section:
+    found = section(Results.read(run))
+    assert found
+    return found
+
+
+def finding(run: Path, words: str) -> Finding:
+    (found,) = [f for f in made(run).findings if re.search(words, f.claim)]
+    return found
+
+
+def has(run: Path, words: str) -> bool:
+    return any(re.search(words, f.claim) for f in made(run).findings)
+
+
+def tables(run: Path, file: str) -> list[list[dict[str, str]]]:
+    return [
+        [{c.header: c.cell(row) for c in block.columns} for row in block.rows]
+        for block in made(run).blocks
+        if isinstance(block, TableBlock) and block.file == file
+    ]
+
+
+def pictures(run: Path, file: str) -> list[PictureRowsBlock]:
+    return [b for b in made(run).blocks if isinstance(b, PictureRowsBlock) and b.file == file]
+
+
+def rows_of(run: Path, name: str, **wanted: str) -> list[dict[str, str]]:
+    return [row for row in read(run, name) if all(row[k] == v for k, v in wanted.items())]
+
+
+def number(x: float) -> str:
+    """Three significant digits, derived a second time."""
+    if abs(x) < 5e-5:
+        return "0.0000"
+    digits = 2 - math.floor(math.log10(abs(x)))
+    return f"{x:.{max(digits, 0)}f}"
+
+
+def text(row: dict[str, str]) -> str:
+    value = number(float(row["mean"]))
+    if not row["low"]:
+        return value
+    separator = "–" if float(row["low"]) >= 0 else " to "
+    return f"{value} ({number(float(row['low']))}{separator}{number(float(row['high']))})"
+
+
+def share(row: dict[str, str]) -> str:
+    mean, low, high = (100 * float(row[name]) for name in ("mean", "low", "high"))
+    return f"{mean:.1f}% ({low:.1f}–{high:.1f})"
+
+
+def test_without_its_tables_there_is_no_section(run: Path) -> None:
+    for name in TABLES:
+        (run / "results" / f"{name}.csv").unlink()
+    assert section(Results.read(run)) is None
+
+
+@pytest.mark.parametrize(
+    ("kept", "title"),
+    [
+        ("inversion", "What does a representation keep of an image?"),
+        ("inversion_pictures", "What does a representation keep of an image?"),
+        ("visualization_pictures", "What does a component stand for?"),
+        ("generation", "What does a class look like to the model?"),
+        ("generation_pictures", "What does a class look like to the model?"),
+    ],
+)
+def test_each_table_alone_makes_its_part(run: Path, kept: str, title: str) -> None:
+    for name in TABLES:
+        if name != kept:
+            (run / "results" / f"{name}.csv").unlink()
+    titles = [getattr(block, "title", "") for block in made(run).blocks]
+    assert [t for t in titles if t.endswith("?")] == [title]
+    assert bool(made(run).findings) == (kept in ("inversion", "generation"))
+
+
+def test_all_texts_are_finished(run: Path) -> None:
+    found = made(run)
+    texts = [f"{f.claim} {f.evidence}" for f in found.findings]
+    texts += [b.caption for b in found.blocks if hasattr(b, "caption")]
+    texts += [b.alt for b in found.blocks if isinstance(b, FigureBlock)]
+    texts += [term.meaning for term in found.terms]
+    assert len(found.findings) == 4
+    for one in texts:
+        assert not re.search(r"[{}]|None|nan|\(\)|  |\.\.|:\.", one), one
+        assert one.endswith("."), one
+
+
+# inversion
+
+
+def test_the_model_whose_inversions_come_nearest_is_named(run: Path) -> None:
+    found = finding(
+        run,
+        "^Inverted images come nearer to their targets in robust than in standard, by 192 features "
+        "of inception.$",
+    )
+    assert found.important
+    for row in rows_of(run, "inversion", measure=LAYER):
+        assert f"{row['model']} {text(row)}" in found.evidence
+    for row in rows_of(run, "inversion", measure="representation", start="noise"):
+        assert f"{number(float(row['mean']))} in {row['model']}" in found.evidence
+    assert found.evidence.count("(n = 24 images)") == 2
+
+
+def widen(row: dict[str, Any], **wanted: str) -> None:
+    if all(row[key] == value for key, value in wanted.items()):
+        row.update(low=float(row["mean"]) / 10, high=float(row["mean"]) * 10)
+
+
+def test_wide_intervals_establish_nothing(run: Path) -> None:
+    change(run, "inversion", lambda row: widen(row, measure=LAYER))
+    assert has(run, "^No difference in how near inverted images come by 192 features of inception")
+
+
+def test_starts_that_disagree_are_told_apart(run: Path) -> None:
+    change(run, "inversion", lambda row: widen(row, measure=LAYER, start="image"))
+    assert has(
+        run,
+        "^Inverted images come nearer to their targets, by 192 features of inception: from noise "
+        "in robust than in standard; from an image of another class no difference is established.",
+    )
+
+
+def test_without_another_network_pixels_are_compared(run: Path) -> None:
+    change(run, "inversion", lambda row: row.update(measure=row["measure"].replace(LAYER, "x")))
+    change(run, "inversion", lambda row: row["measure"] == "x" and row.update(measure="pixels"))
+    assert has(
+        run, "^Inverted images come nearer to their targets in robust than in standard, by pixels."
+    )
+    assert not any(
+        "B23" in row.get("Source", "") for t in tables(run, "inversion.csv") for row in t
+    )
+
+
+def test_one_model_has_its_distances_alone(tmp_path: Path) -> None:
+    run = write_features(write_run(tmp_path / "run", models=("one",), shown=1), models=("one",))
+    row, other = rows_of(run, "inversion", measure=LAYER)
+    assert has(
+        run,
+        re.escape(
+            f"Inverted images of one lie at a distance of {text(row)} from noise; {text(other)}"
+        ),
+    )
+    assert has(run, "^Images generated by one have a KID of 0.150")
+
+
+def test_inversions_that_missed_their_target_are_a_warning(run: Path) -> None:
+    assert not has(run, "did not reach")
+    change(
+        run, "inversion",
+        lambda row: row["measure"] == "representation" and row["model"] == "standard"
+        and row.update(mean="0.7", low="0.6", high="0.8"),
+    )  # fmt: skip
+    found = finding(run, "^Inversions did not reach the representations of standard.")
+    assert found.warning
+    assert "standard, from noise: 0.700 (0.600–0.800)" in found.evidence
+    assert "after 10,000 steps" in found.evidence
+
+
+def test_the_inversion_table_has_all_measures(run: Path) -> None:
+    (table,) = tables(run, "inversion.csv")
+    assert len(table) == 4
+    columns = {"representation": "Own representation", "pixels": "Pixels", LAYER: "192 features"}
+    for row in table:
+        for measure, header in columns.items():
+            (wanted,) = rows_of(
+                run, "inversion", model=row["Model"], start=row["Start"], measure=measure
+            )
+            assert row[header] == text(wanted)
+        assert row["Images (n)"] == "24"
+
+
+def files(row: PictureRow) -> dict[str, list[str]]:
+    return {column.heading: [p.file for p in column.pictures] for column in row.columns}
+
+
+def test_triptychs_have_start_target_and_each_models_inversion(run: Path) -> None:
+    blocks = pictures(run, "inversion_pictures.csv")
+    assert [b.title for b in blocks] == ["From noise", "From an image of another class"]
+    for block, start in zip(blocks, ("noise", "image"), strict=True):
+        assert "10,000 steps of 1, L2 ε = 1000." in block.caption
+        for rank, row in enumerate(block.rows):
+            mine = rows_of(run, "inversion_pictures", start=start, rank=str(rank))
+            assert files(row) == {
+                "Start": [mine[0]["start_file"]], "Target": [mine[0]["target_file"]],
+                **{r["model"]: [r["file"]] for r in mine},
+            }  # fmt: skip
+            for column, wanted in zip(row.columns[2:], mine, strict=True):
+                assert column.model
+                assert column.pictures[0].caption == number(float(wanted["distance"]))
+                assert wanted["target_label"] in column.pictures[0].alt
+    assert [row.title for row in blocks[1].rows] == ["cat → airplane", "dog → cat"]
+
+
+def test_models_of_other_starts_have_rows_of_their_own(run: Path) -> None:
+    change(
+        run, "inversion_pictures",
+        lambda row: row["model"] == "robust" and row.update(start_label="other"),
+    )  # fmt: skip
+    assert [len(b.rows) for b in pictures(run, "inversion_pictures.csv")] == [4, 4]
+
+
+# visualization
+
+
+def test_components_stand_beside_the_images_that_activate_them(run: Path) -> None:
+    (block,) = pictures(run, "visualization_pictures.csv")
+    assert [(row.model, row.title) for row in block.rows] == [
+        (model, f"component {component}")
+        for component in (3, 130)
+        for model in ("standard", "robust")
+    ]
+    for row in block.rows:
+        component = row.title.split()[1]
+        kinds = {"Visualized": "visualized", "Most active": "most", "Least active": "least"}
+        assert list(files(row)) == list(kinds)
+        for column in row.columns:
+            mine = rows_of(
+                run, "visualization_pictures", model=row.model, component=component,
+                kind=kinds[column.heading],
+            )  # fmt: skip
+            for picture, wanted in zip(column.pictures, mine, strict=True):
+                assert picture.file == wanted["file"]
+                value = number(float(wanted["activation"]))
+                assert picture.caption == f"{wanted['label']} {value}".strip()
+                assert picture.alt.endswith(f", activation {value}")
+
+
+# generation
+
+
+def test_the_model_of_lowest_kid_is_named(run: Path) -> None:
+    found = finding(
+        run, "^By KID, images generated by robust are nearer to real ones than those by standard.$"
+    )
+    assert found.important
+    for row in rows_of(run, "generation", images="generated", measure="kid"):
+        assert f"{row['model']} {text(row)}" in found.evidence
+    for row in rows_of(run, "generation", images="generated", measure="fid"):
+        assert f"{row['model']} {text(row)}" in found.evidence
+    assert "FID has no interval" in found.evidence
+    assert f"n = 5,000 generated against 5,000 real images; {NETWORK}." in found.evidence
+
+
+def test_fid_and_kid_that_disagree_are_said_to(run: Path) -> None:
+    change(
+        run, "generation",
+        lambda row: (row["model"], row["images"], row["measure"]) == ("robust", "generated", "fid")
+        and row.update(mean="160"),
+    )  # fmt: skip
+    assert has(run, "^By KID, .* than those by standard; FID orders them otherwise.$")
+
+
+def test_fid_alone_establishes_nothing(run: Path) -> None:
+    change(
+        run, "generation",
+        lambda row: row["measure"] == "kid" and row.update(measure="confidence"),
+    )  # fmt: skip
+    assert has(run, "FID alone establishes no difference")
+    assert "KID" not in [term.name for term in made(run).terms]
+
+
+def test_generation_is_measured_against_its_starts(run: Path) -> None:
+    found = finding(
+        run,
+        "^By KID, generation moves start images nearer to real ones in robust; farther from real "
+        "ones in standard.$",
+    )
+    (start, _) = rows_of(run, "generation", images="start", measure="kid")
+    (real, _) = rows_of(run, "generation", images="real", measure="kid")
+    assert f"start images {text(start)}; real against real {text(real)}." in found.evidence
+    change(
+        run, "generation",
+        lambda row: row["images"] == "start" and widen(row, measure="kid", model="robust"),
+    )  # fmt: skip
+    assert has(run, "in standard; by no established distance in robust.$")
+
+
+def test_without_starts_nothing_is_said_of_them(run: Path) -> None:
+    change(run, "generation", lambda row: row.update(images=row["images"].replace("start", "real")))
+    assert not has(run, "start images")
+
+
+def test_recognition_by_each_other_is_given_for_each_model(run: Path) -> None:
+    found = finding(run, "^Other networks recognize the wanted class in 20.0% of the images of sta")
+    assert "80.0% of the images of robust" in found.claim
+    for row in rows_of(run, "generation", images="generated", measure="recognized"):
+        assert f"by {row['features']}: {row['model']} {share(row)}" in found.evidence
+
+
+def test_a_judge_of_all_models_decides_whose_images_are_recognized(tmp_path: Path) -> None:
+    run = write_features(write_run(tmp_path / "run", shown=1), judges=("judge",))
+    found = finding(
+        run, "^judge recognizes the wanted class more often in images of robust than of standard.$"
+    )
+    assert "of start images 15.0% (14.0–16.0)" in found.evidence
+    assert "n = 5,000 images" in found.evidence
+    change(run, "generation", lambda row: row.update(low=0, high=1))
+    assert has(
+        run, "^No model's generated images are established to be recognized more often by judge.$"
+    )
+
+
+def test_fewer_images_than_features_are_a_warning(run: Path) -> None:
+    assert not has(run, "fewer images than features")
+    change(run, "generation", lambda row: row["images"] == "generated" and row.update(n="2048"))
+    found = finding(run, "^FID rests on fewer images than features")
+    assert found.warning
+    assert f"2,048 images, {NETWORK}:" in found.evidence
+
+
+def test_other_features_than_inceptions_are_a_warning(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", shown=1)
+    write_features(run, features="cifar10-reference", dimension=64)
+    found = finding(run, "do not compare with published ones: the features differ")
+    assert found.warning
+    assert "cifar10-reference, 64 features" in found.evidence
+
+
+def test_the_distance_table_names_n_and_network(run: Path) -> None:
+    table, shares = tables(run, "generation.csv")
+    assert [(row["Images"], row["Model"]) for row in table] == [
+        (kind, model) for kind in ("Generated", "Start", "Real") for model in ("standard", "robust")
+    ]
+    for row in table:
+        for measure in ("fid", "kid"):
+            (wanted,) = rows_of(
+                run, "generation", model=row["Model"], images=row["Images"].lower(),
+                measure=measure,
+            )  # fmt: skip
+            assert row[measure.upper()] == text(wanted)
+        assert (row["Images (n)"], row["Real images"]) == ("5,000", "5,000")
+    captions = [b.caption for b in made(run).blocks if isinstance(b, TableBlock)]
+    assert sum(NETWORK in caption for caption in captions) == 1
+    assert {row["By"] for row in shares} == {"standard", "robust"}
+
+
+def test_two_networks_stand_in_a_column(run: Path) -> None:
+    change(
+        run, "generation",
+        lambda row: row["measure"] == "kid" and row.update(features="other", dimension="64"),
+    )  # fmt: skip
+    table, _ = tables(run, "generation.csv")
+    assert len(table) == 12
+    assert {row["Features"].split(",")[0] for row in table} == {"inception", "other"}
+    assert {row["FID"] for row in table if row["Features"].startswith("other")} == {"–"}
+
+
+def test_generated_images_stand_beside_real_ones(run: Path) -> None:
+    (block,) = pictures(run, "generation_pictures.csv")
+    assert [row.title for row in block.rows] == ["airplane", "cat", "dog", "ship"]
+    for row in block.rows:
+        wanted = {
+            heading: [
+                r["file"]
+                for r in rows_of(
+                    run, "generation_pictures", model=model, kind=kind, **{"class": row.title}
+                )
+            ]
+            for heading, model, kind in (
+                ("Real", "standard", "real"), ("Start", "standard", "start"),
+                ("standard", "standard", "generated"), ("robust", "robust", "generated"),
+            )
+        }  # fmt: skip
+        assert files(row) == wanted
+        assert [column.model for column in row.columns] == [False, False, True, True]
+
+
+def test_the_figure_has_the_bounds(run: Path) -> None:
+    (block,) = [b for b in made(run).blocks if isinstance(b, FigureBlock)]
+    assert [axes.get_title("left") for axes in block.draw(6.4).axes] == ["FID ↓", "KID ↓"]
+    assert "FID, real, robust: 5.40" in block.alt
+
+
+# B23's tables
+
+
+def test_b23_is_a_reference_for_its_classes_only(run: Path) -> None:
+    assert not any(
+        "Source" in row for name in TABLES for t in tables(run, f"{name}.csv") for row in t
+    )
+
+
+def test_b23_stands_beside_ours_with_what_differs(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", classes=CIFAR10, shown=1)
+    write_features(run, classes=CIFAR10, shown=1, top=1, generated=400)
+    *_, fid = tables(run, "generation.csv")
+    theirs = [(row["Images"], row["FID"], row["Images (n)"]) for row in fid[:3]]
+    assert theirs == [
+        ("real data", "5.39", "10,000"), ("standard ResNet-18", "152.29", "10,000"),
+        ("robust ResNet-18", "88.25", "10,000"),
+    ]  # fmt: skip
+    assert all(row["Source"] == "B23, Table 2" for row in fid[:3])
+    for row, wanted in zip(fid[3:], rows_of(run, "generation", measure="fid"), strict=True):
+        assert row["Images"] == f"{wanted['images']}, {wanted['model']}"
+        assert (row["Source"], row["FID"], row["Images (n)"]) == ("this run", text(wanted), "400")
+    captions = {b.caption for b in made(run).blocks if isinstance(b, TableBlock)}
+    (caption,) = [c for c in captions if c.startswith("FID in B23 (CIFAR-10)")]
+    assert "Values do not compare across the two" in caption
+    assert "400 here, 10,000 there" in caption
+    assert "in place of Inception" not in caption
+    _, inversion = tables(run, "inversion.csv")
+    assert [(row["Model"], row["Distance"]) for row in inversion[:4]] == [
+        ("standard ResNet-18", "30.1"), ("standard ResNet-18", "30.07"),
+        ("robust ResNet-18", "20.05"), ("robust ResNet-18", "21.18"),
+    ]  # fmt: skip
+    ours = rows_of(run, "inversion", measure=LAYER)
+    assert [row["Distance"] for row in inversion[4:]] == [number(float(r["mean"])) for r in ours]
+    assert any("three images as one vector" in c for c in captions)
+
+
+def test_small_imagenet_has_its_own_tables(tmp_path: Path) -> None:
+    classes = [f"class {n}" for n in range(150)]
+    run = write_run(tmp_path / "run", classes=classes, shown=1)
+    write_features(run, classes=classes[:2], shown=1, top=1, features="mine", dimension=64)
+    *_, fid = tables(run, "generation.csv")
+    assert [row["FID"] for row in fid[:3]] == ["7.62", "237.53", "81.2"]
+    _, inversion = tables(run, "inversion.csv")
+    assert [row["Distance"] for row in inversion[:4]] == ["23.3", "26.75", "12.84", "14.91"]
+    captions = [b.caption for b in made(run).blocks if isinstance(b, TableBlock)]
+    assert any("mine measures here in place of Inception" in caption for caption in captions)
+
+
+# scores and damage
+
+
+def test_scores_are_the_main_distances(run: Path) -> None:
+    inverted, generated = made(run).scores
+    assert not inverted.bar
+    for score, name, wanted in (
+        (inverted, "inversion", {"start": "noise", "measure": LAYER}),
+        (generated, "generation", {"images": "generated", "measure": "kid"}),
+    ):
+        for model, estimate in score.estimates.items():
+            (row,) = rows_of(run, name, model=model, **wanted)
+            assert estimate.text() == text(row)
+            assert estimate.n == int(row["n"])
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value", "named"),
+    [
+        ("inversion", "mean", "far", "mean in line 2 is 'far', not a number"),
+        ("inversion", "n", "0", "a row of standard has n = 0"),
+        ("inversion", "steps", "1.5", "not a whole number"),
+        ("inversion_pictures", "distance", "", "distance in line 2 is ''"),
+        ("visualization_pictures", "kind", "other", "kind 'other', not one of visualized, most,"),
+        ("visualization_pictures", "activation", "inf", "not finite"),
+        ("generation", "images", "fake", "images 'fake', not one of generated, start, real"),
+        ("generation", "n", "-3", "a row of standard has n = -3"),
+        ("generation", "low", "nan", "low in line 2 is 'nan', not finite"),
+        ("generation", "model", "other", "'other', which run.json does not name"),
+        ("generation_pictures", "kind", "", "kind '', not one of"),
+    ],
+)
+def test_damaged_tables_are_refused(
+    run: Path, table: str, column: str, value: str, named: str
+) -> None:
+    change(run, table, lambda row: row.update({column: value}))
+    with pytest.raises(RunError, match=re.escape(named)) as caught:
+        section(Results.read(run))
+    assert f"{table}.csv is damaged" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_without_a_column_is_refused(run: Path, table: str) -> None:
+    path = run / "results" / f"{table}.csv"
+    path.write_text(path.read_text().replace("model", "network", 1))
+    with pytest.raises(RunError, match="it has no column model"):
+        section(Results.read(run))

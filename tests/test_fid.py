@@ -1,0 +1,308 @@
+"""fid: closed forms, scipy, numpy and torch-fidelity as oracles, and what must not pass."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from torch import Tensor
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+
+from advlens.errors import DataError, NumericError
+from advlens.fid import (
+    FeatureStatistics,
+    Moments,
+    feature_distances,
+    fid,
+    frechet_distance,
+    halves,
+    kid,
+)
+from advlens.representations import Source
+
+
+def source(dimension: int) -> Source:
+    return Source(network="N", layer="l", dimension=dimension, resize="as they are", weights=None)
+
+
+def statistics(features: Tensor) -> FeatureStatistics:
+    seen = FeatureStatistics(source(features.shape[1]))
+    seen.update(features)
+    return seen
+
+
+def moments(mean: Tensor, covariance: Tensor, n: int = 10_000) -> Moments:
+    return Moments(source=source(len(mean)), n=n, mean=mean, covariance=covariance)
+
+
+def normal(n: int, d: int, seed: int = 0) -> Tensor:
+    """Correlated features away from the origin."""
+    random = torch.Generator().manual_seed(seed)
+    mixed = torch.randn(d, d, generator=random, dtype=torch.float64) / math.sqrt(d)
+    return torch.randn(n, d, generator=random, dtype=torch.float64) @ mixed + seed
+
+
+def from_features(first: Tensor, second: Tensor) -> float:
+    """The distance without covariances: tr (Σ₁Σ₂)^½ is the nuclear norm of X₁X₂ᵀ, centered."""
+    parts = [(x - x.mean(0)) / math.sqrt(len(x) - 1) for x in (first, second)]
+    root = torch.linalg.matrix_norm(parts[0] @ parts[1].T, "nuc")
+    apart = (first.mean(0) - second.mean(0)).square().sum()
+    return float(apart + sum(part.square().sum() for part in parts) - 2 * root)
+
+
+# Fréchet distance
+
+
+@pytest.mark.parametrize("decades", [0, 3, 6])
+def test_diagonal_gaussians_have_a_closed_form(decades: int) -> None:
+    random = torch.Generator().manual_seed(1)
+    scales = torch.logspace(0, -decades, 64, dtype=torch.float64)
+    first, second = (torch.rand(64, generator=random).double() * scales + scales for _ in range(2))
+    means = torch.randn(2, 64, generator=random, dtype=torch.float64)
+    expected = (means[0] - means[1]).square().sum() + (first - second).square().sum()
+    found = frechet_distance(
+        moments(means[0], first.square().diag()), moments(means[1], second.square().diag())
+    )
+    assert found == pytest.approx(float(expected), abs=1e-8)
+    assert found > 1
+
+
+def test_equals_the_formula_with_scipys_root() -> None:
+    first, second = normal(200, 40, 1), normal(300, 40, 2)
+    a, b = np.cov(first.numpy().T), np.cov(second.numpy().T)
+    root = scipy.linalg.sqrtm(a @ b).real
+    apart = ((first.mean(0) - second.mean(0)) ** 2).sum().item()
+    expected = apart + np.trace(a + b - 2 * root)
+    found = fid(statistics(first).compute(), statistics(second).compute())
+    assert found.value == pytest.approx(expected, rel=1e-10)
+    assert found.n == (200, 300)
+
+
+def test_equals_torch_fidelity() -> None:
+    first, second = normal(500, 100, 1), normal(400, 100, 2)
+    oracle = fid_statistics_to_metric(
+        fid_features_to_statistics(first), fid_features_to_statistics(second), verbose=False
+    )["frechet_inception_distance"]
+    found = fid(statistics(first).compute(), statistics(second).compute())
+    assert found.value == pytest.approx(oracle, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "rank"), [(20, 30, 50), (2, 2, 50), (20, 400, 50), (400, 400, 7), (51, 52, 50)]
+)
+def test_singular_covariances(n: int, m: int, rank: int) -> None:
+    """Fewer images than features, or features that depend on each other."""
+    first, second = normal(n, 50, 1), normal(m, 50, 2)
+    first[:, rank:] = first[:, : 50 - rank].repeat(1, 7)[:, : 50 - rank] if rank < 50 else 0
+    pair = statistics(first).compute(), statistics(second).compute()
+    expected = from_features(first, second)
+    assert frechet_distance(*pair) == pytest.approx(expected, rel=1e-10)
+    assert frechet_distance(*pair[::-1]) == pytest.approx(expected, rel=1e-10)
+
+
+def test_nearly_singular_covariances_lose_nothing() -> None:
+    """A Cholesky factor exists, but the roots of the eigenvalues would be of rounding."""
+    scales = torch.logspace(0, -9, 60, dtype=torch.float64)
+    first, second = normal(500, 60, 0) * scales, normal(500, 60, 3) * scales
+    pair = statistics(first).compute(), statistics(second).compute()
+    assert not torch.linalg.cholesky_ex(pair[0].covariance).info
+    assert frechet_distance(*pair) == pytest.approx(from_features(first, second), abs=1e-11)
+
+
+@pytest.mark.parametrize("n", [10, 500])
+def test_a_set_is_at_no_distance_from_itself(n: int) -> None:
+    same = statistics(normal(n, 50)).compute()
+    assert 0 <= frechet_distance(same, same) < 1e-10
+
+
+def test_sets_without_spread() -> None:
+    first, second = torch.zeros(3, 4), torch.ones(5, 4)
+    assert frechet_distance(statistics(first).compute(), statistics(second).compute()) == 4
+
+
+def test_moments_must_be_finite() -> None:
+    good = statistics(normal(9, 3)).compute()
+    with pytest.raises(NumericError, match="NaN or infinite"):
+        frechet_distance(good, replace(good, mean=good.mean * math.nan))
+
+
+def test_features_of_different_sources_do_not_mix() -> None:
+    first = statistics(normal(9, 3))
+    other = FeatureStatistics(replace(first.source, resize="another"))
+    other.update(normal(9, 3))
+    with pytest.raises(DataError, match=r"as they are.*another"):
+        fid(first.compute(), other.compute())
+    with pytest.raises(DataError, match="different sources"):
+        first.merge(other)
+
+
+# statistics
+
+
+@pytest.mark.parametrize("sizes", [[1] * 30, [30], [7, 0, 13, 10], [29, 1]])
+@pytest.mark.parametrize("shards", [False, True])
+def test_streamed_equals_whole(sizes: list[int], shards: bool) -> None:
+    features = (normal(30, 6) + 1e4).float()  # the spread is small beside the mean
+    seen = FeatureStatistics(source(6))
+    for part in features.split(sizes):
+        if shards:
+            seen.merge(statistics(part))
+        else:
+            seen.update(part)
+    found = seen.compute()
+    assert found.n == 30
+    np.testing.assert_allclose(found.mean, features.double().mean(0), rtol=1e-14)
+    np.testing.assert_allclose(found.covariance, np.cov(features.double().T), rtol=1e-9)
+
+
+def test_moments_do_not_change_with_later_images() -> None:
+    seen = statistics(normal(9, 3))
+    found = seen.compute()
+    mean, covariance = found.mean.clone(), found.covariance.clone()
+    seen.update(normal(9, 3, 5))
+    assert torch.equal(found.mean, mean)
+    assert torch.equal(found.covariance, covariance)
+
+
+def test_a_merged_accumulator_is_left_alone() -> None:
+    first, second = FeatureStatistics(source(3)), statistics(normal(9, 3))
+    before = second.compute()
+    first.merge(second)
+    first.update(normal(9, 3, 5))
+    assert torch.equal(second.compute().covariance, before.covariance)
+    assert torch.equal(second.compute().mean, before.mean)
+
+
+def test_nothing_merged_into_nothing() -> None:
+    seen = FeatureStatistics(source(3))
+    seen.merge(FeatureStatistics(source(3)))
+    seen.merge(statistics(normal(9, 3)))
+    assert torch.equal(seen.compute().mean, statistics(normal(9, 3)).compute().mean)
+
+
+def test_too_few_images_or_bad_features() -> None:
+    with pytest.raises(DataError, match=r"1 images.*at least 2"):
+        statistics(normal(1, 3)).compute()
+    with pytest.raises(NumericError, match=r"layer l.*NaN"):
+        statistics(torch.tensor([[1.0, math.nan]]))
+
+
+# what is said about a distance
+
+
+def test_a_score_is_never_bare() -> None:
+    few = fid(statistics(normal(9, 12)).compute(), statistics(normal(40, 12, 1)).compute())
+    assert few.warning is not None
+    assert "9 images are too few for the covariance of 12" in few.warning
+    for part in ("FID", "n = 9 and 40", "N, layer l, images as they are", few.warning):
+        assert part in str(few)
+    as_many = fid(statistics(normal(12, 12)).compute(), statistics(normal(40, 12)).compute())
+    assert as_many.warning is not None
+    many = fid(statistics(normal(13, 12)).compute(), statistics(normal(40, 12)).compute())
+    assert many.warning is None
+    assert many.interval is None
+    other = kid(normal(9, 12), normal(40, 12), source(12))
+    assert other.warning is None
+    assert "±" in str(other)
+    assert other.error is not None
+    low, high = other.interval
+    assert low == pytest.approx(other.value - 1.959964 * other.error)
+    assert high == pytest.approx(other.value + 1.959964 * other.error)
+
+
+# KID
+
+
+def mmd(first: Tensor, second: Tensor) -> float:
+    """The unbiased MMD² by its definition."""
+
+    def kernel(x: Tensor, y: Tensor) -> float:
+        return (float(x @ y) / len(x) + 1) ** 3
+
+    m, n = len(first), len(second)
+    own = [
+        sum(kernel(part[i], part[j]) for i in range(k) for j in range(k) if i != j) / (k * (k - 1))
+        for part, k in ((first, m), (second, n))
+    ]
+    return sum(own) - 2 * sum(kernel(x, y) for x in first for y in second) / (m * n)
+
+
+def test_kid_and_its_error_equal_the_double_loop() -> None:
+    first, second = normal(7, 5, 1), normal(9, 5, 2)
+    found = kid(first, second, source(5))
+    assert found.value == pytest.approx(mmd(first, second), rel=1e-10)
+    variance = 0.0
+    for own, other in ((first, second), (second, first)):
+        rest = [mmd(torch.cat([own[:i], own[i + 1 :]]), other) for i in range(len(own))]
+        variance += (len(own) - 1) ** 2 / len(own) * np.var(rest, ddof=1)
+    assert found.error == pytest.approx(math.sqrt(variance), rel=1e-9)
+
+
+def test_kid_equals_torch_fidelitys_with_one_subset() -> None:
+    first, second = normal(60, 20, 1), normal(60, 20, 2)
+    oracle = kid_features_to_metric(
+        first, second, kid_subsets=1, kid_subset_size=60, verbose=False, rng_seed=0
+    )
+    found = kid(first, second, source(20))
+    assert found.value == pytest.approx(oracle[KEY_METRIC_KID_MEAN], rel=1e-9)
+
+
+def test_kid_does_not_depend_on_the_block() -> None:
+    first, second = normal(23, 5, 1).float(), normal(31, 5, 2).float()
+    whole, parts = (kid(first, second, source(5), block=block) for block in (100, 7))
+    assert parts.value == pytest.approx(whole.value, rel=1e-10)
+    assert parts.error == pytest.approx(whole.error, rel=1e-10)
+
+
+def expected_kernel(a: float, b: float, d: int) -> float:
+    """E k(x, y) for x ~ N(a, 1)ᵈ and y ~ N(b, 1)ᵈ, from the moments of u = xᵀy."""
+    aa, bb, ab = a * a * d, b * b * d, a * b * d
+    u2 = d + aa + bb + ab**2
+    u3 = ab**3 + 3 * ab * aa + 3 * ab * (bb + d + 2)
+    return 1 + 3 * ab / d + 3 * u2 / d**2 + u3 / d**3
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_kid_is_unbiased_and_its_error_holds(shift: float) -> None:
+    """400 repetitions. Of equal distributions the jackknife's error is √2 too large."""
+    random, d = torch.Generator().manual_seed(0), 4
+    truth = expected_kernel(0, 0, d) + expected_kernel(shift, shift, d)
+    truth -= 2 * expected_kernel(0, shift, d)
+    found = []
+    for _ in range(400):
+        first, second = torch.randn(2, 300, d, generator=random, dtype=torch.float64)
+        found.append(kid(first, second + shift, source(d)))
+    values = np.array([one.value for one in found])
+    spread = values.std(ddof=1)
+    assert abs(values.mean() - truth) < 3 * spread / math.sqrt(len(values))
+    errors = math.sqrt(np.mean([one.error**2 for one in found]))
+    assert 0.95 * spread < errors < (1.1 if shift else 1.6) * spread
+    assert np.mean([one.interval[0] <= truth <= one.interval[1] for one in found]) > 0.92
+
+
+def test_kid_refuses_what_it_cannot_use() -> None:
+    with pytest.raises(DataError, match="at least 3"):
+        kid(normal(2, 3), normal(9, 3), source(3))
+    with pytest.raises(NumericError, match="NaN"):
+        kid(normal(9, 3) * math.nan, normal(9, 3), source(3))
+
+
+# per image, and bounds
+
+
+def test_feature_distances() -> None:
+    first, second = normal(5, 8, 1).float(), normal(5, 8, 2).float()
+    expected = [math.dist(x, y) for x, y in zip(first.tolist(), second.tolist(), strict=True)]
+    np.testing.assert_allclose(feature_distances(first, second), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("n", [10, 11])
+def test_halves(n: int) -> None:
+    first, second = halves(n, seed=3)
+    assert len(first) == len(second) == n // 2
+    assert len({*first.tolist(), *second.tolist()} & set(range(n))) == n // 2 * 2
+    assert torch.equal(first, halves(n, seed=3)[0])
+    assert not torch.equal(first, halves(n, seed=4)[0])

@@ -1,0 +1,317 @@
+"""inception: torch-fidelity's features from the same weights; files that are trusted with nothing.
+
+The real weights are looked for where ADVLENS_INCEPTION points (the folder or file of `advlens data
+inception`); random ones prove the code without them.
+"""
+
+import math
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch_fidelity.feature_extractor_inceptionv3 as fidelity
+from safetensors.torch import save_file
+from torch import Tensor
+from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+from advlens import inception
+from advlens.datasets import load_data
+from advlens.errors import CheckpointError, DataError
+from advlens.fid import FeatureStatistics, Moments, fid
+from advlens.inception import Inception, content, fetch_inception, read_inception, tf1_resize
+from advlens.representations import Source
+
+LAYERS = ("192", "2048")
+
+
+def random_state() -> dict[str, Tensor]:
+    """Weights at which activations neither vanish nor explode."""
+    random = torch.Generator().manual_seed(0)
+    state = {}
+    for name, shape in inception.inception_shapes().items():
+        noise = torch.randn(shape, generator=random)
+        if len(shape) == 4:
+            state[name] = noise * math.sqrt(2 / math.prod(shape[1:]))
+        elif name.endswith(("bn.weight", "running_var")):
+            state[name] = noise.mul(0.1).exp()
+        else:
+            state[name] = noise * 0.1
+    return state
+
+
+def whole(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With the classifier and the counters that pytorch-fid's file has."""
+    counters = {
+        name.replace("running_var", "num_batches_tracked"): torch.tensor(0)
+        for name in state
+        if name.endswith("running_var")
+    }
+    classifier = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
+    return {**state, **counters, **classifier}
+
+
+def oracle(state: dict[str, Tensor]) -> fidelity.FeatureExtractorInceptionV3:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fidelity, "load_state_dict_from_url", lambda *_, **__: whole(state))
+        return fidelity.FeatureExtractorInceptionV3("inception", list(LAYERS))
+
+
+@pytest.fixture(scope="module")
+def networks() -> tuple[Inception, fidelity.FeatureExtractorInceptionV3]:
+    """Ours and torch-fidelity's with the same random weights."""
+    state = random_state()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inception, "read_inception", lambda _: dict(state))
+        ours = Inception(Path(), batch_size=2)
+    return ours, oracle(state)
+
+
+@pytest.fixture(scope="module")
+def weights() -> Path:
+    """The real weights."""
+    path = os.environ.get("ADVLENS_INCEPTION")
+    if not path:
+        pytest.skip("ADVLENS_INCEPTION does not name the FID Inception-v3's weights")
+    return Path(path)
+
+
+def halves_of(features: Tensor, source: Source) -> list[Moments]:
+    moments = []
+    for half in features.split(len(features) // 2):
+        seen = FeatureStatistics(source)
+        seen.update(half)
+        moments.append(seen.compute())
+    return moments
+
+
+def noise(n: int, height: int, width: int) -> Tensor:
+    shape = (n, 3, height, width)
+    return torch.randint(256, shape, generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+
+# resizing
+
+
+@pytest.mark.parametrize("size", [(32, 32), (128, 128), (299, 299), (400, 31)])
+def test_resize_equals_torch_fidelitys(size: tuple[int, int]) -> None:
+    images = noise(2, *size).float()
+    expected = interpolate_bilinear_2d_like_tensorflow1x(images, (299, 299), align_corners=False)
+    assert torch.equal(tf1_resize(images, 299), expected)
+
+
+def test_resize_equals_its_formula() -> None:
+    image = torch.rand(5, 7, dtype=torch.float64)
+    expected = torch.zeros(11, 11, dtype=torch.float64)
+    for i in range(11):
+        for j in range(11):
+            y, x = i * 5 / 11, j * 7 / 11
+            for row in range(5):
+                for column in range(7):
+                    # a tent around each pixel; beyond the last it is constant
+                    down = max(0.0, 1 - abs(min(y, 4.0) - row))
+                    right = max(0.0, 1 - abs(min(x, 6.0) - column))
+                    expected[i, j] += down * right * image[row, column]
+    found = tf1_resize(image.expand(1, 3, 5, 7), 11)
+    np.testing.assert_allclose(found[0, 2], expected, atol=1e-6)
+
+
+# features
+
+
+@pytest.mark.parametrize("size", [32, 128])
+def test_random_features_and_distances_equal_torch_fidelitys(networks, size: int) -> None:
+    ours, theirs = networks
+    images = noise(4, size, size)
+    found = ours(images.float() / 255)
+    for layer, expected in zip(LAYERS, theirs(images), strict=True):
+        assert found[layer].shape == (4, int(layer))
+        assert found[layer].dtype == torch.float32
+        assert expected.std() > 0.01
+        np.testing.assert_allclose(found[layer], expected, rtol=1e-4, atol=1e-4 * expected.std())
+        if layer == "192":  # their eigenvalues of 2048 features take a while
+            moments = halves_of(found[layer], ours.sources[layer])
+            oracles = [fid_features_to_statistics(half) for half in expected.split(2)]
+    value = fid_statistics_to_metric(*oracles, verbose=False)["frechet_inception_distance"]
+    assert fid(*moments).value == pytest.approx(value, rel=1e-3)
+
+
+def test_one_layer_computes_nothing_behind_it(monkeypatch: pytest.MonkeyPatch, networks) -> None:
+    state = random_state()
+    monkeypatch.setattr(inception, "read_inception", lambda _: state)
+    first = Inception(Path(), layers=["192"])
+    assert list(first.sources) == ["192"]
+    assert not [name for name, _ in first._network.named_modules() if "Mixed" in name]
+    images = noise(1, 32, 32).float() / 255
+    found = first(images)
+    assert list(found) == ["192"]
+    assert torch.equal(found["192"], networks[0](images)["192"])
+
+
+def test_pixels_are_those_of_a_png(networks) -> None:
+    images = noise(1, 32, 32).float() / 255
+    moved = (images + 0.4 / 255).clamp(0, 1)
+    assert torch.equal(networks[0](images)["2048"], networks[0](moved)["2048"])
+
+
+@pytest.mark.parametrize("images", [torch.full((1, 3, 8, 8), 2.0), torch.zeros(1, 1, 8, 8)])
+def test_images_must_be_pixels(networks, images: Tensor) -> None:
+    with pytest.raises(DataError, match="images must"):
+        networks[0](images)
+
+
+def test_global_settings_come_back(networks) -> None:
+    def settings() -> list[object]:
+        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+        return [cudnn.enabled, cudnn.deterministic, cudnn.allow_tf32, matmul.fp32_precision]
+
+    before = settings()
+    networks[0](torch.zeros(1, 3, 8, 8))
+    assert settings() == before
+
+
+def test_features_are_named(networks) -> None:
+    found = networks[0].sources["2048"]
+    text = "FID Inception-v3 (2015-12-05), layer 2048, images resized bilinearly to 299×299 by"
+    assert str(found).startswith(text)
+    assert found.dimension == 2048
+    assert found.weights == content(random_state())
+
+
+# weights files
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
+    """A network of two tensors in place of the Inception-v3, whose values are the right ones."""
+    state = {"a.conv.weight": torch.arange(6.0).view(2, 3), "a.bn.bias": torch.ones(2)}
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    monkeypatch.setattr(inception, "inception_shapes", lambda: shapes)
+    monkeypatch.setattr(inception, "CONTENT_SHA256", content(state))
+    return state
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_pytorch_fids_file(
+    small: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, legacy: bool
+) -> None:
+    """By the SHA-256 of the file, whatever its tensors; classifier and counters are left out."""
+    path = tmp_path / "weights.pth"
+    extra = {"fc.weight": torch.ones(4), "a.bn.num_batches_tracked": torch.tensor(3)}
+    other = {name: tensor + 1 for name, tensor in small.items()}
+    torch.save({**other, **extra}, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(CheckpointError, match="other weights"):
+        read_inception(path)
+    monkeypatch.setattr(inception, "URL_SHA256", inception.sha256(path))
+    found = read_inception(path)
+    assert found.keys() == small.keys()
+    assert all(torch.equal(found[name], other[name]) for name in small)
+
+
+def test_the_pinned_tensors_in_any_format(small: dict[str, Tensor], tmp_path: Path) -> None:
+    path = tmp_path / inception.NAMES[".safetensors"]
+    save_file(small, path)
+    for given in (path, tmp_path):
+        assert read_inception(given).keys() == small.keys()
+
+
+class Payload:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("a.bn.bias"), "a.bn.bias is missing, not"),
+        (lambda s: s.update(b=torch.ones(3)), r"b is \(3,\), not of this network"),
+        (lambda s: s.update({"a.bn.bias": torch.ones(3)}), r"a.bn.bias is \(3,\), not \(2,\)"),
+        (lambda s: s.update({"a.bn.bias": torch.zeros(2)}), "other weights"),
+        (lambda s: s.update({"a.bn.bias": torch.ones(2).double()}), "other weights"),
+        (lambda s: s.update({"a.bn.bias": torch.ones(2) * math.nan}), "other weights"),
+    ],
+)
+def test_other_networks(small: dict[str, Tensor], tmp_path: Path, change, message: str) -> None:
+    change(small)
+    path = tmp_path / "weights.safetensors"
+    save_file(small, path)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_inception(path)
+    assert str(path) in str(caught.value)
+    assert "advlens data inception --to DIR" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "state", "legacy", "text"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_nothing_in_a_file_is_executed(tmp_path: Path, kind: str, suffix: str) -> None:
+    path, sentinel = tmp_path / f"weights{suffix}", tmp_path / "executed"
+    payload = Payload(sentinel)
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(payload))
+    elif kind == "text":
+        path.write_text("not a weights file")
+    else:
+        zipped = kind == "state"
+        torch.save({"Conv2d_1a_3x3.conv.weight": payload}, path,
+                   _use_new_zipfile_serialization=zipped)  # fmt: skip
+    with pytest.raises(CheckpointError, match="weights"):
+        Inception(path)
+    with pytest.raises(CheckpointError, match="weights"):
+        fetch_inception(tmp_path / "to", path)
+    assert not sentinel.exists()
+    assert not (tmp_path / "to").exists()
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no .*none\.pth; fetch it with"):
+        read_inception(tmp_path / "none.pth")
+    with pytest.raises(CheckpointError, match=r"6726825d\.pth or .*safetensors; fetch it with"):
+        read_inception(tmp_path)
+
+
+def test_a_local_copy_is_checked_and_copied(small: dict[str, Tensor], tmp_path: Path) -> None:
+    archive = tmp_path / "mine.safetensors"
+    save_file(small, archive)
+    path = fetch_inception(tmp_path / "to", archive)
+    assert path == tmp_path / "to" / "fid-inception-2015-12-05.safetensors"
+    assert path.read_bytes() == archive.read_bytes()
+    assert fetch_inception(tmp_path / "to") == path  # nothing is downloaded
+
+
+def test_a_download_is_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(inception, "fetch", lambda *a, **k: asked.append((a, k)) or a[1])
+    path = fetch_inception(tmp_path)
+    assert path == tmp_path / "pt_inception-2015-12-05-6726825d.pth"
+    ((url, to), pins) = asked[0]
+    assert to == path
+    assert url.startswith("https://github.com/mseitzer/pytorch-fid/releases/")
+    # torch.hub's names end in the first digits of the SHA-256
+    assert url.endswith(f"-{pins['sha256'][:8]}.pth")
+    assert (len(pins["sha256"]), pins["size"]) == (64, 95_628_359)
+
+
+# with the real weights
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("scale", [1, 4])
+def test_real_features_and_distances_equal_torch_fidelitys(weights: Path, scale: int) -> None:
+    """32 pictures of the packaged sample, at 32 and 128 pixels."""
+    ours, theirs = Inception(weights), oracle(read_inception(weights))
+    pictures = load_data("sample").images(range(32)).float() / 255
+    pictures = pictures.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
+    found = ours(pictures)
+    expected = dict(zip(LAYERS, theirs((pictures * 255).round().byte()), strict=True))
+    for layer in LAYERS:
+        np.testing.assert_allclose(found[layer], expected[layer], atol=1e-4)
+        moments = halves_of(found[layer], ours.sources[layer])
+        oracles = [fid_features_to_statistics(half) for half in expected[layer].split(16)]
+        value = fid_statistics_to_metric(*oracles, verbose=False)["frechet_inception_distance"]
+        assert fid(*moments).value == pytest.approx(value, rel=1e-3)

@@ -1,0 +1,48 @@
+"""representations: a classifier's penultimate features, resized and named."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from advlens.errors import DataError, ModelError
+from advlens.models import Classifier
+from advlens.representations import Representation
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(6, 4),
+    )  # fmt: skip
+    return Classifier(layers, name="tiny", mean=[0.5] * 3, image_size=8, weights="ab").eval()
+
+
+@pytest.mark.parametrize("size", [8, 20])
+def test_features(classifier: Classifier, size: int) -> None:
+    images = torch.rand(5, 3, size, size)
+    found = Representation(classifier, batch_size=2)(images)["representation"]
+    resized = F.interpolate(images, (8, 8), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        expected = classifier.network[:-1](resized - 0.5)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_features_are_named(classifier: Classifier) -> None:
+    (source,) = Representation(classifier).sources.values()
+    assert source.dimension == 6
+    assert source.weights == "ab"
+    assert str(source) == (
+        "tiny, layer representation, images resized bilinearly with antialiasing to 8×8"
+    )
+
+
+def test_refusals(classifier: Classifier) -> None:
+    with pytest.raises(DataError, match=r"\[0, 1\]"):
+        Representation(classifier)(torch.full((1, 3, 8, 8), 2.0))
+    classifier.network = classifier.network[:-1]
+    with pytest.raises(ModelError, match="no linear layer"):
+        Representation(classifier)
