@@ -20,6 +20,9 @@ benchmarks: .venv/ready-test
 	.venv/bin/python benchmarks/neurons.py
 	.venv/bin/python benchmarks/training.py
 	.venv/bin/python benchmarks/dissection.py
+	.venv/bin/python benchmarks/attribution.py
+	.venv/bin/python benchmarks/synthesis.py
+	.venv/bin/python benchmarks/fid.py
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
