@@ -152,15 +152,18 @@ class DemoCommand:
     out: Path = Path("runs/demo")
     settings: OmitArgPrefixes[AuditSettings] = field(
         default_factory=lambda: AuditSettings(
+            images=1600,
+            steps=10,
             sweep_images=50,
             sweep_steps=5,
             neuron_steps=5,
-            explained=8,
+            explained=6,
             points=20,
             baselines=3,
             samples=50,
             visualization_steps=200,
             inversion_steps=200,
+            generated=7,
         )
     )
     common: OmitArgPrefixes[Common] = Common()
