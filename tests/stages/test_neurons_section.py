@@ -16,6 +16,7 @@ from advlens.sections import (
     TableBlock,
 )
 from advlens.stages.neurons.section import section
+from advlens.stages.neurons.section.findings import _highest
 from synthetic_run import change, read, write_run, write_table
 
 
@@ -163,7 +164,7 @@ def test_a_lead_that_only_less_specific_units_make_is_named(run: Path) -> None:
     assert best.endswith("the units of robust best keep the classes they stand for (highest CS1).")
     robust = curve("robust", [40, 10, 9], [0.8, 0.5, 0.9])
     write_table(run, "curves", [*robust, *curve("standard", [20, 30, 50], [0.9, 0.4, 0.1])])
-    found = finding(run, "^At equal attack success CS1 is highest in robust, but not among units")
+    found = finding(run, "^At equal attack success CS1 is higher in robust, but not among units")
     lead = (20 * (0.8 - 0.9) + 10 * (0.5 - 0.4)) / 30  # the third bin has too few units
     assert f"CS1 of robust less that of standard is {lead:+.3f} (bins" in found.evidence
 
@@ -349,3 +350,15 @@ def test_scores_explain_the_four_measures(run: Path) -> None:
     }  # fmt: skip
     assert cs1.estimates["robust"].value == rows["cs1"]
     assert cs2.estimates["robust"].value == rows["cs2"]
+
+
+def test_two_models_that_tie_above_a_third_are_no_lack_of_difference() -> None:
+    def row(model: str, value: float) -> dict[str, object]:
+        return {"model": model, "mean": value, "low": value - 0.05, "high": value + 0.05, "n": 9}
+
+    rows = [row("a", 0.1), row("b", 0.5), row("c", 0.52)]
+    assert _highest(rows, "At equal attack success") == (
+        "At equal attack success, units keep the classes they stand for to different degrees: "
+        "those of b and c more than those of a."
+    )
+    assert "no difference" in _highest(rows[1:], "At equal attack success")

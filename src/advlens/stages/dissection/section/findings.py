@@ -2,7 +2,18 @@
 
 from collections.abc import Mapping
 
-from advlens.sections import Estimate, Finding, Row, comparison, count, leader, listed, percent
+from advlens.sections import (
+    Estimate,
+    Finding,
+    Row,
+    apart,
+    comparison,
+    count,
+    grouped,
+    leader,
+    listed,
+    percent,
+)
 from advlens.stages.dissection.section.cautions import cautions, comparable
 from advlens.stages.dissection.section.tables import (
     DissectionTables,
@@ -37,6 +48,9 @@ def _real(tables: DissectionTables) -> list[Finding]:
         claim += f", by chance {percent(row['permuted_share'])}." if row else "."
     elif best := leader(found):
         claim = f"On real images, the units of {best} detect a concept most often."
+    elif groups := grouped(apart(found), list(found)):
+        texts = [f"in {listed(more)} than in {listed(less)}" for more, less in groups]
+        claim = f"On real images, more units detect a concept {listed(texts)}."
     else:
         claim = "On real images, no difference in the share of detectors is established."
     everywhere = tables.detectors(tables.together, "real")

@@ -6,9 +6,11 @@ from advlens.sections import (
     Estimate,
     Finding,
     Row,
+    apart,
     attack_name,
     comparison,
     count,
+    grouped,
     leader,
     listed,
     number,
@@ -107,21 +109,24 @@ def _at_equal_success(tables: NeuronTables) -> list[Finding]:
     missed, claim, matched = _far_apart(rows), _highest(rows, "At equal attack success"), ""
     if missed:
         claim = "Equal success was not reached, so CS does not compare the models."
-    elif best := leader({row["model"]: mean(row) for row in rows}):
+    else:
         leads = {
-            model: lead
-            for model in tables.models
-            if model != best and (lead := _lead_at_equal_lc(tables, best, model)) is not None
+            pair: lead
+            for pair in sorted(apart({row["model"]: mean(row) for row in rows}))
+            if (lead := _lead_at_equal_lc(tables, *pair)) is not None
         }
         if leads:
             matched = " Among units of equal LC, over all convolutions, CS1 of " + listed(
-                [f"{best} less that of {model} is {lead:+.3f}" for model, lead in leads.items()]
+                [
+                    f"{best} less that of {other} is {lead:+.3f}"
+                    for (best, other), lead in leads.items()
+                ]
             )
             matched += " (bins with at least 10 units in both)."
-        if any(lead <= 0 for lead in leads.values()):
+        if less := list(dict.fromkeys(best for (best, _), lead in leads.items() if lead <= 0)):
             claim = (
-                f"At equal attack success CS1 is highest in {best}, but not among units of equal "
-                "LC: its units are less specific, and so have less to lose."
+                f"At equal attack success CS1 is higher in {listed(less)}, but not among units of "
+                "equal LC: these units are less specific, and so have less to lose."
             )
     return [
         Finding(
@@ -159,10 +164,14 @@ def _highest(rows: Sequence[Row], where: str) -> str:
     """Which model's units keep most of what they stand for."""
     if len(rows) == 1:
         return f"Under the targeted attack, CS1 of {rows[0]['model']} is {number(rows[0]['mean'])}."
-    best = leader({row["model"]: mean(row) for row in rows})
-    if best is None:
+    found = {row["model"]: mean(row) for row in rows}
+    if best := leader(found):
+        return f"{where}, the units of {best} best keep the classes they stand for (highest CS1)."
+    groups = grouped(apart(found), list(found))
+    if not groups:
         return f"{where}, no difference in CS1 between the models is established."
-    return f"{where}, the units of {best} best keep the classes they stand for (highest CS1)."
+    texts = [f"those of {listed(more)} more than those of {listed(less)}" for more, less in groups]
+    return f"{where}, units keep the classes they stand for to different degrees: {listed(texts)}."
 
 
 def _both(tables: NeuronTables, images: str) -> str:
