@@ -18,7 +18,6 @@ from advlens.fid import (
     feature_distances,
     fid,
     frechet_distance,
-    halves,
     kid,
 )
 from advlens.representations import Source
@@ -297,12 +296,3 @@ def test_feature_distances() -> None:
     first, second = normal(5, 8, 1).float(), normal(5, 8, 2).float()
     expected = [math.dist(x, y) for x, y in zip(first.tolist(), second.tolist(), strict=True)]
     np.testing.assert_allclose(feature_distances(first, second), expected, rtol=1e-12)
-
-
-@pytest.mark.parametrize("n", [10, 11])
-def test_halves(n: int) -> None:
-    first, second = halves(n, seed=3)
-    assert len(first) == len(second) == n // 2
-    assert len({*first.tolist(), *second.tolist()} & set(range(n))) == n // 2 * 2
-    assert torch.equal(first, halves(n, seed=3)[0])
-    assert not torch.equal(first, halves(n, seed=4)[0])

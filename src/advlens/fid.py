@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from advlens.arrays import Ids, PerImage
+from advlens.arrays import PerImage
 from advlens.errors import DataError, NumericError
 from advlens.representations import Features, Source
 from advlens.statistics import Z95
@@ -273,17 +273,6 @@ def feature_distances(first: Features, second: Features) -> PerImage:
     In float64; the unit is that of the features.
     """
     return (first.double() - second.double()).square().sum(dim=1).sqrt()
-
-
-def halves(n: int, *, seed: int) -> tuple[Ids, Ids]:
-    """A random half of n images and the other, for the distance of real images from real ones.
-
-    Of an odd number one is left out. Distances of halves have half the images: an FID of them is
-    larger than one of two whole sets would be.
-    """
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    first, second = order[: n // 2], order[n // 2 : n // 2 * 2]
-    return first.sort().values, second.sort().values
 
 
 def _same(first: Source, second: Source) -> None:
