@@ -185,6 +185,11 @@ def _reading(corners: Line, patch: int, length: int) -> Float[Tensor, "length pl
     )
 
 
+def gray(image: Float[Tensor, "3 h w"]) -> Float[Tensor, "h w"]:
+    """The luminance of an image's pixels."""
+    return (image * image.new_tensor(LUMINANCE)[:, None, None]).sum(dim=0)
+
+
 def marked(image: Float[Tensor, "3 h w"], region: Bool[Tensor, "h w"]) -> Float[Tensor, "3 h w"]:
     """A picture of a region: it keeps its colors within a yellow line, the rest is dim and gray.
 
@@ -198,9 +203,8 @@ def marked(image: Float[Tensor, "3 h w"], region: Bool[Tensor, "h w"]) -> Float[
     inside = region.float()[None]
     width = max(1, round(min(region.shape) / 112))
     around = F.max_pool2d(inside, 2 * width + 1, stride=1, padding=width) - inside
-    gray = (image * image.new_tensor(LUMINANCE)[:, None, None]).sum(dim=0)
     line = image.new_tensor(YELLOW)[:, None, None].expand_as(image)
-    return torch.where(around > 0, line, torch.where(region, image, 0.5 * gray))
+    return torch.where(around > 0, line, torch.where(region, image, 0.5 * gray(image)))
 
 
 def highlighted(

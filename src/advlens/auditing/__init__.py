@@ -12,7 +12,7 @@ from advlens.auditing.passes import run_stages
 from advlens.auditing.record import Settings, identity, record, training_tables
 from advlens.auditing.subjects import Subject, distinguish, labeled_subject, opened
 from advlens.config import AuditSettings, DissectSettings
-from advlens.datasets import BrodenData, ImageData
+from advlens.datasets import BrodenData, ImageData, Transform
 from advlens.distributed import Processes, local_device
 from advlens.errors import SettingsError
 from advlens.files import locked
@@ -81,11 +81,14 @@ def dissect(
     device = local_device(settings.device)
     with locked(out) if processes.first else contextlib.nullcontext():
         subjects = [opened(model, settings.seed, device) for model in _named_models(models)]
+        known: dict[Transform, BrodenData] = {}  # models of one size share what is opened
         for subject in subjects:
-            images = subject.labeled(data)
-            if settings.images is not None:
-                images = images.subset(settings.images, seed=settings.seed)
-            subject.data = subject.concepts = images
+            if subject.transform not in known:
+                images = subject.labeled(data)
+                if settings.images is not None:
+                    images = images.subset(settings.images, seed=settings.seed)
+                known[subject.transform] = images
+            subject.data = subject.concepts = known[subject.transform]
         stages: list[list[Stage]] = [[dissection_stage(subject, settings)] for subject in subjects]
         epsilon = dissection_radius(settings, subjects[0].data.image_shape[1])
         line = command or "advlens.dissect(…)"

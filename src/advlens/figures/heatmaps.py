@@ -5,11 +5,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from advlens.errors import SettingsError
+from advlens.maps import gray
 
 FOR, AGAINST = "#b2182b", "#2166ac"
 """Ends of ColorBrewer's RdBu, which color blindness leaves apart: pixels that speak for the class
 explained, and against it."""
-LUMINANCE = (0.299, 0.587, 0.114)
 FAINT = 0.3
 """What is left of the gray image's contrast, above white."""
 
@@ -34,8 +34,7 @@ def heat_map(
     """
     if not 0 <= scale < float("inf"):
         raise SettingsError(f"heat_map: scale must be finite and at least 0, not {scale}")
-    gray = (image * image.new_tensor(LUMINANCE)[:, None, None]).sum(dim=0)
-    faint = 1 - FAINT * (1 - gray)
+    faint = 1 - FAINT * (1 - gray(image))
     share = (attribution / scale if scale else torch.zeros_like(attribution)).clamp(-1, 1)
     color = torch.where(share > 0, _rgb(image, FOR), _rgb(image, AGAINST))
     return share.abs() * color + (1 - share.abs()) * faint

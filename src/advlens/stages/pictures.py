@@ -3,11 +3,16 @@
 import re
 from pathlib import Path
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
 from PIL import Image
 from torch import Tensor
 
+from advlens.arrays import Ids, Images
+from advlens.attacks import Attack
+from advlens.consistency import class_counts
 from advlens.files import atomic
+from advlens.stages.base import Context
 
 SIDE = 112
 """Pixels of a picture's side, at least."""
@@ -29,3 +34,29 @@ def enlarged(image: Float[Tensor, "c h w"]) -> Float[Tensor, "c h2 w2"]:
 def slug(name: str) -> str:
     """A name as a part of a file name."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[:60] or "x"
+
+
+def images_of(context: Context, ids: Ids, attack: Attack | None) -> Images:
+    """Images of the stage's data by id, attacked where there is an attack, on the model's device.
+
+    An attacked image is made again: attack, seed and image id give the same one.
+    """
+    device = next(context.classifier.parameters()).device
+    parts = []
+    for batch in context.data.batches(context.batch_size, ids.tolist()):
+        images = batch.images.to(device)
+        if attack is not None:
+            images = attack(context.prepared, images, batch.labels.to(device), ids=batch.ids)
+        parts.append(images)
+    return torch.cat(parts)
+
+
+def near_classes(
+    labels: Int64[Tensor, "units k"], similarity: Float64[Tensor, "c c"]
+) -> Bool[Tensor, "units c"]:
+    """The classes near those of each unit's images (D22, section 2).
+
+    At least half as similar to their distribution as the most similar class is.
+    """
+    closeness = class_counts(labels, len(similarity)) @ similarity
+    return closeness >= 0.5 * closeness.amax(dim=1, keepdim=True)

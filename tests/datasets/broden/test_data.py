@@ -303,3 +303,18 @@ def test_rows_of_real_images_are_in_the_order_of_their_md5(shared_data: Path) ->
     data = BrodenData(shared_data / "mini-broden")
     hashes = [hashlib.md5(row.image.encode()).hexdigest() for row in data.rows]
     assert hashes == sorted(hashes)
+
+
+def test_fingerprints_are_read_once_and_tell_a_part_and_other_listings_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = BrodenData(write_tiny_broden(tmp_path / "tiny"))
+    whole = data.fingerprint()
+    assert data.subset(6, seed=0).fingerprint() != whole
+    listing = tmp_path / "tiny" / "c_material.csv"
+    lines = listing.read_text().splitlines(keepends=True)
+    listing.write_text("".join(line for line in lines if ",hair," not in line))
+    # hair has its largest part elsewhere or not: only what lists it is sure to differ
+    assert BrodenData(tmp_path / "tiny").fingerprint() != whole
+    monkeypatch.setattr(BrodenData, "_hash", None)
+    assert data.fingerprint() == whole

@@ -6,6 +6,7 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 
@@ -93,6 +94,7 @@ class BrodenData(ImageData):
         """
         chosen = super().subset(count, seed)
         part = copy.copy(self)
+        vars(part).pop("_fingerprint", None)  # that of the whole
         part.positions, part.labels = chosen.positions, chosen.labels
         part.rows = [self.rows[i] for i in chosen.positions.tolist()]
         return part
@@ -171,8 +173,12 @@ class BrodenData(ImageData):
         return maps
 
     def fingerprint(self) -> str:
-        """SHA-256 of the tables, the size, and the bytes of every image and map: reads them all."""
-        concepts = [(concept.number, concept.name, concept.category) for concept in self.concepts]
+        """SHA-256 of the tables, the size, and the bytes of every image and map, read once."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        concepts = [(c.number, c.name, c.category, c.listed) for c in self.concepts]
         names = [name for row in self.rows for name in (row.image, *row.maps)]
         hashes = list(ordered(self._hash, names, 4 * WORKERS))
         return digest(self.categories, concepts, self.size, self.label_shape, self.rows, hashes)

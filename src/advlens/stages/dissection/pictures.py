@@ -3,17 +3,16 @@
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool
 from torch import Tensor
 
-from advlens.arrays import Ids, Images
+from advlens.arrays import Images
 from advlens.dissection import Concepts, Dissector, Kind, Upsampling
 from advlens.dissection.masks import Cells, masks
 from advlens.maps import DiscrepancyMap, highlighted, marked
 from advlens.runs import Row
 from advlens.stages.base import Context
-from advlens.stages.pictures import enlarged, slug, write_png
+from advlens.stages.pictures import enlarged, images_of, near_classes, slug, write_png
 from advlens.wordnet import similarity_matrix
 
 
@@ -50,7 +49,7 @@ def picture_rows(
     for kind in walk.images:
         responses, ids = (values[units] for values in found[_kind(kind)].top.compute())
         distinct = torch.unique(ids)  # one image may excite several units
-        images = _images(context, walk, distinct, attacked=kind == "adversarial")
+        images = images_of(context, distinct, walk.attack if kind == "adversarial" else None)
         inside = _masks(walk, layer, found["real"].thresholds, images, units)
         maps = None
         if discrepancy is not None:
@@ -103,20 +102,7 @@ def _near(context: Context, walk: Dissector, real: Concepts) -> Bool[Tensor, "un
         torch.from_numpy(similarity_matrix(synsets)) if synsets
         else torch.eye(classes, dtype=torch.float64)
     )  # fmt: skip
-    closeness = F.one_hot(seen, classes).sum(dim=1).double() @ similarity
-    return closeness >= 0.5 * closeness.amax(dim=1, keepdim=True)
-
-
-def _images(context: Context, walk: Dissector, ids: Ids, *, attacked: bool) -> Images:
-    """Images by id on the model's device."""
-    device = next(context.classifier.parameters()).device
-    parts = []
-    for batch in walk.data.batches(context.batch_size, ids.tolist()):
-        images = batch.images.to(device)
-        if attacked and walk.attack is not None:
-            images = walk.attack(walk.prepared, images, ids=batch.ids)
-        parts.append(images)
-    return torch.cat(parts)
+    return near_classes(seen, similarity)
 
 
 def _masks(

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advlens.arrays import Ids, Images
 from advlens.attacks import Attack
-from advlens.consistency import LayerConsistency, class_counts
+from advlens.consistency import LayerConsistency
 from advlens.maps import DiscrepancyMap, highlighted
 from advlens.runs import Row
 from advlens.stages.base import Context
-from advlens.stages.pictures import slug, write_png
+from advlens.stages.pictures import images_of, near_classes, slug, write_png
 from advlens.statistics import TopK
 
 SHOWN = 8  # images per unit and kind, as in D22's figures
@@ -54,16 +53,13 @@ def picture_rows(
         return []
     data, names = context.data, context.data.classes
     numbers = [chosen.unit for chosen in units]
-    real_ids = tops["real"].compute()[1]
-    counts = class_counts(data.labels[real_ids], len(similarity))
-    closeness = counts @ similarity
-    near = closeness >= 0.5 * closeness.amax(dim=1, keepdim=True)
+    near = near_classes(data.labels[tops["real"].compute()[1]], similarity)
     rows: list[Row] = []
     for kind in ("real", "adversarial"):
         responses, ids = tops[kind].compute()
         shown = ids[numbers, :SHOWN]
         distinct = torch.unique(shown)  # one image may excite several units
-        images = _images(context, distinct, attack if kind == "adversarial" else None)
+        images = images_of(context, distinct, attack if kind == "adversarial" else None)
         maps = None
         if discrepancy is not None:
             maps = discrepancy(
@@ -91,15 +87,3 @@ def picture_rows(
                     }
                 )  # fmt: skip
     return sorted(rows, key=lambda row: numbers.index(row["unit"]))
-
-
-def _images(context: Context, ids: Ids, attack: Attack | None) -> Images:
-    """Images by id, attacked where there is an attack, on the model's device."""
-    device = next(context.classifier.parameters()).device
-    parts = []
-    for batch in context.data.batches(context.batch_size, ids.tolist()):
-        images = batch.images.to(device)
-        if attack is not None:
-            images = attack(context.prepared, images, batch.labels.to(device), ids=batch.ids)
-        parts.append(images)
-    return torch.cat(parts)
