@@ -75,10 +75,28 @@ def write_attribution(
                     }
                 )  # fmt: skip
         pictures += _pictures(run, model, index, strength, methods, shown, draw, labels, texts)
-    write_table(run, "attribution", rows)
+    write_table(run, "attribution", paired(rows))
     write_table(run, "attribution_methods", settings)
     write_table(run, "attribution_pictures", pictures)
     return run
+
+
+def paired(rows: Rows) -> Rows:
+    """The same rows, with how far each is ahead of the random ones of its model, ± its own arm."""
+    chance = {(row["model"], row["measure"]): row for row in rows if row["method"] == "Random"}
+    found = []
+    for row in rows:
+        other = chance.get((row["model"], row["measure"]))
+        ahead = dict.fromkeys(("ahead", "ahead_low", "ahead_high"))
+        if other is not None and row is not other:
+            sign = 1 if row["better"] == "higher" else -1
+            value = sign * (float(row["mean"]) - float(other["mean"]))
+            ahead["ahead"] = value
+            if row["low"] != "":
+                arm = float(row["mean"]) - float(row["low"])
+                ahead |= {"ahead_low": value - arm, "ahead_high": value + arm}
+        found.append({**row, **ahead})
+    return found
 
 
 def _measures(random: Any, model: str, strength: float, method: str, n: int) -> Rows:

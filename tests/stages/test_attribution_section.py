@@ -16,8 +16,8 @@ from advlens.sections import (
     TableBlock,
 )
 from advlens.stages.attribution.section import section
-from synthetic_attribution import MEASURES, METHODS, write_attribution
-from synthetic_run import change, read, write_run
+from synthetic_attribution import MEASURES, METHODS, paired, write_attribution
+from synthetic_run import change, read, write_run, write_table
 
 GRADIENTS = METHODS[:2]
 NAMES = {
@@ -81,6 +81,7 @@ def set_mean(run: Path, model: str, measure: str, mean: float, method: str = "")
             row.update(mean=f"{mean}", low=f"{mean - 0.01}", high=f"{mean + 0.01}")
 
     change(run, "attribution", alter)
+    write_table(run, "attribution", paired(read(run, "attribution")))
 
 
 def test_without_its_table_there_is_no_section(run: Path) -> None:
@@ -133,9 +134,8 @@ def test_each_measure_says_how_far_ahead_of_random_each_model_is(run: Path) -> N
         for method in GRADIENTS:
             for model in ("standard", "robust"):
                 mean, low, _ = value(run, model, method, measure)
-                chance, chance_low, _ = value(run, model, "Random", measure)
-                ahead = sign * (mean - chance)
-                half = ((mean - low) ** 2 + (chance - chance_low) ** 2) ** 0.5
+                chance, *_ = value(run, model, "Random", measure)
+                ahead, half = sign * (mean - chance), mean - low
                 assert f"{model} {text(ahead, ahead - half, ahead + half)}" in found.evidence
         assert f"{better.capitalize()} is better; n = 100 images." in found.evidence
 
@@ -206,14 +206,14 @@ def test_attributions_no_better_than_random_are_a_warning(run: Path) -> None:
     assert found.important
     assert "In robust, attributions find what" in found.claim
     mean, low, _ = value(run, "standard", "ExpectedGradients", "deletion")
-    chance, chance_low, _ = value(run, "standard", "Random", "deletion")
-    ahead, half = chance - mean, math.hypot(mean - low, chance - chance_low)
+    chance, *_ = value(run, "standard", "Random", "deletion")
+    ahead, half = chance - mean, mean - low
     words = text(ahead, ahead - half, ahead + half)
     assert f"standard {words} (deletion, Expected Gradients)" in found.evidence
 
 
 def test_without_an_interval_nothing_is_established(run: Path) -> None:
-    change(run, "attribution", lambda row: row.update(low="", high=""))
+    change(run, "attribution", lambda row: row.update(ahead_low="", ahead_high=""))
     assert has(run, "^No difference between the models' attributions is established")
     assert not has(run, "than those of")
     assert finding(run, "rests on in standard and robust is not established").warning

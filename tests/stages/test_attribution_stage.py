@@ -1,6 +1,7 @@
 """The attribution stage on a tiny network: its tables, its pictures, and that it survives."""
 
 import csv
+import statistics
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,12 @@ from PIL import Image
 from torch import nn
 
 from advlens import auditing
-from advlens.attribution import IntegratedGradients, sparseness
+from advlens.attribution import (
+    IntegratedGradients,
+    RandomAttribution,
+    sparseness,
+    total_variation,
+)
 from advlens.auditing import audit, passes
 from advlens.config import AuditSettings
 from advlens.datasets import ArrayData
@@ -94,6 +100,29 @@ def test_the_numbers_are_those_of_the_methods(finished: Path) -> None:
     assert float(methods["tiny", "IntegratedGradients"]["points"]) == 1 + 2 * 4
     assert float(methods["tiny", "ExpectedGradients"]["points"]) == 4
     assert methods["tiny", "ExpectedGradients"]["baseline"] == "19 other images of the data"
+
+
+def test_each_image_is_compared_with_itself_under_random_numbers(finished: Path) -> None:
+    model, data = classifier(), images()
+    ids = data.subset(5, seed=0).positions
+    pixels = data.images(ids.tolist()).float() / 255
+    prepared = prepare(model)
+    found = IntegratedGradients(steps=4, baselines=2)(prepared, pixels, ids=ids)
+    chance = RandomAttribution()(prepared, pixels, ids=ids)
+    apart = [
+        total_variation(b[None]).item() - total_variation(a[None]).item()
+        for a, b in zip(found.maps, chance.maps, strict=True)
+    ]
+    half = 2.776445 * statistics.stdev(apart) / 5**0.5  # Student's t with 4 degrees of freedom
+    cells = {
+        row["method"]: [row["ahead"], row["ahead_low"], row["ahead_high"]]
+        for row in rows(finished, "attribution")
+        if (row["model"], row["measure"]) == ("tiny", "variation")
+    }
+    mean = statistics.mean(apart)
+    wanted = pytest.approx([mean, mean - half, mean + half], rel=1e-3)
+    assert [float(cell) for cell in cells["IntegratedGradients"]] == wanted
+    assert cells["Random"] == ["", "", ""]
 
 
 def test_pictures_show_the_same_images_for_all_models(finished: Path) -> None:

@@ -177,7 +177,17 @@ class _Attributions(Work):
         return {
             "model": self.context.name, "method": name, "measure": measure,
             "better": BETTER[measure], "mean": mean, "low": low, "high": high, "n": len(known),
+            **self._ahead(name, measure),
         }  # fmt: skip
+
+    def _ahead(self, name: str, measure: str) -> Row:
+        """By how much the method is better than random numbers, image by image."""
+        sign = 1 if BETTER[measure] == "higher" else -1
+        chance = self.values[f"{RANDOM}.{measure}"]
+        apart = sign * (self.values[f"{name}.{measure}"] - chance)
+        known = apart[apart.isfinite()].tolist() if name != RANDOM else []
+        found = mean_interval(known) if known else (None,) * 3
+        return dict(zip(("ahead", "ahead_low", "ahead_high"), found, strict=True))
 
     def _method_row(self, name: str) -> Row:
         integrated, expected, count = self.stage.integrated, self.stage.expected, len(self.ids)

@@ -85,8 +85,8 @@ def _compared(tables: AttributionTables, measures: list[str]) -> list[Finding]:
             claim=claim,
             evidence=f"By {methods}, where the intervals are disjoint of how far each model's "
             f"attributions are ahead of random ones (n = {count(tables.images)} images); the "
-            "numbers stand with each measure. These intervals take the two means for independent, "
-            "and are rather too wide." + (f" Not established: {listed(left)}." if left else ""),
+            "numbers stand with each measure. Each image is compared with itself."
+            + (f" Not established: {listed(left)}." if left else ""),
             important=True,
         )
     ]

@@ -1,6 +1,5 @@
 """The attribution stage's tables, as the report reads them."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +16,8 @@ NAMES = {
 }
 ATTRIBUTION = {
     "model": str, "method": str, "measure": str, "better": str, "mean": float,
-    "low": float | None, "high": float | None, "n": int,
+    "low": float | None, "high": float | None, "n": int, "ahead": float | None,
+    "ahead_low": float | None, "ahead_high": float | None,
 }  # fmt: skip
 METHODS = {
     "model": str, "method": str, "target": str, "baseline": str, "points": float, "formula": str,
@@ -130,18 +130,19 @@ class AttributionTables:
         """By how much each model's attributions are better than random ones of the same model.
 
         What a measure owes to the model, such as an insertion curve to its confidence, random
-        attributions owe it too. The interval takes both means for independent: too wide rather
-        than too narrow, where the images are the same. Empty where nothing is better, or without
-        random ones.
+        attributions owe it too. The interval is of the differences image by image. Empty where
+        nothing is better, or without random ones.
         """
-        sign = {"higher": 1, "lower": -1}.get(self.better.get(measure, ""))
-        if sign is None:
+        if not self.better.get(measure):
             return {}
-        chance = self.values(RANDOM, measure)
         return {
-            model: _difference(found, chance[model], sign)
-            for model, found in self.values(method, measure).items()
-            if model in chance
+            row["model"]: Estimate(
+                value=row["ahead"], low=row["ahead_low"], high=row["ahead_high"], n=row["n"]
+            )
+            for model in self.models
+            for row in self.rows
+            if (row["model"], row["method"], row["measure"]) == (model, method, measure)
+            and row["ahead"] is not None
         }
 
     def setting(self, method: str) -> str:
@@ -158,23 +159,6 @@ class AttributionTables:
 def _points(row: Row) -> str:
     points = row["points"]
     return count(int(points)) if points.is_integer() else f"{points:,.1f}"
-
-
-def _difference(found: Estimate, chance: Estimate, sign: int) -> Estimate:
-    value = sign * (found.value - chance.value)
-    ends = (found.low, found.high, chance.low, chance.high)
-    if None in ends:
-        return Estimate(value=value, low=None, high=None, n=found.n)
-    one, other = (_half(estimate) for estimate in (found, chance))
-    half = math.hypot(one, other)
-    return Estimate(value=value, low=value - half, high=value + half, n=found.n)
-
-
-def _half(estimate: Estimate) -> float:
-    """The longer arm of an interval."""
-    if estimate.low is None or estimate.high is None:
-        return math.inf
-    return max(estimate.value - estimate.low, estimate.high - estimate.value)
 
 
 def established(estimates: Sequence[Estimate]) -> bool:
