@@ -109,7 +109,7 @@ def _inversions(
                     "model": model, "start": start, "measure": measure,
                     "features": features or model, "steps": 10_000, "epsilon": 1000.0,
                     "step_size": 1.0, "mean": mean, "low": mean - half, "high": mean + half,
-                    "n": n,
+                    "n": n, "untouched": 3 * mean,
                 }
             )  # fmt: skip
         for rank in range(shown):

@@ -95,7 +95,14 @@ def test_inversions_come_nearer_than_their_starts(finished: Path) -> None:
     for row in found.values():
         assert float(row["low"]) <= float(row["mean"]) <= float(row["high"])
         assert (row["n"], row["steps"]) == ("3", "5")
-    assert float(found["image", "representation"]["mean"]) < 0.5
+    own = found["image", "representation"]
+    assert float(own["mean"]) < 0.5 < float(own["untouched"])
+    data = images()
+    ids = data.subset(3, seed=0).positions.tolist()
+    others = [next(o for o in [*ids[i + 1 :], *ids[:i]] if o % 10 != ids[i] % 10) for i in range(3)]
+    apart = (data.images(ids).double() - data.images(others).double()) / 255
+    untouched = [(one**2).sum().item() ** 0.5 for one in apart]
+    assert float(found["image", "pixels"]["untouched"]) == pytest.approx(sum(untouched) / 3)
     pictures = rows(finished, "inversion_pictures")
     for row in pictures:
         for column in ("start_file", "target_file", "file"):

@@ -87,8 +87,8 @@ class _Inversion(Work):
             made = synthesized(
                 self.context, job, self.stage.method, starts[start], targets
             ).images.cpu()
-            measured = self._measured(made, targets)
-            rows += [self._row(start, *key, values) for key, values in measured.items()]
+            measured, before = (self._measured(images, targets) for images in (made, starts[start]))
+            rows += [self._row(start, *key, measured[key], before[key]) for key in measured]
             pictures += self._pictures(
                 start, starts[start], targets, made, measured["representation", self.context.name],
                 others if start == "image" else None,
@@ -106,7 +106,7 @@ class _Inversion(Work):
         return found
 
     def _measured(self, made: Images, targets: Images) -> dict[tuple[str, str], PerImage]:
-        """Distance of each image and its inversion, by measure and the network that measures."""
+        """Distance of each image from its target, by measure and the network that measures."""
         device = next(self.context.classifier.parameters()).device
         with torch.no_grad():
             reached, wanted = (
@@ -122,13 +122,16 @@ class _Inversion(Work):
             found[f"{source.layer} ({source.dimension} features)", source.network] = distances
         return found
 
-    def _row(self, start: str, measure: str, network: str, values: PerImage) -> Row:
+    def _row(
+        self, start: str, measure: str, network: str, values: PerImage, before: PerImage
+    ) -> Row:
         mean, low, high = mean_interval(values.tolist())
         method = self.stage.method
         return {
             "model": self.context.name, "start": start, "measure": measure, "features": network,
             "steps": method.steps, "epsilon": method.epsilon, "step_size": method.step_size,
             "mean": mean, "low": low, "high": high, "n": len(values),
+            "untouched": before.mean().item(),
         }  # fmt: skip
 
     def _pictures(

@@ -216,7 +216,10 @@ def _table(tables: FeatureTables) -> list[Block]:
     def column(measure: str) -> Column:
         def cell(row: Row) -> str:
             found = tables.inverted(row["start"], measure).get(row["model"])
-            return found.text() if found else "–"
+            if not found:
+                return "–"
+            before = tables.untouched(row["model"], row["start"], measure)
+            return f"{found.text()}; start {number(before)}"
 
         title = TITLES.get(measure) or layer_name(measure).capitalize()
         return Column(header=title, cell=cell)
@@ -226,8 +229,8 @@ def _table(tables: FeatureTables) -> list[Block]:
     return [
         TableBlock(
             caption="Mean distance of inverted images from their targets, with 95% intervals over "
-            "images; lower is nearer. Own representation: relative to its length; the others are "
-            f"L2 distances{_networks(tables)}.",
+            "images, beside that of the untouched starts; lower is nearer. Own representation: "
+            f"relative to its length; the others are L2 distances{_networks(tables)}.",
             file="inversion.csv",
             columns=[
                 Column(header="Start", cell=lambda row: row["start"], kind="text"),

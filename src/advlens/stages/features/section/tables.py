@@ -14,6 +14,7 @@ DISTANCES = ("fid", "kid")
 INVERSION = {
     "model": str, "start": str, "measure": str, "features": str, "steps": int, "epsilon": float,
     "step_size": float, "mean": float, "low": float | None, "high": float | None, "n": int,
+    "untouched": float,
 }  # fmt: skip
 INVERSION_PICTURES = {
     "model": str, "start": str, "rank": int, "target_label": str, "start_label": str,
@@ -103,6 +104,14 @@ class FeatureTables:
             for row in self.inversion
             if (row["model"], row["start"], row["measure"]) == (model, start, measure)
         }
+
+    def untouched(self, model: str, start: str, measure: str) -> float:
+        """Mean distance of the starts from the targets: what no step has brought nearer."""
+        return next(
+            float(row["untouched"])
+            for row in self.inversion
+            if (row["model"], row["start"], row["measure"]) == (model, start, measure)
+        )
 
     @cached_property
     def networks(self) -> list[Network]:
