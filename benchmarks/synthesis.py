@@ -111,7 +111,7 @@ def cases(network: nn.Module, batch: int, steps: int) -> dict[str, tuple]:
     images, ids, each = pixels(batch), torch.arange(batch), torch.arange(batch)[:, None]
     noise = noise_images(ids, (3, 32, 32))
     gaussian = ClassGaussian(10, (3, 32, 32))
-    gaussian.update(pixels(400), torch.arange(400) % 10)
+    gaussian.update(pixels(400), torch.arange(400) % 10, torch.arange(400))
     with torch.no_grad():
         wanted = Latent(network)(images, with_latent=True)[1]
     # components that some image activates: the plain loop cannot leave a dead one

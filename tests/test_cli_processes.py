@@ -11,7 +11,7 @@ from PIL import Image
 
 from advlens import recipes
 from advlens.cli import main
-from advlens.errors import DataError, RunError
+from advlens.errors import DataError, LostError
 from together import end, start
 
 NETWORK = """
@@ -104,7 +104,7 @@ def test_wrong_use_is_told_once(world: Path, words: list[str], sentence: str) ->
 def failing(world: Path, words: list[str]) -> None:
     def train(*args: Any, processes: Any, **kwargs: Any) -> None:
         if processes.first:
-            raise RunError("the others are lost")
+            raise LostError("the others are lost")
         raise DataError("cannot read b.png")
 
     recipes.train = train  # type: ignore[assignment]

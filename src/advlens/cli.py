@@ -24,7 +24,7 @@ from advlens.commands import (
     ReproduceCommand,
     TrainCommand,
 )
-from advlens.errors import AdvlensError, DataError, SettingsError
+from advlens.errors import AdvlensError, SettingsError
 from advlens.files import locked
 from advlens.packaged import listed
 from advlens.parsing import parse
@@ -40,8 +40,8 @@ LISTS: dict[str, Literal["recipes", "reproductions"]] = {
     "reproduce": "reproductions",
 }
 
-TOGETHER = ("train", "dissect")
-"""Verbs that run in several processes."""
+ALONE = ("reproduce", "attack", "report", "data", "models")
+"""Verbs that run in one process."""
 
 
 def first() -> bool:
@@ -69,7 +69,9 @@ def main(words: Sequence[str] | None = None) -> int:
             _run(words)
             sys.stdout.flush()
     except AdvlensError as error:
-        return _fail(str(error), error.exit_code, debug)
+        alone = error.process is not None
+        message = f"process {error.process}: {error}" if alone else str(error)
+        return _fail(message, error.exit_code, debug, alone=alone)
     except KeyboardInterrupt:
         return _fail("interrupted; the same command continues", 130, debug)
     except BrokenPipeError:
@@ -108,7 +110,7 @@ def _run(words: list[str]) -> None:
         say(listed(LISTS[words[0]]))
         return
     command, words = parse(words)
-    if os.environ.get("WORLD_SIZE", "1") != "1" and words[0] not in TOGETHER:
+    if os.environ.get("WORLD_SIZE", "1") != "1" and words[0] in ALONE:
         raise SettingsError(f"advlens {words[0]} runs in one process; start it without torchrun")
     line = f"advlens {shlex.join(words)}"
     if (home := str(Path.home())) != "/":
@@ -134,10 +136,17 @@ def _demo(command: DemoCommand, line: str) -> None:
 
 def _audit(command: AuditCommand, line: str) -> None:
     from advlens.auditing import audit, radius
+    from advlens.distributed import joined, local_device
 
     settings = command.settings
     if not command.common.dry_run:
-        say(audit(command.model, command.data, command.out, settings=settings, command=line))
+        with joined(local_device(settings.device)) as processes:
+            say(
+                audit(
+                    command.model, command.data, command.out,
+                    settings=settings, command=line, processes=processes,
+                )
+            )  # fmt: skip
         return
     loaded = [_load(spec, command.data, settings) for spec in command.model]
     epsilon = radius(settings, loaded[0][1].image_shape[1])
@@ -191,16 +200,11 @@ def _train(command: TrainCommand, line: str) -> None:
     if command.common.dry_run:
         _plan(command, [(classifier, data), (classifier, test)])
         return
-    with joined(next(classifier.parameters()).device) as processes:
-        try:
-            found = train(
-                classifier, data, test, command.out, settings,
-                command=line, recipe=command.recipe, processes=processes,
-            )  # fmt: skip
-        except DataError as error:
-            if not processes.first:  # the first does not see an image that only this one reads
-                _fail(f"process {processes.rank}: {error}", 1, debug=False, alone=True)
-            raise
+    with joined(next(classifier.parameters()).device) as processes, processes.apart():
+        found = train(
+            classifier, data, test, command.out, settings,
+            command=line, recipe=command.recipe, processes=processes,
+        )  # fmt: skip
     for name in ("natural", "attacked"):
         say(
             "{}: {top1:.2%} ({top1_low:.2%} to {top1_high:.2%}, n = {n})".format(

@@ -8,16 +8,21 @@ hooks do not see.
 import contextlib
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from advlens.errors import RunError, SettingsError
+from advlens.errors import DataError, LostError, NumericError, RunError, SettingsError
+
+PATIENCE = timedelta(days=1)
+"""How long the others wait while one works alone; that one has died they learn at once."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,25 @@ class Processes:
         """This process's part of 0 … total − 1; the parts are disjoint and cover all."""
         return range(self.rank, total, self.count)
 
+    def own(self, name: str) -> str:
+        """A name for what this process keeps for itself."""
+        return name if self.count == 1 else f"{name}-{self.rank}-of-{self.count}"
+
+    def deal(self, total: int, batch_size: int, *, rank: int | None = None) -> list[int]:
+        """A process's part of 0 … total − 1 where whole batches are dealt out in turn.
+
+        The batches are those of one process alone: what rounding does to an image does not depend
+        on how many processes there are.
+        """
+        dealer = self.rank if rank is None else rank
+        starts = range(dealer * batch_size, total, self.count * batch_size)
+        return [i for start in starts for i in range(start, min(start + batch_size, total))]
+
     def total(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, in place.
 
         Raises:
-            RunError: another process has ended.
+            LostError: another process has ended.
         """
         if self.count > 1:
             with self._together():
@@ -56,7 +75,7 @@ class Processes:
         """The tensors of all processes, by rank; they may differ in the length of their last axis.
 
         Raises:
-            RunError: another process has ended.
+            LostError: another process has ended.
         """
         if self.count == 1:
             return [tensor]
@@ -72,29 +91,53 @@ class Processes:
             dist.all_gather(parts, padded)
         return [part[..., : int(n)] for part, n in zip(parts, lengths, strict=True)]
 
-    def spread(self, content: bytes, device: torch.device) -> bytes:
-        """What the first process gives, in all of them.
+    def each(
+        self, state: Mapping[str, Tensor], device: torch.device
+    ) -> Iterator[dict[str, Tensor]]:
+        """The named tensors of all processes, one after the other by rank, on the CPU.
 
         Raises:
-            RunError: another process has ended.
+            LostError: another process has ended.
+        """
+        for rank in range(self.count):
+            content = b""
+            if rank == self.rank:
+                content = save({key: t.contiguous().cpu() for key, t in state.items()})
+            yield load(self.spread(content, device, source=rank))
+
+    def spread(self, content: bytes, device: torch.device, *, source: int = 0) -> bytes:
+        """What one process gives, the first unless another is named, in all of them.
+
+        Raises:
+            LostError: another process has ended.
         """
         if self.count == 1:
             return content
         with self._together():
             length = torch.tensor([len(content)], device=device)
-            dist.broadcast(length, 0)
+            dist.broadcast(length, source)
             buffer = torch.empty(int(length), dtype=torch.uint8, device=device)
-            if self.first:
+            if self.rank == source:
                 buffer.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
-            dist.broadcast(buffer, 0)
+            dist.broadcast(buffer, source)
         return buffer.cpu().numpy().tobytes()
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """Where each process sees images of its own: an error of one says whose it is."""
+        try:
+            yield
+        except (DataError, NumericError, RunError) as error:
+            if self.count > 1 and not isinstance(error, LostError):
+                error.process = self.rank
+            raise
 
     @contextlib.contextmanager
     def _together(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:
-            raise RunError(
+            raise LostError(
                 f"process {self.rank} of {self.count} has lost the others "
                 f"({str(error).splitlines()[0]}); see what they say, then start the same command "
                 "again"
@@ -108,7 +151,7 @@ def joined(device: torch.device) -> Iterator[Processes]:
     Without torchrun this is one process.
 
     Raises:
-        RunError: the others cannot be reached.
+        LostError: the others cannot be reached.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
@@ -116,7 +159,8 @@ def joined(device: torch.device) -> Iterator[Processes]:
         return
     processes = Processes(int(os.environ["RANK"]), count)
     with processes._together():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=PATIENCE)
     try:
         yield processes
     finally:

@@ -7,15 +7,21 @@ AdvlensError
 │   └── CheckpointError  a weights or checkpoint file that cannot be used      (exit 1)
 ├── NumericError     a value that is not finite, or a matrix without a norm    (exit 1)
 └── RunError         a run folder that is taken, full or from another run      (exit 1)
+    └── LostError    another of the processes that work together has ended     (exit 1)
 
 Each message is one sentence for the user: what is wrong, where, and how to mend it.
 """
 
 
 class AdvlensError(Exception):
-    """Base of the family; the command line prints its message and exits with `exit_code`."""
+    """Base of the family; the command line prints its message and exits with `exit_code`.
+
+    Attributes:
+        process: the one of several that it happened to alone, if so.
+    """
 
     exit_code = 1
+    process: int | None = None
 
 
 class SettingsError(AdvlensError):
@@ -42,3 +48,7 @@ class NumericError(AdvlensError):
 
 class RunError(AdvlensError):
     """A run folder that is taken by another process, full, or made by another run."""
+
+
+class LostError(RunError):
+    """Another of the processes that work together has ended."""

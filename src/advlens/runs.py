@@ -85,6 +85,11 @@ class Run:
         """Forget the state of a pass that is finished."""
         self._state(model, name).unlink(missing_ok=True)
 
+    def drop_jobs(self, model: int, stage: str) -> None:
+        """Forget the states of a finished stage's long computations, named `<stage>.<job>`."""
+        for path in (self.folder / "parts").glob(f"{model}-{stage}.*.state.safetensors"):
+            path.unlink(missing_ok=True)
+
     def write_tables(self, tables: Tables) -> None:
         """Write `results/<name>.csv` for each table; the first row gives the columns."""
         for name, rows in tables.items():

@@ -27,6 +27,7 @@ __all__ = ["audit", "dissect", "radius"]
 def audit(
     models: Sequence[str | nn.Module], data: str | ImageData, out: str | Path,
     *, settings: AuditSettings = AuditSettings(), command: str | None = None,  # noqa: B008 (frozen)
+    processes: Processes = Processes(),  # noqa: B008
 ) -> Path:  # fmt: skip
     """Audit classifiers on a labeled image set, continuing what `out` holds.
 
@@ -36,6 +37,7 @@ def audit(
         out: the run folder.
         settings: what is measured.
         command: shown in the report as the way to make it again.
+        processes: those that share the images; the first one writes.
 
     Returns:
         The path of the report.
@@ -45,14 +47,15 @@ def audit(
     """
     out = Path(out)
     device = local_device(settings.device)
-    with locked(out):
+    with locked(out) if processes.first else contextlib.nullcontext():
         subjects = [
             labeled_subject(model, data, settings, device) for model in _named_models(models)
         ]
         stages = [audit_stages(subject, settings) for subject in subjects]
         epsilon = radius(settings, subjects[0].data.image_shape[1])
         chosen = {"epsilon": epsilon, "neuron_epsilon": settings.neuron_epsilon or 2 * epsilon}
-        return _walk(out, subjects, stages, settings, chosen, command or "advlens.audit(…)")
+        line = command or "advlens.audit(…)"
+        return _walk(out, subjects, stages, settings, chosen, line, processes)
 
 
 def dissect(
@@ -103,8 +106,7 @@ def _named_models(models: Sequence[str | nn.Module]) -> Sequence[str | nn.Module
 
 def _walk(
     out: Path, subjects: Sequence[Subject], stages: Sequence[Sequence[Stage]],
-    settings: Settings, chosen: dict[str, float], command: str,
-    processes: Processes = Processes(),  # noqa: B008 (frozen)
+    settings: Settings, chosen: dict[str, float], command: str, processes: Processes,
 ) -> Path:  # fmt: skip
     """All stages of all models, then the tables, the record and the report."""
     distinguish([subject.classifier for subject in subjects])
@@ -113,7 +115,8 @@ def _walk(
     run = run or Run(out, identity(subjects, settings))
     parts: list[dict[str, dict[str, Any]]] = []
     for number, (subject, wanted) in enumerate(zip(subjects, stages, strict=True)):
-        parts.append(run_stages(run, number, subject, wanted, settings, processes))
+        with processes.apart():
+            parts.append(run_stages(run, number, subject, wanted, settings, processes))
     if processes.first:
         tables: Tables = {}
         for part in (stage for model in parts for stage in model.values()):

@@ -52,9 +52,8 @@ def _pass(
     run: Run, number: int, name: str, context: Context, ids: Sequence[int], stages: Sequence[Stage]
 ) -> dict[str, dict[str, Any]]:
     processes = context.processes
-    if processes.count > 1:
-        name += f"-{processes.rank}-of-{processes.count}"
-    mine = [ids[place] for place in processes.share(len(ids))]
+    name = processes.own(name)
+    mine = [ids[place] for place in processes.deal(len(ids), context.batch_size)]
     works: dict[str, Work] = {stage.name: stage.start(context) for stage in stages}
     seconds = dict.fromkeys(works, 0.0)
     done = 0
@@ -64,8 +63,8 @@ def _pass(
             seconds[stage_name] = state[f"{stage_name}.seconds"].item()
             work.restore(state)
     recording = any(stage.records for stage in stages)
-    device = next(context.classifier.parameters()).device
-    label, streaming = f"{context.name}: {', '.join(works)}", works
+    device = context.device
+    label, streaming = f"{context.name}: {', '.join(works)}", works if ids else {}
     while streaming:
         saved_at, pause = time.monotonic(), SAVE_EVERY
         with Progress(label, len(mine), done=done) as progress:
@@ -95,9 +94,9 @@ def _pass(
         streaming = {key: work for key, work in streaming.items() if work.again()}
         label, done = f"{context.name}: {', '.join(streaming)}, once more", 0
     parts = {}
-    for stage_name, work in works.items():
-        began = time.monotonic()
-        tables = work.compute()
+    for stage in stages:
+        stage_name, began = stage.name, time.monotonic()
+        tables = _merged(stage, context, works[stage_name]).compute()
         seconds[stage_name] += time.monotonic() - began
         parts[stage_name] = {
             "tables": tables,
@@ -107,5 +106,23 @@ def _pass(
         }
         if processes.first:
             run.save_part(number, stage_name, parts[stage_name])
+        processes.spread(b"saved", device)  # until then a kill must leave all that it took
+        run.drop_jobs(number, stage_name)
     run.drop_state(number, name)
     return parts
+
+
+def _merged(stage: Stage, context: Context, work: Work) -> Work:
+    """What all processes have seen, in every one of them, to the same bits."""
+    if context.processes.count == 1 or work.merges_itself:
+        return work
+    whole: Work | None = None
+    for state in context.processes.each(work.state(), context.device):
+        part = stage.start(context)
+        part.restore(state)
+        if whole is None:
+            whole = part
+        else:
+            whole.merge(part)
+    assert whole is not None
+    return whole

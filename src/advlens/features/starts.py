@@ -17,6 +17,8 @@ Shape = tuple[int, int, int]
 NOISE = 1 / 20
 """Standard deviation of noise around medium gray (Engstrom et al. 2019, their published code)."""
 BLOCK, JITTER = 4, 1e-4
+LEVELS = 2.0**16
+"""Of a block's value: so few that sums over two million images are exact, in any order."""
 
 
 def noise_images(ids: Ids, image_shape: Shape, *, seed: int = 0) -> Images:
@@ -33,9 +35,9 @@ def noise_images(ids: Ids, image_shape: Shape, *, seed: int = 0) -> Images:
 class ClassGaussian:
     """The Gaussian of each class's images, averaged over 4×4 blocks (B23, section 2.3.2).
 
-    Fitted by streaming: `update(images, labels)`, `merge(other)`. The covariance has n − 1 below it
-    and 1e-4 added to its diagonal. Fit it on training images: what is generated from it is scored
-    against test images.
+    Fitted by streaming: `update(images, labels, ids)`, `merge(other)`. The covariance has n − 1
+    below it and 1e-4 added to its diagonal. Fit it on training images: what is generated from it is
+    scored against test images.
 
     Of a class with more images than the d = 3·⌈H/4⌉·⌈W/4⌉ block values of one, the moments are kept
     (8 d² bytes), of others the blocks themselves (4 n d): no covariance matrix is made of those.
@@ -52,16 +54,23 @@ class ClassGaussian:
         dimension = math.prod(self.small)
         self.count: Int64[Tensor, " classes"] = torch.zeros(classes, dtype=torch.int64)
         self.total = torch.zeros(classes, dimension, dtype=torch.float64)
-        self._blocks: dict[int, list[Float32[Tensor, "n d"]]] = {c: [] for c in range(classes)}
+        self._blocks: dict[int, Float32[Tensor, "n d"]] = {}
+        self._ids: dict[int, Ids] = {}
         self._products: dict[int, Float[Tensor, "d d"]] = {}
 
-    def update(self, images: Images, labels: Labels) -> None:
+    def update(self, images: Images, labels: Labels, ids: Ids) -> None:
         """Take in a batch of pixels in [0, 1], and the class of each image.
+
+        Args:
+            images: a batch.
+            labels: the class of each.
+            ids: a stable number for each: in whatever order and shards images come, the same ones
+                give the same bits.
 
         Raises:
             DataError: images of another shape, or outside [0, 1]; a label that is no class.
         """
-        images, labels = check_images(images).cpu(), labels.cpu()
+        images, labels, ids = check_images(images).cpu(), labels.cpu(), ids.cpu()
         if len(images) == 0:
             return
         if tuple(images.shape[1:]) != self.image_shape:
@@ -73,9 +82,11 @@ class ClassGaussian:
                 f"labels must be 0 to {len(self.count) - 1}, found {int(labels.min())} to "
                 f"{int(labels.max())}"
             )
-        blocks = F.avg_pool2d(images.double(), BLOCK, ceil_mode=True).flatten(1).float()
+        blocks = F.avg_pool2d(images.double(), BLOCK, ceil_mode=True).flatten(1)
+        blocks = (blocks * LEVELS).round().div(LEVELS).float()
         for label in sorted(set(labels.tolist())):
-            self._add(label, blocks[labels == label])
+            own = labels == label
+            self._add(label, blocks[own], ids[own])
 
     def merge(self, other: "ClassGaussian") -> None:
         """Take in what another accumulator of the same classes saw."""
@@ -85,16 +96,19 @@ class ClassGaussian:
                 self._products[label] += other._products[label]
                 self.count[label] += other.count[label]
                 self.total[label] += other.total[label]
-            elif other._blocks[label]:
-                self._add(label, torch.cat(other._blocks[label]))
+            elif label in other._blocks:
+                self._add(label, other._blocks[label], other._ids[label])
 
-    def _add(self, label: int, blocks: Float32[Tensor, "n d"]) -> None:
+    def _add(self, label: int, blocks: Float32[Tensor, "n d"], ids: Ids) -> None:
         self.count[label] += len(blocks)
         self.total[label] += blocks.double().sum(dim=0)
         if label in self._products:
             self._products[label] += blocks.double().T @ blocks.double()
         else:
-            self._blocks[label].append(blocks)
+            if label in self._blocks:
+                blocks = torch.cat([self._blocks[label], blocks])
+                ids = torch.cat([self._ids[label], ids])
+            self._blocks[label], self._ids[label] = blocks, ids
             if self.count[label] > self.total.shape[1]:
                 self._multiply(label)
 
@@ -102,8 +116,9 @@ class ClassGaussian:
         """From now on, keep the moments of a class instead of its blocks."""
         if label not in self._products:
             none = torch.empty(0, self.total.shape[1])
-            blocks = torch.cat([none, *self._blocks[label]]).double()
-            self._products[label], self._blocks[label] = blocks.T @ blocks, []
+            blocks = self._blocks.pop(label, none).double()
+            self._products[label] = blocks.T @ blocks
+            self._ids.pop(label, None)
 
     def sample(self, labels: Labels, ids: Ids | None = None, *, seed: int = 0) -> Images:
         """One image for each label, clamped to [0, 1], each block one color.
@@ -144,15 +159,15 @@ class ClassGaussian:
             root: Tensor = torch.linalg.cholesky(covariance)
             return mean + noise @ root.T
         # Σ zᵢ (xᵢ − μ) / √(n − 1) of independent zᵢ has the images' covariance
-        deviations = (torch.cat(self._blocks[label]).double() - mean) / math.sqrt(seen - 1)
+        blocks = self._blocks[label][self._ids[label].argsort()].double()
+        deviations = (blocks - mean) / math.sqrt(seen - 1)
         noise = normal(seed, ids, (seen + dimension,), Stream.START).double()
         return mean + noise[:, :seen] @ deviations + math.sqrt(JITTER) * noise[:, seen:]
 
     def state(self) -> dict[str, Tensor]:
         """All that was fitted, as tensors to be kept in a file."""
-        blocks = {
-            f"blocks.{label}": torch.cat(parts) for label, parts in self._blocks.items() if parts
-        }
+        blocks = {f"blocks.{label}": value for label, value in self._blocks.items()}
+        blocks |= {f"ids.{label}": value for label, value in self._ids.items()}
         products = {f"products.{label}": value for label, value in self._products.items()}
         return {"count": self.count, "total": self.total, **blocks, **products}
 
@@ -168,10 +183,9 @@ class ClassGaussian:
                 f"{tuple(self.total.shape)} (classes, values of one image); fit them anew"
             )
         self.count, self.total = state["count"].clone(), state["total"].clone()
-        self._blocks, self._products = {c: [] for c in range(len(self.count))}, {}
+        kept: dict[str, dict[int, Tensor]] = {"blocks": {}, "ids": {}, "products": {}}
         for name, value in state.items():
             kind, _, label = name.partition(".")
-            if kind == "blocks":
-                self._blocks[int(label)] = [value.clone()]
-            elif kind == "products":
-                self._products[int(label)] = value.clone()
+            if label:
+                kept[kind][int(label)] = value.clone()
+        self._blocks, self._ids, self._products = kept.values()

@@ -1,10 +1,10 @@
 """What the audit and its stages say to each other."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -49,6 +49,28 @@ class Context:
         """The run folder."""
         return self.run.folder
 
+    @property
+    def device(self) -> torch.device:
+        """The model's."""
+        return next(self.classifier.parameters()).device
+
+    def dealt(self, count: int, compute: Callable[[list[int]], Tensor]) -> Tensor:
+        """A row for each of 0 … count − 1, in all processes; each computes its own whole batches.
+
+        Args:
+            count: of rows.
+            compute: from some numbers to their rows; also from none, to a tensor of length 0.
+        """
+        processes, size = self.processes, self.batch_size
+        own = compute(processes.deal(count, size))
+        if processes.count == 1:
+            return own
+        whole = own.new_empty(count, *own.shape[1:])
+        parts = processes.gathered(own.to(self.device).movedim(0, -1).contiguous())
+        for rank, part in enumerate(parts):
+            whole[processes.deal(count, size, rank=rank)] = part.movedim(-1, 0).to(whole.device)
+        return whole
+
 
 class View:
     """A batch of the pass; the forward pass on the real images is done once for all stages."""
@@ -80,7 +102,16 @@ class View:
 
 
 class Work(Protocol):
-    """A stage at work on one model."""
+    """A stage at work on one model.
+
+    Of several processes each updates with its own images. Then their states are merged, by rank,
+    in every one of them, and all compute together; the first one's tables count.
+
+    Attributes:
+        merges_itself: whether it exchanges with the other processes what they saw.
+    """
+
+    merges_itself: bool = False
 
     def update(self, view: View) -> None:
         """Take in a batch."""
@@ -90,6 +121,10 @@ class Work(Protocol):
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take up a state."""
+
+    def merge(self, other: Self) -> None:
+        """Take in what another process saw, if that has not been exchanged yet."""
+        return
 
     def again(self) -> bool:
         """Whether the images must pass once more; asked at the end of each pass."""

@@ -41,7 +41,7 @@ def images_of(context: Context, ids: Ids, attack: Attack | None) -> Images:
 
     An attacked image is made again: attack, seed and image id give the same one.
     """
-    device = next(context.classifier.parameters()).device
+    device = context.device
     parts = []
     for batch in context.data.batches(context.batch_size, ids.tolist()):
         images = batch.images.to(device)

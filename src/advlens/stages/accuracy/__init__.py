@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -106,6 +107,10 @@ class _Counts(Work):
             self.counts.values(), state[f"{self.table}.counts"].tolist(), strict=True
         ):
             accuracy.n, accuracy.top1, accuracy.top5 = row
+
+    def merge(self, other: Self) -> None:
+        for key, accuracy in self.counts.items():
+            accuracy.merge(other.counts[key])
 
     def compute(self) -> Tables:
         return {self.table: [self._row(key) for key in self.attacks]}

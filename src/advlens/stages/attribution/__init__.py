@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -82,8 +82,7 @@ class _Attributions(Work):
         # of one seed, a smaller subset is part of a larger one
         more = _chosen(context.data, stage.count + stage.background, stage.seed)
         others = [image for image in more if image not in set(self.ids)] or self.ids
-        device = next(context.classifier.parameters()).device
-        self.background = context.data.images(others).to(device).float() / 255
+        self.background = context.data.images(others).to(context.device).float() / 255
         self.methods: dict[str, Callable[..., Attribution]] = {
             INTEGRATED: stage.integrated,
             EXPECTED: self._expected,
@@ -158,7 +157,18 @@ class _Attributions(Work):
         self.probability = state["attribution.probability"]
         self.points = dict(zip(self.methods, state["attribution.points"].tolist(), strict=True))
 
+    def merge(self, other: Self) -> None:
+        for key, values in self.values.items():
+            values.copy_(torch.where(values.isnan(), other.values[key], values))
+        for name in self.points:
+            self.points[name] += other.points[name]
+        self.maps += other.maps  # 0 of images that the other saw
+        self.predicted += other.predicted
+        self.probability += other.probability
+
     def compute(self) -> Tables:
+        if not self.context.processes.first:
+            return {}
         return {
             "attribution": [
                 row for name in self.methods for measure in BETTER

@@ -59,6 +59,8 @@ class DissectionStage:
 
 
 class _Dissection(Work):
+    merges_itself = True  # thresholds in the middle, counts at the end
+
     def __init__(self, stage: DissectionStage, context: Context):
         self.stage, self.context = stage, context
         prepared, wanted = context.prepared, stage.method.layers
@@ -93,11 +95,7 @@ class _Dissection(Work):
         assert isinstance(attack, AdamAttack)
         some = data.subset(min(CALIBRATION, len(data)), seed=attack.seed)
         images = torch.cat([batch.images for batch in some.batches(self.context.batch_size)])
-        self.attack = attack.calibrate(self.context.prepared, images.to(self._device))
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.context.classifier.parameters()).device
+        self.attack = attack.calibrate(self.context.prepared, images.to(self.context.device))
 
     def update(self, view: View) -> None:
         self._walk.update(view.ids, view.images)

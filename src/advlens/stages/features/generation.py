@@ -1,12 +1,13 @@
 """What a model takes for a class, made from it, and how near it is to real images (B23 eq. 16)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from advlens.arrays import Images, Labels
+from advlens.arrays import Ids, Images, Labels
 from advlens.datasets import ImageData
 from advlens.features import ClassGaussian, ClassGeneration
 from advlens.fid import Distance, FeatureStatistics, fid, kid
@@ -15,12 +16,12 @@ from advlens.representations import FeatureNetwork
 from advlens.runs import Row, Tables
 from advlens.sections import Results, Section
 from advlens.stages.base import Context, View, Work
-from advlens.stages.features.jobs import forget, synthesized
+from advlens.stages.features.jobs import synthesized
 from advlens.stages.features.section import section
 from advlens.stages.pictures import enlarged, slug, write_png
 from advlens.statistics import mean_interval, wilson
 
-JOB = "generation-images"
+JOB = "generation.images"
 SHOWN = {"real": 2, "start": 1, "generated": 3}
 """Pictures of a class by kind."""
 MOST_CLASSES = 10
@@ -70,16 +71,27 @@ class _Generation(Work):
         self.half = torch.ones(len(data), dtype=torch.int64)
         self.half[data.subset(len(data) // 2, seed=stage.seed).positions] = 0  # of each class half
         self.moments = [FeatureStatistics(self.source) for _ in range(2)]
+        self.ids = [torch.empty(0, dtype=torch.int64) for _ in range(2)]
         self.kept = [torch.empty(0, self.source.dimension) for _ in range(2)]
 
     def update(self, view: View) -> None:
         half = self.half[view.ids]
-        self.gaussian.update(view.images.cpu()[half == 0], view.labels.cpu()[half == 0])
+        fitted = half == 0
+        self.gaussian.update(
+            view.images.cpu()[fitted], view.labels.cpu()[fitted], view.ids[fitted]
+        )
         features = self.stage.network(view.images)[self.layer].cpu()
         for number in range(2):
-            own = features[half == number]
-            self.moments[number].update(own)
-            self.kept[number] = torch.cat([self.kept[number], own])[:KID_IMAGES]
+            own = half == number
+            self.moments[number].update(features[own])
+            self._keep(number, view.ids[own], features[own])
+
+    def _keep(self, number: int, ids: Ids, features: Tensor) -> None:
+        """The features of the first images of a half, in their order."""
+        joined = torch.cat([self.ids[number], ids])
+        order = joined.argsort()[:KID_IMAGES]
+        self.ids[number] = joined[order]
+        self.kept[number] = torch.cat([self.kept[number], features])[order]
 
     def state(self) -> dict[str, Tensor]:
         kept = {f"generation.gaussian.{key}": v for key, v in self.gaussian.state().items()}
@@ -88,6 +100,7 @@ class _Generation(Work):
             kept[f"generation.mean.{number}"] = moments.mean
             kept[f"generation.scatter.{number}"] = moments.scatter
             kept[f"generation.kept.{number}"] = self.kept[number]
+            kept[f"generation.ids.{number}"] = self.ids[number]
         return kept
 
     def restore(self, state: dict[str, Tensor]) -> None:
@@ -100,19 +113,27 @@ class _Generation(Work):
             moments.mean = state[f"generation.mean.{number}"]
             moments.scatter = state[f"generation.scatter.{number}"]
             self.kept[number] = state[f"generation.kept.{number}"]
+            self.ids[number] = state[f"generation.ids.{number}"]
+
+    def merge(self, other: Self) -> None:
+        self.gaussian.merge(other.gaussian)
+        for number, moments in enumerate(self.moments):
+            moments.merge(other.moments[number])
+            self._keep(number, other.ids[number], other.kept[number])
 
     def compute(self) -> Tables:
         context, stage = self.context, self.stage
         classes = [c for c in range(len(context.data.classes)) if int(self.gaussian.count[c]) > 1]
         labels = torch.tensor(classes).repeat_interleave(stage.per_class)
         starts = self.gaussian.sample(labels, seed=stage.seed)
-        made = synthesized(context, JOB, stage.method, starts, labels).images.cpu()
+        made = synthesized(context, JOB, stage.method, starts, labels).cpu()
         rows = [self._row("real", distance) for distance in self._bounds()]
         for kind, images in (("start", starts), ("generated", made)):
             rows += [self._row(kind, distance) for distance in self._distances(images)]
             rows += self._judged(kind, images, labels)
+        if not context.processes.first:
+            return {}
         pictures = self._pictures(classes, labels, starts, made)
-        forget(context, JOB)
         return {"generation": rows, "generation_pictures": pictures}
 
     def _bounds(self) -> list[Distance]:
@@ -130,12 +151,19 @@ class _Generation(Work):
         return found + ([kid(features, self.kept[1], self.source)] if enough else [])
 
     def _features(self, images: Images) -> Tensor:
-        device = next(self.context.classifier.parameters()).device
-        size = self.context.batch_size
-        parts = [
-            self.stage.network(part.to(device))[self.layer] for part in torch.split(images, size)
-        ]
-        return torch.cat(parts).cpu()
+        network = self.stage.network
+        return self._each(images, lambda part: network(part)[self.layer])
+
+    def _each(self, images: Images, look: Callable[[Images], Tensor]) -> Tensor:
+        """What a network says of each image, on the CPU."""
+        context = self.context
+
+        def seen(mine: list[int]) -> Tensor:
+            parts = torch.split(images[mine], context.batch_size)
+            with torch.no_grad():
+                return torch.cat([look(part.to(context.device)).cpu() for part in parts])
+
+        return context.dealt(len(images), seen)
 
     def _row(self, kind: str, distance: Distance) -> Row:
         low, high = distance.interval or (None, None)
@@ -148,15 +176,7 @@ class _Generation(Work):
 
     def _judged(self, kind: str, images: Images, labels: Labels) -> list[Row]:
         """How sure the model is of the class, and how often an independent network sees it."""
-        device = next(self.context.classifier.parameters()).device
-        size = self.context.batch_size
-        with torch.no_grad():
-            shares = torch.cat(
-                [
-                    self.context.prepared(part.to(device)).softmax(dim=1)
-                    for part in torch.split(images, size)
-                ]
-            ).cpu()
+        shares = self._each(images, lambda part: self.context.prepared(part).softmax(dim=1))
         own = shares.gather(1, labels[:, None])[:, 0].double().tolist()
         mean, low, high = mean_interval(own)
         named: Row = {
@@ -166,11 +186,8 @@ class _Generation(Work):
         }  # fmt: skip
         if self.stage.judge is None:
             return [named]
-        judge = self.stage.judge.to(device)
-        with torch.no_grad():
-            seen = torch.cat(
-                [judge(p.to(device)).argmax(dim=1).cpu() for p in torch.split(images, size)]
-            )
+        judge = self.stage.judge.to(self.context.device)
+        seen = self._each(images, lambda part: judge(part).argmax(dim=1))
         hits = int((seen == labels).sum())
         low, high = wilson(hits, len(labels))
         return [

@@ -14,7 +14,7 @@ from advlens.representations import FeatureNetwork
 from advlens.runs import Row, Tables
 from advlens.sections import Results, Section
 from advlens.stages.base import Context, View, Work
-from advlens.stages.features.jobs import forget, synthesized
+from advlens.stages.features.jobs import synthesized
 from advlens.stages.features.section import section
 from advlens.stages.pictures import enlarged, slug, write_png
 from advlens.statistics import mean_interval
@@ -42,7 +42,7 @@ class InversionStage:
     records: bool = False
 
     def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
-        return data, data.subset(min(self.count, len(data)), seed=self.seed).positions.tolist()
+        return data, ()  # few, and of no use one by one
 
     def start(self, context: Context) -> "_Inversion":
         return _Inversion(self, context)
@@ -54,25 +54,20 @@ class InversionStage:
 class _Inversion(Work):
     def __init__(self, stage: InversionStage, context: Context):
         self.stage, self.context = stage, context
-        self.ids: list[int] = []
-        self.targets: list[Tensor] = []
+        chosen = context.data.subset(min(stage.count, len(context.data)), seed=stage.seed)
+        self.ids: list[int] = chosen.positions.tolist()
 
     def update(self, view: View) -> None:
-        self.ids += view.ids.tolist()
-        self.targets.append(view.images.cpu())
+        """No image streams by."""
 
     def state(self) -> dict[str, Tensor]:
-        return {
-            "inversion.ids": torch.tensor(self.ids),
-            "inversion.targets": torch.cat(self.targets),
-        }
+        return {}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        self.ids = state["inversion.ids"].tolist()
-        self.targets = [state["inversion.targets"]]
+        """Nothing is kept but what `synthesized` keeps."""
 
     def compute(self) -> Tables:
-        targets = torch.cat(self.targets)
+        targets = self.context.data.images(self.ids).float() / 255
         others = self._others()
         starts = {
             "noise": noise_images(
@@ -83,17 +78,17 @@ class _Inversion(Work):
         rows: list[Row] = []
         pictures: list[Row] = []
         for start in STARTS:
-            job = f"inversion-from-{start}"
-            made = synthesized(
-                self.context, job, self.stage.method, starts[start], targets
-            ).images.cpu()
+            job = f"inversion.from-{start}"
+            method = self.stage.method
+            made = synthesized(self.context, job, method, starts[start], targets).cpu()
+            if not self.context.processes.first:
+                continue
             measured, before = (self._measured(images, targets) for images in (made, starts[start]))
             rows += [self._row(start, *key, measured[key], before[key]) for key in measured]
             pictures += self._pictures(
                 start, starts[start], targets, made, measured["representation", self.context.name],
                 others if start == "image" else None,
             )  # fmt: skip
-        forget(self.context, *(f"inversion-from-{start}" for start in STARTS))
         return {"inversion": rows, "inversion_pictures": pictures}
 
     def _others(self) -> list[int]:
@@ -107,7 +102,7 @@ class _Inversion(Work):
 
     def _measured(self, made: Images, targets: Images) -> dict[tuple[str, str], PerImage]:
         """Distance of each image from its target, by measure and the network that measures."""
-        device = next(self.context.classifier.parameters()).device
+        device = self.context.device
         with torch.no_grad():
             reached, wanted = (
                 self.context.prepared.representation(part.to(device)).double()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -11,12 +12,12 @@ from advlens.features import FeatureVisualization, noise_images
 from advlens.runs import Row, Tables
 from advlens.sections import Results, Section
 from advlens.stages.base import Context, View, Work
-from advlens.stages.features.jobs import forget, synthesized
+from advlens.stages.features.jobs import synthesized
 from advlens.stages.features.section import section
 from advlens.stages.pictures import enlarged, slug, write_png
 from advlens.statistics import TopK
 
-JOB = "visualization-images"
+JOB = "visualization.images"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,54 +50,52 @@ class VisualizationStage:
 class _Visualization(Work):
     def __init__(self, stage: VisualizationStage, context: Context):
         self.stage, self.context = stage, context
-        self.components: Tensor | None = None
-        self.tops: dict[str, TopK] = {}
-
-    def _begin(self, components: Tensor) -> None:
-        self.components = components
-        count = len(components)
-        self.tops = {kind: TopK(self.stage.shown, count) for kind in ("most", "least")}
+        probe = torch.zeros(1, *context.data.image_shape, device=context.device)
+        with torch.no_grad():
+            dimension = context.prepared.representation(probe).shape[1]
+        random = torch.Generator().manual_seed(stage.seed)
+        order = torch.randperm(dimension, generator=random)
+        self.components = order[: stage.count].sort().values
+        count = len(self.components)
+        self.tops = {kind: TopK(stage.shown, count) for kind in ("most", "least")}
 
     def update(self, view: View) -> None:
         with torch.no_grad():
             values = view.prepared.representation(view.images)
-        if self.components is None:
-            random = torch.Generator().manual_seed(self.stage.seed)
-            order = torch.randperm(values.shape[1], generator=random)
-            self._begin(order[: self.stage.count].sort().values)
         chosen = values[:, self.components]
         self.tops["most"].update(chosen, view.ids)
         self.tops["least"].update(-chosen, view.ids)
 
     def state(self) -> dict[str, Tensor]:
-        assert self.components is not None
-        kept = {f"visualization.{kind}": top.kept() for kind, top in self.tops.items()}
-        return kept | {"visualization.components": self.components}
+        return {f"visualization.{kind}": top.kept() for kind, top in self.tops.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        self._begin(state["visualization.components"])
         for kind, top in self.tops.items():
             top.keys = state[f"visualization.{kind}"]
 
+    def merge(self, other: Self) -> None:
+        for kind, top in self.tops.items():
+            top.merge(other.tops[kind])
+
     def compute(self) -> Tables:
-        assert self.components is not None
         context, stage = self.context, self.stage
         starts = noise_images(self.components, context.data.image_shape, seed=stage.seed)
-        found = synthesized(context, JOB, stage.method, starts, self.components)
+        images = synthesized(context, JOB, stage.method, starts, self.components)
+        if not context.processes.first:
+            return {}
         with torch.no_grad():
-            made = context.prepared.representation(found.images)[
+            made = context.prepared.representation(images)[
                 torch.arange(len(self.components)), self.components
             ].cpu()
         rows: list[Row] = []
         for place, component in enumerate(self.components.tolist()):
-            rows.append(self._row(component, "visualized", 0, made[place], found.images[place]))
+            rows.append(self._row(component, "visualized", 0, made[place], images[place]))
             for kind, sign in (("most", 1), ("least", -1)):
                 values, ids = (part[place] for part in self.tops[kind].compute())
-                images = context.data.images(ids.tolist()).float() / 255
+                shown = context.data.images(ids.tolist()).float() / 255
                 for rank, (value, number) in enumerate(zip(values, ids.tolist(), strict=True)):
                     label = context.data.classes[int(context.data.labels[number])]
-                    rows.append(self._row(component, kind, rank, sign * value, images[rank], label))
-        forget(context, JOB)
+                    rows.append(self._row(component, kind, rank, sign * value, shown[rank], label))
         return {"visualization_pictures": rows}
 
     def _row(

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from advlens.statistics import TopK, wilson
 from advlens.threat import L2, Linf
 from advlens.wordnet import similarity_matrix
 
+UNSEEN = -1  # what stands for a class of images that another process saw
 MAIN, EQUAL, FGSM, NOISE = "least-likely", "equal-success", "fgsm", "noise"
 
 
@@ -99,8 +101,8 @@ class _Neurons(Work):
             for name in ("real", *self.sets)
         }
         size = len(data)
-        self.targets = torch.zeros(size, dtype=torch.int32)
-        self.predicted = {name: torch.zeros(size, dtype=torch.int32) for name in self.tops}
+        self.targets = torch.full((size,), UNSEEN, dtype=torch.int32)
+        self.predicted = {name: self.targets.clone() for name in self.tops}
 
     def update(self, view: View) -> None:
         if self.equal_epsilon is None:
@@ -125,7 +127,7 @@ class _Neurons(Work):
         """
         data, prepared, stage = self.context.data, self.context.prepared, self.stage
         subset = data.subset(min(stage.calibration, len(data)), seed=stage.seed)
-        device = next(self.context.classifier.parameters()).device
+        device = self.context.device
         batches = [batch.images.to(device) for batch in subset.batches(self.context.batch_size)]
         with torch.no_grad():
             goals = [self.main.goal(prepared(images)) for images in batches]
@@ -156,7 +158,8 @@ class _Neurons(Work):
         kept = {f"neurons.top.{name}.{layer}": top.keys for name, layer, top in self._each_top()}
         kept |= {f"neurons.predicted.{name}": values for name, values in self.predicted.items()}
         kept["neurons.targets"] = self.targets
-        kept["neurons.epsilon"] = torch.tensor(self.equal_epsilon, dtype=torch.float64)
+        if self.equal_epsilon is not None:
+            kept["neurons.epsilon"] = torch.tensor(self.equal_epsilon, dtype=torch.float64)
         return kept
 
     def restore(self, state: dict[str, Tensor]) -> None:
@@ -164,9 +167,19 @@ class _Neurons(Work):
             top.keys = state[f"neurons.top.{name}.{layer}"]
         self.predicted = {name: state[f"neurons.predicted.{name}"] for name in self.predicted}
         self.targets = state["neurons.targets"]
-        self._aim(state["neurons.epsilon"].item())
+        if "neurons.epsilon" in state:
+            self._aim(state["neurons.epsilon"].item())
+
+    def merge(self, other: Self) -> None:
+        for name, tops in self.tops.items():
+            for layer, top in tops.items():
+                top.merge(other.tops[name][layer])
+            torch.maximum(self.predicted[name], other.predicted[name], out=self.predicted[name])
+        torch.maximum(self.targets, other.targets, out=self.targets)
 
     def compute(self) -> Tables:
+        if not self.context.processes.first:
+            return {}
         labels, targets = self.context.data.labels, self.targets.long()
         measured = {
             name: {
