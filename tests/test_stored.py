@@ -24,11 +24,13 @@ from advlens.attacks import (
 )
 from advlens.config import AttackSettings
 from advlens.datasets import ArrayData, Transform, load_data
+from advlens.distributed import joined
 from advlens.errors import DataError, RunError
 from advlens.files import locked
 from advlens.models import Classifier
 from advlens.stored import Success, make_attack, store_attack
 from advlens.threat import L2, Linf
+from together import end, start
 
 CLASSES = ("cat", "dog", "ship", "truck", "frog")
 PGD = Pgd(threat=Linf(epsilon=9.7 / 255), steps=3)
@@ -173,6 +175,23 @@ def test_an_interrupted_run_computes_only_what_is_missing(
         patched.setattr(Pgd, "__call__", watched)
         store_attack(classifier, data, PGD, out, batch_size=8)
     assert calls == []
+
+
+def _share(classifier: Classifier, data: ArrayData, out: Path) -> None:
+    with joined(torch.device("cpu")) as processes:
+        found = store_attack(classifier, data, PGD, out, batch_size=3, processes=processes)
+    (out / f"{processes.rank}.txt").write_text(str(found))
+
+
+def test_processes_write_the_images_of_one(
+    classifier: Classifier, data: ArrayData, tmp_path: Path
+) -> None:
+    found = store_attack(classifier, data, PGD, tmp_path / "one", batch_size=3)
+    assert end(start(2, _share, classifier, data, tmp_path / "two")) == [0, 0]
+    assert np.array_equal(read(tmp_path / "one", data), read(tmp_path / "two", data))
+    assert rows(tmp_path / "one") == rows(tmp_path / "two")
+    for rank in (0, 1):
+        assert (tmp_path / "two" / f"{rank}.txt").read_text() == str(found)
 
 
 def test_what_cannot_be_stored_is_refused(

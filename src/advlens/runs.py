@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from advlens.distributed import Processes
 from advlens.errors import RunError
 from advlens.files import atomic
 
@@ -101,6 +102,19 @@ class Run:
 
     def _state(self, model: int, name: str) -> Path:
         return self.folder / "parts" / f"{model}-{name}.state.safetensors"
+
+
+def open_run(
+    folder: Path, identity: Mapping[str, Any], processes: Processes, device: torch.device
+) -> Run:
+    """The run folder that several processes share; the first one, which holds it, opens it first.
+
+    Raises:
+        RunError: the folder belongs to another run, or is damaged.
+    """
+    run = Run(folder, identity) if processes.first else None
+    processes.spread(b"ready", device)
+    return run or Run(folder, identity)
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:

@@ -1,7 +1,9 @@
 """Attacked images as files: written without loss, read back, measured again."""
 
+import contextlib
 import dataclasses
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -26,12 +28,13 @@ from advlens.attacks import (
 )
 from advlens.config import AttackSettings
 from advlens.datasets import Batch, ImageData, read_rgb
+from advlens.distributed import Processes
 from advlens.errors import DataError
 from advlens.files import atomic, locked
 from advlens.models import Classifier
 from advlens.prepared import Prepared, prepare
 from advlens.progress import Progress
-from advlens.runs import Row, Run, fingerprint, write_csv, write_json
+from advlens.runs import Row, Run, fingerprint, open_run, write_csv, write_json
 from advlens.statistics import wilson
 from advlens.threat import L2, Linf
 
@@ -102,6 +105,7 @@ def store_attack(
     *,
     batch_size: int = 128,
     command: str | None = None,
+    processes: Processes = Processes(),  # noqa: B008 (frozen)
 ) -> tuple[Success, Success]:
     """Write attacked images as PNG files, read them back, and measure the attack again.
 
@@ -116,6 +120,7 @@ def store_attack(
         out: the folder.
         batch_size: images per step.
         command: recorded as the way to make the images again.
+        processes: those that share the images; each writes its own, the first one the table.
 
     Returns:
         The attack's success on the images as computed, and as read back.
@@ -135,10 +140,13 @@ def store_attack(
         "batch_size": batch_size,
         "advlens": __version__,
     }
-    with locked(out):
-        run = Run(out, identity)
-        before = _write_images(run, prepared, aligned, attack, files, batch_size)
-        rows, after = _measure(prepared, aligned, attack, files, batch_size)
+    with locked(out) if processes.first else contextlib.nullcontext():
+        run = open_run(out, identity, processes, next(classifier.parameters()).device)
+        with processes.apart():
+            before = _write_images(run, prepared, aligned, attack, files, batch_size, processes)
+            rows, after = _measure(prepared, aligned, attack, files, batch_size, processes)
+        if not processes.first:
+            return before, after
         write_csv(run.folder / "attack.csv", rows)
         record = {
             "advlens": __version__,
@@ -179,11 +187,12 @@ def _write_images(
     attack: Attack,
     files: list[Path],
     batch_size: int,
+    processes: Processes,
 ) -> Success:
     """Attack the batches that are not all there; return the success before rounding."""
-    hits = 0
-    with Progress(f"attack on {data.name}", len(data)) as progress:
-        for start in range(0, len(data), batch_size):
+    hits, mine = 0, processes.deal(len(data), batch_size)
+    with Progress(f"attack on {data.name}", len(mine)) as progress:
+        for start in mine[::batch_size]:
             ids = range(start, min(start + batch_size, len(data)))
             part = run.part(0, f"batch-{start}")
             if part is None or not all(files[i].exists() for i in ids):
@@ -200,7 +209,8 @@ def _write_images(
                 run.save_part(0, f"batch-{start}", part)
             hits += part["hits"]
             progress.update(len(ids))
-    return Success(hits, len(data))
+    device = next(prepared.parameters()).device
+    return Success(int(processes.total(torch.tensor(hits, device=device))), len(data))
 
 
 def _measure(
@@ -209,10 +219,11 @@ def _measure(
     attack: Attack,
     files: list[Path],
     batch_size: int,
+    processes: Processes,
 ) -> tuple[list[Row], Success]:
     """A row for each image, measured on what the files hold."""
     rows: list[Row] = []
-    for batch in _batches(prepared, data, batch_size, range(len(data))):
+    for batch in _batches(prepared, data, batch_size, processes.deal(len(data), batch_size)):
         read = torch.stack([_read(files[i], data) for i in batch.ids.tolist()])
         attacked = read.to(batch.images).div_(255)
         with torch.no_grad():
@@ -231,10 +242,15 @@ def _measure(
         }
         lists = [v.tolist() if isinstance(v, Tensor) else v for v in columns.values()]
         rows += [dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)]
+    device, own = next(prepared.parameters()).device, json.dumps(rows).encode()
+    parts = (processes.spread(own, device, source=rank) for rank in range(processes.count))
+    rows = sorted((row for part in parts for row in json.loads(part)), key=lambda row: row["id"])
     return rows, Success(sum(row["success"] for row in rows), len(rows))
 
 
-def _batches(prepared: Prepared, data: ImageData, batch_size: int, ids: range) -> Iterator[Batch]:
+def _batches(
+    prepared: Prepared, data: ImageData, batch_size: int, ids: Sequence[int]
+) -> Iterator[Batch]:
     """Batches on the model's device."""
     device = next(prepared.parameters()).device
     for batch in data.batches(batch_size, ids):

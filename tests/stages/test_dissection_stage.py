@@ -231,19 +231,20 @@ def test_a_killed_dissection_continues_to_the_same_bytes(
 
 def _process(folder: Path, out: Path) -> None:
     with joined(torch.device("cpu")) as processes:
-        settings = dataclasses.replace(SETTINGS, batch_size=4)
+        settings = dataclasses.replace(SETTINGS, batch_size=5)
         data = BrodenData(folder)
         auditing.write_report = lambda out, sections: out / "report.html"
         dissect([classifier(), stack()], data, out, settings=settings, processes=processes)
 
 
 @pytest.mark.usefixtures("no_report")
-def test_two_processes_write_the_tables_of_one(data: BrodenData, tmp_path: Path) -> None:
-    assert together.end(together.start(2, _process, data.root, tmp_path / "two")) == [0, 0]
-    settings = dataclasses.replace(SETTINGS, batch_size=4)
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_write_the_tables_of_one(data: BrodenData, tmp_path: Path, count: int) -> None:
+    assert together.end(together.start(count, _process, data.root, tmp_path / "all")) == [0] * count
+    settings = dataclasses.replace(SETTINGS, batch_size=5)
     dissect([classifier(), stack()], data, tmp_path / "one", settings=settings)
-    assert results(tmp_path / "two") == results(tmp_path / "one")
-    assert not list((tmp_path / "two" / "parts").glob("*.state.*"))
+    assert results(tmp_path / "all") == results(tmp_path / "one")
+    assert not list((tmp_path / "all" / "parts").glob("*.state.*"))
 
 
 @pytest.mark.usefixtures("no_report")

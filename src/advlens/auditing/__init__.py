@@ -17,7 +17,7 @@ from advlens.distributed import Processes, local_device
 from advlens.errors import SettingsError
 from advlens.files import locked
 from advlens.report import write_report
-from advlens.runs import Run, Tables, write_json
+from advlens.runs import Tables, open_run, write_json
 from advlens.stages import Stage
 from advlens.stages.training import section as training_section
 
@@ -110,9 +110,8 @@ def _walk(
 ) -> Path:  # fmt: skip
     """All stages of all models, then the tables, the record and the report."""
     distinguish([subject.classifier for subject in subjects])
-    run = Run(out, identity(subjects, settings)) if processes.first else None
-    processes.spread(b"ready", local_device(settings.device))  # the folder is this run's
-    run = run or Run(out, identity(subjects, settings))
+    device = local_device(settings.device)
+    run = open_run(out, identity(subjects, settings), processes, device)
     parts: list[dict[str, dict[str, Any]]] = []
     for number, (subject, wanted) in enumerate(zip(subjects, stages, strict=True)):
         with processes.apart():
