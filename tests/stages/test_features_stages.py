@@ -1,6 +1,8 @@
 """Visualization, inversion and generation on a tiny network: tables, pictures, and survival."""
 
 import csv
+import dataclasses
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -169,3 +171,14 @@ def test_a_model_without_a_representation_is_audited_all_the_same(tmp_path: Path
     audit([model], images(), tmp_path, settings=SETTINGS)
     assert set(results(tmp_path)) == {"generation.csv", "generation_pictures.csv"}
     assert "neither visualized nor inverted" in (tmp_path / "run.json").read_text()
+
+
+@pytest.mark.usefixtures("no_report")
+def test_classes_of_too_few_images_generate_nothing_and_it_is_said(tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, stages=("generation", "visualization"))
+    audit([classifier()], images(20), tmp_path, settings=settings)
+    assert not (tmp_path / "results" / "generation.csv").exists()
+    assert rows(tmp_path, "visualization_pictures")
+    notes = json.loads((tmp_path / "run.json").read_text())["notes"]
+    (note,) = [note for note in notes if note.startswith("No images were generated: ")]
+    assert "noise has no class of 4 images or more" in note

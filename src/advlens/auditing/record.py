@@ -71,7 +71,9 @@ def record(
                 "model": subject.classifier.name,
                 "seconds": round(part["seconds"], 1),
                 "peak_memory_mb": round(part["peak_memory_mb"]),
-                "images_per_second": round(part["images"] / max(part["seconds"], 1e-9), 1),
+                "images_per_second": round(part["images"] / max(part["seconds"], 1e-9), 1)
+                if part["images"]
+                else None,
             }
             for subject, model_parts in zip(subjects, parts, strict=True)
             for name, part in model_parts.items()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from advlens.arrays import Ids, Images, Labels
 from advlens.datasets import ImageData
+from advlens.datasets import View as DataView
 from advlens.features import ClassGaussian, ClassGeneration
 from advlens.fid import Distance, FeatureStatistics, fid, kid
 from advlens.models import Classifier
@@ -62,6 +63,11 @@ class GenerationStage:
         return section(results)
 
 
+def fitted_half(data: ImageData, seed: int) -> DataView:
+    """The images that the Gaussians are fitted to: half of each class, drawn by the seed."""
+    return data.subset(len(data) // 2, seed=seed)
+
+
 class _Generation(Work):
     def __init__(self, stage: GenerationStage, context: Context):
         self.stage, self.context = stage, context
@@ -69,7 +75,7 @@ class _Generation(Work):
         self.layer, self.source = list(stage.network.sources.items())[-1]
         self.gaussian = ClassGaussian(len(data.classes), data.image_shape)
         self.half = torch.ones(len(data), dtype=torch.int64)
-        self.half[data.subset(len(data) // 2, seed=stage.seed).positions] = 0  # of each class half
+        self.half[fitted_half(data, stage.seed).positions] = 0
         self.moments = [FeatureStatistics(self.source) for _ in range(2)]
         self.ids = [torch.empty(0, dtype=torch.int64) for _ in range(2)]
         self.kept = [torch.empty(0, self.source.dimension) for _ in range(2)]
