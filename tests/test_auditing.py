@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from advlens import auditing as audit_module
@@ -67,6 +68,35 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     report = audit([classifier(), classifier(1)], images(), run, settings=SETTINGS)
     assert report == run / "report.html"
     return run
+
+
+@pytest.mark.usefixtures("no_report")
+def test_damaged_images_end_a_run_before_it_begins_or_are_left_out_and_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = images(30)
+    for number, label in enumerate(whole.labels.tolist()):
+        path = tmp_path / "data" / CLASSES[label] / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(whole.images([number])[0].permute(1, 2, 0).numpy()).save(path)
+    bad = tmp_path / "data" / "dog" / "07.png"
+    bad.write_bytes(bad.read_bytes()[:100])
+    spec, run = f"folder:{tmp_path / 'data'}", tmp_path / "run"
+    settings = dataclasses.replace(SETTINGS, stages=("accuracy", "neurons"))
+    with pytest.raises(DataError, match=r"1 of 30 images of folder data .*07.png.*--skip-damaged$"):
+        audit([classifier()], spec, run, settings=settings)
+    assert [path.name for path in run.iterdir()] == [".lock"]
+    settings = dataclasses.replace(settings, skip_damaged=True)
+    audit([classifier(), classifier(1)], spec, run, settings=settings)
+    listed = rows(run / "results" / "skipped.csv")
+    assert [row["model"] for row in listed] == ["tiny", "tiny (2)"]
+    assert all("07.png" in row["reason"] for row in listed)
+    assert {row["n"] for row in rows(run / "results" / "accuracy.csv")} == {"29"}
+    (note,) = [note for note in read_json(run / "run.json")["notes"] if "damaged" in note]
+    assert note.startswith("1 of 30 images of folder data are damaged and were left out of all counts")
+    monkeypatch.setattr(passes, "_pass", None)  # all is finished: the same command computes nothing
+    audit([classifier(), classifier(1)], spec, run, settings=settings)
+    assert listed == rows(run / "results" / "skipped.csv")
 
 
 def test_the_tables_have_the_columns_that_others_rely_on(finished: Path) -> None:

@@ -20,6 +20,7 @@ from advlens.commands import (
     DemoCommand,
     DissectCommand,
     ModelsCommand,
+    PruneCommand,
     ReportCommand,
     ReproduceCommand,
     TrainCommand,
@@ -40,7 +41,7 @@ LISTS: dict[str, Literal["recipes", "reproductions"]] = {
     "reproduce": "reproductions",
 }
 
-ALONE = ("reproduce", "attack", "report", "data", "models")
+ALONE = ("reproduce", "prune", "report", "data", "models")
 """Verbs that run in one process."""
 
 
@@ -172,6 +173,7 @@ def _dissect(command: DissectCommand, line: str) -> None:
 
 
 def _attack(command: AttackCommand, line: str) -> None:
+    from advlens.distributed import joined
     from advlens.stored import make_attack, store_attack
 
     settings = command.settings
@@ -180,9 +182,11 @@ def _attack(command: AttackCommand, line: str) -> None:
         _plan(command, [(classifier, data)])
         return
     attack = make_attack(settings, classifier, data.aligned(classifier.classes, classifier.synsets))
-    computed, stored = store_attack(
-        classifier, data, attack, command.out, batch_size=settings.batch_size, command=line
-    )
+    with joined(next(classifier.parameters()).device) as processes:
+        computed, stored = store_attack(
+            classifier, data, attack, command.out, batch_size=settings.batch_size, command=line,
+            processes=processes,
+        )  # fmt: skip
     say(f"{attack} on {classifier.name}")
     say(f"success as computed:      {computed}")
     say(f"success as stored, 8 bit: {stored}")
@@ -214,6 +218,19 @@ def _train(command: TrainCommand, line: str) -> None:
     say(command.out / "model.md")
 
 
+def _prune(command: PruneCommand, line: str) -> None:
+    from advlens.pruning import prune_and_audit, variants
+
+    settings = command.settings
+    if command.common.dry_run:
+        loaded = [_load(spec, command.data, settings) for spec in command.model]
+        _plan(command, loaded)
+        for one in variants(command.model, [classifier for classifier, _ in loaded], settings):
+            say(f"# {one.label} is fine-tuned by the recipe {one.recipe}")
+        return
+    say(prune_and_audit(command.model, command.data, command.out, settings=settings, command=line))
+
+
 def _reproduce(command: ReproduceCommand, line: str) -> None:
     from advlens.reproduction import reproduce
 
@@ -224,16 +241,27 @@ def _report(command: ReportCommand, line: str) -> None:
     from advlens.report import write_report
     from advlens.stages.accuracy.section import section as accuracy
     from advlens.stages.attribution.section import section as attribution
+    from advlens.stages.autoattack.section import section as autoattack
     from advlens.stages.dissection.section import section as dissection
     from advlens.stages.features.section import section as features
     from advlens.stages.neurons.section import section as neurons
     from advlens.stages.training.section import section as training
 
-    say(write_report(command.run, [accuracy, neurons, dissection, attribution, features, training]))
+    say(
+        write_report(
+            command.run,
+            [accuracy, autoattack, neurons, dissection, attribution, features, training],
+        )
+    )
 
 
 def _data(command: DataCommand, line: str) -> None:
-    from advlens.datasets import build_broden, fetch_broden, fetch_cifar10
+    from advlens.datasets import (
+        build_broden,
+        build_small_imagenet,
+        fetch_broden,
+        fetch_cifar10,
+    )
     from advlens.inception import fetch_inception
 
     if command.name == "cifar10":
@@ -242,6 +270,13 @@ def _data(command: DataCommand, line: str) -> None:
         say(fetch_broden(command.to, command.archive, resolution=command.resolution, say=say))
     elif command.name == "inception":
         say(fetch_inception(command.to, command.archive))
+    elif command.name == "small-imagenet":
+        assert command.images is not None  # the command sees to it
+        say(
+            build_small_imagenet(
+                command.images, command.to, seed=command.seed, v2=command.v2, say=say
+            )
+        )
     else:
         assert command.images is not None  # the command sees to it
         say(
@@ -253,25 +288,15 @@ def _data(command: DataCommand, line: str) -> None:
 
 
 def _models(command: ModelsCommand, line: str) -> None:
-    from advlens.models import list_models, load_model
-    from advlens.prepared import prepare
+    from advlens.inspection import convert, show_model
+    from advlens.models import list_models
 
     if command.model is None:
         say("\n".join(list_models()))
-        return
-    classifier = load_model(command.model)
-    mean, std = (
-        ", ".join(f"{value:.4g}" for value in values.flatten().tolist())
-        for values in (classifier.mean, classifier.std)
-    )
-    say(f"name           {classifier.name}")
-    say(f"parameters     {sum(p.numel() for p in classifier.parameters()):,}")
-    say(f"weights        {classifier.weights or 'random'}")
-    say(f"image size     {classifier.image_size}")
-    say(f"normalization  mean {mean}; std {std}")
-    say(f"classes        {', '.join(classifier.classes or classifier.synsets or ['unknown'])}")
-    for layer, units in prepare(classifier).layers.items():
-        say(f"layer          {layer}, {units} units")
+    elif command.out is None:
+        say(show_model(command.model))
+    else:
+        say(convert(command.model, command.out))
 
 
 VERBS: dict[str, Callable[[Any, str], None]] = {
@@ -286,6 +311,7 @@ VERBS: dict[str, Callable[[Any, str], None]] = {
     "generate": _audit,
     "attack": _attack,
     "train": _train,
+    "prune": _prune,
     "reproduce": _reproduce,
     "report": _report,
     "data": _data,

@@ -11,6 +11,7 @@ from advlens.config import (
     AuditSettings,
     DissectSettings,
     NoHint,
+    PruneSettings,
     TrainSettings,
     train_settings,
 )
@@ -41,9 +42,10 @@ class AuditCommand:
 
     Attributes:
         model: a packaged model such as cifar10-standard, a network for 32x32 images such as
-            resnet14, torchvision:NAME or package.module:factory, each with @weights-file or
-            without; give --model once for each model.
-        data: sample, cifar10:DIR, folder:DIR or exact:DIR.
+            resnet14, torchvision:NAME, timm:NAME or package.module:factory, each with :SIZE for
+            other images and with @weights-file or without (docs/models.md); give --model once for
+            each model.
+        data: sample, cifar10:DIR, imagenet:DIR, folder:DIR … (docs/data.md names them all).
         out: the run folder; the same command continues an interrupted run.
     """
 
@@ -176,7 +178,7 @@ class AttackCommand:
     Attributes:
         model: a packaged model, a network for 32x32 images, torchvision:NAME or
             package.module:factory, each with @weights-file or without.
-        data: sample, cifar10:DIR, folder:DIR or exact:DIR.
+        data: sample, cifar10:DIR, imagenet:DIR, folder:DIR … (docs/data.md names them all).
         out: the folder to write: images/<class>/<id>.png, which can be audited as
             exact:OUT/images, and attack.csv with a row for each image. Eight bits round each
             pixel value by up to 0.5/255, which can leave the ball by as much and undo a success:
@@ -222,6 +224,21 @@ class TrainCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PruneCommand(AuditCommand):
+    """Prune channels, fine-tune, and audit again: does a robust model stay interpretable?
+
+    Attributes:
+        model: as for audit, with trained weights; give --model once for each model.
+        data: cifar10:DIR, folder:DIR with train and val in it, or sample, of which 1500 images
+            fine-tune and 500 are audited.
+        out: the folder to write: a folder for each pruned model, audit, results/pruning.csv and
+            pruning.md. The same command continues an interrupted run.
+    """
+
+    settings: OmitArgPrefixes[PruneSettings] = field(default_factory=PruneSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReproduceCommand:
     """Train a paper's models, audit them side by side, and show its table beside ours.
 
@@ -262,19 +279,22 @@ class ReportCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class DataCommand:
-    """Fetch CIFAR-10, Broden 1.0 or the FID Inception-v3, or make a data set in Broden's layout.
+    """Fetch CIFAR-10, Broden 1.0 or the FID Inception-v3; make Small ImageNet or a set like Broden.
 
     CIFAR-10 has 170 MB, the Inception-v3 96 MB, Broden over 1 GB; where Broden's download breaks
-    off, the same command goes on.
+    off, the same command goes on. docs/data.md says where other data come from.
 
     Attributes:
-        name: the data set; broden-from makes one from images and masks (docs/broden.md); inception
-            is the network that FID and KID are defined by.
+        name: the data set; small-imagenet is made from ImageNet's folder, 150 random classes with
+            600 + 50 images at 128x128 pixels; broden-from makes a set from images and masks
+            (docs/broden.md); inception is the network that FID and KID are defined by.
         to: the folder that shall hold it; for broden-from, the data set itself.
         archive: a local copy of cifar-10-binary.tar.gz, broden1_224.zip or the Inception's weights
             file instead of a download.
         resolution: broden: of the images, in pixels.
-        images: broden-from: a folder of images.
+        images: broden-from: a folder of images; small-imagenet: ImageNet, with train in it.
+        seed: small-imagenet: of the choice of classes and images.
+        v2: small-imagenet: ImageNetV2's TopImages, whose images of these classes go to TO/v2.
         masks: broden-from: a folder of CATEGORY/IMAGE.png.
         labels: broden-from: a table value,name,category of what the masks' values mean.
         whole: broden-from: a table image,category,name of labels for whole images.
@@ -283,11 +303,13 @@ class DataCommand:
         debug: show the traceback of an error.
     """
 
-    name: Positional[Literal["cifar10", "broden", "broden-from", "inception"]]
+    name: Positional[Literal["cifar10", "small-imagenet", "broden", "broden-from", "inception"]]
     to: Path
     archive: Annotated[Path | None, NoHint] = None
     resolution: Literal[224, 227, 384] = 224
     images: Annotated[Path | None, NoHint] = None
+    seed: int = 0
+    v2: Annotated[Path | None, NoHint] = None
     masks: Annotated[Path | None, NoHint] = None
     labels: Annotated[Path | None, NoHint] = None
     whole: Annotated[Path | None, NoHint] = None
@@ -302,12 +324,13 @@ class DataCommand:
                 raise SettingsError(
                     f"--{flag.replace('_', '-')} does not go with {self.name}; leave it out"
                 )
-        if self.name == "broden-from" and self.images is None:
-            raise SettingsError("broden-from needs --images, a folder of images")
+        if "images" in used and self.images is None:
+            raise SettingsError(f"{self.name} needs --images, a folder of images")
 
 
 DATA_FLAGS = {
     "cifar10": ("archive",),
+    "small-imagenet": ("images", "seed", "v2"),
     "broden": ("archive", "resolution"),
     "broden-from": ("images", "masks", "labels", "whole", "size", "label_size"),
     "inception": ("archive",),
@@ -317,21 +340,32 @@ DATA_FLAGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ModelsCommand:
-    """List the models, or show one: layers, units, parameters, normalization, classes.
+    """List the models, show one, or convert one's weights to safetensors (docs/models.md).
 
     Attributes:
-        action: list them all, or show the one that follows.
-        model: the model to show.
+        action: list them all; show layers, units, normalization, classes of the model that
+            follows; or convert the weights of MODEL@FILE: checkpoints of torch.save are read
+            without executing anything.
+        model: the model to show or to convert.
+        out: convert: the .safetensors file to write.
         debug: show the traceback of an error.
     """
 
-    action: Positional[Literal["list", "show"]] = "list"
+    action: Positional[Literal["list", "show", "convert"]] = "list"
     model: Positional[Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="")]] = None
+    out: Annotated[Path | None, NoHint] = None
     debug: FlagCreatePairsOff[bool] = False
 
     def __post_init__(self) -> None:
-        if (self.action == "show") != (self.model is not None):
+        if (self.action != "list") != (self.model is not None):
             raise SettingsError("show needs a model, as in: advlens models show resnet14")
+        if (self.action == "convert") != (self.out is not None) or (
+            self.out is not None and self.out.suffix != ".safetensors"
+        ):
+            raise SettingsError(
+                "convert, and only convert, needs a file to write, as in: advlens models convert "
+                "resnet18@checkpoint.pt --out resnet18.safetensors"
+            )
         if self.model is not None:
             _check_model(self.model)
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from advlens.datasets import FolderData, Transform, folder, load_data, read_image
+from advlens.datasets import FolderData, Transform, load_data, read_image, reading
 from advlens.errors import DataError
 
 SMALL = Transform(size=8, resize=8)
@@ -207,7 +207,7 @@ def test_links_to_nothing_or_in_circles(root: Path, target: str) -> None:
 @pytest.fixture
 def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FolderData]:
     """200 images, the later the faster to read, and four threads."""
-    monkeypatch.setattr(folder, "WORKERS", 4)
+    monkeypatch.setattr(reading, "WORKERS", 4)
     first = add(tmp_path / "a" / "000.png")
     for i in range(1, 200):
         shutil.copy(first, tmp_path / "a" / f"{i:03}.png")
@@ -224,7 +224,7 @@ def numbered(path: Path, transform: Transform) -> torch.Tensor:
 
 
 def test_order(many: FolderData, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder, "read_image", numbered)
+    monkeypatch.setattr(reading, "read_image", numbered)
     ids = np.random.default_rng(0).permutation(200).tolist()
     found = [batch.images[:, 0, 0, 0] * 255 for batch in many.batches(7, ids)]
     assert torch.cat(found).round().tolist() == ids
@@ -238,7 +238,7 @@ def test_bounded_and_ended(many: FolderData, monkeypatch: pytest.MonkeyPatch) ->
         started.append(path)
         return numbered(path, transform)
 
-    monkeypatch.setattr(folder, "read_image", read)
+    monkeypatch.setattr(reading, "read_image", read)
     batches = many.batches(10)
     assert started == []
     next(batches)

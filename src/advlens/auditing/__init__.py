@@ -10,7 +10,7 @@ from torch import nn
 from advlens.auditing.choices import audit_stages, dissection_radius, dissection_stage, radius
 from advlens.auditing.passes import run_stages
 from advlens.auditing.record import Settings, identity, record, training_tables
-from advlens.auditing.subjects import Subject, distinguish, labeled_subject, opened
+from advlens.auditing.subjects import Check, Subject, distinguish, labeled_subject, opened
 from advlens.config import AuditSettings, DissectSettings
 from advlens.datasets import BrodenData, ImageData, Transform
 from advlens.distributed import Processes, local_device
@@ -48,8 +48,9 @@ def audit(
     out = Path(out)
     device = local_device(settings.device)
     with locked(out) if processes.first else contextlib.nullcontext():
+        check = Check(out, settings.skip_damaged, processes, device)
         subjects = [
-            labeled_subject(model, data, settings, device) for model in _named_models(models)
+            labeled_subject(model, data, settings, device, check) for model in _named_models(models)
         ]
         stages = [audit_stages(subject, settings) for subject in subjects]
         epsilon = radius(settings, subjects[0].data.image_shape[1])
@@ -83,6 +84,7 @@ def dissect(
     out = Path(out)
     device = local_device(settings.device)
     with locked(out) if processes.first else contextlib.nullcontext():
+        check = Check(out, settings.skip_damaged, processes, device)
         subjects = [opened(model, settings.seed, device) for model in _named_models(models)]
         known: dict[Transform, BrodenData] = {}  # models of one size share what is opened
         for subject in subjects:
@@ -90,7 +92,7 @@ def dissect(
                 images = subject.labeled(data)
                 if settings.images is not None:
                     images = images.subset(settings.images, seed=settings.seed)
-                known[subject.transform] = images
+                known[subject.transform] = check(subject, images)
             subject.data = subject.concepts = known[subject.transform]
         stages: list[list[Stage]] = [[dissection_stage(subject, settings)] for subject in subjects]
         epsilon = dissection_radius(settings, subjects[0].data.image_shape[1])
@@ -122,6 +124,8 @@ def _walk(
             for name, rows in part["tables"].items():
                 tables.setdefault(name, []).extend(rows)
         for subject in subjects:
+            name = subject.classifier.name
+            tables.setdefault("skipped", []).extend({"model": name, **r} for r in subject.skipped)
             for name, rows in training_tables(subject).items():
                 tables.setdefault(name, []).extend(rows)
         run.write_tables(tables)

@@ -7,17 +7,25 @@ from advlens.attribution import ExpectedGradients, IntegratedGradients
 from advlens.auditing.subjects import Subject, outputs
 from advlens.config import AuditSettings, DissectSettings
 from advlens.dissection import Dissection
-from advlens.errors import ModelError
+from advlens.errors import ModelError, SettingsError
 from advlens.features import ClassGeneration, FeatureVisualization, Inversion
+from advlens.interop import AutoAttack, make_attack
 from advlens.models import load_model
 from advlens.representations import FeatureNetwork, Representation
 from advlens.stages import Stage
 from advlens.stages.accuracy import AccuracyStage, SweepStage
 from advlens.stages.attribution import AttributionStage
+from advlens.stages.autoattack import AutoAttackStage
+from advlens.stages.base import attack_columns
 from advlens.stages.dissection import DissectionStage
-from advlens.stages.features import GenerationStage, InversionStage, VisualizationStage
+from advlens.stages.features import (
+    GenerationStage,
+    InversionStage,
+    VisualizationStage,
+    fitted_half,
+)
 from advlens.stages.neurons import NeuronStage
-from advlens.threat import L2, Linf
+from advlens.threat import L2, Linf, Threat
 
 
 def radius(settings: AuditSettings, image_size: int) -> float:
@@ -29,10 +37,8 @@ def radius(settings: AuditSettings, image_size: int) -> float:
 
 def audit_stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
     epsilon, seed = radius(settings, subject.data.image_shape[1]), settings.seed
-    fgsm: list[Attack] = [Fgsm(threat=Linf(epsilon=e), seed=seed) for e in settings.fgsm]
-    pgd = Pgd(threat=L2(epsilon=epsilon), steps=settings.steps, seed=seed)
     stages: list[Stage] = [
-        AccuracyStage(attacks=[*fgsm, pgd]),
+        AccuracyStage(attacks=_attacks(settings, epsilon)),
         SweepStage(
             epsilon=epsilon, count=settings.sweep_images, steps=settings.sweep_steps, seed=seed
         ),
@@ -56,7 +62,40 @@ def audit_stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
             )
         )  # fmt: skip
     stages += _explanations(subject, settings)
-    return [stage for stage in stages if stage.name in settings.stages]
+    chosen = [stage for stage in stages if stage.name in settings.stages]
+    return chosen + _autoattack(settings, epsilon)
+
+
+def _attacks(settings: AuditSettings, epsilon: float) -> list[Attack]:
+    """What accuracy is measured under on all images."""
+    seed = settings.seed
+    attacks: list[Attack] = [Fgsm(threat=Linf(epsilon=e), seed=seed) for e in settings.fgsm]
+    attacks.append(Pgd(threat=L2(epsilon=epsilon), steps=settings.steps, seed=seed))
+    for text in settings.attack:
+        attack = make_attack(text, seed=seed)
+        if _row_name(attack) in map(_row_name, attacks):
+            raise SettingsError(f"{text!r} is measured already: no table could tell it apart")
+        attacks.append(attack)
+    return attacks
+
+
+def _row_name(attack: Attack) -> tuple[object, ...]:
+    return (getattr(attack, "name", ""), *attack_columns(attack).values())
+
+
+def _autoattack(settings: AuditSettings, epsilon: float) -> list[Stage]:
+    """AutoAttack beside the other accuracies, where it is asked for."""
+    if not settings.autoattack or "accuracy" not in settings.stages:
+        return []
+    threats: list[Threat] = [L2(epsilon=epsilon)]
+    if settings.autoattack_linf:
+        threats.append(Linf(epsilon=settings.autoattack_linf))
+    return [
+        AutoAttackStage(
+            attacks=[AutoAttack(threat=threat, seed=settings.seed) for threat in threats],
+            count=settings.autoattack, seed=settings.seed,
+        )
+    ]  # fmt: skip
 
 
 def _explanations(subject: Subject, settings: AuditSettings) -> list[Stage]:
@@ -99,18 +138,27 @@ def _explanations(subject: Subject, settings: AuditSettings) -> list[Stage]:
             per_class=settings.generated, seed=seed,
         ),
     ]  # fmt: skip
+    left_out: set[str] = set()
     if not wanted.isdisjoint({"visualization", "inversion"}):
         try:
             with torch.no_grad():
                 (first,) = subject.data.batches(1, [0])
                 subject.prepared.representation(first.images.to(device))
         except ModelError as error:
+            left_out |= {"visualization", "inversion"}
             subject.notes.append(
                 f"Features of {subject.classifier.name} were neither visualized nor "
                 f"inverted: {error}."
             )
-            return [stages[0], stages[3]]
-    return stages
+    if "generation" in wanted:
+        half = fitted_half(subject.data, seed).labels
+        if int(torch.bincount(half, minlength=1).max()) < 2:
+            left_out.add("generation")
+            subject.notes.append(
+                "No images were generated: they begin as samples of a Gaussian fitted to half of a "
+                f"class's images, and {subject.data.name} has no class of 4 images or more."
+            )
+    return [stage for stage in stages if stage.name not in left_out]
 
 
 def dissection_radius(settings: DissectSettings, image_size: int) -> float:

@@ -68,14 +68,8 @@ def _pass(
     while streaming:
         saved_at, pause = time.monotonic(), SAVE_EVERY
         with Progress(label, len(mine), done=done) as progress:
-            for batch in context.data.batches(context.batch_size, mine[done:]):
-                view = View(
-                    context.prepared,
-                    batch.ids,
-                    batch.images.to(device),
-                    batch.labels.to(device),
-                    recording,
-                )
+            for batch in context.data.batches(context.batch_size, mine[done:], device=device):
+                view = View(context.prepared, batch.ids, batch.images, batch.labels, recording)
                 for stage_name, work in streaming.items():
                     began = time.monotonic()
                     work.update(view)

@@ -1,20 +1,28 @@
 """Models, each with the images as it sees them."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
 
 from advlens import wordnet
 from advlens.config import AuditSettings
-from advlens.datasets import BrodenData, ImageData, Transform, load_data
+from advlens.datasets import BrodenData, ImageData, Transform, load_data, readable
 from advlens.datasets import View as DataView
+from advlens.distributed import Processes
 from advlens.errors import DataError, SettingsError
 from advlens.models import Classifier, load_model
 from advlens.prepared import Prepared, prepare
+from advlens.progress import Progress
+from advlens.records import without_home
+from advlens.runs import Row
+
+Data = TypeVar("Data", bound=ImageData)
 
 
 @dataclass
@@ -27,6 +35,7 @@ class Subject:
     notes: list[str] = dataclasses.field(default_factory=list)
     data: ImageData = dataclasses.field(init=False)
     concepts: BrodenData | None = None
+    skipped: list[Row] = dataclasses.field(default_factory=list)
 
     @property
     def transform(self) -> Transform:
@@ -47,6 +56,49 @@ class Subject:
         return images
 
 
+@dataclass(frozen=True)
+class Check:
+    """Sees to it that no damaged image ends a run at its fifth hour: all are read once before it.
+
+    Attributes:
+        folder: of the run, which keeps what was found.
+        skip: leave damaged images out of all counts; otherwise they are an error.
+        processes: share the work.
+        device: for what they tell each other.
+    """
+
+    folder: Path
+    skip: bool
+    processes: Processes
+    device: torch.device
+
+    def __call__(self, subject: Subject, data: Data) -> Data:
+        """What of the data can be read; what was left out is noted."""
+        with contextlib.ExitStack() as stack:
+            bars: list[Progress] = []
+
+            def show(read: int) -> None:
+                if not bars:  # a set in memory has nothing to show
+                    total = len(self.processes.share(len(data)))
+                    bars.append(stack.enter_context(Progress(f"checking {data.name}", total)))
+                bars[0].update(read)
+
+            rest, damaged = readable(
+                data, skip=self.skip, known=self.folder / "parts" / "checked.json",
+                processes=self.processes, device=self.device, on_images=show,
+            )  # fmt: skip
+        if damaged:
+            subject.notes.append(
+                f"{len(damaged)} of {len(data)} images of {data.name} are damaged and were left "
+                "out of all counts (results/skipped.csv)."
+            )
+        subject.skipped += [
+            {"data": data.name, "id": number, "reason": without_home(reason)}
+            for number, reason in damaged.items()
+        ]
+        return cast("Data", rest)  # a part of Broden data is Broden data
+
+
 def opened(model: str | nn.Module, seed: int, device: torch.device) -> Subject:
     if isinstance(model, str):
         spec, classifier = model, load_model(model, device=device, seed=seed)
@@ -60,8 +112,9 @@ def opened(model: str | nn.Module, seed: int, device: torch.device) -> Subject:
 
 
 def labeled_subject(
-    model: str | nn.Module, data: str | ImageData, settings: AuditSettings, device: torch.device
-) -> Subject:
+    model: str | nn.Module, data: str | ImageData, settings: AuditSettings, device: torch.device,
+    check: Check,
+) -> Subject:  # fmt: skip
     subject = opened(model, settings.seed, device)
     classifier = subject.classifier
     if isinstance(data, str):
@@ -81,6 +134,7 @@ def labeled_subject(
             if settings.synsets is not None:
                 raise
             subject.notes.append(f"Consistency was not measured: {error}")
+    data = check(subject, data)
     shape = outputs(subject, data)
     if len(shape) != 2 or shape[1] != len(data.classes):
         raise DataError(
@@ -89,7 +143,7 @@ def labeled_subject(
         )
     subject.data = data
     if settings.concepts is not None:
-        subject.concepts = subject.labeled(settings.concepts)
+        subject.concepts = check(subject, subject.labeled(settings.concepts))
     return subject
 
 

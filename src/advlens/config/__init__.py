@@ -2,7 +2,9 @@
 
 from advlens.config.dissection import DissectSettings
 from advlens.config.numbers import AutoRadius, NoHint, Radius, parse_number, show_number
+from advlens.config.pruning import PruneSettings
 from advlens.config.settings import AttackSettings, AuditSettings, Norm, StageName
+from advlens.config.spec import MethodSpec, parse_method
 from advlens.config.training import TrainSettings, train_settings
 
 __all__ = [
@@ -10,11 +12,14 @@ __all__ = [
     "AuditSettings",
     "AutoRadius",
     "DissectSettings",
+    "MethodSpec",
     "NoHint",
     "Norm",
+    "PruneSettings",
     "Radius",
     "StageName",
     "TrainSettings",
+    "parse_method",
     "parse_number",
     "show_number",
     "train_settings",

@@ -31,6 +31,8 @@ class DissectSettings:
             per image.
         images: dissect on a seeded subset of so many images (default: all of them).
         batch_size: images per step.
+        skip_damaged: leave images that cannot be read out of all counts, and list them in
+            results/skipped.csv; without it they are named at the start, and end it.
         seed: of everything random.
         device: "cpu", "cuda", "cuda:1" …; "auto" takes a GPU where there is one.
     """
@@ -47,6 +49,7 @@ class DissectSettings:
     discrepancy: bool = False
     images: Annotated[int | None, NoHint] = None
     batch_size: int = 64
+    skip_damaged: bool = False
     seed: int = 0
     device: str = "auto"
 

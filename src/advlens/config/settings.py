@@ -1,10 +1,21 @@
 """What an audit measures, and what an attack is."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from advlens.config.numbers import AutoRadius, NoHint, Radius, check_positive, check_seed
+from tyro.conf import UseAppendAction, arg
+
+from advlens.config.numbers import (
+    AutoRadius,
+    NoHint,
+    Radius,
+    check_between,
+    check_positive,
+    check_seed,
+)
+from advlens.config.spec import parse_method
 from advlens.errors import SettingsError
 
 StageName = Literal[
@@ -28,6 +39,11 @@ class AuditSettings:
             below 160, else 3.
         steps: PGD steps.
         fgsm: L∞ radii of FGSM (D19: 1/255, D22: 4/255).
+        attack: one more attack, such as "Pgd(norm=Linf, epsilon=8/255)", "foolbox:NAME(epsilon=…)"
+            or "torchattacks:NAME(epsilon=…)" (docs/interop.md); give --attack once for each.
+        autoattack: AutoAttack in L2 on a seeded, class-balanced subset of so many images; 0 is not
+            at all.
+        autoattack_linf: AutoAttack as well in L∞ of this radius; 0 is not at all.
         sweep_images: images of the subset for the sweep over epsilon and the sanity checks.
         sweep_steps: PGD steps on that subset.
         neuron_epsilon: L2 radius of the least-likely attack on the units; auto is twice epsilon.
@@ -53,6 +69,8 @@ class AuditSettings:
         inception: the folder of the FID Inception network (advlens data inception); without it
             distances are measured with the packaged cifar10-reference, and say so.
         batch_size: images per step.
+        skip_damaged: leave images that cannot be read out of all counts, and list them in
+            results/skipped.csv; without it they are named before the audit begins, and end it.
         seed: of everything random.
         device: "cpu", "cuda", "cuda:1" …; "auto" takes a GPU where there is one.
         stages: the analyses.
@@ -62,6 +80,9 @@ class AuditSettings:
     epsilon: AutoRadius = None
     steps: int = 20
     fgsm: tuple[Radius, ...] = (1 / 255, 4 / 255)
+    attack: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="ATTACK")]] = ()
+    autoattack: int = 0
+    autoattack_linf: Radius = 0.0
     sweep_images: int = 500
     sweep_steps: int = 10
     neuron_epsilon: AutoRadius = None
@@ -85,6 +106,7 @@ class AuditSettings:
     generation_steps: int = 60
     inception: Annotated[Path | None, NoHint] = None
     batch_size: int = 128
+    skip_damaged: bool = False
     seed: int = 0
     device: str = "auto"
     stages: tuple[StageName, ...] = STAGES
@@ -106,6 +128,12 @@ class AuditSettings:
             raise SettingsError(
                 f"fgsm radii must lie between 0 and 1 in pixel units, not {self.fgsm}"
             )
+        for text in self.attack:
+            parse_method(text)
+        check_between(self, 0, math.inf, "autoattack")
+        check_between(self, 0, 1, "autoattack_linf")
+        if self.autoattack_linf and not self.autoattack:
+            raise SettingsError("autoattack_linf needs autoattack, the number of its images")
         if not self.stages:
             raise SettingsError(f"stages names no stage; give some of {', '.join(STAGES)}")
         if self.samples % 2:

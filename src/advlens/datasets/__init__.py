@@ -1,6 +1,7 @@
-"""Labeled image sets: CIFAR-10, folders of images, the Broden layout, and a packaged sample."""
+"""Labeled image sets: CIFAR-10, ImageNet and its kin, folders, the Broden layout, a sample."""
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -13,10 +14,15 @@ from advlens.datasets.broden import (
     build_broden,
     fetch_broden,
 )
+from advlens.datasets.checking import readable
 from advlens.datasets.cifar10 import fetch_cifar10, load_cifar10
 from advlens.datasets.decoding import read_image, read_rgb
 from advlens.datasets.folder import FolderData
+from advlens.datasets.imagenet import load_imagenet, load_imagenet_v2
+from advlens.datasets.reading import FileData
 from advlens.datasets.sample import load_sample
+from advlens.datasets.small_imagenet import build_small_imagenet, load_small_imagenet
+from advlens.datasets.tiny_imagenet import load_tiny_imagenet
 from advlens.errors import SettingsError
 
 __all__ = [
@@ -25,17 +31,29 @@ __all__ = [
     "Batch",
     "BrodenData",
     "Concept",
+    "FileData",
     "FolderData",
     "ImageData",
     "Transform",
     "View",
     "build_broden",
+    "build_small_imagenet",
     "fetch_broden",
     "fetch_cifar10",
     "load_data",
     "read_image",
     "read_rgb",
+    "readable",
 ]
+
+FILES: dict[str, Callable[[Path, Literal["test", "train"], Transform], FileData]] = {
+    "folder": FolderData,
+    "imagenet": load_imagenet,
+    "imagenet-v2": load_imagenet_v2,
+    "tiny-imagenet": load_tiny_imagenet,
+    "small-imagenet": load_small_imagenet,
+}
+"""What opens each kind of data in files."""
 
 
 def load_data(
@@ -47,13 +65,15 @@ def load_data(
     """Open the image set that a specification names.
 
     Args:
-        spec: `sample`, `cifar10:DIR`, `folder:DIR`, `exact:DIR` for a folder whose images are
-            taken pixel for pixel and must have the model's size, as stored attacks have, or
-            `broden:DIR` for images with labels for every pixel.
-        split: which part of it. The sample has test images only; a folder without `val` and
-            `train` is the same for both, as is the Broden layout.
-        transform: how image files become inputs; only folders use it, and the Broden layout its
-            size, to which images are squeezed whole.
+        spec: `sample`; `cifar10:DIR`; `imagenet:DIR`, `imagenet-v2:DIR`, `tiny-imagenet:DIR` or
+            `small-imagenet:DIR`; `folder:DIR` for a folder for each class; `exact:DIR` for one
+            whose images are taken pixel for pixel and must have the model's size, as stored attacks
+            have; `broden:DIR` for images with labels for every pixel.
+        split: which part of it; test images are ImageNet's validation images. The sample and
+            ImageNetV2 have test images only; a folder without `val` and `train` is the same for
+            both, as is the Broden layout.
+        transform: how image files become inputs; CIFAR-10 and the sample need none, and of it the
+            Broden layout uses the size, to which images are squeezed whole.
 
     Raises:
         SettingsError: no such kind of data, no folder given, or no such split.
@@ -63,8 +83,8 @@ def load_data(
     path = Path(os.path.expanduser(folder))
     if kind == "cifar10" and folder:
         return load_cifar10(path, split)
-    if kind == "folder" and folder:
-        return FolderData(path, split, transform)
+    if kind in FILES and folder:
+        return FILES[kind](path, split, transform)
     if kind == "exact" and folder:
         return FolderData(path, split, replace(transform, resize=None))
     if kind == "broden" and folder:
@@ -77,5 +97,6 @@ def load_data(
             " (advlens data cifar10 --to DIR fetches it)"
         )
     raise SettingsError(
-        f"data {spec!r} is not known; use sample, cifar10:DIR, folder:DIR, exact:DIR or broden:DIR"
+        f"data {spec!r} is not known; use sample or "
+        + ", ".join(f"{kind}:DIR" for kind in ("cifar10", *FILES, "exact", "broden"))
     )

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -96,8 +96,20 @@ class ImageData(ABC):
         (images,) = self.stream([ids])
         return images
 
-    def batches(self, batch_size: int, ids: Sequence[int] | None = None) -> Iterator[Batch]:
+    def batches(
+        self,
+        batch_size: int,
+        ids: Sequence[int] | None = None,
+        *,
+        device: torch.device | str = "cpu",
+    ) -> Iterator[Batch]:
         """All images, or those of `ids`, in order; the last batch may be smaller.
+
+        Args:
+            batch_size: images of a batch.
+            ids: which; default: all.
+            device: where images and labels shall be; to a GPU travel bytes, a quarter of the
+                float32 values that they become there.
 
         Raises:
             DataError: an image cannot be read, or the set has no such id.
@@ -106,12 +118,14 @@ class ImageData(ABC):
             raise SettingsError(f"cannot make batches of {batch_size} images; ask for 1 or more")
         ids = self._checked(range(len(self)) if ids is None else ids)
         batches = [ids[start : start + batch_size] for start in range(0, len(ids), batch_size)]
-        return self._batches(batches)
+        return self._batches(batches, torch.device(device))
 
-    def _batches(self, batches: Sequence[Sequence[int]]) -> Iterator[Batch]:
+    def _batches(self, batches: Sequence[Sequence[int]], device: torch.device) -> Iterator[Batch]:
+        white = torch.tensor(255.0, device=device)  # a GPU would multiply by a number's inverse
         with contextlib.closing(self.stream(batches)) as stream:
             for ids, images in zip(map(torch.tensor, batches), stream, strict=True):
-                yield Batch(ids=ids, images=images.float().div_(255), labels=self.labels[ids])
+                pixels = images.to(device).float().div_(white)
+                yield Batch(ids=ids, images=pixels, labels=self.labels[ids].to(device))
 
     def _checked(self, ids: Sequence[int]) -> list[int]:
         ids = [int(i) for i in ids]
@@ -142,8 +156,29 @@ class ImageData(ABC):
             rank[members] = np.arange(len(members))
         in_turns = shuffled[np.argsort(rank[shuffled], kind="stable")]
         chosen = np.sort(in_turns[:count])
-        positions = torch.from_numpy(chosen)
+        return self.part(chosen.tolist())
+
+    def part(self, ids: Sequence[int]) -> "View":
+        """The images of some ids, numbered anew from 0; `positions` holds their ids in this set."""
+        positions = torch.tensor(ids, dtype=torch.int64)
         return View(self, positions=positions, labels=self.labels[positions])
+
+    def damaged(
+        self, ids: Sequence[int] | None = None, *, on_images: Callable[[int], object] = int
+    ) -> dict[int, str]:
+        """Why each image that cannot be used cannot, by id: a sentence with its path.
+
+        Every image of a set in files is read once, as `images` would; the others hold theirs in
+        memory.
+
+        Args:
+            ids: those to look at; default: all.
+            on_images: called with the number of images that were looked at since its last call.
+
+        Raises:
+            DataError: the disk or the network fails.
+        """
+        return {}
 
     def aligned(self, classes: Sequence[str] | None, synsets: Sequence[str] | None) -> "ImageData":
         """The same images, labels counted in a model's class list.
@@ -209,6 +244,14 @@ class View(ImageData):
 
     def stream(self, batches: Sequence[Sequence[int]]) -> Stream:
         return self.data.stream([self.positions[list(ids)].tolist() for ids in batches])
+
+    def damaged(
+        self, ids: Sequence[int] | None = None, *, on_images: Callable[[int], object] = int
+    ) -> dict[int, str]:
+        own = self._checked(range(len(self)) if ids is None else ids)
+        places = self.positions[own].tolist()
+        found = self.data.damaged(places, on_images=on_images)
+        return {i: found[place] for i, place in zip(own, places, strict=True) if place in found}
 
     def fingerprint(self) -> str:
         return digest(

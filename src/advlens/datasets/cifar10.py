@@ -3,7 +3,6 @@
 Alex Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
 """
 
-import gzip
 import hashlib
 import tarfile
 import zlib
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from advlens.datasets.archives import Bounded
 from advlens.datasets.base import ArrayData
 from advlens.errors import DataError
 from advlens.files import atomic, fetch, locked, sha256
@@ -123,7 +123,10 @@ def unpack(archive: Path, folder: Path) -> None:
     """
     missing = dict(FILES)
     try:
-        with _Bounded(archive) as content, tarfile.open(fileobj=content, mode="r|") as tar:
+        with (
+            Bounded(archive, MAX_UNPACKED, f"is not CIFAR-10; {MEND}") as content,
+            tarfile.open(fileobj=content, mode="r|") as tar,
+        ):
             for member in islice(tar, MAX_MEMBERS):
                 parent, _, name = member.name.removeprefix("./").rpartition("/")
                 if parent != FOLDER or name not in FILES:
@@ -143,14 +146,3 @@ def unpack(archive: Path, folder: Path) -> None:
         raise DataError(f"cannot read the archive {archive}: {error}; {MEND}") from error
     if missing:
         raise DataError(f"{archive} holds no {FOLDER}/{next(iter(missing))}; {MEND}")
-
-
-class _Bounded(gzip.GzipFile):
-    """Ends in an error after `MAX_UNPACKED` bytes: 1 MB of gzip can hold 1 GB."""
-
-    def read(self, size: int | None = -1) -> bytes:
-        if self.tell() > MAX_UNPACKED:
-            raise DataError(
-                f"{self.name} holds more than {MAX_UNPACKED} bytes, so it is not CIFAR-10; {MEND}"
-            )
-        return super().read(size)

@@ -1,6 +1,7 @@
 """Image files into pixels, with files that lie about themselves in mind."""
 
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -19,20 +20,31 @@ FILTERS = {
 }
 
 
-def read_rgb(path: Path) -> Image.Image:
+class ImageError(DataError):
+    """An image whose bytes cannot be used, unlike one that the disk or the network fails to give:
+    only the former may be left out of a run.
+    """
+
+
+def read_rgb(path: Path, file: IO[bytes] | None = None) -> Image.Image:
     """A JPEG or PNG file, whatever its suffix, as 8-bit RGB.
 
     As in torchvision, transparency is dropped and the EXIF orientation is not applied. Of 16-bit
     values the high byte is kept; of an animation the first frame.
 
+    Args:
+        path: of the image.
+        file: its bytes, where it is no file of its own; then `path` only names it.
+
     Raises:
-        DataError: the file is no image, truncated, damaged, or above 25 million pixels.
+        ImageError: it is no image, truncated, damaged, or above 25 million pixels.
+        DataError: it cannot be read.
     """
     try:
-        with Image.open(path, formats=("JPEG", "PNG")) as image:
+        with Image.open(file or path, formats=("JPEG", "PNG")) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise DataError(
+                raise ImageError(
                     f"the image {path} has {width}x{height} pixels, more than {MAX_PIXELS};"
                     " make it smaller"
                 )
@@ -40,23 +52,31 @@ def read_rgb(path: Path) -> Image.Image:
             image.info.pop("transparency", None)
             if image.mode.startswith("I"):  # Pillow would clip 16 bits at 255
                 return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-            return image.convert("RGB")
+            return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
     except DataError:
         raise
     except Exception as error:  # damaged bytes make Pillow's parsers raise almost anything
-        raise DataError(
+        failed = isinstance(error, OSError) and error.errno is not None  # the disk's, not Pillow's
+        raise (DataError if failed else ImageError)(
             f"cannot read the image {path}: {error}; replace the file or remove it"
         ) from error
 
 
-def read_image(path: Path, transform: Transform) -> UInt8[Tensor, "3 h w"]:
+def read_image(
+    path: Path, transform: Transform, file: IO[bytes] | None = None
+) -> UInt8[Tensor, "3 h w"]:
     """An image file as a model's input, equal to torchvision's Resize and CenterCrop.
 
+    Args:
+        path: of the image.
+        transform: what is done to it.
+        file: its bytes, where it is no file of its own.
+
     Raises:
-        DataError: as `read_rgb`, or the image is so narrow that its resized form is too large, or
-            it must have the right size and has not.
+        ImageError: as `read_rgb`, or the image is so narrow that its resized form is too large.
+        DataError: as `read_rgb`, or it must have the right size and has not.
     """
-    image = read_rgb(path)
+    image = read_rgb(path, file)
     width, height = image.size
     if transform.resize is None:
         if width != transform.size or height != transform.size:
@@ -68,7 +88,7 @@ def read_image(path: Path, transform: Transform) -> UInt8[Tensor, "3 h w"]:
     short, long = min(width, height), max(width, height)
     longer = int(transform.resize * long / short)
     if transform.resize * longer > MAX_PIXELS:
-        raise DataError(
+        raise ImageError(
             f"the image {path} has {width}x{height} pixels, too narrow for a shorter side"
             f" of {transform.resize}; crop it or remove it"
         )

@@ -1,94 +1,75 @@
 """A folder of images with one folder for each class, as torchvision's ImageFolder reads it."""
 
-import contextlib
 import os
 import re
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
-from itertools import chain, islice
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
-from jaxtyping import UInt8
-from torch import Tensor
 
-from advlens.datasets.base import ImageData, Stream, Transform, digest
-from advlens.datasets.decoding import read_image
+from advlens.datasets.base import Transform
+from advlens.datasets.reading import FileData
 from advlens.errors import DataError
-from advlens.files import sha256
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 IGNORED = re.compile(r"\..*|.*\.txt|thumbs\.db|desktop\.ini", re.IGNORECASE | re.DOTALL)
 WNID = re.compile(r"n\d{8}")
 SPLITS = {"test": "val", "train": "train"}
-WORKERS = min(16, os.cpu_count() or 1)
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
-class FolderData(ImageData):
+class FolderData(FileData):
     """The images below `DIR/<class>/`, sorted by class name, then by path.
 
     `DIR/val` (test) or `DIR/train` is read instead where it holds class folders. Images may lie
     deeper, as in Tiny-ImageNet's `<wnid>/images/`. Files beside the class folders are ignored; in
     them, hidden files, `*.txt`, `Thumbs.db` and `desktop.ini`. Any other file that is not
-    `.jpg`, `.jpeg` or `.png` is an error. Images are decoded when they are asked for, by threads
-    that work ahead.
+    `.jpg`, `.jpeg` or `.png` is an error.
     """
 
     def __init__(self, folder: Path, split: Literal["test", "train"], transform: Transform) -> None:
         top = Path(os.path.realpath(folder))
-        self.root = split_folder(top, split)
-        """The folder that holds the class folders."""
-        self.transform = transform
-        classes = class_folders(self.root)
+        root = split_folder(top, split)
+        classes = class_folders(root)
         if not classes:
             raise DataError(
                 f"{folder} holds no class folders; give a folder of the form DIR/<class>/<image>"
             )
-        self.files: list[str] = []
-        """Path of each image, relative to `root`."""
-        labels: list[int] = []
-        for label, name in enumerate(classes):
+        for name in classes:
             if not name.isprintable():
                 raise DataError(f"the class folder {name!r} of {folder} has no printable name")
-            files = sorted(image_files(self.root, name, top))
-            if not files:
-                raise DataError(f"the class folder {self.root / name} holds no images; remove it")
-            self.files += files
-            labels += [label] * len(files)
+        files, labels = labeled_files(root, classes, top)
         super().__init__(
-            name="folder " + "/".join([top.name, *self.root.relative_to(top).parts]),
+            root,
+            files,
+            transform=transform,
+            name="folder " + "/".join([top.name, *root.relative_to(top).parts]),
             classes=classes,
             synsets=classes if all(map(WNID.fullmatch, classes)) else None,
             labels=torch.tensor(labels),
-            image_shape=(3, transform.size, transform.size),
         )
 
-    def stream(self, batches: Sequence[Sequence[int]]) -> Stream:
-        ahead = 2 * WORKERS + max(map(len, batches), default=0)
-        with contextlib.closing(ordered(self._read, chain(*batches), ahead)) as images:
-            for ids in batches:
-                yield torch.stack(list(islice(images, len(ids))))
 
-    def _read(self, i: int) -> UInt8[Tensor, "3 h w"]:
-        return read_image(self.root / self.files[i], self.transform)
+def labeled_files(root: Path, folders: Sequence[str], top: Path) -> tuple[list[str], list[int]]:
+    """The images of each of some folders, sorted, and the place of their folder among them.
 
-    def fingerprint(self) -> str:
-        """SHA-256 of names, labels, transform and the bytes of every file: it reads them all."""
-        hashes = list(ordered(self._hash, range(len(self)), 4 * WORKERS))
-        return digest(self.classes, self.files, self.labels, asdict(self.transform), hashes)
+    Args:
+        root: holds the folders.
+        folders: their names.
+        top: links may not lead out of it.
 
-    def _hash(self, i: int) -> str:
-        path = self.root / self.files[i]
-        try:
-            return sha256(path)
-        except OSError as error:
-            raise DataError(f"cannot read {path}: {error.strerror}; open the data again") from error
+    Raises:
+        DataError: a folder is empty, or holds what is no image.
+    """
+    files: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(folders):
+        found = sorted(image_files(root, name, top))
+        if not found:
+            raise DataError(f"the class folder {root / name} holds no images; remove it")
+        files += found
+        labels += [label] * len(found)
+    return files, labels
 
 
 def split_folder(top: Path, split: Literal["test", "train"]) -> Path:
@@ -158,22 +139,3 @@ def check_link(path: Path, top: Path) -> None:
     """Refuse a path whose target lies outside `top`: its images are not part of the folder."""
     if not Path(os.path.realpath(path)).is_relative_to(top):
         raise DataError(f"{path} is a link that leads out of {top}; copy its target there")
-
-
-def ordered(function: Callable[[T], R], items: Iterable[T], ahead: int) -> Generator[R, None, None]:
-    """`map` by threads that are at most `ahead` items ahead of the consumer.
-
-    An exception reaches the consumer at its item. When the iterator is closed or ends, its
-    threads have ended.
-    """
-    pool = ThreadPoolExecutor(WORKERS)
-    pending: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) > ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)

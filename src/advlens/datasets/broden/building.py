@@ -20,7 +20,7 @@ from advlens.datasets.broden.data import BrodenData, read_label_map
 from advlens.datasets.broden.layout import MAX_LABEL
 from advlens.datasets.broden.sources import COLOR, Source, find_source, nearest, read_mask
 from advlens.datasets.decoding import read_rgb
-from advlens.datasets.folder import WORKERS, ordered
+from advlens.datasets.reading import WORKERS, ordered
 from advlens.errors import DataError, RunError, SettingsError
 from advlens.files import locked
 

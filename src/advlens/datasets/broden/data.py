@@ -4,7 +4,7 @@ import contextlib
 import copy
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from advlens.datasets.base import ImageData, Stream, digest
 from advlens.datasets.broden.layout import UNKNOWN, read_layout, readable
-from advlens.datasets.decoding import MAX_PIXELS, read_rgb
-from advlens.datasets.folder import WORKERS, ordered
+from advlens.datasets.decoding import MAX_PIXELS, ImageError, read_rgb
+from advlens.datasets.reading import WORKERS, damaged, ordered
 from advlens.errors import DataError, SettingsError
 from advlens.files import sha256
 
@@ -86,17 +86,20 @@ class BrodenData(ImageData):
             image_shape=(3, self.size, self.size),
         )
 
-    def subset(self, count: int, seed: int) -> "BrodenData":  # type: ignore[override]  # as a View
+    def subset(self, count: int, seed: int) -> "BrodenData":  # type: ignore[override]  # see part
         """A random subset, in the order of the images; `positions` holds their ids in this set.
 
         Raises:
             SettingsError: the set does not have so many images.
         """
-        chosen = super().subset(count, seed)
+        return super().subset(count, seed)  # type: ignore[return-value]
+
+    def part(self, ids: Sequence[int]) -> "BrodenData":  # type: ignore[override]  # as a View
         part = copy.copy(self)
         vars(part).pop("_fingerprint", None)  # that of the whole
-        part.positions, part.labels = chosen.positions, chosen.labels
-        part.rows = [self.rows[i] for i in chosen.positions.tolist()]
+        part.positions = torch.tensor(ids, dtype=torch.int64)
+        part.labels = self.labels[part.positions]
+        part.rows = [self.rows[i] for i in ids]
         return part
 
     def stream(self, batches: Sequence[Sequence[int]]) -> Stream:
@@ -104,6 +107,15 @@ class BrodenData(ImageData):
         with contextlib.closing(ordered(self._image, chain(*batches), ahead)) as images:
             for ids in batches:
                 yield torch.stack(list(islice(images, len(ids))))
+
+    def damaged(
+        self, ids: Sequence[int] | None = None, *, on_images: Callable[[int], object] = int
+    ) -> dict[int, str]:
+        def read(i: int) -> None:
+            self._image(i)
+            self._maps(i)
+
+        return damaged(read, self._checked(range(len(self)) if ids is None else ids), on_images)
 
     def annotations(self, ids: Sequence[int]) -> Annotations:
         """The labels of some images.
@@ -212,7 +224,7 @@ def read_label_map(path: Path, shape: tuple[int, int]) -> Int32[np.ndarray, "h w
         with Image.open(path, formats=("PNG",)) as image:
             pixels = np.asarray(image).astype(np.int32)  # 256 times a byte is no byte
     except Exception as error:  # damaged bytes make Pillow's parsers raise almost anything
-        raise DataError(f"cannot read the label map {path}: {error}; replace the file") from error
+        raise ImageError(f"cannot read the label map {path}: {error}; replace the file") from error
     if pixels[..., 2].any():
         raise DataError(
             f"the label map {path} has blue pixels, so it is none; save label = R + 256 G, B = 0"
@@ -233,7 +245,7 @@ def png_header(path: Path, what: str) -> tuple[tuple[int, int], tuple[int, int]]
     except OSError as error:
         raise DataError(f"cannot read the {what} {path}: {error.strerror}") from error
     if len(header) < 26 or header[:8] != PNG or header[12:16] != b"IHDR":
-        raise DataError(f"the {what} {path} is no PNG file; replace it")
+        raise ImageError(f"the {what} {path} is no PNG file; replace it")
     width, height, bits, color = struct.unpack(">IIBB", header[16:])
     if width * height > MAX_PIXELS:
         raise DataError(

@@ -20,7 +20,8 @@ from advlens.datasets.broden.layout import (
     table,
     whole_number,
 )
-from advlens.datasets.folder import IGNORED, SUFFIXES, WORKERS, ordered
+from advlens.datasets.folder import IGNORED, SUFFIXES
+from advlens.datasets.reading import WORKERS, ordered
 from advlens.errors import DataError
 from advlens.files import sha256
 

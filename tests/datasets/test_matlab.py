@@ -1,0 +1,82 @@
+"""The MAT-file of ImageNet's devkit: what SciPy writes is read back, hostile bytes are refused."""
+
+import io
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.io import loadmat, savemat
+
+from advlens.datasets.matlab import read_structs
+from advlens.errors import DataError
+from tiny_imagenet import meta
+
+FIELDS = ("ILSVRC2012_ID", "WNID")
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_equals_scipy(compress: bool) -> None:
+    content = meta(compress=compress)
+    expected = loadmat(io.BytesIO(content), squeeze_me=True)["synsets"]
+    for fields in (FIELDS, ("WNID", "num_children"), ("gloss", "words")):
+        rows = read_structs(content, "synsets", fields)
+        assert len(rows) == 1003
+        assert rows == [tuple(row[field] for field in fields) for row in expected]
+
+
+@pytest.mark.parametrize("kind", ["u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"])
+def test_numbers(kind: str) -> None:
+    rows = np.array([[(np.array(7, kind), "x")]], dtype=[("a", object), ("b", object)])
+    file = io.BytesIO()
+    savemat(file, {"s": rows})
+    assert read_structs(file.getvalue(), "s", ("a", "b")) == [(7.0, "x")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no little-endian file of level 5"),
+        (bytes(126) + b"MI", "no little-endian file of level 5"),
+        (meta()[:-4000], "ends in the middle"),
+        (meta()[:128], "holds no structs"),
+        (meta()[:128] + struct.pack("<II", 14, 2**32 - 1), "ends in the middle"),
+        (meta()[:128] + struct.pack("<II", 15, 8) + b"\xff" * 8, "incorrect header"),
+        (meta()[:128] + struct.pack("<II", 14, 0), "not enough values"),
+        (meta()[:130], "unpack_from requires"),
+    ],
+)
+def test_no_such_file(content: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_structs(content, "synsets", FIELDS)
+
+
+def test_bomb() -> None:
+    packed = zlib.compress(bytes(60_000_000))
+    content = meta()[:128] + struct.pack("<II", 15, len(packed)) + packed
+    with pytest.raises(DataError, match="more than 50000000 bytes"):
+        read_structs(content, "synsets", FIELDS)
+
+
+@pytest.mark.parametrize(("variable", "field"), [("others", "WNID"), ("synsets", "wnid")])
+def test_missing_names(variable: str, field: str) -> None:
+    with pytest.raises(DataError):
+        read_structs(meta(), variable, ("ILSVRC2012_ID", field))
+
+
+SMALL = meta(compress=False)[:4000]
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.tuples(st.integers(128, 3999), st.integers(0, 255)), min_size=1, max_size=8))
+def test_flipped_bytes(changes: list[tuple[int, int]]) -> None:
+    content = bytearray(SMALL)
+    for place, value in changes:
+        content[place] = value
+    began = time.monotonic()
+    with pytest.raises(DataError):
+        read_structs(bytes(content), "synsets", FIELDS)
+    assert time.monotonic() - began < 2

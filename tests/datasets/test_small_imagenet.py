@@ -1,0 +1,254 @@
+"""Small ImageNet: the same seed makes the same set, whatever happens on the way."""
+
+import csv
+import hashlib
+import re
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets.folder import pil_loader
+from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize
+
+from advlens.cli import main
+from advlens.datasets import Transform, imagenet, load_data, small_imagenet
+from advlens.datasets.small_imagenet import Counts, build_small_imagenet
+from advlens.errors import DataError, RunError, SettingsError
+from tiny_imagenet import WNIDS, class_folders, jpeg, write
+from together import FORKSERVER
+
+COUNTS = Counts(classes=4, train=5, val=2)
+CLASSES = WNIDS[100:110]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Ten classes of 9 images, of which two have too few."""
+    root = tmp_path / "imagenet"
+    for number, wnid in enumerate(CLASSES):
+        for i in range(6 if number in (2, 5) else 9):
+            write(root / "train" / wnid / f"{wnid}_{i}.JPEG", jpeg(10 * number + i, 30, 20))
+    write(root / "val" / CLASSES[0] / "x.JPEG", jpeg(0))  # is not looked at
+    return root
+
+
+def build(images: Path, to: Path, **options: object) -> Path:
+    options = {"counts": COUNTS, "size": 16, "say": lambda _: None, **options}
+    return build_small_imagenet(images, to, **options)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def first(names: list[str], count: int, seed: int) -> list[str]:
+    """The choice as the documentation tells it."""
+    keys = {hashlib.sha256(f"{seed} {name}".encode()).hexdigest(): name for name in names}
+    return [keys[key] for key in sorted(keys)][:count]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_contents(images: Path, tmp_path: Path, seed: int) -> None:
+    to = build(images, tmp_path / "small", seed=seed)
+    enough = [wnid for number, wnid in enumerate(CLASSES) if number not in (2, 5)]
+    wnids = sorted(first(enough, 4, seed))
+    table = rows(to / "classes.csv")
+    assert [(row["label"], row["wnid"]) for row in table] == [*zip("0123", wnids, strict=True)]
+    sources = {row["image"]: row["source"] for row in rows(to / "sources.csv")}
+    for wnid in wnids:
+        names = [f"{wnid}/{wnid}_{i}.JPEG" for i in range(9)]
+        chosen = first(names, 7, seed)
+        splits = {"train": chosen[:5], "val": chosen[5:]}
+        for split, expected in splits.items():
+            made = {f"{split}/{name.replace('JPEG', 'png')}": name for name in expected}
+            assert {k: v for k, v in sources.items() if k.startswith(f"{split}/{wnid}")} == made
+    steps = Compose([Resize(16), CenterCrop(16), PILToTensor()])
+    for image, source in sources.items():
+        with Image.open(to / image) as file:
+            assert (file.format, file.mode, file.size) == ("PNG", "RGB", (16, 16))
+            pixels = torch.from_numpy(np.array(file)).permute(2, 0, 1)
+        assert torch.equal(pixels, steps(pil_loader(str(images / "train" / source))))
+    assert rows(to / "damaged.csv") == []
+    transform = Transform(size=16, resize=16)
+    for split, count in (("train", 20), ("test", 8)):
+        data = load_data(f"small-imagenet:{to}", split=split, transform=transform)
+        folder = load_data(f"folder:{to}", split=split, transform=transform)
+        assert (len(data), data.synsets, data.files) == (count, tuple(wnids), folder.files)
+        assert torch.equal(data.labels, folder.labels)
+        assert data.classes == tuple(row["name"] for row in table)
+    assert {path.name for path in tmp_path.iterdir()} == {"imagenet", "small"}
+
+
+def test_seeds(images: Path, tmp_path: Path) -> None:
+    same = [contents(build(images, tmp_path / name, seed=3)) for name in ("a", "b")]
+    assert same[0] == same[1]
+    assert contents(build(images, tmp_path / "c", seed=4)).keys() != same[0].keys()
+    whole = contents(build(images / "train", tmp_path / "d", seed=3))
+    assert whole == same[0]
+
+
+def test_a_finished_set_is_kept(images: Path, tmp_path: Path) -> None:
+    to = build(images, tmp_path / "small")
+    before = {path: path.stat().st_mtime_ns for path in to.rglob("*")}
+    assert build(images, to) == to
+    assert {path: path.stat().st_mtime_ns for path in to.rglob("*")} == before
+    with pytest.raises(RunError, match="was not made from these images with this seed"):
+        build(images, to, seed=1)
+    write(tmp_path / "other" / "file", b"x")
+    with pytest.raises(RunError, match="was not made from these images"):
+        build(images, tmp_path / "other")
+
+
+def test_damaged_images_are_replaced_and_listed(images: Path, tmp_path: Path) -> None:
+    whole = build(images, tmp_path / "whole")
+    wnid = rows(whole / "classes.csv")[1]["wnid"]
+    order = first([f"{wnid}/{wnid}_{i}.JPEG" for i in range(9)], 9, 0)
+    for name, content in ((order[0], jpeg(1)[:200]), (order[6], b"")):
+        write(images / "train" / name, content)
+    said: list[object] = []
+    to = build(images, tmp_path / "small", say=said.append)
+    splits = {"train": [*order[1:5], order[7]], "val": [order[5], order[8]]}
+    sources = {row["source"]: row["image"].split("/")[0] for row in rows(to / "sources.csv")}
+    for split, names in splits.items():
+        assert {name for name in order if sources.get(name) == split} == {*names}
+    damaged = rows(to / "damaged.csv")
+    assert {row["source"] for row in damaged} == {order[0], order[6]}
+    for row in damaged:
+        assert f"left out: {row['reason']}" in said
+        assert str(images / "train" / row["source"]) in row["reason"]
+    write(images / "train" / order[1], b"")
+    with pytest.raises(DataError, match=f"{wnid} has 6 images that can be used, not 7"):
+        build(images, tmp_path / "short")
+    assert not (tmp_path / "short").exists()
+
+
+def test_v2(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imagenet, "V2_IMAGES", 1000)
+    class_folders(tmp_path / "v2", [str(i) for i in range(1000)], "jpeg")
+    to = build(images, tmp_path / "small", v2=tmp_path / "v2")
+    wnids = [row["wnid"] for row in rows(to / "classes.csv")]
+    found = [row for row in rows(to / "sources.csv") if row["image"].startswith("v2/")]
+    assert [row["image"].split("/")[1] for row in found] == wnids
+    assert [row["source"].split("/")[0] for row in found] == [str(WNIDS.index(w)) for w in wnids]
+    transform = Transform(size=16, resize=16)
+    later = load_data(f"folder:{to}/v2", transform=transform)
+    assert (later.synsets, later.labels.tolist()) == (tuple(wnids), [0, 1, 2, 3])
+    assert len(load_data(f"small-imagenet:{to}", transform=transform)) == 8
+
+
+def build_slowly(images: Path, to: Path) -> None:
+    """For a process that is to be killed."""
+    plain = small_imagenet.read_image
+
+    def read_image(path: Path, transform: Transform) -> torch.Tensor:
+        time.sleep(0.02)
+        return plain(path, transform)
+
+    small_imagenet.read_image = read_image
+    build(images, to)
+
+
+def test_a_killed_process_is_continued(images: Path, tmp_path: Path) -> None:
+    expected = contents(build(images, tmp_path / "whole"))
+    to, done = tmp_path / "small", tmp_path / ".small.partial" / "done"
+    for classes in (1, 2, 3):
+        process = FORKSERVER.Process(target=build_slowly, args=(images, to))
+        process.start()
+        while len(list(done.glob("*.json"))) < classes:
+            assert process.is_alive()
+            time.sleep(0.002)
+        time.sleep(0.03)  # into the midst of the next class
+        process.kill()
+        process.join()
+        assert not to.exists()
+    build(images, to)
+    assert contents(to) == expected
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_another_command_does_not_take_over(images: Path, tmp_path: Path) -> None:
+    to = tmp_path / "small"
+    write(tmp_path / ".small.partial" / small_imagenet.ORIGIN, b"another\n")
+    with pytest.raises(RunError, match=r"\.small\.partial exists and was not made from these"):
+        build(images, to)
+    with pytest.raises(SettingsError, match=r"lies in .*, which is read"):
+        build(images, images / "small")
+
+
+def test_too_little(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"has 8 class folders .* at least 7 images, not 9"):
+        build(images, tmp_path / "small", counts=Counts(classes=9, train=5, val=2))
+    write(images / "train" / CLASSES[0] / f"{CLASSES[0]}_0.png", jpeg(0))
+    with pytest.raises(DataError, match="differ in their suffix alone"):
+        build(images, tmp_path / "small", counts=Counts(classes=8, train=5, val=2))
+    assert not (tmp_path / "small").exists()
+
+
+@pytest.mark.parametrize("change", ["missing", "more", "class", "no table"])
+def test_a_changed_set(images: Path, tmp_path: Path, change: str) -> None:
+    to = build(images, tmp_path / "small")
+    path = sorted((to / "val").glob("*/*.png"))[0]
+    if change == "missing":
+        path.unlink()
+    elif change == "more":
+        shutil.copy(path, path.with_name("more.png"))
+    elif change == "class":
+        shutil.rmtree(path.parent)
+    else:
+        (to / "classes.csv").unlink()
+    with pytest.raises(DataError, match=str(to)):
+        load_data(f"small-imagenet:{to}", transform=Transform(size=16, resize=16))
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "code"),
+    [
+        ("small-imagenet --to {tmp}/small", "small-imagenet needs --images", 2),
+        ("small-imagenet --to {tmp}/small --images {tmp}/none", "cannot read the folder .*none", 1),
+        (
+            "small-imagenet --to {tmp}/small --images {tmp}/imagenet",
+            "has 0 class folders .* 650 images, not 150",
+            1,
+        ),
+        ("small-imagenet --to {tmp}/imagenet/x --images {tmp}/imagenet", "lies in", 2),
+        ("small-imagenet --to {tmp}/small --images {tmp}/imagenet --size 64", "--size does not", 2),
+        ("small-imagenet --to {tmp}/small --images {tmp}/imagenet --seed x", "seed", 2),
+        ("cifar10 --to {tmp}/small --seed 1", "--seed does not go with cifar10", 2),
+    ],
+)
+def test_wrong_use_of_the_command(
+    images: Path,
+    tmp_path: Path,
+    words: str,
+    message: str,
+    code: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["data", *words.format(tmp=tmp_path).split()]) == code
+    assert re.search(message, capsys.readouterr().err)
+    assert [path.name for path in tmp_path.iterdir()] == ["imagenet"]
+    assert not (images / "x").exists()
+
+
+def test_the_command(
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    small = dict(build_small_imagenet.__kwdefaults__, counts=COUNTS)  # 150 classes take a while
+    monkeypatch.setattr(build_small_imagenet, "__kwdefaults__", small)
+    to = tmp_path / "small"
+    words = ["data", "small-imagenet", "--images", str(images), "--to", str(to), "--seed", "5"]
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(to)
+    assert contents(to) == contents(build(images, tmp_path / "again", seed=5, size=128))

@@ -1,0 +1,135 @@
+"""Tiny-ImageNet-200 in its own layout, and the real one where it is at hand."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.datasets import ImageFolder
+
+from advlens.datasets import FileData, Transform, load_data, read_image, tiny_imagenet
+from advlens.errors import DataError
+from tiny_imagenet import WNIDS, jpeg, write
+
+SIZE = Transform(size=64, resize=64)
+CLASSES = (WNIDS[281], WNIDS[1], WNIDS[999])  # wnids.txt of the real one is unsorted as well
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tiny_imagenet, "CLASSES", 3)
+    monkeypatch.setattr(tiny_imagenet, "IMAGES", {"train": 4, "test": 2})
+    root = tmp_path / "tiny-imagenet-200"
+    write(root / "wnids.txt", "".join(f"{wnid}\n" for wnid in CLASSES).encode())
+    lines = []
+    for number, wnid in enumerate(CLASSES):
+        write(root / "train" / wnid / f"{wnid}_boxes.txt", b"x\t0\t0\t1\t1\n")
+        for i in range(4):
+            write(root / "train" / wnid / "images" / f"{wnid}_{i}.JPEG", jpeg(i, 64, 64))
+        for i in (number, 11 - number):
+            write(root / "val" / "images" / f"val_{i}.JPEG", jpeg(i, 64, 64))
+            lines.append(f"val_{i}.JPEG\t{wnid}\t0\t32\t44\t62\n")
+    write(root / "val" / "val_annotations.txt", "".join(lines).encode())
+    write(root / "test" / "images" / "test_0.JPEG", jpeg(0, 64, 64))
+    return root
+
+
+def load(root: Path, split: str = "test"):
+    return load_data(f"tiny-imagenet:{root}", split=split, transform=SIZE)
+
+
+def wnids(data: FileData) -> dict[str, str]:
+    """The class of each file."""
+    labels = data.labels.tolist()
+    return {n: data.synsets[label] for n, label in zip(data.files, labels, strict=True)}
+
+
+def test_validation(root: Path) -> None:
+    expected = {}
+    for line in (root / "val" / "val_annotations.txt").read_text().splitlines():
+        expected[line.split("\t")[0]] = line.split("\t")[1]
+    for folder in (root, root.parent):
+        data = load(folder)
+        assert wnids(data) == expected
+        assert data.files == sorted(expected)
+        assert (data.name, len(data)) == ("Tiny-ImageNet val", 6)
+        assert data.synsets == (WNIDS[1], WNIDS[281], WNIDS[999])
+        assert data.classes == ("goldfish", "tabby", "toilet tissue")
+    raw = read_image(data.root / data.files[0], Transform(size=64, resize=None))
+    assert torch.equal(data.images([0])[0], raw)  # for a model of 64 pixels, pixel for pixel
+
+
+def test_training_equals_torchvision(root: Path) -> None:
+    data, other = load(root, "train"), ImageFolder(str(root / "train"))
+    ours = [
+        (str(data.root / name), label)
+        for name, label in zip(data.files, data.labels.tolist(), strict=True)
+    ]
+    assert ours == other.samples
+    assert data.name == "Tiny-ImageNet train"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("wnids missing", "cannot read .*wnids.txt: No such file"),
+        ("wnid twice", "names 2 classes in 3 lines, not 3"),
+        ("wnid unknown", "'n00000000' is not a noun"),
+        ("wnids binary", "cannot read .*wnids.txt"),
+        ("image missing", "'val_1.JPEG' is not both in .*images and in .*val_annotations.txt"),
+        ("image more", "'val_99.JPEG' is not both"),
+        ("line twice", "line 7 of .* repeats an image"),
+        ("line without class", "line 7 of .* names no class"),
+        ("line of another class", "line 7 of .* names no class"),
+        ("class short", "holds 1 images of n02123045, not 2"),
+        ("train class missing", "lacks 1 of the 3 class folders"),
+        ("train class more", "n01440764 is no class of Tiny-ImageNet"),
+        ("train short", "holds 3 images of n02123045, not 4"),
+    ],
+)
+def test_what_is_refused(root: Path, change: str, message: str) -> None:
+    table = root / "val" / "val_annotations.txt"
+    lines = table.read_text().splitlines()
+    images = root / "val" / "images"
+    if change == "wnids missing":
+        (root / "wnids.txt").unlink()
+    elif change.startswith("wnid"):
+        text = {"wnid twice": CLASSES[0], "wnid unknown": "n00000000", "wnids binary": "\xff"}[
+            change
+        ]
+        write(root / "wnids.txt", f"{CLASSES[0]}\n{CLASSES[1]}\n{text}\n".encode("latin-1"))
+    elif change == "image missing":
+        (images / "val_1.JPEG").unlink()
+    elif change == "image more":
+        write(images / "val_99.JPEG", jpeg(0))
+    elif change.startswith("line"):
+        more = {"line twice": lines[0], "line without class": "val_99.JPEG"}
+        table.write_text(
+            "\n".join([*lines, more.get(change, f"val_99.JPEG\t{WNIDS[5]}\t0\t0\t1\t1")])
+        )
+    elif change == "class short":
+        table.write_text("\n".join(line for line in lines if not line.startswith("val_0.")))
+        (images / "val_0.JPEG").unlink()
+    elif change == "train class missing":
+        (root / "train" / CLASSES[0]).rename(root / "elsewhere")
+    elif change == "train class more":
+        write(root / "train" / WNIDS[0] / "images" / "a.JPEG", jpeg(0))
+    elif change == "train short":
+        (root / "train" / CLASSES[0] / "images" / f"{CLASSES[0]}_0.JPEG").unlink()
+    with pytest.raises(DataError, match=message):
+        load(root, "train" if change.startswith("train") else "test")
+
+
+def test_the_real_one() -> None:
+    folder = os.environ.get("ADVLENS_TINY_IMAGENET")
+    if folder is None:
+        pytest.skip("ADVLENS_TINY_IMAGENET does not name the folder of Tiny-ImageNet-200")
+    data, top = load(Path(folder)), Path(folder)
+    top = top if (top / "wnids.txt").exists() else top / "tiny-imagenet-200"
+    annotations = (top / "val" / "val_annotations.txt").read_text().splitlines()
+    expected = dict(line.split("\t")[:2] for line in annotations)
+    assert wnids(data) == expected
+    train, other = load(Path(folder), "train"), ImageFolder(str(top / "train"))
+    assert (len(data), len(train)) == (10_000, 100_000)
+    assert list(train.synsets) == other.classes
+    assert train.labels.tolist() == other.targets
