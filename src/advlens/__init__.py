@@ -30,9 +30,11 @@ if TYPE_CHECKING:
         SettingsError,
     )
     from advlens.features import ClassGeneration, FeatureVisualization, Inversion
+    from advlens.interop import AutoAttack, make_attack, make_attribution
     from advlens.maps import DiscrepancyMap
     from advlens.models import Classifier, load_model
     from advlens.objectives import Adversarial, FeatureConsistency, Standard, Trades, Unrelaxed
+    from advlens.reader import RunResults, read_run
     from advlens.threat import L2, Linf, Uniform
     from advlens.training import Augmentation, Training
 
@@ -45,6 +47,7 @@ __all__ = [
     "AdvlensError",
     "AuditSettings",
     "Augmentation",
+    "AutoAttack",
     "Bim",
     "CheckpointError",
     "ClassGeneration",
@@ -69,6 +72,7 @@ __all__ = [
     "NumericError",
     "Pgd",
     "RunError",
+    "RunResults",
     "SettingsError",
     "Standard",
     "Trades",
@@ -80,6 +84,9 @@ __all__ = [
     "dissect",
     "load_data",
     "load_model",
+    "make_attack",
+    "make_attribution",
+    "read_run",
 ]
 
 _HOMES = {
@@ -98,9 +105,11 @@ _HOMES = {
         "SettingsError",
     ),
     "features": ("ClassGeneration", "FeatureVisualization", "Inversion"),
+    "interop": ("AutoAttack", "make_attack", "make_attribution"),
     "maps": ("DiscrepancyMap",),
     "models": ("Classifier", "load_model"),
     "objectives": ("Adversarial", "FeatureConsistency", "Standard", "Trades", "Unrelaxed"),
+    "reader": ("RunResults", "read_run"),
     "threat": ("L2", "Linf", "Uniform"),
     "training": ("Augmentation", "Training"),
 }  # fmt: skip

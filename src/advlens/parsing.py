@@ -32,11 +32,14 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "generate": commands.GenerateCommand,
     "attack": commands.AttackCommand,
     "train": commands.TrainCommand,
+    "prune": commands.PruneCommand,
     "reproduce": commands.ReproduceCommand,
     "report": commands.ReportCommand,
     "data": commands.DataCommand,
     "models": commands.ModelsCommand,
 }
+REPEATED = ("model", "attack", "attribution")
+"""Keys whose flag is given once for each value."""
 DESCRIPTION = (
     "Audit, train and compare image classifiers by their behavior on real and adversarial images. "
     "Numbers such as epsilon are written as 4/255 or .0157."
@@ -204,8 +207,8 @@ def _flag(origin: str, key: str, value: object, kind: Any, default: object) -> l
     name = key.replace("_", "-")
     if kind is bool:
         return [] if value == default else [f"--{name}" if value else f"--no-{name}"]
-    if key == "model":
-        return [word for v in values for word in ("--model", str(v))]
+    if key in REPEATED:
+        return [word for v in values for word in (f"--{name}", str(v))]
     return [f"--{name}", *map(str, values)]
 
 

@@ -1,8 +1,9 @@
 """What a run records of its models and its surroundings in `run.json`."""
 
+import contextlib
 import platform
 import resource
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import torch
 from advlens.datasets import ImageData
 from advlens.models import Classifier
 from advlens.prepared import Prepared
+
+GUESTS = ("timm", "foolbox", "torchattacks", "captum", "pyautoattack")
+"""Libraries that take part where they are installed."""
 
 
 def model_record(
@@ -44,8 +48,11 @@ def data_record(data: ImageData) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Of Python and the libraries that the numbers depend on."""
-    names = ("torch", "torchvision", "numpy", "pillow", "matplotlib")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
+    found = {"python": platform.python_version()}
+    for name in ("torch", "torchvision", "numpy", "pillow", "matplotlib", *GUESTS):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The attribution stage on a tiny network: its tables, its pictures, and that it survives."""
 
 import csv
+import dataclasses
 import statistics
 from collections import Counter
 from pathlib import Path
@@ -123,6 +124,29 @@ def test_each_image_is_compared_with_itself_under_random_numbers(finished: Path)
     wanted = pytest.approx([mean, mean - half, mean + half], rel=1e-3)
     assert [float(cell) for cell in cells["IntegratedGradients"]] == wanted
     assert cells["Random"] == ["", "", ""]
+
+
+@pytest.mark.usefixtures("no_report")
+def test_captums_methods_stand_beside_ours(tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, attribution=("captum:Saliency(abs=False)",))
+    audit([classifier()], images(), tmp_path, settings=settings)
+    name = "captum:Saliency(abs=False)"
+    found = {row["measure"]: row for row in rows(tmp_path, "attribution") if row["method"] == name}
+    assert set(found) == {
+        "insertion", "deletion", "sparseness", "variation", "stability", "agreement"
+    }  # fmt: skip
+    assert all(row["ahead"] for row in found.values())
+    ids = images().subset(5, seed=0).positions
+    pixels = (images().images(ids.tolist()).float() / 255).requires_grad_()
+    logits = classifier()(pixels)
+    (gradient,) = torch.autograd.grad(logits.amax(dim=1).sum(), pixels)
+    mean, *_ = mean_interval(sparseness(gradient.sum(dim=1)).tolist())
+    assert float(found["sparseness"]["mean"]) == pytest.approx(mean, rel=1e-4)
+    (method,) = [r for r in rows(tmp_path, "attribution_methods") if r["method"] == name]
+    assert (method["target"], method["baseline"]) == ("logit", "")
+    pictures = [r["file"] for r in rows(tmp_path, "attribution_pictures") if r["method"] == name]
+    assert len(set(pictures)) == 5
+    assert all((tmp_path / file).exists() for file in pictures)
 
 
 def test_pictures_show_the_same_images_for_all_models(finished: Path) -> None:

@@ -22,8 +22,8 @@ from advlens.threat import L2, Linf
 
 CLASSES = ("cat", "dog", "ship", "frog")
 SETTINGS = AuditSettings(
-    stages=("accuracy",), autoattack=24, autoattack_linf=8 / 255, epsilon=0.5, steps=2, fgsm=(),
-    batch_size=7, device="cpu",
+    stages=("accuracy",), autoattack=24, autoattack_linf=12 / 255, epsilon=1.5, steps=2, fgsm=(),
+    batch_size=10, device="cpu",
 )  # fmt: skip
 
 
@@ -88,14 +88,16 @@ def test_each_image_counts_by_its_worst_case(tmp_path, calls, no_report):
     data, model = images(), prepare(classifier())
     ids = data.subset(24, seed=0).positions
     pixels, labels = data.images(ids.tolist()).float() / 255, data.labels[ids]
-    for norm, kind, epsilon in (("L2", L2, 0.5), ("Linf", Linf, 8 / 255)):
+    fallen = set()
+    for norm, kind, epsilon in (("L2", L2, 1.5), ("Linf", Linf, 12 / 255)):
         left = model(pixels).argmax(dim=1) == labels
         wanted = [("natural", int(left.sum()))]
         for part in PARTS:
             attack = Fgsm(threat=kind(epsilon=strength(part, epsilon)))
             left &= model(attack(model, pixels, labels)).argmax(dim=1) == labels
             wanted.append((part, int(left.sum())))
-        assert wanted[0][1] > wanted[1][1] > wanted[4][1]  # something falls early, and late
+        counts = [right for _, right in wanted]
+        fallen |= {number for number in range(1, 5) if counts[number] < counts[number - 1]}
         found = [row for row in rows(tmp_path, "autoattack") if row["norm"] == norm]
         assert [(r["after"], round(float(r["top1"]) * 24)) for r in found] == wanted
         low, high = wilson(wanted[-1][1], 24)
@@ -108,12 +110,13 @@ def test_each_image_counts_by_its_worst_case(tmp_path, calls, no_report):
         assert float(row["top1"]) == pytest.approx(wanted[-1][1] / 24, abs=1e-6)
         assert float(row["top1_low"]) == pytest.approx(low, abs=1e-6)
         assert float(row["top1_high"]) == pytest.approx(high, abs=1e-6)
-        batch = ids[:7].tolist()
+        batch = ids[:10].tolist()
         for name, given in [(n, i) for m, n, i in calls if m == norm]:
             assert name in PARTS
-            assert len(given) <= 7
+            assert len(given) <= 10
             assert set(given) <= set(ids.tolist())
         assert set(calls[0][2]) <= set(batch)
+    assert len(fallen) > 1  # some images hold out longer than others
     assert not list((tmp_path / "parts").glob("*.state.safetensors"))
 
 
@@ -121,17 +124,16 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, calls, no_report):
     audit([classifier()], images(), tmp_path / "whole", settings=SETTINGS)
     wanted, total = results(tmp_path / "whole"), list(calls)
     out = tmp_path / "killed"
-    for limit in range(1, len(total), 3):
+    for limit in (0, 5, len(total) - 1):
         calls.limit = limit
         del calls[:]
-        calls += total[: limit - 1] if limit > 1 else []
         with pytest.raises(KeyboardInterrupt):
             audit([classifier()], images(), out / str(limit), settings=SETTINGS)
         calls.limit = -1
         del calls[:]
         audit([classifier()], images(), out / str(limit), settings=SETTINGS)
         assert results(out / str(limit)) == wanted
-        assert list(calls) == total[1:]  # the one call that was done is not done again
+        assert list(calls) == total[limit:]  # what was done is not done again
 
 
 def test_the_report_shows_it(tmp_path, calls):
@@ -143,11 +145,11 @@ def test_the_report_shows_it(tmp_path, calls):
     assert header == ["Images", "Model", "Natural", "APGD-CE", "APGD-T", "FAB-T", "Square",
                       "95% interval", "Images (n)"]  # fmt: skip
     cells = [[column.cell(row) for column in table.columns] for row in table.rows]
-    assert [line[0] for line in cells] == ["AutoAttack, L2 ε = 0.5", "AutoAttack, L∞ ε = 8/255"]
+    assert [line[0] for line in cells] == ["AutoAttack, L2 ε = 1.5", "AutoAttack, L∞ ε = 12/255"]
     last = rows(tmp_path, "autoattack")[4]
     assert cells[0][6] == f"{100 * float(last['top1']):.1f}%"
     assert cells[0][8] == "24"
-    assert "AutoAttack, L2 ε = 0.5" in found.findings[0].claim
+    assert "AutoAttack, L2 ε = 1.5" in found.findings[0].claim
     assert "n = 24" in found.findings[0].evidence
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert 'id="autoattack"' in page

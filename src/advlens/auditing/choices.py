@@ -9,7 +9,7 @@ from advlens.config import AuditSettings, DissectSettings
 from advlens.dissection import Dissection
 from advlens.errors import ModelError, SettingsError
 from advlens.features import ClassGeneration, FeatureVisualization, Inversion
-from advlens.interop import AutoAttack, make_attack
+from advlens.interop import AutoAttack, make_attack, make_attribution
 from advlens.models import load_model
 from advlens.representations import FeatureNetwork, Representation
 from advlens.stages import Stage
@@ -120,6 +120,7 @@ def _explanations(subject: Subject, settings: AuditSettings) -> list[Stage]:
                 steps=settings.points, baselines=settings.baselines, seed=seed
             ),
             expected=ExpectedGradients(samples=settings.samples, seed=seed),
+            methods=[make_attribution(text, seed=seed) for text in settings.attribution],
         ),
         VisualizationStage(
             method=FeatureVisualization(steps=settings.visualization_steps),

@@ -57,6 +57,8 @@ class AuditSettings:
         discrepancy: show which part of each image a unit responds to; takes up to thousands of
             passes per image.
         explained: images whose predictions are attributed to their pixels.
+        attribution: one more method of attribution, such as captum:DeepLift or
+            "captum:Occlusion(sliding_window_shapes=(3,8,8))"; give --attribution once for each.
         points: intervals of Integrated Gradients.
         baselines: noise images that Integrated Gradients start from, for each image.
         samples: of expected gradients, for each image.
@@ -95,6 +97,7 @@ class AuditSettings:
     layers: tuple[str, ...] = ("last",)
     discrepancy: bool = False
     explained: int = 16
+    attribution: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="METHOD")]] = ()
     points: int = 50
     baselines: int = 10
     samples: int = 200
@@ -128,7 +131,7 @@ class AuditSettings:
             raise SettingsError(
                 f"fgsm radii must lie between 0 and 1 in pixel units, not {self.fgsm}"
             )
-        for text in self.attack:
+        for text in (*self.attack, *self.attribution):
             parse_method(text)
         check_between(self, 0, math.inf, "autoattack")
         check_between(self, 0, 1, "autoattack_linf")

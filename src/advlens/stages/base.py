@@ -159,7 +159,7 @@ def attack_columns(attack: Any) -> Row:
     """The columns that name an attack in every table."""
     threat = getattr(attack, "threat", None)
     return {
-        "attack": type(attack).__name__,
+        "attack": getattr(attack, "name", type(attack).__name__),
         "norm": threat.norm if threat else "",
         "epsilon": float(threat.epsilon) if threat else "",
         "steps": getattr(attack, "steps", 1),

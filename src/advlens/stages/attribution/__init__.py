@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -21,6 +22,7 @@ from advlens.attribution import (
 )
 from advlens.datasets import ImageData
 from advlens.figures.heatmaps import heat_map
+from advlens.interop import CaptumAttribution
 from advlens.runs import Row, Tables
 from advlens.sections import Results, Section
 from advlens.stages.attribution.section import section
@@ -39,13 +41,14 @@ BETTER = {
 
 @dataclass(frozen=True, kw_only=True)
 class AttributionStage:
-    """Integrated Gradients, expected gradients and random numbers, on some images; their measures.
+    """Integrated Gradients, expected gradients and others, and random numbers; their measures.
 
     The background of expected gradients are other images of the data.
 
     Attributes:
         count: images, a seeded, class-balanced subset.
         integrated, expected: the methods.
+        methods: more of them.
         background: images that expected gradients draw from.
         draws: of noise, for the stability.
         shown: images whose heat maps are shown.
@@ -54,6 +57,7 @@ class AttributionStage:
     count: int = 32
     integrated: IntegratedGradients = field(default_factory=IntegratedGradients)
     expected: ExpectedGradients = field(default_factory=ExpectedGradients)
+    methods: Sequence[CaptumAttribution] = ()
     background: int = 100
     draws: int = 2
     shown: int = 6
@@ -87,14 +91,15 @@ class _Attributions(Work):
             INTEGRATED: stage.integrated,
             EXPECTED: self._expected,
             RANDOM: RandomAttribution(seed=stage.seed),
-        }
+        } | {m.name: partial(m, background=self.background) for m in stage.methods}
         count, (_, height, width) = len(self.ids), context.data.image_shape
         self.values = {
             f"{method}.{measure}": torch.full((count,), torch.nan, dtype=torch.float64)
             for method in self.methods
             for measure in BETTER
         }
-        self.maps = torch.zeros(2, min(stage.shown, count), height, width)
+        self.drawn = [name for name in self.methods if name != RANDOM]
+        self.maps = torch.zeros(len(self.drawn), min(stage.shown, count), height, width)
         self.points = dict.fromkeys(self.methods, 0.0)
         self.predicted = torch.zeros(count, dtype=torch.int64)
         self.probability = torch.zeros(count)
@@ -116,10 +121,11 @@ class _Attributions(Work):
             self.points[name] += float(found[name].points.sum())
             self._measure(name, method, found[name], view, rows)
         partner = {INTEGRATED: EXPECTED, EXPECTED: INTEGRATED, RANDOM: INTEGRATED}
+        partner |= {method.name: INTEGRATED for method in self.stage.methods}
         for name, other in partner.items():
             alike = rank_correlation(found[name].maps, found[other].maps)
             self.values[f"{name}.agreement"][rows] = alike.double().cpu()
-        for place, name in enumerate((INTEGRATED, EXPECTED)):
+        for place, name in enumerate(self.drawn):
             shown = rows < self.maps.shape[1]
             self.maps[place, rows[shown]] = found[name].maps.cpu()[shown]
 
@@ -210,7 +216,7 @@ class _Attributions(Work):
             ),
             EXPECTED: (expected.target, f"{len(self.background)} other images of the data", ""),
             RANDOM: ("", "", ""),
-        }
+        } | {method.name: (method.target, method.starts_from, "") for method in self.stage.methods}
         target, baseline, formula = words[name]
         return {
             "model": self.context.name, "method": name, "target": target, "baseline": baseline,
@@ -224,22 +230,23 @@ class _Attributions(Work):
         rows: list[Row] = []
         for rank, (number, image) in enumerate(zip(shown, images, strict=True)):
             large = enlarged(image)
-            for name in ("", INTEGRATED, EXPECTED):
+            for name in ("", *self.drawn):
                 stem = f"attribution-{slug(self.context.name)}-{rank}-{slug(name or 'image')}"
                 file, picture = f"figures/images/{stem}.png", large
                 if name:
-                    heat = self.maps[(INTEGRATED, EXPECTED).index(name), rank]
+                    heat = self.maps[self.drawn.index(name), rank]
                     # full color at the same multiple of the map's own mean size for all models
                     heat = enlarged((heat / heat.abs().mean().clamp_min(1e-12))[None])[0]
                     picture = heat_map(large, heat, FULL_COLOR)
                 write_png(picture, self.context.folder / file)
-                gap = self.values[f"{name}.gap"][rank].item() if name else None
+                gap = self.values[f"{name}.gap"][rank].item() if name else torch.nan
                 rows.append(
                     {
                         "model": self.context.name, "rank": rank, "id": number, "method": name,
                         "label": names[int(data.labels[number])],
                         "predicted": names[int(self.predicted[rank])],
-                        "probability": self.probability[rank].item(), "file": file, "gap": gap,
+                        "probability": self.probability[rank].item(), "file": file,
+                        "gap": None if gap != gap else gap,
                     }
                 )  # fmt: skip
         return rows

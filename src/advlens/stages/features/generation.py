@@ -83,9 +83,7 @@ class _Generation(Work):
     def update(self, view: View) -> None:
         half = self.half[view.ids]
         fitted = half == 0
-        self.gaussian.update(
-            view.images.cpu()[fitted], view.labels.cpu()[fitted], view.ids[fitted]
-        )
+        self.gaussian.update(view.images.cpu()[fitted], view.labels.cpu()[fitted], view.ids[fitted])
         features = self.stage.network(view.images)[self.layer].cpu()
         for number in range(2):
             own = half == number

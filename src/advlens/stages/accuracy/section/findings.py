@@ -69,7 +69,7 @@ def _model_findings(
                 evidence=f"Correct: {before.text(as_percent=True)} of the natural images, "
                 f"{after.text(as_percent=True)} under {attack_name(worst[model])}, the strongest "
                 f"attack tried: a loss of {100 * (before.value - after.value):.1f} points "
-                f"(n = {count(before.n)}).",
+                f"({_sizes({'': before}, {'': after})}).",
                 important=len(results.models) <= 2,
             )
         )

@@ -1,0 +1,233 @@
+"""Attacks by name: ours, foolbox's and torchattacks'."""
+
+import inspect
+import math
+import re
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advlens import attacks
+from advlens.arrays import Ids, Images, Labels, PerImage
+from advlens.attacks import Attack
+from advlens.attacks.base import needed
+from advlens.config.spec import MethodSpec, parse_method
+from advlens.errors import ModelError, SettingsError
+from advlens.interop.guests import check_arguments, found, guest, library
+from advlens.prepared import Prepared
+from advlens.seeding import derived
+from advlens.threat import L2, Linf
+
+ORDERS = {"L0": 0.0, "L1": 1.0, "L2": 2.0, "Linf": math.inf}
+BALL = ("epsilon", "norm")
+OWN = ("Bim", "Fgsm", "GaussianNoise", "LeastLikely", "Pgd")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ball:
+    """What an attack of another library may change: a length, in pixel units of [0, 1].
+
+    Attributes:
+        norm: "L0" (pixel values changed at all), "L1", "L2" or "Linf".
+        epsilon: its largest value.
+    """
+
+    norm: str
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        if self.norm not in ORDERS:
+            raise SettingsError(f"norm must be one of {', '.join(ORDERS)}, not {self.norm!r}")
+        if isinstance(self.epsilon, bool) or not isinstance(self.epsilon, int | float):
+            raise SettingsError(f"epsilon must be a number such as 8/255, not {self.epsilon!r}")
+        if not 0 < self.epsilon < math.inf:
+            raise SettingsError(f"epsilon must be a finite number > 0, not {self.epsilon}")
+
+    def holds(self, difference: Images) -> Tensor:
+        """Whether each change lies inside, up to float32's rounding."""
+        flat = difference.flatten(1).double()
+        length: PerImage = torch.linalg.vector_norm(flat, ord=ORDERS[self.norm], dim=1)
+        return length <= self.epsilon * (1 + 1e-5) + 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignAttack(Attack):
+    """An attack of another library, on our prepared model, measured by us.
+
+    Its random numbers are drawn for a batch at once, from the seed and the batch's ids: the same
+    batches give the same images in any order, other batches other images. An image counts as
+    attacked only inside the ball: where an attack that takes no radius ends outside, the image
+    stays as it was.
+
+    Attributes:
+        name: library and class, with the settings that are neither ball nor steps.
+        threat: the ball.
+        steps: as the attack's settings say; 1 where they do not.
+        settings: of the attack itself.
+    """
+
+    name: str
+    threat: Ball
+    steps: int
+    kind: Any
+    settings: dict[str, Any]
+
+    def _attack(self, model: Prepared, images: Images, labels: Labels | None, ids: Ids) -> Images:
+        seed = derived(self.seed, *ids.tolist())
+        labels = needed(labels)
+        with guest(self.name, model, seed) as host:
+            changed, bounded = self._changed(host, images.clone(), labels.clone(), seed)
+            changed = changed.detach().to(images)
+            if changed.shape != images.shape or not bool(changed.isfinite().all()):
+                raise ModelError(f"{self.name} returns no images like those it was given")
+        inside = ((changed >= -1e-6) & (changed <= 1 + 1e-6)).flatten(1).all(dim=1)
+        inside &= self.threat.holds(changed - images)
+        if bounded and not bool(inside.all()):
+            raise ModelError(
+                f"{self.name} leaves its ball ({self.threat.norm} epsilon = "
+                f"{self.threat.epsilon:g}) or [0, 1] on {int((~inside).sum())} of {len(images)} "
+                "images, so no accuracy under it means anything; check its norm and settings"
+            )
+        return torch.where(inside.view(-1, 1, 1, 1), changed.clamp(0, 1), images)
+
+    def _changed(
+        self, model: nn.Module, images: Images, labels: Labels, seed: int
+    ) -> tuple[Images, bool]:
+        """The attack's images, and whether it was told the radius."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoolboxAttack(ForeignAttack):
+    """An attack of foolbox, which clips all results but those in L0 to the ball itself."""
+
+    def _changed(
+        self, model: nn.Module, images: Images, labels: Labels, seed: int
+    ) -> tuple[Images, bool]:
+        bounds = library("foolbox").PyTorchModel(model, bounds=(0, 1), device=images.device)
+        bounded = self.threat.norm != "L0"
+        epsilon = self.threat.epsilon if bounded else None
+        _, clipped, _ = self.kind(**self.settings)(bounds, images, labels, epsilons=epsilon)
+        return clipped, bounded
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchattacksAttack(ForeignAttack):
+    """An attack of torchattacks; those that minimize the change take no radius."""
+
+    def _changed(
+        self, model: nn.Module, images: Images, labels: Labels, seed: int
+    ) -> tuple[Images, bool]:
+        known = inspect.signature(self.kind).parameters
+        seeded = {"seed": seed % 2**32} if "seed" in known else {}  # theirs may be the clock's
+        return self.kind(model, **seeded | self.settings)(images, labels), "eps" in known
+
+
+def make_attack(text: str, *, seed: int = 0) -> Attack:
+    """The attack that a text names, such as `foolbox:LinfPGD(epsilon=8/255, steps=10)`.
+
+    Args:
+        text: `foolbox:Name(…)`, `torchattacks:Name(…)`, or one of ours, `Pgd(norm=Linf, …)`.
+            epsilon is the radius of the ball and norm its norm, where the attack does not imply
+            one; the other settings are the attack's own.
+        seed: of everything random in the attack.
+
+    Raises:
+        SettingsError: there is no such attack or setting, or the library is not installed.
+    """
+    spec = parse_method(text)
+    if spec.library not in _MAKERS:
+        raise SettingsError(
+            f"{text!r}: there is no library {spec.library!r} of attacks; use foolbox:NAME, "
+            f"torchattacks:NAME or one of {', '.join(OWN)}"
+        )
+    if "epsilon" not in spec.settings:
+        raise SettingsError(
+            f"{text!r} has no radius; give it in pixel units, as in {spec}(epsilon=8/255)"
+        )
+    return _MAKERS[spec.library](spec, seed)
+
+
+def _own(spec: MethodSpec, seed: int) -> Attack:
+    if spec.name not in OWN:
+        raise SettingsError(f"advlens has no attack {spec.name!r}; use one of {', '.join(OWN)}")
+    kind = getattr(attacks, spec.name)
+    norms = {"Linf": Linf, "L2": L2}
+    if (norm := spec.settings.get("norm")) not in norms:
+        raise SettingsError(f"{spec}: norm must be Linf or L2, not {norm!r}")
+    ball = Ball(norm=norm, epsilon=spec.settings["epsilon"])
+    settings = spec.without(*BALL) | {"threat": norms[norm](epsilon=ball.epsilon)}
+    check_arguments(spec, kind, **settings)
+    types = {field.name: field.type for field in fields(kind)}
+    for key, value in settings.items():
+        if types[key] is int and (isinstance(value, bool) or not isinstance(value, int)):
+            raise SettingsError(f"{spec}: {key} must be a whole number, not {value!r}")
+    try:
+        attack: Attack = kind(**{"seed": seed} | settings)
+    except TypeError as error:
+        raise SettingsError(f"{spec}: a setting is no number ({error})") from error
+    return attack
+
+
+def _foolbox(spec: MethodSpec, seed: int) -> Attack:
+    foolbox = library("foolbox")
+    kind = found(spec, foolbox.attacks, foolbox.attacks.base.Attack)
+    settings = spec.without(*BALL)
+    if "distance" in inspect.signature(kind).parameters and "norm" in spec.settings:
+        norm = str(spec.settings["norm"])
+        settings["distance"] = getattr(foolbox.distances, norm.lower(), None)
+    check_arguments(spec, kind, **settings)
+    try:
+        made = kind(**settings)
+        norm = f"L{made.distance.p:g}"
+    except (TypeError, ValueError, AttributeError, AssertionError) as error:
+        raise SettingsError(
+            f"{spec} cannot be made: {error}; an attack without a distance of its own needs "
+            "norm=L2 or the like"
+        ) from error
+    return _made(FoolboxAttack, spec, seed, kind, [norm], settings, getattr(made, "steps", 1))
+
+
+def _torchattacks(spec: MethodSpec, seed: int) -> Attack:
+    torchattacks = library("torchattacks")
+    kind = found(spec, torchattacks, torchattacks.attack.Attack)
+    known = inspect.signature(kind).parameters
+    if "model" not in known or "eps" in spec.settings:
+        reason = "give epsilon, not eps" if "model" in known else "it wraps other attacks"
+        raise SettingsError(f"{spec} cannot be made: {reason}")
+    # the class says in its description which norms it is for, and nowhere else
+    said = re.search(r"Distance Measure\s*:(.*)", inspect.getdoc(kind) or "")
+    norms = re.findall(r"L\w+", said[1]) if said else list(ORDERS)
+    settings = spec.without(*BALL)
+    if "eps" in known:
+        check_arguments(spec, kind, None, **settings)
+        settings["eps"] = spec.settings["epsilon"]
+    if "norm" in known:
+        settings["norm"] = spec.settings.get("norm", norms[0])
+    check_arguments(spec, kind, None, **settings)
+    steps = settings.get("steps", known["steps"].default if "steps" in known else 1)
+    return _made(TorchattacksAttack, spec, seed, kind, norms, settings, steps)
+
+
+def _made(
+    adapter: type[ForeignAttack], spec: MethodSpec, seed: int, kind: Any, norms: list[str],
+    settings: dict[str, Any], steps: Any,
+) -> ForeignAttack:  # fmt: skip
+    norm = str(spec.settings.get("norm", norms[0]))
+    if norm not in norms:
+        raise SettingsError(f"{spec} works in {' or '.join(norms)}, not in {norm}")
+    others = ", ".join(f"{k}={v}" for k, v in spec.without(*BALL, "steps").items())
+    name = f"{spec}({others})" if others else str(spec)
+    try:
+        ball = Ball(norm=norm, epsilon=spec.settings["epsilon"])
+    except SettingsError as error:
+        raise SettingsError(f"{spec}: {error}") from error
+    return adapter(
+        name=name, threat=ball, steps=steps if isinstance(steps, int) else 1, kind=kind,
+        settings=settings, seed=seed,
+    )  # fmt: skip
+
+
+_MAKERS = {"": _own, "foolbox": _foolbox, "torchattacks": _torchattacks}

@@ -1,0 +1,143 @@
+"""Methods of other libraries as guests: found by name, seeded, and gone without a trace."""
+
+import contextlib
+import difflib
+import importlib
+import inspect
+import io
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from advlens.config.spec import MethodSpec
+from advlens.errors import AdvlensError, ModelError, SettingsError
+
+
+def library(name: str, module: str = "") -> ModuleType:
+    """An optional library, or a module of it.
+
+    Raises:
+        SettingsError: it is not installed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # theirs
+            return importlib.import_module(module or name)
+    except ImportError as error:
+        raise SettingsError(
+            f"{name} cannot be imported ({error}); install it with: pip install 'advlens[{name}]'"
+        ) from error
+
+
+def found(spec: MethodSpec, module: ModuleType, kind: type) -> Any:
+    """The class of a library that a specification names.
+
+    Raises:
+        SettingsError: there is none of this kind.
+    """
+    thing = getattr(module, spec.name, None)
+    if inspect.isclass(thing) and issubclass(thing, kind):
+        return thing
+    known = [n for n, t in vars(module).items() if inspect.isclass(t) and issubclass(t, kind)]
+    close = difflib.get_close_matches(spec.name, known, n=3, cutoff=0.4)
+    hint = f"; perhaps you meant {' or '.join(close)}" if close else ""
+    raise SettingsError(f"{spec.library} has no {kind.__name__.lower()} {spec.name!r}{hint}")
+
+
+def check_arguments(spec: MethodSpec, call: Callable[..., Any], *given: Any, **named: Any) -> None:
+    """Raise SettingsError for settings that a call would not take."""
+    try:
+        inspect.signature(call).bind(*given, **named)
+    except TypeError as error:
+        takes = ", ".join(list(inspect.signature(call).parameters)[len(given) :])
+        raise SettingsError(f"{spec}: {error}; it takes {takes or 'no settings'}") from error
+
+
+@contextlib.contextmanager
+def guest(name: str, model: nn.Module, seed: int) -> Iterator[nn.Module]:
+    """What other libraries change is put back: global randomness, modes, gradients, hooks.
+
+    Within the block gradients are taken, global random numbers follow from the seed, and warnings
+    and prints are kept to themselves.
+
+    Args:
+        name: of the method, for the error.
+        model: that it works on.
+        seed: ≥ 0.
+
+    Yields:
+        The model in a form that others can work with.
+
+    Raises:
+        ModelError: in place of anything that the method raises.
+    """
+    modules = [(module, module.training, _hooks(module)) for module in model.modules()]
+    gradients = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    device = next(iter(model.parameters()), torch.empty(0)).device
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002  # what others draw from
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(warnings.catch_warnings())
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        warnings.simplefilter("ignore")
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        try:
+            yield _Host(model)
+        except AdvlensError:
+            raise
+        except Exception as error:  # other libraries raise anything at all
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise ModelError(
+                f"{name} fails on this model ({type(error).__name__}: {reason}); change its "
+                "settings or leave it out"
+            ) from error
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
+            for module, training, hooks in modules:
+                module.training = training
+                for own, before in zip(_own_hooks(module), hooks, strict=True):
+                    own.clear()
+                    own.update(before)
+            for parameter, required, gradient in gradients:
+                parameter.requires_grad_(required)
+                parameter.grad = gradient
+
+
+class _Host(nn.Module):
+    """The model, its gradients laid out as its images are: others call `view` on them."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.training = model.training
+
+    def forward(self, images: Tensor, *others: Tensor) -> Tensor:
+        images = images.clone(memory_format=torch.contiguous_format)
+        if images.requires_grad:
+            images.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
+        result: Tensor = self.model(images, *others)
+        return result
+
+
+def _own_hooks(module: nn.Module) -> tuple[dict[int, Any], ...]:
+    return (
+        module._forward_hooks, module._forward_pre_hooks,
+        module._backward_hooks, module._backward_pre_hooks,
+    )  # fmt: skip
+
+
+def _hooks(module: nn.Module) -> tuple[dict[int, Any], ...]:
+    return tuple(dict(hooks) for hooks in _own_hooks(module))

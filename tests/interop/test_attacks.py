@@ -1,0 +1,210 @@
+"""Attacks of foolbox and torchattacks by name."""
+
+import pytest
+import torch
+
+from advlens.attacks import Bim, Fgsm, Pgd
+from advlens.config import parse_method
+from advlens.errors import ModelError, SettingsError
+from advlens.interop.attacks import Ball, ForeignAttack, TorchattacksAttack, make_attack
+from advlens.interop.guests import guest, library
+from advlens.prepared import prepare
+from advlens.seeding import derived
+from advlens.threat import L2, Linf
+
+foolbox, torchattacks = library("foolbox"), library("torchattacks")
+
+PEERS = {
+    "foolbox:LinfPGD(epsilon=8/255, steps=5)": ("Linf", 5),
+    "foolbox:L2PGD(epsilon=.5, steps=5, abs_stepsize=.2)": ("L2", 5),
+    "foolbox:L1PGD(epsilon=4, steps=5)": ("L1", 5),
+    "foolbox:L2DeepFoolAttack(epsilon=.3)": ("L2", 50),
+    "foolbox:LInfFMNAttack(epsilon=.02, steps=5)": ("Linf", 5),
+    "foolbox:L0FMNAttack(epsilon=20, steps=20)": ("L0", 20),
+    "foolbox:GaussianBlurAttack(epsilon=3, norm=L2, steps=4)": ("L2", 4),
+    "foolbox:L2AdditiveGaussianNoiseAttack(epsilon=1)": ("L2", 1),
+    "torchattacks:FGSM(epsilon=4/255)": ("Linf", 1),
+    "torchattacks:PGD(epsilon=8/255, steps=5)": ("Linf", 5),
+    "torchattacks:PGDL2(epsilon=.5, steps=5)": ("L2", 5),
+    "torchattacks:APGD(epsilon=.5, norm=L2, steps=5)": ("L2", 5),
+    "torchattacks:CW(epsilon=.5, steps=5)": ("L2", 5),
+    "torchattacks:DeepFool(epsilon=.3, steps=5)": ("L2", 5),
+    "torchattacks:OnePixel(epsilon=3, steps=2)": ("L0", 2),
+}
+
+
+@pytest.mark.parametrize(("text", "named"), PEERS.items(), ids=PEERS)
+def test_an_attack_stays_in_its_ball_and_is_the_same_again(text, named, smooth, pixels, labels):
+    attack = make_attack(text, seed=3)
+    assert (attack.threat.norm, attack.steps) == named
+    model, state = prepare(smooth), torch.get_rng_state()
+    changed = attack(model, pixels, labels)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(p.requires_grad for p in model.parameters())
+    assert changed.shape == pixels.shape
+    assert 0 <= changed.min() <= changed.max() <= 1
+    difference = (changed - pixels).flatten(1).double()
+    order = {"L0": 0, "L1": 1, "L2": 2, "Linf": torch.inf}[named[0]]
+    lengths = torch.linalg.vector_norm(difference, ord=order, dim=1)
+    assert 0 < lengths.max() <= attack.threat.epsilon * (1 + 1e-5) + 1e-6
+    torch.testing.assert_close(attack(model, pixels, labels), changed, rtol=0, atol=0)
+    rows = attack.outcomes(model, pixels, labels)
+    right = model(pixels).argmax(dim=1) == labels
+    assert (rows[~right] == model(pixels)[~right]).all()  # wrong as they are: not attacked
+
+
+@pytest.mark.parametrize("text", ["foolbox:LinfPGD(epsilon=.03)", "torchattacks:PGD(epsilon=.03)"])
+def test_random_numbers_come_from_the_batchs_ids(text, smooth, pixels, labels):
+    attack, ids = make_attack(text), torch.arange(24)
+    first, second = (
+        [attack(smooth, pixels[p], labels[p], ids=ids[p]) for p in places]
+        for places in ((slice(12), slice(12, 24)), (slice(12, 24), slice(12)))
+    )
+    assert torch.equal(torch.cat(first), torch.cat(second[::-1]))
+    other = attack(smooth, pixels[:12], labels[:12], ids=ids[12:])
+    assert not torch.equal(other, first[0])
+    assert not torch.equal(make_attack(text, seed=1)(smooth, pixels[:12], labels[:12]), first[0])
+
+
+def test_foolboxs_own_call_gives_the_same(smooth, pixels, labels):
+    settings = {"steps": 4, "rel_stepsize": 0.3}
+    found = make_attack("foolbox:L2PGD(epsilon=.5, steps=4, rel_stepsize=.3)", seed=2)(
+        smooth, pixels, labels
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(derived(2, *range(24)))
+        bounded = foolbox.PyTorchModel(prepare(smooth), bounds=(0, 1), device="cpu")
+        _, wanted, _ = foolbox.attacks.L2PGD(**settings)(bounded, pixels, labels, epsilons=0.5)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+
+
+def test_torchattacks_own_call_gives_the_same(smooth, pixels, labels):
+    found = make_attack("torchattacks:PGD(epsilon=.03, alpha=.01, steps=4, random_start=False)")(
+        smooth, pixels, labels
+    )
+    wanted = torchattacks.PGD(smooth, 0.03, 0.01, 4, False)(pixels, labels)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+    ours = Bim(threat=Linf(epsilon=0.03), step_size=0.01, steps=4, select="last")
+    torch.testing.assert_close(found, ours(smooth, pixels, labels), rtol=0, atol=1e-5)
+
+
+def test_an_attack_without_a_radius_counts_only_inside_the_ball(smooth, pixels, labels):
+    """DeepFool goes as far as it takes; beyond epsilon the image stays as it was."""
+    free = torchattacks.DeepFool(prepare(smooth), steps=5)
+    with guest("", smooth, 0):
+        gone = free(pixels, labels)
+    lengths = (gone - pixels).flatten(1).norm(dim=1)
+    epsilon = lengths[lengths > 0].median().item()
+    found = make_attack(f"torchattacks:DeepFool(epsilon={epsilon}, steps=5)")(
+        smooth, pixels, labels
+    )
+    inside = lengths <= epsilon + 1e-6
+    assert inside.any()
+    assert not inside.all()
+    torch.testing.assert_close(found[inside], gone[inside], rtol=0, atol=1e-5)
+    assert torch.equal(found[~inside], pixels[~inside])
+
+
+class Wrong:
+    """An attack of torchattacks' form whose result is whatever the test wants."""
+
+    def __init__(self, model, eps, result=None):
+        self.result = result
+
+    def __call__(self, images, labels):
+        return self.result(images) if callable(self.result) else self.result
+
+
+def adapted(result):
+    return TorchattacksAttack(
+        name="torchattacks:Wrong", threat=Ball(norm="Linf", epsilon=0.1), steps=1, kind=Wrong,
+        settings={"eps": 0.1, "result": result},
+    )  # fmt: skip
+
+
+WRONG = {
+    "further than told": (lambda x: (x + 0.2).clamp(0, 1), "leaves its ball .* of 24 images"),
+    "outside [0, 1]": (lambda x: x + 0.05, r"leaves its ball .*or \[0, 1\]"),
+    "not finite": (lambda x: x / 0, "returns no images"),
+    "another shape": (lambda x: x[1:], "returns no images"),
+    "no tensor": (None, "fails on this model .*AttributeError"),
+    "an exception": (lambda x: 1 // 0, "fails on this model .*ZeroDivisionError"),
+}
+
+
+@pytest.mark.parametrize(("result", "reason"), WRONG.values(), ids=WRONG)
+def test_what_means_nothing_is_an_error(result, reason, smooth, pixels, labels):
+    with pytest.raises(ModelError, match=rf"torchattacks:Wrong {reason}") as caught:
+        adapted(result)(smooth, pixels, labels)
+    assert "\n" not in str(caught.value)
+
+
+def test_rounding_beyond_the_ball_is_forgiven_and_clamped(smooth, pixels, labels):
+    found = adapted(lambda x: x + 5e-7)(smooth, pixels, labels)
+    assert found.max() == 1
+
+
+def test_labels_are_needed(smooth, pixels):
+    with pytest.raises(SettingsError, match="needs the true labels"):
+        make_attack("foolbox:LinfPGD(epsilon=.1)")(smooth, pixels)
+
+
+def test_names_hold_what_no_other_column_holds():
+    assert make_attack("foolbox:LinfPGD(epsilon=.1, steps=3)").name == "foolbox:LinfPGD"
+    named = make_attack("torchattacks:APGD(epsilon=.1, norm=L2, loss=dlr, n_restarts=2)")
+    assert isinstance(named, ForeignAttack)
+    assert named.name == "torchattacks:APGD(loss=dlr, n_restarts=2)"
+
+
+def test_our_own_by_the_same_grammar():
+    assert make_attack("Pgd(norm=Linf, epsilon=8/255, steps=3)", seed=4) == Pgd(
+        threat=Linf(epsilon=8 / 255), steps=3, seed=4
+    )
+    assert make_attack("Fgsm(norm=L2, epsilon=1, label=predicted)") == Fgsm(
+        threat=L2(epsilon=1), label="predicted"
+    )
+
+
+REFUSED = {
+    "cleverhans:FGM(epsilon=1)": "no library 'cleverhans' of attacks; use foolbox:NAME",
+    "captum:Saliency(epsilon=1)": "no library 'captum' of attacks",
+    "foolbox:LinfPGD": "has no radius; .*foolbox:LinfPGD.epsilon=8/255",
+    "torchattacks:PGD(eps=8/255)": "has no radius",
+    "foolbox:LinfPDG(epsilon=.1)": "foolbox has no attack 'LinfPDG'; perhaps .*LinfPGD",
+    "foolbox:base(epsilon=.1)": "foolbox has no attack 'base'",
+    "foolbox:LinfPGD(epsilon=.1, step=3)": "foolbox:LinfPGD: .*'step'; it takes .*steps",
+    "foolbox:LinfPGD(epsilon=.1, norm=L2)": "works in Linf, not in L2",
+    "foolbox:LinfPGD(epsilon=-1)": "foolbox:LinfPGD: epsilon must be a finite number > 0, not -1",
+    "foolbox:LinfPGD(epsilon=1e999)": "epsilon must be a finite number > 0",
+    "foolbox:LinfPGD(epsilon=big)": "epsilon must be a number such as 8/255, not 'big'",
+    "foolbox:GaussianBlurAttack(epsilon=1)": "cannot be made: .*needs norm=L2",
+    "foolbox:GaussianBlurAttack(epsilon=1, norm=L7)": "needs norm=L2",
+    "torchattacks:PGDD(epsilon=.1)": "torchattacks has no attack 'PGDD'; perhaps .*PGD",
+    "torchattacks:PGD(epsilon=.1, iters=3)": "torchattacks:PGD: .*'iters'; it takes .*steps",
+    "torchattacks:PGD(epsilon=.1, eps=.2)": "give epsilon, not eps",
+    "torchattacks:PGD(epsilon=.1, norm=L2)": "works in Linf, not in L2",
+    "torchattacks:VANILA(epsilon=.1, norm=max)": "works in L0 or L1 or L2 or Linf, not in max",
+    "torchattacks:MultiAttack(epsilon=.1)": "it wraps other attacks",
+    "Pgd(epsilon=.1)": "Pgd: norm must be Linf or L2, not None",
+    "Pgd(norm=L1, epsilon=.1)": "Pgd: norm must be Linf or L2, not 'L1'",
+    "Pgd(norm=L2, epsilon=.1, step=3)": "Pgd: .*'step'; it takes .*steps",
+    "Pgd(norm=L2, epsilon=.1, steps=2.5)": "Pgd: steps must be a whole number, not 2.5",
+    "Pgd(norm=L2, epsilon=.1, step_size=long)": "Pgd: a setting is no number",
+    "Pgd(norm=L2, epsilon=.1, label=wrong)": "label must be one of true, predicted",
+    "AdamAttack(epsilon=1)": "advlens has no attack 'AdamAttack'; use one of Bim, Fgsm",
+}
+
+
+@pytest.mark.parametrize(("text", "reason"), REFUSED.items(), ids=REFUSED)
+def test_wrong_use_is_one_sentence(text, reason):
+    parse_method(text)
+    with pytest.raises(SettingsError, match=reason) as caught:
+        make_attack(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_attack_of_torchattacks_says_its_norm():
+    """The adapter reads it from their descriptions: a new version may not have it there."""
+    kinds = {name: getattr(torchattacks, name) for name in torchattacks.__all__}
+    silent = {n for n, kind in kinds.items() if "Distance Measure" not in (kind.__doc__ or "")}
+    assert silent == {"VANILA", "GN", "MultiAttack", "LGV"}

@@ -1,0 +1,245 @@
+"""Attributions of captum by name."""
+
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from advlens.attribution import IntegratedGradients
+from advlens.attribution.baselines import blurred
+from advlens.errors import DataError, ModelError, NumericError, SettingsError
+from advlens.interop.attributions import make_attribution
+from advlens.interop.guests import library
+from advlens.prepared import prepare
+
+captum = library("captum", "captum.attr")
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+THEIRS = {
+    "Saliency": lambda m, x, y: captum.Saliency(m).attribute(x, target=y),
+    "Saliency(abs=False)": lambda m, x, y: captum.Saliency(m).attribute(x, target=y, abs=False),
+    "InputXGradient": lambda m, x, y: captum.InputXGradient(m).attribute(x, target=y),
+    "IntegratedGradients(n_steps=8)": lambda m, x, y: captum.IntegratedGradients(m).attribute(
+        x, target=y, n_steps=8
+    ),
+    "Occlusion(sliding_window_shapes=(3, 4, 4), strides=(3, 2, 2))": lambda m, x, y: (
+        captum.Occlusion(m).attribute(
+            x, target=y, sliding_window_shapes=(3, 4, 4), strides=(3, 2, 2)
+        )
+    ),
+    "IntegratedGradients(baseline=blurred, n_steps=8)": lambda m, x, y: captum.IntegratedGradients(
+        m
+    ).attribute(x, blurred(x), target=y, n_steps=8),
+}
+
+
+class Twice(nn.Module):
+    """A ReLU layer that is used twice, and a ReLU that is no layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, bias=False)
+        self.relu, self.linear = nn.ReLU(inplace=True), nn.Linear(96, 5)
+
+    def forward(self, x):
+        hidden = self.relu(self.second(self.relu(self.first(x))))
+        return F.relu(self.linear(hidden.flatten(1)) + 1)
+
+
+@pytest.fixture
+def rectified():
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return Twice().eval()
+
+
+@pytest.mark.parametrize(("text", "theirs"), THEIRS.items(), ids=THEIRS)
+def test_captums_own_call_gives_the_same(text, theirs, smooth, pixels, labels):
+    found = make_attribution(f"captum:{text}")(smooth, pixels, labels)
+    with torch.enable_grad():
+        wanted = theirs(smooth, pixels.clone().requires_grad_(), labels).detach()
+    torch.testing.assert_close(found.values, wanted, **CLOSE)
+    assert torch.equal(found.targets, labels)
+    assert found.error.isnan().all()
+
+
+def test_baselines_in_words():
+    words = {"Saliency": "", "DeepLift": "black", "DeepLift(baseline=noise)": "noise",
+             "GradientShap": "background"}  # fmt: skip
+    assert {t: make_attribution(f"captum:{t}").starts_from for t in words} == words
+
+
+def test_the_predicted_class_is_explained(smooth, pixels):
+    found = make_attribution("captum:Saliency")(smooth, pixels)
+    assert torch.equal(found.targets, smooth(pixels).argmax(dim=1))
+
+
+def test_the_probability_is_ours(smooth, pixels):
+    """Also where it is next to 1, and the softmax's own gradient is lost."""
+    sure = nn.Sequential(smooth, nn.Linear(5, 5, bias=False))
+    with torch.no_grad():
+        sure[1].weight.copy_(torch.eye(5) * 16)
+    found = make_attribution("captum:Saliency(target=probability, abs=False)")(sure, pixels)
+    double = sure.double()
+    images = pixels.double().requires_grad_()
+    odds = double(images).log_softmax(dim=1).gather(1, found.targets[:, None])
+    (wanted,) = torch.autograd.grad(odds.exp().sum(), images)
+    size = wanted.flatten(1).norm(dim=1)
+    away = (found.values.double() - wanted).flatten(1).norm(dim=1)
+    lost = (size > 1e-12) & (size < 1e-8)  # float32 softmax rounds to 1; float64 does not
+    assert lost.any()
+    assert (away <= 1e-2 * size)[size > 1e-12].all()
+
+
+def test_deep_lift_is_complete_on_layers_used_twice_and_on_functions(rectified, pixels):
+    """Rescale is exact where every ReLU is seen; captum by itself refuses the model."""
+    with torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(RuntimeError):
+            captum.DeepLift(rectified).attribute(pixels, target=0)
+    for baseline in ("black", "blurred", "noise"):
+        found = make_attribution(f"captum:DeepLift(baseline={baseline})")(rectified, pixels)
+        assert found.gap.max() < 1e-3
+        assert (found.points == 2).all()
+
+
+def test_guided_backprop_sees_functions(rectified, pixels):
+    """Against the rule by hand: only positive gradients pass a ReLU."""
+
+    class Guided(torch.autograd.Function):
+        @staticmethod
+        def forward(context, x):
+            context.save_for_backward(x)
+            return x.clamp(min=0)
+
+        @staticmethod
+        def backward(context, gradient):
+            (x,) = context.saved_tensors
+            return gradient.clamp(min=0) * (x > 0)
+
+    found = make_attribution("captum:GuidedBackprop")(rectified, pixels)
+    images = pixels.double().requires_grad_()
+    double, guided = rectified.double(), Guided.apply
+    hidden = guided(double.second(guided(double.first(images))))
+    logits = guided(double.linear(hidden.flatten(1)) + 1)
+    (wanted,) = torch.autograd.grad(logits.gather(1, found.targets[:, None]).sum(), images)
+    torch.testing.assert_close(found.values.double(), wanted, rtol=1e-3, atol=1e-5)
+
+
+COMPLETE = {"IntegratedGradients(n_steps=64)": 64, "DeepLift": 2, "Saliency": 1, "KernelShap": 25}
+
+
+@pytest.mark.parametrize(("text", "points"), COMPLETE.items(), ids=COMPLETE)
+def test_gap_and_points(text, points, smooth, pixels):
+    found = make_attribution(f"captum:{text}")(smooth, pixels[:3])
+    assert found.points.tolist() == [points] * 3
+    if text in ("Saliency", "KernelShap"):
+        assert found.gap.isnan().all()
+        return
+    black, rows = torch.zeros_like(pixels[:3]), torch.arange(3)
+    logits = smooth(pixels[:3]).double()[rows, found.targets]
+    change = logits - smooth(black).double()[rows, found.targets]
+    total = found.values.double().sum(dim=(1, 2, 3))
+    torch.testing.assert_close(found.gap, (total - change).abs() / change.abs(), atol=1e-5, rtol=0)
+
+
+DRAWN = {
+    "GradientShap(n_samples=4, stdevs=.1)", "IntegratedGradients(n_steps=4, baseline=noise)",
+    "NoiseTunnel(attribution_method=Saliency, nt_samples=3)", "KernelShap(n_samples=10)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", sorted(DRAWN))
+def test_randomness_is_each_images_own(text, smooth, pixels):
+    method, state = make_attribution(f"captum:{text}", seed=2), torch.get_rng_state()
+    found = method(smooth, pixels[:4], background=pixels[8:])
+    assert torch.equal(torch.get_rng_state(), state)
+    alone = method(smooth, pixels[2:3], ids=torch.tensor([2]), background=pixels[8:])
+    assert torch.equal(alone.values[0], found.values[2])
+    for other, ids in ((make_attribution(f"captum:{text}", seed=3), [2]), (method, [7])):
+        drawn = other(smooth, pixels[2:3], ids=torch.tensor(ids), background=pixels[8:])
+        assert not torch.equal(drawn.values[0], found.values[2])
+
+
+def test_memory_is_that_of_a_chunk(smooth, pixels, monkeypatch):
+    from advlens.interop import attributions
+
+    sizes = []
+    forward = attributions._Score.forward
+    monkeypatch.setattr(
+        attributions._Score, "forward",
+        lambda self, x, y: (sizes.append(len(x)), forward(self, x, y))[1],
+    )  # fmt: skip
+    method = make_attribution("captum:IntegratedGradients(n_steps=20)", batch_size=6)
+    found = method(smooth, pixels[:2])
+    assert max(sizes) <= 6
+    wanted = IntegratedGradients(steps=400, baseline="black", target="logit")(smooth, pixels[:2])
+    torch.testing.assert_close(found.values, wanted.values, rtol=1e-2, atol=1e-3)
+
+
+def test_a_model_that_cannot_be_traced_is_explained_as_it_is(smooth, pixels):
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = smooth
+
+        def forward(self, x):
+            return self.network(x) if x.sum() > -1 else self.network(-x)
+
+    found = make_attribution("captum:Saliency")(Branching(), pixels)
+    torch.testing.assert_close(
+        found.values, make_attribution("captum:Saliency")(smooth, pixels).values
+    )
+
+
+def test_nothing_is_left_on_the_model(smooth, pixels):
+    model = prepare(smooth)
+    for text in ("DeepLift", "GuidedBackprop"):
+        make_attribution(f"captum:{text}")(model, pixels[:1])
+    with pytest.raises(ModelError, match=r"captum:Occlusion.* fails on this model"):
+        make_attribution("captum:Occlusion(sliding_window_shapes=99)")(model, pixels[:1])
+    for module in model.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+        assert not module._backward_hooks
+        assert not module.training
+    assert not any(p.requires_grad or p.grad is not None for p in model.parameters())
+
+
+REFUSED = {
+    "shap:Gradient": "no library 'shap' of attributions; use captum:NAME",
+    "Saliency": "no library '' of attributions",
+    "captum:Salience": "captum has no attribution 'Salience'; perhaps .*Saliency",
+    "captum:torch": "captum has no attribution 'torch'",
+    "captum:LayerGradCam(layer=conv1)": "explains a layer or a neuron",
+    "captum:Saliency(absolute=True)": "'absolute'; it takes .*abs",
+    "captum:Occlusion": "missing a required argument: 'sliding_window_shapes'",
+    "captum:GuidedGradCam": "missing a required argument: 'layer'",
+    "captum:FeaturePermutation": "compares the images of a batch",
+    "captum:DeepLift(baseline=grey)": "baseline must be one of black, blurred, noise, not 'grey'",
+    "captum:DeepLift(baselines=0)": "baselines is set by advlens",
+    "captum:Saliency(target=3)": "target must be one of probability, logit, not 3",
+    "captum:NoiseTunnel": "missing a required argument: 'attribution_method'",
+    "captum:NoiseTunnel(attribution_method=Noise)": "captum has no attribution 'Noise'",
+}
+
+
+@pytest.mark.parametrize(("text", "reason"), REFUSED.items(), ids=REFUSED)
+def test_wrong_use_is_one_sentence(text, reason):
+    with pytest.raises(SettingsError, match=reason) as caught:
+        make_attribution(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_input(smooth, pixels):
+    with pytest.raises(DataError, match=r"must lie in \[0, 1\]"):
+        make_attribution("captum:Saliency")(smooth, pixels * 255)
+    with pytest.raises(SettingsError, match=r"GradientShap averages .* pass background=images"):
+        make_attribution("captum:GradientShap")(smooth, pixels)
+    with pytest.raises(ModelError, match=r"captum:Occlusion.* fails on this model \(Assert"):
+        make_attribution("captum:Occlusion(sliding_window_shapes=(3, 99, 99))")(smooth, pixels)
+    with torch.no_grad():
+        smooth.linear.weight[0] = torch.nan
+    with pytest.raises(NumericError):
+        make_attribution("captum:Saliency")(smooth, pixels, torch.zeros(24, dtype=torch.int64))

@@ -1,0 +1,112 @@
+"""Other libraries as guests: whatever they change is put back."""
+
+import random
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from advlens.config import MethodSpec
+from advlens.errors import DataError, ModelError, SettingsError
+from advlens.interop.guests import check_arguments, found, guest, library
+
+
+def globals_now():
+    numbers = np.random.get_state()[1].tolist()  # noqa: NPY002
+    return torch.get_rng_state().tolist(), random.getstate(), numbers
+
+
+def misbehave(model):
+    """Everything that a method of another library may leave behind."""
+    torch.rand(3), random.random(), np.random.rand()  # noqa: NPY002
+    model.train()
+    for parameter in model.parameters():
+        parameter.requires_grad_(not parameter.requires_grad)
+        parameter.grad = torch.ones_like(parameter)
+    model.conv1.register_forward_hook(lambda *_: None)
+    model.conv1.register_forward_pre_hook(lambda *_: None)
+    model.conv2.register_full_backward_hook(lambda *_: None)
+    warnings.warn("noise", stacklevel=1)
+    print("noise")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_is_left_behind(fails, smooth, capsys):
+    smooth.conv2.weight.requires_grad_(False)
+    smooth.linear.train()
+    kept = smooth.conv2.register_forward_hook(lambda *_: None)
+    before, numbers = globals_now(), [p.requires_grad for p in smooth.parameters()]
+
+    def visit():
+        with torch.no_grad(), guest("peer", smooth, 7):
+            assert torch.is_grad_enabled()
+            misbehave(smooth)
+            if fails:
+                raise ValueError("no luck\nat all")
+
+    if fails:
+        with pytest.raises(
+            ModelError, match=r"^peer fails on this model \(ValueError: no luck\); "
+        ):
+            visit()
+    else:
+        visit()
+    assert globals_now() == before
+    assert [p.requires_grad for p in smooth.parameters()] == numbers
+    assert all(p.grad is None for p in smooth.parameters())
+    modes = {name: module.training for name, module in smooth.named_modules()}
+    assert modes == {"": False, "conv1": False, "conv2": False, "linear": True}
+    assert not smooth.conv1._forward_hooks
+    assert not smooth.conv1._forward_pre_hooks
+    assert not smooth.conv2._backward_hooks
+    assert list(smooth.conv2._forward_hooks) == [kept.id]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_randomness_follows_from_the_seed(smooth):
+    def draws(seed):
+        with guest("peer", smooth, seed):
+            return torch.rand(2).tolist(), random.random(), np.random.rand()  # noqa: NPY002
+
+    assert draws(3) == draws(3) != draws(4)
+    draws(2**64 - 1)  # the largest that seeds are derived to
+
+
+def test_our_own_errors_stay_what_they_are(smooth):
+    with pytest.raises(DataError, match="ours"), guest("peer", smooth, 0):
+        raise DataError("ours")
+
+
+def test_gradients_are_laid_out_like_images(smooth, pixels):
+    model = nn.Sequential(smooth).to(memory_format=torch.channels_last)
+    with guest("peer", model, 0) as host:
+        images = pixels.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(host(images).sum(), images)
+        (wanted,) = torch.autograd.grad(smooth(images).sum(), images)
+    gradient.view(len(pixels), -1)
+    torch.testing.assert_close(gradient, wanted)
+
+
+def test_a_library_that_is_missing_says_how_to_get_it():
+    with pytest.raises(SettingsError, match=r"nonsuch cannot be imported .* 'advlens\[nonsuch\]'"):
+        library("nonsuch")
+
+
+def test_an_unknown_name_has_a_hint():
+    torch_nn = library("torch", "torch.nn")
+    with pytest.raises(SettingsError, match=r"torch has no module 'Relu'; perhaps .*ReLU"):
+        found(MethodSpec("torch", "Relu", {}), torch_nn, nn.Module)
+    with pytest.raises(SettingsError, match="has no module 'Parameter'"):
+        found(MethodSpec("torch", "Parameter", {}), torch_nn, nn.Module)
+    assert found(MethodSpec("torch", "ReLU", {}), torch_nn, nn.Module) is nn.ReLU
+
+
+def test_settings_that_a_call_does_not_take():
+    def call(model, steps, size=1): ...
+
+    spec = MethodSpec("peer", "Call", {})
+    check_arguments(spec, call, None, steps=1)
+    with pytest.raises(SettingsError, match=r"peer:Call: .*'step'; it takes steps, size"):
+        check_arguments(spec, call, None, steps=1, step=1)
