@@ -86,7 +86,7 @@ def test_a_training_is_told_once(world: Path) -> None:
         ([*TRAIN, "--epochs", "0"], "advlens: epochs must be a positive number, not 0\n"),
         (
             [*TRAIN, "--model", "resnet15"],
-            "advlens: no model named 'resnet15'; there are cifar10-standard,",
+            "advlens: no model named 'resnet15'; perhaps you meant resnet56,",
         ),
         (
             ["models", "list"],

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import struct
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -14,12 +15,14 @@ import pytest
 import torch
 from weights_files import Network, assert_refused, state
 
+from advlens.models import read_weights
+
 
 class Payload:
     """Unpickling it calls something."""
 
-    def __init__(self, call, *arguments):
-        self.reduced = call, arguments
+    def __init__(self, call, *arguments, state=None):
+        self.reduced = (call, arguments) if state is None else (call, arguments, state)
 
     def __reduce__(self):
         return self.reduced
@@ -36,6 +39,29 @@ def pickled(value, protocol: int = 2) -> bytes:
 def opcodes(path: Path) -> bytes:
     """A pickle of protocol 0, written by hand."""
     return b"cposix\nsystem\n(S'touch " + str(path).encode() + b"'\ntR."
+
+
+def by_hand(module: str, form: str, path: Path) -> bytes:
+    """A pickle that asks for a call by another instruction than REDUCE, in a state dict."""
+    name = f"{module}\n{'system' if module == 'os' else 'Popen'}\n".encode()
+    word = b"S'touch " + str(path).encode() + b"'\n"
+    call = {
+        "INST": b"(" + word + b"i" + name,
+        "OBJ": b"(c" + name + word + b"o",
+        "NEWOBJ": b"c" + name + word + b"\x85\x81",
+        "NEWOBJ_EX": b"c" + name + word + b"\x85}\x92",
+        "BUILD": b"c" + name + b")\x81}S'args'\n" + word + b"sb",
+    }[form]
+    return b"\x80\x04}S'conv.weight'\n" + call + b"s."
+
+
+def beside(path: Path) -> bytes:
+    """Good weights, and a payload that nobody needs to look at."""
+    return saved({"state_dict": state(), "epoch": touch(path)})
+
+
+def of_zeros(count: int) -> bytes:
+    return b"\x80\x02" + b"N0" * count + b"."
 
 
 def zipped(content: bytes, **settings) -> bytes:
@@ -116,6 +142,20 @@ FILES: dict[str, Callable[[Path], bytes]] = {
     "protocol-0.pt": opcodes,
     "protocol-0-in-zip.pt": lambda path: zipped(opcodes(path)),
     "protocol-4.pt": lambda path: zipped(pickled(touch(path), protocol=4)),
+    **{
+        f"{form}-{module}-{'zip' if wrap else 'bare'}.pt": (
+            lambda path, form=form, module=module, wrap=wrap: (zipped if wrap else bytes)(
+                by_hand(module, form, path)
+            )
+        )
+        for form in ("INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD")
+        for module in ("os", "subprocess")
+        for wrap in (False, True)
+    },
+    "beside.pt": beside,
+    "setstate.pt": lambda path: zipped(pickled(Payload(Path, "x", state={"a": touch(path)}))),
+    "getattr.pt": lambda path: zipped(pickled({"w": Payload(getattr, Path, "touch")})),
+    "exec-legacy.pt": lambda path: saved({"w": Payload(exec, f"open({str(path)!r},'w')")}, True),
     "nested-load.pt": lambda path: zipped(pickled(Payload(pickle.loads, pickled(touch(path))))),
     "tar.pt": lambda path: tar(pickled(touch(path))),
     "pickle.safetensors": lambda path: pickled(touch(path)),
@@ -128,6 +168,12 @@ FILES: dict[str, Callable[[Path], bytes]] = {
     "2-to-62-elements.pt": lambda path: claiming(1 << 62, legacy=False),
     "2-to-33-elements-legacy.pt": lambda path: claiming(1 << 33, legacy=True),
     "2-to-62-elements-legacy.pt": lambda path: claiming(1 << 62, legacy=True),
+    "many-instructions.pt": lambda path: zipped(of_zeros(2_000_000)),
+    "many-instructions-bare.pt": lambda path: of_zeros(2_000_000),
+    "deep.pt": lambda path: zipped(b"}" + b")" + b"\x85" * 150_000 + b"K\x01s."),
+    "long-name.pt": lambda path: saved({"a." * 500_000: torch.zeros(3)}),
+    "huge-number.pt": lambda path: zipped(b"\x80\x02\x8b" + struct.pack("<i", 1 << 30) + b"1"),
+    "huge-string.pt": lambda path: zipped(b"\x80\x04\x8d" + struct.pack("<Q", 1 << 62) + b"1"),
     "meta.pt": lambda path: saved({"w": torch.empty(1 << 40, device="meta")}),
     # damaged or not weights at all
     "truncated-zip.pt": lambda path: half(saved(state())),
@@ -194,8 +240,39 @@ def test_hostile_files(name, sentinel):
     assert not sentinel.exists()
 
 
-def test_there_are_at_least_twenty():
-    assert len(FILES) >= 20
+def test_there_are_at_least_forty():
+    assert len(FILES) >= 40
+
+
+def test_other_things_than_files(tmp_path):
+    loop, pipe = tmp_path / "loop.pt", tmp_path / "pipe.pt"
+    loop.symlink_to(loop)
+    os.mkfifo(pipe)
+    for path in (loop, pipe, tmp_path, tmp_path / "none.safetensors"):
+        assert_refused(path, "no weights file at")
+
+
+def test_calls_of_others_are_read_as_data_and_not_made(sentinel, monkeypatch):
+    """As checkpoints of real trainings hold them beside the weights."""
+    module = sentinel.with_name("hostile_module.py")
+    module.write_text(f"open({str(sentinel)!r}, 'w').close()")
+    monkeypatch.syspath_prepend(str(module.parent))
+    content = saved({"state_dict": state(), "schedule": Payload(print, "x")})
+    path = sentinel.with_name("weights.pt")
+    buffer = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(content)) as source,
+        zipfile.ZipFile(buffer, "w") as archive,
+    ):
+        for record in source.infolist():
+            data = source.read(record).replace(b"builtins\nprint", b"hostile_module\nx")
+            data = data.replace(b"__builtin__\nprint", b"hostile_module\nx")
+            archive.writestr(record.filename, data)
+    path.write_bytes(buffer.getvalue())
+    assert b"hostile_module" in buffer.getvalue()
+    assert read_weights(path).keys() == state().keys()
+    assert "hostile_module" not in sys.modules
+    assert not sentinel.exists()
 
 
 def test_the_payload_would_work(sentinel):
@@ -207,9 +284,13 @@ def test_the_payload_would_work(sentinel):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("reduce.pt", r"\(it refers to (posix|nt).system\); save it with safetensors"),
-        ("noise.pt", r"\(it is damaged, or holds more than tensors\); save it with"),
-        ("empty.pt", r"\(EOFError\)"),
+        ("reduce-in-zip.pt", r" refers to (posix|nt).system, which no weights need: it was made"),
+        ("beside.pt", r" refers to (posix|nt).system, which no weights need: it was made"),
+        ("noise.pt", r"\(.*opcode b'.x00' unknown\); save it with"),
+        ("tar.pt", r"\(it is a tar, as torch 0.1 wrote; load and save it again with torch 0.4\)"),
+        ("unfinished-pickle.pt", r"\(it is damaged|exhausted"),
+        ("empty.pt", r"\(it is empty\)"),
+        ("whole-module.pt", r"holds an object, weights_files.Network\(…\), it must|holds an? "),
         ("number-in-state.pt", "entry 'epoch', a int, is not a plain tensor with a name"),
         ("expanded.pt", r"does not fit Network: conv.weight is \(1099511627776,\), the network's"),
         ("bomb.pt", "an archive that would unpack to 5368"),

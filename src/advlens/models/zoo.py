@@ -1,9 +1,10 @@
-"""Models by specification: `NAME`, `torchvision:NAME`, `package.module:factory`, or any `@FILE`."""
+"""Models by specification: a name, then `:SIZE` for other images, then `@FILE` for weights."""
 
+import difflib
 import importlib
 import os
+import re
 import sys
-from collections import OrderedDict
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -15,14 +16,24 @@ from torch import nn
 from advlens.errors import ModelError, SettingsError
 from advlens.files import sha256
 from advlens.models.classifier import Classifier
+from advlens.models.matching import Matched
 from advlens.models.resnet import CifarResNet
-from advlens.models.weights import load_weights
+from advlens.models.sources import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    PLACES365,
+    from_places365,
+    from_timm,
+    from_torchvision,
+    resized,
+    torchvision_names,
+)
+from advlens.models.weights import fill, read_weights, save_weights
 
 CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 _CIFAR_RESNETS: dict[str, tuple[tuple[int, ...], tuple[int, ...], Any]] = {
     "resnet14": ((2, 2, 2), (32, 64, 128), "pad"),
@@ -32,7 +43,6 @@ _CIFAR_RESNETS: dict[str, tuple[tuple[int, ...], tuple[int, ...], Any]] = {
     "resnet56": ((9, 9, 9), (16, 32, 64), "pad"),
     "resnet18": ((2, 2, 2, 2), (64, 128, 256, 512), "projection"),
 }
-_TORCHVISION = {"alexnet": 224, "vgg16": 224, "resnet18": 224, "resnet50": 224, "inception_v3": 299}
 _PACKAGED = {
     "cifar10-standard": "resnet14",
     "cifar10-l2": "resnet14",
@@ -48,47 +58,94 @@ def load_model(spec: str, *, device: str | torch.device = "cpu", seed: int = 0) 
         spec: a packaged model (`cifar10-standard`, `cifar10-l2`, `cifar10-consistency`, or
             `cifar10-reference`, whose features serve for distances), a network for 32×32 images
             (`resnet14`, `resnet18`, `resnet20` …), `torchvision:NAME`,
-            `torchvision:NAME.PART` for a part that needs no others, such as `alexnet.features`, or
+            `torchvision:NAME.PART` for a part that needs no others, such as `alexnet.features`,
+            `timm:NAME`, `places365-NAME` for AlexNet, VGG-16 and ResNets on scenes, or
             `package.module:factory` for a function without arguments that returns a module from
-            pixels in [0, 1] to logits (or a `Classifier`). `@FILE` loads weights: safetensors or a
-            state dict. A torchvision name with `@DEFAULT` takes torchvision's own weights; without
-            `@`, weights are random.
+            pixels in [0, 1] to logits (or a `Classifier`). `:SIZE` behind it sets the height and
+            width of the images. `@FILE` loads weights: safetensors, or anything that torch.save
+            wrote with a state dict in it. A name of torchvision or timm takes as many classes as
+            the file has, and with `@DEFAULT` the library's own weights; without `@`, weights are
+            random.
         device: where the model goes.
         seed: of random weights.
 
     Raises:
         SettingsError: no such name.
-        ModelError: the factory fails or returns something else.
+        ModelError: the factory or library fails, returns something else, or is not installed.
         CheckpointError: the weights file does not fit.
     """
+    return _loaded(spec, seed)[0].to(device)
+
+
+def convert_model(spec: str, path: Path) -> tuple[Classifier, Matched | None]:
+    """Write the weights that a specification names as safetensors, with mean and std.
+
+    Returns:
+        The classifier, and what was found in its weights file, if it names one.
+
+    Raises:
+        AdvlensError: as `load_model` and `save_weights`.
+    """
+    classifier, found = _loaded(spec, 0)
+    save_weights(classifier, path)
+    return classifier, found
+
+
+def _loaded(spec: str, seed: int) -> tuple[Classifier, Matched | None]:
     name, _, weights = spec.partition("@")
-    with torch.random.fork_rng(devices=[]):
+    name, size = _sized(name)
+    kind, _, rest = name.partition(":")
+    foreign = kind in ("torchvision", "timm")
+    if name in _PACKAGED and weights:
+        raise SettingsError(
+            f"{name} has its own weights; for others give {_PACKAGED[name]}@{weights}"
+        )
+    default = foreign and weights == "DEFAULT"
+    file = Path(weights) if weights and not default else None
+    with torch.random.fork_rng(devices=[]), resources.as_file(_pretrained(name)) as packaged:
         torch.manual_seed(seed)
-        if name in _PACKAGED:
-            if weights:
-                raise SettingsError(
-                    f"{name} has its own weights; for others give {_PACKAGED[name]}@{weights}"
-                )
-            file = resources.files("advlens.models") / "pretrained" / f"{name}.safetensors"
-            with resources.as_file(file) as path:
-                classifier = _cifar_resnet(_PACKAGED[name], name, path)
-        elif name in _CIFAR_RESNETS:
-            classifier = _cifar_resnet(name, name, Path(weights) if weights else None)
-        elif name.startswith("torchvision:"):
-            classifier = _torchvision(name.removeprefix("torchvision:"), weights)
-        elif ":" in name:
-            classifier = _factory(name, Path(weights) if weights else None)
+        file = packaged if name in _PACKAGED else file
+        state = None if file is None else read_weights(file)
+        if foreign:
+            build = from_torchvision if kind == "torchvision" else from_timm
+            classifier = build(rest, default=default, state=state, size=size)
+        elif name.removeprefix("places365-") in PLACES365 and name.startswith("places365-"):
+            classifier = from_places365(name.removeprefix("places365-"), state=state, size=size)
         else:
-            raise SettingsError(
-                f"no model named {name!r}; there are {', '.join(list_models())}, "
-                "and package.module:factory"
-            )
-    return classifier.eval().to(device)
+            classifier = _factory(name) if ":" in name else _cifar_resnet(name)
+            classifier = classifier if size is None else resized(classifier, size)
+        found = None
+        if file is not None and state is not None:
+            found = fill(classifier, file, state)
+            classifier.weights = sha256(file)
+            if name not in _PACKAGED:
+                # a training of ours names all of its weights alike: its folder tells them apart
+                ours = file.stem in ("model", "best")
+                classifier.name = file.absolute().parent.name if ours else file.stem
+    return classifier.eval(), found
+
+
+def _sized(name: str) -> tuple[str, int | None]:
+    """A name without the size of its images, and that size."""
+    if (found := re.fullmatch(r"(.+):(\d{1,5})", name)) is None:
+        return name, None
+    if (size := int(found[2])) < 1:
+        raise SettingsError(f"{name}: images have a size of at least 1 pixel, as in {found[1]}:64")
+    return found[1], size
+
+
+def _pretrained(name: str) -> Any:
+    return resources.files("advlens.models") / "pretrained" / f"{name}.safetensors"
 
 
 def list_models() -> list[str]:
-    """The names that `load_model` knows."""
-    return [*_PACKAGED, *_CIFAR_RESNETS, *(f"torchvision:{name}" for name in _TORCHVISION)]
+    """The names that `load_model` knows beside timm's and users' own."""
+    return [
+        *_PACKAGED,
+        *_CIFAR_RESNETS,
+        *(f"places365-{name}" for name in PLACES365),
+        *(f"torchvision:{name}" for name in torchvision_names()),
+    ]
 
 
 def network_of(spec: str) -> str:
@@ -97,83 +154,29 @@ def network_of(spec: str) -> str:
     return _PACKAGED.get(name, name)
 
 
-def imagenet_synsets() -> tuple[str, ...]:
-    """The WordNet ids of ImageNet's 1000 classes, in the order of the logits."""
-    text = (resources.files("advlens") / "tables" / "imagenet-wnids.txt").read_text()
-    return tuple(text.split())
-
-
-def imagenet_classes() -> tuple[str, ...]:
-    """A name for each of ImageNet's 1000 classes, in the order of the logits; two are "crane"."""
-    from advlens.wordnet import lemmas
-
-    return tuple(lemmas(wnid)[0] for wnid in imagenet_synsets())
-
-
-def _cifar_resnet(architecture: str, name: str, weights: Path | None) -> Classifier:
+def _cifar_resnet(name: str) -> Classifier:
     from advlens.wordnet import CIFAR10_SYNSETS
 
+    architecture = _PACKAGED.get(name, name)
+    if architecture not in _CIFAR_RESNETS:
+        close = difflib.get_close_matches(name, list_models(), n=5)
+        near = f"; perhaps you meant {', '.join(close)}" if close else ""
+        raise SettingsError(
+            f"no model named {name!r}{near}; advlens models lists them, and there are timm:NAME "
+            "and package.module:factory"
+        )
     network = CifarResNet(*_CIFAR_RESNETS[architecture])
     # The public weights of depths 20, 32, 44 and 56 were trained with ImageNet's statistics; our
     # own files carry theirs.
     public = architecture in ("resnet20", "resnet32", "resnet44", "resnet56")
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if public else (CIFAR10_MEAN, CIFAR10_STD)
-    classifier = Classifier(
+    return Classifier(
         network, name=name, mean=mean, std=std, classes=CIFAR10_CLASSES,
         synsets=tuple(CIFAR10_SYNSETS.values()), image_size=32, resize=32,
     )  # fmt: skip
-    _load(classifier, weights)
-    return classifier
 
 
-def _load(classifier: Classifier, weights: Path | None) -> None:
-    if weights is None:
-        return
-    load_weights(classifier, weights)
-    classifier.weights = sha256(weights)
-    if classifier.name not in _PACKAGED:
-        # a training of ours names all of its weights alike: its folder tells them apart
-        ours = weights.stem in ("model", "best")
-        classifier.name = weights.absolute().parent.name if ours else weights.stem
-
-
-def _torchvision(spec: str, weights: str) -> Classifier:
-    name, _, part = spec.partition(".")
-    if name not in _TORCHVISION:
-        known = ", ".join(_TORCHVISION)
-        raise SettingsError(
-            f"torchvision:{name} is not known; use one of {known}, or package.module:factory"
-        )
-    from torchvision import models
-
-    extra: dict[str, Any] = {"init_weights": True} if name == "inception_v3" else {}
-    if weights == "DEFAULT":
-        extra = {"weights": "DEFAULT"}
-    network = getattr(models, name)(**extra)
-    if name == "inception_v3":
-        network.transform_input = (
-            False  # torchvision's own change of normalization; ours replaces it
-        )
-    if part:
-        parts = dict(network.named_children())
-        if part not in parts:
-            raise SettingsError(f"{name} has no part {part!r}; there are {', '.join(parts)}")
-        network = nn.Sequential(OrderedDict({part: parts[part]}))  # names stay as in the whole
-    half = (0.5, 0.5, 0.5)
-    size = _TORCHVISION[name]
-    classifier = Classifier(
-        network, name=spec, image_size=size,
-        classes=None if part else imagenet_classes(), synsets=None if part else imagenet_synsets(),
-        mean=half if name == "inception_v3" else IMAGENET_MEAN,
-        std=half if name == "inception_v3" else IMAGENET_STD,
-        resize=342 if name == "inception_v3" else 256,
-        weights="torchvision DEFAULT" if weights == "DEFAULT" else None,
-    )  # fmt: skip
-    _load(classifier, Path(weights) if weights not in ("", "DEFAULT") else None)
-    return classifier
-
-
-def _factory(name: str, weights: Path | None) -> Classifier:
+def _factory(name: str) -> Classifier:
     module_name, _, attribute = name.partition(":")
     here = os.getcwd()  # where the user's own file lies
     sys.path.insert(0, here)
@@ -189,6 +192,4 @@ def _factory(name: str, weights: Path | None) -> Classifier:
         sys.path.remove(here)
     if not isinstance(built, nn.Module):
         raise ModelError(f"{name} returned a {type(built).__name__}, not a torch.nn.Module")
-    classifier = built if isinstance(built, Classifier) else Classifier(built, name=attribute)
-    _load(classifier, weights)
-    return classifier
+    return built if isinstance(built, Classifier) else Classifier(built, name=attribute)

@@ -18,15 +18,17 @@ from torch.nn.utils import fuse_conv_bn_weights
 from advlens.arrays import Images, Logits
 from advlens.errors import ModelError
 from advlens.prepared.geometry import Fields, receptive_fields
+from advlens.prepared.reading import (
+    kept_input_of_last_linear,
+    kept_outputs,
+    read_by_last_linear,
+    reading,
+)
 from advlens.prepared.units import (
     NO_REPRESENTATION,
     check_layer,
-    kept_input_of_last_linear,
-    kept_outputs,
     last,
     layer_name,
-    read_by_last_linear,
-    reading,
     responses,
     trace,
 )
@@ -36,7 +38,7 @@ class Prepared(nn.Module):
     """What `prepare` returns: pixels in [0, 1] → logits, and the units on the way.
 
     Attributes:
-        layers: name of each convolution → number of its units, in the order of execution.
+        layers: name of each layer of units → their number, in the order of execution.
         last: the layer whose units are computed last; empty where there is none.
     """
 
@@ -63,12 +65,16 @@ class Prepared(nn.Module):
             paths = list(self._nodes)
             final = last(self._nodes) if paths else ""
         self._readings: dict[object, nn.Module] = {}
-        self._network.to(dtype=dtype).to(memory_format=torch.channels_last)
+        self._network.to(dtype=dtype)
+        for module in self._network.modules():
+            if isinstance(module, nn.Conv2d):
+                module.to(memory_format=torch.channels_last)
         self._paths = {layer_name(model, path): path for path in paths}
         self.last = layer_name(model, final)
-        convolutions: dict[str, Any] = dict(self._network.named_modules())
+        modules: dict[str, Any] = dict(self._network.named_modules())
         self.layers: dict[str, int] = {
-            name: convolutions[path].out_channels for name, path in self._paths.items()
+            name: getattr(modules[path], "out_channels", None) or modules[path].out_features
+            for name, path in self._paths.items()
         }
         folded, current = {conv for conv, _ in self._pairs}, _tensors(model)
         self._copied = {
@@ -124,7 +130,8 @@ class Prepared(nn.Module):
         Without `logits`, None stands in their place and nothing behind the last layer is computed.
 
         Raises:
-            ModelError: no such layer (the layers named), or one that these images do not reach.
+            ModelError: no such layer (the layers named), one that these images do not reach, or
+                one of an MLP whose tokens are not patches of the image.
         """
         for name in layers:
             check_layer(name, self.layers)
@@ -137,6 +144,12 @@ class Prepared(nn.Module):
                 )
             found = self._readings[key](self._cast(images))
             named = dict(zip(layers, found[len(found) - len(layers) :], strict=True))
+            for name, values in named.items():
+                if values.shape[2] == 1 < values.shape[3] and self._is_hidden(name):
+                    raise ModelError(
+                        f"the tokens that the layer {name} works on have no place in the image, "
+                        "so there are no maps of its units; choose another layer"
+                    )
             return (found[0].float() if logits else None), named
         with kept_outputs(self._network, {n: self._paths[n] for n in layers}, F.relu) as kept:
             found = self(images)
@@ -144,6 +157,9 @@ class Prepared(nn.Module):
             if name not in kept:
                 raise ModelError(f"the layer {name} is not run on these images; choose another")
         return (found if logits else None), {name: kept[name] for name in layers}
+
+    def _is_hidden(self, layer: str) -> bool:
+        return isinstance(self._network.get_submodule(self._paths[layer]), nn.Linear)
 
     def fields(self, layer: str) -> Fields | None:
         """Where the receptive fields of a layer's units lie, if the model's graph tells.

@@ -4,27 +4,32 @@ A *unit* is a channel of a convolution's output after the non-linearity that fol
 normalization and a residual addition. Where no non-linearity follows directly, or where another
 convolution already owns it (a projection shortcut), the unit is the positive part of the
 normalized output before the addition.
+
+In vision transformers, ConvNeXt and the like, the hidden units of each block's MLP are units as
+well: the outputs, after their non-linearity, of a linear layer whose result returns to a sum. Its
+maps are laid out as the image is: a token's place is its patch's; tokens before those of the
+patches (class, registers) have no place and are left out. The linear layers of a head behind the
+last sum are no such layers, nor are linear layers without a non-linearity (attention).
+
+In a model that cannot be traced, units are the positive parts of normalized convolutions only.
 """
 
+import math
 import operator
-import weakref
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from advlens.errors import ModelError
 from advlens.models.classifier import Classifier
+from advlens.prepared.reading import NORMS, read_by_last_linear, reading
 
 NO_REPRESENTATION = "the model has no linear layer, so no representation before it"
 
-_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
-_TRANSPARENT = (*_NORMS, nn.Identity, nn.Dropout, nn.Dropout2d)
+_TRANSPARENT = (*NORMS, nn.Identity, nn.Dropout, nn.Dropout2d)
 _ACTIVATIONS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish,
     nn.Hardswish, nn.Softplus, nn.Sigmoid, nn.Tanh,
@@ -38,6 +43,9 @@ SAME_PLACE = (*_TRANSPARENT, *_ACTIVATIONS)
 """Layers whose output at a position belongs to the same place of the image as their input there."""
 _ADDITIONS = {operator.add, operator.iadd, torch.add}
 _ADDITION_METHODS = {"add", "add_"}
+_ABOUT = ("shape", "dtype", "device")
+_MOST_PREFIX_TOKENS = 16
+"""Class, distillation and register tokens: no published transformer has more of them."""
 
 
 class _Tracer(fx.Tracer):
@@ -72,7 +80,7 @@ def live_features(model: nn.Module, layer: str | None = None) -> nn.Module:
 
     Args:
         model: images → logits.
-        layer: name of a convolution, for its maps N×units×H×W (default: the last one), or
+        layer: name of a layer of units, for its maps N×units×H×W (default: the last one), or
             "representation", for what the last linear layer reads, N×d.
 
     Raises:
@@ -112,31 +120,108 @@ def last(nodes: dict[str, fx.Node]) -> str:
 
 
 def responses(network: nn.Module, graph: fx.Graph) -> dict[str, fx.Node]:
-    """The node at which each convolution's units are read, by the rule at the top of this file."""
+    """The node at which each layer's units are read as maps, by the rule at the top of this file.
+
+    For the layers of MLPs, the nodes that lay out their values as maps are added to the graph.
+    """
     modules = dict(network.named_modules())
+    computed, summed = _from_images(graph), _summed(graph)
     ends: dict[str, tuple[fx.Node, fx.Node | None]] = {}
-    for node in graph.nodes:
-        if node.op == "call_module" and isinstance(modules[node.target], nn.Conv2d):
+    grids: dict[str, fx.Node | None] = {}
+    grid: fx.Node | None = None  # the last convolution's shape: the grid of patches
+    for node in list(graph.nodes):
+        module = modules.get(str(node.target)) if node in computed else None
+        if isinstance(module, nn.Conv2d):
             ends[node.target] = _follow(node, modules)
+            grid = node
+        elif isinstance(module, nn.Linear) and node in summed:
+            end = _follow(node, modules)
+            if end[1] is not None:
+                ends[node.target], grids[node.target] = end, grid
     owners: dict[fx.Node, str] = {}
     for name, (_, activation) in ends.items():
         if activation is not None:
             rival = owners.get(activation)
             if rival is None or _area(modules[name]) > _area(modules[rival]):
                 owners[activation] = name
-    return {
+    nodes = {
         name: activation if activation is not None and owners[activation] == name else own
         for name, (own, activation) in ends.items()
     }
+    for name, convolution in grids.items():
+        nodes[name] = _laid_out(graph, nodes[name], convolution)
+    return nodes
 
 
-def _area(convolution: Any) -> int:
-    rows, columns = convolution.kernel_size
+def _from_images(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes computed from the images' values; positional encodings have layers of their own."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        described = node.target == "size" or (node.target is getattr and node.args[1] in _ABOUT)
+        if node.op == "placeholder" or not (described or found.isdisjoint(node.all_input_nodes)):
+            found.add(node)
+    return found
+
+
+def _summed(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes whose results flow into a sum of two branches."""
+    found: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if not found.isdisjoint(node.users) or any(
+            _adds(user) and len(user.all_input_nodes) == 2 for user in node.users
+        ):
+            found.add(node)
+    return found
+
+
+def _laid_out(graph: fx.Graph, values: fx.Node, convolution: fx.Node | None) -> fx.Node:
+    """A node behind `values` that lays them out as maps, on the grid of the convolution."""
+    shape = None
+    if convolution is not None:
+        with graph.inserting_after(convolution):
+            shape = graph.call_function(getattr, (convolution, "shape"))
+    with graph.inserting_after(values):
+        return graph.call_function(maps_of_hidden, (values, shape))
+
+
+def maps_of_hidden(values: Tensor, patches: Sequence[int] | None) -> Tensor:
+    """The values of an MLP's hidden units as maps N×units×H×W.
+
+    Args:
+        values: N×H×W×units with H×W no larger than the grid of patches, or N×tokens×units: the
+            patches in their order, behind a few others, or squares of f×f merged patches.
+        patches: shape of the maps N×channels×rows×columns that the patches come from.
+
+    Returns:
+        Of anything else a line N×units×1×positions: their places are not known.
+    """
+    count, _, rows, columns = patches or (len(values), 0, 0, 0)
+    is_whole = len(values) == count  # not the windows of images, one below the other
+    if is_whole and values.ndim == 4 and values.shape[1] <= rows and values.shape[2] <= columns:
+        return values.permute(0, 3, 1, 2)
+    if is_whole and values.ndim == 3 and patches:
+        tokens = values.shape[1]
+        f = max(1, math.isqrt(rows * columns // tokens))
+        extra = tokens - rows // f * (columns // f)
+        if 0 <= extra <= (_MOST_PREFIX_TOKENS if f == 1 else 0) and rows % f == columns % f == 0:
+            grid = values[:, extra:].transpose(1, 2)
+            return grid.reshape(*grid.shape[:2], rows // f, columns // f)
+    return values.reshape(count, -1, values.shape[-1]).transpose(1, 2).unsqueeze(2)
+
+
+def _area(layer: Any) -> int:
+    rows, columns = getattr(layer, "kernel_size", (1, 1))
     return int(rows * columns)
 
 
+def _adds(node: fx.Node) -> bool:
+    return (node.op == "call_function" and node.target in _ADDITIONS) or (
+        node.op == "call_method" and node.target in _ADDITION_METHODS
+    )
+
+
 def _follow(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[fx.Node, fx.Node | None]:
-    """The convolution's own normalized output, and the activation it flows into alone, if any."""
+    """The layer's own normalized output, and the activation it flows into alone, if any."""
     own, added = node, False
     while len(node.users) == 1:
         (node,) = node.users
@@ -149,98 +234,8 @@ def _follow(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[fx.Node, fx.N
             return own, node
         if isinstance(module, _TRANSPARENT):
             own = own if added else node
-        elif (node.op == "call_function" and node.target in _ADDITIONS) or (
-            node.op == "call_method" and node.target in _ADDITION_METHODS
-        ):
+        elif _adds(node):
             added = True
         else:
             break
     return own, None
-
-
-def reading(
-    network: nn.Module,
-    graph: fx.Graph,
-    nodes: Sequence[fx.Node],
-    reduce: Callable[[Tensor], Tensor],
-    *,
-    logits: bool,
-) -> nn.Module:
-    """The network, layers shared, returning a tuple: its logits if asked for, each node reduced.
-
-    A node is read right behind its place: later layers may write into it in place. Without the
-    logits, nothing behind the last node is computed.
-    """
-    longer = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    read: dict[fx.Node, fx.Node] = {}
-    results: list[Any] = []
-    for node in graph.nodes:
-        if node.op == "output":
-            results += [copies[node.args[0]]] if logits else []
-            break
-        copies[node] = longer.node_copy(node, copies.__getitem__)
-        if node in nodes:
-            read[node] = longer.call_function(reduce, (copies[node],))
-        if len(read) == len(nodes) and not logits:
-            break
-    longer.output((*results, *(read[node] for node in nodes)))
-    return fx.GraphModule(network, longer)
-
-
-@contextmanager
-def kept_outputs(
-    network: nn.Module, paths: dict[str, str], reduce: Callable[[Tensor], Tensor]
-) -> Iterator[dict[str, Tensor]]:
-    """For models that cannot be traced: each convolution's output, or its norm's, by hooks."""
-    names = {path: name for name, path in paths.items()}
-    kept: dict[str, Tensor] = {}
-    owners: dict[int, tuple[weakref.ref[Tensor], str]] = {}
-
-    def keep(path: str, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        if not isinstance(module, nn.Conv2d):
-            before, path = owners.get(id(inputs[0]), (lambda: None, ""))
-            if before() is not inputs[0]:
-                return
-        owners[id(output)] = weakref.ref(output), path
-        if path in names:
-            kept[names[path]] = reduce(output)
-
-    handles = [
-        module.register_forward_hook(partial(keep, path))
-        for path, module in network.named_modules()
-        if isinstance(module, (nn.Conv2d, *_NORMS))
-    ]
-    try:
-        yield kept
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def read_by_last_linear(network: nn.Module, graph: fx.Graph) -> fx.Node | None:
-    """The node that the last linear layer takes in, if there is one."""
-    modules: dict[Any, nn.Module] = dict(network.named_modules())
-    inputs = [
-        node.all_input_nodes[0]
-        for node in graph.nodes
-        if node.op == "call_module" and isinstance(modules[node.target], nn.Linear)
-    ]
-    return inputs[-1] if inputs else None
-
-
-@contextmanager
-def kept_input_of_last_linear(network: nn.Module) -> Iterator[list[Tensor]]:
-    """For models that cannot be traced: what its last linear layer to be run took in, by hooks."""
-    kept: list[Tensor] = []
-
-    def keep(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        kept[:] = [inputs[0]]
-
-    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    handles = [module.register_forward_pre_hook(keep) for module in layers]
-    try:
-        yield kept
-    finally:
-        for handle in handles:
-            handle.remove()

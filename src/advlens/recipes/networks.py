@@ -3,7 +3,7 @@
 from torchvision.models import resnet50
 
 from advlens.models import Classifier
-from advlens.models.zoo import IMAGENET_MEAN, IMAGENET_STD
+from advlens.models.sources import IMAGENET_MEAN, IMAGENET_STD
 
 
 def small_imagenet_150() -> Classifier:

@@ -1,0 +1,90 @@
+"""What `advlens models` says of a model, and of the weights that it converts."""
+
+from pathlib import Path
+
+from torch import nn
+
+from advlens.errors import ModelError
+from advlens.models import Classifier, convert_model, load_model
+from advlens.prepared import prepare
+from advlens.prepared.reading import last_linear
+from advlens.prepared.units import layer_name, trace
+
+SHOWN = 10
+"""Classes that are named where there are more of them."""
+
+
+def show_model(spec: str) -> str:
+    """A model for people to read: weights, images, classes, representation, layers of units.
+
+    Raises:
+        AdvlensError: as `load_model`.
+    """
+    classifier = load_model(spec)
+    lines = {
+        "name": classifier.name,
+        "parameters": f"{sum(p.numel() for p in classifier.parameters()):,}",
+        "weights": classifier.weights or "random",
+        "image size": f"{classifier.image_size}, cropped from a shorter side of "
+        f"{classifier.resize}, resized {classifier.interpolation}",
+        "normalization": _normalization(classifier),
+        "classes": _classes(classifier),
+        "representation": _representation(classifier),
+    }
+    rows = [f"{key:<15}{value}" for key, value in lines.items()]
+    prepared = prepare(classifier)
+    for layer, units in prepared.layers.items():
+        hidden = isinstance(classifier.network.get_submodule(layer), nn.Linear)
+        kind = "hidden units of an MLP" if hidden else "channels of a convolution"
+        rows.append(f"{'layer':<15}{layer}, {units} units: {kind}")
+    if not prepared.folded:
+        rows.append(
+            f"{'note':<15}this model cannot be traced: units are the positive parts of convolutions"
+        )
+    return "\n".join(rows)
+
+
+def convert(spec: str, out: Path) -> str:
+    """Write a model's weights as safetensors; say what was read, dropped and found.
+
+    Raises:
+        AdvlensError: as `convert_model`.
+    """
+    classifier, found = convert_model(spec, out)
+    kept = len(classifier.network.state_dict())
+    rows = [f"read           {kept if found is None else len(found.tensors)} tensors"]
+    if found is not None:
+        rows[0] += f", named {found.prefix}… in the file" if found.prefix else ""
+        rows += [f"dropped        {copy}…, an equal copy" for copy in found.copies]
+        rows += [f"found          {name}" for name in found.normalizers]
+    rows += [f"normalization  {_normalization(classifier)}", f"written        {out}"]
+    return "\n".join(rows)
+
+
+def _normalization(classifier: Classifier) -> str:
+    mean, std = (
+        ", ".join(f"{value:.4g}" for value in values.flatten().tolist())
+        for values in (classifier.mean, classifier.std)
+    )
+    return f"mean {mean}; std {std}"
+
+
+def _classes(classifier: Classifier) -> str:
+    names = classifier.classes or classifier.synsets
+    if names is None:
+        return "unknown"
+    if len(names) <= 2 * SHOWN:
+        return ", ".join(names)
+    return f"{len(names)}: {', '.join(names[: SHOWN - 1])} … {names[-1]}"
+
+
+def _representation(classifier: Classifier) -> str:
+    try:
+        graph = trace(classifier)
+    except ModelError:
+        return "the input of the last linear layer to be run"
+    node = last_linear(classifier, graph)
+    if node is None:
+        return "none: the model has no linear layer"
+    layer = classifier.get_submodule(str(node.target))
+    return f"the {layer.in_features} inputs of {layer_name(classifier, str(node.target))}"

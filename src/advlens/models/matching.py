@@ -1,0 +1,124 @@
+"""A file's tensors against a network's: names, wrappers around the network, normalizers."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_WRAPPERS = {"module", "_orig_mod"}
+"""Put into names by DataParallel, also around a part of a network, and by torch.compile."""
+_MEANS = {"mean", "new_mean", "mu", "_mean"}
+_STDS = {"std", "new_std", "sigma", "_std"}
+
+
+@dataclass(frozen=True)
+class Matched:
+    """A file's tensors under the network's names.
+
+    Attributes:
+        tensors: the network's; those that the file lacks are not in it.
+        names: of each, in the file.
+        prefix: what stands before the network's names in the file.
+        copies: prefixes of further, equal sets of the network's tensors, which are dropped.
+        normalizers: names of the means and standard deviations.
+        mean, std: what these hold, per channel on the [0, 1] scale, or nothing.
+        unknown: names of all other tensors.
+    """
+
+    tensors: dict[str, Tensor]
+    names: dict[str, str]
+    prefix: str
+    copies: tuple[str, ...]
+    normalizers: tuple[str, ...]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    unknown: tuple[str, ...]
+
+
+def match(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Matched:
+    """Find a network's tensors in a file, whatever the network was wrapped in when it was saved.
+
+    The robustness library saves `module.model.X` and again `module.attacker.model.X`, with
+    `module.normalizer.new_mean`; RobustBench's models are saved as `normalize.mean`, `model.X` or
+    `0.mean`, `1.X`, or with `mu` and `sigma` beside the layers.
+
+    Args:
+        state: the file's tensors by name.
+        own: the network's.
+
+    Raises:
+        ValueError: two copies of a tensor or of a normalizer that differ, or a normalizer that
+            cannot be used.
+    """
+    plain = _unwrapped(state, own)
+    counts = Counter(prefix for name in plain for prefix in _prefixes(name, own))
+    prefix = max(counts, key=lambda found: (counts[found], -len(found)), default="")
+    full = sum(not name.endswith("num_batches_tracked") for name in own)
+    copies = [other for other in counts if other != prefix and counts[other] >= full]
+    names = {name: plain[prefix + name] for name in own if prefix + name in plain}
+    used = set(names.values())
+    for copy in copies:
+        for name in own:
+            if (again := plain.get(copy + name)) is not None and name in names:
+                tensor = state[names[name]]  # of another shape, it may be of any size
+                if tensor.shape == own[name].shape and not torch.equal(tensor, state[again]):
+                    raise ValueError(f"{names[name]} and {again} are not the same")
+                used.add(again)
+    rest = {name: source for name, source in plain.items() if source not in used}
+    mean, std, normalizers = _normalizer({name: state[s] for name, s in rest.items()})
+    return Matched(
+        tensors={name: state[source] for name, source in names.items()},
+        names=names,
+        prefix=prefix,
+        copies=tuple(copies),
+        normalizers=tuple(rest[name] for name in normalizers),
+        mean=mean,
+        std=std,
+        unknown=tuple(source for name, source in rest.items() if name not in normalizers),
+    )
+
+
+def _unwrapped(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
+    """Names without the parts that wrappers add, and the names in the file that they stand for."""
+    added = _WRAPPERS - {part for name in own for part in name.split(".")}
+    plain: dict[str, str] = {}
+    for name in state:
+        short = ".".join(part for part in name.split(".") if part not in added)
+        if short in plain:
+            raise ValueError(f"{plain[short]} and {name} name the same tensor")
+        plain[short] = name
+    return plain
+
+
+def _prefixes(name: str, own: Mapping[str, Tensor]) -> list[str]:
+    """Each beginning of a name behind which one of the network's names stands."""
+    starts = [0, *(place + 1 for place, sign in enumerate(name) if sign == ".")]
+    found = [name[:start] for start in starts if name[start:] in own]
+    return [] if name.endswith("num_batches_tracked") else found
+
+
+def _normalizer(
+    rest: Mapping[str, Tensor],
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None, list[str]]:
+    """Mean and standard deviation of three channels among the tensors that are left over."""
+    found: dict[str, dict[str, Tensor]] = {"mean": {}, "std": {}}
+    for name, tensor in rest.items():
+        last = name.rpartition(".")[2]
+        if tensor.numel() == 3 and tensor.is_floating_point():
+            if last in _MEANS:
+                found["mean"][name] = tensor
+            elif last in _STDS:
+                found["std"][name] = tensor
+    values: dict[str, tuple[float, ...]] = {}
+    for kind, tensors in found.items():
+        for name, tensor in tensors.items():
+            value = tuple(tensor.double().flatten().tolist())
+            if values.setdefault(kind, value) != value:
+                raise ValueError(f"{' and '.join(tensors)} are not the same")
+            if not all(-1 <= channel <= 1 for channel in value):
+                raise ValueError(f"{name}, {value}, is not on the [0, 1] scale of pixels")
+    if len(values) == 1:
+        return None, None, []  # a mean alone is no normalizer: it stays unknown
+    return values.get("mean"), values.get("std"), [*found["mean"], *found["std"]]

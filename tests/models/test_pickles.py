@@ -1,0 +1,187 @@
+"""models.pickles: plain data as pickle reads it, everything else inert."""
+
+import collections
+import copyreg
+import io
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+
+from advlens.models.pickles import Call, Name, Reference, UnsafeError, read_pickle
+
+SHARED = [1, 2]
+PLAIN = [
+    None, True, False, 0, -1, 255, 65535, 1 << 31, -(1 << 40), 1 << 2000, 0.1, -1e300, "", "a",
+    "ä\n\u2028", "x" * 300, [], [1, [2, [3]]], (), (1,), (1, 2), (1, 2, 3),
+    (1, 2, 3, 4), {}, {"a": 1}, {"a": {"b": [None]}, 3: (True,), None: 0, 1.5: 1},
+    [SHARED, SHARED], collections.OrderedDict(a=1, b=[2]), collections.defaultdict(list, a=[1]),
+]  # fmt: skip
+RAW = [b"", b"raw", b"r" * 300, {b"k": 2}, b"\xff"]
+
+
+PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "protocol"),
+    [(value, protocol) for value in PLAIN for protocol in PROTOCOLS]
+    + [(value, protocol) for value in RAW for protocol in PROTOCOLS[3:]],  # before, by a codec
+    ids=lambda value: repr(value)[:20],
+)
+def test_plain_data_as_pickle_reads_it(value, protocol):
+    content = pickle.dumps(value, protocol=protocol)
+    found, references = read_pickle(io.BytesIO(content))
+    assert found == pickle.loads(content) == value
+    assert references == []
+
+
+def test_what_is_shared_stays_shared():
+    found, _ = read_pickle(io.BytesIO(pickle.dumps([SHARED, SHARED])))
+    assert found[0] is found[1]
+
+
+def test_sets_are_lists():
+    for value in ({1}, frozenset({1})):
+        found, _ = read_pickle(io.BytesIO(pickle.dumps([value, 2], protocol=4)))
+        assert found == [[1], 2]
+
+
+def test_the_file_stands_behind_the_pickle():
+    file = io.BytesIO(pickle.dumps("a") + pickle.dumps("b") + b"rest")
+    assert read_pickle(file)[0] == "a"
+    assert read_pickle(file)[0] == "b"
+    assert file.read() == b"rest"
+
+
+def test_references():
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):
+            return ("storage", "7") if value is SHARED else None
+
+    buffer = io.BytesIO()
+    Pickler(buffer, protocol=2).dump({"a": SHARED})
+    found, references = read_pickle(io.BytesIO(buffer.getvalue()))
+    assert type(found["a"]) is Reference
+    assert found["a"].identity == ("storage", "7")
+    assert references == [found["a"]]
+
+
+def named(module: str, name: str) -> bytes:
+    return f"c{module}\n{name}\n".encode()
+
+
+EVIL = named("evil_module", "Evil")
+FORMS = {  # every way to ask for a call, by hand
+    "reduce": EVIL + b"(S'x'\ntR.",
+    "instance": b"(S'x'\nievil_module\nEvil\n.",
+    "object": b"(" + EVIL + b"S'x'\no.",
+    "new object": b"\x80\x02" + EVIL + b")\x81.",
+    "new object with keywords": b"\x80\x04" + EVIL + b")}\x92.",
+    "build": EVIL + b")R}S'x'\nI1\nsb.",
+    "build with slots": b"\x80\x02" + EVIL + b")\x81N}S'__class__'\nI1\ns\x86b.",
+    "set items": EVIL + b")RS'x'\nI1\ns.",
+    "append": EVIL + b")RS'x'\na.",
+    "stack": b"\x80\x04\x8c\x0bevil_module\x8c\x04Evil\x93)R.",
+    "call of a call": EVIL + b")R)R.",
+}
+
+
+@pytest.fixture
+def evil(tmp_path, monkeypatch) -> Path:
+    """A file that appears when the module is imported, or its class called or given a state."""
+    sentinel = tmp_path / "sentinel"
+    touch = f"__import__('pathlib').Path({str(sentinel)!r}).touch()"
+    (tmp_path / "evil_module.py").write_text(
+        f"{touch}\nclass Evil:\n"
+        f"    def __init__(self, *a): {touch}\n"
+        f"    def __setstate__(self, s): {touch}\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield sentinel
+    sys.modules.pop("evil_module", None)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_nothing_is_imported_or_called(form, evil):
+    found, _ = read_pickle(io.BytesIO(FORMS[form]))
+    assert type(found) is Call
+    assert "evil_module" not in sys.modules
+    assert not evil.exists()
+    innermost = found.function if type(found.function) is Call else found
+    assert str(innermost.function) == "evil_module.Evil"
+
+
+def test_the_module_would_do_harm(evil):
+    pickle.loads(FORMS["reduce"])
+    assert evil.exists()
+
+
+def test_states_are_given_to_nothing():
+    """pickle.loads would set the attribute on the class itself."""
+    victim = collections.OrderedDict
+    read_pickle(io.BytesIO(b"\x80\x02ccollections\nOrderedDict\nN}S'move_to_end'\nI1\ns\x86b."))
+    assert victim.move_to_end is collections.OrderedDict.move_to_end
+    content = b"\x80\x02" + named("collections", "OrderedDict") + b")R}S'_metadata'\n}sb."
+    assert read_pickle(io.BytesIO(content))[0] == {}
+
+
+def test_extensions_of_copyreg_are_unknown():
+    copyreg.add_extension("collections", "OrderedDict", 240)
+    try:
+        with pytest.raises(KeyError, match="EXT1"):
+            read_pickle(io.BytesIO(b"\x80\x02\x82\xf0."))
+    finally:
+        copyreg.remove_extension("collections", "OrderedDict", 240)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("os", "system"), ("posix", "system"), ("builtins", "eval"), ("__builtin__", "eval"),
+        ("builtins", "__import__"), ("subprocess", "Popen"), ("importlib.util", "x"),
+        ("multiprocessing.util", "spawnv_passfds"),
+    ],
+)  # fmt: skip
+def test_names_that_occur_in_attacks_are_refused(module, name):
+    for content in (named(module, name) + b".", b"(i" + f"{module}\n{name}\n".encode() + b"."):
+        with pytest.raises(UnsafeError, match=name):
+            read_pickle(io.BytesIO(content))
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("builtins", "set"), ("dill._dill", "_create_function"), ("osprey", "x"), ("a", "b")],
+)
+def test_other_names_are_names(module, name):
+    found, _ = read_pickle(io.BytesIO(named(module, name) + b"."))
+    assert type(found) is Name
+    assert str(found) == f"{module}.{name}"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "exhausted"),
+        (pickle.dumps([1, 2])[:-2], "exhausted"),
+        (b".", "pop from empty list"),
+        (b"\x86.", "too short"),
+        (b"g7\n.", "7"),
+        (b"t.", "pop from empty list"),
+        (b"}(K\x01u.", "shorter"),
+        (b"}" + b")" + b"\x85" * 5 + b"K\x01s.", "no plain value"),
+        (b"}]K\x01s.", "no plain value"),
+        (b"\xff.", "unknown"),
+        (b"N" * 200_001 + b".", "more than 200,000 instructions"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_damage(content, message):
+    with pytest.raises(Exception, match=message):
+        read_pickle(io.BytesIO(content))
+
+
+def test_deep_nesting_is_no_recursion():
+    found, _ = read_pickle(io.BytesIO(b")" + b"\x85" * 150_000 + b"."))
+    assert type(found) is tuple

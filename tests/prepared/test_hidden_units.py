@@ -1,0 +1,327 @@
+"""Transformers, ConvNeXt, mixers and others, and the hidden units of their MLPs."""
+
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from timm.models.mlp_mixer import MlpMixer
+from torch import nn
+from torchvision.models.convnext import CNBlockConfig
+
+from advlens.errors import ModelError
+from advlens.models import Classifier
+from advlens.prepared import live_features, prepare
+from advlens.prepared.units import maps_of_hidden
+
+
+def vit() -> nn.Module:
+    return torchvision.models.VisionTransformer(
+        image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=24,
+        num_classes=5,
+    )  # fmt: skip
+
+
+def convnext() -> nn.Module:
+    settings = [CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 2)]
+    return torchvision.models.ConvNeXt(settings, num_classes=5)
+
+
+def swin() -> nn.Module:
+    return torchvision.models.SwinTransformer(
+        patch_size=[4, 4], embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=[4, 4],
+        num_classes=5,
+    )  # fmt: skip
+
+
+def of_timm(name: str, **given: object) -> Callable[[], nn.Module]:
+    return lambda: timm.create_model(name, num_classes=5, **given)
+
+
+VIT = {"img_size": 32, "depth": 2}
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, dict[str, str], dict[str, tuple]]] = {
+    # how it is built, the images' size, each layer of hidden units with the module that holds its
+    # values behind the non-linearity, and the shape of some layers' maps, in order
+    "torchvision vit": (
+        vit, 32,
+        {f"encoder.layers.encoder_layer_{n}.mlp.0": f"encoder.layers.encoder_layer_{n}.mlp.1"
+         for n in range(2)},
+        {"conv_proj": (16, 4, 4), "encoder.layers.encoder_layer_0.mlp.0": (24, 4, 4)},
+    ),
+    "timm vit_tiny_patch16_224": (
+        of_timm("vit_tiny_patch16_224", **VIT), 32,
+        {f"blocks.{n}.mlp.fc1": f"blocks.{n}.mlp.act" for n in range(2)},
+        {"patch_embed.proj": (192, 2, 2), "blocks.1.mlp.fc1": (768, 2, 2)},
+    ),
+    "timm vit with registers": (
+        of_timm("vit_little_patch16_reg4_gap_256", **VIT), 32,
+        {f"blocks.{n}.mlp.fc1": f"blocks.{n}.mlp.act" for n in range(2)},
+        {"blocks.1.mlp.fc1": (1792, 2, 2)},
+    ),
+    "torchvision convnext": (
+        convnext, 32,
+        {f"features.{name}.block.3": f"features.{name}.block.4" for name in ("1.0", "3.0", "3.1")},
+        {"features.0.0": (8, 8, 8), "features.1.0.block.0": (8, 8, 8),
+         "features.1.0.block.3": (32, 8, 8), "features.3.1.block.3": (64, 4, 4)},
+    ),
+    "timm convnext": (
+        of_timm("convnext_tiny", depths=(1, 1, 1, 1), dims=(8, 16, 16, 16)), 32,
+        {f"stages.{n}.blocks.0.mlp.fc1": f"stages.{n}.blocks.0.mlp.act" for n in range(4)},
+        {"stem.0": (8, 8, 8), "stages.1.blocks.0.mlp.fc1": (64, 4, 4)},
+    ),
+    "torchvision swin": (
+        swin, 32,
+        {f"features.{n}.0.mlp.0": f"features.{n}.0.mlp.1" for n in (1, 3)},
+        {"features.0.0": (8, 8, 8), "features.1.0.mlp.0": (32, 8, 8),
+         "features.3.0.mlp.0": (64, 4, 4)},
+    ),
+    "timm swin, tokens in a line": (
+        of_timm("swin_tiny_patch4_window7_224", img_size=32, window_size=4, embed_dim=12,
+                depths=(1, 1), num_heads=(1, 2)), 32,
+        {f"layers.{n}.blocks.0.mlp.fc1": f"layers.{n}.blocks.0.mlp.act" for n in range(2)},
+        {"layers.0.blocks.0.mlp.fc1": (48, 8, 8), "layers.1.blocks.0.mlp.fc1": (96, 4, 4)},
+    ),
+    "timm mixer": (
+        lambda: MlpMixer(num_classes=5, img_size=64, patch_size=32, num_blocks=1, embed_dim=24), 64,
+        {f"blocks.0.mlp_{kind}.fc1": f"blocks.0.mlp_{kind}.act" for kind in
+         ("tokens", "channels")},
+        {"stem.proj": (24, 2, 2), "blocks.0.mlp_channels.fc1": (96, 2, 2)},
+    ),
+    "torchvision mobilenet_v3_small": (
+        lambda: torchvision.models.mobilenet_v3_small(num_classes=5), 64, {},
+        {"features.0.0": (16, 32, 32), "features.12.0": (576, 2, 2)},
+    ),
+    "torchvision efficientnet_b0": (
+        lambda: torchvision.models.efficientnet_b0(num_classes=5), 32, {},
+        {"features.0.0": (32, 16, 16), "features.8.0": (1280, 1, 1)},
+    ),
+    "torchvision densenet121": (
+        lambda: torchvision.models.densenet121(num_classes=5), 32, {},
+        {"features.conv0": (64, 16, 16), "features.denseblock4.denselayer16.conv2": (32, 1, 1)},
+    ),
+    "timm resnet18": (
+        of_timm("resnet18"), 64, {}, {"conv1": (64, 32, 32), "layer4.1.conv2": (512, 2, 2)},
+    ),
+    "timm efficientnet_b0": (
+        of_timm("efficientnet_b0"), 32, {}, {"conv_head": (1280, 1, 1)},
+    ),
+}  # fmt: skip
+each_network = pytest.mark.parametrize("name", NETWORKS)
+with_hidden_units = pytest.mark.parametrize("name", [n for n in NETWORKS if NETWORKS[n][2]])
+
+
+def build(name: str) -> tuple[nn.Module, torch.Tensor]:
+    """A network in evaluation mode, no parameter zero or nearly so, and images for it."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        model = NETWORKS[name][0]().eval()
+        for parameter in model.parameters():
+            if parameter.abs().max() < 1e-3:
+                parameter.normal_(std=0.5)
+        size = NETWORKS[name][1]
+        return model, torch.rand(3, 3, size, size)
+
+
+@each_network
+def test_same_logits_and_input_gradients(name):
+    model, images = build(name)
+    model, images = model.double(), images.double()
+    copied = prepare(model, dtype=torch.float64)
+    assert copied.folded
+    results = []
+    for network in (model, copied):
+        inputs = images.clone().requires_grad_()
+        logits = network(inputs)
+        mix = torch.linspace(-1, 1, 5).to(logits)
+        results.append((logits, *torch.autograd.grad((logits @ mix).sum(), inputs)))
+    (logits, gradient), (found, found_gradient) = results
+    assert logits.abs().max() > 1e-3
+    assert gradient.abs().max() > 0
+    torch.testing.assert_close(found.double(), logits, rtol=1e-5, atol=1e-6)
+    scale = float(gradient.abs().max())
+    torch.testing.assert_close(found_gradient, gradient, rtol=0, atol=1e-8 * scale)
+
+
+@each_network
+def test_units_and_records(name):
+    model, images = build(name)
+    _, _, hidden, shapes = NETWORKS[name]
+    copied = prepare(model)
+    linear = {n for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    assert copied.layers.keys() & linear == hidden.keys()
+    with torch.no_grad():
+        logits, responses = copied.record(images)
+        torch.testing.assert_close(logits, model(images), rtol=1e-3, atol=1e-4)
+        assert list(responses) == list(copied.layers)
+        for layer, units in copied.layers.items():
+            assert responses[layer].shape == (3, units)
+            assert responses[layer].min() >= 0
+        for layer, shape in shapes.items():
+            maps = copied.features(images, layer)
+            assert maps.shape == (3, *shape)
+            torch.testing.assert_close(maps.amax(dim=(2, 3)), responses[layer])
+        found = copied.representation(images)
+        assert found.ndim == 2
+        layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
+        assert any(found.shape[1] == layer.in_features for layer in layers)
+
+
+def by_hooks(model: nn.Module, images: torch.Tensor, module: str) -> torch.Tensor:
+    kept = []
+    hook = model.get_submodule(module).register_forward_hook(lambda m, i, o: kept.append(o))
+    with torch.no_grad():
+        model(images)
+    hook.remove()
+    (values,) = kept
+    return values
+
+
+@with_hidden_units
+def test_hidden_units_are_where_hooks_on_the_model_find_them(name):
+    """Each place by hand: row by row, the patches behind all other tokens."""
+    model, images = build(name)
+    copied = prepare(model)
+    for layer, module in NETWORKS[name][2].items():
+        values = by_hooks(model, images, module)
+        assert copied.layers[layer] == values.shape[-1]
+        if "mlp_tokens" in layer:  # these units look at all places at once
+            with pytest.raises(ModelError, match=f"{layer} works on have no place in the image"):
+                copied.features(images, layer)
+            expected = values.amax(dim=1).clamp(min=0)
+        else:
+            maps = copied.features(images, layer)
+            rows, columns = maps.shape[2:]
+            for row in range(rows):
+                for column in range(columns):
+                    if values.ndim == 4:
+                        there = values[:, row, column]
+                    else:
+                        there = values[:, values.shape[1] - (rows - row) * columns + column]
+                    torch.testing.assert_close(maps[:, :, row, column], F.relu(there))
+            expected = maps.amax(dim=(2, 3))
+        torch.testing.assert_close(copied.record(images)[1][layer], expected)
+
+
+def test_other_tokens_than_patches_do_not_count():
+    """The class token responds more than any patch."""
+    model, images = build("torchvision vit")
+    layer = "encoder.layers.encoder_layer_1.mlp.0"
+    with torch.no_grad():
+        model.class_token.mul_(100)
+    values = by_hooks(model, images, layer.replace("mlp.0", "mlp.1"))
+    assert (values[:, 0] > values[:, 1:].amax(dim=1)).any()
+    found = prepare(model).record(images)[1][layer]
+    torch.testing.assert_close(found, values[:, 1:].amax(dim=1).clamp(min=0))
+
+
+@with_hidden_units
+def test_the_last_layer_is_of_the_last_mlp(name):
+    model, _ = build(name)
+    assert prepare(model).last == list(NETWORKS[name][2])[-1]
+
+
+def test_live_features_of_hidden_units():
+    model, images = build("torchvision vit")
+    logits, features = live_features(model)(images)
+    torch.testing.assert_close(logits, model(images))
+    assert features.shape == (3, 24, 4, 4)
+    features.square().mean().backward()
+    assert model.conv_proj.weight.grad.abs().max() > 0
+    assert model.heads.head.weight.grad is None
+
+
+def test_names_in_a_classifier():
+    model, images = build("torchvision vit")
+    classifier = Classifier(model, name="v", mean=(0.5,) * 3, std=(0.2,) * 3)
+    copied = prepare(classifier)
+    assert "encoder.layers.encoder_layer_0.mlp.0" in copied.layers
+    assert copied.features(images).shape == (3, 24, 4, 4)
+    assert copied.fields(copied.last) is None  # attention reaches everywhere
+
+
+class Heads(nn.Module):
+    """Linear layers that are none of an MLP between sums, and one that makes an offset."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.offset = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1))
+        self.head = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5))
+        self.register_buffer("places", torch.rand(8, 8, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.conv1(x) + self.offset(self.places).permute(2, 0, 1))
+        x = x + self.conv2(x)
+        return self.head(x.mean(dim=(2, 3)))
+
+
+def test_other_linear_layers_have_no_units():
+    assert list(prepare(Heads()).layers) == ["conv1", "conv2"]
+
+
+class Positions(nn.Module):
+    """A positional encoding with a convolution, which sees only how large the images are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.position = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(2, 4, 1)
+        self.head = nn.Linear(4, 5)
+        self.register_buffer("places", torch.rand(1, 2, 8, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        places = (self.places / x.shape[2] / x.size(3)).to(x.dtype)
+        x = F.relu(self.conv(x) + self.position(places))
+        return self.head(x.mean(dim=(2, 3)))
+
+
+def test_layers_that_see_no_image_have_no_units():
+    assert list(prepare(Positions()).layers) == ["conv"]
+
+
+class Gated(nn.Module):
+    """A squeeze-and-excitation gate of linear layers in a residual branch: one value an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 5)
+        self.gate = nn.Sequential(nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 4), nn.Sigmoid())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        x = x + x * self.gate(x.mean(dim=(2, 3)))[:, :, None, None]
+        return self.linear(x.mean(dim=(2, 3)))
+
+
+def test_gates_of_linear_layers_are_maps_of_one_place():
+    torch.manual_seed(0)
+    model, images = Gated(), torch.rand(3, 3, 8, 8)
+    copied = prepare(model)
+    assert list(copied.layers) == ["conv", "gate.0", "gate.2"]
+    assert copied.features(images, "gate.0").shape == (3, 2, 1, 1)
+    expected = model.gate[:2](model.conv(images).mean(dim=(2, 3)))
+    torch.testing.assert_close(copied.record(images)[1]["gate.0"], expected.detach())
+
+
+@pytest.mark.parametrize(
+    ("shape", "patches", "expected"),
+    [
+        ((2, 3, 4, 5), (2, 9, 6, 8), (2, 5, 3, 4)),  # rows × columns, merged by two
+        ((2, 12, 5), (2, 9, 3, 4), (2, 5, 3, 4)),  # patches alone
+        ((2, 13, 5), (2, 9, 3, 4), (2, 5, 3, 4)),  # and a class token
+        ((2, 28, 5), (2, 9, 3, 4), (2, 5, 3, 4)),  # and sixteen more
+        ((2, 29, 5), (2, 9, 3, 4), (2, 5, 1, 29)),  # too many others
+        ((2, 12, 5), (2, 9, 6, 8), (2, 5, 3, 4)),  # patches merged by two
+        ((2, 13, 5), (2, 9, 6, 8), (2, 5, 1, 13)),  # no grid of merged patches
+        ((2, 12, 5), None, (2, 5, 1, 12)),
+        ((2, 9, 4, 5), (2, 9, 6, 6), (2, 5, 1, 36)),  # windows × tokens
+        ((8, 4, 5), (2, 9, 4, 4), (2, 5, 1, 16)),  # windows in the place of images
+        ((2, 5), (2, 9, 4, 4), (2, 5, 1, 1)),
+    ],
+)
+def test_layouts(shape, patches, expected):
+    values = torch.rand(shape)
+    maps = maps_of_hidden(values, patches)
+    assert maps.shape == expected
+    assert set(maps.flatten().tolist()) <= set(values.flatten().tolist())

@@ -1,0 +1,141 @@
+"""inspection: what is said of a model and of converted weights."""
+
+import pytest
+import torch
+
+from advlens.cli import main
+from advlens.inspection import convert, show_model
+from advlens.models import load_model
+from advlens.models.resnet import CifarResNet
+
+
+def lines(text: str, key: str) -> list[str]:
+    return [line[15:] for line in text.split("\n") if line.startswith(f"{key:<15}")]
+
+
+def test_a_convolutional_network():
+    text = show_model("cifar10-l2")
+    assert lines(text, "parameters") == ["685,994"]
+    assert lines(text, "weights") == [load_model("cifar10-l2").weights]
+    assert lines(text, "image size") == ["32, cropped from a shorter side of 32, resized bilinear"]
+    assert lines(text, "normalization") == [
+        "mean 0.4914, 0.4822, 0.4465; std 0.247, 0.2435, 0.2616"
+    ]
+    assert lines(text, "classes")[0].startswith("airplane, automobile, bird")
+    assert lines(text, "representation") == ["the 128 inputs of linear"]
+    layers = lines(text, "layer")
+    assert len(layers) == 13
+    assert layers[0] == "conv1, 32 units: channels of a convolution"
+
+
+def test_a_transformer():
+    text = show_model("timm:vit_tiny_patch16_224:32")
+    assert lines(text, "image size") == ["32, cropped from a shorter side of 35, resized bicubic"]
+    assert lines(text, "weights") == ["random"]
+    assert lines(text, "classes")[0].startswith("1000: tench, goldfish")
+    assert lines(text, "classes")[0].endswith("… toilet tissue")
+    assert lines(text, "representation") == ["the 192 inputs of head"]
+    layers = lines(text, "layer")
+    assert layers[0] == "patch_embed.proj, 192 units: channels of a convolution"
+    assert layers[1] == "blocks.0.mlp.fc1, 768 units: hidden units of an MLP"
+    assert len(layers) == 13
+    assert lines(text, "note") == []
+
+
+OWN = """
+import torch
+from torch import nn
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.linear((self.conv(x) if x.sum() > 0 else self.conv(-x)).mean(dim=(2, 3)))
+
+def stack():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+"""
+
+
+def test_other_networks(tmp_path, monkeypatch):
+    (tmp_path / "inspected_networks.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    text = show_model("inspected_networks:Branching")
+    assert lines(text, "classes") == ["unknown"]
+    assert lines(text, "representation") == ["the input of the last linear layer to be run"]
+    assert lines(text, "layer") == ["conv, 4 units: channels of a convolution"]
+    (note,) = lines(text, "note")
+    assert note.startswith("this model cannot be traced")
+    text = show_model("inspected_networks:stack")
+    assert lines(text, "representation") == ["none: the model has no linear layer"]
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """As the robustness library writes it."""
+    torch.manual_seed(0)
+    network = CifarResNet((3, 3, 3), (16, 32, 64), "pad").state_dict()
+    state = {}
+    for normalizer, model in (("normalizer", "model"), ("attacker.normalize", "attacker.model")):
+        state |= {f"module.{normalizer}.new_mean": torch.full((3, 1, 1), 0.25)}
+        state |= {f"module.{normalizer}.new_std": torch.full((3, 1, 1), 0.5)}
+        state |= {f"module.{model}.{name}": tensor for name, tensor in network.items()}
+    path = tmp_path / "checkpoint.pt.best"
+    torch.save({"model": state, "optimizer": {"state": {}}, "epoch": 3}, path)
+    return path
+
+
+def test_convert_says_what_was_read_dropped_and_found(checkpoint, tmp_path):
+    out = tmp_path / "converted.safetensors"
+    text = convert(f"resnet20@{checkpoint}", out)
+    assert lines(text, "read") == ["116 tensors, named model.… in the file"]
+    assert lines(text, "dropped") == ["attacker.model.…, an equal copy"]
+    assert lines(text, "found") == [
+        "module.normalizer.new_mean", "module.attacker.normalize.new_mean",
+        "module.normalizer.new_std", "module.attacker.normalize.new_std",
+    ]  # fmt: skip
+    assert lines(text, "normalization") == ["mean 0.25, 0.25, 0.25; std 0.5, 0.5, 0.5"]
+    assert lines(text, "written") == [str(out)]
+    images = torch.rand(2, 3, 32, 32)
+    built = [load_model(f"resnet20@{file}") for file in (checkpoint, out)]
+    assert torch.equal(built[0](images), built[1](images))
+    again = convert(f"resnet20@{out}", tmp_path / "again.safetensors")
+    assert lines(again, "read") == ["97 tensors"]
+    assert lines(again, "dropped") == lines(again, "found") == []
+    assert out.read_bytes() == (tmp_path / "again.safetensors").read_bytes()
+
+
+def test_command_line(checkpoint, tmp_path, capsys):
+    out = tmp_path / "converted.safetensors"
+    assert main(["models", "convert", f"resnet20@{checkpoint}", "--out", str(out)]) == 0
+    assert f"written        {out}" in capsys.readouterr().out
+    assert main(["models", "show", f"resnet20@{out}"]) == 0
+    assert "name           converted\n" in capsys.readouterr().out
+    assert main(["models"]) == 0
+    assert "\ntorchvision:vit_b_16\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ("convert resnet20", 2, "needs a file to write, as in: advlens models convert"),
+        ("convert resnet20 --out {tmp}/x.pt", 2, "needs a file to write"),
+        ("show resnet20 --out {tmp}/x.safetensors", 2, "only convert, needs a file to write"),
+        ("convert --out {tmp}/x.safetensors", 2, "needs a model"),
+        ("convert resnet20@{tmp}/none --out {tmp}/x.safetensors", 2, "none, which does not exist"),
+        ("convert resnet14@{file} --out {tmp}/x.safetensors", 1, "does not fit CifarResNet"),
+        ("convert timm:nothing --out {tmp}/x.safetensors", 2, "timm:nothing is not known"),
+    ],
+)
+def test_wrong_use_is_one_sentence_and_writes_nothing(
+    words, code, message, checkpoint, tmp_path, capsys
+):
+    before = sorted(tmp_path.iterdir())
+    given = [word.format(tmp=tmp_path, file=checkpoint) for word in words.split()]
+    assert main(["models", *given]) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
