@@ -13,14 +13,14 @@ import advlens
 
 SOURCE = Path(advlens.__file__)
 NAMES = {
-    "AdamAttack", "Adversarial", "AdvlensError", "AuditSettings", "Augmentation", "AutoAttack", "Bim",
-    "CheckpointError", "ClassGeneration", "Classifier", "Consistency", "DataError",
+    "AdamAttack", "Adversarial", "AdvlensError", "AuditSettings", "Augmentation", "AutoAttack",
+    "Bim", "CheckpointError", "ClassGeneration", "Classifier", "Consistency", "DataError",
     "DiscrepancyMap", "DissectSettings", "Dissection", "Divergence", "ExpectedGradients",
     "FeatureAttack", "FeatureConsistency", "FeatureVisualization", "Fgsm", "GaussianNoise",
     "IntegratedGradients", "Inversion", "L2", "LeastLikely", "Linf", "ModelError", "NumericError",
-    "Pgd", "RunError", "RunResults", "SettingsError", "Standard", "Trades", "Training", "Uniform", "Unrelaxed",
-    "__version__", "audit", "dissect", "load_data", "load_model", "make_attack",
-    "make_attribution", "read_run",
+    "Pgd", "RunError", "RunResults", "SettingsError", "Standard", "Trades",
+    "Training", "Uniform", "Unrelaxed", "__version__", "audit", "dissect", "load_data", "load_model",
+    "make_attack", "make_attribution", "read_run",
 }  # fmt: skip
 
 

@@ -91,7 +91,8 @@ class _Attributions(Work):
             INTEGRATED: stage.integrated,
             EXPECTED: self._expected,
             RANDOM: RandomAttribution(seed=stage.seed),
-        } | {m.name: partial(m, background=self.background) for m in stage.methods}
+        }
+        self.methods |= {m.name: partial(m, background=self.background) for m in stage.methods}
         count, (_, height, width) = len(self.ids), context.data.image_shape
         self.values = {
             f"{method}.{measure}": torch.full((count,), torch.nan, dtype=torch.float64)
