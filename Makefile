@@ -1,7 +1,7 @@
 # A machine with Python 3.11 or newer and make is enough; uv is installed by pip into .venv.
 PYTHON ?= python3
 UV = .venv/bin/uv
-.PHONY: demo test check benchmarks clean
+.PHONY: demo test check docs benchmarks clean
 
 demo: .venv/ready
 	.venv/bin/advlens demo
@@ -14,6 +14,9 @@ check: .venv/ready-test
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+docs: .venv/ready-docs
+	.venv/bin/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet docs docs/_build
 
 benchmarks: .venv/ready-test
 	.venv/bin/python benchmarks/attacks.py
@@ -34,6 +37,10 @@ benchmarks: .venv/ready-test
 	VIRTUAL_ENV=$(CURDIR)/.venv $(UV) pip install --quiet --constraint constraints.txt --group test --group check
 	touch $@
 
+.venv/ready-docs: .venv/ready
+	VIRTUAL_ENV=$(CURDIR)/.venv $(UV) pip install --quiet --constraint constraints.txt --group docs
+	touch $@
+
 clean:
-	rm -rf .venv runs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv runs dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
