@@ -1,0 +1,198 @@
+"""What the audit found, for each model at each sparsity: rows of one table, and pages to read."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from advlens.models import Classifier
+from advlens.runs import Row
+from advlens.sections import Results, number, percent
+from advlens.statistics import mean_interval
+
+_ESTIMATE = {"mean": float | None, "low": float | None, "high": float | None, "n": int}
+_SHARE = ("top1", "success", "dead", "zeros")
+UNITS = (
+    ("dead units", "layers", "", "dead"),
+    ("LC", "consistency", "least-likely", "lc"),
+    ("LC, kept channels", "units", "", "lc"),
+    ("consis_adv, FGSM", "consistency", "fgsm", "consis_adv"),
+    ("CS1, equal ε", "consistency", "least-likely", "cs1"),
+    ("CS2, equal ε", "consistency", "least-likely", "cs2"),
+    ("CS1, equal success", "consistency", "equal-success", "cs1"),
+    ("CS2, equal success", "consistency", "equal-success", "cs2"),
+)
+SHOWN = (
+    (
+        "Accuracy",
+        "",
+        (
+            ("parameters at 0", "weights", "", "zeros"),
+            ("natural", "accuracy", "natural", "top1"),
+            ("PGD", "accuracy", "Pgd", "top1"),
+        ),
+    ),
+    ("Units of the last convolution", "last", UNITS),
+    ("Units of all convolutions", "all", UNITS),
+    (
+        "Integrated Gradients",
+        "",
+        (
+            ("insertion", "attribution", "IntegratedGradients", "insertion"),
+            ("insertion, random numbers", "attribution", "Random", "insertion"),
+            ("deletion", "attribution", "IntegratedGradients", "deletion"),
+            ("total variation", "attribution", "IntegratedGradients", "variation"),
+            ("change under noise", "attribution", "IntegratedGradients", "stability"),
+            ("sparseness", "attribution", "IntegratedGradients", "sparseness"),
+        ),
+    ),
+    (
+        "Inversion from noise, distance",
+        "",
+        (
+            ("in its own representation", "inversion", "noise", "representation"),
+            ("in pixels", "inversion", "noise", "pixels"),
+            ("in the reference's features", "inversion", "noise", "representation (64 features)"),
+        ),
+    ),
+)
+"""Titles, which layers, and columns: heading, table of the audit (but "weights"), case, measure."""
+
+
+def zeros(classifier: Classifier) -> Row:
+    """The share of a model's parameters that are 0."""
+    tensors = [p.detach() for p in classifier.parameters()]
+    total = sum(p.numel() for p in tensors)
+    share = sum(int((p == 0).sum()) for p in tensors) / total
+    return _row("weights", "", None, "zeros", "", total, share)
+
+
+def kept_units(results: Results, model: str, classifier: Classifier) -> list[Row]:
+    """The mean LC of the live units whose channels have weights, and its interval over units.
+
+    In a residual network a unit lives on without them, on what the shortcut brings: it repeats an
+    earlier one.
+    """
+    units = results.table("units", {"model": str, "layer": str, "unit": int, "lc": float | None})
+    mine = [row for row in units or [] if row["model"] == model]
+    layers = list(dict.fromkeys(row["layer"] for row in mine))
+    kept = {
+        layer: classifier.network.get_parameter(f"{layer}.weight").detach().flatten(1).any(dim=1)
+        for layer in layers
+    }
+    rows = list[Row]()
+    for scope, part in (("last", layers[-1:]), ("all", layers)):
+        values = [
+            row["lc"] for row in mine
+            if row["layer"] in part and row["lc"] is not None and kept[row["layer"]][row["unit"]]
+        ]  # fmt: skip
+        if values:
+            rows.append(_row("units", "", None, "lc", scope, len(values), *mean_interval(values)))
+    return rows
+
+
+def measured(results: Results, model: str) -> list[Row]:
+    """What an audit measured on a model, as rows of one form.
+
+    `case` is the attack, the set of images, the attribution method or the start; `layers` is "last"
+    or "all" where units are measured. The mean over all layers is that over their live units; its
+    interval is the mean of the layers' intervals, which is no narrower than a joint one.
+    """
+
+    def mine(table: str, **columns: Any) -> list[Row]:
+        found = results.table(table, {"model": str, **columns}) or []
+        return [row for row in found if row["model"] == model]
+
+    share = {"top1": float, "top1_low": float, "top1_high": float, "n": int}
+    rows = [
+        _row("accuracy", row["attack"], row["epsilon"], "top1", "", row["n"],
+             row["top1"], row["top1_low"], row["top1_high"])
+        for row in mine("accuracy", attack=str, epsilon=float, **share)
+    ]  # fmt: skip
+    layers = mine("layers", layer=str, units=int, dead=int)
+    for scope, part in (("last", layers[-1:]), ("all", layers)):
+        if units := sum(row["units"] for row in part):
+            dead = sum(row["dead"] for row in part) / units
+            rows.append(_row("layers", "", None, "dead", scope, units, dead))
+    rows += _consistency(
+        mine("consistency", images=str, epsilon=float, layer=str, measure=str, units=int,
+             success=float, success_low=float, success_high=float, **_ESTIMATE)
+    )  # fmt: skip
+    for table, case in (("attribution", "method"), ("inversion", "start")):
+        rows += [
+            _row(table, row[case], None, row["measure"], "", row["n"],
+                 row["mean"], row["low"], row["high"])
+            for row in mine(table, **{case: str}, measure=str, **_ESTIMATE)
+        ]  # fmt: skip
+    return rows
+
+
+def _consistency(found: Sequence[Row]) -> list[Row]:
+    rows = list[Row]()
+    for (case, epsilon), of_case in groupby(found, lambda row: (row["images"], row["epsilon"])):
+        part = list(of_case)
+        last, n = part[-1]["layer"], part[0]["n"]
+        success = (part[0][f"success{end}"] for end in ("", "_low", "_high"))
+        rows.append(_row("consistency", case, epsilon, "success", "", n, *success))
+        for measure in dict.fromkeys(row["measure"] for row in part):
+            alive = [row for row in part if row["measure"] == measure and row["mean"] is not None]
+            for scope, some in (("last", [r for r in alive if r["layer"] == last]), ("all", alive)):
+                values = (_mean(some, key) for key in ("mean", "low", "high"))
+                rows.append(_row("consistency", case, epsilon, measure, scope, n, *values))
+    return rows
+
+
+def _mean(rows: Sequence[Row], key: str) -> float | None:
+    """Over the live units of some layers."""
+    if not rows or any(row[key] is None for row in rows):
+        return None
+    return float(sum(r["units"] * r[key] for r in rows) / sum(r["units"] for r in rows))
+
+
+def _row(
+    table: str, case: str, epsilon: float | None, measure: str, layers: str, n: int,
+    value: float | None = None, low: float | None = None, high: float | None = None,
+) -> Row:  # fmt: skip
+    return {
+        "table": table, "case": case, "epsilon": epsilon, "measure": measure, "layers": layers,
+        "value": value, "low": low, "high": high, "n": n,
+    }  # fmt: skip
+
+
+def tables(rows: Sequence[Row]) -> list[str]:
+    """The rows as Markdown tables; a column that the audit did not measure is left out."""
+    lines = list[str]()
+    models = list(dict.fromkeys((row["model"], row["sparsity"]) for row in rows))
+    for title, layers, columns in SHOWN:
+        known = {(row["table"], row["case"], row["measure"], row["layers"]) for row in rows}
+        there = [column for column in columns if (*column[1:], layers) in known]
+        if not there:
+            continue
+        head = ["model", "pruned", *(heading for heading, *_ in there)]
+        lines += [f"## {title}", "", _line(head), _line(["---"] * len(head))]
+        for model, sparsity in models:
+            mine = [r for r in rows if r["model"] == model and r["sparsity"] == sparsity]
+            cells = [_cell(mine, *column[1:], layers) for column in there]
+            pruned = "as given" if sparsity is None else f"{sparsity:.3g}"
+            lines.append(_line([model, pruned, *cells]))
+        lines.append("")
+    return lines
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(rows: Sequence[Row], table: str, case: str, measure: str, layers: str) -> str:
+    """A value with its interval; of adversarial images also the radius and the success there."""
+    of_case = [row for row in rows if (row["table"], row["case"]) == (table, case)]
+    found = [r for r in of_case if (r["measure"], r["layers"]) == (measure, layers)]
+    if not found or found[0]["value"] is None:
+        return ""
+    shown = percent if measure in _SHARE else number
+    text = shown(found[0]["value"])
+    if found[0]["low"] is not None:
+        text += f" ({shown(found[0]['low'])} to {shown(found[0]['high'])})"
+    if table == "consistency" and measure != "lc":
+        success = next(row for row in of_case if row["measure"] == "success")
+        text += f"; ε {success['epsilon']:.3g}, {percent(success['value'])}"
+    return text

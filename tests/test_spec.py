@@ -1,0 +1,95 @@
+"""Methods written in one word."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from advlens.config import AuditSettings, MethodSpec, parse_method
+from advlens.errors import SettingsError
+
+WRITTEN = {
+    "foolbox:LinfPGD(epsilon=8/255,steps=10)": ("foolbox", "LinfPGD", epsilon := 8 / 255, 10),
+    " foolbox : LinfPGD ( steps = 10 , epsilon = 8 / 255 ) ": ("foolbox", "LinfPGD", epsilon, 10),
+}
+
+
+@pytest.mark.parametrize(("text", "wanted"), WRITTEN.items(), ids=["tight", "wide"])
+def test_a_method_with_settings(text, wanted):
+    found = parse_method(text)
+    settings = {"epsilon": wanted[2], "steps": wanted[3]}
+    assert found == MethodSpec(wanted[0], wanted[1], settings)
+    assert type(found.settings["steps"]) is int
+
+
+def test_what_may_be_left_out():
+    assert parse_method("Pgd") == parse_method("Pgd()") == MethodSpec("", "Pgd", {})
+    assert str(parse_method("captum:Saliency(abs=False)")) == "captum:Saliency"
+    assert parse_method("a:B(x=1, y=2)").without("x") == {"y": 2}
+
+
+def test_kinds_of_values():
+    text = (
+        "a:B(a=1, b=-2.5, c=True, d=None, e=Linf, f='two words', g=(3, 1/4, (x,)), h=-1/2, i=[1])"
+    )
+    assert parse_method(text).settings == {
+        "a": 1, "b": -2.5, "c": True, "d": None, "e": "Linf", "f": "two words",
+        "g": (3, 0.25, ("x",)), "h": -0.5, "i": (1,),
+    }  # fmt: skip
+
+
+REFUSED = {
+    "": "of the form",
+    "a b": "of the form",
+    "foolbox:": "of the form",
+    "foolbox:L2PGD(": "of the form",
+    "foolbox:L2PGD)": "of the form",
+    "a:b:c": "of the form",
+    "foolbox:L2PGD(steps=)": "invalid syntax",
+    "foolbox:L2PGD(10)": "10 has no name",
+    "foolbox:L2PGD(steps=1)(steps=2)": "more than one pair",
+    "foolbox:L2PGD(steps=1, steps=2)": "twice|repeated",
+    "foolbox:L2PGD(**{'steps': 1})": "no setting=value",
+    "foolbox:L2PGD(steps=2*5)": "2 \\* 5 is no number",
+    "foolbox:L2PGD(steps=len('x'))": "len\\('x'\\) is no number",
+    "foolbox:L2PGD(steps=a.b)": "a.b is no number",
+    "foolbox:L2PGD(epsilon=8/0)": "8 / 0.*is not a number",
+    "foolbox:L2PGD(epsilon=1/2/3)": "is not a number",
+    "foolbox:L2PGD(x=b'1')": "is no number",
+    "foolbox:L2PGD(x=1j)": "is no number",
+    "foolbox:L2PGD(x={})": "is no number",
+    "foolbox:L2PGD(x=lambda: 1)": "is no number",
+    f"foolbox:L2PGD(x={'(' * 300}1{')' * 300})": "",
+    f"foolbox:L2PGD(x={'-' * 400}1)": "",
+    f"foolbox:L2PGD(x={'1' * 1000})": "of the form",
+}
+
+
+@pytest.mark.parametrize(("text", "reason"), REFUSED.items(), ids=range(len(REFUSED)))
+def test_anything_else_is_refused_in_one_sentence(text, reason):
+    with pytest.raises(SettingsError, match=rf"names no method such as .*{reason}") as caught:
+        parse_method(text)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(SettingsError, match="names no method"):
+        AuditSettings(attack=(text,))
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_no_text_does_anything_else(name, settings):
+    for text in (name, f"a:b({settings})", f"a:b(x={settings})"):
+        try:
+            assert isinstance(parse_method(text), MethodSpec)
+        except SettingsError:
+            continue
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"autoattack": -1}, "autoattack must be a finite number ≥ 0"),
+        ({"autoattack_linf": 2.0, "autoattack": 5}, "autoattack_linf must be .* ≤ 1"),
+        ({"autoattack_linf": 0.1}, "autoattack_linf needs autoattack"),
+    ],
+)
+def test_autoattacks_settings(settings, reason):
+    with pytest.raises(SettingsError, match=reason):
+        AuditSettings(**settings)
