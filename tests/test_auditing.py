@@ -93,7 +93,7 @@ def test_damaged_images_end_a_run_before_it_begins_or_are_left_out_and_listed(
     assert all("07.png" in row["reason"] for row in listed)
     assert {row["n"] for row in rows(run / "results" / "accuracy.csv")} == {"29"}
     (note,) = [note for note in read_json(run / "run.json")["notes"] if "damaged" in note]
-    assert note.startswith("1 of 30 images of folder data are damaged and were left out of all counts")
+    assert note.startswith("1 of 30 images of folder data are damaged and were left out of all")
     monkeypatch.setattr(passes, "_pass", None)  # all is finished: the same command computes nothing
     audit([classifier(), classifier(1)], spec, run, settings=settings)
     assert listed == rows(run / "results" / "skipped.csv")
@@ -317,3 +317,29 @@ def test_wrong_use_is_one_sentence(tmp_path: Path) -> None:
     wide = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(432, 5)), name="wide", image_size=12)
     with pytest.raises(DataError, match="3 classes"):
         audit([wide], images(), tmp_path, settings=SETTINGS)
+
+
+class Rounded(nn.Module):
+    """Behind rounded pixels every gradient is 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = classifier().network
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.network((pixels * 16).round() / 16)
+        return logits
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_model_without_gradients_fails_a_check(tmp_path: Path) -> None:
+    masked = Classifier(Rounded(), name="masked", classes=CLASSES, image_size=12, resize=12).eval()
+    settings = dataclasses.replace(SETTINGS, stages=("sweep",))
+    audit([classifier(), masked], images(), tmp_path, settings=settings)
+    checks = {
+        row["model"]: row
+        for row in rows(tmp_path / "results" / "checks.csv")
+        if row["check"] == "gradients do not vanish"
+    }
+    assert checks["masked"]["found"] == "12 of 12 images without a gradient"
+    assert (checks["tiny"]["passed"], checks["masked"]["passed"]) == ("true", "false")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from advlens.evaluation import Accuracy, must_fall, must_reach_chance
+from advlens.evaluation import Accuracy, must_fall, must_have_gradients, must_reach_chance
 from advlens.statistics import wilson
 
 
@@ -38,6 +38,16 @@ def test_a_rise_beyond_one_image_fails(counts: tuple[int, ...], passed: bool) ->
     check = must_fall("falls", ["0", "1", "2", "3"], accuracies)
     assert check.passed is passed
     assert "1: 50.0%" in check.found
+
+
+@pytest.mark.parametrize(
+    ("blind", "n", "passed"),
+    [(0, 40, True), (1, 40, True), (2, 40, False), (5, 500, True), (6, 500, False)],
+)
+def test_vanishing_gradients_fail(blind: int, n: int, passed: bool) -> None:
+    check = must_have_gradients("there", blind, n)
+    assert check.passed is passed
+    assert check.found == f"{blind} of {n} images without a gradient"
 
 
 def test_chance_is_reached_up_to_the_interval() -> None:

@@ -444,12 +444,18 @@ FIRST = (
     "prune --model pruning_network:network@first.safetensors --recipes cifar10-standard --out out"
 )
 WRONG_DATA = [
-    ("--data folder:images/val", "has the same images to fine-tune and to audit on; name a folder"),
     ("--data folder:images --train-images 99", "cannot choose 99 images of .*train; ask for 1 to"),
     ("--data folder:images --images 99", "cannot choose 99 images of .*val; ask for 1 to 24"),
     ("--data folder:nowhere", "names the folder nowhere, which does not exist"),
     ("--data cifar11:images", "cifar11:images"),
 ]
+
+
+def test_models_are_not_fine_tuned_on_what_they_are_audited_on(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(f"{FIRST} --data folder:images/val".split()) == 1
+    assert "images/val has no parts to train and to test on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("words", "said"), WRONG_DATA)

@@ -71,6 +71,16 @@ def must_fall(check: str, settings: Sequence[str], accuracies: Sequence[Accuracy
     return Check(check, "does not rise", found, fell)
 
 
+def must_have_gradients(check: str, blind: int, n: int) -> Check:
+    """On at most 1 % of n images, or one, may the gradient that attacks climb be exactly 0.
+
+    Behind rounded pixels, a step function or a saturated output no attack by gradients finds
+    anything, and robustness looks perfect.
+    """
+    found = f"{blind} of {n} images without a gradient"
+    return Check(check, "at most 1% of the images without one", found, blind <= max(1, n / 100))
+
+
 def must_reach_chance(check: str, accuracy: Accuracy, classes: int) -> Check:
     """With every pixel free, accuracy must be at most chance, up to its interval."""
     low, _ = wilson(accuracy.top1, accuracy.n)

@@ -12,18 +12,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from advlens.auditing import audit
 from advlens.commands import TrainCommand
 from advlens.config import AuditSettings, parse_number
-from advlens.datasets import ImageData, View, load_data
+from advlens.datasets import ImageData
 from advlens.errors import RunError, SettingsError
 from advlens.files import locked
 from advlens.models import Classifier, load_model, network_of
 from advlens.packaged import packaged, recipe_settings
 from advlens.parsing import flags_of, parse
-from advlens.recipes import load_classifier, load_images, train
+from advlens.recipes import load_classifier, load_images, sample_parts, train
 from advlens.runs import Row, read_json, write_csv, write_text
 
 SEED = 0
@@ -158,12 +156,7 @@ class Work:
         if self.data != "sample":
             images, test = load_images(self.data, classifier)
             return images.subset(count, seed=SEED), test.subset(tested, seed=SEED)
-        whole = load_data("sample").aligned(classifier.classes, classifier.synsets)
-        part = whole.subset(tested, seed=SEED)
-        others = torch.ones(len(whole), dtype=torch.bool)
-        others[part.positions] = False
-        positions = others.nonzero().squeeze(1)
-        rest = View(whole, positions=positions, labels=whole.labels[positions])
+        rest, part = sample_parts(classifier, tested)
         return rest.subset(count, seed=SEED), part
 
 

@@ -84,8 +84,9 @@ def test_relative_and_home_paths(root: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_splits(root: Path) -> None:
-    for split in ("test", "train"):
-        assert len(load(root, split=split)) == 5  # no such folders: the same for both
+    assert len(load(root)) == 5
+    with pytest.raises(DataError, match=f"{root} has no parts to train and to test on; put"):
+        load(root, split="train")
     add(root / "train" / "cat" / "1.png")
     data = load(root, split="train")
     assert (data.name, data.classes, len(data)) == ("folder pets/train", ("cat",), 1)
@@ -100,8 +101,7 @@ def test_splits(root: Path) -> None:
 
 def test_a_class_of_trains_is_no_split(root: Path) -> None:
     add(root / "train" / "1.png")
-    for split in ("test", "train"):
-        assert load(root, split=split).classes == ("ant", "cat", "dog", "train")
+    assert load(root).classes == ("ant", "cat", "dog", "train")
 
 
 def test_ignored_files(root: Path) -> None:

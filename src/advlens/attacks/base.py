@@ -103,7 +103,7 @@ class Attack:
             clean: the logits of the images themselves, which saves a forward pass.
 
         Raises:
-            As a call does.
+            AdvlensError: as a call does.
         """
         with torch.no_grad():
             images, prepared = check_images(images), prepare(model)

@@ -73,12 +73,21 @@ def labeled_files(root: Path, folders: Sequence[str], top: Path) -> tuple[list[s
 
 
 def split_folder(top: Path, split: Literal["test", "train"]) -> Path:
-    """`top/val` or `top/train` where there are such, else `top` itself."""
+    """`top/val` or `top/train`; to test on, `top` itself where there are none.
+
+    Raises:
+        DataError: no such part, so that a model would be tested on what it has learned from.
+    """
     present = [
         name for name in SPLITS.values() if (top / name).is_dir() and class_folders(top / name)
     ]
-    if not present:
+    if not present and split == "test":
         return top
+    if not present:
+        raise DataError(
+            f"{top} has no parts to train and to test on; put its class folders into {top}/train "
+            f"and others into {top}/val"
+        )
     if SPLITS[split] not in present:
         raise DataError(
             f"{top} has class folders in {present[0]} but none in {SPLITS[split]}; add it,"

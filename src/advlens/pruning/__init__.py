@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from advlens.auditing import audit
 from advlens.commands import TrainCommand
 from advlens.config import AuditSettings, PruneSettings
-from advlens.datasets import ImageData, View, load_data
+from advlens.datasets import ImageData
 from advlens.errors import SettingsError
 from advlens.files import locked
 from advlens.models import Classifier, list_models, load_model, network_of
@@ -19,7 +17,7 @@ from advlens.packaged import packaged_names, recipe_settings
 from advlens.parsing import flags_of, parse
 from advlens.pruning.channels import kept_channels, prune
 from advlens.pruning.tables import kept_units, measured, tables, zeros
-from advlens.recipes import Recipe, load_classifier, load_images, train
+from advlens.recipes import Recipe, load_classifier, load_images, sample_parts, train
 from advlens.runs import Row, Run, fingerprint, write_csv, write_text
 from advlens.sections import Results
 
@@ -179,23 +177,12 @@ def images(
     """Images that fine-tune and images that are audited, which have none in common.
 
     Raises:
-        SettingsError: data that has no such parts, or too few images in them.
-        AdvlensError: as `load_data` does.
+        AdvlensError: as `load_data` does; data without such parts, or too few images in them.
     """
     if data != "sample":
         tuned, audited = load_images(data, classifier)
-        if tuned.fingerprint() == audited.fingerprint():
-            raise SettingsError(
-                f"{data} has the same images to fine-tune and to audit on; name a folder with "
-                "train and val in it"
-            )
     else:
-        whole = load_data(data).aligned(classifier.classes, classifier.synsets)
-        audited = whole.subset(SAMPLE_TESTED, seed=0)
-        others = torch.ones(len(whole), dtype=torch.bool)
-        others[audited.positions] = False
-        positions = others.nonzero().squeeze(1)
-        tuned = View(whole, positions=positions, labels=whole.labels[positions])
+        tuned, audited = sample_parts(classifier, SAMPLE_TESTED)
     if settings.train_images is not None:
         tuned = tuned.subset(settings.train_images, seed=settings.seed)
     if settings.images is not None:

@@ -8,7 +8,7 @@ import torch
 
 from advlens.attacks import Attack, Divergence, FeatureAttack, Fgsm, Pgd
 from advlens.config import TrainSettings
-from advlens.datasets import ImageData, Transform, load_data
+from advlens.datasets import ImageData, Transform, View, load_data
 from advlens.distributed import Processes, local_device
 from advlens.models import Classifier, load_model
 from advlens.objectives import (
@@ -88,6 +88,16 @@ def load_images(data: str, classifier: Classifier) -> tuple[ImageData, ImageData
     test = load_data(data, transform=center)
     known = classifier.classes, classifier.synsets
     return train.aligned(*known), test.aligned(*known)
+
+
+def sample_parts(classifier: Classifier, tested: int) -> tuple[ImageData, ImageData]:
+    """The packaged sample cut in two: images to train on, and `tested` others, always the same."""
+    whole = load_data("sample").aligned(classifier.classes, classifier.synsets)
+    part = whole.subset(tested, seed=0)
+    others = torch.ones(len(whole), dtype=torch.bool)
+    others[part.positions] = False
+    positions = others.nonzero().squeeze(1)
+    return View(whole, positions=positions, labels=whole.labels[positions]), part
 
 
 def train(

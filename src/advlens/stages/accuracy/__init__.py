@@ -9,7 +9,8 @@ from torch import Tensor
 
 from advlens.attacks import Attack, Bim, Fgsm, Pgd
 from advlens.datasets import ImageData
-from advlens.evaluation import Accuracy, must_fall, must_reach_chance
+from advlens.evaluation import Accuracy, must_fall, must_have_gradients, must_reach_chance
+from advlens.losses import log_odds
 from advlens.runs import Row, Tables
 from advlens.sections import Results, Section
 from advlens.stages.accuracy.section import section
@@ -126,6 +127,27 @@ class _Counts(Work):
 
 class _Sweep(_Counts):
     table = "sweep"
+    blind = 0
+    """Images on which the gradient that attacks climb is exactly 0."""
+
+    def update(self, view: View) -> None:
+        super().update(view)
+        with torch.enable_grad():
+            images = view.images.detach().requires_grad_()
+            odds = log_odds(view.prepared(images), view.labels)
+            (gradient,) = torch.autograd.grad(odds.sum(), images)
+        self.blind += int((gradient.flatten(1) == 0).all(dim=1).sum())
+
+    def state(self) -> dict[str, Tensor]:
+        return super().state() | {"sweep.blind": torch.tensor(self.blind)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        super().restore(state)
+        self.blind = int(state["sweep.blind"])
+
+    def merge(self, other: Self) -> None:
+        super().merge(other)
+        self.blind += other.blind
 
     def compute(self) -> Tables:
         l2 = [key for key in self.attacks if key.startswith("L2 ")]
@@ -145,6 +167,7 @@ class _Sweep(_Counts):
                 ["FGSM", "PGD"],
                 [counts["single"], counts[f"L∞ {CHECK_LINF * 255:g}/255"]],
             ),
+            must_have_gradients("gradients do not vanish", self.blind, counts["natural"].n),
             must_reach_chance(
                 "with every pixel free, accuracy is at most chance",
                 counts["free"],

@@ -1,0 +1,161 @@
+"""The examples of the documentation run as they stand; those that cannot say why."""
+
+import importlib
+import os
+import re
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import advlens
+from advlens.cli import main
+from advlens.parsing import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(
+    r"^(?:<!-- (?P<mark>not run|run with|file): (?P<note>.+?) -->\n)?"
+    r"^(?P<indent> *)```(?P<language>.*)\n(?P<body>(?:.*\n)*?)(?P=indent)```$",
+    re.MULTILINE,
+)
+PROSE = {"", "text", "toml"}  # layouts, output, tables
+OWN_TEST = {"docs/interop.md": "tests/test_interop_page.py"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Code on a page; its mark is why it is not run, flags that make it cheap, or a file's name."""
+
+    language: str
+    body: str
+    place: str
+    mark: str = ""
+    note: str = ""
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(
+            language=found["language"], body=found["body"],
+            place=f"{page.relative_to(ROOT)}:{text[: found.start()].count(chr(10)) + 1}",
+            mark=found["mark"] or "", note=found["note"] or "",
+        )
+        for found in FENCE.finditer(text)
+        if not found["language"].startswith("{")  # Sphinx's own
+    ]  # fmt: skip
+
+
+def commands(block: Block) -> list[tuple[list[str], list[str]]]:
+    """The words of each command of a console block, and the output that is shown below it."""
+    result: list[tuple[list[str], list[str]]] = []
+    for line in block.body.replace("\\\n", " ").splitlines():
+        if line.startswith("$ "):
+            result.append((shlex.split(line[2:], comments=True), []))
+        elif line:
+            result[-1][1].append(line)
+    return result
+
+
+ALL = [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES]
+RUN = [
+    pytest.param(page, id=str(page.relative_to(ROOT)))
+    for page in PAGES
+    if str(page.relative_to(ROOT)) not in OWN_TEST
+    and any(block.mark != "not run" and block.language not in PROSE for block in blocks(page))
+]
+
+
+@pytest.mark.parametrize("page", RUN)
+def test_examples_run(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    names = {"__name__": "__main__"}
+    for block in blocks(page):
+        if block.mark == "not run" or block.language in PROSE:
+            continue
+        try:
+            if block.mark == "file":
+                Path(block.note).write_text(block.body, encoding="utf-8")
+                importlib.invalidate_caches()
+            elif block.language == "python":
+                exec(compile(block.body, block.place, "exec"), names)
+            else:
+                assert block.language == "console", "neither run nor marked as not run"
+                run_commands(block, capsys)
+        except Exception as error:
+            error.add_note(f"in the block at {block.place}")
+            raise
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+def run_commands(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
+    cheaper = shlex.split(block.note) if block.mark == "run with" else []
+    for words, shown in commands(block):
+        assert words[0] == "advlens", f"{words[0]} is not advlens: mark the block as not run"
+        capsys.readouterr()
+        code = main([*words[1:], *cheaper])
+        said = capsys.readouterr()
+        assert code == 0, said.err
+        pattern = "\n".join(".*" if line == "…" else re.escape(line) for line in shown)
+        assert re.search(pattern, said.out, re.DOTALL), said.out
+
+
+@pytest.mark.parametrize("page", ALL)
+def test_flags_of_commands_that_are_not_run_exist(page, capsys):
+    for block in blocks(page):
+        if block.mark != "not run" or block.language not in ("console", "bash"):
+            continue
+        for verb, flag in flags(block):
+            assert verb in COMMANDS, f"{block.place}: advlens {verb}"
+            with pytest.raises(SystemExit):
+                main([verb, "--help"])
+            known = {*re.findall(r"--[\w-]+", capsys.readouterr().out), "--list"}
+            assert flag in {*known, ""}, f"{block.place}: advlens {verb} {flag}"
+
+
+def flags(block: Block) -> set[tuple[str, str]]:
+    """Verb and flag of what a block's commands ask of advlens; no flag for the verb alone."""
+    body = block.body.replace("\\\n", " ")
+    lines = [line.removeprefix("$ ").partition(" # ")[0] for line in body.splitlines()]
+    found = set()
+    for line in lines:
+        called = re.search(r"(?:advlens\.cli|\badvlens) +([a-z]+)(.*)", line)
+        if called and line.split()[0] not in ("pip", "#SBATCH"):
+            asked = re.findall(r"(?<= )--[\w-]+", called[2])
+            found |= {(called[1], ""), *((called[1], flag) for flag in asked)}
+    return found
+
+
+def test_a_page_with_a_test_of_its_own_has_it():
+    for page, test in OWN_TEST.items():
+        assert (ROOT / test).exists(), f"{page} is not run here"
+
+
+def test_every_fence_is_seen():
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        fences = len(re.findall(r"^ *```", text, re.MULTILINE))
+        assert fences == 2 * len(list(FENCE.finditer(text))), page
+
+
+def test_every_public_name_is_in_the_reference():
+    pages = "".join(path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md"))
+    documented = set(re.findall(r"^\.\. auto\w+:: advlens\.(\w+)$", pages, re.MULTILINE))
+    assert documented >= {*advlens.__all__} - {"__version__"}
+
+
+def test_every_page_is_in_a_table_of_contents():
+    docs = ROOT / "docs"
+    listed = set()
+    for index in (docs / "index.md", docs / "reference" / "index.md"):
+        (*trees,) = re.findall(r"```{toctree}\n(.*?)```", index.read_text(), re.DOTALL)
+        entries = [line for tree in trees for line in tree.splitlines() if line and line[0] != ":"]
+        listed |= {os.path.normpath(index.parent / f"{entry}.md") for entry in entries}
+    assert listed == {str(path) for path in docs.rglob("*.md")} - {str(docs / "index.md")}
