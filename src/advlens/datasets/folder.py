@@ -30,6 +30,11 @@ class FolderData(FileData):
     def __init__(self, folder: Path, split: Literal["test", "train"], transform: Transform) -> None:
         top = Path(os.path.realpath(folder))
         root = split_folder(top, split)
+        if root == top and split == "train":  # a model would be tested on what it has learned from
+            raise DataError(
+                f"{top} has no parts to train and to test on; put its class folders into "
+                f"{top}/train and others into {top}/val"
+            )
         classes = class_folders(root)
         if not classes:
             raise DataError(
@@ -73,21 +78,12 @@ def labeled_files(root: Path, folders: Sequence[str], top: Path) -> tuple[list[s
 
 
 def split_folder(top: Path, split: Literal["test", "train"]) -> Path:
-    """`top/val` or `top/train`; to test on, `top` itself where there are none.
-
-    Raises:
-        DataError: no such part, so that a model would be tested on what it has learned from.
-    """
+    """`top/val` or `top/train` where there are such, else `top` itself."""
     present = [
         name for name in SPLITS.values() if (top / name).is_dir() and class_folders(top / name)
     ]
-    if not present and split == "test":
-        return top
     if not present:
-        raise DataError(
-            f"{top} has no parts to train and to test on; put its class folders into {top}/train "
-            f"and others into {top}/val"
-        )
+        return top
     if SPLITS[split] not in present:
         raise DataError(
             f"{top} has class folders in {present[0]} but none in {SPLITS[split]}; add it,"
