@@ -38,3 +38,10 @@ def test_nothing_more_is_said_after_an_error(
     with pytest.raises(ValueError, match="x"):
         fails()
     assert capsys.readouterr().err.splitlines() == ["model: 0/10 images"]
+
+
+def test_of_several_processes_one_speaks(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("model", 10, every=0.0, shown=False) as progress:
+        progress.update(10)
+    assert progress.done == 10
+    assert capsys.readouterr().err == ""

@@ -16,17 +16,20 @@ class Progress:
         done: images that an earlier process handled.
         every: seconds between lines where there is no terminal.
         unit: what is counted.
+        shown: whether anything is said; of several processes, the first one speaks for all.
     """
 
     def __init__(
-        self, what: str, total: int, *, done: int = 0, every: float = 10.0, unit: str = "images"
-    ):
+        self, what: str, total: int, *, done: int = 0, every: float = 10.0, unit: str = "images",
+        shown: bool = True,
+    ):  # fmt: skip
+        self.shown = shown
         self.what, self.total, self.done, self.every, self.unit = what, total, done, every, unit
         self.began_at = self.told = done
         self.started = self.said = time.monotonic()
         self.bar = (
             tqdm(total=total, initial=done, desc=what, unit=f" {unit}", dynamic_ncols=True)
-            if sys.stderr.isatty()
+            if shown and sys.stderr.isatty()
             else None
         )
 
@@ -56,6 +59,8 @@ class Progress:
 
     def _say(self) -> None:
         self.said, self.told = time.monotonic(), self.done
+        if not self.shown:
+            return
         rate = (self.done - self.began_at) / max(self.said - self.started, 1e-9)
         speed = f", {rate:.1f} {self.unit}/s" if rate > 0 else ""
         if rate > 0 and self.done < self.total:

@@ -191,7 +191,7 @@ def _write_images(
 ) -> Success:
     """Attack the batches that are not all there; return the success before rounding."""
     hits, mine = 0, processes.deal(len(data), batch_size)
-    with Progress(f"attack on {data.name}", len(mine)) as progress:
+    with Progress(f"attack on {data.name}", len(mine), shown=processes.first) as progress:
         for start in mine[::batch_size]:
             ids = range(start, min(start + batch_size, len(data)))
             part = run.part(0, f"batch-{start}")

@@ -145,7 +145,7 @@ def _measure(
     device = next(classifier.parameters()).device
     ids = processes.share(len(test))
     began = time.monotonic()
-    with Progress("test", len(ids)) if processes.first else contextlib.nullcontext() as progress:
+    with Progress("test", len(ids), shown=processes.first) as progress:
         for batch in test.batches(batch_size, ids):
             images, labels = batch.images.to(device), batch.labels.to(device)
             with torch.no_grad():
@@ -154,8 +154,7 @@ def _measure(
             attacked.update(
                 attack.outcomes(prepared, images, labels, ids=batch.ids, clean=clean), labels
             )
-            if progress:
-                progress.update(len(labels))
+            progress.update(len(labels))
     counts = torch.tensor([[a.n, a.top1, a.top5] for a in (natural, attacked)], device=device)
     natural, attacked = (Accuracy(*row) for row in processes.total(counts).tolist())
     return {

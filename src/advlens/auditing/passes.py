@@ -67,7 +67,7 @@ def _pass(
     label, streaming = f"{context.name}: {', '.join(works)}", works if ids else {}
     while streaming:
         saved_at, pause = time.monotonic(), SAVE_EVERY
-        with Progress(label, len(mine), done=done) as progress:
+        with Progress(label, len(mine), done=done, shown=processes.first) as progress:
             for batch in context.data.batches(context.batch_size, mine[done:], device=device):
                 view = View(context.prepared, batch.ids, batch.images, batch.labels, recording)
                 for stage_name, work in streaming.items():

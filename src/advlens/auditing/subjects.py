@@ -80,7 +80,9 @@ class Check:
             def show(read: int) -> None:
                 if not bars:  # a set in memory has nothing to show
                     total = len(self.processes.share(len(data)))
-                    bars.append(stack.enter_context(Progress(f"checking {data.name}", total)))
+                    shown = self.processes.first
+                    progress = Progress(f"checking {data.name}", total, shown=shown)
+                    bars.append(stack.enter_context(progress))
                 bars[0].update(read)
 
             rest, damaged = readable(

@@ -91,7 +91,8 @@ class _Rounds(Work):
         if (saved := context.run.state(context.number, job)) is not None:
             done, lost = saved[0], saved[1]["lost"]
         label = f"{context.name}: AutoAttack, {attack.threat.norm}"
-        with Progress(label, len(steps), done=done, unit="rounds") as progress:
+        shown = context.processes.first
+        with Progress(label, len(steps), done=done, unit="rounds", shown=shown) as progress:
             for batch, number in steps[done:]:
                 left = batch.start + (lost[batch] == len(ROUNDS)).nonzero()[:, 0]
                 if len(left):

@@ -38,7 +38,9 @@ def synthesized(
             steps.restore(saved[1])
         kept = time.monotonic()
         label = f"{context.name}: {job}, steps"
-        with Progress(label, len(steps), done=steps.done, unit="steps") as progress:
+        with Progress(
+            label, len(steps), done=steps.done, unit="steps", shown=context.processes.first
+        ) as progress:
             for _ in steps:
                 progress.update(1)
                 if time.monotonic() - kept > SAVE_EVERY:
