@@ -107,12 +107,9 @@ def main() -> None:
             )
             print("| stage | images/s | seconds | peak memory, MB |\n| --- | --- | --- | --- |")
             for stage in found["stages"]:
-                print(
-                    "| {stage} | {images_per_second} | {seconds} | {peak_memory_mb} |".format(
-                        **stage
-                    ),
-                    flush=True,
-                )
+                rate = stage["images_per_second"] or "–"
+                cells = (stage["stage"], rate, stage["seconds"], stage["peak_memory_mb"])
+                print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 if __name__ == "__main__":
