@@ -87,3 +87,13 @@ def test_class_names_and_synsets_must_match():
     assert classifier.classes == ("a", "b")
     with pytest.raises(ModelError, match="2 class names but 1 synsets"):
         Classifier(nn.Identity(), name="c", classes=["a", "b"], synsets=["n1"])
+
+
+def test_classes_without_names_have_the_words_of_their_synsets() -> None:
+    network = torch.nn.Flatten()
+    synsets = ("n02123045", "n02084071")
+    assert Classifier(network, name="x", synsets=synsets).classes == ("tabby", "dog")
+    assert Classifier(network, name="x", synsets=synsets, classes=("a", "b")).classes == ("a", "b")
+    assert Classifier(network, name="x").classes is None
+    with pytest.raises(DataError, match="n99999999"):
+        Classifier(network, name="x", synsets=("n99999999", "n02084071"))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from advlens.arrays import Images, Logits
 from advlens.errors import DataError, ModelError
+from advlens.wordnet import lemmas
 
 TOLERANCE = 1e-6
 
@@ -45,7 +46,7 @@ class Classifier(nn.Module):
         network: any module from normalized images to logits.
         name: shown in tables and reports.
         mean, std: per channel, on the [0, 1] scale.
-        classes: class names in the order of the logits, if known.
+        classes: class names in the order of the logits, if known (default: the synsets' words).
         synsets: their WordNet 3.0 wnids, if known.
         image_size: height and width that the network expects.
         resize: shorter side of an image file before the centre crop of `image_size`.
@@ -54,6 +55,7 @@ class Classifier(nn.Module):
 
     Raises:
         ModelError: a mean or std that cannot be used, or another number of classes than synsets.
+        DataError: a synset that is no WordNet 3.0 noun.
     """
 
     mean: Tensor
@@ -83,8 +85,10 @@ class Classifier(nn.Module):
         self.register_buffer("mean", torch.zeros(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.ones(3, 1, 1), persistent=False)
         self.set_normalization(mean, std)
-        self.classes = None if classes is None else tuple(classes)
         self.synsets = None if synsets is None else tuple(synsets)
+        if classes is None and synsets is not None:
+            classes = [lemmas(wnid)[0] for wnid in synsets]
+        self.classes = None if classes is None else tuple(classes)
         self.image_size = image_size
         self.resize = resize
         self.interpolation = interpolation
