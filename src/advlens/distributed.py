@@ -103,7 +103,9 @@ class Processes:
             content = b""
             if rank == self.rank:
                 content = save({key: t.contiguous().cpu() for key, t in state.items()})
-            yield load(self.spread(content, device, source=rank))
+            found = load(self.spread(content, device, source=rank))
+            # copies, aligned as torch aligns: a matrix product rounds by where its operands lie
+            yield {key: tensor.clone() for key, tensor in found.items()}
 
     def spread(self, content: bytes, device: torch.device, *, source: int = 0) -> bytes:
         """What one process gives, the first unless another is named, in all of them.

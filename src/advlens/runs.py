@@ -76,7 +76,8 @@ class Run:
         try:
             with safe_open(path, framework="pt") as file:
                 position = int((file.metadata() or {})["position"])
-                return position, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                # copies, aligned as torch aligns: a matrix product rounds by where its operands lie
+                return position, {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise RunError(
                 f"{path} is damaged ({error}); remove it to begin this pass anew"
