@@ -26,6 +26,9 @@ benchmarks: .venv/ready-test
 	.venv/bin/python benchmarks/attribution.py
 	.venv/bin/python benchmarks/synthesis.py
 	.venv/bin/python benchmarks/fid.py
+	.venv/bin/python benchmarks/loading.py
+	.venv/bin/python benchmarks/passes.py
+	.venv/bin/python benchmarks/scale.py
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

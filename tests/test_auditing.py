@@ -22,6 +22,7 @@ from advlens.models import Classifier, load_model, save_weights
 from advlens.models.zoo import CIFAR10_CLASSES
 from advlens.runs import read_json
 from advlens.threat import L2, Linf
+from kills import killed
 
 CLASSES = ("cat", "dog", "ship")
 SYNSETS = ("n02121620", "n02084071", "n04194289")
@@ -153,25 +154,8 @@ def test_the_same_command_again_computes_nothing(
 def test_a_killed_run_continues_to_the_same_bytes(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: int
 ) -> None:
-    """State is only on disk: an exception in the middle of a pass leaves what SIGKILL leaves."""
-
-    class Killed(BaseException):
-        pass
-
-    update, count = passes.Progress.update, 0
-
-    def dies(progress: object, done: int) -> None:
-        nonlocal count
-        count += 1
-        update(progress, done)  # type: ignore[arg-type]
-        if count == killed_after:
-            raise Killed
-
-    monkeypatch.setattr(passes, "SAVE_EVERY", 0.0)
-    with monkeypatch.context() as patched:
-        patched.setattr(passes.Progress, "update", dies)
-        with pytest.raises(Killed):
-            audit([classifier(), classifier(1)], images(), tmp_path, settings=SETTINGS)
+    with killed(monkeypatch, after=killed_after):
+        audit([classifier(), classifier(1)], images(), tmp_path, settings=SETTINGS)
     audit([classifier(), classifier(1)], images(), tmp_path, settings=SETTINGS)
     assert results(tmp_path) == results(finished)
     assert not list((tmp_path / "parts").glob("*.state.*"))

@@ -18,13 +18,14 @@ from advlens.attribution import (
     sparseness,
     total_variation,
 )
-from advlens.auditing import audit, passes
+from advlens.auditing import audit
 from advlens.config import AuditSettings
 from advlens.datasets import ArrayData
 from advlens.errors import SettingsError
 from advlens.models import Classifier
 from advlens.prepared import prepare
 from advlens.statistics import mean_interval
+from kills import killed
 
 SETTINGS = AuditSettings(
     stages=("attribution",), explained=5, points=4, baselines=2, samples=4, batch_size=2,
@@ -168,25 +169,9 @@ def test_pictures_show_the_same_images_for_all_models(finished: Path) -> None:
 def test_a_killed_run_continues_to_the_same_bytes(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Killed(BaseException):
-        pass
-
-    update, count = passes.Progress.update, 0
-
-    def dies(progress: object, done: int) -> None:
-        nonlocal count
-        count += 1
-        update(progress, done)  # type: ignore[arg-type]
-        if count == 5:
-            raise Killed
-
-    monkeypatch.setattr(passes, "SAVE_EVERY", 0.0)
-    monkeypatch.setattr(passes, "SAVE_SHARE", 0.0)
     models = [classifier(), classifier(1, "other")]
-    with monkeypatch.context() as patched:
-        patched.setattr(passes.Progress, "update", dies)
-        with pytest.raises(Killed):
-            audit(models, images(), tmp_path, settings=SETTINGS)
+    with killed(monkeypatch, after=5):
+        audit(models, images(), tmp_path, settings=SETTINGS)
     audit(models, images(), tmp_path, settings=SETTINGS)
     assert results(tmp_path) == results(finished)
 

@@ -14,13 +14,14 @@ from torch import nn
 import tiny_broden
 import together
 from advlens import auditing
-from advlens.auditing import audit, dissect, passes
+from advlens.auditing import audit, dissect
 from advlens.config import AuditSettings, DissectSettings
 from advlens.datasets import ArrayData, BrodenData
 from advlens.distributed import joined
 from advlens.errors import ModelError, SettingsError
 from advlens.models import Classifier
 from advlens.statistics import wilson
+from kills import killed
 
 SETTINGS = DissectSettings(
     layers=("all",), quantile=0.03, minimum=0.01, steps=2, epsilon=2.0, units=4, batch_size=8,
@@ -206,24 +207,8 @@ def test_a_killed_dissection_continues_to_the_same_bytes(
     data: BrodenData, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     killed_after: int,
 ) -> None:  # fmt: skip
-    class Killed(BaseException):
-        pass
-
-    update, count = passes.Progress.update, 0
-
-    def dies(progress: object, done: int) -> None:
-        nonlocal count
-        count += 1
-        update(progress, done)  # type: ignore[arg-type]
-        if count == killed_after:
-            raise Killed
-
-    monkeypatch.setattr(passes, "SAVE_EVERY", 0.0)
-    monkeypatch.setattr(passes, "SAVE_SHARE", 0.0)
-    with monkeypatch.context() as patched:
-        patched.setattr(passes.Progress, "update", dies)
-        with pytest.raises(Killed):
-            dissect([classifier(), stack()], data, tmp_path, settings=SETTINGS)
+    with killed(monkeypatch, after=killed_after):
+        dissect([classifier(), stack()], data, tmp_path, settings=SETTINGS)
     dissect([classifier(), stack()], data, tmp_path, settings=SETTINGS)
     assert results(tmp_path) == results(finished)
     assert not list((tmp_path / "parts").glob("*.state.*"))

@@ -12,12 +12,12 @@ from PIL import Image
 from torch import nn
 
 from advlens import auditing
-from advlens.auditing import audit, passes
+from advlens.auditing import audit
 from advlens.config import AuditSettings
 from advlens.datasets import ArrayData
 from advlens.models import Classifier
 from advlens.models.zoo import CIFAR10_CLASSES
-from advlens.stages.features import jobs
+from kills import killed
 
 SETTINGS = AuditSettings(
     stages=("visualization", "inversion", "generation"), visualized=2, visualization_steps=6,
@@ -139,25 +139,8 @@ def test_generated_images_are_scored_against_images_that_their_starts_have_not_s
 def test_a_killed_run_continues_to_the_same_bytes(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: int
 ) -> None:
-    class Killed(BaseException):
-        pass
-
-    update, count = jobs.Progress.update, 0
-
-    def dies(progress: object, done: int) -> None:
-        nonlocal count
-        count += 1
-        update(progress, done)  # type: ignore[arg-type]
-        if count == killed_after:
-            raise Killed
-
-    monkeypatch.setattr(passes, "SAVE_EVERY", 0.0)
-    monkeypatch.setattr(passes, "SAVE_SHARE", 0.0)
-    monkeypatch.setattr(jobs, "SAVE_EVERY", 0.0)
-    with monkeypatch.context() as patched:
-        patched.setattr(jobs.Progress, "update", dies)
-        with pytest.raises(Killed):
-            audit([classifier()], images(), tmp_path, settings=SETTINGS)
+    with killed(monkeypatch, after=killed_after):
+        audit([classifier()], images(), tmp_path, settings=SETTINGS)
     audit([classifier()], images(), tmp_path, settings=SETTINGS)
     assert results(tmp_path) == results(finished)
     assert not list((tmp_path / "parts").glob("*.state.*"))

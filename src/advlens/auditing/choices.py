@@ -73,14 +73,10 @@ def _attacks(settings: AuditSettings, epsilon: float) -> list[Attack]:
     attacks.append(Pgd(threat=L2(epsilon=epsilon), steps=settings.steps, seed=seed))
     for text in settings.attack:
         attack = make_attack(text, seed=seed)
-        if _row_name(attack) in map(_row_name, attacks):
+        if attack_columns(attack) in map(attack_columns, attacks):
             raise SettingsError(f"{text!r} is measured already: no table could tell it apart")
         attacks.append(attack)
     return attacks
-
-
-def _row_name(attack: Attack) -> tuple[object, ...]:
-    return (getattr(attack, "name", ""), *attack_columns(attack).values())
 
 
 def _autoattack(settings: AuditSettings, epsilon: float) -> list[Stage]:

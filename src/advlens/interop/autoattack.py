@@ -32,9 +32,8 @@ class AutoAttack(Attack):
 
     def __post_init__(self) -> None:
         library("autoattack", "pyautoattack")
-        assert self._ball  # a radius that differs between images is refused
+        self._ball()  # a radius that it cannot take is refused
 
-    @property
     def _ball(self) -> Ball:
         if not isinstance(self.threat.epsilon, int | float):
             raise SettingsError("AutoAttack: epsilon must be one number for all images")
@@ -55,10 +54,10 @@ class AutoAttack(Attack):
         Raises:
             ModelError: a model of fewer than four classes, or one that the reference fails on.
         """
-        seed = derived(self.seed, *ids.tolist())
+        seed, ball = derived(self.seed, *ids.tolist()), self._ball()
         with guest(f"AutoAttack ({name})", model, seed) as host:
             reference: Any = library("autoattack", "pyautoattack").AutoAttack(
-                host, norm=self._ball.norm, eps=self._ball.epsilon, device=images.device,
+                host, norm=ball.norm, eps=ball.epsilon, device=images.device,
                 seed=seed % 2**32,
             )  # fmt: skip
             reference.attacks_to_run = [name]
@@ -68,7 +67,7 @@ class AutoAttack(Attack):
                 raise ValueError("its targeted loss needs at least four classes")
             found, _ = reference.run_standard_evaluation(images.clone(), labels.clone())
             result: Images = found.detach().to(images)
-        inside = self._ball.holds(result - images) & (result == result.clamp(0, 1)).all((1, 2, 3))
+        inside = ball.holds(result - images) & (result == result.clamp(0, 1)).all((1, 2, 3))
         if not bool(inside.all()):
             raise ModelError(f"AutoAttack ({name}) leaves its ball, so no accuracy means anything")
         return result

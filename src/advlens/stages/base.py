@@ -1,5 +1,6 @@
 """What the audit and its stages say to each other."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -122,9 +123,9 @@ class Work(Protocol):
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take up a state."""
 
+    @abstractmethod  # one that is forgotten would lose what the others saw, and say nothing
     def merge(self, other: Self) -> None:
         """Take in what another process saw, if that has not been exchanged yet."""
-        return
 
     def again(self) -> bool:
         """Whether the images must pass once more; asked at the end of each pass."""

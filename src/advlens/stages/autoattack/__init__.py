@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
 import torch
 from jaxtyping import Int64
@@ -60,6 +61,9 @@ class _Rounds(Work):
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Nothing is kept but what `_lost` keeps."""
+
+    def merge(self, other: Self) -> None:
+        """Nothing has been seen."""
 
     def compute(self) -> Tables:
         final: list[Row] = []

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -116,6 +117,9 @@ class _Dissection(Work):
         self._begin()
         mine = {key.removeprefix("dissection."): value for key, value in state.items()}
         self._walk.restore(mine)
+
+    def merge(self, other: Self) -> None:
+        """The walk exchanges what the processes saw."""
 
     def compute(self) -> Tables:
         walk, stage, model = self._walk, self.stage, self.context.name

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -66,6 +67,9 @@ class _Inversion(Work):
     def restore(self, state: dict[str, Tensor]) -> None:
         """Nothing is kept but what `synthesized` keeps."""
 
+    def merge(self, other: Self) -> None:
+        """Nothing has been seen."""
+
     def compute(self) -> Tables:
         targets = self.context.data.images(self.ids).float() / 255
         others = self._others()
@@ -75,6 +79,7 @@ class _Inversion(Work):
             ),
             "image": self.context.data.images(others).float() / 255,
         }
+        wanted = self._seen(targets)
         rows: list[Row] = []
         pictures: list[Row] = []
         for start in STARTS:
@@ -83,7 +88,9 @@ class _Inversion(Work):
             made = synthesized(self.context, job, method, starts[start], targets).cpu()
             if not self.context.processes.first:
                 continue
-            measured, before = (self._measured(images, targets) for images in (made, starts[start]))
+            measured, before = (
+                self._measured(self._seen(images), wanted) for images in (made, starts[start])
+            )
             rows += [self._row(start, *key, measured[key], before[key]) for key in measured]
             pictures += self._pictures(
                 start, starts[start], targets, made, measured["representation", self.context.name],
@@ -100,21 +107,28 @@ class _Inversion(Work):
             found.append(next((o for o in around if labels[o] != labels[image]), image))
         return found
 
-    def _measured(self, made: Images, targets: Images) -> dict[tuple[str, str], PerImage]:
-        """Distance of each image from its target, by measure and the network that measures."""
-        device = self.context.device
+    def _seen(self, images: Images) -> dict[tuple[str, str], Tensor]:
+        """What is compared of each image, by measure and the network that measures."""
+        context, network = self.context, self.stage.network
+        given = images.to(context.device)
         with torch.no_grad():
-            reached, wanted = (
-                self.context.prepared.representation(part.to(device)).double()
-                for part in (made, targets)
-            )
-        own = ((reached - wanted).norm(dim=1) / wanted.norm(dim=1)).cpu()
-        pixels = (made - targets).double().flatten(1).norm(dim=1)
-        found = {("representation", self.context.name): own, ("pixels", ""): pixels}
-        first, second = (self.stage.network(part.to(device)) for part in (made, targets))
-        for layer, source in self.stage.network.sources.items():
-            distances = feature_distances(first[layer], second[layer]).cpu()
-            found[f"{source.layer} ({source.dimension} features)", source.network] = distances
+            own = context.prepared.representation(given)
+        features = network(given)
+        return {
+            ("representation", context.name): own, ("pixels", ""): images.flatten(1),
+            **{
+                (f"{source.layer} ({source.dimension} features)", source.network): features[layer]
+                for layer, source in network.sources.items()
+            },
+        }  # fmt: skip
+
+    def _measured(
+        self, seen: dict[tuple[str, str], Tensor], wanted: dict[tuple[str, str], Tensor]
+    ) -> dict[tuple[str, str], PerImage]:
+        """Distance of each image from its target; in the own representation, of its length."""
+        found = {key: feature_distances(seen[key], wanted[key]).cpu() for key in seen}
+        own = "representation", self.context.name
+        found[own] /= wanted[own].double().norm(dim=1).cpu()
         return found
 
     def _row(
