@@ -4,7 +4,9 @@ Each image draws from its own Philox stream, keyed by (seed, image id): the numb
 the batch that the image happens to be in, on the device, or on the process that handles it.
 """
 
-from collections.abc import Iterable
+import contextlib
+import random
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 
 import numpy as np
@@ -47,3 +49,27 @@ def normal(seed: int, ids: Ids, shape: tuple[int, ...], stream: Stream) -> Tenso
 def derived(seed: int, *keys: int) -> int:
     """A new seed from a seed ≥ 0 and keys such as an epoch; zeros at their end do not count."""
     return int(np.random.SeedSequence([seed, *keys]).generate_state(1, np.uint64)[0])
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Global random numbers of torch, NumPy and Python follow from the seed; put back at the end.
+
+    Args:
+        seed: ≥ 0.
+        device: whose generator is seeded beside the CPU's.
+    """
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # others draw from it
+    accelerators = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(accelerators):
+        torch.default_generator.manual_seed(seed)
+        for each in accelerators:
+            with torch.cuda.device(each):
+                torch.cuda.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002

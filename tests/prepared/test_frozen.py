@@ -1,6 +1,7 @@
 """prepared.frozen: the same logits and input gradients as the model, which stays untouched."""
 
 import copy
+import threading
 
 import pytest
 import torch
@@ -8,7 +9,6 @@ import torch.nn.functional as F
 from prepared_networks import NETWORKS, SLOW, UNTRACEABLE, build
 from torch import nn
 
-from advlens.errors import ModelError
 from advlens.prepared import Prepared, prepare
 
 each_network = pytest.mark.parametrize("name", NETWORKS)
@@ -37,15 +37,15 @@ def logits_and_gradient(model: nn.Module, images: torch.Tensor):
 
 @each_network
 def test_same_logits_and_input_gradients(name):
-    """In float64, where folding is exact to the last digits (logits are rounded to float32)."""
+    """In float64, where folding is exact to the last digits."""
     model, images = build(name)
     model, images = model.double().eval(), images.double()
-    copied = prepare(model, dtype=torch.float64)
-    assert copied.folded == (name not in UNTRACEABLE)
+    copied = prepare(model, images)
+    assert (copied.traced, copied.folded) == (name not in UNTRACEABLE,) * 2
     logits, gradient = logits_and_gradient(model, images)
     found, found_gradient = logits_and_gradient(copied, images)
     scale = logits.abs().max()
-    torch.testing.assert_close(found.double(), logits, rtol=0, atol=float(1e-6 * scale))
+    torch.testing.assert_close(found, logits, rtol=0, atol=float(1e-9 * scale))
     scale = gradient.abs().max()
     assert scale > 0
     torch.testing.assert_close(found_gradient, gradient, rtol=0, atol=float(1e-9 * scale))
@@ -120,12 +120,33 @@ def test_update_equals_a_fresh_copy(name):
         assert torch.equal(responses[layer], values)
 
 
-def test_models_that_torch_cannot_copy():
-    """The old spectral norm keeps a weight that hangs on the last training step."""
+def test_models_that_torch_cannot_copy_are_run_themselves():
+    model, images = build("vgg")
+    exact, gradient = logits_and_gradient(copy.deepcopy(model).eval(), images)
+    modes = [module.training for module in model.modules()]
+    model.lock = threading.Lock()
+    copied = prepare(model, images)
+    (note,) = copied.notes
+    assert note == (
+        "Sequential runs itself, not a copy of it: cannot copy Sequential: cannot pickle "
+        "'_thread.lock' object"
+    )
+    found, found_gradient = logits_and_gradient(copied, images)
+    assert torch.equal(found, exact)
+    assert torch.equal(found_gradient, gradient)
+    assert set(copied.record(images)[1]) == set(copied.layers) == {"0", "4"}
+    assert [module.training for module in model.modules()] == modes
+    model[-1].weight.data.mul_(2)
+    copied.update(model)
+    assert not torch.equal(copied(images), exact)
+
+
+def test_a_layer_whose_weight_hangs_on_the_last_training_step():
+    """The old spectral norm keeps such a weight, which torch does not copy."""
     model, images = build("spectral norm")
     model(images).sum().backward()
-    with pytest.raises(ModelError, match="cannot copy Sequential: Only Tensors created"):
-        prepare(model)
+    copied = prepare(model, images)
+    torch.testing.assert_close(copied(images), model.eval()(images))
 
 
 def test_bfloat16_copy():

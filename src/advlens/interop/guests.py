@@ -5,18 +5,18 @@ import difflib
 import importlib
 import inspect
 import io
-import random
 import warnings
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from advlens.config.spec import MethodSpec
 from advlens.errors import AdvlensError, ModelError, SettingsError
+from advlens.models.classifier import device_of
+from advlens.seeding import seeded
 
 
 def library(name: str, module: str = "") -> ModuleType:
@@ -79,20 +79,12 @@ def guest(name: str, model: nn.Module, seed: int) -> Iterator[nn.Module]:
     """
     modules = [(module, module.training, _hooks(module)) for module in model.modules()]
     gradients = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    device = next(iter(model.parameters()), torch.empty(0)).device
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002  # what others draw from
     with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        stack.enter_context(seeded(seed, device_of(model)))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(warnings.catch_warnings())
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         warnings.simplefilter("ignore")
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
         try:
             yield _Host(model)
         except AdvlensError:
@@ -104,8 +96,6 @@ def guest(name: str, model: nn.Module, seed: int) -> Iterator[nn.Module]:
                 "settings or leave it out"
             ) from error
         finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
             for module, training, hooks in modules:
                 module.training = training
                 for own, before in zip(_own_hooks(module), hooks, strict=True):

@@ -1,7 +1,8 @@
 """A classifier as advlens sees it: pixels in, logits out, normalization inside."""
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from advlens.arrays import Images, Logits
 from advlens.errors import DataError, ModelError
+from advlens.models.outputs import logits_of
 from advlens.wordnet import lemmas
 
 TOLERANCE = 1e-6
@@ -36,14 +38,31 @@ def check_images(images: Images) -> Images:
     return images.clamp(0, 1)
 
 
+def tensors_of(module: nn.Module) -> Iterator[Tensor]:
+    """Its parameters, then its buffers."""
+    return itertools.chain(module.parameters(), module.buffers())
+
+
+def precision_of(module: nn.Module) -> torch.dtype:
+    """The type that a module computes in: that of its first floating-point tensor, or float32."""
+    found = (tensor.dtype for tensor in tensors_of(module) if tensor.is_floating_point())
+    return next(found, torch.float32)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's tensors are; the CPU where it has none."""
+    return next((tensor.device for tensor in tensors_of(module)), torch.device("cpu"))
+
+
 class Classifier(nn.Module):
     """A network with its normalization, class names and WordNet synsets.
 
     `classifier(images)` takes pixels in [0, 1], N×3×H×W, and returns logits N×C of
-    `network((images − mean) / std)`.
+    `network((images − mean) / std)`, computed in the network's own precision.
 
     Args:
-        network: any module from normalized images to logits.
+        network: any module from normalized images to logits, or to a mapping, tuple or record that
+            holds them.
         name: shown in tables and reports.
         mean, std: per channel, on the [0, 1] scale.
         classes: class names in the order of the logits, if known (default: the synsets' words).
@@ -52,6 +71,8 @@ class Classifier(nn.Module):
         resize: shorter side of an image file before the centre crop of `image_size`.
         interpolation: how an image file is resized.
         weights: SHA-256 of the weights file, if any.
+        head: which part of the network's output the logits are, if there are several: a key, an
+            attribute or a number (default: see `advlens.models.outputs`).
 
     Raises:
         ModelError: a mean or std that cannot be used, or another number of classes than synsets.
@@ -74,6 +95,7 @@ class Classifier(nn.Module):
         resize: int = 256,
         interpolation: Literal["bilinear", "bicubic"] = "bilinear",
         weights: str | None = None,
+        head: str | None = None,
     ):
         super().__init__()
         if classes is not None and synsets is not None and len(classes) != len(synsets):
@@ -82,8 +104,9 @@ class Classifier(nn.Module):
             )
         self.name = name
         self.network = network
-        self.register_buffer("mean", torch.zeros(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.ones(3, 1, 1), persistent=False)
+        precision = precision_of(network)
+        self.register_buffer("mean", torch.zeros(3, 1, 1, dtype=precision), persistent=False)
+        self.register_buffer("std", torch.ones(3, 1, 1, dtype=precision), persistent=False)
         self.set_normalization(mean, std)
         self.synsets = None if synsets is None else tuple(synsets)
         if classes is None and synsets is not None:
@@ -93,6 +116,7 @@ class Classifier(nn.Module):
         self.resize = resize
         self.interpolation = interpolation
         self.weights = weights
+        self.head = head
 
     def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Set the mean and standard deviation per channel, on the [0, 1] scale.
@@ -110,5 +134,6 @@ class Classifier(nn.Module):
         self.std.copy_(torch.tensor(std).view(3, 1, 1))
 
     def forward(self, images: Images) -> Logits:
-        logits: Logits = self.network((images - self.mean) / self.std)
+        pixels = images.to(self.mean.dtype)  # the network's precision, whatever the images have
+        logits: Logits = logits_of(self.network((pixels - self.mean) / self.std), self.head)
         return logits

@@ -2,21 +2,33 @@
 
 Batch normalization is folded into the convolutions, tensors are channels last, parameters take no
 gradient: the same logits and input gradients in about three quarters of the time. The model itself
-is not touched.
+is not touched. What of this a model does not bear is left out: `trial` compares the two.
 """
 
-import copy
-from collections import Counter
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.nn.utils import fuse_conv_bn_weights
+from torch.nn.parameter import is_lazy
 
 from advlens.arrays import Images, Logits
-from advlens.errors import ModelError
+from advlens.errors import AdvlensError, ModelError
+from advlens.models.classifier import check_images, device_of, precision_of, tensors_of
+from advlens.prepared.forms import (
+    FORMS,
+    Copy,
+    Entry,
+    Form,
+    fused,
+    look_through,
+    make_copy,
+    model_name,
+    modules,
+    tensors,
+)
 from advlens.prepared.geometry import Fields, receptive_fields
 from advlens.prepared.reading import (
     kept_input_of_last_linear,
@@ -24,94 +36,199 @@ from advlens.prepared.reading import (
     read_by_last_linear,
     reading,
 )
+from advlens.prepared.trial import Verdict, evaluated, try_forms
 from advlens.prepared.units import (
     NO_REPRESENTATION,
     check_layer,
     last,
     layer_name,
     responses,
-    trace,
 )
+
+Call = Callable[[Images], tuple[Tensor, ...]]
+"""A pass: images as the network takes them → what is read of it, one row per image."""
 
 
 class Prepared(nn.Module):
     """What `prepare` returns: pixels in [0, 1] → logits, and the units on the way.
 
+    It is compared with the model on the first images that it sees. Logits have the model's
+    precision, float32 at least.
+
     Attributes:
         layers: name of each layer of units → their number, in the order of execution.
         last: the layer whose units are computed last; empty where there is none.
+        shape: of what the model returns for one image; empty before the first images.
+        randomized: whether two passes over the same images differ, as far as is known.
+        notes: what a user of the numbers should know of the model, in sentences.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype):
+    def __init__(self, model: nn.Module, dtype: torch.dtype | None = None):
         super().__init__()
-        self.dtype = dtype
-        self._network: nn.Module
-        self._graph: fx.Graph | None
-        try:
-            network = copy.deepcopy(model).eval().requires_grad_(False)
-        except RuntimeError as error:
-            raise ModelError(f"cannot copy {type(model).__name__}: {error}") from error
-        try:
-            self._graph = trace(network)
-        except ModelError:
-            self._graph = None
-            self._network, self._pairs = network, []
-            paths = [name for name, m in network.named_modules() if isinstance(m, nn.Conv2d)]
-            final = paths[-1] if paths else ""
+        model = look_through(model)
+        self._given = (model,)  # in a tuple, so that it is no part of this module
+        self._name, self._own = model_name(model), precision_of(model)
+        if any(map(is_lazy, tensors_of(model))):
+            raise ModelError(
+                f"{self._name} has lazy layers without weights; run it once on images before"
+            )
+        self.dtype = dtype or self._own
+        self.device = device_of(model)
+        self.shape: tuple[int, ...] = ()
+        self.randomized, self.notes = False, tuple[str, ...]()
+        self._verdict: Verdict | None = None
+        self._copy: nn.Module
+        self._live: tuple[nn.Module, ...]  # in a tuple too, where the model itself is run
+        for form in FORMS:
+            try:
+                self._adopt(form, make_copy(model, form))
+                break
+            except ModelError:  # what is left is to run the model itself
+                continue
         else:
-            self._pairs = _fold(network, self._graph)
-            self._network = fx.GraphModule(network, self._graph)
-            self._nodes = responses(network, self._graph)
+            self._adopt(None, Copy(Entry(model), None, []))
+
+    def _adopt(self, form: Form | None, made: Copy) -> None:
+        """Run this copy from now on; of form None, the model itself."""
+        (model,) = self._given
+        self._form, self._graph, self._pairs = form, made.graph, made.pairs
+        network = made.network
+        if form is None:
+            self.dtype = self._own
+        elif self.dtype != self._own:
+            network.to(dtype=self.dtype)
+        self._copy, self._live = (network, ()) if form is not None else (nn.Identity(), (network,))
+        self._readings: dict[object, nn.Module] = {}
+        if made.graph is not None:
+            self._nodes = responses(network, made.graph)
             paths = list(self._nodes)
             final = last(self._nodes) if paths else ""
-        self._readings: dict[object, nn.Module] = {}
-        self._network.to(dtype=dtype)
-        for module in self._network.modules():
-            if isinstance(module, nn.Conv2d):
-                module.to(memory_format=torch.channels_last)
-        self._paths = {layer_name(model, path): path for path in paths}
-        self.last = layer_name(model, final)
-        modules: dict[str, Any] = dict(self._network.named_modules())
+        else:
+            paths = [name for name, m in network.named_modules() if isinstance(m, nn.Conv2d)]
+            final = paths[-1] if paths else ""
+        self._paths = {_named(model, path): path for path in paths}
+        self.last = _named(model, final)
+        within: dict[str, Any] = dict(network.named_modules())
         self.layers: dict[str, int] = {
-            name: getattr(modules[path], "out_channels", None) or modules[path].out_features
+            name: getattr(within[path], "out_channels", None) or within[path].out_features
             for name, path in self._paths.items()
         }
-        folded, current = {conv for conv, _ in self._pairs}, _tensors(model)
+        inside, current = {conv for conv, _ in made.pairs}, tensors(model)
         self._copied = {
             name: tensor
-            for name, tensor in _tensors(self._network).items()
-            if name in current and name.rpartition(".")[0] not in folded
+            for name, tensor in _tensors(network).items()
+            if form is not None and name in current and name.rpartition(".")[0] not in inside
         }
         self.eval()
 
     @property
-    def folded(self) -> bool:
-        """Whether the model could be traced, so that batch normalization is folded."""
+    def _network(self) -> nn.Module:
+        return self._live[0] if self._live else self._copy
+
+    @property
+    def traced(self) -> bool:
+        """Whether it runs along a graph of the model's layers; else by the model's own code."""
         return self._graph is not None
 
+    @property
+    def folded(self) -> bool:
+        """Whether batch normalization is folded into the convolutions."""
+        return self._form is not None and self._form.folded
+
+    def check(self, images: Images) -> None:
+        """Compare with the model on real images, once, and keep what agrees with it.
+
+        Args:
+            images: pixels in [0, 1], N×3×H×W; the first few are looked at.
+
+        Raises:
+            ModelError: the model fails on these images.
+            NumericError: it returns NaN.
+        """
+        if self._verdict is not None or len(images) == 0:
+            return
+        (model,) = self._given
+        ready = None
+        if self._form is not None and self.dtype == self._own:
+            ready = self._form, Copy(self._copy, self._graph, self._pairs)
+        verdict = try_forms(model, images.detach().to(self.device), ready=ready)
+        made = verdict.copy
+        if verdict.form is None or made is None:
+            self._adopt(None, Copy(Entry(model), None, []))
+        elif verdict.form != self._form:
+            self._adopt(verdict.form, made)
+        self.shape, self.randomized = verdict.shape, verdict.randomized
+        self.notes, self._verdict = verdict.notes, verdict
+
+    def take(self, images: Images) -> Images:
+        """Images checked, on the model's device, in its precision where that is the finer one.
+
+        Raises:
+            DataError: images that are not pixels in [0, 1].
+        """
+        checked = check_images(images)
+        return checked.to(self.device, torch.promote_types(checked.dtype, self.dtype))
+
     def forward(self, images: Images) -> Logits:
-        logits: Logits = self._network(self._cast(images)).float()
+        (logits,) = self._passed(lambda pixels: (self._network(pixels),), images)
         return logits
 
+    def _passed(self, call: Call, images: Images) -> tuple[Tensor, ...]:
+        """What a pass over images in [0, 1] gives, in float32 at least.
+
+        Raises:
+            ModelError: the model's own code fails on them.
+        """
+        if self._verdict is None:
+            self.check(images)
+        verdict = self._verdict
+        if verdict is None or verdict.differentiable or not images.requires_grad:
+            return self._filled(call, images)
+        with torch.no_grad():
+            found = self._filled(call, images.detach())
+        nothing = 0 * images.flatten(1).sum(dim=1)  # its gradient is the one that there is: 0
+        return tuple(value + nothing.view(-1, *[1] * (value.ndim - 1)) for value in found)
+
+    def _filled(self, call: Call, images: Images) -> tuple[Tensor, ...]:
+        """In batches of the only size that the model takes, if there is one."""
+        size = None if self._verdict is None else self._verdict.batch
+        if size is None or len(images) == size:
+            return self._guarded(call, images)
+        parts = []
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            full = torch.cat([part, part[-1:].expand(size - len(part), *part.shape[1:])])
+            parts.append([value[: len(part)] for value in self._guarded(call, full)])
+        return tuple(map(torch.cat, zip(*parts, strict=True)))
+
+    def _guarded(self, call: Call, images: Images) -> tuple[Tensor, ...]:
+        (model,) = self._given
+        try:
+            with evaluated(model) if self._live else contextlib.nullcontext():
+                return tuple(map(_fine, call(self._cast(images))))
+        except AdvlensError:
+            raise
+        except Exception as error:  # a user's forward raises anything at all
+            raise ModelError(
+                f"{self._name} fails on a batch of images {'×'.join(map(str, images.shape))} "
+                f"({type(error).__name__}: {error})"
+            ) from error
+
     def _cast(self, images: Images) -> Images:
-        return images.to(dtype=self.dtype, memory_format=torch.channels_last)
+        layout = torch.contiguous_format
+        if self._form is not None and self._form.channels_last:
+            layout = torch.channels_last
+        return images.to(dtype=self.dtype, memory_format=layout)
 
     def record(self, images: Images) -> tuple[Logits, dict[str, Tensor]]:
         """Logits, and for each layer the units' responses: spatial maximum, ≥ 0, shape N×units."""
+        self.check(images)
         if self._graph is not None:
-            if None not in self._readings:
-                nodes = list(self._nodes.values())
-                self._readings[None] = reading(
-                    self._network, self._graph, nodes, _maximum, logits=True
-                )
-            logits, *maxima = self._readings[None](self._cast(images))
-            return logits.float(), dict(zip(self.layers, maxima, strict=True))
-        with kept_outputs(self._network, self._paths, _maximum) as kept:
-            logits = self(images)
-        for name, units in self.layers.items():
-            if name not in kept:  # a branch that these images did not take
-                kept[name] = logits.new_zeros(len(images), units)
-        return logits, {name: kept[name] for name in self.layers}
+            call = self._reading(tuple(self._nodes.values()), _maximum, True)
+        else:
+            call = self._hooked(list(self.layers), _maximum, absent=0.0)
+        logits, *maxima = self._passed(call, images)
+        return logits, dict(zip(self.layers, maxima, strict=True))
 
     def features(self, images: Images, layer: str | None = None) -> Tensor:
         """Maps N×units×H×W of one layer (default: the last), computing nothing behind it.
@@ -133,33 +250,59 @@ class Prepared(nn.Module):
             ModelError: no such layer (the layers named), one that these images do not reach, or
                 one of an MLP whose tokens are not patches of the image.
         """
+        self.check(images)
         for name in layers:
             check_layer(name, self.layers)
         if self._graph is not None:
-            key = (*layers, logits)
-            if key not in self._readings:
-                nodes = [self._nodes[self._paths[name]] for name in layers]
-                self._readings[key] = reading(
-                    self._network, self._graph, nodes, F.relu, logits=logits
+            call = self._reading(tuple(self._nodes[self._paths[n]] for n in layers), F.relu, logits)
+        else:
+            call = self._hooked(layers, F.relu, absent=None)
+        found = self._passed(call, images)
+        named = dict(zip(layers, found[len(found) - len(layers) :], strict=True))
+        for name, values in named.items():
+            if values.shape[2] == 1 < values.shape[3] and self._is_hidden(name):
+                raise ModelError(
+                    f"the tokens that the layer {name} works on have no place in the image, "
+                    "so there are no maps of its units; choose another layer"
                 )
-            found = self._readings[key](self._cast(images))
-            named = dict(zip(layers, found[len(found) - len(layers) :], strict=True))
-            for name, values in named.items():
-                if values.shape[2] == 1 < values.shape[3] and self._is_hidden(name):
-                    raise ModelError(
-                        f"the tokens that the layer {name} works on have no place in the image, "
-                        "so there are no maps of its units; choose another layer"
-                    )
-            return (found[0].float() if logits else None), named
-        with kept_outputs(self._network, {n: self._paths[n] for n in layers}, F.relu) as kept:
-            found = self(images)
-        for name in layers:
-            if name not in kept:
+        return (found[0] if logits else None), named
+
+    def _reading(
+        self, nodes: tuple[fx.Node, ...], reduce: Callable[[Tensor], Tensor], logits: bool
+    ) -> Call:
+        """Along the graph: the logits if asked for, then what is read at some nodes."""
+        assert self._graph is not None
+        key = (nodes, reduce, logits)
+        if key not in self._readings:
+            self._readings[key] = reading(self._copy, self._graph, nodes, reduce, logits=logits)
+        return self._readings[key]
+
+    def _hooked(
+        self, layers: Sequence[str], reduce: Callable[[Tensor], Tensor], *, absent: float | None
+    ) -> Call:
+        """By hooks: the logits, then what some layers return.
+
+        Where the images do not reach a layer, each of its units counts as `absent`; if that is
+        None, there is an error.
+        """
+        paths = {name: self._paths[name] for name in layers}
+
+        def value(kept: dict[str, Tensor], name: str, pixels: Images) -> Tensor:
+            if name in kept:
+                return kept[name]
+            if absent is None:
                 raise ModelError(f"the layer {name} is not run on these images; choose another")
-        return (found if logits else None), {name: kept[name] for name in layers}
+            return pixels.new_full((len(pixels), self.layers[name]), absent)
+
+        def call(pixels: Images) -> tuple[Tensor, ...]:
+            with kept_outputs(self._network, paths, reduce) as kept:
+                logits = self._network(pixels)
+            return logits, *(value(kept, name, pixels) for name in layers)
+
+        return call
 
     def _is_hidden(self, layer: str) -> bool:
-        return isinstance(self._network.get_submodule(self._paths[layer]), nn.Linear)
+        return isinstance(self._copy.get_submodule(self._paths[layer]), nn.Linear)
 
     def fields(self, layer: str) -> Fields | None:
         """Where the receptive fields of a layer's units lie, if the model's graph tells.
@@ -170,7 +313,7 @@ class Prepared(nn.Module):
         check_layer(layer, self.layers)
         if self._graph is None:
             return None
-        return receptive_fields(self._network, self._graph, self._nodes[self._paths[layer]])
+        return receptive_fields(self._copy, self._graph, self._nodes[self._paths[layer]])
 
     def representation(self, images: Images) -> Tensor:
         """What the last linear layer reads the logits from: N×d, after global pooling.
@@ -178,88 +321,70 @@ class Prepared(nn.Module):
         Raises:
             ModelError: the model has no linear layer.
         """
-        if self._graph is not None and (node := read_by_last_linear(self._network, self._graph)):
-            if "" not in self._readings:  # no layer is named so
-                self._readings[""] = reading(
-                    self._network, self._graph, [node], torch.Tensor.float, logits=False
-                )
-            values: Tensor = self._readings[""](self._cast(images))[0]
-            return values
-        with kept_input_of_last_linear(self._network) as kept:
-            self(images)
-        if not kept:
-            raise ModelError(NO_REPRESENTATION)
-        return kept[-1].float()
+        self.check(images)
+        if self._graph is not None and (node := read_by_last_linear(self._copy, self._graph)):
+            return self._passed(self._reading((node,), _unchanged, False), images)[0]
+
+        def call(pixels: Images) -> tuple[Tensor, ...]:
+            with kept_input_of_last_linear(self._network) as kept:
+                self._network(pixels)
+            if not kept:
+                raise ModelError(NO_REPRESENTATION)
+            return (kept[-1],)
+
+        return self._passed(call, images)[0]
 
     def update(self, model: nn.Module) -> None:
         """Take over the current weights of the model that this copy was prepared from."""
-        current = _tensors(model)
+        if self._live:  # it is that model
+            return
+        current, layers = tensors(model), modules(model)
         with torch.no_grad():
             for name, tensor in self._copied.items():
                 tensor.copy_(current[name])
             for conv, norm in self._pairs:
-                target: Any = self._network.get_submodule(conv)
-                weight, bias = _fused(model.get_submodule(conv), model.get_submodule(norm))
+                target: Any = self._copy.get_submodule(conv)
+                weight, bias = fused(layers[conv], layers[norm])
                 target.weight.copy_(weight)
                 target.bias.copy_(bias)
 
 
-def prepare(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> Prepared:
+def prepare(
+    model: nn.Module, images: Images | None = None, *, dtype: torch.dtype | None = None
+) -> Prepared:
     """The frozen evaluation copy of a model; a copy given is returned as it is.
 
+    Args:
+        model: pixels in [0, 1] → logits.
+        images: a real batch, on which copy and model are compared (default: the first one that the
+            copy sees).
+        dtype: the precision to compute in (default: the model's own).
+
     Raises:
-        ModelError: a model that torch cannot copy.
+        AdvlensError: as `Prepared.check`.
     """
-    return model if isinstance(model, Prepared) else Prepared(model, dtype)
+    prepared = model if isinstance(model, Prepared) else Prepared(model, dtype)
+    if images is not None:
+        prepared.check(images)
+    return prepared
 
 
-def _fold(network: nn.Module, graph: fx.Graph) -> list[tuple[str, str]]:
-    """Fold each batch normalization into the convolution that feeds only it; return their names."""
-    modules: dict[Any, Any] = dict(network.named_modules())
-    nodes = [node for node in graph.nodes if node.op == "call_module"]
-    calls = Counter(node.target for node in nodes)
-    pairs = []
-    for node in nodes:
-        source = node.all_input_nodes[0]
-        if (
-            source.op == "call_module"
-            and _is_plain(modules[source.target], nn.Conv2d)
-            and _is_plain(modules[node.target], nn.BatchNorm2d)
-            and modules[node.target].running_mean is not None
-            and len(source.users) == 1
-            and calls[source.target] == calls[node.target] == 1
-        ):
-            conv = modules[source.target]
-            conv.weight, conv.bias = _fused(conv, modules[node.target])
-            pairs.append((str(source.target), str(node.target)))
-            node.replace_all_uses_with(source)
-            graph.erase_node(node)
-    return pairs
-
-
-def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a layer does just what its type says: subclasses and hooks may do something else."""
-    return type(module) is kind and not (module._forward_hooks or module._forward_pre_hooks)
-
-
-def _fused(conv: Any, norm: Any) -> tuple[nn.Parameter, nn.Parameter]:
-    """Weight and bias of a convolution that does its batch normalization's work as well."""
-    return fuse_conv_bn_weights(
-        conv.weight,
-        conv.bias,
-        norm.running_mean,
-        norm.running_var,
-        norm.eps,
-        norm.weight,
-        norm.bias,
-    )
+def _named(model: nn.Module, path: str) -> str:
+    return layer_name(model, path.removeprefix("network."))
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers by name, also those that a state dict leaves out."""
     parameters = module.named_parameters(remove_duplicate=False)
     return {**dict(parameters), **dict(module.named_buffers(remove_duplicate=False))}
 
 
 def _maximum(maps: Tensor) -> Tensor:
-    return maps.amax(dim=(2, 3)).clamp_(min=0).float()
+    return maps.amax(dim=(2, 3)).clamp_(min=0)
+
+
+def _unchanged(values: Tensor) -> Tensor:
+    return values
+
+
+def _fine(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -56,19 +56,26 @@ class _Tracer(fx.Tracer):
         return isinstance(m, whole) or super().is_leaf_module(m, module_qualified_name)
 
 
-def trace(model: nn.Module) -> fx.Graph:
+def trace(model: nn.Module, *, name: str | None = None) -> fx.Graph:
     """The graph of a model's layers.
+
+    A `view` of the model's becomes a `reshape`, which bears tensors that are channels last.
 
     Raises:
         ModelError: control flow that cannot be traced.
     """
     try:
-        return _Tracer().trace(model)
+        graph = _Tracer().trace(model)
     except Exception as error:  # fx raises anything at all on control flow that it cannot follow
         raise ModelError(
-            f"cannot trace the forward of {type(model).__name__} ({error}); "
+            f"cannot trace the forward of {name or type(model).__name__} ({error}); "
             "take control flow that depends on the images out of it"
         ) from error
+    for node in graph.nodes:
+        by_type = any(isinstance(value, torch.dtype) for value in node.args)  # another kind of view
+        if node.op == "call_method" and node.target == "view" and not by_type:
+            node.target = "reshape"
+    return graph
 
 
 def live_features(model: nn.Module, layer: str | None = None) -> nn.Module:

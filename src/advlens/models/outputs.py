@@ -1,0 +1,60 @@
+"""Where the logits are in what a network returns: a tensor, a dict, a tuple, a record."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, fx
+
+from advlens.errors import ModelError
+
+PREFERRED = ("logits", "out", "output", "scores", "predictions")
+"""Names of a head that is taken where no other is asked for, in this order."""
+
+
+def logits_of(output: Any, head: str | None = None) -> Any:
+    """The logits in what a network returned.
+
+    Args:
+        output: a tensor; or a mapping, a record, a tuple or a list that holds one, nested or not.
+        head: key, attribute or number of the part to take (default: `logits`, or another usual
+            name, or else the first part).
+
+    Raises:
+        ModelError: there is no such part, or no tensor in it.
+    """
+    return _found(output, head)[0]
+
+
+def head_taken(output: Any, head: str | None = None) -> str | None:
+    """How the part that `logits_of` takes is named, such as `logits of loss, logits`."""
+    return _found(output, head)[1]
+
+
+def _found(output: Any, head: str | None) -> tuple[Any, str | None]:
+    if isinstance(output, (Tensor, fx.Proxy)):
+        return output, None
+    parts = _parts(output)
+    name = head if head is not None else next((n for n in PREFERRED if n in parts), None)
+    if name is None:
+        name = next(iter(parts), None)
+    if name not in parts:
+        known = ", ".join(parts) or f"none in a {type(output).__name__}"
+        raise ModelError(
+            f"the network returns no head {head!r}; there are: {known}"
+            if head is not None
+            else f"the network returns a {type(output).__name__}, which holds no logits; "
+            "let its forward return a tensor"
+        )
+    return _found(parts[name], None)[0], f"{name} of {', '.join(parts)}"
+
+
+def _parts(output: Any) -> dict[str, Any]:
+    """The parts of an output by name; those of a sequence by their number."""
+    if isinstance(output, Mapping):
+        return {str(key): value for key, value in output.items() if value is not None}
+    kinds = ("_fields", "__dataclass_fields__", "__dict__")  # named tuples, dataclasses, others
+    fields: Any = next(filter(None, (getattr(output, kind, None) for kind in kinds)), ())
+    named = {name: getattr(output, name) for name in fields}
+    if named or not isinstance(output, (tuple, list)):
+        return {name: value for name, value in named.items() if value is not None}
+    return {str(number): value for number, value in enumerate(output) if value is not None}

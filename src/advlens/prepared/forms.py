@@ -1,0 +1,208 @@
+"""The forms in which a model can be run: traced or not, folded or not, in this layout or that.
+
+All of them must give the model's own numbers. Which of them do is tried, see `trial`; nothing else
+is assumed of a form.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils import fuse_conv_bn_weights
+
+from advlens.errors import ModelError
+from advlens.models.classifier import Classifier
+from advlens.models.outputs import logits_of
+from advlens.prepared.units import trace
+from advlens.seeding import seeded
+
+WRAPPERS = {nn.DataParallel: "module", nn.parallel.DistributedDataParallel: "module"}
+"""Modules that only pass on what the network in them returns, and their attribute for it."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a copy of a model is run.
+
+    Attributes:
+        traced: along a graph of its layers, which tells where the units are; else by its own code,
+            and the units are read by hooks.
+        folded: batch normalization is part of the convolutions (traced only).
+        channels_last: in this memory layout; else in torch's usual one.
+    """
+
+    traced: bool
+    folded: bool
+    channels_last: bool
+
+    def __str__(self) -> str:
+        left_out = [
+            what
+            for what, there in (
+                ("tracing", self.traced),
+                ("folding", self.folded or not self.traced),
+                ("the channels-last layout", self.channels_last),
+            )
+            if not there
+        ]
+        return " and ".join(left_out)
+
+
+FORMS = tuple(
+    Form(traced, folded, channels_last)
+    for traced, folded in ((True, True), (True, False), (False, False))
+    for channels_last in (True, False)
+)
+"""From the fastest to the model's own code on a plain copy."""
+
+
+class Entry(nn.Module):
+    """The door to any model: images in, its logits out."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.network = model
+        self.training = model.training
+
+    def forward(self, images: Tensor) -> Any:
+        return logits_of(self.network(images))
+
+    def __str__(self) -> str:
+        return model_name(self.network)
+
+
+@dataclass
+class Copy:
+    """A frozen evaluation copy of a model in one form.
+
+    Attributes:
+        network: images → logits; its paths begin with `network.`, the model.
+        graph: of its layers, if it is traced.
+        pairs: paths of each convolution that is folded, and of its normalization.
+    """
+
+    network: nn.Module
+    graph: fx.Graph | None
+    pairs: list[tuple[str, str]]
+
+
+def make_copy(model: nn.Module, form: Form) -> Copy:
+    """A copy of a model; the model stays as it is.
+
+    Raises:
+        ModelError: torch cannot copy it, or its forward cannot be traced.
+    """
+    try:
+        with torch.no_grad():  # a script's copy would hang on the original otherwise
+            network: nn.Module = Entry(copy.deepcopy(model))
+    except Exception as error:  # a user's classes raise anything at all
+        raise ModelError(f"cannot copy {model_name(model)}: {error}") from error
+    _unwrap(network)
+    network.eval().requires_grad_(False)
+    graph: fx.Graph | None = None
+    pairs: list[tuple[str, str]] = []
+    if form.traced:
+        with seeded(0, torch.device("cpu")):  # a forward that draws runs its code here
+            graph = trace(network, name=model_name(model))
+        if form.folded:
+            pairs = _fold(network, graph)
+        network = fx.GraphModule(network, graph)
+    for module in network.modules() if form.channels_last else ():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)
+    return Copy(network.eval(), graph, pairs)
+
+
+def look_through(model: nn.Module) -> nn.Module:
+    """The network in a wrapper such as DataParallel or a compiled module; others as they are."""
+    while (inner := _inside(model)) is not None:
+        model = inner
+    return model
+
+
+def _inside(module: nn.Module) -> nn.Module | None:
+    attribute = WRAPPERS.get(type(module))
+    if attribute is None and isinstance(getattr(module, "_orig_mod", None), nn.Module):
+        attribute = "_orig_mod"  # what torch.compile returns
+    return None if attribute is None else getattr(module, attribute)
+
+
+def _unwrap(network: nn.Module) -> None:
+    for name, child in network.named_children():
+        inner = look_through(child)
+        if inner is not child:
+            setattr(network, name, inner)
+        _unwrap(inner)
+
+
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers by their path in a copy, also those that a state dict omits."""
+    return {
+        f"{path}.{name}".removeprefix("."): tensor
+        for path, module in modules(model).items()
+        for name, tensor in (*module._parameters.items(), *module._buffers.items())
+        if tensor is not None
+    }
+
+
+def modules(model: nn.Module) -> dict[str, nn.Module]:
+    """All modules by their path in a copy of the model, which has no wrappers."""
+    return dict(_walk("network", look_through(model)))
+
+
+def _walk(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    yield path, module
+    for name, child in module._modules.items():
+        if child is not None:
+            yield from _walk(f"{path}.{name}", look_through(child))
+
+
+def _fold(network: nn.Module, graph: fx.Graph) -> list[tuple[str, str]]:
+    """Fold each batch normalization into the convolution that feeds only it; return their names."""
+    layers: dict[Any, Any] = dict(network.named_modules())
+    nodes = [node for node in graph.nodes if node.op == "call_module"]
+    calls = Counter(node.target for node in nodes)
+    pairs = []
+    for node in nodes:
+        source = node.all_input_nodes[0]
+        if (
+            source.op == "call_module"
+            and _is_plain(layers[source.target], nn.Conv2d)
+            and _is_plain(layers[node.target], nn.BatchNorm2d)
+            and layers[node.target].running_mean is not None
+            and len(source.users) == 1
+            and calls[source.target] == calls[node.target] == 1
+        ):
+            conv = layers[source.target]
+            conv.weight, conv.bias = fused(conv, layers[node.target])
+            pairs.append((str(source.target), str(node.target)))
+            node.replace_all_uses_with(source)
+            graph.erase_node(node)
+    return pairs
+
+
+def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a layer does just what its type says: subclasses and hooks may do something else."""
+    return type(module) is kind and not (module._forward_hooks or module._forward_pre_hooks)
+
+
+def fused(conv: Any, norm: Any) -> tuple[nn.Parameter, nn.Parameter]:
+    """Weight and bias of a convolution that does its batch normalization's work as well."""
+    return fuse_conv_bn_weights(
+        conv.weight,
+        conv.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+        norm.weight,
+        norm.bias,
+    )
+
+
+def model_name(model: nn.Module) -> str:
+    """What messages call a model."""
+    return model.name if isinstance(model, Classifier) else type(model).__name__

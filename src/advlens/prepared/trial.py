@@ -1,0 +1,391 @@
+"""Which forms of a copy are the model: model and copy look at one real batch, twice each.
+
+Logits and input gradients must agree up to rounding, with the same global random numbers in both.
+So a graph that froze what the forward draws, forgot an autocast or a no_grad, or took another
+branch is not used, nor a memory layout that the model's code does not bear.
+"""
+
+import contextlib
+import copy
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advlens.arrays import Images
+from advlens.errors import AdvlensError, ModelError, NumericError
+from advlens.models.classifier import Classifier, precision_of
+from advlens.models.outputs import head_taken
+from advlens.prepared.forms import FORMS, Copy, Entry, Form, make_copy, model_name
+from advlens.seeding import seeded
+
+CHECKED = 2
+"""Images that model and copy are compared on."""
+_FLOORS = {torch.float64: 1e-9, torch.float32: 1e-4}
+_NUDGE = 2.0**-22  # relative: what rounding can do to a pixel
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a trial has found.
+
+    Attributes:
+        form: the fastest one that is the model; None where the model itself must be run.
+        copy: of that form, in the model's precision.
+        shape: of what the model returns for one image.
+        randomized: whether two passes over the same images differ.
+        differentiable: whether a gradient flows from the output to the images.
+        batch: the only batch size that the model takes, if it takes only one.
+        notes: what a user of the numbers should know, in sentences.
+    """
+
+    form: Form | None
+    copy: Copy | None
+    shape: tuple[int, ...]
+    randomized: bool
+    differentiable: bool
+    batch: int | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Logits, and the gradient of a fixed mix of them, in float64."""
+
+    logits: Tensor
+    gradient: Tensor
+
+
+def try_forms(
+    model: nn.Module, images: Images, *, ready: tuple[Form, Copy] | None = None
+) -> Verdict:
+    """Find the fastest form of a model that gives its own numbers.
+
+    The model is passed four times and each form that is tried twice, on at most `CHECKED` images.
+    The model comes back untouched: modes, buffers, plain attributes, random numbers.
+
+    Args:
+        model: images → logits.
+        images: a real batch, on the model's device.
+        ready: a form and a copy that is made already, which need not be made again.
+
+    Raises:
+        ModelError: the model fails on these images.
+        NumericError: it returns NaN.
+    """
+    name = model_name(model)
+    images = images.to(precision_of(model)).contiguous()
+    notes: list[str] = []
+    with _precise(images), _untouched(model), torch.inference_mode(False):
+        entry = Entry(model)
+        first, few, differentiable, head = _first_look(name, model, images)
+        whole = len(few) == len(images) > CHECKED
+        before = _state(model)
+        second = _looked(name, entry, few, 1, differentiable)
+        changing = _state(model) != before
+        nudged = few * (1 + _NUDGE * _signs(few))
+        third = _looked(name, entry, nudged.clamp(0, 1), 0, differentiable)
+        close = partial(_close, noise=third, floor=_FLOORS.get(images.dtype, _coarse(images.dtype)))
+        randomized = not close(first, second)
+        batch, alone = (len(few) if whole else None), first.logits[:1]
+        if len(few) > 1 and not whole:
+            try:
+                alone = _look(entry, few[:1], 0, False).logits
+            except AdvlensError:
+                raise
+            except Exception:  # a user's forward raises anything at all
+                batch = len(few)
+    if head is not None:
+        notes.append(f"{name} returns several parts; its logits are taken to be {head}")
+    if not differentiable:
+        notes.append(
+            f"no gradient flows from what {name} returns to the images, so attacks and "
+            "attributions by gradients find nothing"
+        )
+    if randomized:
+        notes.append(
+            f"{name} is randomized: two passes over the same images differ, its logits by up to "
+            f"{_apart(first, second):.2g}"
+        )
+    elif not close(first, _Look(torch.cat([alone, first.logits[1:]]), first.gradient)):
+        notes.append(
+            f"what {name} returns for an image depends on the other images of its batch, so its "
+            "numbers depend on the batch size"
+        )
+    if batch is not None:
+        notes.append(f"{name} takes batches of {batch} images only; smaller ones are filled up")
+    if changing:
+        notes.append(f"{name} changes its own state in each pass")
+    wanted = [first, second]
+    form, made, reason = _fastest(model, few, wanted, differentiable, close, changing, ready)
+    if form is None or form != FORMS[0]:
+        notes.append(f"{name} runs {_how(form)}: {reason}")
+    shape = tuple(first.logits.shape[1:])
+    return Verdict(form, made, shape, randomized, differentiable, batch, tuple(notes))
+
+
+def _how(form: Form | None) -> str:
+    return f"without {form}" if form is not None else "itself, not a copy of it"
+
+
+def _fastest(
+    model: nn.Module, images: Images, wanted: list[_Look], differentiable: bool,
+    close: Any, changing: bool, ready: tuple[Form, Copy] | None,
+) -> tuple[Form | None, Copy | None, str]:  # fmt: skip
+    """The first form whose looks are those wanted, and why those before it were left out."""
+    reasons, traceable = list[str](), not changing
+    if changing:
+        reasons.append("a graph cannot follow a state that each pass changes")
+    for form in FORMS:
+        if form.traced and not traceable:
+            continue
+        try:
+            made = ready[1] if ready is not None and ready[0] == form else make_copy(model, form)
+        except ModelError as error:
+            reasons.append(str(error))
+            if not form.traced:
+                break  # it cannot be copied at all
+            traceable = False
+            continue
+        layout = torch.channels_last if form.channels_last else torch.contiguous_format
+        given = images.contiguous(memory_format=layout)
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # torch prints its own account
+                found = [_look(made.network, given, seed, differentiable) for seed in (0, 1)]
+        except Exception as error:
+            reasons.append(f"otherwise it fails ({_said(error)})")
+            continue
+        if all(close(look, other) for look, other in zip(wanted, found, strict=True)):
+            return form, made, next(iter(reasons), "")
+        furthest = max(_apart(look, other) for look, other in zip(wanted, found, strict=True))
+        reasons.append(
+            "otherwise its logits or gradients differ beyond rounding, the logits by up to "
+            f"{furthest:.2g}"
+        )
+    return None, None, reasons[0]
+
+
+def _first_look(
+    name: str, model: nn.Module, images: Images
+) -> tuple[_Look, Images, bool, str | None]:
+    """A first pass: what it gives, on which images, with a gradient or not, of which head."""
+    heads: list[str | None] = []
+    network = model.network if isinstance(model, Classifier) else model
+    wanted = model.head if isinstance(model, Classifier) else None
+    hook = network.register_forward_hook(
+        lambda module, inputs, output: heads.append(head_taken(output, wanted))
+    )
+    entry, failures = Entry(model), list[Exception]()
+    try:
+        for differentiable in (True, False):  # numpy refuses tensors that take a gradient
+            for few in dict.fromkeys((images[:CHECKED], images)):
+                try:
+                    look = _look(entry, few, 0, differentiable)
+                except AdvlensError:
+                    raise
+                except Exception as error:  # a user's forward raises anything at all
+                    failures.append(error)
+                    continue
+                _check_numbers(name, few, look)
+                if differentiable and look.gradient is _NONE:
+                    differentiable = False
+                return look, few, differentiable, heads[0] if heads else None
+    finally:
+        hook.remove()
+    raise ModelError(_fails(name, images, failures[0])) from failures[0]
+
+
+def _looked(
+    name: str, network: nn.Module, images: Images, seed: int, differentiable: bool
+) -> _Look:
+    """A later pass of the model itself."""
+    try:
+        look = _look(network, images, seed, differentiable)
+    except AdvlensError:
+        raise
+    except Exception as error:  # a user's forward raises anything at all
+        raise ModelError(_fails(name, images, error)) from error
+    _check_numbers(name, images, look)
+    return look
+
+
+_NONE = torch.empty(0)
+"""In place of a gradient where none flows."""
+
+
+def _look(network: nn.Module, images: Images, seed: int, differentiable: bool) -> _Look:
+    with seeded(seed, images.device), torch.set_grad_enabled(differentiable):
+        inputs = images.detach().clone(memory_format=torch.preserve_format)
+        inputs.requires_grad_(differentiable)
+        logits: Tensor = network(inputs)
+        gradient: Tensor | None = None
+        if differentiable and logits.requires_grad:
+            # by place in the batch and in the output, so that no two logits can be exchanged
+            values = logits.where(logits.isfinite(), 0).double().flatten(1)
+            weights = torch.linspace(-1, 1, values.numel(), device=values.device).double()
+            score = (values * weights.view_as(values)).sum()
+            try:
+                (gradient,) = torch.autograd.grad(score, inputs, allow_unused=True)
+            except Exception as error:  # a user's backward raises anything at all
+                raise ModelError(
+                    f"the gradient of the logits of {network} with respect to the images cannot be "
+                    f"taken ({_said(error)})"
+                ) from error
+    found = _NONE if gradient is None else gradient.detach().double()
+    return _Look(logits.detach().double(), found)
+
+
+def _check_numbers(name: str, images: Images, look: _Look) -> None:
+    if look.logits.ndim == 0 or len(look.logits) != len(images):
+        raise ModelError(
+            f"{name} returns {tuple(look.logits.shape)} for {len(images)} images; it must return "
+            "one row of logits for each"
+        )
+    if look.logits.isnan().any():
+        raise NumericError(
+            f"{name} returns NaN on images in [0, 1], so no number of it means anything: check its "
+            "weights"
+        )
+
+
+def _close(look: _Look, other: _Look, *, noise: _Look, floor: float) -> bool:
+    """Whether two looks at the same images differ by rounding only.
+
+    What rounding does to a model is seen from its look at images that are changed by rounding;
+    but hundredths of the logits and tenths of a gradient are no rounding.
+    """
+    if look.logits.shape != other.logits.shape or look.gradient.shape != other.gradient.shape:
+        return False
+    if not torch.equal(look.logits.isfinite(), other.logits.isfinite()):
+        return False
+    scale = _finite(look.logits).abs().amax().item()
+    allowed = max(floor * scale, min(10 * _apart(look, noise), 0.01 * scale))
+    if _apart(look, other) > allowed:
+        return False
+    length = look.gradient.norm().item()
+    moved = (look.gradient - noise.gradient).norm().item()
+    allowed = max(10 * floor * length, min(10 * moved, 0.1 * length))
+    differs = (look.gradient - other.gradient).norm().item()
+    return bool(differs <= allowed)
+
+
+def _apart(look: _Look, other: _Look) -> float:
+    """The largest difference of the logits."""
+    return (_finite(look.logits) - _finite(other.logits)).abs().amax().item()
+
+
+def _finite(values: Tensor) -> Tensor:
+    return values.where(values.isfinite(), 0)
+
+
+def _coarse(dtype: torch.dtype) -> float:
+    return 16 * torch.finfo(dtype).eps
+
+
+def _signs(images: Images) -> Tensor:
+    flat = torch.arange(images.numel(), device=images.device).view_as(images)
+    return (flat % 2 * 2 - 1).to(images.dtype)
+
+
+def _fails(name: str, images: Images, error: Exception) -> str:
+    shape = "×".join(map(str, images.shape))
+    return (
+        f"{name} fails on a batch of images {shape} ({_said(error)}); it must take pixels in [0, 1]"
+        " and return logits"
+    )
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+@contextlib.contextmanager
+def _precise(images: Images) -> Iterator[None]:
+    """Without TF32, whose rounding would hide what a copy does wrong."""
+    if images.device.type != "cuda":
+        yield
+        return
+    with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
+        yield
+
+
+@contextlib.contextmanager
+def evaluated(model: nn.Module) -> Iterator[None]:
+    """Within the block the model is in evaluation mode; then each module has its own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextlib.contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    """Modes, buffers and plain attributes are put back at the end."""
+    buffers = [(module, dict(module._buffers)) for module in model.modules()]
+    values = {id(b): b.detach().clone() for b in model.buffers()}
+    plain = [(module, _plain_attributes(module)) for module in model.modules()]
+    try:
+        with evaluated(model):
+            yield
+    finally:
+        with torch.no_grad():
+            for module, before in buffers:
+                module._buffers.update(before)
+            for buffer in model.buffers():
+                if not _same(buffer, values[id(buffer)]):
+                    buffer.copy_(values[id(buffer)])
+        for module, attributes in plain:
+            vars(module).update(attributes)
+
+
+def _state(model: nn.Module) -> dict[str, Any]:
+    """What a pass may change in a model, in a form that can be compared."""
+    found: dict[str, Any] = {}
+    for path, module in model.named_modules():
+        found |= {f"{path}.{key}": value for key, value in _plain_attributes(module).items()}
+    for path, buffer in model.named_buffers():
+        found[path] = _Values(buffer.detach().clone())
+    return found
+
+
+class _Values:
+    """A tensor that compares as a whole."""
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Values) and _same(self.tensor, other.tensor)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _same(tensor: Tensor, other: Tensor) -> bool:
+    return tensor.shape == other.shape and bool(((tensor == other) | (tensor != tensor)).all())
+
+
+_OWN = frozenset(vars(nn.Module()))
+"""What torch keeps of every module."""
+
+
+def _plain_attributes(module: nn.Module) -> dict[str, Any]:
+    return {
+        key: copy.deepcopy(value)
+        for key, value in vars(module).items()
+        if key not in _OWN and _is_plain(value)
+    }
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(_is_plain(each) for pair in value.items() for each in pair)
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, complex, str)

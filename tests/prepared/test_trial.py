@@ -1,0 +1,413 @@
+"""prepared.trial: a copy is the model, or it is not used."""
+
+import random
+import threading
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from advlens import Classifier, Pgd
+from advlens.errors import ModelError, NumericError
+from advlens.prepared import prepare
+from advlens.prepared.trial import CHECKED
+from advlens.threat import Linf
+
+IMAGES = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def body() -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(), nn.Linear(24, 5),
+        )  # fmt: skip
+        network[1].running_mean.uniform_(-0.2, 0.2)
+        network[1].running_var.uniform_(0.5, 2)
+    return network
+
+
+class Around(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = body()
+
+
+class PythonShift(Around):
+    def forward(self, x):
+        return self.net(torch.roll(x, random.randint(-5, 5), 3))
+
+
+class NumpyGain(Around):
+    def forward(self, x):
+        return self.net(x * float(np.random.uniform(0.5, 1.5)))  # noqa: NPY002
+
+
+class FixedShapeNoise(Around):
+    def forward(self, x):
+        return self.net(x + 0.1 * torch.randn(1, 3, 16, 16))
+
+
+class LikeNoise(Around):
+    def forward(self, x):
+        return self.net(x + 0.1 * torch.randn_like(x))
+
+
+class Dropped(Around):
+    def forward(self, x):
+        return self.net(F.dropout(x, 0.3, training=True))
+
+
+class OwnGenerator(Around):
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = np.random.default_rng(0)
+
+    def forward(self, x):
+        return self.net(x * float(self.generator.uniform(0.5, 1.5)))
+
+
+RANDOM = [PythonShift, NumpyGain, FixedShapeNoise, LikeNoise, Dropped, OwnGenerator]
+
+
+@pytest.mark.parametrize("kind", RANDOM)
+def test_what_a_model_draws_stays_random(kind):
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
+    copied = prepare(kind().eval(), IMAGES)
+    assert random.getstate() == states[0]
+    assert np.random.get_state()[1].tolist() == states[1]  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), states[2])
+    assert copied.randomized
+    assert any("is randomized: two passes over the same images differ" in n for n in copied.notes)
+    draws = torch.stack([copied(IMAGES) for _ in range(8)])
+    assert len({tuple(draw.flatten().tolist()) for draw in draws}) > 3  # of eleven shifts, say
+
+
+def test_noise_that_a_graph_can_draw_is_drawn_along_it():
+    assert prepare(LikeNoise().eval(), IMAGES).folded
+    assert not prepare(FixedShapeNoise().eval(), IMAGES).traced
+
+
+class Autocast(Around):
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.net(x).float()
+
+
+class PartlyDetached(Around):
+    def forward(self, x):
+        with torch.no_grad():
+            constant = self.net(x.flip(3))
+        return self.net(x) + constant
+
+
+class Scaled(Around):
+    def forward(self, x, scale=None):
+        logits = self.net(x)
+        return 100 * logits if scale is None else logits
+
+
+class WithLoss(Around):
+    def forward(self, x, labels=None):
+        logits = self.net(x)
+        return logits if labels is None else F.cross_entropy(logits, labels)
+
+
+class Strided(Around):
+    """Reads the memory of its maps."""
+
+    def forward(self, x):
+        maps = self.net[1](self.net[0](x)).relu()
+        rows = maps.as_strided((x.shape[0], 6 * 14 * 14), (6 * 14 * 14, 1))
+        return rows[:, :5] + rows[:, -5:]
+
+
+class Viewed(Around):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6 * 14 * 14, 5)
+
+    def forward(self, x):
+        return self.linear(self.net[1](self.net[0](x)).relu().view(x.size(0), -1))
+
+
+class ViewedBranch(Viewed):
+    def forward(self, x):
+        return super().forward(x + 1 if x.sum() < -1e9 else x)
+
+
+class Counting(Around):
+    """Another branch from its third call on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.net(x) * (2 if self.calls > 50 else 1)
+
+
+class BufferCounting(Around):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls = self.calls + 1
+        return self.net(x) * (2.0 if int(self.calls) > 50 else 1.0)
+
+
+class Closed(Around):
+    """Its forward hangs on the object that was copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forward = lambda x: self.net(x)
+
+
+OTHERS = "otherwise its logits or gradients differ beyond rounding"
+STATE = "changes its own state in each pass"
+KINDS = {
+    Autocast: (False, OTHERS), PartlyDetached: (False, OTHERS), Scaled: (True, ""),
+    WithLoss: (True, ""), Strided: (True, "without the channels-last layout"), Viewed: (True, ""),
+    ViewedBranch: (False, "cannot trace the forward of ViewedBranch"), Counting: (False, STATE),
+    BufferCounting: (False, STATE), Closed: (False, "cannot trace"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_copy_is_the_model(kind):
+    """Logits and gradients of the copy are those of the live model, whatever had to be left out."""
+    model = kind().eval()
+    copied = prepare(model, IMAGES)
+    traced, words = KINDS[kind]
+    assert copied.traced == traced
+    assert words in " ".join(copied.notes)
+    assert not copied.randomized
+
+    def look(module):
+        inputs = IMAGES.clone().requires_grad_()
+        logits = module(inputs)
+        weights = torch.linspace(-1, 1, logits.numel()).view_as(logits)
+        return logits, torch.autograd.grad((logits * weights).sum(), inputs)[0]
+
+    for found, expected in zip(look(copied), look(model), strict=True):
+        assert (found - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_a_state_goes_on_and_the_model_keeps_its_own():
+    for kind in (Counting, BufferCounting):
+        model = kind().eval()
+        copied = prepare(model, IMAGES)
+        assert int(model.calls) == 0
+        first = copied(IMAGES)
+        for _ in range(60):
+            later = copied(IMAGES)
+        torch.testing.assert_close(later, 2 * first)
+        assert int(model.calls) == 0
+
+
+class Breaking(Around):
+    """Fails, or returns NaN, from a certain call on."""
+
+    def __init__(self, calls: int, value: float | None = None):
+        super().__init__()
+        self.calls, self.value = calls, value
+
+    def forward(self, x):
+        self.calls -= 1
+        if self.calls >= 0:
+            return self.net(x)
+        if self.value is None:
+            raise ValueError("too many calls")
+        return self.net(x) * self.value
+
+
+@pytest.mark.parametrize("calls", [0, 1, 2, 5])
+def test_a_model_that_breaks_is_an_error(calls):
+    with pytest.raises(ModelError, match=r"Breaking fails on a batch of images .*too many calls"):  # noqa: PT012
+        copied = prepare(Breaking(calls).eval(), IMAGES)
+        for _ in range(6):
+            copied(IMAGES)
+    attack = Pgd(threat=Linf(epsilon=0.1), steps=6)
+    with pytest.raises(NumericError, match="NaN"):
+        attack(Breaking(calls, torch.nan).eval(), IMAGES, torch.arange(6) % 5)
+
+
+class Detached(Around):
+    def forward(self, x):
+        return self.net(x.detach())
+
+
+class ThroughNumpy(Around):
+    def forward(self, x):
+        return self.net(torch.from_numpy(x.numpy() * 1.0))
+
+
+class Votes(Around):
+    def forward(self, x):
+        return F.one_hot(self.net(x).argmax(1), 5)
+
+
+class Rounded(Around):
+    def forward(self, x):
+        return self.net(x.mul(255).to(torch.uint8).float() / 255)
+
+
+@pytest.mark.parametrize("kind", [Detached, ThroughNumpy, Votes, Rounded])
+def test_without_a_path_the_gradient_is_zero(kind):
+    model = kind().eval()
+    copied = prepare(model, IMAGES)
+    assert any("no gradient flows" in note for note in copied.notes)
+    inputs = IMAGES.clone().requires_grad_()
+    logits = copied(inputs)
+    torch.testing.assert_close(logits, model(IMAGES).float())
+    (gradient,) = torch.autograd.grad(logits.sum(), inputs)
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+    for values in copied.record(IMAGES.clone().requires_grad_())[1].values():
+        assert values.requires_grad
+    attacked = Pgd(threat=Linf(epsilon=0.1), steps=2)(model, IMAGES, torch.arange(6) % 5)
+    assert attacked.shape == IMAGES.shape
+
+
+class Reentrant(Around):
+    def forward(self, x):
+        return self.net[3:](checkpoint(self.net[:3], x, use_reentrant=True))
+
+
+class Lazy(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.LazyLinear(5))
+
+
+class TwoInputs(Around):
+    def forward(self, x, mask):
+        return self.net(x * mask)
+
+
+REFUSED = {
+    Reentrant: "the gradient of the logits of Reentrant .* use_reentrant",
+    Lazy: "Lazy has lazy layers without weights; run it once on images before",
+    TwoInputs: "TwoInputs fails on a batch of images .* missing 1 required positional argument",
+    lambda: nn.Conv2d(1, 5, 3): "Conv2d fails on a batch of images .*channel",
+    lambda: nn.Sequential(body(), nn.Flatten(0)): r"returns \(10,\) for 2 images",
+}
+
+
+@pytest.mark.parametrize("make", REFUSED)
+def test_what_cannot_be_run_is_refused_in_a_sentence(make):
+    with pytest.raises(ModelError, match=REFUSED[make]):
+        prepare(make().eval(), IMAGES)
+
+
+class FixedBatch(Around):
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+
+    def forward(self, x):
+        return self.net(x).reshape(self.size, -1)[: len(x)].reshape(self.size, 5)
+
+
+@pytest.mark.parametrize("size", [CHECKED, 6])
+def test_a_fixed_batch_size_is_filled_up(size):
+    model = FixedBatch(size).eval()
+    copied = prepare(model, IMAGES)
+    assert any(f"takes batches of {size} images only" in note for note in copied.notes)
+    expected = model.net(IMAGES)
+    inputs = IMAGES.clone().requires_grad_()
+    logits = copied(inputs)
+    torch.testing.assert_close(logits, expected)
+    torch.testing.assert_close(copied(IMAGES[:1]), expected[:1])
+    (gradient,) = torch.autograd.grad(logits[0].sum(), inputs)
+    assert gradient[0].abs().sum() > 0
+    assert gradient[1:].abs().sum() == 0
+    _, responses = copied.record(IMAGES[:5])
+    torch.testing.assert_close(responses["net.0"], model.net[:3](IMAGES)[:5].amax((2, 3)))
+
+
+def test_numbers_that_hang_on_the_batch_are_said():
+    network = body()
+    network[1].track_running_stats = False
+    network[1].running_mean = network[1].running_var = None
+    assert any("depends on the other images" in note for note in prepare(network, IMAGES).notes)
+    assert prepare(body(), IMAGES).notes == ()
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+@pytest.mark.parametrize("inside", [False, True])
+def test_wrappers_are_looked_through(wrap, inside):
+    network = body().eval()
+    wrapped = wrap(network)
+    model = Classifier(wrapped, name="w", image_size=16) if inside else wrapped
+    copied = prepare(model, IMAGES)
+    assert copied.folded
+    assert list(copied.layers) == ["0"]
+    torch.testing.assert_close(copied(IMAGES), network(IMAGES))
+    before = copied(IMAGES)
+    with torch.no_grad():
+        network[0].weight.mul_(2)
+        network[5].weight.mul_(2)
+    copied.update(model)
+    assert not torch.equal(copied(IMAGES), before)
+    torch.testing.assert_close(copied(IMAGES), network(IMAGES))
+
+
+def test_averaged_models_and_scripts_run():
+    network = body().eval()
+    expected = network(IMAGES)
+    averaged = torch.optim.swa_utils.AveragedModel(network).eval()
+    assert prepare(averaged, IMAGES).folded
+    torch.testing.assert_close(prepare(averaged, IMAGES)(IMAGES), expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, but saved scripts are around
+        scripted = torch.jit.script(network)
+    torch.testing.assert_close(prepare(scripted, IMAGES)(IMAGES), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_the_copy_has_the_precision_of_the_model(dtype):
+    model = body().to(dtype).eval()
+    for given in (model, Classifier(model, name="c", image_size=16)):
+        copied = prepare(given, IMAGES)
+        logits = copied(IMAGES)
+        assert copied.dtype == dtype
+        assert logits.dtype == torch.promote_types(dtype, torch.float32)
+        expected = model(IMAGES.to(dtype)).to(logits.dtype)
+        allowed = 1e-12 if dtype == torch.float64 else 8 * torch.finfo(dtype).eps
+        assert (logits - expected).abs().max() <= allowed * expected.abs().max()
+
+
+def test_masked_classes_and_models_without_tensors():
+    class Masked(Around):
+        def forward(self, x):
+            mask = torch.tensor([0, 0, -torch.inf, 0, 0])
+            return self.net(x) + mask
+
+    assert prepare(Masked().eval(), IMAGES).folded
+
+    class Fixed(nn.Module):
+        def forward(self, x):
+            return torch.stack([x.mean((1, 2, 3)), x.amax((1, 2, 3))], 1)
+
+    copied = prepare(Fixed(), IMAGES)
+    torch.testing.assert_close(copied(IMAGES), Fixed()(IMAGES))
+    assert copied.device == torch.device("cpu")
+    assert copied.layers == {}
+
+
+def test_a_model_with_a_lock_inside_is_run_itself_and_keeps_its_modes():
+    model = Around()
+    model.forward = model.net.forward
+    model.net[1].eval()
+    model.lock = threading.Lock()
+    modes = [module.training for module in model.modules()]
+    copied = prepare(model, IMAGES)
+    copied(IMAGES), copied.record(IMAGES), copied.maps(IMAGES, ["net.0"])
+    assert [module.training for module in model.modules()] == modes
