@@ -176,11 +176,13 @@ def _first_look(
     heads: list[str | None] = []
     network = model.network if isinstance(model, Classifier) else model
     wanted = model.head if isinstance(model, Classifier) else None
-    hook = network.register_forward_hook(
-        lambda module, inputs, output: heads.append(head_taken(output, wanted))
-    )
+    hook: Any = contextlib.nullcontext()
+    if not isinstance(network, torch.jit.ScriptModule):  # which takes no hooks, and returns tensors
+        hook = network.register_forward_hook(
+            lambda module, inputs, output: heads.append(head_taken(output, wanted))
+        )
     entry, failures = Entry(model), list[Exception]()
-    try:
+    with hook:
         for differentiable in (True, False):  # numpy refuses tensors that take a gradient
             for few in dict.fromkeys((images[:CHECKED], images)):
                 try:
@@ -194,8 +196,6 @@ def _first_look(
                 if differentiable and look.gradient is _NONE:
                     differentiable = False
                 return look, few, differentiable, heads[0] if heads else None
-    finally:
-        hook.remove()
     raise ModelError(_fails(name, images, failures[0])) from failures[0]
 
 
@@ -337,7 +337,8 @@ def _untouched(model: nn.Module) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for module, before in buffers:
-                module._buffers.update(before)
+                if type(module._buffers) is dict:  # a script cannot replace its own
+                    module._buffers.update(before)
             for buffer in model.buffers():
                 if not _same(buffer, values[id(buffer)]):
                     buffer.copy_(values[id(buffer)])
