@@ -139,3 +139,17 @@ def test_wrong_use_is_one_sentence_and_writes_nothing(
     assert message in error
     assert error.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_a_file_holds_beside_the_weights(tmp_path, capsys):
+    path, out = tmp_path / "swa.pt", tmp_path / "swa.safetensors"
+    averaged = torch.optim.swa_utils.AveragedModel(load_model("cifar10-l2").network).state_dict()
+    torch.save({"state_dict": averaged | {"loss.weight": torch.ones(10)}}, path)
+    words = ["models", "convert", f"resnet14@{path}", "--out", str(out)]
+    assert main(words) == 1
+    assert "loss.weight is not in the network; leave out" in capsys.readouterr().err
+    assert main([*words, "--ignore-keys", "nothing", "loss.*"]) == 0
+    assert lines(capsys.readouterr().out, "dropped") == ["n_averaged, a counter"]
+    again, original = load_model(f"resnet14@{out}"), load_model("cifar10-l2")
+    assert torch.equal(again.network.linear.weight, original.network.linear.weight)
+    assert main(["models", "show", f"resnet14@{path}", "--ignore-keys", "loss.weight"]) == 0

@@ -78,3 +78,18 @@ def test_a_switch_is_written_only_where_it_differs_from_the_default() -> None:
     words, origins = flags_of("train", settings, "here")
     assert words == ["--no-nesterov", "--half"]
     assert set(origins) == {"flip", "nesterov", "half", "compile", "dry_run"}
+
+
+def test_every_verb_that_reads_a_model_can_leave_out_what_its_file_holds(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('ignore_keys = ["loss.*", "epoch"]')
+    verbs = ["audit", "evaluate", "neurons", "dissect", "attribute", "visualize", "invert"]
+    for verb in (*verbs, "generate", "attack", "train", "prune"):
+        words = [verb, "--model", "resnet14", "--data", "sample", "--out", str(tmp_path)]
+        assert parse(words)[0].settings.ignore_keys == ()
+        command, _ = parse([*words, "--config", str(file)])
+        assert command.settings.ignore_keys == ("loss.*", "epoch")
+        command, _ = parse([*words, "--ignore-keys", "a", "b"])
+        assert command.settings.ignore_keys == ("a", "b")

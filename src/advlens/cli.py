@@ -294,9 +294,9 @@ def _models(command: ModelsCommand, line: str) -> None:
     if command.model is None:
         say("\n".join(list_models()))
     elif command.out is None:
-        say(show_model(command.model))
+        say(show_model(command.model, ignore_keys=command.ignore_keys))
     else:
-        say(convert(command.model, command.out))
+        say(convert(command.model, command.out, ignore_keys=command.ignore_keys))
 
 
 VERBS: dict[str, Callable[[Any, str], None]] = {
@@ -325,7 +325,12 @@ def _load(spec: str, data: str, settings: Any) -> "tuple[Classifier, ImageData]"
     from advlens.distributed import local_device
     from advlens.models import load_model
 
-    classifier = load_model(spec, device=local_device(settings.device), seed=settings.seed)
+    classifier = load_model(
+        spec,
+        device=local_device(settings.device),
+        seed=settings.seed,
+        ignore_keys=settings.ignore_keys,
+    )
     transform = Transform(
         size=classifier.image_size,
         resize=classifier.resize,

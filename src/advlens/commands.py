@@ -1,5 +1,6 @@
 """The verbs of the command line: the flags that each takes, and the checks that need no torch."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +11,7 @@ from advlens.config import (
     AttackSettings,
     AuditSettings,
     DissectSettings,
+    ModelSettings,
     NoHint,
     PruneSettings,
     TrainSettings,
@@ -339,7 +341,7 @@ DATA_FLAGS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelsCommand:
+class ModelsCommand(ModelSettings):
     """List the models, show one, or convert one's weights to safetensors (docs/models.md).
 
     Attributes:
@@ -372,7 +374,7 @@ class ModelsCommand:
 
 def _check_model(spec: str) -> None:
     weights = spec.partition("@")[2]
-    if weights not in ("", "DEFAULT") and not Path(weights).is_file():
+    if weights not in ("", "DEFAULT") and not os.path.isfile(weights):
         raise SettingsError(f"model {spec} names the weights file {weights}, which does not exist")
 
 

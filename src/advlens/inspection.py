@@ -1,5 +1,6 @@
 """What `advlens models` says of a model, and of the weights that it converts."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
@@ -14,13 +15,13 @@ SHOWN = 10
 """Classes that are named where there are more of them."""
 
 
-def show_model(spec: str) -> str:
+def show_model(spec: str, *, ignore_keys: Sequence[str] = ()) -> str:
     """A model for people to read: weights, images, classes, representation, layers of units.
 
     Raises:
         AdvlensError: as `load_model`.
     """
-    classifier = load_model(spec)
+    classifier = load_model(spec, ignore_keys=ignore_keys)
     lines = {
         "name": classifier.name,
         "parameters": f"{sum(p.numel() for p in classifier.parameters()):,}",
@@ -44,18 +45,19 @@ def show_model(spec: str) -> str:
     return "\n".join(rows)
 
 
-def convert(spec: str, out: Path) -> str:
+def convert(spec: str, out: Path, *, ignore_keys: Sequence[str] = ()) -> str:
     """Write a model's weights as safetensors; say what was read, dropped and found.
 
     Raises:
         AdvlensError: as `convert_model`.
     """
-    classifier, found = convert_model(spec, out)
+    classifier, found = convert_model(spec, out, ignore_keys=ignore_keys)
     kept = len(classifier.network.state_dict())
     rows = [f"read           {kept if found is None else len(found.tensors)} tensors"]
     if found is not None:
         rows[0] += f", named {found.prefix}… in the file" if found.prefix else ""
         rows += [f"dropped        {copy}…, an equal copy" for copy in found.copies]
+        rows += [f"dropped        {name}, a counter" for name in found.counters]
         rows += [f"found          {name}" for name in found.normalizers]
     rows += [f"normalization  {_normalization(classifier)}", f"written        {out}"]
     return "\n".join(rows)

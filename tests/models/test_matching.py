@@ -88,6 +88,28 @@ def test_what_fits_nothing_is_named():
     assert match({}, OWN).tensors == {}
 
 
+def test_counters_are_dropped_by_themselves():
+    one = torch.ones(1)
+    counters = {
+        "n_averaged": torch.tensor(3), "module.total_ops": one, "module.conv.total_params": one,
+        "head.num_batches_tracked": torch.tensor(1),
+    }  # fmt: skip
+    found = match({**prefixed("module."), **counters}, OWN)
+    assert (set(found.counters), found.unknown) == (set(counters), ())
+    large = {"total_ops": torch.ones(2), "total_opsets": one, "n_averaged.weight": one}
+    found = match({**state(), **large}, OWN)
+    assert (found.counters, set(found.unknown)) == ((), set(large))
+
+
+def test_a_network_keeps_its_own_counters():
+    network = nn.Sequential(Network())
+    network.register_buffer("n_averaged", torch.tensor(7))
+    file = network.state_dict()
+    found = match(file, file)
+    assert found.tensors["n_averaged"] is file["n_averaged"]
+    assert found.counters == ()
+
+
 def test_an_incomplete_network_is_still_found_by_its_prefix():
     file = prefixed("model.")
     del file["model.conv.bias"]

@@ -150,6 +150,32 @@ def test_places365_vgg16_in_both_forms_of_its_names(tmp_path, monkeypatch):
         assert again.classes == places365_classes()
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"fc.bias": torch.zeros(400_000)},
+        {"fc.bias": torch.zeros(400_000), "fc.weight": torch.zeros(400_000, 1)},
+        {"fc.bias": torch.zeros(400), "fc.weight": torch.zeros(300, 512)},
+        {"fc.bias": torch.zeros(0), "fc.weight": torch.zeros(0, 512)},
+        {"fc.bias": torch.zeros(100_001), "fc.weight": torch.zeros(100_001, 512)},
+    ],
+    ids=["no weight", "a thin weight", "two numbers", "none", "too many"],
+)
+def test_weights_that_ask_for_classes_in_vain(head, tmp_path, monkeypatch):
+    """Only the network of 1000 classes is built, and the file does not fit it."""
+    built, build = [], torchvision.models.get_model
+    monkeypatch.setattr(
+        torchvision.models, "get_model",
+        lambda name, **given: built.append(given["num_classes"]) or build(name, **given),
+    )  # fmt: skip
+    tensors = build("resnet18").state_dict() | head
+    tensors = {name: tensor for name, tensor in tensors.items() if name in head or "fc" not in name}
+    torch.save(tensors, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=r"fc.bias is \(\d+,\), the network's is \(1000,\)"):
+        load_model(f"torchvision:resnet18@{tmp_path / 'w.pt'}")
+    assert built == [1000]
+
+
 def test_places365_wants_its_classes(tmp_path):
     network = torchvision.models.resnet18(num_classes=10)
     torch.save(network.state_dict(), tmp_path / "ten.pt")

@@ -96,7 +96,7 @@ def number(value: int) -> bytes:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (number(777), number(776), "3108 bytes claims 776 elements"),
+        (number(777), number(776), "3108 bytes claims 3104 bytes"),
         (number(777), number(1 << 40), "reaches to element|claims"),
         (number(7) + b"M", number(8) + b"M", "reaches to element 778 of a storage of 777"),
         (number(7), b"J\xff\xff\xff\xff", "no plain size"),

@@ -39,12 +39,13 @@ def same(a: Classifier, b: Classifier) -> bool:
 def assert_refused(path: Path, message: str) -> None:
     """One CheckpointError that names the file, in time, leaving the classifier as it was."""
     built, before = classifier(1), classifier(1)
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(CheckpointError, match=message) as caught:
         load_weights(built, path)
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
     assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).replace(str(path), "").isprintable()
+    assert len(str(caught.value)) < 2000
     assert same(built, before)
     assert torch.equal(built.mean, before.mean)
     assert torch.equal(built.std, before.std)

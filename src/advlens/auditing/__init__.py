@@ -85,7 +85,7 @@ def dissect(
     device = local_device(settings.device)
     with locked(out) if processes.first else contextlib.nullcontext():
         check = Check(out, settings.skip_damaged, processes, device)
-        subjects = [opened(model, settings.seed, device) for model in _named_models(models)]
+        subjects = [opened(model, settings, device) for model in _named_models(models)]
         known: dict[Transform, BrodenData] = {}  # models of one size share what is opened
         for subject in subjects:
             if subject.transform not in known:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from advlens import wordnet
-from advlens.config import AuditSettings
+from advlens.config import AuditSettings, DissectSettings
 from advlens.datasets import BrodenData, ImageData, Transform, load_data, readable
 from advlens.datasets import View as DataView
 from advlens.distributed import Processes
@@ -101,9 +101,14 @@ class Check:
         return cast("Data", rest)  # a part of Broden data is Broden data
 
 
-def opened(model: str | nn.Module, seed: int, device: torch.device) -> Subject:
+def opened(
+    model: str | nn.Module, settings: AuditSettings | DissectSettings, device: torch.device
+) -> Subject:
     if isinstance(model, str):
-        spec, classifier = model, load_model(model, device=device, seed=seed)
+        spec, classifier = (
+            model,
+            load_model(model, device=device, seed=settings.seed, ignore_keys=settings.ignore_keys),
+        )
     else:
         spec = f"{type(model).__module__}.{type(model).__qualname__}"
         classifier = (
@@ -117,7 +122,7 @@ def labeled_subject(
     model: str | nn.Module, data: str | ImageData, settings: AuditSettings, device: torch.device,
     check: Check,
 ) -> Subject:  # fmt: skip
-    subject = opened(model, settings.seed, device)
+    subject = opened(model, settings, device)
     classifier = subject.classifier
     if isinstance(data, str):
         data = load_data(data, transform=subject.transform)

@@ -1,6 +1,7 @@
 """Settings that the command line and the library share; importing them does not import torch."""
 
 from advlens.config.dissection import DissectSettings
+from advlens.config.models import ModelSettings
 from advlens.config.numbers import AutoRadius, NoHint, Radius, parse_number, show_number
 from advlens.config.pruning import PruneSettings
 from advlens.config.settings import AttackSettings, AuditSettings, Norm, StageName
@@ -13,6 +14,7 @@ __all__ = [
     "AutoRadius",
     "DissectSettings",
     "MethodSpec",
+    "ModelSettings",
     "NoHint",
     "Norm",
     "PruneSettings",

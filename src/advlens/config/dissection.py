@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from advlens.config.models import ModelSettings
 from advlens.config.numbers import AutoRadius, NoHint, check_positive, check_seed
 from advlens.errors import SettingsError
 
@@ -10,7 +11,7 @@ Layers = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DissectSettings:
+class DissectSettings(ModelSettings):
     """How units are dissected.
 
     Attributes:

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import UseAppendAction, arg
 
+from advlens.config.models import ModelSettings
 from advlens.config.numbers import (
     AutoRadius,
     NoHint,
@@ -30,7 +31,7 @@ Norm = Literal["linf", "l2"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditSettings:
+class AuditSettings(ModelSettings):
     """What an audit measures, and how.
 
     Attributes:
@@ -146,7 +147,7 @@ class AuditSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttackSettings:
+class AttackSettings(ModelSettings):
     """One attack on a set of images.
 
     Attributes:

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import OmitArgPrefixes
 
+from advlens.config.models import ModelSettings
 from advlens.config.numbers import (
     AutoRadius,
     NoHint,
@@ -108,7 +109,7 @@ class AugmentationSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings:
+class RunSettings(ModelSettings):
     """How it is watched, computed and stored.
 
     Attributes:

@@ -7,8 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_WRAPPERS = {"module", "_orig_mod"}
-"""Put into names by DataParallel, also around a part of a network, and by torch.compile."""
+from advlens.models.pickles import shown
+
+_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+"""Put into names by wrappers of torch, also around a part of a network."""
+_COUNTERS = {"num_batches_tracked", "n_averaged", "total_ops", "total_params"}
+"""Single numbers that batch normalization, `AveragedModel` and thop keep, and no output needs."""
+_MOST_COPIES = 8
 _MEANS = {"mean", "new_mean", "mu", "_mean"}
 _STDS = {"std", "new_std", "sigma", "_std"}
 
@@ -24,6 +29,7 @@ class Matched:
         copies: prefixes of further, equal sets of the network's tensors, which are dropped.
         normalizers: names of the means and standard deviations.
         mean, std: what these hold, per channel on the [0, 1] scale, or nothing.
+        counters: names of numbers that count something, which are dropped.
         unknown: names of all other tensors.
     """
 
@@ -34,6 +40,7 @@ class Matched:
     normalizers: tuple[str, ...]
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
+    counters: tuple[str, ...]
     unknown: tuple[str, ...]
 
 
@@ -53,10 +60,13 @@ def match(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Matched:
             cannot be used.
     """
     plain = _unwrapped(state, own)
-    counts = Counter(prefix for name in plain for prefix in _prefixes(name, own))
+    deepest = max((name.count(".") for name in own), default=0) + 1
+    counts = Counter(prefix for name in plain for prefix in _prefixes(name, own, deepest))
     prefix = max(counts, key=lambda found: (counts[found], -len(found)), default="")
     full = sum(not name.endswith("num_batches_tracked") for name in own)
     copies = [other for other in counts if other != prefix and counts[other] >= full]
+    if len(copies) > _MOST_COPIES:
+        raise ValueError(f"it holds {len(copies)} copies of the network")
     names = {name: plain[prefix + name] for name in own if prefix + name in plain}
     used = set(names.values())
     for copy in copies:
@@ -64,10 +74,12 @@ def match(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Matched:
             if (again := plain.get(copy + name)) is not None and name in names:
                 tensor = state[names[name]]  # of another shape, it may be of any size
                 if tensor.shape == own[name].shape and not torch.equal(tensor, state[again]):
-                    raise ValueError(f"{names[name]} and {again} are not the same")
+                    raise ValueError(f"{shown(names[name])} and {shown(again)} are not the same")
                 used.add(again)
     rest = {name: source for name, source in plain.items() if source not in used}
+    counters = {name for name, source in rest.items() if _counts(name, state[source])}
     mean, std, normalizers = _normalizer({name: state[s] for name, s in rest.items()})
+    found = counters.union(normalizers)
     return Matched(
         tensors={name: state[source] for name, source in names.items()},
         names=names,
@@ -76,8 +88,13 @@ def match(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Matched:
         normalizers=tuple(rest[name] for name in normalizers),
         mean=mean,
         std=std,
-        unknown=tuple(source for name, source in rest.items() if name not in normalizers),
+        counters=tuple(source for name, source in rest.items() if name in counters),
+        unknown=tuple(source for name, source in rest.items() if name not in found),
     )
+
+
+def _counts(name: str, tensor: Tensor) -> bool:
+    return name.rpartition(".")[2] in _COUNTERS and tensor.numel() == 1
 
 
 def _unwrapped(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
@@ -87,15 +104,23 @@ def _unwrapped(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[s
     for name in state:
         short = ".".join(part for part in name.split(".") if part not in added)
         if short in plain:
-            raise ValueError(f"{plain[short]} and {name} name the same tensor")
+            raise ValueError(f"{shown(plain[short])} and {shown(name)} name the same tensor")
         plain[short] = name
     return plain
 
 
-def _prefixes(name: str, own: Mapping[str, Tensor]) -> list[str]:
-    """Each beginning of a name behind which one of the network's names stands."""
-    starts = [0, *(place + 1 for place, sign in enumerate(name) if sign == ".")]
-    found = [name[:start] for start in starts if name[start:] in own]
+def _prefixes(name: str, own: Mapping[str, Tensor], deepest: int) -> list[str]:
+    """Each beginning of a name behind which one of the network's names stands.
+
+    Args:
+        deepest: the number of parts that a name of the network has at most.
+    """
+    found, start = list[str](), len(name) + 1
+    while start and deepest:
+        start = name.rfind(".", 0, start - 1) + 1
+        deepest -= 1
+        if name[start:] in own:
+            found.append(name[:start])
     return [] if name.endswith("num_batches_tracked") else found
 
 
@@ -116,9 +141,10 @@ def _normalizer(
         for name, tensor in tensors.items():
             value = tuple(tensor.double().flatten().tolist())
             if values.setdefault(kind, value) != value:
-                raise ValueError(f"{' and '.join(tensors)} are not the same")
+                one, other = (shown(like) for like in (next(iter(tensors)), name))
+                raise ValueError(f"{one} and {other} are not the same")
             if not all(-1 <= channel <= 1 for channel in value):
-                raise ValueError(f"{name}, {value}, is not on the [0, 1] scale of pixels")
+                raise ValueError(f"{shown(name)}, {value}, is not on the [0, 1] scale of pixels")
     if len(values) == 1:
         return None, None, []  # a mean alone is no normalizer: it stays unknown
     return values.get("mean"), values.get("std"), [*found["mean"], *found["std"]]

@@ -5,6 +5,10 @@ arguments of the file's choice, and its BUILD sets attributes of whatever lies o
 an instruction can do nothing but build lists, dictionaries, tuples and three inert records: a name,
 a call that the file asks for, and a reference out of the pickle. Who reads the result looks for the
 few calls that it knows, such as torch's for tensors, and does their work itself.
+
+What is read may share its parts, so that a hundred bytes stand for 2¹⁰⁰ nested tuples, or hold
+itself, or be nested a hundred thousand deep. Nobody may therefore walk through it: no `str`,
+`repr`, `==` or `hash` of what is not known to be a plain value.
 """
 
 import pickletools
@@ -14,6 +18,12 @@ from typing import Any, BinaryIO
 
 MAX_INSTRUCTIONS = 200_000
 """A checkpoint of a thousand tensors with Adam's state has 60 000."""
+MAX_BYTES = 1 << 24
+"""The pickle of such a checkpoint has 200 000."""
+LONGEST = 1000
+"""Characters of a dictionary's key, or of a storage's."""
+_LARGEST = 4096
+"""Bits of a number."""
 
 _ATTACKS = {
     "builtins": {"eval", "exec", "compile", "open", "__import__", "breakpoint", "input"},
@@ -39,25 +49,36 @@ class Name:
     name: str
 
     def __str__(self) -> str:
-        return f"{self.module}.{self.name}"[:80]
+        return f"{self.module}.{self.name}"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Call:
     """A call that the file asks for, and that is not made."""
 
     function: object
-    arguments: object
+    arguments: Any
+
+    @property
+    def name(self) -> str:
+        """What it calls, where that is something with a name."""
+        return str(self.function) if type(self.function) is Name else ""
 
     def __str__(self) -> str:
-        return f"{self.function}(…)" if type(self.function) is Name else "call"
+        return f"{self.name}(…)" if self.name else "call"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Reference:
     """What the file refers to outside of the pickle."""
 
     identity: object
+
+
+def shown(text: str, length: int = 80) -> str:
+    """A text of the file's choice as a message can hold it: short, and nothing but print."""
+    cut = text[:length]
+    return cut if cut.isprintable() else ascii(cut)[1:-1]
 
 
 class UnsafeError(ValueError):
@@ -87,6 +108,7 @@ class _Machine:
             self.marked()
 
     def name(self, module: str, name: str) -> None:
+        module, name = shown(module), shown(name)  # a long one would be copied at every use
         module = _OLD.get(module, module)
         package = module.partition(".")[0]
         if package in _ATTACKS and name in (_ATTACKS[package] or (name,)):
@@ -95,14 +117,15 @@ class _Machine:
 
     def stack_name(self) -> None:
         name, module = self.stack.pop(), self.stack.pop()
-        self.name(str(module)[:80], str(name)[:80])
+        if not type(module) is type(name) is str:
+            raise ValueError("a name is no text")
+        self.name(module, name)
 
     def call(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
-        empty = str(function) == "collections.OrderedDict" and not arguments
-        self.stack.append(
-            {} if empty or str(function) == "collections.defaultdict" else Call(function, arguments)
-        )
+        made = Call(function, arguments)
+        empty = made.name == "collections.OrderedDict" and not arguments
+        self.stack.append({} if empty or made.name == "collections.defaultdict" else made)
 
     def call_marked(self) -> None:
         function, *arguments = self.marked()
@@ -115,8 +138,7 @@ class _Machine:
     def put(self, items: list[Any]) -> None:
         if type(target := self.stack[-1]) is dict:
             for key, value in zip(items[::2], items[1::2], strict=True):
-                # a deeply nested tuple as a key would exhaust the stack of the interpreter
-                if not isinstance(key, (str, int, float, bytes, type(None))):
+                if not plain_key(key):
                     raise ValueError("a dictionary's key is no plain value")
                 target[key] = value
 
@@ -144,8 +166,28 @@ class _Machine:
     def push(self, value: object) -> None:
         self.stack.append(value)
 
+    def number(self, value: int) -> None:
+        if value.bit_length() > _LARGEST:
+            raise ValueError(f"a number of {value.bit_length()} bits")
+        self.stack.append(value)
+
     def remember(self, number: int) -> None:
+        if not plain_key(number):
+            raise ValueError("a place in the memo is no plain number")
         self.memo[number] = self.stack[-1]
+
+
+def plain_key(key: object) -> bool:
+    """Whether something can be a key: it compares quickly, and the file cannot make it collide.
+
+    The hash of a tuple walks through it, a long text is compared anew at each use, and numbers
+    beyond 64 bits can be chosen to have one hash.
+    """
+    if isinstance(key, (str, bytes)):
+        return len(key) <= LONGEST
+    if isinstance(key, int):
+        return key.bit_length() <= 64
+    return isinstance(key, (float, type(None)))
 
 
 _Step = Callable[[_Machine, Any], object]
@@ -191,10 +233,11 @@ for _kind in ("PUT", "BINPUT", "LONG_BINPUT"):
     _STEPS[_kind] = lambda m, a: m.remember(a)
 for _kind in ("GET", "BINGET", "LONG_BINGET"):
     _STEPS[_kind] = lambda m, a: m.push(m.memo[a])
+for _kind in ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"):
+    _STEPS[_kind] = lambda m, a: m.number(a)
 for _kind in (
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
-    "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
-    "BYTEARRAY8", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+    "FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES",
+    "BINBYTES8", "BYTEARRAY8", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
 ):  # fmt: skip
     _STEPS[_kind] = lambda m, a: m.push(a)
 

@@ -18,6 +18,9 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PLACES365 = ("alexnet", "resnet18", "resnet50", "vgg16")
 """Networks of which weights for Places365 were released for PyTorch."""
 
+MAX_CLASSES = 100_000
+"""Classes that a weights file can ask for; ImageNet has 21 843 at most."""
+
 State = Mapping[str, Tensor]
 
 
@@ -227,17 +230,24 @@ def _fitting(
 
 
 def _classes_of(state: State, own: State, classes: int) -> int:
-    """The number of classes in weights for a network whose layers end in `classes` outputs."""
+    """The number of classes in weights for a network whose layers end in `classes` outputs.
+
+    It must be that of each such layer, all of which the weights hold in full: a bias alone would
+    cost its file little and the network much. Where it is not, what is wrong is said when the
+    weights are loaded into the network of `classes` outputs.
+    """
     try:
         tensors = match(state, own).tensors
-    except ValueError:  # said when they are loaded
+    except ValueError:
         return classes
+    last = {name: t.shape[1:] for name, t in own.items() if t.ndim and len(t) == classes}
     found = {
-        len(tensor)
-        for name, tensor in tensors.items()
-        if own[name].ndim and len(own[name]) == classes and tensor.ndim == own[name].ndim
+        len(tensors[name])
+        if name in tensors and tensors[name].ndim and tensors[name].shape[1:] == rest
+        else 0
+        for name, rest in last.items()
     }
-    return found.pop() if len(found) == 1 and found != {0} else classes
+    return found.pop() if len(found) == 1 and 0 < min(found) <= MAX_CLASSES else classes
 
 
 def _near(name: str, names: Sequence[str]) -> str:

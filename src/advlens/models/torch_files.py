@@ -1,6 +1,7 @@
 """Files of torch.save, of every version since 0.1.10, read as data: see `pickles`."""
 
 import io
+import math
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from advlens.models.pickles import Call, Name, Reference, read_pickle
+from advlens.models.pickles import LONGEST, MAX_BYTES, Call, Name, Reference, read_pickle
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _TYPES = {
@@ -30,6 +31,11 @@ _TENSORS = {
     "torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2",
     "torch._utils._rebuild_tensor_v3",
 }  # fmt: skip
+_MAX_DIRECTORY = 1 << 22
+"""Bytes of an archive's table of contents; torch.save writes 65 for each storage."""
+_MAX_AXES = 64
+_MAX_REPEATED = 4096
+"""Elements of a tensor that repeats those of its storage, as `expand` makes one."""
 _PARAMETERS = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
 
 
@@ -42,44 +48,52 @@ class TorchFile:
     """
 
     content: Any
-    _bytes: Callable[[str], bytearray]
+    _bytes: Callable[[str, int], bytearray]
     _read: dict[str, Tensor]
 
     def tensor(self, value: object) -> Tensor | None:
         """The tensor that a value of the content stands for; of any other value, None.
 
         Raises:
-            ValueError: a tensor that does not lie within its storage, or a storage that is not in
-                the file.
+            ValueError: a tensor that does not lie within its storage, or claims more elements than
+                that has, or a storage that is not in the file.
         """
-        if type(value) is not Call or type(value.arguments) is not tuple:
+        if (call := tensor_call(value)) is None:
             return None
-        if str(value.function) in _PARAMETERS:
-            return self.tensor(value.arguments[0])
-        if str(value.function) not in _TENSORS:
-            return None
-        storage, offset, size, stride, *rest = value.arguments
-        flat = self._storage(storage)
-        if str(value.function).endswith("_v3"):
-            flat = flat.view(_NAMED[str(rest[2])])
-        numbers = [offset, *size, *stride]
-        if not all(type(number) is int and number >= 0 for number in numbers):
+        storage, offset, size, stride, *rest = call.arguments
+        if not type(size) is type(stride) is tuple or len(size) > _MAX_AXES:
             raise ValueError("a tensor has no plain size")
+        numbers = [offset, *size, *stride]
+        if not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
+            raise ValueError("a tensor has no plain size")
+        flat = self._storage(storage)
+        if call.name.endswith("_v3"):
+            flat = flat.view(_dtype(rest[2]))
         reach = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1
         if 0 not in size and reach > len(flat):
             raise ValueError(f"a tensor reaches to element {reach} of a storage of {len(flat)}")
+        if (count := math.prod(size)) > max(len(flat), _MAX_REPEATED):
+            raise ValueError(
+                f"a tensor makes {count} elements of a storage of {len(flat)}; save a copy of it, "
+                "tensor.clone()"
+            )
         return flat.as_strided(size, stride, offset)
 
     def _storage(self, reference: object) -> Tensor:
         key, dtype, count = _described(reference)
         if key not in self._read:
-            content = self._bytes(key)
-            if len(content) != count * dtype.itemsize:
-                raise ValueError(f"a storage of {len(content)} bytes claims {count} elements")
+            content = self._bytes(key, count * dtype.itemsize)
             self._read[key] = (
                 torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
             )
         return self._read[key]
+
+
+def tensor_call(value: object) -> Call | None:
+    """The call that makes a tensor, also within one that makes a parameter; of others, None."""
+    if type(value) is Call and value.name in _PARAMETERS and type(value.arguments) is tuple:
+        value = value.arguments[0]
+    return value if type(value) is Call and value.name in _TENSORS else None
 
 
 @contextmanager
@@ -91,59 +105,97 @@ def torch_file(path: Path) -> Iterator[TorchFile]:
         ValueError: it is of another kind, with the reason.
         Exception: of any kind, where it is damaged.
     """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            yield _zipped(archive, path.stat().st_size)
-    else:
-        with path.open("rb") as file:
-            yield _legacy(file, path.stat().st_size)
+    length = path.stat().st_size
+    if not length:
+        raise ValueError("it is empty")
+    with _Doorkeeper(io.FileIO(path)) as file:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                file.most = length
+                yield _zipped(archive, length)
+        else:
+            file.most = length
+            yield _legacy(file, length)
+
+
+class _Doorkeeper(io.BufferedReader):
+    """A file of which no more than `most` bytes are read at once.
+
+    `zipfile` reads an archive's table of contents whole, and makes an object of each entry.
+    """
+
+    most = _MAX_DIRECTORY
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > self.most:
+            raise ValueError(f"a table of contents of {size} bytes, more than {self.most}")
+        return super().read(size)
 
 
 def _zipped(archive: zipfile.ZipFile, length: int) -> TorchFile:
-    names = archive.namelist()
+    records = {record.filename: record for record in archive.infolist()}
     size = sum(record.file_size for record in archive.infolist())
-    if size > length:  # torch.save stores its records as they are
+    if size > length:
         raise ValueError(f"an archive that would unpack to {size} bytes")
-    root = names[0].partition("/")[0]
-    if f"{root}/constants.pkl" in names:
+    if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+        raise ValueError("it is compressed, which torch.save never does; unpack and save it again")
+    root = next(iter(records), "").partition("/")[0]
+    if f"{root}/constants.pkl" in records:
         raise ValueError("it is TorchScript, which is code; save the model's state_dict()")
-    if f"{root}/byteorder" in names and archive.read(f"{root}/byteorder") != b"little":
+
+    def part(name: str, size: int | None = None) -> bytes:
+        found = records[f"{root}/{name}"].file_size
+        if size is None and found > MAX_BYTES:
+            raise ValueError(f"its {name} has {found} bytes, more than {MAX_BYTES}")
+        if size is not None and found != size:
+            raise ValueError(f"a storage of {found} bytes claims {size} bytes")
+        return archive.read(f"{root}/{name}")
+
+    if f"{root}/byteorder" in records and part("byteorder") != b"little":
         raise ValueError("it was written on a big-endian machine")
-    content, _ = read_pickle(io.BytesIO(archive.read(f"{root}/data.pkl")))
-    return TorchFile(content, lambda key: bytearray(archive.read(f"{root}/data/{key}")), {})
+    content, _ = read_pickle(io.BytesIO(part("data.pkl")))
+    return TorchFile(content, lambda key, size: bytearray(part(f"data/{key}", size)), {})
 
 
 def _legacy(file: BinaryIO, length: int) -> TorchFile:
     """Three pickles about the format, the content, the storages' names, then the storages."""
-    start = file.read(265)
-    if start[257:262] == b"ustar":
-        raise ValueError("it is a tar, as torch 0.1 wrote; load and save it again with torch 0.4")
-    if not start:
-        raise ValueError("it is empty")
     file.seek(0)
-    magic, _ = read_pickle(file)
-    if magic != _MAGIC:
+    pickles = io.BytesIO(file.read(min(length, MAX_BYTES)))
+    if pickles.getvalue()[257:262] == b"ustar":
+        raise ValueError("it is a tar, as torch 0.1 wrote; load and save it again with torch 0.4")
+    magic, _ = read_pickle(pickles)
+    if type(magic) is not int or magic != _MAGIC:
         raise ValueError("it was not written by torch.save")
-    read_pickle(file)  # the protocol
-    system, _ = read_pickle(file)
+    read_pickle(pickles)  # the protocol
+    system, _ = read_pickle(pickles)
     if not system.get("little_endian", True):
         raise ValueError("it was written on a big-endian machine")
-    content, references = read_pickle(file)
+    content, references = read_pickle(pickles)
     kinds = {key: dtype for key, dtype, _ in map(_described, references)}
+    keys, _ = read_pickle(pickles)
+    file.seek(pickles.tell())
     places: dict[str, tuple[int, int]] = {}
-    for key in read_pickle(file)[0]:
+    for key in keys:
+        if type(key) is not str:
+            raise ValueError("a storage has no plain name")
         (count,) = struct.unpack("<Q", file.read(8))
         places[key] = file.tell(), count * kinds[key].itemsize
         if sum(places[key]) > length:
             raise ValueError("it is cut off")
         file.seek(places[key][1], io.SEEK_CUR)
 
-    def part(key: str) -> bytearray:
-        start, size = places[key]
+    def part(key: str, size: int) -> bytearray:
+        start, found = places[key]
+        if found != size:
+            raise ValueError(f"a storage of {found} bytes claims {size} bytes")
         file.seek(start)
         return bytearray(file.read(size))
 
     return TorchFile(content, part, {})
+
+
+def _dtype(value: object) -> torch.dtype:
+    return _NAMED[str(value) if type(value) is Name else ""]
 
 
 def _described(reference: object) -> tuple[str, torch.dtype, int]:
@@ -153,6 +205,8 @@ def _described(reference: object) -> tuple[str, torch.dtype, int]:
         case ("storage", Name(name=kind), str() as key, str(), int() as count, *view):
             if view not in ([], [None]):
                 raise ValueError("a storage is a view of another, as torch 0.3 wrote")
+            if len(key) > LONGEST or count < 0:
+                raise ValueError("a storage has no plain name or size")
             dtype = torch.uint8 if kind == "UntypedStorage" else _STORAGES[kind]
             return key, dtype, count
     raise ValueError("a tensor without a storage in the file")

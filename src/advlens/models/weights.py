@@ -1,64 +1,94 @@
 """Weights files: safetensors, or state dicts and checkpoints that torch.save wrote."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save
-from torch import Tensor
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from advlens.errors import CheckpointError, ModelError
+from advlens.errors import CheckpointError, ModelError, SettingsError
 from advlens.files import atomic
 from advlens.models.classifier import Classifier
 from advlens.models.matching import Matched, match
-from advlens.models.pickles import Call, UnsafeError
-from advlens.models.torch_files import TorchFile, torch_file
+from advlens.models.pickles import LONGEST, Call, UnsafeError, plain_key, shown
+from advlens.models.torch_files import TorchFile, tensor_call, torch_file
 
-_STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "network")
-_LONGEST_NAME = 1000
+_STATE_KEYS = (
+    "state_dict", "model_state_dict", "model", "net", "network", "module", "state_dict_ema",
+    "model_ema", "ema_model", "ema", "ema_state_dict", "model_ema_state_dict",
+)  # fmt: skip
+_DEEPEST = 4
+_EXTRA = "_extra_state"
+_MOST_TENSORS = 10_000
+_LONGEST_HEADER = 1 << 22
+"""Bytes; safetensors writes about a hundred for each tensor."""
 _DTYPES = {
-    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool,
-    torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
+    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.complex64,
+    torch.complex128, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
 }  # fmt: skip
+_LEAVE_OUT = "leave out what the network does not need, as in --ignore-keys"
 
 
-def save_weights(classifier: Classifier, path: Path, *, dtype: torch.dtype = torch.float32) -> None:
+def save_weights(classifier: Classifier, path: Path, *, dtype: torch.dtype | None = None) -> None:
     """Write the tensors of a classifier's network as safetensors, its mean and std as metadata.
 
-    Floating tensors are stored in `dtype`; batch normalization's step counters are left out.
+    Floating tensors are stored in `dtype` (default: each in its own); batch normalization's step
+    counters and what modules give by `get_extra_state` are left out.
 
     Raises:
+        ModelError: quantized tensors, or lazy layers, which have no shapes yet.
         RunError: the disk is full or the folder cannot be written.
     """
     state = {
-        name: tensor.to("cpu", dtype if tensor.is_floating_point() else None).contiguous().clone()
-        for name, tensor in classifier.network.state_dict().items()
+        name: tensor
+        for name, tensor in own_tensors(classifier.network).items()
         if not name.endswith("num_batches_tracked")
     }
+    for name, tensor in state.items():
+        if is_lazy(tensor) or tensor.dtype not in _DTYPES:
+            kind = "lazy" if is_lazy(tensor) else tensor.dtype
+            raise ModelError(f"{classifier.name} cannot be written to {path}: {name} is {kind}")
+        kept = tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
+        state[name] = tensor.to("cpu", kept).contiguous().clone()
     with atomic(path) as file:
         file.write(save(state, metadata=_metadata(classifier)))
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path, *, ignore_keys: Sequence[str] = ()) -> dict[str, Tensor]:
     """The named tensors of a `.safetensors` file or of one that torch.save wrote.
 
-    In the latter they may lie under "state_dict", "model_state_dict", "model", "net" or "network",
-    beside anything else, as in a checkpoint. The file is read as data: nothing in it is executed.
+    In the latter they may lie under "state_dict", "model_state_dict", "model", "net", "network",
+    "module" or the names of moving averages ("state_dict_ema", "model_ema" …), beside anything
+    else, as in a checkpoint. The file is read as data: nothing in it is executed.
+
+    Args:
+        path: the file.
+        ignore_keys: patterns such as "loss.*" (`fnmatch`) of names in the file, of tensors and of
+            dictionaries of them, that are left out.
 
     Raises:
-        CheckpointError: no such file, damaged, naming what weights do not need, or without a
-            dictionary of nothing but tensors.
+        CheckpointError: no such file, damaged, naming what weights do not need, without a
+            dictionary of nothing but tensors, or with several of them.
+        SettingsError: `ignore_keys` is one string.
     """
+    if isinstance(ignore_keys, str):
+        raise SettingsError(
+            f"ignore_keys is a list of patterns, as in [{ignore_keys!r}], not one string"
+        )
     path = Path(path)
-    if not path.is_file():  # a pipe would be waited for
+    if not os.path.isfile(path):  # a pipe would be waited for
         raise CheckpointError(f"no weights file at {path}; check the path after @")
     try:
         if path.suffix == ".safetensors":
-            return _checked(path, load_file(path))
+            return _safetensors(path, ignore_keys)
         with torch_file(path) as file:
-            return _checked(path, _state(path, file))
+            return _tensors(path, _state(path, file.content, ignore_keys), file)
     except CheckpointError:
         raise
     except UnsafeError as error:
@@ -67,7 +97,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             "nothing of it is used; get the weights from somewhere else"
         ) from error
     except Exception as error:  # a damaged or hostile file can raise anything
-        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        reason = " ".join(shown(str(error)[:200], 200).split()) or type(error).__name__
         if isinstance(error, (LookupError, TypeError, AttributeError)):  # the readers' own
             reason = "it is damaged"
         raise CheckpointError(
@@ -76,11 +106,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def load_weights(classifier: Classifier, path: Path) -> Matched:
+def load_weights(classifier: Classifier, path: Path, *, ignore_keys: Sequence[str] = ()) -> Matched:
     """Load a weights file into a classifier's network, every tensor accounted for.
 
     The network's tensors are found under whatever prefix it was saved (`matching.match`). Takes
     over mean and std where the file carries them.
+
+    Args:
+        classifier: its network is filled.
+        path: the file.
+        ignore_keys: as `read_weights` takes them.
 
     Returns:
         What was found in the file.
@@ -89,31 +124,41 @@ def load_weights(classifier: Classifier, path: Path) -> Matched:
         CheckpointError: tensors missing, unknown, of another shape (both shapes named), of
             another kind, or not finite; copies of a tensor that differ; the classifier is
             unchanged then.
+        ModelError: the network has lazy layers, which have no shapes yet.
     """
     path = Path(path)
-    return fill(classifier, path, read_weights(path))
+    return fill(classifier, path, read_weights(path, ignore_keys=ignore_keys))
 
 
 def fill(classifier: Classifier, path: Path, state: Mapping[str, Tensor]) -> Matched:
     """`load_weights` of what `read_weights` has read from `path`."""
     network = classifier.network
-    own = network.state_dict()
+    own = own_tensors(network)
+    if lazy := [name for name, tensor in own.items() if is_lazy(tensor)]:
+        raise ModelError(
+            f"{type(network).__name__} has no shape for {lazy[0]} yet, so {path} cannot be loaded; "
+            "let the factory pass one batch of images through its lazy layers"
+        )
     try:
         found = match(state, own)
     except ValueError as error:
         raise CheckpointError(
-            f"{path} cannot be taken apart: {error}; save only the network's state_dict()"
+            f"{path} cannot be taken apart: {error}; save only the network's state_dict(), or "
+            f"{_LEAVE_OUT} PATTERN"
         ) from error
     faults = [
-        f"{found.prefix}{name} is missing"
+        f"{shown(found.prefix + name)} is missing"
         for name in sorted(own.keys() - found.tensors.keys())
         if not name.endswith("num_batches_tracked")
     ]
-    faults += [f"{name[:80]} is not in the network" for name in sorted(found.unknown)]
+    faults += [f"{shown(name)} is not in the network" for name in sorted(found.unknown)]
+    alone = len(faults) == len(found.unknown)
     for name in sorted(found.tensors):
-        faults += _faults(found.names[name], found.tensors[name], own[name])
+        faults += _faults(shown(found.names[name]), found.tensors[name], own[name])
     if faults:
         more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+        if alone and len(faults) == len(found.unknown):
+            more += f"; {_LEAVE_OUT} {shown(min(found.unknown))}"
         raise CheckpointError(
             f"{path} does not fit {type(network).__name__}: {'; '.join(faults[:5])}{more}"
         )
@@ -130,40 +175,116 @@ def fill(classifier: Classifier, path: Path, state: Mapping[str, Tensor]) -> Mat
     return found
 
 
-def _state(path: Path, file: TorchFile) -> dict[Any, Any]:
-    """The dictionary of tensors in what torch.save wrote."""
-    state = file.content
-    for key in _STATE_KEYS:
-        if type(state) is dict and type(state.get(key)) is dict:
-            state = state[key]
-    if type(state) is not dict:
-        kind = "list" if type(state) is list else f"object, {str(state)[:80]},"
-        raise CheckpointError(f"{path} holds a {kind}; it must hold a dictionary of named tensors")
+def own_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """What of a network's state a weights file can hold: no objects, as `get_extra_state` gives."""
     return {
-        name: found if (found := file.tensor(value)) is not None else value
-        for name, value in state.items()
+        name: value
+        for name, value in network.state_dict().items()
+        if isinstance(value, Tensor) and not name.endswith(_EXTRA)
     }
 
 
-def _checked(path: Path, state: dict[Any, Any]) -> dict[str, Tensor]:
-    if not state:
+def _kept(names: Iterable[Any], ignore_keys: Sequence[str]) -> list[Any]:
+    """The names that no pattern fits."""
+    return [
+        name
+        for name in names
+        if not (type(name) is str and any(fnmatchcase(name, pattern) for pattern in ignore_keys))
+    ]
+
+
+def _safetensors(path: Path, ignore_keys: Sequence[str]) -> dict[str, Tensor]:
+    with path.open("rb") as start:
+        length = int.from_bytes(start.read(8), "little")
+    if length > _LONGEST_HEADER:
+        raise ValueError(f"a header of {length} bytes")
+    with safe_open(path, framework="pt") as file:
+        names = _checked(path, _kept(file.keys(), ignore_keys))
+        return {name: file.get_tensor(name) for name in names}
+
+
+def _state(path: Path, content: object, ignore_keys: Sequence[str]) -> dict[str, Any]:
+    """The dictionary of tensors in what torch.save wrote, as data."""
+    for _ in range(_DEEPEST):
+        state = _dictionary(content)
+        if state is None:
+            break
+        names = _kept(state, ignore_keys)
+        inner = [key for key in _STATE_KEYS if key in names and _dictionary(state[key]) is not None]
+        if len(inner) > 1:
+            inner = [key for key in inner if _holds_tensors(state[key])] or inner[:1]
+        if len(inner) > 1:
+            raise CheckpointError(
+                f"{path} holds weights under {' and '.join(inner)}; leave all but one out, as in "
+                f"--ignore-keys {inner[-1]}"
+            )
+        if not inner:
+            return {name: state[name] for name in _checked(path, names)}
+        content = state[inner[0]]
+    kind = f"an object, {content}" if type(content) is Call else f"a {type(content).__name__}"
+    raise CheckpointError(f"{path} holds {kind}; it must hold a dictionary of named tensors")
+
+
+def _dictionary(value: object) -> dict[Any, Any] | None:
+    """A dictionary of the file, also an ordered one as Python 2 wrote it, in pairs."""
+    if type(value) is dict:
+        return value
+    if type(value) is Call and value.name == "collections.OrderedDict":
+        match value.arguments:
+            case ([*pairs],) if all(type(p) is list and len(p) == 2 for p in pairs):
+                return {key: found for key, found in pairs if plain_key(key)}
+    return None
+
+
+def _holds_tensors(value: object) -> bool:
+    state = _dictionary(value) or {}
+    return any(tensor_call(found) is not None for found in state.values()) or any(
+        _dictionary(state.get(key)) is not None for key in _STATE_KEYS
+    )
+
+
+def _tensors(path: Path, state: Mapping[str, Any], file: TorchFile) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for name, value in state.items():
+        tensor = file.tensor(value)
+        if tensor is None:
+            kind = value if type(value) is Call else type(value).__name__
+            raise CheckpointError(
+                f"{path}: entry {shown(name)!r}, a {kind}, is not a plain tensor with a name; save "
+                f"only model.state_dict(), or {_LEAVE_OUT} {shown(name)}"
+            )
+        tensors[name] = tensor
+    return tensors
+
+
+def _checked(path: Path, names: Sequence[Any]) -> Sequence[str]:
+    """Names of tensors, few and short."""
+    if not names:
         raise CheckpointError(
             f"{path} holds an empty dictionary; it must hold a dictionary of named tensors"
         )
-    for name, tensor in state.items():
-        if not (type(name) is str and len(name) <= _LONGEST_NAME and type(tensor) is Tensor):
-            kind = tensor if type(tensor) is Call else type(tensor).__name__
+    if len(names) > _MOST_TENSORS:
+        raise ValueError(f"{len(names)} tensors, more than {_MOST_TENSORS}")
+    for name in names:
+        if type(name) is not str or len(name) > LONGEST:
             raise CheckpointError(
-                f"{path}: entry {str(name)[:80]!r}, a {kind}, is not a plain "
-                "tensor with a name; save only model.state_dict()"
+                f"{path}: entry {shown(str(name))!r} is not a plain tensor with a name; save only "
+                "model.state_dict()"
             )
-    return state
+        if name.rpartition(".")[2] == _EXTRA:
+            raise CheckpointError(
+                f"{path}: {shown(name)} is what a module's get_extra_state gave, which is not "
+                f"read; where the network does without, leave it out with --ignore-keys *{_EXTRA}"
+            )
+    return names
 
 
 def _faults(name: str, found: Tensor, own: Tensor) -> list[str]:
     if found.shape != own.shape:
-        return [f"{name} is {tuple(found.shape)}, the network's is {tuple(own.shape)}"]
-    if found.dtype not in _DTYPES or found.is_floating_point() != own.is_floating_point():
+        shape = shown(str(tuple(found.shape)))
+        return [f"{name} is {shape}, the network's is {tuple(own.shape)}"]
+    kinds = [(tensor.is_floating_point(), tensor.is_complex()) for tensor in (found, own)]
+    if kinds[0] != kinds[1] or not {found.dtype, own.dtype} <= _DTYPES:
         return [f"{name} is {found.dtype}, the network's is {own.dtype}"]
     if not torch.isfinite(found.to(own.dtype)).all():
         return [f"{name} holds NaN or infinity"]
@@ -185,7 +306,9 @@ def _statistics(path: Path) -> list[list[float]]:
     if "mean, std" not in metadata:
         return []
     try:
-        values = [float(word) for word in metadata["mean, std"].split()]
+        values = [float(word) for word in metadata["mean, std"].split(maxsplit=6)]
         return [values[:3], values[3:]]
     except ValueError as error:
-        raise CheckpointError(f"{path}: its metadata hold no mean and std ({error})") from error
+        raise CheckpointError(
+            f"{path}: its metadata hold no mean and std ({shown(str(error), 200)})"
+        ) from error

@@ -5,7 +5,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,13 @@ _PACKAGED = {
 }
 
 
-def load_model(spec: str, *, device: str | torch.device = "cpu", seed: int = 0) -> Classifier:
+def load_model(
+    spec: str,
+    *,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+    ignore_keys: Sequence[str] = (),
+) -> Classifier:
     """Build a classifier in evaluation mode.
 
     Args:
@@ -68,16 +74,21 @@ def load_model(spec: str, *, device: str | torch.device = "cpu", seed: int = 0) 
             random.
         device: where the model goes.
         seed: of random weights.
+        ignore_keys: patterns such as "loss.*" (`fnmatch`) of what is left out of the weights file:
+            tensors that the network does not need, or dictionaries of tensors, by their names
+            there. Counters that no output needs are left out anyway.
 
     Raises:
-        SettingsError: no such name.
+        SettingsError: no such name, or `ignore_keys` is one string.
         ModelError: the factory or library fails, returns something else, or is not installed.
         CheckpointError: the weights file does not fit.
     """
-    return _loaded(spec, seed)[0].to(device)
+    return _loaded(spec, seed, ignore_keys)[0].to(device)
 
 
-def convert_model(spec: str, path: Path) -> tuple[Classifier, Matched | None]:
+def convert_model(
+    spec: str, path: Path, *, ignore_keys: Sequence[str] = ()
+) -> tuple[Classifier, Matched | None]:
     """Write the weights that a specification names as safetensors, with mean and std.
 
     Returns:
@@ -86,12 +97,12 @@ def convert_model(spec: str, path: Path) -> tuple[Classifier, Matched | None]:
     Raises:
         AdvlensError: as `load_model` and `save_weights`.
     """
-    classifier, found = _loaded(spec, 0)
+    classifier, found = _loaded(spec, 0, ignore_keys)
     save_weights(classifier, path)
     return classifier, found
 
 
-def _loaded(spec: str, seed: int) -> tuple[Classifier, Matched | None]:
+def _loaded(spec: str, seed: int, ignore_keys: Sequence[str]) -> tuple[Classifier, Matched | None]:
     name, _, weights = spec.partition("@")
     name, size = _sized(name)
     kind, _, rest = name.partition(":")
@@ -105,7 +116,7 @@ def _loaded(spec: str, seed: int) -> tuple[Classifier, Matched | None]:
     with torch.random.fork_rng(devices=[]), resources.as_file(_pretrained(name)) as packaged:
         torch.manual_seed(seed)
         file = packaged if name in _PACKAGED else file
-        state = None if file is None else read_weights(file)
+        state = None if file is None else read_weights(file, ignore_keys=ignore_keys)
         if foreign:
             build = from_torchvision if kind == "torchvision" else from_timm
             classifier = build(rest, default=default, state=state, size=size)

@@ -55,7 +55,9 @@ def prune_and_audit(
         SettingsError: a model without weights or recipe, or two of one name.
         AdvlensError: as `prune`, training and the audit do; what is finished stays.
     """
-    wholes = [load_model(spec, seed=settings.seed) for spec in models]
+    wholes = [
+        load_model(spec, seed=settings.seed, ignore_keys=settings.ignore_keys) for spec in models
+    ]
     plan = variants(models, wholes, settings)
     for one in plan:
         kept_channels(one.whole, one.sparsity)
@@ -125,7 +127,7 @@ class Variant:
         wanted: dict[str, Any] = {
             "epochs": settings.epochs, "threads": settings.threads, "device": settings.device,
             "learning_rate": settings.learning_rate or whole.settings.learning_rate / SLOWER,
-            "seed": settings.seed,
+            "seed": settings.seed, "ignore_keys": settings.ignore_keys,
         }  # fmt: skip
         return dataclasses.replace(whole, settings=dataclasses.replace(whole.settings, **wanted))
 

@@ -64,7 +64,12 @@ def load_classifier(model: str, settings: TrainSettings) -> Classifier:
     Raises:
         AdvlensError: as `load_model` does.
     """
-    classifier = load_model(model, device=local_device(settings.device), seed=settings.seed)
+    classifier = load_model(
+        model,
+        device=local_device(settings.device),
+        seed=settings.seed,
+        ignore_keys=settings.ignore_keys,
+    )
     if classifier.weights is not None:
         classifier.name += ", fine-tuned"
     return classifier
