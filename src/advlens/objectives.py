@@ -102,7 +102,7 @@ class FeatureConsistency:
     """α L(f(x), y) + (1 − α) L(f(x*), y) + β d(φ(x), φ(x*)) (D19 eq. 6; D22 eq. 5, 8, 9).
 
     In the papers x* is one step of FGSM; φ, β and where the gradient of d flows are left open. With
-    beta=0 it is training on clean and attacked images; else torch.fx must trace the network.
+    beta=0 it is training on clean and attacked images.
 
     With a "separate" clean pass, 8 units, the attack looks at the prepared copy. A "shared" one, 7
     units, takes the attack's direction from the clean pass of the live network: it is the gradient

@@ -240,14 +240,10 @@ def test_recording_keeps_no_maps(traceable):
 def test_live_features(name):
     """Of every layer, of the last one, and what the last linear layer reads."""
     model, images = build(name)
-    if name in UNTRACEABLE:
-        for layer in (None, "conv1", "representation"):
-            with pytest.raises(ModelError, match="cannot trace the forward of Branching"):
-                live_features(model, layer)
-        return
-    copied = prepare(model.eval())
+    copied = prepare(model.eval(), images)
+    layers = ["conv1", "conv2"] if name in UNTRACEABLE else [None, *copied.layers]
     with torch.no_grad():
-        for layer in (None, *copied.layers, "representation"):
+        for layer in (*layers, "representation"):
             logits, features = live_features(model, layer)(images)
             torch.testing.assert_close(logits, copied(images), rtol=1e-4, atol=1e-4)
             if layer == "representation":
@@ -255,6 +251,22 @@ def test_live_features(name):
             else:
                 expected = copied.features(images, layer)
             torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_live_features_by_hooks():
+    model, images = build("vgg")
+    network = model.train()
+    _, features = live_features(network, "4", traced=False)(images)
+    features.square().mean().backward()
+    assert features.shape == (4, 8, 8, 8)
+    assert features.min() == 0
+    assert network[0].weight.grad.abs().max() > 0
+    assert network[-1].weight.grad is None
+    _, representation = live_features(network, "representation", traced=False)(images)
+    assert representation.shape == (4, 128)
+    branching, images = build("control flow")
+    with pytest.raises(ModelError, match="the layer never is not run on these images"):
+        live_features(branching, "never")(images)
 
 
 def test_live_features_name_the_layers_that_there_are():

@@ -2,6 +2,7 @@
 
 from advlens.prepared.frozen import Prepared, prepare
 from advlens.prepared.geometry import Fields
+from advlens.prepared.trial import CHECKED
 from advlens.prepared.units import check_layer, live_features
 
-__all__ = ["Fields", "Prepared", "check_layer", "live_features", "prepare"]
+__all__ = ["CHECKED", "Fields", "Prepared", "check_layer", "live_features", "prepare"]

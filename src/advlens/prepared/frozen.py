@@ -135,6 +135,11 @@ class Prepared(nn.Module):
         """Whether batch normalization is folded into the convolutions."""
         return self._form is not None and self._form.folded
 
+    @property
+    def channels_last(self) -> bool:
+        """Whether its tensors are in this memory layout, which not every model's code bears."""
+        return self._form is not None and self._form.channels_last
+
     def check(self, images: Images) -> None:
         """Compare with the model on real images, once, and keep what agrees with it.
 
@@ -215,9 +220,7 @@ class Prepared(nn.Module):
             ) from error
 
     def _cast(self, images: Images) -> Images:
-        layout = torch.contiguous_format
-        if self._form is not None and self._form.channels_last:
-            layout = torch.channels_last
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
         return images.to(dtype=self.dtype, memory_format=layout)
 
     def record(self, images: Images) -> tuple[Logits, dict[str, Tensor]]:

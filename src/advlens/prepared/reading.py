@@ -95,7 +95,7 @@ def kept_input_of_last_linear(network: nn.Module) -> Iterator[list[Tensor]]:
     kept: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        kept[:] = [inputs[0]]
+        kept[:] = [inputs[0].clone()]  # later code may write into it
 
     layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
     handles = [module.register_forward_pre_hook(keep) for module in layers]

@@ -305,11 +305,12 @@ def _said(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _precise(images: Images) -> Iterator[None]:
-    """Without TF32, whose rounding would hide what a copy does wrong."""
-    if images.device.type != "cuda":
-        yield
-        return
-    with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
+    """Without TF32 or mixed precision, whose rounding would hide what a copy does wrong."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.autocast(images.device.type, enabled=False))
+        if images.device.type == "cuda":
+            enabled = torch.backends.cudnn.enabled
+            stack.enter_context(torch.backends.cudnn.flags(enabled=enabled, allow_tf32=False))
         yield
 
 

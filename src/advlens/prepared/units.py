@@ -25,7 +25,13 @@ from torch import Tensor, fx, nn
 
 from advlens.errors import ModelError
 from advlens.models.classifier import Classifier
-from advlens.prepared.reading import NORMS, read_by_last_linear, reading
+from advlens.prepared.reading import (
+    NORMS,
+    kept_input_of_last_linear,
+    kept_outputs,
+    read_by_last_linear,
+    reading,
+)
 
 NO_REPRESENTATION = "the model has no linear layer, so no representation before it"
 
@@ -78,7 +84,7 @@ def trace(model: nn.Module, *, name: str | None = None) -> fx.Graph:
     return graph
 
 
-def live_features(model: nn.Module, layer: str | None = None) -> nn.Module:
+def live_features(model: nn.Module, layer: str | None = None, *, traced: bool = True) -> nn.Module:
     """The model itself, parameters and modes shared, as a module: images → (logits, features).
 
     The features are those of `Prepared.features`, or of `Prepared.representation`, with gradients
@@ -89,22 +95,62 @@ def live_features(model: nn.Module, layer: str | None = None) -> nn.Module:
         model: images → logits.
         layer: name of a layer of units, for its maps N×units×H×W (default: the last one), or
             "representation", for what the last linear layer reads, N×d.
+        traced: along the model's graph; else, or where there is none, by hooks.
 
     Raises:
-        ModelError: control flow that cannot be traced, or no such layer (the layers are named).
+        ModelError: no such layer (the layers are named).
     """
-    graph = trace(model)
+    if not traced:
+        return _Hooked(model, layer)
+    try:
+        graph = trace(model)
+    except ModelError:
+        return _Hooked(model, layer)
     if layer == "representation":
         node = read_by_last_linear(model, graph)
         if node is None:
             raise ModelError(NO_REPRESENTATION)
         return reading(model, graph, [node], torch.clone, logits=True)
     nodes = {layer_name(model, path): node for path, node in responses(model, graph).items()}
-    if not nodes:
-        raise ModelError(f"{type(model).__name__} has no convolution to take features from")
-    name = last(nodes) if layer is None else layer
-    check_layer(name, nodes)
+    name = _chosen(model, layer, nodes, last(nodes) if nodes else "")
     return reading(model, graph, [nodes[name]], F.relu, logits=True)
+
+
+class _Hooked(nn.Module):
+    """`live_features` of a model that is run by its own code."""
+
+    def __init__(self, model: nn.Module, layer: str | None):
+        super().__init__()
+        self.model = model
+        self.path = ""
+        if layer != "representation":
+            paths = {
+                layer_name(model, path): path
+                for path, module in model.named_modules()
+                if isinstance(module, nn.Conv2d)
+            }
+            self.path = paths[_chosen(model, layer, paths, list(paths)[-1] if paths else "")]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.path:
+            with kept_input_of_last_linear(self.model) as inputs:
+                logits = self.model(images)
+            if not inputs:
+                raise ModelError(NO_REPRESENTATION)
+            return logits, inputs[-1]
+        with kept_outputs(self.model, {"maps": self.path}, F.relu) as maps:
+            logits = self.model(images)
+        if not maps:
+            raise ModelError(f"the layer {self.path} is not run on these images; choose another")
+        return logits, maps["maps"]
+
+
+def _chosen(model: nn.Module, layer: str | None, layers: Collection[str], final: str) -> str:
+    if not layers:
+        raise ModelError(f"{type(model).__name__} has no convolution to take features from")
+    name = final if layer is None else layer
+    check_layer(name, layers)
+    return name
 
 
 def layer_name(model: nn.Module, path: str) -> str:

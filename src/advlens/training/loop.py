@@ -25,8 +25,9 @@ from advlens.datasets import ImageData
 from advlens.distributed import Processes, synchronized
 from advlens.errors import NumericError, RunError, SettingsError
 from advlens.models import Classifier, save_weights
+from advlens.models.classifier import device_of
 from advlens.objectives import TrainingBatch
-from advlens.prepared import Prepared, live_features
+from advlens.prepared import CHECKED, Prepared, live_features, prepare
 from advlens.progress import Progress
 from advlens.runs import fingerprint, write_text
 from advlens.seeding import derived
@@ -62,14 +63,26 @@ class Loop:
             )
         self.settings, self.out, self.processes = settings, out, processes
         self.report, self.on_epoch = report, on_epoch
-        self.device = next(classifier.parameters()).device
+        self.device = device_of(classifier)
         self.classifier = classifier
-        if settings.channels_last:
+        self.size = min(classifier.image_size, data.image_shape[1])
+        (first,) = data.batches(CHECKED, range(min(CHECKED, len(data))), device=self.device)
+        self.prepared = prepare(
+            classifier, first.images[..., : self.size, : self.size],
+            dtype=torch.bfloat16 if settings.precision == "bf16" else None,
+        )  # fmt: skip
+        for note in self.prepared.notes:
+            report(note)
+        self.layout = torch.contiguous_format
+        if settings.channels_last and self.prepared.channels_last:
+            self.layout = torch.channels_last
             classifier.to(memory_format=torch.channels_last)
         self.live = synchronized(classifier, processes)
         self.network: nn.Module = self._compiled(self.live)
         self.features = functools.cache(
-            lambda layer: self._compiled(live_features(self.live.train(), layer))
+            lambda layer: self._compiled(
+                live_features(self.live.train(), layer, traced=self.prepared.traced)
+            )
         )
         self.parameters = [p for p in classifier.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(settings, self.parameters)
@@ -79,10 +92,8 @@ class Loop:
         self.ids = mask.nonzero().squeeze(1)
         self.images = TrainingImages(data, self.device, shown=processes.first)
         self.labels = data.labels
-        self.size = min(classifier.image_size, data.image_shape[1])
         self.steps_per_epoch = math.ceil(len(self.ids) / settings.batch_size)
         self.total = settings.epochs * self.steps_per_epoch
-        self.prepared: Prepared | None = None
         self.fresh = False  # whether the prepared copy has the current weights
         self.step, self.learning_rate = 0, 0.0
         self.seconds = self.busy = 0.0  # in all; in this epoch's steps
@@ -141,6 +152,7 @@ class Loop:
         with contextlib.closing(images):
             for batch, part, pixels in zip(batches, parts, images, strict=True):
                 varied = self.settings.augmentation(pixels, draws[:, part], self.size)
+                varied = varied.contiguous(memory_format=self.layout)
                 yield self.ids[part], varied, len(part) / len(batch)
 
     def _one_step(self, ids: Ids, images: Images, share: float) -> int:
@@ -197,10 +209,7 @@ class Loop:
 
     def _copy(self) -> Prepared:
         """The prepared copy with the current weights, for the attack inside the step."""
-        if self.prepared is None:
-            dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
-            self.prepared = Prepared(self.classifier, dtype)
-        elif not self.fresh:
+        if not self.fresh:
             self.prepared.update(self.classifier)
         self.fresh = True
         return self.prepared
