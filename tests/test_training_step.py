@@ -43,10 +43,13 @@ each_objective = pytest.mark.parametrize("objective", ALL.values(), ids=ALL)
 @each_objective
 def test_networks_that_cannot_be_traced(objective: Objective) -> None:
     """Their features are read by hooks."""
-    loss, gradients = step(objective, batch_of(Untraceable))
+    untraceable = batch_of(Untraceable)
+    loss, gradients = step(objective, untraceable)
     batch = batch_of()
     hooked = dataclasses.replace(
-        batch, features=lambda layer: live_features(batch.network, layer, traced=False)
+        batch,
+        prepared=untraceable.prepared,
+        features=lambda layer: live_features(batch.network, layer, traced=False),
     )
     expected, traced = step(objective, hooked)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
