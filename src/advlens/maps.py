@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from advlens.arrays import Ids, Images
 from advlens.attacks.base import positive
 from advlens.errors import DataError, NumericError, SettingsError
-from advlens.models import check_images
-from advlens.prepared import prepare
+from advlens.prepared import number_images, place_images, prepare
 from advlens.seeding import Stream, uniform
 
 Units = Int64[Tensor, "n k"]
@@ -81,13 +80,14 @@ class DiscrepancyMap:
             NumericError: a response that is not finite.
         """
         with torch.no_grad():
-            images, prepared = check_images(images), prepare(model)
+            prepared = prepare(model)
+            images = place_images(prepared, images)
             chosen = _checked(units, len(images)).to(images.device)
             height, width = images.shape[2:]
             patch, rows, columns = self._places(height, width)
             if len(images) == 0:
                 return images.new_empty(*chosen.shape, height, width)
-            ids = torch.arange(len(images)) if ids is None else ids
+            ids = number_images(images, ids)
             occluders = uniform(self.seed, ids, (patch, patch, 3), Stream.OCCLUDER).to(images)
             pixels = images.permute(0, 2, 3, 1).contiguous()
 

@@ -11,8 +11,7 @@ from torch import nn
 from advlens.arrays import Ids, Images, Labels, Logits, PerImage
 from advlens.attacks.base import Ascent, Attack, Goal, needed, positive
 from advlens.losses import cross_entropy
-from advlens.models.classifier import check_images
-from advlens.prepared import Prepared, prepare
+from advlens.prepared import Prepared, check_labels, place_images, prepare
 
 LIGHTEST, HEAVIEST = 1e-4, 1e6
 """Between these the weight λ is calibrated."""
@@ -41,9 +40,9 @@ class AdamAttack(Attack):
         positive("AdamAttack", weight=self.weight, steps=self.steps, step_size=self.step_size)
 
     def goal(self, clean: Logits, labels: Labels | None = None) -> Goal:
-        return (
-            _Likelihood(clean.argmin(dim=1), True) if self.targeted else _Likelihood(needed(labels))
-        )
+        if self.targeted:
+            return _Likelihood(clean.argmin(dim=1), True)
+        return _Likelihood(needed(labels, clean))
 
     def _attack(self, model: Prepared, images: Images, labels: Labels | None, ids: Ids) -> Images:
         ascent = Ascent(model, lambda logits: self.goal(logits, labels))
@@ -75,7 +74,8 @@ class AdamAttack(Attack):
         """
         prepared = prepare(model)
         with torch.no_grad():
-            clean = prepared(check_images(images))
+            images = place_images(prepared, images)
+            labels, clean = check_labels(labels, images), prepared(images)
         goal = self.goal(clean, labels)
 
         def reaches(weight: float) -> bool:

@@ -11,8 +11,14 @@ from torch import Tensor, nn
 from advlens.arrays import Ids, Images, Labels, Logits, Mask, PerImage
 from advlens.errors import NumericError, SettingsError
 from advlens.losses import log_odds
-from advlens.models.classifier import check_images
-from advlens.prepared import Prepared, prepare
+from advlens.prepared import (
+    Prepared,
+    check_classes,
+    check_labels,
+    number_images,
+    place_images,
+    prepare,
+)
 
 
 @dataclass(frozen=True)
@@ -55,32 +61,35 @@ class Attack:
         *,
         ids: Ids | None = None,
     ) -> Images:
-        """The attacked images.
+        """The attacked images, on the model's device.
 
         Args:
             model: pixels in [0, 1] → logits; or its prepared copy, which saves the preparation.
             images: pixels in [0, 1], N×3×H×W.
-            labels: true class of each image; not needed where the attack does not use it.
+            labels: true class of each image, a tensor of any integer type; not needed where the
+                attack does not use it.
             ids: a stable number for each image, which its randomness is drawn from (default 0…N−1).
 
         Raises:
             DataError: images that are not pixels in [0, 1].
-            SettingsError: labels missing where the attack needs them.
+            SettingsError: labels that are not a class of the model for each image, or missing where
+                the attack needs them; ids that are not a number for each image.
             NumericError: a gradient that is not finite.
         """
         with torch.no_grad():
-            images = check_images(images)
+            prepared = prepare(model)
+            images = place_images(prepared, images)
+            labels, ids = check_labels(labels, images), number_images(images, ids)
             if len(images) == 0:
                 return images
-            ids = _numbers(images, ids)
-            return self._drawn(ids)._attack(prepare(model), images, labels, ids)
+            return self._drawn(ids)._attack(prepared, images, labels, ids)
 
     def goal(self, clean: Logits, labels: Labels | None = None) -> Goal:
         """What counts as success on images whose logits before the attack are `clean`.
 
         The success rate is the mean of `attack.goal(clean, labels).reached(logits)`.
         """
-        return Goal(clean.argmax(dim=1) if labels is None else labels)
+        return Goal(clean.argmax(dim=1) if labels is None else needed(labels, clean))
 
     def outcomes(
         self,
@@ -106,7 +115,9 @@ class Attack:
             AdvlensError: as a call does.
         """
         with torch.no_grad():
-            images, prepared = check_images(images), prepare(model)
+            prepared = prepare(model)
+            images = place_images(prepared, images)
+            labels, ids = check_labels(labels, images), number_images(images, ids)
             logits = prepared(images) if clean is None else clean.clone()
             if logits.isnan().any():
                 raise NumericError(
@@ -115,7 +126,7 @@ class Attack:
                 )
             left = (~self.goal(logits, labels).reached(logits)).nonzero().squeeze(1)
             if len(left):
-                ids = _numbers(images, ids).to(left.device)[left]
+                ids = ids.to(left.device)[left]
                 labels = None if labels is None else labels[left]
                 part = self._at(left)._drawn(ids)
                 logits[left] = part._outcomes(prepared, images[left], labels, ids, logits[left])
@@ -202,14 +213,14 @@ def _largest(values: Tensor) -> Tensor:
     return largest
 
 
-def needed(labels: Labels | None) -> Labels:
-    """The labels, or SettingsError where there are none."""
+def needed(labels: Labels | None, logits: Logits) -> Labels:
+    """The labels; SettingsError where there are none, or not classes of a model of such logits."""
     if labels is None:
         raise SettingsError(
             "this attack needs the true labels; pass them, or attack the predicted label "
             '(label="predicted") or the least likely class'
         )
-    return labels
+    return check_classes(labels, logits.shape[1])
 
 
 def positive(name: str, **values: float) -> None:
@@ -224,7 +235,3 @@ def choice(name: str, among: tuple[str, ...], **values: str) -> None:
     for key, value in values.items():
         if value not in among:
             raise SettingsError(f"{name}: {key} must be one of {', '.join(among)}, not {value!r}")
-
-
-def _numbers(images: Images, ids: Ids | None) -> Ids:
-    return torch.arange(len(images)) if ids is None else ids

@@ -248,4 +248,4 @@ class _Worst:
 
 
 def _away(label: Label, clean: Logits, labels: Labels | None) -> Goal:
-    return Goal(clean.argmax(dim=1) if label == "predicted" else needed(labels))
+    return Goal(clean.argmax(dim=1) if label == "predicted" else needed(labels, clean))

@@ -13,8 +13,14 @@ from advlens.arrays import Ids, Images, Labels, Logits, PerImage
 from advlens.attacks.base import positive
 from advlens.errors import NumericError, SettingsError
 from advlens.losses import cross_entropy
-from advlens.models.classifier import check_images
-from advlens.prepared import Prepared, prepare
+from advlens.prepared import (
+    Prepared,
+    check_classes,
+    check_labels,
+    number_images,
+    place_images,
+    prepare,
+)
 from advlens.seeding import Stream, derived, normal
 
 Maps = Float[Tensor, "n h w"]
@@ -74,10 +80,11 @@ class RandomAttribution:
     ) -> Attribution:
         """Random numbers for each image; arguments and errors are those of the other methods."""
         with torch.no_grad():
-            images = check_images(images)
-            targets, _ = predicted(prepare(model), images, labels, self.batch_size)
+            prepared = prepare(model)
+            images = place_images(prepared, images)
+            targets, _ = predicted(prepared, images, labels, self.batch_size)
             values = torch.zeros_like(images)
-            for row, number in enumerate(numbered(images, ids)):
+            for row, number in enumerate(number_images(images, ids)):
                 content = zlib.crc32(images[row].contiguous().cpu().numpy().tobytes())
                 seed = derived(self.seed, content)
                 values[row] = normal(seed, number[None], tuple(images.shape[1:]), Stream.NOISE)[0]
@@ -115,35 +122,15 @@ def predicted(
     model: Prepared, images: Images, labels: Labels | None, batch_size: int
 ) -> tuple[Labels, Logits]:
     """The classes to explain, and the logits: one forward pass."""
-    labels = checked(labels, images)
+    labels = check_labels(labels, images)
     parts = [model(images[part]) for part in chunks(len(images), batch_size)]
     logits = torch.cat(parts) if parts else images.new_empty(0, 1)
     return within(labels, logits), logits
 
 
-def checked(labels: Labels | None, images: Images) -> Labels | None:
-    """Labels on the images' device, or SettingsError unless they are one number for each image."""
-    if labels is None:
-        return None
-    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
-        raise SettingsError(
-            f"labels must be one class number (int64) for each of the {len(images)} images, not "
-            f"{labels.dtype} {tuple(labels.shape)}"
-        )
-    return labels.to(images.device)
-
-
 def within(labels: Labels | None, logits: Logits) -> Labels:
     """The labels, or the predicted classes; SettingsError for a class that the model lacks."""
-    if labels is None:
-        return logits.argmax(dim=1)
-    count = logits.shape[1]
-    if bool(((labels < 0) | (labels >= count)).any()):
-        raise SettingsError(
-            f"labels must be classes of the model, 0 to {count - 1}, not "
-            f"{int(labels.min())} to {int(labels.max())}"
-        )
-    return labels
+    return logits.argmax(dim=1) if labels is None else check_classes(labels, logits.shape[1])
 
 
 def completeness(total: PerImage, difference: PerImage) -> PerImage:
@@ -177,8 +164,3 @@ def check_finite(name: str, *results: Tensor) -> None:
 def chunks(count: int, size: int) -> list[slice]:
     """Consecutive slices of at most `size` that cover `count` elements."""
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-def numbered(images: Images, ids: Ids | None) -> Ids:
-    """A stable number for each image: the one given, or its place."""
-    return torch.arange(len(images)) if ids is None else ids.cpu()

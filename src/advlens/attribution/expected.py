@@ -16,15 +16,13 @@ from advlens.attribution.base import (
     check_settings,
     chunks,
     completeness,
-    numbered,
     predicted,
     score,
     variance,
 )
 from advlens.attribution.path import Numbers, Places, walk
 from advlens.errors import DataError, SettingsError
-from advlens.models.classifier import check_images
-from advlens.prepared import prepare
+from advlens.prepared import number_images, place_images, prepare
 from advlens.seeding import Stream, generators
 
 
@@ -85,8 +83,9 @@ class ExpectedGradients:
             NumericError: a score or gradient that is not finite.
         """
         with torch.no_grad():
-            images, prepared = check_images(images), prepare(model)
-            background = check_images(background).to(images)
+            prepared = prepare(model)
+            images = place_images(prepared, images)
+            background = place_images(prepared, background).to(images)
             if len(background) == 0 or background.shape[1:] != images.shape[1:]:
                 raise DataError(
                     f"background must be at least one image of {tuple(images.shape[1:])}, as the "
@@ -99,7 +98,7 @@ class ExpectedGradients:
             floors = _scores(behind.double(), classes, self.target)
             check_finite("ExpectedGradients", heights, floors)
 
-            chosen, alpha = self._drawn(numbered(images, ids), len(background))
+            chosen, alpha = self._drawn(number_images(images, ids), len(background))
 
             def place(row: Numbers, sample: Numbers) -> Places:
                 starts = background[chosen[row, sample].to(background.device)]

@@ -15,10 +15,8 @@ from advlens.attribution.base import (
     Target,
     check_finite,
     check_settings,
-    checked,
     chunks,
     completeness,
-    numbered,
     slope,
     variance,
     within,
@@ -26,8 +24,7 @@ from advlens.attribution.base import (
 from advlens.attribution.baselines import Baseline, Starts, blurred, fixed, given, noise
 from advlens.attribution.path import Numbers, Places, walk
 from advlens.errors import SettingsError
-from advlens.models.classifier import check_images
-from advlens.prepared import Prepared, prepare
+from advlens.prepared import Prepared, check_labels, number_images, place_images, prepare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,12 +102,14 @@ class IntegratedGradients:
             NumericError: a score or gradient that is not finite.
         """
         with torch.no_grad():
-            images, prepared = check_images(images), prepare(model)
+            prepared = prepare(model)
+            images = place_images(prepared, images)
             random = baselines is None and self.baseline == "noise"
-            starts = self._starts(images, numbered(images, ids), baselines)
+            starts = self._starts(images, number_images(images, ids), baselines)
             sums = self._ends(
-                prepared, images, checked(labels, images), starts, self.baselines if random else 1
-            )
+                prepared, images, check_labels(labels, images), starts,
+                self.baselines if random else 1,
+            )  # fmt: skip
             steps = self._between(prepared, images, starts, sums)
             totals, gap = self._results(sums, steps)
             draws = totals.shape[1]

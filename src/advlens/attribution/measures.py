@@ -20,13 +20,11 @@ from advlens.attribution.base import (
     check_finite,
     check_settings,
     chunks,
-    numbered,
     score,
 )
 from advlens.attribution.baselines import blurred
 from advlens.errors import DataError, SettingsError
-from advlens.models.classifier import check_images
-from advlens.prepared import prepare
+from advlens.prepared import check_classes, check_labels, number_images, place_images, prepare
 from advlens.seeding import Stream, derived, uniform
 
 
@@ -128,10 +126,13 @@ class Faithfulness:
 
         Raises:
             DataError: images that are not pixels in [0, 1], or maps of another size.
+            SettingsError: targets that are not a class for each image.
             NumericError: a probability that is not finite.
         """
         with torch.no_grad():
-            images, prepared = check_images(images), prepare(model)
+            prepared = prepare(model)
+            images = place_images(prepared, images)
+            targets, maps = check_labels(targets, images), maps.to(images.device)
             if maps.shape != (len(images), *images.shape[2:]):
                 raise DataError(
                     f"maps must be one {tuple(images.shape[2:])} for each of {len(images)} images, "
@@ -149,6 +150,7 @@ class Faithfulness:
                 early = order[row] < first.round().view(-1, 1, 1)
                 shown = (early == (sample > self.steps).view(-1, 1, 1)).unsqueeze(1)
                 logits = prepared(torch.where(shown, images[row], filled[row]))
+                check_classes(targets, logits.shape[1])
                 found.append(score(logits.double(), targets[row], "probability"))
             curves = torch.cat(found).view(len(images), samples)
             check_finite("Faithfulness", curves)
@@ -198,7 +200,7 @@ class Stability:
             given: what else it was called with, such as a background.
         """
         with torch.no_grad():
-            images, numbers = check_images(images), numbered(images, ids)
+            images, numbers = place_images(model, images), number_images(images, ids)
             before, changes = attribution.values.flatten(1), []
             for draw in range(self.draws):
                 noise = uniform(

@@ -19,8 +19,7 @@ from advlens.arrays import Images, PerImage
 from advlens.attacks.base import positive
 from advlens.errors import NumericError, RunError, SettingsError
 from advlens.features.fake_relu import pass_blocked_gradients
-from advlens.models import check_images
-from advlens.prepared import Prepared, prepare
+from advlens.prepared import Prepared, place_images, prepare
 from advlens.threat import L2
 
 Objective = Callable[[Images], PerImage]
@@ -117,13 +116,18 @@ class Steps:
     def __init__(self, method: Synthesis, model: Prepared, starts: Images, targets: Tensor):
         self._method, self._model = method, model
         # one layout in memory, whatever was given: sums, and their rounding, depend on it
-        self._starts = check_images(starts).detach().contiguous()
+        self._starts = place_images(model, starts).detach().contiguous()
+        if not isinstance(targets, Tensor):
+            raise SettingsError(
+                f"{type(method).__name__}: targets must be a tensor, not a "
+                f"{type(targets).__name__}; pass torch.as_tensor(targets)"
+            )
         if len(targets) != len(starts):
             raise SettingsError(
                 f"{type(method).__name__}: {len(starts)} starts but {len(targets)} targets; give "
                 "one target for each start"
             )
-        self._targets = method._checked(targets.detach().to(starts.device))
+        self._targets = method._checked(targets.detach().to(self._starts.device))
         self.images = self._starts.clone()
         self.objective = self._starts.new_full((len(starts),), math.nan)
         self.done = 0

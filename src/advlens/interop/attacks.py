@@ -76,7 +76,7 @@ class ForeignAttack(Attack):
 
     def _attack(self, model: Prepared, images: Images, labels: Labels | None, ids: Ids) -> Images:
         seed = derived(self.seed, *ids.tolist())
-        labels = needed(labels)
+        labels = needed(labels, model(images[:1]))  # theirs fail on others, a GPU for good
         with guest(self.name, model, seed) as host:
             changed, bounded = self._changed(host, images.clone(), labels.clone(), seed)
             changed = changed.detach().to(images)

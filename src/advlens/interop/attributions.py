@@ -16,7 +16,6 @@ from advlens.attribution.base import (
     check_finite,
     check_settings,
     completeness,
-    numbered,
     predicted,
     score,
 )
@@ -25,7 +24,7 @@ from advlens.config.spec import MethodSpec, parse_method
 from advlens.errors import ModelError, SettingsError
 from advlens.interop.guests import check_arguments, found, guest, library
 from advlens.models.classifier import check_images
-from advlens.prepared import Prepared, prepare
+from advlens.prepared import Prepared, number_images, place_images, prepare
 from advlens.seeding import derived
 
 OURS = ("target", "baseline")
@@ -107,13 +106,14 @@ class CaptumAttribution:
             NumericError: a score or gradient that is not finite.
         """
         with torch.no_grad():
-            images, prepared = check_images(images), prepare(model)
+            prepared = prepare(model)
+            images = place_images(prepared, images)
             classes, logits = predicted(prepared, images, labels, self.batch_size)
             scored = _Score(_separated(prepared), self.target)
             heights = score(logits.double(), classes, self.target)
             values, points = torch.zeros_like(images), torch.zeros_like(classes)
             gap = torch.full_like(heights, torch.nan)
-            for row, number in enumerate(numbered(images, ids)):
+            for row, number in enumerate(number_images(images, ids)):
                 image, own = images[row : row + 1], classes[row : row + 1]
                 starts = self._starts(image, number[None], background)
                 seed, scored.points = derived(self.seed, int(number)), 0

@@ -40,7 +40,7 @@ class AutoAttack(Attack):
         return Ball(norm=self.threat.norm, epsilon=self.threat.epsilon)
 
     def _attack(self, model: Prepared, images: Images, labels: Labels | None, ids: Ids) -> Images:
-        labels, images = needed(labels), images.clone()
+        labels, images = needed(labels, model(images[:1])), images.clone()
         for part in PARTS:
             left = (model(images).argmax(dim=1) == labels).nonzero().squeeze(1)
             if len(left):

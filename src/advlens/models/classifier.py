@@ -22,6 +22,11 @@ def check_images(images: Images) -> Images:
     Raises:
         DataError: not a float N×3×H×W tensor, not finite, or outside [0, 1] by more than 1e-6.
     """
+    if not isinstance(images, Tensor):
+        raise DataError(
+            f"images must be a float tensor N×3×H×W, not a {type(images).__name__}; convert with "
+            "torch.as_tensor(images)"
+        )
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
         raise DataError(
             f"images must be a float tensor N×3×H×W, not {images.dtype} {tuple(images.shape)}; "

@@ -2,7 +2,19 @@
 
 from advlens.prepared.frozen import Prepared, prepare
 from advlens.prepared.geometry import Fields
+from advlens.prepared.inputs import check_classes, check_labels, number_images, place_images
 from advlens.prepared.trial import CHECKED
 from advlens.prepared.units import check_layer, live_features
 
-__all__ = ["CHECKED", "Fields", "Prepared", "check_layer", "live_features", "prepare"]
+__all__ = [
+    "CHECKED",
+    "Fields",
+    "Prepared",
+    "check_classes",
+    "check_labels",
+    "check_layer",
+    "live_features",
+    "number_images",
+    "place_images",
+    "prepare",
+]

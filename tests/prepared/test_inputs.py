@@ -1,0 +1,113 @@
+"""prepared.inputs: what users hand to attacks, attributions and features."""
+
+import pytest
+import torch
+from torch import nn
+
+from advlens.attacks import AdamAttack, Bim, Fgsm, GaussianNoise, Pgd
+from advlens.attribution import IntegratedGradients
+from advlens.attribution.measures import Faithfulness
+from advlens.errors import AdvlensError, DataError, SettingsError
+from advlens.features import ClassGeneration
+from advlens.interop import make_attack
+from advlens.prepared import check_labels, place_images
+from advlens.threat import L2
+
+BALL = L2(epsilon=0.4)
+USE_LABELS = {
+    "fgsm": Fgsm(threat=BALL),
+    "bim": Bim(threat=BALL, steps=2),
+    "pgd last": Pgd(threat=BALL, steps=2, select="last"),
+    "adam": AdamAttack(steps=2, targeted=False),
+    "foolbox": make_attack("foolbox:LinfFastGradientAttack(epsilon=0.02)"),
+    "torchattacks": make_attack("torchattacks:FGSM(epsilon=0.02)"),
+}
+WRONG = {
+    "from 1": (lambda y: y + 1, "classes of the model, 0 to 4, not 1 to 5; count the classes from"),
+    "from -1": (lambda y: y - 1, "classes of the model, 0 to 4, not -1 to 3"),
+    "255 for none": (lambda y: torch.where(y == 0, 255, y), "0 to 4, not 1 to 255"),
+    "too few": (lambda y: y[:5], r"one class number .* each of the 24 images, not torch.int64 \(5"),
+    "one for all": (lambda y: y[0], r"one class number .* not torch.int64 \(\)"),
+    "column": (lambda y: y[:, None], r"not torch.int64 \(24, 1\)"),
+    "one-hot": (lambda y: nn.functional.one_hot(y, 5), r"\(24, 5\); of one-hot rows pass"),
+    "float": (lambda y: y.float(), r"not torch.float32 \(24,\)"),
+    "bool": (lambda y: y > 2, r"not torch.bool \(24,\)"),
+    "list": (lambda y: y.tolist(), r"not a list; pass torch.as_tensor\(labels\)"),
+    "numpy": (lambda y: y.numpy(), "not a ndarray; pass torch.as_tensor"),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize("attack", USE_LABELS.values(), ids=USE_LABELS)
+def test_labels_of_attacks_must_be_classes(attack, change, words, smooth, pixels, labels):
+    with pytest.raises(SettingsError, match=words):
+        attack(smooth, pixels, change(labels))
+    with pytest.raises(SettingsError, match=words):
+        attack.outcomes(smooth, pixels, change(labels))
+
+
+@pytest.mark.parametrize(("change", "words"), WRONG.values(), ids=WRONG)
+def test_labels_of_others_must_be_classes(change, words, smooth, pixels, labels):
+    adam = AdamAttack(steps=1, targeted=False)
+    with pytest.raises(SettingsError, match=words):
+        adam.calibrate(smooth, pixels, change(labels))
+    with pytest.raises(SettingsError, match=words):
+        Faithfulness(steps=2)(smooth, pixels, torch.zeros(24, 8, 8), change(labels))
+    with pytest.raises(SettingsError, match=words):
+        IntegratedGradients(steps=1, baseline="black")(smooth, pixels, change(labels))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.int8, torch.uint8])
+@pytest.mark.parametrize("attack", USE_LABELS.values(), ids=USE_LABELS)
+def test_any_integers_are_labels(attack, dtype, smooth, pixels, labels):
+    found = attack(smooth, pixels, labels.to(dtype))
+    assert torch.equal(found, attack(smooth, pixels, labels))
+    rows = attack.outcomes(smooth, pixels, labels.to(dtype))
+    assert torch.equal(rows, attack.outcomes(smooth, pixels, labels))
+
+
+@pytest.mark.parametrize(
+    "ids", [torch.arange(5), torch.arange(24) - 1, torch.rand(24), list(range(24))]
+)
+def test_ids_must_be_a_number_for_each_image(ids, smooth, pixels, labels):
+    for attack in (Pgd(threat=BALL, steps=1), GaussianNoise(threat=BALL)):
+        for call in (attack, attack.outcomes):
+            with pytest.raises(SettingsError, match="ids must be one whole number ≥ 0 for each of"):
+                call(smooth, pixels, labels, ids=ids)
+    with pytest.raises(SettingsError, match="ids must be one whole number"):
+        IntegratedGradients(steps=1)(smooth, pixels, labels, ids=ids)
+
+
+def test_images_and_targets_must_be_tensors(smooth, pixels, labels):
+    for images in (pixels.numpy(), pixels.tolist(), None):
+        with pytest.raises(DataError, match="images must be a float tensor N×3×H×W, not a"):
+            Fgsm(threat=BALL)(smooth, images, labels)
+    with pytest.raises(SettingsError, match="targets must be a tensor, not a list"):
+        ClassGeneration(steps=1)(smooth, pixels, labels.tolist())
+
+
+def test_inputs_move_to_the_device_of_the_model(pixels, labels):
+    """The meta device stands for an accelerator: nothing is computed on it, but it is another."""
+    away = nn.Conv2d(3, 4, 3).to("meta")
+    without_parameters = nn.BatchNorm2d(3, affine=False).to("meta")
+    for model in (away, without_parameters):
+        images = place_images(model, pixels)
+        assert images.device.type == "meta"
+        assert check_labels(labels.int(), images).device.type == "meta"
+    for model in (nn.Conv2d(3, 4, 3), nn.ReLU()):
+        assert place_images(model, pixels).device == pixels.device
+    assert check_labels(None, pixels) is None
+
+
+def test_nothing_else_than_a_sentence(smooth, pixels, labels):
+    """Whatever stands for labels, it is one of advlens's own errors."""
+    for wrong in (
+        "cat",
+        3,
+        {"labels": labels},
+        object(),
+        torch.empty(0),
+        labels.to(torch.complex64),
+    ):
+        with pytest.raises(AdvlensError, match="labels must be one class number"):
+            Pgd(threat=BALL, steps=1)(smooth, pixels, wrong)
