@@ -2,9 +2,16 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from advlens import load_data, load_model
+from advlens.attacks import Attack, Bim, Fgsm, GaussianNoise
+from advlens.errors import NumericError
 from advlens.evaluation import Accuracy, must_fall, must_have_gradients, must_reach_chance
+from advlens.prepared import prepare
 from advlens.statistics import wilson
+from advlens.threat import L2, Linf
 
 
 def test_counts_equal_a_loop_and_merge_exactly() -> None:
@@ -27,6 +34,110 @@ def test_top5_of_few_classes_counts_all() -> None:
     accuracy = Accuracy()
     accuracy.update(torch.randn(4, 3), torch.tensor([0, 1, 2, 0]))
     assert accuracy.compute()["top5"] == 1
+
+
+@pytest.mark.parametrize(("name", "share"), [("cifar10-standard", 0.792), ("cifar10-l2", 0.968)])
+def test_top5_of_a_single_step_is_counted_on_its_result(name: str, share: float) -> None:
+    """Beside a count by hand: the usual loss, no prepared copy, each image's classes in a list."""
+    model, data = load_model(name), load_data("sample").subset(600, seed=0)
+    (batch,) = data.batches(600)
+    images, labels, accuracy = batch.images, batch.labels, Accuracy()
+    prepared = prepare(model)
+    clean = prepared(images).detach()
+    attack = Fgsm(threat=Linf(epsilon=4 / 255))
+    accuracy.update_under(attack, prepared, images, labels, ids=batch.ids, clean=clean)
+
+    inputs = images.clone().requires_grad_()
+    loss = F.cross_entropy(model(inputs).double(), labels, reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, inputs)
+    with torch.no_grad():
+        logits = model((images + 4 / 255 * gradient.sign()).clamp(0, 1)).tolist()
+    ranked = [sorted(range(10), key=lambda c: -row[c])[:5] for row in logits]
+    by_hand = sum(label in row for row, label in zip(ranked, labels.tolist(), strict=True))
+    # signs of gradients near 0 are rounding: they may move an image over the edge
+    assert abs(accuracy.top5 - by_hand) <= 1
+    assert accuracy.compute()["top5"] == pytest.approx(share, abs=1.5 / 600)
+
+
+@pytest.fixture(scope="module")
+def ranked_network() -> nn.Module:
+    """Eight classes, so that the first five are not all; smooth, so that steps are the same."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(36, 8))
+
+
+def by_hand(network: nn.Module, images: Tensor, labels: Tensor, steps: int, size: float) -> Tensor:
+    """The logits of each image's worst iterate under BIM in L∞ ε = .1, image by image."""
+    found = []
+    for image, label in zip(images.double(), labels.tolist(), strict=True):
+        current, worst = image, (False, -torch.inf, torch.empty(0))
+        for step in range(steps + 1):
+            inputs = current.clone().requires_grad_()
+            logits = network(inputs[None])[0]
+            others = torch.cat([logits[:label], logits[label + 1 :]])
+            odds = others.exp().sum().log() - logits[label]
+            seen = (int(logits.argmax()) != label, odds.item(), logits.detach())
+            worst = max(worst, seen, key=lambda look: look[:2])
+            if step < steps:
+                (gradient,) = torch.autograd.grad(odds, inputs)
+                moved = current + size * gradient.sign()
+                current = torch.clamp(moved, image - 0.1, image + 0.1).clamp(0, 1)
+        found.append(worst[2])
+    return torch.stack(found)
+
+
+def test_under_an_iterated_attack_the_returned_iterate_counts(ranked_network: nn.Module) -> None:
+    images = torch.rand(80, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    prepared, ids = prepare(ranked_network), torch.arange(80)
+    with torch.no_grad():
+        clean = prepared(images)
+    labels = clean.argmax(dim=1)
+    labels[::4] = clean[::4].argsort(dim=1)[:, 4]  # wrong without attack, the fourth of eight
+    attack = Bim(threat=Linf(epsilon=0.1), steps=4, step_size=0.04)
+    whole, parts = Accuracy(), Accuracy()
+    whole.update_under(attack, prepared, images, labels, ids=ids, clean=clean)
+    for part in (slice(30), slice(30, 80)):
+        parts.update_under(
+            attack, prepared, images[part], labels[part], ids=ids[part], clean=clean[part]
+        )
+    network = nn.Sequential(*ranked_network).double()
+    logits = by_hand(network, images, labels, 4, 0.04)
+    network.float()
+    ranked = [sorted(range(8), key=lambda c: -row[c]) for row in logits.tolist()]
+    right = (clean.argmax(dim=1) == labels).tolist()
+    rows = list(zip(ranked, labels.tolist(), right, strict=True))
+    assert whole == parts
+    assert whole.n == 80
+    assert whole.top1 == sum(row[0] == label and before for row, label, before in rows)
+    assert whole.top5 == sum(label in row[:5] for row, label, _ in rows)
+    dropping = attack.outcomes(prepared, images, labels, clean=clean)
+    early = (dropping.topk(5).indices == labels[:, None]).any(dim=1)
+    assert int(early.sum()) > whole.top5  # where fooled images are dropped, it is too high
+
+
+@pytest.mark.parametrize(
+    "attack", [Fgsm(threat=L2(epsilon=0.3)), GaussianNoise(threat=L2(epsilon=3.0))]
+)
+def test_an_image_that_is_wrong_before_the_attack_is_not_right_under_it(
+    attack: Attack, ranked_network: nn.Module
+) -> None:
+    images = torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    prepared, ids, accuracy = prepare(ranked_network), torch.arange(40), Accuracy()
+    with torch.no_grad():
+        clean, attacked = prepared(images), prepared(attack(prepared, images, torch.arange(40) % 8))
+    labels = torch.arange(40) % 8
+    labels[:20] = attacked[:20].argmax(dim=1)
+    accuracy.update_under(attack, prepared, images, labels, ids=ids, clean=clean)
+    with torch.no_grad():
+        attacked = prepared(attack(prepared, images, labels))
+    right = (clean.argmax(dim=1) == labels) & (attacked.argmax(dim=1) == labels)
+    assert accuracy.top1 == int(right.sum())
+
+
+def test_logits_that_are_nan_are_no_accuracy() -> None:
+    with pytest.raises(NumericError, match="returns NaN"):
+        Accuracy().update(torch.full((2, 3), torch.nan), torch.tensor([0, 1]))
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from advlens.arrays import Labels, Logits
+import torch
+from torch import Tensor
+
+from advlens.arrays import Ids, Images, Labels, Logits
+from advlens.attacks import Attack
+from advlens.errors import NumericError
+from advlens.prepared import Prepared
 from advlens.statistics import wilson
+
+RANKS = 5
 
 
 @dataclass
@@ -14,7 +22,7 @@ class Accuracy:
 
     Attributes:
         n: images seen.
-        top1: of them, with the label ranked first.
+        top1: of them, with the label ranked first; under attack, before the attack as well.
         top5: of them, with the label among the first five (all of them with five classes or fewer).
     """
 
@@ -22,13 +30,36 @@ class Accuracy:
     top1: int = 0
     top5: int = 0
 
-    def update(self, logits: Logits, labels: Labels) -> None:
-        """Take in a batch."""
-        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
-        hits = ranked == labels.unsqueeze(1)
+    def update(self, logits: Logits, labels: Labels, clean: Logits | None = None) -> None:
+        """Take in a batch.
+
+        Args:
+            logits: of the images, as they are or attacked.
+            labels: their classes.
+            clean: of the images as they are, where `logits` are of attacked ones: what is wrong
+                without the attack is not right under it. Top-5 is of `logits` alone.
+        """
+        hits = _hits(logits, labels)
+        right = hits[:, 0] if clean is None else hits[:, 0] & _hits(clean, labels)[:, 0]
         self.n += len(labels)
-        self.top1 += int(hits[:, 0].sum())
+        self.top1 += int(right.sum())
         self.top5 += int(hits.any(dim=1).sum())
+
+    def update_under(
+        self, attack: Attack, model: Prepared, images: Images, labels: Labels, *, ids: Ids,
+        clean: Logits,
+    ) -> None:  # fmt: skip
+        """Attack a batch and take it in: `attack(model, images, labels)`, every image of it.
+
+        An image that is wrong already, or fooled at an early step, changes top-1 no more and top-5
+        still; where five classes are all that there are, such images are dropped on the way.
+        """
+        if clean.shape[1] <= RANKS:
+            logits = attack.outcomes(model, images, labels, ids=ids, clean=clean)
+        else:
+            with torch.no_grad():
+                logits = model(attack(model, images, labels, ids=ids))
+        self.update(logits, labels, clean)
 
     def merge(self, other: "Accuracy") -> None:
         """Take in what another accumulator counted."""
@@ -47,6 +78,17 @@ class Accuracy:
             "top5": self.top5 / n,
             "n": self.n,
         }
+
+
+def _hits(logits: Logits, labels: Labels) -> Tensor:
+    """Whether each image's first class, second … fifth is its label, N×5."""
+    if logits.isnan().any():
+        raise NumericError(
+            "the model returns NaN on images in [0, 1], so its accuracy means nothing: check its "
+            "weights"
+        )
+    ranked = logits.topk(min(RANKS, logits.shape[1]), dim=1).indices
+    return ranked == labels.unsqueeze(1)
 
 
 @dataclass(frozen=True)

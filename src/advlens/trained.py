@@ -151,9 +151,7 @@ def _measure(
             with torch.no_grad():
                 clean = prepared(images)
             natural.update(clean, labels)
-            attacked.update(
-                attack.outcomes(prepared, images, labels, ids=batch.ids, clean=clean), labels
-            )
+            attacked.update_under(attack, prepared, images, labels, ids=batch.ids, clean=clean)
             progress.update(len(labels))
     counts = torch.tensor([[a.n, a.top1, a.top5] for a in (natural, attacked)], device=device)
     natural, attacked = (Accuracy(*row) for row in processes.total(counts).tolist())

@@ -100,12 +100,12 @@ class Attack:
         ids: Ids | None = None,
         clean: Logits | None = None,
     ) -> Logits:
-        """The logits on each image's attacked version: for accuracies and success rates.
+        """Logits whose predictions count as those on attacked images do: for success rates.
 
         An image that fulfils the goal before the attack is not attacked. An attack that keeps the
-        worst iterate also drops an image at the first iterate that fulfils the goal: its
-        predictions count as those on `attack(model, images, labels)` do, but only images that
-        still hold out cost anything.
+        worst iterate also drops an image at the first iterate that fulfils the goal: it is fooled
+        by `attack(model, images, labels)` as well, but only images that still hold out cost
+        anything. What ranks behind the first class, as top-5 does, is another on attacked images.
 
         Args:
             model, images, labels, ids: as in a call.
