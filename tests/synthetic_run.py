@@ -113,6 +113,7 @@ def _accuracy(
         return {
             "model": model, "attack": attack, "norm": norm, "epsilon": epsilon, "steps": steps,
             **_share(left, n), "top5": min(1.0, left + 0.25 * (1 - left)), "n": n,
+            "settings": "",
         }  # fmt: skip
 
     tables["accuracy"] += [

@@ -45,7 +45,7 @@ from advlens.runs import (
     write_text,
 )
 from advlens.stages.accuracy.section import section as accuracy
-from advlens.stages.base import attack_columns
+from advlens.stages.base import NATURAL, attack_columns, attack_settings
 from advlens.stages.training import in_words, section, training_tables
 from advlens.training import Training
 
@@ -182,11 +182,16 @@ class _Trained:
 
     def write(self) -> None:
         model = {"model": self.classifier.name}
-        natural = {"attack": "natural", "norm": "", "epsilon": 0.0, "steps": 0}
+        settings = attack_settings(self.test_attack, seed=self.training.seed)
         tables = self.tables | {
             "accuracy": [
-                model | natural | self.found["natural"],
-                model | dict(attack_columns(self.test_attack)) | self.found["attacked"],
+                {**model, **NATURAL, **self.found["natural"], "settings": ""},
+                {
+                    **model,
+                    **attack_columns(self.test_attack),
+                    **self.found["attacked"],
+                    "settings": settings,
+                },
             ]
         }
         for name, rows in tables.items():

@@ -1,6 +1,7 @@
 """AutoAttack in an audit, with a fake of its four attacks: its tables, and that it survives."""
 
 import csv
+import dataclasses
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from advlens.errors import SettingsError
 from advlens.interop.autoattack import PARTS, AutoAttack
 from advlens.models import Classifier
 from advlens.prepared import prepare
-from advlens.sections import Results
+from advlens.sections import Results, attack_name
 from advlens.stages.autoattack.section import section
 from advlens.statistics import wilson
 from advlens.threat import L2, Linf
@@ -166,6 +167,33 @@ def test_an_attack_that_is_measured_already_is_refused(tmp_path):
     with pytest.raises(SettingsError, match=r"'Pgd.*' is measured already"):
         audit([classifier()], images(), tmp_path, settings=twice)
     assert not (tmp_path / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Pgd(norm=L2, epsilon=.5, steps=2, step_size=.1)", "step_size=0.1"),
+        ("Pgd(norm=L2, epsilon=.5, steps=2, restarts=3)", "restarts=3"),
+        ("Pgd(norm=L2, epsilon=.5, steps=2, select=last)", "select=last"),
+        ("Pgd(norm=L2, epsilon=.5, steps=2, label=predicted)", "label=predicted"),
+        ("Pgd(norm=L2, epsilon=.5, steps=2, seed=7)", "seed=7"),
+        ("Bim(norm=L2, epsilon=.5, steps=2)", ""),
+    ],
+)
+def test_an_attack_with_one_other_setting_is_another_attack(text, told, tmp_path, no_report):
+    """In the table, and in the words of the report; the run's own seed is told nowhere."""
+    asked = AuditSettings(
+        stages=("accuracy",), epsilon=0.5, steps=2, fgsm=(), attack=(text,), seed=3, device="cpu"
+    )
+    audit([classifier()], images(), tmp_path, settings=asked)
+    found = rows(tmp_path, "accuracy")
+    assert [row["settings"] for row in found] == ["", "", told]
+    names = [attack_name(row | {"epsilon": 0.5, "steps": 2}) for row in found]
+    assert len(set(names)) == 3
+    assert names[2].endswith("-2, L2 ε = 0.5" if not told else f"-2 ({told}), L2 ε = 0.5")
+    both = dataclasses.replace(asked, attack=(text, text))
+    with pytest.raises(SettingsError, match="is measured already"):
+        audit([classifier()], images(), tmp_path / "again", settings=both)
 
 
 def test_attacks_by_name_are_rows_like_ours(tmp_path, no_report):

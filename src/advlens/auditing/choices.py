@@ -16,7 +16,7 @@ from advlens.stages import Stage
 from advlens.stages.accuracy import AccuracyStage, SweepStage
 from advlens.stages.attribution import AttributionStage
 from advlens.stages.autoattack import AutoAttackStage
-from advlens.stages.base import attack_columns
+from advlens.stages.base import attack_columns, attack_settings
 from advlens.stages.dissection import DissectionStage
 from advlens.stages.features import (
     GenerationStage,
@@ -73,10 +73,18 @@ def _attacks(settings: AuditSettings, epsilon: float) -> list[Attack]:
     attacks.append(Pgd(threat=L2(epsilon=epsilon), steps=settings.steps, seed=seed))
     for text in settings.attack:
         attack = make_attack(text, seed=seed)
-        if attack_columns(attack) in map(attack_columns, attacks):
-            raise SettingsError(f"{text!r} is measured already: no table could tell it apart")
+        if _told(attack, seed) in [_told(other, seed) for other in attacks]:
+            raise SettingsError(
+                f"{text!r} is measured already: an attack is another one only where a setting of "
+                "it is another; leave it out"
+            )
         attacks.append(attack)
     return attacks
+
+
+def _told(attack: Attack, seed: int) -> tuple[object, ...]:
+    """What tables tell of an attack."""
+    return attack_columns(attack), attack_settings(attack, seed=seed)
 
 
 def _autoattack(settings: AuditSettings, epsilon: float) -> list[Stage]:

@@ -135,11 +135,16 @@ def grouped(
 
 
 def attack_name(row: Mapping[str, Any]) -> str:
-    """The attack of a row in words: "PGD-20, L2 ε = 0.5", "FGSM, L∞ ε = 4/255"."""
+    """The attack of a row in words: "PGD-20, L2 ε = 0.5", "FGSM, L∞ ε = 4/255".
+
+    Settings that are not the attack's defaults follow its name: "PGD-20 (step_size=0.1), …".
+    """
     attack, steps = row["attack"], row["steps"]
     if attack == "natural":
         return "natural images"
     name = ATTACKS.get(attack, attack) + (f"-{steps}" if steps and steps > 1 else "")
+    if settings := row.get("settings"):
+        name += f" ({settings})"
     return f"{name}, {NORMS.get(row['norm'], row['norm'])} ε = {radius(row)}".replace(",  ", ", ")
 
 

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from advlens.arrays import Ids, Images, Labels, Logits
+from advlens.attacks import Attack
 from advlens.datasets import ImageData
 from advlens.distributed import Processes
 from advlens.models import Classifier
@@ -156,8 +157,12 @@ class Stage(Protocol):
         """Its part of the report, if the run holds its tables."""
 
 
+NATURAL: Row = {"attack": "natural", "norm": "", "epsilon": 0.0, "steps": 0}
+"""`attack_columns` of images as they are."""
+
+
 def attack_columns(attack: Any) -> Row:
-    """The columns that name an attack in every table."""
+    """The columns that name an attack in every table; `attack_settings` tells the rest."""
     threat = getattr(attack, "threat", None)
     return {
         "attack": getattr(attack, "name", type(attack).__name__),
@@ -165,3 +170,23 @@ def attack_columns(attack: Any) -> Row:
         "epsilon": float(threat.epsilon) if threat else "",
         "steps": getattr(attack, "steps", 1),
     }
+
+
+def attack_settings(attack: Attack, **usual: object) -> str:
+    """What `attack_columns` leaves out, as in "step_size=0.1, restarts=3"; empty for the defaults.
+
+    Args:
+        attack: one of ours, or of another library, whose name tells its settings.
+        usual: what counts as default in this run in place of the attack's own, such as its seed.
+    """
+    told = ("threat", "steps", "name", "kind", "settings")
+    values = {
+        field.name: (getattr(attack, field.name), usual.get(field.name, field.default))
+        for field in fields(attack)
+        if field.name not in told
+    }
+    return ", ".join(
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+        for name, (value, default) in values.items()
+        if value != default
+    )

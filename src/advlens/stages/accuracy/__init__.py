@@ -14,7 +14,7 @@ from advlens.losses import log_odds
 from advlens.runs import Row, Tables
 from advlens.sections import Results, Section
 from advlens.stages.accuracy.section import section
-from advlens.stages.base import Context, View, Work, attack_columns
+from advlens.stages.base import NATURAL, Context, View, Work, attack_columns, attack_settings
 from advlens.threat import L2, Linf
 
 SWEEP_L2 = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the radius of the main attack
@@ -122,10 +122,13 @@ class _Counts(Work):
     def _row(self, key: str) -> Row:
         attack = self.attacks[key]
         if attack is None:
-            named: Row = {"attack": "natural", "norm": "", "epsilon": 0.0, "steps": 0}
+            named: Row = NATURAL
+            settings = ""
         else:
             named = attack_columns(attack)
-        return {"model": self.context.name, **named, **self.counts[key].compute()}
+            settings = attack_settings(attack, seed=self.context.seed)
+        found = self.counts[key].compute()
+        return {"model": self.context.name, **named, **found, "settings": settings}
 
 
 class _Sweep(_Counts):

@@ -76,7 +76,7 @@ class _Rounds(Work):
                 low, high = wilson(right, n)
                 row = {"top1": right / n, "top1_low": low, "top1_high": high, "n": n}
                 rounds.append({**named, "after": after, **row})
-            final.append({**named, "top5": None, **row})
+            final.append({**named, "top5": None, **row, "settings": ""})
         return {"accuracy": final, "autoattack": rounds}
 
     def _lost(self, attack: AutoAttack, mine: Sequence[int]) -> Int64[Tensor, " n"]:

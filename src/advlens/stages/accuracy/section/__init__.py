@@ -31,6 +31,7 @@ ACCURACY = {
     "top1_high": float,
     "top5": float | None,
     "n": int,
+    "settings": str,
 }
 CHECKS = {"model": str, "check": str, "expected": str, "found": str, "passed": bool}
 
