@@ -113,7 +113,7 @@ def _accuracy(
         return {
             "model": model, "attack": attack, "norm": norm, "epsilon": epsilon, "steps": steps,
             **_share(left, n), "top5": min(1.0, left + 0.25 * (1 - left)), "n": n,
-            "settings": "",
+            "draws": None, "top1_spread": None, "settings": "",
         }  # fmt: skip
 
     tables["accuracy"] += [

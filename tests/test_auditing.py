@@ -102,7 +102,8 @@ def test_damaged_images_end_a_run_before_it_begins_or_are_left_out_and_listed(
 
 def test_the_tables_have_the_columns_that_others_rely_on(finished: Path) -> None:
     expected = {
-        "accuracy.csv": "model attack norm epsilon steps top1 top1_low top1_high top5 n settings",
+        "accuracy.csv": "model attack norm epsilon steps top1 top1_low top1_high top5 n draws "
+        "top1_spread settings",
         "units.csv": "model layer unit dead lc consis_adv cs1 cs2 lc_corrected consis_adv_fgsm",
     }
     for name, columns in expected.items():

@@ -27,6 +27,7 @@ def test_counts_equal_a_loop_and_merge_exactly() -> None:
     top5 = sum(label in r for r, label in zip(ranked, labels.tolist(), strict=True))
     low, high = wilson(top1, 50)
     expected = {"top1": top1 / 50, "top1_low": low, "top1_high": high, "top5": top5 / 50, "n": 50}
+    expected |= {"draws": None, "top1_spread": None}
     assert whole.compute() == first.compute() == expected
 
 
@@ -36,27 +37,28 @@ def test_top5_of_few_classes_counts_all() -> None:
     assert accuracy.compute()["top5"] == 1
 
 
-@pytest.mark.parametrize(("name", "share"), [("cifar10-standard", 0.792), ("cifar10-l2", 0.968)])
-def test_top5_of_a_single_step_is_counted_on_its_result(name: str, share: float) -> None:
+@pytest.mark.parametrize("name", ["cifar10-standard", "cifar10-l2"])
+def test_top5_of_a_single_step_is_counted_on_its_result(name: str) -> None:
     """Beside a count by hand: the usual loss, no prepared copy, each image's classes in a list."""
     model, data = load_model(name), load_data("sample").subset(600, seed=0)
-    (batch,) = data.batches(600)
-    images, labels, accuracy = batch.images, batch.labels, Accuracy()
-    prepared = prepare(model)
-    clean = prepared(images).detach()
+    prepared, accuracy, by_hand = prepare(model), Accuracy(), 0
     attack = Fgsm(threat=Linf(epsilon=4 / 255))
-    accuracy.update_under(attack, prepared, images, labels, ids=batch.ids, clean=clean)
+    for batch in data.batches(30, range(90)):
+        images, labels = batch.images, batch.labels
+        with torch.no_grad():
+            clean = prepared(images)
+        accuracy.update_under(attack, prepared, images, labels, ids=batch.ids, clean=clean)
 
-    inputs = images.clone().requires_grad_()
-    loss = F.cross_entropy(model(inputs).double(), labels, reduction="sum")
-    (gradient,) = torch.autograd.grad(loss, inputs)
-    with torch.no_grad():
-        logits = model((images + 4 / 255 * gradient.sign()).clamp(0, 1)).tolist()
-    ranked = [sorted(range(10), key=lambda c: -row[c])[:5] for row in logits]
-    by_hand = sum(label in row for row, label in zip(ranked, labels.tolist(), strict=True))
+        inputs = images.clone().requires_grad_()
+        loss = F.cross_entropy(model(inputs).double(), labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, inputs)
+        with torch.no_grad():
+            logits = model((images + 4 / 255 * gradient.sign()).clamp(0, 1)).tolist()
+        ranked = [sorted(range(10), key=lambda c: -row[c])[:5] for row in logits]
+        by_hand += sum(label in row for row, label in zip(ranked, labels.tolist(), strict=True))
     # signs of gradients near 0 are rounding: they may move an image over the edge
+    assert accuracy.n == 90
     assert abs(accuracy.top5 - by_hand) <= 1
-    assert accuracy.compute()["top5"] == pytest.approx(share, abs=1.5 / 600)
 
 
 @pytest.fixture(scope="module")

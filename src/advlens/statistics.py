@@ -18,8 +18,11 @@ from advlens.errors import NumericError
 Z95 = 1.959963984540054  # two-sided 95 % quantile of the standard normal
 
 
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share from n trials (Wilson 1927); (0, 1) for n = 0."""
+def wilson(successes: float, n: float) -> tuple[float, float]:
+    """95 % interval of a share from n trials (Wilson 1927); (0, 1) for n = 0.
+
+    Of trials that depend on each other n is the number of independent ones worth as much.
+    """
     if n == 0:
         return 0.0, 1.0
     share, z2 = successes / n, Z95**2
@@ -31,23 +34,27 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """The mean of n independent values and its 95 % interval by Student's t; none for n < 2.
-
-    The quantile of t with ν = n − 1 is Cornish and Fisher's expansion (1938), right to .05 % from
-    ν = 4 and to 1 % at ν = 2.
-    """
+    """The mean of n independent values and its 95 % interval by Student's t; none for n < 2."""
     n = len(values)
     mean = math.fsum(values) / n if n else math.nan
     if n < 2:
         return mean, None, None
-    z, v = Z95, n - 1
-    t = (
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
+    half = student(n - 1) * spread
+    return mean, mean - half, mean + half
+
+
+def student(v: int) -> float:
+    """The two-sided 95 % quantile of Student's t with v degrees of freedom.
+
+    Cornish and Fisher's expansion (1938), right to .05 % from v = 4 and to 1 % at v = 2.
+    """
+    z = Z95
+    return (
         z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
         + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
         + (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / (92160 * v**4)
     )  # fmt: skip
-    half = t * math.sqrt(math.fsum((value - mean) ** 2 for value in values) / v / n)
-    return mean, mean - half, mean + half
 
 
 class TopK:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,30 +72,33 @@ def make_attack(settings: AttackSettings, classifier: Classifier, data: ImageDat
     linf = settings.norm == "linf"
     radius = settings.epsilon or (8 / 255 if linf else 0.5)
     threat = Linf(epsilon=radius) if linf else L2(epsilon=radius)
-    seed, steps, step_size = settings.seed, settings.steps or 20, settings.step_size
+    prepared = prepare(classifier)
+    (first,) = _batches(prepared, data, 1, range(1))
+    with torch.no_grad():
+        prepared(first.images)  # what it is shows in a pass
+    draws = settings.draws if prepared.randomized else 1
+    given: dict[str, Any] = {"seed": settings.seed, "draws": draws}
+    iterated = given | {"steps": settings.steps or 20, "step_size": settings.step_size}
     match settings.method:
         case "fgsm":
-            return Fgsm(threat=threat, seed=seed)
+            return Fgsm(threat=threat, **given)
         case "bim":
-            return Bim(threat=threat, steps=steps, step_size=step_size, seed=seed)
+            return Bim(threat=threat, **iterated)
         case "pgd":
-            return Pgd(threat=threat, steps=steps, step_size=step_size, seed=seed)
+            return Pgd(threat=threat, **iterated)
         case "least-likely":
-            return LeastLikely(threat=threat, steps=steps, step_size=step_size, seed=seed)
+            return LeastLikely(threat=threat, **iterated)
         case "feature":
-            return FeatureAttack(
-                threat=threat, steps=steps, step_size=step_size, layer=settings.layer, seed=seed
-            )
+            return FeatureAttack(threat=threat, layer=settings.layer, **iterated)
         case "noise":
-            return GaussianNoise(threat=threat, seed=seed)
+            return GaussianNoise(threat=threat, seed=settings.seed)
         case "adam":
-            adam = AdamAttack(steps=steps, step_size=step_size or 5 / 255, seed=seed)
+            adam = AdamAttack(**iterated | {"step_size": settings.step_size or 5 / 255})
             if settings.weight is not None:
                 return dataclasses.replace(adam, weight=settings.weight)
-            few = data.subset(min(CALIBRATION, len(data)), seed=seed)
+            few = data.subset(min(CALIBRATION, len(data)), seed=settings.seed)
             (batch,) = few.batches(len(few))
-            device = next(classifier.parameters()).device
-            return adam.calibrate(classifier, batch.images.to(device), batch.labels.to(device))
+            return adam.calibrate(prepared, batch.images, batch.labels)
 
 
 def store_attack(

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from advlens import __version__
-from advlens.attacks import Attack
+from advlens.attacks import Attack, GradientAttack
+from advlens.config import DRAWS
 from advlens.datasets import ImageData
 from advlens.distributed import Processes
 from advlens.evaluation import Accuracy
@@ -82,7 +83,7 @@ def finish(
         processes: those that measure together; the first one writes.
 
     Returns:
-        Accuracy on the test set, "natural" and "attacked": top1, its 95 % interval, top5, n.
+        Accuracy on the test set, "natural" and "attacked": what `Accuracy.compute` gives.
 
     Raises:
         RunError: another process writes into `out`, or the disk is full.
@@ -141,8 +142,14 @@ def _measure(
     classifier: Classifier, test: ImageData, attack: Attack, batch_size: int, processes: Processes
 ) -> dict[str, Any]:
     """Each image counts once, in one of the processes."""
-    prepared, natural, attacked = prepare(classifier), Accuracy(), Accuracy()
-    device = next(classifier.parameters()).device
+    prepared, device = prepare(classifier), next(classifier.parameters()).device
+    (first,) = test.batches(1, [0])
+    with torch.no_grad():
+        prepared(first.images.to(device))  # what it is shows in a pass
+    draws = DRAWS if prepared.randomized else 1
+    if isinstance(attack, GradientAttack):
+        attack = dataclasses.replace(attack, draws=draws)
+    natural, attacked = Accuracy(draws=draws), Accuracy(draws=draws)
     ids = processes.share(len(test))
     began = time.monotonic()
     with Progress("test", len(ids), shown=processes.first) as progress:
@@ -150,11 +157,12 @@ def _measure(
             images, labels = batch.images.to(device), batch.labels.to(device)
             with torch.no_grad():
                 clean = prepared(images)
-            natural.update(clean, labels)
-            attacked.update_under(attack, prepared, images, labels, ids=batch.ids, clean=clean)
+            for accuracy, how in ((natural, None), (attacked, attack)):
+                accuracy.update_under(how, prepared, images, labels, ids=batch.ids, clean=clean)
             progress.update(len(labels))
-    counts = torch.tensor([[a.n, a.top1, a.top5] for a in (natural, attacked)], device=device)
-    natural, attacked = (Accuracy(*row) for row in processes.total(counts).tolist())
+    counts = torch.tensor([natural.counts(), attacked.counts()], device=device)
+    for accuracy, row in zip((natural, attacked), processes.total(counts).tolist(), strict=True):
+        accuracy.restore(row)
     return {
         "natural": natural.compute(),
         "attacked": attacked.compute(),

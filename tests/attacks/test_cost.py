@@ -32,6 +32,8 @@ UNITS = {
     "fgsm predicted": (Fgsm(threat=BALL, label="predicted"), 2),
     "pgd last": (Pgd(threat=BALL, steps=K, select="last"), 2 * K),
     "pgd worst": (Pgd(threat=BALL, steps=K), 2 * K + 1),
+    "pgd draws": (Pgd(threat=BALL, steps=K, draws=4), 4 * (2 * K + 1) + 4),
+    "fgsm draws": (Fgsm(threat=BALL, draws=4), 4 * 2 + 4),
     "pgd predicted": (Pgd(threat=BALL, steps=K, label="predicted"), 2 * K + 2),
     "pgd restarts": (Pgd(threat=BALL, steps=K, restarts=2), 2 * (2 * K + 1)),
     "bim last": (Bim(threat=BALL, steps=K, select="last"), 2 * K),

@@ -6,7 +6,7 @@ not finite: a network that returns NaN is broken, not robust.
 """
 
 from advlens.attacks.adam import AdamAttack, smallest
-from advlens.attacks.base import Attack, Goal
+from advlens.attacks.base import Attack, Goal, GradientAttack
 from advlens.attacks.distance import Divergence, FeatureAttack
 from advlens.attacks.projected import Bim, Fgsm, GaussianNoise, LeastLikely, Pgd
 
@@ -19,6 +19,7 @@ __all__ = [
     "Fgsm",
     "GaussianNoise",
     "Goal",
+    "GradientAttack",
     "LeastLikely",
     "Pgd",
     "smallest",

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from advlens.arrays import Ids, Images, Labels, Logits, PerImage
-from advlens.attacks.base import Ascent, Attack, Goal, needed, positive
+from advlens.attacks.base import Ascent, Goal, GradientAttack, needed, positive
 from advlens.losses import cross_entropy
 from advlens.prepared import Prepared, check_labels, place_images, prepare
 
@@ -18,7 +18,7 @@ LIGHTEST, HEAVIEST = 1e-4, 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdamAttack(Attack):
+class AdamAttack(GradientAttack):
     """Optimization attack: Adam on ‖x* − x‖₂² + λ L(f(x*), y*) (D22 eq. 4, D19 eq. 4).
 
     Not targeted: ‖x* − x‖₂² − λ L(f(x*), y) (D22 eq. 2). Distances in pixel units of [0, 1]. The
@@ -38,6 +38,7 @@ class AdamAttack(Attack):
 
     def __post_init__(self) -> None:
         positive("AdamAttack", weight=self.weight, steps=self.steps, step_size=self.step_size)
+        positive("AdamAttack", draws=self.draws)
 
     def goal(self, clean: Logits, labels: Labels | None = None) -> Goal:
         if self.targeted:
@@ -45,7 +46,7 @@ class AdamAttack(Attack):
         return _Likelihood(needed(labels, clean))
 
     def _attack(self, model: Prepared, images: Images, labels: Labels | None, ids: Ids) -> Images:
-        ascent = Ascent(model, lambda logits: self.goal(logits, labels))
+        ascent = Ascent(model, lambda logits: self.goal(logits, labels), self.draws)
         current, first, second = images, torch.zeros_like(images), torch.zeros_like(images)
         for step in range(1, self.steps + 1):
             _, rise = ascent.gradient(current)

@@ -106,6 +106,7 @@ class Attack:
         worst iterate also drops an image at the first iterate that fulfils the goal: it is fooled
         by `attack(model, images, labels)` as well, but only images that still hold out cost
         anything. What ranks behind the first class, as top-5 does, is another on attacked images.
+        A randomized model's images are all attacked, and the logits are those of a fresh pass.
 
         Args:
             model, images, labels, ids: as in a call.
@@ -124,6 +125,10 @@ class Attack:
                     "the model returns NaN on images in [0, 1], so no attack on it means anything: "
                     "check its weights"
                 )
+            if prepared.randomized:
+                # one lucky draw spares no image
+                found: Logits = prepared(self(prepared, images, labels, ids=ids))
+                return found
             left = (~self.goal(logits, labels).reached(logits)).nonzero().squeeze(1)
             if len(left):
                 ids = ids.to(left.device)[left]
@@ -150,6 +155,25 @@ class Attack:
         return self
 
 
+@dataclass(frozen=True, kw_only=True)
+class GradientAttack(Attack):
+    """What attacks that climb gradients share.
+
+    Attributes:
+        draws: fresh passes that each gradient and each look is averaged over. More than one is for
+            a model whose passes differ (expectation over transformation, Athalye et al. 2018):
+            what counts is the mean score and the share of successes, not one lucky draw.
+    """
+
+    draws: int = 1
+
+
+def averaged(model: Callable[[Images], Tensor], images: Images, draws: int) -> Tensor:
+    """The model's mean output over fresh passes."""
+    mean: Tensor = torch.stack([model(images) for _ in range(draws)]).mean(dim=0)
+    return mean
+
+
 class Objective(Protocol):
     """What an attack raises, and when it is done, as functions of the model's output."""
 
@@ -159,11 +183,14 @@ class Objective(Protocol):
 
 
 class Look(NamedTuple):
-    """What an attack sees of its images: the model's output, each one's score and success."""
+    """What an attack sees of its images: means over its draws.
+
+    The model's output, each image's score, and the share of draws in which it reaches the goal.
+    """
 
     output: Tensor
     score: PerImage
-    reached: Mask
+    reached: PerImage
 
 
 class Ascent:
@@ -172,40 +199,67 @@ class Ascent:
     Args:
         model: images → output.
         choose: the objective, given the output of the first images looked at.
+        draws: passes that a look is averaged over; with several, as many more find the objective.
     """
 
-    def __init__(self, model: Callable[[Images], Tensor], choose: Callable[[Tensor], Objective]):
-        self.model, self.choose = model, choose
+    def __init__(
+        self,
+        model: Callable[[Images], Tensor],
+        choose: Callable[[Tensor], Objective],
+        draws: int = 1,
+    ):
+        self.model, self.choose, self.draws = model, choose, draws
         self.objective: Objective | None = None
         self._sizes: list[Tensor] = []  # kept on the device: no transfer within the loop
 
     def look(self, images: Images) -> Look:
-        """One forward pass."""
+        """One forward pass for each draw."""
+        return _mean([self._pass(images) for _ in range(self.draws)])
+
+    def gradient(self, images: Images) -> tuple[Look, Images]:
+        """One forward pass and one backward pass to the images for each draw."""
+        looks, gradients = [], []
+        for _ in range(self.draws):
+            with torch.enable_grad():
+                inputs = images.detach().requires_grad_()
+                look = self._pass(inputs)
+                (gradient,) = torch.autograd.grad(look.score.sum(), inputs)
+            self._sizes[-1] += _largest(gradient)
+            looks.append(Look(look.output.detach(), look.score.detach(), look.reached))
+            gradients.append(gradient)
+        if self.draws == 1:
+            return looks[0], gradients[0]
+        return _mean(looks), torch.stack(gradients).mean(dim=0)
+
+    def _pass(self, images: Images) -> Look:
+        if self.objective is None and self.draws > 1:
+            with torch.no_grad():
+                self.objective = self.choose(averaged(self.model, images, self.draws))
         output = self.model(images)
         if self.objective is None:
             self.objective = self.choose(output.detach())
-        look = Look(output, self.objective.score(output), self.objective.reached(output))
-        self._sizes.append(_largest(look.score.detach()))
-        return look
-
-    def gradient(self, images: Images) -> tuple[Look, Images]:
-        """One forward pass and one backward pass to the images."""
-        with torch.enable_grad():
-            inputs = images.detach().requires_grad_()
-            look = self.look(inputs)
-            (gradient,) = torch.autograd.grad(look.score.sum(), inputs)
-        self._sizes[-1] += _largest(gradient)
-        return Look(look.output.detach(), look.score.detach(), look.reached), gradient
+        score = self.objective.score(output)
+        self._sizes.append(_largest(score.detach()))
+        return Look(output, score, self.objective.reached(output).to(score.dtype))
 
     def check(self) -> None:
         """Raise NumericError if any score or gradient was not finite."""
         finite = torch.stack(self._sizes).isfinite().tolist()
         if not all(finite):
+            step = finite.index(False) // self.draws + 1
             raise NumericError(
-                f"the gradient at step {finite.index(False) + 1} is not finite; the model returns "
+                f"the gradient at step {step} is not finite; the model returns "
                 "NaN or infinity on images in [0, 1], so no attack on it means anything: check its "
                 "weights"
             )
+
+
+def _mean(looks: list[Look]) -> Look:
+    return (
+        looks[0]
+        if len(looks) == 1
+        else Look(*(torch.stack(v).mean(0) for v in zip(*looks, strict=True)))
+    )
 
 
 def _largest(values: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from advlens.arrays import Ids, Images, Labels, Mask, PerImage
-from advlens.attacks.base import Ascent
+from advlens.attacks.base import Ascent, averaged
 from advlens.attacks.projected import Iterative
 from advlens.losses import divergence, feature_distance
 from advlens.prepared import Prepared
@@ -32,10 +32,11 @@ class FeatureAttack(Iterative):
         return self.threat.sample(images, seed=self.seed, ids=ids)
 
     def _attack(self, model: Prepared, images: Images, labels: Labels | None, ids: Ids) -> Images:
-        clean = model.features(images, self.layer)
-        ascent = Ascent(
-            lambda x: model.features(x, self.layer), lambda _: _Away(clean, feature_distance)
-        )
+        def features(x: Images) -> Tensor:
+            return model.features(x, self.layer)
+
+        clean = averaged(features, images, self.draws)
+        ascent = Ascent(features, lambda _: _Away(clean, feature_distance), self.draws)
         return self._climb(ascent, images, ids)
 
 
@@ -53,8 +54,8 @@ class Divergence(Iterative):
         return self.threat.project(images + 0.001 * noise, images)
 
     def _attack(self, model: Prepared, images: Images, labels: Labels | None, ids: Ids) -> Images:
-        clean = model(images)
-        ascent = Ascent(model, lambda _: _Away(clean, divergence))
+        clean = averaged(model, images, self.draws)
+        ascent = Ascent(model, lambda _: _Away(clean, divergence), self.draws)
         return self._climb(ascent, images, ids)
 
 

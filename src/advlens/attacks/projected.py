@@ -6,8 +6,18 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from advlens.arrays import Ids, Images, Labels, Logits, Mask, PerImage
-from advlens.attacks.base import Ascent, Attack, Goal, Look, choice, needed, positive
+from advlens.arrays import Ids, Images, Labels, Logits, PerImage
+from advlens.attacks.base import (
+    Ascent,
+    Attack,
+    Goal,
+    GradientAttack,
+    Look,
+    averaged,
+    choice,
+    needed,
+    positive,
+)
 from advlens.prepared import Prepared
 from advlens.seeding import Stream, derived, normal
 from advlens.threat import Threat
@@ -27,7 +37,7 @@ class _InBall(Attack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fgsm(_InBall):
+class Fgsm(_InBall, GradientAttack):
     """One steepest step of length epsilon (Goodfellow et al. 2015; D22 eq. 1).
 
     Attributes:
@@ -38,13 +48,14 @@ class Fgsm(_InBall):
     label: Label = "true"
 
     def __post_init__(self) -> None:
+        positive("Fgsm", draws=self.draws)
         choice("Fgsm", label=self.label, among=("true", "predicted"))
 
     def goal(self, clean: Logits, labels: Labels | None = None) -> Goal:
         return _away(self.label, clean, labels)
 
     def _attack(self, model: Prepared, images: Images, labels: Labels | None, ids: Ids) -> Images:
-        ascent = Ascent(model, lambda logits: self.goal(logits, labels))
+        ascent = Ascent(model, lambda logits: self.goal(logits, labels), self.draws)
         _, gradient = ascent.gradient(images)
         ascent.check()
         return self.along(gradient, images, ids)
@@ -57,7 +68,7 @@ class Fgsm(_InBall):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Iterative(_InBall):
+class Iterative(_InBall, GradientAttack):
     """Projected steepest ascent.
 
     Attributes:
@@ -76,7 +87,7 @@ class Iterative(_InBall):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        positive(name, steps=self.steps, restarts=self.restarts)
+        positive(name, steps=self.steps, restarts=self.restarts, draws=self.draws)
         if self.step_size is not None:
             positive(name, step_size=self.step_size)
         choice(name, select=self.select, among=("worst", "last"))
@@ -109,9 +120,9 @@ class _Classes(Iterative):
     """Ascent on the goal's own score, so that an image is done once its goal is reached."""
 
     def _attack(self, model: Prepared, images: Images, labels: Labels | None, ids: Ids) -> Images:
-        ascent = Ascent(model, lambda logits: self.goal(logits, labels))
+        ascent = Ascent(model, lambda logits: self.goal(logits, labels), self.draws)
         if self._looks_first():
-            ascent.objective = self.goal(model(images), labels)
+            ascent.objective = self.goal(averaged(model, images, self.draws), labels)
         return self._climb(ascent, images, ids)
 
     def _looks_first(self) -> bool:
@@ -126,7 +137,7 @@ class _Classes(Iterative):
         goal, logits = self.goal(clean, labels), clean.clone()
         highest = torch.full_like(logits[:, 0], -torch.inf)
         left = torch.arange(len(images), device=images.device)
-        ascent = Ascent(model, lambda _: goal)
+        ascent = Ascent(model, lambda _: goal, self.draws)
         for restart in range(self.restarts):
             current = self._at(left)._start(images[left], ids[left], restart)
             for step in range(self.steps + 1):
@@ -137,13 +148,14 @@ class _Classes(Iterative):
                     look, gradient = ascent.gradient(current)
                 else:
                     look = ascent.look(current)
-                worse = look.reached | (look.score > highest[left])
+                fooled = look.reached == 1
+                worse = fooled | (look.score > highest[left])
                 logits[left[worse]] = look.output[worse]
                 highest[left[worse]] = look.score[worse]
-                left = left[~look.reached]
+                left = left[~fooled]
                 if step < self.steps:
                     current = self._at(left)._step(
-                        current[~look.reached], gradient[~look.reached], images[left]
+                        current[~fooled], gradient[~fooled], images[left]
                     )
         ascent.check()
         return logits
@@ -233,7 +245,7 @@ class _Worst:
     """The worst images seen so far: success first, then the larger score."""
 
     images: Images | None = None
-    reached: Mask
+    reached: PerImage
     score: PerImage
 
     def see(self, images: Images, look: Look) -> None:
@@ -241,10 +253,10 @@ class _Worst:
             self.images, self.reached, self.score = images, look.reached, look.score
             return
         larger = look.score > self.score
-        worse = (look.reached & ~self.reached) | ((look.reached == self.reached) & larger)
+        worse = (look.reached > self.reached) | ((look.reached == self.reached) & larger)
         self.images = torch.where(worse.view(-1, 1, 1, 1), images, self.images)
         self.score = torch.where(worse, look.score, self.score)
-        self.reached = self.reached | look.reached
+        self.reached = torch.where(worse, look.reached, self.reached)
 
 
 def _away(label: Label, clean: Logits, labels: Labels | None) -> Goal:

@@ -1,11 +1,14 @@
 """Which analyses the settings ask for, with their numbers."""
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 
-from advlens.attacks import AdamAttack, Attack, Fgsm, LeastLikely, Pgd
+from advlens.attacks import AdamAttack, Attack, Fgsm, GradientAttack, LeastLikely, Pgd
 from advlens.attribution import ExpectedGradients, IntegratedGradients
 from advlens.auditing.subjects import Subject, outputs
-from advlens.config import AuditSettings, DissectSettings
+from advlens.config import DRAWS, AuditSettings, DissectSettings
 from advlens.dissection import Dissection
 from advlens.errors import ModelError, SettingsError
 from advlens.features import ClassGeneration, FeatureVisualization, Inversion
@@ -37,18 +40,21 @@ def radius(settings: AuditSettings, image_size: int) -> float:
 
 def audit_stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
     epsilon, seed = radius(settings, subject.data.image_shape[1]), settings.seed
+    draws = settings.draws if subject.prepared.randomized else 1
     stages: list[Stage] = [
-        AccuracyStage(attacks=_attacks(settings, epsilon)),
+        AccuracyStage(attacks=_attacks(settings, epsilon, draws), draws=draws),
         SweepStage(
-            epsilon=epsilon, count=settings.sweep_images, steps=settings.sweep_steps, seed=seed
+            epsilon=epsilon, count=settings.sweep_images, steps=settings.sweep_steps, seed=seed,
+            draws=draws,
         ),
-    ]
+    ]  # fmt: skip
     if subject.data.synsets is not None:
         stages.append(
             NeuronStage(
                 epsilon=settings.neuron_epsilon or 2 * epsilon, steps=settings.neuron_steps,
                 success=settings.success, fgsm_epsilon=min(settings.fgsm, default=1 / 255),
                 top=settings.top, sigma=settings.sigma, discrepancy=settings.discrepancy, seed=seed,
+                draws=draws,
             )
         )  # fmt: skip
     if subject.concepts is not None:
@@ -59,21 +65,24 @@ def audit_stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
                     layers=settings.layers, epsilon=settings.neuron_epsilon or 2 * epsilon,
                     steps=settings.neuron_steps, discrepancy=settings.discrepancy, seed=seed,
                 ),
+                settings.draws,
             )
         )  # fmt: skip
     stages += _explanations(subject, settings)
     chosen = [stage for stage in stages if stage.name in settings.stages]
-    return chosen + _autoattack(settings, epsilon)
+    return chosen + _autoattack(subject, settings, epsilon)
 
 
-def _attacks(settings: AuditSettings, epsilon: float) -> list[Attack]:
+def _attacks(settings: AuditSettings, epsilon: float, draws: int) -> list[Attack]:
     """What accuracy is measured under on all images."""
-    seed = settings.seed
-    attacks: list[Attack] = [Fgsm(threat=Linf(epsilon=e), seed=seed) for e in settings.fgsm]
-    attacks.append(Pgd(threat=L2(epsilon=epsilon), steps=settings.steps, seed=seed))
+    given: dict[str, Any] = {"seed": settings.seed, "draws": draws}
+    attacks: list[Attack] = [Fgsm(threat=Linf(epsilon=e), **given) for e in settings.fgsm]
+    attacks.append(Pgd(threat=L2(epsilon=epsilon), steps=settings.steps, **given))
     for text in settings.attack:
-        attack = make_attack(text, seed=seed)
-        if _told(attack, seed) in [_told(other, seed) for other in attacks]:
+        attack = make_attack(text, seed=settings.seed)
+        if isinstance(attack, GradientAttack) and attack.draws == 1:
+            attack = replace(attack, draws=draws)
+        if _told(attack, given) in [_told(other, given) for other in attacks]:
             raise SettingsError(
                 f"{text!r} is measured already: an attack is another one only where a setting of "
                 "it is another; leave it out"
@@ -82,15 +91,20 @@ def _attacks(settings: AuditSettings, epsilon: float) -> list[Attack]:
     return attacks
 
 
-def _told(attack: Attack, seed: int) -> tuple[object, ...]:
+def _told(attack: Attack, usual: dict[str, Any]) -> tuple[object, ...]:
     """What tables tell of an attack."""
-    return attack_columns(attack), attack_settings(attack, seed=seed)
+    return attack_columns(attack), attack_settings(attack, **usual)
 
 
-def _autoattack(settings: AuditSettings, epsilon: float) -> list[Stage]:
+def _autoattack(subject: Subject, settings: AuditSettings, epsilon: float) -> list[Stage]:
     """AutoAttack beside the other accuracies, where it is asked for."""
     if not settings.autoattack or "accuracy" not in settings.stages:
         return []
+    if subject.prepared.randomized:
+        raise SettingsError(
+            f"{subject.classifier.name} is randomized, and AutoAttack counts an image as lost at "
+            "one lucky draw of the model; leave out --autoattack, or audit this model by itself"
+        )
     threats: list[Threat] = [L2(epsilon=epsilon)]
     if settings.autoattack_linf:
         threats.append(Linf(epsilon=settings.autoattack_linf))
@@ -171,9 +185,16 @@ def dissection_radius(settings: DissectSettings, image_size: int) -> float:
     return settings.epsilon or 2 * radius(AuditSettings(), image_size)
 
 
-def dissection_stage(subject: Subject, settings: DissectSettings) -> DissectionStage:
+def dissection_stage(
+    subject: Subject, settings: DissectSettings, draws: int = DRAWS
+) -> DissectionStage:
+    """Dissection as the settings ask for it; the attack has the draws if the model needs them."""
     data = subject.concepts
     assert data is not None
+    given: dict[str, Any] = {
+        "seed": settings.seed,
+        "draws": draws if subject.prepared.randomized else 1,
+    }
     attack: Attack | None = None
     if len(outputs(subject, data)) != 2:
         if settings.attack != "none":
@@ -182,10 +203,10 @@ def dissection_stage(subject: Subject, settings: DissectSettings) -> DissectionS
                 "images only."
             )
     elif settings.attack == "adam":
-        attack = AdamAttack(steps=settings.steps, seed=settings.seed)
+        attack = AdamAttack(steps=settings.steps, **given)
     elif settings.attack == "least-likely":
         epsilon = dissection_radius(settings, data.image_shape[1])
-        attack = LeastLikely(threat=L2(epsilon=epsilon), steps=settings.steps, seed=settings.seed)
+        attack = LeastLikely(threat=L2(epsilon=epsilon), steps=settings.steps, **given)
     if settings.upsampling == "receptive-field":
         unknown = [name for name in subject.prepared.layers if not subject.prepared.fields(name)]
         if unknown:

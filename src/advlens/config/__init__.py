@@ -2,13 +2,14 @@
 
 from advlens.config.dissection import DissectSettings
 from advlens.config.models import ModelSettings
-from advlens.config.numbers import AutoRadius, NoHint, Radius, parse_number, show_number
+from advlens.config.numbers import DRAWS, AutoRadius, NoHint, Radius, parse_number, show_number
 from advlens.config.pruning import PruneSettings
 from advlens.config.settings import AttackSettings, AuditSettings, Norm, StageName
 from advlens.config.spec import MethodSpec, parse_method
 from advlens.config.training import TrainSettings, train_settings
 
 __all__ = [
+    "DRAWS",
     "AttackSettings",
     "AuditSettings",
     "AutoRadius",

@@ -8,6 +8,9 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from advlens.errors import SettingsError
 
+DRAWS = 10
+"""Fresh passes of a randomized model, of which one is no more than an accident."""
+
 
 def parse_number(text: str) -> float:
     """A number written as 0.0157 or as 4/255.

@@ -9,6 +9,7 @@ from tyro.conf import UseAppendAction, arg
 
 from advlens.config.models import ModelSettings
 from advlens.config.numbers import (
+    DRAWS,
     AutoRadius,
     NoHint,
     Radius,
@@ -45,6 +46,8 @@ class AuditSettings(ModelSettings):
         autoattack: AutoAttack in L2 on a seeded, class-balanced subset of so many images; 0 is not
             at all.
         autoattack_linf: AutoAttack as well in L∞ of this radius; 0 is not at all.
+        draws: fresh passes of a model whose passes differ: attacks average their gradients over so
+            many, and accuracy is a mean over so many; of other models, one.
         sweep_images: images of the subset for the sweep over epsilon and the sanity checks.
         sweep_steps: PGD steps on that subset.
         neuron_epsilon: L2 radius of the least-likely attack on the units; auto is twice epsilon.
@@ -86,6 +89,7 @@ class AuditSettings(ModelSettings):
     attack: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="ATTACK")]] = ()
     autoattack: int = 0
     autoattack_linf: Radius = 0.0
+    draws: int = DRAWS
     sweep_images: int = 500
     sweep_steps: int = 10
     neuron_epsilon: AutoRadius = None
@@ -135,6 +139,7 @@ class AuditSettings(ModelSettings):
         for text in (*self.attack, *self.attribution):
             parse_method(text)
         check_between(self, 0, math.inf, "autoattack")
+        check_between(self, 2, math.inf, "draws")
         check_between(self, 0, 1, "autoattack_linf")
         if self.autoattack_linf and not self.autoattack:
             raise SettingsError("autoattack_linf needs autoattack, the number of its images")
@@ -159,6 +164,7 @@ class AttackSettings(ModelSettings):
         step_size: length of a step in pixel units; auto is 2.5 epsilon / steps, 5/255 for adam.
         weight: λ of adam (default: the smallest that succeeds on 95 % of 96 images).
         layer: the convolution whose features are attacked (default: the last).
+        draws: fresh passes that a gradient is averaged over, of a model whose passes differ.
         images: attack a seeded, class-balanced subset of so many images (default: all).
         batch_size: images per step.
         seed: of everything random.
@@ -172,6 +178,7 @@ class AttackSettings(ModelSettings):
     step_size: AutoRadius = None
     weight: Annotated[float | None, NoHint] = None
     layer: Annotated[str | None, NoHint] = None
+    draws: int = DRAWS
     images: Annotated[int | None, NoHint] = None
     batch_size: int = 128
     seed: int = 0
@@ -189,6 +196,7 @@ class AttackSettings(ModelSettings):
 
     def __post_init__(self) -> None:
         check_positive(self, "epsilon", "steps", "step_size", "weight", "images", "batch_size")
+        check_between(self, 1, math.inf, "draws")
         check_seed(self.seed)
         for name in self._MEANS_NOTHING[self.method]:
             if getattr(self, name) is not None:

@@ -1,6 +1,7 @@
 """Images, labels and ids as a user hands them to a method: checked, on the model's device."""
 
 from itertools import chain
+from typing import overload
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,10 @@ def place_images(model: nn.Module, images: Images) -> Images:
     return images.to(place.device)
 
 
+@overload
+def check_labels(labels: Labels, images: Images) -> Labels: ...
+@overload
+def check_labels(labels: Labels | None, images: Images) -> Labels | None: ...
 def check_labels(labels: Labels | None, images: Images) -> Labels | None:
     """Labels as int64 on the images' device; none stay none.
 

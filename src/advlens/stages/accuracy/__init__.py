@@ -25,9 +25,15 @@ CHECK_STEPS = (1, 2, 5)
 
 @dataclass(frozen=True, kw_only=True)
 class AccuracyStage:
-    """Top-1 and top-5 accuracy, natural and under each attack, on all images."""
+    """Top-1 and top-5 accuracy, natural and under each attack, on all images.
+
+    Attributes:
+        attacks: as they are, with their own draws.
+        draws: passes over each image, natural or attacked, of a randomized model.
+    """
 
     attacks: Sequence[Attack]
+    draws: int = 1
     name: str = "accuracy"
     records: bool = False
 
@@ -35,9 +41,8 @@ class AccuracyStage:
         return data, range(len(data))
 
     def start(self, context: Context) -> "_Counts":
-        return _Counts(
-            context, {"natural": None, **{str(i): a for i, a in enumerate(self.attacks)}}
-        )
+        attacks = {str(i): attack for i, attack in enumerate(self.attacks)}
+        return _Counts(context, {"natural": None, **attacks}, self.draws)
 
     def section(self, results: Results) -> Section | None:
         return section(results)
@@ -51,12 +56,14 @@ class SweepStage:
         epsilon: radius of the main L2 attack; the sweep goes from a quarter of it to four times.
         count: size of the subset.
         steps: PGD steps.
+        draws: of the attacks, and passes over each image, of a randomized model.
     """
 
     epsilon: float
     count: int
     steps: int
     seed: int
+    draws: int = 1
     name: str = "sweep"
     records: bool = False
 
@@ -65,7 +72,7 @@ class SweepStage:
 
     def start(self, context: Context) -> "_Sweep":
         def pgd(threat: L2 | Linf, steps: int = self.steps) -> Pgd:
-            return Pgd(threat=threat, steps=steps, seed=self.seed)
+            return Pgd(threat=threat, steps=steps, seed=self.seed, draws=self.draws)
 
         attacks: dict[str, Attack | None] = {"natural": None}
         for share in SWEEP_L2:
@@ -73,11 +80,12 @@ class SweepStage:
         for epsilon in SWEEP_LINF:
             attacks[f"L∞ {epsilon * 255:g}/255"] = pgd(Linf(epsilon=epsilon))
         attacks["free"] = pgd(Linf(epsilon=1.0))
-        attacks["single"] = Fgsm(threat=Linf(epsilon=CHECK_LINF))
-        for steps in CHECK_STEPS:
-            attacks[f"steps {steps}"] = Bim(threat=L2(epsilon=self.epsilon), steps=steps)
-        attacks[f"steps {self.steps}"] = Bim(threat=L2(epsilon=self.epsilon), steps=self.steps)
-        return _Sweep(context, attacks)
+        attacks["single"] = Fgsm(threat=Linf(epsilon=CHECK_LINF), draws=self.draws)
+        for steps in (*CHECK_STEPS, self.steps):
+            attacks[f"steps {steps}"] = Bim(
+                threat=L2(epsilon=self.epsilon), steps=steps, draws=self.draws
+            )
+        return _Sweep(context, attacks, self.draws)
 
     def section(self, results: Results) -> Section | None:
         return None  # shown with the accuracy
@@ -86,31 +94,28 @@ class SweepStage:
 class _Counts(Work):
     table = "accuracy"
 
-    def __init__(self, context: Context, attacks: dict[str, Attack | None]):
-        self.context, self.attacks = context, attacks
-        self.counts = {key: Accuracy() for key in attacks}
+    def __init__(self, context: Context, attacks: dict[str, Attack | None], draws: int):
+        self.context, self.attacks, self.draws = context, attacks, draws
+        self.counts = {key: Accuracy(draws=draws) for key in attacks}
 
     def update(self, view: View) -> None:
         for key, attack in self.attacks.items():
-            if attack is None:
-                self.counts[key].update(view.logits, view.labels)
-            else:
-                self._attacked(self.counts[key], attack, view)
+            self._take(self.counts[key], attack, view)
 
-    def _attacked(self, accuracy: Accuracy, attack: Attack, view: View) -> None:
+    def _take(self, accuracy: Accuracy, attack: Attack | None, view: View) -> None:
         accuracy.update_under(
             attack, view.prepared, view.images, view.labels, ids=view.ids, clean=view.logits
         )
 
     def state(self) -> dict[str, Tensor]:
-        counted = [[a.n, a.top1, a.top5] for a in self.counts.values()]
+        counted = [accuracy.counts() for accuracy in self.counts.values()]
         return {f"{self.table}.counts": torch.tensor(counted)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         for accuracy, row in zip(
             self.counts.values(), state[f"{self.table}.counts"].tolist(), strict=True
         ):
-            accuracy.n, accuracy.top1, accuracy.top5 = row
+            accuracy.restore(row)
 
     def merge(self, other: Self) -> None:
         for key, accuracy in self.counts.items():
@@ -126,7 +131,7 @@ class _Counts(Work):
             settings = ""
         else:
             named = attack_columns(attack)
-            settings = attack_settings(attack, seed=self.context.seed)
+            settings = attack_settings(attack, seed=self.context.seed, draws=self.draws)
         found = self.counts[key].compute()
         return {"model": self.context.name, **named, **found, "settings": settings}
 
@@ -136,15 +141,18 @@ class _Sweep(_Counts):
     blind = 0
     """Images on which the gradient that attacks climb is exactly 0."""
 
-    def _attacked(self, accuracy: Accuracy, attack: Attack, view: View) -> None:
+    def _take(self, accuracy: Accuracy, attack: Attack | None, view: View) -> None:
         """Top-1 alone: images are dropped once they are fooled, which saves most of the steps."""
+        if attack is None or accuracy.draws > 1:
+            super()._take(accuracy, attack, view)
+            return
         given = {"ids": view.ids, "clean": view.logits}
         logits = attack.outcomes(view.prepared, view.images, view.labels, **given)
         accuracy.update(logits, view.labels, view.logits)
 
     def _row(self, key: str) -> Row:
-        unknown = {} if self.attacks[key] is None else {"top5": None}
-        return super()._row(key) | unknown
+        row = super()._row(key)
+        return row if self.attacks[key] is None else {**row, "top5": None}
 
     def update(self, view: View) -> None:
         super().update(view)

@@ -76,7 +76,8 @@ class _Rounds(Work):
                 low, high = wilson(right, n)
                 row = {"top1": right / n, "top1_low": low, "top1_high": high, "n": n}
                 rounds.append({**named, "after": after, **row})
-            final.append({**named, "top5": None, **row, "settings": ""})
+            unknown = {"top5": None, "draws": None, "top1_spread": None, "settings": ""}
+            final.append({**named, **unknown, **row})
         return {"accuracy": final, "autoattack": rounds}
 
     def _lost(self, attack: AutoAttack, mine: Sequence[int]) -> Int64[Tensor, " n"]:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -51,6 +51,7 @@ class NeuronStage:
         sigma: of the class similarity (D22 eq. 10).
         discrepancy: whether the units' pictures get their discrepancy maps, which takes a pass per
             picture and place of the occluder.
+        draws: of the attacks, on a randomized model.
     """
 
     epsilon: float
@@ -62,6 +63,7 @@ class NeuronStage:
     sigma: float = 1.0
     discrepancy: bool = False
     seed: int = 0
+    draws: int = 1
     name: str = "neurons"
     records: bool = True
 
@@ -87,11 +89,12 @@ class _Neurons(Work):
         self.similarity = torch.from_numpy(similarity_matrix(data.synsets, stage.sigma))
         self.k = max(2, round(stage.top * len(data)))
         threat = L2(epsilon=stage.epsilon)
-        self.main = LeastLikely(threat=threat, steps=stage.steps, seed=stage.seed)
+        given: dict[str, Any] = {"seed": stage.seed, "draws": stage.draws}
+        self.main = LeastLikely(threat=threat, steps=stage.steps, **given)
         self.sets: dict[str, Attack] = {
             MAIN: self.main,
             EQUAL: self.main,  # its epsilon is found by the first update, or restored
-            FGSM: Fgsm(threat=Linf(epsilon=stage.fgsm_epsilon), seed=stage.seed),
+            FGSM: Fgsm(threat=Linf(epsilon=stage.fgsm_epsilon), **given),
             NOISE: GaussianNoise(threat=threat, seed=stage.seed),
         }
         self.equal_epsilon: float | None = None

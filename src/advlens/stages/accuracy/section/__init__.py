@@ -16,6 +16,7 @@ from advlens.sections import (
     TableBlock,
     attack_name,
     count,
+    listed,
     percent,
 )
 from advlens.stages.accuracy.section.findings import findings, naturally, strongest, top1
@@ -31,6 +32,8 @@ ACCURACY = {
     "top1_high": float,
     "top5": float | None,
     "n": int,
+    "draws": int | None,
+    "top1_spread": float | None,
     "settings": str,
 }
 CHECKS = {"model": str, "check": str, "expected": str, "found": str, "passed": bool}
@@ -79,12 +82,18 @@ def _scores(natural: dict[str, Estimate], worst: dict[str, Row]) -> list[Score]:
     ]
 
 
-def _accuracy_columns() -> list[Column]:
+def _accuracy_columns(rows: Sequence[Row]) -> list[Column]:
+    spread = Column(
+        header="Spread over draws",
+        cell=lambda row: "–" if row["draws"] is None else percent(row["top1_spread"]),
+    )
+    randomized = any(row["draws"] is not None for row in rows)
     return [
         Column(header="Images", cell=attack_name, kind="text"),
         Column(header="Model", cell=lambda row: row["model"], kind="model"),
         Column(header="Top-1", cell=lambda row: percent(row["top1"])),
         Column(header="95% interval", cell=lambda row: top1(row).interval(as_percent=True)),
+        *([spread] if randomized else []),
         Column(
             header="Top-5", cell=lambda row: "–" if row["top5"] is None else percent(row["top5"])
         ),
@@ -109,11 +118,17 @@ def _accuracy_figure(results: Results, rows: Sequence[Row]) -> FigureBlock:
 
 def _accuracy_table(rows: Sequence[Row]) -> TableBlock:
     order = list(dict.fromkeys(attack_name(row) for row in rows))
+    draws = sorted({row["draws"] for row in rows if row["draws"] is not None})
+    randomized = (
+        f" Of a randomized model it is the mean over {listed([str(n) for n in draws])} fresh "
+        "passes over the same images, and the spread is the standard deviation of one pass."
+    )
     return TableBlock(
         caption="Accuracy in numbers. Under attack, top-1 counts the images that are right both "
-        "before and after it, top-5 those whose class is among the first five after it.",
+        "before and after it, top-5 those whose class is among the first five after it."
+        + (randomized if draws else ""),
         file="accuracy.csv",
-        columns=_accuracy_columns(),
+        columns=_accuracy_columns(rows),
         rows=sorted(rows, key=lambda row: order.index(attack_name(row))),
     )
 
@@ -141,7 +156,7 @@ def _sweep_blocks(results: Results, sweep: Sequence[Row]) -> list[Block]:
         TableBlock(
             caption="The sweep in numbers.",
             file="sweep.csv",
-            columns=[column for column in _accuracy_columns() if column.header != "Top-5"],
+            columns=[column for column in _accuracy_columns(sweep) if column.header != "Top-5"],
             rows=sweep,
             folded=True,
         ),

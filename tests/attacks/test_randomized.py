@@ -1,0 +1,201 @@
+"""Models whose passes differ: expectation over transformation, and accuracy over draws."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advlens import load_data, load_model
+from advlens.attacks import (
+    AdamAttack,
+    Attack,
+    Bim,
+    Divergence,
+    FeatureAttack,
+    Fgsm,
+    GaussianNoise,
+    LeastLikely,
+    Pgd,
+)
+from advlens.errors import SettingsError
+from advlens.evaluation import Accuracy
+from advlens.prepared import prepare
+from advlens.statistics import wilson
+from advlens.threat import L2, Linf
+from randomized_network import Live, Shifted
+
+BALL = L2(epsilon=0.4)
+SHIFTS = (0, 3, 1, 5)
+DRAWS = len(SHIFTS)
+
+
+ATTACKS: dict[str, Attack] = {
+    "fgsm": Fgsm(threat=Linf(epsilon=0.02)),
+    "fgsm predicted": Fgsm(threat=BALL, label="predicted"),
+    "bim": Bim(threat=BALL, steps=3),
+    "pgd": Pgd(threat=BALL, steps=3, seed=1),
+    "pgd restarts": Pgd(threat=BALL, steps=2, restarts=2),
+    "pgd last": Pgd(threat=BALL, steps=3, select="last"),
+    "pgd predicted": Pgd(threat=BALL, steps=3, label="predicted"),
+    "least likely": LeastLikely(threat=BALL, steps=3),
+    "adam": AdamAttack(steps=3, weight=10),
+    "adam untargeted": AdamAttack(steps=3, weight=10, targeted=False),
+    "feature": FeatureAttack(threat=BALL, steps=3),
+    "divergence": Divergence(threat=BALL, steps=3),
+}
+
+
+def each(attacks):
+    return pytest.mark.parametrize("attack", attacks.values(), ids=attacks.keys())
+
+
+@each(ATTACKS)
+def test_draws_of_a_model_that_does_not_vary_change_nothing(attack, smooth, pixels, labels):
+    model = prepare(smooth)
+    found = replace(attack, draws=3)(model, pixels, labels)
+    # means of equal float32 numbers; the first gradient of a divergence is a small difference
+    atol = 1e-4 if isinstance(attack, Divergence) else 1e-5
+    torch.testing.assert_close(found, attack(model, pixels, labels), rtol=0, atol=atol)
+    rows = replace(attack, draws=3).outcomes(model, pixels, labels)
+    expected = attack.outcomes(model, pixels, labels)
+    torch.testing.assert_close(rows, expected, rtol=1e-3, atol=1e-3)
+
+
+def by_hand(network: nn.Module, images: Tensor, goals: Tensor, sign: int, steps: int) -> Tensor:
+    """Each image's worst iterate in L2 ε = .4 by the mean over all shifts, in float64."""
+    found = []
+    for image, goal in zip(images.double(), goals.tolist(), strict=True):
+        current, worst = image, (-1.0, -torch.inf, image)
+        for step in range(steps + 1):
+            scores, hits, total = [], [], torch.zeros_like(image)
+            for shift in SHIFTS:
+                inputs = current.clone().requires_grad_()
+                logits = network(torch.roll(inputs[None], shift, 3))[0]
+                others = torch.cat([logits[:goal], logits[goal + 1 :]])
+                odds = sign * (others.exp().sum().log() - logits[goal])
+                total += torch.autograd.grad(odds, inputs)[0]
+                scores.append(odds.item())
+                hits.append((int(logits.argmax()) == goal) == (sign < 0))
+            seen = (sum(hits) / DRAWS, sum(scores) / DRAWS, current)
+            worst = max(worst, seen, key=lambda look: look[:2])
+            if step < steps:
+                moved = current + 2.5 * 0.4 / steps * total / total.norm() - image
+                current = (image + moved * min(1, 0.4 / moved.norm())).clamp(0, 1)
+        found.append(worst[2])
+    return torch.stack(found)
+
+
+def test_gradients_and_choices_are_means_over_draws(smooth, pixels, labels):
+    """A model that takes its shifts by turns: so many draws are its exact mean."""
+    images, labels = pixels[:10], labels[:10]
+    double = type(smooth)().double()
+    double.load_state_dict(smooth.state_dict())
+    model = Live(Shifted(smooth, SHIFTS))
+    bim = Bim(threat=BALL, steps=3, draws=DRAWS)
+    expected = by_hand(double, images, labels, 1, 3).float()
+    torch.testing.assert_close(bim(model, images, labels), expected, rtol=0, atol=2e-5)
+    single = replace(bim, draws=1)(model, images, labels)
+    assert (single - expected).abs().amax() > 0.01  # one draw is not the mean
+    with torch.no_grad():
+        mean = sum(double(torch.roll(images.double(), shift, 3)) for shift in SHIFTS)
+    expected = by_hand(double, images, mean.argmin(dim=1), -1, 3).float()
+    found = LeastLikely(threat=BALL, steps=3, draws=DRAWS)(model, images)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+
+
+@each(ATTACKS | {"noise": GaussianNoise(threat=BALL)})
+def test_no_image_is_spared_by_a_lucky_draw(attack, smooth, pixels, labels):
+    """All are attacked, whatever one pass says of them, and a fresh pass decides."""
+    if hasattr(attack, "draws"):
+        attack = replace(attack, draws=2)
+    model = Live(Shifted(smooth, (0,)))
+    with torch.no_grad():
+        attacked = model(attack(model, pixels, labels))
+        rows = attack.outcomes(model, pixels, labels)
+    torch.testing.assert_close(rows, attacked, rtol=1e-4, atol=1e-4)
+    assert (rows != model(pixels)).any(dim=1).all()
+
+
+@pytest.mark.parametrize("draws", [0, -1, float("nan")])
+def test_impossible_draws_are_refused(draws):
+    for make in (lambda: Fgsm(threat=BALL, draws=draws), lambda: AdamAttack(draws=draws)):
+        with pytest.raises(SettingsError, match="draws must be a positive number"):
+            make()
+    with pytest.raises(SettingsError, match="draws must be a positive number"):
+        FeatureAttack(threat=BALL, draws=draws)
+
+
+def test_accuracy_of_a_randomized_model_is_that_of_a_plain_loop():
+    """A packaged network behind a random shift: attacked and counted over the live model."""
+    random.seed(0)
+    network, data = load_model("cifar10-standard"), load_data("sample").subset(24, seed=0)
+    (batch,) = data.batches(24)
+    images, labels, still = batch.images, batch.labels, prepare(network)
+    live, attack = Live(Shifted(still, most=4)), Pgd(threat=L2(epsilon=0.2), steps=2, draws=3)
+    clean = live(images).detach()
+    natural, attacked = Accuracy(draws=6), Accuracy(draws=6)
+    for accuracy, how in ((natural, None), (attacked, attack)):
+        accuracy.update_under(how, live, images, labels, ids=batch.ids, clean=clean)
+
+    def plain(pixels: Tensor) -> tuple[float, float]:
+        """Top-1 and top-5 over 10 fresh passes."""
+        with torch.no_grad():
+            ranked = torch.stack([live(pixels).topk(5).indices for _ in range(10)])
+        hits = ranked == labels[:, None]
+        return hits[..., 0].double().mean().item(), hits.any(dim=-1).double().mean().item()
+
+    found = attacked.compute()
+    for row, pixels in (
+        (natural.compute(), images),
+        (found, attack(live, images, labels, ids=batch.ids)),
+    ):
+        top1, top5 = plain(pixels)
+        assert 0 <= row["top1_spread"] < 0.2
+        assert row["top1_low"] <= top1 <= row["top1_high"]
+        assert row["top5"] == pytest.approx(top5, abs=0.08)
+        assert row["draws"] == 6
+    assert 0 < found["top1_spread"] < 0.2
+
+
+@pytest.mark.parametrize("shared", [0.0, 1.0], ids=["drawn for each image", "shared by a pass"])
+def test_the_interval_holds_the_truth(shared):
+    """Images are drawn, and passes: the truth is the mean over all of both."""
+    rng, n, draws, inside = np.random.default_rng(0), 100, 10, []
+    truth = (
+        1 / (1 + np.exp(-(2 * rng.normal(size=10**6) + shared * rng.normal(size=10**6))))
+    ).mean()
+    for _ in range(500):
+        logits = 2 * rng.normal(size=(n, 1)) + shared * rng.normal(size=(1, draws))
+        right = rng.random((n, draws)) < 1 / (1 + np.exp(-logits))
+        by_draw = [int(count) for count in right.sum(axis=0)]
+        accuracy = Accuracy(n=n, top1=sum(by_draw), draws=draws, by_draw=by_draw)
+        low, high = accuracy.interval()
+        assert accuracy.spread == pytest.approx(np.std(right.mean(axis=0), ddof=1))
+        inside.append(low <= truth <= high)
+    assert np.mean(inside) >= 0.93
+
+
+def test_counts_over_draws_merge_and_come_back():
+    model = Live(Shifted(nn.Sequential(nn.Flatten(), nn.Linear(12, 7)), SHIFTS))
+    images, labels = torch.rand(9, 3, 2, 2), torch.arange(9) % 7
+    clean = model(images).detach()
+    whole, parts = Accuracy(draws=DRAWS), [Accuracy(draws=DRAWS) for _ in range(3)]
+    whole.update_under(None, model, images, labels, ids=labels, clean=clean)
+    for part, place in zip(parts, (slice(4), slice(4, 9)), strict=False):
+        part.update_under(None, model, images[place], labels[place], ids=labels, clean=clean)
+    again = Accuracy(draws=DRAWS)
+    again.restore([sum(column) for column in zip(*(p.counts() for p in parts), strict=True)])
+    first, *others = parts
+    for other in others:
+        first.merge(other)
+    assert whole == first == again
+    assert whole.top1 == sum(whole.by_draw)
+    single = Accuracy(n=10, top1=4, top5=7)
+    assert single.counts() == [10, 4, 7]
+    assert single.interval() == wilson(4, 10)
+    for right in (0, 40):  # no spread at the ends, and no division by 0
+        certain = Accuracy(n=10, top1=right, draws=4, by_draw=[right // 4] * 4)
+        assert certain.interval() == wilson(right / 4, 10)
