@@ -1,6 +1,5 @@
 """Images, labels and ids as a user hands them to a method: checked, on the model's device."""
 
-from itertools import chain
 from typing import overload
 
 import torch
@@ -8,20 +7,21 @@ from torch import Tensor, nn
 
 from advlens.arrays import Ids, Images, Labels
 from advlens.errors import SettingsError
-from advlens.models.classifier import check_images
+from advlens.models.classifier import check_images, device_of
+from advlens.prepared.frozen import Prepared
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def place_images(model: nn.Module, images: Images) -> Images:
-    """Images clamped to [0, 1], on the model's device.
+    """Images clamped to [0, 1], on the model's device; for a prepared copy in its precision.
 
     Raises:
         DataError: not a float N×3×H×W tensor, not finite, or outside [0, 1] by more than 1e-6.
     """
-    images = check_images(images)
-    place = next(chain(model.parameters(), model.buffers()), images)
-    return images.to(place.device)
+    if isinstance(model, Prepared):
+        return model.take(images)
+    return check_images(images).to(device_of(model))
 
 
 @overload
