@@ -1,13 +1,17 @@
 # A machine with Python 3.11 or newer and make is enough; uv is installed by pip into .venv.
 PYTHON ?= python3
 UV = .venv/bin/uv
-.PHONY: demo test check docs benchmarks clean
+.PHONY: demo test test-kernels check docs benchmarks clean
 
 demo: .venv/ready
 	.venv/bin/advlens demo
 
 test: .venv/ready-test
 	.venv/bin/pytest --numprocesses auto
+
+# KERNELS=default:SSE41:1 runs that setting alone; all of them by default
+test-kernels: .venv/ready-test
+	tests/kernels.sh $(KERNELS)
 
 check: .venv/ready-test
 	.venv/bin/ruff format --check .

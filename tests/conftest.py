@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,11 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """Tiny tensors gain nothing from more threads, and tests may share the machine."""
-    torch.set_num_threads(1)
+    """Tiny tensors gain nothing from more threads, and tests may share the machine.
+
+    `make test-kernels` asks for two, whose sums round differently.
+    """
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from advlens.losses import cross_entropy, divergence, feature_distance, log_odds
+from advlens.losses import cross_entropy, divergence, feature_distance, log_odds, rounding
 
 MARGINS = [-90, -40, -5, 0, 5, 10, 17, 25, 40, 60, 80, 87]
 
@@ -109,10 +109,11 @@ def test_gradient_of_the_divergence_equals_naive_float64(margin):
     """q − p towards the second argument; the label's component is minus the sum of the others."""
     logits, _ = confident(margin)
     others = logits + 0.3 * torch.randn(1, 10, generator=torch.Generator().manual_seed(6)).double()
+    logits, others = logits.float().double(), others.float().double()  # both see the same numbers
     expected = naive_gradient(others, 4) - naive_gradient(logits, 4)
     leaf = others.float().requires_grad_()
     (found,) = torch.autograd.grad(divergence(logits.float(), leaf).sum(), leaf)
-    np.testing.assert_allclose(found.double().numpy()[0], expected, rtol=2e-4)
+    np.testing.assert_allclose(found.double().numpy()[0], expected, rtol=1e-6)  # 8 ε of the result
     if margin < 17:
         return
     plain = others.float().requires_grad_()
@@ -146,3 +147,38 @@ def test_the_cosine_distance_of_silent_features_has_a_finite_gradient():
     feature_distance(torch.relu(silent), torch.ones(1, 3, 2, 2), "cosine").sum().backward()
     assert silent.grad is not None
     assert torch.equal(silent.grad, torch.zeros_like(silent))
+
+
+def test_a_divergence_next_to_none_keeps_its_digits():
+    """KL(p ‖ q) ≈ ½ Σ p (d − Σ p d)² for logits that differ by a tiny d, where each term is 1."""
+    generator = torch.Generator().manual_seed(7)
+    logits = 3 * torch.randn(8, 6, generator=generator)
+    others = logits + 1e-4 * torch.randn(8, 6, generator=generator)
+    p, d = logits.double().softmax(dim=1), others.double() - logits.double()
+    away = d - (p * d).sum(dim=1, keepdim=True)
+    # what the series leaves out is of relative size d
+    close = {"rtol": 1e-3, "atol": 0}
+    found = divergence(logits, others.requires_grad_())
+    torch.testing.assert_close(found.double(), 0.5 * (p * away.square()).sum(dim=1), **close)
+    (gradient,) = torch.autograd.grad(found.sum(), others)
+    assert (torch.cosine_similarity(gradient.double(), p * away) > 1 - 1e-6).all()
+
+
+def test_a_divergence_leaves_masked_classes_out():
+    logits, others = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(8))
+    masked = [F.pad(z, (0, 1), value=-torch.inf).requires_grad_() for z in (logits, others)]
+    found = divergence(*masked)
+    torch.testing.assert_close(found, divergence(logits, others))
+    for gradient in torch.autograd.grad(found.sum(), masked):
+        assert gradient.isfinite().all()
+        assert not gradient[:, 5].any()
+
+
+def test_logits_of_another_batch_lie_within_their_rounding(smooth, pixels):
+    with torch.no_grad():
+        together, alone = smooth(pixels), torch.cat([smooth(one[None]) for one in pixels])
+    known = rounding(together)
+    assert ((together - alone).abs().amax(dim=1) <= known).all()
+    assert (known < 1e-5 * together.abs().amax(dim=1)).all()
+    masked = F.pad(together, (0, 1), value=-torch.inf)
+    assert torch.equal(rounding(masked), known)

@@ -32,18 +32,27 @@ def divergence(logits: Logits, others: Logits) -> PerImage:
     """KL(p ‖ q) = Σ p log(p/q) of the probabilities p of `logits` and q of `others` (TRADES).
 
     With t the class that `logits` predict, it is Σ_{j≠t} p_j (log p_j/p_t − log q_j/q_t)
-    + log p_t − log q_t: nothing is lost where p_t and q_t round to 1, so the float32 gradient
-    equals the float64 one, as that of `cross_entropy` does.
+    + log p_t − log q_t: nothing is lost where p_t and q_t round to 1. It is computed in float64,
+    since next to p = q the terms cancel, and q − p, its gradient, does too.
     """
-    top = logits.argmax(dim=1)
+    z, others = logits.double(), others.double()
+    top = z.argmax(dim=1)
     label = top.unsqueeze(1)
-    p = logits.softmax(dim=1).scatter(1, label, 0)
-    odds, other_odds = (z - z.gather(1, label) for z in (logits, others))
-    return (
-        (p * (odds - other_odds)).sum(dim=1)
-        + cross_entropy(others, top)
-        - cross_entropy(logits, top)
-    )
+    p = z.softmax(dim=1).scatter(1, label, 0)
+    odds, other_odds = (each - each.gather(1, label) for each in (z, others))
+    apart = torch.where(p > 0, odds - other_odds, 0.0)  # −∞ − −∞ is of a masked class
+    found = (p * apart).sum(dim=1) + cross_entropy(others, top)
+    return (found - cross_entropy(z, top)).to(logits.dtype)
+
+
+def rounding(logits: Logits) -> PerImage:
+    """How far an image's logits may be from themselves in another batch, in units of logits.
+
+    Kernels add in another order there: measured are differences up to 22 ε of the largest logit
+    (a random VGG-11) and 2 ε (trained networks). 64 ε is taken.
+    """
+    largest = logits.masked_fill(logits.isinf(), 0).abs().amax(dim=1)
+    return 64 * torch.finfo(logits.dtype).eps * largest
 
 
 def feature_distance(

@@ -110,10 +110,11 @@ def test_invariants(prepared_cases, norm, kind, epsilon, steps, seed):
         assert (worse | goal.reached(attacked)).all()
 
 
+# A divergence starts where logits, known to 1e-6, differ by 1e-3 or more: so its first step, of .33
+# in length, is known to 3e-4, and the other two steps follow it.
 @each(ATTACKS | DRAWN_TOO)
 def test_same_result_in_any_batch(attack, smooth, pixels, labels):
-    # the first gradient of a divergence is a small difference of float32 probabilities
-    close = {"rtol": 0, "atol": 1e-4 if isinstance(attack, Divergence) else 1e-5}
+    close = {"rtol": 0, "atol": 1e-3 if isinstance(attack, Divergence) else 1e-5}
     ids = torch.arange(100, 124)
     together = attack(smooth, pixels, labels, ids=ids)
     assert torch.equal(attack(smooth, pixels, labels, ids=ids), together)
@@ -213,7 +214,7 @@ def test_radii_are_drawn_from_seed_and_id(attack, smooth, pixels, labels):
     some = torch.tensor([20, 3, 5])
     torch.testing.assert_close(
         attack.outcomes(smooth, pixels[some], labels[some], ids=ids[some]),
-        rows[some], rtol=1e-4, atol=1e-4,
+        rows[some], rtol=1e-4, atol=3e-3 if isinstance(attack, Divergence) else 1e-4,
     )  # fmt: skip
     assert not torch.equal(replace(attack, seed=6)(smooth, pixels, labels, ids=ids), found)
 

@@ -11,6 +11,7 @@ from torch import nn
 from advlens.attribution import IntegratedGradients
 from advlens.attribution.baselines import blurred
 from advlens.errors import DataError, SettingsError
+from advlens.losses import rounding
 from advlens.prepared import prepare
 
 IDS = torch.tensor([7, 2, 30])
@@ -57,7 +58,8 @@ def test_equals_loops(target, formula, baseline, smooth, double, images, labels)
         totals = torch.stack([values.sum() for values, _ in parts])
         difference = sum(change for _, change in parts) / len(parts)
         gap = (abs(totals.mean().item() - difference)) / abs(difference)
-        assert found.gap[row].item() == pytest.approx(gap, rel=1e-3, abs=1e-4)
+        known = rounding(smooth(images[row : row + 1])).item() / abs(difference)
+        assert found.gap[row].item() == pytest.approx(gap, rel=1e-3, abs=known)
         error = (totals.var() / 3).sqrt().item() if baseline == "noise" else 0
         assert found.error[row].item() == pytest.approx(error, rel=1e-3)
     assert found.points.tolist() == [19 if baseline == "noise" else 7] * 3
@@ -100,20 +102,20 @@ def test_the_gap_falls_fourfold_when_intervals_double(target, smooth, pixels):
     assert gaps[-1] < 0.02
 
 
-class Confident(nn.Module):
-    """So sure of itself that its probabilities round to 1 in float32."""
+class Scaled(nn.Module):
+    """The network's logits times a number."""
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, scale: float):
         super().__init__()
-        self.network = network
+        self.network, self.scale = network, scale
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return 12 * self.network(x)
+        return self.scale * self.network(x)
 
 
 def test_float32_is_right_where_probabilities_round_to_one(smooth, double, images):
     """Near the image the gradient of the softmax itself would be 0."""
-    model, exact = Confident(smooth), Confident(double)
+    model, exact = Scaled(smooth, 12), Scaled(double, 12)
     start = images + 0.02 * (torch.rand_like(images) - images)
     labels = smooth(images).argmax(dim=1)
     assert (model(images).softmax(dim=1).amax(dim=1) == 1).any()
@@ -162,9 +164,22 @@ def test_given_baselines(smooth, images):
     one = method(smooth, images[:1], baselines=images[1:2])
     three = method(smooth, images, baselines=images[[1, 2, 0]])
     torch.testing.assert_close(one.values[0], three.values[0], rtol=0, atol=1e-6)
-    same = method(smooth, images, baselines=images)
-    assert not same.values.any()
-    assert not same.gap.any()  # nothing to explain, and nothing is
+
+
+@pytest.mark.parametrize("target", ["probability", "logit"])
+def test_where_scores_differ_by_rounding_there_is_no_gap(target, smooth, pixels):
+    """Of images that are their baseline, and next to it: no batch decides, no points are added."""
+    for scale in (1, 30):
+        model = Scaled(smooth, scale)
+        for away in (0.0, 1e-8, 1e-7):
+            near = (pixels + away * (0.5 - pixels).sign()).clamp(0, 1)
+            for size in (5, 64):
+                method = IntegratedGradients(
+                    steps=4, target=target, tolerance=1e-3, batch_size=size
+                )
+                found = method(model, pixels, baselines=near)
+                assert not found.gap.any()
+                assert (found.points == 5).all()
 
 
 def test_blurred_is_a_gaussian_of_ten_pixels_at_224():

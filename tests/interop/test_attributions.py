@@ -12,6 +12,7 @@ from advlens.attribution.baselines import blurred
 from advlens.errors import DataError, ModelError, NumericError, SettingsError
 from advlens.interop.attributions import make_attribution
 from advlens.interop.guests import library
+from advlens.losses import rounding
 from advlens.prepared import prepare
 
 captum = library("captum", "captum.attr")
@@ -138,10 +139,17 @@ def test_gap_and_points(text, points, smooth, pixels):
         assert found.gap.isnan().all()
         return
     black, rows = torch.zeros_like(pixels[:3]), torch.arange(3)
-    logits = smooth(pixels[:3]).double()[rows, found.targets]
-    change = logits - smooth(black).double()[rows, found.targets]
+    logits = smooth(pixels[:3]).double()
+    change = (logits - smooth(black).double())[rows, found.targets]
     total = found.values.double().sum(dim=(1, 2, 3))
-    torch.testing.assert_close(found.gap, (total - change).abs() / change.abs(), atol=1e-5, rtol=0)
+    away, known = (total - change).abs(), rounding(logits.float())
+    assert ((found.gap * change.abs() - away).abs() <= known).all()
+
+
+def test_a_black_image_has_no_gap_on_black(smooth, pixels):
+    black = torch.zeros_like(pixels[:5])
+    for text in ("IntegratedGradients(n_steps=3)", "DeepLift"):
+        assert not make_attribution(f"captum:{text}")(smooth, black).gap.any()
 
 
 DRAWN = {

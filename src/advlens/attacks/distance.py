@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advlens.arrays import Ids, Images, Labels, Mask, PerImage
+from advlens.arrays import Ids, Images, Labels, Logits, Mask, PerImage
 from advlens.attacks.base import Ascent, averaged
 from advlens.attacks.projected import Iterative
-from advlens.losses import divergence, feature_distance
+from advlens.losses import divergence, feature_distance, rounding
 from advlens.prepared import Prepared
 from advlens.seeding import Stream, normal
 
@@ -46,7 +46,9 @@ class Divergence(Iterative):
 
     The inner maximum of TRADES (Zhang et al. 2019, algorithm 1). The gradient vanishes at the image
     itself, so the start is the image with Gaussian noise of standard deviation 0.001, within the
-    ball. Needs no labels; costs one forward pass more, on the images themselves.
+    ball. Where that moves no logit beyond its rounding, the gradient is rounding too and not
+    followed: the step goes on along the noise. Needs no labels; costs one forward pass more, on the
+    images themselves.
     """
 
     def _start(self, images: Images, ids: Ids, restart: int) -> Images:
@@ -55,8 +57,18 @@ class Divergence(Iterative):
 
     def _attack(self, model: Prepared, images: Images, labels: Labels | None, ids: Ids) -> Images:
         clean = averaged(model, images, self.draws)
-        ascent = Ascent(model, lambda _: _Away(clean, divergence), self.draws)
+        ascent = Ascent(model, lambda _: _Away(clean, _divergence), self.draws)
         return self._climb(ascent, images, ids)
+
+    def _step(self, current: Images, gradient: Images, images: Images) -> Images:
+        none = (gradient == 0).all(dim=(1, 2, 3), keepdim=True)
+        return super()._step(current, torch.where(none, current - images, gradient), images)
+
+
+def _divergence(clean: Logits, logits: Logits) -> PerImage:
+    """KL(f(x) ‖ f(x′)), without a gradient where all logits are the clean ones to rounding."""
+    same = ((logits - clean).abs() <= rounding(clean)[:, None]) | (logits == clean)
+    return torch.where(same.all(dim=1), 0.0, divergence(clean, logits))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from advlens.arrays import Ids, Images, Labels, Logits, PerImage
 from advlens.attacks.base import positive
 from advlens.errors import NumericError, SettingsError
-from advlens.losses import cross_entropy
+from advlens.losses import cross_entropy, log_odds, rounding
 from advlens.prepared import (
     Prepared,
     check_classes,
@@ -35,7 +35,8 @@ class Attribution:
         values: the attribution of each input value, in units of F, N×3×H×W.
         targets: the class explained.
         gap: completeness gap |Σ values − ΔF| / |ΔF|, where ΔF is F(image) less the mean F of the
-            baselines; 0 for an exact attribution. Large also where ΔF is next to nothing.
+            baselines; 0 where the two agree within the rounding of F. Large also where ΔF is next
+            to nothing.
         error: standard error of Σ values, in units of F, over random baselines or samples.
         points: gradients taken for each image; each is a forward and a backward pass.
     """
@@ -103,10 +104,22 @@ def score(logits: Logits, classes: Labels, target: Target) -> PerImage:
     return (-cross_entropy(logits, classes)).exp()
 
 
+def uncertainty(logits: Logits, classes: Labels, target: Target) -> PerImage:
+    """How far F may be from itself in another batch: for a probability 2 F (1 − F) max |dz|.
+
+    And by the last digits of float64, which F near 1 is rounded to.
+    """
+    away = rounding(logits).double()
+    if target == "logit":
+        return away
+    odds = log_odds(logits.double(), classes)
+    return 2 * odds.sigmoid() * (-odds).sigmoid() * away + torch.finfo(torch.float64).eps
+
+
 def slope(
     model: Prepared, points: Images, choose: Callable[[Logits], Labels], target: Target
-) -> tuple[Labels, PerImage, Images]:
-    """The classes chosen from the logits, F in float64, and its gradient.
+) -> tuple[Labels, Logits, Images]:
+    """The classes chosen from the logits, the logits, and the gradient of F.
 
     One forward pass and one backward pass to the points.
     """
@@ -115,7 +128,7 @@ def slope(
         logits = model(points)
         classes = choose(logits.detach())
         (gradient,) = torch.autograd.grad(score(logits, classes, target).sum(), points)
-    return classes, score(logits.detach().double(), classes, target), gradient
+    return classes, logits.detach(), gradient
 
 
 def predicted(
@@ -133,9 +146,10 @@ def within(labels: Labels | None, logits: Logits) -> Labels:
     return logits.argmax(dim=1) if labels is None else check_classes(labels, logits.shape[1])
 
 
-def completeness(total: PerImage, difference: PerImage) -> PerImage:
-    """The gap |Σ values − ΔF| / |ΔF|; 0 where both are 0."""
-    return (total - difference).abs() / difference.abs().clamp_min(1e-300)
+def completeness(total: PerImage, difference: PerImage, uncertainty: PerImage) -> PerImage:
+    """The gap |Σ values − ΔF| / |ΔF|; 0 where Σ values and ΔF agree within the rounding of F."""
+    away, size = (total - difference).abs(), difference.abs().maximum(uncertainty)
+    return torch.where(away > uncertainty, away / size, 0.0)
 
 
 def variance(values: Float[Tensor, "n k"]) -> PerImage:

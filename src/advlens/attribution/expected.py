@@ -18,6 +18,7 @@ from advlens.attribution.base import (
     completeness,
     predicted,
     score,
+    uncertainty,
     variance,
 )
 from advlens.attribution.path import Numbers, Places, walk
@@ -109,7 +110,8 @@ class ExpectedGradients:
                 samples=self.samples, place=place, batch_size=self.batch_size,
             )  # fmt: skip
             check_finite("ExpectedGradients", sums.scores, sums.each)
-            gap = completeness(sums.each.sum(dim=1), heights - floors.mean(dim=1))
+            known = uncertainty(logits, classes, self.target)
+            gap = completeness(sums.each.sum(dim=1), heights - floors.mean(dim=1), known)
             error = self._error(self.samples * sums.each, floors, chosen.to(floors.device))
             return Attribution(
                 sums.values, classes, gap, error, torch.full_like(classes, self.samples)

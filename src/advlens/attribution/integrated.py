@@ -17,7 +17,9 @@ from advlens.attribution.base import (
     check_settings,
     chunks,
     completeness,
+    score,
     slope,
+    uncertainty,
     variance,
     within,
 )
@@ -132,7 +134,8 @@ class IntegratedGradients:
     def _results(self, sums: "_Sums", steps: Tensor) -> tuple[Float[Tensor, "n draws"], PerImage]:
         """The sum of each baseline's attribution, and the completeness gap of their mean."""
         totals = sums.each * self._scale(steps)[:, None]
-        return totals, completeness(totals.mean(dim=1), sums.scores - sums.starts.mean(dim=1))
+        difference = sums.scores - sums.starts.mean(dim=1)
+        return totals, completeness(totals.mean(dim=1), difference, sums.uncertainty)
 
     def _ends(
         self, model: Prepared, images: Images, labels: Labels | None, starts: Starts, draws: int
@@ -142,15 +145,17 @@ class IntegratedGradients:
         sums = _Sums(
             classes=torch.zeros(count, dtype=torch.int64, device=images.device),
             scores=images.new_zeros(count, dtype=torch.float64),
+            uncertainty=images.new_zeros(count, dtype=torch.float64),
             values=torch.zeros_like(images),
             each=images.new_zeros(count, draws, dtype=torch.float64),
             starts=images.new_zeros(count, draws, dtype=torch.float64),
         )
         for part in chunks(count, self.batch_size):
             choose = partial(within, None if labels is None else labels[part])
-            sums.classes[part], sums.scores[part], gradient = slope(
-                model, images[part], choose, self.target
-            )
+            classes, logits, gradient = slope(model, images[part], choose, self.target)
+            sums.classes[part] = classes
+            sums.scores[part] = score(logits.double(), classes, self.target)
+            sums.uncertainty[part] = uncertainty(logits, classes, self.target)
             for draw in range(draws):
                 change = images[part] - starts(torch.arange(part.start, part.stop), draw)
                 share = change.mul_(gradient).mul_(0.5)
@@ -194,7 +199,7 @@ class _Sums:
     """What is known of each image so far.
 
     Attributes:
-        classes, scores: the class explained, and F of the image.
+        classes, scores, uncertainty: the class explained, F of the image, and how well F is known.
         values: Σ (x − x′) g over baselines and points, those at the ends half.
         each: that of each baseline, summed over the input values.
         starts: F of each baseline.
@@ -202,6 +207,7 @@ class _Sums:
 
     classes: Labels
     scores: PerImage
+    uncertainty: PerImage
     values: Images
     each: Float[Tensor, "n draws"]
     starts: Float[Tensor, "n draws"]

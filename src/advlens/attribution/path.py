@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from advlens.arrays import Images, Labels
-from advlens.attribution.base import Target, chunks, slope
+from advlens.attribution.base import Target, chunks, score, slope
 from advlens.prepared import Prepared
 
 Numbers = Int64[Tensor, " k"]
@@ -73,5 +73,6 @@ def _shares(
     """w (x − x′) ∂F, and F, at one point of each path."""
     change = images - starts
     points = torch.addcmul(starts, alpha.to(images).view(-1, 1, 1, 1), change)
-    _, scores, gradient = slope(model, points, lambda _: classes, target)
-    return change.mul_(gradient).mul_(weights.to(images).view(-1, 1, 1, 1)), scores
+    _, logits, gradient = slope(model, points, lambda _: classes, target)
+    share = change.mul_(gradient).mul_(weights.to(images).view(-1, 1, 1, 1))
+    return share, score(logits.double(), classes, target)

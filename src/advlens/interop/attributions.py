@@ -18,6 +18,7 @@ from advlens.attribution.base import (
     completeness,
     predicted,
     score,
+    uncertainty,
 )
 from advlens.attribution.baselines import Baseline, blurred, noise
 from advlens.config.spec import MethodSpec, parse_method
@@ -111,6 +112,7 @@ class CaptumAttribution:
             classes, logits = predicted(prepared, images, labels, self.batch_size)
             scored = _Score(_separated(prepared), self.target)
             heights = score(logits.double(), classes, self.target)
+            known = uncertainty(logits, classes, self.target)
             values, points = torch.zeros_like(images), torch.zeros_like(classes)
             gap = torch.full_like(heights, torch.nan)
             for row, number in enumerate(number_images(images, ids)):
@@ -127,7 +129,7 @@ class CaptumAttribution:
                 if complete and "baselines" in given:
                     floor = score(prepared(starts).double(), own.expand(len(starts)), self.target)
                     total = values[row].sum(dtype=torch.float64)
-                    gap[row] = completeness(total, heights[row] - floor.mean())
+                    gap[row] = completeness(total, heights[row] - floor.mean(), known[row])
             check_finite(self.name, values)
             return Attribution(values, classes, gap, torch.full_like(gap, torch.nan), points)
 
