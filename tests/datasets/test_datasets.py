@@ -91,7 +91,7 @@ LABELS = st.lists(st.integers(0, 4), min_size=1, max_size=60)
 
 @given(LABELS, st.data(), st.integers(0, 2**32))
 def test_subset_is_balanced(labels: list[int], draw: st.DataObject, seed: int) -> None:
-    data = make(labels, "abcde")
+    data = make(labels, list("abcde"))
     count = draw.draw(st.integers(1, len(labels)))
     subset = data.subset(count, seed)
     assert isinstance(subset, View)

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,13 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from advlens.arrays import Ids, Images, Labels
+from advlens.datasets.forms import (
+    check_labels,
+    check_names,
+    check_pixels,
+    check_shape,
+    check_stream,
+)
 from advlens.errors import DataError, SettingsError
 
 Stream = Generator[UInt8[Tensor, "n 3 h w"], None, None]
@@ -50,7 +58,19 @@ class Batch:
 
 
 class ImageData(ABC):
-    """A labeled image set. Image ids are 0 .. len - 1, in an order that each kind documents."""
+    """A labeled image set. Image ids are 0 .. len - 1, in an order that each kind documents.
+
+    Args:
+        name: of the set, for tables and errors.
+        classes: their names.
+        synsets: the WordNet ids of the classes, where they are known.
+        labels: class index of each image, int64, on the CPU.
+        image_shape: channels (3), height and width of every image.
+
+    Raises:
+        DataError: labels that are not one class for each image, or classes that cannot be told
+            apart.
+    """
 
     def __init__(
         self,
@@ -62,12 +82,11 @@ class ImageData(ABC):
         image_shape: tuple[int, int, int],
     ) -> None:
         self.name = name
-        self.classes = tuple(classes)
-        self.synsets = None if synsets is None else tuple(synsets)
-        """WordNet ids of the classes, such as n02123045, where they are known."""
-        self.labels = labels
+        self.classes, self.synsets = check_names(name, classes, synsets)
+        """The names of the classes; their WordNet ids, such as n02123045, where they are known."""
+        self.labels = check_labels(name, labels, len(self.classes))
         """Class index of each image, on the CPU."""
-        self.image_shape = image_shape
+        self.image_shape = check_shape(name, image_shape)
         """Channels (3), height and width."""
 
     def __len__(self) -> int:
@@ -78,7 +97,10 @@ class ImageData(ABC):
 
     @abstractmethod
     def stream(self, batches: Sequence[Sequence[int]]) -> Stream:
-        """The images of each list of ids, list after list; `images` and `batches` check ids."""
+        """The images of each list of ids, list after list; `images` and `batches` check ids.
+
+        Whoever looks at them asks `read`, which checks what this yields.
+        """
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -93,8 +115,16 @@ class ImageData(ABC):
         ids = self._checked(ids)
         if not ids:
             return torch.empty((0, *self.image_shape), dtype=torch.uint8)
-        (images,) = self.stream([ids])
+        (images,) = self.read([ids])
         return images
+
+    def read(self, batches: Sequence[Sequence[int]]) -> Stream:
+        """What `stream` yields, each batch checked for its form, which costs nothing.
+
+        Raises:
+            DataError: an image cannot be read, or a batch is not uint8 n×3×H×W for its n ids.
+        """
+        return check_stream(self.name, self.stream(batches), batches, self.image_shape)
 
     def batches(
         self,
@@ -114,25 +144,36 @@ class ImageData(ABC):
         Raises:
             DataError: an image cannot be read, or the set has no such id.
         """
-        if batch_size < 1:
-            raise SettingsError(f"cannot make batches of {batch_size} images; ask for 1 or more")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise SettingsError(
+                f"cannot make batches of {batch_size} images; ask for a whole number, 1 or more"
+            )
         ids = self._checked(range(len(self)) if ids is None else ids)
         batches = [ids[start : start + batch_size] for start in range(0, len(ids), batch_size)]
         return self._batches(batches, torch.device(device))
 
     def _batches(self, batches: Sequence[Sequence[int]], device: torch.device) -> Iterator[Batch]:
         white = torch.tensor(255.0, device=device)  # a GPU would multiply by a number's inverse
-        with contextlib.closing(self.stream(batches)) as stream:
+        with contextlib.closing(self.read(batches)) as stream:
             for ids, images in zip(map(torch.tensor, batches), stream, strict=True):
                 pixels = images.to(device).float().div_(white)
                 yield Batch(ids=ids, images=pixels, labels=self.labels[ids].to(device))
 
     def _checked(self, ids: Sequence[int]) -> list[int]:
-        ids = [int(i) for i in ids]
-        for i in ids:
+        listed = ids.tolist() if isinstance(ids, Tensor | np.ndarray) else ids
+        try:
+            if any(isinstance(i, bool) for i in listed):
+                raise TypeError  # a mask
+            numbers = [operator.index(i) for i in listed]
+        except TypeError as error:
+            raise DataError(
+                f"the ids of images of {self.name} must be a list of whole numbers, 0 to "
+                f"{len(self) - 1}, not {str(ids)[:60]}"
+            ) from error
+        for i in numbers:
             if not 0 <= i < len(self):
                 raise DataError(f"{self.name} has no image {i}; its ids are 0 to {len(self) - 1}")
-        return ids
+        return numbers
 
     def subset(self, count: int, seed: int) -> "View":
         """A random subset in which no class has two images more than another that has some left.
@@ -143,7 +184,7 @@ class ImageData(ABC):
         Raises:
             SettingsError: the set does not have so many images.
         """
-        if not 1 <= count <= len(self):
+        if not isinstance(count, int) or not 1 <= count <= len(self):
             raise SettingsError(
                 f"cannot choose {count} images of {self.name}; ask for 1 to {len(self)}"
             )
@@ -160,7 +201,7 @@ class ImageData(ABC):
 
     def part(self, ids: Sequence[int]) -> "View":
         """The images of some ids, numbered anew from 0; `positions` holds their ids in this set."""
-        positions = torch.tensor(ids, dtype=torch.int64)
+        positions = torch.tensor(self._checked(ids), dtype=torch.int64)
         return View(self, positions=positions, labels=self.labels[positions])
 
     def damaged(
@@ -231,13 +272,14 @@ class View(ImageData):
         classes: Sequence[str] | None = None,
         synsets: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(
-            name=data.name,
-            classes=data.classes if classes is None else classes,
-            synsets=data.synsets if classes is None else synsets,
-            labels=labels,
-            image_shape=data.image_shape,
-        )
+        # not checked again: a model may have two classes of one name, a view no image
+        self.name = data.name
+        self.classes = data.classes if classes is None else tuple(classes)
+        self.synsets = data.synsets
+        if classes is not None:
+            self.synsets = None if synsets is None else tuple(synsets)
+        self.labels = labels
+        self.image_shape = data.image_shape
         self.data = data
         self.positions = positions
         """Id of each image in the set it comes from."""
@@ -260,7 +302,15 @@ class View(ImageData):
 
 
 class ArrayData(ImageData):
-    """Images that lie in memory, in the order of the array."""
+    """Images that lie in memory, in the order of the array.
+
+    Args:
+        pixels: uint8, N×3×H×W, RGB from 0 to 255, on the CPU.
+        name, classes, synsets, labels: as in `ImageData`; a label for each image.
+
+    Raises:
+        DataError: pixels, labels or classes of another form; the message says how to convert them.
+    """
 
     def __init__(
         self,
@@ -271,6 +321,7 @@ class ArrayData(ImageData):
         synsets: Sequence[str] | None,
         labels: Labels,
     ) -> None:
+        self.pixels = check_pixels(name, pixels)
         _, channels, height, width = pixels.shape
         super().__init__(
             name=name,
@@ -279,7 +330,10 @@ class ArrayData(ImageData):
             labels=labels,
             image_shape=(channels, height, width),
         )
-        self.pixels = pixels
+        if len(labels) != len(pixels):
+            raise DataError(
+                f"{name} has {len(labels)} labels for {len(pixels)} images; give one for each"
+            )
 
     def stream(self, batches: Sequence[Sequence[int]]) -> Stream:
         return (self.pixels[list(ids)] for ids in batches)

@@ -35,7 +35,7 @@ class TrainingImages:
         pixels = torch.empty(shape, dtype=torch.uint8, device=self.device)
         chunks = [range(len(self.data))[i : i + CHUNK] for i in range(0, len(self.data), CHUNK)]
         with contextlib.ExitStack() as stack:
-            stream = stack.enter_context(contextlib.closing(self.data.stream(chunks)))
+            stream = stack.enter_context(contextlib.closing(self.data.read(chunks)))
             progress = stack.enter_context(Progress("reading", len(self.data))) if shown else None
             for ids, images in zip(chunks, stream, strict=True):
                 pixels[ids.start : ids.stop] = images
@@ -49,7 +49,7 @@ class TrainingImages:
             for ids in batches:
                 yield self._pixels[ids.to(self.device)]
             return
-        with contextlib.closing(self.data.stream([ids.tolist() for ids in batches])) as stream:
+        with contextlib.closing(self.data.read([ids.tolist() for ids in batches])) as stream:
             for images in stream:
                 yield images.to(self.device, non_blocking=True)
 

@@ -97,7 +97,7 @@ class BrodenData(ImageData):
     def part(self, ids: Sequence[int]) -> "BrodenData":  # type: ignore[override]  # as a View
         part = copy.copy(self)
         vars(part).pop("_fingerprint", None)  # that of the whole
-        part.positions = torch.tensor(ids, dtype=torch.int64)
+        part.positions = torch.tensor(self._checked(ids), dtype=torch.int64)
         part.labels = self.labels[part.positions]
         part.rows = [self.rows[i] for i in ids]
         return part
