@@ -328,3 +328,39 @@ def test_a_model_without_gradients_fails_a_check(tmp_path: Path) -> None:
     }
     assert checks["masked"]["found"] == "12 of 12 images without a gradient"
     assert (checks["tiny"]["passed"], checks["masked"]["passed"]) == ("true", "false")
+
+
+def test_one_model_or_a_list_of_them(tmp_path: Path, no_report: None) -> None:
+    settings = AuditSettings(stages=("accuracy",), fgsm=(), steps=1, device="cpu")
+    data = images(20)
+    audit(classifier(), data, tmp_path / "one", settings=settings)
+    audit([classifier()], data, tmp_path / "list", settings=settings)
+    audit(
+        "cifar10-l2", "sample", tmp_path / "text", settings=dataclasses.replace(settings, images=2)
+    )
+    assert results(tmp_path / "one") == results(tmp_path / "list")
+    assert {row["model"] for row in rows(tmp_path / "text" / "results" / "accuracy.csv")} == {
+        "cifar10-l2"
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"models": 3}, "models must be .* or a list of them, not int"),
+        ({"models": None}, "models must be .*not NoneType"),
+        ({"models": ["cifar10-l2", 3]}, "each model must be .*not int"),
+        ({"models": []}, "at least one model"),
+        ({"data": torch.zeros(2, 3, 32, 32)}, "data must be .*ArrayData.*not Tensor"),
+        ({"data": Path("photos")}, "data must be .*folder:DIR"),
+        ({"settings": {"steps": 3}}, r"settings must be advlens.\w+Settings\(…\), not dict"),
+    ],
+)
+def test_arguments_of_another_type_are_refused(
+    given: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    for call in (audit, audit_module.dissect):
+        asked: dict[str, Any] = {"models": "cifar10-l2", "data": "sample"} | given
+        with pytest.raises(SettingsError, match=reason):
+            call(**asked, out=tmp_path / "run")
+        assert not (tmp_path / "run").exists()

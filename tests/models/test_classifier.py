@@ -1,5 +1,6 @@
 """models.classifier: the range check and the normalization."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -97,3 +98,11 @@ def test_classes_without_names_have_the_words_of_their_synsets() -> None:
     assert Classifier(network, name="x").classes is None
     with pytest.raises(DataError, match="n99999999"):
         Classifier(network, name="x", synsets=("n99999999", "n02084071"))
+
+
+@pytest.mark.parametrize(
+    "images", [np.zeros((1, 3, 4, 4)), [torch.zeros(3, 4, 4)], None, "cat.png"]
+)
+def test_images_that_are_no_tensor_are_refused(images):
+    with pytest.raises(DataError, match=f"not {type(images).__name__}; convert an array with"):
+        check_images(images)

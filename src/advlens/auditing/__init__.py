@@ -23,16 +23,19 @@ from advlens.stages.training import section as training_section
 
 __all__ = ["audit", "dissect", "radius"]
 
+Models = str | nn.Module | Sequence[str | nn.Module]
+
 
 def audit(
-    models: Sequence[str | nn.Module], data: str | ImageData, out: str | Path,
+    models: Models, data: str | ImageData, out: str | Path,
     *, settings: AuditSettings = AuditSettings(), command: str | None = None,  # noqa: B008 (frozen)
     processes: Processes = Processes(),  # noqa: B008
 ) -> Path:  # fmt: skip
     """Audit classifiers on a labeled image set, continuing what `out` holds.
 
     Args:
-        models: specifications (see `load_model`) or modules from pixels in [0, 1] to logits.
+        models: specifications (see `load_model`) or modules from pixels in [0, 1] to logits; one,
+            or a list of them.
         data: a specification (see `load_data`) or a data set.
         out: the run folder.
         settings: what is measured.
@@ -45,13 +48,13 @@ def audit(
     Raises:
         AdvlensError: one of its family, see `advlens.errors`; finished stages stay.
     """
+    models = _listed(models)
+    _checked(data, settings, AuditSettings)
     out = Path(out)
     device = local_device(settings.device)
     with locked(out) if processes.first else contextlib.nullcontext():
         check = Check(out, settings.skip_damaged, processes, device)
-        subjects = [
-            labeled_subject(model, data, settings, device, check) for model in _named_models(models)
-        ]
+        subjects = [labeled_subject(model, data, settings, device, check) for model in models]
         stages = [audit_stages(subject, settings) for subject in subjects]
         epsilon = radius(settings, subjects[0].data.image_shape[1])
         chosen = {"epsilon": epsilon, "neuron_epsilon": settings.neuron_epsilon or 2 * epsilon}
@@ -60,7 +63,7 @@ def audit(
 
 
 def dissect(
-    models: Sequence[str | nn.Module], data: str | BrodenData, out: str | Path,
+    models: Models, data: str | BrodenData, out: str | Path,
     *, settings: DissectSettings = DissectSettings(), command: str | None = None,  # noqa: B008
     processes: Processes = Processes(),  # noqa: B008 (frozen)
 ) -> Path:  # fmt: skip
@@ -68,7 +71,7 @@ def dissect(
 
     Args:
         models: specifications (see `load_model`) or modules from pixels in [0, 1] to logits, or to
-            maps: then there is no attack.
+            maps: then there is no attack; one, or a list of them.
         data: a specification such as broden:DIR, or a data set in the Broden layout.
         out: the run folder.
         settings: how they are dissected.
@@ -81,11 +84,13 @@ def dissect(
     Raises:
         AdvlensError: one of its family, see `advlens.errors`; finished models stay.
     """
+    models = _listed(models)
+    _checked(data, settings, DissectSettings)
     out = Path(out)
     device = local_device(settings.device)
     with locked(out) if processes.first else contextlib.nullcontext():
         check = Check(out, settings.skip_damaged, processes, device)
-        subjects = [opened(model, settings, device) for model in _named_models(models)]
+        subjects = [opened(model, settings, device) for model in models]
         known: dict[Transform, BrodenData] = {}  # models of one size share what is opened
         for subject in subjects:
             if subject.transform not in known:
@@ -100,10 +105,35 @@ def dissect(
         return _walk(out, subjects, stages, settings, {"epsilon": epsilon}, line, processes)
 
 
-def _named_models(models: Sequence[str | nn.Module]) -> Sequence[str | nn.Module]:
-    if not models:
+def _listed(models: Models) -> Sequence[str | nn.Module]:
+    if isinstance(models, str | nn.Module) and not isinstance(models, nn.ModuleList):
+        return [models]
+    if not isinstance(models, Sequence | nn.ModuleList):
+        raise SettingsError(
+            f"models must be a specification such as cifar10-l2, a torch.nn.Module, or a list of "
+            f"them, not {type(models).__name__}"
+        )
+    if not len(models):
         raise SettingsError("an audit needs at least one model; name it with --model")
-    return models
+    for model in models:
+        if not isinstance(model, str | nn.Module):
+            raise SettingsError(
+                f"each model must be a specification such as cifar10-l2 or a torch.nn.Module, not "
+                f"{type(model).__name__}"
+            )
+    return [*models]
+
+
+def _checked(data: object, settings: object, kind: type[Settings]) -> None:
+    if not isinstance(data, str | ImageData):
+        raise SettingsError(
+            "data must be a specification such as sample or folder:DIR, or a data set "
+            f"(advlens.datasets.ArrayData makes one of arrays), not {type(data).__name__}"
+        )
+    if not isinstance(settings, kind):
+        raise SettingsError(
+            f"settings must be advlens.{kind.__name__}(…), not {type(settings).__name__}"
+        )
 
 
 def _walk(

@@ -24,8 +24,8 @@ def check_images(images: Images) -> Images:
     """
     if not isinstance(images, Tensor):
         raise DataError(
-            f"images must be a float tensor N×3×H×W, not a {type(images).__name__}; convert with "
-            "torch.as_tensor(images)"
+            f"images must be a float tensor N×3×H×W, not {type(images).__name__}; convert an array "
+            "with torch.from_numpy(images), a list with torch.stack(images)"
         )
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
         raise DataError(
