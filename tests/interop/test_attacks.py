@@ -208,3 +208,42 @@ def test_every_attack_of_torchattacks_says_its_norm():
     kinds = {name: getattr(torchattacks, name) for name in torchattacks.__all__}
     silent = {n for n, kind in kinds.items() if "Distance Measure" not in (kind.__doc__ or "")}
     assert silent == {"VANILA", "GN", "MultiAttack", "LGV"}
+
+
+class Dark(torch.nn.Module):
+    """Class 1 of images without a bright pixel, class 0 of all others."""
+
+    def forward(self, x):
+        dark = (x.flatten(1).amax(dim=1) < 0.9).float()
+        return torch.stack([0.5 - dark, dark - 0.5], dim=1)
+
+
+@pytest.mark.parametrize("name", ["BoundaryAttack", "HopSkipJumpAttack"])
+def test_images_without_a_start_are_not_attacked_and_counted(name, pixels):
+    """No random image is dark, so a bright one has no start; a dark one has."""
+    images = pixels[:6].clone()
+    images[::2] *= 0.5  # dark
+    labels = torch.tensor([1, 0, 1, 0, 1, 0])
+    attack, ids = make_attack(f"foolbox:{name}(epsilon=5, steps=2)"), torch.arange(10, 16)
+    changed = attack(Dark(), images, labels, ids=ids)
+    assert attack.unattacked == [11, 13, 15]
+    assert torch.equal(changed[1::2], images[1::2])
+    assert (changed[::2] != images[::2]).any()
+    logits = attack.outcomes(Dark(), images, labels, ids=ids)
+    assert (logits.argmax(dim=1) == labels)[1::2].all()
+    nobody = make_attack(f"foolbox:{name}(epsilon=5, steps=2)")
+    assert torch.equal(nobody(Dark(), images[1::2], labels[1::2]), images[1::2])
+    assert len(nobody.unattacked) == 3
+
+
+@pytest.mark.parametrize("name", ["BoundaryAttack", "HopSkipJumpAttack"])
+def test_where_all_images_have_a_start_foolboxs_own_call_gives_the_same(
+    name, smooth, pixels, labels
+):
+    found = make_attack(f"foolbox:{name}(epsilon=50, steps=2)", seed=2)(smooth, pixels, labels)
+    with torch.random.fork_rng():
+        torch.manual_seed(derived(2, *range(24)))
+        bounded = foolbox.PyTorchModel(prepare(smooth), bounds=(0, 1), device="cpu")
+        kind = getattr(foolbox.attacks, name)
+        _, wanted, _ = kind(steps=2)(bounded, pixels, labels, epsilons=50)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)

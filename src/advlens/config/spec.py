@@ -10,6 +10,8 @@ from advlens.config.numbers import parse_number
 from advlens.errors import SettingsError
 
 LONGEST = 1000
+DOTTED = re.compile(r"""'[^']*'|"[^"]*"|(?<![\w.])([A-Za-z_]\w*(?:\.\w+)+)""")
+"""Texts in quotation marks; or, as a group, words with dots, which Python reads otherwise."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,9 @@ class MethodSpec:
 def parse_method(text: str) -> MethodSpec:
     """Read `library:Name(setting=value, …)`; the library and the parentheses may be left out.
 
-    A value is a number (a fraction such as 8/255 as well), a text with quotation marks or, of one
-    word, without them, True, False, None, or a tuple of such values. Nothing is ever evaluated.
+    A value is a number (a fraction such as 8/255 as well), a text with quotation marks or, where it
+    is one word or a layer's name such as stages.0, without them, True, False, None, or a tuple of
+    such values. Nothing is ever evaluated.
 
     Raises:
         SettingsError: it is not written so.
@@ -47,6 +50,7 @@ def parse_method(text: str) -> MethodSpec:
     if found is None or len(text) > LONGEST:
         raise _refused(text, "it is not of the form library:Name(setting=value, …)")
     library, name, settings = found.groups(default="")
+    settings = DOTTED.sub(lambda word: repr(word[1]) if word[1] else word[0], settings)
     try:
         call = ast.parse(f"_{settings or '()'}", mode="eval").body
         if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):

@@ -3,7 +3,7 @@
 import inspect
 import math
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -22,6 +22,18 @@ from advlens.threat import L2, Linf
 
 ORDERS = {"L0": 0.0, "L1": 1.0, "L2": 2.0, "Linf": math.inf}
 BALL = ("epsilon", "norm")
+SEARCHED = {
+    "BoundaryAttack": 50, "HopSkipJumpAttack": 50, "L0BrendelBethgeAttack": 1000,
+    "L1BrendelBethgeAttack": 1000, "L2BrendelBethgeAttack": 1000,
+    "LinfinityBrendelBethgeAttack": 1000,
+}  # fmt: skip
+"""foolbox's attacks that start at an adversarial image → steps of its search for one."""
+UNFIT = {
+    "foolbox:BinarizationRefinementAttack": "refines images that another attack has made",
+    "foolbox:DatasetAttack": "needs images of its own",
+    "torchattacks:LGV": "trains models of its own",
+    "torchattacks:MultiAttack": "wraps other attacks; name those one by one",
+}
 OWN = ("Bim", "Fgsm", "GaussianNoise", "LeastLikely", "Pgd")
 
 
@@ -65,7 +77,10 @@ class ForeignAttack(Attack):
         name: library and class, with the settings that are neither ball nor steps.
         threat: the ball.
         steps: as the attack's settings say; 1 where they do not.
+        kind: its class.
         settings: of the attack itself.
+        unattacked: ids of the images so far that it found nothing to start from for; they stay as
+            they were.
     """
 
     name: str
@@ -73,12 +88,13 @@ class ForeignAttack(Attack):
     steps: int
     kind: Any
     settings: dict[str, Any]
+    unattacked: list[int] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def _attack(self, model: Prepared, images: Images, labels: Labels | None, ids: Ids) -> Images:
         seed = derived(self.seed, *ids.tolist())
         labels = needed(labels, model(images[:1]))  # theirs fail on others, a GPU for good
         with guest(self.name, model, seed) as host:
-            changed, bounded = self._changed(host, images.clone(), labels.clone(), seed)
+            changed, bounded = self._changed(host, images.clone(), labels.clone(), ids, seed)
             changed = changed.detach().to(images)
             if changed.shape != images.shape or not bool(changed.isfinite().all()):
                 raise ModelError(f"{self.name} returns no images like those it was given")
@@ -93,7 +109,7 @@ class ForeignAttack(Attack):
         return torch.where(inside.view(-1, 1, 1, 1), changed.clamp(0, 1), images)
 
     def _changed(
-        self, model: nn.Module, images: Images, labels: Labels, seed: int
+        self, model: nn.Module, images: Images, labels: Labels, ids: Ids, seed: int
     ) -> tuple[Images, bool]:
         """The attack's images, and whether it was told the radius."""
         raise NotImplementedError
@@ -104,13 +120,28 @@ class FoolboxAttack(ForeignAttack):
     """An attack of foolbox, which clips all results but those in L0 to the ball itself."""
 
     def _changed(
-        self, model: nn.Module, images: Images, labels: Labels, seed: int
+        self, model: nn.Module, images: Images, labels: Labels, ids: Ids, seed: int
     ) -> tuple[Images, bool]:
-        bounds = library("foolbox").PyTorchModel(model, bounds=(0, 1), device=images.device)
+        foolbox = library("foolbox")
+        bounds = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device)
         bounded = self.threat.norm != "L0"
         epsilon = self.threat.epsilon if bounded else None
-        _, clipped, _ = self.kind(**self.settings)(bounds, images, labels, epsilons=epsilon)
-        return clipped, bounded
+        attack = self.kind(**self.settings)
+        if self.kind.__name__ not in SEARCHED or self.settings.get("init_attack") is not None:
+            _, clipped, _ = attack(bounds, images, labels, epsilons=epsilon)
+            return clipped, bounded
+        # foolbox's own search; one image that it fails on would end the attack for all
+        search = foolbox.attacks.LinearSearchBlendedUniformNoiseAttack
+        starts = search(steps=SEARCHED[self.kind.__name__]).run(bounds, images, labels)
+        ready = bounds(starts).argmax(dim=1) != labels
+        self.unattacked.extend(ids.to(ready.device)[~ready].tolist())
+        if bool(ready.any()):
+            _, clipped, _ = attack(
+                bounds, images[ready], labels[ready], epsilons=epsilon,
+                starting_points=starts[ready],
+            )  # fmt: skip
+            images[ready] = clipped.detach()
+        return images, bounded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +149,7 @@ class TorchattacksAttack(ForeignAttack):
     """An attack of torchattacks; those that minimize the change take no radius."""
 
     def _changed(
-        self, model: nn.Module, images: Images, labels: Labels, seed: int
+        self, model: nn.Module, images: Images, labels: Labels, ids: Ids, seed: int
     ) -> tuple[Images, bool]:
         known = inspect.signature(self.kind).parameters
         seeded = {"seed": seed % 2**32} if "seed" in known else {}  # theirs may be the clock's
@@ -143,6 +174,8 @@ def make_attack(text: str, *, seed: int = 0) -> Attack:
             f"{text!r}: there is no library {spec.library!r} of attacks; use foolbox:NAME, "
             f"torchattacks:NAME or one of {', '.join(OWN)}"
         )
+    if str(spec) in UNFIT:
+        raise SettingsError(f"{spec} cannot be measured: it {UNFIT[str(spec)]}")
     if "epsilon" not in spec.settings:
         raise SettingsError(
             f"{text!r} has no radius; give it in pixel units, as in {spec}(epsilon=8/255)"
@@ -174,6 +207,11 @@ def _own(spec: MethodSpec, seed: int) -> Attack:
 def _foolbox(spec: MethodSpec, seed: int) -> Attack:
     foolbox = library("foolbox")
     kind = found(spec, foolbox.attacks, foolbox.attacks.base.Attack)
+    if inspect.isabstract(kind):
+        raise SettingsError(f"{spec} is what attacks of foolbox are made from; name one of them")
+    wanted = inspect.signature(kind.run).parameters["criterion"].annotation
+    if wanted is foolbox.criteria.TargetedMisclassification:
+        raise SettingsError(f"{spec} works towards a target class, which an audit does not have")
     settings = spec.without(*BALL)
     if "distance" in inspect.signature(kind).parameters and "norm" in spec.settings:
         norm = str(spec.settings["norm"])
@@ -183,10 +221,10 @@ def _foolbox(spec: MethodSpec, seed: int) -> Attack:
         made = kind(**settings)
         norm = f"L{made.distance.p:g}"
     except (TypeError, ValueError, AttributeError, AssertionError) as error:
-        raise SettingsError(
-            f"{spec} cannot be made: {error}; an attack without a distance of its own needs "
-            "norm=L2 or the like"
-        ) from error
+        hint = "an attack without a distance of its own needs norm=L2 or the like"
+        if not hasattr(kind, "distance"):
+            hint = "its changes have no distance, so no ball bounds them"
+        raise SettingsError(f"{spec} cannot be made: {error}; {hint}") from error
     return _made(FoolboxAttack, spec, seed, kind, [norm], settings, getattr(made, "steps", 1))
 
 
@@ -194,9 +232,8 @@ def _torchattacks(spec: MethodSpec, seed: int) -> Attack:
     torchattacks = library("torchattacks")
     kind = found(spec, torchattacks, torchattacks.attack.Attack)
     known = inspect.signature(kind).parameters
-    if "model" not in known or "eps" in spec.settings:
-        reason = "give epsilon, not eps" if "model" in known else "it wraps other attacks"
-        raise SettingsError(f"{spec} cannot be made: {reason}")
+    if "eps" in spec.settings:
+        raise SettingsError(f"{spec} cannot be made: give epsilon, not eps")
     # the class says in its description which norms it is for, and nowhere else
     said = re.search(r"Distance Measure\s*:(.*)", inspect.getdoc(kind) or "")
     norms = re.findall(r"L\w+", said[1]) if said else list(ORDERS)

@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -29,6 +30,16 @@ from advlens.prepared import Prepared, number_images, place_images, prepare
 from advlens.seeding import derived
 
 OURS = ("target", "baseline")
+UNFIT = {
+    "LayerAttribution": "explains a layer or a neuron, not the pixels of an image",
+    "NeuronAttribution": "explains a layer or a neuron, not the pixels of an image",
+    "FeaturePermutation": "compares the images of a batch; use captum:FeatureAblation",
+    "DataLoaderAttribution": "wraps another attribution, to add it up over a set of images",
+    "LLMAttribution": "explains language models",
+    "RemoteLLMAttribution": "explains language models",
+    "LLMGradientAttribution": "explains language models",
+}
+"""Classes of captum that cannot explain an image, with all that are made from them."""
 LAYERS: dict[Any, type[nn.Module]] = {
     F.relu: nn.ReLU, F.relu_: nn.ReLU, torch.relu: nn.ReLU, torch.relu_: nn.ReLU,
     torch.sigmoid: nn.Sigmoid, torch.tanh: nn.Tanh, F.sigmoid: nn.Sigmoid, F.tanh: nn.Tanh,
@@ -152,6 +163,8 @@ class CaptumAttribution:
         if "attribution_method" in made:  # NoiseTunnel's
             made["attribution_method"] = made["attribution_method"](scored)
             return self.kind(**made)
+        if "layer" in made:  # GuidedGradCam's
+            made["layer"] = _layer(self.name, str(made["layer"]), scored)
         return self.kind(scored, **made)
 
     def _given(self, explainer: Any, starts: Images) -> dict[str, Any]:
@@ -188,18 +201,15 @@ def make_attribution(text: str, *, seed: int = 0, batch_size: int = 64) -> Captu
         raise SettingsError(f"{text!r}: there is no library {spec.library!r} of attributions; "
                             "use captum:NAME")  # fmt: skip
     captum = library("captum", "captum.attr")
-    kind = found(spec, captum, captum.Attribution)
-    if issubclass(kind, (captum.LayerAttribution, captum.NeuronAttribution)):
-        raise SettingsError(f"{spec} explains a layer or a neuron, not the pixels of an image")
-    if issubclass(kind, captum.FeaturePermutation):
-        raise SettingsError(f"{spec} compares the images of a batch; use captum:FeatureAblation")
+    kind = _fit(spec, captum)
     settings = spec.without(*OURS)
     known = inspect.signature(kind).parameters
     made = {key: value for key, value in settings.items() if key in known}
     asked = {key: value for key, value in settings.items() if key not in known}
     if "attribution_method" in made:
         inner = MethodSpec("captum", str(made["attribution_method"]), {})
-        made["attribution_method"] = found(inner, captum, captum.Attribution)
+        made["attribution_method"] = _fit(inner, captum)
+        check_arguments(inner, made["attribution_method"], None)
     check_arguments(spec, kind, *([] if "attribution_method" in known else [None]), **made)
     takes = inspect.signature(kind.attribute).parameters
     needs = {"baselines": None} if "baselines" in takes else {}
@@ -214,6 +224,17 @@ def make_attribution(text: str, *, seed: int = 0, batch_size: int = 64) -> Captu
     )  # fmt: skip
 
 
+def _fit(spec: MethodSpec, captum: ModuleType) -> Any:
+    """The class that a specification names, if it explains an image."""
+    kind = found(spec, captum, captum.Attribution)
+    for name, reason in UNFIT.items():
+        if issubclass(kind, getattr(captum, name, ())):  # an older captum lacks some
+            raise SettingsError(f"{spec} {reason}")
+    if not hasattr(kind, "attribute"):
+        raise SettingsError(f"{spec} is what attributions are made from; name one of those")
+    return kind
+
+
 class _Score(nn.Module):
     """Images and their classes → F of each, so that captum needs no target of its own."""
 
@@ -224,6 +245,18 @@ class _Score(nn.Module):
     def forward(self, images: Images, classes: Labels) -> PerImage:
         self.points += len(images)
         return score(self.model(images), classes, self.target)
+
+
+def _layer(name: str, layer: str, scored: nn.Module) -> nn.Module:
+    """A convolution by its name in tables; a block by its own: its last convolution."""
+    found = {
+        path: module for path, module in scored.named_modules() if isinstance(module, nn.Conv2d)
+    }
+    own = [path for path in found if f".{path}".endswith(f".{layer}")]
+    within = [path for path in found if f".{layer}." in f".{path}"]
+    if not own + within:
+        raise ModelError(f"{name}: the model has no convolution {layer!r}, nor one within it")
+    return found[min(own, key=len) if own else within[-1]]
 
 
 def _separated(model: Prepared) -> nn.Module:

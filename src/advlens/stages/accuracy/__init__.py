@@ -97,10 +97,14 @@ class _Counts(Work):
     def __init__(self, context: Context, attacks: dict[str, Attack | None], draws: int):
         self.context, self.attacks, self.draws = context, attacks, draws
         self.counts = {key: Accuracy(draws=draws) for key in attacks}
+        self.unattacked = dict.fromkeys(attacks, 0)
+        """Images that an attack of another library found nothing to start from for."""
 
     def update(self, view: View) -> None:
         for key, attack in self.attacks.items():
+            known = len(getattr(attack, "unattacked", ()))
             self._take(self.counts[key], attack, view)
+            self.unattacked[key] += len(getattr(attack, "unattacked", ())) - known
 
     def _take(self, accuracy: Accuracy, attack: Attack | None, view: View) -> None:
         accuracy.update_under(
@@ -109,20 +113,29 @@ class _Counts(Work):
 
     def state(self) -> dict[str, Tensor]:
         counted = [accuracy.counts() for accuracy in self.counts.values()]
-        return {f"{self.table}.counts": torch.tensor(counted)}
+        unattacked = torch.tensor([*self.unattacked.values()])
+        return {f"{self.table}.counts": torch.tensor(counted), f"{self.table}.left": unattacked}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         for accuracy, row in zip(
             self.counts.values(), state[f"{self.table}.counts"].tolist(), strict=True
         ):
             accuracy.restore(row)
+        left = state[f"{self.table}.left"].tolist()
+        self.unattacked = dict(zip(self.attacks, left, strict=True))
 
     def merge(self, other: Self) -> None:
         for key, accuracy in self.counts.items():
             accuracy.merge(other.counts[key])
+            self.unattacked[key] += other.unattacked[key]
 
     def compute(self) -> Tables:
-        return {self.table: [self._row(key) for key in self.attacks]}
+        left = [
+            {"model": self.context.name, **attack_columns(self.attacks[key]), "unattacked": count,
+             "n": self.counts[key].n}
+            for key, count in self.unattacked.items() if count
+        ]  # fmt: skip
+        return {self.table: [self._row(key) for key in self.attacks], "unattacked": left}
 
     def _row(self, key: str) -> Row:
         attack = self.attacks[key]

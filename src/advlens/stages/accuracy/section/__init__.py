@@ -36,6 +36,10 @@ ACCURACY = {
     "top1_spread": float | None,
     "settings": str,
 }
+UNATTACKED = {
+    "model": str, "attack": str, "norm": str, "epsilon": float, "steps": int, "unattacked": int,
+    "n": int,
+}  # fmt: skip
 CHECKS = {"model": str, "check": str, "expected": str, "found": str, "passed": bool}
 
 
@@ -47,6 +51,13 @@ def section(results: Results) -> Section | None:
     sweep = results.table("sweep", ACCURACY) or []
     checks = results.table("checks", CHECKS) or []
     blocks: list[Block] = [_accuracy_figure(results, rows), _accuracy_table(rows)]
+    blocks += [
+        NoteBlock(
+            text=f"{attack_name(row)} found no image to start from for {count(row['unattacked'])} "
+            f"of {count(row['n'])} images of {row['model']}: these count as not attacked."
+        )
+        for row in results.table("unattacked", UNATTACKED) or []
+    ]
     if any(row["epsilon"] > 0 for row in sweep):
         blocks += _sweep_blocks(results, sweep)
     if checks:
