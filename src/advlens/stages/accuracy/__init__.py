@@ -130,7 +130,7 @@ class _Counts(Work):
             self.unattacked[key] += other.unattacked[key]
 
     def compute(self) -> Tables:
-        left = [
+        left: list[Row] = [
             {"model": self.context.name, **attack_columns(self.attacks[key]), "unattacked": count,
              "n": self.counts[key].n}
             for key, count in self.unattacked.items() if count
