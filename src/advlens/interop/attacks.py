@@ -3,6 +3,7 @@
 import inspect
 import math
 import re
+import warnings
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -218,7 +219,9 @@ def _foolbox(spec: MethodSpec, seed: int) -> Attack:
         settings["distance"] = getattr(foolbox.distances, norm.lower(), None)
     check_arguments(spec, kind, **settings)
     try:
-        made = kind(**settings)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # theirs, such as that something is compiled
+            made = kind(**settings)
         norm = f"L{made.distance.p:g}"
     except (TypeError, ValueError, AttributeError, AssertionError) as error:
         hint = "an attack without a distance of its own needs norm=L2 or the like"

@@ -1,0 +1,114 @@
+"""Every class that foolbox, torchattacks and captum offer runs, or is refused in one sentence."""
+
+import inspect
+
+import pytest
+
+from advlens.errors import SettingsError
+from advlens.interop.attacks import make_attack
+from advlens.interop.attributions import make_attribution
+from advlens.interop.guests import library
+
+foolbox, torchattacks = library("foolbox"), library("torchattacks")
+captum = library("captum", "captum.attr")
+
+SMALL = {
+    "steps": 2, "iters": 2, "n_restarts": 1, "max_evals": 20, "popsize": 4, "n_queries": 4,
+    "max_iterations": 10, "binary_search_steps": 2, "num_classes": 5, "n_classes": 5,
+    "initial_num_evals": 5, "max_num_evals": 10, "max_iter": 2, "times": 2,
+}  # fmt: skip
+COMPILED = {
+    "L0BrendelBethgeAttack": "L0", "L1BrendelBethgeAttack": "L1", "L2BrendelBethgeAttack": "L2",
+    "LinfinityBrendelBethgeAttack": "Linf",
+}  # fmt: skip
+"""Attacks that take a minute to compile → their norms: they are made here, and not run."""
+NO_ATTACK = {
+    "Attack": "what attacks of foolbox are made from",
+    "GenAttack": "works towards a target class",
+    "DatasetAttack": "needs images of its own",
+    "BinarizationRefinementAttack": "refines images that another attack has made",
+    "PointwiseAttack": "cannot be made",
+    "SpatialAttack": "no distance, so no ball bounds them",
+    "LGV": "trains models of its own",
+    "MultiAttack": "wraps other attacks",
+}
+NO_ATTRIBUTION = {
+    "Attribution": "what attributions are made from",
+    "GradientAttribution": "what attributions are made from",
+    "PerturbationAttribution": "what attributions are made from",
+    "FeaturePermutation": "compares the images of a batch",
+    "DataLoaderAttribution": "wraps another attribution",
+    "LLMAttribution": "explains language models",
+    "LLMGradientAttribution": "explains language models",
+    "RemoteLLMAttribution": "explains language models",
+    "LimeBase": "missing a required argument",
+}
+NEEDED = {
+    "GuidedGradCam": "layer=conv2", "NoiseTunnel": "attribution_method=Saliency, nt_samples=2",
+    "Occlusion": "sliding_window_shapes=(3,4,4)", "KernelShap": "n_samples=4",
+    "Lime": "n_samples=4", "ShapleyValueSampling": "n_samples=1",
+    "IntegratedGradients": "n_steps=2",
+}  # fmt: skip
+
+
+def classes(module):
+    return sorted(name for name, thing in vars(module).items() if inspect.isclass(thing))
+
+
+def small(kind):
+    known = inspect.signature(kind).parameters
+    return "".join(f", {key}={value}" for key, value in SMALL.items() if key in known)
+
+
+@pytest.mark.parametrize("name", classes(foolbox.attacks))
+def test_every_attack_of_foolbox(name, smooth, pixels, labels, monkeypatch):
+    kind = getattr(foolbox.attacks, name)
+    _runs_or_is_refused("foolbox", kind, name, smooth, pixels, labels, monkeypatch)
+
+
+@pytest.mark.parametrize("name", classes(torchattacks))
+def test_every_attack_of_torchattacks(name, smooth, pixels, labels, monkeypatch):
+    kind = getattr(torchattacks, name)
+    _runs_or_is_refused("torchattacks", kind, name, smooth, pixels, labels, monkeypatch)
+
+
+def _runs_or_is_refused(library_name, kind, name, model, pixels, labels, monkeypatch):
+    known = inspect.signature(kind).parameters
+    norm = ", norm=L2" if "distance" in known else ""
+    text = f"{library_name}:{name}(epsilon=.5{norm}{small(kind)})"
+    if name in NO_ATTACK:
+        with pytest.raises(SettingsError, match=NO_ATTACK[name]) as caught:
+            make_attack(text)
+        assert "\n" not in str(caught.value)
+        return
+    if name in COMPILED:
+        monkeypatch.setattr(kind, "instantiate_optimizer", lambda self: None)
+        assert make_attack(text).threat.norm == COMPILED[name]
+        return
+    attack = make_attack(text)
+    images = pixels[1:3]  # both right
+    changed = attack(model, images, labels[1:3])
+    assert changed.shape == images.shape
+    assert attack.threat.holds(changed - images).all()
+    assert 0 <= changed.min() <= changed.max() <= 1
+
+
+@pytest.mark.parametrize("name", classes(captum))
+def test_every_attribution_of_captum(name, smooth, pixels):
+    kind = getattr(captum, name)
+    if not issubclass(kind, captum.Attribution):
+        reason = "captum has no attribution"
+    elif issubclass(kind, captum.LayerAttribution | captum.NeuronAttribution):
+        reason = "explains a layer or a neuron"
+    else:
+        reason = NO_ATTRIBUTION.get(name)
+    text = f"captum:{name}({NEEDED.get(name, '')})"
+    if reason:
+        with pytest.raises(SettingsError, match=reason) as caught:
+            make_attribution(text)
+        assert "\n" not in str(caught.value)
+        return
+    found = make_attribution(text)(smooth, pixels[:2], background=pixels[2:4])
+    assert found.values.shape == (2, 3, 8, 8)
+    assert found.values.isfinite().all()
+    assert found.values.abs().max() > 0
