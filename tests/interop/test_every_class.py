@@ -37,6 +37,7 @@ NO_ATTRIBUTION = {
     "GradientAttribution": "what attributions are made from",
     "PerturbationAttribution": "what attributions are made from",
     "FeaturePermutation": "compares the images of a batch",
+    "ShapleyValues": "never ends; use captum:ShapleyValueSampling",
     "DataLoaderAttribution": "wraps another attribution",
     "LLMAttribution": "explains language models",
     "LLMGradientAttribution": "explains language models",

@@ -35,6 +35,8 @@ UNFIT = {
     "NeuronAttribution": "explains a layer or a neuron, not the pixels of an image",
     "FeaturePermutation": "compares the images of a batch; use captum:FeatureAblation",
     "DataLoaderAttribution": "wraps another attribution, to add it up over a set of images",
+    "ShapleyValues": "takes every order of the pixels, which never ends; use "
+    "captum:ShapleyValueSampling",
     "LLMAttribution": "explains language models",
     "RemoteLLMAttribution": "explains language models",
     "LLMGradientAttribution": "explains language models",
