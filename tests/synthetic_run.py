@@ -348,6 +348,7 @@ def _record(
             for model in models
             for stage in ("accuracy", "neurons")
         ],
+        "warnings": [texts("standard is right on 10.0% of 300 images.")],
         "notes": [texts("The sweep and the checks use a seeded subset of 500 images.")],
     }  # fmt: skip
 

@@ -12,15 +12,16 @@ from PIL import Image
 from torch import nn
 
 from advlens import auditing as audit_module
-from advlens.attacks import Fgsm, LeastLikely
+from advlens.attacks import Attack, Fgsm, LeastLikely
 from advlens.auditing import audit, passes
 from advlens.config import AuditSettings
 from advlens.datasets import ArrayData
-from advlens.errors import DataError, RunError, SettingsError
+from advlens.errors import DataError, ModelError, RunError, SettingsError
 from advlens.files import locked
 from advlens.models import Classifier, load_model, save_weights
 from advlens.models.zoo import CIFAR10_CLASSES
 from advlens.runs import read_json
+from advlens.statistics import wilson
 from advlens.threat import L2, Linf
 from kills import killed
 
@@ -222,7 +223,79 @@ def test_equal_success_takes_the_smallest_radius_that_reaches_it(tmp_path: Path)
 def test_without_synsets_the_rest_is_measured_and_the_gap_is_said(tmp_path: Path) -> None:
     audit([classifier()], images(synsets=None), tmp_path, settings=SETTINGS)
     assert not (tmp_path / "results" / "units.csv").exists()
-    assert "Consistency was not measured" in (tmp_path / "run.json").read_text()
+    warnings = read_json(tmp_path / "run.json")["warnings"]
+    (left_out,) = [text for text in warnings if text.startswith("tiny is audited without neurons")]
+    assert "the class 'cat'" in left_out
+    assert "--synsets" in left_out
+
+
+@pytest.mark.usefixtures("no_report")
+def test_the_step_size_of_the_attack_on_the_units_goes_with_its_radius(tmp_path: Path) -> None:
+    def tables(name: str, step_size: float | None) -> dict[str, bytes]:
+        settings = dataclasses.replace(
+            SETTINGS, stages=("neurons",), neuron_epsilon=1.0, neuron_step_size=step_size
+        )
+        audit([classifier()], images(), tmp_path / name, settings=settings)
+        return results(tmp_path / name)
+
+    auto = tables("auto", None)
+    assert tables("the same", 2.5 * 1.0 / 2) == auto  # at equal success as well
+    assert tables("another", 0.25) != auto
+
+
+@pytest.mark.usefixtures("no_report")
+def test_natural_accuracy_alone_takes_no_attack(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Attack, "outcomes", None)
+    settings = dataclasses.replace(SETTINGS, natural=True)
+    audit([classifier()], images(), tmp_path, settings=settings)
+    assert list(results(tmp_path)) == ["accuracy.csv"]
+    (row,) = rows(tmp_path / "results" / "accuracy.csv")
+    assert row == rows(finished / "results" / "accuracy.csv")[0]
+
+
+def test_an_expected_accuracy_outside_the_interval_ends_the_audit_before_its_first_attack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels, labels = images().images(range(60)).float() / 255, images().labels
+    with torch.no_grad():
+        right = [int((classifier(s)(pixels).argmax(1) == labels).sum()) for s in (0, 1)]
+    (low, high), (other, _) = (wilson(count, 60) for count in right)
+    settings = dataclasses.replace(SETTINGS, natural=True)
+    models = [classifier(), classifier(1)]
+    monkeypatch.setattr(audit_module, "write_report", lambda run, sections: run / "report.html")
+    with monkeypatch.context() as patch:
+        patch.setattr(passes, "_pass", None)
+        for expected in ((high + 1e-6,), (low - 1e-6, other)):
+            wrong = dataclasses.replace(settings, expect_accuracy=expected)
+            found = f"is right on {right[0] / 60:.1%} .* of the 60 images of noise, and"
+            with pytest.raises(ModelError, match=f"^tiny {found} {expected[0]:.1%} is expected"):
+                audit(models, images(), tmp_path, settings=wrong)
+        three = dataclasses.replace(settings, expect_accuracy=(0.5, 0.5, 0.5))
+        with pytest.raises(SettingsError, match="3 values for 2 models"):
+            audit(models, images(), tmp_path, settings=three)
+    fine = dataclasses.replace(settings, expect_accuracy=(high, other))
+    audit(models, images(), tmp_path, settings=fine)
+    before = results(tmp_path)
+    monkeypatch.setattr(passes, "_pass", None)  # no number depends on what was expected of it
+    audit(models, images(), tmp_path, settings=settings)
+    assert results(tmp_path) == before
+
+
+@pytest.mark.usefixtures("no_report")
+def test_warnings_are_said_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def shown() -> list[str]:
+        lines = capsys.readouterr().err.splitlines()
+        marked = [line for line in lines if line.startswith("advlens: warning: ")]
+        return [line.removeprefix("advlens: warning: ") for line in marked]
+
+    settings = dataclasses.replace(SETTINGS, natural=True)
+    for _ in range(2):  # a run that is taken up again says them again
+        audit([classifier(), classifier(1)], images(), tmp_path, settings=settings)
+        warnings = read_json(tmp_path / "run.json")["warnings"]
+        assert shown() == warnings
+        assert {text.partition(" has ")[0] for text in warnings} >= {"tiny", "tiny (2)"}
 
 
 @pytest.mark.usefixtures("no_report")

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from advlens.config import (
     AttackSettings,
     AuditSettings,
+    DissectSettings,
     TrainSettings,
     parse_number,
     show_number,
@@ -57,7 +59,7 @@ def test_nothing_is_shown_as_auto() -> None:
 POSITIVE = {
     AuditSettings: (
         "images", "epsilon", "steps", "sweep_images", "sweep_steps", "neuron_epsilon",
-        "neuron_steps", "sigma", "batch_size",
+        "neuron_steps", "neuron_step_size", "sigma", "batch_size",
     ),
     AttackSettings: ("epsilon", "steps", "step_size", "images", "batch_size"),
     TrainSettings: (
@@ -80,8 +82,25 @@ RANGES = [
     (TrainSettings, "resized_crop", (0.5, 1.5)),
     (AuditSettings, "fgsm", (1 / 255, 1.5)),
     (AuditSettings, "stages", ()),
+    *((AuditSettings, "expect_accuracy", (value,)) for value in (-0.1, 93.0, math.nan)),
+    (DissectSettings, "step_size", 0.0),
     (AuditSettings, "synsets", Path("no such file.csv")),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("said", "settings"),
+    [
+        ("natural needs the stage accuracy", {"natural": True, "stages": ("neurons",)}),
+        ("autoattack needs the stage accuracy", {"autoattack": 9, "stages": ("sweep",)}),
+        ("natural leaves all attacks out", {"natural": True, "autoattack": 9}),
+        ("natural leaves all attacks out", {"natural": True, "attack": ("Pgd(norm=L2)",)}),
+        ("stage dissection needs concepts", {"stages": ("dissection",)}),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(said: str, settings: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match=said):
+        AuditSettings(**settings)
 
 
 @pytest.mark.parametrize(("kind", "name", "value"), RANGES)

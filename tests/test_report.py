@@ -344,6 +344,7 @@ def test_page_holds_what_was_audited_and_how(run: Path) -> None:
         "a.b c",
         "812.4",
         "1,403",
+        *record["warnings"],
         *record["notes"],
     ]
     for text in wanted:

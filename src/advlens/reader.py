@@ -38,7 +38,7 @@ class RunResults:
 
     @property
     def record(self) -> dict[str, Any]:
-        """`run.json`: command, settings, models, data, versions, stages, notes."""
+        """`run.json`: command, settings, models, data, versions, stages, warnings, notes."""
         return dict(self.results.record)
 
     @property

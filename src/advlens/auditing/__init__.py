@@ -7,11 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from advlens.auditing.choices import audit_stages, dissection_radius, dissection_stage, radius
+from advlens.auditing.choices import audit_stages, dissect_stages, dissection_radius, radius
+from advlens.auditing.opening import check_expected, looked_at, warn
 from advlens.auditing.passes import run_stages
 from advlens.auditing.record import Settings, identity, record, training_tables
 from advlens.auditing.subjects import Check, Subject, distinguish, labeled_subject, opened
-from advlens.config import AuditSettings, DissectSettings
+from advlens.config import STAGES, AuditSettings, DissectSettings
 from advlens.datasets import BrodenData, ImageData, Transform
 from advlens.distributed import Processes, local_device
 from advlens.errors import SettingsError
@@ -55,6 +56,7 @@ def audit(
     with locked(out) if processes.first else contextlib.nullcontext():
         check = Check(out, settings.skip_damaged, processes, device)
         subjects = [labeled_subject(model, data, settings, device, check) for model in models]
+        distinguish([subject.classifier for subject in subjects])
         stages = [audit_stages(subject, settings) for subject in subjects]
         epsilon = radius(settings, subjects[0].data.image_shape[1])
         chosen = {"epsilon": epsilon, "neuron_epsilon": settings.neuron_epsilon or 2 * epsilon}
@@ -99,7 +101,8 @@ def dissect(
                     images = images.subset(settings.images, seed=settings.seed)
                 known[subject.transform] = check(subject, images)
             subject.data = subject.concepts = known[subject.transform]
-        stages: list[list[Stage]] = [[dissection_stage(subject, settings)] for subject in subjects]
+        distinguish([subject.classifier for subject in subjects])
+        stages = [dissect_stages(subject, settings) for subject in subjects]
         epsilon = dissection_radius(settings, subjects[0].data.image_shape[1])
         line = command or "advlens.dissect(…)"
         return _walk(out, subjects, stages, settings, {"epsilon": epsilon}, line, processes)
@@ -141,8 +144,13 @@ def _walk(
     settings: Settings, chosen: dict[str, float], command: str, processes: Processes,
 ) -> Path:  # fmt: skip
     """All stages of all models, then the tables, the record and the report."""
-    distinguish([subject.classifier for subject in subjects])
     device = local_device(settings.device)
+    for subject in subjects:
+        with processes.apart():
+            subject.warnings += looked_at(subject, settings.batch_size, settings.seed)
+        warn(subject.warnings, processes)
+    if isinstance(settings, AuditSettings):
+        check_expected(subjects, settings, processes)
     run = open_run(out, identity(subjects, settings), processes, device)
     parts: list[dict[str, dict[str, Any]]] = []
     for number, (subject, wanted) in enumerate(zip(subjects, stages, strict=True)):
@@ -160,5 +168,7 @@ def _walk(
                 tables.setdefault(name, []).extend(rows)
         run.write_tables(tables)
         write_json(out / "run.json", record(subjects, parts, settings, chosen, command))
-        return write_report(out, [*(stage.section for stage in stages[0]), training_section])
+        sections = {stage.name: stage.section for model in stages for stage in model}
+        shown = [sections[name] for name in (*STAGES, "autoattack") if name in sections]
+        return write_report(out, [*shown, training_section])
     return out / "report.html"

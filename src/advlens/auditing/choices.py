@@ -1,32 +1,29 @@
 """Which analyses the settings ask for, with their numbers."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from advlens.attacks import AdamAttack, Attack, Fgsm, GradientAttack, LeastLikely, Pgd
 from advlens.attribution import ExpectedGradients, IntegratedGradients
+from advlens.auditing.needs import lacking
 from advlens.auditing.subjects import Subject, outputs
 from advlens.config import DRAWS, AuditSettings, DissectSettings
 from advlens.dissection import Dissection
-from advlens.errors import ModelError, SettingsError
+from advlens.errors import SettingsError
 from advlens.features import ClassGeneration, FeatureVisualization, Inversion
 from advlens.interop import AutoAttack, make_attack, make_attribution
 from advlens.models import load_model
+from advlens.prepared import check_layer
 from advlens.representations import FeatureNetwork, Representation
+from advlens.sections import listed
 from advlens.stages import Stage
 from advlens.stages.accuracy import AccuracyStage, SweepStage
 from advlens.stages.attribution import AttributionStage
 from advlens.stages.autoattack import AutoAttackStage
 from advlens.stages.base import attack_columns, attack_settings
-from advlens.stages.dissection import DissectionStage
-from advlens.stages.features import (
-    GenerationStage,
-    InversionStage,
-    VisualizationStage,
-    fitted_half,
-)
+from advlens.stages.dissection import ALL, LAST, DissectionStage
+from advlens.stages.features import GenerationStage, InversionStage, VisualizationStage
 from advlens.stages.neurons import NeuronStage
 from advlens.threat import L2, Linf, Threat
 
@@ -39,38 +36,64 @@ def radius(settings: AuditSettings, image_size: int) -> float:
 
 
 def audit_stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
+    """The stages of one model; a warning names those of the default that cannot run.
+
+    Raises:
+        AdvlensError: a stage that is asked for by name cannot run.
+    """
     epsilon, seed = radius(settings, subject.data.image_shape[1]), settings.seed
     draws = settings.draws if subject.prepared.randomized else 1
+    if settings.natural:
+        return [AccuracyStage(attacks=[], draws=draws)]
     stages: list[Stage] = [
         AccuracyStage(attacks=_attacks(settings, epsilon, draws), draws=draws),
         SweepStage(
             epsilon=epsilon, count=settings.sweep_images, steps=settings.sweep_steps, seed=seed,
             draws=draws,
         ),
+        NeuronStage(
+            epsilon=settings.neuron_epsilon or 2 * epsilon, steps=settings.neuron_steps,
+            step_size=settings.neuron_step_size, success=settings.success,
+            fgsm_epsilon=min(settings.fgsm, default=1 / 255), top=settings.top,
+            sigma=settings.sigma, discrepancy=settings.discrepancy, seed=seed, draws=draws,
+        ),
     ]  # fmt: skip
-    if subject.data.synsets is not None:
-        stages.append(
-            NeuronStage(
-                epsilon=settings.neuron_epsilon or 2 * epsilon, steps=settings.neuron_steps,
-                success=settings.success, fgsm_epsilon=min(settings.fgsm, default=1 / 255),
-                top=settings.top, sigma=settings.sigma, discrepancy=settings.discrepancy, seed=seed,
-                draws=draws,
-            )
-        )  # fmt: skip
-    if subject.concepts is not None:
+    if subject.concepts is not None and "dissection" in settings.stages:
         stages.append(
             dissection_stage(
                 subject,
                 DissectSettings(
                     layers=settings.layers, epsilon=settings.neuron_epsilon or 2 * epsilon,
-                    steps=settings.neuron_steps, discrepancy=settings.discrepancy, seed=seed,
+                    steps=settings.neuron_steps, step_size=settings.neuron_step_size,
+                    discrepancy=settings.discrepancy, seed=seed,
                 ),
                 settings.draws,
             )
         )  # fmt: skip
     stages += _explanations(subject, settings)
     chosen = [stage for stage in stages if stage.name in settings.stages]
-    return chosen + _autoattack(subject, settings, epsilon)
+    chosen += _autoattack(subject, settings, epsilon)
+    return _able(subject, chosen, by_name=settings.by_name, seed=seed)
+
+
+def _able(subject: Subject, stages: Sequence[Stage], *, by_name: bool, seed: int) -> list[Stage]:
+    """Those that have what they need."""
+    model, left_out = subject.classifier.name, dict[str, list[str]]()
+    found = {need: lacking(subject, need, seed) for stage in stages for need in stage.needs}
+    able = list[Stage]()
+    for stage in stages:
+        error = next((error for need in stage.needs if (error := found[need])), None)
+        if error is None:
+            able.append(stage)
+        elif by_name:
+            raise type(error)(f"the stage {stage.name} cannot run on {model}: {error}")
+        else:
+            left_out.setdefault(str(error), []).append(stage.name)
+    subject.warnings += [
+        f"{model} is audited without {listed(names)}: {reason}"
+        for reason, names in left_out.items()
+    ]
+    return able
 
 
 def _attacks(settings: AuditSettings, epsilon: float, draws: int) -> list[Attack]:
@@ -157,32 +180,22 @@ def _explanations(subject: Subject, settings: AuditSettings) -> list[Stage]:
             per_class=settings.generated, seed=seed,
         ),
     ]  # fmt: skip
-    left_out: set[str] = set()
-    if not wanted.isdisjoint({"visualization", "inversion"}):
-        try:
-            with torch.no_grad():
-                (first,) = subject.data.batches(1, [0])
-                subject.prepared.representation(first.images.to(device))
-        except ModelError as error:
-            left_out |= {"visualization", "inversion"}
-            subject.notes.append(
-                f"Features of {subject.classifier.name} were neither visualized nor "
-                f"inverted: {error}."
-            )
-    if "generation" in wanted:
-        half = fitted_half(subject.data, seed).labels
-        if int(torch.bincount(half, minlength=1).max()) < 2:
-            left_out.add("generation")
-            subject.notes.append(
-                "No images were generated: they begin as samples of a Gaussian fitted to half of a "
-                f"class's images, and {subject.data.name} has no class of 4 images or more."
-            )
-    return [stage for stage in stages if stage.name not in left_out]
+    return stages
 
 
 def dissection_radius(settings: DissectSettings, image_size: int) -> float:
     """The L2 radius of the attack: the one asked for, or that of an audit's attack on the units."""
     return settings.epsilon or 2 * radius(AuditSettings(), image_size)
+
+
+def dissect_stages(subject: Subject, settings: DissectSettings) -> list[Stage]:
+    """The one stage of `dissect`.
+
+    Raises:
+        ModelError: the model has no units, or not those that are asked for.
+    """
+    stages = [dissection_stage(subject, settings)]
+    return _able(subject, stages, by_name=True, seed=settings.seed)
 
 
 def dissection_stage(
@@ -191,6 +204,9 @@ def dissection_stage(
     """Dissection as the settings ask for it; the attack has the draws if the model needs them."""
     data = subject.concepts
     assert data is not None
+    if subject.prepared.layers:
+        for name in {*settings.layers} - {LAST, ALL}:
+            check_layer(name, subject.prepared.layers)
     given: dict[str, Any] = {
         "seed": settings.seed,
         "draws": draws if subject.prepared.randomized else 1,
@@ -206,7 +222,9 @@ def dissection_stage(
         attack = AdamAttack(steps=settings.steps, **given)
     elif settings.attack == "least-likely":
         epsilon = dissection_radius(settings, data.image_shape[1])
-        attack = LeastLikely(threat=L2(epsilon=epsilon), steps=settings.steps, **given)
+        attack = LeastLikely(
+            threat=L2(epsilon=epsilon), steps=settings.steps, step_size=settings.step_size, **given
+        )
     if settings.upsampling == "receptive-field":
         unknown = [name for name in subject.prepared.layers if not subject.prepared.fields(name)]
         if unknown:

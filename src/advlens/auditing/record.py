@@ -32,7 +32,7 @@ def training_tables(subject: Subject) -> Tables:
 def identity(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
     """All that the numbers depend on."""
     return {
-        "settings": _plain(settings),
+        "settings": {k: v for k, v in _plain(settings).items() if k != "expect_accuracy"},
         "models": [
             [s.classifier.name, fingerprint(s.classifier.state_dict(keep_vars=True).items()),
              s.classifier.mean.flatten().tolist(), s.classifier.std.flatten().tolist()]
@@ -78,5 +78,6 @@ def record(
             for subject, model_parts in zip(subjects, parts, strict=True)
             for name, part in model_parts.items()
         ],
+        "warnings": [warning for subject in subjects for warning in subject.warnings],
         "notes": sorted({note for subject in subjects for note in subject.notes}),
     }

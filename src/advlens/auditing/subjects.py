@@ -27,12 +27,20 @@ Data = TypeVar("Data", bound=ImageData)
 
 @dataclass
 class Subject:
-    """A model with the data as it sees them."""
+    """A model with the data as it sees them.
+
+    Attributes:
+        notes: shown at the end of the report.
+        warnings: shown at its top, and in the terminal before anything is computed.
+        unnamed: why the WordNet ids of the classes are not known.
+    """
 
     spec: str
     classifier: Classifier
     prepared: Prepared
     notes: list[str] = dataclasses.field(default_factory=list)
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    unnamed: str = ""
     data: ImageData = dataclasses.field(init=False)
     concepts: BrodenData | None = None
     skipped: list[Row] = dataclasses.field(default_factory=list)
@@ -140,7 +148,7 @@ def labeled_subject(
         except DataError as error:
             if settings.synsets is not None:
                 raise
-            subject.notes.append(f"Consistency was not measured: {error}")
+            subject.unnamed = str(error)
     data = check(subject, data)
     shape = outputs(subject, data)
     if len(shape) != 2 or shape[1] != len(data.classes):

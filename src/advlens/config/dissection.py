@@ -21,6 +21,8 @@ class DissectSettings(ModelSettings):
         epsilon: L2 radius of the least-likely attack in pixel units; auto is 1 for images below 96
             pixels, 3 below 160, else 6.
         steps: of the attack.
+        step_size: length of a step of the least-likely attack in pixel units; auto is 2.5 epsilon /
+            steps.
         quantile: share of a unit's activations above its threshold.
         minimum: IoU above which a unit detects its best concept.
         upsampling: receptive-field places the positions of a map at the centers of their receptive
@@ -42,6 +44,7 @@ class DissectSettings(ModelSettings):
     attack: Literal["least-likely", "adam", "none"] = "least-likely"
     epsilon: AutoRadius = None
     steps: int = 10
+    step_size: AutoRadius = None
     quantile: float = 0.005
     minimum: float = 0.04
     upsampling: Literal["receptive-field", "bilinear"] = "receptive-field"
@@ -55,14 +58,17 @@ class DissectSettings(ModelSettings):
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        check_positive(self, "epsilon", "steps", "units", "images", "batch_size")
+        check_positive(self, "epsilon", "steps", "step_size", "units", "images", "batch_size")
         check_seed(self.seed)
         for name in ("quantile", "minimum"):
             if not 0 < getattr(self, name) < 1:
                 raise SettingsError(
                     f"{name} must be a share between 0 and 1, not {getattr(self, name)}"
                 )
-        if self.epsilon is not None and self.attack != "least-likely":
-            raise SettingsError(f"epsilon means nothing to the attack {self.attack}; leave it out")
+        for name in ("epsilon", "step_size"):
+            if getattr(self, name) is not None and self.attack != "least-likely":
+                raise SettingsError(
+                    f"{name} means nothing to the attack {self.attack}; leave it out"
+                )
         if not self.layers:
             raise SettingsError("layers names no layer; give last, all, or names of convolutions")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from tyro.conf import UseAppendAction, arg
+from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
 from advlens.config.models import ModelSettings
 from advlens.config.numbers import (
@@ -41,6 +41,10 @@ class AuditSettings(ModelSettings):
             below 160, else 3.
         steps: PGD steps.
         fgsm: L∞ radii of FGSM (D19: 1/255, D22: 4/255).
+        natural: measure natural accuracy alone: no attack, no sweep.
+        expect_accuracy: the natural accuracy that is known of the models, one for all or one for
+            each; where the 95% interval of what is found does not hold it, the audit ends before
+            its first attack.
         attack: one more attack, such as "Pgd(norm=Linf, epsilon=8/255)", "foolbox:NAME(epsilon=…)"
             or "torchattacks:NAME(epsilon=…)" (docs/interop.md); give --attack once for each.
         autoattack: AutoAttack in L2 on a seeded, class-balanced subset of so many images; 0 is not
@@ -52,6 +56,8 @@ class AuditSettings(ModelSettings):
         sweep_steps: PGD steps on that subset.
         neuron_epsilon: L2 radius of the least-likely attack on the units; auto is twice epsilon.
         neuron_steps: steps of that attack.
+        neuron_step_size: length of a step of that attack in pixel units, at other radii in
+            proportion; auto is 2.5 radius / steps.
         success: the success rate at which models are compared at equal success.
         top: share of the images that stands for a unit.
         sigma: width of the class similarity exp(−d²/2σ²).
@@ -79,13 +85,16 @@ class AuditSettings(ModelSettings):
             results/skipped.csv; without it they are named before the audit begins, and end it.
         seed: of everything random.
         device: "cpu", "cuda", "cuda:1" …; "auto" takes a GPU where there is one.
-        stages: the analyses.
+        stages: the analyses; one that is named and cannot run is an error, one of the default is
+            left out and said.
     """
 
     images: Annotated[int | None, NoHint] = None
     epsilon: AutoRadius = None
     steps: int = 20
     fgsm: tuple[Radius, ...] = (1 / 255, 4 / 255)
+    natural: FlagCreatePairsOff[bool] = False
+    expect_accuracy: tuple[float, ...] = ()
     attack: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="ATTACK")]] = ()
     autoattack: int = 0
     autoattack_linf: Radius = 0.0
@@ -94,6 +103,7 @@ class AuditSettings(ModelSettings):
     sweep_steps: int = 10
     neuron_epsilon: AutoRadius = None
     neuron_steps: int = 10
+    neuron_step_size: AutoRadius = None
     success: float = 0.95
     top: float = 0.01
     sigma: float = 1.0
@@ -122,9 +132,9 @@ class AuditSettings(ModelSettings):
     def __post_init__(self) -> None:
         check_positive(
             self, "images", "epsilon", "steps", "sweep_images", "sweep_steps", "neuron_epsilon",
-            "neuron_steps", "sigma", "batch_size", "explained", "points", "baselines", "samples",
-            "visualized", "visualization_steps", "inverted", "inversion_steps", "generated",
-            "generation_steps",
+            "neuron_steps", "neuron_step_size", "sigma", "batch_size", "explained", "points",
+            "baselines", "samples", "visualized", "visualization_steps", "inverted",
+            "inversion_steps", "generated", "generation_steps",
         )  # fmt: skip
         check_seed(self.seed)
         for name in ("top", "success"):
@@ -143,12 +153,35 @@ class AuditSettings(ModelSettings):
         check_between(self, 0, 1, "autoattack_linf")
         if self.autoattack_linf and not self.autoattack:
             raise SettingsError("autoattack_linf needs autoattack, the number of its images")
+        for value in self.expect_accuracy:
+            if not 0 <= value <= 1:
+                raise SettingsError(
+                    f"expect_accuracy must be a share between 0 and 1, such as .93, not {value}"
+                )
         if not self.stages:
             raise SettingsError(f"stages names no stage; give some of {', '.join(STAGES)}")
+        if "accuracy" not in self.stages:
+            for name in ("natural", "autoattack"):
+                if getattr(self, name):
+                    raise SettingsError(f"{name} needs the stage accuracy; add it to stages")
+        if self.natural and (self.attack or self.autoattack):
+            raise SettingsError(
+                "natural leaves all attacks out; give it without attack, autoattack"
+            )
+        if self.by_name and "dissection" in self.stages and self.concepts is None:
+            raise SettingsError(
+                "the stage dissection needs concepts, such as broden:DIR; give them, or leave it "
+                "out of stages"
+            )
         if self.samples % 2:
             raise SettingsError(f"samples must be an even number, not {self.samples}")
         if self.synsets is not None and not self.synsets.is_file():
             raise SettingsError(f"synsets names the file {self.synsets}, which does not exist")
+
+    @property
+    def by_name(self) -> bool:
+        """Whether the stages are asked for by name, and are not those of the default."""
+        return self.stages != type(self).stages
 
 
 @dataclass(frozen=True, kw_only=True)

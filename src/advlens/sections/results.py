@@ -47,6 +47,7 @@ _RECORD = {
     "versions": dict,
     "machine": dict,
     "stages": [_STAGE],
+    "warnings": [str],
     "notes": [str],
 }
 
@@ -74,6 +75,8 @@ class Results:
                 f"cannot read {path}: {reason}; name a folder made by `advlens audit`"
             ) from error
         record = _printable(record)
+        if isinstance(record, dict):
+            record.setdefault("warnings", [])  # runs of earlier versions have none
         if problem := _problem(record, _RECORD, "the record"):
             raise _damaged(path, problem)
         names = [model["name"] for model in record["models"]]

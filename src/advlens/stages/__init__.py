@@ -4,6 +4,6 @@ A new analysis is a new module with a class like those of `accuracy` and `neuron
 list that is given to the audit.
 """
 
-from advlens.stages.base import Context, Stage, View, Work
+from advlens.stages.base import Context, Need, Stage, View, Work
 
-__all__ = ["Context", "Stage", "View", "Work"]
+__all__ = ["Context", "Need", "Stage", "View", "Work"]

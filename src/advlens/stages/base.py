@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -18,6 +18,10 @@ from advlens.models import Classifier
 from advlens.prepared import Prepared
 from advlens.runs import Row, Run, Tables
 from advlens.sections import Results, Section
+
+Need = Literal["synsets", "units", "representation", "gradients", "pairs"]
+"""What not every model or data set has: the WordNet ids of the classes, layers of units, a last
+linear layer, a gradient at the pixels, a class of 4 images or more."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,10 @@ class Stage(Protocol):
     @property
     def records(self) -> bool:
         """Whether it needs the units' responses."""
+
+    @property
+    def needs(self) -> Sequence[Need]:
+        """What it cannot run without; looked at before anything is computed."""
 
     def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
         """The images that it streams over: of the audit's data, or of its own; and their ids."""

@@ -14,7 +14,7 @@ from advlens.losses import log_odds
 from advlens.runs import Row, Tables
 from advlens.sections import Results, Section
 from advlens.stages.accuracy.section import section
-from advlens.stages.base import NATURAL, Context, View, Work, attack_columns, attack_settings
+from advlens.stages.base import NATURAL, Context, Need, View, Work, attack_columns, attack_settings
 from advlens.threat import L2, Linf
 
 SWEEP_L2 = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the radius of the main attack
@@ -36,6 +36,7 @@ class AccuracyStage:
     draws: int = 1
     name: str = "accuracy"
     records: bool = False
+    needs: tuple[Need, ...] = ()
 
     def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
         return data, range(len(data))
@@ -66,6 +67,7 @@ class SweepStage:
     draws: int = 1
     name: str = "sweep"
     records: bool = False
+    needs: tuple[Need, ...] = ()
 
     def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
         return data, data.subset(min(self.count, len(data)), seed=self.seed).positions.tolist()

@@ -26,7 +26,7 @@ from advlens.interop import CaptumAttribution
 from advlens.runs import Row, Tables
 from advlens.sections import Results, Section
 from advlens.stages.attribution.section import section
-from advlens.stages.base import Context, View, Work
+from advlens.stages.base import Context, Need, View, Work
 from advlens.stages.pictures import enlarged, slug, write_png
 from advlens.statistics import mean_interval
 
@@ -64,6 +64,7 @@ class AttributionStage:
     seed: int = 0
     name: str = "attribution"
     records: bool = False
+    needs: tuple[Need, ...] = ("gradients",)
 
     def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
         return data, _chosen(data, self.count, self.seed)

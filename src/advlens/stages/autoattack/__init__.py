@@ -16,7 +16,7 @@ from advlens.progress import Progress
 from advlens.runs import Row, Tables
 from advlens.sections import Results, Section
 from advlens.stages.autoattack.section import section
-from advlens.stages.base import Context, View, Work, attack_columns
+from advlens.stages.base import Context, Need, View, Work, attack_columns
 from advlens.statistics import wilson
 
 ROUNDS = ("natural", *PARTS)
@@ -36,6 +36,7 @@ class AutoAttackStage:
     seed: int = 0
     name: str = "autoattack"
     records: bool = False
+    needs: tuple[Need, ...] = ()
 
     def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
         return data, ()  # see _Rounds.update

@@ -15,7 +15,7 @@ from advlens.maps import DiscrepancyMap
 from advlens.prepared import check_layer
 from advlens.runs import Row, Tables
 from advlens.sections import Results, Section
-from advlens.stages.base import Context, View, Work, attack_columns
+from advlens.stages.base import Context, Need, View, Work, attack_columns
 from advlens.stages.dissection.pictures import picture_rows
 from advlens.stages.dissection.rows import share_rows, transition_rows, unit_rows
 from advlens.stages.dissection.section import section
@@ -48,6 +48,7 @@ class DissectionStage:
     discrepancy: bool = False
     name: str = "dissection"
     records: bool = False
+    needs: tuple[Need, ...] = ("units",)
 
     def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
         return self.data, range(len(self.data))

@@ -16,7 +16,7 @@ from advlens.models import Classifier
 from advlens.representations import FeatureNetwork
 from advlens.runs import Row, Tables
 from advlens.sections import Results, Section
-from advlens.stages.base import Context, View, Work
+from advlens.stages.base import Context, Need, View, Work
 from advlens.stages.features.jobs import synthesized
 from advlens.stages.features.section import section
 from advlens.stages.pictures import enlarged, slug, write_png
@@ -52,6 +52,7 @@ class GenerationStage:
     seed: int = 0
     name: str = "generation"
     records: bool = False
+    needs: tuple[Need, ...] = ("gradients", "pairs")
 
     def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
         return data, range(len(data))

@@ -14,7 +14,7 @@ from advlens.fid import feature_distances
 from advlens.representations import FeatureNetwork
 from advlens.runs import Row, Tables
 from advlens.sections import Results, Section
-from advlens.stages.base import Context, View, Work
+from advlens.stages.base import Context, Need, View, Work
 from advlens.stages.features.jobs import synthesized
 from advlens.stages.features.section import section
 from advlens.stages.pictures import enlarged, slug, write_png
@@ -41,6 +41,7 @@ class InversionStage:
     seed: int = 0
     name: str = "inversion"
     records: bool = False
+    needs: tuple[Need, ...] = ("representation", "gradients")
 
     def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
         return data, ()  # few, and of no use one by one

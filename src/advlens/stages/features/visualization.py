@@ -11,7 +11,7 @@ from advlens.datasets import ImageData
 from advlens.features import FeatureVisualization, noise_images
 from advlens.runs import Row, Tables
 from advlens.sections import Results, Section
-from advlens.stages.base import Context, View, Work
+from advlens.stages.base import Context, Need, View, Work
 from advlens.stages.features.jobs import synthesized
 from advlens.stages.features.section import section
 from advlens.stages.pictures import enlarged, slug, write_png
@@ -36,6 +36,7 @@ class VisualizationStage:
     seed: int = 0
     name: str = "visualization"
     records: bool = False
+    needs: tuple[Need, ...] = ("representation", "gradients")
 
     def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
         return data, range(len(data))

@@ -21,7 +21,7 @@ from advlens.errors import DataError
 from advlens.maps import DiscrepancyMap
 from advlens.runs import Row, Tables
 from advlens.sections import Results, Section
-from advlens.stages.base import Context, View, Work, attack_columns
+from advlens.stages.base import Context, Need, View, Work, attack_columns
 from advlens.stages.neurons.curves import curve
 from advlens.stages.neurons.pictures import choose_units, picture_rows
 from advlens.stages.neurons.section import section
@@ -44,6 +44,8 @@ class NeuronStage:
     Attributes:
         epsilon: L2 radius of the least-likely attack.
         steps: its steps.
+        step_size: of the least-likely attack, at other radii in proportion (default: 2.5 epsilon /
+            steps).
         success: share of images that the attack at equal success must reach.
         calibration: number of images that its epsilon is searched on.
         fgsm_epsilon: L∞ radius of FGSM.
@@ -56,6 +58,7 @@ class NeuronStage:
 
     epsilon: float
     steps: int = 10
+    step_size: float | None = None
     success: float = 0.95
     calibration: int = 96
     fgsm_epsilon: float = 1 / 255
@@ -66,6 +69,7 @@ class NeuronStage:
     draws: int = 1
     name: str = "neurons"
     records: bool = True
+    needs: tuple[Need, ...] = ("synsets", "units")
 
     def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
         return data, range(len(data))
@@ -90,7 +94,9 @@ class _Neurons(Work):
         self.k = max(2, round(stage.top * len(data)))
         threat = L2(epsilon=stage.epsilon)
         given: dict[str, Any] = {"seed": stage.seed, "draws": stage.draws}
-        self.main = LeastLikely(threat=threat, steps=stage.steps, **given)
+        self.main = LeastLikely(
+            threat=threat, steps=stage.steps, step_size=stage.step_size, **given
+        )
         self.sets: dict[str, Attack] = {
             MAIN: self.main,
             EQUAL: self.main,  # its epsilon is found by the first update, or restored
@@ -136,7 +142,7 @@ class _Neurons(Work):
             goals = [self.main.goal(prepared(images)) for images in batches]
 
         def share(epsilon: float) -> float:
-            attack = dataclasses.replace(self.main, threat=L2(epsilon=epsilon))
+            attack = self._at(epsilon)
             hits = [
                 goal.reached(attack.outcomes(prepared, images))
                 for images, goal in zip(batches, goals, strict=True)
@@ -155,7 +161,13 @@ class _Neurons(Work):
 
     def _aim(self, epsilon: float) -> None:
         self.equal_epsilon = epsilon
-        self.sets[EQUAL] = dataclasses.replace(self.main, threat=L2(epsilon=epsilon))
+        self.sets[EQUAL] = self._at(epsilon)
+
+    def _at(self, epsilon: float) -> LeastLikely:
+        """The least-likely attack at another radius."""
+        size = self.stage.step_size
+        scaled = None if size is None else size * epsilon / self.stage.epsilon
+        return dataclasses.replace(self.main, threat=L2(epsilon=epsilon), step_size=scaled)
 
     def state(self) -> dict[str, Tensor]:
         kept = {f"neurons.top.{name}.{layer}": top.keys for name, layer, top in self._each_top()}

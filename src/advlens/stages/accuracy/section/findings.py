@@ -57,7 +57,9 @@ def _model_findings(
         if model not in natural or model not in worst:
             continue
         before, after = natural[model], top1(worst[model])
-        if after.value <= results.chance:
+        if before.low is not None and before.low <= results.chance:
+            verb = "is not established to be above chance, neither without an attack nor"
+        elif after.value <= results.chance:
             verb = "falls to chance or below"
         elif after.value < before.value / 2:
             verb = "loses more than half of its accuracy"

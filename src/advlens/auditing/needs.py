@@ -1,0 +1,58 @@
+"""What a stage needs of a model and its data, looked at before anything is computed."""
+
+import torch
+
+from advlens.auditing.subjects import Subject
+from advlens.errors import AdvlensError, DataError, ModelError
+from advlens.stages.base import Need
+from advlens.stages.features import fitted_half
+
+PROBED = 8
+"""Images at which a gradient is looked for."""
+
+
+def lacking(subject: Subject, need: Need, seed: int) -> AdvlensError | None:
+    """Why the model or its data have not what is needed; None where they have it."""
+    if need == "synsets":
+        return None if subject.data.synsets is not None else DataError(subject.unnamed)
+    if need == "units":
+        return None if subject.prepared.layers else ModelError(
+            "it has no units, which are channels of convolutions and hidden units of a "
+            "transformer's MLPs"
+        )  # fmt: skip
+    if need == "representation":
+        return _without_representation(subject)
+    if need == "gradients":
+        return _without_gradients(subject)
+    half = fitted_half(subject.data, seed).labels
+    return None if int(torch.bincount(half, minlength=1).max()) > 1 else DataError(
+        "images are generated from a Gaussian that is fitted to half of a class's images, and "
+        f"{subject.data.name} has no class of 4 images or more"
+    )  # fmt: skip
+
+
+def _without_representation(subject: Subject) -> ModelError | None:
+    try:
+        with torch.no_grad():
+            (first,) = subject.data.batches(1, [0], device=subject.classifier.mean.device)
+            subject.prepared.representation(first.images)
+    except ModelError as error:
+        return error
+    return None
+
+
+def _without_gradients(subject: Subject) -> ModelError | None:
+    """Where the gradient of the largest logit is exactly 0 on each of some images, or missing."""
+    ids = range(min(PROBED, len(subject.data)))
+    (some,) = subject.data.batches(PROBED, ids, device=subject.classifier.mean.device)
+    images = some.images.requires_grad_()
+    with torch.enable_grad():
+        highest = subject.prepared(images).amax(dim=1).sum()
+        if highest.requires_grad:
+            (gradient,) = torch.autograd.grad(highest, images, allow_unused=True)
+            if gradient is not None and gradient.any():
+                return None
+    return ModelError(
+        "no gradient comes from its output to the pixels; take rounding, argmax, numpy and detach "
+        "out of its forward"
+    )

@@ -1,0 +1,228 @@
+"""What an audit looks at before its first attack: some natural images, and what is expected."""
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advlens.arrays import Images, Labels, Logits
+from advlens.auditing.mistakes import FEWEST, FirstNorm, Seen, mistakes
+from advlens.auditing.subjects import Subject
+from advlens.config import AuditSettings
+from advlens.datasets import BrodenData
+from advlens.distributed import Processes
+from advlens.errors import AdvlensError, ModelError, NumericError, SettingsError
+from advlens.evaluation import Accuracy
+from advlens.sections import Estimate, count, percent
+
+IMAGES = 300
+"""Natural images that are looked at, at most."""
+TOGETHER = 16
+"""Images whose outputs are compared with those of half of them."""
+
+
+def warn(texts: Sequence[str], processes: Processes) -> None:
+    """Tell the user on stderr, once for all processes."""
+    if processes.first:
+        for text in texts:
+            print(f"advlens: warning: {text}", file=sys.stderr, flush=True)
+
+
+def looked_at(subject: Subject, batch_size: int, seed: int) -> list[str]:
+    """Warnings of the usual mistakes, from one pass over at most `IMAGES` natural images.
+
+    Raises:
+        ModelError: the model fails on a batch.
+        NumericError: it returns NaN.
+    """
+    data, name = subject.data, subject.classifier.name
+    some = data.subset(min(IMAGES, len(data)), seed=seed)
+    labels = None if isinstance(data, BrodenData) else some.labels
+    batches = some.batches(batch_size, device=subject.classifier.mean.device)
+    with torch.no_grad(), _evaluating(subject.classifier):
+        seen = _Watched(subject.classifier).look((batch.images for batch in batches), labels)
+    if seen is None:  # the units of a part of a network are dissected without logits
+        return []
+    return mistakes(name, data.classes, seen)
+
+
+def check_expected(
+    subjects: Sequence[Subject], settings: AuditSettings, processes: Processes
+) -> None:
+    """Measure natural accuracy on all images where one is expected.
+
+    Raises:
+        ModelError: the 95 % interval of a model's natural accuracy does not hold it.
+        SettingsError: neither one is expected of all models, nor one of each.
+    """
+    expected = settings.expect_accuracy
+    if not expected:
+        return
+    if len(expected) not in (1, len(subjects)):
+        raise SettingsError(
+            f"expect_accuracy has {len(expected)} values for {len(subjects)} models; give one for "
+            "all, or one for each"
+        )
+    values = expected if len(expected) > 1 else expected * len(subjects)
+    for subject, value in zip(subjects, values, strict=True):
+        found = _natural(subject, settings.batch_size, processes)
+        low, high = found["top1_low"], found["top1_high"]
+        if not low <= value <= high:
+            estimate = Estimate(value=found["top1"], low=low, high=high, n=int(found["n"]))
+            raise ModelError(
+                f"{subject.classifier.name} is right on {estimate.text(as_percent=True)} of the "
+                f"{count(estimate.n)} images of {subject.data.name}, and {percent(value)} is "
+                "expected; check its weights, the order of its classes, mean, std and resize, or "
+                "give another --expect-accuracy"
+            )
+
+
+def _natural(subject: Subject, batch_size: int, processes: Processes) -> dict[str, float | int]:
+    data, accuracy = subject.data, Accuracy()
+    device = subject.classifier.mean.device
+    with torch.no_grad():
+        mine = processes.deal(len(data), batch_size)
+        for batch in data.batches(batch_size, mine, device=device):
+            accuracy.update(subject.prepared(batch.images), batch.labels)
+    counts = torch.tensor([accuracy.n, accuracy.top1, accuracy.top5], device=device)
+    return Accuracy(*processes.total(counts).tolist()).compute()
+
+
+class _Watched:
+    """A classifier in evaluation mode, and what arrives at its first batch normalization."""
+
+    def __init__(self, classifier: nn.Module):
+        self.classifier: Any = classifier
+        self.layer = ""
+        self.norm: Any = None
+        self.pixels, self.arriving = _Moments(), _Moments()
+
+    def look(self, batches: Iterator[Images], labels: Labels | None) -> Seen | None:
+        """What the images show; None of a model that returns no logits."""
+        found: list[Logits] = []
+        first: Images | None = None
+        with self._heard():
+            for images in batches:
+                logits = self._run(images)
+                if logits.ndim != 2:
+                    return None
+                found.append(logits.cpu())
+                self.pixels.update((images - self.classifier.mean) / self.classifier.std)
+                first = images[:TOGETHER] if first is None else first
+        assert first is not None  # no data set is empty
+        return Seen(
+            logits=torch.cat(found), labels=labels, change=self._changed(first),
+            training=self._training(), norm=self._first_norm(), means=self.pixels.mean.tolist(),
+            deviations=self.pixels.variance.sqrt().tolist(),
+        )  # fmt: skip
+
+    def _run(self, images: Images) -> Logits:
+        name = self.classifier.name
+        try:
+            logits: Logits = self.classifier(images)
+        except AdvlensError:
+            raise
+        except Exception as error:  # whatever the user's own forward raises
+            raise ModelError(
+                f"{name} fails on a batch of {len(images)} images: {type(error).__name__}: {error}"
+            ) from error
+        if logits.isnan().any():
+            raise NumericError(
+                f"{name} returns NaN on images in [0, 1], so nothing that is measured of it means "
+                "anything: check its weights"
+            )
+        return logits
+
+    def _changed(self, images: Images) -> float:
+        """By what share outputs change with the other images of the batch; 0 if they also do
+        without."""
+        half = (len(images) + 1) // 2
+        one, again, alone = (self._run(part) for part in (images, images, images[:half]))
+        largest = one.abs().amax().clamp_min(torch.finfo(one.dtype).tiny)
+        anyway, change = (one - again).abs().amax(), (one[:half] - alone).abs().amax()
+        return float(change / largest) if anyway < change / 2 else 0.0
+
+    def _training(self) -> list[str]:
+        return [
+            name.removeprefix("network.")
+            for name, module in self.classifier.named_modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+            and (module.training or module.running_mean is None)
+        ]
+
+    @contextlib.contextmanager
+    def _heard(self) -> Iterator[None]:
+        def hear(name: str, module: Any, inputs: tuple[Any, ...]) -> None:
+            if self.norm is None:
+                self.layer, self.norm = name.removeprefix("network."), module
+            if module is self.norm and inputs and isinstance(inputs[0], Tensor):
+                self.arriving.update(inputs[0])
+
+        handles = [
+            module.register_forward_pre_hook(
+                lambda module, inputs, name=name: hear(name, module, inputs)
+            )
+            for name, module in self.classifier.named_modules()
+            if isinstance(getattr(module, "running_mean", None), Tensor)
+            and isinstance(getattr(module, "running_var", None), Tensor)
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _first_norm(self) -> FirstNorm | None:
+        if self.norm is None or self.pixels.images < FEWEST or not self.arriving.images:
+            return None
+        mean, variance = (
+            values.double().cpu() for values in (self.norm.running_mean, self.norm.running_var)
+        )
+        if len(mean) != len(self.arriving.mean):
+            return None
+        alive = variance > 1e-6 * variance.amax()
+        off = (self.arriving.mean - mean).abs() / variance.sqrt()
+        ratio = self.arriving.variance / variance
+        return FirstNorm(
+            layer=self.layer, fresh=not mean.any() and bool((variance == 1).all()),
+            variance=float(ratio[alive].median()), off=float(off[alive].median()),
+        )  # fmt: skip
+
+
+class _Moments:
+    """Mean and variance of each channel of N×channels×… values, streamed in float64."""
+
+    def __init__(self) -> None:
+        self.images = self.n = 0
+        self.sums: Tensor | float = 0.0
+        self.squares: Tensor | float = 0.0
+
+    def update(self, values: Tensor) -> None:
+        channels = values.detach().transpose(0, 1).flatten(1).double()
+        self.images += len(values)
+        self.n += channels.shape[1]
+        self.sums = self.sums + channels.sum(dim=1).cpu()
+        self.squares = self.squares + channels.square().sum(dim=1).cpu()
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.as_tensor(self.sums) / self.n
+
+    @property
+    def variance(self) -> Tensor:
+        return (torch.as_tensor(self.squares) / self.n - self.mean.square()).clamp_min(0)
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; behind it each of its layers is in its own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

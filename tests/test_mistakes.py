@@ -1,0 +1,292 @@
+"""The usual mistakes: what tells them, against naive forms of it, and when nothing is said."""
+
+import itertools
+import math
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from advlens.auditing import opening
+from advlens.auditing.mistakes import assigned, guessing, reordered
+from advlens.auditing.opening import looked_at
+from advlens.auditing.subjects import Subject
+from advlens.datasets import ImageData, View, load_data
+from advlens.errors import ModelError, NumericError
+from advlens.models import Classifier, load_model
+from advlens.prepared import prepare
+from advlens.statistics import Z95
+
+SAMPLE = load_data("sample")
+PACKAGED = ("cifar10-standard", "cifar10-l2", "cifar10-consistency", "cifar10-reference")
+
+
+def random(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def warnings(model: Classifier, data: ImageData) -> list[str]:
+    subject = Subject(model.name, model, prepare(model))
+    subject.data = data
+    return looked_at(subject, batch_size=64, seed=0)
+
+
+def relabeled(change: Callable[[Tensor], Tensor], count: int = 200) -> ImageData:
+    data = SAMPLE.subset(count, seed=0)
+    return View(data, positions=torch.arange(count), labels=change(data.labels))
+
+
+class Behind(nn.Module):
+    """A packaged network with something done to its logits."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.network, self.change = load_model("cifar10-standard").network, change
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.change(self.network(images))
+
+
+def normalized(
+    network: nn.Module, scale: float = 1.0, *, like: str = "cifar10-standard"
+) -> Classifier:
+    model = load_model(like)
+    mean, std = ((scale * v).flatten().tolist() for v in (model.mean, model.std))
+    return Classifier(
+        network, name="m", mean=mean, std=std, classes=model.classes, image_size=32, resize=32
+    )
+
+
+def test_guessing_equals_all_deals_of_the_predictions() -> None:
+    labels, predicted = torch.tensor([0, 0, 0, 1, 1, 2]), torch.tensor([0, 1, 1, 1, 3, 2])
+    shares = [
+        sum(int(label == predicted[place]) for label, place in zip(labels, deal, strict=True)) / 6
+        for deal in itertools.permutations(range(6))
+    ]
+    mean = math.fsum(shares) / len(shares)
+    spread = math.sqrt(math.fsum((share - mean) ** 2 for share in shares) / len(shares))
+    assert guessing(predicted, labels, 4) == pytest.approx((mean, mean + Z95 * spread), rel=1e-12)
+
+
+def test_who_always_says_the_same_guesses() -> None:
+    labels = torch.tensor([0] * 90 + [1] * 10)
+    assert guessing(torch.zeros_like(labels), labels, 2) == pytest.approx((0.9, 0.9), rel=1e-12)
+    one_class = guessing(torch.zeros(25, dtype=torch.int64), torch.zeros(25, dtype=torch.int64), 5)
+    assert one_class == pytest.approx((0.2, 0.2 + Z95 * math.sqrt(0.2 * 0.8 / 25)), rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_order_of_a_good_model_is_the_best_one(seed: int) -> None:
+    labels = torch.randint(7, (200,), generator=random(seed))
+    order = torch.randperm(7, generator=random(seed + 50))
+    noisy = torch.rand(200, generator=random(seed)) < 0.2
+    drawn = torch.randint(7, (200,), generator=random(seed + 99))
+    predicted = torch.where(noisy, drawn, order[labels])
+    table = torch.zeros(7, 7)
+    for label, output in zip(labels.tolist(), predicted.tolist(), strict=True):
+        table[label, output] += 1
+    _, best = linear_sum_assignment(table.numpy(), maximize=True)
+    assert assigned(predicted, labels, 7).tolist() == best.tolist() == order.tolist()
+
+
+def test_an_order_is_counted_on_images_that_it_is_not_from() -> None:
+    labels = torch.randint(6, (150,), generator=random(0))
+    predicted = torch.randint(6, (150,), generator=random(1))
+    halves: dict[int, list[int]] = {0: [], 1: []}
+    for place, image in enumerate(sorted(range(150), key=lambda i: (int(labels[i]), i))):
+        halves[place % 2].append(image)
+    expected = 0
+    for fitted, held in ((0, 1), (1, 0)):
+        order = assigned(predicted[halves[fitted]], labels[halves[fitted]], 6)
+        expected += sum(int(order[labels[i]]) == int(predicted[i]) for i in halves[held])
+    assert reordered(predicted, labels, 6).right == expected < 50
+    on_all = assigned(predicted, labels, 6)  # fitted to its own images, noise looks like an order
+    assert int((on_all[labels] == predicted).sum()) > expected
+
+
+@pytest.mark.parametrize("shift", [1, -1, 4])
+def test_a_shift_is_named(shift: int) -> None:
+    labels = torch.arange(40) % 10
+    found = reordered((labels + shift) % 10, labels, 10)
+    assert (found.right, found.shift) == (40, shift)
+
+
+@pytest.mark.parametrize("count", [1, 2, 20, 300])
+@pytest.mark.parametrize("name", PACKAGED)
+def test_nothing_is_said_of_the_packaged_models(name: str, count: int) -> None:
+    assert warnings(load_model(name), SAMPLE.subset(count, seed=count)) == []
+
+
+def test_nothing_is_said_of_weak_models_with_equal_and_unequal_classes() -> None:
+    often_wrong = Behind(lambda logits: logits + 30 * torch.randn(len(logits), 10, generator=noise))
+    noise = random(0)
+    assert warnings(normalized(often_wrong), SAMPLE.subset(200, seed=0)) == []
+    cats, dogs = ((SAMPLE.labels == c).nonzero()[:, 0].tolist() for c in (3, 5))
+    assert warnings(load_model("cifar10-l2"), SAMPLE.part([*cats, *dogs[:6]])) == []
+    assert warnings(load_model("cifar10-l2"), SAMPLE.part(cats)) == []
+
+
+ORDERS = {
+    "one up": (lambda y: (y + 1) % 10, r"right on \d of 200 .* on 18\d if .* counted -1 from"),
+    "one down": (lambda y: (y - 1) % 10, r"right on \d of 200 .* on 18\d if .* counted \+1 from"),
+    "two exchanged": (
+        lambda y: torch.tensor([0, 1, 2, 5, 4, 3, 6, 7, 8, 9])[y],
+        "on 18. if its outputs have another order, such as '(cat' for images of 'dog|dog' .* 'cat)",
+    ),
+    "all": (lambda y: torch.randperm(10, generator=random(3))[y], "outputs have another order"),
+}
+
+
+@pytest.mark.parametrize("case", ORDERS)
+def test_labels_in_another_order(case: str) -> None:
+    change, said = ORDERS[case]
+    (sentence,) = warnings(load_model("cifar10-standard"), relabeled(change))
+    assert sentence.startswith("cifar10-standard is right on ")
+    assert re.search(said, sentence)
+
+
+def test_labels_dealt_at_random_are_guessing() -> None:
+    (sentence,) = warnings(
+        load_model("cifar10-standard"),
+        relabeled(lambda y: y[torch.randperm(200, generator=random(0))]),
+    )
+    assert re.search(
+        r"is right on .* of 200 images, where 10.0% and up to 1\d.\d% is guessing", sentence
+    )
+
+
+NORMALIZATIONS = {
+    "none": (lambda n: Classifier(n, name="m"), r"variance is 0\.0\d+ .*without the normalization"),
+    "twice": (lambda n: normalized(nn.Sequential(normalized(n))), r"variance is 1\d\.\d .*twice"),
+    "to 255": (lambda n: normalized(n, 255.0), r"deviation 0\.00\d+ after .*scale of \[0, 1\]"),
+    "none, for 1d": (
+        lambda n: normalized(
+            nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3072), nn.Linear(3072, 10))
+        ),
+        "statistics of a new layer .* in 1, its first batch normalization",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NORMALIZATIONS)
+def test_normalization_that_is_not_that_of_the_training(case: str) -> None:
+    make, said = NORMALIZATIONS[case]
+    model = make(load_model("cifar10-standard").network)
+    first = warnings(model, SAMPLE.subset(60, seed=0))[0]
+    assert re.search(said, first)
+
+
+def test_the_statistics_at_the_first_batch_normalization() -> None:
+    model, data = load_model("cifar10-standard"), SAMPLE.subset(40, seed=0)
+    pixels = data.images(range(40)).double() / 255
+    network = model.network.double()
+    with torch.no_grad():
+        maps = network.conv1((pixels - model.mean.double()) / model.std.double())
+    norm, ratios, off = network.bn1, [], []
+    for channel in range(32):
+        values = maps[:, channel].flatten()
+        mean = float(values.sum()) / len(values)
+        variance = float(((values - mean) ** 2).sum()) / len(values)
+        ratios.append(variance / float(norm.running_var[channel]))
+        off.append(
+            abs(mean - float(norm.running_mean[channel])) / float(norm.running_var[channel]) ** 0.5
+        )
+    network.float()
+    watched = opening._Watched(model)
+    with torch.no_grad():
+        seen = watched.look((batch.images for batch in data.batches(16)), data.labels)
+    assert seen is not None
+    assert seen.norm is not None
+    assert (seen.norm.layer, seen.norm.fresh) == ("bn1", False)
+    # sums of squares in float64 of float32 values: their rounding is all that differs
+    assert seen.norm.variance == pytest.approx(sorted(ratios)[15], rel=1e-4)
+    assert seen.norm.off == pytest.approx(sorted(off)[15], abs=1e-4)
+
+
+OUTPUTS = {
+    "softmax": (lambda y: y.softmax(1), "values from 0 to 1 that sum to 1, which are no logits"),
+    "sigmoid": (lambda y: y.sigmoid(), "values from 0 to 1, which are no logits"),
+    "votes": (lambda y: nn.functional.one_hot(y.argmax(1), 10).float(), "that sum to 1, which are"),
+    "log-softmax": (lambda y: y.log_softmax(1), "returns log-probabilities"),
+}
+
+
+@pytest.mark.parametrize("case", OUTPUTS)
+def test_outputs_that_are_no_logits(case: str) -> None:
+    change, said = OUTPUTS[case]
+    (sentence,) = warnings(normalized(Behind(change)), SAMPLE.subset(60, seed=0))
+    assert said in sentence
+
+
+class Stuck(Behind):
+    """Stays in training mode."""
+
+    def train(self, mode: bool = True) -> "Stuck":
+        super().train(True)
+        return self
+
+
+def without_running_statistics() -> nn.Module:
+    network = load_model("cifar10-standard").network
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean = module.running_var = None
+            module.track_running_stats = False
+    return network
+
+
+def by_the_batch() -> nn.Module:
+    return Behind(lambda logits: logits - logits.mean(dim=0))
+
+
+@pytest.mark.parametrize(
+    ("make", "layer"),
+    [
+        (lambda: Stuck(nn.Identity()), "network.bn1"),
+        (without_running_statistics, "bn1"),
+        (by_the_batch, ""),
+    ],
+)
+def test_answers_that_depend_on_the_batch(make: Callable[[], nn.Module], layer: str) -> None:
+    first = warnings(normalized(make()), SAMPLE.subset(60, seed=0))[0]
+    assert re.search(
+        r"m answers by the other images of a batch: .* by \d+\.\d% of the largest", first
+    )
+    assert f"training mode does ({layer}, " in first if layer else "training mode does, so" in first
+
+
+def test_what_is_drawn_anew_is_not_taken_for_the_batch() -> None:
+    noise = random(0)
+    drawn = Behind(lambda logits: logits * (1 + 0.1 * torch.randn(logits.shape, generator=noise)))
+    assert warnings(normalized(drawn), SAMPLE.subset(60, seed=0)) == []
+
+
+def test_new_weights_are_guessing() -> None:
+    (first, second) = warnings(load_model("resnet20"), SAMPLE.subset(40, seed=0))
+    assert "has the statistics of a new layer (mean 0, variance 1) in bn1, its first" in first
+    assert re.search("right on .* of 40 images, where .* is guessing", second)
+
+
+def test_the_model_comes_back_as_it_was_given() -> None:
+    model = load_model("cifar10-standard").train()
+    model.network.layer1.eval()
+    before = [module.training for module in model.modules()]
+    hooks = [len(module._forward_pre_hooks) for module in model.modules()]
+    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    warnings(model, SAMPLE.subset(30, seed=0))
+    assert [module.training for module in model.modules()] == before
+    assert [len(module._forward_pre_hooks) for module in model.modules()] == hooks
+    assert all(torch.equal(state[key], tensor) for key, tensor in model.state_dict().items())
+
+
+def test_a_forward_that_fails_and_nan_are_one_sentence() -> None:
+    def fail(logits: Tensor) -> Tensor:
+        raise IndexError("of 7")
+
+    with pytest.raises(ModelError, match="m fails on a batch of 30 images: IndexError: of 7"):
+        warnings(normalized(Behind(fail)), SAMPLE.subset(30, seed=0))
+    with pytest.raises(NumericError, match="m returns NaN"):
+        warnings(normalized(Behind(lambda logits: logits / 0 * 0)), SAMPLE.subset(30, seed=0))
