@@ -84,7 +84,7 @@ def test_damaged_images_end_a_run_before_it_begins_or_are_left_out_and_listed(
     bad = tmp_path / "data" / "dog" / "07.png"
     bad.write_bytes(bad.read_bytes()[:100])
     spec, run = f"folder:{tmp_path / 'data'}", tmp_path / "run"
-    settings = dataclasses.replace(SETTINGS, stages=("accuracy", "neurons"))
+    settings = dataclasses.replace(SETTINGS, stages=("accuracy", "sweep"))
     with pytest.raises(DataError, match=r"1 of 30 images of folder data .*07.png.*--skip-damaged$"):
         audit([classifier()], spec, run, settings=settings)
     assert [path.name for path in run.iterdir()] == [".lock"]

@@ -94,7 +94,7 @@ MISSING = {
         "no gradient comes from its output",
     ),
     "no synsets": (whole, images(synsets=None), {"neurons"}, "the class 'cat' has 8 senses"),
-    "few images": (whole, images(9), {"generation"}, "noise has no class of 4 images or more"),
+    "few images": (whole, images(6), {"generation"}, "noise has no class of 4 images or more"),
 }  # fmt: skip
 
 

@@ -150,7 +150,8 @@ def _walk(
             subject.warnings += looked_at(subject, settings.batch_size, settings.seed)
         warn(subject.warnings, processes)
     if isinstance(settings, AuditSettings):
-        check_expected(subjects, settings, processes)
+        with processes.apart():
+            check_expected(subjects, settings, processes)
     run = open_run(out, identity(subjects, settings), processes, device)
     parts: list[dict[str, dict[str, Any]]] = []
     for number, (subject, wanted) in enumerate(zip(subjects, stages, strict=True)):
