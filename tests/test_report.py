@@ -383,7 +383,7 @@ def test_a_section_without_its_tables_is_left_out(tmp_path: Path) -> None:
     (run / "results" / "layers.csv").unlink()
     (run / "results" / "accuracy.csv").unlink()
     write_report(run, [accuracy, neurons])
-    assert shown_titles(run) == ["In short", "What was measured", "How it was made"]
+    assert shown_titles(run) == ["Read first", "In short", "What was measured", "How it was made"]
     assert "holds no results" in text_of(page(run))
     assert not (run / "figures" / "accuracy.svg").exists()
 
@@ -404,7 +404,8 @@ def made_up(findings: int) -> Callable[[Results], Section]:
 def test_a_new_stage_needs_only_its_section(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shown=1)
     write_report(run, [made_up(12)])
-    assert shown_titles(run) == ["In short", "What was measured", "Mine", "How it was made"]
+    titles = ["Read first", "In short", "What was measured", "Mine", "How it was made"]
+    assert shown_titles(run) == titles
     claims = next(e for e in elements(run, "ul") if e.attrib.get("class") == "claims")
     assert [text_of(item) for item in claims] == [
         f"Claim {n}. Mine" for n in range(1, IN_SHORT + 1)

@@ -19,8 +19,6 @@ from advlens.sections import Estimate, number, percent
 from advlens.statistics import Z95, wilson
 
 FEWEST = 20
-ROUNDING = 0.02
-"""Share of the largest output that half precision and other kernels may change."""
 MOST_APART = 5.0
 """Factor between two variances, of images normalized alike, that is not exceeded: dark, gray and
 noisy images stay below 4 at the first batch normalization, images not normalized at all have 16."""
@@ -52,17 +50,12 @@ class Seen:
     Attributes:
         logits: N×classes, on the CPU.
         labels: of these images, where they belong to classes.
-        change: largest change of an output by the other images of the batch, as a share of the
-            largest output.
-        training: layers that are in training mode all the same, or keep no running statistics.
         norm: of the first batch normalization, where there is one.
         means, deviations: of each channel of the images, normalized.
     """
 
     logits: Logits
     labels: Labels | None
-    change: float
-    training: Sequence[str]
     norm: FirstNorm | None
     means: Sequence[float]
     deviations: Sequence[float]
@@ -71,23 +64,11 @@ class Seen:
 def mistakes(model: str, classes: Sequence[str], seen: Seen) -> list[str]:
     """A sentence for each mistake that these numbers show, the most certain first."""
     found = [
-        _batch_dependent(seen),
         _scale(seen) or _normalization(seen),
         _outputs(seen.logits),
         _accuracy(classes, seen),
     ]
     return [f"{model} {sentence}" for sentence in found if sentence]
-
-
-def _batch_dependent(seen: Seen) -> str:
-    if seen.change <= ROUNDING:
-        return ""
-    layers = f" ({', '.join(seen.training[:3])})" if seen.training else ""
-    return (
-        f"answers by the other images of a batch: they change an output by {percent(seen.change)} "
-        f"of the largest one, as batch normalization in training mode does{layers}, so its numbers "
-        "depend on the batch size; give its layers running statistics and let eval() reach them"
-    )
 
 
 def _scale(seen: Seen) -> str:

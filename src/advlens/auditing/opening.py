@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from advlens.arrays import Images, Labels, Logits
 from advlens.auditing.mistakes import FEWEST, FirstNorm, Seen, mistakes
@@ -14,14 +14,15 @@ from advlens.auditing.subjects import Subject
 from advlens.config import AuditSettings
 from advlens.datasets import BrodenData
 from advlens.distributed import Processes
-from advlens.errors import AdvlensError, ModelError, NumericError, SettingsError
+from advlens.errors import ModelError, NumericError, SettingsError
 from advlens.evaluation import Accuracy
+from advlens.models import Classifier
+from advlens.prepared import Prepared
+from advlens.prepared.trial import evaluated
 from advlens.sections import Estimate, count, percent
 
 IMAGES = 300
 """Natural images that are looked at, at most."""
-TOGETHER = 16
-"""Images whose outputs are compared with those of half of them."""
 
 
 def warn(texts: Sequence[str], processes: Processes) -> None:
@@ -34,6 +35,8 @@ def warn(texts: Sequence[str], processes: Processes) -> None:
 def looked_at(subject: Subject, batch_size: int, seed: int) -> list[str]:
     """Warnings of the usual mistakes, from one pass over at most `IMAGES` natural images.
 
+    What the prepared copy found when it was compared with the model comes first.
+
     Raises:
         ModelError: the model fails on a batch.
         NumericError: it returns NaN.
@@ -42,11 +45,12 @@ def looked_at(subject: Subject, batch_size: int, seed: int) -> list[str]:
     some = data.subset(min(IMAGES, len(data)), seed=seed)
     labels = None if isinstance(data, BrodenData) else some.labels
     batches = some.batches(batch_size, device=subject.classifier.mean.device)
-    with torch.no_grad(), _evaluating(subject.classifier):
-        seen = _Watched(subject.classifier).look((batch.images for batch in batches), labels)
+    with torch.no_grad(), evaluated(subject.classifier):
+        watched = _Watched(subject.classifier, subject.prepared)
+        seen = watched.look((batch.images for batch in batches), labels)
     if seen is None:  # the units of a part of a network are dissected without logits
-        return []
-    return mistakes(name, data.classes, seen)
+        return [*subject.prepared.notes]
+    return [*subject.prepared.notes, *mistakes(name, data.classes, seen)]
 
 
 def check_expected(
@@ -94,8 +98,8 @@ def _natural(subject: Subject, batch_size: int, processes: Processes) -> dict[st
 class _Watched:
     """A classifier in evaluation mode, and what arrives at its first batch normalization."""
 
-    def __init__(self, classifier: nn.Module):
-        self.classifier: Any = classifier
+    def __init__(self, classifier: Classifier, prepared: Prepared):
+        self.classifier, self.prepared = classifier, prepared
         self.layer = ""
         self.norm: Any = None
         self.pixels, self.arriving = _Moments(), _Moments()
@@ -103,58 +107,43 @@ class _Watched:
     def look(self, batches: Iterator[Images], labels: Labels | None) -> Seen | None:
         """What the images show; None of a model that returns no logits."""
         found: list[Logits] = []
-        first: Images | None = None
-        with self._heard():
-            for images in batches:
-                logits = self._run(images)
-                if logits.ndim != 2:
-                    return None
-                found.append(logits.cpu())
-                self.pixels.update((images - self.classifier.mean) / self.classifier.std)
-                first = images[:TOGETHER] if first is None else first
-        assert first is not None  # no data set is empty
+        heard = True
+        for images in batches:
+            logits = self._run(images)
+            if logits.ndim != 2:
+                return None
+            found.append(logits.cpu())
+            self.pixels.update((images - self.classifier.mean) / self.classifier.std)
+            heard = heard and self._sent(images)
         return Seen(
-            logits=torch.cat(found), labels=labels, change=self._changed(first),
-            training=self._training(), norm=self._first_norm(), means=self.pixels.mean.tolist(),
-            deviations=self.pixels.variance.sqrt().tolist(),
+            logits=torch.cat(found), labels=labels, norm=self._first_norm(),
+            means=self.pixels.mean.tolist(), deviations=self.pixels.variance.sqrt().tolist(),
         )  # fmt: skip
 
     def _run(self, images: Images) -> Logits:
-        name = self.classifier.name
-        try:
-            logits: Logits = self.classifier(images)
-        except AdvlensError:
-            raise
-        except Exception as error:  # whatever the user's own forward raises
-            raise ModelError(
-                f"{name} fails on a batch of {len(images)} images: {type(error).__name__}: {error}"
-            ) from error
+        logits: Logits = self.prepared(images)
         if logits.isnan().any():
             raise NumericError(
-                f"{name} returns NaN on images in [0, 1], so nothing that is measured of it means "
-                "anything: check its weights"
+                f"{self.classifier.name} returns NaN on images in [0, 1], so nothing that is "
+                "measured of it means anything: check its weights"
             )
         return logits
 
-    def _changed(self, images: Images) -> float:
-        """By what share outputs change with the other images of the batch; 0 if they also do
-        without."""
-        half = (len(images) + 1) // 2
-        one, again, alone = (self._run(part) for part in (images, images, images[:half]))
-        largest = one.abs().amax().clamp_min(torch.finfo(one.dtype).tiny)
-        anyway, change = (one - again).abs().amax(), (one[:half] - alone).abs().amax()
-        return float(change / largest) if anyway < change / 2 else 0.0
-
-    def _training(self) -> list[str]:
-        return [
-            name.removeprefix("network.")
-            for name, module in self.classifier.named_modules()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm)
-            and (module.training or module.running_mean is None)
-        ]
+    def _sent(self, images: Images) -> bool:
+        """Whether the model's own layers, which the prepared copy may fold, were listened to."""
+        try:
+            with self._heard() as there_is_one:
+                if there_is_one:
+                    self.classifier(images)
+        except Exception:  # a batch of another size than the one that it takes
+            self.norm = None
+            return False
+        return there_is_one
 
     @contextlib.contextmanager
-    def _heard(self) -> Iterator[None]:
+    def _heard(self) -> Iterator[bool]:
+        """Whether there is a batch normalization to listen to; within the block it is done."""
+
         def hear(name: str, module: Any, inputs: tuple[Any, ...]) -> None:
             if self.norm is None:
                 self.layer, self.norm = name.removeprefix("network."), module
@@ -168,9 +157,10 @@ class _Watched:
             for name, module in self.classifier.named_modules()
             if isinstance(getattr(module, "running_mean", None), Tensor)
             and isinstance(getattr(module, "running_var", None), Tensor)
+            and not isinstance(module, torch.jit.ScriptModule)  # which takes no hooks
         ]
         try:
-            yield
+            yield bool(handles)
         finally:
             for handle in handles:
                 handle.remove()
@@ -214,15 +204,3 @@ class _Moments:
     @property
     def variance(self) -> Tensor:
         return (torch.as_tensor(self.squares) / self.n - self.mean.square()).clamp_min(0)
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; behind it each of its layers is in its own mode again."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
