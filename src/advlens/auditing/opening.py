@@ -72,10 +72,10 @@ def check_expected(
         )
     values = expected if len(expected) > 1 else expected * len(subjects)
     for subject, value in zip(subjects, values, strict=True):
-        found = _natural(subject, settings.batch_size, processes)
-        low, high = found["top1_low"], found["top1_high"]
+        accuracy = _natural(subject, settings, processes)
+        estimate = Estimate.of(accuracy.compute(), "top1")
+        low, high = estimate.low or 0.0, estimate.high or 1.0
         if not low <= value <= high:
-            estimate = Estimate(value=found["top1"], low=low, high=high, n=int(found["n"]))
             raise ModelError(
                 f"{subject.classifier.name} is right on {estimate.text(as_percent=True)} of the "
                 f"{count(estimate.n)} images of {subject.data.name}, and {percent(value)} is "
@@ -84,15 +84,20 @@ def check_expected(
             )
 
 
-def _natural(subject: Subject, batch_size: int, processes: Processes) -> dict[str, float | int]:
-    data, accuracy = subject.data, Accuracy()
+def _natural(subject: Subject, settings: AuditSettings, processes: Processes) -> Accuracy:
+    data, prepared = subject.data, subject.prepared
+    accuracy = Accuracy(draws=settings.draws if prepared.randomized else 1)
     device = subject.classifier.mean.device
+    mine = processes.deal(len(data), settings.batch_size)
     with torch.no_grad():
-        mine = processes.deal(len(data), batch_size)
-        for batch in data.batches(batch_size, mine, device=device):
-            accuracy.update(subject.prepared(batch.images), batch.labels)
-    counts = torch.tensor([accuracy.n, accuracy.top1, accuracy.top5], device=device)
-    return Accuracy(*processes.total(counts).tolist()).compute()
+        for batch in data.batches(settings.batch_size, mine, device=device):
+            accuracy.update_under(
+                None, prepared, batch.images, batch.labels, ids=batch.ids,
+                clean=prepared(batch.images),
+            )  # fmt: skip
+    counts = torch.tensor(accuracy.counts(), device=device)
+    accuracy.restore(processes.total(counts).tolist())
+    return accuracy
 
 
 class _Watched:
