@@ -174,6 +174,7 @@ def _dissect(command: DissectCommand, line: str) -> None:
 
 def _attack(command: AttackCommand, line: str) -> None:
     from advlens.distributed import joined
+    from advlens.models.classifier import device_of
     from advlens.stored import make_attack, store_attack
 
     settings = command.settings
@@ -182,7 +183,7 @@ def _attack(command: AttackCommand, line: str) -> None:
         _plan(command, [(classifier, data)])
         return
     attack = make_attack(settings, classifier, data.aligned(classifier.classes, classifier.synsets))
-    with joined(next(classifier.parameters()).device) as processes:
+    with joined(device_of(classifier)) as processes:
         computed, stored = store_attack(
             classifier, data, attack, command.out, batch_size=settings.batch_size, command=line,
             processes=processes,
@@ -195,6 +196,7 @@ def _attack(command: AttackCommand, line: str) -> None:
 
 def _train(command: TrainCommand, line: str) -> None:
     from advlens.distributed import joined
+    from advlens.models.classifier import device_of
     from advlens.recipes import Recipe, load_classifier, load_images, train
 
     settings = command.settings
@@ -204,7 +206,7 @@ def _train(command: TrainCommand, line: str) -> None:
     if command.common.dry_run:
         _plan(command, [(classifier, data), (classifier, test)])
         return
-    with joined(next(classifier.parameters()).device) as processes, processes.apart():
+    with joined(device_of(classifier)) as processes, processes.apart():
         found = train(
             classifier, data, test, command.out, settings,
             command=line, recipe=command.recipe, processes=processes,

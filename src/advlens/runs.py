@@ -153,14 +153,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 of named tensors: names, shapes, types and values."""
+def fingerprint(values: Iterable[tuple[str, Any]]) -> str:
+    """SHA-256 of named tensors: names, shapes, types and values; of other values, what they say."""
     digest = hashlib.sha256()
-    for name, tensor in tensors:
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(
-            tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-        )
+    for name, value in values:
+        if not isinstance(value, Tensor):  # such as the packed weights of a quantized layer
+            digest.update(f"{name} {value!r}\n".encode())
+            continue
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        plain = value.dequantize() if value.is_quantized else value
+        flat = plain.detach().cpu().contiguous().view(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -33,6 +33,7 @@ from advlens.distributed import Processes
 from advlens.errors import DataError
 from advlens.files import atomic, locked
 from advlens.models import Classifier
+from advlens.models.classifier import device_of
 from advlens.prepared import Prepared, prepare
 from advlens.progress import Progress
 from advlens.runs import Row, Run, fingerprint, open_run, write_csv, write_json
@@ -145,7 +146,7 @@ def store_attack(
         "advlens": __version__,
     }
     with locked(out) if processes.first else contextlib.nullcontext():
-        run = open_run(out, identity, processes, next(classifier.parameters()).device)
+        run = open_run(out, identity, processes, device_of(classifier))
         with processes.apart():
             before = _write_images(run, prepared, aligned, attack, files, batch_size, processes)
             rows, after = _measure(prepared, aligned, attack, files, batch_size, processes)
@@ -213,7 +214,7 @@ def _write_images(
                 run.save_part(0, f"batch-{start}", part)
             hits += part["hits"]
             progress.update(len(ids))
-    device = next(prepared.parameters()).device
+    device = prepared.device
     return Success(int(processes.total(torch.tensor(hits, device=device))), len(data))
 
 
@@ -246,7 +247,7 @@ def _measure(
         }
         lists = [v.tolist() if isinstance(v, Tensor) else v for v in columns.values()]
         rows += [dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)]
-    device, own = next(prepared.parameters()).device, json.dumps(rows).encode()
+    device, own = prepared.device, json.dumps(rows).encode()
     parts = (processes.spread(own, device, source=rank) for rank in range(processes.count))
     rows = sorted((row for part in parts for row in json.loads(part)), key=lambda row: row["id"])
     return rows, Success(sum(row["success"] for row in rows), len(rows))
@@ -256,7 +257,7 @@ def _batches(
     prepared: Prepared, data: ImageData, batch_size: int, ids: Sequence[int]
 ) -> Iterator[Batch]:
     """Batches on the model's device."""
-    device = next(prepared.parameters()).device
+    device = prepared.device
     for batch in data.batches(batch_size, ids):
         yield Batch(ids=batch.ids, images=batch.images.to(device), labels=batch.labels.to(device))
 

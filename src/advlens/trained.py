@@ -25,6 +25,7 @@ from advlens.distributed import Processes
 from advlens.evaluation import Accuracy
 from advlens.files import locked, sha256
 from advlens.models import Classifier, load_weights, save_weights
+from advlens.models.classifier import device_of
 from advlens.prepared import prepare
 from advlens.progress import Progress
 from advlens.records import (
@@ -106,7 +107,7 @@ def _tested(
     half: bool, processes: Processes,
 ) -> dict[str, Any]:  # fmt: skip
     """What `test.json` holds, measured where it does not yet hold it; the same in all processes."""
-    device = next(classifier.parameters()).device
+    device = device_of(classifier)
     path, record = out / "model.safetensors", out / "test.json"
     asked = {
         "trained": fingerprint(classifier.state_dict().items()),
@@ -142,7 +143,7 @@ def _measure(
     classifier: Classifier, test: ImageData, attack: Attack, batch_size: int, processes: Processes
 ) -> dict[str, Any]:
     """Each image counts once, in one of the processes."""
-    prepared, device = prepare(classifier), next(classifier.parameters()).device
+    prepared, device = prepare(classifier), device_of(classifier)
     (first,) = test.batches(1, [0])
     with torch.no_grad():
         prepared(first.images.to(device))  # what it is shows in a pass
@@ -214,7 +215,7 @@ class _Trained:
 
     @cached_property
     def _device(self) -> torch.device:
-        return next(self.classifier.parameters()).device
+        return device_of(self.classifier)
 
     def _record(self) -> dict[str, Any]:
         """What run.json holds."""

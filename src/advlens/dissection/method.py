@@ -12,6 +12,7 @@ from advlens.dissection.tally import Counting
 from advlens.dissection.walk import Dissector
 from advlens.distributed import Processes
 from advlens.errors import SettingsError
+from advlens.models.classifier import device_of
 from advlens.prepared import Prepared, prepare
 
 
@@ -72,7 +73,7 @@ class Dissection:
             NumericError: an activation is not finite.
         """
         walk = self.begin(prepare(model), data, attack)
-        device = next(model.parameters()).device
+        device = device_of(model)
         again = True
         while again:
             for batch in data.batches(self.batch_size):

@@ -206,14 +206,14 @@ class Dissector:
 
     def _counted(self, labels: Annotations, others: Annotations) -> tuple[Truth, Truth]:
         """The labels of a batch, which are noted, and those of other images."""
-        device = next(self.prepared.parameters()).device
+        device = self.prepared.device
         truth = Truth.of(labels, self.data.label_count, device)
         self.pixels += truth.pixels.cpu()
         return truth, Truth.of(others, self.data.label_count, device)
 
     def compute(self) -> dict[str, dict[Kind, Concepts]]:
         """What the units of each layer detect on each kind of images; the same in all processes."""
-        device = next(self.prepared.parameters()).device
+        device = self.prepared.device
         self.pixels = self.processes.total(self.pixels.to(device)).cpu()
         for classes in (*self.predicted.values(), self.targets):
             classes += 1  # 0 in all processes but the one that saw the image
@@ -250,7 +250,7 @@ class Dissector:
         self.predicted = {kind: state[f"predicted.{kind}"] for kind in self.images}
         sizes = state["sizes"].tolist()
         self.ids = [part.tolist() for part in torch.split(state["ids"], sizes)]
-        device = next(self.prepared.parameters()).device
+        device = self.prepared.device
         for name in self.names:
             self._begin(name, tuple(state[f"{name}.shape"].tolist()), device)
             self.layers[name].restore(state, name, device)

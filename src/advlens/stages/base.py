@@ -58,7 +58,7 @@ class Context:
     @property
     def device(self) -> torch.device:
         """The model's."""
-        return next(self.classifier.parameters()).device
+        return self.prepared.device
 
     def dealt(self, count: int, compute: Callable[[list[int]], Tensor]) -> Tensor:
         """A row for each of 0 … count − 1, in all processes; each computes its own whole batches.

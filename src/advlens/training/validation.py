@@ -22,7 +22,7 @@ def measure(
     taken at the iterate that counts for the prediction (see `Attack.outcomes`).
     """
     prepared = prepare(model)
-    device = next(model.parameters()).device
+    device = prepared.device
     sums = torch.zeros(4, dtype=torch.float64, device=device)
     with torch.no_grad():
         for ids, images, labels in batches:
