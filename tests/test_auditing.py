@@ -165,9 +165,11 @@ def test_a_killed_run_continues_to_the_same_bytes(
 
 def test_another_run_in_the_folder_is_refused(finished: Path) -> None:
     other = dataclasses.replace(SETTINGS, seed=1)
-    with pytest.raises(RunError, match="another settings"):
+    with pytest.raises(RunError, match=r"seed is 0 there and 1 here; choose another --out"):
         audit([classifier(), classifier(1)], images(), finished, settings=other)
-    with pytest.raises(RunError, match="another models"):
+    with pytest.raises(
+        RunError, match=r"weights or normalization of tiny \(2\) are others; choose"
+    ):
         audit([classifier(), classifier(2)], images(), finished, settings=SETTINGS)
 
 

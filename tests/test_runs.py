@@ -13,7 +13,7 @@ from advlens.runs import Run, fingerprint, read_json, write_csv
 def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
     Run(tmp_path, {"settings": {"seed": 0}, "data": "a"})
     Run(tmp_path, {"settings": {"seed": 0}, "data": "a"})
-    with pytest.raises(RunError, match="another settings; choose another --out"):
+    with pytest.raises(RunError, match=r"seed is 0 there and 1 here; choose another --out"):
         Run(tmp_path, {"settings": {"seed": 1}, "data": "a"})
 
 
@@ -22,20 +22,20 @@ def test_parts_and_states_come_back(tmp_path: Path) -> None:
     assert run.part(0, "accuracy") is None
     run.save_part(0, "accuracy", {"tables": {"accuracy": [{"top1": 0.1 + 0.2}]}})
     assert run.part(0, "accuracy") == {"tables": {"accuracy": [{"top1": 0.1 + 0.2}]}}
-    assert run.state(1, "neurons") is None
+    assert run.state(1, "neurons", 200) is None
     state = {
         "keys": torch.tensor([2**62, -5]), "x": torch.tensor([0.1], dtype=torch.float64),
         **{f"odd{n}": torch.arange(n, dtype=torch.float64) for n in (1, 2, 3)},
     }  # fmt: skip
     run.save_state(1, "neurons", 128, state)
-    position, found = run.state(1, "neurons") or (0, {})
+    position, found = run.state(1, "neurons", 200) or (0, {})
     assert position == 128
     assert found.keys() == state.keys()
     assert all(torch.equal(found[key], state[key]) for key in state)
     # a float64 matrix product rounds differently where its operands are not aligned
     assert all(tensor.data_ptr() % 64 == 0 for tensor in found.values())
     run.drop_state(1, "neurons")
-    assert run.state(1, "neurons") is None
+    assert run.state(1, "neurons", 200) is None
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"\x00" * 64, b"[1]"])
@@ -47,7 +47,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: bytes) -> None:
         run.part(0, "accuracy")
     (tmp_path / "parts" / "0-x.state.safetensors").write_bytes(damage)
     with pytest.raises(RunError, match=r"0-x\.state\.safetensors is damaged"):
-        run.state(0, "x")
+        run.state(0, "x", 9)
 
 
 def test_csv_cells(tmp_path: Path) -> None:

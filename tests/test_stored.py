@@ -198,7 +198,7 @@ def test_what_cannot_be_stored_is_refused(
     classifier: Classifier, data: ArrayData, tmp_path: Path
 ) -> None:
     store_attack(classifier, data, PGD, tmp_path)
-    with pytest.raises(RunError, match="another attack"):
+    with pytest.raises(RunError, match=r"attack is .*steps=3.* there and .*steps=4.* here"):
         store_attack(classifier, data, dataclasses.replace(PGD, steps=4), tmp_path)
     with locked(tmp_path), pytest.raises(RunError, match="another advlens process"):
         store_attack(classifier, data, PGD, tmp_path)

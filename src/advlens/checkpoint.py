@@ -1,13 +1,19 @@
 """Checkpoints of a training run: written whole or not at all, read without executing anything."""
 
 import io
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
+from torch import Tensor
 
 from advlens.errors import CheckpointError
 from advlens.files import atomic
+from advlens.folders import open_plain, why
+
+LARGEST_LIST = 2**23
+"""Bytes of what a checkpoint holds beside its tensors, at most."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -27,17 +33,57 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: not such a file, damaged, or holding anything but tensors and plain values.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with open_plain(path, 2**48) as file:
+            _check_archive(file)
+            file.seek(0)
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes make torch's parsers raise almost anything
-        reason = str(error).split("\n")[0][:200]
         raise CheckpointError(
-            f"{path} is not a checkpoint that can be read ({reason}); remove it to begin anew"
+            f"{path} is not a checkpoint that can be read ({why(error)}); remove it to begin anew"
         ) from error
     if not isinstance(state, dict):
         raise CheckpointError(
             f"{path} holds a {type(state).__name__}, not a checkpoint; remove it to begin anew"
         )
     return state
+
+
+def _check_archive(file: BinaryIO) -> None:
+    """Refuse an archive that would unpack to more than its own size, or an endless list."""
+    with zipfile.ZipFile(file) as archive:
+        records = archive.infolist()
+    length = file.seek(0, io.SEEK_END)
+    unpacked = sum(record.file_size for record in records)
+    if unpacked > length:  # torch.save stores its records as they are
+        raise ValueError(f"it would unpack to {unpacked:,} bytes")
+    listed = sum(r.file_size for r in records if r.filename.endswith(".pkl"))
+    if listed > LARGEST_LIST:
+        raise ValueError(f"its list of tensors has {listed:,} bytes, more than {LARGEST_LIST:,}")
+
+
+def misfit(found: Any, wanted: Any, where: str = "it") -> str:
+    """What in a state is not as in another of the same run, or nothing.
+
+    Keys, types, and the types and shapes of tensors are compared; where the other holds an empty
+    dictionary or list, any may stand.
+    """
+    if isinstance(wanted, Tensor):
+        if isinstance(found, Tensor):
+            kinds = [(str(t.dtype), tuple(t.shape)) for t in (found, wanted)]
+            return "" if kinds[0] == kinds[1] else f"{where} is {kinds[0]}, not {kinds[1]}"
+        return f"{where} is no tensor"
+    if isinstance(wanted, float) and type(found) in (int, float):
+        return "" if abs(found) < 1e300 else f"{where} is not finite"
+    if type(found) is not type(wanted) and not (
+        isinstance(found, dict) and isinstance(wanted, dict)
+    ):
+        return f"{where} is a {type(found).__name__}, not a {type(wanted).__name__}"
+    if isinstance(wanted, dict) and wanted:
+        if found.keys() != wanted.keys():
+            return f"{where} has other keys"
+        parts = (misfit(found[key], item, f"{where}'s {key}") for key, item in wanted.items())
+        return next(filter(None, parts), "")
+    return ""
 
 
 def as_bytes(state: dict[str, Any]) -> bytes:

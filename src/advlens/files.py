@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from advlens.errors import DataError, RunError
+from advlens.folders import check_held, held
 
 TIMEOUT = 60
 """Seconds without a byte after which a download is given up."""
@@ -30,9 +31,11 @@ def atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     after an exception it is removed and the old file is untouched. Text mode writes UTF-8.
 
     Raises:
-        RunError: the disk is full or the folder cannot be written (the path and reason named).
+        RunError: the disk is full or the folder cannot be written (the path and reason named), or a
+            folder that the process holds was removed meanwhile.
     """
     path = Path(path)
+    check_held(path)
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +88,8 @@ def locked(folder: Path) -> Iterator[None]:
                 f"another advlens process is writing to {folder}; wait for it"
                 " or choose another --out"
             ) from error
-        yield
+        with held(folder):
+            yield
 
 
 def fetch(url: str, path: Path, *, sha256: str, size: int) -> Path:

@@ -1,6 +1,5 @@
 """Run folders for Python and pandas."""
 
-import csv
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,7 +63,9 @@ class RunResults:
             raise RunError(
                 f"{self.folder} has no table {table!r}; it has {', '.join(self.tables) or 'none'}"
             )
-        texts = self.results.table(table, dict.fromkeys(self._header(table), str | None)) or []
+        texts = (
+            self.results.table(table, dict.fromkeys(self.results.columns(table), str | None)) or []
+        )
         kinds = {
             column: _kind([row[column] for row in texts if row[column] is not None])
             if column not in NAMES or (table, column) in NUMBERED
@@ -87,19 +88,9 @@ class RunResults:
             raise SettingsError(
                 "a frame needs pandas; install it with: pip install 'advlens[pandas]', or use rows"
             ) from error
-        frame = pandas.DataFrame(self.rows(table), columns=self._header(table))
+        frame = pandas.DataFrame(self.rows(table), columns=self.results.columns(table))
         empty = [column for column in frame if frame[column].isna().all()]
         return frame.astype(dict.fromkeys(empty, float))
-
-    def _header(self, table: str) -> list[str]:
-        path = self.folder / "results" / f"{table}.csv"
-        try:
-            with open(path, encoding="utf-8", newline="") as file:
-                return next(csv.reader(file, strict=True), [])
-        except (OSError, ValueError, csv.Error) as error:
-            raise RunError(
-                f"{path} is damaged: {error}; make the run again with `advlens audit`"
-            ) from error
 
 
 def read_run(folder: str | Path) -> RunResults:
@@ -111,11 +102,13 @@ def read_run(folder: str | Path) -> RunResults:
     folder = Path(folder)
     if not folder.is_dir():
         raise RunError(f"there is no run folder {folder}; name one made by `advlens audit`")
-    if (folder / "parts").is_dir() and not (folder / "run.json").exists():
+    results = Results.read(folder)
+    if results.record["unfinished"]:
         raise RunError(
-            f"the run in {folder} is not finished; the command that began it goes on with it"
+            f"the run in {folder} is not finished; the command that began it goes on with it, and "
+            "advlens report shows what is there"
         )
-    return RunResults(Results.read(folder))
+    return RunResults(results)
 
 
 def _kind(texts: list[str]) -> Any:

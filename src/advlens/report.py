@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advlens.errors import RunError
+from advlens.errors import AdvlensError, RunError
 from advlens.figures import (
     AGAINST,
     FOR,
@@ -25,6 +25,7 @@ from advlens.figures import (
 from advlens.figures.pictures import SMALL, Pixels
 from advlens.figures.style import BAD, FRAME, INK, MODELS, MUTED, RULE, SURFACE
 from advlens.files import atomic
+from advlens.folders import held, open_plain, why
 from advlens.sections import (
     FigureBlock,
     Finding,
@@ -48,7 +49,8 @@ if TYPE_CHECKING:
 
 THUMBNAIL = 160
 """Pixels of the longer side above which the page holds a smaller JPEG of a picture."""
-MOST_PIXELS = 25_000_000
+MOST_PIXELS = 2**21
+"""Of a picture: those that stages write have the size of a model's input, or of a unit's grid."""
 IN_SHORT = 10
 """Sentences at the top of the page, at most."""
 
@@ -100,8 +102,24 @@ def write_report(run: Path, sections: Sequence[Callable[[Results], Section | Non
     """
     run = Path(run)
     results = Results.read(run)
+    try:
+        with held(run):
+            return _write(run, results, sections)
+    except (AdvlensError, MemoryError):
+        raise
+    except Exception as error:  # tables that are right each by itself, and not together
+        raise RunError(
+            f"cannot make a report of {run}: its tables do not fit together "
+            f"({type(error).__name__}: {str(error)[:200]}); make the run again with `advlens audit`"
+        ) from error
+
+
+def _write(
+    run: Path, results: Results, sections: Sequence[Callable[[Results], Section | None]]
+) -> Path:
     found = [section for make in sections if (section := make(results)) is not None]
     shown = list({section.anchor: section for section in found}.values())  # stages may share one
+    pictures = {name: _thumbnail(results.file(name)) for name in _files(shown)}
     plots = {
         block.name: _plot(block, run) for block in _blocks(shown) if isinstance(block, FigureBlock)
     }
@@ -114,7 +132,6 @@ def write_report(run: Path, sections: Sequence[Callable[[Results], Section | Non
     for block in _blocks(shown):
         if isinstance(block, PictureRowsBlock):
             save_figure(picture_rows(block, load), run, block.name)
-    pictures = {name: _thumbnail(results.file(name)) for name in _files(shown)}
     with atomic(run / "report.html", "w") as file:
         file.write(_page(results, shown, plots, pictures))
     return run / "report.html"
@@ -162,35 +179,51 @@ def _data_uri(kind: str, content: bytes) -> str:
 
 def _thumbnail(path: Path) -> _Picture:
     """A picture for the page: the file itself, or a smaller JPEG of a large one."""
-    picture = _read(path)
+    content = _content(path)
+    picture = _decoded(path, content)
     if max(picture.size) <= THUMBNAIL:
-        return _Picture(_data_uri("image/png", path.read_bytes()), max(picture.size) <= SMALL)
+        return _Picture(_data_uri("image/png", content), max(picture.size) <= SMALL)
     small = picture.convert("RGB")
     small.thumbnail((THUMBNAIL, THUMBNAIL))
-    content = io.BytesIO()
-    small.save(content, "JPEG", quality=90)
-    return _Picture(_data_uri("image/jpeg", content.getvalue()), False)
+    shrunk = io.BytesIO()
+    small.save(shrunk, "JPEG", quality=90)
+    return _Picture(_data_uri("image/jpeg", shrunk.getvalue()), False)
 
 
 def _pixels(path: Path) -> Pixels:
     import numpy as np
 
-    return np.asarray(_read(path).convert("RGB"))
+    return np.asarray(_decoded(path, _content(path)).convert("RGB"))
 
 
-def _read(path: Path) -> "Image.Image":
+def _content(path: Path) -> bytes:
+    try:
+        with open_plain(path, 8 * MOST_PIXELS) as file:
+            return file.read()
+    except (OSError, ValueError) as error:
+        raise _no_picture(path, error) from error
+
+
+def _decoded(path: Path, content: bytes) -> "Image.Image":
     from PIL import Image
 
     try:
-        with Image.open(path, formats=("PNG",)) as picture:
-            if picture.width * picture.height > MOST_PIXELS:
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
+            pixels = picture.width * picture.height
+            if pixels > MOST_PIXELS:
                 raise ValueError(f"it has more than {MOST_PIXELS} pixels")
+            if len(content) > 8 * pixels + 2**16:
+                raise ValueError(f"{len(content)} bytes are too many for {pixels} pixels")
             picture.load()
             return picture
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise RunError(
-            f"cannot read the picture {path}: {error}; make the run again with `advlens audit`"
-        ) from error
+    except Exception as error:  # damaged bytes make Pillow's parsers raise almost anything
+        raise _no_picture(path, error) from error
+
+
+def _no_picture(path: Path, error: Exception) -> RunError:
+    return RunError(
+        f"cannot read the picture {path}: {why(error)}; make the run again with `advlens audit`"
+    )
 
 
 def _page(

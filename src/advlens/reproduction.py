@@ -4,7 +4,6 @@ Each is a file in `reproductions/`: the models with their recipes, the settings 
 rows of the table, and where ours lie among the results.
 """
 
-import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from advlens.models import Classifier, load_model, network_of
 from advlens.packaged import packaged, recipe_settings
 from advlens.parsing import flags_of, parse
 from advlens.recipes import load_classifier, load_images, sample_parts, train
-from advlens.runs import Row, read_json, write_csv, write_text
+from advlens.runs import Row, write_csv, write_text
+from advlens.sections import Results
 
 SEED = 0
 """Of the parts of the data that the quick form uses."""
@@ -137,8 +137,7 @@ class Work:
         if self.quick:
             _, data = self.images(load_model(asked.model[0]))
         audit(asked.model, data, asked.out, settings=settings, command=self.command)
-        models = read_json(asked.out / "run.json")["models"]
-        return {label: model["name"] for label, model in zip(labels, models, strict=True)}
+        return dict(zip(labels, Results.read(asked.out).models, strict=True))
 
     def _spec(self, label: str) -> str:
         """The specification of a model that is trained."""
@@ -168,21 +167,21 @@ def compared(wanted: Mapping[str, Any], run: Path, names: Mapping[str, str]) -> 
     """
     path = run / "results" / f"{wanted['table']}.csv"
     column, scale = wanted["column"], 100 if wanted.get("percent") else 1
-    with open(path, encoding="utf-8", newline="") as file:
-        found = list(csv.DictReader(file))
+    ours: dict[str, Any] = dict.fromkeys((column, f"{column}_low", f"{column}_high"), float | None)
+    texts = dict.fromkeys(("model", *wanted.get("where", {})), str)
+    found = Results.read(run).table(wanted["table"], {**texts, **ours, "n": int}) or []
     rows: list[Row] = []
     for label, value in wanted["paper"].items():
         where = {"model": names[label], **wanted.get("where", {})}
         fits = [row for row in found if all(_same(row[key], is_) for key, is_ in where.items())]
         if len(fits) != 1:
             raise RunError(f"{path} has {len(fits)} rows for {where}; remove {run} and start again")
-        ours, low, high = (
-            float(fits[0][name] or "nan") * scale
-            for name in (column, f"{column}_low", f"{column}_high")
+        value_here, low, high = (
+            math.nan if fits[0][name] is None else fits[0][name] * scale for name in ours
         )
         rows.append(
-            {"what": wanted["what"], "model": label, "paper": float(value), "ours": ours,
-             "low": low, "high": high, "n": int(fits[0]["n"])}
+            {"what": wanted["what"], "model": label, "paper": float(value), "ours": value_here,
+             "low": low, "high": high, "n": fits[0]["n"]}
         )  # fmt: skip
     return rows
 

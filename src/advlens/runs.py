@@ -8,7 +8,8 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,14 @@ from torch import Tensor
 from advlens.distributed import Processes
 from advlens.errors import RunError
 from advlens.files import atomic
+from advlens.folders import open_plain, read_object, why
+
+ABOUT = "about"
+"""Key of an identity for words about its hashes, such as the name of a data set."""
+SHOWN, LONGEST = 6, 60
+"""Differences of two identities that are said, and characters of a value."""
+HEADER = 2**23
+"""Bytes of a state's list of tensors, at most."""
 
 Row = Mapping[str, Any]
 Tables = dict[str, list[Row]]
@@ -32,56 +41,83 @@ class Run:
         folder: where everything goes.
         identity: all that the numbers depend on; a folder made with another is refused.
 
+    Attributes:
+        continued: the files of states that were given out.
+
     Raises:
         RunError: the folder belongs to another run, or is damaged.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]):
         self.folder = Path(folder)
+        self.continued: list[Path] = []
         wanted = json.loads(_json(identity))
-        record = self.folder / "parts" / "identity.json"
-        if record.exists():
-            found = read_json(record)
-            if found != wanted:
-                names = sorted(
-                    key for key in {*found, *wanted} if found.get(key) != wanted.get(key)
-                )
+        if self._record.exists():
+            if said := differences(read_json(self._record), wanted):
                 raise RunError(
-                    f"{self.folder} holds a run with another {', '.join(names)}; choose another "
-                    "--out, or remove the folder to start anew"
+                    f"{self.folder} holds a run with other settings, models or data: {said}; "
+                    "choose another --out, or remove the folder to start anew"
                 )
         else:
-            write_json(record, identity)
+            write_json(self._record, identity)
 
-    def part(self, model: int, stage: str) -> dict[str, Any] | None:
-        """What a finished stage left for the model of this number, if it is finished."""
+    def part(
+        self, model: int, stage: str, problem: Callable[[dict[str, Any]], str] = lambda part: ""
+    ) -> dict[str, Any] | None:
+        """What a finished stage left for the model of this number, if it is finished.
+
+        Args:
+            model: its number.
+            stage: its name.
+            problem: says what is wrong with a part, or nothing.
+
+        Raises:
+            RunError: it is damaged.
+        """
         path = self._part(model, stage)
-        return read_json(path) if path.exists() else None
+        if not path.exists():
+            return None
+        found = read_json(path)
+        if said := problem(found):
+            raise RunError(f"{path} is damaged: {said}; remove it to compute it again")
+        return found
 
     def save_part(self, model: int, stage: str, content: Mapping[str, Any]) -> None:
         """Record a stage as finished for a model."""
-        write_json(self._part(model, stage), content)
+        self._check_there()
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        write_text(self._part(model, stage), text + "\n")
 
     def save_state(self, model: int, name: str, position: int, state: Mapping[str, Tensor]) -> None:
         """Keep the state of a pass that has handled `position` images."""
+        self._check_there()
         tensors = {key: value.contiguous().cpu() for key, value in state.items()}
         with atomic(self._state(model, name)) as file:
             file.write(save(tensors, metadata={"position": str(position)}))
 
-    def state(self, model: int, name: str) -> tuple[int, dict[str, Tensor]] | None:
-        """The state of an interrupted pass, if there is one."""
+    def state(self, model: int, name: str, most: int) -> tuple[int, dict[str, Tensor]] | None:
+        """The state of an interrupted pass of at most so many images, if there is one.
+
+        Raises:
+            RunError: it is damaged.
+        """
         path = self._state(model, name)
         if not path.exists():
             return None
         try:
+            _check_header(path)
             with safe_open(path, framework="pt") as file:
-                position = int((file.metadata() or {})["position"])
+                text = (file.metadata() or {})["position"]
+                if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) > most:
+                    raise ValueError(f"its position is {text[:40]} of {most}")
                 # copies, aligned as torch aligns: a matrix product rounds by where its operands lie
-                return position, {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+                state = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise RunError(
-                f"{path} is damaged ({error}); remove it to begin this pass anew"
+                f"{path} is damaged ({why(error)}); remove it to begin this pass anew"
             ) from error
+        self.continued.append(path)
+        return int(text), state
 
     def drop_state(self, model: int, name: str) -> None:
         """Forget the state of a pass that is finished."""
@@ -98,11 +134,83 @@ class Run:
             if rows:
                 write_csv(self.folder / "results" / f"{name}.csv", rows)
 
+    @property
+    def _record(self) -> Path:
+        return self.folder / "parts" / "identity.json"
+
+    def _check_there(self) -> None:
+        if not self._record.exists():
+            raise RunError(
+                f"{self._record.parent} was removed while the run was under way; "
+                "start the command again"
+            )
+
     def _part(self, model: int, stage: str) -> Path:
         return self.folder / "parts" / f"{model}-{stage}.json"
 
     def _state(self, model: int, name: str) -> Path:
         return self.folder / "parts" / f"{model}-{name}.state.safetensors"
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """What differs between the identity that a folder holds and the one wanted, or nothing.
+
+    Settings are said with both values; what is known by its hash alone by the words of `ABOUT`.
+    """
+    there, here = dict(_leaves(found)), dict(_leaves(wanted))
+    about_there, about_here = (dict(_leaves({ABOUT: part.get(ABOUT)})) for part in (found, wanted))
+    said = []
+    for key in dict.fromkeys((*here, *there)):
+        old, new = there.get(key), here.get(key)
+        if old == new or key[0] == ABOUT:
+            continue
+        name = " of ".join(key[1:][::-1]) or key[0]
+        if len(key) > 1 and (_is_hash(old), _is_hash(new)) in ((True, False), (False, True)):
+            continue  # of a model that only one of them has
+        if _is_hash(old) or _is_hash(new):
+            name = " of ".join(key)
+            old, new = (about.get((ABOUT, *key)) for about in (about_there, about_here))
+            if old == new:
+                said.append(f"{name} are others")
+                continue
+        said.append(f"{name} is {_short(old, new)} there and {_short(new, old)} here")
+    more = f" and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
+    return "; ".join(said[:SHOWN]) + more
+
+
+def _leaves(value: Any, *key: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(value, dict) and value:
+        for name, item in value.items():
+            yield from _leaves(item, *key, name)
+    else:
+        yield key, value
+
+
+def _is_hash(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(map(_is_hash, value))
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _short(value: Any, other: Any) -> str:
+    """A value in a few words, from shortly before the place where it differs from another."""
+    if value is None:
+        return "not given"
+    text, beside = (v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)
+                    for v in (value, other))  # fmt: skip
+    if len(text) > LONGEST:
+        same = next((i for i, pair in enumerate(zip(text, beside)) if len({*pair}) > 1), 0)  # noqa: B905
+        start = max(0, same - LONGEST // 3)
+        text = f"{'…' if start else ''}{text[start : start + LONGEST]}…"
+    return text
+
+
+def _check_header(path: Path) -> None:
+    """Refuse a list of tensors that takes more memory than any of ours, and what is no file."""
+    with open_plain(path, 2**48) as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > HEADER:
+        raise ValueError(f"its list of tensors has {length:,} bytes, more than {HEADER:,}")
 
 
 def open_run(
@@ -145,12 +253,11 @@ def read_json(path: Path) -> dict[str, Any]:
         RunError: the file is damaged.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path)
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read ({error}); remove it to compute it again") from error
-    if not isinstance(content, dict):
-        raise RunError(f"{path} holds no JSON object; remove it to compute it again")
-    return content
+        raise RunError(
+            f"{path} cannot be read ({why(error)}); remove it to compute it again"
+        ) from error
 
 
 def fingerprint(values: Iterable[tuple[str, Any]]) -> str:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from advlens.models import Classifier
 from advlens.models.classifier import device_of
 from advlens.prepared import Prepared, prepare
 from advlens.progress import Progress
-from advlens.runs import Row, Run, fingerprint, open_run, write_csv, write_json
+from advlens.runs import ABOUT, Row, Run, fingerprint, open_run, write_csv, write_json
 from advlens.statistics import wilson
 from advlens.threat import L2, Linf
 
@@ -140,10 +141,15 @@ def store_attack(
     _check_outputs(prepared, aligned, classifier.name)
     identity = {
         "attack": repr(attack),
-        "model": fingerprint((*classifier.named_parameters(), *classifier.named_buffers())),
-        "data": aligned.fingerprint(),
+        "weights": {
+            classifier.name: fingerprint(
+                (*classifier.named_parameters(), *classifier.named_buffers())
+            )
+        },
+        "images": aligned.fingerprint(),
         "batch_size": batch_size,
-        "advlens": __version__,
+        "version": __version__,
+        ABOUT: {"images": f"{data.name}, {len(data):,} images"},
     }
     with locked(out) if processes.first else contextlib.nullcontext():
         run = open_run(out, identity, processes, device_of(classifier))
@@ -199,7 +205,7 @@ def _write_images(
     with Progress(f"attack on {data.name}", len(mine), shown=processes.first) as progress:
         for start in mine[::batch_size]:
             ids = range(start, min(start + batch_size, len(data)))
-            part = run.part(0, f"batch-{start}")
+            part = run.part(0, f"batch-{start}", partial(_problem, len(ids)))
             if part is None or not all(files[i].exists() for i in ids):
                 (batch,) = _batches(prepared, data, batch_size, ids)
                 attacked = attack(prepared, batch.images, batch.labels, ids=batch.ids)
@@ -216,6 +222,12 @@ def _write_images(
             progress.update(len(ids))
     device = prepared.device
     return Success(int(processes.total(torch.tensor(hits, device=device))), len(data))
+
+
+def _problem(n: int, part: dict[str, Any]) -> str:
+    hits = part.get("hits")
+    fits = type(hits) is int and 0 <= hits <= n
+    return "" if fits else f"hits is {str(hits)[:40]!r}, of {n} images"
 
 
 def _measure(

@@ -22,8 +22,10 @@ from advlens.attacks import Attack, GradientAttack
 from advlens.config import DRAWS
 from advlens.datasets import ImageData
 from advlens.distributed import Processes
+from advlens.errors import RunError
 from advlens.evaluation import Accuracy
 from advlens.files import locked, sha256
+from advlens.folders import is_amount
 from advlens.models import Classifier, load_weights, save_weights
 from advlens.models.classifier import device_of
 from advlens.prepared import prepare
@@ -119,6 +121,8 @@ def _tested(
     if processes.first and record.exists() and path.exists():
         found = read_json(record)
         if asked.items() <= found.items() and found.get("weights") == sha256(path):
+            if problem := _problem(found, len(test)):
+                raise RunError(f"{record} is damaged: {problem}; remove it to measure again")
             known = found
     known = json.loads(processes.spread(json.dumps(known).encode(), device))
     if known:
@@ -137,6 +141,26 @@ def _tested(
     if processes.first:
         write_json(record, found)
     return found
+
+
+def _problem(found: dict[str, Any], n: int) -> str:
+    """What is wrong with a test as it was read, or nothing."""
+    for kind in ("natural", "attacked"):
+        row = found.get(kind)
+        shares = ("top1", "top1_low", "top1_high", "top5")
+        if not (
+            isinstance(row, dict)
+            and row.keys() == {*shares, "n"}
+            and row["n"] == n
+            and all(is_amount(row[key]) and row[key] <= 1 for key in shares)
+        ):
+            return f"{kind} is no accuracy on {n} images"
+    if not all(is_amount(found.get(key)) for key in ("seconds", "peak_memory_mb")):
+        return "its time or memory is no number"
+    created = found.get("created")
+    if not isinstance(created, str) or len(created) > 40:
+        return "it does not say when it was created"
+    return ""
 
 
 def _measure(

@@ -9,7 +9,7 @@ from torch import nn
 
 from advlens.auditing.choices import audit_stages, dissect_stages, dissection_radius, radius
 from advlens.auditing.opening import check_expected, looked_at, warn
-from advlens.auditing.passes import run_stages
+from advlens.auditing.passes import finished, run_stages
 from advlens.auditing.record import Settings, identity, record, training_tables
 from advlens.auditing.subjects import Check, Subject, distinguish, labeled_subject, opened
 from advlens.config import STAGES, AuditSettings, DissectSettings
@@ -153,22 +153,40 @@ def _walk(
         with processes.apart():
             check_expected(subjects, settings, processes)
     run = open_run(out, identity(subjects, settings), processes, device)
-    parts: list[dict[str, dict[str, Any]]] = []
-    for number, (subject, wanted) in enumerate(zip(subjects, stages, strict=True)):
-        with processes.apart():
-            parts.append(run_stages(run, number, subject, wanted, settings, processes))
-    if processes.first:
+    trainings = [training_tables(subject) for subject in subjects] if processes.first else []
+    parts = [finished(run, n, *pair) for n, pair in enumerate(zip(subjects, stages, strict=True))]
+
+    def publish() -> None:
+        """Tables and record of what is finished so far."""
+        done: list[dict[str, Any]] = [
+            {stage.name: part[stage.name] for stage in wanted if stage.name in part}
+            for part, wanted in zip(parts, stages, strict=True)
+        ]
         tables: Tables = {}
-        for part in (stage for model in parts for stage in model.values()):
+        for part in (stage for model in done for stage in model.values()):
             for name, rows in part["tables"].items():
                 tables.setdefault(name, []).extend(rows)
-        for subject in subjects:
+        for subject, training in zip(subjects, trainings, strict=True):
             name = subject.classifier.name
             tables.setdefault("skipped", []).extend({"model": name, **r} for r in subject.skipped)
-            for name, rows in training_tables(subject).items():
+            for name, rows in training.items():
                 tables.setdefault(name, []).extend(rows)
+        missing = [
+            (subject.classifier.name, stage.name)
+            for subject, part, wanted in zip(subjects, parts, stages, strict=True)
+            for stage in wanted
+            if stage.name not in part
+        ]
         run.write_tables(tables)
-        write_json(out / "run.json", record(subjects, parts, settings, chosen, command))
+        write_json(out / "run.json", record(subjects, done, settings, chosen, command, missing))
+
+    if processes.first:
+        publish()
+    for number, (subject, wanted) in enumerate(zip(subjects, stages, strict=True)):
+        with processes.apart():
+            run_stages(run, number, subject, wanted, settings, processes, parts[number], publish)
+    if processes.first:
+        publish()
         sections = {stage.name: stage.section for model in stages for stage in model}
         shown = [sections[name] for name in (*STAGES, "autoattack") if name in sections]
         return write_report(out, [*shown, training_section])

@@ -1,16 +1,22 @@
 """Stages at work: as few passes over the images as they allow, each of which survives a kill."""
 
 import json
+import math
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from advlens.auditing.record import Settings
 from advlens.auditing.subjects import Subject
 from advlens.datasets import ImageData
 from advlens.distributed import Processes
+from advlens.errors import AdvlensError, RunError
+from advlens.folders import is_amount
 from advlens.progress import Progress
 from advlens.records import peak_memory
 from advlens.runs import Run
@@ -20,13 +26,39 @@ SAVE_EVERY = 60.0  # seconds between states of a pass, all that a kill can cost
 SAVE_SHARE = 20.0  # at least so many times as long as saving takes
 
 
+LONGEST = 10_000  # characters of a cell
+
+Part = dict[str, Any]
+
+
+def finished(run: Run, number: int, subject: Subject, stages: Sequence[Stage]) -> dict[str, Part]:
+    """What the folder holds of one model: the parts of its finished stages, by name.
+
+    Raises:
+        RunError: a part is damaged.
+    """
+    problem = partial(_problem, subject.classifier.name)
+    found = {stage.name: run.part(number, stage.name, problem) for stage in stages}
+    return {name: part for name, part in found.items() if part is not None}
+
+
 def run_stages(
     run: Run, number: int, subject: Subject, stages: Sequence[Stage], settings: Settings,
-    processes: Processes,
-) -> dict[str, dict[str, Any]]:  # fmt: skip
-    """All stages of one model, in as few passes over the data as they allow."""
-    parts = {stage.name: run.part(number, stage.name) for stage in stages}
-    done = [name for name, part in parts.items() if part is not None]
+    processes: Processes, parts: dict[str, Part], publish: Callable[[], None],
+) -> None:  # fmt: skip
+    """All stages of one model that are missing, in as few passes over the data as they allow.
+
+    Args:
+        run: the folder.
+        number: of the model.
+        subject: the model.
+        stages: of an audit.
+        settings: of an audit.
+        processes: those that share the images.
+        parts: of the stages that are finished; takes those of the others as they finish.
+        publish: called in the first process when one has.
+    """
+    done = list(parts)
     device = next(subject.classifier.parameters()).device
     done = json.loads(processes.spread(json.dumps(done).encode(), device))  # the first one's view
     passes: dict[tuple[int, tuple[int, ...]], tuple[ImageData, list[Stage]]] = {}
@@ -44,21 +76,36 @@ def run_stages(
         )  # fmt: skip
         # named after all of its stages: one that is finished may have shared what was kept
         name = "-".join(stage.name for stage in together)
-        parts.update(_pass(run, number, name, context, ids, missing))
-    return {stage.name: part for stage in stages if (part := parts[stage.name]) is not None}
+        run.continued.clear()
+        try:
+            _pass(run, number, name, context, ids, missing, parts, publish)
+        except (AdvlensError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            if not run.continued:
+                raise
+            raise RunError(
+                f"cannot go on from {' and '.join(map(str, run.continued))} "
+                f"({type(error).__name__}: {str(error)[:200]}); remove it to begin this pass anew"
+            ) from error
 
 
 def _pass(
-    run: Run, number: int, name: str, context: Context, ids: Sequence[int], stages: Sequence[Stage]
-) -> dict[str, dict[str, Any]]:
+    run: Run, number: int, name: str, context: Context, ids: Sequence[int],
+    stages: Sequence[Stage], parts: dict[str, Part], publish: Callable[[], None],
+) -> None:  # fmt: skip
     processes = context.processes
     name = processes.own(name)
     mine = [ids[place] for place in processes.deal(len(ids), context.batch_size)]
     works: dict[str, Work] = {stage.name: stage.start(context) for stage in stages}
     seconds = dict.fromkeys(works, 0.0)
     done = 0
-    if (saved := run.state(number, name)) is not None:
+    if (saved := run.state(number, name, len(mine))) is not None:
         done, state = saved
+        if misfit := _misfit(works, state):
+            raise RunError(
+                f"{run.continued[-1]} is damaged ({misfit}); remove it to begin this pass anew"
+            )
         for stage_name, work in works.items():
             seconds[stage_name] = state[f"{stage_name}.seconds"].item()
             work.restore(state)
@@ -87,7 +134,6 @@ def _pass(
                     pause = max(SAVE_EVERY, SAVE_SHARE * (saved_at - began))
         streaming = {key: work for key, work in streaming.items() if work.again()}
         label, done = f"{context.name}: {', '.join(streaming)}, once more", 0
-    parts = {}
     for stage in stages:
         stage_name, began = stage.name, time.monotonic()
         tables = _merged(stage, context, works[stage_name]).compute()
@@ -100,10 +146,10 @@ def _pass(
         }
         if processes.first:
             run.save_part(number, stage_name, parts[stage_name])
+            publish()
         processes.spread(b"saved", device)  # until then a kill must leave all that it took
         run.drop_jobs(number, stage_name)
     run.drop_state(number, name)
-    return parts
 
 
 def _merged(stage: Stage, context: Context, work: Work) -> Work:
@@ -120,3 +166,57 @@ def _merged(stage: Stage, context: Context, work: Work) -> Work:
             whole.merge(part)
     assert whole is not None
     return whole
+
+
+def _misfit(works: Mapping[str, Work], state: Mapping[str, Tensor]) -> str:
+    """What in a state cannot be of these stages, or nothing.
+
+    A stage at its start tells the form: its tensors, but for sides that grow from 0.
+    """
+    fresh = {f"{name}.seconds": torch.tensor(0.0) for name in works}
+    for work in works.values():
+        if not work.merges_itself:  # whose tensors come with its first batch; it looks for itself
+            fresh |= work.state()
+    for key, wanted in fresh.items():
+        if (found := state.get(key)) is None:
+            return f"it has no {key}"
+        sides = zip(found.shape, wanted.shape, strict=False)
+        if (
+            (found.dtype, found.ndim) != (wanted.dtype, wanted.ndim)
+            or any(side != own and own for side, own in sides)
+            or (found.isnan().any() and not wanted.isnan().any())
+        ):
+            kind = "NaN" if found.isnan().any() else f"{found.dtype} of {tuple(found.shape)}"
+            return f"{key} is {kind}, not {wanted.dtype} of {tuple(wanted.shape)}"
+    return ""
+
+
+def _problem(model: str, part: Part) -> str:
+    """What is wrong with a stage's part as it was read, or nothing."""
+    for key in ("seconds", "images", "peak_memory_mb"):
+        if not is_amount(part.get(key)):
+            return f"{key} is {str(part.get(key))[:40]!r}"
+    tables = part.get("tables")
+    if not isinstance(tables, dict):
+        return "it has no tables"
+    for name, rows in tables.items():
+        if not re.fullmatch("[a-z][a-z0-9_]{0,40}", name):
+            return f"{name[:80]!r} is no name of a table"
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            return f"the table {name} is no list of rows"
+        for number, row in enumerate(rows, 1):
+            if row.keys() != rows[0].keys() or row.get("model", model) != model:
+                return f"row {number} of {name} has other columns, or is of another model"
+            if bad := [key for key, value in row.items() if not _is_cell(key, value)]:
+                return f"{bad[0][:40]!r} in row {number} of {name} cannot stand in a table"
+    return ""
+
+
+def _is_cell(column: str, value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    texts = [column, value] if isinstance(value, str) else [column]
+    return (value is None or isinstance(value, str | int)) and all(
+        len(text) <= LONGEST and (text.isascii() or not re.search("[\ud800-\udfff]", text))
+        for text in texts
+    )

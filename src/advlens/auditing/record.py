@@ -11,8 +11,9 @@ from advlens.auditing.subjects import Subject
 from advlens.config import AuditSettings, DissectSettings
 from advlens.distributed import local_device
 from advlens.errors import DataError
+from advlens.models import Classifier
 from advlens.records import data_record, machine, model_record, versions, without_home
-from advlens.runs import Tables, fingerprint
+from advlens.runs import ABOUT, Tables, fingerprint
 from advlens.stages.training import left_beside
 
 Settings = AuditSettings | DissectSettings
@@ -31,17 +32,23 @@ def training_tables(subject: Subject) -> Tables:
 
 def identity(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
     """All that the numbers depend on."""
+    described = [f"{s.data.name}, {len(s.data):,} images" for s in subjects[:1]]
     return {
         "settings": {k: v for k, v in _plain(settings).items() if k != "expect_accuracy"},
-        "models": [
-            [s.classifier.name, fingerprint(s.classifier.state_dict(keep_vars=True).items()),
-             s.classifier.mean.flatten().tolist(), s.classifier.std.flatten().tolist()]
-            for s in subjects
+        "models": [s.classifier.name for s in subjects],
+        "weights or normalization": {s.classifier.name: _model(s.classifier) for s in subjects},
+        "images": [s.data.fingerprint() for s in subjects],
+        "images with labeled pixels": [
+            s.concepts.fingerprint() for s in subjects if s.concepts is not None
         ],
-        "data": [s.data.fingerprint() for s in subjects],
-        "concepts": [s.concepts.fingerprint() for s in subjects if s.concepts is not None],
-        "advlens": __version__,
-    }  # fmt: skip
+        "version": __version__,
+        ABOUT: {"images": described[0]},
+    }
+
+
+def _model(classifier: Classifier) -> str:
+    state = classifier.state_dict(keep_vars=True)
+    return fingerprint([*state.items(), ("mean", classifier.mean), ("std", classifier.std)])
 
 
 def _plain(settings: Settings) -> dict[str, Any]:
@@ -52,8 +59,9 @@ def _plain(settings: Settings) -> dict[str, Any]:
 def record(
     subjects: Sequence[Subject], parts: Sequence[dict[str, dict[str, Any]]],
     settings: Settings, chosen: dict[str, float], command: str,
+    unfinished: Sequence[tuple[str, str]],
 ) -> dict[str, Any]:  # fmt: skip
-    """What run.json holds."""
+    """What run.json holds; `unfinished` are a model and a stage each."""
     data = subjects[0].data
     return {
         "advlens": __version__,
@@ -79,5 +87,6 @@ def record(
             for name, part in model_parts.items()
         ],
         "warnings": [warning for subject in subjects for warning in subject.warnings],
+        "unfinished": [{"model": model, "stage": stage} for model, stage in unfinished],
         "notes": sorted({note for subject in subjects for note in subject.notes}),
     }

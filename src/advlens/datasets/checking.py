@@ -11,8 +11,11 @@ from advlens.datasets.base import ImageData
 from advlens.distributed import Processes
 from advlens.errors import DataError
 from advlens.files import atomic
+from advlens.folders import open_plain, parse_object
 
 SHOWN = 5
+LONGEST = 2_000
+"""Characters of a reason that is taken up."""
 ALONE = Processes()
 
 
@@ -48,7 +51,8 @@ def readable(
     """
     device, found = torch.device(device), _recall(known, processes, device)
     key = data.fingerprint()
-    if key not in found or (found[key] and not skip):
+    strange = not all(0 <= i < len(data) for i in found.get(key, ()))
+    if key not in found or strange or (found[key] and not skip):
         share = processes.share(len(data))
         text = json.dumps(data.damaged(share, on_images=on_images)).encode()
         own = torch.frombuffer(bytearray(text), dtype=torch.uint8).to(device)
@@ -74,12 +78,12 @@ def _recall(known: Path, processes: Processes, device: torch.device) -> dict[str
     """What earlier processes found, by fingerprint; the first process's view."""
     content = b"{}"
     if processes.first:
-        with contextlib.suppress(OSError):
-            content = known.read_bytes()
+        with contextlib.suppress(OSError, ValueError), open_plain(known) as file:
+            content = file.read()
     try:
-        found = json.loads(processes.spread(content, device))
+        found = parse_object(processes.spread(content, device))
         return {
-            key: {int(i): str(reason) for i, reason in reasons.items()}
+            key: {int(i): str(reason)[:LONGEST] for i, reason in reasons.items()}
             for key, reasons in found.items()
         }
     except (ValueError, AttributeError):  # not of ours: the images are read again

@@ -16,7 +16,7 @@ from advlens.dissection.observation import Observation
 from advlens.dissection.tally import Counting, Groups, Tally, Truth
 from advlens.dissection.upsampling import Upsampling
 from advlens.distributed import Processes
-from advlens.errors import ModelError, SettingsError
+from advlens.errors import ModelError, RunError, SettingsError
 from advlens.prepared import Prepared, check_layer
 from advlens.statistics import TopK, UpperTail
 
@@ -244,7 +244,15 @@ class Dissector:
         return kept
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Take up a state."""
+        """Take up a state.
+
+        Raises:
+            RunError: it is not of these images.
+        """
+        for key, own in self.state().items():
+            found = state[key]
+            if key not in ("ids", "sizes") and (found.dtype, found.shape) != (own.dtype, own.shape):
+                raise RunError(f"a state's {key} is not of {len(self.data)} images; remove it")
         self.passes, self.pixels = int(state["passes"]), state["pixels"]
         self.targets, self.distances = state["targets"], state["distances"]
         self.predicted = {kind: state[f"predicted.{kind}"] for kind in self.images}

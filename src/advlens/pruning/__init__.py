@@ -215,5 +215,5 @@ def _identity(plan: Sequence[Variant], settings: PruneSettings) -> dict[str, Any
     return {
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in values.items()},
         "recipes": {one.whole.name: recipe_settings(one.recipe) for one in plan},
-        "models": {one.whole.name: fingerprint(one.whole.state_dict().items()) for one in plan},
+        "weights": {one.whole.name: fingerprint(one.whole.state_dict().items()) for one in plan},
     }

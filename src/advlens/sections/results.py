@@ -1,18 +1,26 @@
 """A run folder, read with every value checked, so that sections need no checks of their own."""
 
 import csv
-import json
+import io
 import math
 import types
 import typing
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from advlens.errors import RunError
+from advlens.folders import open_plain, read_object, why
+
+LARGEST_RECORD = 2**24
+"""Bytes of `run.json`, at most."""
+LONGEST_ROW, LONGEST_TEXT = 2**16, 10_000
+"""Characters of a row of a table, and of a text of the record, at most."""
+MOST_MODELS, MOST_COLUMNS = 100, 200
 
 Row = Mapping[str, Any]
 
@@ -48,6 +56,7 @@ _RECORD = {
     "machine": dict,
     "stages": [_STAGE],
     "warnings": [str],
+    "unfinished": [{"model": str, "stage": str}],
     "notes": [str],
 }
 
@@ -68,20 +77,25 @@ class Results:
         """
         path = Path(run) / "run.json"
         try:
-            record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-        except (OSError, ValueError, RecursionError) as error:
-            reason = "it is not there" if isinstance(error, FileNotFoundError) else str(error)
+            record = read_object(path, LARGEST_RECORD)
+        except (OSError, ValueError) as error:
+            if isinstance(error, FileNotFoundError) and _is_begun(Path(run)):
+                raise RunError(
+                    f"the run in {run} is not finished; the command that began it goes on with it, "
+                    "and there is nothing to show yet"
+                ) from error
+            reason = "it is not there" if isinstance(error, FileNotFoundError) else why(error)
             raise RunError(
                 f"cannot read {path}: {reason}; name a folder made by `advlens audit`"
             ) from error
-        record = _printable(record)
-        if isinstance(record, dict):
-            record.setdefault("warnings", [])  # runs of earlier versions have none
+        record = {"warnings": [], "unfinished": [], **_printable(record)}
         if problem := _problem(record, _RECORD, "the record"):
             raise _damaged(path, problem)
         names = [model["name"] for model in record["models"]]
         if len(set(names)) != len(names) or not names or not record["data"]["classes"]:
             raise _damaged(path, "it needs classes and at least one model, each under its own name")
+        if len(names) > MOST_MODELS:
+            raise _damaged(path, f"it has {len(names)} models, more than {MOST_MODELS}")
         return cls(Path(run), record)
 
     @cached_property
@@ -106,18 +120,31 @@ class Results:
             RunError: the file is no such table; the message names the line and the column.
         """
         path = self.run / "results" / f"{name}.csv"
-        if not path.exists():
-            return None
         try:
-            with open(path, encoding="utf-8", newline="") as file:
-                reader = csv.reader(file, strict=True)
-                header = next(reader, [])
-                lines = [(reader.line_num, cells) for cells in reader]
+            with closing(_lines(path)) as lines:
+                _, header = next(lines, (0, list[str]()))
+                if len(set(header)) != len(header) or len(header) > MOST_COLUMNS:
+                    raise ValueError("it has two columns of one name, or too many")
+                if missing := [column for column in columns if column not in header]:
+                    raise ValueError(f"it has no column {missing[0]}")
+                return [self._row(path, line, header, cells, columns) for line, cells in lines]
+        except FileNotFoundError:
+            return None
         except (OSError, ValueError, csv.Error) as error:
-            raise _damaged(path, str(error)) from error
-        if missing := [column for column in columns if column not in header]:
-            raise _damaged(path, f"it has no column {missing[0]}")
-        return [self._row(path, line, header, cells, columns) for line, cells in lines]
+            raise _damaged(path, why(error)) from error
+
+    def columns(self, name: str) -> list[str]:
+        """The columns of `results/<name>.csv`.
+
+        Raises:
+            RunError: there is no such table, or it is damaged.
+        """
+        path = self.run / "results" / f"{name}.csv"
+        try:
+            with closing(_lines(path)) as lines:
+                return next(lines, (0, list[str]()))[1]
+        except (OSError, ValueError, csv.Error) as error:
+            raise _damaged(path, why(error)) from error
 
     def _row(
         self, path: Path, line: int, header: list[str], cells: list[str], columns: Mapping[str, Any]
@@ -158,6 +185,30 @@ class Results:
         return path
 
 
+def _is_begun(run: Path) -> bool:
+    """Whether a run or a training has begun here."""
+    return (run / "parts").is_dir() or (run / "last.pt").is_file()
+
+
+def _lines(path: Path) -> Generator[tuple[int, list[str]], None, None]:
+    """Rows with the number of their last line, none of them longer than a table of ours has."""
+    length = 0
+
+    def physical(file: io.TextIOWrapper) -> Iterator[str]:
+        nonlocal length
+        while line := file.readline(LONGEST_ROW + 1):
+            length += len(line)
+            if length > LONGEST_ROW:
+                raise ValueError(f"a row has more than {LONGEST_ROW:,} characters")
+            yield line
+
+    with open_plain(path) as file, io.TextIOWrapper(file, encoding="utf-8", newline="") as text:
+        reader = csv.reader(physical(text), strict=True)
+        for cells in reader:
+            yield reader.line_num, cells
+            length = 0
+
+
 def _value(text: str, kind: Any) -> Any:
     if isinstance(kind, types.UnionType):
         if text == "":
@@ -175,7 +226,7 @@ def _value(text: str, kind: Any) -> Any:
         raise ValueError("not a number") from None
     if not math.isfinite(value):
         raise ValueError("not finite")
-    if kind is int and not value.is_integer():
+    if kind is int and not (value.is_integer() and abs(value) < 2**53):
         raise ValueError("not a whole number")
     return kind(value)
 
@@ -200,6 +251,8 @@ def _problem(value: Any, expected: Any, where: str) -> str:
     if float in kinds:
         kinds += (int,)
     wrong = not isinstance(value, kinds) or (isinstance(value, bool) and int in kinds)
+    wrong |= isinstance(value, str) and len(value) > LONGEST_TEXT
+    wrong |= isinstance(value, int) and abs(value) >= 2**63
     return f"{where} is {str(value)[:40]!r}" if wrong else ""
 
 
@@ -215,10 +268,6 @@ def _printable(value: Any) -> Any:
     if isinstance(value, dict):
         return {_printable(key): _printable(item) for key, item in value.items()}
     return value
-
-
-def _refuse_constant(text: str) -> None:
-    raise ValueError(f"{text} is no JSON number")
 
 
 def _damaged(path: Path, problem: str) -> RunError:

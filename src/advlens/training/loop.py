@@ -13,6 +13,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,20 +21,22 @@ import torch
 from torch import Tensor, nn
 
 from advlens.arrays import Ids, Images, Labels
-from advlens.checkpoint import as_bytes, from_bytes, load_checkpoint, save_checkpoint
+from advlens.checkpoint import as_bytes, from_bytes, load_checkpoint, misfit, save_checkpoint
 from advlens.datasets import ImageData
 from advlens.distributed import Processes, synchronized
-from advlens.errors import NumericError, RunError, SettingsError
+from advlens.errors import CheckpointError, NumericError, RunError, SettingsError
+from advlens.folders import parse_object
 from advlens.models import Classifier, save_weights
 from advlens.models.classifier import device_of
 from advlens.objectives import TrainingBatch
 from advlens.prepared import CHECKED, Prepared, live_features, prepare
 from advlens.progress import Progress
-from advlens.runs import fingerprint, write_text
+from advlens.runs import ABOUT, differences, fingerprint, write_text
 from advlens.seeding import derived
 from advlens.training.augmentation import Augmentation
 from advlens.training.images import TrainingImages
 from advlens.training.schedule import rate
+from advlens.training.state import doubtful
 from advlens.training.validation import MEASURED, measure
 from advlens.training.weights import make_optimizer, sum_gradients, update_average
 
@@ -107,8 +110,13 @@ class Loop:
         if processes.first:
             start = fingerprint((*classifier.named_parameters(), *classifier.named_buffers()))
             self.identity = json.dumps(
-                [repr(settings), data.fingerprint(), repr(classifier), start]
-            )
+                {
+                    "settings": {f.name: repr(getattr(settings, f.name)) for f in fields(settings)},
+                    "network": repr(classifier), "weights to start from": start,
+                    "images": data.fingerprint(),
+                    ABOUT: {"images": f"{data.name}, {len(data):,} images"},
+                }
+            )  # fmt: skip
 
     def train(self, interrupted: Callable[[], int]) -> Classifier:
         """Train to the end, or until `interrupted` gives the number of a signal."""
@@ -276,11 +284,7 @@ class Loop:
         last, state = self.out / "last.pt", None
         if self.processes.first and last.exists():
             state = load_checkpoint(last)
-            if state.get("identity") != self.identity:
-                raise RunError(
-                    f"{self.out} holds a run with other settings, data or model; choose another "
-                    "--out"
-                )
+            self._check(last, state)
         if self.processes.count > 1:
             content = as_bytes(state or self._state()) if self.processes.first else b""
             state = from_bytes(self.processes.spread(content, self.device))
@@ -291,6 +295,27 @@ class Loop:
             self.report(f"continuing at step {self.step} of {self.total}")
             for row in self.rows if self.on_epoch else []:
                 self.on_epoch(row)  # type: ignore[misc]
+
+    def _check(self, last: Path, state: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another run, and one that no run has written."""
+        wanted = self._state() | {"sums": {}, "optimizer": {}}
+        wanted |= {} if state.get("best_weights") == {} else {"best_weights": wanted["classifier"]}
+        said = misfit(state, wanted)
+        if not said:
+            try:
+                found = parse_object(state["identity"].encode())
+            except ValueError:
+                found, said = {}, "its identity cannot be read"
+            if not said and (others := differences(found, json.loads(self.identity))):
+                raise RunError(
+                    f"{self.out} holds a run with other settings, data or model: {others}; choose "
+                    "another --out, or remove the folder to start anew"
+                )
+        said = said or doubtful(
+            state, self.settings, self.parameters, self.total, self.steps_per_epoch
+        )
+        if said:
+            raise CheckpointError(f"{last} is damaged: {said}; remove it to begin anew")
 
     def _state(self) -> dict[str, Any]:
         return {

@@ -122,6 +122,8 @@ class _Counts(Work):
         for accuracy, row in zip(
             self.counts.values(), state[f"{self.table}.counts"].tolist(), strict=True
         ):
+            if not all(0 <= count <= row[0] * self.draws for count in row):
+                raise ValueError(f"{row} are no counts of {row[0]} images")
             accuracy.restore(row)
         left = state[f"{self.table}.left"].tolist()
         self.unattacked = dict(zip(self.attacks, left, strict=True))
@@ -183,6 +185,8 @@ class _Sweep(_Counts):
     def restore(self, state: dict[str, Tensor]) -> None:
         super().restore(state)
         self.blind = int(state["sweep.blind"])
+        if not 0 <= self.blind <= self.counts["natural"].n:
+            raise ValueError(f"{self.blind} is no count of {self.counts['natural'].n} images")
 
     def merge(self, other: Self) -> None:
         super().merge(other)

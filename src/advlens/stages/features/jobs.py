@@ -34,7 +34,7 @@ def synthesized(
         own = list(mine)
         steps: Any = method.begin(context.prepared, starts[own].to(context.device), targets[own])
         name = context.processes.own(job)
-        if (saved := context.run.state(context.number, name)) is not None:
+        if (saved := context.run.state(context.number, name, len(steps))) is not None:
             steps.restore(saved[1])
         kept = time.monotonic()
         label = f"{context.name}: {job}, steps"

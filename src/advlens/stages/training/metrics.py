@@ -1,10 +1,10 @@
 """What a training left behind, read with every value checked, as tables of a run."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from advlens.errors import DataError, RunError
+from advlens.folders import open_plain, parse_object, why
 from advlens.runs import Tables
 from advlens.sections import Results
 from advlens.stages.training.section.tables import EPOCHS, SETTINGS
@@ -56,8 +56,6 @@ def _words(folder: Path) -> Words | None:
     try:
         if not table.exists():
             return None
-        _check_size(folder / "run.json")
-        _check_size(table)
         rows = Results.read(folder).table("training_settings", SETTINGS) or []
     except (RunError, OSError) as error:
         raise DataError(f"{error}") from error
@@ -69,17 +67,17 @@ def _epochs(path: Path) -> list[dict[str, Any]]:
 
     "kept" says whether an epoch's weights took the place of those kept before.
     """
-    _check_size(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with open_plain(path, LARGEST) as file:
+            lines = file.read().splitlines()
         if len(lines) > LONGEST:
             raise ValueError(f"it has more than {LONGEST} epochs")
-        found = [json.loads(line, parse_constant=_refuse_constant) for line in lines]
-    except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path, str(error)) from error
+        found = [parse_object(line) for line in lines]
+    except (OSError, ValueError) as error:
+        raise _damaged(path, why(error)) from error
     rows = []
     for number, row in enumerate(found, 1):
-        if not isinstance(row, dict) or row.get("epoch") != number:
+        if row.get("epoch") != number:
             raise _damaged(path, f"line {number} is not epoch {number}")
         for name in EPOCHS:
             if not _fits(name, row.get(name)):
@@ -103,15 +101,6 @@ def _fits(name: str, value: Any) -> bool:
     if name in ("epoch", "n"):
         return isinstance(value, int) and 1 <= value < 2**53
     return abs(value) < 1e300  # also refuses NaN, infinity and what no float can hold
-
-
-def _check_size(path: Path) -> None:
-    if not path.is_file() or path.stat().st_size > LARGEST:
-        raise _damaged(path, f"it is not a file of at most {LARGEST} bytes")
-
-
-def _refuse_constant(text: str) -> None:
-    raise ValueError(f"{text} is no JSON number")
 
 
 def _damaged(path: Path, problem: str) -> DataError:
