@@ -35,7 +35,7 @@ from advlens.errors import DataError
 from advlens.files import atomic, locked
 from advlens.models import Classifier
 from advlens.models.classifier import device_of
-from advlens.prepared import Prepared, prepare
+from advlens.prepared import CHECKED, Prepared, prepare
 from advlens.progress import Progress
 from advlens.runs import ABOUT, Row, Run, fingerprint, open_run, write_csv, write_json
 from advlens.statistics import wilson
@@ -174,12 +174,11 @@ def store_attack(
 
 
 def _check_outputs(prepared: Prepared, data: ImageData, name: str) -> None:
-    (first,) = _batches(prepared, data, 1, range(1))
-    with torch.no_grad():
-        shape = tuple(prepared(first.images).shape)
-    if shape != (1, len(data.classes)):
+    (first,) = _batches(prepared, data, CHECKED, range(min(CHECKED, len(data))))
+    prepared.check(first.images)
+    if prepared.shape != (len(data.classes),):
         raise DataError(
-            f"{name} returns {shape} for one image, but {data.name} has "
+            f"{name} returns {prepared.shape} for one image, but {data.name} has "
             f"{len(data.classes)} classes; give the model's class names or matching data"
         )
 

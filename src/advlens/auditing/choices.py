@@ -207,12 +207,13 @@ def dissection_stage(
     if subject.prepared.layers:
         for name in {*settings.layers} - {LAST, ALL}:
             check_layer(name, subject.prepared.layers)
+    shape = outputs(subject, data, settings)
     given: dict[str, Any] = {
         "seed": settings.seed,
         "draws": draws if subject.prepared.randomized else 1,
     }
     attack: Attack | None = None
-    if len(outputs(subject, data)) != 2:
+    if len(shape) != 1:
         if settings.attack != "none":
             subject.notes.append(
                 f"{subject.classifier.name} returns no logits, so its units were dissected on real "

@@ -34,7 +34,7 @@ def lacking(subject: Subject, need: Need, seed: int) -> AdvlensError | None:
 def _without_representation(subject: Subject) -> ModelError | None:
     try:
         with torch.no_grad():
-            (first,) = subject.data.batches(1, [0], device=subject.classifier.mean.device)
+            (first,) = subject.data.batches(1, [0], device=subject.prepared.device)
             subject.prepared.representation(first.images)
     except ModelError as error:
         return error
@@ -44,7 +44,7 @@ def _without_representation(subject: Subject) -> ModelError | None:
 def _without_gradients(subject: Subject) -> ModelError | None:
     """Where the gradient of the largest logit is exactly 0 on each of some images, or missing."""
     ids = range(min(PROBED, len(subject.data)))
-    (some,) = subject.data.batches(PROBED, ids, device=subject.classifier.mean.device)
+    (some,) = subject.data.batches(PROBED, ids, device=subject.prepared.device)
     images = some.images.requires_grad_()
     with torch.enable_grad():
         highest = subject.prepared(images).amax(dim=1).sum()

@@ -18,7 +18,7 @@ from advlens.errors import ModelError, NumericError, SettingsError
 from advlens.evaluation import Accuracy
 from advlens.models import Classifier
 from advlens.prepared import Prepared
-from advlens.prepared.trial import evaluated
+from advlens.prepared.trial import untouched
 from advlens.sections import Estimate, count, percent
 
 IMAGES = 300
@@ -44,8 +44,8 @@ def looked_at(subject: Subject, batch_size: int, seed: int) -> list[str]:
     data, name = subject.data, subject.classifier.name
     some = data.subset(min(IMAGES, len(data)), seed=seed)
     labels = None if isinstance(data, BrodenData) else some.labels
-    batches = some.batches(batch_size, device=subject.classifier.mean.device)
-    with torch.no_grad(), evaluated(subject.classifier):
+    batches = some.batches(batch_size, device=subject.prepared.device)
+    with torch.no_grad(), untouched(subject.classifier):
         watched = _Watched(subject.classifier, subject.prepared)
         seen = watched.look((batch.images for batch in batches), labels)
     if seen is None:  # the units of a part of a network are dissected without logits
@@ -87,7 +87,7 @@ def check_expected(
 def _natural(subject: Subject, settings: AuditSettings, processes: Processes) -> Accuracy:
     data, prepared = subject.data, subject.prepared
     accuracy = Accuracy(draws=settings.draws if prepared.randomized else 1)
-    device = subject.classifier.mean.device
+    device = subject.prepared.device
     mine = processes.deal(len(data), settings.batch_size)
     with torch.no_grad():
         for batch in data.batches(settings.batch_size, mine, device=device):

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advlens.arrays import Ids
 from advlens.auditing.record import Settings
 from advlens.auditing.subjects import Subject
 from advlens.datasets import ImageData
 from advlens.distributed import Processes
-from advlens.errors import AdvlensError, RunError
+from advlens.errors import AdvlensError, ModelError, NumericError, RunError
 from advlens.folders import is_amount
 from advlens.progress import Progress
 from advlens.records import peak_memory
@@ -59,7 +60,7 @@ def run_stages(
         publish: called in the first process when one has.
     """
     done = list(parts)
-    device = next(subject.classifier.parameters()).device
+    device = subject.prepared.device
     done = json.loads(processes.spread(json.dumps(done).encode(), device))  # the first one's view
     passes: dict[tuple[int, tuple[int, ...]], tuple[ImageData, list[Stage]]] = {}
     for stage in stages:
@@ -111,6 +112,7 @@ def _pass(
             work.restore(state)
     recording = any(stage.records for stage in stages)
     device = context.device
+    kept = done
     label, streaming = f"{context.name}: {', '.join(works)}", works if ids else {}
     while streaming:
         saved_at, pause = time.monotonic(), SAVE_EVERY
@@ -119,7 +121,15 @@ def _pass(
                 view = View(context.prepared, batch.ids, batch.images, batch.labels, recording)
                 for stage_name, work in streaming.items():
                     began = time.monotonic()
-                    work.update(view)
+                    try:
+                        work.update(view)
+                    except (ModelError, NumericError) as error:
+                        place = f"{_numbered(batch.ids)} of {context.data.name}"
+                        raise type(error)(
+                            f"{error}; that is at {place}, in the stage {stage_name}; finished "
+                            f"stages and the first {kept} images of this pass are kept in "
+                            f"{run.folder}, from where the same command goes on"
+                        ) from error
                     seconds[stage_name] += time.monotonic() - began
                 done += len(batch.ids)
                 progress.update(len(batch.ids))
@@ -130,10 +140,10 @@ def _pass(
                     }
                     state |= {f"{key}.seconds": torch.tensor(v) for key, v in seconds.items()}
                     run.save_state(number, name, done, state)
-                    saved_at = time.monotonic()
+                    kept, saved_at = done, time.monotonic()
                     pause = max(SAVE_EVERY, SAVE_SHARE * (saved_at - began))
         streaming = {key: work for key, work in streaming.items() if work.again()}
-        label, done = f"{context.name}: {', '.join(streaming)}, once more", 0
+        label, done, kept = f"{context.name}: {', '.join(streaming)}, once more", 0, 0
     for stage in stages:
         stage_name, began = stage.name, time.monotonic()
         tables = _merged(stage, context, works[stage_name]).compute()
@@ -150,6 +160,11 @@ def _pass(
         processes.spread(b"saved", device)  # until then a kill must leave all that it took
         run.drop_jobs(number, stage_name)
     run.drop_state(number, name)
+
+
+def _numbered(ids: Ids) -> str:
+    first, last = int(ids.min()), int(ids.max())
+    return f"image {first}" if first == last else f"images {first} to {last}"
 
 
 def _merged(stage: Stage, context: Context, work: Work) -> Work:

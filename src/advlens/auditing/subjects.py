@@ -1,6 +1,7 @@
 """Models, each with the images as it sees them."""
 
 import contextlib
+import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from advlens.config import AuditSettings, DissectSettings
 from advlens.datasets import BrodenData, ImageData, Transform, load_data, readable
 from advlens.datasets import View as DataView
 from advlens.distributed import Processes
-from advlens.errors import DataError, SettingsError
+from advlens.errors import DataError, ModelError, SettingsError
 from advlens.models import Classifier, load_model
+from advlens.models.classifier import device_of, tensors_of
 from advlens.prepared import Prepared, prepare
 from advlens.progress import Progress
 from advlens.records import without_home
@@ -119,11 +121,23 @@ def opened(
         )
     else:
         spec = f"{type(model).__module__}.{type(model).__qualname__}"
-        classifier = (
-            model if isinstance(model, Classifier) else Classifier(model, name=type(model).__name__)
-        )
-        classifier = classifier.to(device)
+        classifier = _given(model, device)
     return Subject(spec, classifier, prepare(classifier))
+
+
+def _given(model: nn.Module, device: torch.device) -> Classifier:
+    """A user's module as a classifier on a device; the module itself stays as and where it is."""
+    if device_of(model) != device and any(True for _ in tensors_of(model)):
+        try:
+            model = copy.deepcopy(model).to(device)
+        except Exception as error:  # a user's classes raise anything at all
+            raise ModelError(
+                f"cannot copy {type(model).__name__} to {device} ({error}); move it there before, "
+                f"or choose --device {device_of(model).type}"
+            ) from error
+    if isinstance(model, Classifier):
+        return copy.copy(model)  # which an audit may give another name
+    return Classifier(model, name=type(model).__name__).to(device)
 
 
 def labeled_subject(
@@ -150,8 +164,8 @@ def labeled_subject(
                 raise
             subject.unnamed = str(error)
     data = check(subject, data)
-    shape = outputs(subject, data)
-    if len(shape) != 2 or shape[1] != len(data.classes):
+    shape = outputs(subject, data, settings)
+    if shape != (len(data.classes),):
         raise DataError(
             f"{classifier.name} returns {shape} for one image, but {data.name} has "
             f"{len(data.classes)} classes; give the model's class names or matching data"
@@ -162,12 +176,14 @@ def labeled_subject(
     return subject
 
 
-def outputs(subject: Subject, data: ImageData) -> tuple[int, ...]:
-    """The shape of what the model returns for one image."""
-    device = next(subject.classifier.parameters()).device
-    with torch.no_grad():
-        (first,) = data.batches(1, [0])
-        return tuple(subject.classifier.eval()(first.images.to(device)).shape)
+def outputs(
+    subject: Subject, data: ImageData, settings: AuditSettings | DissectSettings
+) -> tuple[int, ...]:
+    """The shape of what the model returns for one image; its copy is compared with it before."""
+    size = min(settings.batch_size, len(data))
+    (first,) = data.batches(size, range(size), device=subject.prepared.device)
+    subject.prepared.check(first.images)
+    return subject.prepared.shape
 
 
 def _named(data: ImageData, synsets: tuple[str, ...]) -> ImageData:

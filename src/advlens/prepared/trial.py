@@ -80,7 +80,7 @@ def try_forms(
     name = model_name(model)
     images = images.to(precision_of(model)).contiguous()
     notes: list[str] = []
-    with _precise(images), _untouched(model), torch.inference_mode(False):
+    with _precise(images), untouched(model), torch.inference_mode(False):
         entry = Entry(model)
         first, few, differentiable, head = _first_look(name, model, images)
         whole = len(few) == len(images) > CHECKED
@@ -327,7 +327,7 @@ def evaluated(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
+def untouched(model: nn.Module) -> Iterator[None]:
     """Modes, buffers and plain attributes are put back at the end."""
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     values = {id(b): b.detach().clone() for b in model.buffers()}

@@ -88,6 +88,7 @@ class Results:
             raise RunError(
                 f"cannot read {path}: {reason}; name a folder made by `advlens audit`"
             ) from error
+        # of which runs of earlier versions say nothing
         record = {"warnings": [], "unfinished": [], **_printable(record)}
         if problem := _problem(record, _RECORD, "the record"):
             raise _damaged(path, problem)

@@ -14,6 +14,7 @@ from advlens.arrays import Ids, Images, Labels, Logits
 from advlens.attacks import Attack
 from advlens.datasets import ImageData
 from advlens.distributed import Processes
+from advlens.errors import NumericError
 from advlens.models import Classifier
 from advlens.prepared import Prepared
 from advlens.runs import Row, Run, Tables
@@ -90,11 +91,16 @@ class View:
     @cached_property
     def _recorded(self) -> tuple[Logits, dict[str, Tensor]]:
         with torch.no_grad():
-            return (
-                self.prepared.record(self.images)
-                if self.recording
-                else (self.prepared(self.images), {})
+            if self.recording:
+                logits, responses = self.prepared.record(self.images)
+            else:
+                logits, responses = self.prepared(self.images), {}
+        if logits.isnan().any():
+            raise NumericError(
+                "the model returns NaN on images in [0, 1], so no number of it means anything: "
+                "check its weights"
             )
+        return logits, responses
 
     @property
     def logits(self) -> Logits:
