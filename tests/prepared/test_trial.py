@@ -240,6 +240,24 @@ def test_a_model_that_breaks_is_an_error(calls):
         attack(Breaking(calls, torch.nan).eval(), IMAGES, torch.arange(6) % 5)
 
 
+class Rooted(Around):
+    """The gradient of a root at 0 is NaN: here, in the first image alone."""
+
+    def forward(self, x):
+        under = x[:, :, :1, :1].flatten(1).mean(dim=1, keepdim=True)
+        return self.net(x) + (under * (under > 0.5)).sqrt()
+
+
+def test_a_gradient_that_is_nan_each_time_is_not_random():
+    images = IMAGES.clone()
+    images[:, :, 0, 0] = 0.8
+    images[0, :, 0, 0] = 0.2
+    copied = prepare(Rooted().eval(), images)
+    assert copied.folded
+    assert not copied.randomized
+    assert not copied.notes
+
+
 class Detached(Around):
     def forward(self, x):
         return self.net(x.detach())

@@ -262,14 +262,17 @@ def _close(look: _Look, other: _Look, *, noise: _Look, floor: float) -> bool:
         return False
     if not torch.equal(look.logits.isfinite(), other.logits.isfinite()):
         return False
+    if not torch.equal(look.gradient.isfinite(), other.gradient.isfinite()):
+        return False
     scale = _finite(look.logits).abs().amax().item()
     allowed = max(floor * scale, min(10 * _apart(look, noise), 0.01 * scale))
     if _apart(look, other) > allowed:
         return False
-    length = look.gradient.norm().item()
-    moved = (look.gradient - noise.gradient).norm().item()
+    gradient = _finite(look.gradient)
+    length = gradient.norm().item()
+    moved = (gradient - _finite(noise.gradient)).norm().item()
     allowed = max(10 * floor * length, min(10 * moved, 0.1 * length))
-    differs = (look.gradient - other.gradient).norm().item()
+    differs = (gradient - _finite(other.gradient)).norm().item()
     return bool(differs <= allowed)
 
 
