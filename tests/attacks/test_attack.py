@@ -220,7 +220,7 @@ def test_radii_are_drawn_from_seed_and_id(attack, smooth, pixels, labels):
 
 
 class Breaks(nn.Module):
-    """Returns NaN, or a NaN gradient, for images with a pixel above the limit."""
+    """Returns NaN, or a NaN gradient, for what has a value above the limit."""
 
     def __init__(self, network: nn.Module, limit: float, logits: bool):
         super().__init__()
@@ -230,7 +230,8 @@ class Breaks(nn.Module):
         over = torch.relu(x.amax(dim=(1, 2, 3)) - self.limit).unsqueeze(1)
         # the root's gradient at 0 is infinite, once with either sign
         broken = torch.where(over > 0, torch.nan, 0.0) if self.logits else (over - over).pow(0.5)
-        return self.network(x) + broken
+        found = self.network(x)
+        return (found.flatten(1) + broken).view_as(found)
 
 
 USE_LOGITS = {name: ATTACKS[name] for name in ATTACKS if name not in ("noise", "feature")}
@@ -240,28 +241,43 @@ USE_LOGITS = {name: ATTACKS[name] for name in ATTACKS if name not in ("noise", "
 @each(USE_LOGITS)
 def test_non_finite_values_are_an_error(attack, logits, smooth, pixels, labels):
     broken = Breaks(smooth, -1, logits)
+    at_once = "Breaks returns NaN on images in" if logits else "step 1 is not finite"
+    for call in (attack, attack.outcomes):
+        with pytest.raises(NumericError, match=at_once):
+            call(broken, pixels, labels)
+    # the copy is compared on two images; the method itself looks at those that come later
+    dark, late = pixels.clamp(0.1, 0.3), pixels.clamp(0.1, 0.3)
+    late[5, 0, 0, 0] = 0.9
+    checked = prepare(Breaks(smooth, 0.7, logits), dark)
     with pytest.raises(NumericError, match="step 1 is not finite; the model returns NaN"):
-        attack(broken, pixels, labels)
-    with pytest.raises(NumericError, match=r"is not finite|returns NaN"):
-        attack.outcomes(broken, pixels, labels)
+        attack(checked, late, labels)
     if not isinstance(attack, Fgsm):  # the first iterates lie below the limit
         images = pixels.clamp(0.3, 0.85)
         with pytest.raises(NumericError, match=r"step [1-9] is not finite"):
-            attack(Breaks(smooth, 0.855, logits), images, labels)
+            attack(prepare(Breaks(smooth, 0.855, logits), images), images, labels)
 
 
 def test_non_finite_features_are_an_error(smooth, pixels):
     with torch.no_grad():
         smooth.conv1.bias.fill_(torch.nan)
-    with pytest.raises(NumericError, match="step 1 is not finite"):
+    with pytest.raises(NumericError, match="SmoothNetwork returns NaN on images in"):
         FeatureAttack(threat=BALL)(smooth, pixels)
+
+
+def test_non_finite_features_of_later_images_are_an_error(smooth, pixels):
+    smooth.conv1 = Breaks(smooth.conv1, 0.4, logits=True)  # it reads 2x − 1
+    dark, late = pixels.clamp(0.1, 0.3), pixels.clamp(0.1, 0.3)
+    late[5, 0, 0, 0] = 0.9
+    with pytest.raises(NumericError, match="step 1 is not finite; the model returns NaN"):
+        FeatureAttack(threat=BALL)(prepare(smooth, dark), late)
 
 
 def test_non_finite_scores_of_the_last_iterate_are_an_error(smooth, pixels, labels):
     attack = Bim(threat=Linf(epsilon=0.05), steps=1)
-    broken = Breaks(smooth, 0.9, logits=True)
+    images = pixels.clamp(0.1, 0.85)
+    broken = Breaks(smooth, 0.855, logits=True)
     with pytest.raises(NumericError, match="step 2 is not finite; the model returns NaN"):
-        attack(broken, pixels.clamp(0.1, 0.9), labels)
+        attack(broken, images, labels)
 
 
 class Mixed(nn.Module):

@@ -180,8 +180,8 @@ def resnet():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = CifarResNet((1, 1), (4, 8), "projection")
-    model = prepare(Classifier(network, name="tiny", image_size=16))
     images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    model = prepare(Classifier(network, name="tiny", image_size=16), images)
     with torch.no_grad():
         whole = flops(lambda: model(images))
         part = flops(lambda: model.representation(images))
