@@ -332,6 +332,7 @@ def _load(spec: str, data: str, settings: Any) -> "tuple[Classifier, ImageData]"
         device=local_device(settings.device),
         seed=settings.seed,
         ignore_keys=settings.ignore_keys,
+        head=settings.head,
     )
     transform = Transform(
         size=classifier.image_size,

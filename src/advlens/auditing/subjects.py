@@ -115,10 +115,10 @@ def opened(
     model: str | nn.Module, settings: AuditSettings | DissectSettings, device: torch.device
 ) -> Subject:
     if isinstance(model, str):
-        spec, classifier = (
-            model,
-            load_model(model, device=device, seed=settings.seed, ignore_keys=settings.ignore_keys),
-        )
+        spec, classifier = model, load_model(
+            model, device=device, seed=settings.seed, ignore_keys=settings.ignore_keys,
+            head=settings.head,
+        )  # fmt: skip
     else:
         spec = f"{type(model).__module__}.{type(model).__qualname__}"
         classifier = _given(model, device)

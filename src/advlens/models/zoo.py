@@ -57,6 +57,7 @@ def load_model(
     device: str | torch.device = "cpu",
     seed: int = 0,
     ignore_keys: Sequence[str] = (),
+    head: str | None = None,
 ) -> Classifier:
     """Build a classifier in evaluation mode.
 
@@ -77,13 +78,17 @@ def load_model(
         ignore_keys: patterns such as "loss.*" (`fnmatch`) of what is left out of the weights file:
             tensors that the network does not need, or dictionaries of tensors, by their names
             there. Counters that no output needs are left out anyway.
+        head: which part of the network's output the logits are, see `Classifier`.
 
     Raises:
         SettingsError: no such name, or `ignore_keys` is one string.
         ModelError: the factory or library fails, returns something else, or is not installed.
         CheckpointError: the weights file does not fit.
     """
-    return _loaded(spec, seed, ignore_keys)[0].to(device)
+    classifier = _loaded(spec, seed, ignore_keys)[0].to(device)
+    if head is not None:
+        classifier.head = head
+    return classifier
 
 
 def convert_model(

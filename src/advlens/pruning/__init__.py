@@ -56,7 +56,10 @@ def prune_and_audit(
         AdvlensError: as `prune`, training and the audit do; what is finished stays.
     """
     wholes = [
-        load_model(spec, seed=settings.seed, ignore_keys=settings.ignore_keys) for spec in models
+        load_model(
+            spec, seed=settings.seed, ignore_keys=settings.ignore_keys, head=settings.head
+        )
+        for spec in models
     ]
     plan = variants(models, wholes, settings)
     for one in plan:
@@ -127,7 +130,7 @@ class Variant:
         wanted: dict[str, Any] = {
             "epochs": settings.epochs, "threads": settings.threads, "device": settings.device,
             "learning_rate": settings.learning_rate or whole.settings.learning_rate / SLOWER,
-            "seed": settings.seed, "ignore_keys": settings.ignore_keys,
+            "seed": settings.seed, "ignore_keys": settings.ignore_keys, "head": settings.head,
         }  # fmt: skip
         return dataclasses.replace(whole, settings=dataclasses.replace(whole.settings, **wanted))
 

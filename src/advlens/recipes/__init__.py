@@ -69,6 +69,7 @@ def load_classifier(model: str, settings: TrainSettings) -> Classifier:
         device=local_device(settings.device),
         seed=settings.seed,
         ignore_keys=settings.ignore_keys,
+        head=settings.head,
     )
     if classifier.weights is not None:
         classifier.name += ", fine-tuned"
