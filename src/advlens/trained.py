@@ -150,7 +150,7 @@ def _problem(found: dict[str, Any], n: int) -> str:
         shares = ("top1", "top1_low", "top1_high", "top5")
         if not (
             isinstance(row, dict)
-            and row.keys() == {*shares, "n"}
+            and row.keys() >= {*shares, "n"}
             and row["n"] == n
             and all(is_amount(row[key]) and row[key] <= 1 for key in shares)
         ):
