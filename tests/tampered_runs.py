@@ -182,6 +182,7 @@ CONTINUED: dict[str, Tamper] = {
     "a part is empty": _bytes(PART, b""),
     "a part is deep": _bytes(PART, b'{"tables":' + b'{"a":' * 50_000 + b"0" + b"}" * 50_001),
     "a part is huge": _instead(PART, _huge),
+    "a part is a long text": _bytes(PART, b'{"tables": "' + "🙂".encode() + b"x" * 2**25 + b'"}'),
     "a part is a pipe": _instead(PART, os.mkfifo),
     "a part is a folder": _instead(PART, Path.mkdir),
     "a part leads out": _instead(PART, lambda path: path.symlink_to("/etc/hostname")),

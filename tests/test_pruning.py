@@ -369,7 +369,7 @@ def test_the_folder_of_another_one_is_refused_before_anything_is_trained(
         with pytest.raises(SystemExit):
             run("out")
     command, _ = parse([*WORDS.format(out="out").split(), "--epochs", "3"])
-    with pytest.raises(RunError, match="another settings; choose another --out"):
+    with pytest.raises(RunError, match=r"epochs is 2 there and 3 here; choose another --out"):
         prune_and_audit(
             command.model, command.data, command.out, settings=command.settings, command=""
         )

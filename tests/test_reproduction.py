@@ -24,6 +24,7 @@ from advlens.reproduction import Work, compared, orders, reproduce, table
 from advlens.runs import Row
 from advlens.training.loop import Loop
 from own_network import NETWORK
+from synthetic_run import write_run
 
 SETTINGS = {
     "model": "reproduction_network:network", "epochs": 2, "batch_size": 8, "validation": 6,
@@ -300,8 +301,7 @@ def test_the_order_of_the_paper_is_looked_for(
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_results_without_the_one_row_are_refused(count: int, tmp_path: Path) -> None:
-    path = tmp_path / "results/accuracy.csv"
-    path.parent.mkdir()
+    path = write_run(tmp_path, models=("a",)) / "results/accuracy.csv"
     path.write_text("model,attack,top1,top1_low,top1_high,n\n" + "a,natural,.5,.4,.6,9\n" * count)
     wanted = {"what": "x", "table": "accuracy", "column": "top1", "paper": {"l": 1}}
     with pytest.raises(RunError, match=f"has {count} rows"):
@@ -309,8 +309,7 @@ def test_results_without_the_one_row_are_refused(count: int, tmp_path: Path) -> 
 
 
 def test_a_dead_layer_leaves_its_cells_empty(tmp_path: Path) -> None:
-    path = tmp_path / "results/table1_d19.csv"
-    path.parent.mkdir()
+    path = write_run(tmp_path, models=("a",)) / "results/table1_d19.csv"
     path.write_text("model,consis,consis_low,consis_high,n\na,,,,9\n")
     wanted = {"what": "x", "table": "table1_d19", "column": "consis", "paper": {"l": 1}}
     (found,) = compared(wanted, tmp_path, {"l": "a"})

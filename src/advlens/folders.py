@@ -15,6 +15,8 @@ LARGEST = 2**26
 """Bytes beyond which a table or a record of a run is not read."""
 MOST_VALUES = 2_000_000
 """Values that a JSON file may hold: each can take a hundred bytes of memory."""
+MOST_BEYOND_ASCII = 2**24
+"""Bytes of a JSON file with characters beyond ASCII, each of which can take four in memory."""
 DEEPEST = 20
 """Lists and objects within each other, at most."""
 WRITTEN = ("parts", "results", "figures", "images")
@@ -140,6 +142,8 @@ def parse_object(content: bytes) -> dict[str, Any]:
     """
     if sum(map(content.count, (b",", b"[", b"{"))) > MOST_VALUES:
         raise ValueError(f"it holds more than {MOST_VALUES:,} values")
+    if len(content) > MOST_BEYOND_ASCII and not content.isascii():
+        raise ValueError(f"it has {len(content):,} bytes, not all of them ASCII")
     try:
         found = json.loads(
             content.decode(), parse_constant=_refused, parse_float=_finite, parse_int=_whole

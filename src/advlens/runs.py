@@ -85,7 +85,7 @@ class Run:
     def save_part(self, model: int, stage: str, content: Mapping[str, Any]) -> None:
         """Record a stage as finished for a model."""
         self._check_there()
-        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = json.dumps(content, allow_nan=False, separators=(",", ":"))  # in ASCII
         write_text(self._part(model, stage), text + "\n")
 
     def save_state(self, model: int, name: str, position: int, state: Mapping[str, Tensor]) -> None:
