@@ -56,9 +56,7 @@ def prune_and_audit(
         AdvlensError: as `prune`, training and the audit do; what is finished stays.
     """
     wholes = [
-        load_model(
-            spec, seed=settings.seed, ignore_keys=settings.ignore_keys, head=settings.head
-        )
+        load_model(spec, seed=settings.seed, ignore_keys=settings.ignore_keys, head=settings.head)
         for spec in models
     ]
     plan = variants(models, wholes, settings)

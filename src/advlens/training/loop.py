@@ -77,7 +77,8 @@ class Loop:
         for note in self.prepared.notes:
             report(note)
         self.layout = torch.contiguous_format
-        if settings.channels_last and self.prepared.channels_last:
+        bears = self.prepared.channels_last and not _is_corrupted(classifier)
+        if settings.channels_last and bears:
             self.layout = torch.channels_last
             classifier.to(memory_format=torch.channels_last)
         self.live = synchronized(classifier, processes)
@@ -389,3 +390,17 @@ class Loop:
         images = [step * len(self.ids) // self.steps_per_epoch for step in range(self.total + 1)]
         with Progress("training", images[-1], done=images[self.step], every=60.0) as progress:
             yield lambda step: progress.update(images[step] - images[step - 1])
+
+
+def _is_corrupted(model: nn.Module) -> bool:
+    """Whether channels last would end in a broken heap: a fault of oneDNN 3 on CPUs without AVX-512.
+
+    Its weight gradient of a strided 1×1 convolution of fewer than 8 channels writes beyond its end.
+    """
+    return device_of(model).type == "cpu" and any(
+        isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and module.stride != (1, 1)
+        and module.in_channels < 8
+        for module in model.modules()
+    )
