@@ -2,6 +2,7 @@
 # The tests of numbers with the kernels of other processors, which add in another order.
 # Usage: tests/kernels.sh [CAPABILITY:ISA:THREADS ...], of PyTorch's own kernels, of oneDNN's (unset:
 # the processor's best; a processor uses none that it lacks) and of threads. Fails if one fails.
+# FILES="tests/test_losses.py …" runs these alone.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,6 +18,7 @@ ALL=(
   default:SSE41:1 default:AVX2:2 default:AVX512_CORE:1 default:unset:2
   avx2:SSE41:2 avx2:AVX2:1 avx2:AVX512_CORE:2 avx2:unset:1
 )
+[ -z "${FILES:-}" ] || read -ra NUMBERS <<<"$FILES"
 log=$(mktemp)
 failed=0
 [ $# -gt 0 ] || set -- "${ALL[@]}"

@@ -153,7 +153,7 @@ GIVEN = {
 def test_settings_that_an_objective_ignores_are_refused(objective: str, names: set[str]) -> None:
     optional = {f.name for f in dataclasses.fields(TrainSettings) if f.default is None}
     assert optional - GIVEN.keys() == {
-        "epsilon", "momentum", "clip", "average", "resized_crop", "threads",
+        "epsilon", "momentum", "clip", "average", "resized_crop", "threads", "head",
     }  # fmt: skip
     for name, value in GIVEN.items():
         values = {"objective": objective, name: value}

@@ -163,7 +163,7 @@ def test_wrong_maps_and_settings(smooth, pixels, labels):
     broken = copy.deepcopy(smooth)
     with torch.no_grad():
         broken.linear.weight.fill_(torch.nan)
-    with pytest.raises(NumericError, match="Faithfulness: the model returns NaN"):
+    with pytest.raises(NumericError, match="SmoothNetwork returns NaN"):
         measure(broken, pixels, torch.zeros(24, 8, 8), labels)
     assert measure(smooth, pixels[:0], torch.zeros(0, 8, 8), labels[:0]).insertion.shape == (0, 3)
     for wrong in (

@@ -393,7 +393,7 @@ class Loop:
 
 
 def _is_corrupted(model: nn.Module) -> bool:
-    """Whether channels last would end in a broken heap: a fault of oneDNN 3 on CPUs without AVX-512.
+    """Whether channels last would break the heap: a fault of oneDNN 3 on CPUs without AVX-512.
 
     Its weight gradient of a strided 1×1 convolution of fewer than 8 channels writes beyond its end.
     """
