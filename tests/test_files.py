@@ -2,11 +2,15 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
+import json
 import os
 import random
+import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,9 +25,10 @@ from urllib.request import HTTPSHandler
 
 import pytest
 
-from advlens import files
+from advlens import files, lockfile
 from advlens.errors import DataError, RunError
 from advlens.files import atomic, fetch, locked, sha256
+from advlens.lockfile import held_by_file
 
 BODY = random.Random(0).randbytes(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -136,6 +141,104 @@ def test_locked_refuses_a_second_process_and_is_free_after_sigkill(tmp_path: Pat
 def test_locked_needs_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="file"), locked(tmp_path / "file"):
+        pass
+
+
+NO_LOCKS = [errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK]
+
+
+@pytest.fixture(params=NO_LOCKS, ids=errno.errorcode.get)
+def without_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that knows no flock."""
+
+    def flock(*args: object) -> None:
+        raise OSError(request.param, os.strerror(request.param))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+def holder(folder: Path, **changes: object) -> Path:
+    """The lock of a process of this machine that has died, but for changes."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    since = "2026-01-02T03:04:05+00:00"
+    lock = folder / ".lock.held"
+    held = {"host": socket.gethostname(), "pid": process.pid, "since": since, **changes}
+    lock.write_text(json.dumps(held))
+    return lock
+
+
+@pytest.mark.usefixtures("without_locks")
+def test_a_file_stands_for_a_lock_and_goes_with_it(tmp_path: Path) -> None:
+    def work() -> None:
+        with locked(tmp_path):
+            found = json.loads((tmp_path / ".lock.held").read_text())
+            assert (found["host"], found["pid"]) == (socket.gethostname(), os.getpid())
+            with pytest.raises(
+                RunError, match=rf"{os.getpid()} on .* since 20.* remove {tmp_path}"
+            ):
+                locked(tmp_path).__enter__()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work()
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.usefixtures("without_locks")
+def test_a_lock_of_a_process_that_died_is_taken_over(tmp_path: Path) -> None:
+    holder(tmp_path)
+    with locked(tmp_path):
+        assert json.loads((tmp_path / ".lock.held").read_text())["pid"] == os.getpid()
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.usefixtures("without_locks")
+def test_a_lock_of_another_machine_stays(tmp_path: Path) -> None:
+    lock = holder(tmp_path, host="node7", pid=12)
+    before = lock.read_text()
+    sentence = f"another advlens process, 12 on node7, holds {tmp_path} since 2026-01-02T03:04:05"
+    with pytest.raises(RunError, match=re.escape(sentence)), locked(tmp_path):
+        pass
+    assert lock.read_text() == before
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"host": 3}', "\0"])
+def test_a_lock_that_says_nothing_is_named(
+    tmp_path: Path, content: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lockfile, "POLL", 0.0)
+    (tmp_path / "held").write_text(content)
+    with pytest.raises(RunError, match="does not say who holds"), held_by_file(tmp_path / "held"):
+        pass
+
+
+def test_of_processes_that_take_over_at_once_one_holds(tmp_path: Path) -> None:
+    """Each adds 1 to a number in a file while it holds the lock, and then waits for its turn."""
+    holder(tmp_path)
+    (tmp_path / "number").write_text("0")
+    work = (
+        "import sys, pathlib; from advlens.lockfile import held_by_file\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "for _ in range(50):\n"
+        "    with held_by_file(folder / '.lock.held', wait=True):\n"
+        "        number = folder / 'number'\n"
+        "        number.write_text(str(int(number.read_text()) + 1))"
+    )
+    command = [sys.executable, "-c", work, str(tmp_path)]
+    workers = [subprocess.Popen(command) for _ in range(3)]
+    assert [worker.wait(60) for worker in workers] == [0, 0, 0]
+    assert (tmp_path / "number").read_text() == "150"
+
+
+def test_a_lock_that_fails_otherwise_says_how(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*args: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(RunError, match=r"cannot lock .*Input/output error"), locked(tmp_path):
         pass
 
 
@@ -335,3 +438,12 @@ def test_concurrent_fetches_try_in_turn_after_failures(server: Server, tmp_path:
     with ThreadPoolExecutor(8) as pool:
         assert all("SHA-256" in message for message in pool.map(one, range(8)))
     assert contents(tmp_path) == {}
+
+
+def test_a_lock_that_is_a_link_makes_no_file_elsewhere(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match="cannot use the folder"), locked(folder):
+        pass
+    assert not (tmp_path / "elsewhere").exists()

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, hashed, and locked."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import http.client
@@ -16,11 +17,14 @@ from typing import IO, Any
 
 from advlens.errors import DataError, RunError
 from advlens.folders import check_held, held
+from advlens.lockfile import held_by_file
 
 TIMEOUT = 60
 """Seconds without a byte after which a download is given up."""
 SLOWEST = 10_000
 """Bytes per second, on average, below which a download is given up."""
+NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
+"""What `flock` says where the file system has no locks."""
 
 
 @contextlib.contextmanager
@@ -69,27 +73,55 @@ def sha256(path: Path) -> str:
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder for this process; the lock dies with the process, also after SIGKILL.
 
+    Where the file system has no locks, a file does instead (see `lockfile.held_by_file`).
+
     Raises:
         RunError: another process holds the folder.
     """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "a")  # noqa: SIM115 (closed below)
+        # a link that lies there would make a file elsewhere
+        file = open(folder / ".lock", "a", opener=_without_links)  # noqa: SIM115 (closed below)
     except OSError as error:
         raise RunError(
             f"cannot use the folder {folder}: {error.strerror}; choose another with --out"
         ) from error
-    with file:
+    with file, contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            if not _flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                stack.enter_context(held_by_file(folder / ".lock.held"))
+        except BlockingIOError as error:
             raise RunError(
                 f"another advlens process is writing to {folder}; wait for it"
                 " or choose another --out"
             ) from error
         with held(folder):
             yield
+
+
+def _without_links(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def _flock(file: IO[Any], operation: int) -> bool:
+    """Lock an open file; False where its file system has no locks.
+
+    Raises:
+        BlockingIOError: another process holds the lock, and the operation does not wait.
+        RunError: the lock cannot be taken for another reason.
+    """
+    try:
+        fcntl.flock(file, operation)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise RunError(
+                f"cannot lock {file.name}: {error.strerror}; choose another folder"
+            ) from error
+        return False
+    return True
 
 
 def fetch(url: str, path: Path, *, sha256: str, size: int) -> Path:
@@ -200,8 +232,9 @@ def _turn(path: Path) -> Iterator[None]:
             raise RunError(
                 f"cannot write {path}: {error.strerror}; choose another folder"
             ) from error
-        with open(lock, "a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with open(lock, "a") as file, contextlib.ExitStack() as stack:
+            if not _flock(file, fcntl.LOCK_EX):
+                stack.enter_context(held_by_file(lock.with_name(f"{lock.name}.held"), wait=True))
             try:
                 current = os.path.samestat(os.fstat(file.fileno()), os.stat(lock))
             except FileNotFoundError:
