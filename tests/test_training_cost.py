@@ -42,7 +42,7 @@ def batch() -> TrainingBatch:
         network = CifarResNet((1, 1), (4, 8), "projection", classes=CLASSES)
         images = torch.rand(IMAGES, 3, 16, 16)
     classifier = Classifier(network, name="tiny", image_size=16).train()
-    copied = prepare(classifier)
+    copied = prepare(classifier, images)
     features = functools.cache(lambda layer: live_features(classifier, layer))
     labels = torch.arange(IMAGES)
     return TrainingBatch(classifier, lambda: copied, features, images, labels, labels, 0)

@@ -26,8 +26,8 @@ def resnet():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = CifarResNet((1, 1), (4, 8), "projection")
-    model = prepare(Classifier(network, name="tiny", image_size=16))
     pixels = torch.rand(6 + BACKGROUND, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    model = prepare(Classifier(network, name="tiny", image_size=16), pixels)
     with torch.no_grad():
         unit = flops(lambda: model(pixels[:1]))
     return model, pixels[:6], pixels[6:], unit
@@ -115,7 +115,7 @@ class Counting(nn.Module):
 )
 def test_the_largest_batch_is_the_one_set(method, pixels):
     """Whatever the number of images and steps; and no batch but the last of a row is smaller."""
-    model, background = Counting(), torch.rand(40, 3, 8, 8)
+    model, background = prepare(Counting(), pixels), torch.rand(40, 3, 8, 8)
     for count, many, size in ((1, 40, 16), (24, 3, 16), (8, 40, 16), (24, 40, 7)):
         Counting.seen.clear()
         given = {}
