@@ -1,6 +1,9 @@
 # A machine with Python 3.11 or newer and make is enough; uv is installed by pip into .venv.
 PYTHON ?= python3
 UV = .venv/bin/uv
+# Compiled modules are kept even where the environment forbids it: importing PyTorch takes twice as
+# long without, and the tests start hundreds of processes.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: demo test test-kernels check docs benchmarks clean
 
 demo: .venv/ready

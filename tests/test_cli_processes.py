@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from advlens import recipes
 from advlens.cli import main
-from advlens.errors import DataError, LostError
+from advlens.errors import DataError
 from together import end, start
 
 NETWORK = """
@@ -101,18 +102,76 @@ def test_wrong_use_is_told_once(world: Path, words: list[str], sentence: str) ->
     assert (*outs, errs[1]) == ("", "", "")
 
 
-def failing(world: Path, words: list[str]) -> None:
+def refusing(world: Path, words: list[str]) -> None:
+    if os.environ["RANK"] == "1":
+        (world / "elsewhere").mkdir()
+        world = world / "elsewhere"  # another machine, without the network and the images
+    command(world, words)
+
+
+def test_one_that_refuses_before_the_others_meet_it_says_why(world: Path) -> None:
+    words = ["audit", *TRAIN[1:7], "--device", "cpu", "--patience", "0.05"]
+    assert end(start(2, refusing, world, words)) == [1, 2]
+    # the first one knows that a reason is given: it has nothing to add
+    assert (world / "err0").read_text() == ""
+    sentence = (world / "elsewhere/err1").read_text()
+    assert sentence.startswith("advlens: process 1: ")
+    assert "folder:images names the folder images, which does not exist" in sentence
+    assert sentence.count("\n") == 1
+
+
+def failing(world: Path, words: list[str], what: str) -> None:
     def train(*args: Any, processes: Any, **kwargs: Any) -> None:
         processes.total(torch.zeros(1))  # both have found each other
-        if processes.first:
-            raise LostError("the others are lost")
-        raise DataError("cannot read b.png")
+        if not processes.first:
+            if what == "stopped":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            if what == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise DataError("cannot read b.png")
+        processes.total(torch.zeros(1))
 
     recipes.train = train  # type: ignore[assignment]
     command(world, words)
 
 
 def test_what_only_another_process_can_see_it_tells_itself(world: Path) -> None:
-    assert end(start(2, failing, world, TRAIN)) == [1, 1]
+    assert end(start(2, failing, world, TRAIN, "alone")) == [1, 1]
     _, errs = said(world)
-    assert errs == ["advlens: the others are lost\n", "advlens: process 1: cannot read b.png\n"]
+    assert errs == ["", "advlens: process 1: cannot read b.png\n"]
+
+
+def test_the_loss_of_a_process_that_says_nothing_is_said(world: Path) -> None:
+    assert end(start(2, failing, world, TRAIN, "killed")) == [1, -signal.SIGKILL]
+    assert (world / "err0").read_text().startswith(
+        "advlens: process 0 of 2 has lost the others, and none of them says why; one may have "
+    )  # fmt: skip
+
+
+def test_a_process_that_is_stopped_is_given_up(world: Path) -> None:
+    first, stopped = start(2, failing, world, [*TRAIN, "--patience", "0.05"], "stopped")
+    assert end([first]) == [1]
+    assert stopped.is_alive()
+    stopped.kill()
+    stopped.join()
+    assert (world / "err0").read_text() == (
+        "advlens: process 1 of 2 has given no sign of life for 0.05 minutes (--patience); start "
+        "the same command again\n"
+    )
+
+
+@pytest.mark.parametrize("missing", ["RANK", "MASTER_ADDR", "MASTER_PORT"])
+def test_an_environment_that_names_no_meeting_point(
+    missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    whole = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in whole.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv(missing)
+    words = ["audit", "--model", "cifar10-l2", "--data", "sample", "--out", str(tmp_path)]
+    assert main(words) == 2
+    assert (
+        f"advlens: WORLD_SIZE is '2', so several processes work together, but {missing} does not "
+        "say where; start them with torchrun, or unset WORLD_SIZE\n"
+    ) in capsys.readouterr().err

@@ -2,29 +2,31 @@
 
 import multiprocessing
 import os
-import socket
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
+from torch.distributed import TCPStore
 
 FORKSERVER = multiprocessing.get_context("forkserver")
 # imported once for all children; torch imports its compiler at an optimizer's first step
 FORKSERVER.set_forkserver_preload(["advlens.training", "torch._dynamo"])
+SERVERS: list[TCPStore] = []
+"""Where the processes of a test meet, for as long as the tests run."""
 
 
 def start(count: int, target: Callable[..., None], *args: Any) -> list[BaseProcess]:
     """Start `target(*args)` in so many processes, which can join each other."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    SERVERS.append(TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
+    port = SERVERS[-1].port
     processes: list[BaseProcess] = []
     for rank in range(count):
         place = {
             "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
             "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
         }  # fmt: skip
         processes.append(FORKSERVER.Process(target=_run, args=(place, target, *args)))
         processes[-1].start()

@@ -25,13 +25,17 @@ from advlens.commands import (
     ReproduceCommand,
     TrainCommand,
 )
-from advlens.errors import AdvlensError, SettingsError
+from advlens.errors import AdvlensError, LostError, SettingsError
 from advlens.files import locked
 from advlens.packaged import listed
 from advlens.parsing import parse
+from advlens.signals import ignored_signals
 
 if TYPE_CHECKING:
+    import torch
+
     from advlens.datasets import ImageData
+    from advlens.distributed import Processes
     from advlens.models import Classifier
 
 # torch is imported by the verbs that need it: it takes seconds, help must not.
@@ -47,7 +51,7 @@ ALONE = ("reproduce", "prune", "report", "data", "models")
 
 def first() -> bool:
     """Whether this process speaks and writes: of those that torchrun starts, the first."""
-    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK") == "0"
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 def say(text: object) -> None:
@@ -70,9 +74,7 @@ def main(words: Sequence[str] | None = None) -> int:
             _run(words)
             sys.stdout.flush()
     except AdvlensError as error:
-        alone = error.process is not None
-        message = f"process {error.process}: {error}" if alone else str(error)
-        return _fail(message, error.exit_code, debug, alone=alone)
+        return _fail(str(error), error.exit_code, debug, lost=isinstance(error, LostError))
     except KeyboardInterrupt:
         return _fail("interrupted; the same command continues", 130, debug)
     except BrokenPipeError:
@@ -81,17 +83,32 @@ def main(words: Sequence[str] | None = None) -> int:
     except Exception as error:
         found = f"{type(error).__name__}: {error}"
         message = f"a bug in advlens, please report it: {found} (--debug shows where)"
-        return _fail(message, 1, debug, alone=True)
+        return _fail(message, 1, debug)
     return 0
 
 
-def _fail(message: str, code: int, debug: bool, *, alone: bool = False) -> int:
-    """Say what went wrong: once for all processes, or for this one alone."""
+def _fail(message: str, code: int, debug: bool, *, lost: bool = False) -> int:
+    """Say what went wrong: once, if the other processes fail for the same reason."""
     if debug:
         traceback.print_exc()
-    if alone or first():
-        print(f"advlens: {' '.join(message.split())}", file=sys.stderr)
+    message = " ".join(message.split())
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        with ignored_signals():  # torchrun ends the rest, which may have more to say
+            if not _speaks(message, lost):
+                return code
+        if not (lost or first()):
+            message = f"process {os.environ['RANK']}: {message}"
+    print(f"advlens: {message}", file=sys.stderr)
     return code
+
+
+def _speaks(message: str, lost: bool) -> bool:
+    from advlens.meeting import Place
+
+    try:
+        return Place.found().speaks(message, lost=lost)
+    except SettingsError:  # nobody knows of the others
+        return True
 
 
 @contextlib.contextmanager
@@ -137,11 +154,11 @@ def _demo(command: DemoCommand, line: str) -> None:
 
 def _audit(command: AuditCommand, line: str) -> None:
     from advlens.auditing import audit, radius
-    from advlens.distributed import joined, local_device
+    from advlens.distributed import local_device
 
     settings = command.settings
     if not command.common.dry_run:
-        with joined(local_device(settings.device)) as processes:
+        with _joined(command, local_device(settings.device)) as processes:
             say(
                 audit(
                     command.model, command.data, command.out,
@@ -158,12 +175,12 @@ def _audit(command: AuditCommand, line: str) -> None:
 
 def _dissect(command: DissectCommand, line: str) -> None:
     from advlens.auditing import dissect
-    from advlens.distributed import joined, local_device
+    from advlens.distributed import local_device
 
     if command.common.dry_run:
         _plan(command, [_load(spec, command.data, command.settings) for spec in command.model])
         return
-    with joined(local_device(command.settings.device)) as processes:
+    with _joined(command, local_device(command.settings.device)) as processes:
         say(
             dissect(
                 command.model, command.data, command.out,
@@ -173,7 +190,6 @@ def _dissect(command: DissectCommand, line: str) -> None:
 
 
 def _attack(command: AttackCommand, line: str) -> None:
-    from advlens.distributed import joined
     from advlens.models.classifier import device_of
     from advlens.stored import make_attack, store_attack
 
@@ -183,7 +199,7 @@ def _attack(command: AttackCommand, line: str) -> None:
         _plan(command, [(classifier, data)])
         return
     attack = make_attack(settings, classifier, data.aligned(classifier.classes, classifier.synsets))
-    with joined(device_of(classifier)) as processes:
+    with _joined(command, device_of(classifier)) as processes:
         computed, stored = store_attack(
             classifier, data, attack, command.out, batch_size=settings.batch_size, command=line,
             processes=processes,
@@ -195,7 +211,6 @@ def _attack(command: AttackCommand, line: str) -> None:
 
 
 def _train(command: TrainCommand, line: str) -> None:
-    from advlens.distributed import joined
     from advlens.models.classifier import device_of
     from advlens.recipes import Recipe, load_classifier, load_images, train
 
@@ -206,7 +221,7 @@ def _train(command: TrainCommand, line: str) -> None:
     if command.common.dry_run:
         _plan(command, [(classifier, data), (classifier, test)])
         return
-    with joined(device_of(classifier)) as processes, processes.apart():
+    with _joined(command, device_of(classifier)) as processes:
         found = train(
             classifier, data, test, command.out, settings,
             command=line, recipe=command.recipe, processes=processes,
@@ -319,6 +334,13 @@ VERBS: dict[str, Callable[[Any, str], None]] = {
     "data": _data,
     "models": _models,
 }
+
+
+def _joined(command: Any, device: "torch.device") -> "contextlib.AbstractContextManager[Processes]":
+    """The processes at the command's work."""
+    from advlens.distributed import joined
+
+    return joined(device, 60 * command.common.patience)
 
 
 def _load(spec: str, data: str, settings: Any) -> "tuple[Classifier, ImageData]":

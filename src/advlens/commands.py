@@ -17,6 +17,7 @@ from advlens.config import (
     TrainSettings,
     train_settings,
 )
+from advlens.config.numbers import check_positive
 from advlens.errors import SettingsError
 
 ModelSpec = Annotated[str, arg(metavar="MODEL")]
@@ -31,11 +32,16 @@ class Common:
         config: a TOML file of settings, named like the flags; flags on the command line win.
         dry_run: print the settings and what would be computed; write nothing.
         debug: show the traceback of an error.
+        patience: minutes without a sign of life after which a process of torchrun is given up.
     """
 
     config: Annotated[Path | None, NoHint] = None
     dry_run: FlagCreatePairsOff[bool] = False
     debug: FlagCreatePairsOff[bool] = False
+    patience: float = 5
+
+    def __post_init__(self) -> None:
+        check_positive(self, "patience")
 
 
 @dataclass(frozen=True, kw_only=True)

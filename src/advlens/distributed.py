@@ -19,10 +19,13 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from advlens.errors import DataError, LostError, NumericError, RunError, SettingsError
+from advlens.errors import LostError, SettingsError
+from advlens.meeting import Place
 
-PATIENCE = timedelta(days=1)
-"""How long the others wait while one works alone; that one has died they learn at once."""
+PATIENCE = 300.0
+"""Seconds without a sign of life of another process, unless the user is more patient."""
+WORK = timedelta(days=30)
+"""How long the others wait while one that lives works alone."""
 
 
 @dataclass(frozen=True)
@@ -125,48 +128,45 @@ class Processes:
         return buffer.cpu().numpy().tobytes()
 
     @contextlib.contextmanager
-    def apart(self) -> Iterator[None]:
-        """Where each process sees images of its own: an error of one says whose it is."""
-        try:
-            yield
-        except (DataError, NumericError, RunError) as error:
-            if self.count > 1 and not isinstance(error, LostError):
-                error.process = self.rank
-            raise
-
-    @contextlib.contextmanager
     def _together(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
             raise LostError(
-                f"process {self.rank} of {self.count} has lost the others "
-                f"({str(error).splitlines()[0]}); see what they say, then start the same command "
-                "again"
+                f"process {self.rank} of {self.count} has lost the others, and none of them says "
+                f"why; one may have been killed, or be out of memory ({reason}); start the same "
+                "command again"
             ) from error
 
 
 @contextlib.contextmanager
-def joined(device: torch.device) -> Iterator[Processes]:
+def joined(device: torch.device, patience: float = PATIENCE) -> Iterator[Processes]:
     """Join the processes that torchrun describes in the environment, and leave them at the end.
 
-    Without torchrun this is one process.
+    Without torchrun this is one process. A process that sees no sign of life of another ends.
+
+    Args:
+        device: where the tensors are that the processes exchange.
+        patience: seconds without a sign of life.
 
     Raises:
-        LostError: the others cannot be reached.
+        SettingsError: the environment says that there are others, but not where.
+        LostError: the others cannot be reached, or one has ended.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
+    place = Place.found()
+    if place.count == 1:
         yield Processes()
         return
-    processes = Processes(int(os.environ["RANK"]), count)
-    with processes._together():
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=PATIENCE)
-    try:
-        yield processes
-    finally:
-        dist.destroy_process_group()
+    processes = Processes(place.rank, place.count)
+    with place.watched(patience):
+        with processes._together():
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WORK)
+        try:
+            yield processes
+            processes.total(torch.zeros(1, device=device))  # nobody leaves ahead of the others
+        finally:
+            dist.destroy_process_group()
 
 
 def local_device(name: str) -> torch.device:

@@ -14,14 +14,9 @@ Each message is one sentence for the user: what is wrong, where, and how to mend
 
 
 class AdvlensError(Exception):
-    """Base of the family; the command line prints its message and exits with `exit_code`.
-
-    Attributes:
-        process: the one of several that it happened to alone, if so.
-    """
+    """Base of the family; the command line prints its message and exits with `exit_code`."""
 
     exit_code = 1
-    process: int | None = None
 
 
 class SettingsError(AdvlensError):

@@ -153,9 +153,8 @@ def store_attack(
     }
     with locked(out) if processes.first else contextlib.nullcontext():
         run = open_run(out, identity, processes, device_of(classifier))
-        with processes.apart():
-            before = _write_images(run, prepared, aligned, attack, files, batch_size, processes)
-            rows, after = _measure(prepared, aligned, attack, files, batch_size, processes)
+        before = _write_images(run, prepared, aligned, attack, files, batch_size, processes)
+        rows, after = _measure(prepared, aligned, attack, files, batch_size, processes)
         if not processes.first:
             return before, after
         write_csv(run.folder / "attack.csv", rows)

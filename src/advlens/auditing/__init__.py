@@ -146,12 +146,10 @@ def _walk(
     """All stages of all models, then the tables, the record and the report."""
     device = local_device(settings.device)
     for subject in subjects:
-        with processes.apart():
-            subject.warnings += looked_at(subject, settings.batch_size, settings.seed)
+        subject.warnings += looked_at(subject, settings.batch_size, settings.seed)
         warn(subject.warnings, processes)
     if isinstance(settings, AuditSettings):
-        with processes.apart():
-            check_expected(subjects, settings, processes)
+        check_expected(subjects, settings, processes)
     run = open_run(out, identity(subjects, settings), processes, device)
     trainings = [training_tables(subject) for subject in subjects] if processes.first else []
     parts = [finished(run, n, *pair) for n, pair in enumerate(zip(subjects, stages, strict=True))]
@@ -183,8 +181,7 @@ def _walk(
     if processes.first:
         publish()
     for number, (subject, wanted) in enumerate(zip(subjects, stages, strict=True)):
-        with processes.apart():
-            run_stages(run, number, subject, wanted, settings, processes, parts[number], publish)
+        run_stages(run, number, subject, wanted, settings, processes, parts[number], publish)
     if processes.first:
         publish()
         sections = {stage.name: stage.section for model in stages for stage in model}

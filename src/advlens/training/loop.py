@@ -10,9 +10,8 @@ import copy
 import functools
 import json
 import math
-import signal
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +32,7 @@ from advlens.prepared import CHECKED, Prepared, live_features, prepare
 from advlens.progress import Progress
 from advlens.runs import ABOUT, differences, fingerprint, write_text
 from advlens.seeding import derived
+from advlens.signals import ENDING
 from advlens.training.augmentation import Augmentation
 from advlens.training.images import TrainingImages
 from advlens.training.schedule import rate
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from advlens.training.settings import Training
 
 Row = Mapping[str, float]
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Loop:
@@ -185,7 +184,7 @@ class Loop:
         torch.autograd.backward(loss * share, inputs=self.parameters)
         terms = {"loss": loss.detach(), **batch.terms}
         values = torch.stack([term.float() for term in terms.values()]) * share
-        received = torch.tensor([float(self.interrupted() == number) for number in SIGNALS])
+        received = torch.tensor([float(self.interrupted() == number) for number in ENDING])
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         values = torch.cat([values, received.to(values)])
         sum_gradients(self.processes, [*gradients, values])
@@ -202,7 +201,7 @@ class Loop:
         images_in_all = len(ids) / share
         for name, value in zip(terms, found, strict=False):
             self.sums[name] = self.sums.get(name, 0.0) + value * images_in_all
-        return next((n for n, told in zip(SIGNALS, found[len(terms) :], strict=True) if told), 0)
+        return _signal(found[len(terms) :])
 
     def _not_finite(self, loss: float, length: float) -> NumericError:
         layer = next(
@@ -236,12 +235,12 @@ class Loop:
             judged.load_state_dict(self.average)
         with contextlib.closing(self._held_out()) as batches:
             found = measure(judged, self.settings.validation_attack, batches)
-        received = [float(self.interrupted() == number) for number in SIGNALS]
+        received = [float(self.interrupted() == number) for number in ENDING]
         values = torch.cat([found, found.new_tensor(received)])
-        *sums, interrupt, terminate = self.processes.total(values).tolist()
-        if terminate or interrupt:
-            return signal.SIGTERM if terminate else signal.SIGINT
-        shares = [value / len(self.held_out) for value in sums]
+        totals = self.processes.total(values).tolist()
+        if stop := _signal(totals[len(found) :]):
+            return stop
+        shares = [value / len(self.held_out) for value in totals[: len(found)]]
         self._judge(judged, dict(zip(MEASURED, shares, strict=True)))
         return 0
 
@@ -404,3 +403,8 @@ def _is_corrupted(model: nn.Module) -> bool:
         and module.in_channels < 8
         for module in model.modules()
     )
+
+
+def _signal(received: Sequence[float]) -> int:
+    """The first of the ending signals that a process has received, or 0."""
+    return next((n for n, times in zip(ENDING, received, strict=True) if times), 0)

@@ -109,8 +109,8 @@ class Training:
         """Train in place, continuing what `out` holds; return the classifier with the weights kept.
 
         Writes `last.pt` (everything needed to continue), then `metrics.jsonl` (a line per epoch)
-        and `best.safetensors`, which follow from it, into `out`. At SIGTERM or SIGINT it writes
-        them and exits with 143 or 130.
+        and `best.safetensors`, which follow from it, into `out`. At SIGINT, SIGTERM or SIGHUP it
+        writes them and exits with 128 + the signal's number.
 
         Args:
             classifier: to be trained, on its device.

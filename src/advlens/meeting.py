@@ -1,0 +1,151 @@
+"""What processes that work together learn of each other: who lives, and who says why they end.
+
+They share the store of torchrun. A process that is stopped, or whose machine is gone, closes no
+connection: a sum over all processes would wait for it for good.
+"""
+
+import contextlib
+import hashlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed.distributed_c10d import PrefixStore, Store
+
+from advlens.errors import LostError, SettingsError
+
+GRACE = 5.0
+"""Seconds that a process which ends waits for another one to say why."""
+BEATS = 20
+"""Signs of life that another process may miss."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process's place among those that torchrun describes in the environment.
+
+    Attributes:
+        rank: number of this process.
+        count: how many there are.
+    """
+
+    rank: int
+    count: int
+
+    @classmethod
+    def found(cls) -> "Place":
+        """The place that the environment describes; without torchrun, that of one process alone.
+
+        Raises:
+            SettingsError: there are other processes, but it is not said where.
+        """
+        count = os.environ.get("WORLD_SIZE", "1")
+        if count == "1":
+            return cls(0, 1)
+        needed = ("WORLD_SIZE", "RANK", "MASTER_PORT")
+        wrong = [name for name in needed if not os.environ.get(name, "").isdecimal()]
+        if wrong or not os.environ.get("MASTER_ADDR"):
+            raise SettingsError(
+                f"WORLD_SIZE is {count!r}, so several processes work together, but "
+                f"{(*wrong, 'MASTER_ADDR')[0]} does not say where; start them with torchrun, or "
+                "unset WORLD_SIZE"
+            )
+        return cls(int(os.environ["RANK"]), int(count))
+
+    def store(self, seconds: float) -> Store:
+        """What all processes share; a call that needs the others waits for at most so long.
+
+        Raises:
+            RuntimeError: it cannot be reached in this time.
+        """
+        serves = self.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        server = TCPStore(
+            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=serves,
+            timeout=timedelta(seconds=seconds), wait_for_workers=False, multi_tenant=True,
+        )  # fmt: skip
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        return PrefixStore(f"advlens/{attempt}", server)
+
+    def speaks(self, sentence: str, *, lost: bool) -> bool:
+        """Whether this process is the one that says why it ends.
+
+        What the first process says as well, it says alone. That the others are lost is said once,
+        and only where none of them gives a reason.
+        """
+        said = f"said/{hashlib.sha256(sentence.encode()).hexdigest()}"
+        try:
+            store = self.store(GRACE)
+            if not lost:
+                store.set("reason", "")  # will be given
+            if (self.rank > 0 or lost) and _comes(store, "reason" if lost else said):
+                return False
+            return int(store.add("lost" if lost else said, 1)) == 1
+        except RuntimeError:
+            return True  # the store is gone
+
+    @contextlib.contextmanager
+    def watched(self, patience: float) -> Iterator[None]:
+        """Within the block, this process ends where others give no sign of life for so long.
+
+        The first process watches all others, these watch the first. Beats are counted, not
+        seconds: where all are suspended together, none is given up.
+
+        Args:
+            patience: seconds.
+        """
+        over = threading.Event()
+        watch = threading.Thread(target=self._watch, args=(patience, over), daemon=True)
+        watch.start()
+        try:
+            yield
+        finally:
+            over.set()
+
+    def _watch(self, patience: float, over: threading.Event) -> None:
+        others = range(1, self.count) if self.rank == 0 else (0,)
+        seen = dict.fromkeys(others, b"")
+        missed = dict.fromkeys(others, 0)
+        pause = patience / BEATS
+        store: Store | None = None
+        beat = 0
+        while True:
+            beat += 1
+            with contextlib.suppress(RuntimeError):
+                store = store or self.store(pause)
+                store.set(f"alive/{self.rank}", str(beat))
+            for other in others:
+                key, state = f"alive/{other}", None
+                with contextlib.suppress(RuntimeError):
+                    if store and (seen[other] or store.check([key])):
+                        state = store.get(key)
+                missed[other] = missed[other] + 1 if state in (None, seen[other]) else 0
+                seen[other] = state or seen[other]
+                if missed[other] > BEATS and not over.is_set():
+                    self._give_up(other, patience)
+            if over.wait(pause):
+                return
+
+    def _give_up(self, other: int, patience: float) -> None:
+        """End as a kill would: the main thread may wait in a library for good."""
+        sentence = (
+            f"process {other} of {self.count} has given no sign of life for {patience / 60:g} "
+            "minutes (--patience); start the same command again"
+        )
+        if self.speaks(sentence, lost=True):
+            print(f"advlens: {sentence}", file=sys.stderr, flush=True)
+        os._exit(LostError.exit_code)
+
+
+def _comes(store: Store, key: str) -> bool:
+    """Whether a process sets the key soon; the store's own `wait` prints where it is in vain."""
+    latest = time.monotonic() + GRACE
+    while not store.check([key]):
+        if time.monotonic() > latest:
+            return False
+        time.sleep(GRACE / 100)
+    return True
