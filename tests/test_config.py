@@ -125,7 +125,7 @@ def test_settings_that_a_method_ignores_are_refused(method: str, names: list[str
     for field in dataclasses.fields(AttackSettings):
         if field.default is not None:
             continue
-        values = {"method": method, field.name: "conv1" if field.name == "layer" else 1}
+        values = {"method": method, field.name: "conv1" if field.name in ("layer", "head") else 1}
         if field.name in names:
             with pytest.raises(SettingsError, match=f"{field.name} means nothing to .* {method}"):
                 AttackSettings(**values)

@@ -26,6 +26,7 @@ from advlens.errors import DataError, SettingsError
 from advlens.prepared import prepare
 from advlens.statistics import Z95, TopK
 from advlens.threat import L2
+from advlens.typed import check_types
 from advlens.wordnet import similarity_matrix
 
 MEASURES = ("lc", "consis_adv", "cs1", "cs2")
@@ -270,6 +271,7 @@ class Consistency:
     batch_size: int = 128
 
     def __post_init__(self) -> None:
+        check_types(self)
         positive("Consistency", top=self.top, sigma=self.sigma, batch_size=self.batch_size)
         if self.top > 1:
             raise SettingsError(f"Consistency: top must be a share of at most 1, not {self.top}")

@@ -19,6 +19,7 @@ from advlens.attacks.base import positive
 from advlens.errors import DataError, NumericError, SettingsError
 from advlens.prepared import number_images, place_images, prepare
 from advlens.seeding import Stream, uniform
+from advlens.typed import check_types
 
 Units = Int64[Tensor, "n k"]
 Pixels = Float[Tensor, "n h w 3"]
@@ -49,6 +50,7 @@ class DiscrepancyMap:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self)
         given = {"patch": self.patch, "stride": self.stride, "batch_size": self.batch_size}
         positive("DiscrepancyMap", **{key: size for key, size in given.items() if size is not None})
 

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from advlens.arrays import Ids, Images, Labels, Logits
 from advlens.attacks import Attack, Divergence, FeatureAttack, Fgsm, Pgd
-from advlens.attacks.base import choice, positive
+from advlens.attacks.base import positive
 from advlens.errors import SettingsError
 from advlens.losses import FeatureDistance, cross_entropy, divergence, feature_distance
 from advlens.prepared import Prepared
 from advlens.threat import L2, Linf, Uniform
+from advlens.typed import check_types
 
 Featured = Callable[[Images], tuple[Logits, Tensor]]
 """A network that returns features beside its logits."""
@@ -132,13 +133,11 @@ class FeatureConsistency:
     clean_pass: Literal["separate", "shared"] = "separate"
 
     def __post_init__(self) -> None:
+        check_types(self)
         name = type(self).__name__
         _check_alpha(name, self.alpha)
         if not 0 <= self.beta < math.inf:
             raise SettingsError(f"{name}: beta must be a finite number ≥ 0, not {self.beta}")
-        choice(name, distance=self.distance, among=("squared", "absolute", "cosine"))
-        choice(name, gradient=self.gradient, among=("both", "attacked"))
-        choice(name, clean_pass=self.clean_pass, among=("separate", "shared"))
         fits = isinstance(self.attack, Fgsm) and self.attack.label == "true" and self.alpha > 0
         if self.clean_pass == "shared" and not fits:
             raise SettingsError(
@@ -206,6 +205,7 @@ class Trades:
     )
 
     def __post_init__(self) -> None:
+        check_types(self)
         positive(type(self).__name__, weight=self.weight)
 
     def __call__(self, batch: TrainingBatch) -> Tensor:
@@ -239,6 +239,7 @@ class Unrelaxed:
     )
 
     def __post_init__(self) -> None:
+        check_types(self)
         _check_alpha(type(self).__name__, self.alpha)
         positive(type(self).__name__, beta=self.beta)
 

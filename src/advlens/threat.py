@@ -14,6 +14,7 @@ from torch import Tensor
 from advlens.arrays import Ids, Images, PerImage
 from advlens.errors import SettingsError
 from advlens.seeding import Stream, normal, uniform
+from advlens.typed import check_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ class Uniform:
     high: float
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not (0 <= self.low <= self.high < math.inf):
             raise SettingsError(
                 "a radius is drawn between two finite numbers 0 ≤ low ≤ high in pixel units, "
@@ -49,6 +51,7 @@ class Threat:
     norm: ClassVar[str]
 
     def __post_init__(self) -> None:
+        check_types(self)
         if isinstance(self.epsilon, Uniform):
             return
         if isinstance(self.epsilon, Tensor):

@@ -12,6 +12,7 @@ from advlens.arrays import Ids, Images, Labels, Logits, PerImage
 from advlens.attacks.base import Ascent, Goal, GradientAttack, needed, positive
 from advlens.losses import cross_entropy
 from advlens.prepared import Prepared, check_labels, place_images, prepare
+from advlens.typed import check_types
 
 LIGHTEST, HEAVIEST = 1e-4, 1e6
 """Between these the weight λ is calibrated."""
@@ -37,6 +38,7 @@ class AdamAttack(GradientAttack):
     targeted: bool = True
 
     def __post_init__(self) -> None:
+        check_types(self)
         positive("AdamAttack", weight=self.weight, steps=self.steps, step_size=self.step_size)
         positive("AdamAttack", draws=self.draws)
 

@@ -282,10 +282,3 @@ def positive(name: str, **values: float) -> None:
     for key, value in values.items():
         if not (math.isfinite(value) and value > 0):
             raise SettingsError(f"{name}: {key} must be a positive number, not {value}")
-
-
-def choice(name: str, among: tuple[str, ...], **values: str) -> None:
-    """Raise SettingsError for a setting that is not one of the words allowed."""
-    for key, value in values.items():
-        if value not in among:
-            raise SettingsError(f"{name}: {key} must be one of {', '.join(among)}, not {value!r}")

@@ -14,13 +14,13 @@ from advlens.attacks.base import (
     GradientAttack,
     Look,
     averaged,
-    choice,
     needed,
     positive,
 )
 from advlens.prepared import Prepared
 from advlens.seeding import Stream, derived, normal
 from advlens.threat import Threat
+from advlens.typed import check_types
 
 Label = Literal["true", "predicted"]
 
@@ -48,8 +48,8 @@ class Fgsm(_InBall, GradientAttack):
     label: Label = "true"
 
     def __post_init__(self) -> None:
+        check_types(self)
         positive("Fgsm", draws=self.draws)
-        choice("Fgsm", label=self.label, among=("true", "predicted"))
 
     def goal(self, clean: Logits, labels: Labels | None = None) -> Goal:
         return _away(self.label, clean, labels)
@@ -86,11 +86,11 @@ class Iterative(_InBall, GradientAttack):
     restarts: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
+        check_types(self)
         name = type(self).__name__
         positive(name, steps=self.steps, restarts=self.restarts, draws=self.draws)
         if self.step_size is not None:
             positive(name, step_size=self.step_size)
-        choice(name, select=self.select, among=("worst", "last"))
 
     def _start(self, images: Images, ids: Ids, restart: int) -> Images:
         return images
@@ -170,10 +170,6 @@ class _Untargeted(_Classes):
     """
 
     label: Label = "true"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        choice(type(self).__name__, label=self.label, among=("true", "predicted"))
 
     def goal(self, clean: Logits, labels: Labels | None = None) -> Goal:
         return _away(self.label, clean, labels)

@@ -22,6 +22,7 @@ from advlens.prepared import (
     prepare,
 )
 from advlens.seeding import Stream, derived, normal
+from advlens.typed import check_types
 
 Maps = Float[Tensor, "n h w"]
 Target = Literal["probability", "logit"]
@@ -69,6 +70,7 @@ class RandomAttribution:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_settings("RandomAttribution", self.seed, batch_size=self.batch_size)
 
     def __call__(

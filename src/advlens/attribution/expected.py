@@ -8,7 +8,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from advlens.arrays import Ids, Images, Labels, Logits, PerImage
-from advlens.attacks.base import choice
 from advlens.attribution.base import (
     Attribution,
     Target,
@@ -25,6 +24,7 @@ from advlens.attribution.path import Numbers, Places, walk
 from advlens.errors import DataError, SettingsError
 from advlens.prepared import number_images, place_images, prepare
 from advlens.seeding import Stream, generators
+from advlens.typed import check_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +51,9 @@ class ExpectedGradients:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self)
         name = "ExpectedGradients"
         check_settings(name, self.seed, samples=self.samples, batch_size=self.batch_size)
-        choice(name, target=self.target, among=("probability", "logit"))
         if self.samples < 2 or (self.stratified and self.samples % 2):
             raise SettingsError(
                 f"{name}: samples must be at least 2, and even where stratified (two for each part "

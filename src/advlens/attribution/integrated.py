@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from advlens.arrays import Ids, Images, Labels, PerImage
-from advlens.attacks.base import choice, positive
+from advlens.attacks.base import positive
 from advlens.attribution.base import (
     Attribution,
     Target,
@@ -27,6 +27,7 @@ from advlens.attribution.baselines import Baseline, Starts, blurred, fixed, give
 from advlens.attribution.path import Numbers, Places, walk
 from advlens.errors import SettingsError
 from advlens.prepared import Prepared, check_labels, number_images, place_images, prepare
+from advlens.typed import check_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +64,10 @@ class IntegratedGradients:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self)
         name = "IntegratedGradients"
         sizes = {"steps": self.steps, "baselines": self.baselines, "max_steps": self.max_steps}
         check_settings(name, self.seed, **sizes, batch_size=self.batch_size)
-        choice(name, baseline=self.baseline, among=("noise", "black", "blurred"))
-        choice(name, target=self.target, among=("probability", "logit"))
-        choice(name, formula=self.formula, among=("trapezoid", "paper"))
         if self.tolerance is not None:
             positive(name, tolerance=self.tolerance)
             if self.max_steps < self.steps:

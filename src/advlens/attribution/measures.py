@@ -13,7 +13,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from advlens.arrays import Ids, Images, Labels, PerImage
-from advlens.attacks.base import choice
 from advlens.attribution.base import (
     Attribution,
     Maps,
@@ -26,6 +25,7 @@ from advlens.attribution.baselines import blurred
 from advlens.errors import DataError, SettingsError
 from advlens.prepared import check_classes, check_labels, number_images, place_images, prepare
 from advlens.seeding import Stream, derived, uniform
+from advlens.typed import check_types
 
 
 def sparseness(maps: Maps) -> PerImage:
@@ -118,8 +118,8 @@ class Faithfulness:
     batch_size: int = 64
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_settings("Faithfulness", 0, steps=self.steps, batch_size=self.batch_size)
-        choice("Faithfulness", fill=self.fill, among=("mean", "blurred"))
 
     def __call__(self, model: nn.Module, images: Images, maps: Maps, targets: Labels) -> Curves:
         """The curves of each image's map, for the class that it explains.
@@ -175,6 +175,7 @@ class Stability:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_settings("Stability", self.seed, radius=self.radius, draws=self.draws)
 
     def __call__(

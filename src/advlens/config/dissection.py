@@ -58,6 +58,7 @@ class DissectSettings(ModelSettings):
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(self, "epsilon", "steps", "step_size", "units", "images", "batch_size")
         check_seed(self.seed)
         for name in ("quantile", "minimum"):

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from advlens.typed import check_types
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
@@ -16,3 +18,6 @@ class ModelSettings:
 
     ignore_keys: tuple[str, ...] = ()
     head: str | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)

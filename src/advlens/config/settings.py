@@ -130,6 +130,7 @@ class AuditSettings(ModelSettings):
     stages: tuple[StageName, ...] = STAGES
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(
             self, "images", "epsilon", "steps", "sweep_images", "sweep_steps", "neuron_epsilon",
             "neuron_steps", "neuron_step_size", "sigma", "batch_size", "explained", "points",
@@ -228,6 +229,7 @@ class AttackSettings(ModelSettings):
     }
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(self, "epsilon", "steps", "step_size", "weight", "images", "batch_size")
         check_between(self, 1, math.inf, "draws")
         check_seed(self.seed)

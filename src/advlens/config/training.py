@@ -157,6 +157,7 @@ class TrainSettings(ObjectiveSettings, OptimizerSettings, AugmentationSettings, 
     }  # fmt: skip
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(
             self, "epochs", "batch_size", "learning_rate", "validation", "epsilon", "attack_steps",
             "step_size", "clip", "threads",

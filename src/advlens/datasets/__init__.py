@@ -76,9 +76,14 @@ def load_data(
             Broden layout uses the size, to which images are squeezed whole.
 
     Raises:
-        SettingsError: no such kind of data, no folder given, or no such split.
+        SettingsError: no string, no such kind of data, no folder given, or no such split.
         DataError: the files are missing or damaged.
     """
+    if not isinstance(spec, str):
+        raise SettingsError(
+            "data are loaded by their name, such as 'sample' or 'folder:DIR', not by "
+            f"{type(spec).__name__}; ArrayData makes a data set of arrays"
+        )
     kind, _, folder = spec.partition(":")
     path = Path(os.path.expanduser(folder))
     if kind == "cifar10" and folder:

@@ -23,6 +23,7 @@ from advlens.datasets.forms import (
     check_stream,
 )
 from advlens.errors import DataError, SettingsError
+from advlens.typed import check_types
 
 Stream = Generator[UInt8[Tensor, "n 3 h w"], None, None]
 """Batches of images on the CPU, 0 to 255; closing it ends whatever works for it."""
@@ -40,6 +41,7 @@ class Transform:
     """Filter of the resize; antialiased, as Pillow's always are."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.size < 1 or (self.resize is not None and self.resize < self.size):
             raise SettingsError(
                 f"cannot crop {self.size} pixels from a shorter side of {self.resize};"

@@ -14,6 +14,7 @@ from advlens.distributed import Processes
 from advlens.errors import SettingsError
 from advlens.models.classifier import device_of
 from advlens.prepared import Prepared, prepare
+from advlens.typed import check_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,7 @@ class Dissection:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not 0 < self.quantile < 1:
             raise SettingsError(f"quantile must lie between 0 and 1, not {self.quantile}")
         for name in ("top", "batch_size"):

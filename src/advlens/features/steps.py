@@ -21,6 +21,7 @@ from advlens.errors import NumericError, RunError, SettingsError
 from advlens.features.fake_relu import pass_blocked_gradients
 from advlens.prepared import Prepared, place_images, prepare
 from advlens.threat import L2
+from advlens.typed import check_types
 
 Objective = Callable[[Images], PerImage]
 
@@ -62,6 +63,7 @@ class Synthesis:
     """1 raises the objective, −1 lowers it."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         name = type(self).__name__
         positive(name, epsilon=self.epsilon, step_size=self.step_size)
         positive(name, steps=self.steps, batch_size=self.batch_size)

@@ -4,7 +4,7 @@ import inspect
 import math
 import re
 import warnings
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from advlens.interop.guests import check_arguments, found, guest, library
 from advlens.prepared import Prepared
 from advlens.seeding import derived
 from advlens.threat import L2, Linf
+from advlens.typed import check_types
 
 ORDERS = {"L0": 0.0, "L1": 1.0, "L2": 2.0, "Linf": math.inf}
 BALL = ("epsilon", "norm")
@@ -51,10 +52,9 @@ class Ball:
     epsilon: float
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.norm not in ORDERS:
             raise SettingsError(f"norm must be one of {', '.join(ORDERS)}, not {self.norm!r}")
-        if isinstance(self.epsilon, bool) or not isinstance(self.epsilon, int | float):
-            raise SettingsError(f"epsilon must be a number such as 8/255, not {self.epsilon!r}")
         if not 0 < self.epsilon < math.inf:
             raise SettingsError(f"epsilon must be a finite number > 0, not {self.epsilon}")
 
@@ -194,14 +194,7 @@ def _own(spec: MethodSpec, seed: int) -> Attack:
     ball = Ball(norm=norm, epsilon=spec.settings["epsilon"])
     settings = spec.without(*BALL) | {"threat": norms[norm](epsilon=ball.epsilon)}
     check_arguments(spec, kind, **settings)
-    types = {field.name: field.type for field in fields(kind)}
-    for key, value in settings.items():
-        if types[key] is int and (isinstance(value, bool) or not isinstance(value, int)):
-            raise SettingsError(f"{spec}: {key} must be a whole number, not {value!r}")
-    try:
-        attack: Attack = kind(**{"seed": seed} | settings)
-    except TypeError as error:
-        raise SettingsError(f"{spec}: a setting is no number ({error})") from error
+    attack: Attack = kind(**{"seed": seed} | settings)
     return attack
 
 

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from advlens.arrays import Ids, Images, Labels, PerImage
-from advlens.attacks.base import choice
 from advlens.attribution.base import (
     Attribution,
     Target,
@@ -28,6 +27,7 @@ from advlens.interop.guests import check_arguments, found, guest, library
 from advlens.models.classifier import check_images
 from advlens.prepared import Prepared, number_images, place_images, prepare
 from advlens.seeding import derived
+from advlens.typed import check_types
 
 OURS = ("target", "baseline")
 UNFIT = {
@@ -81,9 +81,8 @@ class CaptumAttribution:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_settings(self.name, self.seed, batch_size=self.batch_size)
-        choice(self.name, target=self.target, among=("probability", "logit"))
-        choice(self.name, baseline=self.baseline, among=("black", "blurred", "noise"))
 
     @property
     def starts_from(self) -> str:

@@ -12,6 +12,7 @@ from advlens.interop.guests import guest, library
 from advlens.prepared import Prepared
 from advlens.seeding import derived
 from advlens.threat import Threat
+from advlens.typed import check_types
 
 PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
 """The attacks of its standard version, in their order; each takes on what the others have left."""
@@ -31,6 +32,7 @@ class AutoAttack(Attack):
     threat: Threat
 
     def __post_init__(self) -> None:
+        check_types(self)
         library("autoattack", "pyautoattack")
         self._ball()  # a radius that it cannot take is refused
 

@@ -103,6 +103,13 @@ class Classifier(nn.Module):
         head: str | None = None,
     ):
         super().__init__()
+        if not isinstance(network, nn.Module):
+            raise ModelError(
+                f"{name}: the network must be a torch.nn.Module, not {type(network).__name__}"
+            )
+        for what, names in (("classes", classes), ("synsets", synsets)):
+            if names is not None and (isinstance(names, str) or not isinstance(names, Sequence)):
+                raise ModelError(f"{name}: {what} must be a list of names, not {names!r}")
         if classes is not None and synsets is not None and len(classes) != len(synsets):
             raise ModelError(
                 f"{name}: {len(classes)} class names but {len(synsets)} synsets; give one per class"

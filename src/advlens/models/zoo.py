@@ -81,7 +81,7 @@ def load_model(
         head: which part of the network's output the logits are, see `Classifier`.
 
     Raises:
-        SettingsError: no such name, or `ignore_keys` is one string.
+        SettingsError: no such name, no string, or `ignore_keys` is one string.
         ModelError: the factory or library fails, returns something else, or is not installed.
         CheckpointError: the weights file does not fit.
     """
@@ -108,6 +108,11 @@ def convert_model(
 
 
 def _loaded(spec: str, seed: int, ignore_keys: Sequence[str]) -> tuple[Classifier, Matched | None]:
+    if not isinstance(spec, str):
+        raise SettingsError(
+            "a model is loaded by its name, such as 'cifar10-l2' or 'package.module:factory', not "
+            f"by {type(spec).__name__}; a torch.nn.Module needs no loading"
+        )
     name, _, weights = spec.partition("@")
     name, size = _sized(name)
     kind, _, rest = name.partition(":")

@@ -65,6 +65,11 @@ class Prepared(nn.Module):
 
     def __init__(self, model: nn.Module, dtype: torch.dtype | None = None):
         super().__init__()
+        if not isinstance(model, nn.Module):
+            raise ModelError(
+                f"the model must be a torch.nn.Module, not {type(model).__name__}; "
+                "advlens.load_model makes one of a name"
+            )
         model = look_through(model)
         self._given = (model,)  # in a tuple, so that it is no part of this module
         self._name, self._own = model_name(model), precision_of(model)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from advlens.arrays import Images
 from advlens.errors import SettingsError
+from advlens.typed import check_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class Augmentation:
     """Random numbers for each image."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.crop < 0:
             raise SettingsError(f"crop must be a number of pixels ≥ 0, not {self.crop}")
         if not 0 <= self.rotation <= 180:

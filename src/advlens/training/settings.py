@@ -19,6 +19,7 @@ from advlens.threat import L2
 from advlens.training.augmentation import Augmentation
 from advlens.training.loop import Loop, Row
 from advlens.training.schedule import Schedule
+from advlens.typed import check_types
 
 CHOICES = {
     "optimizer": ("sgd", "adam"),
@@ -82,6 +83,7 @@ class Training:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("epochs", "batch_size", "learning_rate", "validation", "clip"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):

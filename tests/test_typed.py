@@ -1,0 +1,93 @@
+"""Settings of another type than their field's are refused in a sentence."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import advlens
+from advlens import (
+    AuditSettings,
+    Augmentation,
+    Classifier,
+    Dissection,
+    DissectSettings,
+    IntegratedGradients,
+    Linf,
+    Pgd,
+    Training,
+)
+from advlens.config import AttackSettings, TrainSettings
+from advlens.errors import AdvlensError, SettingsError
+
+BALL = Linf(epsilon=0.1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "sentence"),
+    [
+        (AuditSettings, {"layers": "conv1"}, "layers must be a tuple, each part a string, not 'c"),
+        (AuditSettings, {"fgsm": 0.1}, "fgsm must be a tuple, each part a number, not 0.1"),
+        (AuditSettings, {"steps": "3"}, "steps must be a whole number, not '3'"),
+        (AuditSettings, {"steps": 2.5}, "steps must be a whole number, not 2.5"),
+        (AuditSettings, {"steps": True}, "steps must be a whole number, not True"),
+        (AuditSettings, {"seed": None}, "seed must be a whole number, not None"),
+        (AuditSettings, {"epsilon": "auto"}, "epsilon must be a number or None, not 'auto'"),
+        (AuditSettings, {"natural": "yes"}, "natural must be True or False, not 'yes'"),
+        (AuditSettings, {"stages": ["acuracy"]}, "stages must be one of accuracy, sweep, "),
+        (AuditSettings, {"synsets": 3}, "synsets must be a path or None, not 3"),
+        (DissectSettings, {"layers": "all"}, "layers must be a tuple, each part a string"),
+        (AttackSettings, {"method": "pdg"}, "method must be one of fgsm, bim, pgd, "),
+        (TrainSettings, {"epsilon_range": (1, 2, 3)}, "epsilon_range must be a tuple of 2 parts, "),
+        (Pgd, {"threat": "linf"}, r"threat must be Threat\(…\), not 'linf'"),
+        (Pgd, {"threat": BALL, "label": "least"}, "label must be one of true, predicted, not"),
+        (Linf, {"epsilon": "8/255"}, "epsilon must be a number or a tensor or Uniform"),
+        (Dissection, {"layers": "conv1"}, "layers must be a tuple, each part a string"),
+        (IntegratedGradients, {"steps": None}, "steps must be a whole number, not None"),
+        (Training, {"objective": "standard"}, r"objective must be Standard\(…\) or Adversarial"),
+        (Augmentation, {"crop": "4"}, "crop must be a whole number, not '4'"),
+    ],
+)
+def test_another_type_is_refused(kind: Any, settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{sentence}"):
+        kind(**settings)
+
+
+def test_what_means_the_same_is_taken() -> None:
+    settings = AuditSettings(
+        stages=["accuracy"],  # type: ignore[arg-type]
+        steps=np.int64(3),  # type: ignore[arg-type]
+        epsilon=1,
+        sigma=np.float32(0.5),  # type: ignore[arg-type]
+        inception="folder",  # type: ignore[arg-type]
+    )
+    assert (settings.stages, settings.steps, settings.epsilon) == (("accuracy",), 3, 1)
+    assert (type(settings.steps), type(settings.sigma), settings.sigma) == (int, float, 0.5)
+    assert settings.inception == Path("folder")
+    assert Linf(epsilon=torch.tensor([0.1, 0.2])).epsilon.shape == (2,)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: advlens.load_model(nn.Flatten()), "a model is loaded by its name"),
+        (lambda: advlens.load_data(Path("images")), "data are loaded by their name"),
+        (lambda: advlens.make_attack(3), "a method is named by a string"),
+        (
+            lambda: Classifier(nn.Flatten(), name="net", classes="abc"),
+            "net: classes must be a list",
+        ),
+        (lambda: Classifier(nn.Flatten(), name="net", classes=10), "net: classes must be a list"),
+        (lambda: Classifier(3, name="net"), "net: the network must be a torch.nn.Module, not int"),
+        (
+            lambda: Pgd(threat=BALL)("cifar10-l2", torch.rand(1, 3, 8, 8), torch.tensor([0])),
+            "the model must be a torch.nn.Module, not str",
+        ),
+    ],
+)
+def test_what_is_no_name_and_no_model_is_refused(call: Any, sentence: str) -> None:
+    with pytest.raises(AdvlensError, match=sentence):
+        call()
