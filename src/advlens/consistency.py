@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from advlens.arrays import Images, Labels
 from advlens.attacks import Attack, LeastLikely
-from advlens.attacks.base import positive
+from advlens.attacks.base import least_likely, positive
 from advlens.errors import DataError, SettingsError
 from advlens.prepared import prepare
 from advlens.statistics import Z95, TopK
@@ -312,7 +312,7 @@ class Consistency:
             with torch.no_grad():
                 logits, responses = prepared.record(batch)
                 _, under_attack = prepared.record(attacked)
-            targets[ids] = logits.argmin(dim=1).cpu()
+            targets[ids] = least_likely(logits).cpu()
             for layer in prepared.layers:
                 real[layer].update(responses[layer].cpu(), ids)
                 adversarial[layer].update(under_attack[layer].cpu(), ids)

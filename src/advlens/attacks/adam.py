@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from advlens.arrays import Ids, Images, Labels, Logits, PerImage
-from advlens.attacks.base import Ascent, Goal, GradientAttack, needed, positive
+from advlens.attacks.base import Ascent, Goal, GradientAttack, least_likely, needed, positive
 from advlens.losses import cross_entropy
 from advlens.prepared import Prepared, check_labels, place_images, prepare
 from advlens.typed import check_types
@@ -44,7 +44,7 @@ class AdamAttack(GradientAttack):
 
     def goal(self, clean: Logits, labels: Labels | None = None) -> Goal:
         if self.targeted:
-            return _Likelihood(clean.argmin(dim=1), True)
+            return _Likelihood(least_likely(clean), True)
         return _Likelihood(needed(labels, clean))
 
     def _attack(self, model: Prepared, images: Images, labels: Labels | None, ids: Ids) -> Images:

@@ -38,8 +38,12 @@ class Goal:
         return (logits.argmax(dim=1) == self.classes) == self.targeted
 
     def score(self, logits: Logits) -> PerImage:
-        """What the attack raises: log odds of the target, or against the label."""
-        against = log_odds(logits, self.classes)
+        """What the attack raises: log odds of the target, or against the label.
+
+        It is 0, which no step changes, where the model masks that class with −∞.
+        """
+        masked = logits.gather(1, self.classes.unsqueeze(1)).squeeze(1) == -torch.inf
+        against = log_odds(logits, self.classes).masked_fill(masked, 0)
         return -against if self.targeted else against
 
 
@@ -275,6 +279,11 @@ def needed(labels: Labels | None, logits: Logits) -> Labels:
             '(label="predicted") or the least likely class'
         )
     return check_classes(labels, logits.shape[1])
+
+
+def least_likely(logits: Logits) -> Labels:
+    """argmin f(x) for each image, among the classes that a model does not mask with −∞."""
+    return logits.masked_fill(logits == -torch.inf, torch.inf).argmin(dim=1)
 
 
 def positive(name: str, **values: float) -> None:

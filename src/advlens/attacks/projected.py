@@ -14,6 +14,7 @@ from advlens.attacks.base import (
     GradientAttack,
     Look,
     averaged,
+    least_likely,
     needed,
     positive,
 )
@@ -213,7 +214,7 @@ class LeastLikely(_Classes):
     random_start: bool = False
 
     def goal(self, clean: Logits, labels: Labels | None = None) -> Goal:
-        return Goal(clean.argmin(dim=1), targeted=True)
+        return Goal(least_likely(clean), targeted=True)
 
     def _start(self, images: Images, ids: Ids, restart: int) -> Images:
         if self.random_start:

@@ -14,6 +14,7 @@ from advlens.errors import SettingsError
 from advlens.features import ClassGeneration, FeatureVisualization, Inversion
 from advlens.interop import AutoAttack, make_attack, make_attribution
 from advlens.models import load_model
+from advlens.models.classifier import device_of
 from advlens.prepared import check_layer
 from advlens.representations import FeatureNetwork, Representation
 from advlens.sections import listed
@@ -145,7 +146,7 @@ def _explanations(subject: Subject, settings: AuditSettings) -> list[Stage]:
     if not wanted:
         return []
     seed, small = settings.seed, subject.data.image_shape[1] < 96
-    device = next(subject.classifier.parameters()).device
+    device = device_of(subject.classifier)
     reference = load_model("cifar10-reference", device=device)
     network: FeatureNetwork = Representation(reference)
     if settings.inception is not None:

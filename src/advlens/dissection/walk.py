@@ -9,6 +9,7 @@ from torch import Tensor
 
 from advlens.arrays import Ids, Images
 from advlens.attacks import Attack
+from advlens.attacks.base import least_likely
 from advlens.datasets import Annotations, BrodenData
 from advlens.dissection.layer import Concepts, Kind, Layer, images_of
 from advlens.dissection.masks import Cells
@@ -98,7 +99,7 @@ class Dissector:
             if outputs is not None and outputs.ndim == 2:
                 self.predicted[kind][ids] = outputs.argmax(dim=1).cpu()
                 if kind == "real":
-                    self.targets[ids] = outputs.argmin(dim=1).cpu()
+                    self.targets[ids] = least_likely(outputs).cpu()
             yield kind, maps
 
     def _observe(

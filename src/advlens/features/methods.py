@@ -90,7 +90,9 @@ class ClassGeneration(Synthesis):
         largest = int(targets.max())
 
         def logit(images: Images) -> PerImage:
-            return _mean("classes", model(images), targets, largest)
+            logits = model(images)
+            known = logits.masked_fill(logits == -torch.inf, 0)  # nothing raises a masked class
+            return _mean("classes", known, targets, largest)
 
         return logit
 

@@ -26,7 +26,7 @@ def logits_of(output: Any, head: str | None = None) -> Any:
 
 
 def head_taken(output: Any, head: str | None = None) -> str | None:
-    """How the part that `logits_of` takes is named, such as `logits of loss, logits`."""
+    """Which of several parts `logits_of` takes, such as `logits, of loss, logits`; None of one."""
     return _found(output, head)[1]
 
 
@@ -45,7 +45,8 @@ def _found(output: Any, head: str | None) -> tuple[Any, str | None]:
             else f"the network returns a {type(output).__name__}, which holds no logits; "
             "let its forward return a tensor"
         )
-    return _found(parts[name], None)[0], f"{name} of {', '.join(parts)}"
+    logits, within = _found(parts[name], None)
+    return logits, f"{name}, of {', '.join(parts)}" if len(parts) > 1 else within
 
 
 def _parts(output: Any) -> dict[str, Any]:

@@ -113,10 +113,8 @@ class _Attributions(Work):
 
     def update(self, view: View) -> None:
         rows = torch.tensor([self.ids.index(image) for image in view.ids.tolist()])
-        shares = view.logits.softmax(dim=1)
-        self.probability[rows], self.predicted[rows] = (
-            values.cpu() for values in shares.max(dim=1)
-        )
+        probability, self.predicted[rows] = (v.cpu() for v in view.logits.softmax(dim=1).max(dim=1))
+        self.probability[rows] = probability.to(self.probability)
         found: dict[str, Attribution] = {}
         for name, method in self.methods.items():
             found[name] = method(view.prepared, view.images, None, ids=view.ids)
@@ -129,7 +127,7 @@ class _Attributions(Work):
             self.values[f"{name}.agreement"][rows] = alike.double().cpu()
         for place, name in enumerate(self.drawn):
             shown = rows < self.maps.shape[1]
-            self.maps[place, rows[shown]] = found[name].maps.cpu()[shown]
+            self.maps[place, rows[shown]] = found[name].maps[shown].to(self.maps)
 
     def _measure(
         self, name: str, method: Callable[..., Attribution], found: Attribution, view: View,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from advlens.attacks import Attack, Fgsm, GaussianNoise, LeastLikely, smallest
+from advlens.attacks.base import least_likely
 from advlens.consistency import (
     MEASURES,
     LayerConsistency,
@@ -117,7 +118,7 @@ class _Neurons(Work):
         if self.equal_epsilon is None:
             self._aim(self._calibrated())
         self._take("real", view.logits, view.responses, view)
-        self.targets[view.ids] = view.logits.argmin(dim=1).cpu().int()
+        self.targets[view.ids] = least_likely(view.logits).cpu().int()
         for name, attack in self.sets.items():
             attacked = attack(view.prepared, view.images, view.labels, ids=view.ids)
             with torch.no_grad():

@@ -1,0 +1,138 @@
+"""Whole audits of unusual models: a result, or one sentence before the computing."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import advlens
+from advlens import AuditSettings, auditing
+from advlens.datasets import ArrayData
+from advlens.errors import AdvlensError
+
+CLASSES = ("cat", "dog", "ship")
+SYNSETS = ("n02121620", "n02084071", "n04194289")
+SETTINGS = AuditSettings(
+    steps=1, sweep_images=6, sweep_steps=1, neuron_steps=1, batch_size=8, top=0.2, explained=2,
+    points=2, baselines=1, samples=2, visualized=1, visualization_steps=1, inverted=2,
+    inversion_steps=1, generated=1, generation_steps=1, device="cpu",
+)  # fmt: skip
+
+
+def images(height: int = 12, width: int = 12) -> ArrayData:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (18, 3, height, width), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(18) % 3
+    return ArrayData(pixels, name="noise", classes=CLASSES, synsets=SYNSETS, labels=labels)
+
+
+def small(channels: int = 3, outputs: int = 3) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, outputs),
+    ).eval()  # fmt: skip
+
+
+class Masked(nn.Module):
+    """Never predicts its last class, which is the true one of some images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = small()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.network(pixels) + torch.tensor([0, 0, -torch.inf])
+
+
+class Means(nn.Module):
+    def forward(self, pixels: Tensor) -> Tensor:
+        return pixels.mean((2, 3))
+
+
+class TwoInputs(nn.Module):
+    def forward(self, pixels: Tensor, mask: Tensor) -> Tensor:
+        return (pixels * mask).mean((2, 3))
+
+
+class Flat(nn.Module):
+    """For images of 12×20 pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.linear = nn.Conv2d(3, 4, 3), nn.Linear(4 * 10 * 18, 3)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        features = self.convolution(pixels).relu()
+        return self.linear(features.view(features.size(0), -1))
+
+
+def quantized() -> nn.Module:
+    from torch.ao import quantization as ao
+
+    if "fbgemm" not in torch.backends.quantized.supported_engines:
+        pytest.skip("this processor has no kernels for quantized convolutions")
+    network = nn.Sequential(ao.QuantStub(), *small(), ao.DeQuantStub()).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is deprecated, and in use
+        network.qconfig = ao.get_default_qconfig("fbgemm")
+        observed = ao.prepare(network)
+        observed(torch.rand(8, 3, 12, 12))
+        return ao.convert(observed)
+
+
+@pytest.fixture(autouse=True)
+def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the figures, which take most of a tiny audit's time."""
+    monkeypatch.setattr(auditing, "write_report", lambda run, sections: run / "report.html")
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "lacks"),
+    [
+        pytest.param(Masked, (12, 12), set(), id="a masked class"),
+        pytest.param(lambda: small().double(), (12, 12), set(), id="double"),
+        pytest.param(lambda: small().half(), (12, 12), set(), id="half"),
+        pytest.param(Flat, (12, 20), set(), id="not square"),
+        pytest.param(Means, (12, 12), {"units", "inversion"}, id="no parameters"),
+        pytest.param(quantized, (12, 12), {"units", "inversion", "attribution"}, id="quantized"),
+    ],
+)
+def test_an_audit_measures_what_there_is(
+    model, shape: tuple[int, int], lacks: set[str], tmp_path: Path
+) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*TypedStorage is deprecated")
+        network, data = model().eval(), images(*shape)
+        advlens.audit([network], data, tmp_path, settings=SETTINGS)
+    run = advlens.read_run(tmp_path)
+    assert {"units", "inversion", "attribution"} - set(run.tables) == lacks
+    with torch.no_grad():
+        pixels = data.images(range(18)).float() / 255
+        dtype = next((p.dtype for p in network.parameters()), torch.float32)
+        right = (network(pixels.to(dtype)).argmax(dim=1) == data.labels).double().mean().item()
+    natural = next(row for row in run.rows("accuracy") if row["attack"] == "natural")
+    assert natural["top1"] == pytest.approx(right, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (
+            lambda: small(channels=1),
+            r"to have 1 channels, but got 3 channels instead\); it must ta",
+        ),
+        (TwoInputs, r"missing 1 required positional argument: 'mask'\); it must take pixels in"),
+        (lambda: small(outputs=1), r"returns \(1,\) for one image, but noise has 3 classes"),
+        (lambda: small()[:1], r"returns \(4, 10, 10\) for one image, but noise has 3 classes"),
+    ],
+    ids=["one channel", "two inputs", "one output", "maps"],
+)
+def test_what_cannot_be_audited_is_refused_before_the_run(
+    model, sentence: str, tmp_path: Path
+) -> None:
+    with pytest.raises(AdvlensError, match=sentence):
+        advlens.audit([model()], images(), tmp_path, settings=SETTINGS)
+    assert not (tmp_path / "run.json").exists()
