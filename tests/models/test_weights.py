@@ -109,6 +109,20 @@ def test_networks_of_doubles_are_saved_as_doubles(tmp_path):
     assert same(saved, loaded)
 
 
+def test_weights_that_the_network_rounds_are_said(tmp_path):
+    finer = {n: t.double() if t.is_floating_point() else t for n, t in state().items()}
+    finer["conv.weight"] += 1e-12
+    for name, tensors, expected in (("same", state(), 0), ("finer", finer, 1)):
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+        loaded = classifier(1)
+        load_weights(loaded, tmp_path / f"{name}.safetensors")
+        assert len(loaded.notes) == expected
+    assert loaded.notes[0].startswith("tensors of finer.safetensors are rounded to float32, the")
+    double = Classifier(classifier(1).network.double(), name="double")
+    load_weights(double, tmp_path / "finer.safetensors")
+    assert double.notes == ()
+
+
 no_warning = pytest.mark.filterwarnings("ignore:.*quantized tensor creation:UserWarning")
 LEFTOVERS = {  # what lies in the file, the pattern that leaves it out
     "loss": (lambda s: s | {"criterion.weight": torch.ones(5)}, "criterion.*"),

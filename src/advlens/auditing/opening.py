@@ -48,9 +48,10 @@ def looked_at(subject: Subject, batch_size: int, seed: int) -> list[str]:
     with torch.no_grad(), untouched(subject.classifier):
         watched = _Watched(subject.classifier, subject.prepared)
         seen = watched.look((batch.images for batch in batches), labels)
+    notes = [*subject.classifier.notes, *subject.prepared.notes]
     if seen is None:  # the units of a part of a network are dissected without logits
-        return [*subject.prepared.notes]
-    return [*subject.prepared.notes, *mistakes(name, data.classes, seen)]
+        return notes
+    return [*notes, *mistakes(name, data.classes, seen)]
 
 
 def check_expected(

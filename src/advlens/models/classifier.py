@@ -79,6 +79,9 @@ class Classifier(nn.Module):
         head: which part of the network's output the logits are, if there are several: a key, an
             attribute or a number (default: see `advlens.models.outputs`).
 
+    Attributes:
+        notes: what a reader of its numbers must know, a sentence each.
+
     Raises:
         ModelError: a mean or std that cannot be used, or another number of classes than synsets.
         DataError: a synset that is no WordNet 3.0 noun.
@@ -129,6 +132,7 @@ class Classifier(nn.Module):
         self.interpolation = interpolation
         self.weights = weights
         self.head = head
+        self.notes: tuple[str, ...] = ()
 
     def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Set the mean and standard deviation per channel, on the [0, 1] scale.

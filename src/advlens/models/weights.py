@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from advlens.errors import CheckpointError, ModelError, SettingsError
 from advlens.files import atomic
-from advlens.models.classifier import Classifier
+from advlens.models.classifier import Classifier, precision_of
 from advlens.models.matching import Matched, match
 from advlens.models.pickles import LONGEST, Call, UnsafeError, plain_key, shown
 from advlens.models.torch_files import TorchFile, tensor_call, torch_file
@@ -171,8 +171,19 @@ def fill(classifier: Classifier, path: Path, state: Mapping[str, Tensor]) -> Mat
             classifier.set_normalization(*statistics)
         except ModelError as error:
             raise CheckpointError(f"{path}: its metadata do not fit ({error})") from error
+    if rounded := sum(_is_rounded(found.tensors[name], own[name]) for name in found.tensors):
+        precision = str(precision_of(network)).removeprefix("torch.")
+        classifier.notes += (
+            f"tensors of {path.name} are rounded to {precision}, the network's precision: "
+            f"{rounded}; let its factory return network.double() to compute in that of the file",
+        )
     network.load_state_dict(found.tensors, strict=False)
     return found
+
+
+def _is_rounded(given: Tensor, own: Tensor) -> bool:
+    """Whether a floating-point tensor loses digits where another is filled with it."""
+    return given.is_floating_point() and not torch.equal(given.to(own.dtype).to(given.dtype), given)
 
 
 def own_tensors(network: nn.Module) -> dict[str, Tensor]:
