@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advlens.auditing import audit, dissect
+from advlens.auditing import audit, dissect, rehearsed
 from advlens.auditing.choices import audit_stages
 from advlens.auditing.subjects import Subject
 from advlens.config import STAGES, AuditSettings, DissectSettings
@@ -168,3 +168,12 @@ def test_a_model_without_units_is_not_dissected(tmp_path: Path) -> None:
 def flat_for(size: int) -> Classifier:
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, 3))
     return Classifier(network, name="tiny", image_size=size, resize=size).eval()
+
+
+def test_a_rehearsal_refuses_and_tells_what_the_audit_would() -> None:
+    (found, stages), *_ = rehearsed([model(mlp, "flat"), model(whole, "whole")], images(), SMALL)
+    assert [stage.name for stage in stages] == [name for name in ALL if name != "neurons"]
+    assert found.warnings[0].startswith("flat is audited without neurons")
+    named = dataclasses.replace(SMALL, stages=("accuracy", "neurons"))
+    with pytest.raises(ModelError, match="^the stage neurons cannot run on flat: it has no units"):
+        rehearsed(model(mlp, "flat"), images(), named)

@@ -153,7 +153,7 @@ def _demo(command: DemoCommand, line: str) -> None:
 
 
 def _audit(command: AuditCommand, line: str) -> None:
-    from advlens.auditing import audit, radius
+    from advlens.auditing import audit, radius, rehearsed
     from advlens.distributed import local_device
 
     settings = command.settings
@@ -166,11 +166,17 @@ def _audit(command: AuditCommand, line: str) -> None:
                 )
             )  # fmt: skip
         return
-    loaded = [_load(spec, command.data, settings) for spec in command.model]
+    found = rehearsed(command.model, command.data, settings)
+    loaded = [(subject.classifier, subject.data) for subject, _ in found]
     epsilon = radius(settings, loaded[0][1].image_shape[1])
     neuron_epsilon = settings.neuron_epsilon or 2 * epsilon
     settings = dataclasses.replace(settings, epsilon=epsilon, neuron_epsilon=neuron_epsilon)
-    _plan(dataclasses.replace(command, settings=settings), loaded)
+    told = [
+        f"stages of {subject.classifier.name}: {', '.join(stage.name for stage in stages)}"
+        for subject, stages in found
+    ]
+    told += [f"warning: {text}" for subject, _ in found for text in subject.warnings]
+    _plan(dataclasses.replace(command, settings=settings), loaded, told)
 
 
 def _dissect(command: DissectCommand, line: str) -> None:
@@ -367,7 +373,9 @@ def _load(spec: str, data: str, settings: Any) -> "tuple[Classifier, ImageData]"
     return classifier, images
 
 
-def _plan(command: Any, loaded: "Sequence[tuple[Classifier, ImageData]]") -> None:
+def _plan(
+    command: Any, loaded: "Sequence[tuple[Classifier, ImageData]]", told: Sequence[str] = ()
+) -> None:
     """Print what would be computed, and the settings as a file that --config can read."""
     from advlens.prepared import prepare
 
@@ -379,6 +387,8 @@ def _plan(command: Any, loaded: "Sequence[tuple[Classifier, ImageData]]") -> Non
             f"{len(layers)} layers, {sum(layers.values())} units) on {images.name} "
             f"({len(images)} images, {len(images.classes)} classes)"
         )
+    for line in told:
+        say(f"# {line}")
     say(f"# into {command.out}{', which exists' if command.out.exists() else ''}")
     for part in (command, command.settings):
         for field in dataclasses.fields(part):

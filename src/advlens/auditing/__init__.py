@@ -22,7 +22,7 @@ from advlens.runs import Tables, open_run, write_json
 from advlens.stages import Stage
 from advlens.stages.training import section as training_section
 
-__all__ = ["audit", "dissect", "radius"]
+__all__ = ["audit", "dissect", "radius", "rehearsed"]
 
 Models = str | nn.Module | Sequence[str | nn.Module]
 
@@ -62,6 +62,22 @@ def audit(
         chosen = {"epsilon": epsilon, "neuron_epsilon": settings.neuron_epsilon or 2 * epsilon}
         line = command or "advlens.audit(…)"
         return _walk(out, subjects, stages, settings, chosen, line, processes)
+
+
+def rehearsed(
+    models: Models, data: str | ImageData, settings: AuditSettings
+) -> list[tuple[Subject, list[Stage]]]:
+    """The models with the stages that an audit would run; it refuses what the audit refuses first.
+
+    Raises:
+        AdvlensError: as `audit` before its first stage, but damaged images are not looked for.
+    """
+    models = _listed(models)
+    _checked(data, settings, AuditSettings)
+    device = local_device(settings.device)
+    subjects = [labeled_subject(model, data, settings, device) for model in models]
+    distinguish([subject.classifier for subject in subjects])
+    return [(subject, audit_stages(subject, settings)) for subject in subjects]
 
 
 def dissect(

@@ -142,7 +142,7 @@ def _given(model: nn.Module, device: torch.device) -> Classifier:
 
 def labeled_subject(
     model: str | nn.Module, data: str | ImageData, settings: AuditSettings, device: torch.device,
-    check: Check,
+    check: "Check | None" = None,
 ) -> Subject:  # fmt: skip
     subject = opened(model, settings, device)
     classifier = subject.classifier
@@ -163,7 +163,8 @@ def labeled_subject(
             if settings.synsets is not None:
                 raise
             subject.unnamed = str(error)
-    data = check(subject, data)
+    if check is not None:
+        data = check(subject, data)
     shape = outputs(subject, data, settings)
     if shape != (len(data.classes),):
         raise DataError(
@@ -172,7 +173,8 @@ def labeled_subject(
         )
     subject.data = data
     if settings.concepts is not None:
-        subject.concepts = check(subject, subject.labeled(settings.concepts))
+        concepts = subject.labeled(settings.concepts)
+        subject.concepts = concepts if check is None else check(subject, concepts)
     return subject
 
 
