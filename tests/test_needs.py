@@ -175,5 +175,5 @@ def test_a_rehearsal_refuses_and_tells_what_the_audit_would() -> None:
     assert [stage.name for stage in stages] == [name for name in ALL if name != "neurons"]
     assert found.warnings[0].startswith("flat is audited without neurons")
     named = dataclasses.replace(SMALL, stages=("accuracy", "neurons"))
-    with pytest.raises(ModelError, match="^the stage neurons cannot run on flat: it has no units"):
+    with pytest.raises(ModelError, match=r"^the stage neurons cannot run on flat: it has no units"):
         rehearsed(model(mlp, "flat"), images(), named)
