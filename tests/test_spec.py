@@ -44,7 +44,7 @@ REFUSED = {
     "foolbox:L2PGD(": "of the form",
     "foolbox:L2PGD)": "of the form",
     "a:b:c": "of the form",
-    "foolbox:L2PGD(steps=)": "invalid syntax",
+    "foolbox:L2PGD(steps=)": "(invalid syntax|expected argument value)",
     "foolbox:L2PGD(10)": "10 has no name",
     "foolbox:L2PGD(steps=1)(steps=2)": "more than one pair",
     "foolbox:L2PGD(steps=1, steps=2)": "twice|repeated",

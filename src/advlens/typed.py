@@ -13,6 +13,7 @@ WORDS = {
     bool: "True or False", int: "a whole number", float: "a number", str: "a string",
     Path: "a path", type(None): "None",
 }  # fmt: skip
+PLAIN = (str, bytes, int, float, tuple, list, dict, set, type(None))
 
 
 def check_types(settings: Any) -> None:
@@ -59,6 +60,8 @@ def _fitted(value: Any, hint: Any) -> Any:
             return value if isinstance(value, int | float) else hint(value)
     elif hint is Any or isinstance(value, origin or getattr(hint, "array_type", hint)):
         return value
+    elif hint not in WORDS and origin is None and not isinstance(value, PLAIN):
+        return value  # a user's own class may stand for one of ours
     raise TypeError(_words(hint))
 
 

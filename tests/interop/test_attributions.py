@@ -225,7 +225,7 @@ REFUSED = {
     "captum:Occlusion": "missing a required argument: 'sliding_window_shapes'",
     "captum:GuidedGradCam": "missing a required argument: 'layer'",
     "captum:FeaturePermutation": "compares the images of a batch",
-    "captum:DeepLift(baseline=grey)": "baseline must be one of black, blurred, noise, not 'grey'",
+    "captum:DeepLift(baseline=grey)": "baseline must be one of noise, black, blurred, not 'grey'",
     "captum:DeepLift(baselines=0)": "baselines is set by advlens",
     "captum:Saliency(target=3)": "target must be one of probability, logit, not 3",
     "captum:NoiseTunnel": "missing a required argument: 'attribution_method'",

@@ -358,6 +358,10 @@ def test_numbers_that_hang_on_the_batch_are_said():
     assert prepare(body(), IMAGES).notes == ()
 
 
+# PyTorch's compiler warns of the minor version of Python and of gradients that it looks at
+@pytest.mark.filterwarnings(
+    "ignore:Guards may run slower", "ignore:The .grad attribute of a Tensor"
+)
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
 @pytest.mark.parametrize("inside", [False, True])
 def test_wrappers_are_looked_through(wrap, inside):

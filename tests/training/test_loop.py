@@ -327,6 +327,9 @@ def test_batches_of_an_epoch_are_nearly_equal(tmp_path: Path) -> None:
     assert sizes == [12, 12, 12, 12]  # not 15, 15, 15, 3
 
 
+@pytest.mark.filterwarnings(
+    "ignore:Guards may run slower", "ignore:The .grad attribute of a Tensor"
+)
 def test_compiled_networks_train_the_same(
     uninterrupted: tuple[dict[str, Tensor], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
