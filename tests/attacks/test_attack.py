@@ -19,7 +19,6 @@ from advlens.attacks import (
     FeatureAttack,
     Fgsm,
     GaussianNoise,
-    Goal,
     LeastLikely,
     Pgd,
 )
