@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,15 @@ def _signals() -> None:
     """Tests that start behind a shell's & or nohup ignore signals, which some tests send."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture
+def no_rendering() -> Iterator[None]:
+    """Reports are written whole, with empty files in the place of their figures."""
+    from unrendered import unrendered  # matplotlib, which most tests do without
+
+    with unrendered():
+        yield
 
 
 @pytest.fixture

@@ -24,12 +24,16 @@ from advlens.runs import read_json
 from advlens.statistics import wilson
 from advlens.threat import L2, Linf
 from kills import killed
+from together import FORKSERVER
+from unrendered import unrendered
 
 CLASSES = ("cat", "dog", "ship")
 SYNSETS = ("n02121620", "n02084071", "n04194289")
 SETTINGS = AuditSettings(
-    steps=2, sweep_images=12, sweep_steps=2, neuron_steps=2, batch_size=16, top=0.1, images=None
-)
+    steps=2, sweep_images=12, sweep_steps=2, neuron_steps=2, batch_size=16, top=0.1,
+    explained=4, points=2, baselines=1, samples=2, visualized=2, visualization_steps=2,
+    inverted=2, inversion_steps=3, generated=1, generation_steps=2,
+)  # fmt: skip
 
 
 def images(count: int = 60, synsets: tuple[str, ...] | None = SYNSETS) -> ArrayData:
@@ -67,7 +71,8 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("audit") / "run"
-    report = audit([classifier(), classifier(1)], images(), run, settings=SETTINGS)
+    with unrendered():
+        report = audit([classifier(), classifier(1)], images(), run, settings=SETTINGS)
     assert report == run / "report.html"
     return run
 
@@ -180,9 +185,8 @@ def _hold(folder: Path, ready: multiprocessing.Event, leave: multiprocessing.Eve
 
 
 def test_a_second_process_is_told_at_once(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    ready, leave = context.Event(), context.Event()
-    other = context.Process(target=_hold, args=(tmp_path, ready, leave))
+    ready, leave = FORKSERVER.Event(), FORKSERVER.Event()
+    other = FORKSERVER.Process(target=_hold, args=(tmp_path, ready, leave))
     other.start()
     assert ready.wait(60)
     try:
@@ -336,6 +340,7 @@ def audit_weights(out: Path, *weights: Path) -> dict[str, Any]:
     return read_json(out / "run.json")
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_the_training_that_lies_beside_the_weights_is_shown(trained: Path, tmp_path: Path) -> None:
     for name in ("model", "best"):
         path = trained / f"{name}.safetensors"

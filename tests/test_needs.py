@@ -137,6 +137,7 @@ def test_the_default_says_nothing_of_concepts_that_are_not_given() -> None:
     assert "dissection" in AuditSettings().stages
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_models_of_which_one_has_no_units_are_audited_side_by_side(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

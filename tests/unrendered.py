@@ -1,0 +1,25 @@
+"""Figures that are made but not rendered, for tests that look at none."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+
+@contextmanager
+def unrendered() -> Iterator[None]:
+    """Within the block every figure is saved as an empty one: rendering takes seconds a report."""
+    png = io.BytesIO()
+    Image.new("1", (1, 1)).save(png, "PNG")
+    empty = {"png": png.getvalue(), "svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>'}
+
+    def savefig(figure: Figure, file: Any, *, format: str, **options: object) -> None:  # noqa: A002
+        file.write(empty[format])
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Figure, "savefig", savefig)
+        yield
