@@ -38,6 +38,17 @@ def _signals() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Files of tests need not outlive the machine's power, and a run writes many.
+
+    A killed process loses nothing that it has written, synchronized or not.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture
 def no_rendering() -> Iterator[None]:
     """Reports are written whole, with empty files in the place of their figures."""

@@ -23,6 +23,7 @@ from advlens.sections import (
 from advlens.stages.dissection.section import section as dissection
 from synthetic_dissection import write_dissection
 from synthetic_run import read, write_run
+from unrendered import unrendered
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 MODELS = ("standard", "robust")
@@ -46,7 +47,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = write_run(tmp_path_factory.mktemp("browser") / "run", models=MODELS, shown=1)
     concepts = [HOSTILE, *(f"concept {n}" for n in range(1, 20))]
     write_dissection(run, models=MODELS, shown=1, concepts=concepts, units=(40, 48))
-    write_report(run, [dissection])
+    with unrendered():
+        write_report(run, [dissection])
     return run
 
 

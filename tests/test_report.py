@@ -1,6 +1,7 @@
 """The report: one page, safe whatever the names are, the same bytes from the same run."""
 
 import base64
+import functools
 import hashlib
 import itertools
 import json
@@ -30,6 +31,7 @@ from synthetic_attribution import write_attribution
 from synthetic_dissection import write_dissection
 from synthetic_features import write_features
 from synthetic_run import read, write_run, write_training
+from unrendered import unrendered
 
 Sections = Sequence[Callable[[Results], Section | None]]
 PAYLOADS = (
@@ -67,6 +69,13 @@ PAYLOADS = (
 
 
 ONE_LAYER: dict[str, Any] = {"layers": ("layer1.0.conv2",), "units": (30,), "shown": 1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _drawings_alone() -> Iterator[None]:
+    """The page shows SVG; that PNGs are valid and the same twice is tested with the figures."""
+    with unrendered("svg"):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +133,12 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def page(run: Path) -> Element:
-    text = (run / "report.html").read_text(encoding="utf-8")
+    return parsed((run / "report.html").read_text(encoding="utf-8"))
+
+
+@functools.cache
+def parsed(text: str) -> Element:
+    """A page, which no test changes; parsing a long one takes seconds."""
     return html5lib.parse(text, namespaceHTMLElements=False)
 
 

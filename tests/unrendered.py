@@ -11,14 +11,22 @@ from PIL import Image
 
 
 @contextmanager
-def unrendered() -> Iterator[None]:
-    """Within the block every figure is saved as an empty one: rendering takes seconds a report."""
+def unrendered(*kept: str) -> Iterator[None]:
+    """Within the block every figure is saved as an empty one: rendering takes seconds a report.
+
+    Args:
+        kept: formats that are rendered nevertheless.
+    """
     png = io.BytesIO()
     Image.new("1", (1, 1)).save(png, "PNG")
     empty = {"png": png.getvalue(), "svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>'}
+    real = Figure.savefig
 
-    def savefig(figure: Figure, file: Any, *, format: str, **options: object) -> None:  # noqa: A002
-        file.write(empty[format])
+    def savefig(figure: Figure, file: Any, **options: Any) -> None:
+        if options["format"] in kept:
+            real(figure, file, **options)
+        else:
+            file.write(empty[options["format"]])
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Figure, "savefig", savefig)

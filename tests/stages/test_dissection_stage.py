@@ -256,14 +256,11 @@ def test_an_audit_dissects_too_where_concepts_are_given(data: BrodenData, tmp_pa
         labels=torch.arange(24) % 3,
     )  # fmt: skip
     settings = AuditSettings(
-        steps=1,
-        sweep_images=6,
-        sweep_steps=1,
-        neuron_steps=1,
-        batch_size=8,
-        top=0.1,
+        steps=1, sweep_images=6, sweep_steps=1, neuron_steps=1, batch_size=8, top=0.1,
+        explained=2, points=2, baselines=1, samples=2, visualized=1, visualization_steps=1,
+        inverted=2, inversion_steps=1, generated=1, generation_steps=1,
         concepts=f"broden:{data.root}",
-    )
+    )  # fmt: skip
     audit([classifier()], images, tmp_path, settings=settings)
     assert {row["layer"] for row in rows(tmp_path, "dissection")} == {"3"}
     assert {row["layer"] for row in rows(tmp_path, "units")} == {"0", "3"}
