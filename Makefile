@@ -9,8 +9,10 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: .venv/ready
 	.venv/bin/advlens demo
 
+# What the tests of a file share is made once if one process has the whole file. Files go out in the
+# order of their collection, which is random: sorted by their number of tests, the longest are last.
 test: .venv/ready-test
-	.venv/bin/pytest --numprocesses auto
+	.venv/bin/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # KERNELS=default:SSE41:1 runs that setting alone; all of them by default
 test-kernels: .venv/ready-test

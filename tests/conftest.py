@@ -49,9 +49,9 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def no_rendering() -> Iterator[None]:
-    """Reports are written whole, with empty files in the place of their figures."""
+    """Reports are written whole, but their figures are empty files: for the rest of a module."""
     from unrendered import unrendered  # matplotlib, which most tests do without
 
     with unrendered():

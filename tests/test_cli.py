@@ -19,6 +19,8 @@ from advlens.files import locked
 from advlens.parsing import COMMANDS
 from own_network import NETWORK
 
+pytestmark = pytest.mark.usefixtures("no_rendering")
+
 AUDIT = "audit --model resnet14 --data sample --out {out}"
 ATTACK = "attack --model resnet14 --data sample --out {out}"
 TRAIN = "train --model resnet14 --data folder:{tmp} --out {out}"

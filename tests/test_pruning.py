@@ -32,6 +32,8 @@ from advlens.training import Training
 from advlens.training.loop import Loop
 from training.tiny import CLASSES, SHORT, classifier, images, same, silent
 
+pytestmark = pytest.mark.usefixtures("no_rendering")
+
 NETWORK = """
 import torch
 from torch import nn

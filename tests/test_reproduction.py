@@ -26,6 +26,8 @@ from advlens.training.loop import Loop
 from own_network import NETWORK
 from synthetic_run import write_run
 
+pytestmark = pytest.mark.usefixtures("no_rendering")
+
 SETTINGS = {
     "model": "reproduction_network:network", "epochs": 2, "batch_size": 8, "validation": 6,
     "about": "tiny", "threads": 1, "nesterov": False,

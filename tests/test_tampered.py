@@ -29,6 +29,8 @@ from kills import killed
 from synthetic_run import write_run
 from tampered_runs import CONTINUED, REPORTED
 
+pytestmark = pytest.mark.usefixtures("no_rendering")
+
 SETTINGS = AuditSettings(stages=("accuracy",), steps=1, batch_size=8)
 CLASSES = ("cat", "dog", "ship")
 

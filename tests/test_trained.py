@@ -29,6 +29,8 @@ from smooth_network import SmoothNetwork
 from synthetic_run import read
 from together import end, start
 
+pytestmark = pytest.mark.usefixtures("no_rendering")
+
 CLASSES = ("cat", "dog", "ship", "truck", "frog")
 ATTACK = Pgd(threat=L2(epsilon=0.3), steps=20)
 TRAINING = Training(batch_size=10, seed=3)

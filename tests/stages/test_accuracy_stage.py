@@ -17,6 +17,8 @@ from advlens.stages.accuracy.section import section
 from advlens.stored import make_attack
 from randomized_network import Live, Shifted
 
+pytestmark = pytest.mark.usefixtures("no_rendering")
+
 CLASSES = ("cat", "dog", "ship", "frog", "deer", "horse", "bird")
 SETTINGS = AuditSettings(
     stages=("accuracy", "sweep"), epsilon=0.5, steps=2, fgsm=(4 / 255,), sweep_steps=1,

@@ -27,6 +27,8 @@ from advlens.prepared import prepare
 from advlens.statistics import mean_interval
 from kills import killed
 
+pytestmark = pytest.mark.usefixtures("no_rendering")
+
 SETTINGS = AuditSettings(
     stages=("attribution",), explained=5, points=4, baselines=2, samples=4, batch_size=2,
     device="cpu",

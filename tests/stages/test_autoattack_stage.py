@@ -21,6 +21,8 @@ from advlens.stages.autoattack.section import section
 from advlens.statistics import wilson
 from advlens.threat import L2, Linf
 
+pytestmark = pytest.mark.usefixtures("no_rendering")
+
 CLASSES = ("cat", "dog", "ship", "frog")
 SETTINGS = AuditSettings(
     stages=("accuracy",), autoattack=24, autoattack_linf=12 / 255, epsilon=1.5, steps=2, fgsm=(),

@@ -23,6 +23,8 @@ from advlens.models import Classifier
 from advlens.statistics import wilson
 from kills import killed
 
+pytestmark = pytest.mark.usefixtures("no_rendering")
+
 SETTINGS = DissectSettings(
     layers=("all",), quantile=0.03, minimum=0.01, steps=2, epsilon=2.0, units=4, batch_size=8,
     device="cpu",

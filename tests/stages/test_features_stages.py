@@ -19,6 +19,8 @@ from advlens.models import Classifier
 from advlens.models.zoo import CIFAR10_CLASSES
 from kills import killed
 
+pytestmark = pytest.mark.usefixtures("no_rendering")
+
 SETTINGS = AuditSettings(
     stages=("visualization", "inversion", "generation"), visualized=2, visualization_steps=6,
     inverted=3, inversion_steps=5, generated=2, generation_steps=4, batch_size=16, device="cpu",

@@ -11,6 +11,8 @@ from advlens.stages.training import section
 from advlens.statistics import wilson
 from synthetic_run import change, read, write_run, write_training
 
+pytestmark = pytest.mark.usefixtures("no_rendering")
+
 OLD = (
     "learning_rate", "train_natural_loss", "train_natural_accuracy", "train_adversarial_loss",
     "train_adversarial_accuracy", "train_divergence", "natural_loss", "adversarial_loss",
