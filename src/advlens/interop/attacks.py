@@ -216,6 +216,11 @@ def _foolbox(spec: MethodSpec, seed: int) -> Attack:
             warnings.simplefilter("ignore")  # theirs, such as that something is compiled
             made = kind(**settings)
         norm = f"L{made.distance.p:g}"
+    except ImportError as error:
+        raise SettingsError(
+            f"{spec} needs a library that is not installed: {error}; pip install "
+            f"{error.name or 'it'}"
+        ) from error
     except (TypeError, ValueError, AttributeError, AssertionError) as error:
         hint = "an attack without a distance of its own needs norm=L2 or the like"
         if not hasattr(kind, "distance"):
