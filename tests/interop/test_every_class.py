@@ -86,7 +86,7 @@ def _runs_or_is_refused(library_name, kind, name, model, pixels, labels, monkeyp
     if name in COMPILED:
         if importlib.util.find_spec("numba") is None:  # which compiles them
             with pytest.raises(
-                SettingsError, match="needs a library that is not installed: .*numba"
+                SettingsError, match=r"needs a library that is not installed: .*numba"
             ):
                 make_attack(text)
             return
