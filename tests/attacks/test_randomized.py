@@ -56,12 +56,13 @@ def each(attacks):
 def test_draws_of_a_model_that_does_not_vary_change_nothing(attack, smooth, pixels, labels):
     model = prepare(smooth)
     found = replace(attack, draws=3)(model, pixels, labels)
-    # means of equal float32 numbers; the first gradient of a divergence is a small difference
-    atol = 1e-4 if isinstance(attack, Divergence) else 1e-5
+    # means of equal float32 numbers; the first gradient of a divergence is a small difference, and
+    # Adam divides a gradient by its own size: see test_attack.pixels_apart
+    atol = {Divergence: 1e-3, AdamAttack: 1e-4}.get(type(attack), 1e-5)
     torch.testing.assert_close(found, attack(model, pixels, labels), rtol=0, atol=atol)
     rows = replace(attack, draws=3).outcomes(model, pixels, labels)
     expected = attack.outcomes(model, pixels, labels)
-    torch.testing.assert_close(rows, expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(rows, expected, rtol=1e-3, atol=3e-3)
 
 
 def by_hand(network: nn.Module, images: Tensor, goals: Tensor, sign: int, steps: int) -> Tensor:

@@ -4,6 +4,7 @@ import dataclasses
 import re
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import dissection_by_hand as by_hand
@@ -25,6 +26,7 @@ from advlens.threat import L2
 
 QUANTILE = 0.03  # a share of so few positions that thresholds and masks differ from unit to unit
 ATTACK = LeastLikely(threat=L2(epsilon=2.0), steps=2)
+Maps = Callable[[int], dict[str, dict[str, np.ndarray]]]
 
 
 def network() -> nn.Module:
@@ -51,16 +53,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def maps(folder: Path) -> dict[str, dict[str, np.ndarray]]:
-    """The activations of all images, real and adversarial."""
-    model, data = network(), BrodenData(folder)
-    (batch,) = data.batches(len(data))
-    attacked = ATTACK(model, batch.images, ids=batch.ids)
-    found = {}
-    for kind, images in (("real", batch.images), ("adversarial", attacked)):
-        _, layers = prepare(model).maps(images, ["0", "3"])
-        found[kind] = {name: values.double().numpy() for name, values in layers.items()}
-    return found
+def maps(folder: Path) -> Maps:
+    """The activations of all images, real and adversarial, taken in batches of a size.
+
+    A convolution over another number of images rounds otherwise: values next to a threshold would
+    lie on its other side.
+    """
+    model, data = prepare(network()), BrodenData(folder)
+
+    @cache
+    def taken(size: int) -> dict[str, dict[str, np.ndarray]]:
+        parts: dict[str, dict[str, list]] = {}
+        for batch in data.batches(size):
+            attacked = ATTACK(model, batch.images, ids=batch.ids)
+            for kind, images in (("real", batch.images), ("adversarial", attacked)):
+                for name, values in model.maps(images, ["0", "3"])[1].items():
+                    parts.setdefault(kind, {}).setdefault(name, []).append(values.double().numpy())
+        return {
+            kind: {name: np.concatenate(values) for name, values in layers.items()}
+            for kind, layers in parts.items()
+        }
+
+    return taken
 
 
 def check(found: Concepts, thresholds: np.ndarray, ious: np.ndarray) -> None:
@@ -77,7 +91,7 @@ def check(found: Concepts, thresholds: np.ndarray, ious: np.ndarray) -> None:
 @pytest.mark.parametrize("upsampling", ["receptive-field", "bilinear"])
 @pytest.mark.parametrize("counting", ["category", "netdissect-lite"])
 def test_every_iou_equals_the_definition(
-    folder: Path, maps: dict, upsampling: str, counting: str
+    folder: Path, maps: Maps, upsampling: str, counting: str
 ) -> None:
     data = BrodenData(folder)
     found = Dissection(
@@ -85,7 +99,7 @@ def test_every_iou_equals_the_definition(
     )(network(), data)
     centers = CENTERS if upsampling == "receptive-field" else BILINEAR
     for name in ("0", "3"):
-        values = maps["real"][name]
+        values = maps(7)["real"][name]
         thresholds = np.array([by_hand.threshold(v, QUANTILE) for v in values.swapaxes(0, 1)])
         ious = by_hand.dissect(
             folder, values, thresholds, centers[name], 32, list(data.categories),
@@ -95,10 +109,10 @@ def test_every_iou_equals_the_definition(
         assert (ious > 0).sum() > 20
 
 
-def test_under_attack_with_both_thresholds(folder: Path, maps: dict) -> None:
+def test_under_attack_with_both_thresholds(folder: Path, maps: Maps) -> None:
     data = BrodenData(folder)
     found = Dissection(quantile=QUANTILE, batch_size=16)(network(), data, ATTACK)["3"]
-    real, attacked = maps["real"]["3"], maps["adversarial"]["3"]
+    real, attacked = (maps(16)[kind]["3"] for kind in ("real", "adversarial"))
     for kind, source in (("adversarial", real), ("adversarial-reestimated", attacked)):
         thresholds = np.array([by_hand.threshold(v, QUANTILE) for v in source.swapaxes(0, 1)])
         ious = by_hand.dissect(
@@ -108,13 +122,13 @@ def test_under_attack_with_both_thresholds(folder: Path, maps: dict) -> None:
     assert not torch.equal(found["real"].ious, found["adversarial"].ious)
 
 
-def test_chance_is_the_same_count_with_the_labels_of_other_images(folder: Path, maps: dict) -> None:
+def test_chance_is_the_same_count_with_the_labels_of_other_images(folder: Path, maps: Maps) -> None:
     data, settings = BrodenData(folder), Dissection(quantile=QUANTILE, seed=5)
     found = settings(network(), data)["3"]["real"]
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(5)).tolist()
     assert sorted(order) == list(range(len(data)))
     ious = by_hand.dissect(
-        folder, maps["real"]["3"], found.thresholds.numpy(), CENTERS["3"], 32,
+        folder, maps(settings.batch_size)["real"]["3"], found.thresholds.numpy(), CENTERS["3"], 32,
         list(data.categories), order=order,
     )  # fmt: skip
     np.testing.assert_allclose(found.permuted_iou, ious.max(axis=1), atol=1e-6)

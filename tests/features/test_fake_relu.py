@@ -69,7 +69,10 @@ def test_a_dead_component_gets_the_gradient_before_its_relu(activation, traceabl
     expected = gradient(network.before(x)[:, 0].mean(dim=(1, 2)), x)
     torch.testing.assert_close(gradient(model.representation(x)[:, 0], x), expected)
     plain = gradient(alive, x, unblock=False)
-    assert torch.equal(gradient(model.representation(x)[:, 2], x), plain)
+    # the gradient comes in another layout, whose kernel may add in another order
+    rounding = 64 * torch.finfo(x.dtype).eps * plain.abs().max().item()
+    found = gradient(model.representation(x)[:, 2], x)
+    torch.testing.assert_close(found, plain, rtol=0, atol=rounding)
 
 
 def test_a_dead_component_is_visualized_from_noise(network):
