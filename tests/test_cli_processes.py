@@ -172,6 +172,6 @@ def test_an_environment_that_names_no_meeting_point(
     words = ["audit", "--model", "cifar10-l2", "--data", "sample", "--out", str(tmp_path)]
     assert main(words) == 2
     assert (
-        f"advlens: WORLD_SIZE is '2', so several processes work together, but {missing} does not "
-        "say where; start them with torchrun, or unset WORLD_SIZE\n"
+        f"advlens: WORLD_SIZE is '2', so several processes work together, but {missing} is "
+        "missing or wrong; start them with torchrun, or unset WORLD_SIZE\n"
     ) in capsys.readouterr().err

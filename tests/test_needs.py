@@ -172,7 +172,9 @@ def flat_for(size: int) -> Classifier:
 
 
 def test_a_rehearsal_refuses_and_tells_what_the_audit_would() -> None:
-    (found, stages), *_ = rehearsed([model(mlp, "flat"), model(whole, "whole")], images(), SMALL)
+    (found, _), (stages, _) = rehearsed(
+        [model(mlp, "flat"), model(whole, "whole")], images(), SMALL
+    )
     assert [stage.name for stage in stages] == [name for name in ALL if name != "neurons"]
     assert found.warnings[0].startswith("flat is audited without neurons")
     named = dataclasses.replace(SMALL, stages=("accuracy", "neurons"))

@@ -31,7 +31,6 @@ from synthetic_attribution import write_attribution
 from synthetic_dissection import write_dissection
 from synthetic_features import write_features
 from synthetic_run import read, write_run, write_training
-from unrendered import unrendered
 
 Sections = Sequence[Callable[[Results], Section | None]]
 PAYLOADS = (
@@ -69,13 +68,6 @@ PAYLOADS = (
 
 
 ONE_LAYER: dict[str, Any] = {"layers": ("layer1.0.conv2",), "units": (30,), "shown": 1}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _drawings_alone() -> Iterator[None]:
-    """The page shows SVG; that PNGs are valid and the same twice is tested with the figures."""
-    with unrendered("svg"):
-        yield
 
 
 @pytest.fixture(scope="module")

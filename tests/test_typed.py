@@ -52,7 +52,8 @@ BALL = Linf(epsilon=0.1)
     ],
 )
 def test_another_type_is_refused(kind: Any, settings: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(SettingsError, match=f"^{sentence}"):
+    where = "" if kind.__name__.endswith("Settings") else f"{kind.__name__}: "
+    with pytest.raises(SettingsError, match=f"^{where}{sentence}"):
         kind(**settings)
 
 

@@ -166,16 +166,16 @@ def _audit(command: AuditCommand, line: str) -> None:
                 )
             )  # fmt: skip
         return
-    found = rehearsed(command.model, command.data, settings)
-    loaded = [(subject.classifier, subject.data) for subject, _ in found]
+    subjects, stages = rehearsed(command.model, command.data, settings)
+    loaded = [(subject.classifier, subject.data) for subject in subjects]
     epsilon = radius(settings, loaded[0][1].image_shape[1])
     neuron_epsilon = settings.neuron_epsilon or 2 * epsilon
     settings = dataclasses.replace(settings, epsilon=epsilon, neuron_epsilon=neuron_epsilon)
     told = [
-        f"stages of {subject.classifier.name}: {', '.join(stage.name for stage in stages)}"
-        for subject, stages in found
+        f"stages of {subject.classifier.name}: {', '.join(stage.name for stage in own)}"
+        for subject, own in zip(subjects, stages, strict=True)
     ]
-    told += [f"warning: {text}" for subject, _ in found for text in subject.warnings]
+    told += [f"warning: {text}" for subject in subjects for text in subject.warnings]
     _plan(dataclasses.replace(command, settings=settings), loaded, told)
 
 

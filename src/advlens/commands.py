@@ -32,7 +32,7 @@ class Common:
         config: a TOML file of settings, named like the flags; flags on the command line win.
         dry_run: print the settings and what would be computed; write nothing.
         debug: show the traceback of an error.
-        patience: minutes without a sign of life after which a process of torchrun is given up.
+        patience: minutes that processes of torchrun wait for a sign of life from one another.
     """
 
     config: Annotated[Path | None, NoHint] = None

@@ -151,7 +151,7 @@ def joined(device: torch.device, patience: float = PATIENCE) -> Iterator[Process
         patience: seconds without a sign of life.
 
     Raises:
-        SettingsError: the environment says that there are others, but not where.
+        SettingsError: the environment says that there are others, but not how to reach them.
         LostError: the others cannot be reached, or one has ended.
     """
     place = Place.found()

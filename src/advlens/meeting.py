@@ -42,7 +42,7 @@ class Place:
         """The place that the environment describes; without torchrun, that of one process alone.
 
         Raises:
-            SettingsError: there are other processes, but it is not said where.
+            SettingsError: there are other processes, but not how to reach them.
         """
         count = os.environ.get("WORLD_SIZE", "1")
         if count == "1":
@@ -52,7 +52,7 @@ class Place:
         if wrong or not os.environ.get("MASTER_ADDR"):
             raise SettingsError(
                 f"WORLD_SIZE is {count!r}, so several processes work together, but "
-                f"{(*wrong, 'MASTER_ADDR')[0]} does not say where; start them with torchrun, or "
+                f"{(*wrong, 'MASTER_ADDR')[0]} is missing or wrong; start them with torchrun, or "
                 "unset WORLD_SIZE"
             )
         return cls(int(os.environ["RANK"]), int(count))
@@ -105,6 +105,7 @@ class Place:
             yield
         finally:
             over.set()
+            watch.join(1)  # a store that does not answer holds nobody up
 
     def _watch(self, patience: float, over: threading.Event) -> None:
         others = range(1, self.count) if self.rank == 0 else (0,)

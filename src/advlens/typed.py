@@ -1,4 +1,4 @@
-"""Types of settings, which Python does not check and a string passes for a tuple of letters."""
+"""Types of settings: Python checks none, and would read a string as a tuple of letters."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -16,8 +16,12 @@ WORDS = {
 PLAIN = (str, bytes, int, float, tuple, list, dict, set, type(None))
 
 
-def check_types(settings: Any) -> None:
-    """Refuse a setting of another type than its field's; lists become tuples, texts paths.
+def check_types(settings: Any, *, named: bool = True) -> None:
+    """Refuse a setting of another type than its field's; lists become tuples, strings paths.
+
+    Args:
+        settings: a dataclass.
+        named: whether the message begins with the name of its class.
 
     Raises:
         SettingsError: names the setting and what it may be.
@@ -28,7 +32,8 @@ def check_types(settings: Any) -> None:
         try:
             fitted = _fitted(value, hints[field.name])
         except TypeError as error:
-            raise SettingsError(f"{field.name} must be {error}, not {value!r}") from None
+            where = f"{type(settings).__name__}: " if named else ""
+            raise SettingsError(f"{where}{field.name} must be {error}, not {value!r}") from None
         object.__setattr__(settings, field.name, fitted)
 
 

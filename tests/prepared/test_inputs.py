@@ -80,7 +80,8 @@ def test_ids_must_be_a_number_for_each_image(ids, smooth, pixels, labels):
 
 def test_images_and_targets_must_be_tensors(smooth, pixels, labels):
     for images in (pixels.numpy(), pixels.tolist(), None):
-        with pytest.raises(DataError, match="images must be a float tensor N×3×H×W, not "):
+        said = f"images must be a float tensor N×3×H×W, not {type(images).__name__}; "
+        with pytest.raises(DataError, match=said):
             Fgsm(threat=BALL)(smooth, images, labels)
     with pytest.raises(SettingsError, match="targets must be a tensor, not a list"):
         ClassGeneration(steps=1)(smooth, pixels, labels.tolist())

@@ -392,16 +392,16 @@ def wait_for_checkpoints(out: Path, process: BaseProcess, count: int) -> None:
         time.sleep(0.001)
 
 
-@pytest.mark.timeout(300)  # 20 processes one after another, on a machine that may be busy
-def test_sigkills_at_any_moment_change_no_bit(tmp_path: Path) -> None:
-    settings = dataclasses.replace(SHORT, epochs=40, objective=Standard())
+@pytest.mark.timeout(600)  # 50 processes one after another, on a machine that may be busy
+def test_fifty_sigkills_at_any_moment_change_no_bit(tmp_path: Path) -> None:
+    settings = dataclasses.replace(SHORT, epochs=120, objective=Standard())
     whole, out = tmp_path / "whole", tmp_path / "killed"
     weights = train(whole, settings)
     random = np.random.default_rng(0)
-    for checkpoints in random.permutation([0, 1, 2, 3, 4] * 4):
+    for _ in range(50):
         process = begin(out, settings)
-        wait_for_checkpoints(out, process, int(checkpoints))
-        time.sleep(random.uniform(0, 0.01))
+        wait_for_checkpoints(out, process, int(random.integers(0, 4)))
+        time.sleep(random.uniform(0, 0.02))
         os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
         assert process.exitcode == -signal.SIGKILL
@@ -411,7 +411,7 @@ def test_sigkills_at_any_moment_change_no_bit(tmp_path: Path) -> None:
             epochs = [row["epoch"] for row in metrics(out)]
             assert epochs == list(range(1, len(epochs) + 1))
             assert len(epochs) <= len(state["rows"])
-    assert 20 < state["step"] < 120
+    assert 20 < state["step"] < 360
     assert same(weights, train(out, settings))
     assert without_time(metrics(out)) == without_time(metrics(whole))
     assert same(load_file(out / "best.safetensors"), load_file(whole / "best.safetensors"))

@@ -31,7 +31,8 @@ class _InBall(Attack):
     threat: Threat
 
     def _at(self, positions: Tensor) -> Self:
-        return replace(self, threat=self.threat.at(positions))
+        threat = self.threat.at(positions)
+        return self if threat is self.threat else replace(self, threat=threat)
 
     def _drawn(self, ids: Ids) -> Self:
         return replace(self, threat=self.threat.drawn(self.seed, ids))

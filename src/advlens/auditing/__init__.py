@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from advlens.auditing.choices import audit_stages, dissect_stages, dissection_radius, radius
@@ -55,9 +56,7 @@ def audit(
     device = local_device(settings.device)
     with locked(out) if processes.first else contextlib.nullcontext():
         check = Check(out, settings.skip_damaged, processes, device)
-        subjects = [labeled_subject(model, data, settings, device, check) for model in models]
-        distinguish([subject.classifier for subject in subjects])
-        stages = [audit_stages(subject, settings) for subject in subjects]
+        subjects, stages = _planned(models, data, settings, device, check)
         epsilon = radius(settings, subjects[0].data.image_shape[1])
         chosen = {"epsilon": epsilon, "neuron_epsilon": settings.neuron_epsilon or 2 * epsilon}
         line = command or "advlens.audit(…)"
@@ -66,18 +65,24 @@ def audit(
 
 def rehearsed(
     models: Models, data: str | ImageData, settings: AuditSettings
-) -> list[tuple[Subject, list[Stage]]]:
-    """The models with the stages that an audit would run; it refuses what the audit refuses first.
+) -> tuple[list[Subject], list[list[Stage]]]:
+    """The models, and the stages of each that an audit would run.
 
     Raises:
         AdvlensError: as `audit` before its first stage, but damaged images are not looked for.
     """
     models = _listed(models)
     _checked(data, settings, AuditSettings)
-    device = local_device(settings.device)
-    subjects = [labeled_subject(model, data, settings, device) for model in models]
+    return _planned(models, data, settings, local_device(settings.device), None)
+
+
+def _planned(
+    models: Sequence[str | nn.Module], data: str | ImageData, settings: AuditSettings,
+    device: torch.device, check: Check | None,
+) -> tuple[list[Subject], list[list[Stage]]]:  # fmt: skip
+    subjects = [labeled_subject(model, data, settings, device, check) for model in models]
     distinguish([subject.classifier for subject in subjects])
-    return [(subject, audit_stages(subject, settings)) for subject in subjects]
+    return subjects, [audit_stages(subject, settings) for subject in subjects]
 
 
 def dissect(

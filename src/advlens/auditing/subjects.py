@@ -142,7 +142,7 @@ def _given(model: nn.Module, device: torch.device) -> Classifier:
 
 def labeled_subject(
     model: str | nn.Module, data: str | ImageData, settings: AuditSettings, device: torch.device,
-    check: "Check | None" = None,
+    check: Check | None = None,
 ) -> Subject:  # fmt: skip
     subject = opened(model, settings, device)
     classifier = subject.classifier

@@ -20,4 +20,4 @@ class ModelSettings:
     head: str | None = None
 
     def __post_init__(self) -> None:
-        check_types(self)
+        check_types(self, named=False)  # they are named like the flags

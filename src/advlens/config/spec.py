@@ -47,7 +47,9 @@ def parse_method(text: str) -> MethodSpec:
         SettingsError: it is not written so.
     """
     if not isinstance(text, str):
-        raise SettingsError(f"a method is named by a string such as 'Pgd(steps=10)', not {text!r}")
+        raise SettingsError(
+            f"a method is named by a string such as 'Pgd(norm=L2, epsilon=.5)', not {text!r}"
+        )
     found = re.fullmatch(r"\s*(?:(\w+)\s*:)?\s*(\w+)\s*(\(.*\))?\s*", text, re.DOTALL)
     if found is None or len(text) > LONGEST:
         raise _refused(text, "it is not of the form library:Name(setting=value, …)")

@@ -20,7 +20,6 @@ from advlens.interop.guests import check_arguments, found, guest, library
 from advlens.prepared import Prepared
 from advlens.seeding import derived
 from advlens.threat import L2, Linf
-from advlens.typed import check_types
 
 ORDERS = {"L0": 0.0, "L1": 1.0, "L2": 2.0, "Linf": math.inf}
 BALL = ("epsilon", "norm")
@@ -52,9 +51,10 @@ class Ball:
     epsilon: float
 
     def __post_init__(self) -> None:
-        check_types(self)
         if self.norm not in ORDERS:
             raise SettingsError(f"norm must be one of {', '.join(ORDERS)}, not {self.norm!r}")
+        if isinstance(self.epsilon, bool) or not isinstance(self.epsilon, int | float):
+            raise SettingsError(f"epsilon must be a number such as 8/255, not {self.epsilon!r}")
         if not 0 < self.epsilon < math.inf:
             raise SettingsError(f"epsilon must be a finite number > 0, not {self.epsilon}")
 

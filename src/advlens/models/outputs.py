@@ -26,7 +26,7 @@ def logits_of(output: Any, head: str | None = None) -> Any:
 
 
 def head_taken(output: Any, head: str | None = None) -> str | None:
-    """Which of several parts `logits_of` takes, such as `logits, of loss, logits`; None of one."""
+    """Which of several parts `logits_of` takes, such as `logits of (loss, logits)`; None of one."""
     return _found(output, head)[1]
 
 
@@ -46,7 +46,7 @@ def _found(output: Any, head: str | None) -> tuple[Any, str | None]:
             "let its forward return a tensor"
         )
     logits, within = _found(parts[name], None)
-    return logits, f"{name}, of {', '.join(parts)}" if len(parts) > 1 else within
+    return logits, f"{name} of ({', '.join(parts)})" if len(parts) > 1 else within
 
 
 def _parts(output: Any) -> dict[str, Any]:

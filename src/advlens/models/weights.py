@@ -174,8 +174,9 @@ def fill(classifier: Classifier, path: Path, state: Mapping[str, Tensor]) -> Mat
     if rounded := sum(_is_rounded(found.tensors[name], own[name]) for name in found.tensors):
         precision = str(precision_of(network)).removeprefix("torch.")
         classifier.notes += (
-            f"tensors of {path.name} are rounded to {precision}, the network's precision: "
-            f"{rounded}; let its factory return network.double() to compute in that of the file",
+            f"{path.name} is more precise than the network: tensors rounded to {precision}: "
+            f"{rounded}; to keep their digits, let the factory return the network in the file's "
+            "precision, such as network.double()",
         )
     network.load_state_dict(found.tensors, strict=False)
     return found

@@ -100,7 +100,9 @@ def try_forms(
             except Exception:  # a user's forward raises anything at all
                 batch = len(few)
     if head is not None:
-        notes.append(f"{name} returns several parts; its logits are {head} (--head takes another)")
+        notes.append(
+            f"{name} returns several parts; {head} is taken as its logits (--head names another)"
+        )
     if not differentiable:
         notes.append(
             f"no gradient flows from what {name} returns to the images, so attacks and "

@@ -21,13 +21,6 @@ from advlens.training.loop import Loop, Row
 from advlens.training.schedule import Schedule
 from advlens.typed import check_types
 
-CHOICES = {
-    "optimizer": ("sgd", "adam"),
-    "schedule": ("one-cycle", "cosine", "plateau", "constant"),
-    "precision": ("float32", "bf16"),
-    "keep": ("best", "last"),
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
@@ -92,11 +85,6 @@ class Training:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise SettingsError(f"{name} must lie between 0 and 1, not {value}")
-        for name, words in CHOICES.items():
-            if getattr(self, name) not in words:
-                raise SettingsError(
-                    f"{name} must be {' or '.join(words)}, not {getattr(self, name)!r}"
-                )
 
     def __call__(
         self,
