@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
 
@@ -30,4 +31,5 @@ def unrendered(*kept: str) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Figure, "savefig", savefig)
+        patched.setattr(ConstrainedLayoutEngine, "execute", lambda engine, figure: None)
         yield

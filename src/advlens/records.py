@@ -1,6 +1,7 @@
 """What a run records of its models and its surroundings in `run.json`."""
 
 import contextlib
+import functools
 import platform
 import resource
 from importlib.metadata import PackageNotFoundError, version
@@ -46,6 +47,7 @@ def data_record(data: ImageData) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Of Python and the libraries that the numbers depend on."""
     found = {"python": platform.python_version()}

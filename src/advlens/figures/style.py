@@ -190,9 +190,8 @@ def save_figure(figure: Figure, run: Path, name: str) -> tuple[Path, Path]:
     """
     paths = run / "figures" / f"{name}.png", run / "figures" / f"{name}.svg"
     png = io.BytesIO()
-    with style():
+    with _laid_out(figure):
         figure.savefig(png, format="png", dpi=200, facecolor="white", metadata={"Software": None})
-    figure.set_layout_engine("none")  # found once is enough
     for path, content in zip(paths, (png.getvalue(), svg(figure).encode()), strict=True):
         with atomic(path) as file:
             file.write(content)
@@ -202,12 +201,25 @@ def save_figure(figure: Figure, run: Path, name: str) -> tuple[Path, Path]:
 def svg(figure: Figure) -> str:
     """A figure as SVG on a transparent ground; texts stay texts."""
     content = io.BytesIO()
-    with style():
+    with _laid_out(figure):
         figure.savefig(
             content, format="svg", facecolor="none",
             metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
         )  # fmt: skip
     return content.getvalue().decode()
+
+
+@contextmanager
+def _laid_out(figure: Figure) -> Iterator[None]:
+    """The look, with the axes in place: with a layout engine, each saving draws twice."""
+    from matplotlib import rc_context
+
+    with style():
+        if figure.axes and (engine := figure.get_layout_engine()):
+            engine.execute(figure)
+        with rc_context({"figure.constrained_layout.use": False}):
+            figure.set_layout_engine(None)
+            yield
 
 
 def dark(drawing: str) -> str:
