@@ -410,6 +410,41 @@ def test_a_model_without_gradients_fails_a_check(tmp_path: Path) -> None:
     assert (checks["tiny"]["passed"], checks["masked"]["passed"]) == ("true", "false")
 
 
+class Dark(nn.Module):
+    """A class of dark images, and one of all others, which is every random image's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        dark = self.weight * (0.5 - pixels.flatten(1).amax(dim=1))
+        return torch.stack([-dark, dark], dim=1)
+
+
+@pytest.mark.usefixtures("no_rendering")
+def test_images_that_an_attack_cannot_begin_on_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = torch.full((6, 3, 8, 8), 200, dtype=torch.uint8)
+    pixels[::2] = 50
+    labels = torch.tensor([1, 0, 1, 0, 1, 0])
+    data = ArrayData(pixels, name="grey", classes=("light", "dark"), synsets=None, labels=labels)
+    model = Classifier(Dark(), name="dark", classes=("light", "dark"), image_size=8, resize=8)
+    settings = AuditSettings(
+        stages=("accuracy",),
+        fgsm=(),
+        steps=1,
+        attack=("foolbox:BoundaryAttack(epsilon=9, steps=1)",),
+    )
+    page = audit(model, data, tmp_path, settings=settings).read_text(encoding="utf-8")
+    told = "found no image to start from for 3 of 6 images of dark: these count as not attacked"
+    assert told in capsys.readouterr().err
+    assert told in page
+    (row,) = rows(tmp_path / "results" / "unattacked.csv")
+    assert (row["model"], row["unattacked"], row["n"]) == ("dark", "3", "6")
+
+
 def test_one_model_or_a_list_of_them(tmp_path: Path, no_report: None) -> None:
     settings = AuditSettings(stages=("accuracy",), fgsm=(), steps=1, device="cpu")
     data = images(20)

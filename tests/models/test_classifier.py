@@ -76,6 +76,8 @@ def test_state_dict_is_the_networks():
         ((0, 0, float("nan")), (1, 1, 1)),
         ((0, 0, 0), (1, 1, float("nan"))),
         ((0, 0, 0), (1, 1, float("inf"))),
+        (0.5, (1, 1, 1)),
+        ((0, 0, 0), "111"),
     ],
 )
 def test_impossible_normalization_is_refused(mean, std):

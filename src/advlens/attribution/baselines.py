@@ -48,8 +48,10 @@ def given(baselines: Tensor, images: Images) -> Starts:
     """Baselines of the caller's: pixels, one 3×H×W for all images or one for each.
 
     Raises:
-        DataError: not pixels in [0, 1], or of another shape.
+        DataError: no tensor, not pixels in [0, 1], or of another shape.
     """
+    if not isinstance(baselines, Tensor):
+        raise DataError(f"baselines must be a float tensor, not {type(baselines).__name__}")
     found = baselines.unsqueeze(0) if baselines.ndim == 3 else baselines
     if found.shape[1:] != images.shape[1:] or len(found) not in (1, len(images)):
         raise DataError(

@@ -20,7 +20,9 @@ from advlens.errors import SettingsError
 from advlens.files import locked
 from advlens.report import write_report
 from advlens.runs import Tables, open_run, write_json
+from advlens.sections import Results
 from advlens.stages import Stage
+from advlens.stages.accuracy.section import unattacked
 from advlens.stages.training import section as training_section
 
 __all__ = ["audit", "dissect", "radius", "rehearsed"]
@@ -205,6 +207,7 @@ def _walk(
         run_stages(run, number, subject, wanted, settings, processes, parts[number], publish)
     if processes.first:
         publish()
+        warn(unattacked(Results.read(out)), processes)
         sections = {stage.name: stage.section for model in stages for stage in model}
         shown = [sections[name] for name in (*STAGES, "autoattack") if name in sections]
         return write_report(out, [*shown, training_section])

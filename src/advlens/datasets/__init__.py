@@ -84,6 +84,8 @@ def load_data(
             "data are loaded by their name, such as 'sample' or 'folder:DIR', not by "
             f"{type(spec).__name__}; ArrayData makes a data set of arrays"
         )
+    if not isinstance(transform, Transform):
+        raise SettingsError(f"transform must be advlens.datasets.Transform(…), not {transform!r}")
     kind, _, folder = spec.partition(":")
     path = Path(os.path.expanduser(folder))
     if kind == "cifar10" and folder:

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -113,6 +114,9 @@ class Classifier(nn.Module):
         for what, names in (("classes", classes), ("synsets", synsets)):
             if names is not None and (isinstance(names, str) or not isinstance(names, Sequence)):
                 raise ModelError(f"{name}: {what} must be a list of names, not {names!r}")
+        for what, size in (("image_size", image_size), ("resize", resize)):
+            if not isinstance(size, Integral) or size < 1:
+                raise ModelError(f"{name}: {what} must be a number of pixels, not {size!r}")
         if classes is not None and synsets is not None and len(classes) != len(synsets):
             raise ModelError(
                 f"{name}: {len(classes)} class names but {len(synsets)} synsets; give one per class"
@@ -140,8 +144,12 @@ class Classifier(nn.Module):
         Raises:
             ModelError: not three finite values each, or a standard deviation that is not positive.
         """
-        finite = all(math.isfinite(value) for value in (*mean, *std))
-        if not (finite and len(mean) == len(std) == 3 and min(std) > 0):
+        try:
+            sound = len(mean) == len(std) == 3 and min(std) > 0
+            sound &= all(math.isfinite(value) for value in (*mean, *std))
+        except (TypeError, ValueError):  # no sequences, or not of numbers
+            sound = False
+        if not sound:
             raise ModelError(
                 f"{self.name}: mean and std need three finite values each and std > 0, "
                 f"not {mean} and {std}"

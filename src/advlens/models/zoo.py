@@ -81,10 +81,16 @@ def load_model(
         head: which part of the network's output the logits are, see `Classifier`.
 
     Raises:
-        SettingsError: no such name, no string, or `ignore_keys` is one string.
+        SettingsError: no such name, no string, no device, or `ignore_keys` is one string.
         ModelError: the factory or library fails, returns something else, or is not installed.
         CheckpointError: the weights file does not fit.
     """
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise SettingsError(f"device must be such as 'cpu' or 'cuda:0', not {device!r}") from None
+    if not isinstance(head, str | None):
+        raise SettingsError(f"head must be a string such as 'logits' or '1', not {head!r}")
     classifier = _loaded(spec, seed, ignore_keys)[0].to(device)
     if head is not None:
         classifier.head = head

@@ -51,13 +51,7 @@ def section(results: Results) -> Section | None:
     sweep = results.table("sweep", ACCURACY) or []
     checks = results.table("checks", CHECKS) or []
     blocks: list[Block] = [_accuracy_figure(results, rows), _accuracy_table(rows)]
-    blocks += [
-        NoteBlock(
-            text=f"{attack_name(row)} found no image to start from for {count(row['unattacked'])} "
-            f"of {count(row['n'])} images of {row['model']}: these count as not attacked."
-        )
-        for row in results.table("unattacked", UNATTACKED) or []
-    ]
+    blocks += [NoteBlock(text=f"{told}.") for told in unattacked(results)]
     if any(row["epsilon"] > 0 for row in sweep):
         blocks += _sweep_blocks(results, sweep)
     if checks:
@@ -72,6 +66,15 @@ def section(results: Results) -> Section | None:
         blocks=blocks,
         scores=_scores(naturally(rows), strongest(results.models, rows)),
     )
+
+
+def unattacked(results: Results) -> list[str]:
+    """On how many images an attack could not begin, from `unattacked.csv`."""
+    return [
+        f"{attack_name(row)} found no image to start from for {count(row['unattacked'])} of "
+        f"{count(row['n'])} images of {row['model']}: these count as not attacked"
+        for row in results.table("unattacked", UNATTACKED) or []
+    ]
 
 
 def _scores(natural: dict[str, Estimate], worst: dict[str, Row]) -> list[Score]:
