@@ -565,9 +565,13 @@ def test_the_tables_name_success_beside_what_means_nothing_without_it(tmp_path: 
     head = "model,layer,images,epsilon,success,success_low,success_high,measure,mean,low,high"
     line = "m,a,equal-success,.55,.95,.9,.97,cs1,.1234,.1,.2,8,40"
     written(tmp_path, "consistency", f"{head},units,n", line)
-    written(tmp_path, "accuracy", "model,attack,epsilon,top1,top1_low,top1_high,n",
-            "m,natural,0,.9,.8,.95,40", "m,Pgd,.5,.1,.05,.2,40")  # fmt: skip
+    written(tmp_path, "accuracy",
+            "model,attack,norm,epsilon,steps,top1,top1_low,top1_high,n,settings",
+            "m,natural,,0,0,.9,.8,.95,40,", "m,Pgd,L2,.5,20,.1,.05,.2,40,",
+            'm,Pgd,L2,.5,20,.05,.02,.15,40,"step_size=0.2, restarts=3"')  # fmt: skip
     rows = measured(Results(tmp_path, {"models": [{"name": "m"}]}), "m")
+    told = [row["settings"] for row in rows if row["table"] == "accuracy"]
+    assert told == ["", "L2, steps=20", "L2, steps=20, step_size=0.2, restarts=3"]
     lines = tables([{"model": "m", "sparsity": 0.5, **row} for row in rows])
     assert lines[:5] == [
         "## Accuracy", "", "| model | pruned | natural | PGD |", "| --- | --- | --- | --- |",

@@ -93,9 +93,10 @@ def kept_units(results: Results, model: str, classifier: Classifier) -> list[Row
 def measured(results: Results, model: str) -> list[Row]:
     """What an audit measured on a model, as rows of one form.
 
-    `case` is the attack, the set of images, the attribution method or the start; `layers` is "last"
-    or "all" where units are measured. The mean over all layers is that over their live units; its
-    interval is the mean of the layers' intervals, which is no narrower than a joint one.
+    `case` is the attack, the set of images, the attribution method or the start; `settings` tells
+    attacks of one name and epsilon apart; `layers` is "last" or "all" where units are measured. The
+    mean over all layers is that over their live units; its interval is the mean of the layers'
+    intervals, which is no narrower than a joint one.
     """
 
     def mine(table: str, **columns: Any) -> list[Row]:
@@ -105,8 +106,9 @@ def measured(results: Results, model: str) -> list[Row]:
     share = {"top1": float, "top1_low": float, "top1_high": float, "n": int}
     rows = [
         _row("accuracy", row["attack"], row["epsilon"], "top1", "", row["n"],
-             row["top1"], row["top1_low"], row["top1_high"])
-        for row in mine("accuracy", attack=str, epsilon=float, **share)
+             row["top1"], row["top1_low"], row["top1_high"], settings=_settings(row))
+        for row in mine("accuracy", attack=str, norm=str, epsilon=float, steps=int, settings=str,
+                        **share)
     ]  # fmt: skip
     layers = mine("layers", layer=str, units=int, dead=int)
     for scope, part in (("last", layers[-1:]), ("all", layers)):
@@ -151,11 +153,18 @@ def _mean(rows: Sequence[Row], key: str) -> float | None:
 def _row(
     table: str, case: str, epsilon: float | None, measure: str, layers: str, n: int,
     value: float | None = None, low: float | None = None, high: float | None = None,
+    *, settings: str = "",
 ) -> Row:  # fmt: skip
     return {
-        "table": table, "case": case, "epsilon": epsilon, "measure": measure, "layers": layers,
-        "value": value, "low": low, "high": high, "n": n,
+        "table": table, "case": case, "epsilon": epsilon, "settings": settings, "measure": measure,
+        "layers": layers, "value": value, "low": low, "high": high, "n": n,
     }  # fmt: skip
+
+
+def _settings(row: Row) -> str:
+    """What tells an attack from others of its name and epsilon, as "L2, steps=20"."""
+    steps = f"steps={row['steps']}" if row["steps"] else ""
+    return ", ".join(filter(None, (row["norm"], steps, row["settings"])))
 
 
 def tables(rows: Sequence[Row]) -> list[str]:
