@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import advlens
+from advlens import pruning
 from advlens.cli import main
 from advlens.parsing import COMMANDS
 from unrendered import unrendered
@@ -74,6 +75,7 @@ RUN = [
 @pytest.mark.parametrize("page", RUN)
 def test_examples_run(page, tmp_path, monkeypatch, capsys):
     """Figures are rendered for the first page alone; all come from the same code."""
+    monkeypatch.setattr(pruning, "SAMPLE_TESTED", 40)  # each pruned model is attacked on these
     with contextlib.nullcontext() if page == PAGES[0] else unrendered():
         run_page(page, tmp_path, monkeypatch, capsys)
 

@@ -1,5 +1,6 @@
 """ImageNet and its kin in small, in their exact layouts."""
 
+import functools
 import io
 import os
 import tarfile
@@ -36,6 +37,7 @@ def class_folders(root: Path, names: list[str], suffix: str = "JPEG") -> None:
         os.link(first, root / name / f"{i}.{suffix}")
 
 
+@functools.cache  # half a second to write
 def meta(seed: int = 0, compress: bool = True) -> bytes:
     """meta.mat of the devkit: its numbers for the classes follow no order of the wnids."""
     order = np.random.default_rng(seed).permutation(1000)

@@ -31,5 +31,6 @@ def unrendered(*kept: str) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Figure, "savefig", savefig)
-        patched.setattr(ConstrainedLayoutEngine, "execute", lambda engine, figure: None)
+        if not kept:
+            patched.setattr(ConstrainedLayoutEngine, "execute", lambda engine, figure: None)
         yield
