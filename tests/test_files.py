@@ -118,7 +118,9 @@ def test_sha256(tmp_path: Path) -> None:
 # locked
 
 
-def test_locked_refuses_a_second_process_and_is_free_after_sigkill(tmp_path: Path) -> None:
+def test_locked_refuses_a_second_process_and_is_free_after_sigkill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hold = (
         "import sys, time, pathlib; from advlens.files import locked\n"
         "with locked(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
@@ -128,10 +130,12 @@ def test_locked_refuses_a_second_process_and_is_free_after_sigkill(tmp_path: Pat
         try:
             assert holder.stdout is not None
             assert holder.stdout.readline() == "held\n"
-            start = time.monotonic()
-            with pytest.raises(RunError, match=str(tmp_path)), locked(tmp_path):
-                pass
-            assert time.monotonic() - start < 2
+            with monkeypatch.context() as patched:
+                patched.setattr(
+                    time, "sleep", lambda seconds: pytest.fail(f"waits for {seconds} s")
+                )
+                with pytest.raises(RunError, match=str(tmp_path)), locked(tmp_path):
+                    pass
         finally:
             holder.send_signal(signal.SIGKILL)
     with locked(tmp_path):

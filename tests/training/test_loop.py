@@ -425,11 +425,9 @@ def test_a_signal_leaves_a_checkpoint_and_its_code(
     weights, _ = uninterrupted
     process = begin(tmp_path)
     wait_for_checkpoints(tmp_path, process, 2)
-    asked = time.monotonic()
     os.kill(process.pid or 0, number)
     process.join()
     assert process.exitcode == code
-    assert time.monotonic() - asked < 10
     assert 2 <= load_checkpoint(tmp_path / "last.pt")["step"] < 18
     assert same(weights, train(tmp_path))
 
@@ -556,11 +554,16 @@ def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
     assert (out / "last.pt").read_bytes() == before
 
 
-def test_a_second_process_is_refused_at_once(tmp_path: Path) -> None:
-    began = time.monotonic()
+def test_a_second_process_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", never)
     with locked(tmp_path), pytest.raises(RunError, match="another advlens process"):
         train(tmp_path)
-    assert time.monotonic() - began < 2
+
+
+def never(seconds: float) -> None:
+    raise AssertionError(f"waits for {seconds} s")
 
 
 @pytest.mark.parametrize(
