@@ -213,7 +213,7 @@ class _SynchronizedBatchNorm(_BatchNorm):
     processes: Processes
 
     def forward(self, input: Tensor) -> Tensor:
-        values = input.float()
+        values = input.to(torch.promote_types(input.dtype, torch.float32))
         axes = [axis for axis in range(values.ndim) if axis != 1]
         shape = [-1 if axis == 1 else 1 for axis in range(values.ndim)]
         size = values.new_tensor([values.numel() / values.shape[1]])
@@ -234,7 +234,7 @@ class _SynchronizedBatchNorm(_BatchNorm):
         share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
         for average, value in ((self.running_mean, mean), (self.running_var, variance)):
             if average is not None:
-                average.lerp_(value, share)
+                average.lerp_(value.to(average), share)
 
 
 class _Total(torch.autograd.Function):

@@ -34,48 +34,60 @@ OBJECTIVES: dict[str, Objective] = {
     "pgd": Adversarial(attack=Pgd(threat=Linf(epsilon=0.1), steps=2, select="last")),
     "consistency": FeatureConsistency(beta=3.0),
     "shared": FeatureConsistency(beta=3.0, clean_pass="shared", gradient="attacked"),
-    # its own attack starts where the gradient is nearly 0, so that rounding moves the images
     "trades": Trades(attack=Pgd(threat=L2(epsilon=0.5), steps=2, select="last")),
 }
 
 
-def train_together(out: Path, settings: Training) -> None:
+def train_together(out: Path, settings: Training, dtype: torch.dtype = torch.float32) -> None:
     with joined(CPU) as processes:
-        weights = train(out, settings, processes)
+        weights = train(out, settings, processes, dtype)
         plain = {name: tensor.contiguous() for name, tensor in weights.items()}
         save_file(plain, out / f"weights-{processes.rank}.safetensors")
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_gradients_and_counts_are_those_of_one_process(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("standard", torch.float32), *((n, torch.float64) for n in OBJECTIVES)]
+)
+def test_gradients_and_counts_are_those_of_one_process(
+    name: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """The standard objective in float32 too, where rounding switches no ReLU.
+
+    The value nearest to 0 is 8e-6 of the largest, 70 ε. Those of other objectives lie nearer, and
+    an attack's step has the sign of a gradient that may be as small.
+    """
     settings = dataclasses.replace(ONE_STEP, objective=OBJECTIVES[name])
-    before = dict(classifier().state_dict())
-    alone = train(tmp_path / "one", settings)
-    assert end(start(2, train_together, tmp_path / "two", settings)) == [0, 0]
+    close = {torch.float32: 1e-5, torch.float64: 1e-9}[dtype]
+    before = dict(classifier().to(dtype).state_dict())
+    alone = train(tmp_path / "one", settings, dtype=dtype)
+    assert end(start(2, train_together, tmp_path / "two", settings, dtype)) == [0, 0]
     first, second = (load_file(tmp_path / "two" / f"weights-{rank}.safetensors") for rank in (0, 1))
     assert same(first, second)
     for key, tensor in alone.items():
         if tensor.is_floating_point():
             gradient, found = (w.double() - before[key].double() for w in (tensor, first[key]))
             assert gradient.norm() > 0
-            assert (found - gradient).norm() <= 1e-5 * gradient.norm(), key
+            assert (found - gradient).norm() <= close * gradient.norm(), key
         else:
             assert torch.equal(tensor, first[key])
     (one,), (two,) = (without_time(metrics(tmp_path / n)) for n in ("one", "two"))
     for key in ("epoch", "n", "natural", "adversarial", "learning_rate"):
         assert one[key] == two[key]
     assert one.keys() == two.keys()
-    assert list(one.values()) == pytest.approx(list(two.values()), rel=1e-4)
+    # losses and distances are added up in float32; by float32 weights they follow from steps of 1
+    rel = {torch.float32: 1e-4, torch.float64: 1e-6}[dtype]
+    assert list(one.values()) == pytest.approx(list(two.values()), rel=rel)
 
 
 def test_three_processes_share_uneven_batches(tmp_path: Path) -> None:
     """47 training images in batches of 16, 16 and 15; 13 held out."""
     settings = dataclasses.replace(ONE_STEP, batch_size=16, learning_rate=0.05)
-    alone = train(tmp_path / "one", settings)
-    assert end(start(3, train_together, tmp_path / "three", settings)) == [0, 0, 0]
+    alone = train(tmp_path / "one", settings, dtype=torch.float64)
+    together = start(3, train_together, tmp_path / "three", settings, torch.float64)
+    assert end(together) == [0, 0, 0]
     found = load_file(tmp_path / "three" / "weights-2.safetensors")
     for key, tensor in alone.items():
-        torch.testing.assert_close(found[key], tensor, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(found[key], tensor, rtol=1e-9, atol=1e-12)
 
 
 def test_a_signal_to_one_process_stops_all_and_the_run_continues(tmp_path: Path) -> None:
@@ -147,28 +159,33 @@ def test_a_batch_must_have_an_image_for_each_process(tmp_path: Path) -> None:
         nn.BatchNorm2d(4, affine=False, track_running_stats=False),
     ],
 )
-def test_synchronized_batch_norm_of_one_part_is_torchs(layer: nn.Module) -> None:
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_synchronized_batch_norm_of_one_part_is_torchs(
+    layer: nn.Module, dtype: torch.dtype
+) -> None:
     """Alone, its sums over processes are its own: values, gradients and averages are torch's."""
 
     class Alone(Processes):
         def total(self, tensor: Tensor) -> Tensor:
             return tensor
 
-    theirs = nn.Sequential(layer)
-    ours = synchronized(nn.Sequential(copy.deepcopy(layer)), Alone(0, 2))
+    close = 84 * torch.finfo(dtype).eps  # up to 90 values are added up
+    theirs = nn.Sequential(copy.deepcopy(layer).to(dtype))
+    ours = synchronized(copy.deepcopy(theirs), Alone(0, 2))
     shape = (6, 4) if isinstance(layer, nn.BatchNorm1d) else (6, 4, 5, 3)
     for step in range(2):
         values = torch.randn(shape, generator=torch.Generator().manual_seed(step)) * 3 + 5
+        values = values.to(dtype)
         inputs = [values.clone().requires_grad_() for _ in range(2)]
         weights = torch.randn(shape, generator=torch.Generator().manual_seed(9))
         for network, given in ((ours, inputs[0]), (theirs, inputs[1])):
             (network(given) * weights).sum().backward()
-        torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(ours(values), theirs(values), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=10 * close, atol=close)
+        torch.testing.assert_close(ours(values), theirs(values), rtol=10 * close, atol=close)
     for found, expected in zip(
         ours.state_dict().values(), theirs.state_dict().values(), strict=True
     ):
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found, expected, rtol=close, atol=close / 10)
 
 
 def test_synchronized_networks_share_their_tensors_and_leave_the_plain_one() -> None:

@@ -47,8 +47,10 @@ def train(
     out: Path,
     settings: Training = SHORT,
     processes: Processes = Processes(),  # noqa: B008
+    dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
-    trained = settings(classifier(), images(), out, report=silent, processes=processes)
+    network = classifier().to(dtype)
+    trained = settings(network, images(), out, report=silent, processes=processes)
     return {name: tensor.clone() for name, tensor in trained.state_dict().items()}
 
 
