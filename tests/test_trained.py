@@ -102,7 +102,7 @@ def test_the_stored_weights_are_measured_and_described(
         "noise train, of which 1000 images were held out",
         "`advlens train --model smooth`",
         f"`{TRAINING!r}`",
-        "1,234 s for 3 epochs on cpu, 1 threads",
+        f"1,234 s for 3 epochs on cpu, {torch.get_num_threads()} threads",
         f"| natural | {natural:.2%} |",
         f"| `{ATTACK!r}` | {robust:.2%} |",
         "n = 8; epoch 2 is kept",

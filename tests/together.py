@@ -28,7 +28,8 @@ def start(count: int, target: Callable[..., None], *args: Any) -> list[BaseProce
             "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
             "TORCHELASTIC_USE_AGENT_STORE": "True",
         }  # fmt: skip
-        processes.append(FORKSERVER.Process(target=_run, args=(place, target, *args)))
+        given = (place, torch.get_num_threads(), target, *args)
+        processes.append(FORKSERVER.Process(target=_run, args=given))
         processes[-1].start()
     return processes
 
@@ -45,8 +46,8 @@ def end(processes: list[BaseProcess], timeout: float = 60) -> list[int | None]:
     return [process.exitcode for process in processes]
 
 
-def _run(place: dict[str, str], target: Callable[..., None], *args: Any) -> None:
-    torch.set_num_threads(1)
+def _run(place: dict[str, str], threads: int, target: Callable[..., None], *args: Any) -> None:
+    torch.set_num_threads(threads)  # the tests' own: sums shared out otherwise round otherwise
     os.fsync = lambda descriptor: None  # the disk is not tested, as in conftest.py
     os.environ.update(place)
     target(*args)
