@@ -23,12 +23,13 @@ def classifier() -> Classifier:
 
 @pytest.mark.parametrize("size", [8, 20])
 def test_features(classifier: Classifier, size: int) -> None:
-    images = torch.rand(5, 3, size, size)
+    classifier.double()
+    images = torch.rand(5, 3, size, size, dtype=torch.float64)
     found = Representation(classifier, batch_size=2)(images)["representation"]
     resized = F.interpolate(images, (8, 8), mode="bilinear", antialias=True)
     with torch.no_grad():
         expected = classifier.network[:-1](resized - 0.5)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_features_are_named(classifier: Classifier) -> None:

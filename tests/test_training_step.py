@@ -52,8 +52,8 @@ def test_networks_that_cannot_be_traced(objective: Objective) -> None:
         features=lambda layer: live_features(batch.network, layer, traced=False),
     )
     expected, traced = step(objective, hooked)
-    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
-    torch.testing.assert_close(gradients, traced, rtol=1e-2, atol=1e-5)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradients, traced, rtol=1e-9, atol=1e-12)
 
 
 @each_objective

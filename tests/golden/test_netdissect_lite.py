@@ -12,6 +12,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file
 from torchvision.models import alexnet
@@ -21,6 +22,7 @@ from advlens.dissection import Dissection
 from advlens.models import Classifier
 
 
+@pytest.mark.timeout(600)  # 1 200 images through AlexNet, minutes on old processors
 def test_same_concepts_as_netdissect_lite(shared_data: Path) -> None:
     features = alexnet().features[:12].eval()
     stored = load_file(shared_data / "backbones" / "alexnet-features.safetensors")

@@ -57,14 +57,15 @@ def test_block(shortcut, inputs, outputs, stride):
 
 def test_network():
     torch.manual_seed(0)
-    network = CifarResNet((1, 2), (4, 8), "pad", classes=6).eval()
-    x = torch.rand(3, 3, 16, 16)
+    network = CifarResNet((1, 2), (4, 8), "pad", classes=6).double().eval()
+    x = torch.rand(3, 3, 16, 16, dtype=torch.float64)
     maps = F.relu(network.bn1(network.conv1(x)))
     maps = network.layer2[1](network.layer2[0](network.layer1[0](maps)))
     assert maps.shape == (3, 8, 8, 8)
-    pooled = maps.detach().double().numpy().mean(axis=(2, 3))
-    weight, bias = (p.detach().double().numpy() for p in network.linear.parameters())
-    np.testing.assert_allclose(network(x).detach().numpy(), pooled @ weight.T + bias, rtol=1e-4)
+    pooled = maps.detach().numpy().mean(axis=(2, 3))
+    weight, bias = (p.detach().numpy() for p in network.linear.parameters())
+    expected = pooled @ weight.T + bias
+    np.testing.assert_allclose(network(x).detach().numpy(), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_gradient_reaches_every_parameter():
