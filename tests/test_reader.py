@@ -77,6 +77,7 @@ def test_concept_numbers_are_numbers(run):
     assert read_run(run).rows("dissection") == rows
 
 
+@pytest.mark.filterwarnings("ignore:Mismatched null-like values:FutureWarning")  # pandas 2
 def test_frames_are_what_pandas_reads(run):
     found = read_run(run)
     for table in found.tables:

@@ -17,6 +17,7 @@ from advlens.objectives import (
     Unrelaxed,
 )
 from advlens.prepared import Prepared, live_features
+from advlens.training.loop import mixed
 from objectives_by_hand import IDS, LABELS, SEED, Untraceable, batch_of, step
 
 
@@ -64,7 +65,7 @@ def test_mixed_precision(objective: Objective) -> None:
     prepared = Prepared(batch.network, torch.bfloat16)
     batch = dataclasses.replace(batch, prepared=lambda: prepared)
     batch.network.zero_grad()
-    with torch.autocast("cpu", torch.bfloat16):
+    with mixed(torch.device("cpu"), "bf16"):
         loss = objective(batch)
     torch.autograd.backward(loss, inputs=list(batch.network.parameters()))
     assert loss.dtype == torch.float32

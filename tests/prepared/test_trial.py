@@ -360,7 +360,9 @@ def test_numbers_that_hang_on_the_batch_are_said():
 
 # PyTorch's compiler warns of the minor version of Python and of gradients that it looks at
 @pytest.mark.filterwarnings(
-    "ignore:Guards may run slower", "ignore:The .grad attribute of a Tensor"
+    "ignore:Guards may run slower",
+    "ignore:The .grad attribute of a Tensor",
+    "ignore:`torch.jit.script_method` is deprecated",
 )
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
 @pytest.mark.parametrize("inside", [False, True])

@@ -179,7 +179,7 @@ class Loop:
             seed=derived(settings.seed, epoch, 1), share=share,
         )  # fmt: skip
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        with mixed(self.device, settings.precision):
             loss = settings.objective(batch)
         torch.autograd.backward(loss * share, inputs=self.parameters)
         terms = {"loss": loss.detach(), **batch.terms}
@@ -389,6 +389,16 @@ class Loop:
         images = [step * len(self.ids) // self.steps_per_epoch for step in range(self.total + 1)]
         with Progress("training", images[-1], done=images[self.step], every=60.0) as progress:
             yield lambda step: progress.update(images[step] - images[step - 1])
+
+
+def mixed(device: torch.device, precision: str) -> torch.autocast:
+    """Autocast to bfloat16 where the precision is "bf16".
+
+    Each pass casts the weights anew: up to PyTorch 2.10 a cast made without a gradient, as in an
+    attack, is kept for later passes, which then give the weights none.
+    """
+    enabled = precision == "bf16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
 
 
 def _is_corrupted(model: nn.Module) -> bool:
