@@ -23,6 +23,10 @@ from advlens.stages.dissection.section import section as dissection
 from synthetic_dissection import write_dissection
 from synthetic_run import read, write_run
 from unrendered import unrendered
+from work import at_most
+
+CALLS = 5_000_000
+"""Of functions, at most, to write the page of ten thousand units."""
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 MODELS = ("standard", "robust")
@@ -327,7 +331,8 @@ def many(results: Results) -> Section:
 
 def test_ten_thousand_units_stay_quick(chromium: Browser, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", models=MODELS, shown=1)
-    write_report(run, [many])
+    with at_most(calls=CALLS):
+        write_report(run, [many])
     assert (run / "report.html").stat().st_size < 4e6
     for page in opened(chromium, run, width=1280):
         assert status(page) == "10000 of 10000 units, 1 to 25 shown"

@@ -31,7 +31,6 @@ from synthetic_attribution import write_attribution
 from synthetic_dissection import write_dissection
 from synthetic_features import write_features
 from synthetic_run import read, write_run, write_training
-from unrendered import unrendered
 
 Sections = Sequence[Callable[[Results], Section | None]]
 PAYLOADS = (
@@ -121,8 +120,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run, models=PAYLOADS[1::15], classes=PAYLOADS[::6], components=(3,), features=PAYLOADS[0],
         shown=1, top=1, texts=lambda text: next(texts, "") + text,
     )  # fmt: skip
-    with unrendered("svg"):  # names are drawn as texts there, and as pixels in test_figures.py
-        write_report(run, [accuracy, neurons, training, dissection, attribution, features])
+    write_report(run, [accuracy, neurons, training, dissection, attribution, features])
     return run
 
 

@@ -66,6 +66,7 @@ def test_mixed_precision(objective: Objective) -> None:
     batch = dataclasses.replace(batch, prepared=lambda: prepared)
     batch.network.zero_grad()
     with mixed(torch.device("cpu"), "bf16"):
+        assert not torch.is_autocast_cache_enabled()  # casts of the attack are not the step's
         loss = objective(batch)
     torch.autograd.backward(loss, inputs=list(batch.network.parameters()))
     assert loss.dtype == torch.float32

@@ -22,6 +22,7 @@ from advlens import (
 )
 from advlens.config import AttackSettings, TrainSettings
 from advlens.errors import AdvlensError, SettingsError
+from advlens.models.outputs import logits_of
 
 BALL = Linf(epsilon=0.1)
 NET = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
@@ -86,14 +87,15 @@ def test_what_means_the_same_is_taken() -> None:
         (lambda: Classifier(3, name="net"), "net: the network must be a torch.nn.Module, not int"),
         (lambda: Classifier(NET, name="net", image_size="32"), "net: image_size must be a number"),
         (lambda: Classifier(NET, name="net", resize=0), "net: resize must be a number of pixels"),
-        (lambda: advlens.load_model("resnet14", device="gpu"), "device must be such as 'cpu'"),
-        (lambda: advlens.load_model("resnet14", head=1), "head must be a string such as 'logits'"),
+        (lambda: advlens.load_model("resnet14", device="gpu"), "there is no device 'gpu' here"),
+        (lambda: advlens.load_model("resnet14", device="cuda:99"), "there is no device 'cuda:99'"),
+        (lambda: logits_of((torch.rand(1, 2),), 3.5), "returns no head 3.5; there are: 0"),
         (lambda: advlens.load_data("sample", transform=32), "transform must be advlens.datasets"),
         (
             lambda: IntegratedGradients(steps=2)(
                 NET, torch.rand(1, 3, 2, 2), torch.tensor([0]), baselines="black"
             ),
-            "baselines must be a float tensor, not str",
+            "baselines must be a float tensor, not str; convert an array",
         ),
         (
             lambda: Pgd(threat=BALL)("cifar10-l2", torch.rand(1, 3, 8, 8), torch.tensor([0])),

@@ -12,25 +12,16 @@ from PIL import Image
 
 
 @contextmanager
-def unrendered(*kept: str) -> Iterator[None]:
-    """Within the block every figure is saved as an empty one: rendering takes seconds a report.
-
-    Args:
-        kept: formats that are rendered nevertheless.
-    """
+def unrendered() -> Iterator[None]:
+    """Within the block every figure is saved as an empty one: rendering takes seconds a report."""
     png = io.BytesIO()
     Image.new("1", (1, 1)).save(png, "PNG")
     empty = {"png": png.getvalue(), "svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>'}
-    real = Figure.savefig
 
     def savefig(figure: Figure, file: Any, **options: Any) -> None:
-        if options["format"] in kept:
-            real(figure, file, **options)
-        else:
-            file.write(empty[options["format"]])
+        file.write(empty[options["format"]])
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Figure, "savefig", savefig)
-        if not kept:
-            patched.setattr(ConstrainedLayoutEngine, "execute", lambda engine, figure: None)
+        patched.setattr(ConstrainedLayoutEngine, "execute", lambda engine, figure: None)
         yield

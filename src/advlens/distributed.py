@@ -186,7 +186,7 @@ def local_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise SettingsError(
-            f"there is no device {name!r} here; use cpu, or leave --device out"
+            f"there is no device {name!r} here; use cpu, or leave the device out"
         ) from error
     return device
 

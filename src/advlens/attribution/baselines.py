@@ -51,7 +51,10 @@ def given(baselines: Tensor, images: Images) -> Starts:
         DataError: no tensor, not pixels in [0, 1], or of another shape.
     """
     if not isinstance(baselines, Tensor):
-        raise DataError(f"baselines must be a float tensor, not {type(baselines).__name__}")
+        raise DataError(
+            f"baselines must be a float tensor, not {type(baselines).__name__}; convert an array with "
+            "torch.from_numpy(baselines)"
+        )
     found = baselines.unsqueeze(0) if baselines.ndim == 3 else baselines
     if found.shape[1:] != images.shape[1:] or len(found) not in (1, len(images)):
         raise DataError(

@@ -34,7 +34,7 @@ def _found(output: Any, head: str | None) -> tuple[Any, str | None]:
     if isinstance(output, (Tensor, fx.Proxy)):
         return output, None
     parts = _parts(output)
-    name = head if head is not None else next((n for n in PREFERRED if n in parts), None)
+    name = str(head) if head is not None else next((n for n in PREFERRED if n in parts), None)
     if name is None:
         name = next(iter(parts), None)
     if name not in parts:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from advlens.distributed import local_device
 from advlens.errors import ModelError, SettingsError
 from advlens.files import sha256
 from advlens.models.classifier import Classifier
@@ -81,17 +82,14 @@ def load_model(
         head: which part of the network's output the logits are, see `Classifier`.
 
     Raises:
-        SettingsError: no such name, no string, no device, or `ignore_keys` is one string.
+        SettingsError: no such name, no string, no such device, or `ignore_keys` is one string.
         ModelError: the factory or library fails, returns something else, or is not installed.
         CheckpointError: the weights file does not fit.
     """
-    try:
-        device = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise SettingsError(f"device must be such as 'cpu' or 'cuda:0', not {device!r}") from None
-    if not isinstance(head, str | None):
-        raise SettingsError(f"head must be a string such as 'logits' or '1', not {head!r}")
-    classifier = _loaded(spec, seed, ignore_keys)[0].to(device)
+    place = local_device(
+        str(device)
+    )  # one that is not there is refused before the weights are read
+    classifier = _loaded(spec, seed, ignore_keys)[0].to(place)
     if head is not None:
         classifier.head = head
     return classifier

@@ -394,8 +394,8 @@ class Loop:
 def mixed(device: torch.device, precision: str) -> torch.autocast:
     """Autocast to bfloat16 where the precision is "bf16".
 
-    Each pass casts the weights anew: up to PyTorch 2.10 a cast made without a gradient, as in an
-    attack, is kept for later passes, which then give the weights none.
+    Each pass casts the weights anew. PyTorch 2.10 would keep a cast that an attack makes without a
+    gradient, and later passes would give the weights none.
     """
     enabled = precision == "bf16"
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
