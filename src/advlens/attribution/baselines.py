@@ -52,8 +52,8 @@ def given(baselines: Tensor, images: Images) -> Starts:
     """
     if not isinstance(baselines, Tensor):
         raise DataError(
-            f"baselines must be a float tensor, not {type(baselines).__name__}; convert an array with "
-            "torch.from_numpy(baselines)"
+            f"baselines must be a float tensor, not {type(baselines).__name__}; convert an array "
+            "with torch.from_numpy(baselines)"
         )
     found = baselines.unsqueeze(0) if baselines.ndim == 3 else baselines
     if found.shape[1:] != images.shape[1:] or len(found) not in (1, len(images)):

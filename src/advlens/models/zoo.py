@@ -86,9 +86,7 @@ def load_model(
         ModelError: the factory or library fails, returns something else, or is not installed.
         CheckpointError: the weights file does not fit.
     """
-    place = local_device(
-        str(device)
-    )  # one that is not there is refused before the weights are read
+    place = local_device(str(device))  # before anything is read
     classifier = _loaded(spec, seed, ignore_keys)[0].to(place)
     if head is not None:
         classifier.head = head
