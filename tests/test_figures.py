@@ -11,6 +11,8 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
 
@@ -404,28 +406,43 @@ def test_depth_shows_the_layer_means_in_order(tables: NeuronTables) -> None:
     assert labels == ["conv1", "layer1.0.conv2", "layer2.0.conv2"]
 
 
+def corner(image: AxesImage) -> tuple[float, float]:
+    """Left and top in inches; a picture is square and lies on the figure."""
+    left, right, bottom, top = image.get_extent()
+    figure = image.get_figure()
+    assert isinstance(figure, Figure)
+    assert right - left == pytest.approx(bottom - top)
+    assert 0 <= left < right <= figure.get_figwidth()
+    assert 0 <= top < bottom <= figure.get_figheight()
+    return left, top
+
+
 def test_unit_grid_shows_the_pictures_and_frames() -> None:
-    figure = figures.unit_grid(GRID, pixels)
-    assert len(figure.axes) == 16
-    captions = [text.get_text() for text in figure.texts if text.get_va() == "top"]
-    for axes, caption, cell in zip(
-        figure.axes, captions, (*GRID.real, *GRID.adversarial), strict=True
-    ):
-        assert np.array_equal(axes.images[0].get_array(), pixels(cell.file))
-        assert all(side.get_visible() == cell.framed for side in axes.spines.values())
-        assert caption == cell.caption.replace(" →", "\n→")
+    (axes,) = figures.unit_grid(GRID, pixels).axes
+    cells = (*GRID.real, *GRID.adversarial)
+    assert len({corner(image) for image in axes.images}) == len(cells) == 16
+    captions = [text for text in axes.texts if text.get_va() == "top"]
+    for image, caption, cell in zip(axes.images, captions, cells, strict=True):
+        assert np.array_equal(image.get_array(), pixels(cell.file))
+        assert caption.get_text() == cell.caption.replace(" →", "\n→")
+        left, top = corner(image)
+        assert caption.get_position()[0] > left
+        assert caption.get_position()[1] > top
+    frames = [patch.get_xy() for patch in axes.patches if isinstance(patch, Rectangle)]
+    assert frames == [corner(i) for i, c in zip(axes.images, cells, strict=True) if c.framed]
+    assert frames
 
 
 def test_unit_grid_shows_discrepancy_maps_below_their_pictures() -> None:
     figure = figures.unit_grid(MAPPED, pixels)
-    assert len(figure.axes) == 6
-    for place, cell in enumerate(MAPPED.real):
-        picture, drawn = figure.axes[2 * place], figure.axes[2 * place + 1]
-        assert np.array_equal(drawn.images[0].get_array(), pixels(cell.map))
-        assert drawn.get_position().x0 == picture.get_position().x0
-        assert 0 < drawn.get_position().y1 < picture.get_position().y0
-    assert not any(text.get_text() == "Adversarial" for text in figure.texts)
-    title = next(text for text in figure.texts if "unit 3" in text.get_text())
+    (axes,) = figure.axes
+    pictures, maps = axes.images[::2], axes.images[1::2]
+    for picture, drawn, cell in zip(pictures, maps, MAPPED.real, strict=True):
+        assert np.array_equal(drawn.get_array(), pixels(cell.map))
+        assert corner(drawn)[0] == corner(picture)[0]
+        assert corner(drawn)[1] >= picture.get_extent()[2]  # the lower edge
+    assert not any(text.get_text() == "Adversarial" for text in axes.texts)
+    title = next(text for text in axes.texts if "unit 3" in text.get_text())
     figure.draw_without_rendering()
     assert title.get_window_extent().x1 <= figure.bbox.x1
 
@@ -438,10 +455,7 @@ def test_picture_rows_show_every_picture_in_its_place() -> None:
     places = set()
     for image, picture in zip(axes.images, shown, strict=True):
         assert np.array_equal(image.get_array(), pixels(picture.file))
-        left, right, bottom, top = image.get_extent()
-        assert right - left == pytest.approx(bottom - top)  # square
-        assert 0 <= left < right <= figure.get_figwidth()
-        assert 0 <= top < bottom <= figure.get_figheight()
+        left, top = corner(image)
         places.add((round(left, 3), round(top, 3)))
     assert len(places) == 14
     captions = [text for text in axes.texts if text.get_text() == "cat 0.9"]

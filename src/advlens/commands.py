@@ -162,7 +162,7 @@ class DemoCommand:
     out: Path = Path("runs/demo")
     settings: OmitArgPrefixes[AuditSettings] = field(
         default_factory=lambda: AuditSettings(
-            images=1000,
+            images=500,
             steps=10,
             sweep_images=50,
             sweep_steps=5,

@@ -33,6 +33,8 @@ def unit_grid(grid: Grid, load: Callable[[str], Pixels]) -> Figure:
         grid: the unit and its pictures; discrepancy maps stand below theirs.
         load: from a picture's file name to its pixels.
     """
+    from matplotlib.patches import Rectangle
+
     kinds = [
         (kind, cells)
         for kind, cells in (("Real", grid.real), ("Adversarial", grid.adversarial))
@@ -42,42 +44,52 @@ def unit_grid(grid: Grid, load: Callable[[str], Pixels]) -> Figure:
     mapped = any(cell.map for _, cells in kinds for cell in cells)
     pitch = (CELL + MAP_GAP if mapped else 0) + CELL + CAPTION + GAP
     width, height = LEFT + columns * (CELL + GAP), TOP + len(kinds) * pitch
-    figure = new_figure(height, width=width)
-    figure.set_layout_engine("none")
+    figure, axes = _canvas(width, height)
     for row, (kind, cells) in enumerate(kinds):
-        bottom = height - TOP - CELL - row * pitch
-        below = bottom - CELL - MAP_GAP if mapped else bottom
+        top = TOP + row * pitch
+        below = top + CELL + (MAP_GAP + CELL if mapped else 0)
         for column, cell in enumerate(cells):
-            left = (LEFT + column * (CELL + GAP)) / width
-            size = CELL / width, CELL / height
-            axes = figure.add_axes((left, bottom / height, *size))
-            _picture(axes, load(cell.file), framed=cell.framed)
+            left = LEFT + column * (CELL + GAP)
+            _picture(axes, load(cell.file), left, top)
+            if cell.framed:
+                axes.add_patch(
+                    Rectangle((left, top), CELL, CELL, fill=False, ec=FRAME.light, lw=2.5)
+                )
             if cell.map:
-                axes = figure.add_axes((left, below / height, *size))
-                _picture(axes, load(cell.map), framed=False)
-            figure.text(
-                left + 0.5 * size[0], (below - 0.07 * CELL) / height, _caption(cell), ha="center",
-                va="top", fontsize=9,
+                _picture(axes, load(cell.map), left, top + CELL + MAP_GAP)
+            axes.text(
+                left + CELL / 2, below + 0.07 * CELL, _caption(cell), ha="center", va="top",
+                fontsize=9,
             )  # fmt: skip
-        figure.text(
-            0.5 * LEFT / width, (bottom + CELL / 2) / height, kind, rotation=90, ha="center",
-            va="center", fontsize=9.5, color=MUTED.light,
+        axes.text(
+            LEFT / 2, top + CELL / 2, kind, rotation=90, ha="center", va="center", fontsize=9.5,
+            color=MUTED.light,
         )  # fmt: skip
     measures = ", ".join(f"{name} {short(value)}" for name, value in grid.measures.items())
     title = f"{short(grid.model)}, {short(grid.layer)}, unit {grid.unit}: {measures}"
-    figure.text(
-        LEFT / width, 1 - 0.5 * TOP / height, va="center", fontsize=10,
-        s=textwrap.fill(title, int(13 * width)),
-    )  # fmt: skip
+    axes.text(LEFT, TOP / 2, textwrap.fill(title, int(13 * width)), va="center", fontsize=10)
     return figure
 
 
-def _picture(axes: Axes, pixels: Pixels, *, framed: bool) -> None:
+def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure whose coordinates are inches from its upper left corner.
+
+    One pair of axes for all pictures: a pair for each would take most of the drawing's time.
+    """
+    figure = new_figure(height, width=width)
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    axes.set_axis_off()
+    return figure, axes
+
+
+def _picture(axes: Axes, pixels: Pixels, left: float, top: float) -> None:
+    """A picture on a canvas, CELL wide and high."""
     small = max(pixels.shape[:2]) <= SMALL
-    axes.imshow(pixels, interpolation="none" if small else "antialiased")
-    axes.set(xticks=[], yticks=[])
-    for side in axes.spines.values():
-        side.set(visible=framed, edgecolor=FRAME.light, linewidth=2.5)
+    axes.imshow(
+        pixels, extent=(left, left + CELL, top + CELL, top), aspect="auto",
+        interpolation="none" if small else "antialiased",
+    )  # fmt: skip
 
 
 def _caption(cell: Cell) -> str:
@@ -117,17 +129,13 @@ def picture_rows(block: PictureRowsBlock, load: Callable[[str], Pixels]) -> Figu
     ]
     width = max(sum(counts) * (CELL + GAP) + (len(counts) + 1) * GAP for counts in across)
     height = GAP + sum(above + depth * pitch for depth in depths)
-    figure = new_figure(height, width=width)
-    figure.set_layout_engine("none")
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_axis_off()
+    figure, axes = _canvas(width, height)
     top = GAP
     for row, counts, depth in zip(block.rows, across, depths, strict=True):
         title = ", ".join(filter(None, (short(row.model), short(row.title, 60))))
         axes.text(GAP, top, title, va="top", fontsize=10, weight="bold")
         _columns(axes, row, counts, top + above, pitch, load)
         top += above + depth * pitch
-    axes.set(xlim=(0, width), ylim=(height, 0))
     return figure
 
 
@@ -144,12 +152,7 @@ def _columns(
         )  # fmt: skip
         for place, picture in enumerate(column.pictures):
             x, y = left + place % count * (CELL + GAP), top + place // count * pitch
-            pixels = load(picture.file)
-            small = max(pixels.shape[:2]) <= SMALL
-            axes.imshow(
-                pixels, extent=(x, x + CELL, y + CELL, y), aspect="auto",
-                interpolation="none" if small else "antialiased",
-            )  # fmt: skip
+            _picture(axes, load(picture.file), x, y)
             axes.text(
                 x + CELL / 2, y + CELL + 0.03, "\n".join(_wrapped(picture.caption)), ha="center",
                 va="top", fontsize=9, color=BAD.light if picture.wrong else INK.light,
