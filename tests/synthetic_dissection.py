@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from advlens.statistics import wilson
+from advlens.intervals import wilson
 from synthetic_run import Rows, write_table
 
 CATEGORIES = ("color", "texture", "material", "scene", "part", "object")

@@ -17,7 +17,7 @@ from advlens.interop import AutoAttack
 from advlens.models import Classifier
 from advlens.models.zoo import CIFAR10_CLASSES
 from advlens.prepared import Prepared
-from advlens.runs import read_json
+from advlens.runs.folder import read_json
 from advlens.stages.features import jobs
 from advlens.wordnet import CIFAR10_SYNSETS
 from together import end, start
@@ -79,7 +79,7 @@ def one(out: Path, dies_after: int | None = None) -> None:
         passes.Progress.update = dies  # type: ignore[method-assign]
         passes.SAVE_EVERY = passes.SAVE_SHARE = jobs.SAVE_EVERY = 0.0
     AutoAttack.part = part  # type: ignore[method-assign]
-    auditing.write_report = lambda out, sections: out / "report.html"  # type: ignore[assignment]
+    auditing.write_report = lambda out: out / "report.html"  # type: ignore[assignment]
     with joined(torch.device("cpu")) as processes:
         audit([classifier(0), classifier(1)], images(), out, settings=SETTINGS, processes=processes)
 

@@ -18,10 +18,10 @@ from advlens.config import AuditSettings
 from advlens.datasets import ArrayData
 from advlens.errors import DataError, ModelError, RunError, SettingsError
 from advlens.files import locked
+from advlens.intervals import wilson
 from advlens.models import Classifier, load_model, save_weights
 from advlens.models.zoo import CIFAR10_CLASSES
-from advlens.runs import read_json
-from advlens.statistics import wilson
+from advlens.runs.folder import read_json
 from advlens.threat import L2, Linf
 from kills import killed
 from together import FORKSERVER
@@ -65,7 +65,7 @@ def results(run: Path) -> dict[str, bytes]:
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out the figures, which take most of a tiny audit's time."""
-    monkeypatch.setattr(audit_module, "write_report", lambda run, sections: run / "report.html")
+    monkeypatch.setattr(audit_module, "write_report", lambda run: run / "report.html")
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +270,7 @@ def test_an_expected_accuracy_outside_the_interval_ends_the_audit_before_its_fir
     (low, high), (other, _) = (wilson(count, 60) for count in right)
     settings = dataclasses.replace(SETTINGS, natural=True)
     models = [classifier(), classifier(1)]
-    monkeypatch.setattr(audit_module, "write_report", lambda run, sections: run / "report.html")
+    monkeypatch.setattr(audit_module, "write_report", lambda run: run / "report.html")
     with monkeypatch.context() as patch:
         patch.setattr(passes, "_pass", None)
         for expected in ((high + 1e-6,), (low - 1e-6, other)):

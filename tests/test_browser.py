@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
-from advlens.report import write_report
-from advlens.sections import (
+from advlens.report.blocks import (
     Block,
     BrowserColumn,
     Cell,
     Grid,
     GridBlock,
-    Results,
     Section,
     UnitBrowserBlock,
 )
-from advlens.stages.dissection.section import section as dissection
+from advlens.report.dissection import section as dissection
+from advlens.report.page import write_report
+from advlens.runs.results import Results
 from synthetic_dissection import write_dissection
 from synthetic_run import read, write_run
 from unrendered import unrendered

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from advlens.checkpoint import load_checkpoint, save_checkpoint
 from advlens.errors import CheckpointError, RunError
+from advlens.runs.checkpoint import load_checkpoint, save_checkpoint
 
 STATE: dict[str, Any] = {
     "weights": {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(3, dtype=torch.int64)},

@@ -9,8 +9,8 @@ from advlens import load_data, load_model
 from advlens.attacks import Attack, Bim, Fgsm, GaussianNoise
 from advlens.errors import NumericError
 from advlens.evaluation import Accuracy, must_fall, must_have_gradients, must_reach_chance
+from advlens.intervals import wilson
 from advlens.prepared import prepare
-from advlens.statistics import wilson
 from advlens.threat import L2, Linf
 
 

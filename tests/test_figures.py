@@ -16,24 +16,16 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
 
-from advlens import figures
 from advlens.errors import RunError
-from advlens.figures.pictures import ACROSS
-from advlens.figures.style import BAD, CATEGORIES, INK, MARKERS, MODELS, RULE, SURFACE
-from advlens.sections import (
-    Cell,
-    Grid,
-    Picture,
-    PictureColumn,
-    PictureRow,
-    PictureRowsBlock,
-    Results,
-    Row,
-)
-from advlens.stages.accuracy.section import ACCURACY
-from advlens.stages.dissection.section.tables import DissectionTables
-from advlens.stages.neurons.section.tables import NeuronTables
-from advlens.stages.training.section.tables import histories
+from advlens.report import figures
+from advlens.report.accuracy import ACCURACY
+from advlens.report.blocks import Cell, Grid, Picture, PictureColumn, PictureRow, PictureRowsBlock
+from advlens.report.dissection.tables import DissectionTables
+from advlens.report.figures.pictures import ACROSS
+from advlens.report.figures.style import BAD, CATEGORIES, INK, MARKERS, MODELS, RULE, SURFACE
+from advlens.report.neurons.tables import NeuronTables
+from advlens.report.training.tables import histories
+from advlens.runs.results import Results, Row
 from synthetic_dissection import write_dissection
 from synthetic_run import write_run, write_training
 

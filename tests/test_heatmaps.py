@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from advlens.colors import AGAINST, FOR
 from advlens.errors import SettingsError
-from advlens.figures import AGAINST, FOR, heat_map
+from advlens.stages.pictures import heat_map
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from advlens.auditing.opening import looked_at
 from advlens.auditing.subjects import Subject
 from advlens.datasets import ImageData, View, load_data
 from advlens.errors import ModelError, NumericError
+from advlens.intervals import Z95
 from advlens.models import Classifier, load_model
 from advlens.prepared import prepare
-from advlens.statistics import Z95
 
 SAMPLE = load_data("sample")
 PACKAGED = ("cifar10-standard", "cifar10-l2", "cifar10-consistency", "cifar10-reference")

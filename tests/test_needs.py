@@ -17,7 +17,7 @@ from advlens.datasets import ArrayData, load_data
 from advlens.errors import DataError, ModelError, SettingsError
 from advlens.models import Classifier
 from advlens.prepared import prepare
-from advlens.runs import read_json
+from advlens.runs.folder import read_json
 from tiny_broden import write_tiny_broden
 
 CLASSES = ("cat", "dog", "ship")

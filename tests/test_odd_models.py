@@ -87,7 +87,7 @@ def quantized() -> nn.Module:
 @pytest.fixture(autouse=True)
 def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out the figures, which take most of a tiny audit's time."""
-    monkeypatch.setattr(auditing, "write_report", lambda run, sections: run / "report.html")
+    monkeypatch.setattr(auditing, "write_report", lambda run: run / "report.html")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from advlens.parsing import parse
 from advlens.pruning import prune_and_audit
 from advlens.pruning.channels import kept_channels, prune
 from advlens.pruning.tables import kept_units, measured, tables, zeros
-from advlens.sections import Results
+from advlens.runs.results import Results
 from advlens.training import Training
 from advlens.training.loop import Loop
 from training.tiny import CLASSES, SHORT, classifier, images, same, silent
@@ -227,7 +227,7 @@ def built(folder: Path, patch: pytest.MonkeyPatch) -> Path:
             torch.nn.init.normal_(parameter, std=0.3, generator=random_weights)
         save_weights(model, folder / f"{name}.safetensors")
     for module in ("trained", "auditing"):  # reports take seconds, and have tests of their own
-        patch.setattr(f"advlens.{module}.write_report", lambda out, sections: out)
+        patch.setattr(f"advlens.{module}.write_report", lambda out: out)
     return folder
 
 

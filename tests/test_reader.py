@@ -8,8 +8,8 @@ import pandas
 import pytest
 
 from advlens.errors import RunError, SettingsError
-from advlens.reader import read_run
-from advlens.runs import write_csv
+from advlens.runs.folder import write_csv
+from advlens.runs.reader import read_run
 from synthetic_run import write_run
 
 

@@ -19,14 +19,15 @@ import pytest
 from PIL import Image
 
 from advlens.errors import RunError
-from advlens.report import IN_SHORT, THUMBNAIL, write_report
-from advlens.sections import Finding, NoteBlock, Results, Section
-from advlens.stages.accuracy.section import section as accuracy
-from advlens.stages.attribution.section import section as attribution
-from advlens.stages.dissection.section import section as dissection
-from advlens.stages.features.section import section as features
-from advlens.stages.neurons.section import section as neurons
-from advlens.stages.training.section import section as training
+from advlens.report.accuracy import section as accuracy
+from advlens.report.attribution import section as attribution
+from advlens.report.blocks import Finding, NoteBlock, Section
+from advlens.report.dissection import section as dissection
+from advlens.report.features import section as features
+from advlens.report.neurons import section as neurons
+from advlens.report.page import IN_SHORT, THUMBNAIL, write_report
+from advlens.report.training import section as training
+from advlens.runs.results import Results
 from synthetic_attribution import write_attribution
 from synthetic_dissection import write_dissection
 from synthetic_features import write_features

@@ -21,7 +21,7 @@ from advlens.packaged import packaged, packaged_names
 from advlens.parsing import flags_of, parse
 from advlens.recipes import Recipe
 from advlens.reproduction import Work, compared, orders, reproduce, table
-from advlens.runs import Row
+from advlens.runs.folder import Row
 from advlens.training.loop import Loop
 from own_network import NETWORK
 from synthetic_run import write_run
@@ -91,7 +91,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "advlens.auditing.subjects.load_data", lambda spec, *, transform: parts["test"]
     )
     for module in ("trained", "auditing"):  # reports take seconds, and have tests of their own
-        monkeypatch.setattr(f"advlens.{module}.write_report", lambda out, sections: out)
+        monkeypatch.setattr(f"advlens.{module}.write_report", lambda out: out)
     return tmp_path
 
 

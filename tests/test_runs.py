@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from advlens.errors import RunError
-from advlens.runs import Run, fingerprint, read_json, write_csv
+from advlens.runs.folder import Run, fingerprint, read_json, write_csv
 
 
 def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:

@@ -11,12 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advlens.errors import RunError
-from advlens.sections import (
-    BrowserColumn,
-    Cell,
+from advlens.report.blocks import BrowserColumn, Cell, UnitBrowserBlock
+from advlens.runs.results import Results
+from advlens.words import (
     Estimate,
-    Results,
-    UnitBrowserBlock,
     apart,
     attack_name,
     comparison,

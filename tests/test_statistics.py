@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from advlens.errors import NumericError
-from advlens.statistics import TopK, UpperTail, mean_interval, wilson
+from advlens.intervals import mean_interval, wilson
+from advlens.statistics import TopK, UpperTail
 
 
 def sorted_top(values: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:

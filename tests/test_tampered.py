@@ -19,11 +19,11 @@ from advlens.datasets import ArrayData
 from advlens.errors import AdvlensError, CheckpointError, RunError
 from advlens.folders import check_folder, held
 from advlens.models import Classifier
-from advlens.report import write_report
-from advlens.runs import Run, differences, write_text
+from advlens.report.accuracy import section as accuracy
+from advlens.report.neurons import section as neurons
+from advlens.report.page import write_report
+from advlens.runs.folder import Run, differences, write_text
 from advlens.stages.accuracy import AccuracyStage
-from advlens.stages.accuracy.section import section as accuracy
-from advlens.stages.neurons.section import section as neurons
 from advlens.training import Training
 from kills import killed
 from synthetic_run import write_run
@@ -96,7 +96,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("advlens.auditing.write_report", lambda run, sections: run)
+    monkeypatch.setattr("advlens.auditing.write_report", lambda run: run)
 
 
 @pytest.mark.parametrize("name", REPORTED)

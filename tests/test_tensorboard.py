@@ -7,7 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from advlens.errors import SettingsError
-from advlens.tensorboard import tensorboard_writer
+from advlens.runs.tensorboard import tensorboard_writer
 
 ROWS = [
     {

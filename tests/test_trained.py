@@ -18,9 +18,9 @@ from advlens.distributed import joined
 from advlens.errors import DataError, RunError
 from advlens.files import locked, sha256
 from advlens.models import Classifier
-from advlens.runs import read_json
-from advlens.sections import Results
-from advlens.stages.accuracy.section import ACCURACY
+from advlens.report.accuracy import ACCURACY
+from advlens.runs.folder import read_json
+from advlens.runs.results import Results
 from advlens.stages.training import in_words
 from advlens.threat import L2
 from advlens.trained import finish
@@ -71,7 +71,7 @@ def run(smooth: nn.Module, test_set: ArrayData, tmp_path: Path) -> Callable[...,
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out the figures, which take most of the time."""
-    monkeypatch.setattr(trained, "write_report", lambda run, sections: None)
+    monkeypatch.setattr(trained, "write_report", lambda run: None)
 
 
 @pytest.mark.usefixtures("no_report")
@@ -185,7 +185,7 @@ def test_what_was_measured_otherwise_is_measured_again(
 
 
 def _finish_together(out: Path, pixels: Tensor, labels: Tensor, state: dict[str, Tensor]) -> None:
-    trained.write_report = lambda run, sections: run
+    trained.write_report = lambda run: run
     with joined(torch.device("cpu")) as processes:
 
         def finished() -> dict[str, Any]:
@@ -225,7 +225,7 @@ def test_processes_count_each_image_once_and_only_the_first_writes(
     (tmp_path / "alone" / "metrics.jsonl").write_text(METRICS)
     classifier = Classifier(smooth, name="smooth", classes=CLASSES, mean=[1 / 3] * 3)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(trained, "write_report", lambda run, sections: None)
+        patched.setattr(trained, "write_report", lambda run: None)
         alone = finish(
             classifier, images(pixels, labels), tmp_path / "alone", TRAINING, ATTACK, half=True,
             data="noise train", command="advlens train",

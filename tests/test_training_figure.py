@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
-from advlens import figures
-from advlens.figures.style import MARKERS, MODELS
-from advlens.figures.training import ON_TRAINING_IMAGES
-from advlens.sections import Results, Row
-from advlens.stages.training.section.tables import histories
-from advlens.statistics import wilson
+from advlens.intervals import wilson
+from advlens.report import figures
+from advlens.report.figures.style import MARKERS, MODELS
+from advlens.report.figures.training import ON_TRAINING_IMAGES
+from advlens.report.training.tables import histories
+from advlens.runs.results import Results, Row
 from synthetic_run import write_run, write_training
 
 MODEL_NAMES = ("standard", "robust")

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from advlens.maps import DiscrepancyMap
     from advlens.models import Classifier, load_model
     from advlens.objectives import Adversarial, FeatureConsistency, Standard, Trades, Unrelaxed
-    from advlens.reader import RunResults, read_run
+    from advlens.runs.reader import RunResults, read_run
     from advlens.threat import L2, Linf, Uniform
     from advlens.training import Augmentation, Training
 
@@ -109,7 +109,7 @@ _HOMES = {
     "maps": ("DiscrepancyMap",),
     "models": ("Classifier", "load_model"),
     "objectives": ("Adversarial", "FeatureConsistency", "Standard", "Trades", "Unrelaxed"),
-    "reader": ("RunResults", "read_run"),
+    "runs.reader": ("RunResults", "read_run"),
     "threat": ("L2", "Linf", "Uniform"),
     "training": ("Augmentation", "Training"),
 }  # fmt: skip

@@ -261,21 +261,9 @@ def _reproduce(command: ReproduceCommand, line: str) -> None:
 
 
 def _report(command: ReportCommand, line: str) -> None:
-    from advlens.report import write_report
-    from advlens.stages.accuracy.section import section as accuracy
-    from advlens.stages.attribution.section import section as attribution
-    from advlens.stages.autoattack.section import section as autoattack
-    from advlens.stages.dissection.section import section as dissection
-    from advlens.stages.features.section import section as features
-    from advlens.stages.neurons.section import section as neurons
-    from advlens.stages.training.section import section as training
+    from advlens.report.page import write_report
 
-    say(
-        write_report(
-            command.run,
-            [accuracy, autoattack, neurons, dissection, attribution, features, training],
-        )
-    )
+    say(write_report(command.run))
 
 
 def _data(command: DataCommand, line: str) -> None:

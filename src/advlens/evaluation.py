@@ -11,8 +11,8 @@ from torch import Tensor
 from advlens.arrays import Ids, Images, Labels, Logits
 from advlens.attacks import Attack
 from advlens.errors import NumericError
+from advlens.intervals import Z95, student, wilson
 from advlens.prepared import Prepared
-from advlens.statistics import Z95, student, wilson
 
 RANKS = 5
 

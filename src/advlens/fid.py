@@ -15,8 +15,8 @@ from torch import Tensor
 
 from advlens.arrays import PerImage
 from advlens.errors import DataError, NumericError
+from advlens.intervals import Z95
 from advlens.representations import Features, Source
-from advlens.statistics import Z95
 
 
 @dataclass(frozen=True, kw_only=True)

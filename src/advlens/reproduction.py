@@ -21,8 +21,8 @@ from advlens.models import Classifier, load_model, network_of
 from advlens.packaged import packaged, recipe_settings
 from advlens.parsing import flags_of, parse
 from advlens.recipes import load_classifier, load_images, sample_parts, train
-from advlens.runs import Row, write_csv, write_text
-from advlens.sections import Results
+from advlens.runs.folder import Row, write_csv, write_text
+from advlens.runs.results import Results
 
 SEED = 0
 """Of the parts of the data that the quick form uses."""

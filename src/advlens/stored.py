@@ -33,12 +33,12 @@ from advlens.datasets import Batch, ImageData, read_rgb
 from advlens.distributed import Processes
 from advlens.errors import DataError
 from advlens.files import atomic, locked
+from advlens.intervals import wilson
 from advlens.models import Classifier
 from advlens.models.classifier import device_of
 from advlens.prepared import CHECKED, Prepared, prepare
 from advlens.progress import Progress
-from advlens.runs import ABOUT, Row, Run, fingerprint, open_run, write_csv, write_json
-from advlens.statistics import wilson
+from advlens.runs.folder import ABOUT, Row, Run, fingerprint, open_run, write_csv, write_json
 from advlens.threat import L2, Linf
 
 CALIBRATION = 96

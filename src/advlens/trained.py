@@ -30,16 +30,8 @@ from advlens.models import Classifier, load_weights, save_weights
 from advlens.models.classifier import device_of
 from advlens.prepared import prepare
 from advlens.progress import Progress
-from advlens.records import (
-    data_record,
-    machine,
-    model_record,
-    peak_memory,
-    versions,
-    without_home,
-)
-from advlens.report import write_report
-from advlens.runs import (
+from advlens.report.page import write_report
+from advlens.runs.folder import (
     Row,
     Tables,
     fingerprint,
@@ -48,9 +40,16 @@ from advlens.runs import (
     write_json,
     write_text,
 )
-from advlens.stages.accuracy.section import section as accuracy
+from advlens.runs.record import (
+    data_record,
+    machine,
+    model_record,
+    peak_memory,
+    versions,
+    without_home,
+)
 from advlens.stages.base import NATURAL, attack_columns, attack_settings
-from advlens.stages.training import in_words, section, training_tables
+from advlens.stages.training import in_words, training_tables
 from advlens.training import Training
 
 
@@ -231,7 +230,7 @@ class _Trained:
             write_csv(self.out / "results" / f"{name}.csv", rows)
         write_text(self.out / "model.md", self._card())
         write_json(self.out / "run.json", self._record())
-        write_report(self.out, [accuracy, section])
+        write_report(self.out)
 
     @cached_property
     def _epochs(self) -> list[Row]:

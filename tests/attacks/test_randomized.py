@@ -23,8 +23,8 @@ from advlens.attacks import (
 )
 from advlens.errors import SettingsError
 from advlens.evaluation import Accuracy
+from advlens.intervals import wilson
 from advlens.prepared import prepare
-from advlens.statistics import wilson
 from advlens.threat import L2, Linf
 from randomized_network import Live, Shifted
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from advlens.sections import FigureBlock, Finding, NoteBlock, Results, Section, TableBlock
-from advlens.stages.accuracy.section import section
+from advlens.report.accuracy import section
+from advlens.report.blocks import FigureBlock, Finding, NoteBlock, Section, TableBlock
+from advlens.runs.results import Results
 from synthetic_run import change, read, write_run
 
 

@@ -12,9 +12,10 @@ from advlens.datasets import ArrayData
 from advlens.errors import SettingsError
 from advlens.models import Classifier
 from advlens.prepared import prepare
-from advlens.sections import Results, attack_name
-from advlens.stages.accuracy.section import section
+from advlens.report.accuracy import section
+from advlens.runs.results import Results
 from advlens.stored import make_attack
+from advlens.words import attack_name
 from randomized_network import Live, Shifted
 
 pytestmark = pytest.mark.usefixtures("no_rendering")

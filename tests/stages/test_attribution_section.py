@@ -7,15 +7,9 @@ from pathlib import Path
 import pytest
 
 from advlens.errors import RunError
-from advlens.sections import (
-    FigureBlock,
-    Finding,
-    PictureRowsBlock,
-    Results,
-    Section,
-    TableBlock,
-)
-from advlens.stages.attribution.section import section
+from advlens.report.attribution import section
+from advlens.report.blocks import FigureBlock, Finding, PictureRowsBlock, Section, TableBlock
+from advlens.runs.results import Results
 from synthetic_attribution import MEASURES, METHODS, paired, write_attribution
 from synthetic_run import change, read, write_run, write_table
 

@@ -22,9 +22,9 @@ from advlens.auditing import audit
 from advlens.config import AuditSettings
 from advlens.datasets import ArrayData
 from advlens.errors import SettingsError
+from advlens.intervals import mean_interval
 from advlens.models import Classifier
 from advlens.prepared import prepare
-from advlens.statistics import mean_interval
 from kills import killed
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
@@ -71,7 +71,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auditing, "write_report", lambda out, sections: out / "report.html")
+    monkeypatch.setattr(auditing, "write_report", lambda out: out / "report.html")
 
 
 def test_every_method_has_every_measure(finished: Path) -> None:

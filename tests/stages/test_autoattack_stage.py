@@ -14,12 +14,13 @@ from advlens.config import AuditSettings
 from advlens.datasets import ArrayData
 from advlens.errors import SettingsError
 from advlens.interop.autoattack import PARTS, AutoAttack
+from advlens.intervals import wilson
 from advlens.models import Classifier
 from advlens.prepared import prepare
-from advlens.sections import Results, attack_name
-from advlens.stages.autoattack.section import section
-from advlens.statistics import wilson
+from advlens.report.autoattack import section
+from advlens.runs.results import Results
 from advlens.threat import L2, Linf
+from advlens.words import attack_name
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
 
@@ -74,7 +75,7 @@ def calls(monkeypatch):
 
 @pytest.fixture
 def no_report(monkeypatch):
-    monkeypatch.setattr(auditing, "write_report", lambda out, sections: out / "report.html")
+    monkeypatch.setattr(auditing, "write_report", lambda out: out / "report.html")
 
 
 def rows(run, name):

@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 
 from advlens.errors import RunError
-from advlens.sections import (
+from advlens.intervals import wilson
+from advlens.report.blocks import (
     FigureBlock,
     Finding,
     GridBlock,
     NoteBlock,
-    Results,
     Section,
     TableBlock,
     UnitBrowserBlock,
 )
-from advlens.stages.dissection.section import section
-from advlens.statistics import wilson
+from advlens.report.dissection import section
+from advlens.runs.results import Results
 from synthetic_dissection import CATEGORIES, write_dissection
 from synthetic_run import change, read, write_run
 

@@ -19,8 +19,8 @@ from advlens.config import AuditSettings, DissectSettings
 from advlens.datasets import ArrayData, BrodenData
 from advlens.distributed import joined
 from advlens.errors import ModelError, SettingsError
+from advlens.intervals import wilson
 from advlens.models import Classifier
-from advlens.statistics import wilson
 from kills import killed
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
@@ -75,7 +75,7 @@ def finished(data: BrodenData, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out the figures, which take most of a tiny run's time."""
-    monkeypatch.setattr(auditing, "write_report", lambda out, sections: out / "report.html")
+    monkeypatch.setattr(auditing, "write_report", lambda out: out / "report.html")
 
 
 def test_every_unit_has_a_row_for_each_kind_of_images(finished: Path) -> None:
@@ -220,7 +220,7 @@ def _process(folder: Path, out: Path) -> None:
     with joined(torch.device("cpu")) as processes:
         settings = dataclasses.replace(SETTINGS, batch_size=5)
         data = BrodenData(folder)
-        auditing.write_report = lambda out, sections: out / "report.html"
+        auditing.write_report = lambda out: out / "report.html"
         dissect([classifier(), stack()], data, out, settings=settings, processes=processes)
 
 

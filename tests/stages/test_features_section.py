@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from advlens.errors import RunError
-from advlens.sections import (
+from advlens.report.blocks import (
     FigureBlock,
     Finding,
     PictureRow,
     PictureRowsBlock,
-    Results,
     Section,
     TableBlock,
 )
-from advlens.stages.features.section import section
+from advlens.report.features import section
+from advlens.runs.results import Results
 from synthetic_features import write_features
 from synthetic_run import change, read, write_run
 

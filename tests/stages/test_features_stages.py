@@ -63,7 +63,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auditing, "write_report", lambda out, sections: out / "report.html")
+    monkeypatch.setattr(auditing, "write_report", lambda out: out / "report.html")
 
 
 def test_components_stand_beside_the_images_that_raise_them_most_and_least(finished: Path) -> None:

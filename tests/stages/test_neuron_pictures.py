@@ -13,7 +13,7 @@ from advlens.datasets import ArrayData
 from advlens.maps import DiscrepancyMap, highlighted
 from advlens.models import Classifier
 from advlens.prepared import prepare
-from advlens.runs import Row, Run
+from advlens.runs.folder import Row, Run
 from advlens.stages.base import Context
 from advlens.stages.neurons.pictures import Chosen, picture_rows
 from advlens.statistics import TopK

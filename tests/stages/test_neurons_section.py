@@ -6,17 +6,10 @@ from typing import Any
 
 import pytest
 
-from advlens.sections import (
-    FigureBlock,
-    Finding,
-    GridBlock,
-    NoteBlock,
-    Results,
-    Section,
-    TableBlock,
-)
-from advlens.stages.neurons.section import section
-from advlens.stages.neurons.section.findings import _highest
+from advlens.report.blocks import FigureBlock, Finding, GridBlock, NoteBlock, Section, TableBlock
+from advlens.report.neurons import section
+from advlens.report.neurons.findings import _highest
+from advlens.runs.results import Results
 from synthetic_run import change, read, write_run, write_table
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from advlens.errors import DataError
-from advlens.runs import write_csv
+from advlens.runs.folder import write_csv
+from advlens.runs.tables import TRAINING
 from advlens.stages.training import Words, left_beside, training_tables
 from advlens.stages.training.metrics import LARGEST, LONGEST
-from advlens.stages.training.section.tables import EPOCHS
 from synthetic_run import write_run
 
 OLD = {"epoch": 1, "loss": 1.9, "natural": 0.42, "adversarial": 0.31, "n": 1000, "seconds": 252.8}
@@ -38,9 +38,9 @@ def epoch(number: int, natural: float = 0.5, adversarial: float = 0.25) -> dict[
 def test_every_row_has_every_column(tmp_path: Path) -> None:
     for row in (OLD, NEW):
         (found,) = training_tables(write(tmp_path, row), "tiny")["training"]
-        assert list(found) == ["model", *EPOCHS, "kept"]
+        assert list(found) == ["model", *TRAINING, "kept"]
         assert found["model"] == "tiny"
-        for name in EPOCHS:
+        for name in TRAINING:
             assert found[name] == row.get(name)
 
 

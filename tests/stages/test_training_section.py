@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from advlens.report import write_report
-from advlens.sections import FigureBlock, Finding, Results, Section, TableBlock
-from advlens.stages.training import section
-from advlens.statistics import wilson
+from advlens.intervals import wilson
+from advlens.report.blocks import FigureBlock, Finding, Section, TableBlock
+from advlens.report.page import write_report
+from advlens.report.training import section
+from advlens.runs.results import Results
 from synthetic_run import change, read, write_run, write_training
 
 pytestmark = pytest.mark.usefixtures("no_rendering")

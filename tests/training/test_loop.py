@@ -22,7 +22,6 @@ from tiny import SHORT, classifier, images, metrics, same, silent, train, withou
 from torch import Tensor, nn
 
 from advlens.attacks import Pgd
-from advlens.checkpoint import load_checkpoint
 from advlens.datasets import ArrayData
 from advlens.errors import NumericError, RunError, SettingsError
 from advlens.files import locked
@@ -36,6 +35,7 @@ from advlens.objectives import (
     Unrelaxed,
 )
 from advlens.prepared import prepare
+from advlens.runs.checkpoint import load_checkpoint
 from advlens.threat import Linf
 from advlens.training import Augmentation, Training
 from advlens.training import images as images_module

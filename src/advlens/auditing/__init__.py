@@ -13,17 +13,16 @@ from advlens.auditing.opening import check_expected, looked_at, warn
 from advlens.auditing.passes import finished, run_stages
 from advlens.auditing.record import Settings, identity, record, training_tables
 from advlens.auditing.subjects import Check, Subject, distinguish, labeled_subject, opened
-from advlens.config import STAGES, AuditSettings, DissectSettings
+from advlens.config import AuditSettings, DissectSettings
 from advlens.datasets import BrodenData, ImageData, Transform
 from advlens.distributed import Processes, local_device
 from advlens.errors import SettingsError
 from advlens.files import locked
-from advlens.report import write_report
-from advlens.runs import Tables, open_run, write_json
-from advlens.sections import Results
+from advlens.report.accuracy import unattacked
+from advlens.report.page import write_report
+from advlens.runs.folder import Tables, open_run, write_json
+from advlens.runs.results import Results
 from advlens.stages import Stage
-from advlens.stages.accuracy.section import unattacked
-from advlens.stages.training import section as training_section
 
 __all__ = ["audit", "dissect", "radius", "rehearsed"]
 
@@ -208,7 +207,5 @@ def _walk(
     if processes.first:
         publish()
         warn(unattacked(Results.read(out)), processes)
-        sections = {stage.name: stage.section for model in stages for stage in model}
-        shown = [sections[name] for name in (*STAGES, "autoattack") if name in sections]
-        return write_report(out, [*shown, training_section])
+        return write_report(out)
     return out / "report.html"

@@ -17,7 +17,6 @@ from advlens.models import load_model
 from advlens.models.classifier import device_of
 from advlens.prepared import check_layer
 from advlens.representations import FeatureNetwork, Representation
-from advlens.sections import listed
 from advlens.stages import Stage
 from advlens.stages.accuracy import AccuracyStage, SweepStage
 from advlens.stages.attribution import AttributionStage
@@ -27,6 +26,7 @@ from advlens.stages.dissection import ALL, LAST, DissectionStage
 from advlens.stages.features import GenerationStage, InversionStage, VisualizationStage
 from advlens.stages.neurons import NeuronStage
 from advlens.threat import L2, Linf, Threat
+from advlens.words import listed
 
 
 def radius(settings: AuditSettings, image_size: int) -> float:

@@ -15,8 +15,8 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from advlens.arrays import Labels, Logits
-from advlens.sections import Estimate, number, percent
-from advlens.statistics import Z95, wilson
+from advlens.intervals import Z95, wilson
+from advlens.words import Estimate, number, percent
 
 FEWEST = 20
 MOST_APART = 5.0

@@ -19,7 +19,7 @@ from advlens.evaluation import Accuracy
 from advlens.models import Classifier
 from advlens.prepared import Prepared
 from advlens.prepared.trial import untouched
-from advlens.sections import Estimate, count, percent
+from advlens.words import Estimate, count, percent
 
 IMAGES = 300
 """Natural images that are looked at, at most."""

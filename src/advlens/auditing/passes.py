@@ -19,8 +19,8 @@ from advlens.distributed import Processes
 from advlens.errors import AdvlensError, ModelError, NumericError, RunError
 from advlens.folders import is_amount
 from advlens.progress import Progress
-from advlens.records import peak_memory
-from advlens.runs import Run
+from advlens.runs.folder import Run
+from advlens.runs.record import peak_memory
 from advlens.stages import Context, Stage, View, Work
 
 SAVE_EVERY = 60.0  # seconds between states of a pass, all that a kill can cost

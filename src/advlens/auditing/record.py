@@ -12,8 +12,8 @@ from advlens.config import AuditSettings, DissectSettings
 from advlens.distributed import local_device
 from advlens.errors import DataError
 from advlens.models import Classifier
-from advlens.records import data_record, machine, model_record, versions, without_home
-from advlens.runs import ABOUT, Tables, fingerprint
+from advlens.runs.folder import ABOUT, Tables, fingerprint
+from advlens.runs.record import data_record, machine, model_record, versions, without_home
 from advlens.stages.training import left_beside
 
 Settings = AuditSettings | DissectSettings

@@ -18,8 +18,8 @@ from advlens.parsing import flags_of, parse
 from advlens.pruning.channels import kept_channels, prune
 from advlens.pruning.tables import kept_units, measured, tables, zeros
 from advlens.recipes import Recipe, load_classifier, load_images, sample_parts, train
-from advlens.runs import Row, Run, fingerprint, write_csv, write_text
-from advlens.sections import Results
+from advlens.runs.folder import Row, Run, fingerprint, write_csv, write_text
+from advlens.runs.results import Results
 
 SLOWER = 10
 """A recipe's learning rate is divided by this: the model is already trained."""

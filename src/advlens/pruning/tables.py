@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+from advlens.intervals import mean_interval
 from advlens.models import Classifier
-from advlens.runs import Row
-from advlens.sections import Results, number, percent
-from advlens.statistics import mean_interval
+from advlens.runs.folder import Row
+from advlens.runs.results import Results
+from advlens.words import number, percent
 
 _ESTIMATE = {"mean": float | None, "low": float | None, "high": float | None, "n": int}
 _SHARE = ("top1", "success", "dead", "zeros")

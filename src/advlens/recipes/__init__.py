@@ -20,7 +20,7 @@ from advlens.objectives import (
     Trades,
     Unrelaxed,
 )
-from advlens.tensorboard import tensorboard_writer
+from advlens.runs.tensorboard import tensorboard_writer
 from advlens.threat import L2, Linf, Threat, Uniform
 from advlens.trained import finish
 from advlens.training import Augmentation, Training

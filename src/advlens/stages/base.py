@@ -17,8 +17,7 @@ from advlens.distributed import Processes
 from advlens.errors import NumericError
 from advlens.models import Classifier
 from advlens.prepared import Prepared
-from advlens.runs import Row, Run, Tables
-from advlens.sections import Results, Section
+from advlens.runs.folder import Row, Run, Tables
 
 Need = Literal["synsets", "units", "representation", "gradients", "pairs"]
 """What not every model or data set has: the WordNet ids of the classes, layers of units, a last
@@ -147,7 +146,7 @@ class Work(Protocol):
 
 
 class Stage(Protocol):
-    """An analysis: settings, what it streams over, its tables and its section of the report."""
+    """An analysis: settings, what it streams over, and its tables; the report reads these."""
 
     @property
     def name(self) -> str:
@@ -166,9 +165,6 @@ class Stage(Protocol):
 
     def start(self, context: Context) -> Work:
         """Begin on a model."""
-
-    def section(self, results: Results) -> Section | None:
-        """Its part of the report, if the run holds its tables."""
 
 
 NATURAL: Row = {"attack": "natural", "norm": "", "epsilon": 0.0, "steps": 0}

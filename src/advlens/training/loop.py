@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from advlens.arrays import Ids, Images, Labels
-from advlens.checkpoint import as_bytes, from_bytes, load_checkpoint, misfit, save_checkpoint
 from advlens.datasets import ImageData
 from advlens.distributed import Processes, synchronized
 from advlens.errors import CheckpointError, NumericError, RunError, SettingsError
@@ -30,7 +29,8 @@ from advlens.models.classifier import device_of
 from advlens.objectives import TrainingBatch
 from advlens.prepared import CHECKED, Prepared, live_features, prepare
 from advlens.progress import Progress
-from advlens.runs import ABOUT, differences, fingerprint, write_text
+from advlens.runs.checkpoint import as_bytes, from_bytes, load_checkpoint, misfit, save_checkpoint
+from advlens.runs.folder import ABOUT, differences, fingerprint, write_text
 from advlens.seeding import derived
 from advlens.signals import ENDING
 from advlens.training.augmentation import Augmentation

@@ -11,9 +11,7 @@ from advlens.attacks import Attack, Bim, Fgsm, Pgd
 from advlens.datasets import ImageData
 from advlens.evaluation import Accuracy, must_fall, must_have_gradients, must_reach_chance
 from advlens.losses import log_odds
-from advlens.runs import Row, Tables
-from advlens.sections import Results, Section
-from advlens.stages.accuracy.section import section
+from advlens.runs.folder import Row, Tables
 from advlens.stages.base import NATURAL, Context, Need, View, Work, attack_columns, attack_settings
 from advlens.threat import L2, Linf
 
@@ -44,9 +42,6 @@ class AccuracyStage:
     def start(self, context: Context) -> "_Counts":
         attacks = {str(i): attack for i, attack in enumerate(self.attacks)}
         return _Counts(context, {"natural": None, **attacks}, self.draws)
-
-    def section(self, results: Results) -> Section | None:
-        return section(results)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +83,6 @@ class SweepStage:
                 threat=L2(epsilon=self.epsilon), steps=steps, draws=self.draws
             )
         return _Sweep(context, attacks, self.draws)
-
-    def section(self, results: Results) -> Section | None:
-        return None  # shown with the accuracy
 
 
 class _Counts(Work):

@@ -21,14 +21,11 @@ from advlens.attribution import (
     total_variation,
 )
 from advlens.datasets import ImageData
-from advlens.figures.heatmaps import heat_map
 from advlens.interop import CaptumAttribution
-from advlens.runs import Row, Tables
-from advlens.sections import Results, Section
-from advlens.stages.attribution.section import section
+from advlens.intervals import mean_interval
+from advlens.runs.folder import Row, Tables
 from advlens.stages.base import Context, Need, View, Work
-from advlens.stages.pictures import enlarged, slug, write_png
-from advlens.statistics import mean_interval
+from advlens.stages.pictures import enlarged, heat_map, slug, write_png
 
 INTEGRATED, EXPECTED, RANDOM = "IntegratedGradients", "ExpectedGradients", "Random"
 FULL_COLOR = 6.0
@@ -71,9 +68,6 @@ class AttributionStage:
 
     def start(self, context: Context) -> "_Attributions":
         return _Attributions(self, context)
-
-    def section(self, results: Results) -> Section | None:
-        return section(results)
 
 
 def _chosen(data: ImageData, count: int, seed: int) -> list[int]:

@@ -12,12 +12,10 @@ from torch import Tensor
 from advlens.attribution.base import chunks
 from advlens.datasets import ImageData
 from advlens.interop.autoattack import PARTS, AutoAttack
+from advlens.intervals import wilson
 from advlens.progress import Progress
-from advlens.runs import Row, Tables
-from advlens.sections import Results, Section
-from advlens.stages.autoattack.section import section
+from advlens.runs.folder import Row, Tables
 from advlens.stages.base import Context, Need, View, Work, attack_columns
-from advlens.statistics import wilson
 
 ROUNDS = ("natural", *PARTS)
 
@@ -43,9 +41,6 @@ class AutoAttackStage:
 
     def start(self, context: Context) -> "_Rounds":
         return _Rounds(self, context)
-
-    def section(self, results: Results) -> Section | None:
-        return section(results)
 
 
 class _Rounds(Work):

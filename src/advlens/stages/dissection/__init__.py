@@ -11,15 +11,13 @@ from torch import Tensor
 from advlens.attacks import AdamAttack, Attack
 from advlens.datasets import BrodenData, ImageData
 from advlens.dissection import Dissection, Dissector
+from advlens.intervals import wilson
 from advlens.maps import DiscrepancyMap
 from advlens.prepared import check_layer
-from advlens.runs import Row, Tables
-from advlens.sections import Results, Section
+from advlens.runs.folder import Row, Tables
 from advlens.stages.base import Context, Need, View, Work, attack_columns
 from advlens.stages.dissection.pictures import picture_rows
 from advlens.stages.dissection.rows import share_rows, transition_rows, unit_rows
-from advlens.stages.dissection.section import section
-from advlens.statistics import wilson
 
 LAST, ALL = "last", "all"
 CALIBRATION = 96
@@ -55,9 +53,6 @@ class DissectionStage:
 
     def start(self, context: Context) -> "_Dissection":
         return _Dissection(self, context)
-
-    def section(self, results: Results) -> Section | None:
-        return section(results)
 
 
 class _Dissection(Work):

@@ -10,7 +10,7 @@ from advlens.arrays import Images
 from advlens.dissection import Concepts, Dissector, Kind, Upsampling
 from advlens.dissection.masks import Cells, masks
 from advlens.maps import DiscrepancyMap, highlighted, marked
-from advlens.runs import Row
+from advlens.runs.folder import Row
 from advlens.stages.base import Context
 from advlens.stages.pictures import enlarged, images_of, near_classes, slug, write_png
 from advlens.wordnet import similarity_matrix

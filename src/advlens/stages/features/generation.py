@@ -12,15 +12,13 @@ from advlens.datasets import ImageData
 from advlens.datasets import View as DataView
 from advlens.features import ClassGaussian, ClassGeneration
 from advlens.fid import Distance, FeatureStatistics, fid, kid
+from advlens.intervals import mean_interval, wilson
 from advlens.models import Classifier
 from advlens.representations import FeatureNetwork
-from advlens.runs import Row, Tables
-from advlens.sections import Results, Section
+from advlens.runs.folder import Row, Tables
 from advlens.stages.base import Context, Need, View, Work
 from advlens.stages.features.jobs import synthesized
-from advlens.stages.features.section import section
 from advlens.stages.pictures import enlarged, slug, write_png
-from advlens.statistics import mean_interval, wilson
 
 JOB = "generation.images"
 SHOWN = {"real": 2, "start": 1, "generated": 3}
@@ -59,9 +57,6 @@ class GenerationStage:
 
     def start(self, context: Context) -> "_Generation":
         return _Generation(self, context)
-
-    def section(self, results: Results) -> Section | None:
-        return section(results)
 
 
 def fitted_half(data: ImageData, seed: int) -> DataView:

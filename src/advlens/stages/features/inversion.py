@@ -11,14 +11,12 @@ from advlens.arrays import Images, PerImage
 from advlens.datasets import ImageData
 from advlens.features import Inversion, noise_images
 from advlens.fid import feature_distances
+from advlens.intervals import mean_interval
 from advlens.representations import FeatureNetwork
-from advlens.runs import Row, Tables
-from advlens.sections import Results, Section
+from advlens.runs.folder import Row, Tables
 from advlens.stages.base import Context, Need, View, Work
 from advlens.stages.features.jobs import synthesized
-from advlens.stages.features.section import section
 from advlens.stages.pictures import enlarged, slug, write_png
-from advlens.statistics import mean_interval
 
 STARTS = ("noise", "image")
 
@@ -48,9 +46,6 @@ class InversionStage:
 
     def start(self, context: Context) -> "_Inversion":
         return _Inversion(self, context)
-
-    def section(self, results: Results) -> Section | None:
-        return section(results)
 
 
 class _Inversion(Work):

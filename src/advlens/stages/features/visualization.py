@@ -9,11 +9,9 @@ from torch import Tensor
 
 from advlens.datasets import ImageData
 from advlens.features import FeatureVisualization, noise_images
-from advlens.runs import Row, Tables
-from advlens.sections import Results, Section
+from advlens.runs.folder import Row, Tables
 from advlens.stages.base import Context, Need, View, Work
 from advlens.stages.features.jobs import synthesized
-from advlens.stages.features.section import section
 from advlens.stages.pictures import enlarged, slug, write_png
 from advlens.statistics import TopK
 
@@ -43,9 +41,6 @@ class VisualizationStage:
 
     def start(self, context: Context) -> "_Visualization":
         return _Visualization(self, context)
-
-    def section(self, results: Results) -> Section | None:
-        return section(results)
 
 
 class _Visualization(Work):

@@ -19,14 +19,13 @@ from advlens.consistency import (
 )
 from advlens.datasets import ImageData
 from advlens.errors import DataError
+from advlens.intervals import wilson
 from advlens.maps import DiscrepancyMap
-from advlens.runs import Row, Tables
-from advlens.sections import Results, Section
+from advlens.runs.folder import Row, Tables
 from advlens.stages.base import Context, Need, View, Work, attack_columns
 from advlens.stages.neurons.curves import curve
 from advlens.stages.neurons.pictures import choose_units, picture_rows
-from advlens.stages.neurons.section import section
-from advlens.statistics import TopK, wilson
+from advlens.statistics import TopK
 from advlens.threat import L2, Linf
 from advlens.wordnet import similarity_matrix
 
@@ -77,9 +76,6 @@ class NeuronStage:
 
     def start(self, context: Context) -> "_Neurons":
         return _Neurons(self, context)
-
-    def section(self, results: Results) -> Section | None:
-        return section(results)
 
 
 class _Neurons(Work):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 
 from advlens.consistency import LayerConsistency
-from advlens.runs import Row
-from advlens.statistics import Z95
+from advlens.intervals import Z95
+from advlens.runs.folder import Row
 
 
 def curve(layers: Sequence[LayerConsistency], *, bins: int = 10) -> list[Row]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from advlens.attacks import Attack
 from advlens.consistency import LayerConsistency
 from advlens.maps import DiscrepancyMap, highlighted
-from advlens.runs import Row
+from advlens.runs.folder import Row
 from advlens.stages.base import Context
 from advlens.stages.pictures import images_of, near_classes, slug, write_png
 from advlens.statistics import TopK

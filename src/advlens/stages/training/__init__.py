@@ -1,7 +1,6 @@
-"""How a model was trained: what the training left behind, as tables, and its part of the report."""
+"""How a model was trained: what the training left behind, as tables."""
 
 from advlens.stages.training.metrics import left_beside, training_tables
-from advlens.stages.training.section import section
 from advlens.stages.training.words import Words, in_words
 
-__all__ = ["Words", "in_words", "left_beside", "section", "training_tables"]
+__all__ = ["Words", "in_words", "left_beside", "training_tables"]

@@ -5,9 +5,9 @@ from typing import Any
 
 from advlens.errors import DataError, RunError
 from advlens.folders import open_plain, parse_object, why
-from advlens.runs import Tables
-from advlens.sections import Results
-from advlens.stages.training.section.tables import EPOCHS, SETTINGS
+from advlens.runs.folder import Tables
+from advlens.runs.results import Results
+from advlens.runs.tables import TRAINING, TRAINING_SETTINGS
 from advlens.stages.training.words import Words
 
 STORED = ("model.safetensors", "best.safetensors")
@@ -56,14 +56,18 @@ def _words(folder: Path) -> Words | None:
     try:
         if not table.exists():
             return None
-        rows = Results.read(folder).table("training_settings", SETTINGS) or []
+        rows = Results.read(folder).table("training_settings", TRAINING_SETTINGS) or []
     except (RunError, OSError) as error:
         raise DataError(f"{error}") from error
-    return Words(**{key: rows[0][key] for key in SETTINGS if key != "model"}) if rows else None
+    return (
+        Words(**{key: rows[0][key] for key in TRAINING_SETTINGS if key != "model"})
+        if rows
+        else None
+    )
 
 
 def _epochs(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file, every column of `EPOCHS` in each; None where it says nothing.
+    """The rows of a metrics file, every column of `TRAINING` in each; None where it says nothing.
 
     "kept" says whether an epoch's weights took the place of those kept before.
     """
@@ -79,10 +83,10 @@ def _epochs(path: Path) -> list[dict[str, Any]]:
     for number, row in enumerate(found, 1):
         if row.get("epoch") != number:
             raise _damaged(path, f"line {number} is not epoch {number}")
-        for name in EPOCHS:
+        for name in TRAINING:
             if not _fits(name, row.get(name)):
                 raise _damaged(path, f"{name} in line {number} is {str(row.get(name))[:40]}")
-        rows.append({name: row.get(name) for name in EPOCHS} | {"kept": row.get("kept") is True})
+        rows.append({name: row.get(name) for name in TRAINING} | {"kept": row.get("kept") is True})
     return rows
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from advlens.attacks import Attack
 from advlens.objectives import Objective
-from advlens.sections import attack_name, radius
 from advlens.threat import Uniform
 from advlens.training import Training
+from advlens.words import attack_name, radius
 
 OBJECTIVES = {
     "Standard": "standard training",

@@ -1,0 +1,167 @@
+"""The attribution stage's tables, as the report reads them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from advlens.errors import RunError
+from advlens.runs.results import Results, Row
+from advlens.words import Estimate, count, listed
+
+RANDOM = "Random"
+NAMES = {
+    "IntegratedGradients": "Integrated Gradients",
+    "ExpectedGradients": "Expected Gradients",
+    RANDOM: "Random",
+}
+ATTRIBUTION = {
+    "model": str, "method": str, "measure": str, "better": str, "mean": float,
+    "low": float | None, "high": float | None, "n": int, "ahead": float | None,
+    "ahead_low": float | None, "ahead_high": float | None,
+}  # fmt: skip
+METHODS = {
+    "model": str, "method": str, "target": str, "baseline": str, "points": float, "formula": str,
+    "n": int,
+}  # fmt: skip
+PICTURES = {
+    "model": str, "rank": int, "id": int, "method": str, "label": str, "predicted": str,
+    "probability": float | None, "file": str, "gap": float | None,
+}  # fmt: skip
+
+
+class Measure(NamedTuple):
+    """A measure in words."""
+
+    title: str
+    adjective: str
+    """Of attributions that are better by it."""
+    claimed: bool = True
+    """Whether it says something about a model; the completeness gap is about the computation."""
+
+
+MEASURES = {
+    "insertion": Measure("Insertion", "more faithful by insertion"),
+    "deletion": Measure("Deletion", "more faithful by deletion"),
+    "variation": Measure("Total variation", "smoother"),
+    "sparseness": Measure("Sparseness", "sparser"),
+    "stability": Measure("Instability", "more stable"),
+    "agreement": Measure("Agreement", "more alike between methods"),
+    "gap": Measure("Completeness gap", "more complete", claimed=False),
+}
+
+
+def named(method: str) -> str:
+    """A method in the field's words."""
+    return NAMES.get(method, method)
+
+
+def described(measure: str) -> Measure:
+    """A measure in words; one that is not known here goes by its own name."""
+    return MEASURES.get(measure, Measure(measure.capitalize(), f"better by {measure}"))
+
+
+@dataclass(frozen=True)
+class AttributionTables:
+    """All rows of the attribution stage; an absent table has none."""
+
+    models: tuple[str, ...]
+    rows: list[Row]
+    settings: list[Row]
+    pictures: list[Row]
+
+    @classmethod
+    def read(cls, results: Results) -> "AttributionTables | None":
+        """Read them from the run folder; None without `attribution.csv`."""
+        rows = results.table("attribution", ATTRIBUTION)
+        if not rows:
+            return None
+        for row in rows:
+            if row["better"] not in ("higher", "lower", "") or row["n"] < 1:
+                raise RunError(
+                    f"{results.run / 'results' / 'attribution.csv'} is damaged: {row['measure']} "
+                    f"of {row['model']} has n = {row['n']} and is better {row['better'][:40]!r}, "
+                    "not higher, lower or nothing; make the run again with `advlens attribute`"
+                )
+        return cls(
+            models=results.models,
+            rows=rows,
+            settings=results.table("attribution_methods", METHODS) or [],
+            pictures=results.table("attribution_pictures", PICTURES) or [],
+        )
+
+    @cached_property
+    def methods(self) -> list[str]:
+        """Those compared with random attributions."""
+        return [m for m in dict.fromkeys(row["method"] for row in self.rows) if m != RANDOM]
+
+    @cached_property
+    def measures(self) -> list[str]:
+        """Names, in the report's order; those it does not know come last."""
+        found = dict.fromkeys(row["measure"] for row in self.rows)
+        return [m for m in MEASURES if m in found] + [m for m in found if m not in MEASURES]
+
+    @cached_property
+    def better(self) -> dict[str, str]:
+        """For each measure "higher", "lower" or nothing."""
+        return {row["measure"]: row["better"] for row in self.rows}
+
+    @cached_property
+    def images(self) -> int:
+        """The most that any measure rests on."""
+        return int(max(row["n"] for row in self.rows))
+
+    @cached_property
+    def behind(self) -> str:
+        """How many images, for captions."""
+        least = min(row["n"] for row in self.rows)
+        n = f"{count(least)} to {count(self.images)}" if least < self.images else count(least)
+        return f"n = {n} images; each model explains the class that it predicts"
+
+    def values(self, method: str, measure: str) -> dict[str, Estimate]:
+        """Means over images for each model that has them."""
+        return {
+            row["model"]: Estimate(value=row["mean"], low=row["low"], high=row["high"], n=row["n"])
+            for model in self.models
+            for row in self.rows
+            if (row["model"], row["method"], row["measure"]) == (model, method, measure)
+        }
+
+    def ahead(self, method: str, measure: str) -> dict[str, Estimate]:
+        """By how much each model's attributions are better than random ones of the same model.
+
+        What a measure owes to the model, such as an insertion curve to its confidence, random
+        attributions owe it too. The interval is of the differences image by image. Empty where
+        nothing is better, or without random ones.
+        """
+        if not self.better.get(measure):
+            return {}
+        return {
+            row["model"]: Estimate(
+                value=row["ahead"], low=row["ahead_low"], high=row["ahead_high"], n=row["n"]
+            )
+            for model in self.models
+            for row in self.rows
+            if (row["model"], row["method"], row["measure"]) == (model, method, measure)
+            and row["ahead"] is not None
+        }
+
+    def setting(self, method: str) -> str:
+        """How a method was computed, such as "10 noise images as baselines, probability"."""
+        rows = [row for row in self.settings if row["method"] == method]
+        texts = [
+            f"What is explained: the {row['target']} of the predicted class; baseline: "
+            f"{row['baseline']}; {_points(row)} gradients an image"
+            for row in rows
+        ]
+        return listed(list(dict.fromkeys(texts)))
+
+
+def _points(row: Row) -> str:
+    points = row["points"]
+    return count(int(points)) if points.is_integer() else f"{points:,.1f}"
+
+
+def established(estimates: Sequence[Estimate]) -> bool:
+    """Whether all lie above 0 with their intervals."""
+    return all(found.low is not None and found.low > 0 for found in estimates)

@@ -1,0 +1,254 @@
+"""The parts of a section. All texts are plain: the report escapes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from advlens.words import Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something true of these models, and the numbers that it rests on."""
+
+    claim: str
+    """One plain sentence."""
+    evidence: str
+    """Values with their intervals and n; what they do not establish."""
+    important: bool = False
+    """Also shown at the top of the report."""
+    warning: bool = False
+    """Something that limits what the other numbers mean, such as a failed check."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One line of the overview: a measure, with an estimate or nothing for each model."""
+
+    label: str
+    explanation: str
+    estimates: Mapping[str, Estimate]
+    notes: Mapping[str, str]
+    """For each model what the number rests on, such as the attack and its success."""
+    as_percent: bool = False
+    bar: bool = True
+    """Draw the value as a part of 1; not for measures without such a bound."""
+    counted: str = ""
+    """What n counts, where it is not images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """A measure's name and one sentence that explains it to a newcomer."""
+
+    name: str
+    meaning: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoteBlock:
+    """A paragraph, under a heading of its own where `title` is given."""
+
+    text: str
+    title: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column of a table: its header (with the unit) and the text of a row's cell."""
+
+    header: str
+    cell: Callable[[Mapping[str, Any]], str]
+    kind: Literal["number", "text", "long", "model", "check"] = "number"
+    """A "long" text may take several lines, a "model" is shown in its color, a "check" is
+    "passed" or "failed"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableBlock:
+    """A table made from rows of `results/<file>`, which the report links."""
+
+    caption: str
+    file: str
+    columns: Sequence[Column]
+    rows: Sequence[Mapping[str, Any]]
+    folded: bool = False
+    """Closed until the reader opens it, for long tables."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureBlock:
+    """A plot; the report draws it at several widths and saves `figures/<name>.png` and `.svg`."""
+
+    name: str
+    draw: Callable[[float], Figure]
+    """From the width in inches."""
+    alt: str
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One picture of a grid; `file` is a PNG, relative to the run folder."""
+
+    file: str
+    label: str
+    predicted: str
+    framed: bool = False
+    """The predicted class is semantically near the unit's real images (D22 §2)."""
+    map: str = ""
+    """PNG of its discrepancy map, shown below it."""
+
+    @property
+    def caption(self) -> str:
+        """The label alone where the prediction agrees, else "label → predicted"."""
+        same = self.label == self.predicted
+        return self.label if same else f"{self.label} → {self.predicted}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The pictures to which one unit responds most (figures 2 and 4–9 of D22)."""
+
+    name: str
+    """Of the figure's files."""
+    model: str
+    layer: str
+    unit: int
+    measures: Mapping[str, str]
+    """Name and formatted value, such as {"LC": "0.533"}."""
+    real: Sequence[Cell]
+    adversarial: Sequence[Cell]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridBlock:
+    """Units of several models next to each other."""
+
+    title: str
+    caption: str
+    grids: Sequence[Grid]
+    labels: Literal["true", "predicted"] = "true"
+    """What a cell's label is: the image's class, or what the model predicts on the real image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture among others; `file` is a PNG, relative to the run folder."""
+
+    file: str
+    alt: str
+    """What is seen, for those who do not see it."""
+    caption: str = ""
+    wrong: bool = False
+    """The caption names a wrong prediction."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureColumn:
+    """The pictures of a row that belong together, below a heading."""
+
+    heading: str
+    pictures: Sequence[Picture]
+    model: bool = False
+    """The heading is a model's name, shown in its color."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureRow:
+    """Pictures to be compared with each other: an image as several models treat it, or a class."""
+
+    title: str
+    columns: Sequence[PictureColumn]
+    model: str = ""
+    """The model that all of them are of, named before the title."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureRowsBlock:
+    """Rows of pictures with the same columns, all saved as one figure `figures/<name>`."""
+
+    name: str
+    title: str
+    caption: str
+    file: str
+    """The table behind them, in `results/`."""
+    rows: Sequence[PictureRow]
+    heat: bool = False
+    """The pictures are heat maps: their colors are explained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrowserColumn:
+    """A column of the unit browser, and how the reader narrows the rows by it."""
+
+    header: str
+    kind: Literal["model", "text", "unit", "number"]
+    filter: Literal["", "choice", "minimum", "search"] = ""
+    """One of its values, at least a number, or a part of its text."""
+
+    def text(self, cell: str | float | None) -> str:
+        """A cell as the reader sees it."""
+        if cell is None or cell == "":
+            return "–"
+        return f"{cell:.4f}" if self.kind == "number" else str(cell)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitBrowserBlock:
+    """Every unit as a row that the reader finds by sorting and filtering, all within the page."""
+
+    title: str
+    caption: str
+    file: str
+    """The table behind it, in `results/`."""
+    columns: Sequence[BrowserColumn]
+    rows: Sequence[Sequence[str | float | None]]
+    grids: Sequence[str]
+    """For each row the name of the grid with the unit's pictures, or nothing."""
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The rows for the page's script, each text held once."""
+        texts = list(
+            dict.fromkeys(cell for row in self.rows for cell in row if isinstance(cell, str))
+        )
+        places = {text: place for place, text in enumerate(texts)}
+
+        def stored(column: BrowserColumn, cell: str | float | None) -> float | None:
+            if isinstance(cell, str):
+                return places[cell]
+            return cell if cell is None or column.kind == "unit" else round(cell, 4)
+
+        return {
+            "kinds": [column.kind for column in self.columns],
+            "texts": texts,
+            "rows": [
+                [stored(column, cell) for column, cell in zip(self.columns, row, strict=True)]
+                for row in self.rows
+            ],
+            "grids": {place: name for place, name in enumerate(self.grids) if name},
+        }
+
+
+Block = NoteBlock | TableBlock | FigureBlock | GridBlock | PictureRowsBlock | UnitBrowserBlock
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """What a stage has to say; a stage returns None where its tables are absent."""
+
+    title: str
+    anchor: str
+    """Of the section in the page: letters, digits and hyphens."""
+    lead: str
+    findings: Sequence[Finding]
+    blocks: Sequence[Block]
+    terms: Sequence[Term] = ()
+    """The measures, explained before their first numbers."""
+    scores: Sequence[Score] = ()

@@ -1,0 +1,236 @@
+"""The dissection stage's tables, as the report reads them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from advlens.errors import RunError
+from advlens.intervals import wilson
+from advlens.report.figures import category_order
+from advlens.runs.results import Results, Row
+from advlens.words import ATTACKS, Estimate, attack_name, count, listed, number, percent
+
+ALL = "all layers"
+MINIMUM = 0.04
+"""IoU above which a unit detects its best concept, where no table says otherwise."""
+KINDS = ("real", "adversarial", "adversarial-reestimated")
+
+_NAMES = {"model": str, "layer": str}
+DISSECTION = (
+    _NAMES
+    | {"unit": int, "images": str, "label": int, "concept": str, "category": str}
+    | {"iou": float, "threshold": float, "permuted_iou": float, "dead": bool}
+)
+SHARES = (
+    _NAMES
+    | {"images": str, "minimum": float, "category": str, "units": int, "detectors": int}
+    | {"share": float, "low": float, "high": float}
+    | {"permuted_detectors": int, "permuted_share": float}
+)
+TRANSITIONS = _NAMES | {
+    "images": str, "before": str, "after": str, "units": int, "same_concept": int,
+}  # fmt: skip
+IMAGES = (
+    {"model": str, "data": str, "n": int, "labels": int, "attack": str, "norm": str}
+    | {"epsilon": float | None, "steps": int | None, "weight": float | None}
+    | {"distance": float | None}
+    | dict.fromkeys(("success", "success_low", "success_high"), float | None)
+    | {"upsampling": str, "counting": str, "quantile": float, "minimum": float, "passes": int}
+)
+PICTURES = (
+    _NAMES
+    | {"unit": int, "images": str, "rank": int, "id": int, "response": float}
+    | {"label": str, "predicted": str, "framed": bool, "file": str, "map": str}
+)
+NEURONS = _NAMES | {"unit": int, "lc": float | None, "cs1": float | None}
+Unit = tuple[str, str, int]
+"""Model, layer, number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fates:
+    """What becomes of the units of a layer under attack, by their concept on real images."""
+
+    detectors: int
+    kept: int
+    changed: int
+    gained: int
+
+    @property
+    def lost(self) -> int:
+        """Detectors that detect nothing under attack."""
+        return self.detectors - self.kept - self.changed
+
+    def estimate(self, units: int) -> Estimate:
+        """The share of the detectors that these units are."""
+        low, high = wilson(units, self.detectors)
+        return Estimate(value=units / max(self.detectors, 1), low=low, high=high, n=self.detectors)
+
+
+@dataclass(frozen=True)
+class DissectionTables:
+    """All rows of the dissection stage; an absent table has none."""
+
+    models: tuple[str, ...]
+    units: list[Row]
+    shares: list[Row]
+    transitions: list[Row]
+    images: list[Row]
+    pictures: list[Row]
+    neurons: list[Row]
+
+    @classmethod
+    def read(cls, results: Results) -> "DissectionTables | None":
+        """Read them from the run folder; None without `dissection.csv`."""
+        units = results.table("dissection", DISSECTION)
+        if not units:
+            return None
+        return cls(
+            models=results.models,
+            units=units,
+            shares=_counts(results, "dissection_shares", SHARES),
+            transitions=_counts(results, "dissection_transitions", TRANSITIONS),
+            images=results.table("dissection_images", IMAGES) or [],
+            pictures=results.table("dissection_pictures", PICTURES) or [],
+            neurons=results.table("units", NEURONS) or [],
+        )
+
+    @cached_property
+    def minimum(self) -> float:
+        """IoU above which a unit detects its best concept."""
+        return next((row["minimum"] for row in self.images), MINIMUM)
+
+    @cached_property
+    def layers(self) -> dict[str, list[str]]:
+        """The dissected layers of each model that has some, in their order."""
+        found: dict[str, list[str]] = {}
+        for model in self.models:
+            mine = dict.fromkeys(row["layer"] for row in self.units if row["model"] == model)
+            if mine:
+                found[model] = list(mine)
+        return found
+
+    @cached_property
+    def last(self) -> list[tuple[str, str]]:
+        """The last dissected layer of each model: D19's Table 2."""
+        return [(model, layers[-1]) for model, layers in self.layers.items()]
+
+    @cached_property
+    def together(self) -> list[tuple[str, str]]:
+        """All layers of each model that has several: D22's Table 1."""
+        return [(model, ALL) for model, layers in self.layers.items() if len(layers) > 1]
+
+    @cached_property
+    def categories(self) -> list[str]:
+        """Names, in the papers' order."""
+        return category_order({row["category"] for row in self.shares} - {"all"})
+
+    @cached_property
+    def _shares(self) -> dict[tuple[str, str, str, str], Row]:
+        return {
+            (row["model"], row["layer"], row["images"], row["category"]): row
+            for row in self.shares
+            if abs(row["minimum"] - self.minimum) < 1e-6
+        }
+
+    def share(self, place: tuple[str, str], images: str, category: str = "all") -> Row | None:
+        """The share of detectors at a place (model and layer), at the main IoU threshold."""
+        return self._shares.get((*place, images, category))
+
+    def detectors(self, places: Sequence[tuple[str, str]], images: str) -> dict[str, Estimate]:
+        """For each model at these places its share of units that detect a concept."""
+        rows = {place[0]: self.share(place, images) for place in places}
+        return {model: estimate(row) for model, row in rows.items() if row}
+
+    @cached_property
+    def under_attack(self) -> bool:
+        """Whether units were dissected on adversarial images, too."""
+        return any(row["images"] == "adversarial" for row in self.units)
+
+    def attacked(self, model: str) -> Row | None:
+        """The row of `dissection_images.csv` of a model that was attacked."""
+        return next((r for r in self.images if r["model"] == model and r["attack"]), None)
+
+    def fates(self, place: tuple[str, str], images: str) -> Fates | None:
+        """What becomes of the units at a place."""
+        rows = [
+            r for r in self.transitions if (r["model"], r["layer"], r["images"]) == (*place, images)
+        ]
+        if not rows:
+            return None
+        before = [row for row in rows if row["before"] != "none"]
+        kept = sum(row["same_concept"] for row in before)
+        return Fates(
+            detectors=sum(row["units"] for row in before),
+            kept=kept,
+            changed=sum(row["units"] for row in before if row["after"] != "none") - kept,
+            gained=sum(r["units"] for r in rows if r["before"] == "none" and r["after"] != "none"),
+        )
+
+    @cached_property
+    def by_unit(self) -> dict[str, dict[Unit, Row]]:
+        """For each kind of images the row of each unit."""
+        found: dict[str, dict[Unit, Row]] = {images: {} for images in KINDS}
+        for row in self.units:
+            if row["images"] in found:
+                found[row["images"]][row["model"], row["layer"], row["unit"]] = row
+        return found
+
+    @cached_property
+    def behind(self) -> str:
+        """What was dissected, and how it was attacked, for captions."""
+        sizes = [
+            f"{count(r['n'])} images of {r['data']} with {count(r['labels'])} labels"
+            for r in self.images
+        ]
+        attacks: dict[str, list[str]] = {}
+        for row in self.images:
+            if row["attack"]:
+                share = "" if row["success"] is None else f" (success {percent(row['success'])})"
+                attacks.setdefault(attack(row), []).append(row["model"] + share)
+        texts = [f"{name} on {listed(models)}" for name, models in attacks.items()]
+        return "; attack: ".join(
+            filter(None, [listed(list(dict.fromkeys(sizes))), "; ".join(texts)])
+        )
+
+
+def _counts(results: Results, name: str, columns: dict[str, Any]) -> list[Row]:
+    """The rows of a table, none of which may count more units than there are."""
+    rows = results.table(name, columns) or []
+    parts = columns.keys() & {"detectors", "permuted_detectors", "same_concept"}
+    for row in rows:
+        if not all(0 <= row[part] <= row["units"] for part in parts):
+            raise RunError(
+                f"{results.run / 'results' / name}.csv is damaged: {row['layer']} of "
+                f"{row['model']} has counts beyond its {row['units']} units; make the run again "
+                "with `advlens dissect`"
+            )
+    return rows
+
+
+def estimate(row: Row) -> Estimate:
+    """The share of a row of `dissection_shares.csv`, over units."""
+    return Estimate(value=row["share"], low=row["low"], high=row["high"], n=row["units"])
+
+
+def chance(row: Row) -> Estimate:
+    """The share that the same masks reach with the labels of other images."""
+    low, high = wilson(row["permuted_detectors"], row["units"])
+    return Estimate(value=row["permuted_share"], low=low, high=high, n=row["units"])
+
+
+def attack(row: Row) -> str:
+    """The attack of a row of `dissection_images.csv`.
+
+    Without a ball, such as "Adam attack, 20 steps, λ = 0.5, at a mean L2 distance of 0.71".
+    """
+    if row["epsilon"] is not None:
+        return attack_name(row)
+    name = ATTACKS.get(row["attack"], row["attack"])
+    steps = f", {row['steps']} steps" if row["steps"] else ""
+    weight = "" if row["weight"] is None else f", λ = {row['weight']:.3g}"
+    distance = (
+        "" if row["distance"] is None else f", at a mean L2 distance of {number(row['distance'])}"
+    )
+    return f"{name}{steps}{weight}{distance}"

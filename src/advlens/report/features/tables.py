@@ -1,0 +1,193 @@
+"""The tables of what a model has learned, as the report reads them."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from advlens.errors import RunError
+from advlens.runs.results import Results, Row
+from advlens.words import Estimate, apart, grouped, listed
+
+KINDS = ("generated", "start", "real")
+DISTANCES = ("fid", "kid")
+INVERSION = {
+    "model": str, "start": str, "measure": str, "features": str, "steps": int, "epsilon": float,
+    "step_size": float, "mean": float, "low": float | None, "high": float | None, "n": int,
+    "untouched": float,
+}  # fmt: skip
+INVERSION_PICTURES = {
+    "model": str, "start": str, "rank": int, "target_label": str, "start_label": str,
+    "start_file": str, "target_file": str, "file": str, "distance": float,
+}  # fmt: skip
+VISUALIZATION_PICTURES = {
+    "model": str, "component": int, "kind": str, "rank": int, "file": str, "activation": float,
+    "label": str,
+}  # fmt: skip
+GENERATION = {
+    "model": str, "images": str, "measure": str, "features": str, "dimension": int | None,
+    "resize": str, "mean": float, "low": float | None, "high": float | None, "n": int,
+    "n_real": int | None,
+}  # fmt: skip
+GENERATION_PICTURES = {"model": str, "class": str, "kind": str, "rank": int, "file": str}
+OWN = ("representation", "pixels")
+"""Measures of an inversion that no other network takes."""
+STARTS = {"noise": "noise", "image": "an image of another class"}
+
+
+class Network(NamedTuple):
+    """What measures the distance of two sets of images."""
+
+    features: str
+    dimension: int | None
+    resize: str
+
+    @property
+    def text(self) -> str:
+        """Such as "Inception-v3, 2048 features, images resized bilinearly to 299×299"."""
+        size = "" if self.dimension is None else f"{self.dimension} features"
+        resize = f"images {self.resize}" if self.resize else ""
+        return ", ".join(filter(None, (self.features, size, resize)))
+
+
+@dataclass(frozen=True)
+class FeatureTables:
+    """All rows of visualization, inversion and generation; an absent table has none."""
+
+    models: tuple[str, ...]
+    classes: tuple[str, ...]
+    inversion: list[Row]
+    inversion_pictures: list[Row]
+    visualization_pictures: list[Row]
+    generation: list[Row]
+    generation_pictures: list[Row]
+
+    @classmethod
+    def read(cls, results: Results) -> "FeatureTables | None":
+        """Read them from the run folder; None where there is none of them."""
+        tables = {
+            name: _checked(results, name, columns)
+            for name, columns in (
+                ("inversion", INVERSION),
+                ("inversion_pictures", INVERSION_PICTURES),
+                ("visualization_pictures", VISUALIZATION_PICTURES),
+                ("generation", GENERATION),
+                ("generation_pictures", GENERATION_PICTURES),
+            )
+        }
+        if not any(tables.values()):
+            return None
+        return cls(
+            models=results.models, classes=tuple(results.record["data"]["classes"]), **tables
+        )
+
+    @cached_property
+    def starts(self) -> list[str]:
+        """Of inversions."""
+        return list(dict.fromkeys(row["start"] for row in self.inversion))
+
+    @cached_property
+    def layers(self) -> list[str]:
+        """Measures of an inversion that are distances in another network's features."""
+        return [m for m in dict.fromkeys(r["measure"] for r in self.inversion) if m not in OWN]
+
+    def layer(self, measure: str) -> str:
+        """Whose features a measure of an inversion compares: "192 features of Inception-v3"."""
+        found = (row["features"] for row in self.inversion if row["measure"] == measure)
+        return f"{layer_name(measure)} of {next(found)}"
+
+    def inverted(self, start: str, measure: str) -> dict[str, Estimate]:
+        """Mean distance of inverted images from their targets for each model."""
+        return {
+            model: _estimate(row)
+            for model in self.models
+            for row in self.inversion
+            if (row["model"], row["start"], row["measure"]) == (model, start, measure)
+        }
+
+    def untouched(self, model: str, start: str, measure: str) -> float:
+        """Mean distance of the starts from the targets: what no step has brought nearer."""
+        return next(
+            float(row["untouched"])
+            for row in self.inversion
+            if (row["model"], row["start"], row["measure"]) == (model, start, measure)
+        )
+
+    @cached_property
+    def networks(self) -> list[Network]:
+        """Those that FID and KID were taken with."""
+        return list(dict.fromkeys(map(network, self.distances)))
+
+    @cached_property
+    def distances(self) -> list[Row]:
+        """Rows of FID and KID."""
+        return [row for row in self.generation if row["measure"] in DISTANCES]
+
+    def distance(self, images: str, measure: str, measured: Network) -> dict[str, Estimate]:
+        """FID or KID of a kind of images from real ones, for each model."""
+        return {
+            model: _estimate(row)
+            for model in self.models
+            for row in self.distances
+            if (row["model"], row["images"], row["measure"]) == (model, images, measure)
+            and network(row) == measured
+        }
+
+    @cached_property
+    def recognizers(self) -> list[str]:
+        """Networks that were asked which class generated images show."""
+        return list(
+            dict.fromkeys(r["features"] for r in self.generation if r["measure"] == "recognized")
+        )
+
+    def recognized(self, images: str, recognizer: str) -> dict[str, Estimate]:
+        """Share of images that a network takes for the wanted class, for each model."""
+        return {
+            model: _estimate(row)
+            for model in self.models
+            for row in self.generation
+            if (row["model"], row["images"], row["measure"], row["features"])
+            == (model, images, "recognized", recognizer)
+        }
+
+
+def layer_name(measure: str) -> str:
+    """A layer that goes by its size, "192 (192 features)", says so once."""
+    return re.sub(r"^(\d+) \(\1 features\)$", r"\1 features", measure)
+
+
+def network(row: Row) -> Network:
+    """That of a row of `generation.csv`."""
+    return Network(row["features"], row["dimension"], row["resize"])
+
+
+def nearer(found: Mapping[str, Estimate], models: Sequence[str]) -> list[tuple[str, str]]:
+    """Groups of models, in words, of which the first is established to have the lower values."""
+    pairs = {(low, high) for high, low in apart(found)}
+    return [(listed(first), listed(second)) for first, second in grouped(pairs, models)]
+
+
+def _estimate(row: Row) -> Estimate:
+    return Estimate(value=row["mean"], low=row["low"], high=row["high"], n=row["n"])
+
+
+def _checked(results: Results, name: str, columns: Mapping[str, Any]) -> list[Row]:
+    """The rows of a table, each of a known kind and of at least one image."""
+    known = {
+        "generation": ("images", KINDS),
+        "generation_pictures": ("kind", KINDS),
+        "visualization_pictures": ("kind", ("visualized", "most", "least")),
+    }
+    rows = results.table(name, columns) or []
+    column, kinds = known.get(name, ("", ()))
+    for row in rows:
+        wrong = f"n = {row['n']}" if row.get("n", 1) < 1 else ""
+        if kinds and row[column] not in kinds:
+            wrong = f"{column} {row[column][:40]!r}, not one of {', '.join(kinds)}"
+        if wrong:
+            raise RunError(
+                f"{results.run / 'results' / name}.csv is damaged: a row of {row['model']} has "
+                f"{wrong}; make the run again"
+            )
+    return rows

@@ -1,0 +1,351 @@
+"""The report of a run: one page that needs nothing else to be read."""
+
+import base64
+import hashlib
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from advlens.colors import AGAINST, FOR
+from advlens.errors import AdvlensError, RunError
+from advlens.files import atomic
+from advlens.folders import held, open_plain, why
+from advlens.report import (
+    accuracy,
+    attribution,
+    autoattack,
+    dissection,
+    features,
+    neurons,
+    training,
+)
+from advlens.report.blocks import (
+    FigureBlock,
+    Finding,
+    Grid,
+    GridBlock,
+    NoteBlock,
+    PictureRowsBlock,
+    Section,
+    TableBlock,
+    UnitBrowserBlock,
+)
+from advlens.report.figures import (
+    NARROW,
+    WIDTH,
+    abreast,
+    dark,
+    picture_rows,
+    save_figure,
+    svg,
+    unit_grid,
+)
+from advlens.report.figures.pictures import SMALL, Pixels
+from advlens.report.figures.style import BAD, FRAME, INK, MODELS, MUTED, RULE, SURFACE
+from advlens.runs.results import Results
+from advlens.words import count, listed, number, percent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+THUMBNAIL = 160
+"""Pixels of the longer side above which the page holds a smaller JPEG of a picture."""
+MOST_PIXELS = 2**21
+"""Of a picture: those that stages write have the size of a model's input, or of a unit's grid."""
+IN_SHORT = 10
+"""Sentences at the top of the page, at most."""
+SECTIONS = (
+    accuracy.section,
+    autoattack.section,
+    neurons.section,
+    dissection.section,
+    attribution.section,
+    features.section,
+    training.section,
+)
+"""In the order of the page; each gives nothing where the run lacks its tables."""
+
+
+_TOGETHER = re.compile(
+    r"(?:(-?\d+(?:\.\d+)?%?) )?"
+    r"(\([\d.e-]+(?:–| to )[\d.e-]+\)|\b[nk] = [\d,]+|(?:L[2∞] )?ε = [\d./]*[\d])"
+)
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """An SVG as the page embeds it, for light and dark pages."""
+
+    light: str
+    dark: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class _Plot:
+    wide: _Drawing
+    narrow: _Drawing
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A picture as the page embeds it; small ones are shown as squares of color."""
+
+    source: str
+    small: bool
+
+
+def write_report(
+    run: Path, sections: Sequence[Callable[[Results], Section | None]] = SECTIONS
+) -> Path:
+    """Write `report.html` and the figures of a run folder.
+
+    The same run folder gives the same bytes.
+
+    Args:
+        run: the folder, with `run.json` and `results/`.
+        sections: what makes each part of the page; those that return None are left out.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        RunError: the run folder is damaged, or a file cannot be written.
+    """
+    run = Path(run)
+    results = Results.read(run)
+    try:
+        with held(run):
+            return _write(run, results, sections)
+    except (AdvlensError, MemoryError):
+        raise
+    except Exception as error:  # tables that are right each by itself, and not together
+        raise RunError(
+            f"cannot make a report of {run}: its tables do not fit together "
+            f"({type(error).__name__}: {str(error)[:200]}); make the run again with `advlens audit`"
+        ) from error
+
+
+def _write(
+    run: Path, results: Results, sections: Sequence[Callable[[Results], Section | None]]
+) -> Path:
+    shown = [section for make in sections if (section := make(results)) is not None]
+    pictures = {name: _thumbnail(results.file(name)) for name in _files(shown)}
+    plots = {
+        block.name: _plot(block, run) for block in _blocks(shown) if isinstance(block, FigureBlock)
+    }
+
+    def load(file: str) -> Pixels:
+        return _pixels(results.file(file))
+
+    for grid in _grids(shown):
+        save_figure(unit_grid(grid, load), run, grid.name)
+    for block in _blocks(shown):
+        if isinstance(block, PictureRowsBlock):
+            save_figure(picture_rows(block, load), run, block.name)
+    with atomic(run / "report.html", "w") as file:
+        file.write(_page(results, shown, plots, pictures))
+    return run / "report.html"
+
+
+def _blocks(sections: Sequence[Section]) -> Iterator[object]:
+    for section in sections:
+        yield from section.blocks
+
+
+def _grids(sections: Sequence[Section]) -> Iterator[Grid]:
+    for block in _blocks(sections):
+        if isinstance(block, GridBlock):
+            yield from block.grids
+
+
+def _files(sections: Sequence[Section]) -> Iterator[str]:
+    """The pictures that a page shows."""
+    for grid in _grids(sections):
+        for cell in (*grid.real, *grid.adversarial):
+            yield from filter(None, (cell.file, cell.map))
+    for block in _blocks(sections):
+        if isinstance(block, PictureRowsBlock):
+            for row in block.rows:
+                yield from (item.file for column in row.columns for item in column.pictures)
+
+
+def _plot(block: FigureBlock, run: Path) -> _Plot:
+    wide, narrow = block.draw(WIDTH), block.draw(NARROW)
+    saved = save_figure(wide, run, block.name)[1].read_text(encoding="utf-8")
+    return _Plot(_drawing(wide, saved), _drawing(narrow, svg(narrow)))
+
+
+def _drawing(figure: "Figure", text: str) -> _Drawing:
+    light_uri, dark_uri = (
+        _data_uri("image/svg+xml", drawing.encode()) for drawing in (text, dark(text))
+    )
+    width, height = (round(96 * inches) for inches in figure.get_size_inches())
+    return _Drawing(light_uri, dark_uri, width, height)
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _thumbnail(path: Path) -> _Picture:
+    """A picture for the page: the file itself, or a smaller JPEG of a large one."""
+    content = _content(path)
+    picture = _decoded(path, content)
+    if max(picture.size) <= THUMBNAIL:
+        return _Picture(_data_uri("image/png", content), max(picture.size) <= SMALL)
+    small = picture.convert("RGB")
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    shrunk = io.BytesIO()
+    small.save(shrunk, "JPEG", quality=90)
+    return _Picture(_data_uri("image/jpeg", shrunk.getvalue()), False)
+
+
+def _pixels(path: Path) -> Pixels:
+    import numpy as np
+
+    return np.asarray(_decoded(path, _content(path)).convert("RGB"))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with open_plain(path, 8 * MOST_PIXELS) as file:
+            return file.read()
+    except (OSError, ValueError) as error:
+        raise _no_picture(path, error) from error
+
+
+def _decoded(path: Path, content: bytes) -> "Image.Image":
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
+            pixels = picture.width * picture.height
+            if pixels > MOST_PIXELS:
+                raise ValueError(f"it has more than {MOST_PIXELS} pixels")
+            if len(content) > 8 * pixels + 2**16:
+                raise ValueError(f"{len(content)} bytes are too many for {pixels} pixels")
+            picture.load()
+            return picture
+    except Exception as error:  # damaged bytes make Pillow's parsers raise almost anything
+        raise _no_picture(path, error) from error
+
+
+def _no_picture(path: Path, error: Exception) -> RunError:
+    return RunError(
+        f"cannot read the picture {path}: {why(error)}; make the run again with `advlens audit`"
+    )
+
+
+def _page(
+    results: Results,
+    sections: Sequence[Section],
+    plots: Mapping[str, _Plot],
+    pictures: Mapping[str, _Picture],
+) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    def tone(model: str) -> str:
+        return f"m{results.models.index(model) % len(MODELS)}"
+
+    def stored(block: UnitBrowserBlock) -> dict[str, Any]:
+        return {**block.data, "tones": {model: tone(model) for model in results.models}}
+
+    script = (Path(__file__).parent / "templates" / "units.js").read_text(encoding="utf-8")
+    digest = hashlib.sha256(script.encode()).digest()
+    browsers = [block for block in _blocks(sections) if isinstance(block, UnitBrowserBlock)]
+    environment = Environment(
+        loader=PackageLoader("advlens.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    kinds = {
+        "table_block": TableBlock,
+        "figure_block": FigureBlock,
+        "grid_block": GridBlock,
+        "rows_block": PictureRowsBlock,
+        "note_block": NoteBlock,
+        "browser_block": UnitBrowserBlock,
+    }
+    for name, kind in kinds.items():
+        environment.tests[name] = lambda block, kind=kind: isinstance(block, kind)
+    environment.filters |= {"count": count, "percent": percent, "number": number, "flow": _flow}
+    environment.filters |= {"stored": stored, "abreast": abreast}
+    environment.globals |= {"tone": tone}
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    return environment.get_template("report.html.j2").render(
+        record=results.record,
+        title=f"{listed(results.models)} on {results.record['data']['name']}",
+        models=results.models,
+        chance=results.chance,
+        in_short=_in_short(sections),
+        scores=[score for section in sections for score in section.scores if score.estimates],
+        sections=sections,
+        plots=plots,
+        pictures=pictures,
+        browsed={name for block in browsers for name in block.grids},
+        scripted=bool(browsers),
+        script=Markup(script),
+        script_hash=f"sha256-{base64.b64encode(digest).decode()}",
+        settings=list(_flat(results.record["settings"])),
+        tables=sorted(path.name for path in (results.run / "results").glob("*.csv")),
+        shades=MODELS,
+        inks={
+            "ink": INK,
+            "muted": MUTED,
+            "rule": RULE,
+            "page": SURFACE,
+            "frame": FRAME,
+            "bad": BAD,
+        },
+        heat={"for": FOR, "against": AGAINST},
+    )
+
+
+def _in_short(sections: Sequence[Section]) -> list[tuple[Section, Finding]]:
+    """The most important findings: the first of each section, then each second one."""
+    found = [
+        (rank, place, finding)
+        for place, section in enumerate(sections)
+        for rank, finding in enumerate(f for f in section.findings if f.important)
+    ]
+    chosen = sorted(found, key=lambda item: item[:2])[:IN_SHORT]
+    return [
+        (sections[place], finding)
+        for rank, place, finding in sorted(chosen, key=lambda item: item[1::-1])
+    ]
+
+
+def _flow(text: str) -> Any:
+    """Text in which no value is parted from its interval, nor a letter from its number."""
+    from markupsafe import Markup, escape
+
+    def together(found: re.Match[str]) -> str:
+        value = f"<strong>{found[1]}</strong> " if found[1] else ""
+        return f'<span class="together">{value}{found[2]}</span>'
+
+    return Markup(_TOGETHER.sub(together, str(escape(text))))
+
+
+def _flat(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as lines: {"attack": {"steps": 5}} -> ("attack.steps", "5")."""
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            values = value if isinstance(value, list) else [value]
+            yield f"{before}{key}", ", ".join(map(_plain, values))
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "none" if value is None else str(value)

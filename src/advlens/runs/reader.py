@@ -1,0 +1,124 @@
+"""Run folders for Python and pandas."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from advlens.errors import RunError, SettingsError
+from advlens.runs.results import Results
+
+if TYPE_CHECKING:
+    import pandas
+
+NAMES = {
+    "model", "layer", "class", "concept", "label", "predicted", "target_label", "start_label",
+}  # fmt: skip
+"""Columns of names, which are texts even where all of them look like numbers."""
+NUMBERED = {("dissection", "label")}
+"""But for these, whose labels are numbers of concepts."""
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """What a finished run has left, checked as it is read.
+
+    Attributes:
+        results: the folder as the report reads it, the type of each column given.
+    """
+
+    results: Results
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.results.run
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """`run.json`: command, settings, models, data, versions, stages, warnings, notes."""
+        return dict(self.results.record)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models' names, in the order of the command."""
+        return self.results.models
+
+    @cached_property
+    def tables(self) -> tuple[str, ...]:
+        """The names of the tables: accuracy, units, layers, …"""
+        return tuple(sorted(path.stem for path in (self.folder / "results").glob("*.csv")))
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        """The rows of `results/<table>.csv`, a dictionary each.
+
+        A column holds whole numbers, numbers, truth values or texts, and None where a cell is
+        empty.
+
+        Raises:
+            RunError: there is no such table (those there are named), or it is damaged.
+        """
+        if table not in self.tables:
+            raise RunError(
+                f"{self.folder} has no table {table!r}; it has {', '.join(self.tables) or 'none'}"
+            )
+        texts = (
+            self.results.table(table, dict.fromkeys(self.results.columns(table), str | None)) or []
+        )
+        kinds = {
+            column: _kind([row[column] for row in texts if row[column] is not None])
+            if column not in NAMES or (table, column) in NUMBERED
+            else str
+            for column in (texts[0] if texts else ())
+        }
+        typed = self.results.table(table, {key: kind | None for key, kind in kinds.items()})
+        return [dict(row) for row in typed or []]
+
+    def frame(self, table: str) -> "pandas.DataFrame":
+        """The same as a pandas DataFrame; empty cells are NaN, or None among texts.
+
+        Raises:
+            RunError: as `rows`.
+            SettingsError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise SettingsError(
+                "a frame needs pandas; install it with: pip install 'advlens[pandas]', or use rows"
+            ) from error
+        frame = pandas.DataFrame(self.rows(table), columns=self.results.columns(table))
+        empty = [column for column in frame if frame[column].isna().all()]
+        return frame.astype(dict.fromkeys(empty, float))
+
+
+def read_run(folder: str | Path) -> RunResults:
+    """Open a run folder, as `advlens audit`, `dissect` or `train` leave it.
+
+    Raises:
+        RunError: there is no such folder, it holds no finished run, or `run.json` is damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise RunError(f"there is no run folder {folder}; name one made by `advlens audit`")
+    results = Results.read(folder)
+    if results.record["unfinished"]:
+        raise RunError(
+            f"the run in {folder} is not finished; the command that began it goes on with it, and "
+            "advlens report shows what is there"
+        )
+    return RunResults(results)
+
+
+def _kind(texts: list[str]) -> Any:
+    """The narrowest type that all these cells have."""
+    if texts and all(text in ("true", "false") for text in texts):
+        return bool
+    try:
+        numbers = [float(text) for text in texts]
+    except ValueError:
+        return str
+    if not all(map(math.isfinite, numbers)):  # a text such as "nan"
+        return str
+    return int if numbers and all(text.lstrip("-").isdigit() for text in texts) else float
