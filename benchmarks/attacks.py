@@ -18,11 +18,11 @@ from timing import interleaved
 from torch import Tensor, nn
 
 from advlens.attacks import Bim, Fgsm, Pgd
+from advlens.attacks.threat import L2, Linf, Threat
 from advlens.datasets import load_data
 from advlens.errors import AdvlensError
 from advlens.models import load_model
 from advlens.prepared import prepare
-from advlens.threat import L2, Linf, Threat
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

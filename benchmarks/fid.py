@@ -18,9 +18,9 @@ from torch import Tensor
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 from torch_fidelity.metric_fid import fid_statistics_to_metric
 
-from advlens.fid import FeatureStatistics, Moments, frechet_distance, kid
-from advlens.inception import inception_network, inception_shapes, tf1_resize
-from advlens.representations import Source
+from advlens.fid.distances import FeatureStatistics, Moments, frechet_distance, kid
+from advlens.fid.inception import inception_network, inception_shapes, tf1_resize
+from advlens.fid.representations import Source
 
 
 def features(n: int, d: int, seed: int) -> Tensor:

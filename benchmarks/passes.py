@@ -16,8 +16,8 @@ from torch.utils.flop_counter import flop_registry
 
 from advlens import load_model
 from advlens.auditing import audit
-from advlens.config import AuditSettings
 from advlens.prepared import prepare
+from advlens.settings import AuditSettings
 
 
 class Operations(TorchDispatchMode):

@@ -23,10 +23,10 @@ from PIL import Image
 from torch import nn
 
 from advlens.auditing import audit
-from advlens.config import AuditSettings
 from advlens.datasets import Transform, load_data
 from advlens.models import Classifier, imagenet_classes, imagenet_synsets
 from advlens.prepared import prepare
+from advlens.settings import AuditSettings
 
 
 def classifier(size: int) -> Classifier:

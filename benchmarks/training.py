@@ -27,10 +27,12 @@ from timing import Times, interleaved
 from torch import Tensor, nn
 
 from advlens.attacks import Divergence, FeatureAttack, Fgsm, Pgd
+from advlens.attacks.threat import Linf
 from advlens.datasets import load_data
 from advlens.errors import AdvlensError
 from advlens.models import load_model
-from advlens.objectives import (
+from advlens.prepared import Prepared, live_features
+from advlens.training.objectives import (
     Adversarial,
     FeatureConsistency,
     Objective,
@@ -39,8 +41,6 @@ from advlens.objectives import (
     TrainingBatch,
     Unrelaxed,
 )
-from advlens.prepared import Prepared, live_features
-from advlens.threat import Linf
 
 EPSILON, SIZE = 8 / 255, 2 / 255
 BALL = Linf(epsilon=EPSILON)

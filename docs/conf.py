@@ -18,8 +18,9 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
 import advlens
-from advlens import arrays, representations
-from advlens.parsing import COMMANDS, parse
+from advlens import arrays
+from advlens.cli.parsing import COMMANDS, parse
+from advlens.fid import representations
 
 project = "advlens"
 version = release = advlens.__version__

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import pytest
 
 from advlens.auditing import passes
+from advlens.auditing.stages import jobs
 from advlens.progress import Progress
-from advlens.stages.features import jobs
 
 
 class Killed(BaseException):

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advlens.arrays import Images
-from advlens.objectives import Objective, TrainingBatch
 from advlens.prepared import Prepared, live_features
 from advlens.seeding import Stream
+from advlens.training.objectives import Objective, TrainingBatch
 
 SEED = 11
 IDS = torch.tensor([4, 17, 2, 900, 31, 8])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from advlens import auditing
 from advlens.attacks import Fgsm
 from advlens.auditing import audit, passes
-from advlens.config import AuditSettings
+from advlens.auditing.stages import jobs
 from advlens.datasets import ArrayData
 from advlens.distributed import joined
 from advlens.interop import AutoAttack
@@ -18,7 +18,7 @@ from advlens.models import Classifier
 from advlens.models.zoo import CIFAR10_CLASSES
 from advlens.prepared import Prepared
 from advlens.runs.folder import read_json
-from advlens.stages.features import jobs
+from advlens.settings import AuditSettings
 from advlens.wordnet import CIFAR10_SYNSETS
 from together import end, start
 

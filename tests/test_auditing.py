@@ -13,8 +13,8 @@ from torch import nn
 
 from advlens import auditing as audit_module
 from advlens.attacks import Attack, Fgsm, LeastLikely
+from advlens.attacks.threat import L2, Linf
 from advlens.auditing import audit, passes
-from advlens.config import AuditSettings
 from advlens.datasets import ArrayData
 from advlens.errors import DataError, ModelError, RunError, SettingsError
 from advlens.files import locked
@@ -22,7 +22,7 @@ from advlens.intervals import wilson
 from advlens.models import Classifier, load_model, save_weights
 from advlens.models.zoo import CIFAR10_CLASSES
 from advlens.runs.folder import read_json
-from advlens.threat import L2, Linf
+from advlens.settings import AuditSettings
 from kills import killed
 from together import FORKSERVER
 from unrendered import unrendered

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 import advlens
-from advlens import cli
 from advlens.cli import main
+from advlens.cli import verbs as cli
+from advlens.cli.parsing import COMMANDS
 from advlens.errors import NumericError, RunError
 from advlens.files import locked
-from advlens.parsing import COMMANDS
 from own_network import NETWORK
 
 pytestmark = pytest.mark.usefixtures("no_rendering")

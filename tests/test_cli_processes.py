@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from advlens import recipes
 from advlens.cli import main
 from advlens.errors import DataError
+from advlens.workflows import training as recipes
 from together import end, start
 
 NETWORK = """

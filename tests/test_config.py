@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advlens.config import (
+from advlens.errors import SettingsError
+from advlens.settings import (
     AttackSettings,
     AuditSettings,
     DissectSettings,
@@ -17,7 +18,6 @@ from advlens.config import (
     parse_number,
     show_number,
 )
-from advlens.errors import SettingsError
 
 
 @pytest.mark.parametrize(

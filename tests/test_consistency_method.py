@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from advlens.attacks import GaussianNoise, LeastLikely
+from advlens.attacks.threat import L2
 from advlens.consistency import Consistency
 from advlens.errors import DataError, SettingsError
 from advlens.models import Classifier
-from advlens.threat import L2
 from advlens.wordnet import distance
 
 SYNSETS = ("n02121620", "n02084071", "n04194289", "n04490091", "n01639765")

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import advlens
-from advlens import pruning
 from advlens.cli import main
-from advlens.parsing import COMMANDS
+from advlens.cli.parsing import COMMANDS
+from advlens.workflows import pruning
 from unrendered import unrendered
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from advlens import load_data, load_model
 from advlens.attacks import Attack, Bim, Fgsm, GaussianNoise
+from advlens.attacks.threat import L2, Linf
 from advlens.errors import NumericError
 from advlens.evaluation import Accuracy, must_fall, must_have_gradients, must_reach_chance
 from advlens.intervals import wilson
 from advlens.prepared import prepare
-from advlens.threat import L2, Linf
 
 
 def test_counts_equal_a_loop_and_merge_exactly() -> None:

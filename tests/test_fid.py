@@ -12,7 +12,7 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
 from advlens.errors import DataError, NumericError
-from advlens.fid import (
+from advlens.fid.distances import (
     FeatureStatistics,
     Moments,
     feature_distances,
@@ -20,7 +20,7 @@ from advlens.fid import (
     frechet_distance,
     kid,
 )
-from advlens.representations import Source
+from advlens.fid.representations import Source
 
 
 def source(dimension: int) -> Source:

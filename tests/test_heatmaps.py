@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from advlens.auditing.stages.pictures import heat_map
 from advlens.colors import AGAINST, FOR
 from advlens.errors import SettingsError
-from advlens.stages.pictures import heat_map
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from advlens.cli import main
-from advlens.inspection import convert, show_model
+from advlens.cli.models import convert, show_model
 from advlens.models import load_model
 from advlens.models.resnet import CifarResNet
 

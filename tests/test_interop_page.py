@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from advlens.parsing import parse
+from advlens.cli.parsing import parse
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "interop.md"
 

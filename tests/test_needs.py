@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from advlens.auditing import audit, dissect, rehearsed
 from advlens.auditing.choices import audit_stages
 from advlens.auditing.subjects import Subject
-from advlens.config import STAGES, AuditSettings, DissectSettings
 from advlens.datasets import ArrayData, load_data
 from advlens.errors import DataError, ModelError, SettingsError
 from advlens.models import Classifier
 from advlens.prepared import prepare
 from advlens.runs.folder import read_json
+from advlens.settings import STAGES, AuditSettings, DissectSettings
 from tiny_broden import write_tiny_broden
 
 CLASSES = ("cat", "dog", "ship")

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from advlens.attacks import Bim, Divergence, FeatureAttack, Fgsm, Pgd
+from advlens.attacks.threat import L2, Linf, Uniform
 from advlens.errors import SettingsError
-from advlens.objectives import (
+from advlens.prepared import Prepared
+from advlens.seeding import Stream
+from advlens.training.objectives import (
     PAPERS,
     Adversarial,
     FeatureConsistency,
@@ -22,9 +25,6 @@ from advlens.objectives import (
     TrainingBatch,
     Unrelaxed,
 )
-from advlens.prepared import Prepared
-from advlens.seeding import Stream
-from advlens.threat import L2, Linf, Uniform
 from objectives_by_hand import (
     IDS,
     LABELS,

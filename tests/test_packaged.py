@@ -3,7 +3,7 @@
 import pytest
 
 from advlens.errors import SettingsError
-from advlens.packaged import DESCRIPTIVE, listed, packaged, packaged_names
+from advlens.settings.packaged import DESCRIPTIVE, listed, packaged, packaged_names
 
 
 def test_every_file_says_what_it_is() -> None:

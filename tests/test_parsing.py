@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from advlens.commands import TrainCommand
-from advlens.parsing import flags_of, parse, with_settings
+from advlens.cli.commands import TrainCommand
+from advlens.cli.parsing import flags_of, parse, with_settings
 
 START = ["train", "--data", "folder:.", "--out", "run"]
 

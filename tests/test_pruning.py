@@ -14,22 +14,22 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from advlens import pruning
 from advlens.cli import main
-from advlens.commands import PruneCommand
-from advlens.config import PruneSettings
+from advlens.cli.commands import PruneCommand
+from advlens.cli.parsing import parse
 from advlens.errors import ModelError, RunError, SettingsError
 from advlens.files import sha256
 from advlens.models import Classifier, load_model, save_weights
 from advlens.models.resnet import CifarResNet
-from advlens.objectives import Adversarial, Standard
-from advlens.parsing import parse
-from advlens.pruning import prune_and_audit
-from advlens.pruning.channels import kept_channels, prune
-from advlens.pruning.tables import kept_units, measured, tables, zeros
 from advlens.runs.results import Results
+from advlens.settings import PruneSettings
 from advlens.training import Training
 from advlens.training.loop import Loop
+from advlens.training.objectives import Adversarial, Standard
+from advlens.workflows import pruning
+from advlens.workflows.pruning import prune_and_audit
+from advlens.workflows.pruning.channels import kept_channels, prune
+from advlens.workflows.pruning.tables import kept_units, measured, tables, zeros
 from training.tiny import CLASSES, SHORT, classifier, images, same, silent
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
@@ -226,7 +226,7 @@ def built(folder: Path, patch: pytest.MonkeyPatch) -> Path:
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.3, generator=random_weights)
         save_weights(model, folder / f"{name}.safetensors")
-    for module in ("trained", "auditing"):  # reports take seconds, and have tests of their own
+    for module in ("workflows.trained", "auditing"):  # reports take seconds, and have tests of their own
         patch.setattr(f"advlens.{module}.write_report", lambda out: out)
     return folder
 

@@ -8,22 +8,16 @@ import torch
 from PIL import Image
 
 from advlens.attacks import Divergence, FeatureAttack, Fgsm, Pgd
-from advlens.commands import TrainCommand
-from advlens.config import TrainSettings
+from advlens.attacks.threat import L2, Linf, Uniform
+from advlens.cli.commands import TrainCommand
+from advlens.cli.parsing import parse
 from advlens.errors import SettingsError
 from advlens.models import load_model
-from advlens.objectives import (
-    Adversarial,
-    FeatureConsistency,
-    Standard,
-    Trades,
-    Unrelaxed,
-)
-from advlens.packaged import packaged_names
-from advlens.parsing import parse
-from advlens.recipes import Recipe, load_classifier, load_images
-from advlens.threat import L2, Linf, Uniform
+from advlens.settings import TrainSettings
+from advlens.settings.packaged import packaged_names
 from advlens.training import Augmentation, Training
+from advlens.training.objectives import Adversarial, FeatureConsistency, Standard, Trades, Unrelaxed
+from advlens.workflows.training import Recipe, load_classifier, load_images
 
 
 def objective(**settings: Any) -> object:

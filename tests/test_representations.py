@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from advlens.errors import DataError, ModelError
+from advlens.fid.representations import Representation
 from advlens.models import Classifier
-from advlens.representations import Representation
 
 
 @pytest.fixture

@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-from advlens import packaged as packaged_module
-from advlens import reproduction
-from advlens.commands import AuditCommand
+from advlens.cli.commands import AuditCommand
+from advlens.cli.parsing import flags_of, parse
 from advlens.datasets import ArrayData
 from advlens.errors import RunError
 from advlens.models import load_model
-from advlens.packaged import packaged, packaged_names
-from advlens.parsing import flags_of, parse
-from advlens.recipes import Recipe
-from advlens.reproduction import Work, compared, orders, reproduce, table
 from advlens.runs.folder import Row
+from advlens.settings import packaged as packaged_module
+from advlens.settings.packaged import packaged, packaged_names
 from advlens.training.loop import Loop
+from advlens.workflows import reproduction
+from advlens.workflows.reproduction import Work, compared, orders, reproduce, table
+from advlens.workflows.training import Recipe
 from own_network import NETWORK
 from synthetic_run import write_run
 
@@ -85,12 +85,13 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     parts = {"train": split("tiny train", slice(18)), "test": split("tiny test", slice(18, 36))}
     (tmp_path / "images").mkdir()
     monkeypatch.setattr(
-        "advlens.recipes.load_data", lambda spec, *, split="test", transform: parts[split]
+        "advlens.workflows.training.load_data",
+        lambda spec, *, split="test", transform: parts[split],
     )
     monkeypatch.setattr(
         "advlens.auditing.subjects.load_data", lambda spec, *, transform: parts["test"]
     )
-    for module in ("trained", "auditing"):  # reports take seconds, and have tests of their own
+    for module in ("workflows.trained", "auditing"):  # reports take seconds, and have tests of their own
         monkeypatch.setattr(f"advlens.{module}.write_report", lambda out: out)
     return tmp_path
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advlens.config import AuditSettings, MethodSpec, parse_method
 from advlens.errors import SettingsError
+from advlens.settings import AuditSettings, MethodSpec, parse_method
 
 WRITTEN = {
     "foolbox:LinfPGD(epsilon=8/255,steps=10)": ("foolbox", "LinfPGD", epsilon := 8 / 255, 10),

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-from advlens import stored as stored_module
 from advlens.attacks import (
     AdamAttack,
     Attack,
@@ -22,14 +21,15 @@ from advlens.attacks import (
     LeastLikely,
     Pgd,
 )
-from advlens.config import AttackSettings
+from advlens.attacks.threat import L2, Linf
 from advlens.datasets import ArrayData, Transform, load_data
 from advlens.distributed import joined
 from advlens.errors import DataError, RunError
 from advlens.files import locked
 from advlens.models import Classifier
-from advlens.stored import Success, make_attack, store_attack
-from advlens.threat import L2, Linf
+from advlens.settings import AttackSettings
+from advlens.workflows import attacked as stored_module
+from advlens.workflows.attacked import Success, make_attack, store_attack
 from together import end, start
 
 CLASSES = ("cat", "dog", "ship", "truck", "frog")

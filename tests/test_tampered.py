@@ -13,8 +13,8 @@ from torch import nn
 
 from advlens import read_run
 from advlens.auditing import audit
+from advlens.auditing.stages.accuracy import AccuracyStage
 from advlens.cli import main
-from advlens.config import AuditSettings
 from advlens.datasets import ArrayData
 from advlens.errors import AdvlensError, CheckpointError, RunError
 from advlens.folders import check_folder, held
@@ -23,7 +23,7 @@ from advlens.report.accuracy import section as accuracy
 from advlens.report.neurons import section as neurons
 from advlens.report.page import write_report
 from advlens.runs.folder import Run, differences, write_text
-from advlens.stages.accuracy import AccuracyStage
+from advlens.settings import AuditSettings
 from advlens.training import Training
 from kills import killed
 from synthetic_run import write_run

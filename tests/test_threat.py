@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from advlens.attacks.threat import L2, Linf, Threat, Uniform
 from advlens.errors import SettingsError
 from advlens.seeding import Stream
-from advlens.threat import L2, Linf, Threat, Uniform
 
 NORMS = [Linf, L2]
 

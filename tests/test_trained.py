@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from advlens import trained
 from advlens.attacks import Pgd
+from advlens.attacks.threat import L2
 from advlens.datasets import ArrayData
 from advlens.distributed import joined
 from advlens.errors import DataError, RunError
@@ -21,10 +21,10 @@ from advlens.models import Classifier
 from advlens.report.accuracy import ACCURACY
 from advlens.runs.folder import read_json
 from advlens.runs.results import Results
-from advlens.stages.training import in_words
-from advlens.threat import L2
-from advlens.trained import finish
 from advlens.training import Training
+from advlens.training.words import in_words
+from advlens.workflows import trained
+from advlens.workflows.trained import finish
 from smooth_network import SmoothNetwork
 from synthetic_run import read
 from together import end, start

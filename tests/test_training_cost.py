@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from advlens.attacks import Divergence, FeatureAttack, Fgsm, Pgd
+from advlens.attacks.threat import L2
 from advlens.models.classifier import Classifier
 from advlens.models.resnet import CifarResNet
-from advlens.objectives import (
+from advlens.prepared import live_features, prepare
+from advlens.training.objectives import (
     Adversarial,
     FeatureConsistency,
     Objective,
@@ -22,8 +24,6 @@ from advlens.objectives import (
     TrainingBatch,
     Unrelaxed,
 )
-from advlens.prepared import live_features, prepare
-from advlens.threat import L2
 from flops import flops
 
 IMAGES, CLASSES, K, M = 6, 10, 3, 2

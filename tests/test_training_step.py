@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from advlens.attacks import Attack
-from advlens.objectives import (
+from advlens.prepared import Prepared, live_features
+from advlens.training.loop import mixed
+from advlens.training.objectives import (
     Adversarial,
     FeatureConsistency,
     Objective,
@@ -16,8 +18,6 @@ from advlens.objectives import (
     TrainingBatch,
     Unrelaxed,
 )
-from advlens.prepared import Prepared, live_features
-from advlens.training.loop import mixed
 from objectives_by_hand import IDS, LABELS, SEED, Untraceable, batch_of, step
 
 

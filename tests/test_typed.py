@@ -20,9 +20,9 @@ from advlens import (
     Pgd,
     Training,
 )
-from advlens.config import AttackSettings, TrainSettings
 from advlens.errors import AdvlensError, SettingsError
 from advlens.models.outputs import logits_of
+from advlens.settings import AttackSettings, TrainSettings
 
 BALL = Linf(epsilon=0.1)
 NET = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
         LeastLikely,
         Pgd,
     )
+    from advlens.attacks.threat import L2, Linf, Uniform
     from advlens.attribution import ExpectedGradients, IntegratedGradients
     from advlens.auditing import audit, dissect
-    from advlens.config import AuditSettings, DissectSettings
     from advlens.consistency import Consistency
     from advlens.datasets import load_data
     from advlens.dissection import Dissection
@@ -33,10 +33,16 @@ if TYPE_CHECKING:
     from advlens.interop import AutoAttack, make_attack, make_attribution
     from advlens.maps import DiscrepancyMap
     from advlens.models import Classifier, load_model
-    from advlens.objectives import Adversarial, FeatureConsistency, Standard, Trades, Unrelaxed
     from advlens.runs.reader import RunResults, read_run
-    from advlens.threat import L2, Linf, Uniform
+    from advlens.settings import AuditSettings, DissectSettings
     from advlens.training import Augmentation, Training
+    from advlens.training.objectives import (
+        Adversarial,
+        FeatureConsistency,
+        Standard,
+        Trades,
+        Unrelaxed,
+    )
 
 __version__ = "0.1.0"
 
@@ -96,7 +102,7 @@ _HOMES = {
     ),
     "attribution": ("ExpectedGradients", "IntegratedGradients"),
     "auditing": ("audit", "dissect"),
-    "config": ("AuditSettings", "DissectSettings"),
+    "settings": ("AuditSettings", "DissectSettings"),
     "consistency": ("Consistency",),
     "datasets": ("load_data",),
     "dissection": ("Dissection",),
@@ -108,9 +114,9 @@ _HOMES = {
     "interop": ("AutoAttack", "make_attack", "make_attribution"),
     "maps": ("DiscrepancyMap",),
     "models": ("Classifier", "load_model"),
-    "objectives": ("Adversarial", "FeatureConsistency", "Standard", "Trades", "Unrelaxed"),
+    "training.objectives": ("Adversarial", "FeatureConsistency", "Standard", "Trades", "Unrelaxed"),
     "runs.reader": ("RunResults", "read_run"),
-    "threat": ("L2", "Linf", "Uniform"),
+    "attacks.threat": ("L2", "Linf", "Uniform"),
     "training": ("Augmentation", "Training"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from advlens.arrays import Images, Labels
 from advlens.attacks import Attack, LeastLikely
 from advlens.attacks.base import least_likely, positive
+from advlens.attacks.threat import L2
 from advlens.errors import DataError, SettingsError
 from advlens.intervals import Z95
 from advlens.prepared import prepare
 from advlens.statistics import TopK
-from advlens.threat import L2
 from advlens.typed import check_types
 from advlens.wordnet import similarity_matrix
 

@@ -22,10 +22,10 @@ from advlens.attacks import (
     LeastLikely,
     Pgd,
 )
+from advlens.attacks.threat import L2, Linf, Uniform
 from advlens.errors import DataError, NumericError, SettingsError
 from advlens.losses import log_odds
 from advlens.prepared import Prepared, prepare
-from advlens.threat import L2, Linf, Uniform
 
 BALL = L2(epsilon=0.4)
 ATTACKS: dict[str, Attack] = {

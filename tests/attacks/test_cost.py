@@ -18,10 +18,10 @@ from advlens.attacks import (
     LeastLikely,
     Pgd,
 )
+from advlens.attacks.threat import L2, Linf, Uniform
 from advlens.models.classifier import Classifier
 from advlens.models.resnet import CifarResNet
 from advlens.prepared import prepare
-from advlens.threat import L2, Linf, Uniform
 from flops import flops
 
 BALL, K = L2(epsilon=0.1), 3

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from advlens.attacks import Divergence, FeatureAttack
+from advlens.attacks.threat import L2, Linf
 from advlens.prepared import prepare
 from advlens.seeding import Stream
-from advlens.threat import L2, Linf
 
 
 def test_feature_attack_raises_the_distance(smooth, pixels):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from advlens.attacks import Bim, Fgsm, LeastLikely, Pgd
+from advlens.attacks.threat import L2, Linf
 from advlens.prepared import prepare
-from advlens.threat import L2, Linf
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # theirs

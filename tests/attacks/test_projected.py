@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from advlens.attacks import Bim, Fgsm, GaussianNoise, LeastLikely, Pgd
+from advlens.attacks.threat import L2, Linf, Uniform
 from advlens.prepared import prepare
-from advlens.threat import L2, Linf, Uniform
 
 EPS = torch.finfo(torch.float32).eps
 in_both = pytest.mark.parametrize(

@@ -21,11 +21,11 @@ from advlens.attacks import (
     Pgd,
     base,
 )
+from advlens.attacks.threat import L2, Linf
 from advlens.errors import SettingsError
 from advlens.evaluation import Accuracy
 from advlens.intervals import wilson
 from advlens.prepared import prepare
-from advlens.threat import L2, Linf
 from randomized_network import Live, Shifted
 
 BALL = L2(epsilon=0.4)

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 import tiny_broden
 import together
 from advlens.attacks import LeastLikely
+from advlens.attacks.threat import L2
 from advlens.datasets import BrodenData
 from advlens.dissection import Concepts, Dissection, Dissector
 from advlens.distributed import joined
 from advlens.errors import ModelError, SettingsError
 from advlens.models import load_model
 from advlens.prepared import prepare
-from advlens.threat import L2
 
 QUANTILE = 0.03  # a share of so few positions that thresholds and masks differ from unit to unit
 ATTACK = LeastLikely(threat=L2(epsilon=2.0), steps=2)

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from advlens.attacks import Bim, Fgsm, Pgd
-from advlens.config import parse_method
+from advlens.attacks.threat import L2, Linf
 from advlens.errors import ModelError, SettingsError
 from advlens.interop.attacks import Ball, ForeignAttack, TorchattacksAttack, make_attack
 from advlens.interop.guests import guest, library
 from advlens.prepared import prepare
 from advlens.seeding import derived
-from advlens.threat import L2, Linf
+from advlens.settings import parse_method
 
 foolbox, torchattacks = library("foolbox"), library("torchattacks")
 

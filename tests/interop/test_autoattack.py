@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from advlens.attacks import Pgd
+from advlens.attacks.threat import L2, Linf, Uniform
 from advlens.errors import ModelError, SettingsError
 from advlens.interop.autoattack import PARTS, AutoAttack
 from advlens.interop.guests import guest, library
 from advlens.prepared import prepare
 from advlens.seeding import derived
-from advlens.threat import L2, Linf, Uniform
 
 reference = library("autoattack", "pyautoattack")
 IDS = torch.arange(3)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from advlens.config import MethodSpec
 from advlens.errors import DataError, ModelError, SettingsError
 from advlens.interop.guests import check_arguments, found, guest, library
+from advlens.settings import MethodSpec
 
 
 def globals_now():

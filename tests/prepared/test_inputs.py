@@ -5,13 +5,13 @@ import torch
 from torch import nn
 
 from advlens.attacks import AdamAttack, Bim, Fgsm, GaussianNoise, Pgd
+from advlens.attacks.threat import L2
 from advlens.attribution import IntegratedGradients
 from advlens.attribution.measures import Faithfulness
 from advlens.errors import AdvlensError, DataError, SettingsError
 from advlens.features import ClassGeneration
 from advlens.interop import make_attack
 from advlens.prepared import check_labels, place_images
-from advlens.threat import L2
 
 BALL = L2(epsilon=0.4)
 USE_LABELS = {

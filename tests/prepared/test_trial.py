@@ -12,10 +12,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from advlens import Classifier, Pgd
+from advlens.attacks.threat import Linf
 from advlens.errors import ModelError, NumericError
 from advlens.prepared import prepare
 from advlens.prepared.trial import CHECKED
-from advlens.threat import Linf
 
 IMAGES = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 

@@ -7,15 +7,15 @@ import torch
 from torch import nn
 
 from advlens.auditing import audit, subjects
-from advlens.config import AttackSettings, AuditSettings
 from advlens.datasets import ArrayData
 from advlens.errors import SettingsError
 from advlens.models import Classifier
 from advlens.prepared import prepare
 from advlens.report.accuracy import section
 from advlens.runs.results import Results
-from advlens.stored import make_attack
+from advlens.settings import AttackSettings, AuditSettings
 from advlens.words import attack_name
+from advlens.workflows.attacked import make_attack
 from randomized_network import Live, Shifted
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
@@ -97,7 +97,7 @@ def test_one_draw_has_no_spread_and_is_refused():
 
 @pytest.mark.parametrize("method", ["fgsm", "bim", "pgd", "least-likely", "feature"])
 def test_stored_attacks_take_draws_of_a_model_that_varies_alone(method, monkeypatch):
-    monkeypatch.setattr("advlens.stored.prepare", subjects.prepare)
+    monkeypatch.setattr("advlens.workflows.attacked.prepare", subjects.prepare)
     settings, data = AttackSettings(method=method, draws=4), images()
     plain, moved = (classifier("m", randomized=varies) for varies in (False, True))
     assert make_attack(settings, plain, data).draws == 1

@@ -19,12 +19,12 @@ from advlens.attribution import (
     total_variation,
 )
 from advlens.auditing import audit
-from advlens.config import AuditSettings
 from advlens.datasets import ArrayData
 from advlens.errors import SettingsError
 from advlens.intervals import mean_interval
 from advlens.models import Classifier
 from advlens.prepared import prepare
+from advlens.settings import AuditSettings
 from kills import killed
 
 pytestmark = pytest.mark.usefixtures("no_rendering")

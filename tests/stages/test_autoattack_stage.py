@@ -9,8 +9,8 @@ from torch import nn
 
 from advlens import auditing
 from advlens.attacks import Fgsm
+from advlens.attacks.threat import L2, Linf
 from advlens.auditing import audit
-from advlens.config import AuditSettings
 from advlens.datasets import ArrayData
 from advlens.errors import SettingsError
 from advlens.interop.autoattack import PARTS, AutoAttack
@@ -19,7 +19,7 @@ from advlens.models import Classifier
 from advlens.prepared import prepare
 from advlens.report.autoattack import section
 from advlens.runs.results import Results
-from advlens.threat import L2, Linf
+from advlens.settings import AuditSettings
 from advlens.words import attack_name
 
 pytestmark = pytest.mark.usefixtures("no_rendering")

@@ -15,12 +15,12 @@ import tiny_broden
 import together
 from advlens import auditing
 from advlens.auditing import audit, dissect
-from advlens.config import AuditSettings, DissectSettings
 from advlens.datasets import ArrayData, BrodenData
 from advlens.distributed import joined
 from advlens.errors import ModelError, SettingsError
 from advlens.intervals import wilson
 from advlens.models import Classifier
+from advlens.settings import AuditSettings, DissectSettings
 from kills import killed
 
 pytestmark = pytest.mark.usefixtures("no_rendering")

@@ -12,11 +12,11 @@ from torch import nn
 
 from advlens import auditing
 from advlens.auditing import audit
-from advlens.config import AuditSettings
 from advlens.datasets import ArrayData
 from advlens.errors import DataError, ModelError
 from advlens.models import Classifier
 from advlens.models.zoo import CIFAR10_CLASSES
+from advlens.settings import AuditSettings
 from kills import killed
 
 pytestmark = pytest.mark.usefixtures("no_rendering")

@@ -9,15 +9,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from advlens.attacks import LeastLikely
+from advlens.attacks.threat import L2
+from advlens.auditing.stage import Context
+from advlens.auditing.stages.neuron_pictures import Chosen, picture_rows
 from advlens.datasets import ArrayData
 from advlens.maps import DiscrepancyMap, highlighted
 from advlens.models import Classifier
 from advlens.prepared import prepare
 from advlens.runs.folder import Row, Run
-from advlens.stages.base import Context
-from advlens.stages.neurons.pictures import Chosen, picture_rows
 from advlens.statistics import TopK
-from advlens.threat import L2
 
 ATTACK = LeastLikely(threat=L2(epsilon=0.5), steps=2, seed=3)
 METHOD = DiscrepancyMap(patch=3, stride=2, batch_size=10, seed=2)

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from advlens.auditing.stages.neuron_curves import curve
+from advlens.auditing.stages.neuron_pictures import choose_units
 from advlens.consistency import Interval, LayerConsistency
-from advlens.stages.neurons.curves import curve
-from advlens.stages.neurons.pictures import choose_units
 
 
 def layer(lc: list[float], cs1: list[float], dead: list[bool] | None = None) -> LayerConsistency:

@@ -10,8 +10,8 @@ import pytest
 from advlens.errors import DataError
 from advlens.runs.folder import write_csv
 from advlens.runs.tables import TRAINING
-from advlens.stages.training import Words, left_beside, training_tables
-from advlens.stages.training.metrics import LARGEST, LONGEST
+from advlens.training.history import LARGEST, LONGEST, left_beside, training_tables
+from advlens.training.words import Words
 from synthetic_run import write_run
 
 OLD = {"epoch": 1, "loss": 1.9, "natural": 0.42, "adversarial": 0.31, "n": 1000, "seconds": 252.8}

@@ -5,7 +5,9 @@ import dataclasses
 import pytest
 
 from advlens.attacks import AdamAttack, FeatureAttack, Fgsm, Pgd
-from advlens.objectives import (
+from advlens.attacks.threat import L2, Linf, Uniform
+from advlens.training import Augmentation, Training
+from advlens.training.objectives import (
     Adversarial,
     FeatureConsistency,
     Objective,
@@ -13,9 +15,7 @@ from advlens.objectives import (
     Trades,
     Unrelaxed,
 )
-from advlens.stages.training import in_words
-from advlens.threat import L2, Linf, Uniform
-from advlens.training import Augmentation, Training
+from advlens.training.words import in_words
 
 DRAWN = Fgsm(threat=Linf(epsilon=Uniform(low=4 / 255, high=16 / 255)))
 

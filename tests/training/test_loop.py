@@ -22,10 +22,17 @@ from tiny import SHORT, classifier, images, metrics, same, silent, train, withou
 from torch import Tensor, nn
 
 from advlens.attacks import Pgd
+from advlens.attacks.threat import Linf
 from advlens.datasets import ArrayData
 from advlens.errors import NumericError, RunError, SettingsError
 from advlens.files import locked
-from advlens.objectives import (
+from advlens.prepared import prepare
+from advlens.runs.checkpoint import load_checkpoint
+from advlens.training import Augmentation, Training
+from advlens.training import images as images_module
+from advlens.training import loop as loop_module
+from advlens.training import validation as validation_module
+from advlens.training.objectives import (
     Adversarial,
     FeatureConsistency,
     Objective,
@@ -34,13 +41,6 @@ from advlens.objectives import (
     TrainingBatch,
     Unrelaxed,
 )
-from advlens.prepared import prepare
-from advlens.runs.checkpoint import load_checkpoint
-from advlens.threat import Linf
-from advlens.training import Augmentation, Training
-from advlens.training import images as images_module
-from advlens.training import loop as loop_module
-from advlens.training import validation as validation_module
 from together import start
 
 

@@ -14,12 +14,12 @@ from tiny import SHORT, classifier, images, metrics, same, silent, train, withou
 from torch import Tensor, nn
 
 from advlens.attacks import Pgd
+from advlens.attacks.threat import L2, Linf
 from advlens.distributed import Processes, joined, synchronized
 from advlens.errors import RunError, SettingsError
-from advlens.objectives import Adversarial, FeatureConsistency, Objective, Standard, Trades
 from advlens.runs.checkpoint import load_checkpoint
-from advlens.threat import L2, Linf
 from advlens.training import Training
+from advlens.training.objectives import Adversarial, FeatureConsistency, Objective, Standard, Trades
 from together import end, start
 
 CPU = torch.device("cpu")

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from advlens.attacks import Pgd
+from advlens.attacks.threat import L2
 from advlens.datasets import ArrayData
 from advlens.distributed import Processes
 from advlens.models import Classifier
-from advlens.objectives import Adversarial
-from advlens.threat import L2
 from advlens.training import Training
+from advlens.training.objectives import Adversarial
 
 CLASSES = ("cat", "dog", "ship")
 SHORT = Training(

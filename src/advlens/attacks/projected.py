@@ -18,9 +18,9 @@ from advlens.attacks.base import (
     needed,
     positive,
 )
+from advlens.attacks.threat import Threat
 from advlens.prepared import Prepared
 from advlens.seeding import Stream, derived, normal
-from advlens.threat import Threat
 from advlens.typed import check_types
 
 Label = Literal["true", "predicted"]

@@ -12,8 +12,8 @@ from advlens.auditing.choices import audit_stages, dissect_stages, dissection_ra
 from advlens.auditing.opening import check_expected, looked_at, warn
 from advlens.auditing.passes import finished, run_stages
 from advlens.auditing.record import Settings, identity, record, training_tables
+from advlens.auditing.stage import Stage
 from advlens.auditing.subjects import Check, Subject, distinguish, labeled_subject, opened
-from advlens.config import AuditSettings, DissectSettings
 from advlens.datasets import BrodenData, ImageData, Transform
 from advlens.distributed import Processes, local_device
 from advlens.errors import SettingsError
@@ -22,7 +22,7 @@ from advlens.report.accuracy import unattacked
 from advlens.report.page import write_report
 from advlens.runs.folder import Tables, open_run, write_json
 from advlens.runs.results import Results
-from advlens.stages import Stage
+from advlens.settings import AuditSettings, DissectSettings
 
 __all__ = ["audit", "dissect", "radius", "rehearsed"]
 

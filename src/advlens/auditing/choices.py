@@ -5,27 +5,29 @@ from dataclasses import replace
 from typing import Any
 
 from advlens.attacks import AdamAttack, Attack, Fgsm, GradientAttack, LeastLikely, Pgd
+from advlens.attacks.columns import attack_columns, attack_settings
+from advlens.attacks.threat import L2, Linf, Threat
 from advlens.attribution import ExpectedGradients, IntegratedGradients
 from advlens.auditing.needs import lacking
+from advlens.auditing.stage import Stage
+from advlens.auditing.stages.accuracy import AccuracyStage, SweepStage
+from advlens.auditing.stages.attribution import AttributionStage
+from advlens.auditing.stages.autoattack import AutoAttackStage
+from advlens.auditing.stages.dissection import ALL, LAST, DissectionStage
+from advlens.auditing.stages.generation import GenerationStage
+from advlens.auditing.stages.inversion import InversionStage
+from advlens.auditing.stages.neurons import NeuronStage
+from advlens.auditing.stages.visualization import VisualizationStage
 from advlens.auditing.subjects import Subject, outputs
-from advlens.config import DRAWS, AuditSettings, DissectSettings
 from advlens.dissection import Dissection
 from advlens.errors import SettingsError
 from advlens.features import ClassGeneration, FeatureVisualization, Inversion
+from advlens.fid.representations import FeatureNetwork, Representation
 from advlens.interop import AutoAttack, make_attack, make_attribution
 from advlens.models import load_model
 from advlens.models.classifier import device_of
 from advlens.prepared import check_layer
-from advlens.representations import FeatureNetwork, Representation
-from advlens.stages import Stage
-from advlens.stages.accuracy import AccuracyStage, SweepStage
-from advlens.stages.attribution import AttributionStage
-from advlens.stages.autoattack import AutoAttackStage
-from advlens.stages.base import attack_columns, attack_settings
-from advlens.stages.dissection import ALL, LAST, DissectionStage
-from advlens.stages.features import GenerationStage, InversionStage, VisualizationStage
-from advlens.stages.neurons import NeuronStage
-from advlens.threat import L2, Linf, Threat
+from advlens.settings import DRAWS, AuditSettings, DissectSettings
 from advlens.words import listed
 
 
@@ -150,7 +152,7 @@ def _explanations(subject: Subject, settings: AuditSettings) -> list[Stage]:
     reference = load_model("cifar10-reference", device=device)
     network: FeatureNetwork = Representation(reference)
     if settings.inception is not None:
-        from advlens.inception import Inception  # torchvision takes a second to import
+        from advlens.fid.inception import Inception  # torchvision takes a second to import
 
         network = Inception(settings.inception)
     # B23's numbers for CIFAR-10 and for Small ImageNet 150

@@ -2,10 +2,10 @@
 
 import torch
 
+from advlens.auditing.stage import Need
+from advlens.auditing.stages.generation import fitted_half
 from advlens.auditing.subjects import Subject
 from advlens.errors import AdvlensError, DataError, ModelError
-from advlens.stages.base import Need
-from advlens.stages.features import fitted_half
 
 PROBED = 8
 """Images at which a gradient is looked for."""

@@ -11,7 +11,6 @@ from torch import Tensor
 from advlens.arrays import Images, Labels, Logits
 from advlens.auditing.mistakes import FEWEST, FirstNorm, Seen, mistakes
 from advlens.auditing.subjects import Subject
-from advlens.config import AuditSettings
 from advlens.datasets import BrodenData
 from advlens.distributed import Processes
 from advlens.errors import ModelError, NumericError, SettingsError
@@ -19,6 +18,7 @@ from advlens.evaluation import Accuracy
 from advlens.models import Classifier
 from advlens.prepared import Prepared
 from advlens.prepared.trial import untouched
+from advlens.settings import AuditSettings
 from advlens.words import Estimate, count, percent
 
 IMAGES = 300

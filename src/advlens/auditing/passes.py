@@ -13,6 +13,7 @@ from torch import Tensor
 
 from advlens.arrays import Ids
 from advlens.auditing.record import Settings
+from advlens.auditing.stage import Context, Stage, View, Work
 from advlens.auditing.subjects import Subject
 from advlens.datasets import ImageData
 from advlens.distributed import Processes
@@ -21,7 +22,6 @@ from advlens.folders import is_amount
 from advlens.progress import Progress
 from advlens.runs.folder import Run
 from advlens.runs.record import peak_memory
-from advlens.stages import Context, Stage, View, Work
 
 SAVE_EVERY = 60.0  # seconds between states of a pass, all that a kill can cost
 SAVE_SHARE = 20.0  # at least so many times as long as saving takes

@@ -8,13 +8,13 @@ from typing import Any
 
 from advlens import __version__
 from advlens.auditing.subjects import Subject
-from advlens.config import AuditSettings, DissectSettings
 from advlens.distributed import local_device
 from advlens.errors import DataError
 from advlens.models import Classifier
 from advlens.runs.folder import ABOUT, Tables, fingerprint
 from advlens.runs.record import data_record, machine, model_record, versions, without_home
-from advlens.stages.training import left_beside
+from advlens.settings import AuditSettings, DissectSettings
+from advlens.training.history import left_beside
 
 Settings = AuditSettings | DissectSettings
 

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from advlens import wordnet
-from advlens.config import AuditSettings, DissectSettings
 from advlens.datasets import BrodenData, ImageData, Transform, load_data, readable
 from advlens.datasets import View as DataView
 from advlens.distributed import Processes
@@ -23,6 +22,7 @@ from advlens.prepared import Prepared, prepare
 from advlens.progress import Progress
 from advlens.runs.folder import Row
 from advlens.runs.record import without_home
+from advlens.settings import AuditSettings, DissectSettings
 
 Data = TypeVar("Data", bound=ImageData)
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from advlens.arrays import Images, PerImage
 from advlens.attacks.base import positive
+from advlens.attacks.threat import L2
 from advlens.errors import NumericError, RunError, SettingsError
 from advlens.features.fake_relu import pass_blocked_gradients
 from advlens.prepared import Prepared, place_images, prepare
-from advlens.threat import L2
 from advlens.typed import check_types
 
 Objective = Callable[[Images], PerImage]

@@ -14,12 +14,12 @@ from advlens import attacks
 from advlens.arrays import Ids, Images, Labels, PerImage
 from advlens.attacks import Attack
 from advlens.attacks.base import needed
-from advlens.config.spec import MethodSpec, parse_method
+from advlens.attacks.threat import L2, Linf
 from advlens.errors import ModelError, SettingsError
 from advlens.interop.guests import check_arguments, found, guest, library
 from advlens.prepared import Prepared
 from advlens.seeding import derived
-from advlens.threat import L2, Linf
+from advlens.settings.spec import MethodSpec, parse_method
 
 ORDERS = {"L0": 0.0, "L1": 1.0, "L2": 2.0, "Linf": math.inf}
 BALL = ("epsilon", "norm")

@@ -21,12 +21,12 @@ from advlens.attribution.base import (
     uncertainty,
 )
 from advlens.attribution.baselines import Baseline, blurred, noise
-from advlens.config.spec import MethodSpec, parse_method
 from advlens.errors import ModelError, SettingsError
 from advlens.interop.guests import check_arguments, found, guest, library
 from advlens.models.classifier import check_images
 from advlens.prepared import Prepared, number_images, place_images, prepare
 from advlens.seeding import derived
+from advlens.settings.spec import MethodSpec, parse_method
 from advlens.typed import check_types
 
 OURS = ("target", "baseline")

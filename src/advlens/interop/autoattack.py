@@ -6,12 +6,12 @@ from typing import Any
 from advlens.arrays import Ids, Images, Labels
 from advlens.attacks import Attack
 from advlens.attacks.base import needed
+from advlens.attacks.threat import Threat
 from advlens.errors import ModelError, SettingsError
 from advlens.interop.attacks import Ball
 from advlens.interop.guests import guest, library
 from advlens.prepared import Prepared
 from advlens.seeding import derived
-from advlens.threat import Threat
 from advlens.typed import check_types
 
 PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")

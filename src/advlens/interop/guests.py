@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advlens.config.spec import MethodSpec
 from advlens.errors import AdvlensError, ModelError, SettingsError
 from advlens.models.classifier import device_of
 from advlens.seeding import seeded
+from advlens.settings.spec import MethodSpec
 
 
 def library(name: str, module: str = "") -> ModuleType:

@@ -26,7 +26,6 @@ from advlens.errors import CheckpointError, NumericError, RunError, SettingsErro
 from advlens.folders import parse_object
 from advlens.models import Classifier, save_weights
 from advlens.models.classifier import device_of
-from advlens.objectives import TrainingBatch
 from advlens.prepared import CHECKED, Prepared, live_features, prepare
 from advlens.progress import Progress
 from advlens.runs.checkpoint import as_bytes, from_bytes, load_checkpoint, misfit, save_checkpoint
@@ -35,6 +34,7 @@ from advlens.seeding import derived
 from advlens.signals import ENDING
 from advlens.training.augmentation import Augmentation
 from advlens.training.images import TrainingImages
+from advlens.training.objectives import TrainingBatch
 from advlens.training.schedule import rate
 from advlens.training.state import doubtful
 from advlens.training.validation import MEASURED, measure

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Literal
 
 from advlens.attacks import Attack, Pgd
+from advlens.attacks.threat import L2
 from advlens.datasets import ImageData
 from advlens.distributed import Processes
 from advlens.errors import SettingsError
 from advlens.files import locked
 from advlens.models import Classifier
-from advlens.objectives import Objective, Standard
 from advlens.signals import remembered_signals
-from advlens.threat import L2
 from advlens.training.augmentation import Augmentation
 from advlens.training.loop import Loop, Row
+from advlens.training.objectives import Objective, Standard
 from advlens.training.schedule import Schedule
 from advlens.typed import check_types
 

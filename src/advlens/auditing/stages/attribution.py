@@ -1,0 +1,246 @@
+"""Which pixels made the model say so (B23, section 2.3), and how good an answer that is."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from advlens.arrays import Images
+from advlens.attribution import (
+    Attribution,
+    ExpectedGradients,
+    Faithfulness,
+    IntegratedGradients,
+    RandomAttribution,
+    Stability,
+    rank_correlation,
+    sparseness,
+    total_variation,
+)
+from advlens.auditing.stage import Context, Need, View, Work
+from advlens.auditing.stages.pictures import enlarged, heat_map, slug, write_png
+from advlens.datasets import ImageData
+from advlens.interop import CaptumAttribution
+from advlens.intervals import mean_interval
+from advlens.runs.folder import Row, Tables
+
+INTEGRATED, EXPECTED, RANDOM = "IntegratedGradients", "ExpectedGradients", "Random"
+FULL_COLOR = 6.0
+"""Multiples of a map's mean size at which its color is full: the same scale for all models."""
+BETTER = {
+    "insertion": "higher", "deletion": "lower", "sparseness": "higher", "variation": "lower",
+    "stability": "lower", "agreement": "higher", "gap": "lower",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributionStage:
+    """Integrated Gradients, expected gradients and others, and random numbers; their measures.
+
+    The background of expected gradients are other images of the data.
+
+    Attributes:
+        count: images, a seeded, class-balanced subset.
+        integrated, expected: the methods.
+        methods: more of them.
+        background: images that expected gradients draw from.
+        draws: of noise, for the stability.
+        shown: images whose heat maps are shown.
+    """
+
+    count: int = 32
+    integrated: IntegratedGradients = field(default_factory=IntegratedGradients)
+    expected: ExpectedGradients = field(default_factory=ExpectedGradients)
+    methods: Sequence[CaptumAttribution] = ()
+    background: int = 100
+    draws: int = 2
+    shown: int = 6
+    seed: int = 0
+    name: str = "attribution"
+    records: bool = False
+    needs: tuple[Need, ...] = ("gradients",)
+
+    def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
+        return data, _chosen(data, self.count, self.seed)
+
+    def start(self, context: Context) -> "_Attributions":
+        return _Attributions(self, context)
+
+
+def _chosen(data: ImageData, count: int, seed: int) -> list[int]:
+    return data.subset(min(count, len(data)), seed=seed).positions.tolist()
+
+
+class _Attributions(Work):
+    def __init__(self, stage: AttributionStage, context: Context):
+        self.stage, self.context = stage, context
+        self.ids = _chosen(context.data, stage.count, stage.seed)
+        # of one seed, a smaller subset is part of a larger one
+        more = _chosen(context.data, stage.count + stage.background, stage.seed)
+        others = [image for image in more if image not in set(self.ids)] or self.ids
+        self.background = context.data.images(others).to(context.device).float() / 255
+        self.methods: dict[str, Callable[..., Attribution]] = {
+            INTEGRATED: stage.integrated,
+            EXPECTED: self._expected,
+            RANDOM: RandomAttribution(seed=stage.seed),
+        }
+        self.methods |= {m.name: partial(m, background=self.background) for m in stage.methods}
+        count, (_, height, width) = len(self.ids), context.data.image_shape
+        self.values = {
+            f"{method}.{measure}": torch.full((count,), torch.nan, dtype=torch.float64)
+            for method in self.methods
+            for measure in BETTER
+        }
+        self.drawn = [name for name in self.methods if name != RANDOM]
+        self.maps = torch.zeros(len(self.drawn), min(stage.shown, count), height, width)
+        self.points = dict.fromkeys(self.methods, 0.0)
+        self.predicted = torch.zeros(count, dtype=torch.int64)
+        self.probability = torch.zeros(count)
+
+    def _expected(
+        self, model: Any, images: Images, labels: Tensor | None, **given: Any
+    ) -> Attribution:
+        return self.stage.expected(model, images, labels, background=self.background, **given)
+
+    def update(self, view: View) -> None:
+        rows = torch.tensor([self.ids.index(image) for image in view.ids.tolist()])
+        probability, self.predicted[rows] = (v.cpu() for v in view.logits.softmax(dim=1).max(dim=1))
+        self.probability[rows] = probability.to(self.probability)
+        found: dict[str, Attribution] = {}
+        for name, method in self.methods.items():
+            found[name] = method(view.prepared, view.images, None, ids=view.ids)
+            self.points[name] += float(found[name].points.sum())
+            self._measure(name, method, found[name], view, rows)
+        partner = {INTEGRATED: EXPECTED, EXPECTED: INTEGRATED, RANDOM: INTEGRATED}
+        partner |= {method.name: INTEGRATED for method in self.stage.methods}
+        for name, other in partner.items():
+            alike = rank_correlation(found[name].maps, found[other].maps)
+            self.values[f"{name}.agreement"][rows] = alike.double().cpu()
+        for place, name in enumerate(self.drawn):
+            shown = rows < self.maps.shape[1]
+            self.maps[place, rows[shown]] = found[name].maps[shown].to(self.maps)
+
+    def _measure(
+        self, name: str, method: Callable[..., Attribution], found: Attribution, view: View,
+        rows: Tensor,
+    ) -> None:  # fmt: skip
+        curves = Faithfulness(batch_size=self.context.batch_size)(
+            view.prepared, view.images, found.maps, found.targets
+        )
+        changes = Stability(draws=self.stage.draws, seed=self.stage.seed)(
+            method, view.prepared, view.images, found, ids=view.ids
+        )
+        measured = {
+            "insertion": curves.insertion_area, "deletion": curves.deletion_area,
+            "sparseness": sparseness(found.maps), "variation": total_variation(found.maps),
+            "stability": changes.mean(dim=1), "gap": found.gap,
+        }  # fmt: skip
+        for measure, values in measured.items():
+            self.values[f"{name}.{measure}"][rows] = values.double().cpu()
+
+    def state(self) -> dict[str, Tensor]:
+        kept = {f"attribution.{key}": values for key, values in self.values.items()}
+        return kept | {
+            "attribution.maps": self.maps,
+            "attribution.points": torch.tensor(list(self.points.values()), dtype=torch.float64),
+            "attribution.predicted": self.predicted,
+            "attribution.probability": self.probability,
+        }
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self.values = {key: state[f"attribution.{key}"] for key in self.values}
+        self.maps = state["attribution.maps"]
+        self.predicted = state["attribution.predicted"]
+        self.probability = state["attribution.probability"]
+        self.points = dict(zip(self.methods, state["attribution.points"].tolist(), strict=True))
+
+    def merge(self, other: Self) -> None:
+        for key, values in self.values.items():
+            values.copy_(torch.where(values.isnan(), other.values[key], values))
+        for name in self.points:
+            self.points[name] += other.points[name]
+        self.maps += other.maps  # 0 of images that the other saw
+        self.predicted += other.predicted
+        self.probability += other.probability
+
+    def compute(self) -> Tables:
+        if not self.context.processes.first:
+            return {}
+        return {
+            "attribution": [
+                row for name in self.methods for measure in BETTER
+                if (row := self._measure_row(name, measure)) is not None
+            ],
+            "attribution_methods": [self._method_row(name) for name in self.methods],
+            "attribution_pictures": self._pictures(),
+        }  # fmt: skip
+
+    def _measure_row(self, name: str, measure: str) -> Row | None:
+        values = self.values[f"{name}.{measure}"]
+        known = values[values.isfinite()].tolist()
+        if not known:
+            return None  # random numbers have no completeness gap
+        mean, low, high = mean_interval(known)
+        return {
+            "model": self.context.name, "method": name, "measure": measure,
+            "better": BETTER[measure], "mean": mean, "low": low, "high": high, "n": len(known),
+            **self._ahead(name, measure),
+        }  # fmt: skip
+
+    def _ahead(self, name: str, measure: str) -> Row:
+        """By how much the method is better than random numbers, image by image."""
+        sign = 1 if BETTER[measure] == "higher" else -1
+        chance = self.values[f"{RANDOM}.{measure}"]
+        apart = sign * (self.values[f"{name}.{measure}"] - chance)
+        known = apart[apart.isfinite()].tolist() if name != RANDOM else []
+        found = mean_interval(known) if known else (None,) * 3
+        return dict(zip(("ahead", "ahead_low", "ahead_high"), found, strict=True))
+
+    def _method_row(self, name: str) -> Row:
+        integrated, expected, count = self.stage.integrated, self.stage.expected, len(self.ids)
+        noise = integrated.baseline == "noise"
+        words = {
+            INTEGRATED: (
+                integrated.target,
+                f"{integrated.baselines} noise images" if noise else integrated.baseline,
+                integrated.formula,
+            ),
+            EXPECTED: (expected.target, f"{len(self.background)} other images of the data", ""),
+            RANDOM: ("", "", ""),
+        } | {method.name: (method.target, method.starts_from, "") for method in self.stage.methods}
+        target, baseline, formula = words[name]
+        return {
+            "model": self.context.name, "method": name, "target": target, "baseline": baseline,
+            "points": self.points[name] / count, "formula": formula, "n": count,
+        }  # fmt: skip
+
+    def _pictures(self) -> list[Row]:
+        data, names = self.context.data, self.context.data.classes
+        shown = self.ids[: self.maps.shape[1]]
+        images = data.images(shown).float() / 255
+        rows: list[Row] = []
+        for rank, (number, image) in enumerate(zip(shown, images, strict=True)):
+            large = enlarged(image)
+            for name in ("", *self.drawn):
+                stem = f"attribution-{slug(self.context.name)}-{rank}-{slug(name or 'image')}"
+                file, picture = f"figures/images/{stem}.png", large
+                if name:
+                    heat = self.maps[self.drawn.index(name), rank]
+                    # full color at the same multiple of the map's own mean size for all models
+                    heat = enlarged((heat / heat.abs().mean().clamp_min(1e-12))[None])[0]
+                    picture = heat_map(large, heat, FULL_COLOR)
+                write_png(picture, self.context.folder / file)
+                gap = self.values[f"{name}.gap"][rank].item() if name else torch.nan
+                rows.append(
+                    {
+                        "model": self.context.name, "rank": rank, "id": number, "method": name,
+                        "label": names[int(data.labels[number])],
+                        "predicted": names[int(self.predicted[rank])],
+                        "probability": self.probability[rank].item(), "file": file,
+                        "gap": None if gap != gap else gap,
+                    }
+                )  # fmt: skip
+        return rows

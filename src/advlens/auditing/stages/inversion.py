@@ -1,0 +1,164 @@
+"""Does an image with the same representation look the same (B23 eq. 15)?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from advlens.arrays import Images, PerImage
+from advlens.auditing.stage import Context, Need, View, Work
+from advlens.auditing.stages.jobs import synthesized
+from advlens.auditing.stages.pictures import enlarged, slug, write_png
+from advlens.datasets import ImageData
+from advlens.features import Inversion, noise_images
+from advlens.fid.distances import feature_distances
+from advlens.fid.representations import FeatureNetwork
+from advlens.intervals import mean_interval
+from advlens.runs.folder import Row, Tables
+
+STARTS = ("noise", "image")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InversionStage:
+    """Images inverted from noise and from an image of another class, and how near they come.
+
+    Attributes:
+        network: whose features measure the distance of an image and its inversion.
+        method: the steps.
+        count: images, a seeded, class-balanced subset.
+        shown: of these in the report.
+    """
+
+    network: FeatureNetwork
+    method: Inversion = field(default_factory=Inversion)
+    count: int = 8
+    shown: int = 4
+    seed: int = 0
+    name: str = "inversion"
+    records: bool = False
+    needs: tuple[Need, ...] = ("representation", "gradients")
+
+    def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
+        return data, ()  # few, and of no use one by one
+
+    def start(self, context: Context) -> "_Inversion":
+        return _Inversion(self, context)
+
+
+class _Inversion(Work):
+    def __init__(self, stage: InversionStage, context: Context):
+        self.stage, self.context = stage, context
+        chosen = context.data.subset(min(stage.count, len(context.data)), seed=stage.seed)
+        self.ids: list[int] = chosen.positions.tolist()
+
+    def update(self, view: View) -> None:
+        """No image streams by."""
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Nothing is kept but what `synthesized` keeps."""
+
+    def merge(self, other: Self) -> None:
+        """Nothing has been seen."""
+
+    def compute(self) -> Tables:
+        targets = self.context.data.images(self.ids).float() / 255
+        others = self._others()
+        starts = {
+            "noise": noise_images(
+                torch.tensor(self.ids), self.context.data.image_shape, seed=self.stage.seed
+            ),
+            "image": self.context.data.images(others).float() / 255,
+        }
+        wanted = self._seen(targets)
+        rows: list[Row] = []
+        pictures: list[Row] = []
+        for start in STARTS:
+            job = f"inversion.from-{start}"
+            method = self.stage.method
+            made = synthesized(self.context, job, method, starts[start], targets).cpu()
+            if not self.context.processes.first:
+                continue
+            measured, before = (
+                self._measured(self._seen(images), wanted) for images in (made, starts[start])
+            )
+            rows += [self._row(start, *key, measured[key], before[key]) for key in measured]
+            pictures += self._pictures(
+                start, starts[start], targets, made, measured["representation", self.context.name],
+                others if start == "image" else None,
+            )  # fmt: skip
+        return {"inversion": rows, "inversion_pictures": pictures}
+
+    def _others(self) -> list[int]:
+        """For each image one of another class: the nearest behind it among those chosen, or any."""
+        labels = self.context.data.labels
+        found = []
+        for place, image in enumerate(self.ids):
+            around = [*self.ids[place + 1 :], *self.ids[:place], *range(len(labels))]
+            found.append(next((o for o in around if labels[o] != labels[image]), image))
+        return found
+
+    def _seen(self, images: Images) -> dict[tuple[str, str], Tensor]:
+        """What is compared of each image, by measure and the network that measures."""
+        context, network = self.context, self.stage.network
+        given = images.to(context.device)
+        with torch.no_grad():
+            own = context.prepared.representation(given)
+        features = network(given)
+        return {
+            ("representation", context.name): own, ("pixels", ""): images.flatten(1),
+            **{
+                (f"{source.layer} ({source.dimension} features)", source.network): features[layer]
+                for layer, source in network.sources.items()
+            },
+        }  # fmt: skip
+
+    def _measured(
+        self, seen: dict[tuple[str, str], Tensor], wanted: dict[tuple[str, str], Tensor]
+    ) -> dict[tuple[str, str], PerImage]:
+        """Distance of each image from its target; in the own representation, of its length."""
+        found = {key: feature_distances(seen[key], wanted[key]).cpu() for key in seen}
+        own = "representation", self.context.name
+        found[own] /= wanted[own].double().norm(dim=1).cpu()
+        return found
+
+    def _row(
+        self, start: str, measure: str, network: str, values: PerImage, before: PerImage
+    ) -> Row:
+        mean, low, high = mean_interval(values.tolist())
+        method = self.stage.method
+        return {
+            "model": self.context.name, "start": start, "measure": measure, "features": network,
+            "steps": method.steps, "epsilon": method.epsilon, "step_size": method.step_size,
+            "mean": mean, "low": low, "high": high, "n": len(values),
+            "untouched": before.mean().item(),
+        }  # fmt: skip
+
+    def _pictures(
+        self, start: str, starts: Images, targets: Images, made: Images, distances: PerImage,
+        others: Sequence[int] | None,
+    ) -> list[Row]:  # fmt: skip
+        data = self.context.data
+        rows: list[Row] = []
+        for rank in range(min(self.stage.shown, len(made))):
+            files = {}
+            for kind, images in (("start", starts), ("target", targets), ("inverted", made)):
+                stem = f"inversion-{slug(self.context.name)}-{start}-{rank}-{kind}"
+                files[kind] = f"figures/images/{stem}.png"
+                write_png(enlarged(images[rank]), self.context.folder / files[kind])
+            label = data.classes[int(data.labels[self.ids[rank]])]
+            other = "" if others is None else data.classes[int(data.labels[others[rank]])]
+            rows.append(
+                {
+                    "model": self.context.name, "start": start, "rank": rank,
+                    "target_label": label, "start_label": other, "start_file": files["start"],
+                    "target_file": files["target"], "file": files["inverted"],
+                    "distance": distances[rank].item(),
+                }
+            )  # fmt: skip
+        return rows

@@ -1,0 +1,107 @@
+"""What raises a component of the representation most, and the images that do (B23 eq. 13, 14)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from advlens.auditing.stage import Context, Need, View, Work
+from advlens.auditing.stages.jobs import synthesized
+from advlens.auditing.stages.pictures import enlarged, slug, write_png
+from advlens.datasets import ImageData
+from advlens.features import FeatureVisualization, noise_images
+from advlens.runs.folder import Row, Tables
+from advlens.statistics import TopK
+
+JOB = "visualization.images"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualizationStage:
+    """Some components of the representation, each made visible from noise.
+
+    Attributes:
+        method: the steps.
+        count: components, drawn by the seed.
+        shown: images of highest and of lowest activation beside each.
+    """
+
+    method: FeatureVisualization = field(default_factory=FeatureVisualization)
+    count: int = 4
+    shown: int = 4
+    seed: int = 0
+    name: str = "visualization"
+    records: bool = False
+    needs: tuple[Need, ...] = ("representation", "gradients")
+
+    def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
+        return data, range(len(data))
+
+    def start(self, context: Context) -> "_Visualization":
+        return _Visualization(self, context)
+
+
+class _Visualization(Work):
+    def __init__(self, stage: VisualizationStage, context: Context):
+        self.stage, self.context = stage, context
+        probe = torch.zeros(1, *context.data.image_shape, device=context.device)
+        with torch.no_grad():
+            dimension = context.prepared.representation(probe).shape[1]
+        random = torch.Generator().manual_seed(stage.seed)
+        order = torch.randperm(dimension, generator=random)
+        self.components = order[: stage.count].sort().values
+        count = len(self.components)
+        self.tops = {kind: TopK(stage.shown, count) for kind in ("most", "least")}
+
+    def update(self, view: View) -> None:
+        with torch.no_grad():
+            values = view.prepared.representation(view.images)
+        chosen = values[:, self.components]
+        self.tops["most"].update(chosen, view.ids)
+        self.tops["least"].update(-chosen, view.ids)
+
+    def state(self) -> dict[str, Tensor]:
+        return {f"visualization.{kind}": top.kept() for kind, top in self.tops.items()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        for kind, top in self.tops.items():
+            top.keys = state[f"visualization.{kind}"]
+
+    def merge(self, other: Self) -> None:
+        for kind, top in self.tops.items():
+            top.merge(other.tops[kind])
+
+    def compute(self) -> Tables:
+        context, stage = self.context, self.stage
+        starts = noise_images(self.components, context.data.image_shape, seed=stage.seed)
+        images = synthesized(context, JOB, stage.method, starts, self.components)
+        if not context.processes.first:
+            return {}
+        with torch.no_grad():
+            made = context.prepared.representation(images)[
+                torch.arange(len(self.components)), self.components
+            ].cpu()
+        rows: list[Row] = []
+        for place, component in enumerate(self.components.tolist()):
+            rows.append(self._row(component, "visualized", 0, made[place], images[place]))
+            for kind, sign in (("most", 1), ("least", -1)):
+                values, ids = (part[place] for part in self.tops[kind].compute())
+                shown = context.data.images(ids.tolist()).float() / 255
+                for rank, (value, number) in enumerate(zip(values, ids.tolist(), strict=True)):
+                    label = context.data.classes[int(context.data.labels[number])]
+                    rows.append(self._row(component, kind, rank, sign * value, shown[rank], label))
+        return {"visualization_pictures": rows}
+
+    def _row(
+        self, component: int, kind: str, rank: int, activation: Tensor, image: Tensor,
+        label: str = "",
+    ) -> Row:  # fmt: skip
+        stem = f"visualization-{slug(self.context.name)}-{component}-{kind}-{rank}"
+        file = f"figures/images/{stem}.png"
+        write_png(enlarged(image), self.context.folder / file)
+        return {
+            "model": self.context.name, "component": component, "kind": kind, "rank": rank,
+            "file": file, "activation": activation.item(), "label": label,
+        }  # fmt: skip

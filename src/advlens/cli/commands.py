@@ -1,0 +1,390 @@
+"""The verbs of the command line: the flags that each takes, and the checks that need no torch."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, UseAppendAction, arg
+
+from advlens.errors import SettingsError
+from advlens.settings import (
+    AttackSettings,
+    AuditSettings,
+    DissectSettings,
+    ModelSettings,
+    NoHint,
+    PruneSettings,
+    TrainSettings,
+    train_settings,
+)
+from advlens.settings.numbers import check_positive
+
+ModelSpec = Annotated[str, arg(metavar="MODEL")]
+DataSpec = Annotated[str, arg(metavar="DATA")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What every verb that computes something understands.
+
+    Attributes:
+        config: a TOML file of settings, named like the flags; flags on the command line win.
+        dry_run: print the settings and what would be computed; write nothing.
+        debug: show the traceback of an error.
+        patience: minutes that processes of torchrun wait for a sign of life from one another.
+    """
+
+    config: Annotated[Path | None, NoHint] = None
+    dry_run: FlagCreatePairsOff[bool] = False
+    debug: FlagCreatePairsOff[bool] = False
+    patience: float = 5
+
+    def __post_init__(self) -> None:
+        check_positive(self, "patience")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditCommand:
+    """Audit classifiers: accuracy, robustness, and what their units stand for under attack.
+
+    Attributes:
+        model: a packaged model such as cifar10-standard, a network for 32x32 images such as
+            resnet14, torchvision:NAME, timm:NAME or package.module:factory, each with :SIZE for
+            other images and with @weights-file or without (docs/models.md); give --model once for
+            each model.
+        data: sample, cifar10:DIR, imagenet:DIR, folder:DIR … (docs/data.md names them all).
+        out: the run folder; the same command continues an interrupted run.
+    """
+
+    model: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="MODEL")]]
+    data: DataSpec
+    out: Path
+    settings: OmitArgPrefixes[AuditSettings] = field(default_factory=AuditSettings)
+    common: OmitArgPrefixes[Common] = Common()
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise SettingsError("no model is given; name each with --model")
+        for spec in self.model:
+            _check_model(spec)
+        _check_data(self.data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateCommand(AuditCommand):
+    """Measure accuracy, natural and under attack: the stages accuracy and sweep of an audit."""
+
+    settings: OmitArgPrefixes[AuditSettings] = field(
+        default_factory=lambda: AuditSettings(stages=("accuracy", "sweep"))
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuronsCommand(AuditCommand):
+    """Measure the consistency of the units: the stage neurons of an audit."""
+
+    settings: OmitArgPrefixes[AuditSettings] = field(
+        default_factory=lambda: AuditSettings(stages=("neurons",))
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeCommand(AuditCommand):
+    """Show which pixels made the model say so: Integrated Gradients and expected gradients."""
+
+    settings: OmitArgPrefixes[AuditSettings] = field(
+        default_factory=lambda: AuditSettings(stages=("attribution",))
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualizeCommand(AuditCommand):
+    """Make features visible: images that raise components of the representation."""
+
+    settings: OmitArgPrefixes[AuditSettings] = field(
+        default_factory=lambda: AuditSettings(stages=("visualization",))
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InvertCommand(AuditCommand):
+    """Invert representations: do images that mean the same to the model look the same?"""
+
+    settings: OmitArgPrefixes[AuditSettings] = field(
+        default_factory=lambda: AuditSettings(stages=("inversion",), inversion_steps=10_000)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateCommand(AuditCommand):
+    """Generate images of each class from the model, and measure how near they are to real ones."""
+
+    settings: OmitArgPrefixes[AuditSettings] = field(
+        default_factory=lambda: AuditSettings(stages=("generation",))
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DissectCommand:
+    """Name what units detect, on real images and under attack (network dissection).
+
+    Attributes:
+        model: as for audit; torchvision:NAME.PART@weights-file is a part of a network, such as
+            torchvision:alexnet.features: without logits it is dissected on real images only. Give
+            --model once for each model.
+        data: broden:DIR, images with labeled pixels in the Broden layout (docs/broden.md).
+        out: the run folder; the same command continues an interrupted run.
+    """
+
+    model: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="MODEL")]]
+    data: DataSpec
+    out: Path
+    settings: OmitArgPrefixes[DissectSettings] = field(default_factory=DissectSettings)
+    common: OmitArgPrefixes[Common] = Common()
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise SettingsError("no model is given; name each with --model")
+        for spec in self.model:
+            _check_model(spec)
+        _check_data(self.data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoCommand:
+    """Audit the three packaged classifiers, one network trained three ways, on packaged images.
+
+    Attributes:
+        out: the run folder.
+    """
+
+    out: Path = Path("runs/demo")
+    settings: OmitArgPrefixes[AuditSettings] = field(
+        default_factory=lambda: AuditSettings(
+            images=500,
+            steps=10,
+            sweep_images=50,
+            sweep_steps=5,
+            neuron_steps=5,
+            explained=6,
+            points=20,
+            baselines=3,
+            samples=50,
+            visualization_steps=200,
+            inversion_steps=200,
+            generated=7,
+        )
+    )
+    common: OmitArgPrefixes[Common] = Common()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackCommand:
+    """Write attacked images as lossless PNG files, read them back and measure again.
+
+    Attributes:
+        model: a packaged model, a network for 32x32 images, torchvision:NAME or
+            package.module:factory, each with @weights-file or without.
+        data: sample, cifar10:DIR, imagenet:DIR, folder:DIR … (docs/data.md names them all).
+        out: the folder to write: images/<class>/<id>.png, which can be audited as
+            exact:OUT/images, and attack.csv with a row for each image. Eight bits round each
+            pixel value by up to 0.5/255, which can leave the ball by as much and undo a success:
+            both are measured on what is read back. The same command continues an interrupted run.
+    """
+
+    model: ModelSpec
+    data: DataSpec
+    out: Path
+    settings: OmitArgPrefixes[AttackSettings] = field(default_factory=AttackSettings)
+    common: OmitArgPrefixes[Common] = Common()
+
+    def __post_init__(self) -> None:
+        _check_model(self.model)
+        _check_data(self.data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCommand:
+    """Train a classifier, then measure it once on the test set; under torchrun, on several GPUs.
+
+    `advlens train --list` shows the packaged recipes.
+
+    Attributes:
+        recipe: packaged settings; those of --config and flags win over them.
+        model: resnet14, resnet18 … or package.module:factory, with @weights-file to start from;
+            a recipe may name it.
+        data: cifar10:DIR, or folder:DIR with train and val in it.
+        out: the folder to write: model.safetensors and a model card, model.md. The same command
+            continues an interrupted run and ends with the same weights.
+    """
+
+    recipe: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    model: ModelSpec
+    data: DataSpec
+    out: Path
+    settings: OmitArgPrefixes[Annotated[TrainSettings, arg(constructor=train_settings)]]
+    common: OmitArgPrefixes[Common] = Common()
+
+    def __post_init__(self) -> None:
+        _check_model(self.model)
+        _check_data(self.data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneCommand(AuditCommand):
+    """Prune channels, fine-tune, and audit again: does a robust model stay interpretable?
+
+    Attributes:
+        model: as for audit, with trained weights; give --model once for each model.
+        data: cifar10:DIR, folder:DIR with train and val in it, or sample, of which 1500 images
+            fine-tune and 500 are audited.
+        out: the folder to write: a folder for each pruned model, audit, results/pruning.csv and
+            pruning.md. The same command continues an interrupted run.
+    """
+
+    settings: OmitArgPrefixes[PruneSettings] = field(default_factory=PruneSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceCommand:
+    """Train a paper's models, audit them side by side, and show its table beside ours.
+
+    `advlens reproduce --list` shows what can be reproduced and what that needs.
+
+    Attributes:
+        name: which one.
+        quick: a short form, on little data with a small network: does the paper's ordering hold?
+        data: the data that it needs; the quick form has its own.
+        out: the folder to write: a folder for each model, audit, results/reproduction.csv and
+            reproduction.md. The same command continues an interrupted run.
+        debug: show the traceback of an error.
+    """
+
+    name: Positional[Annotated[str, arg(metavar="NAME")]]
+    quick: FlagCreatePairsOff[bool] = False
+    data: Annotated[str | None, arg(metavar="DATA", help_behavior_hint="")] = None
+    out: Path
+    debug: FlagCreatePairsOff[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.data is not None:
+            _check_data(self.data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportCommand:
+    """Write report.html and the figures of a run folder again.
+
+    Attributes:
+        run: the run folder.
+        debug: show the traceback of an error.
+    """
+
+    run: Positional[Annotated[Path, arg(metavar="RUN")]]
+    debug: FlagCreatePairsOff[bool] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataCommand:
+    """Fetch CIFAR-10, Broden 1.0 or the FID Inception-v3; make Small ImageNet or a set like Broden.
+
+    CIFAR-10 has 170 MB, the Inception-v3 96 MB, Broden over 1 GB; where Broden's download breaks
+    off, the same command goes on. docs/data.md says where other data come from.
+
+    Attributes:
+        name: the data set; small-imagenet is made from ImageNet's folder, 150 random classes with
+            600 + 50 images at 128x128 pixels; broden-from makes a set from images and masks
+            (docs/broden.md); inception is the network that FID and KID are defined by.
+        to: the folder that shall hold it; for broden-from, the data set itself.
+        archive: a local copy of cifar-10-binary.tar.gz, broden1_224.zip or the Inception's weights
+            file instead of a download.
+        resolution: broden: of the images, in pixels.
+        images: broden-from: a folder of images; small-imagenet: ImageNet, with train in it.
+        seed: small-imagenet: of the choice of classes and images.
+        v2: small-imagenet: ImageNetV2's TopImages, whose images of these classes go to TO/v2.
+        masks: broden-from: a folder of CATEGORY/IMAGE.png.
+        labels: broden-from: a table value,name,category of what the masks' values mean.
+        whole: broden-from: a table image,category,name of labels for whole images.
+        size: broden-from: side of the images, in pixels.
+        label_size: broden-from: side of the label maps, in pixels.
+        debug: show the traceback of an error.
+    """
+
+    name: Positional[Literal["cifar10", "small-imagenet", "broden", "broden-from", "inception"]]
+    to: Path
+    archive: Annotated[Path | None, NoHint] = None
+    resolution: Literal[224, 227, 384] = 224
+    images: Annotated[Path | None, NoHint] = None
+    seed: int = 0
+    v2: Annotated[Path | None, NoHint] = None
+    masks: Annotated[Path | None, NoHint] = None
+    labels: Annotated[Path | None, NoHint] = None
+    whole: Annotated[Path | None, NoHint] = None
+    size: int = 224
+    label_size: int = 112
+    debug: FlagCreatePairsOff[bool] = False
+
+    def __post_init__(self) -> None:
+        used = DATA_FLAGS[self.name]
+        for flag in dict.fromkeys(flag for flags in DATA_FLAGS.values() for flag in flags):
+            if flag not in used and getattr(self, flag) != getattr(DataCommand, flag):
+                raise SettingsError(
+                    f"--{flag.replace('_', '-')} does not go with {self.name}; leave it out"
+                )
+        if "images" in used and self.images is None:
+            raise SettingsError(f"{self.name} needs --images, a folder of images")
+
+
+DATA_FLAGS = {
+    "cifar10": ("archive",),
+    "small-imagenet": ("images", "seed", "v2"),
+    "broden": ("archive", "resolution"),
+    "broden-from": ("images", "masks", "labels", "whole", "size", "label_size"),
+    "inception": ("archive",),
+}
+"""What each data set takes beside --to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsCommand(ModelSettings):
+    """List the models, show one, or convert one's weights to safetensors (docs/models.md).
+
+    Attributes:
+        action: list them all; show layers, units, normalization, classes of the model that
+            follows; or convert the weights of MODEL@FILE: checkpoints of torch.save are read
+            without executing anything.
+        model: the model to show or to convert.
+        out: convert: the .safetensors file to write.
+        debug: show the traceback of an error.
+    """
+
+    action: Positional[Literal["list", "show", "convert"]] = "list"
+    model: Positional[Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="")]] = None
+    out: Annotated[Path | None, NoHint] = None
+    debug: FlagCreatePairsOff[bool] = False
+
+    def __post_init__(self) -> None:
+        if (self.action != "list") != (self.model is not None):
+            raise SettingsError("show needs a model, as in: advlens models show resnet14")
+        if (self.action == "convert") != (self.out is not None) or (
+            self.out is not None and self.out.suffix != ".safetensors"
+        ):
+            raise SettingsError(
+                "convert, and only convert, needs a file to write, as in: advlens models convert "
+                "resnet18@checkpoint.pt --out resnet18.safetensors"
+            )
+        if self.model is not None:
+            _check_model(self.model)
+
+
+def _check_model(spec: str) -> None:
+    weights = spec.partition("@")[2]
+    if weights not in ("", "DEFAULT") and not os.path.isfile(weights):
+        raise SettingsError(f"model {spec} names the weights file {weights}, which does not exist")
+
+
+def _check_data(spec: str) -> None:
+    folder = spec.partition(":")[2]
+    if folder and not Path(folder).expanduser().is_dir():
+        raise SettingsError(f"data {spec} names the folder {folder}, which does not exist")

@@ -1,0 +1,248 @@
+"""The words of a command line, and the settings of files, into a command."""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import itertools
+import os
+import re
+import tomllib
+import typing
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import DisallowNone
+from tyro.extras import subcommand_cli_from_dict
+
+from advlens.cli import commands
+from advlens.errors import SettingsError
+from advlens.settings.packaged import recipe_settings
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "demo": commands.DemoCommand,
+    "audit": commands.AuditCommand,
+    "evaluate": commands.EvaluateCommand,
+    "neurons": commands.NeuronsCommand,
+    "dissect": commands.DissectCommand,
+    "attribute": commands.AttributeCommand,
+    "visualize": commands.VisualizeCommand,
+    "invert": commands.InvertCommand,
+    "generate": commands.GenerateCommand,
+    "attack": commands.AttackCommand,
+    "train": commands.TrainCommand,
+    "prune": commands.PruneCommand,
+    "reproduce": commands.ReproduceCommand,
+    "report": commands.ReportCommand,
+    "data": commands.DataCommand,
+    "models": commands.ModelsCommand,
+}
+REPEATED = ("model", "attack", "attribution")
+"""Keys whose flag is given once for each value."""
+DESCRIPTION = (
+    "Audit, train and compare image classifiers by their behavior on real and adversarial images. "
+    "Numbers such as epsilon are written as 4/255 or .0157."
+)
+PLAINER = {
+    r"\. Expected": "; expected",
+    r"; expected 1 values": "",
+    r"Error parsing (\S+): .*invalid literal for int.*: ('.*')": r"\1: \2 is not a whole number",
+    r"Error parsing (\S+): .*could not convert .*: ('.*')": r"\1: \2 is not a number",
+    r" or misplaced| \(applied to [^)]*\)| Arguments are applied to.*": "",
+}
+"""What tyro says for itself, and what is shorter or plainer."""
+
+
+def parse(words: Sequence[str]) -> tuple[Any, list[str]]:
+    """The command that the words of a command line ask for.
+
+    Returns:
+        An instance of one of `COMMANDS`, and the words with the file of --config written out.
+
+    Raises:
+        SettingsError: wrong use, in one sentence that names the flag, or the key and its file.
+        SystemExit: help was asked for, and is printed.
+    """
+    words, recorded, sources = with_settings(words)
+    help_wanted = not {"-h", "--help"}.isdisjoint(words)
+    said = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    try:
+        with contextlib.nullcontext() if help_wanted else _heard_by(said):
+            command: Any = subcommand_cli_from_dict(
+                COMMANDS,
+                args=words,
+                prog="advlens",
+                description=DESCRIPTION,
+                config=(DisallowNone,),
+            )
+        return command, recorded
+    except SystemExit as end:
+        if not end.code:
+            raise
+        said.seek(0)
+        problem = sentence(said.read())
+    except SettingsError as error:
+        problem = str(error)
+    named = problem.partition("; perhaps")[0].replace("--", "").replace("-", "_")
+    origin = next((o for key, o in sources.items() if re.search(rf"\b{key}\b", named)), None)
+    raise SettingsError(problem if origin is None else f"{origin}: {problem}")
+
+
+def with_settings(words: Sequence[str]) -> tuple[list[str], list[str], dict[str, str]]:
+    """The words with the settings of --recipe and --config ahead of the user's own flags.
+
+    A key of the file wins over one of the recipe, and a flag over both.
+
+    Returns:
+        The words for the parser, without --config; the words for the record, without what the
+        recipe stands for either; and for each key that was taken, where it comes from.
+
+    Raises:
+        SettingsError: there is no such file or recipe, or it has an unknown key or a value of a
+            wrong type.
+    """
+    verb, own = list(words[:1]), list(words[1:])
+    kinds = _kinds(COMMANDS[verb[0]]) if verb and verb[0] in COMMANDS else {}
+    name, without = _taken_out(own, "--config")
+    flags, origins = list[str](), dict[str, str]()
+    given = _keys(own, kinds)
+    if name is not None and "config" in kinds:
+        own, file = without, Path(name)
+        flags, origins = flags_of(verb[0], _read(file), str(file), unless=given)
+    name, _ = _taken_out(flags + own, "--recipe")
+    if name is None or "recipe" not in kinds:
+        return verb + flags + own, verb + flags + own, origins
+    recipe, more = flags_of(
+        verb[0], recipe_settings(name), f"recipe {name}", unless=given | origins.keys()
+    )
+    return verb + recipe + flags + own, verb + flags + own, more | origins
+
+
+def flags_of(
+    verb: str, settings: Mapping[str, object], origin: str, *, unless: Collection[str] = ()
+) -> tuple[list[str], dict[str, str]]:
+    """The words that stand for the settings of a file; a switch at its default needs none.
+
+    Args:
+        verb: whose settings they are.
+        settings: values by key, as TOML gives them.
+        origin: where they come from, for errors.
+        unless: keys that are left out.
+
+    Returns:
+        The words, and the origin of each key that they stand for.
+
+    Raises:
+        SettingsError: an unknown key, or a value of a wrong type.
+    """
+    kinds = _kinds(COMMANDS[verb])
+    kinds.pop("config", None)
+    words, origins = list[str](), dict[str, str]()
+    for name, value in settings.items():
+        key = _key(name)
+        if key not in kinds:
+            close = difflib.get_close_matches(key, kinds, n=1)
+            hint = f"; perhaps you meant {close[0]}" if close else ""
+            raise SettingsError(f"{origin}: {verb} has no setting named {key}{hint}")
+        if key not in unless:
+            words += _flag(origin, key, value, *kinds[key])
+            origins[key] = origin
+    return words, origins
+
+
+def _taken_out(words: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
+    """The last value of a flag, and the words without it."""
+    places = [i for i, word in enumerate(words) if word.partition("=")[0] == flag]
+    if not places:
+        return None, list(words)
+    place = places[-1]
+    _, equals, value = words[place].partition("=")
+    end = place + (1 if equals else 2)
+    if end > len(words):
+        raise SettingsError(f"{flag} needs a value; see --help")
+    return value if equals else words[place + 1], [*words[:place], *words[end:]]
+
+
+def sentence(text: str) -> str:
+    """What tyro says in a box, as one sentence: its first paragraph and its best suggestion."""
+    lines = [line[2:-2].rstrip() for line in text.splitlines() if line.startswith("│")]
+    rules = [i for i, line in enumerate(lines) if set(line) == {"─"}] or [len(lines)]
+    first = [line for line in lines[: rules[0]] if not line.startswith(" " * 8)]
+    said = " ".join(" ".join(first).split()).rstrip(".")
+    result = said
+    for words, plainer in PLAINER.items():
+        result = re.sub(words, plainer, result)
+    for line, following in itertools.pairwise(lines):
+        if line.startswith("Available subcommands"):
+            return f"{result}; the verbs are {line.partition(': ')[2]}"
+        similar = line.startswith(("Perhaps you meant", "Arguments similar to"))
+        if similar and "misplaced" not in said:  # else it is the same flag, of another verb
+            return f"{result}; perhaps you meant {' '.join(following.split())}"
+    return result
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SettingsError(f"cannot read the settings in {file}: {reason}") from error
+
+
+def _flag(origin: str, key: str, value: object, kind: Any, default: object) -> list[str]:
+    """The words that a setting stands for."""
+    values = value if isinstance(value, list) else [value]
+    plain = all(isinstance(v, str | int | float) and not isinstance(v, bool) for v in values)
+    if kind is bool:
+        fits, wanted = isinstance(value, bool), "true or false"
+    elif any(typing.get_origin(part) is tuple for part in (kind, *typing.get_args(kind))):
+        fits, wanted = plain, "a list of numbers or texts"
+    else:
+        fits, wanted = plain and not isinstance(value, list), "a number or a text"
+    if not fits:
+        raise SettingsError(f"{origin}: {key} must be {wanted}, not {value!r}")
+    if any(isinstance(v, str) and v.startswith("--") for v in values):
+        raise SettingsError(f"{origin}: {key} must be a value, not a flag such as {value!r}")
+    name = key.replace("_", "-")
+    if kind is bool:
+        return [] if value == default else [f"--{name}" if value else f"--no-{name}"]
+    if key in REPEATED:
+        return [word for v in values for word in (f"--{name}", str(v))]
+    return [f"--{name}", *map(str, values)]
+
+
+def _kinds(command: Any) -> dict[str, tuple[Any, object]]:
+    """The type and the default of each flag of a command."""
+    hints = typing.get_type_hints(command)
+    result: dict[str, tuple[Any, object]] = {}
+    for field in dataclasses.fields(command):
+        kind = hints[field.name]
+        nested = dataclasses.is_dataclass(kind)
+        result |= _kinds(kind) if nested else {field.name: (kind, field.default)}
+    return result
+
+
+def _key(name: str) -> str:
+    return name.removeprefix("--").replace("-", "_")
+
+
+def _keys(words: Sequence[str], kinds: Collection[str]) -> set[str]:
+    """The keys that have a flag among the words; that of --no-flip is flip."""
+    found = {_key(word.partition("=")[0]) for word in words if word.startswith("--")}
+    return {key if key in kinds else key.removeprefix("no_") for key in found}
+
+
+@contextlib.contextmanager
+def _heard_by(stream: io.TextIOWrapper) -> Iterator[None]:
+    """Let tyro say what it has to say to a stream: in UTF-8, without colors, on long lines."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "10000"
+    try:
+        with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
+            yield
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before

@@ -1,0 +1,396 @@
+"""The command line: one function for each verb."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shlex
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from advlens import __version__
+from advlens.cli.commands import (
+    AttackCommand,
+    AuditCommand,
+    DataCommand,
+    DemoCommand,
+    DissectCommand,
+    ModelsCommand,
+    PruneCommand,
+    ReportCommand,
+    ReproduceCommand,
+    TrainCommand,
+)
+from advlens.cli.parsing import parse
+from advlens.errors import AdvlensError, LostError, SettingsError
+from advlens.files import locked
+from advlens.settings.packaged import listed
+from advlens.signals import ignored_signals
+
+if TYPE_CHECKING:
+    import torch
+
+    from advlens.datasets import ImageData
+    from advlens.distributed import Processes
+    from advlens.models import Classifier
+
+# torch is imported by the verbs that need it: it takes seconds, help must not.
+
+LISTS: dict[str, Literal["recipes", "reproductions"]] = {
+    "train": "recipes",
+    "reproduce": "reproductions",
+}
+
+ALONE = ("reproduce", "prune", "report", "data", "models")
+"""Verbs that run in one process."""
+
+
+def first() -> bool:
+    """Whether this process speaks and writes: of those that torchrun starts, the first."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+
+
+def say(text: object) -> None:
+    """Print for the user, once."""
+    if first():
+        print(text, flush=True)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command that the words ask for (default: those of the process).
+
+    Returns:
+        The exit code: 0, 2 for wrong use, 1 for a failure, 130 after Ctrl-C, 141 where nobody reads
+        the output.
+    """
+    words = list(sys.argv[1:] if words is None else words)
+    debug = "--debug" in words
+    try:
+        with _quiet(debug):
+            _run(words)
+            sys.stdout.flush()
+    except AdvlensError as error:
+        return _fail(str(error), error.exit_code, debug, lost=isinstance(error, LostError))
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command continues", 130, debug)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more at exit
+        return 141
+    except Exception as error:
+        found = f"{type(error).__name__}: {error}"
+        message = f"a bug in advlens, please report it: {found} (--debug shows where)"
+        return _fail(message, 1, debug)
+    return 0
+
+
+def _fail(message: str, code: int, debug: bool, *, lost: bool = False) -> int:
+    """Say what went wrong: once, if the other processes fail for the same reason."""
+    if debug:
+        traceback.print_exc()
+    message = " ".join(message.split())
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        with ignored_signals():  # torchrun ends the rest, which may have more to say
+            if not _speaks(message, lost):
+                return code
+        if not (lost or first()):
+            message = f"process {os.environ['RANK']}: {message}"
+    print(f"advlens: {message}", file=sys.stderr)
+    return code
+
+
+def _speaks(message: str, lost: bool) -> bool:
+    from advlens.meeting import Place
+
+    try:
+        return Place.found().speaks(message, lost=lost)
+    except SettingsError:  # nobody knows of the others
+        return True
+
+
+@contextlib.contextmanager
+def _quiet(debug: bool) -> Iterator[None]:
+    """Keep the warnings of libraries to those who debug."""
+    with warnings.catch_warnings():
+        if not debug:
+            warnings.simplefilter("ignore")
+        yield
+
+
+def _run(words: list[str]) -> None:
+    if words == ["--version"]:
+        say(f"advlens {__version__}")
+        return
+    if len(words) == 2 and words[1] == "--list" and words[0] in LISTS:
+        say(listed(LISTS[words[0]]))
+        return
+    command, words = parse(words)
+    if os.environ.get("WORLD_SIZE", "1") != "1" and words[0] in ALONE:
+        raise SettingsError(f"advlens {words[0]} runs in one process; start it without torchrun")
+    line = f"advlens {shlex.join(words)}"
+    if (home := str(Path.home())) != "/":
+        line = line.replace(home, "~")  # the record of a run may be shown to others
+    if hasattr(command, "common") and not command.common.dry_run and first():
+        with locked(command.out):  # a folder that is taken is refused before torch is imported
+            pass
+    VERBS[words[0]](command, line)
+
+
+def _demo(command: DemoCommand, line: str) -> None:
+    _audit(
+        AuditCommand(
+            model=("cifar10-standard", "cifar10-l2", "cifar10-consistency"),
+            data="sample",
+            out=command.out,
+            settings=command.settings,
+            common=command.common,
+        ),
+        line,
+    )
+
+
+def _audit(command: AuditCommand, line: str) -> None:
+    from advlens.auditing import audit, radius, rehearsed
+    from advlens.distributed import local_device
+
+    settings = command.settings
+    if not command.common.dry_run:
+        with _joined(command, local_device(settings.device)) as processes:
+            say(
+                audit(
+                    command.model, command.data, command.out,
+                    settings=settings, command=line, processes=processes,
+                )
+            )  # fmt: skip
+        return
+    subjects, stages = rehearsed(command.model, command.data, settings)
+    loaded = [(subject.classifier, subject.data) for subject in subjects]
+    epsilon = radius(settings, loaded[0][1].image_shape[1])
+    neuron_epsilon = settings.neuron_epsilon or 2 * epsilon
+    settings = dataclasses.replace(settings, epsilon=epsilon, neuron_epsilon=neuron_epsilon)
+    told = [
+        f"stages of {subject.classifier.name}: {', '.join(stage.name for stage in own)}"
+        for subject, own in zip(subjects, stages, strict=True)
+    ]
+    told += [f"warning: {text}" for subject in subjects for text in subject.warnings]
+    _plan(dataclasses.replace(command, settings=settings), loaded, told)
+
+
+def _dissect(command: DissectCommand, line: str) -> None:
+    from advlens.auditing import dissect
+    from advlens.distributed import local_device
+
+    if command.common.dry_run:
+        _plan(command, [_load(spec, command.data, command.settings) for spec in command.model])
+        return
+    with _joined(command, local_device(command.settings.device)) as processes:
+        say(
+            dissect(
+                command.model, command.data, command.out,
+                settings=command.settings, command=line, processes=processes,
+            )
+        )  # fmt: skip
+
+
+def _attack(command: AttackCommand, line: str) -> None:
+    from advlens.models.classifier import device_of
+    from advlens.workflows.attacked import make_attack, store_attack
+
+    settings = command.settings
+    classifier, data = _load(command.model, command.data, settings)
+    if command.common.dry_run:
+        _plan(command, [(classifier, data)])
+        return
+    attack = make_attack(settings, classifier, data.aligned(classifier.classes, classifier.synsets))
+    with _joined(command, device_of(classifier)) as processes:
+        computed, stored = store_attack(
+            classifier, data, attack, command.out, batch_size=settings.batch_size, command=line,
+            processes=processes,
+        )  # fmt: skip
+    say(f"{attack} on {classifier.name}")
+    say(f"success as computed:      {computed}")
+    say(f"success as stored, 8 bit: {stored}")
+    say(command.out / "images")
+
+
+def _train(command: TrainCommand, line: str) -> None:
+    from advlens.models.classifier import device_of
+    from advlens.workflows.training import Recipe, load_classifier, load_images, train
+
+    settings = command.settings
+    Recipe.of(settings)  # settings that do not go together are refused before anything is loaded
+    classifier = load_classifier(command.model, settings)
+    data, test = load_images(command.data, classifier)
+    if command.common.dry_run:
+        _plan(command, [(classifier, data), (classifier, test)])
+        return
+    with _joined(command, device_of(classifier)) as processes:
+        found = train(
+            classifier, data, test, command.out, settings,
+            command=line, recipe=command.recipe, processes=processes,
+        )  # fmt: skip
+    for name in ("natural", "attacked"):
+        say(
+            "{}: {top1:.2%} ({top1_low:.2%} to {top1_high:.2%}, n = {n})".format(
+                name, **found[name]
+            )
+        )
+    say(command.out / "model.md")
+
+
+def _prune(command: PruneCommand, line: str) -> None:
+    from advlens.workflows.pruning import prune_and_audit, variants
+
+    settings = command.settings
+    if command.common.dry_run:
+        loaded = [_load(spec, command.data, settings) for spec in command.model]
+        _plan(command, loaded)
+        for one in variants(command.model, [classifier for classifier, _ in loaded], settings):
+            say(f"# {one.label} is fine-tuned by the recipe {one.recipe}")
+        return
+    say(prune_and_audit(command.model, command.data, command.out, settings=settings, command=line))
+
+
+def _reproduce(command: ReproduceCommand, line: str) -> None:
+    from advlens.workflows.reproduction import reproduce
+
+    say(reproduce(command.name, command.data, command.out, quick=command.quick, command=line))
+
+
+def _report(command: ReportCommand, line: str) -> None:
+    from advlens.report.page import write_report
+
+    say(write_report(command.run))
+
+
+def _data(command: DataCommand, line: str) -> None:
+    from advlens.datasets import (
+        build_broden,
+        build_small_imagenet,
+        fetch_broden,
+        fetch_cifar10,
+    )
+    from advlens.fid.inception import fetch_inception
+
+    if command.name == "cifar10":
+        say(fetch_cifar10(command.to, command.archive))
+    elif command.name == "broden":
+        say(fetch_broden(command.to, command.archive, resolution=command.resolution, say=say))
+    elif command.name == "inception":
+        say(fetch_inception(command.to, command.archive))
+    elif command.name == "small-imagenet":
+        assert command.images is not None  # the command sees to it
+        say(
+            build_small_imagenet(
+                command.images, command.to, seed=command.seed, v2=command.v2, say=say
+            )
+        )
+    else:
+        assert command.images is not None  # the command sees to it
+        say(
+            build_broden(
+                command.images, command.masks, command.labels, command.to,
+                whole=command.whole, size=command.size, label_size=command.label_size,
+            )
+        )  # fmt: skip
+
+
+def _models(command: ModelsCommand, line: str) -> None:
+    from advlens.cli.models import convert, show_model
+    from advlens.models import list_models
+
+    if command.model is None:
+        say("\n".join(list_models()))
+    elif command.out is None:
+        say(show_model(command.model, ignore_keys=command.ignore_keys))
+    else:
+        say(convert(command.model, command.out, ignore_keys=command.ignore_keys))
+
+
+VERBS: dict[str, Callable[[Any, str], None]] = {
+    "demo": _demo,
+    "audit": _audit,
+    "evaluate": _audit,
+    "neurons": _audit,
+    "dissect": _dissect,
+    "attribute": _audit,
+    "visualize": _audit,
+    "invert": _audit,
+    "generate": _audit,
+    "attack": _attack,
+    "train": _train,
+    "prune": _prune,
+    "reproduce": _reproduce,
+    "report": _report,
+    "data": _data,
+    "models": _models,
+}
+
+
+def _joined(command: Any, device: "torch.device") -> "contextlib.AbstractContextManager[Processes]":
+    """The processes at the command's work."""
+    from advlens.distributed import joined
+
+    return joined(device, 60 * command.common.patience)
+
+
+def _load(spec: str, data: str, settings: Any) -> "tuple[Classifier, ImageData]":
+    """A model, and images as it takes them."""
+    from advlens.datasets import Transform, load_data
+    from advlens.distributed import local_device
+    from advlens.models import load_model
+
+    classifier = load_model(
+        spec,
+        device=local_device(settings.device),
+        seed=settings.seed,
+        ignore_keys=settings.ignore_keys,
+        head=settings.head,
+    )
+    transform = Transform(
+        size=classifier.image_size,
+        resize=classifier.resize,
+        interpolation=classifier.interpolation,
+    )
+    images = load_data(data, transform=transform)
+    if (count := getattr(settings, "images", None)) is not None:
+        images = images.subset(count, seed=settings.seed)
+    return classifier, images
+
+
+def _plan(
+    command: Any, loaded: "Sequence[tuple[Classifier, ImageData]]", told: Sequence[str] = ()
+) -> None:
+    """Print what would be computed, and the settings as a file that --config can read."""
+    from advlens.prepared import prepare
+
+    say("# a dry run: nothing is computed or written")
+    for classifier, images in loaded:
+        layers = prepare(classifier).layers
+        say(
+            f"# {classifier.name} ({sum(p.numel() for p in classifier.parameters()):,} parameters, "
+            f"{len(layers)} layers, {sum(layers.values())} units) on {images.name} "
+            f"({len(images)} images, {len(images.classes)} classes)"
+        )
+    for line in told:
+        say(f"# {line}")
+    say(f"# into {command.out}{', which exists' if command.out.exists() else ''}")
+    for part in (command, command.settings):
+        for field in dataclasses.fields(part):
+            value = getattr(part, field.name)
+            if value is not None and not dataclasses.is_dataclass(value):
+                say(f"{field.name} = {_toml(value)}")
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    text = str(value) if isinstance(value, Path) else value
+    return json.dumps(text, ensure_ascii=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Distances between sets of images by the features of a network, such as FID and KID."""

@@ -1,0 +1,282 @@
+"""Distances of feature distributions (FID, KID) and of images' features.
+
+Heusel et al., GANs Trained by a Two Time-Scale Update Rule …, NeurIPS 2017; Bińkowski et al.,
+Demystifying MMD GANs, ICLR 2018. Every distance carries the features and the number of images that
+it was made of: without them it says nothing.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from advlens.arrays import PerImage
+from advlens.errors import DataError, NumericError
+from advlens.fid.representations import Features, Source
+from advlens.intervals import Z95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """Mean and covariance of the features of n images.
+
+    Attributes:
+        source: what the features are.
+        n: images.
+        mean: of their features.
+        covariance: with divisor n − 1.
+    """
+
+    source: Source
+    n: int
+    mean: Float64[Tensor, " d"]
+    covariance: Float64[Tensor, "d d"]
+
+
+class FeatureStatistics:
+    """Mean and covariance of features, streamed; memory is d×d, whatever the number of images.
+
+    Shards merged equal one pass over the whole up to float64 rounding (Chan et al. 1983: the
+    scatter matrices add up, plus that of the two means), not bit for bit.
+
+    Args:
+        source: what the features are.
+    """
+
+    def __init__(self, source: Source):
+        self.source = source
+        self.n = 0
+        self.mean = torch.zeros(source.dimension, dtype=torch.float64)
+        self.scatter = torch.zeros(source.dimension, source.dimension, dtype=torch.float64)
+
+    def update(self, features: Features) -> None:
+        """Take in a batch.
+
+        Raises:
+            NumericError: a feature is not finite.
+        """
+        if not torch.isfinite(features).all():
+            raise NumericError(f"a feature of {self.source} is NaN or infinite; check the images")
+        self.mean, self.scatter = (part.to(features.device) for part in (self.mean, self.scatter))
+        if len(features):
+            values = features.double()
+            mean = values.mean(dim=0)
+            values = values - mean
+            self.scatter.addmm_(values.T, values)
+            self._move(len(values), mean)
+
+    def merge(self, other: "FeatureStatistics") -> None:
+        """Take in what another accumulator saw.
+
+        Raises:
+            DataError: it saw features of another source.
+        """
+        _same(self.source, other.source)
+        if other.n:
+            self.scatter += other.scatter.to(self.scatter.device)
+            self._move(other.n, other.mean.to(self.mean.device))
+
+    def compute(self) -> Moments:
+        """The moments.
+
+        Raises:
+            DataError: fewer than two images.
+        """
+        if self.n < 2:
+            raise DataError(f"{self.n} images have no covariance; give at least 2")
+        covariance = self.scatter / (self.n - 1)
+        return Moments(source=self.source, n=self.n, mean=self.mean, covariance=covariance)
+
+    def _move(self, n: int, mean: Tensor) -> None:
+        """Count n more images of this mean."""
+        shift, total = mean - self.mean, self.n + n
+        self.scatter.addr_(shift, shift, alpha=self.n * n / total)
+        self.mean = self.mean + shift * (n / total)
+        self.n = total
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distance:
+    """A distance of two sets of images, with all that must be named beside it.
+
+    Attributes:
+        measure: which.
+        value: the distance; a KID, being unbiased, may lie below 0.
+        error: its standard error, where there is one.
+        n: images of the first and of the second set.
+        source: what the features are.
+    """
+
+    measure: Literal["FID", "KID"]
+    value: float
+    error: float | None
+    n: tuple[int, int]
+    source: Source
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval, where there is a standard error."""
+        if self.error is None:
+            return None
+        return self.value - Z95 * self.error, self.value + Z95 * self.error
+
+    @property
+    def warning(self) -> str | None:
+        """Why the value is not to be relied on, if so."""
+        if self.measure == "KID" or min(self.n) > self.source.dimension:
+            return None
+        return (
+            f"{min(self.n)} images are too few for the covariance of {self.source.dimension} "
+            "features: this FID lies far above that of many images, and compares only with FIDs "
+            "of as many images"
+        )
+
+    def __str__(self) -> str:
+        spread = "" if self.error is None else f" ± {self.error:.2g}"
+        text = f"{self.measure} {self.value:.4g}{spread}, n = {self.n[0]} and {self.n[1]}"
+        return f"{text} ({self.source})" + (f"; {self.warning}" if self.warning else "")
+
+
+def fid(first: Moments, second: Moments) -> Distance:
+    """Fréchet distance of the Gaussians with the moments of two sets, squared (B23 §2.5).
+
+    |μ₁ − μ₂|² + tr Σ₁ + tr Σ₂ − 2 tr (Σ₁Σ₂)^½, in float64. B23 prints the last sign as plus.
+
+    Raises:
+        DataError: features of two sources.
+        NumericError: a moment is not finite.
+    """
+    _same(first.source, second.source)
+    return Distance(
+        measure="FID",
+        value=frechet_distance(first, second),
+        error=None,
+        n=(first.n, second.n),
+        source=first.source,
+    )
+
+
+def frechet_distance(first: Moments, second: Moments) -> float:
+    """The value of `fid`."""
+    for part in (first.mean, second.mean, first.covariance, second.covariance):
+        if not torch.isfinite(part).all():
+            raise NumericError("a mean or covariance of features is NaN or infinite")
+    apart = (first.mean - second.mean).square().sum()
+    spread = first.covariance.trace() + second.covariance.trace()
+    # rounding may leave −1e-13 of equal sets
+    return max(0.0, (apart + spread).item() - 2 * _trace_of_root(first, second))
+
+
+def _trace_of_root(first: Moments, second: Moments) -> float:
+    """tr (Σ₁Σ₂)^½.
+
+    With Σ₁ = LLᵀ it is the sum of the roots of the eigenvalues of LᵀΣ₂L. Where one of those is so
+    small that rounding has made it, so would its root be, 1e-8 times too large: then it is the sum
+    of the singular values of R₂ᵀR₁, with Σ = RRᵀ of full column rank.
+    """
+    if min(first.n, second.n) > len(first.mean):
+        lower, failed = torch.linalg.cholesky_ex(first.covariance)
+        if not failed:
+            values = torch.linalg.eigvalsh(lower.T @ second.covariance @ lower)
+            if values[0] > _rounding(values):
+                return float(values.sqrt().sum())
+    roots = _root(second.covariance).T @ _root(first.covariance)
+    return float(torch.linalg.svdvals(roots).sum())
+
+
+def _root(covariance: Float64[Tensor, "d d"]) -> Float64[Tensor, "d rank"]:
+    """R with RRᵀ = Σ."""
+    values, vectors = torch.linalg.eigh(covariance)
+    kept = values > _rounding(values)
+    root: Tensor = vectors[:, kept] * values[kept].sqrt()
+    return root
+
+
+def _rounding(eigenvalues: Tensor) -> float:
+    """What an eigenvalue must exceed to be more than rounding."""
+    eps = torch.finfo(eigenvalues.dtype).eps
+    return len(eigenvalues) * eps * max(eigenvalues[-1].item(), 0.0)
+
+
+def kid(first: Features, second: Features, source: Source, *, block: int = 1024) -> Distance:
+    """Unbiased MMD² with the kernel k(x, y) = (xᵀy / d + 1)³, over all pairs of images.
+
+    Σ_{i≠j} k(xᵢ, xⱼ) / m(m−1) + Σ_{i≠j} k(yᵢ, yⱼ) / n(n−1) − 2 Σ k(xᵢ, yⱼ) / mn. Bińkowski et al.
+    average it over random subsets, which has the same mean and a larger spread. Its standard error
+    is the jackknife's over the images of both sets, which is not too small on average (Efron and
+    Stein 1981).
+
+    Args:
+        first, second: the features of the images of two sets.
+        source: what they are.
+        block: images per step; memory follows its square.
+
+    Raises:
+        DataError: fewer than 3 images in a set.
+        NumericError: a feature is not finite.
+    """
+    m, n = len(first), len(second)
+    if min(m, n) < 3:
+        raise DataError(f"{min(m, n)} images are too few for a KID with its error; give at least 3")
+    if not (torch.isfinite(first).all() and torch.isfinite(second).all()):
+        raise NumericError(f"a feature of {source} is NaN or infinite; check the images")
+    across = _kernel_sums(first, second, block)
+    within = [_kernel_sums(part, part, block)[0] - _self_kernel(part) for part in (first, second)]
+    between = across[0].sum() / (m * n)
+    means = [sums.sum() / (len(sums) * (len(sums) - 1)) for sums in within]
+    variance = 0.0
+    for own, other in zip(within, across, strict=True):
+        count = len(own)
+        # the value without each image of this set, but for what is the same for all of them
+        left = (own.sum() - 2 * own) / ((count - 1) * (count - 2))
+        left -= 2 * (other.sum() - other) / (m * n / count * (count - 1))
+        variance += (count - 1) / count * (left - left.mean()).square().sum().item()
+    return Distance(
+        measure="KID",
+        value=(means[0] + means[1] - 2 * between).item(),
+        error=math.sqrt(variance),
+        n=(m, n),
+        source=source,
+    )
+
+
+def _kernel(first: Features, second: Features) -> Float64[Tensor, "m n"]:
+    product = first.double() @ second.double().T
+    return product.div_(first.shape[1]).add_(1).pow_(3)
+
+
+def _self_kernel(features: Features) -> Float64[Tensor, " n"]:
+    product = features.double().square().sum(dim=1)
+    return product.div_(features.shape[1]).add_(1).pow_(3)
+
+
+def _kernel_sums(
+    first: Features, second: Features, block: int
+) -> tuple[Float64[Tensor, " m"], Float64[Tensor, " n"]]:
+    """Sums of the kernel over the images of the other set, for each image of each."""
+    rows = torch.zeros(len(first), dtype=torch.float64, device=first.device)
+    columns = torch.zeros(len(second), dtype=torch.float64, device=first.device)
+    for i in range(0, len(first), block):
+        for j in range(0, len(second), block):
+            kernel = _kernel(first[i : i + block], second[j : j + block])
+            rows[i : i + block] += kernel.sum(dim=1)
+            columns[j : j + block] += kernel.sum(dim=0)
+    return rows, columns
+
+
+def feature_distances(first: Features, second: Features) -> PerImage:
+    """L2 distance of each image's features from its partner's, such as its inversion's (B23 §2.4).
+
+    In float64; the unit is that of the features.
+    """
+    return (first.double() - second.double()).square().sum(dim=1).sqrt()
+
+
+def _same(first: Source, second: Source) -> None:
+    if first != second:
+        raise DataError(
+            f"features of different sources cannot be compared: {first}; {second}; use one network"
+        )

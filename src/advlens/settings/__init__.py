@@ -1,0 +1,30 @@
+"""Settings that the command line and the library share; importing them does not import torch."""
+
+from advlens.settings.audit import STAGES, AttackSettings, AuditSettings, Norm, StageName
+from advlens.settings.dissection import DissectSettings
+from advlens.settings.models import ModelSettings
+from advlens.settings.numbers import DRAWS, AutoRadius, NoHint, Radius, parse_number, show_number
+from advlens.settings.pruning import PruneSettings
+from advlens.settings.spec import MethodSpec, parse_method
+from advlens.settings.training import TrainSettings, train_settings
+
+__all__ = [
+    "DRAWS",
+    "STAGES",
+    "AttackSettings",
+    "AuditSettings",
+    "AutoRadius",
+    "DissectSettings",
+    "MethodSpec",
+    "ModelSettings",
+    "NoHint",
+    "Norm",
+    "PruneSettings",
+    "Radius",
+    "StageName",
+    "TrainSettings",
+    "parse_method",
+    "parse_number",
+    "show_number",
+    "train_settings",
+]

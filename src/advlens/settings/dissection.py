@@ -1,0 +1,75 @@
+"""How units are dissected."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from advlens.errors import SettingsError
+from advlens.settings.models import ModelSettings
+from advlens.settings.numbers import AutoRadius, NoHint, check_positive, check_seed
+
+Layers = tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DissectSettings(ModelSettings):
+    """How units are dissected.
+
+    Attributes:
+        layers: names of convolutions; "last" is the last one, "all" are all of them.
+        attack: what makes the adversarial images: the iterative least-likely-class method (D19),
+            the Adam optimization attack (D22), or none.
+        epsilon: L2 radius of the least-likely attack in pixel units; auto is 1 for images below 96
+            pixels, 3 below 160, else 6.
+        steps: of the attack.
+        step_size: length of a step of the least-likely attack in pixel units; auto is 2.5 epsilon /
+            steps.
+        quantile: share of a unit's activations above its threshold.
+        minimum: IoU above which a unit detects its best concept.
+        upsampling: receptive-field places the positions of a map at the centers of their receptive
+            fields, bilinear spreads them evenly.
+        counting: category counts a mask in every image labeled in the concept's category;
+            netdissect-lite, with bilinear upsampling, is what that tool does.
+        units: of each layer so many are shown with their images.
+        discrepancy: show which part of each image the unit responds to; takes thousands of passes
+            per image.
+        images: dissect on a seeded subset of so many images (default: all of them).
+        batch_size: images per step.
+        skip_damaged: leave images that cannot be read out of all counts, and list them in
+            results/skipped.csv; without it they are named at the start, and end it.
+        seed: of everything random.
+        device: "cpu", "cuda", "cuda:1" …; "auto" takes a GPU where there is one.
+    """
+
+    layers: Layers = ("last",)
+    attack: Literal["least-likely", "adam", "none"] = "least-likely"
+    epsilon: AutoRadius = None
+    steps: int = 10
+    step_size: AutoRadius = None
+    quantile: float = 0.005
+    minimum: float = 0.04
+    upsampling: Literal["receptive-field", "bilinear"] = "receptive-field"
+    counting: Literal["category", "netdissect-lite"] = "category"
+    units: int = 6
+    discrepancy: bool = False
+    images: Annotated[int | None, NoHint] = None
+    batch_size: int = 64
+    skip_damaged: bool = False
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "epsilon", "steps", "step_size", "units", "images", "batch_size")
+        check_seed(self.seed)
+        for name in ("quantile", "minimum"):
+            if not 0 < getattr(self, name) < 1:
+                raise SettingsError(
+                    f"{name} must be a share between 0 and 1, not {getattr(self, name)}"
+                )
+        for name in ("epsilon", "step_size"):
+            if getattr(self, name) is not None and self.attack != "least-likely":
+                raise SettingsError(
+                    f"{name} means nothing to the attack {self.attack}; leave it out"
+                )
+        if not self.layers:
+            raise SettingsError("layers names no layer; give last, all, or names of convolutions")

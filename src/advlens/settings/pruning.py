@@ -1,0 +1,54 @@
+"""What pruning takes beside the settings of the audit that follows it."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from advlens.errors import SettingsError
+from advlens.settings.audit import AuditSettings, StageName
+from advlens.settings.numbers import NoHint, check_positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuneSettings:
+    """How models are pruned and fine-tuned.
+
+    Attributes:
+        sparsity: shares of the channels of every convolution that are pruned, each ≥ 0 and < 1; 0
+            fine-tunes the whole network, which shows what fine-tuning alone does.
+        recipes: the recipe that fine-tunes each model, in their order, or one for all (default:
+            the recipe of the model's name).
+        epochs: passes over the training images.
+        learning_rate: peak of the schedule (default: a tenth of the recipe's).
+        train_images: fine-tune on a seeded, class-balanced subset of so many (default: all).
+        threads: CPU threads (default: torch's choice); the same number gives the same bits.
+    """
+
+    sparsity: tuple[float, ...] = (0.25, 0.5, 0.75)
+    recipes: Annotated[tuple[str, ...], NoHint] = ()
+    epochs: int = 5
+    learning_rate: Annotated[float | None, NoHint] = None
+    train_images: Annotated[int | None, NoHint] = None
+    threads: Annotated[int | None, NoHint] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneSettings(AuditSettings, FineTuneSettings):
+    """How models are pruned and fine-tuned, and what the audit of all of them measures.
+
+    Raises:
+        SettingsError: a value out of range.
+    """
+
+    stages: tuple[StageName, ...] = ("accuracy", "neurons", "attribution", "inversion")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "epochs", "learning_rate", "train_images", "threads")
+        if not self.sparsity:
+            raise SettingsError("sparsity names no share of channels; give some, such as .25 .5")
+        labels = [f"{value:g}" for value in self.sparsity]
+        for value, label in zip(self.sparsity, labels, strict=True):
+            if not 0 <= value < 1:
+                raise SettingsError(f"sparsity must be a share ≥ 0 and < 1, not {label}")
+            if labels.count(label) > 1:
+                raise SettingsError(f"sparsity has {label} twice; give each share once")

@@ -1,0 +1,93 @@
+"""A method with its settings in one word, such as `foolbox:LinfPGD(epsilon=8/255, steps=10)`."""
+
+import ast
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from advlens.errors import SettingsError
+from advlens.settings.numbers import parse_number
+
+LONGEST = 1000
+DOTTED = re.compile(r"""'[^']*'|"[^"]*"|(?<![\w.])([A-Za-z_]\w*(?:\.\w+)+)""")
+"""Texts in quotation marks; or, as a group, words with dots, which Python reads otherwise."""
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """What such a word says.
+
+    Attributes:
+        library: what stands before the colon; empty for a method of advlens.
+        name: of the method.
+        settings: texts, numbers, truth values, None and tuples of them, by name.
+    """
+
+    library: str
+    name: str
+    settings: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.library}:{self.name}" if self.library else self.name
+
+    def without(self, *names: str) -> dict[str, Any]:
+        """The settings but for these."""
+        return {key: value for key, value in self.settings.items() if key not in names}
+
+
+def parse_method(text: str) -> MethodSpec:
+    """Read `library:Name(setting=value, …)`; the library and the parentheses may be left out.
+
+    A value is a number (a fraction such as 8/255 as well), a text with quotation marks or, where it
+    is one word or a layer's name such as stages.0, without them, True, False, None, or a tuple of
+    such values. Nothing is ever evaluated.
+
+    Raises:
+        SettingsError: it is not written so.
+    """
+    if not isinstance(text, str):
+        raise SettingsError(
+            f"a method is named by a string such as 'Pgd(norm=L2, epsilon=.5)', not {text!r}"
+        )
+    found = re.fullmatch(r"\s*(?:(\w+)\s*:)?\s*(\w+)\s*(\(.*\))?\s*", text, re.DOTALL)
+    if found is None or len(text) > LONGEST:
+        raise _refused(text, "it is not of the form library:Name(setting=value, …)")
+    library, name, settings = found.groups(default="")
+    settings = DOTTED.sub(lambda word: repr(word[1]) if word[1] else word[0], settings)
+    try:
+        call = ast.parse(f"_{settings or '()'}", mode="eval").body
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
+            raise ValueError("there is more than one pair of parentheses")
+        if call.args:
+            raise ValueError(f"{ast.unparse(call.args[0])} has no name, as in steps=10")
+        keys = [str(word.arg) for word in call.keywords]
+        if len(set(keys)) < len(keys) or "None" in keys:
+            raise ValueError("a setting is given twice, or is no setting=value")
+        return MethodSpec(library, name, {str(w.arg): _value(w.value) for w in call.keywords})
+    except SyntaxError as error:
+        raise _refused(text, f"{error.msg}; write settings as steps=10, epsilon=8/255") from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise _refused(text, str(error)) from error
+
+
+def _value(node: ast.expr) -> Any:
+    match node:
+        case ast.Constant(value=bool() | int() | float() | str() | None as value):
+            return value
+        case ast.Name():
+            return node.id
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
+            return -value
+        case ast.BinOp(op=ast.Div()):
+            return parse_number(ast.unparse(node))
+        case ast.Tuple() | ast.List():
+            return tuple(_value(part) for part in node.elts)
+    raise ValueError(f"{ast.unparse(node)} is no number, text or tuple of them")
+
+
+def _refused(text: str, reason: str) -> SettingsError:
+    return SettingsError(
+        f"{text[:100]!r} names no method such as 'foolbox:LinfPGD(epsilon=8/255, steps=10)': "
+        f"{reason}"
+    )

@@ -1,0 +1,194 @@
+"""What a training run is: four groups of settings, and all of them together."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from tyro.conf import OmitArgPrefixes
+
+from advlens.errors import SettingsError
+from advlens.settings.audit import Norm
+from advlens.settings.models import ModelSettings
+from advlens.settings.numbers import (
+    AutoRadius,
+    NoHint,
+    Range,
+    check_between,
+    check_positive,
+    check_seed,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveSettings:
+    """What is minimized, and the attack that it is measured under.
+
+    Attributes:
+        objective: cross entropy on the images (standard), on attacked ones (adversarial; Madry et
+            al. 2018), on both with the distance of their features (consistency; D19 eq. 6) or with
+            the divergence of their predictions (trades; Zhang et al. 2019), or the consistent loss
+            with an attack of its own on the features (unrelaxed; D19 eq. 5).
+        norm: of the ball for attacks; consistency and unrelaxed train in linf whatever this says.
+        epsilon: its radius in pixel units; auto is .5 in l2, 8/255 in linf.
+        epsilon_range: radii between which training draws one for each image; consistency and
+            unrelaxed have 4/255 to 16/255, others epsilon.
+        attack_steps: steps of the attack in training (default: 2; trades: 10).
+        step_size: their length in pixel units; auto is 1.2 epsilon / attack steps, or 2.5 times the
+            radius / attack steps where that is drawn.
+        alpha: weight of the loss on real images, 0 to 1 (consistency: .5; unrelaxed: 0).
+        beta: weight of what ties real and attacked images, ≥ 0 (consistency, unrelaxed: 1; trades
+            has 6).
+        distance: of features, averaged over elements, or between directions (default: squared).
+        layer: whose features; a convolution (default: the last), or "representation".
+        gradient: of the distance, through both sides or the attacked one alone (default: both).
+        clean_pass: whether the attack uses the step's own pass over the real images, which saves
+            one pass of eight (shared), or has another (separate, the default).
+    """
+
+    objective: Literal["standard", "adversarial", "consistency", "trades", "unrelaxed"] = "standard"
+    norm: Norm = "l2"
+    epsilon: AutoRadius = None
+    epsilon_range: Range = None
+    attack_steps: Annotated[int | None, NoHint] = None
+    step_size: AutoRadius = None
+    alpha: Annotated[float | None, NoHint] = None
+    beta: Annotated[float | None, NoHint] = None
+    distance: Annotated[Literal["squared", "absolute", "cosine"] | None, NoHint] = None
+    layer: Annotated[str | None, NoHint] = None
+    gradient: Annotated[Literal["both", "attacked"] | None, NoHint] = None
+    clean_pass: Annotated[Literal["separate", "shared"] | None, NoHint] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """How it is minimized.
+
+    Attributes:
+        epochs: passes over the training set.
+        batch_size: images per step, over all processes together.
+        optimizer: sgd or adam.
+        learning_rate: the peak of the schedule.
+        momentum: of sgd (default: .9).
+        nesterov: whether that momentum looks ahead.
+        weight_decay: L2 penalty on all parameters.
+        schedule: up and down (one-cycle), down half a wave (cosine), a tenth whenever the loss
+            stays (plateau), or constant.
+        clip: largest absolute value that an element of a gradient keeps (default: any).
+        average: decay of a moving average of the weights, such as .999, to be kept in their place
+            in the end.
+    """
+
+    epochs: int = 20
+    batch_size: int = 128
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    learning_rate: float = 0.2
+    momentum: Annotated[float | None, NoHint] = None
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    schedule: Literal["one-cycle", "cosine", "plateau", "constant"] = "one-cycle"
+    clip: Annotated[float | None, NoHint] = None
+    average: Annotated[float | None, NoHint] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentationSettings:
+    """How training images vary.
+
+    Attributes:
+        crop: black pixels around an image before a random crop is taken from it.
+        flip: mirror half of the images.
+        rotation: rotate by up to so many degrees either way.
+        resized_crop: take a part with this range of the area, such as .08 1, and resize it; crop
+            must be 0 then.
+    """
+
+    crop: int = 4
+    flip: bool = True
+    rotation: float = 0.0
+    resized_crop: Range = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings(ModelSettings):
+    """How it is watched, computed and stored.
+
+    Attributes:
+        validation: training images held out.
+        keep: the epoch with the best mean of natural and adversarial accuracy on them, or the last.
+        precision: bf16 runs the step in mixed precision; accuracies are always float32.
+        channels_last: memory layout; the faster one nearly everywhere.
+        compile: run the network through torch.compile.
+        half: store the weights in float16; the test measures them as stored.
+        tensorboard: write each epoch's numbers as TensorBoard events too.
+        threads: CPU threads (default: torch's choice); the same number gives the same bits.
+        seed: of initialization, order, augmentation and attacks.
+        device: "cpu", "cuda", "cuda:1" …; "auto" takes a GPU where there is one.
+    """
+
+    validation: int = 1000
+    keep: Literal["best", "last"] = "best"
+    precision: Literal["float32", "bf16"] = "float32"
+    channels_last: bool = True
+    compile: bool = False
+    half: bool = False
+    tensorboard: bool = False
+    threads: Annotated[int | None, NoHint] = None
+    seed: int = 0
+    device: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(ObjectiveSettings, OptimizerSettings, AugmentationSettings, RunSettings):
+    """How a classifier is trained and what it is measured under; see the groups.
+
+    Raises:
+        SettingsError: a value out of range, or one that means nothing to the objective.
+    """
+
+    _MEANS_NOTHING: ClassVar[dict[str, tuple[str, ...]]] = {
+        "standard": (
+            "epsilon_range", "attack_steps", "step_size", "alpha", "beta", "distance", "layer",
+            "gradient", "clean_pass",
+        ),
+        "adversarial": ("alpha", "beta", "distance", "layer", "gradient", "clean_pass"),
+        "consistency": ("attack_steps", "step_size"),
+        "trades": ("alpha", "distance", "layer", "gradient", "clean_pass"),
+        "unrelaxed": ("distance", "gradient", "clean_pass"),
+    }  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(
+            self, "epochs", "batch_size", "learning_rate", "validation", "epsilon", "attack_steps",
+            "step_size", "clip", "threads",
+        )  # fmt: skip
+        check_between(self, 0, math.inf, "weight_decay", "beta", "crop")
+        check_between(self, 0, 1, "alpha", "momentum", "average")
+        check_between(self, 0, 180, "rotation")
+        check_seed(self.seed)
+        for name in ("epsilon_range", "resized_crop"):
+            low, high = getattr(self, name) or (0.5, 0.5)
+            if not (0 < low <= high < math.inf and (high <= 1 or name == "epsilon_range")):
+                limit = "" if name == "epsilon_range" else " ≤ 1"
+                raise SettingsError(
+                    f"{name} must be two finite numbers, 0 < low ≤ high{limit}, "
+                    f"not {low:g} and {high:g}"
+                )
+        for name in self._MEANS_NOTHING[self.objective]:
+            if getattr(self, name) is not None:
+                raise SettingsError(
+                    f"{name} means nothing to the objective {self.objective}; leave it out"
+                )
+        if self.optimizer == "adam" and (self.momentum is not None or not self.nesterov):
+            name = "nesterov" if self.momentum is None else "momentum"
+            raise SettingsError(f"{name} means nothing to the optimizer adam; leave it out")
+
+
+def train_settings(
+    objective: OmitArgPrefixes[ObjectiveSettings] = ObjectiveSettings(),
+    optimizer: OmitArgPrefixes[OptimizerSettings] = OptimizerSettings(),
+    images: OmitArgPrefixes[AugmentationSettings] = AugmentationSettings(),
+    run: OmitArgPrefixes[RunSettings] = RunSettings(),
+) -> TrainSettings:
+    """All groups together: what the command line builds, so that its help shows them as groups."""
+    return TrainSettings(**vars(objective), **vars(optimizer), **vars(images), **vars(run))

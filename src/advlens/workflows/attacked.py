@@ -1,0 +1,283 @@
+"""Attacked images as files: written without loss, read back, measured again."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from advlens import __version__
+from advlens.attacks import (
+    AdamAttack,
+    Attack,
+    Bim,
+    FeatureAttack,
+    Fgsm,
+    GaussianNoise,
+    LeastLikely,
+    Pgd,
+)
+from advlens.attacks.threat import L2, Linf
+from advlens.datasets import Batch, ImageData, read_rgb
+from advlens.distributed import Processes
+from advlens.errors import DataError
+from advlens.files import atomic, locked
+from advlens.intervals import wilson
+from advlens.models import Classifier
+from advlens.models.classifier import device_of
+from advlens.prepared import CHECKED, Prepared, prepare
+from advlens.progress import Progress
+from advlens.runs.folder import ABOUT, Row, Run, fingerprint, open_run, write_csv, write_json
+from advlens.settings import AttackSettings
+
+CALIBRATION = 96
+"""Images on which the weight of the Adam attack is chosen."""
+
+
+@dataclass(frozen=True)
+class Success:
+    """On how many of n images an attack reached its goal."""
+
+    hits: int
+    n: int
+
+    def compute(self) -> dict[str, float | int]:
+        """The share in [0, 1] with its 95 % Wilson interval, and n."""
+        low, high = wilson(self.hits, self.n)
+        return {"share": self.hits / max(self.n, 1), "low": low, "high": high, "n": self.n}
+
+    def __str__(self) -> str:
+        return "{share:.1%} (95 % interval {low:.1%} to {high:.1%}, n = {n})".format(
+            **self.compute()
+        )
+
+
+def make_attack(settings: AttackSettings, classifier: Classifier, data: ImageData) -> Attack:
+    """The attack of the settings; the weight of the Adam attack is calibrated if none is given.
+
+    Args:
+        settings: the method and its numbers.
+        classifier: the model to be attacked.
+        data: the images, labels counted in the model's classes.
+    """
+    linf = settings.norm == "linf"
+    radius = settings.epsilon or (8 / 255 if linf else 0.5)
+    threat = Linf(epsilon=radius) if linf else L2(epsilon=radius)
+    prepared = prepare(classifier)
+    (first,) = _batches(prepared, data, 1, range(1))
+    with torch.no_grad():
+        prepared(first.images)  # what it is shows in a pass
+    draws = settings.draws if prepared.randomized else 1
+    given: dict[str, Any] = {"seed": settings.seed, "draws": draws}
+    iterated = given | {"steps": settings.steps or 20, "step_size": settings.step_size}
+    match settings.method:
+        case "fgsm":
+            return Fgsm(threat=threat, **given)
+        case "bim":
+            return Bim(threat=threat, **iterated)
+        case "pgd":
+            return Pgd(threat=threat, **iterated)
+        case "least-likely":
+            return LeastLikely(threat=threat, **iterated)
+        case "feature":
+            return FeatureAttack(threat=threat, layer=settings.layer, **iterated)
+        case "noise":
+            return GaussianNoise(threat=threat, seed=settings.seed)
+        case "adam":
+            adam = AdamAttack(**iterated | {"step_size": settings.step_size or 5 / 255})
+            if settings.weight is not None:
+                return dataclasses.replace(adam, weight=settings.weight)
+            few = data.subset(min(CALIBRATION, len(data)), seed=settings.seed)
+            (batch,) = few.batches(len(few))
+            return adam.calibrate(prepared, batch.images, batch.labels)
+
+
+def store_attack(
+    classifier: Classifier,
+    data: ImageData,
+    attack: Attack,
+    out: Path,
+    *,
+    batch_size: int = 128,
+    command: str | None = None,
+    processes: Processes = Processes(),  # noqa: B008 (frozen)
+) -> tuple[Success, Success]:
+    """Write attacked images as PNG files, read them back, and measure the attack again.
+
+    Writes `out/images/<class>/<id>.png`, `out/attack.csv` with a row for each image, and
+    `out/run.json`. Continues what an earlier call left. Rounding to 8 bits changes each pixel value
+    by up to 0.5/255: an image can leave the ball by as much, and an attack can lose its success.
+
+    Args:
+        classifier: the model attacked.
+        data: the images; their class names become the folders.
+        attack: how.
+        out: the folder.
+        batch_size: images per step.
+        command: recorded as the way to make the images again.
+        processes: those that share the images; each writes its own, the first one the table.
+
+    Returns:
+        The attack's success on the images as computed, and as read back.
+
+    Raises:
+        DataError: a class name that cannot be a folder, or classes that the model lacks.
+        RunError: the folder is in use, belongs to another attack, or cannot be written.
+    """
+    files = [_file(Path(out) / "images", data, i) for i in range(len(data))]
+    aligned = data.aligned(classifier.classes, classifier.synsets)
+    prepared = prepare(classifier)
+    _check_outputs(prepared, aligned, classifier.name)
+    identity = {
+        "attack": repr(attack),
+        "weights": {
+            classifier.name: fingerprint(
+                (*classifier.named_parameters(), *classifier.named_buffers())
+            )
+        },
+        "images": aligned.fingerprint(),
+        "batch_size": batch_size,
+        "version": __version__,
+        ABOUT: {"images": f"{data.name}, {len(data):,} images"},
+    }
+    with locked(out) if processes.first else contextlib.nullcontext():
+        run = open_run(out, identity, processes, device_of(classifier))
+        before = _write_images(run, prepared, aligned, attack, files, batch_size, processes)
+        rows, after = _measure(prepared, aligned, attack, files, batch_size, processes)
+        if not processes.first:
+            return before, after
+        write_csv(run.folder / "attack.csv", rows)
+        record = {
+            "advlens": __version__,
+            "command": command or "advlens.workflows.attacked.store_attack(…)",
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "attack": repr(attack),
+            "model": {"name": classifier.name, "weights": classifier.weights},
+            "data": {"name": data.name, "fingerprint": data.fingerprint(), "images": len(data)},
+            "success": {"computed": before.compute(), "stored": after.compute()},
+            "versions": {name: version(name) for name in ("torch", "numpy", "pillow")},
+        }
+        write_json(run.folder / "run.json", record)
+    return before, after
+
+
+def _check_outputs(prepared: Prepared, data: ImageData, name: str) -> None:
+    (first,) = _batches(prepared, data, CHECKED, range(min(CHECKED, len(data))))
+    prepared.check(first.images)
+    if prepared.shape != (len(data.classes),):
+        raise DataError(
+            f"{name} returns {prepared.shape} for one image, but {data.name} has "
+            f"{len(data.classes)} classes; give the model's class names or matching data"
+        )
+
+
+def _file(folder: Path, data: ImageData, number: int) -> Path:
+    name = data.classes[int(data.labels[number])]
+    if not name.isprintable() or "/" in name or name.startswith(".") or not name:
+        raise DataError(f"the class name {name!r} of {data.name} cannot be a folder; rename it")
+    return folder / name / f"{number:06d}.png"
+
+
+def _write_images(
+    run: Run,
+    prepared: Prepared,
+    data: ImageData,
+    attack: Attack,
+    files: list[Path],
+    batch_size: int,
+    processes: Processes,
+) -> Success:
+    """Attack the batches that are not all there; return the success before rounding."""
+    hits, mine = 0, processes.deal(len(data), batch_size)
+    with Progress(f"attack on {data.name}", len(mine), shown=processes.first) as progress:
+        for start in mine[::batch_size]:
+            ids = range(start, min(start + batch_size, len(data)))
+            part = run.part(0, f"batch-{start}", partial(_problem, len(ids)))
+            if part is None or not all(files[i].exists() for i in ids):
+                (batch,) = _batches(prepared, data, batch_size, ids)
+                attacked = attack(prepared, batch.images, batch.labels, ids=batch.ids)
+                with torch.no_grad():
+                    goal = attack.goal(prepared(batch.images), batch.labels)
+                    reached = goal.reached(prepared(attacked))
+                pixels = attacked.mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+                for i, image in zip(ids, pixels, strict=True):
+                    with atomic(files[i]) as file:
+                        Image.fromarray(image).save(file, "PNG")
+                part = {"hits": int(reached.sum())}
+                run.save_part(0, f"batch-{start}", part)
+            hits += part["hits"]
+            progress.update(len(ids))
+    device = prepared.device
+    return Success(int(processes.total(torch.tensor(hits, device=device))), len(data))
+
+
+def _problem(n: int, part: dict[str, Any]) -> str:
+    hits = part.get("hits")
+    fits = type(hits) is int and 0 <= hits <= n
+    return "" if fits else f"hits is {str(hits)[:40]!r}, of {n} images"
+
+
+def _measure(
+    prepared: Prepared,
+    data: ImageData,
+    attack: Attack,
+    files: list[Path],
+    batch_size: int,
+    processes: Processes,
+) -> tuple[list[Row], Success]:
+    """A row for each image, measured on what the files hold."""
+    rows: list[Row] = []
+    for batch in _batches(prepared, data, batch_size, processes.deal(len(data), batch_size)):
+        read = torch.stack([_read(files[i], data) for i in batch.ids.tolist()])
+        attacked = read.to(batch.images).div_(255)
+        with torch.no_grad():
+            clean, logits = prepared(batch.images), prepared(attacked)
+        goal = attack.goal(clean, batch.labels)
+        change = attacked - batch.images
+        columns = {
+            "id": batch.ids,
+            "label": _names(data, batch.labels),
+            "predicted": _names(data, clean.argmax(dim=1)),
+            "predicted_attacked": _names(data, logits.argmax(dim=1)),
+            "target": _names(data, goal.classes) if goal.targeted else [""] * len(batch.ids),
+            "success": goal.reached(logits),
+            "linf": Linf(epsilon=0.0).length(change),
+            "l2": L2(epsilon=0.0).length(change),
+        }
+        lists = [v.tolist() if isinstance(v, Tensor) else v for v in columns.values()]
+        rows += [dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)]
+    device, own = prepared.device, json.dumps(rows).encode()
+    parts = (processes.spread(own, device, source=rank) for rank in range(processes.count))
+    rows = sorted((row for part in parts for row in json.loads(part)), key=lambda row: row["id"])
+    return rows, Success(sum(row["success"] for row in rows), len(rows))
+
+
+def _batches(
+    prepared: Prepared, data: ImageData, batch_size: int, ids: Sequence[int]
+) -> Iterator[Batch]:
+    """Batches on the model's device."""
+    device = prepared.device
+    for batch in data.batches(batch_size, ids):
+        yield Batch(ids=batch.ids, images=batch.images.to(device), labels=batch.labels.to(device))
+
+
+def _read(file: Path, data: ImageData) -> UInt8[Tensor, "3 h w"]:
+    pixels = torch.from_numpy(np.array(read_rgb(file))).permute(2, 0, 1)
+    if tuple(pixels.shape) != data.image_shape:
+        raise DataError(f"{file} was changed after it was written; remove it to write it again")
+    return pixels
+
+
+def _names(data: ImageData, labels: Tensor) -> list[str]:
+    return [data.classes[label] for label in labels.tolist()]

@@ -1,0 +1,220 @@
+"""Channel pruning: models pruned, fine-tuned by our training, and audited beside the whole ones."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from advlens.auditing import audit
+from advlens.cli.commands import TrainCommand
+from advlens.cli.parsing import flags_of, parse
+from advlens.datasets import ImageData
+from advlens.errors import SettingsError
+from advlens.files import locked
+from advlens.models import Classifier, list_models, load_model, network_of
+from advlens.runs.folder import Row, Run, fingerprint, write_csv, write_text
+from advlens.runs.results import Results
+from advlens.settings import AuditSettings, PruneSettings
+from advlens.settings.packaged import packaged_names, recipe_settings
+from advlens.workflows.pruning.channels import kept_channels, prune
+from advlens.workflows.pruning.tables import kept_units, measured, tables, zeros
+from advlens.workflows.training import Recipe, load_classifier, load_images, sample_parts, train
+
+SLOWER = 10
+"""A recipe's learning rate is divided by this: the model is already trained."""
+SAMPLE_TESTED = 500
+"""Images of the packaged sample that models are audited on; the others fine-tune them."""
+
+
+def prune_and_audit(
+    models: Sequence[str],
+    data: str,
+    out: Path,
+    *,
+    settings: PruneSettings,
+    command: str,
+    report: Callable[[str], None] = print,
+) -> Path:
+    """Prune each model at each sparsity, fine-tune, audit all side by side, and write the tables.
+
+    Args:
+        models: specifications with trained weights (see `load_model`).
+        data: a specification (see `load_data`); of the packaged sample one part fine-tunes and
+            another is audited.
+        out: the folder to write: a folder `<model>-<sparsity>` for each, `audit`,
+            `results/pruning.csv` and `pruning.md`.
+        settings: how.
+        command: shown as the way to make it again.
+        report: takes lines for the user.
+
+    Returns:
+        The path of `pruning.md`.
+
+    Raises:
+        SettingsError: a model without weights or recipe, or two of one name.
+        AdvlensError: as `prune`, training and the audit do; what is finished stays.
+    """
+    wholes = [
+        load_model(spec, seed=settings.seed, ignore_keys=settings.ignore_keys, head=settings.head)
+        for spec in models
+    ]
+    plan = variants(models, wholes, settings)
+    for one in plan:
+        kept_channels(one.whole, one.sparsity)
+        Recipe.of(one.training(data, out, settings).settings)
+    sets = {whole.name: images(data, whole, settings) for whole in wholes}
+    with locked(out):
+        Run(out, _identity(plan, settings))  # refuses the folder of another one
+        for number, one in enumerate(plan, start=1):
+            report(f"model {number} of {len(plan)}: {one.label}")
+            fine_tune(one, one.training(data, out, settings), *sets[one.whole.name], command)
+        audited: list[tuple[str, float | None, str]] = []  # name, sparsity, specification
+        for one in plan:
+            if one.sparsity == settings.sparsity[0]:
+                audited.append((one.whole.name, None, one.spec))
+            audited.append((one.whole.name, one.sparsity, one.pruned(out)))
+        report(f"audit of {len(audited)} models")
+        part = sets[wholes[0].name][1] if data == "sample" else data
+        plain = {f.name: getattr(settings, f.name) for f in dataclasses.fields(AuditSettings)}
+        specs = [spec for *_, spec in audited]
+        audit(specs, part, out / "audit", settings=AuditSettings(**plain), command=command)
+        results, rows = Results.read(out / "audit"), list[Row]()
+        for in_audit, (name, sparsity, spec) in zip(results.models, audited, strict=True):
+            of = {"model": name, "sparsity": sparsity}
+            classifier = load_model(spec, seed=settings.seed)
+            found = [zeros(classifier), *measured(results, in_audit)]
+            found += kept_units(results, in_audit, classifier)
+            rows += [of | dict(row) for row in found]
+        write_csv(out / "results" / "pruning.csv", rows)
+        text = "\n".join(["# Channel pruning", "", *tables(rows), f"Made by `{command}`."]) + "\n"
+        write_text(out / "pruning.md", text)
+    report(f"\n{text}")
+    return out / "pruning.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One model at one sparsity.
+
+    Attributes:
+        whole: the model.
+        spec: its specification.
+        recipe: the name of what fine-tunes it.
+        sparsity: share of the channels to prune.
+    """
+
+    whole: Classifier
+    spec: str
+    recipe: str
+    sparsity: float
+
+    @property
+    def label(self) -> str:
+        """Names its folder, and so the model in the audit."""
+        return f"{self.whole.name}-{self.sparsity:g}"
+
+    def pruned(self, out: Path) -> str:
+        """The specification of the result."""
+        return f"{network_of(self.spec)}@{out / self.label / 'model.safetensors'}"
+
+    def training(self, data: str, out: Path, settings: PruneSettings) -> TrainCommand:
+        """The command that trains it, but for the pruning."""
+        recipe = {k: v for k, v in recipe_settings(self.recipe).items() if k != "model"}
+        words = ["train", "--model", self.spec, "--data", data, "--out", str(out / self.label)]
+        words += flags_of("train", recipe, f"recipe {self.recipe}")[0]
+        whole, _ = parse(words)
+        assert isinstance(whole, TrainCommand)
+        wanted: dict[str, Any] = {
+            "epochs": settings.epochs, "threads": settings.threads, "device": settings.device,
+            "learning_rate": settings.learning_rate or whole.settings.learning_rate / SLOWER,
+            "seed": settings.seed, "ignore_keys": settings.ignore_keys, "head": settings.head,
+        }  # fmt: skip
+        return dataclasses.replace(whole, settings=dataclasses.replace(whole.settings, **wanted))
+
+
+def variants(
+    models: Sequence[str], wholes: Sequence[Classifier], settings: PruneSettings
+) -> list[Variant]:
+    """Every model at every sparsity, each with its recipe.
+
+    Raises:
+        SettingsError: a model without weights or recipe, or two of one name.
+    """
+    recipes: Sequence[str] = settings.recipes
+    if len(recipes) > 1 and len(recipes) != len(models):
+        raise SettingsError(
+            f"recipes has {len(recipes)} names for {len(models)} models; "
+            "give one for each model, or one for all"
+        )
+    names = [whole.name for whole in wholes]
+    for spec, whole in zip(models, wholes, strict=True):
+        if whole.weights is None and network_of(spec) in list_models():
+            raise SettingsError(
+                f"{spec} has random weights, from which there is nothing to prune; "
+                f"give trained ones as {spec}@weights-file"
+            )
+        if not recipes and whole.name not in packaged_names("recipes"):
+            raise SettingsError(
+                f"no recipe has the name of the model {whole.name}; say with --recipes what "
+                "fine-tunes it (advlens train --list shows the recipes)"
+            )
+        if names.count(whole.name) > 1:
+            raise SettingsError(
+                f"two models have the name {whole.name}; give them once, in files of other names"
+            )
+    if not recipes:
+        recipes = names
+    elif len(recipes) == 1:
+        recipes = [recipes[0]] * len(models)
+    return [
+        Variant(whole=whole, spec=spec, recipe=recipe, sparsity=sparsity)
+        for spec, whole, recipe in zip(models, wholes, recipes, strict=True)
+        for sparsity in settings.sparsity
+    ]
+
+
+def images(
+    data: str, classifier: Classifier, settings: PruneSettings
+) -> tuple[ImageData, ImageData]:
+    """Images that fine-tune and images that are audited, which have none in common.
+
+    Raises:
+        AdvlensError: as `load_data` does; data without such parts, or too few images in them.
+    """
+    if data != "sample":
+        tuned, audited = load_images(data, classifier)
+    else:
+        tuned, audited = sample_parts(classifier, SAMPLE_TESTED)
+    if settings.train_images is not None:
+        tuned = tuned.subset(settings.train_images, seed=settings.seed)
+    if settings.images is not None:
+        audited = audited.subset(settings.images, seed=settings.seed)
+    return tuned, audited
+
+
+def fine_tune(
+    one: Variant, asked: TrainCommand, tuned: ImageData, audited: ImageData, command: str
+) -> None:
+    """Prune a model and train it, continuing what its folder holds."""
+    classifier = load_classifier(one.spec, asked.settings)
+    kept = prune(classifier, one.sparsity)
+    classifier.name = f"{one.whole.name}, {one.sparsity:.0%} of its channels pruned, fine-tuned"
+    held_out = min(asked.settings.validation, max(1, len(tuned) // 10))
+    train(
+        classifier, tuned, audited, asked.out,
+        dataclasses.replace(asked.settings, validation=held_out),
+        command=command, recipe=f"{one.recipe}, shortened",
+    )  # fmt: skip
+    for name, channels in kept.items():
+        assert not classifier.get_parameter(name)[~channels].any(), f"{name} has come back"
+
+
+def _identity(plan: Sequence[Variant], settings: PruneSettings) -> dict[str, Any]:
+    """All that the numbers depend on, but for the data, which training and the audit look at."""
+    values = dataclasses.asdict(settings)
+    return {
+        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in values.items()},
+        "recipes": {one.whole.name: recipe_settings(one.recipe) for one in plan},
+        "weights": {one.whole.name: fingerprint(one.whole.state_dict().items()) for one in plan},
+    }

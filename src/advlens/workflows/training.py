@@ -1,0 +1,193 @@
+"""Training as the command line offers it; the packaged recipes lie beside this file."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from advlens.attacks import Attack, Divergence, FeatureAttack, Fgsm, Pgd
+from advlens.attacks.threat import L2, Linf, Threat, Uniform
+from advlens.datasets import ImageData, Transform, View, load_data
+from advlens.distributed import Processes, local_device
+from advlens.models import Classifier, load_model
+from advlens.runs.tensorboard import tensorboard_writer
+from advlens.settings import TrainSettings
+from advlens.training import Augmentation, Training
+from advlens.training.objectives import (
+    PAPERS,
+    Adversarial,
+    FeatureConsistency,
+    Objective,
+    Standard,
+    Trades,
+    Unrelaxed,
+)
+from advlens.workflows.trained import finish
+
+TEST_STEPS = 20
+VALIDATION_STEPS = 10
+SAME = (
+    "epochs", "batch_size", "optimizer", "learning_rate", "nesterov", "weight_decay", "schedule",
+    "clip", "average", "validation", "keep", "precision", "channels_last", "compile", "seed",
+)  # fmt: skip
+"""Settings that `Training` has under the same name."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the settings of the command line stand for."""
+
+    training: Training
+    test_attack: Attack
+
+    @classmethod
+    def of(cls, settings: TrainSettings) -> "Recipe":
+        """The training, and the attack of the final test."""
+        threat = _threat(settings)
+        training = Training(
+            objective=_objective(settings),
+            augmentation=Augmentation(
+                crop=settings.crop, flip=settings.flip, rotation=settings.rotation,
+                resized_crop=settings.resized_crop,
+            ),
+            validation_attack=Pgd(threat=threat, steps=VALIDATION_STEPS),
+            **_given(settings, momentum="momentum"),
+            **{name: getattr(settings, name) for name in SAME},
+        )  # fmt: skip
+        return cls(training, Pgd(threat=threat, steps=TEST_STEPS, seed=settings.seed))
+
+
+def load_classifier(model: str, settings: TrainSettings) -> Classifier:
+    """The classifier to train, on its device; one that starts from weights says so in its name.
+
+    Raises:
+        AdvlensError: as `load_model` does.
+    """
+    classifier = load_model(
+        model,
+        device=local_device(settings.device),
+        seed=settings.seed,
+        ignore_keys=settings.ignore_keys,
+        head=settings.head,
+    )
+    if classifier.weights is not None:
+        classifier.name += ", fine-tuned"
+    return classifier
+
+
+def load_images(data: str, classifier: Classifier) -> tuple[ImageData, ImageData]:
+    """Training and test images, labels counted in the classifier's classes.
+
+    Training images come at the size before the center crop, so that random crops are parts of
+    them.
+
+    Raises:
+        AdvlensError: as `load_data` does.
+    """
+    center = Transform(
+        size=classifier.image_size, resize=classifier.resize,
+        interpolation=classifier.interpolation,
+    )  # fmt: skip
+    whole = center if data.startswith("exact:") else replace(center, size=classifier.resize)
+    train = load_data(data, split="train", transform=whole)
+    test = load_data(data, transform=center)
+    known = classifier.classes, classifier.synsets
+    return train.aligned(*known), test.aligned(*known)
+
+
+def sample_parts(classifier: Classifier, tested: int) -> tuple[ImageData, ImageData]:
+    """The packaged sample cut in two: images to train on, and `tested` others, always the same."""
+    whole = load_data("sample").aligned(classifier.classes, classifier.synsets)
+    part = whole.subset(tested, seed=0)
+    others = torch.ones(len(whole), dtype=torch.bool)
+    others[part.positions] = False
+    positions = others.nonzero().squeeze(1)
+    return View(whole, positions=positions, labels=whole.labels[positions]), part
+
+
+def train(
+    classifier: Classifier,
+    data: ImageData,
+    test: ImageData,
+    out: Path,
+    settings: TrainSettings,
+    *,
+    command: str,
+    recipe: str | None = None,
+    processes: Processes = Processes(),  # noqa: B008 (frozen)
+) -> dict[str, Any]:
+    """Train and measure once on the test set, continuing what `out` holds.
+
+    Args:
+        classifier: to be trained in place, on its device.
+        data: training images, labels counted in the classifier's classes.
+        test: test images, likewise.
+        out: the folder to write.
+        settings: how.
+        command: shown as the way to make it again.
+        recipe: name of the recipe, if any.
+        processes: those that train together.
+
+    Returns:
+        What `trained.finish` does.
+
+    Raises:
+        AdvlensError: as `Training` and `trained.finish` do.
+    """
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    made = Recipe.of(settings)
+    watch = tensorboard_writer(out) if settings.tensorboard and processes.first else None
+    made.training(classifier, data, out, processes=processes, on_epoch=watch)
+    return finish(
+        classifier, test, out, made.training, made.test_attack, half=settings.half,
+        data=data.name, command=command, recipe=recipe, processes=processes,
+    )  # fmt: skip
+
+
+def _threat(settings: TrainSettings) -> Threat:
+    if settings.norm == "linf":
+        return Linf(epsilon=settings.epsilon or 8 / 255)
+    return L2(epsilon=settings.epsilon or 0.5)
+
+
+def _objective(settings: TrainSettings) -> Objective:
+    if settings.objective == "standard":
+        return Standard()
+    inner = _inner(settings)
+    if settings.objective == "adversarial":
+        return Adversarial(attack=Pgd(**inner))
+    if settings.objective == "trades":
+        return Trades(attack=Divergence(**inner), **_given(settings, weight="beta"))
+    weights = _given(settings, alpha="alpha", beta="beta")
+    if settings.objective == "unrelaxed":
+        feature_attack = FeatureAttack(**inner, layer=settings.layer)
+        return Unrelaxed(attack=Pgd(**inner), feature_attack=feature_attack, **weights)
+    return FeatureConsistency(
+        attack=Fgsm(threat=inner["threat"]),
+        **weights,
+        **_given(
+            settings, distance="distance", layer="layer", gradient="gradient",
+            clean_pass="clean_pass",
+        ),
+    )  # fmt: skip
+
+
+def _inner(settings: TrainSettings) -> dict[str, Any]:
+    """The settings of the attack inside a step."""
+    threat = PAPERS if settings.objective in ("consistency", "unrelaxed") else _threat(settings)
+    if settings.epsilon_range is not None:
+        low, high = settings.epsilon_range
+        threat = replace(threat, epsilon=Uniform(low=low, high=high))
+    steps = settings.attack_steps or (10 if settings.objective == "trades" else 2)
+    step_size = settings.step_size
+    if step_size is None and isinstance(threat.epsilon, float):
+        step_size = 1.2 * threat.epsilon / steps
+    return {"threat": threat, "steps": steps, "step_size": step_size, "select": "last"}
+
+
+def _given(settings: TrainSettings, **names: str) -> dict[str, Any]:
+    """The settings that are not left to the default of what is built from them, by its names."""
+    values = {name: getattr(settings, setting) for name, setting in names.items()}
+    return {name: value for name, value in values.items() if value is not None}
