@@ -226,7 +226,7 @@ def built(folder: Path, patch: pytest.MonkeyPatch) -> Path:
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.3, generator=random_weights)
         save_weights(model, folder / f"{name}.safetensors")
-    for module in ("workflows.trained", "auditing"):  # reports take seconds, and have tests of their own
+    for module in ("workflows.trained", "auditing"):  # other tests are of reports
         patch.setattr(f"advlens.{module}.write_report", lambda out: out)
     return folder
 
