@@ -396,12 +396,11 @@ def test_a_packaged_model_has_its_own_recipe() -> None:
     assert [(one.label, one.recipe) for one in plan] == [
         (f"{name}-{sparsity}", name) for name in names for sparsity in ("0.25", "0.5")
     ]
-    asked = plan[-1].training("sample", Path("out"), settings)
-    assert asked.settings.objective == "consistency"
-    assert (asked.settings.learning_rate, asked.settings.epochs) == (pytest.approx(0.005), 5)
-    rate = PruneSettings(learning_rate=0.3, seed=4, threads=2)
-    asked = plan[-1].training("sample", Path("out"), rate)
-    assert (asked.settings.learning_rate, asked.settings.seed) == (0.3, 4)
+    training = plan[-1].training(settings)
+    assert training.objective == "consistency"
+    assert (training.learning_rate, training.epochs) == (pytest.approx(0.005), 5)
+    training = plan[-1].training(PruneSettings(learning_rate=0.3, seed=4, threads=2))
+    assert (training.learning_rate, training.seed) == (0.3, 4)
     one = PruneSettings(sparsity=(0.5,), recipes=("cifar10-l2",))
     plan = pruning.variants(names, [load_model(name) for name in names], one)
     assert {each.recipe for each in plan} == {"cifar10-l2"}

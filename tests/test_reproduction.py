@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from advlens.cli.commands import AuditCommand
-from advlens.cli.parsing import flags_of, parse
 from advlens.datasets import ArrayData
 from advlens.errors import RunError
 from advlens.models import load_model
 from advlens.runs.folder import Row
+from advlens.settings import AuditSettings
 from advlens.settings import packaged as packaged_module
+from advlens.settings.files import settings_from
 from advlens.settings.packaged import packaged, packaged_names
 from advlens.training.loop import Loop
 from advlens.workflows import reproduction
@@ -216,15 +216,13 @@ def test_a_packaged_reproduction_holds_together(name: str, quick: bool, tmp_path
             start = tmp_path / model.get("start", "") / "model.safetensors"
             start.parent.mkdir(exist_ok=True)
             start.touch()  # only whether it exists is looked at
-            Recipe.of(work.training(label).settings)
-    settings = content["audit"] | (content["quick"].get("audit", {}) if quick else {})
-    words = ["audit", "--model", "x", "--data", "sample", "--out", "run"]
-    command, _ = parse(words + flags_of("audit", settings, name)[0])
-    assert isinstance(command, AuditCommand)
+            Recipe.of(work.training(label)[1])
+    audit = content["audit"] | (content["quick"].get("audit", {}) if quick else {})
+    settings = settings_from(AuditSettings, audit, name)
     for row in content["rows"]:
         assert row["paper"].keys() <= content["models"].keys()
         stage = {"accuracy": "accuracy", "table1_d19": "neurons"}[row["table"]]
-        assert stage in command.settings.stages
+        assert stage in settings.stages
         assert ("percent" in row) == (row["table"] == "accuracy")
 
 

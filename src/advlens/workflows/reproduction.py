@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from advlens.auditing import audit
-from advlens.cli.commands import TrainCommand
-from advlens.cli.parsing import flags_of, parse
 from advlens.datasets import ImageData
 from advlens.errors import RunError, SettingsError
 from advlens.files import locked
 from advlens.models import Classifier, load_model, network_of
 from advlens.runs.folder import Row, write_csv, write_text
 from advlens.runs.results import Results
-from advlens.settings import AuditSettings, parse_number
+from advlens.settings import AuditSettings, TrainSettings, parse_number
+from advlens.settings.files import settings_from
 from advlens.settings.packaged import packaged, recipe_settings
 from advlens.workflows.training import load_classifier, load_images, sample_parts, train
 
@@ -98,23 +97,20 @@ class Work:
         recipe = self.content["models"][label].get("recipe")
         if recipe is None:
             return
-        asked = self.training(label)
-        classifier = load_classifier(asked.model, asked.settings)
+        spec, settings = self.training(label)
+        classifier = load_classifier(spec, settings)
         images, test = self.images(classifier)
         train(
-            classifier, images, test, asked.out, asked.settings, command=self.command,
+            classifier, images, test, self.out / label, settings, command=self.command,
             recipe=f"{recipe}, quick form" if self.quick else recipe,
         )  # fmt: skip
 
-    def training(self, label: str) -> TrainCommand:
-        """The command that trains a model."""
-        settings, start = self._settings(label), self.content["models"][label].get("start")
-        if start is not None:
-            settings["model"] = self._spec(start)
-        words = ["train", "--data", self.data, "--out", str(self.out / label)]
-        command, _ = parse(words + flags_of("train", settings, f"the settings of {label}")[0])
-        assert isinstance(command, TrainCommand)
-        return command
+    def training(self, label: str) -> tuple[str, TrainSettings]:
+        """The specification of a model before its training, and how it is trained."""
+        values, start = self._settings(label), self.content["models"][label].get("start")
+        spec = str(values.pop("model"))
+        settings = settings_from(TrainSettings, values, f"the settings of {label}")
+        return (spec if start is None else self._spec(start)), settings
 
     def _settings(self, label: str) -> dict[str, Any]:
         """Those of a model's recipe, with what the quick form changes."""
@@ -126,18 +122,15 @@ class Work:
 
     def audit(self) -> dict[str, str]:
         """Audit all models; the names that they have in the tables, by label."""
-        labels = list(self.content["models"])
-        specs = {"model": [self._spec(label) for label in labels]}
-        audited = self.content["audit"] | self.quick.get("audit", {})
-        words = ["audit", "--data", self.data, "--out", str(self.out / "audit")]
-        words += flags_of("audit", specs | audited, "the audit's settings")[0]
-        asked, _ = parse(words)
-        settings: AuditSettings = asked.settings
+        models = [self._spec(label) for label in self.content["models"]]
+        values = self.content["audit"] | self.quick.get("audit", {})
+        settings = settings_from(AuditSettings, values, "the audit's settings")
         data: str | ImageData = self.data
         if self.quick:
-            _, data = self.images(load_model(asked.model[0]))
-        audit(asked.model, data, asked.out, settings=settings, command=self.command)
-        return dict(zip(labels, Results.read(asked.out).models, strict=True))
+            _, data = self.images(load_model(models[0]))
+        out = self.out / "audit"
+        audit(models, data, out, settings=settings, command=self.command)
+        return dict(zip(self.content["models"], Results.read(out).models, strict=True))
 
     def _spec(self, label: str) -> str:
         """The specification of a model that is trained."""

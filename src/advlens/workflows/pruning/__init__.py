@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from advlens.auditing import audit
-from advlens.cli.commands import TrainCommand
-from advlens.cli.parsing import flags_of, parse
 from advlens.datasets import ImageData
 from advlens.errors import SettingsError
 from advlens.files import locked
 from advlens.models import Classifier, list_models, load_model, network_of
 from advlens.runs.folder import Row, Run, fingerprint, write_csv, write_text
 from advlens.runs.results import Results
-from advlens.settings import AuditSettings, PruneSettings
+from advlens.settings import AuditSettings, PruneSettings, TrainSettings
+from advlens.settings.files import settings_from
 from advlens.settings.packaged import packaged_names, recipe_settings
 from advlens.workflows.pruning.channels import kept_channels, prune
 from advlens.workflows.pruning.tables import kept_units, measured, tables, zeros
@@ -62,13 +61,13 @@ def prune_and_audit(
     plan = variants(models, wholes, settings)
     for one in plan:
         kept_channels(one.whole, one.sparsity)
-        Recipe.of(one.training(data, out, settings).settings)
+        Recipe.of(one.training(settings))
     sets = {whole.name: images(data, whole, settings) for whole in wholes}
     with locked(out):
         Run(out, _identity(plan, settings))  # refuses the folder of another one
         for number, one in enumerate(plan, start=1):
             report(f"model {number} of {len(plan)}: {one.label}")
-            fine_tune(one, one.training(data, out, settings), *sets[one.whole.name], command)
+            fine_tune(one, one.training(settings), *sets[one.whole.name], out / one.label, command)
         audited: list[tuple[str, float | None, str]] = []  # name, sparsity, specification
         for one in plan:
             if one.sparsity == settings.sparsity[0]:
@@ -118,19 +117,16 @@ class Variant:
         """The specification of the result."""
         return f"{network_of(self.spec)}@{out / self.label / 'model.safetensors'}"
 
-    def training(self, data: str, out: Path, settings: PruneSettings) -> TrainCommand:
-        """The command that trains it, but for the pruning."""
+    def training(self, settings: PruneSettings) -> TrainSettings:
+        """How it is trained, but for the pruning: as its recipe says, at a lower rate."""
         recipe = {k: v for k, v in recipe_settings(self.recipe).items() if k != "model"}
-        words = ["train", "--model", self.spec, "--data", data, "--out", str(out / self.label)]
-        words += flags_of("train", recipe, f"recipe {self.recipe}")[0]
-        whole, _ = parse(words)
-        assert isinstance(whole, TrainCommand)
+        whole = settings_from(TrainSettings, recipe, f"recipe {self.recipe}")
         wanted: dict[str, Any] = {
             "epochs": settings.epochs, "threads": settings.threads, "device": settings.device,
-            "learning_rate": settings.learning_rate or whole.settings.learning_rate / SLOWER,
+            "learning_rate": settings.learning_rate or whole.learning_rate / SLOWER,
             "seed": settings.seed, "ignore_keys": settings.ignore_keys, "head": settings.head,
         }  # fmt: skip
-        return dataclasses.replace(whole, settings=dataclasses.replace(whole.settings, **wanted))
+        return dataclasses.replace(whole, **wanted)
 
 
 def variants(
@@ -194,16 +190,17 @@ def images(
 
 
 def fine_tune(
-    one: Variant, asked: TrainCommand, tuned: ImageData, audited: ImageData, command: str
-) -> None:
+    one: Variant, settings: TrainSettings, tuned: ImageData, audited: ImageData, out: Path,
+    command: str,
+) -> None:  # fmt: skip
     """Prune a model and train it, continuing what its folder holds."""
-    classifier = load_classifier(one.spec, asked.settings)
+    classifier = load_classifier(one.spec, settings)
     kept = prune(classifier, one.sparsity)
     classifier.name = f"{one.whole.name}, {one.sparsity:.0%} of its channels pruned, fine-tuned"
-    held_out = min(asked.settings.validation, max(1, len(tuned) // 10))
+    held_out = min(settings.validation, max(1, len(tuned) // 10))
     train(
-        classifier, tuned, audited, asked.out,
-        dataclasses.replace(asked.settings, validation=held_out),
+        classifier, tuned, audited, out,
+        dataclasses.replace(settings, validation=held_out),
         command=command, recipe=f"{one.recipe}, shortened",
     )  # fmt: skip
     for name, channels in kept.items():
