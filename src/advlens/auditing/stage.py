@@ -19,8 +19,9 @@ from advlens.prepared import Prepared
 from advlens.runs.folder import Run, Tables
 
 Need = Literal["synsets", "units", "representation", "gradients", "pairs"]
-"""What not every model or data set has: the WordNet ids of the classes, layers of units, a last
-linear layer, a gradient at the pixels, a class of 4 images or more."""
+"""What a stage may need and some models or data sets lack, such as the WordNet ids of the classes
+(synsets), layers of units, a last linear layer (representation), a gradient at the pixels, or a
+class of 4 images or more (pairs)."""
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from advlens.words import Estimate
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from advlens.words import Estimate
 
 
 @dataclass(frozen=True, kw_only=True)
