@@ -8,6 +8,7 @@ import contextlib
 import io
 import os
 import re
+import types
 import typing
 from typing import Any
 
@@ -21,6 +22,7 @@ import advlens
 from advlens import arrays
 from advlens.cli.parsing import COMMANDS, parse
 from advlens.fid import representations
+from advlens.runs.tables import TABLES
 
 project = "advlens"
 version = release = advlens.__version__
@@ -90,6 +92,28 @@ def _options(verb: str) -> list[str]:
     return [head.strip(), *options]
 
 
+class RunTables(SphinxDirective):
+    """Every table of a run, with its columns, as `runs.tables` declares them."""
+
+    def run(self) -> list[nodes.Node]:
+        lines = list[str]()
+        for name, table in TABLES.items():
+            lines += [f"## {name}.csv", "", f"A row is {table.meaning}.", ""]
+            lines += ["| column | type | holds |", "| --- | --- | --- |"]
+            lines += [
+                f"| `{column}` | {_type(kind)} | {meaning} |"
+                for column, (kind, meaning) in table.columns.items()
+            ]
+            lines.append("")
+        return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
+
+
+def _type(kind: Any) -> str:
+    words = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+    parts = [part for part in typing.get_args(kind) or (kind,) if part is not types.NoneType]
+    return words[parts[0]] + (" or empty" if typing.get_args(kind) else "")
+
+
 def without_extras(app: Sphinx, thing: Any, bound: bool) -> None:
     """Take from annotations what only the command line reads of them."""
     with contextlib.suppress(NameError, TypeError, AttributeError):  # names for type checkers alone
@@ -127,6 +151,7 @@ def found_by_last_name(
 
 def setup(app: Sphinx) -> None:
     app.add_directive("help", Help)
+    app.add_directive("tables", RunTables)
     app.connect("autodoc-before-process-signature", without_extras)
     app.connect("autodoc-process-docstring", as_prose, priority=400)  # before napoleon
     app.connect("missing-reference", found_by_last_name)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from advlens.runs.tables import check_rows
+
 Rows = list[dict[str, Any]]
 MEASURES = ("lc", "consis_adv", "cs1", "cs2")
 LIKELY = {"attack": "LeastLikely", "norm": "L2", "steps": 10}
@@ -77,6 +79,7 @@ def write_run(
 
 def write_table(run: Path, name: str, rows: Rows) -> None:
     """Write `results/<name>.csv` as a run does."""
+    check_rows(name, rows)
     path = run / "results" / f"{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", encoding="utf-8", newline="") as file:
@@ -183,7 +186,7 @@ def _units(
         live += [row for row in mine if not row["dead"]]
         row: dict[str, Any] = {
             "model": model, "layer": layer, "units": size,
-            "dead": sum(r["dead"] for r in mine), "top": k,
+            "dead": sum(r["dead"] for r in mine), "top": k, "n": images,
         }  # fmt: skip
         for measure in (*MEASURES, "lc_corrected"):
             mean = float(np.mean([r[measure] for r in mine if not r["dead"]]))
@@ -241,7 +244,8 @@ def _consistency(
             "consis_adv": last["consis_adv_mean"],
             "consis_adv_low": last["consis_adv_low"],
             "consis_adv_high": last["consis_adv_high"],
-            "success": 0.62 - 0.37 * strength,
+            **FGSM,
+            **_share(0.62 - 0.37 * strength, images, "success"),
             "units": units[-1] - last["dead"],
             "n": images,
         }

@@ -18,7 +18,6 @@ from PIL import Image
 
 from advlens.errors import RunError
 from advlens.report import figures
-from advlens.report.accuracy import ACCURACY
 from advlens.report.blocks import Cell, Grid, Picture, PictureColumn, PictureRow, PictureRowsBlock
 from advlens.report.dissection.tables import DissectionTables
 from advlens.report.figures.pictures import ACROSS
@@ -56,7 +55,7 @@ def shares(results: Results, minimum: float | None = 0.04) -> list[Row]:
 
 
 def accuracy_rows(results: Results, name: str = "accuracy") -> list[Row]:
-    rows = results.table(name, ACCURACY)
+    rows = results.table(name)
     assert rows
     return rows
 

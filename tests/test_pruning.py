@@ -22,6 +22,7 @@ from advlens.files import sha256
 from advlens.models import Classifier, load_model, save_weights
 from advlens.models.resnet import CifarResNet
 from advlens.runs.results import Results
+from advlens.runs.tables import TABLES
 from advlens.settings import PruneSettings
 from advlens.training import Training
 from advlens.training.loop import Loop
@@ -30,6 +31,7 @@ from advlens.workflows import pruning
 from advlens.workflows.pruning import prune_and_audit
 from advlens.workflows.pruning.channels import kept_channels, prune
 from advlens.workflows.pruning.tables import kept_units, measured, tables, zeros
+from synthetic_run import write_table
 from training.tiny import CLASSES, SHORT, classifier, images, same, silent
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
@@ -497,9 +499,13 @@ def test_a_share_of_zero_parameters_counts_each_number() -> None:
 
 
 def written(run: Path, name: str, *lines: str) -> None:
-    path = run / "results" / f"{name}.csv"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("\n".join(lines) + "\n")
+    """A table of a header and rows, of which pruning does not read the columns left out."""
+    rest = {str: "", bool: "false", int: "0", float: "0"}
+    rows = [
+        {column: rest.get(kind, "") for column, kind in TABLES[name].types.items()} | row
+        for row in csv.DictReader(lines)
+    ]
+    write_table(run, name, rows)
 
 
 def test_layers_count_by_their_live_units_and_dead_ones_not_at_all(tmp_path: Path) -> None:

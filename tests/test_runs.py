@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
+from types import NoneType
+from typing import get_args
 
 import pytest
 import torch
 
 from advlens.errors import RunError
 from advlens.runs.folder import Run, fingerprint, read_json, write_csv
+from advlens.runs.tables import TABLES
 
 
 def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
@@ -84,3 +87,41 @@ def test_fingerprint_sees_every_change() -> None:
     prints = {fingerprint(tensors) for tensors in (base, *others)}
     assert len(prints) == 5
     assert fingerprint(base) == fingerprint([(name, t.clone()) for name, t in base])
+
+
+# tables
+
+
+ROW = dict.fromkeys(TABLES["checks"].columns, 0)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({k: 0 for k in ROW if k != "found"}, "a row of checks.csv lacks found"),
+        (ROW | {"extra": 1}, "a row of checks.csv adds extra"),
+        ({"extra": 1}, "lacks check, expected, found, model, passed and adds extra"),
+    ],
+)
+def test_a_row_that_lacks_or_adds_a_column_is_refused(
+    row: dict[str, int], said: str, tmp_path: Path
+) -> None:
+    run = Run(tmp_path, {})
+    with pytest.raises(RunError, match=said):
+        run.write_tables({"checks": [ROW, row]})
+    assert not (tmp_path / "results").exists()
+    run.write_tables({"checks": [ROW], "of-others": [{"any": 1}]})
+    assert sorted(path.stem for path in (tmp_path / "results").iterdir()) == [
+        "checks", "of-others",
+    ]  # fmt: skip
+
+
+def test_every_column_has_a_type_that_can_be_read_and_a_meaning() -> None:
+    for name, table in TABLES.items():
+        assert table.meaning
+        assert "model" in table.columns
+        for column, (kind, meaning) in table.columns.items():
+            (read,) = [part for part in get_args(kind) or (kind,) if part is not NoneType]
+            assert read in (str, int, float, bool), (name, column)
+            assert len(meaning) > 4
+            assert not meaning.endswith(".")

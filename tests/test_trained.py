@@ -18,9 +18,9 @@ from advlens.distributed import joined
 from advlens.errors import DataError, RunError
 from advlens.files import locked, sha256
 from advlens.models import Classifier
-from advlens.report.accuracy import ACCURACY
 from advlens.runs.folder import read_json
 from advlens.runs.results import Results
+from advlens.runs.tables import TABLES
 from advlens.training import Training
 from advlens.training.words import in_words
 from advlens.workflows import trained
@@ -149,9 +149,9 @@ def test_the_run_folder_is_one_that_a_report_can_be_made_of(
     assert results.record["stages"][0]["seconds"] == 1234.5
     assert "| recipe | tiny-standard |" in (tmp_path / "model.md").read_text()
 
-    rows = results.table("accuracy", ACCURACY)
+    rows = results.table("accuracy")
     assert rows
-    assert list(read(tmp_path, "accuracy")[0]) == list(ACCURACY)
+    assert list(read(tmp_path, "accuracy")[0]) == list(TABLES["accuracy"].columns)
     assert [(r["attack"], r["norm"], r["epsilon"], r["steps"], r["n"]) for r in rows] == [
         ("natural", "", 0.0, 0, 24), ("Pgd", "L2", 0.3, 20, 24),
     ]  # fmt: skip

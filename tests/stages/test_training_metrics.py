@@ -9,8 +9,7 @@ import pytest
 
 from advlens.errors import DataError
 from advlens.runs.folder import write_csv
-from advlens.runs.tables import TRAINING
-from advlens.training.history import LARGEST, LONGEST, left_beside, training_tables
+from advlens.training.history import COLUMNS, LARGEST, LONGEST, left_beside, training_tables
 from advlens.training.words import Words
 from synthetic_run import write_run
 
@@ -38,9 +37,9 @@ def epoch(number: int, natural: float = 0.5, adversarial: float = 0.25) -> dict[
 def test_every_row_has_every_column(tmp_path: Path) -> None:
     for row in (OLD, NEW):
         (found,) = training_tables(write(tmp_path, row), "tiny")["training"]
-        assert list(found) == ["model", *TRAINING, "kept"]
+        assert list(found) == ["model", *COLUMNS, "kept"]
         assert found["model"] == "tiny"
-        for name in TRAINING:
+        for name in COLUMNS:
             assert found[name] == row.get(name)
 
 

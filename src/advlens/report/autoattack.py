@@ -6,17 +6,13 @@ from advlens.report.blocks import Column, Finding, Section, TableBlock
 from advlens.runs.results import Results, Row
 from advlens.words import Estimate, attack_name, comparison, count, percent
 
-AUTOATTACK = {
-    "model": str, "attack": str, "norm": str, "epsilon": float, "steps": int, "after": str,
-    "top1": float, "top1_low": float, "top1_high": float, "n": int,
-}  # fmt: skip
 TITLES = {"natural": "Natural", "apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab-t": "FAB-T",
           "square": "Square"}  # fmt: skip
 
 
 def section(results: Results) -> Section | None:
     """From `autoattack.csv`; None without it."""
-    rows = results.table("autoattack", AUTOATTACK)
+    rows = results.table("autoattack")
     if not rows:
         return None
     order = list(dict.fromkeys(row["after"] for row in rows))

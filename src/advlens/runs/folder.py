@@ -22,6 +22,7 @@ from advlens.distributed import Processes
 from advlens.errors import RunError
 from advlens.files import atomic
 from advlens.folders import open_plain, read_object, why
+from advlens.runs.tables import check_rows
 
 ABOUT = "about"
 """Key of an identity for words about its hashes, such as the name of a data set."""
@@ -129,8 +130,13 @@ class Run:
             path.unlink(missing_ok=True)
 
     def write_tables(self, tables: Tables) -> None:
-        """Write `results/<name>.csv` for each table; the first row gives the columns."""
+        """Write `results/<name>.csv` for each table; the first row gives the columns.
+
+        Raises:
+            RunError: a row lacks or adds a column of the table's declaration.
+        """
         for name, rows in tables.items():
+            check_rows(name, rows)
             if rows:
                 write_csv(self.folder / "results" / f"{name}.csv", rows)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from advlens.errors import RunError, SettingsError
 from advlens.runs.results import Results
+from advlens.runs.tables import TABLES
 
 if TYPE_CHECKING:
     import pandas
@@ -15,9 +16,7 @@ if TYPE_CHECKING:
 NAMES = {
     "model", "layer", "class", "concept", "label", "predicted", "target_label", "start_label",
 }  # fmt: skip
-"""Columns of names, which are texts even where all of them look like numbers."""
-NUMBERED = {("dissection", "label")}
-"""But for these, whose labels are numbers of concepts."""
+"""Columns of names: texts in a table that is not declared, even where all look like numbers."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +62,15 @@ class RunResults:
             raise RunError(
                 f"{self.folder} has no table {table!r}; it has {', '.join(self.tables) or 'none'}"
             )
-        texts = (
-            self.results.table(table, dict.fromkeys(self.results.columns(table), str | None)) or []
-        )
-        kinds = {
-            column: _kind([row[column] for row in texts if row[column] is not None])
-            if column not in NAMES or (table, column) in NUMBERED
-            else str
-            for column in (texts[0] if texts else ())
-        }
-        typed = self.results.table(table, {key: kind | None for key, kind in kinds.items()})
-        return [dict(row) for row in typed or []]
+        columns = self.results.columns(table)
+        kinds = dict(TABLES[table].types) if table in TABLES else {}
+        if unknown := [name for name in columns if name not in kinds]:
+            cells = self.results.table(table, dict.fromkeys(unknown, str | None)) or []
+            for name in unknown:
+                texts = [row[name] for row in cells if row[name] is not None]
+                kinds[name] = str if name in NAMES else _kind(texts)
+        types = {name: kinds[name] | None for name in columns}
+        return [dict(row) for row in self.results.table(table, types) or []]
 
     def frame(self, table: str) -> "pandas.DataFrame":
         """The same as a pandas DataFrame; empty cells are NaN, or None among texts.

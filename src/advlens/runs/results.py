@@ -15,6 +15,7 @@ from typing import Any
 
 from advlens.errors import RunError
 from advlens.folders import open_plain, read_object, why
+from advlens.runs.tables import TABLES
 
 LARGEST_RECORD = 2**24
 """Bytes of `run.json`, at most."""
@@ -109,18 +110,20 @@ class Results:
         """Accuracy of guessing: 1 / number of classes."""
         return float(1 / len(self.record["data"]["classes"]))
 
-    def table(self, name: str, columns: Mapping[str, Any]) -> list[Row] | None:
+    def table(self, name: str, columns: Mapping[str, Any] | None = None) -> list[Row] | None:
         """The rows of `results/<name>.csv`, or None where there is no such file.
 
         Args:
             name: of the file, without `.csv`.
             columns: the type of each column that is needed: str, int, float, bool, or `float |
-                None` and the like where a cell may be empty. Others are left out.
+                None` and the like where a cell may be empty. Others are left out. By default those
+                that `runs.tables` declares.
 
         Raises:
             RunError: the file is no such table; the message names the line and the column.
         """
         path = self.run / "results" / f"{name}.csv"
+        columns = TABLES[name].types if columns is None else columns
         try:
             with closing(_lines(path)) as lines:
                 _, header = next(lines, (0, list[str]()))

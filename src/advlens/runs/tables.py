@@ -1,15 +1,426 @@
-"""The tables of a run: the columns of each, and their types."""
+"""The tables of a run, `results/<name>.csv`: the columns of each, their types and meanings.
 
+What writes a table, what reads it and what documents it take the columns from here.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from advlens.errors import RunError
+
+Columns = dict[str, tuple[Any, str]]
+"""For each column its type, such as str or float | None, and what it holds."""
 _OPEN = float | None
+
+
+class Table(NamedTuple):
+    """What a table holds.
+
+    Attributes:
+        meaning: of a row.
+        columns: in any order; the type of a column allows None where a cell may be empty.
+    """
+
+    meaning: str
+    columns: Columns
+
+    @property
+    def types(self) -> dict[str, Any]:
+        """The type of each column."""
+        return {name: kind for name, (kind, _) in self.columns.items()}
+
+
+def _interval(name: str, of: str, kind: Any = float, *, mean: str = "") -> Columns:
+    """A value and the ends of its 95 % interval."""
+    return {
+        name + mean: (kind, of),
+        f"{name}_low": (kind, "its 95 % interval, lower end"),
+        f"{name}_high": (kind, "its 95 % interval, upper end"),
+    }
+
+
+_MODEL: Columns = {"model": (str, "the model's name in the run")}
+_LAYER: Columns = _MODEL | {"layer": (str, "the layer's dotted name")}
+_UNIT: Columns = _LAYER | {"unit": (int, "the unit's number, from 0")}
+_ATTACK: Columns = {
+    "attack": (str, "the attack, or natural"),
+    "norm": (str, "Linf or L2; empty where there is none"),
+    "epsilon": (float, "the radius, of pixels in [0, 1]"),
+    "steps": (int, "gradient steps"),
+}
+_MEAN: Columns = {
+    "mean": (float, "the mean"),
+    "low": (_OPEN, "its 95 % interval, lower end"),
+    "high": (_OPEN, "its 95 % interval, upper end"),
+}
+_N: Columns = {"n": (int, "images behind it")}
+_RANK: Columns = {"rank": (int, "place, from 0")}
+_FILE: Columns = {"file": (str, "the picture, relative to the run folder")}
+_CLASSES: Columns = {
+    "label": (str, "the image's class"),
+    "predicted": (str, "the class that the model predicts"),
+}
+_FRAMED: Columns = {
+    "framed": (bool, "whether the predicted class is near the unit's real images"),
+    **_FILE,
+    "map": (str, "the picture of its discrepancy map, or empty"),
+}
+_ACCURACY: Columns = (
+    _MODEL
+    | _ATTACK
+    | _interval("top1", "share of images predicted right")
+    | {"top5": (_OPEN, "share with the label among the five highest; empty below six classes")}
+    | _N
+    | {
+        "draws": (int | None, "fresh passes of a randomized model; else empty"),
+        "top1_spread": (_OPEN, "standard deviation of top1 over draws"),
+        "settings": (str, "settings of the attack that are not its defaults"),
+    }
+)
+MEASURES = {
+    "lc": "how alike the classes of the real images are that excite the unit most",
+    "consis_adv": "the same of the adversarial images",
+    "cs1": "similarity of its real and its adversarial images",
+    "cs2": "similarity of its real images and the targets of the adversarial ones",
+}
+"""Measures of consistency and what they are."""
 TERMS = (
     "natural_loss", "natural_accuracy", "adversarial_loss", "adversarial_accuracy", "distance",
     "divergence",
 )  # fmt: skip
 """What an objective may note of the training images of an epoch."""
-TRAINING = (
-    {"epoch": int, "learning_rate": _OPEN, "loss": float}
-    | {f"train_{term}": _OPEN for term in TERMS}
-    | {"natural": float, "adversarial": float, "natural_loss": _OPEN, "adversarial_loss": _OPEN}
-    | {"n": int | None, "images_per_second": _OPEN, "seconds": _OPEN}
-)
-TRAINING_SETTINGS = {"model": str, "recipe": str, "objective": str, "attack": str, "settings": str}
+
+TABLES: dict[str, Table] = {
+    "accuracy": Table("the accuracy of a model under an attack", _ACCURACY),
+    "sweep": Table("the same on a subset, at several radii", _ACCURACY),
+    "checks": Table(
+        "a check for masked gradients",
+        _MODEL
+        | {
+            "check": (str, "what is looked at"),
+            "expected": (str, "what a model without masking shows"),
+            "found": (str, "what this one shows"),
+            "passed": (bool, "whether the two agree"),
+        },
+    ),
+    "unattacked": Table(
+        "images on which an attack could not begin",
+        _MODEL | _ATTACK | {"unattacked": (int, "such images")} | _N,
+    ),
+    "autoattack": Table(
+        "the accuracy after an attack of AutoAttack and those before it",
+        _MODEL
+        | _ATTACK
+        | {"after": (str, "the attack")}
+        | _interval("top1", "share of images predicted right")
+        | _N,
+    ),
+    "skipped": Table(
+        "a damaged image that was left out",
+        _MODEL
+        | {
+            "data": (str, "the images"),
+            "id": (int, "the image's number in the data"),
+            "reason": (str, "what is wrong with it"),
+        },
+    ),
+    "units": Table(
+        "the consistency of a unit under the least-likely attack at equal ε",
+        _UNIT
+        | {"dead": (bool, "whether the unit never responds")}
+        | {name: (_OPEN, of) for name, of in MEASURES.items()}
+        | {
+            "lc_corrected": (_OPEN, "LC less that of random images, as a part of what is left"),
+            "consis_adv_fgsm": (_OPEN, "consis_adv under FGSM"),
+        },
+    ),
+    "layers": Table(
+        "the means over the live units of a layer",
+        _LAYER
+        | {
+            "units": (int, "units of the layer"),
+            "dead": (int, "units that never respond"),
+            "top": (int, "images of each unit, k"),
+        }
+        | _N
+        | {
+            column: pair
+            for name, of in MEASURES.items()
+            for column, pair in _interval(name, of, _OPEN, mean="_mean").items()
+        }
+        | {"lc_corrected_mean": (_OPEN, "of lc_corrected")},
+    ),
+    "consistency": Table(
+        "the mean of a measure over the live units of a layer, for a set of attacked images",
+        _LAYER
+        | {"images": (str, "the set: least-likely, equal-success, fgsm or noise")}
+        | _ATTACK
+        | _interval("success", "share of images on which the attack reaches its target")
+        | {"measure": (str, "the measure"), **_MEAN, "mean": (_OPEN, "the mean over units")}
+        | {"units": (int, "live units")}
+        | _N,
+    ),
+    "floors": Table(
+        "what chance gives",
+        _MODEL | {"floor": (str, "of what"), "value": (float, "the value"), **_N},
+    ),
+    "table1_d19": Table(
+        "a row of Table 1 of D19",
+        _LAYER
+        | _interval("consis", "consistency on real images", _OPEN)
+        | _interval("consis_adv", "consistency on adversarial images", _OPEN)
+        | _ATTACK
+        | _interval("success", "share of images that are misclassified")
+        | {"units": (int, "live units")}
+        | _N,
+    ),
+    "curves": Table(
+        "the units of all layers in an interval of LC (D22, Figure 10)",
+        _MODEL
+        | {
+            "images": (str, "the set of attacked images"),
+            "bin_low": (float, "the interval, lower end"),
+            "bin_high": (float, "the interval, upper end"),
+            "lc": (float, "the mean LC"),
+            "cs1": (float, "the mean CS1"),
+            "cs1_low": (_OPEN, "its 95 % interval, lower end"),
+            "cs1_high": (_OPEN, "its 95 % interval, upper end"),
+            "cs2": (float, "the mean CS2"),
+            "cs2_low": (_OPEN, "its 95 % interval, lower end"),
+            "cs2_high": (_OPEN, "its 95 % interval, upper end"),
+            "units": (int, "units in it"),
+        },
+    ),
+    "pictures": Table(
+        "an image that excites a unit most",
+        _UNIT
+        | {
+            "lc": (float, "the unit's LC"),
+            "chosen": (str, "why this unit is shown"),
+            "images": (str, "real or adversarial"),
+            **_RANK,
+            "id": (int, "the image's number in the data"),
+            **_CLASSES,
+            "response": (float, "the unit's response"),
+            **_FRAMED,
+        },
+    ),
+    "dissection": Table(
+        "the concept of a unit",
+        _UNIT
+        | {
+            "images": (str, "real, adversarial, or adversarial-reestimated (its own threshold)"),
+            "label": (int, "the number of its best concept"),
+            "concept": (str, "the concept's name"),
+            "category": (str, "color, texture, material, scene, part or object"),
+            "iou": (float, "intersection over union of the unit's mask and the concept's pixels"),
+            "threshold": (float, "the response above which a pixel is in the mask"),
+            "permuted_iou": (float, "the best IoU with the images' labels permuted: chance"),
+            "dead": (bool, "whether the unit never responds"),
+        },
+    ),
+    "dissection_shares": Table(
+        "the share of a layer's units that detect a category",
+        _LAYER
+        | {
+            "images": (str, "as in dissection.csv"),
+            "minimum": (float, "the IoU above which a unit is a detector"),
+            "category": (str, "the category, or all"),
+            "units": (int, "units of the layer"),
+            "detectors": (int, "units that detect it"),
+            "share": (float, "detectors as a share of units"),
+            "low": (float, "its 95 % interval, lower end"),
+            "high": (float, "its 95 % interval, upper end"),
+            "permuted_detectors": (int, "detectors with permuted labels: chance"),
+            "permuted_share": (float, "these as a share"),
+        },
+    ),
+    "dissection_transitions": Table(
+        "units of a layer by their category before and under attack",
+        _LAYER
+        | {
+            "images": (str, "as in dissection.csv"),
+            "before": (str, "the category on real images"),
+            "after": (str, "the category under attack"),
+            "units": (int, "such units"),
+            "same_concept": (int, "those of them that keep their concept"),
+        },
+    ),
+    "dissection_images": Table(
+        "how a model's images were made and counted",
+        _MODEL
+        | {"data": (str, "the images"), **_N, "labels": (int, "concepts that occur")}
+        | _ATTACK
+        | {
+            "epsilon": (_OPEN, "the radius, if the attack has one"),
+            "steps": (int | None, "gradient steps, if there is an attack"),
+            "weight": (_OPEN, "λ of the Adam attack"),
+            "distance": (_OPEN, "mean L2 distance of adversarial images"),
+            **_interval("success", "share of images on which it reaches its target", _OPEN),
+            "upsampling": (str, "how maps are enlarged"),
+            "counting": (str, "how pixels are counted"),
+            "quantile": (float, "share of responses above the threshold"),
+            "minimum": (float, "the IoU above which a unit is a detector"),
+            "passes": (int, "passes over the images"),
+        },
+    ),
+    "dissection_pictures": Table(
+        "an image that excites a unit most, with its mask",
+        _UNIT
+        | {
+            "images": (str, "real or adversarial"),
+            **_RANK,
+            "id": (int, "the image's number in the data"),
+            "response": (float, "the unit's response"),
+            **_CLASSES,
+            **_FRAMED,
+        },
+    ),
+    "attribution": Table(
+        "a measure of an attribution method",
+        _MODEL
+        | {
+            "method": (str, "the method, or Random"),
+            "measure": (str, "the measure"),
+            "better": (str, "higher or lower"),
+            **_MEAN,
+            **_N,
+            **_interval("ahead", "mean lead over random numbers, image by image", _OPEN),
+        },
+    ),
+    "attribution_methods": Table(
+        "how an attribution method was set",
+        _MODEL
+        | {
+            "method": (str, "the method"),
+            "target": (str, "the score explained"),
+            "baseline": (str, "the baselines"),
+            "points": (float, "gradients per image"),
+            "formula": (str, "how they are summed"),
+            **_N,
+        },
+    ),
+    "attribution_pictures": Table(
+        "an image or its heat map",
+        _MODEL
+        | {
+            **_RANK,
+            "id": (int, "the image's number in the data"),
+            "method": (str, "the method; empty for the image"),
+            **_CLASSES,
+            "probability": (_OPEN, "of the predicted class"),
+            **_FILE,
+            "gap": (_OPEN, "the completeness gap"),
+        },
+    ),
+    "inversion": Table(
+        "how near inverted images come to their targets",
+        _MODEL
+        | {
+            "start": (str, "noise or image"),
+            "measure": (str, "the distance"),
+            "features": (str, "the network whose features measure it"),
+            "steps": (int, "gradient steps"),
+            "epsilon": (float, "the radius around the start"),
+            "step_size": (float, "the length of a step"),
+            **_MEAN,
+            **_N,
+            "untouched": (float, "the mean of the starts"),
+        },
+    ),
+    "inversion_pictures": Table(
+        "an inverted image",
+        _MODEL
+        | {
+            "start": (str, "noise or image"),
+            **_RANK,
+            "target_label": (str, "the target's class"),
+            "start_label": (str, "the start's class; empty for noise"),
+            "start_file": (str, "the start"),
+            "target_file": (str, "the target"),
+            **_FILE,
+            "distance": (float, "of the representations"),
+        },
+    ),
+    "visualization_pictures": Table(
+        "a picture of a component of the representation",
+        _MODEL
+        | {
+            "component": (int, "its number"),
+            "kind": (str, "visualized, or the images with most or least activation"),
+            **_RANK,
+            **_FILE,
+            "activation": (float, "the component's value"),
+            "label": (str, "the image's class"),
+        },
+    ),
+    "generation": Table(
+        "a measure of generated images, or of what they are compared with",
+        _MODEL
+        | {
+            "images": (str, "generated, start or real"),
+            "measure": (str, "fid, kid or recognized"),
+            "features": (str, "the network that measures"),
+            "dimension": (int | None, "its features"),
+            "resize": (str, "what happens to images before"),
+            **_MEAN,
+            **_N,
+            "n_real": (int | None, "real images on the other side"),
+        },
+    ),
+    "generation_pictures": Table(
+        "a generated image, or one beside it",
+        _MODEL
+        | {
+            "class": (str, "the class"),
+            "kind": (str, "generated, start or real"),
+            **_RANK,
+            **_FILE,
+        },
+    ),
+    "training": Table(
+        "an epoch of a model's training",
+        _MODEL
+        | {
+            "epoch": (int, "its number, from 1"),
+            "learning_rate": (_OPEN, "at its end"),
+            "loss": (float, "the mean loss"),
+            **{f"train_{term}": (_OPEN, "of the training images") for term in TERMS},
+            "natural": (float, "accuracy on held-out images"),
+            "adversarial": (float, "accuracy on these under attack"),
+            "natural_loss": (_OPEN, "cross entropy on held-out images"),
+            "adversarial_loss": (_OPEN, "cross entropy on these under attack"),
+            "n": (int | None, "held-out images"),
+            "images_per_second": (_OPEN, "the rate"),
+            "seconds": (_OPEN, "the time"),
+            "kept": (bool, "whether its weights are the result"),
+        },
+    ),
+    "training_settings": Table(
+        "how a model was trained",
+        _MODEL
+        | {
+            "recipe": (str, "the recipe, or empty"),
+            "objective": (str, "the loss and its attack"),
+            "attack": (str, "the attack of the validation"),
+            "settings": (str, "the rest"),
+        },
+    ),
+}
+
+
+def check_rows(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse rows that lack or add a column; a table that is not declared may have any.
+
+    Raises:
+        RunError: names the table and the columns.
+    """
+    if name not in TABLES:
+        return
+    wanted = TABLES[name].columns.keys()
+    for row in rows:
+        if row.keys() != wanted:
+            lacking, added = sorted(wanted - row.keys()), sorted(row.keys() - wanted)
+            said = [f"lacks {', '.join(lacking)}"] * bool(lacking)
+            said += [f"adds {', '.join(added)}"] * bool(added)
+            raise RunError(f"a row of {name}.csv {' and '.join(said)}; runs/tables.py declares it")

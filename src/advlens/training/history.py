@@ -7,13 +7,15 @@ from advlens.errors import DataError, RunError
 from advlens.folders import open_plain, parse_object, why
 from advlens.runs.folder import Tables
 from advlens.runs.results import Results
-from advlens.runs.tables import TRAINING, TRAINING_SETTINGS
+from advlens.runs.tables import TABLES
 from advlens.training.words import Words
 
 STORED = ("model.safetensors", "best.safetensors")
 """The weights files of a training's own folder."""
 LARGEST, LONGEST = 2**22, 5000
 """Bytes of a file and epochs of a training beyond which they are not read."""
+COLUMNS = [name for name in TABLES["training"].columns if name not in ("model", "kept")]
+"""Of an epoch, as the training notes them."""
 _REQUIRED = ("epoch", "loss", "natural", "adversarial")
 _SHARES = ("natural", "adversarial", "train_natural_accuracy", "train_adversarial_accuracy")
 
@@ -56,18 +58,16 @@ def _words(folder: Path) -> Words | None:
     try:
         if not table.exists():
             return None
-        rows = Results.read(folder).table("training_settings", TRAINING_SETTINGS) or []
+        rows = Results.read(folder).table("training_settings") or []
     except (RunError, OSError) as error:
         raise DataError(f"{error}") from error
-    return (
-        Words(**{key: rows[0][key] for key in TRAINING_SETTINGS if key != "model"})
-        if rows
-        else None
-    )
+    if not rows:
+        return None
+    return Words(**{key: value for key, value in rows[0].items() if key != "model"})
 
 
 def _epochs(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file, every column of `TRAINING` in each; None where it says nothing.
+    """The rows of a metrics file, with every column of `training.csv`; None where it says nothing.
 
     "kept" says whether an epoch's weights took the place of those kept before.
     """
@@ -83,10 +83,10 @@ def _epochs(path: Path) -> list[dict[str, Any]]:
     for number, row in enumerate(found, 1):
         if row.get("epoch") != number:
             raise _damaged(path, f"line {number} is not epoch {number}")
-        for name in TRAINING:
+        for name in COLUMNS:
             if not _fits(name, row.get(name)):
                 raise _damaged(path, f"{name} in line {number} is {str(row.get(name))[:40]}")
-        rows.append({name: row.get(name) for name in TRAINING} | {"kept": row.get("kept") is True})
+        rows.append({name: row.get(name) for name in COLUMNS} | {"kept": row.get("kept") is True})
     return rows
 
 

@@ -48,6 +48,7 @@ from advlens.runs.record import (
     versions,
     without_home,
 )
+from advlens.runs.tables import check_rows
 from advlens.settings import DRAWS
 from advlens.training import Training
 from advlens.training.history import training_tables
@@ -228,6 +229,7 @@ class _Trained:
             ]
         }
         for name, rows in tables.items():
+            check_rows(name, rows)
             write_csv(self.out / "results" / f"{name}.csv", rows)
         write_text(self.out / "model.md", self._card())
         write_json(self.out / "run.json", self._record())

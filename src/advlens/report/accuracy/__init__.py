@@ -8,35 +8,14 @@ from advlens.report.blocks import Block, Column, FigureBlock, NoteBlock, Score, 
 from advlens.runs.results import Results, Row
 from advlens.words import Estimate, attack_name, count, listed, percent
 
-ACCURACY = {
-    "model": str,
-    "attack": str,
-    "norm": str,
-    "epsilon": float,
-    "steps": int,
-    "top1": float,
-    "top1_low": float,
-    "top1_high": float,
-    "top5": float | None,
-    "n": int,
-    "draws": int | None,
-    "top1_spread": float | None,
-    "settings": str,
-}
-UNATTACKED = {
-    "model": str, "attack": str, "norm": str, "epsilon": float, "steps": int, "unattacked": int,
-    "n": int,
-}  # fmt: skip
-CHECKS = {"model": str, "check": str, "expected": str, "found": str, "passed": bool}
-
 
 def section(results: Results) -> Section | None:
     """From `accuracy.csv`, `sweep.csv` and `checks.csv`; None without the first."""
-    rows = results.table("accuracy", ACCURACY)
+    rows = results.table("accuracy")
     if not rows:
         return None
-    sweep = results.table("sweep", ACCURACY) or []
-    checks = results.table("checks", CHECKS) or []
+    sweep = results.table("sweep") or []
+    checks = results.table("checks") or []
     blocks: list[Block] = [_accuracy_figure(results, rows), _accuracy_table(rows)]
     blocks += [NoteBlock(text=f"{told}.") for told in unattacked(results)]
     if any(row["epsilon"] > 0 for row in sweep):
@@ -60,7 +39,7 @@ def unattacked(results: Results) -> list[str]:
     return [
         f"{attack_name(row)} found no image to start from for {count(row['unattacked'])} of "
         f"{count(row['n'])} images of {row['model']}: these count as not attacked"
-        for row in results.table("unattacked", UNATTACKED) or []
+        for row in results.table("unattacked") or []
     ]
 
 

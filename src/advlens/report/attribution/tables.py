@@ -15,19 +15,6 @@ NAMES = {
     "ExpectedGradients": "Expected Gradients",
     RANDOM: "Random",
 }
-ATTRIBUTION = {
-    "model": str, "method": str, "measure": str, "better": str, "mean": float,
-    "low": float | None, "high": float | None, "n": int, "ahead": float | None,
-    "ahead_low": float | None, "ahead_high": float | None,
-}  # fmt: skip
-METHODS = {
-    "model": str, "method": str, "target": str, "baseline": str, "points": float, "formula": str,
-    "n": int,
-}  # fmt: skip
-PICTURES = {
-    "model": str, "rank": int, "id": int, "method": str, "label": str, "predicted": str,
-    "probability": float | None, "file": str, "gap": float | None,
-}  # fmt: skip
 
 
 class Measure(NamedTuple):
@@ -73,7 +60,7 @@ class AttributionTables:
     @classmethod
     def read(cls, results: Results) -> "AttributionTables | None":
         """Read them from the run folder; None without `attribution.csv`."""
-        rows = results.table("attribution", ATTRIBUTION)
+        rows = results.table("attribution")
         if not rows:
             return None
         for row in rows:
@@ -86,8 +73,8 @@ class AttributionTables:
         return cls(
             models=results.models,
             rows=rows,
-            settings=results.table("attribution_methods", METHODS) or [],
-            pictures=results.table("attribution_pictures", PICTURES) or [],
+            settings=results.table("attribution_methods") or [],
+            pictures=results.table("attribution_pictures") or [],
         )
 
     @cached_property

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from advlens.errors import RunError
 from advlens.intervals import wilson
 from advlens.report.figures import category_order
 from advlens.runs.results import Results, Row
+from advlens.runs.tables import TABLES
 from advlens.words import ATTACKS, Estimate, attack_name, count, listed, number, percent
 
 ALL = "all layers"
@@ -16,34 +16,6 @@ MINIMUM = 0.04
 """IoU above which a unit detects its best concept, where no table says otherwise."""
 KINDS = ("real", "adversarial", "adversarial-reestimated")
 
-_NAMES = {"model": str, "layer": str}
-DISSECTION = (
-    _NAMES
-    | {"unit": int, "images": str, "label": int, "concept": str, "category": str}
-    | {"iou": float, "threshold": float, "permuted_iou": float, "dead": bool}
-)
-SHARES = (
-    _NAMES
-    | {"images": str, "minimum": float, "category": str, "units": int, "detectors": int}
-    | {"share": float, "low": float, "high": float}
-    | {"permuted_detectors": int, "permuted_share": float}
-)
-TRANSITIONS = _NAMES | {
-    "images": str, "before": str, "after": str, "units": int, "same_concept": int,
-}  # fmt: skip
-IMAGES = (
-    {"model": str, "data": str, "n": int, "labels": int, "attack": str, "norm": str}
-    | {"epsilon": float | None, "steps": int | None, "weight": float | None}
-    | {"distance": float | None}
-    | dict.fromkeys(("success", "success_low", "success_high"), float | None)
-    | {"upsampling": str, "counting": str, "quantile": float, "minimum": float, "passes": int}
-)
-PICTURES = (
-    _NAMES
-    | {"unit": int, "images": str, "rank": int, "id": int, "response": float}
-    | {"label": str, "predicted": str, "framed": bool, "file": str, "map": str}
-)
-NEURONS = _NAMES | {"unit": int, "lc": float | None, "cs1": float | None}
 Unit = tuple[str, str, int]
 """Model, layer, number."""
 
@@ -83,17 +55,17 @@ class DissectionTables:
     @classmethod
     def read(cls, results: Results) -> "DissectionTables | None":
         """Read them from the run folder; None without `dissection.csv`."""
-        units = results.table("dissection", DISSECTION)
+        units = results.table("dissection")
         if not units:
             return None
         return cls(
             models=results.models,
             units=units,
-            shares=_counts(results, "dissection_shares", SHARES),
-            transitions=_counts(results, "dissection_transitions", TRANSITIONS),
-            images=results.table("dissection_images", IMAGES) or [],
-            pictures=results.table("dissection_pictures", PICTURES) or [],
-            neurons=results.table("units", NEURONS) or [],
+            shares=_counts(results, "dissection_shares"),
+            transitions=_counts(results, "dissection_transitions"),
+            images=results.table("dissection_images") or [],
+            pictures=results.table("dissection_pictures") or [],
+            neurons=results.table("units") or [],
         )
 
     @cached_property
@@ -195,10 +167,10 @@ class DissectionTables:
         )
 
 
-def _counts(results: Results, name: str, columns: dict[str, Any]) -> list[Row]:
+def _counts(results: Results, name: str) -> list[Row]:
     """The rows of a table, none of which may count more units than there are."""
-    rows = results.table(name, columns) or []
-    parts = columns.keys() & {"detectors", "permuted_detectors", "same_concept"}
+    rows = results.table(name) or []
+    parts = TABLES[name].columns.keys() & {"detectors", "permuted_detectors", "same_concept"}
     for row in rows:
         if not all(0 <= row[part] <= row["units"] for part in parts):
             raise RunError(

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from advlens.errors import RunError
 from advlens.runs.results import Results, Row
@@ -12,25 +12,6 @@ from advlens.words import Estimate, apart, grouped, listed
 
 KINDS = ("generated", "start", "real")
 DISTANCES = ("fid", "kid")
-INVERSION = {
-    "model": str, "start": str, "measure": str, "features": str, "steps": int, "epsilon": float,
-    "step_size": float, "mean": float, "low": float | None, "high": float | None, "n": int,
-    "untouched": float,
-}  # fmt: skip
-INVERSION_PICTURES = {
-    "model": str, "start": str, "rank": int, "target_label": str, "start_label": str,
-    "start_file": str, "target_file": str, "file": str, "distance": float,
-}  # fmt: skip
-VISUALIZATION_PICTURES = {
-    "model": str, "component": int, "kind": str, "rank": int, "file": str, "activation": float,
-    "label": str,
-}  # fmt: skip
-GENERATION = {
-    "model": str, "images": str, "measure": str, "features": str, "dimension": int | None,
-    "resize": str, "mean": float, "low": float | None, "high": float | None, "n": int,
-    "n_real": int | None,
-}  # fmt: skip
-GENERATION_PICTURES = {"model": str, "class": str, "kind": str, "rank": int, "file": str}
 OWN = ("representation", "pixels")
 """Measures of an inversion that no other network takes."""
 STARTS = {"noise": "noise", "image": "an image of another class"}
@@ -66,16 +47,11 @@ class FeatureTables:
     @classmethod
     def read(cls, results: Results) -> "FeatureTables | None":
         """Read them from the run folder; None where there is none of them."""
-        tables = {
-            name: _checked(results, name, columns)
-            for name, columns in (
-                ("inversion", INVERSION),
-                ("inversion_pictures", INVERSION_PICTURES),
-                ("visualization_pictures", VISUALIZATION_PICTURES),
-                ("generation", GENERATION),
-                ("generation_pictures", GENERATION_PICTURES),
-            )
-        }
+        names = (
+            "inversion", "inversion_pictures", "visualization_pictures", "generation",
+            "generation_pictures",
+        )  # fmt: skip
+        tables = {name: _checked(results, name) for name in names}
         if not any(tables.values()):
             return None
         return cls(
@@ -172,14 +148,14 @@ def _estimate(row: Row) -> Estimate:
     return Estimate(value=row["mean"], low=row["low"], high=row["high"], n=row["n"])
 
 
-def _checked(results: Results, name: str, columns: Mapping[str, Any]) -> list[Row]:
+def _checked(results: Results, name: str) -> list[Row]:
     """The rows of a table, each of a known kind and of at least one image."""
     known = {
         "generation": ("images", KINDS),
         "generation_pictures": ("kind", KINDS),
         "visualization_pictures": ("kind", ("visualized", "most", "least")),
     }
-    rows = results.table(name, columns) or []
+    rows = results.table(name) or []
     column, kinds = known.get(name, ("", ()))
     for row in rows:
         wrong = f"n = {row['n']}" if row.get("n", 1) < 1 else ""

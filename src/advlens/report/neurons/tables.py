@@ -7,40 +7,6 @@ from advlens.runs.results import Results, Row
 from advlens.words import Estimate
 
 MEASURES = ("lc", "consis_adv", "cs1", "cs2")
-_OPEN = float | None
-_NAMES = {"model": str, "layer": str}
-_ATTACK = {"attack": str, "norm": str, "epsilon": float, "steps": int}
-
-UNITS = _NAMES | {"unit": int, "dead": bool} | dict.fromkeys((*MEASURES, "consis_adv_fgsm"), _OPEN)
-LAYERS = (
-    _NAMES
-    | {"units": int, "dead": int, "top": int, "lc_corrected_mean": _OPEN}
-    | {f"{measure}_{part}": _OPEN for measure in MEASURES for part in ("mean", "low", "high")}
-)
-CONSISTENCY = (
-    _NAMES
-    | {"images": str}
-    | _ATTACK
-    | {"success": float, "success_low": float, "success_high": float, "measure": str}
-    | {"mean": _OPEN, "low": _OPEN, "high": _OPEN, "units": int, "n": int}
-)
-FLOORS = {"model": str, "floor": str, "value": float, "n": int}
-TABLE1 = (
-    _NAMES
-    | {"success": float, "units": int, "n": int}
-    | {f"consis{part}": _OPEN for part in ("", "_low", "_high")}
-    | {f"consis_adv{part}": _OPEN for part in ("", "_low", "_high")}
-)
-CURVES = (
-    {"model": str, "images": str, "bin_low": float, "bin_high": float, "lc": float}
-    | {"cs1": float, "cs1_low": _OPEN, "cs1_high": _OPEN}
-    | {"cs2": float, "cs2_low": _OPEN, "cs2_high": _OPEN, "units": int}
-)
-PICTURES = (
-    _NAMES
-    | {"unit": int, "lc": float, "chosen": str, "images": str, "rank": int}
-    | {"label": str, "predicted": str, "framed": bool, "file": str, "map": str}
-)
 
 
 @dataclass(frozen=True)
@@ -63,17 +29,13 @@ class NeuronTables:
         return cls(
             models=results.models,
             images=results.record["data"]["images"],
-            layers=results.table("layers", LAYERS) or [],
-            units=results.table("units", UNITS) or [],
-            consistency=results.table("consistency", CONSISTENCY) or [],
-            floors=results.table("floors", FLOORS) or [],
-            table1=[
-                row
-                for row in results.table("table1_d19", TABLE1) or []
-                if row["consis"] is not None
-            ],
-            curves=results.table("curves", CURVES) or [],
-            pictures=results.table("pictures", PICTURES) or [],
+            layers=results.table("layers") or [],
+            units=results.table("units") or [],
+            consistency=results.table("consistency") or [],
+            floors=results.table("floors") or [],
+            table1=[row for row in results.table("table1_d19") or [] if row["consis"] is not None],
+            curves=results.table("curves") or [],
+            pictures=results.table("pictures") or [],
         )
 
     @cached_property

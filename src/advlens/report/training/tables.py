@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from advlens.intervals import wilson
 from advlens.runs.results import Results, Row
-from advlens.runs.tables import TRAINING, TRAINING_SETTINGS
 from advlens.words import Estimate
 
 
@@ -39,9 +38,8 @@ class History:
 
 def histories(results: Results) -> list[History]:
     """From `training.csv` and `training_settings.csv`, in the order of the run."""
-    columns = {"model": str, **TRAINING, "kept": bool}
-    rows = results.table("training", columns) or []
-    settings = results.table("training_settings", TRAINING_SETTINGS) or []
+    rows = results.table("training") or []
+    settings = results.table("training_settings") or []
     words = {row["model"]: row for row in settings}
     found = []
     for model in results.models:

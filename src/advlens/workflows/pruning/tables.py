@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
 
 from advlens.intervals import mean_interval
 from advlens.models import Classifier
@@ -10,7 +9,6 @@ from advlens.runs.folder import Row
 from advlens.runs.results import Results
 from advlens.words import number, percent
 
-_ESTIMATE = {"mean": float | None, "low": float | None, "high": float | None, "n": int}
 _SHARE = ("top1", "success", "dead", "zeros")
 UNITS = (
     ("dead units", "layers", "", "dead"),
@@ -73,7 +71,7 @@ def kept_units(results: Results, model: str, classifier: Classifier) -> list[Row
     In a residual network a unit lives on without them, on what the shortcut brings: it repeats an
     earlier one.
     """
-    units = results.table("units", {"model": str, "layer": str, "unit": int, "lc": float | None})
+    units = results.table("units")
     mine = [row for row in units or [] if row["model"] == model]
     layers = list(dict.fromkeys(row["layer"] for row in mine))
     kept = {
@@ -100,31 +98,25 @@ def measured(results: Results, model: str) -> list[Row]:
     intervals, which is no narrower than a joint one.
     """
 
-    def mine(table: str, **columns: Any) -> list[Row]:
-        found = results.table(table, {"model": str, **columns}) or []
-        return [row for row in found if row["model"] == model]
+    def mine(table: str) -> list[Row]:
+        return [row for row in results.table(table) or [] if row["model"] == model]
 
-    share = {"top1": float, "top1_low": float, "top1_high": float, "n": int}
     rows = [
         _row("accuracy", row["attack"], row["epsilon"], "top1", "", row["n"],
              row["top1"], row["top1_low"], row["top1_high"], settings=_settings(row))
-        for row in mine("accuracy", attack=str, norm=str, epsilon=float, steps=int, settings=str,
-                        **share)
+        for row in mine("accuracy")
     ]  # fmt: skip
-    layers = mine("layers", layer=str, units=int, dead=int)
+    layers = mine("layers")
     for scope, part in (("last", layers[-1:]), ("all", layers)):
         if units := sum(row["units"] for row in part):
             dead = sum(row["dead"] for row in part) / units
             rows.append(_row("layers", "", None, "dead", scope, units, dead))
-    rows += _consistency(
-        mine("consistency", images=str, epsilon=float, layer=str, measure=str, units=int,
-             success=float, success_low=float, success_high=float, **_ESTIMATE)
-    )  # fmt: skip
+    rows += _consistency(mine("consistency"))
     for table, case in (("attribution", "method"), ("inversion", "start")):
         rows += [
             _row(table, row[case], None, row["measure"], "", row["n"],
                  row["mean"], row["low"], row["high"])
-            for row in mine(table, **{case: str}, measure=str, **_ESTIMATE)
+            for row in mine(table)
         ]  # fmt: skip
     return rows
 
