@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from advlens.attacks import adam
 from advlens.errors import RunError
 from advlens.intervals import wilson
 from advlens.report.blocks import (
@@ -18,7 +19,7 @@ from advlens.report.blocks import (
     TableBlock,
     UnitBrowserBlock,
 )
-from advlens.report.dissection import section
+from advlens.report.dissection import cautions, section
 from advlens.runs.results import Results
 from synthetic_dissection import CATEGORIES, write_dissection
 from synthetic_run import change, read, write_run
@@ -573,3 +574,7 @@ def test_a_table_without_a_column_is_refused(run: Path, table: str) -> None:
     path.write_text(path.read_text().replace("layer", "stratum", 1))
     with pytest.raises(RunError, match="it has no column layer"):
         section(Results.read(run))
+
+
+def test_the_report_knows_the_largest_weight_of_the_search() -> None:
+    assert cautions.HEAVIEST == adam.HEAVIEST  # it does not import the attack, which loads PyTorch

@@ -69,7 +69,7 @@ _ACCURACY: Columns = (
     _MODEL
     | _ATTACK
     | _interval("top1", "share of images predicted right")
-    | {"top5": (_OPEN, "share with the label among the five highest; empty below six classes")}
+    | {"top5": (_OPEN, "share with the label among the five highest; empty where not counted")}
     | _N
     | {
         "draws": (int | None, "fresh passes of a randomized model; else empty"),
@@ -92,7 +92,7 @@ TERMS = (
 
 TABLES: dict[str, Table] = {
     "accuracy": Table("the accuracy of a model under an attack", _ACCURACY),
-    "sweep": Table("the same on a subset, at several radii", _ACCURACY),
+    "sweep": Table("the accuracy of a model on a subset, at one of several radii", _ACCURACY),
     "checks": Table(
         "a check for masked gradients",
         _MODEL
@@ -125,12 +125,12 @@ TABLES: dict[str, Table] = {
         },
     ),
     "units": Table(
-        "the consistency of a unit under the least-likely attack at equal ε",
+        "a unit and its consistency under the least-likely attack at equal ε",
         _UNIT
         | {"dead": (bool, "whether the unit never responds")}
         | {name: (_OPEN, of) for name, of in MEASURES.items()}
         | {
-            "lc_corrected": (_OPEN, "LC less that of random images, as a part of what is left"),
+            "lc_corrected": (_OPEN, "LC without the bias of k images, (k·LC − 1)/(k − 1)"),
             "consis_adv_fgsm": (_OPEN, "consis_adv under FGSM"),
         },
     ),
@@ -155,13 +155,13 @@ TABLES: dict[str, Table] = {
         _LAYER
         | {"images": (str, "the set: least-likely, equal-success, fgsm or noise")}
         | _ATTACK
-        | _interval("success", "share of images on which the attack reaches its target")
+        | _interval("success", "share of images on which the attack succeeds")
         | {"measure": (str, "the measure"), **_MEAN, "mean": (_OPEN, "the mean over units")}
         | {"units": (int, "live units")}
         | _N,
     ),
     "floors": Table(
-        "what chance gives",
+        "the value of a measure by chance",
         _MODEL | {"floor": (str, "of what"), "value": (float, "the value"), **_N},
     ),
     "table1_d19": Table(
@@ -175,7 +175,7 @@ TABLES: dict[str, Table] = {
         | _N,
     ),
     "curves": Table(
-        "the units of all layers in an interval of LC (D22, Figure 10)",
+        "an interval of LC and the mean CS1 and CS2 of the units in it (D22, Figure 10)",
         _MODEL
         | {
             "images": (str, "the set of attacked images"),
@@ -206,7 +206,7 @@ TABLES: dict[str, Table] = {
         },
     ),
     "dissection": Table(
-        "the concept of a unit",
+        "a unit and the concept that it detects best",
         _UNIT
         | {
             "images": (str, "real, adversarial, or adversarial-reestimated (its own threshold)"),
@@ -236,7 +236,7 @@ TABLES: dict[str, Table] = {
         },
     ),
     "dissection_transitions": Table(
-        "units of a layer by their category before and under attack",
+        "the number of units of a layer that go from one category to another under attack",
         _LAYER
         | {
             "images": (str, "as in dissection.csv"),
@@ -247,7 +247,7 @@ TABLES: dict[str, Table] = {
         },
     ),
     "dissection_images": Table(
-        "how a model's images were made and counted",
+        "a model and how its images were attacked and counted",
         _MODEL
         | {"data": (str, "the images"), **_N, "labels": (int, "concepts that occur")}
         | _ATTACK
@@ -289,7 +289,7 @@ TABLES: dict[str, Table] = {
         },
     ),
     "attribution_methods": Table(
-        "how an attribution method was set",
+        "an attribution method and its settings",
         _MODEL
         | {
             "method": (str, "the method"),
@@ -314,7 +314,7 @@ TABLES: dict[str, Table] = {
         },
     ),
     "inversion": Table(
-        "how near inverted images come to their targets",
+        "a measure of how near inverted images come to their targets",
         _MODEL
         | {
             "start": (str, "noise or image"),
@@ -397,7 +397,7 @@ TABLES: dict[str, Table] = {
         },
     ),
     "training_settings": Table(
-        "how a model was trained",
+        "a model and how it was trained",
         _MODEL
         | {
             "recipe": (str, "the recipe, or empty"),
