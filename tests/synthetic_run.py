@@ -63,12 +63,17 @@ def write_run(
         _consistency(tables, model, strength, layers, units, images, random)
         _curves(tables, model, found)
         _pictures(tables, model, strength, layers[-1], classes, found, shown, pixels, run, random)
-        for floor, value in (
-            ("LC, all classes alike", 0.12),
-            (f"LC of {k} random images", 0.13),
-            (f"CS1 of {k} random images", 0.91),
+        for floor, measure, kind, value in (
+            ("LC, all classes alike", "lc", "uniform", 0.12),
+            (f"LC of {k} random images", "lc", "random", 0.13),
+            (f"CS1 of {k} random images", "cs1", "random", 0.91),
         ):
-            tables["floors"].append({"model": model, "floor": floor, "value": value, "n": images})
+            tables["floors"].append(
+                {
+                    "model": model, "floor": floor, "measure": measure, "kind": kind,
+                    "value": value, "n": images,
+                }
+            )  # fmt: skip
     for name, rows in tables.items():
         write_table(run, name, rows)
     record = _record(models, layers, units, classes, images, texts)

@@ -134,7 +134,7 @@ def draw(
     request: pytest.FixtureRequest, results: Results, tables: NeuronTables
 ) -> Callable[..., Figure]:
     live = [row for row in tables.units if row["layer"] == "layer2.0.conv2" and not row["dead"]]
-    floors = tables.random("LC")
+    floors = tables.random("lc")
     training = [row for history in histories(results) for row in history.epochs]
 
     def drawn(models: tuple[str, ...] = MODEL_NAMES, **width: float) -> Figure:

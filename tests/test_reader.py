@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from advlens.errors import RunError, SettingsError
 from advlens.runs.folder import write_csv
 from advlens.runs.reader import read_run
+from advlens.runs.results import Results
 from advlens.runs.tables import TABLES
-from synthetic_run import write_run
+from synthetic_run import read, write_run
 
 
 @pytest.fixture
@@ -63,6 +65,22 @@ ODD = [
     {"model": "robust", "layer": "3", "class": "NA", "label": "None", "share": None, "note": "1",
      "ok": False, "count": 4, "nothing": None, "less": 5},
 ]  # fmt: skip
+
+
+def test_a_column_that_an_earlier_version_did_not_write_is_empty(run: Path) -> None:
+    rows = read(run, "floors")
+    for row in rows:
+        del row["kind"]
+    write_csv(run / "results" / "floors.csv", rows)
+    assert "kind" not in read_run(run).rows("floors")[0]
+    found = Results.read(run).table("floors")
+    assert found
+    assert {row["kind"] for row in found} == {None}
+    for row in rows:
+        del row["value"]
+    write_csv(run / "results" / "floors.csv", rows)
+    with pytest.raises(RunError, match="it has no column value"):
+        Results.read(run).table("floors")
 
 
 def test_names_stay_texts_and_empty_cells_are_none(run):

@@ -116,8 +116,8 @@ class Results:
         Args:
             name: of the file, without `.csv`.
             columns: the type of each column that is needed: str, int, float, bool, or `float |
-                None` and the like where a cell may be empty. Others are left out. By default those
-                that `runs.tables` declares.
+                None` and the like where a cell may be empty or the column absent. Others are left
+                out. By default those that `runs.tables` declares.
 
         Raises:
             RunError: the file is no such table; the message names the line and the column.
@@ -129,7 +129,11 @@ class Results:
                 _, header = next(lines, (0, list[str]()))
                 if len(set(header)) != len(header) or len(header) > MOST_COLUMNS:
                     raise ValueError("it has two columns of one name, or too many")
-                if missing := [column for column in columns if column not in header]:
+                if missing := [
+                    column
+                    for column, kind in columns.items()
+                    if column not in header and not _optional(kind)
+                ]:
                     raise ValueError(f"it has no column {missing[0]}")
                 return [self._row(path, line, header, cells, columns) for line, cells in lines]
         except FileNotFoundError:
@@ -159,10 +163,10 @@ class Results:
         row: dict[str, Any] = {}
         for column, kind in columns.items():
             try:
-                row[column] = _value(texts[column], kind)
+                row[column] = _value(texts.get(column, ""), kind)
             except ValueError as error:
                 raise _damaged(
-                    path, f"{column} in line {line} is {texts[column][:40]!r}, {error}"
+                    path, f"{column} in line {line} is {texts.get(column, '')[:40]!r}, {error}"
                 ) from error
         if "model" in row and row["model"] not in self.models:
             raise _damaged(
@@ -213,8 +217,13 @@ def _lines(path: Path) -> Generator[tuple[int, list[str]], None, None]:
             length = 0
 
 
+def _optional(kind: Any) -> bool:
+    """Whether a cell may be empty, or the column absent: of runs of earlier versions."""
+    return isinstance(kind, types.UnionType)
+
+
 def _value(text: str, kind: Any) -> Any:
-    if isinstance(kind, types.UnionType):
+    if _optional(kind):
         if text == "":
             return None
         kind = next(option for option in typing.get_args(kind) if option is not types.NoneType)

@@ -18,7 +18,8 @@ class Table(NamedTuple):
 
     Attributes:
         meaning: of a row.
-        columns: in any order; the type of a column allows None where a cell may be empty.
+        columns: in any order; the type of a column allows None where a cell may be empty, or the
+            column absent from a run of an earlier version.
     """
 
     meaning: str
@@ -162,7 +163,14 @@ TABLES: dict[str, Table] = {
     ),
     "floors": Table(
         "the value of a measure by chance",
-        _MODEL | {"floor": (str, "of what"), "value": (float, "the value"), **_N},
+        _MODEL
+        | {
+            "floor": (str, "of what, in words"),
+            "measure": (str | None, "lc or cs1"),
+            "kind": (str | None, "random: of random images; uniform: of all classes alike"),
+            "value": (float, "the value"),
+            **_N,
+        },
     ),
     "table1_d19": Table(
         "a row of Table 1 of D19",
@@ -423,4 +431,7 @@ def check_rows(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
             lacking, added = sorted(wanted - row.keys()), sorted(row.keys() - wanted)
             said = [f"lacks {', '.join(lacking)}"] * bool(lacking)
             said += [f"adds {', '.join(added)}"] * bool(added)
-            raise RunError(f"a row of {name}.csv {' and '.join(said)}; runs/tables.py declares it")
+            raise RunError(
+                f"a row of {name}.csv {' and '.join(said)}: another version of advlens began this "
+                "run; go on with that one, or choose another --out"
+            )

@@ -300,15 +300,19 @@ class _Neurons(Work):
     def _floor_rows(self) -> list[Row]:
         labels = self.context.data.labels
         lc, cs1 = random_floor(labels, self.similarity, self.k, seed=self.stage.seed)
-        values = {
-            "LC, all classes alike": uniform_floor(self.similarity),
-            f"LC of {self.k} random images": lc,
-            f"CS1 of {self.k} random images": cs1,
-        }
+        some = f"of {self.k} random images"
+        found = (
+            ("LC, all classes alike", "lc", "uniform", uniform_floor(self.similarity)),
+            (f"LC {some}", "lc", "random", lc),
+            (f"CS1 {some}", "cs1", "random", cs1),
+        )
         return [
-            {"model": self.context.name, "floor": floor, "value": value, "n": len(labels)}
-            for floor, value in values.items()
-        ]
+            {
+                "model": self.context.name, "floor": floor, "measure": measure, "kind": kind,
+                "value": value, "n": len(labels),
+            }
+            for floor, measure, kind, value in found
+        ]  # fmt: skip
 
     def _table1_row(self, layer: str, found: LayerConsistency) -> Row:
         row: dict[str, object] = {"model": self.context.name, "layer": layer}

@@ -61,7 +61,7 @@ def histograms(tables: NeuronTables) -> list[Block]:
         FigureBlock(
             name="consistency-histograms",
             draw=lambda width: figures.consistency_histograms(
-                live, tables.models, floors=tables.random("LC"), width=width
+                live, tables.models, floors=tables.random("lc"), width=width
             ),
             alt=f"Histograms of consistency, units of the last convolution. Means: {means}.",
             caption="Units of the last convolution by consistency (Figure 5 of D19), on real "
@@ -177,7 +177,7 @@ def depth(tables: NeuronTables) -> list[Block]:
             FigureBlock(
                 name="consistency-by-depth",
                 draw=lambda width: figures.consistency_by_depth(
-                    tables.layers, tables.models, floors=tables.random("LC"), width=width
+                    tables.layers, tables.models, floors=tables.random("lc"), width=width
                 ),
                 alt=f"Layer means along the network. {means}.",
                 caption="Layer means with 95% jackknife intervals over images, at equal ε; dotted: "

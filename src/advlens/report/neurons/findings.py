@@ -262,7 +262,7 @@ def _change(measure: str, before: Estimate, after: Estimate) -> str:
 
 
 def _chance(tables: NeuronTables) -> list[Finding]:
-    lc, cs1 = tables.random("LC"), tables.random("CS1")
+    lc, cs1 = tables.random("lc"), tables.random("cs1")
     if not lc or not cs1:
         return []
     return [

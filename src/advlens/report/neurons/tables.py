@@ -66,11 +66,11 @@ class NeuronTables:
         )
 
     def random(self, measure: str) -> dict[str, float]:
-        """LC or CS1 of random images in place of the top ones, for each model."""
+        """A measure (lc, cs1) of random images in place of the top ones, for each model."""
         return {
             row["model"]: row["value"]
             for row in self.floors
-            if row["floor"].startswith(f"{measure} of ")
+            if (row["measure"], row["kind"]) == (measure, "random")
         }
 
 
