@@ -31,12 +31,14 @@ class Table(NamedTuple):
         return {name: kind for name, (kind, _) in self.columns.items()}
 
 
-def _interval(name: str, of: str, kind: Any = float, *, mean: str = "") -> Columns:
-    """A value and the ends of its 95 % interval."""
+def _interval(
+    name: str, of: str, kind: Any = float, *, ends: Any = None, mean: str = ""
+) -> Columns:
+    """A value and the ends of its 95 % interval, which may be empty where the value is not."""
     return {
         name + mean: (kind, of),
-        f"{name}_low": (kind, "its 95 % interval, lower end"),
-        f"{name}_high": (kind, "its 95 % interval, upper end"),
+        f"{name}_low": (ends or kind, "its 95 % interval, lower end"),
+        f"{name}_high": (ends or kind, "its 95 % interval, upper end"),
     }
 
 
@@ -190,12 +192,8 @@ TABLES: dict[str, Table] = {
             "bin_low": (float, "the interval, lower end"),
             "bin_high": (float, "the interval, upper end"),
             "lc": (float, "the mean LC"),
-            "cs1": (float, "the mean CS1"),
-            "cs1_low": (_OPEN, "its 95 % interval, lower end"),
-            "cs1_high": (_OPEN, "its 95 % interval, upper end"),
-            "cs2": (float, "the mean CS2"),
-            "cs2_low": (_OPEN, "its 95 % interval, lower end"),
-            "cs2_high": (_OPEN, "its 95 % interval, upper end"),
+            **_interval("cs1", "the mean CS1", ends=_OPEN),
+            **_interval("cs2", "the mean CS2", ends=_OPEN),
             "units": (int, "units in it"),
         },
     ),
