@@ -21,13 +21,15 @@ ALL=(
 )
 [ -z "${FILES:-}" ] || read -ra NUMBERS <<<"$FILES"
 log=$(mktemp)
+cores=$(getconf _NPROCESSORS_ONLN)
 failed=0
 [ $# -gt 0 ] || set -- "${ALL[@]}"
 for setting in "$@"; do
   IFS=: read -r capability isa threads <<<"$setting"
   variables=(ATEN_CPU_CAPABILITY="$capability" OMP_NUM_THREADS="$threads")
   [ "$isa" = unset ] || variables+=(ONEDNN_MAX_CPU_ISA="$isa")
-  if env "${variables[@]}" .venv/bin/pytest --numprocesses auto "${NUMBERS[@]}" >"$log" 2>&1; then
+  workers=$((cores / threads > 0 ? cores / threads : 1)) # more would wait for one another
+  if env "${variables[@]}" .venv/bin/pytest --numprocesses $workers "${NUMBERS[@]}" >"$log" 2>&1; then
     echo "$setting: $(tail -n 1 "$log")"
   else
     cat "$log"
