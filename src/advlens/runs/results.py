@@ -6,7 +6,7 @@ import math
 import types
 import typing
 import unicodedata
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -116,24 +116,22 @@ class Results:
         Args:
             name: of the file, without `.csv`.
             columns: the type of each column that is needed: str, int, float, bool, or `float |
-                None` and the like where a cell may be empty or the column absent. Others are left
-                out. By default those that `runs.tables` declares.
+                None` and the like where a cell may be empty. Others are left out. By default those
+                that `runs.tables` declares.
 
         Raises:
             RunError: the file is no such table; the message names the line and the column.
         """
         path = self.run / "results" / f"{name}.csv"
-        columns = TABLES[name].types if columns is None else columns
+        later: Sequence[str] = ()
+        if columns is None:
+            columns, later = TABLES[name].types, TABLES[name].later
         try:
             with closing(_lines(path)) as lines:
                 _, header = next(lines, (0, list[str]()))
                 if len(set(header)) != len(header) or len(header) > MOST_COLUMNS:
                     raise ValueError("it has two columns of one name, or too many")
-                if missing := [
-                    column
-                    for column, kind in columns.items()
-                    if column not in header and not _optional(kind)
-                ]:
+                if missing := [name for name in columns if name not in (*header, *later)]:
                     raise ValueError(f"it has no column {missing[0]}")
                 return [self._row(path, line, header, cells, columns) for line, cells in lines]
         except FileNotFoundError:
@@ -217,13 +215,8 @@ def _lines(path: Path) -> Generator[tuple[int, list[str]], None, None]:
             length = 0
 
 
-def _optional(kind: Any) -> bool:
-    """Whether a cell may be empty, or the column absent: of runs of earlier versions."""
-    return isinstance(kind, types.UnionType)
-
-
 def _value(text: str, kind: Any) -> Any:
-    if _optional(kind):
+    if isinstance(kind, types.UnionType):
         if text == "":
             return None
         kind = next(option for option in typing.get_args(kind) if option is not types.NoneType)

@@ -18,12 +18,13 @@ class Table(NamedTuple):
 
     Attributes:
         meaning: of a row.
-        columns: in any order; the type of a column allows None where a cell may be empty, or the
-            column absent from a run of an earlier version.
+        columns: in any order; the type of a column allows None where a cell may be empty.
+        later: columns that runs of earlier versions lack, where they are read as empty.
     """
 
     meaning: str
     columns: Columns
+    later: tuple[str, ...] = ()
 
     @property
     def types(self) -> dict[str, Any]:
@@ -173,6 +174,7 @@ TABLES: dict[str, Table] = {
             "value": (float, "the value"),
             **_N,
         },
+        later=("measure", "kind"),
     ),
     "table1_d19": Table(
         "a row of Table 1 of D19",
