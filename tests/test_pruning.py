@@ -228,7 +228,7 @@ def built(folder: Path, patch: pytest.MonkeyPatch) -> Path:
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.3, generator=random_weights)
         save_weights(model, folder / f"{name}.safetensors")
-    for module in ("workflows.trained", "auditing"):  # other tests are of reports
+    for module in ("workflows.trained", "auditing"):  # reports have tests of their own
         patch.setattr(f"advlens.{module}.write_report", lambda out: out)
     return folder
 

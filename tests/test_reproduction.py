@@ -91,7 +91,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(
         "advlens.auditing.subjects.load_data", lambda spec, *, transform: parts["test"]
     )
-    for module in ("workflows.trained", "auditing"):  # other tests are of reports
+    for module in ("workflows.trained", "auditing"):  # reports have tests of their own
         monkeypatch.setattr(f"advlens.{module}.write_report", lambda out: out)
     return tmp_path
 

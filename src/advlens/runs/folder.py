@@ -135,10 +135,7 @@ class Run:
         Raises:
             RunError: a row lacks or adds a column of the table's declaration.
         """
-        for name, rows in tables.items():
-            check_rows(name, rows)
-            if rows:
-                write_csv(self.folder / "results" / f"{name}.csv", rows)
+        write_tables(self.folder, tables)
 
     @property
     def _record(self) -> Path:
@@ -156,6 +153,15 @@ class Run:
 
     def _state(self, model: int, name: str) -> Path:
         return self.folder / "parts" / f"{model}-{name}.state.safetensors"
+
+
+def write_tables(folder: Path, tables: Tables) -> None:
+    """As `Run.write_tables`, in any folder; nothing is written where a row is refused."""
+    for name, rows in tables.items():
+        check_rows(name, rows)
+    for name, rows in tables.items():
+        if rows:
+            write_csv(folder / "results" / f"{name}.csv", rows)
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """The tables of a run, `results/<name>.csv`: the columns of each, their types and meanings.
 
-What writes a table, what reads it and what documents it take the columns from here.
+The writer, the readers and the documentation take the columns from here.
 """
 
 from collections.abc import Mapping, Sequence

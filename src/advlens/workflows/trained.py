@@ -36,8 +36,8 @@ from advlens.runs.folder import (
     Tables,
     fingerprint,
     read_json,
-    write_csv,
     write_json,
+    write_tables,
     write_text,
 )
 from advlens.runs.record import (
@@ -48,7 +48,6 @@ from advlens.runs.record import (
     versions,
     without_home,
 )
-from advlens.runs.tables import check_rows
 from advlens.settings import DRAWS
 from advlens.training import Training
 from advlens.training.history import training_tables
@@ -228,9 +227,7 @@ class _Trained:
                 },
             ]
         }
-        for name, rows in tables.items():
-            check_rows(name, rows)
-            write_csv(self.out / "results" / f"{name}.csv", rows)
+        write_tables(self.out, tables)
         write_text(self.out / "model.md", self._card())
         write_json(self.out / "run.json", self._record())
         write_report(self.out)
