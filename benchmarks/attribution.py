@@ -155,9 +155,13 @@ def saving(samples: int, repeats: int) -> list[str]:
         stratified, plain = (
             ExpectedGradients(samples=samples, stratified=chosen)(
                 model, many, background=background[:size]
-            ).values.view(4, repeats, -1).var(dim=1).mean().item()
+            )
+            .values.view(4, repeats, -1)
+            .var(dim=1)
+            .mean()
+            .item()
             for chosen in (True, False)
-        )  # fmt: skip
+        )
         rows.append(f"| {samples} | {size} | {stratified / plain:.2f} |")
     return rows
 

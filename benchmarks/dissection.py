@@ -94,9 +94,17 @@ def dissected(
     model: Prepared, layer: str, batches: Batches, data: BrodenData | InMemory
 ) -> Dissector:
     walk = Dissector(
-        model, data, None, layers=(layer,), quantile=0.005, upsampling="bilinear",  # type: ignore[arg-type]
-        counting="category", top=8, memory=2**31, seed=0,
-    )  # fmt: skip
+        model,
+        data,
+        None,
+        layers=(layer,),
+        quantile=0.005,
+        upsampling="bilinear",  # type: ignore[arg-type]
+        counting="category",
+        top=8,
+        memory=2**31,
+        seed=0,
+    )
     for ids, images in batches:
         walk.update(ids, images)
     assert not walk.again()

@@ -81,10 +81,11 @@ def distances(d: int, repeats: int) -> None:
     first, second = (features(2000, d, seed) for seed in (1, 2))
     source = pair[0].source
     contenders = {
-        "bare products": lambda: [a @ b.T for a, b in ((first, first), (first, second),
-                                                       (second, second))],
+        "bare products": lambda: [
+            a @ b.T for a, b in ((first, first), (first, second), (second, second))
+        ],
         "KID, 2000 images": lambda: kid(first, second, source),
-    }  # fmt: skip
+    }
     table(interleaved(contenders, repeats))
 
 

@@ -54,11 +54,19 @@ class NetDissectLite:
     def __init__(self, checkout: Path, broden: Path, folder: Path, batch_size: int = 64):
         settings: Any = types.ModuleType("settings")
         settings.__dict__.update(
-            GPU=False, QUANTILE=0.005, PARALLEL=1, TALLY_BATCH_SIZE=16, TALLY_AHEAD=4,
-            BATCH_SIZE=batch_size, CATAGORIES=list(CATEGORIES), DATA_DIRECTORY=str(broden),
-            IMG_SIZE=224, INDEX_FILE="index.csv", FEATURE_NAMES=["layer"],
+            GPU=False,
+            QUANTILE=0.005,
+            PARALLEL=1,
+            TALLY_BATCH_SIZE=16,
+            TALLY_AHEAD=4,
+            BATCH_SIZE=batch_size,
+            CATAGORIES=list(CATEGORIES),
+            DATA_DIRECTORY=str(broden),
+            IMG_SIZE=224,
+            INDEX_FILE="index.csv",
+            FEATURE_NAMES=["layer"],
             OUTPUT_FOLDER=str(folder),
-        )  # fmt: skip
+        )
         misc: Any = types.ModuleType("scipy.misc")
         misc.imread, misc.imresize = _imread, _imresize
         zoom: Any = types.ModuleType("scipy.ndimage.interpolation")

@@ -52,8 +52,11 @@ def main() -> None:
                 return operations(lambda: audit([model], "sample", folder, settings=wanted)) / unit  # noqa: B023
 
         for stage, few, many in (
-            ("accuracy", 32, 64), ("neurons", 96, 128), ("sweep", 16, 32), ("attribution", 2, 4),
-        ):  # fmt: skip
+            ("accuracy", 32, 64),
+            ("neurons", 96, 128),
+            ("sweep", 16, 32),
+            ("attribution", 2, 4),
+        ):
             chosen: dict[str, Any] = {"stages": (stage,)}
             totals = [
                 units(max(count, 20), **chosen, sweep_images=count, explained=count)

@@ -37,9 +37,13 @@ def classifier(size: int) -> Classifier:
         layers += [nn.Conv2d(inputs, outputs, 3, 2, 1), nn.BatchNorm2d(outputs), nn.ReLU()]
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 1000))
     return Classifier(
-        network, name="rehearsal", classes=imagenet_classes(), synsets=imagenet_synsets(),
-        image_size=size, resize=size,
-    ).eval()  # fmt: skip
+        network,
+        name="rehearsal",
+        classes=imagenet_classes(),
+        synsets=imagenet_synsets(),
+        image_size=size,
+        resize=size,
+    ).eval()
 
 
 def make_images(folder: Path, count: int, size: int) -> None:
@@ -57,10 +61,22 @@ def rehearse(folder: Path, count: int, size: int, out: Path) -> None:
     """One audit; prints its stages as JSON."""
     model = classifier(size)
     settings = AuditSettings(
-        images=count, steps=2, fgsm=(4 / 255,), sweep_images=500, sweep_steps=2, neuron_steps=2,
-        explained=16, points=10, baselines=2, samples=20, visualization_steps=20, inverted=8,
-        inversion_steps=20, generated=1, generation_steps=5,
-    )  # fmt: skip
+        images=count,
+        steps=2,
+        fgsm=(4 / 255,),
+        sweep_images=500,
+        sweep_steps=2,
+        neuron_steps=2,
+        explained=16,
+        points=10,
+        baselines=2,
+        samples=20,
+        visualization_steps=20,
+        inverted=8,
+        inversion_steps=20,
+        generated=1,
+        generation_steps=5,
+    )
     transform = Transform(size=size, resize=size, interpolation=model.interpolation)
     data = load_data(f"folder:{folder}", transform=transform)
     prepared, began, seen = prepare(model), time.perf_counter(), 0
@@ -76,9 +92,11 @@ def rehearse(folder: Path, count: int, size: int, out: Path) -> None:
     audit([model], f"folder:{folder}", out, settings=settings)
     record: dict[str, Any] = json.loads((out / "run.json").read_text(encoding="utf-8"))
     found = {
-        "loading": loading, "forward": forward, "seconds": time.perf_counter() - began,
+        "loading": loading,
+        "forward": forward,
+        "seconds": time.perf_counter() - began,
         "stages": record["stages"],
-    }  # fmt: skip
+    }
     print(json.dumps(found))
 
 

@@ -78,9 +78,13 @@ def plain_loop(method: Synthesis, loss: Callable[[Tensor], Tensor], starts: Tens
 
 
 def contenders(
-    network: nn.Module, method: Synthesis, starts: Tensor, targets: Tensor, loss: Loss,
+    network: nn.Module,
+    method: Synthesis,
+    starts: Tensor,
+    targets: Tensor,
+    loss: Loss,
     attacker: ModuleType | None,
-) -> dict[str, tuple[int, Callable[[], Tensor]]]:  # fmt: skip
+) -> dict[str, tuple[int, Callable[[], Tensor]]]:
     """What a step costs in units, and the call, for each; the plain loop first."""
     frozen, prepared = Latent(copy.deepcopy(network).requires_grad_(False)), prepare(network)
     found: dict[str, tuple[int, Callable[[], Tensor]]] = {
@@ -95,11 +99,17 @@ def contenders(
         def robustness() -> Tensor:
             with mock.patch.object(Tensor, "cuda", lambda tensor: tensor):  # it asks for a GPU
                 _, images = model(
-                    starts, targets, make_adv=True, constraint="2", eps=method.epsilon,
-                    step_size=method.step_size, iterations=method.steps, use_best=False,
+                    starts,
+                    targets,
+                    make_adv=True,
+                    constraint="2",
+                    eps=method.epsilon,
+                    step_size=method.step_size,
+                    iterations=method.steps,
+                    use_best=False,
                     targeted=method.direction < 0,
                     custom_loss=lambda latent, x, _: (loss(latent, x), None),
-                )  # fmt: skip
+                )
             return images
 
         found["robustness"] = (3, robustness)
@@ -130,10 +140,13 @@ def cases(network: nn.Module, batch: int, steps: int) -> dict[str, tuple]:
     return {
         "inversion": (Inversion(steps=steps, batch_size=batch), noise, images, distance),
         "visualization": (
-            FeatureVisualization(steps=steps, batch_size=batch), images, components, component,
+            FeatureVisualization(steps=steps, batch_size=batch),
+            images,
+            components,
+            component,
         ),
         "generation": (generation, gaussian.sample(ids % 10), ids % 10, logit),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

@@ -102,9 +102,13 @@ class Work:
         return Step(network, loss, passes, self.half)
 
     def climb(
-        self, network: nn.Module, steps: int, size: float, start: Tensor,
+        self,
+        network: nn.Module,
+        steps: int,
+        size: float,
+        start: Tensor,
         score: Callable[[Tensor], Tensor],
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """The plain attack."""
         network.eval()
         current = start
@@ -162,9 +166,16 @@ def pgd(work: Work, peers: dict[str, ModuleType]) -> dict[str, Step]:
         def robustness(model: nn.Module) -> Tensor:
             with mock.patch.object(Tensor, "cuda", lambda tensor: tensor):  # it asks for a GPU
                 logits, _ = model(
-                    images, labels, make_adv=True, constraint="inf", eps=EPSILON, step_size=SIZE,
-                    iterations=steps, random_start=True, use_best=False,
-                )  # fmt: skip
+                    images,
+                    labels,
+                    make_adv=True,
+                    constraint="inf",
+                    eps=EPSILON,
+                    step_size=SIZE,
+                    iterations=steps,
+                    random_start=True,
+                    use_best=False,
+                )
             return F.cross_entropy(logits, labels)
 
         found["robustness"] = Step(model, robustness, passes, work.half)

@@ -30,7 +30,11 @@ def network() -> Classifier:
     layers = CifarResNet((2, 2, 2), (32, 64, 128), "projection", classes=200)
     layers.conv1.stride = (2, 2)
     return Classifier(
-        layers, name="tiny", synsets=sorted(Path(os.environ["WNIDS"]).read_text().split()),
-        image_size=64, resize=64,
-        mean=(0.4802, 0.4481, 0.3975), std=(0.2770, 0.2691, 0.2821),
-    )  # fmt: skip
+        layers,
+        name="tiny",
+        synsets=sorted(Path(os.environ["WNIDS"]).read_text().split()),
+        image_size=64,
+        resize=64,
+        mean=(0.4802, 0.4481, 0.3975),
+        std=(0.2770, 0.2691, 0.2821),
+    )

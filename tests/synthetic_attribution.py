@@ -11,11 +11,14 @@ from synthetic_run import Rows, write_table
 
 METHODS = ("IntegratedGradients", "ExpectedGradients", "Random")
 MEASURES = {
-    "insertion": ("higher", 0.55, 0.62, 0.41), "deletion": ("lower", 0.31, 0.22, 0.4),
-    "sparseness": ("higher", 0.52, 0.66, 0.41), "variation": ("lower", 1.7, 0.9, 2.8),
-    "stability": ("lower", 0.9, 0.2, 1.4), "agreement": ("higher", 0.35, 0.6, 0.0),
+    "insertion": ("higher", 0.55, 0.62, 0.41),
+    "deletion": ("lower", 0.31, 0.22, 0.4),
+    "sparseness": ("higher", 0.52, 0.66, 0.41),
+    "variation": ("lower", 1.7, 0.9, 2.8),
+    "stability": ("lower", 0.9, 0.2, 1.4),
+    "agreement": ("higher", 0.35, 0.6, 0.0),
     "gap": ("lower", 0.06, 0.02, None),
-}  # fmt: skip
+}
 """Which way is better, and the means of the first model, of the last, and of random numbers."""
 Draw = Callable[[int, float, str], np.ndarray]
 
@@ -59,21 +62,28 @@ def write_attribution(
             if method == "Random":
                 settings.append(
                     {
-                        "model": model, "method": method, "target": "", "baseline": "",
-                        "points": 0, "formula": "", "n": n,
+                        "model": model,
+                        "method": method,
+                        "target": "",
+                        "baseline": "",
+                        "points": 0,
+                        "formula": "",
+                        "n": n,
                     }
-                )  # fmt: skip
+                )
             else:
                 integrated = method == METHODS[0]
                 settings.append(
                     {
-                        "model": model, "method": method,
+                        "model": model,
+                        "method": method,
                         "target": "probability" if integrated else "logit",
                         "baseline": texts("10 noise images" if integrated else "training images"),
                         "points": 510 if integrated else 200,
-                        "formula": "trapezoid" if integrated else "", "n": n,
+                        "formula": "trapezoid" if integrated else "",
+                        "n": n,
                     }
-                )  # fmt: skip
+                )
         pictures += _pictures(run, model, index, strength, methods, shown, draw, labels, texts)
     write_table(run, "attribution", paired(rows))
     write_table(run, "attribution_methods", settings)
@@ -109,17 +119,30 @@ def _measures(random: Any, model: str, strength: float, method: str, n: int) -> 
         half = (0.002 if method == "Random" else 0.2) / n**0.5
         found.append(
             {
-                "model": model, "method": method, "measure": measure, "better": better,
-                "mean": mean, "low": mean - half, "high": mean + half, "n": n,
+                "model": model,
+                "method": method,
+                "measure": measure,
+                "better": better,
+                "mean": mean,
+                "low": mean - half,
+                "high": mean + half,
+                "n": n,
             }
-        )  # fmt: skip
+        )
     return found
 
 
 def _pictures(
-    run: Path, model: str, index: int, strength: float, methods: Sequence[str], shown: int,
-    draw: Draw, labels: Sequence[str], texts: Any,
-) -> Rows:  # fmt: skip
+    run: Path,
+    model: str,
+    index: int,
+    strength: float,
+    methods: Sequence[str],
+    shown: int,
+    draw: Draw,
+    labels: Sequence[str],
+    texts: Any,
+) -> Rows:
     rows = []
     folder = run / "figures" / "images"
     folder.mkdir(parents=True, exist_ok=True)
@@ -131,10 +154,15 @@ def _pictures(
             Image.fromarray(draw(rank, strength, method)).save(run / file)
             rows.append(
                 {
-                    "model": model, "rank": rank, "id": 10 * rank, "method": method,
-                    "label": label, "predicted": texts("truck") if wrong else label,
-                    "probability": 0.912 - 0.1 * rank, "file": file,
+                    "model": model,
+                    "rank": rank,
+                    "id": 10 * rank,
+                    "method": method,
+                    "label": label,
+                    "predicted": texts("truck") if wrong else label,
+                    "probability": 0.912 - 0.1 * rank,
+                    "file": file,
                     "gap": (0.31 if wrong else 0.02) if method else None,
                 }
-            )  # fmt: skip
+            )
     return rows

@@ -66,18 +66,30 @@ def write_dissection(
         share = success[min(index, len(success) - 1)]
         low, high = wilson(round(share * 1200), 1200)
         attacked = {
-            "success": share, "success_low": low, "success_high": high, "steps": 20, "weight": 0.5,
+            "success": share,
+            "success_low": low,
+            "success_high": high,
+            "steps": 20,
+            "weight": 0.5,
             "distance": 0.71,
-        }  # fmt: skip
+        }
         tables["_images"].append(
             {
-                "model": model, "data": texts("mini-broden"), "n": 1200, "labels": 68,
-                "attack": attack, "norm": "", "epsilon": None,
+                "model": model,
+                "data": texts("mini-broden"),
+                "n": 1200,
+                "labels": 68,
+                "attack": attack,
+                "norm": "",
+                "epsilon": None,
                 **(attacked if attack else dict.fromkeys(attacked)),
-                "upsampling": "centered", "counting": "all", "quantile": 0.005, "minimum": 0.04,
+                "upsampling": "centered",
+                "counting": "all",
+                "quantile": 0.005,
+                "minimum": 0.04,
                 "passes": 1,
             }
-        )  # fmt: skip
+        )
     for name, rows in tables.items():
         if rows:
             write_table(run, f"dissection{name}", rows)
@@ -95,11 +107,15 @@ def _unit(
     def row(images: str, label: int, iou: float) -> dict[str, Any]:
         label = 0 if dead else label
         return {
-            "images": images, "label": label, "concept": concepts[label - 1] if label else "",
-            "category": CATEGORIES[label % 6] if label else "", "iou": iou if label else 0.0,
+            "images": images,
+            "label": label,
+            "concept": concepts[label - 1] if label else "",
+            "category": CATEGORIES[label % 6] if label else "",
+            "iou": iou if label else 0.0,
             "threshold": 0.0 if dead or rare else 1.5 + unit / 7,
-            "permuted_iou": 0.0 if dead else float(random.gamma(4, 0.0055)), "dead": dead,
-        }  # fmt: skip
+            "permuted_iou": 0.0 if dead else float(random.gamma(4, 0.0055)),
+            "dead": dead,
+        }
 
     label = 1 + int(len(concepts) * random.beta(1, 2.5))
     iou = float(random.gamma(2 + depth, 0.02))
@@ -132,12 +148,17 @@ def _pictures(
             fooled = kind == ADVERSARIAL and rank % 2 == 1
             rows.append(
                 {
-                    "images": kind, "rank": rank, "id": number, "response": 9.0 - rank,
-                    "label": label, "predicted": texts("truck") if fooled else label,
-                    "framed": fooled and rank % 4 == 1, "file": names[0],
+                    "images": kind,
+                    "rank": rank,
+                    "id": number,
+                    "response": 9.0 - rank,
+                    "label": label,
+                    "predicted": texts("truck") if fooled else label,
+                    "framed": fooled and rank % 4 == 1,
+                    "file": names[0],
                     "map": names[1] if maps else "",
                 }
-            )  # fmt: skip
+            )
     return rows
 
 
@@ -164,11 +185,19 @@ def _shares(rows: Rows) -> Any:
                     chance = sum(row["permuted_iou"] > minimum for row in own)
                     low, high = wilson(detectors, len(shown))
                     yield {
-                        "model": model, "layer": layer, "images": images, "minimum": minimum,
-                        "category": category, "units": len(shown), "detectors": detectors,
-                        "share": detectors / len(shown), "low": low, "high": high,
-                        "permuted_detectors": chance, "permuted_share": chance / len(shown),
-                    }  # fmt: skip
+                        "model": model,
+                        "layer": layer,
+                        "images": images,
+                        "minimum": minimum,
+                        "category": category,
+                        "units": len(shown),
+                        "detectors": detectors,
+                        "share": detectors / len(shown),
+                        "low": low,
+                        "high": high,
+                        "permuted_detectors": chance,
+                        "permuted_share": chance / len(shown),
+                    }
 
 
 def _transitions(rows: Rows) -> Any:
@@ -186,6 +215,11 @@ def _transitions(rows: Rows) -> Any:
                 cell[1] += "none" not in names and one["label"] == other["label"]
             for (first, second), (units, same) in counted.items():
                 yield {
-                    "model": model, "layer": layer, "images": images, "before": first,
-                    "after": second, "units": units, "same_concept": same,
-                }  # fmt: skip
+                    "model": model,
+                    "layer": layer,
+                    "images": images,
+                    "before": first,
+                    "after": second,
+                    "units": units,
+                    "same_concept": same,
+                }

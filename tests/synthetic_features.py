@@ -11,9 +11,10 @@ from synthetic_run import Rows, write_table
 
 STARTS = ("noise", "image")
 MEASURES = {
-    "representation": ("", 0.05, 0.12), "pixels": ("", 0.9, 0.5),
+    "representation": ("", 0.05, 0.12),
+    "pixels": ("", 0.9, 0.5),
     "192 (192 features)": ("inception", 17.0, 11.5),
-}  # fmt: skip
+}
 """The network that measures, and the means of the first model and of the last."""
 Draw = Callable[[str, int, float], np.ndarray]
 
@@ -61,10 +62,13 @@ def write_features(
     tables: dict[str, Rows] = {
         name: []
         for name in (
-            "inversion", "inversion_pictures", "visualization_pictures", "generation",
+            "inversion",
+            "inversion_pictures",
+            "visualization_pictures",
+            "generation",
             "generation_pictures",
         )
-    }  # fmt: skip
+    }
     folder = run / "figures" / "images"
     folder.mkdir(parents=True, exist_ok=True)
     named = [texts(name) for name in classes]
@@ -84,39 +88,58 @@ def write_features(
             for kind in ("real", "generated", "start"):
                 tables["generation_pictures"] += [
                     {
-                        "model": model, "class": name, "kind": kind, "rank": rank,
+                        "model": model,
+                        "class": name,
+                        "kind": kind,
+                        "rank": rank,
                         "file": picture(
                             kind, 100 * place + rank, strength, index if kind[0] == "g" else 0
                         ),
                     }
                     for rank in range(shown)
-                ]  # fmt: skip
+                ]
     for name, rows in tables.items():
         write_table(run, name, rows)
     return run
 
 
 def _inversions(
-    tables: dict[str, Rows], model: str, index: int, strength: float, n: int, shown: int,
-    classes: Sequence[str], picture: Any,
-) -> None:  # fmt: skip
+    tables: dict[str, Rows],
+    model: str,
+    index: int,
+    strength: float,
+    n: int,
+    shown: int,
+    classes: Sequence[str],
+    picture: Any,
+) -> None:
     for place, start in enumerate(STARTS):
         for measure, (features, first, last) in MEASURES.items():
             mean = (first + strength * (last - first)) * (1 + 0.02 * place)
             half = 0.5 * mean / n**0.5
             tables["inversion"].append(
                 {
-                    "model": model, "start": start, "measure": measure,
-                    "features": features or model, "steps": 10_000, "epsilon": 1000.0,
-                    "step_size": 1.0, "mean": mean, "low": mean - half, "high": mean + half,
-                    "n": n, "untouched": 3 * mean,
+                    "model": model,
+                    "start": start,
+                    "measure": measure,
+                    "features": features or model,
+                    "steps": 10_000,
+                    "epsilon": 1000.0,
+                    "step_size": 1.0,
+                    "mean": mean,
+                    "low": mean - half,
+                    "high": mean + half,
+                    "n": n,
+                    "untouched": 3 * mean,
                 }
-            )  # fmt: skip
+            )
         for rank in range(shown):
             number = 1000 * (place + 1) + rank
             tables["inversion_pictures"].append(
                 {
-                    "model": model, "start": start, "rank": rank,
+                    "model": model,
+                    "start": start,
+                    "rank": rank,
                     "target_label": classes[rank % len(classes)],
                     "start_label": classes[(rank + 1) % len(classes)] if place else "",
                     "start_file": picture("source" if place else "noise", number, 0.0, 0),
@@ -124,13 +147,19 @@ def _inversions(
                     "file": picture("inverted", number, strength, index),
                     "distance": 0.05 + 0.1 * strength + 0.01 * rank,
                 }
-            )  # fmt: skip
+            )
 
 
 def _visualizations(
-    tables: dict[str, Rows], model: str, index: int, strength: float, components: Sequence[int],
-    top: int, classes: Sequence[str], picture: Any,
-) -> None:  # fmt: skip
+    tables: dict[str, Rows],
+    model: str,
+    index: int,
+    strength: float,
+    components: Sequence[int],
+    top: int,
+    classes: Sequence[str],
+    picture: Any,
+) -> None:
     for component in components:
         for kind, count, activation in (
             ("visualized", 1, 9.0),
@@ -141,43 +170,72 @@ def _visualizations(
                 number = 5000 + 100 * component + rank + 50 * (kind == "least")
                 tables["visualization_pictures"].append(
                     {
-                        "model": model, "component": component, "kind": kind, "rank": rank,
+                        "model": model,
+                        "component": component,
+                        "kind": kind,
+                        "rank": rank,
                         "file": picture(kind, number, strength, index),
                         "activation": activation - 0.1 * rank * (kind == "most"),
                         "label": "" if kind == "visualized" else classes[rank % len(classes)],
                     }
-                )  # fmt: skip
+                )
 
 
 def _scores(
-    tables: dict[str, Rows], model: str, strength: float, n: int, features: str, dimension: int,
+    tables: dict[str, Rows],
+    model: str,
+    strength: float,
+    n: int,
+    features: str,
+    dimension: int,
     others: Sequence[str],
-) -> None:  # fmt: skip
+) -> None:
     means = {
         "generated": (152.0 - 64 * strength, 0.15 - 0.07 * strength),
-        "start": (130.0, 0.12), "real": (5.4, 0.0004),
-    }  # fmt: skip
+        "start": (130.0, 0.12),
+        "real": (5.4, 0.0004),
+    }
     for images, (fid, kid) in means.items():
         network = {"features": features, "dimension": dimension, "resize": "resized to 299×299"}
         common = {"n": n, "n_real": n}
         tables["generation"] += [
             {
-                "model": model, "images": images, "measure": "fid", **network, "mean": fid,
-                "low": None, "high": None, **common,
+                "model": model,
+                "images": images,
+                "measure": "fid",
+                **network,
+                "mean": fid,
+                "low": None,
+                "high": None,
+                **common,
             },
             {
-                "model": model, "images": images, "measure": "kid", **network, "mean": kid,
-                "low": kid - 0.004, "high": kid + 0.004, **common,
+                "model": model,
+                "images": images,
+                "measure": "kid",
+                **network,
+                "mean": kid,
+                "low": kid - 0.004,
+                "high": kid + 0.004,
+                **common,
             },
-        ]  # fmt: skip
+        ]
     asked = [("confidence", model, 0.99), *(("recognized", other, 0.2) for other in others)]
     for measure, network_name, least in asked:
         share = least + (0.6 * strength if measure == "recognized" else 0)
         tables["generation"] += [
             {
-                "model": model, "images": images, "measure": measure, "features": network_name,
-                "dimension": 0, "resize": "", "mean": mean, "low": mean - 0.01,
-                "high": mean + 0.01, "n": n, "n_real": 0,
+                "model": model,
+                "images": images,
+                "measure": measure,
+                "features": network_name,
+                "dimension": 0,
+                "resize": "",
+                "mean": mean,
+                "low": mean - 0.01,
+                "high": mean + 0.01,
+                "n": n,
+                "n_real": 0,
             }
             for images, mean in (("start", 0.15), ("generated", share))
-        ]  # fmt: skip
+        ]

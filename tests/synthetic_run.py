@@ -53,10 +53,18 @@ def write_run(
     tables: dict[str, Rows] = {
         name: []
         for name in (
-            "accuracy", "sweep", "checks", "units", "layers", "consistency", "floors",
-            "table1_d19", "curves", "pictures",
+            "accuracy",
+            "sweep",
+            "checks",
+            "units",
+            "layers",
+            "consistency",
+            "floors",
+            "table1_d19",
+            "curves",
+            "pictures",
         )
-    }  # fmt: skip
+    }
     for model, strength in zip(models, robust, strict=True):
         _accuracy(tables, model, strength, images, random, texts)
         found = _units(tables, model, strength, layers, units, k, images, random)
@@ -70,10 +78,14 @@ def write_run(
         ):
             tables["floors"].append(
                 {
-                    "model": model, "floor": floor, "measure": measure, "kind": kind,
-                    "value": value, "n": images,
+                    "model": model,
+                    "floor": floor,
+                    "measure": measure,
+                    "kind": kind,
+                    "value": value,
+                    "n": images,
                 }
-            )  # fmt: skip
+            )
     for name, rows in tables.items():
         write_table(run, name, rows)
     record = _record(models, layers, units, classes, images, texts)
@@ -119,10 +131,18 @@ def _accuracy(
         hardness = epsilon * (12 if norm == "Linf" else 1.1) * (1 + 0.3 * (steps > 1))
         left = natural * float(np.exp(-((hardness / (0.07 + 0.75 * strength)) ** 1.3)))
         return {
-            "model": model, "attack": attack, "norm": norm, "epsilon": epsilon, "steps": steps,
-            **_share(left, n), "top5": min(1.0, left + 0.25 * (1 - left)), "n": n,
-            "draws": None, "top1_spread": None, "settings": "",
-        }  # fmt: skip
+            "model": model,
+            "attack": attack,
+            "norm": norm,
+            "epsilon": epsilon,
+            "steps": steps,
+            **_share(left, n),
+            "top5": min(1.0, left + 0.25 * (1 - left)),
+            "n": n,
+            "draws": None,
+            "top1_spread": None,
+            "settings": "",
+        }
 
     tables["accuracy"] += [
         row("natural", "", 0.0, 0, images),
@@ -156,9 +176,15 @@ def _accuracy(
 
 
 def _units(
-    tables: dict[str, Rows], model: str, strength: float, layers: Sequence[str],
-    units: Sequence[int], k: int, images: int, random: Any,
-) -> Rows:  # fmt: skip
+    tables: dict[str, Rows],
+    model: str,
+    strength: float,
+    layers: Sequence[str],
+    units: Sequence[int],
+    k: int,
+    images: int,
+    random: Any,
+) -> Rows:
     live: Rows = []
     for place, (layer, size) in enumerate(zip(layers, units, strict=True)):
         depth = place / max(len(layers) - 1, 1)
@@ -173,11 +199,13 @@ def _units(
             adversarial = lc * (0.35 + 0.55 * strength) + random.normal(0.03, 0.02)
             dead = unit == 1 and place == len(layers) - 1
             values = {
-                "lc": lc, "consis_adv": float(np.clip(adversarial, 0.1, 1)),
-                "cs1": float(np.clip(cs1, 0, 1)), "cs2": float(np.clip(cs2, 0, 1)),
+                "lc": lc,
+                "consis_adv": float(np.clip(adversarial, 0.1, 1)),
+                "cs1": float(np.clip(cs1, 0, 1)),
+                "cs2": float(np.clip(cs2, 0, 1)),
                 "lc_corrected": (k * lc - 1) / (k - 1),
                 "consis_adv_fgsm": float(np.clip(adversarial + 0.01, 0.1, 1)),
-            }  # fmt: skip
+            }
             mine.append(
                 {
                     "model": model,
@@ -190,9 +218,13 @@ def _units(
         tables["units"] += mine
         live += [row for row in mine if not row["dead"]]
         row: dict[str, Any] = {
-            "model": model, "layer": layer, "units": size,
-            "dead": sum(r["dead"] for r in mine), "top": k, "n": images,
-        }  # fmt: skip
+            "model": model,
+            "layer": layer,
+            "units": size,
+            "dead": sum(r["dead"] for r in mine),
+            "top": k,
+            "n": images,
+        }
         for measure in (*MEASURES, "lc_corrected"):
             mean = float(np.mean([r[measure] for r in mine if not r["dead"]]))
             row |= {f"{measure}_mean": mean}
@@ -203,9 +235,14 @@ def _units(
 
 
 def _consistency(
-    tables: dict[str, Rows], model: str, strength: float, layers: Sequence[str],
-    units: Sequence[int], images: int, random: Any,
-) -> None:  # fmt: skip
+    tables: dict[str, Rows],
+    model: str,
+    strength: float,
+    layers: Sequence[str],
+    units: Sequence[int],
+    images: int,
+    random: Any,
+) -> None:
     means = {row["layer"]: row for row in tables["layers"] if row["model"] == model}
     sets = (
         ("least-likely", LIKELY | {"epsilon": 1.0}, 1 - 0.969 * strength),
@@ -264,9 +301,12 @@ def _curves(tables: dict[str, Rows], model: str, live: Rows) -> None:
             if not inside:
                 continue
             row: dict[str, Any] = {
-                "model": model, "images": images_name, "bin_low": index / 10,
-                "bin_high": (index + 1) / 10, "lc": float(np.mean([r["lc"] for r in inside])),
-            }  # fmt: skip
+                "model": model,
+                "images": images_name,
+                "bin_low": index / 10,
+                "bin_high": (index + 1) / 10,
+                "lc": float(np.mean([r["lc"] for r in inside])),
+            }
             for measure in ("cs1", "cs2"):
                 values = [r[measure] for r in inside]
                 mean = float(np.mean(values)) * (0.9 if images_name == "equal-success" else 1)
@@ -280,9 +320,17 @@ def _curves(tables: dict[str, Rows], model: str, live: Rows) -> None:
 
 
 def _pictures(
-    tables: dict[str, Rows], model: str, strength: float, layer: str, classes: Sequence[str],
-    live: Rows, shown: int, pixels: Any, run: Path, random: Any,
-) -> None:  # fmt: skip
+    tables: dict[str, Rows],
+    model: str,
+    strength: float,
+    layer: str,
+    classes: Sequence[str],
+    live: Rows,
+    shown: int,
+    pixels: Any,
+    run: Path,
+    random: Any,
+) -> None:
     mine = sorted((r for r in live if r["layer"] == layer), key=lambda row: -row["lc"])
     picked = [("highest LC", row) for row in mine[:shown]]
     picked += [("median LC", row) for row in mine[len(mine) // 2 :][:shown]]
@@ -322,36 +370,54 @@ def _pictures(
 
 
 def _record(
-    models: Sequence[str], layers: Sequence[str], units: Sequence[int], classes: Sequence[str],
-    images: int, texts: Any,
-) -> dict[str, Any]:  # fmt: skip
+    models: Sequence[str],
+    layers: Sequence[str],
+    units: Sequence[int],
+    classes: Sequence[str],
+    images: int,
+    texts: Any,
+) -> dict[str, Any]:
     return {
         "advlens": "0.1.0",
         "command": texts("advlens audit --model resnet20@a.safetensors --data cifar10:DIR"),
         "created": "2026-03-01T12:00:00+00:00",
         "seed": 0,
         "settings": {
-            "epsilon": 0.5, "limit": None, texts("fgsm"): [1 / 255, 0.0157], "a": {"b": texts("c")},
+            "epsilon": 0.5,
+            "limit": None,
+            texts("fgsm"): [1 / 255, 0.0157],
+            "a": {"b": texts("c")},
         },
         "models": [
             {
-                "name": model, "spec": texts(f"cifar_resnet20@{index}.safetensors"),
-                "weights": f"{index + 10:02x}" * 32, "parameters": 272474,
+                "name": model,
+                "spec": texts(f"cifar_resnet20@{index}.safetensors"),
+                "weights": f"{index + 10:02x}" * 32,
+                "parameters": 272474,
                 "layers": [{"name": n, "units": u} for n, u in zip(layers, units, strict=True)],
-                "image_size": 32, "mean": [0.4914, 0.4822, 0.4465], "std": [0.247, 0.243, 0.262],
-                "classes": len(classes), "batch_norm_folded": True,
+                "image_size": 32,
+                "mean": [0.4914, 0.4822, 0.4465],
+                "std": [0.247, 0.243, 0.262],
+                "classes": len(classes),
+                "batch_norm_folded": True,
             }
             for index, model in enumerate(models)
         ],
         "data": {
-            "name": texts("CIFAR-10 test"), "fingerprint": "0f" * 32, "images": images,
-            "classes": list(classes), "synsets": None,
+            "name": texts("CIFAR-10 test"),
+            "fingerprint": "0f" * 32,
+            "images": images,
+            "classes": list(classes),
+            "synsets": None,
         },
         "versions": {"python": "3.11.7", "torch": "2.10.0", "numpy": texts("2.4.6")},
         "machine": {"device": texts("cpu"), "threads": 2, "tf32": False},
         "stages": [
             {
-                "stage": stage, "model": model, "seconds": 812.4, "peak_memory_mb": 1402.7,
+                "stage": stage,
+                "model": model,
+                "seconds": 812.4,
+                "peak_memory_mb": 1402.7,
                 "images_per_second": 12.3,
             }
             for model in models
@@ -359,7 +425,7 @@ def _record(
         ],
         "warnings": [texts("standard is right on 10.0% of 300 images.")],
         "notes": [texts("The sweep and the checks use a seeded subset of 500 images.")],
-    }  # fmt: skip
+    }
 
 
 def write_training(
@@ -393,17 +459,20 @@ def write_training(
         rows += [row | dict.fromkeys(left_out) for row in mine]
     write_table(run, "training", rows)
     objectives = (
-        "standard training", "adversarial training (PGD-2, L2 ε = 0.5)",
+        "standard training",
+        "adversarial training (PGD-2, L2 ε = 0.5)",
         "TRADES (PGD-10, L∞ ε = 8/255, weight 6)",
-    )  # fmt: skip
+    )
     words = [
         {
-            "model": model, "recipe": texts("" if index else "cifar10-standard"),
-            "objective": texts(objectives[min(index, 2)]), "attack": texts("PGD-10, L2 ε = 0.5"),
+            "model": model,
+            "recipe": texts("" if index else "cifar10-standard"),
+            "objective": texts(objectives[min(index, 2)]),
+            "attack": texts("PGD-10, L2 ε = 0.5"),
             "settings": texts("SGD with Nesterov momentum 0.9, weight decay 0.0005"),
         }
         for index, model in enumerate(models)
-    ]  # fmt: skip
+    ]
     if described:
         write_table(run, "training_settings", words)
     return run
@@ -424,19 +493,25 @@ def _epoch(model: str, index: int, epoch: int, epochs: int, n: int) -> dict[str,
         return round(float(np.clip(share, 0, 1)) * n) / n
 
     row: dict[str, Any] = {
-        "model": model, "epoch": epoch, "learning_rate": 0.2 * (1 - t) if t < 1 else 0.0,
+        "model": model,
+        "epoch": epoch,
+        "learning_rate": 0.2 * (1 - t) if t < 1 else 0.0,
         "loss": 2.1 - 1.5 * learned,
         "train_natural_loss": 2.2 * (1 - natural - gap) + 0.05,
         "train_natural_accuracy": natural + gap,
         "train_adversarial_loss": 2.3 * (1 - adversarial - robust_gap) + 0.1,
-        "train_adversarial_accuracy": adversarial + robust_gap, "train_distance": None,
+        "train_adversarial_accuracy": adversarial + robust_gap,
+        "train_distance": None,
         "train_divergence": 0.3 * learned if index == 2 else None,
-        "natural": counted(natural + noise[0]), "adversarial": counted(adversarial + noise[1]),
+        "natural": counted(natural + noise[0]),
+        "adversarial": counted(adversarial + noise[1]),
         "natural_loss": 2.2 * (1 - natural) + 0.1,
         "adversarial_loss": 6 + 14 * t if index == 0 else 2.4 * (1 - adversarial) + 0.2,
-        "n": n, "images_per_second": 900.0 - 600 * min(index, 1), "seconds": 61.5 * epoch,
+        "n": n,
+        "images_per_second": 900.0 - 600 * min(index, 1),
+        "seconds": 61.5 * epoch,
         "kept": False,
-    }  # fmt: skip
+    }
     if index == 0:
         row |= dict.fromkeys(("train_adversarial_loss", "train_adversarial_accuracy"))
     return row

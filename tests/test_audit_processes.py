@@ -23,12 +23,35 @@ from advlens.wordnet import CIFAR10_SYNSETS
 from together import end, start
 
 SETTINGS = AuditSettings(
-    stages=("accuracy", "sweep", "neurons", "attribution", "visualization", "inversion",
-            "generation"),
-    epsilon=0.5, steps=2, sweep_images=20, sweep_steps=2, neuron_steps=2, top=0.05, explained=9,
-    points=2, baselines=1, samples=2, visualized=7, visualization_steps=2, inverted=7,
-    inversion_steps=3, autoattack=13, generated=2, generation_steps=2, batch_size=6, device="cpu",
-)  # fmt: skip
+    stages=(
+        "accuracy",
+        "sweep",
+        "neurons",
+        "attribution",
+        "visualization",
+        "inversion",
+        "generation",
+    ),
+    epsilon=0.5,
+    steps=2,
+    sweep_images=20,
+    sweep_steps=2,
+    neuron_steps=2,
+    top=0.05,
+    explained=9,
+    points=2,
+    baselines=1,
+    samples=2,
+    visualized=7,
+    visualization_steps=2,
+    inverted=7,
+    inversion_steps=3,
+    autoattack=13,
+    generated=2,
+    generation_steps=2,
+    batch_size=6,
+    device="cpu",
+)
 IMAGES = 57  # ten batches, the last one not full: two processes have five each, three 4, 3 and 3
 
 
@@ -36,21 +59,33 @@ def images() -> ArrayData:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (IMAGES, 3, 12, 12), generator=generator, dtype=torch.uint8)
     return ArrayData(
-        pixels, name="noise", classes=CIFAR10_CLASSES, synsets=tuple(CIFAR10_SYNSETS.values()),
+        pixels,
+        name="noise",
+        classes=CIFAR10_CLASSES,
+        synsets=tuple(CIFAR10_SYNSETS.values()),
         labels=torch.arange(IMAGES) % 10,
-    )  # fmt: skip
+    )
 
 
 def classifier(seed: int) -> Classifier:
     torch.manual_seed(seed)
     network = nn.Sequential(
-        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2),
-        nn.Flatten(), nn.Linear(20, 10),
-    )  # fmt: skip
+        nn.Conv2d(3, 6, 3),
+        nn.ReLU(),
+        nn.Conv2d(6, 5, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(20, 10),
+    )
     return Classifier(
-        network, name=f"tiny{seed}", classes=CIFAR10_CLASSES,
-        synsets=tuple(CIFAR10_SYNSETS.values()), image_size=12, resize=12,
-    ).eval()  # fmt: skip
+        network,
+        name=f"tiny{seed}",
+        classes=CIFAR10_CLASSES,
+        synsets=tuple(CIFAR10_SYNSETS.values()),
+        image_size=12,
+        resize=12,
+    ).eval()
 
 
 def results(run: Path) -> dict[str, bytes]:

@@ -30,10 +30,23 @@ from unrendered import unrendered
 CLASSES = ("cat", "dog", "ship")
 SYNSETS = ("n02121620", "n02084071", "n04194289")
 SETTINGS = AuditSettings(
-    steps=2, sweep_images=12, sweep_steps=2, neuron_steps=2, batch_size=16, top=0.1,
-    explained=4, points=2, baselines=1, samples=2, visualized=2, visualization_steps=2,
-    inverted=2, inversion_steps=3, generated=1, generation_steps=2,
-)  # fmt: skip
+    steps=2,
+    sweep_images=12,
+    sweep_steps=2,
+    neuron_steps=2,
+    batch_size=16,
+    top=0.1,
+    explained=4,
+    points=2,
+    baselines=1,
+    samples=2,
+    visualized=2,
+    visualization_steps=2,
+    inverted=2,
+    inversion_steps=3,
+    generated=1,
+    generation_steps=2,
+)
 
 
 def images(count: int = 60, synsets: tuple[str, ...] | None = SYNSETS) -> ArrayData:
@@ -47,9 +60,15 @@ def images(count: int = 60, synsets: tuple[str, ...] | None = SYNSETS) -> ArrayD
 def classifier(seed: int = 0, name: str = "tiny") -> Classifier:
     torch.manual_seed(seed)
     network = nn.Sequential(
-        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 3, 2), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
-    )  # fmt: skip
+        nn.Conv2d(3, 6, 3),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 3, 2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    )
     return Classifier(network, name=name, classes=CLASSES, image_size=12, resize=12).eval()
 
 

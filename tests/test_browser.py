@@ -246,8 +246,14 @@ def test_filters_and_headers_are_reached_by_the_tabulator(page: Page) -> None:
         page.keyboard.press("Tab")
         names.append(page.evaluate("document.activeElement.tagName"))
     assert names == [
-        *["SELECT"] * 3, "INPUT", "INPUT", "BUTTON", "DIV", *["BUTTON"] * 12, "TR",
-    ]  # fmt: skip
+        *["SELECT"] * 3,
+        "INPUT",
+        "INPUT",
+        "BUTTON",
+        "DIV",
+        *["BUTTON"] * 12,
+        "TR",
+    ]
 
 
 def test_on_a_phone_nothing_sticks_out(phone: Page) -> None:
@@ -309,12 +315,20 @@ def many(results: Results) -> Section:
     """A browser of 10 000 units, without anything else."""
     cell = Cell(file="figures/images/0.png", label="", predicted="")
     grid = Grid(
-        name="a-grid", model=MODELS[0], layer="layer0", unit=0, measures={}, real=[cell],
+        name="a-grid",
+        model=MODELS[0],
+        layer="layer0",
+        unit=0,
+        measures={},
+        real=[cell],
         adversarial=[],
-    )  # fmt: skip
+    )
     blocks: list[Block] = [
         UnitBrowserBlock(
-            title="All units", caption="C.", file="units.csv", rows=UNITS,
+            title="All units",
+            caption="C.",
+            file="units.csv",
+            rows=UNITS,
             grids=["a-grid", *[""] * 9_999],
             columns=[
                 BrowserColumn(header="Model", kind="model", filter="choice"),
@@ -325,7 +339,7 @@ def many(results: Results) -> Section:
             ],
         ),
         GridBlock(title="G", caption="C.", grids=[grid], labels="predicted"),
-    ]  # fmt: skip
+    ]
     return Section(title="Many", anchor="many", lead="L.", findings=[], blocks=blocks)
 
 

@@ -138,7 +138,7 @@ WRONG_WORDS = [
     ("train --model resnet14 --data sample --out {out}", "sample.*cifar10"),
     ("reproduce b23-cifar10 --data cifar10:{tmp}/none --out {out}", "data.*none"),
     (AUDIT + " --device tpu", "tpu"),
-]  # fmt: skip
+]
 # the settings in a file, what the sentence must say beside the file's name
 WRONG_FILES = [
     ("stepz = 3", "stepz.*steps"),
@@ -165,7 +165,7 @@ WRONG_FILES = [
     ("steps = ", "Invalid value"),
     ("steps = 3\nsteps = 4", "overwrite"),
     ("\xff", "decode"),
-]  # fmt: skip
+]
 # the same for the settings of a training
 WRONG_RECIPES = [
     ("flip = 1", "flip must be true or false, not 1"),
@@ -177,7 +177,7 @@ WRONG_RECIPES = [
     ("recipe = 'cifar10-l3'", "cifar10-l3"),
     ("about = 'mine'", "no setting named about"),
     ("objective = 'standard'\nalpha = 0.5", "alpha means nothing"),
-]  # fmt: skip
+]
 
 
 def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -397,9 +397,13 @@ def test_data_takes_a_local_archive(tmp_path: Path, capsys: pytest.CaptureFixtur
 )
 @pytest.mark.parametrize("debug", [False, True])
 def test_every_end_has_its_code_and_a_traceback_only_for_debugging(
-    error: BaseException, code: int, says: str, debug: bool,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    error: BaseException,
+    code: int,
+    says: str,
+    debug: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     def fail(command: object, line: str) -> None:
         raise error
 

@@ -29,9 +29,22 @@ def network():
     return Classifier(layers, name="tiny", classes=("cat", "dog"), image_size=8, resize=8)
 """
 TRAIN = [
-    "train", "--model", "processes_network:network", "--data", "folder:images", "--out", "run",
-    "--epochs", "1", "--batch-size", "4", "--validation", "4", "--device", "cpu",
-]  # fmt: skip
+    "train",
+    "--model",
+    "processes_network:network",
+    "--data",
+    "folder:images",
+    "--out",
+    "run",
+    "--epochs",
+    "1",
+    "--batch-size",
+    "4",
+    "--validation",
+    "4",
+    "--device",
+    "cpu",
+]
 
 
 @pytest.fixture
@@ -143,9 +156,13 @@ def test_what_only_another_process_can_see_it_tells_itself(world: Path) -> None:
 
 def test_the_loss_of_a_process_that_says_nothing_is_said(world: Path) -> None:
     assert end(start(2, failing, world, TRAIN, "killed")) == [1, -signal.SIGKILL]
-    assert (world / "err0").read_text().startswith(
-        "advlens: process 0 of 2 has lost the others, and none of them says why; one may have "
-    )  # fmt: skip
+    assert (
+        (world / "err0")
+        .read_text()
+        .startswith(
+            "advlens: process 0 of 2 has lost the others, and none of them says why; one may have "
+        )
+    )
 
 
 def test_a_process_that_is_stopped_is_given_up(world: Path) -> None:
@@ -162,9 +179,11 @@ def test_a_process_that_is_stopped_is_given_up(world: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["RANK", "MASTER_ADDR", "MASTER_PORT"])
 def test_an_environment_that_names_no_meeting_point(
-    missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    missing: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     whole = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     for name, value in whole.items():
         monkeypatch.setenv(name, value)

@@ -58,34 +58,58 @@ def test_nothing_is_shown_as_auto() -> None:
 
 POSITIVE = {
     AuditSettings: (
-        "images", "epsilon", "steps", "sweep_images", "sweep_steps", "neuron_epsilon",
-        "neuron_steps", "neuron_step_size", "sigma", "batch_size",
+        "images",
+        "epsilon",
+        "steps",
+        "sweep_images",
+        "sweep_steps",
+        "neuron_epsilon",
+        "neuron_steps",
+        "neuron_step_size",
+        "sigma",
+        "batch_size",
     ),
     AttackSettings: ("epsilon", "steps", "step_size", "images", "batch_size"),
     TrainSettings: (
-        "epochs", "batch_size", "learning_rate", "validation", "epsilon", "attack_steps",
-        "step_size", "clip", "threads",
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "validation",
+        "epsilon",
+        "attack_steps",
+        "step_size",
+        "clip",
+        "threads",
     ),
-}  # fmt: skip
+}
 RANGES = [
-    *((kind, name, value) for kind, names in POSITIVE.items() for name in names
-      for value in (0, -1, math.nan, math.inf)),
+    *(
+        (kind, name, value)
+        for kind, names in POSITIVE.items()
+        for name in names
+        for value in (0, -1, math.nan, math.inf)
+    ),
     *((kind, "seed", value) for kind in POSITIVE for value in (-1, 2**63)),
     *((AuditSettings, name, value) for name in ("top", "success") for value in (0, 1.1, math.nan)),
-    *((TrainSettings, name, value)
-      for name in ("weight_decay", "beta", "alpha", "momentum", "average", "crop", "rotation")
-      for value in (-0.1, math.nan, math.inf)),
+    *(
+        (TrainSettings, name, value)
+        for name in ("weight_decay", "beta", "alpha", "momentum", "average", "crop", "rotation")
+        for value in (-0.1, math.nan, math.inf)
+    ),
     *((TrainSettings, name, 1.1) for name in ("alpha", "momentum", "average")),
     (TrainSettings, "rotation", 181.0),
-    *((TrainSettings, name, value) for name in ("epsilon_range", "resized_crop")
-      for value in ((0.0, 0.5), (0.5, 0.4), (0.1, math.inf), (math.nan, 0.5))),
+    *(
+        (TrainSettings, name, value)
+        for name in ("epsilon_range", "resized_crop")
+        for value in ((0.0, 0.5), (0.5, 0.4), (0.1, math.inf), (math.nan, 0.5))
+    ),
     (TrainSettings, "resized_crop", (0.5, 1.5)),
     (AuditSettings, "fgsm", (1 / 255, 1.5)),
     (AuditSettings, "stages", ()),
     *((AuditSettings, "expect_accuracy", (value,)) for value in (-0.1, 93.0, math.nan)),
     (DissectSettings, "step_size", 0.0),
     (AuditSettings, "synsets", Path("no such file.csv")),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -134,9 +158,16 @@ def test_settings_that_a_method_ignores_are_refused(method: str, names: list[str
 
 
 GIVEN = {
-    "epsilon_range": (0.1, 0.2), "attack_steps": 3, "step_size": 0.1, "alpha": 0.3, "beta": 2.0,
-    "distance": "cosine", "layer": "conv1", "gradient": "attacked", "clean_pass": "shared",
-}  # fmt: skip
+    "epsilon_range": (0.1, 0.2),
+    "attack_steps": 3,
+    "step_size": 0.1,
+    "alpha": 0.3,
+    "beta": 2.0,
+    "distance": "cosine",
+    "layer": "conv1",
+    "gradient": "attacked",
+    "clean_pass": "shared",
+}
 """A value other than the default for each setting that some objective ignores."""
 
 
@@ -153,8 +184,14 @@ GIVEN = {
 def test_settings_that_an_objective_ignores_are_refused(objective: str, names: set[str]) -> None:
     optional = {f.name for f in dataclasses.fields(TrainSettings) if f.default is None}
     assert optional - GIVEN.keys() == {
-        "epsilon", "momentum", "clip", "average", "resized_crop", "threads", "head",
-    }  # fmt: skip
+        "epsilon",
+        "momentum",
+        "clip",
+        "average",
+        "resized_crop",
+        "threads",
+        "head",
+    }
     for name, value in GIVEN.items():
         values = {"objective": objective, name: value}
         if name in names:

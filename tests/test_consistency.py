@@ -61,9 +61,12 @@ def random_layer() -> dict[str, object]:
 
 def measure(layer: dict[str, np.ndarray], k: int = 6) -> LayerConsistency:
     return layer_consistency(
-        tops(layer["real"], k), tops(layer["adversarial"], k),
-        torch.from_numpy(layer["labels"]), torch.from_numpy(layer["targets"]), C,
-    )  # fmt: skip
+        tops(layer["real"], k),
+        tops(layer["adversarial"], k),
+        torch.from_numpy(layer["labels"]),
+        torch.from_numpy(layer["targets"]),
+        C,
+    )
 
 
 def top_ids(responses: np.ndarray, unit: int, k: int) -> list[int]:

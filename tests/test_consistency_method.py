@@ -23,9 +23,13 @@ def classifier() -> Classifier:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = nn.Sequential(
-            nn.Conv2d(3, 6, 3), nn.Tanh(), nn.Conv2d(6, 6, 3, 2), nn.Tanh(), nn.Flatten(),
+            nn.Conv2d(3, 6, 3),
+            nn.Tanh(),
+            nn.Conv2d(6, 6, 3, 2),
+            nn.Tanh(),
+            nn.Flatten(),
             nn.Linear(24, 5),
-        )  # fmt: skip
+        )
     return Classifier(network, name="tanh", synsets=SYNSETS, image_size=8, resize=8)
 
 
@@ -82,9 +86,11 @@ def test_it_equals_loops_over_units_and_images(
             order = sorted(range(24), key=lambda i: (-a[i], i))[:6]
             q, t = [truth[i] for i in order], [targets[i] for i in order]
             expected = {
-                "lc": mean_similarity(p, p), "consis_adv": mean_similarity(q, q),
-                "cs1": cosine(p, q), "cs2": cosine(p, t),
-            }  # fmt: skip
+                "lc": mean_similarity(p, p),
+                "consis_adv": mean_similarity(q, q),
+                "cs1": cosine(p, q),
+                "cs2": cosine(p, t),
+            }
             for name, value in expected.items():
                 assert measured.values[name][unit].item() == pytest.approx(value, rel=1e-10)
     assert not any(measured.dead.any() for measured in found.values())

@@ -43,13 +43,15 @@ def blocks(page: Path) -> list[Block]:
     text = page.read_text(encoding="utf-8")
     return [
         Block(
-            language=found["language"], body=found["body"],
+            language=found["language"],
+            body=found["body"],
             place=f"{page.relative_to(ROOT)}:{text[: found.start()].count(chr(10)) + 1}",
-            mark=found["mark"] or "", note=found["note"] or "",
+            mark=found["mark"] or "",
+            note=found["note"] or "",
         )
         for found in FENCE.finditer(text)
         if not found["language"].startswith("{")  # Sphinx's own
-    ]  # fmt: skip
+    ]
 
 
 def commands(block: Block) -> list[tuple[list[str], list[str]]]:

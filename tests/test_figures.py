@@ -65,28 +65,40 @@ def pixels(file: str) -> np.ndarray:
 
 
 GRID = Grid(
-    name="unit", model="standard", layer="conv1", unit=3, measures={"LC": "0.5"},
+    name="unit",
+    model="standard",
+    layer="conv1",
+    unit=3,
+    measures={"LC": "0.5"},
     real=[Cell(file=f"{n}", label="cat", predicted="cat") for n in range(8)],
     adversarial=[Cell(file=f"a{n}", label="dog", predicted="cat", framed=n < 3) for n in range(8)],
-)  # fmt: skip
+)
 
 
 MAPPED = Grid(
-    name="mapped", model="standard", layer="conv1", unit=3,
+    name="mapped",
+    model="standard",
+    layer="conv1",
+    unit=3,
     measures={"Real": "a concept of a long name, IoU 0.1", "Adversarial": "x" * 99},
     real=[Cell(file=f"{n}", label="", predicted="", map=f"m{n}") for n in range(3)],
     adversarial=[],
-)  # fmt: skip
+)
 ROWS = PictureRowsBlock(
-    name="rows", title="Rows", caption="Rows.", file="rows.csv",
+    name="rows",
+    title="Rows",
+    caption="Rows.",
+    file="rows.csv",
     rows=[
         PictureRow(
-            title=f"row {n}", model="standard" if n else "",
+            title=f"row {n}",
+            model="standard" if n else "",
             columns=[
                 PictureColumn(heading="Image", pictures=[Picture(file="i", alt="Image")]),
                 *(
                     PictureColumn(
-                        heading=model, model=True,
+                        heading=model,
+                        model=True,
                         pictures=[
                             Picture(file=f"{model}{n}{k}", alt="x", caption="cat 0.9", wrong=k == 1)
                             for k in range(3)
@@ -98,15 +110,18 @@ ROWS = PictureRowsBlock(
         )
         for n in range(2)
     ],
-)  # fmt: skip
+)
 DOTS = [
     {"panel": panel, "group": group, "model": model, "mean": mean, "low": low, "high": mean + 0.2}
     for model, shift in (("standard", 0.0), ("robust", 0.3))
     for panel, group, mean, low in (
-        ("First", "one", 0.5 + shift, 0.4 + shift), ("First", "two", -0.1, -0.2),
-        ("Second", "one", 5.0, 4.0), ("Third", "one", 0.0, -1.0), ("Fourth", "two", 1.0, 0.0),
+        ("First", "one", 0.5 + shift, 0.4 + shift),
+        ("First", "two", -0.1, -0.2),
+        ("Second", "one", 5.0, 4.0),
+        ("Third", "one", 0.0, -1.0),
+        ("Fourth", "two", 1.0, 0.0),
     )
-]  # fmt: skip
+]
 BARS = [
     {"concept": f"{'long' * (n % 9)} {n}", "category": category, "real": 31 - n, "adversarial": n}
     for n, category in zip(range(31), 6 * [*CATEGORIES, "new"], strict=False)
@@ -358,18 +373,22 @@ def test_curves_stand_at_the_bins_with_their_counts(tables: NeuronTables) -> Non
             mine = [r for r in tables.curves if (r["model"], r["images"]) == (model, kind)]
             for axes, measure in zip(panels[:2, column], ("cs1", "cs2"), strict=True):
                 for shown, (centers, values) in zip(
-                    ([r for r in mine if r["units"] >= figures.FEW],
-                     [r for r in mine if r["units"] < figures.FEW]),
-                    lines(axes, index), strict=True,
-                ):  # fmt: skip
+                    (
+                        [r for r in mine if r["units"] >= figures.FEW],
+                        [r for r in mine if r["units"] < figures.FEW],
+                    ),
+                    lines(axes, index),
+                    strict=True,
+                ):
                     assert centers == [row["lc"] for row in shown]
                     assert values == [row[measure] for row in shown]
                 hollow = [line for line in axes.lines if line.get_markerfacecolor() == "none"]
                 assert {line.get_linestyle() for line in hollow} == {"None"}
             bars = [
-                bar for bar in panels[2, column].patches
+                bar
+                for bar in panels[2, column].patches
                 if bar.get_facecolor()[:3] == pytest.approx(rgb(MODELS[index].light), abs=1e-6)
-            ]  # fmt: skip
+            ]
             assert [bar.get_height() for bar in bars] == [row["units"] for row in mine]
             for bar, row in zip(bars, mine, strict=True):
                 assert (
@@ -476,8 +495,11 @@ def test_no_row_is_wider_than_a_page(counts: tuple[int, ...]) -> None:
 def test_measures_have_a_panel_each_with_its_own_scale() -> None:
     figure = figures.measure_panels(DOTS, MODEL_NAMES)
     assert [axes.get_title("left") for axes in figure.axes] == [
-        "First", "Second", "Third", "Fourth",
-    ]  # fmt: skip
+        "First",
+        "Second",
+        "Third",
+        "Fourth",
+    ]
     for axes in figure.axes:
         mine = [row for row in DOTS if row["panel"] == axes.get_title("left")]
         for index, model in enumerate(MODEL_NAMES):

@@ -258,8 +258,9 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path, kind: str, suffix: str) -
         path.write_text("not a weights file")
     else:
         zipped = kind == "state"
-        torch.save({"Conv2d_1a_3x3.conv.weight": payload}, path,
-                   _use_new_zipfile_serialization=zipped)  # fmt: skip
+        torch.save(
+            {"Conv2d_1a_3x3.conv.weight": payload}, path, _use_new_zipfile_serialization=zipped
+        )
     with pytest.raises(CheckpointError, match="weights"):
         Inception(path)
     with pytest.raises(CheckpointError, match="weights"):

@@ -93,9 +93,11 @@ def test_convert_says_what_was_read_dropped_and_found(checkpoint, tmp_path):
     assert lines(text, "read") == ["116 tensors, named model.… in the file"]
     assert lines(text, "dropped") == ["attacker.model.…, an equal copy"]
     assert lines(text, "found") == [
-        "module.normalizer.new_mean", "module.attacker.normalize.new_mean",
-        "module.normalizer.new_std", "module.attacker.normalize.new_std",
-    ]  # fmt: skip
+        "module.normalizer.new_mean",
+        "module.attacker.normalize.new_mean",
+        "module.normalizer.new_std",
+        "module.attacker.normalize.new_std",
+    ]
     assert lines(text, "normalization") == ["mean 0.25, 0.25, 0.25; std 0.5, 0.5, 0.5"]
     assert lines(text, "written") == [str(out)]
     images = torch.rand(2, 3, 32, 32)

@@ -20,9 +20,15 @@ def network() -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(33)  # most units respond to most of the images below
         return nn.Sequential(
-            nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 5, 3, stride=2),
-            nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4),
-        ).eval()  # fmt: skip
+            nn.Conv2d(3, 6, 3),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Conv2d(6, 5, 3, stride=2),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(5, 4),
+        ).eval()
 
 
 class Branching(nn.Module):

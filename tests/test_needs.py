@@ -23,10 +23,22 @@ from tiny_broden import write_tiny_broden
 CLASSES = ("cat", "dog", "ship")
 SYNSETS = ("n02121620", "n02084071", "n04194289")
 SMALL = AuditSettings(
-    steps=1, sweep_images=6, sweep_steps=1, neuron_steps=1, top=0.2, explained=2, points=2,
-    baselines=1, samples=4, visualized=1, visualization_steps=1, inverted=2, inversion_steps=1,
-    generated=1, generation_steps=1,
-)  # fmt: skip
+    steps=1,
+    sweep_images=6,
+    sweep_steps=1,
+    neuron_steps=1,
+    top=0.2,
+    explained=2,
+    points=2,
+    baselines=1,
+    samples=4,
+    visualized=1,
+    visualization_steps=1,
+    inverted=2,
+    inversion_steps=1,
+    generated=1,
+    generation_steps=1,
+)
 ALL = [name for name in STAGES if name != "dissection"]
 
 
@@ -34,8 +46,11 @@ def images(count: int = 24, synsets: tuple[str, ...] | None = SYNSETS) -> ArrayD
     random = torch.Generator().manual_seed(0)
     return ArrayData(
         torch.randint(0, 256, (count, 3, 12, 12), generator=random, dtype=torch.uint8),
-        name="noise", classes=CLASSES, synsets=synsets, labels=torch.arange(count) % 3,
-    )  # fmt: skip
+        name="noise",
+        classes=CLASSES,
+        synsets=synsets,
+        labels=torch.arange(count) % 3,
+    )
 
 
 class Line(nn.Module):
@@ -90,12 +105,14 @@ MISSING = {
     "Conv1d": (Line, images(), {"neurons"}, "it has no units"),
     "no linear layer": (headless, images(), {"visualization", "inversion"}, "has no linear layer"),
     "no gradient": (
-        Rounded, images(), {"attribution", "visualization", "inversion", "generation"},
+        Rounded,
+        images(),
+        {"attribution", "visualization", "inversion", "generation"},
         "no gradient comes from its output",
     ),
     "no synsets": (whole, images(synsets=None), {"neurons"}, "the class 'cat' has 8 senses"),
     "few images": (whole, images(6), {"generation"}, "noise has no class of 4 images or more"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", MISSING)

@@ -46,7 +46,12 @@ def batch() -> TrainingBatch:
 
 VARIANTS = [
     FeatureConsistency(
-        alpha=0.3, beta=7.0, distance=distance, layer=layer, gradient=gradient, clean_pass=clean,
+        alpha=0.3,
+        beta=7.0,
+        distance=distance,
+        layer=layer,
+        gradient=gradient,
+        clean_pass=clean,
         attack=Fgsm(threat=Linf(epsilon=Uniform(low=0.01, high=0.2))),
     )
     for distance, layer, gradient, clean in itertools.chain(
@@ -57,7 +62,7 @@ VARIANTS = [
             ["squared"], ["first", "representation"], ["attacked"], ["separate", "shared"]
         ),
     )
-]  # fmt: skip
+]
 each_variant = pytest.mark.parametrize(
     "objective",
     [FeatureConsistency(), *VARIANTS],
@@ -201,14 +206,16 @@ def test_trades_equals_the_reference_loop(
     norm: type[Linf] | type[L2], epsilon: float, size: float, batch: TrainingBatch
 ) -> None:
     """Attack, loss and gradients of Zhang et al. 2019, in plain float64."""
-    noise = torch.stack([
-        torch.from_numpy(
-            np.random.Generator(
-                np.random.Philox(key=[SEED, number], counter=[0, 0, 0, Stream.START])
-            ).standard_normal((3, 7, 7), dtype=np.float32)
-        )
-        for number in IDS.tolist()
-    ])  # fmt: skip
+    noise = torch.stack(
+        [
+            torch.from_numpy(
+                np.random.Generator(
+                    np.random.Philox(key=[SEED, number], counter=[0, 0, 0, Stream.START])
+                ).standard_normal((3, 7, 7), dtype=np.float32)
+            )
+            for number in IDS.tolist()
+        ]
+    )
     network, images = batch.network, batch.images
     with torch.no_grad():
         network.head.weight *= 20  # so that KL(p ‖ q) and KL(q ‖ p) are far apart
@@ -239,8 +246,12 @@ def test_trades_equals_the_reference_loop(
     there, back = kl(logits, attacked_logits).item(), kl(attacked_logits, logits).item()
     assert abs(there - back) > 0.01 * there > 0
     assert set(batch.terms) == {
-        "natural_loss", "natural_accuracy", "adversarial_loss", "adversarial_accuracy", "divergence"
-    }  # fmt: skip
+        "natural_loss",
+        "natural_accuracy",
+        "adversarial_loss",
+        "adversarial_accuracy",
+        "divergence",
+    }
 
 
 @pytest.mark.parametrize("layer", [None, "first"])
@@ -248,9 +259,10 @@ def test_unrelaxed_has_its_own_maximum_for_each_term(
     layer: str | None, batch: TrainingBatch
 ) -> None:
     objective = Unrelaxed(
-        alpha=0.2, beta=3.0,
+        alpha=0.2,
+        beta=3.0,
         feature_attack=FeatureAttack(threat=PAPERS, steps=3, select="last", layer=layer),
-    )  # fmt: skip
+    )
     seeded = (
         dataclasses.replace(a, seed=SEED) for a in (objective.attack, objective.feature_attack)
     )

@@ -15,10 +15,24 @@ from advlens.errors import AdvlensError
 CLASSES = ("cat", "dog", "ship")
 SYNSETS = ("n02121620", "n02084071", "n04194289")
 SETTINGS = AuditSettings(
-    steps=1, sweep_images=6, sweep_steps=1, neuron_steps=1, batch_size=8, top=0.2, explained=2,
-    points=2, baselines=1, samples=2, visualized=1, visualization_steps=1, inverted=2,
-    inversion_steps=1, generated=1, generation_steps=1, device="cpu",
-)  # fmt: skip
+    steps=1,
+    sweep_images=6,
+    sweep_steps=1,
+    neuron_steps=1,
+    batch_size=8,
+    top=0.2,
+    explained=2,
+    points=2,
+    baselines=1,
+    samples=2,
+    visualized=1,
+    visualization_steps=1,
+    inverted=2,
+    inversion_steps=1,
+    generated=1,
+    generation_steps=1,
+    device="cpu",
+)
 
 
 def images(height: int = 12, width: int = 12) -> ArrayData:
@@ -31,9 +45,12 @@ def images(height: int = 12, width: int = 12) -> ArrayData:
 def small(channels: int = 3, outputs: int = 3) -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Conv2d(channels, 4, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
         nn.Linear(4, outputs),
-    ).eval()  # fmt: skip
+    ).eval()
 
 
 class Masked(nn.Module):

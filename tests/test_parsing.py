@@ -64,9 +64,18 @@ def test_the_record_names_the_recipe_and_writes_the_file_out(file: str) -> None:
         [*START, "--recipe", "cifar10-l2", "--config", file, "--epochs", "3"]
     )
     assert recorded == [
-        "train", "--batch-size", "32", "--no-flip", "--clip", "0.5",
-        *START[1:], "--recipe", "cifar10-l2", "--epochs", "3",
-    ]  # fmt: skip
+        "train",
+        "--batch-size",
+        "32",
+        "--no-flip",
+        "--clip",
+        "0.5",
+        *START[1:],
+        "--recipe",
+        "cifar10-l2",
+        "--epochs",
+        "3",
+    ]
     assert words[:3] == ["train", "--model", "resnet14"]
     assert "--half" not in words
     assert (origins["model"], origins["clip"]) == ("recipe cifar10-l2", file)

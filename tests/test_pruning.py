@@ -261,9 +261,13 @@ def run(out: str) -> str:
     assert isinstance(command, PruneCommand)
     said: list[str] = []
     path = prune_and_audit(
-        command.model, command.data, command.out, settings=command.settings,
-        command="advlens prune", report=said.append,
-    )  # fmt: skip
+        command.model,
+        command.data,
+        command.out,
+        settings=command.settings,
+        command="advlens prune",
+        report=said.append,
+    )
     assert path == Path(out) / "pruning.md"
     assert path.read_text() in "\n".join(said)
     (Path(out) / "said.txt").write_text("\n".join(said))
@@ -286,9 +290,11 @@ def test_every_model_is_pruned_fine_tuned_and_audited(
     monkeypatch.chdir(whole.parent)
     text, rows = (whole / "said.txt").read_text(), read(whole / "results/pruning.csv")
     assert [line for line in text.splitlines() if line.startswith("model ")] == [
-        "model 1 of 4: first-0", "model 2 of 4: first-0.5",
-        "model 3 of 4: second-0", "model 4 of 4: second-0.5",
-    ]  # fmt: skip
+        "model 1 of 4: first-0",
+        "model 2 of 4: first-0.5",
+        "model 3 of 4: second-0",
+        "model 4 of 4: second-0.5",
+    ]
     order = [(model, sparsity) for model in ("first", "second") for sparsity in ("", "0", "0.5")]
     assert list(dict.fromkeys((row["model"], row["sparsity"]) for row in rows)) == order
     pruned = load_model("pruning_network:network@out/second-0.5/model.safetensors")
@@ -559,27 +565,44 @@ def test_a_dead_layer_leaves_its_cells_empty(tmp_path: Path) -> None:
         for sparsity in (None, 0.5)
     ]
     assert tables(rows) == [
-        "## Units of the last convolution", "", "| model | pruned | consis_adv, FGSM |",
-        "| --- | --- | --- |", "| m | as given |  |", "| m | 0.5 |  |", "",
-        "## Units of all convolutions", "", "| model | pruned | consis_adv, FGSM |",
-        "| --- | --- | --- |", "| m | as given |  |", "| m | 0.5 |  |", "",
-    ]  # fmt: skip
+        "## Units of the last convolution",
+        "",
+        "| model | pruned | consis_adv, FGSM |",
+        "| --- | --- | --- |",
+        "| m | as given |  |",
+        "| m | 0.5 |  |",
+        "",
+        "## Units of all convolutions",
+        "",
+        "| model | pruned | consis_adv, FGSM |",
+        "| --- | --- | --- |",
+        "| m | as given |  |",
+        "| m | 0.5 |  |",
+        "",
+    ]
 
 
 def test_the_tables_name_success_beside_what_means_nothing_without_it(tmp_path: Path) -> None:
     head = "model,layer,images,epsilon,success,success_low,success_high,measure,mean,low,high"
     line = "m,a,equal-success,.55,.95,.9,.97,cs1,.1234,.1,.2,8,40"
     written(tmp_path, "consistency", f"{head},units,n", line)
-    written(tmp_path, "accuracy",
-            "model,attack,norm,epsilon,steps,top1,top1_low,top1_high,n,settings",
-            "m,natural,,0,0,.9,.8,.95,40,", "m,Pgd,L2,.5,20,.1,.05,.2,40,",
-            'm,Pgd,L2,.5,20,.05,.02,.15,40,"step_size=0.2, restarts=3"')  # fmt: skip
+    written(
+        tmp_path,
+        "accuracy",
+        "model,attack,norm,epsilon,steps,top1,top1_low,top1_high,n,settings",
+        "m,natural,,0,0,.9,.8,.95,40,",
+        "m,Pgd,L2,.5,20,.1,.05,.2,40,",
+        'm,Pgd,L2,.5,20,.05,.02,.15,40,"step_size=0.2, restarts=3"',
+    )
     rows = measured(Results(tmp_path, {"models": [{"name": "m"}]}), "m")
     told = [row["settings"] for row in rows if row["table"] == "accuracy"]
     assert told == ["", "L2, steps=20", "L2, steps=20, step_size=0.2, restarts=3"]
     lines = tables([{"model": "m", "sparsity": 0.5, **row} for row in rows])
     assert lines[:5] == [
-        "## Accuracy", "", "| model | pruned | natural | PGD |", "| --- | --- | --- | --- |",
+        "## Accuracy",
+        "",
+        "| model | pruned | natural | PGD |",
+        "| --- | --- | --- | --- |",
         "| m | 0.5 | 90.0% (80.0% to 95.0%) | 10.0% (5.0% to 20.0%) |",
-    ]  # fmt: skip
+    ]
     assert "| m | 0.5 | 0.123 (0.100 to 0.200); ε 0.55, 95.0% |" in lines

@@ -60,11 +60,31 @@ def test_columns_have_one_type_each(run):
 
 
 ODD = [
-    {"model": "standard", "layer": "0", "class": "null", "label": "7", "share": 1.0, "note": "nan",
-     "ok": True, "count": 3, "nothing": None, "less": -2},
-    {"model": "robust", "layer": "3", "class": "NA", "label": "None", "share": None, "note": "1",
-     "ok": False, "count": 4, "nothing": None, "less": 5},
-]  # fmt: skip
+    {
+        "model": "standard",
+        "layer": "0",
+        "class": "null",
+        "label": "7",
+        "share": 1.0,
+        "note": "nan",
+        "ok": True,
+        "count": 3,
+        "nothing": None,
+        "less": -2,
+    },
+    {
+        "model": "robust",
+        "layer": "3",
+        "class": "NA",
+        "label": "None",
+        "share": None,
+        "note": "1",
+        "ok": False,
+        "count": 4,
+        "nothing": None,
+        "less": 5,
+    },
+]
 
 
 def test_a_column_that_an_earlier_version_did_not_write_is_empty(run: Path) -> None:

@@ -51,23 +51,52 @@ def test_trades_has_the_weight_and_steps_of_its_paper_and_the_ball_of_the_settin
 def test_every_setting_arrives() -> None:
     recipe = Recipe.of(
         TrainSettings(
-            objective="adversarial", epochs=3, batch_size=7, learning_rate=0.1, momentum=0.8,
-            nesterov=False, weight_decay=1e-4, schedule="cosine", clip=0.1, average=0.99, crop=0,
-            flip=False, rotation=20.0, resized_crop=(0.5, 1.0), validation=5, precision="bf16",
-            channels_last=False, compile=True, norm="linf", epsilon=4 / 255, attack_steps=5, seed=9,
+            objective="adversarial",
+            epochs=3,
+            batch_size=7,
+            learning_rate=0.1,
+            momentum=0.8,
+            nesterov=False,
+            weight_decay=1e-4,
+            schedule="cosine",
+            clip=0.1,
+            average=0.99,
+            crop=0,
+            flip=False,
+            rotation=20.0,
+            resized_crop=(0.5, 1.0),
+            validation=5,
+            precision="bf16",
+            channels_last=False,
+            compile=True,
+            norm="linf",
+            epsilon=4 / 255,
+            attack_steps=5,
+            seed=9,
         )
-    )  # fmt: skip
+    )
     linf = Linf(epsilon=4 / 255)
     assert recipe.training == Training(
         objective=Adversarial(
             attack=Pgd(threat=linf, steps=5, step_size=1.2 * 4 / 255 / 5, select="last")
         ),
-        epochs=3, batch_size=7, learning_rate=0.1, momentum=0.8, nesterov=False, weight_decay=1e-4,
-        schedule="cosine", clip=0.1, average=0.99,
+        epochs=3,
+        batch_size=7,
+        learning_rate=0.1,
+        momentum=0.8,
+        nesterov=False,
+        weight_decay=1e-4,
+        schedule="cosine",
+        clip=0.1,
+        average=0.99,
         augmentation=Augmentation(crop=0, flip=False, rotation=20.0, resized_crop=(0.5, 1.0)),
-        validation=5, validation_attack=Pgd(threat=linf, steps=10), precision="bf16",
-        channels_last=False, compile=True, seed=9,
-    )  # fmt: skip
+        validation=5,
+        validation_attack=Pgd(threat=linf, steps=10),
+        precision="bf16",
+        channels_last=False,
+        compile=True,
+        seed=9,
+    )
     assert recipe.test_attack == Pgd(threat=linf, steps=20, seed=9)
     assert Recipe.of(TrainSettings(optimizer="adam")).training == Training(optimizer="adam")
 
@@ -82,20 +111,38 @@ def test_the_settings_of_each_objective_arrive() -> None:
     )
     small = Linf(epsilon=Uniform(low=1 / 255, high=2 / 255))
     assert objective(
-        objective="consistency", alpha=0.1, beta=9.0, epsilon_range=(1 / 255, 2 / 255),
-        distance="cosine", layer="representation", gradient="attacked", clean_pass="shared",
+        objective="consistency",
+        alpha=0.1,
+        beta=9.0,
+        epsilon_range=(1 / 255, 2 / 255),
+        distance="cosine",
+        layer="representation",
+        gradient="attacked",
+        clean_pass="shared",
     ) == FeatureConsistency(
-        alpha=0.1, beta=9.0, attack=Fgsm(threat=small), distance="cosine", layer="representation",
-        gradient="attacked", clean_pass="shared",
-    )  # fmt: skip
+        alpha=0.1,
+        beta=9.0,
+        attack=Fgsm(threat=small),
+        distance="cosine",
+        layer="representation",
+        gradient="attacked",
+        clean_pass="shared",
+    )
     inner: dict[str, Any] = {"threat": small, "steps": 3, "step_size": 0.01, "select": "last"}
     assert objective(
-        objective="unrelaxed", alpha=0.1, beta=9.0, epsilon_range=(1 / 255, 2 / 255), layer="conv1",
-        attack_steps=3, step_size=0.01,
+        objective="unrelaxed",
+        alpha=0.1,
+        beta=9.0,
+        epsilon_range=(1 / 255, 2 / 255),
+        layer="conv1",
+        attack_steps=3,
+        step_size=0.01,
     ) == Unrelaxed(
-        alpha=0.1, beta=9.0, attack=Pgd(**inner),
+        alpha=0.1,
+        beta=9.0,
+        attack=Pgd(**inner),
         feature_attack=FeatureAttack(**inner, layer="conv1"),
-    )  # fmt: skip
+    )
 
 
 def test_settings_that_exclude_each_other_are_refused() -> None:
@@ -124,31 +171,57 @@ def test_a_packaged_recipe_can_be_trained(name: str, tmp_path: Path) -> None:
 # what the papers print (and, for B23's optimizers, its code); where, see the files
 PRINTED = {
     "b23-cifar10-standard": Training(
-        objective=Standard(), epochs=100, batch_size=128, optimizer="sgd", learning_rate=0.01,
-        momentum=0.9, nesterov=False, weight_decay=5e-4, schedule="cosine", clip=0.1,
+        objective=Standard(),
+        epochs=100,
+        batch_size=128,
+        optimizer="sgd",
+        learning_rate=0.01,
+        momentum=0.9,
+        nesterov=False,
+        weight_decay=5e-4,
+        schedule="cosine",
+        clip=0.1,
     ),
     "b23-cifar10-l2": Training(
         objective=Adversarial(
             attack=Pgd(threat=L2(epsilon=0.5), steps=20, step_size=0.1, select="last")
         ),
-        epochs=100, batch_size=128, optimizer="sgd", learning_rate=0.01, momentum=0.9,
-        nesterov=False, weight_decay=5e-4, schedule="cosine", clip=0.1,
+        epochs=100,
+        batch_size=128,
+        optimizer="sgd",
+        learning_rate=0.01,
+        momentum=0.9,
+        nesterov=False,
+        weight_decay=5e-4,
+        schedule="cosine",
+        clip=0.1,
     ),
     "b23-imagenet150-l2": Training(
         objective=Adversarial(
             attack=Pgd(threat=L2(epsilon=1.5), steps=20, step_size=2.5 * 1.5 / 20, select="last")
         ),
-        epochs=100, batch_size=200, optimizer="adam", learning_rate=1e-4, weight_decay=5e-4,
-        schedule="constant", validation_attack=Pgd(threat=L2(epsilon=1.5), steps=10),
+        epochs=100,
+        batch_size=200,
+        optimizer="adam",
+        learning_rate=1e-4,
+        weight_decay=5e-4,
+        schedule="constant",
+        validation_attack=Pgd(threat=L2(epsilon=1.5), steps=10),
         augmentation=Augmentation(crop=0, rotation=20.0, resized_crop=(0.08, 1.0)),
     ),
     "d22-resnet18-standard": Training(
-        epochs=round(300_000 * 100 / 1_281_167), batch_size=100, learning_rate=0.05, momentum=0.9,
-        nesterov=False, weight_decay=5e-5, schedule="plateau", validation=10_000,
+        epochs=round(300_000 * 100 / 1_281_167),
+        batch_size=100,
+        learning_rate=0.05,
+        momentum=0.9,
+        nesterov=False,
+        weight_decay=5e-5,
+        schedule="plateau",
+        validation=10_000,
         validation_attack=Pgd(threat=Linf(epsilon=4 / 255), steps=10),
         augmentation=Augmentation(crop=0, resized_crop=(0.08, 1.0)),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", PRINTED)

@@ -38,7 +38,7 @@ PAYLOADS = (
     "<script>alert(1)</script>",
     "</script><script>alert(1)</script>",
     "<img src=x onerror=alert(1)>",
-    "\"><svg onload=alert(1)>",
+    '"><svg onload=alert(1)>',
     "' onmouseover='alert(1)",
     '" onfocus="alert(1)" autofocus="',
     "javascript:alert(1)",
@@ -62,10 +62,10 @@ PAYLOADS = (
     "\x00\x1b[31mred\x07",
     "../../etc/passwd",
     "a/b\\c:d*?",
-    "=HYPERLINK(\"//evil.example\")",
+    '=HYPERLINK("//evil.example")',
     "x" * 3000,
     "模型 🤖 éß\n\ttwo lines",
-)  # fmt: skip
+)
 
 
 ONE_LAYER: dict[str, Any] = {"layers": ("layer1.0.conv2",), "units": (30,), "shown": 1}
@@ -110,17 +110,31 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     write_training(run, models=PAYLOADS[1::15], epochs=2, texts=lambda text: next(texts) + text)
     write_dissection(
-        run, models=PAYLOADS[1::15], layers=PAYLOADS[:2], units=(60, 60), concepts=PAYLOADS,
-        shown=1, texts=lambda text: next(texts, "") + text,
-    )  # fmt: skip
-    write_attribution(
-        run, models=PAYLOADS[1::15], shown=2, labels=PAYLOADS,
+        run,
+        models=PAYLOADS[1::15],
+        layers=PAYLOADS[:2],
+        units=(60, 60),
+        concepts=PAYLOADS,
+        shown=1,
         texts=lambda text: next(texts, "") + text,
-    )  # fmt: skip
+    )
+    write_attribution(
+        run,
+        models=PAYLOADS[1::15],
+        shown=2,
+        labels=PAYLOADS,
+        texts=lambda text: next(texts, "") + text,
+    )
     write_features(
-        run, models=PAYLOADS[1::15], classes=PAYLOADS[::6], components=(3,), features=PAYLOADS[0],
-        shown=1, top=1, texts=lambda text: next(texts, "") + text,
-    )  # fmt: skip
+        run,
+        models=PAYLOADS[1::15],
+        classes=PAYLOADS[::6],
+        components=(3,),
+        features=PAYLOADS[0],
+        shown=1,
+        top=1,
+        texts=lambda text: next(texts, "") + text,
+    )
     write_report(run, [accuracy, neurons, training, dissection, attribution, features])
     return run
 
@@ -276,9 +290,12 @@ def test_without_scripts_every_unit_stands_in_a_plain_table(dissected: Path) -> 
     for found, row in zip(cells, units, strict=True):
         shown = dict(zip(headers, found, strict=True))
         assert [shown[name] for name in ("Model", "Layer", "Unit", "Concept", "IoU")] == [
-            row["model"], row["layer"], row["unit"], row["concept"] or "–",
+            row["model"],
+            row["layer"],
+            row["unit"],
+            row["concept"] or "–",
             f"{float(row['iou']):.4f}",
-        ]  # fmt: skip
+        ]
     assert len(list(plain.iter("a"))) == 2  # one pictured unit of each model
 
 
@@ -398,12 +415,15 @@ def test_a_section_without_its_tables_is_left_out(tmp_path: Path) -> None:
 def made_up(findings: int) -> Callable[[Results], Section]:
     def section(results: Results) -> Section:
         return Section(
-            title="Mine", anchor="mine", lead="New.", blocks=[NoteBlock(title="T", text="Text.")],
+            title="Mine",
+            anchor="mine",
+            lead="New.",
+            blocks=[NoteBlock(title="T", text="Text.")],
             findings=[
                 Finding(claim=f"Claim {n}.", evidence="E.", important=n > 0)
                 for n in range(findings)
             ],
-        )  # fmt: skip
+        )
 
     return section
 
@@ -424,18 +444,29 @@ def test_the_top_has_sentences_of_every_section(tmp_path: Path) -> None:
 
     def named(name: str, findings: int) -> Callable[[Results], Section]:
         return lambda results: Section(
-            title=name, anchor=name, lead="", blocks=[],
+            title=name,
+            anchor=name,
+            lead="",
+            blocks=[],
             findings=[
-                Finding(claim=f"{name}{n}.", evidence="E.", important=True)
-                for n in range(findings)
+                Finding(claim=f"{name}{n}.", evidence="E.", important=True) for n in range(findings)
             ],
-        )  # fmt: skip
+        )
 
     write_report(run, [named("a", 9), named("b", 1), named("c", 9)])
     claims = next(e for e in elements(run, "ul") if e.attrib.get("class") == "claims")
     assert [text_of(item).split(".")[0] for item in claims] == [
-        "a0", "a1", "a2", "a3", "a4", "b0", "c0", "c1", "c2", "c3",
-    ]  # fmt: skip
+        "a0",
+        "a1",
+        "a2",
+        "a3",
+        "a4",
+        "b0",
+        "c0",
+        "c1",
+        "c2",
+        "c3",
+    ]
 
 
 def test_the_same_run_gives_the_same_bytes(

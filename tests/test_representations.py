@@ -15,9 +15,13 @@ from advlens.models import Classifier
 def classifier() -> Classifier:
     torch.manual_seed(0)
     layers = nn.Sequential(
-        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Conv2d(3, 6, 3),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
         nn.Linear(6, 4),
-    )  # fmt: skip
+    )
     return Classifier(layers, name="tiny", mean=[0.5] * 3, image_size=8, weights="ab").eval()
 
 

@@ -29,14 +29,21 @@ from synthetic_run import write_run
 pytestmark = pytest.mark.usefixtures("no_rendering")
 
 SETTINGS = {
-    "model": "reproduction_network:network", "epochs": 2, "batch_size": 8, "validation": 6,
-    "about": "tiny", "threads": 1, "nesterov": False,
-}  # fmt: skip
+    "model": "reproduction_network:network",
+    "epochs": 2,
+    "batch_size": 8,
+    "validation": 6,
+    "about": "tiny",
+    "threads": 1,
+    "nesterov": False,
+}
 FILES: dict[tuple[str, str], dict[str, Any]] = {
     ("recipes", "tiny-standard"): SETTINGS,
     ("recipes", "tiny-l2"): SETTINGS | {"objective": "adversarial", "half": True},
     ("reproductions", "tiny"): {
-        "about": "tiny networks", "source": "nowhere", "needs": "--data folder:DIR",
+        "about": "tiny networks",
+        "source": "nowhere",
+        "needs": "--data folder:DIR",
         "models": {
             "standard": {"recipe": "tiny-standard"},
             "l2": {"recipe": "tiny-l2", "start": "standard", "quick": {"attack_steps": 1}},
@@ -44,21 +51,38 @@ FILES: dict[tuple[str, str], dict[str, Any]] = {
         },
         "audit": {"stages": ["accuracy"], "steps": 2, "fgsm": ["1/255"]},
         "rows": [
-            {"what": "natural", "table": "accuracy", "column": "top1", "percent": True,
-             "where": {"attack": "natural"}, "paper": {"standard": 90.0, "l2": 80.0}},
-            {"what": "FGSM", "table": "accuracy", "column": "top1", "percent": True,
-             "where": {"attack": "Fgsm", "epsilon": "1/255"}, "paper": {"random": 10.0}},
+            {
+                "what": "natural",
+                "table": "accuracy",
+                "column": "top1",
+                "percent": True,
+                "where": {"attack": "natural"},
+                "paper": {"standard": 90.0, "l2": 80.0},
+            },
+            {
+                "what": "FGSM",
+                "table": "accuracy",
+                "column": "top1",
+                "percent": True,
+                "where": {"attack": "Fgsm", "epsilon": "1/255"},
+                "paper": {"random": 10.0},
+            },
         ],
         "quick": {
-            "train_images": 9, "test_images": 6,
-            "train": {"epochs": 1, "validation": 3, "nesterov": True}, "audit": {"steps": 1},
+            "train_images": 9,
+            "test_images": 6,
+            "train": {"epochs": 1, "validation": 3, "nesterov": True},
+            "audit": {"steps": 1},
         },
     },
-}  # fmt: skip
+}
 CONSIS = {
-    "what": "consis", "table": "table1_d19", "column": "consis", "ordered": False,
+    "what": "consis",
+    "table": "table1_d19",
+    "column": "consis",
+    "ordered": False,
     "paper": {"standard": 0.5, "l2": 0.4},
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -78,9 +102,12 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     def split(name: str, part: slice) -> ArrayData:
         return ArrayData(
-            pixels[part].byte(), name=name, classes=("cat", "dog", "ship"),
-            synsets=("n02121620", "n02084071", "n04194289"), labels=labels[part],
-        )  # fmt: skip
+            pixels[part].byte(),
+            name=name,
+            classes=("cat", "dog", "ship"),
+            synsets=("n02121620", "n02084071", "n04194289"),
+            labels=labels[part],
+        )
 
     parts = {"train": split("tiny train", slice(18)), "test": split("tiny test", slice(18, 36))}
     (tmp_path / "images").mkdir()
@@ -100,9 +127,13 @@ def run(out: str, *, quick: bool = False) -> tuple[str, list[dict[str, str]]]:
     """What is said to the user, and the rows of the table."""
     said: list[str] = []
     path = reproduce(
-        "tiny", "folder:images", Path(out), quick=quick, command="advlens reproduce tiny",
+        "tiny",
+        "folder:images",
+        Path(out),
+        quick=quick,
+        command="advlens reproduce tiny",
         report=said.append,
-    )  # fmt: skip
+    )
     assert path == Path(out) / "reproduction.md"
     assert path.read_text() in "\n".join(said)
     with open(Path(out) / "results/reproduction.csv", newline="") as file:
@@ -121,9 +152,12 @@ def test_the_table_has_the_paper_beside_what_the_audit_found(
     assert "tiny networks (nowhere)" in text
     assert "Made by `advlens reproduce tiny`." in text
     assert [(row["what"], row["model"], row["paper"]) for row in rows] == [
-        ("natural", "standard", "90"), ("natural", "l2", "80"), ("FGSM", "random", "10"),
-        ("consis", "standard", "0.5"), ("consis", "l2", "0.4"),
-    ]  # fmt: skip
+        ("natural", "standard", "90"),
+        ("natural", "l2", "80"),
+        ("FGSM", "random", "10"),
+        ("consis", "standard", "0.5"),
+        ("consis", "l2", "0.4"),
+    ]
     assert {(row["n"], row["quick"]) for row in rows} == {("18", "false")}
     for row in rows:
         assert float(row["low"]) <= float(row["ours"]) <= float(row["high"])
@@ -229,12 +263,14 @@ def test_a_packaged_reproduction_holds_together(name: str, quick: bool, tmp_path
 def test_the_papers_numbers(tmp_path: Path) -> None:
     rows = packaged("reproductions", "b23-cifar10")["rows"]
     assert [row["paper"] for row in rows] == [
-        {"standard": 93.2, "l2": 85.0}, {"standard": 0.36, "l2": 64.6},
-    ]  # fmt: skip
+        {"standard": 93.2, "l2": 85.0},
+        {"standard": 0.36, "l2": 64.6},
+    ]
     rows = packaged("reproductions", "b23-imagenet150")["rows"]
     assert [row["paper"] for row in rows] == [
-        {"standard": 70.1, "l2": 55.8}, {"standard": 0.88, "l2": 35.4},
-    ]  # fmt: skip
+        {"standard": 70.1, "l2": 55.8},
+        {"standard": 0.88, "l2": 35.4},
+    ]
     rows = packaged("reproductions", "d19-imagenet")["rows"]
     values = {
         (row["what"].split(", ", 1)[1], label): value
@@ -264,9 +300,14 @@ def test_the_quick_form_tests_on_images_that_it_does_not_train_on(tmp_path: Path
 
 def row(what: str, model: str, paper: float, ours: float, half: float) -> Row:
     return {
-        "what": what, "model": model, "paper": paper, "ours": ours, "low": ours - half,
-        "high": ours + half, "n": 500,
-    }  # fmt: skip
+        "what": what,
+        "model": model,
+        "paper": paper,
+        "ours": ours,
+        "low": ours - half,
+        "high": ours + half,
+        "n": 500,
+    }
 
 
 def test_the_table_is_read_as_it_is() -> None:
@@ -292,9 +333,12 @@ def test_the_order_of_the_paper_is_looked_for(
     standard: float, robust: float, half: float, said: str
 ) -> None:
     rows = [
-        row("natural", "l2", 85.0, robust, half), row("natural", "standard", 93.2, standard, half),
-        row("alone", "l2", 1.0, 1, 1), row("same", "a", 1.0, 1, 1), row("same", "b", 1.1, 1, 1),
-    ]  # fmt: skip
+        row("natural", "l2", 85.0, robust, half),
+        row("natural", "standard", 93.2, standard, half),
+        row("alone", "l2", 1.0, 1, 1),
+        row("same", "a", 1.0, 1, 1),
+        row("same", "b", 1.1, 1, 1),
+    ]
     wanted = [{"what": "natural"}, {"what": "alone"}, {"what": "same", "ordered": False}]
     assert orders(wanted, rows) == ["The paper's order:", "", f"- natural: {said}"]
     assert orders(wanted[1:], rows) == []

@@ -27,9 +27,10 @@ def test_parts_and_states_come_back(tmp_path: Path) -> None:
     assert run.part(0, "accuracy") == {"tables": {"accuracy": [{"top1": 0.1 + 0.2}]}}
     assert run.state(1, "neurons", 200) is None
     state = {
-        "keys": torch.tensor([2**62, -5]), "x": torch.tensor([0.1], dtype=torch.float64),
+        "keys": torch.tensor([2**62, -5]),
+        "x": torch.tensor([0.1], dtype=torch.float64),
         **{f"odd{n}": torch.arange(n, dtype=torch.float64) for n in (1, 2, 3)},
-    }  # fmt: skip
+    }
     run.save_state(1, "neurons", 128, state)
     position, found = run.state(1, "neurons", 200) or (0, {})
     assert position == 128
@@ -112,8 +113,9 @@ def test_a_row_that_lacks_or_adds_a_column_is_refused(
     assert not (tmp_path / "results").exists()
     run.write_tables({"checks": [ROW], "of-others": [{"any": 1}]})
     assert sorted(path.stem for path in (tmp_path / "results").iterdir()) == [
-        "checks", "of-others",
-    ]  # fmt: skip
+        "checks",
+        "of-others",
+    ]
 
 
 def test_every_column_has_a_type_that_can_be_read_and_a_meaning() -> None:

@@ -52,10 +52,15 @@ def test_percent_has_one_decimal(value: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (0.5, "0.500"), (0.001342, "0.00134"), (1.0, "1.00"), (0, "0.0000"), (4e-12, "0.0000"),
-        (0.98765, "0.988"), (123.4, "123"),
+        (0.5, "0.500"),
+        (0.001342, "0.00134"),
+        (1.0, "1.00"),
+        (0, "0.0000"),
+        (4e-12, "0.0000"),
+        (0.98765, "0.988"),
+        (123.4, "123"),
     ],
-)  # fmt: skip
+)
 def test_number_has_three_significant_digits(value: float, text: str) -> None:
     assert number(value) == text
 
@@ -108,9 +113,11 @@ def test_comparison_orders_and_names_what_is_open() -> None:
 
 def test_pairs_whose_intervals_are_disjoint_are_grouped() -> None:
     found = {
-        "a": estimate(0.1, 0.0, 0.2), "b": estimate(0.5, 0.4, 0.6), "c": estimate(0.55, 0.5, 0.7),
+        "a": estimate(0.1, 0.0, 0.2),
+        "b": estimate(0.5, 0.4, 0.6),
+        "c": estimate(0.55, 0.5, 0.7),
         "d": estimate(0.9, None, None),
-    }  # fmt: skip
+    }
     assert apart(found) == {("b", "a"), ("c", "a")}
     assert grouped(apart(found), list(found)) == [(["b", "c"], ["a"])]
     chain = {("c", "b"), ("c", "a"), ("b", "a")}
@@ -150,13 +157,19 @@ def test_cell_caption_names_the_prediction_only_where_it_differs() -> None:
 
 def test_browser_holds_each_text_once_and_rounds_numbers() -> None:
     columns = [
-        BrowserColumn(header="Model", kind="model"), BrowserColumn(header="Unit", kind="unit"),
-        BrowserColumn(header="Concept", kind="text"), BrowserColumn(header="IoU", kind="number"),
-    ]  # fmt: skip
+        BrowserColumn(header="Model", kind="model"),
+        BrowserColumn(header="Unit", kind="unit"),
+        BrowserColumn(header="Concept", kind="text"),
+        BrowserColumn(header="IoU", kind="number"),
+    ]
     block = UnitBrowserBlock(
-        title="", caption="", file="", columns=columns, grids=["", "a-grid"],
+        title="",
+        caption="",
+        file="",
+        columns=columns,
+        grids=["", "a-grid"],
         rows=[["a", 7, "", 0.123456], ["a", 12, "dog", None]],
-    )  # fmt: skip
+    )
     assert block.data == {
         "kinds": ["model", "unit", "text", "number"],
         "texts": ["a", "", "dog"],

@@ -12,10 +12,17 @@ from advlens.settings.files import settings_from
 from advlens.settings.packaged import packaged_names, recipe_settings
 
 AUDIT: dict[str, Any] = {
-    "images": 5, "epsilon": "auto", "neuron-epsilon": "1/2", "fgsm": ["2/255", 0.5, 1],
-    "expect_accuracy": [1], "stages": ["sweep"], "discrepancy": True, "inception": "folder",
-    "attribution": ["a", "b"], "success": 1,
-}  # fmt: skip
+    "images": 5,
+    "epsilon": "auto",
+    "neuron-epsilon": "1/2",
+    "fgsm": ["2/255", 0.5, 1],
+    "expect_accuracy": [1],
+    "stages": ["sweep"],
+    "discrepancy": True,
+    "inception": "folder",
+    "attribution": ["a", "b"],
+    "success": 1,
+}
 
 
 @pytest.mark.parametrize("recipe", packaged_names("recipes"))

@@ -80,9 +80,12 @@ def test_a_terminal_that_is_gone_may_say_so_twice(tmp_path: Path) -> None:
     )
     terminal, inside = os.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=inside, stderr=inside, cwd=tmp_path,
+        [sys.executable, "-c", code],
+        stdout=inside,
+        stderr=inside,
+        cwd=tmp_path,
         start_new_session=True,
-    )  # fmt: skip
+    )
     os.close(inside)
     assert os.read(terminal, 100).strip() == b"ready"
     os.close(terminal)
@@ -90,8 +93,11 @@ def test_a_terminal_that_is_gone_may_say_so_twice(tmp_path: Path) -> None:
     assert (tmp_path / "saved").read_text() == str(int(signal.SIGHUP))
 
 
-SAYS = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped by SIGTERM",
-        signal.SIGHUP: "stopped by SIGHUP"}  # fmt: skip
+SAYS = {
+    signal.SIGINT: "interrupted",
+    signal.SIGTERM: "stopped by SIGTERM",
+    signal.SIGHUP: "stopped by SIGHUP",
+}
 
 
 @pytest.mark.parametrize("number", ENDING)

@@ -32,9 +32,16 @@ def test_kinds_of_values():
         "a:B(a=1, b=-2.5, c=True, d=None, e=Linf, f='two words', g=(3, 1/4, (x,)), h=-1/2, i=[1])"
     )
     assert parse_method(text).settings == {
-        "a": 1, "b": -2.5, "c": True, "d": None, "e": "Linf", "f": "two words",
-        "g": (3, 0.25, ("x",)), "h": -0.5, "i": (1,),
-    }  # fmt: skip
+        "a": 1,
+        "b": -2.5,
+        "c": True,
+        "d": None,
+        "e": "Linf",
+        "f": "two words",
+        "g": (3, 0.25, ("x",)),
+        "h": -0.5,
+        "i": (1,),
+    }
 
 
 REFUSED = {

@@ -11,12 +11,19 @@ from advlens.runs.tensorboard import tensorboard_writer
 
 ROWS = [
     {
-        "epoch": epoch, "loss": 8.0 - epoch, "learning_rate": 0.25, "train_natural_loss": 1.5,
-        "natural": epoch / 8, "adversarial": epoch / 16, "natural_loss": 1.0, "n": 1000,
-        "images_per_second": 100.0, "seconds": 10.0 * epoch,
+        "epoch": epoch,
+        "loss": 8.0 - epoch,
+        "learning_rate": 0.25,
+        "train_natural_loss": 1.5,
+        "natural": epoch / 8,
+        "adversarial": epoch / 16,
+        "natural_loss": 1.0,
+        "n": 1000,
+        "images_per_second": 100.0,
+        "seconds": 10.0 * epoch,
     }
     for epoch in range(1, 6)
-]  # fmt: skip
+]
 
 
 def written(out: Path) -> dict[str, list[tuple[int, float]]]:
@@ -38,14 +45,16 @@ def test_each_value_is_a_point_of_its_chart(tmp_path: Path) -> None:
     assert written(tmp_path) == {
         tag: [(int(row["epoch"]), row[name]) for row in ROWS]
         for tag, name in {
-            "run/loss": "loss", "run/learning_rate": "learning_rate",
-            "run/images_per_second": "images_per_second", "run/seconds": "seconds",
+            "run/loss": "loss",
+            "run/learning_rate": "learning_rate",
+            "run/images_per_second": "images_per_second",
+            "run/seconds": "seconds",
             "training/natural_loss": "train_natural_loss",
             "validation/natural_accuracy": "natural",
             "validation/adversarial_accuracy": "adversarial",
             "validation/natural_loss": "natural_loss",
         }.items()
-    }  # fmt: skip
+    }
 
 
 def test_a_continued_training_leaves_each_epoch_once(tmp_path: Path) -> None:

@@ -61,9 +61,16 @@ def run(smooth: nn.Module, test_set: ArrayData, tmp_path: Path) -> Callable[...,
         smooth.load_state_dict(start)
         classifier = Classifier(smooth, name="smooth", classes=CLASSES)
         return finish(
-            classifier, test_set, tmp_path, TRAINING, attack, half=half, data="noise train",
-            command="advlens train --model smooth", **options,
-        )  # fmt: skip
+            classifier,
+            test_set,
+            tmp_path,
+            TRAINING,
+            attack,
+            half=half,
+            data="noise train",
+            command="advlens train --model smooth",
+            **options,
+        )
 
     return finished
 
@@ -77,9 +84,12 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
 def test_the_stored_weights_are_measured_and_described(
-    half: bool, run: Callable[..., dict[str, Any]], smooth: nn.Module, test_set: ArrayData,
+    half: bool,
+    run: Callable[..., dict[str, Any]],
+    smooth: nn.Module,
+    test_set: ArrayData,
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     found = run(half=half)
     weights = load_file(tmp_path / "model.safetensors")
     assert {t.dtype for t in weights.values()} == {torch.float16 if half else torch.float32}
@@ -122,10 +132,16 @@ def test_the_same_command_again_measures_nothing_and_writes_the_same(
 
     found, first = run(recipe="tiny-standard"), contents()
     assert first.keys() >= {
-        "model.safetensors", "test.json", "model.md", "run.json", "report.html",
-        "results/training.csv", "results/training_settings.csv", "results/accuracy.csv",
+        "model.safetensors",
+        "test.json",
+        "model.md",
+        "run.json",
+        "report.html",
+        "results/training.csv",
+        "results/training_settings.csv",
+        "results/accuracy.csv",
         "figures/training.svg",
-    }  # fmt: skip
+    }
     monkeypatch.setattr(trained, "_measure", None)  # a second call would fail
     assert run(recipe="tiny-standard") == found == read_json(tmp_path / "test.json")
     assert contents() == first
@@ -153,16 +169,19 @@ def test_the_run_folder_is_one_that_a_report_can_be_made_of(
     assert rows
     assert list(read(tmp_path, "accuracy")[0]) == list(TABLES["accuracy"].columns)
     assert [(r["attack"], r["norm"], r["epsilon"], r["steps"], r["n"]) for r in rows] == [
-        ("natural", "", 0.0, 0, 24), ("Pgd", "L2", 0.3, 20, 24),
-    ]  # fmt: skip
+        ("natural", "", 0.0, 0, 24),
+        ("Pgd", "L2", 0.3, 20, 24),
+    ]
     for row, key in zip(rows, ("natural", "attacked"), strict=True):
         assert row["top1"] == pytest.approx(found[key]["top1"], abs=1e-6)
         assert row["top1_low"] < row["top1"] < row["top1_high"]
 
     table = read(tmp_path, "training")
     assert [(row["epoch"], row["adversarial"], row["kept"]) for row in table] == [
-        ("1", "0.25", "false"), ("2", "0.5", "true"), ("3", "0.25", "false"),
-    ]  # fmt: skip
+        ("1", "0.25", "false"),
+        ("2", "0.5", "true"),
+        ("3", "0.25", "false"),
+    ]
     assert {row["train_distance"] for row in table} == {""}
     (settings,) = read(tmp_path, "training_settings")
     assert settings == {"model": "smooth", **vars(in_words(TRAINING, "tiny-standard"))}
@@ -193,9 +212,16 @@ def _finish_together(out: Path, pixels: Tensor, labels: Tensor, state: dict[str,
             network.load_state_dict(state)
             classifier = Classifier(network, name="smooth", classes=CLASSES, mean=[1 / 3] * 3)
             found = finish(  # other machines may not see the first one's folder
-                classifier, images(pixels, labels), out / str(processes.rank), TRAINING, ATTACK,
-                half=True, data="noise train", command="advlens train", processes=processes,
-            )  # fmt: skip
+                classifier,
+                images(pixels, labels),
+                out / str(processes.rank),
+                TRAINING,
+                ATTACK,
+                half=True,
+                data="noise train",
+                command="advlens train",
+                processes=processes,
+            )
             return {**found, "mean": classifier.mean.flatten().tolist()}
 
         found = finished()
@@ -227,9 +253,15 @@ def test_processes_count_each_image_once_and_only_the_first_writes(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(trained, "write_report", lambda run: None)
         alone = finish(
-            classifier, images(pixels, labels), tmp_path / "alone", TRAINING, ATTACK, half=True,
-            data="noise train", command="advlens train",
-        )  # fmt: skip
+            classifier,
+            images(pixels, labels),
+            tmp_path / "alone",
+            TRAINING,
+            ATTACK,
+            half=True,
+            data="noise train",
+            command="advlens train",
+        )
     for key in ("natural", "attacked", "weights", "trained"):
         assert first[key] == alone[key]
     assert read(tmp_path / "0", "accuracy") == read(tmp_path / "alone", "accuracy")

@@ -65,13 +65,18 @@ COSTS = {  # units; backward passes to the weights alone; passes without the lin
     "shared": (FeatureConsistency(clean_pass="shared"), 7, 2, 0),
     "shared attacked": (FeatureConsistency(clean_pass="shared", gradient="attacked"), 6, 1, 0),
     "trades": (
-        Trades(attack=Divergence(threat=BALL, steps=K, select="last")), 2 * K + 7, 2, 0,
+        Trades(attack=Divergence(threat=BALL, steps=K, select="last")),
+        2 * K + 7,
+        2,
+        0,
     ),
     "unrelaxed": (
         Unrelaxed(attack=PGD, feature_attack=FeatureAttack(threat=BALL, steps=M, select="last")),
-        2 * K + 2 * M + 10, 3, 1 + 2 * M + 2,
+        2 * K + 2 * M + 10,
+        3,
+        1 + 2 * M + 2,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("objective", "units", "to_weights", "without"), COSTS.values(), ids=COSTS)

@@ -32,10 +32,12 @@ def panels(figure: Figure) -> dict[str, Axes]:
 def curve(axes: Axes, index: int, dashed: bool) -> list[tuple[float, float]]:
     """The points of a model's solid or dashed line; none where there is no such line."""
     found = [
-        line for line in axes.lines
-        if line.get_color() == MODELS[index].light and line.get_marker() == "None"
+        line
+        for line in axes.lines
+        if line.get_color() == MODELS[index].light
+        and line.get_marker() == "None"
         and (line.get_linestyle() == "--") == dashed
-    ]  # fmt: skip
+    ]
     assert len(found) <= 1
     return [(x, y) for line in found for x, y in zip(*line.get_data(), strict=True)]
 
@@ -43,10 +45,12 @@ def curve(axes: Axes, index: int, dashed: bool) -> list[tuple[float, float]]:
 def marks(axes: Axes, index: int) -> list[tuple[float, float]]:
     """The markers of a model."""
     return [
-        (line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines
-        if line.get_color() == MODELS[index].light and line.get_marker() == MARKERS[index]
+        (line.get_xdata()[0], line.get_ydata()[0])
+        for line in axes.lines
+        if line.get_color() == MODELS[index].light
+        and line.get_marker() == MARKERS[index]
         and len(line.get_xdata())
-    ]  # fmt: skip
+    ]
 
 
 def test_solid_is_held_out_dashed_is_training_and_the_kept_epoch_is_marked(tmp_path: Path) -> None:

@@ -87,9 +87,12 @@ def state_of(batch: TrainingBatch) -> list:
 
 
 ATTACKS: list[Attack] = [
-    Adversarial().attack, FeatureConsistency().attack, Trades().attack, Unrelaxed().attack,
+    Adversarial().attack,
+    FeatureConsistency().attack,
+    Trades().attack,
+    Unrelaxed().attack,
     Unrelaxed().feature_attack,
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: type(a).__name__)

@@ -24,10 +24,14 @@ def start(count: int, target: Callable[..., None], *args: Any) -> list[BaseProce
     processes: list[BaseProcess] = []
     for rank in range(count):
         place = {
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
-            "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(count),
+            "LOCAL_WORLD_SIZE": str(count),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
             "TORCHELASTIC_USE_AGENT_STORE": "True",
-        }  # fmt: skip
+        }
         given = (place, torch.get_num_threads(), target, *args)
         processes.append(FORKSERVER.Process(target=_run, args=given))
         processes[-1].start()

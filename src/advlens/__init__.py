@@ -97,7 +97,13 @@ __all__ = [
 
 _HOMES = {
     "attacks": (
-        "AdamAttack", "Bim", "Divergence", "FeatureAttack", "Fgsm", "GaussianNoise", "LeastLikely",
+        "AdamAttack",
+        "Bim",
+        "Divergence",
+        "FeatureAttack",
+        "Fgsm",
+        "GaussianNoise",
+        "LeastLikely",
         "Pgd",
     ),
     "attribution": ("ExpectedGradients", "IntegratedGradients"),
@@ -107,7 +113,12 @@ _HOMES = {
     "datasets": ("load_data",),
     "dissection": ("Dissection",),
     "errors": (
-        "AdvlensError", "CheckpointError", "DataError", "ModelError", "NumericError", "RunError",
+        "AdvlensError",
+        "CheckpointError",
+        "DataError",
+        "ModelError",
+        "NumericError",
+        "RunError",
         "SettingsError",
     ),
     "features": ("ClassGeneration", "FeatureVisualization", "Inversion"),
@@ -118,7 +129,7 @@ _HOMES = {
     "runs.reader": ("RunResults", "read_run"),
     "attacks.threat": ("L2", "Linf", "Uniform"),
     "training": ("Augmentation", "Training"),
-}  # fmt: skip
+}
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 

@@ -57,9 +57,15 @@ class Accuracy:
         self.top5 += int(hits.any(dim=1).sum())
 
     def update_under(
-        self, attack: Attack | None, model: Prepared, images: Images, labels: Labels, *, ids: Ids,
+        self,
+        attack: Attack | None,
+        model: Prepared,
+        images: Images,
+        labels: Labels,
+        *,
+        ids: Ids,
         clean: Logits,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Attack a batch, or leave it as it is, and take it in.
 
         All images are attacked: one that is wrong already, or fooled at an early step, changes

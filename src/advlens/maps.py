@@ -55,9 +55,14 @@ class DiscrepancyMap:
         positive("DiscrepancyMap", **{key: size for key, size in given.items() if size is not None})
 
     def __call__(
-        self, model: nn.Module, images: Images, *, layer: str | None = None,
-        units: Tensor | Sequence[Sequence[int]], ids: Ids | None = None,
-    ) -> Float[Tensor, "n k h w"]:  # fmt: skip
+        self,
+        model: nn.Module,
+        images: Images,
+        *,
+        layer: str | None = None,
+        units: Tensor | Sequence[Sequence[int]],
+        ids: Ids | None = None,
+    ) -> Float[Tensor, "n k h w"]:
         """A map N×K×H×W, ≥ 0, for each image and each of its K units.
 
         The value at an occluder's center is |r − r′|: r is the unit's response at its maximum on

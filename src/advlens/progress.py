@@ -20,9 +20,15 @@ class Progress:
     """
 
     def __init__(
-        self, what: str, total: int, *, done: int = 0, every: float = 10.0, unit: str = "images",
+        self,
+        what: str,
+        total: int,
+        *,
+        done: int = 0,
+        every: float = 10.0,
+        unit: str = "images",
         shown: bool = True,
-    ):  # fmt: skip
+    ):
         self.shown = shown
         self.what, self.total, self.done, self.every, self.unit = what, total, done, every, unit
         self.began_at = self.told = done

@@ -10,9 +10,13 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from advlens.errors import SettingsError
 
 WORDS = {
-    bool: "True or False", int: "a whole number", float: "a number", str: "a string",
-    Path: "a path", type(None): "None",
-}  # fmt: skip
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    Path: "a path",
+    type(None): "None",
+}
 PLAIN = (str, bytes, int, float, tuple, list, dict, set, type(None))
 
 

@@ -229,8 +229,10 @@ def test_radii_are_drawn_from_seed_and_id(attack, smooth, pixels, labels):
     some = torch.tensor([20, 3, 5])
     torch.testing.assert_close(
         attack.outcomes(smooth, pixels[some], labels[some], ids=ids[some]),
-        rows[some], rtol=1e-4, atol=logits_apart(attack),
-    )  # fmt: skip
+        rows[some],
+        rtol=1e-4,
+        atol=logits_apart(attack),
+    )
     assert not torch.equal(replace(attack, seed=6)(smooth, pixels, labels, ids=ids), found)
 
 
@@ -301,9 +303,14 @@ class Mixed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Dropout(0.5),
-            nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True),
-        )  # fmt: skip
+            nn.Conv2d(3, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.5),
+            nn.Conv2d(4, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.ReLU(inplace=True),
+        )
         self.linear = nn.Linear(4 * 4 * 4, 5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -24,9 +24,14 @@ def noise(shape: tuple[int, ...], seed: int, number: int, draw: int) -> Tensor:
 
 
 def integrated(
-    model: nn.Module, image: Tensor, baseline: Tensor, label: int, target: str, steps: int,
+    model: nn.Module,
+    image: Tensor,
+    baseline: Tensor,
+    label: int,
+    target: str,
+    steps: int,
     divisor: int,
-) -> tuple[Tensor, float]:  # fmt: skip
+) -> tuple[Tensor, float]:
     """(x − x′) · 1/(2 divisor) Σ (g_i + g_{i−1}), and F(x) − F(x′)."""
     image, baseline = image.double(), baseline.double()
     total = torch.zeros_like(image)

@@ -68,8 +68,10 @@ def test_same_result_in_any_batch(method, smooth, pixels, labels):
         torch.testing.assert_close(found.values, together.values, **close)
         torch.testing.assert_close(found.error, together.error, equal_nan=True, **close)
         assert torch.equal(found.points, together.points)
-    parts = [call(method, model, pixels[i : i + 5], labels[i : i + 5], ids=ids[i : i + 5]).values
-             for i in range(0, 24, 5)]  # fmt: skip
+    parts = [
+        call(method, model, pixels[i : i + 5], labels[i : i + 5], ids=ids[i : i + 5]).values
+        for i in range(0, 24, 5)
+    ]
     torch.testing.assert_close(torch.cat(parts), together.values, **close)
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
     shuffled = call(method, model, pixels[order], labels[order], ids=ids[order])

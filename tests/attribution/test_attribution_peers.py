@@ -104,8 +104,11 @@ def quiet(metric, **given):
 def test_sparseness(smooth, pixels, labels, maps):
     theirs = quiet(
         quantus.Sparseness(abs=True, normalise=False, disable_warnings=True),
-        model=smooth, x_batch=pixels.numpy(), y_batch=labels.numpy(), a_batch=maps[:, None].numpy(),
-    )  # fmt: skip
+        model=smooth,
+        x_batch=pixels.numpy(),
+        y_batch=labels.numpy(),
+        a_batch=maps[:, None].numpy(),
+    )
     np.testing.assert_allclose(sparseness(maps).numpy(), theirs, rtol=1e-5)
 
 
@@ -126,9 +129,14 @@ def test_pixel_flipping(curve, smooth, pixels, labels, maps):
         features_in_step=16, perturb_func=flip, normalise=False, abs=False, disable_warnings=True
     )
     theirs = quiet(
-        metric, model=smooth, x_batch=start.numpy(), y_batch=labels.numpy(),
-        a_batch=maps[:, None].expand(-1, 3, -1, -1).numpy(), softmax=True, channel_first=True,
-    )  # fmt: skip
+        metric,
+        model=smooth,
+        x_batch=start.numpy(),
+        y_batch=labels.numpy(),
+        a_batch=maps[:, None].expand(-1, 3, -1, -1).numpy(),
+        softmax=True,
+        channel_first=True,
+    )
     found = Faithfulness(steps=4, fill="blurred")(smooth, image, maps, labels)
     np.testing.assert_allclose(getattr(found, curve)[:, 1:].numpy(), theirs[:, 2::3], atol=1e-5)
 
@@ -153,8 +161,13 @@ def test_sensitivity(kind, reduce, smooth, pixels, labels):
         nr_samples=3, perturb_func=perturb, abs=False, normalise=False, disable_warnings=True
     )
     theirs = quiet(
-        metric, model=smooth, x_batch=pixels.numpy(), y_batch=labels.numpy(),
-        a_batch=before.values.numpy(), explain_func=explain, channel_first=True,
-    )  # fmt: skip
+        metric,
+        model=smooth,
+        x_batch=pixels.numpy(),
+        y_batch=labels.numpy(),
+        a_batch=before.values.numpy(),
+        explain_func=explain,
+        channel_first=True,
+    )
     found = Stability(radius=0.05, draws=3)(method, smooth, pixels, before)
     np.testing.assert_allclose(reduce(found, dim=1).numpy(), theirs, rtol=1e-4)

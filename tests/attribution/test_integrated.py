@@ -41,9 +41,14 @@ def starts_by_hand(baseline, images, row, draws):
 @pytest.mark.parametrize("baseline", ["noise", "black", "blurred"])
 def test_equals_loops(target, formula, baseline, smooth, double, images, labels):
     method = IntegratedGradients(
-        steps=6, baseline=baseline, baselines=3, target=target, formula=formula, seed=5,
+        steps=6,
+        baseline=baseline,
+        baselines=3,
+        target=target,
+        formula=formula,
+        seed=5,
         batch_size=7,
-    )  # fmt: skip
+    )
     found = method(smooth, images, labels[:3], ids=IDS)
     assert torch.equal(found.targets, labels[:3])
     for row, label in enumerate(labels[:3].tolist()):

@@ -131,8 +131,9 @@ def test_faithfulness_equals_loops(fill, steps, smooth, pixels, labels):
                 key=lambda place: (-maps[row][place].item(), place),
             )
             for start, end, curve in (
-                (image, empty, found.deletion[row]), (empty, image, found.insertion[row])
-            ):  # fmt: skip
+                (image, empty, found.deletion[row]),
+                (empty, image, found.insertion[row]),
+            ):
                 expected = []
                 for k in range(steps + 1):
                     shown = start.clone()
@@ -167,8 +168,10 @@ def test_wrong_maps_and_settings(smooth, pixels, labels):
         measure(broken, pixels, torch.zeros(24, 8, 8), labels)
     assert measure(smooth, pixels[:0], torch.zeros(0, 8, 8), labels[:0]).insertion.shape == (0, 3)
     for wrong in (
-        {"steps": 0}, {"fill": "white"}, {"batch_size": -1},
-    ):  # fmt: skip
+        {"steps": 0},
+        {"fill": "white"},
+        {"batch_size": -1},
+    ):
         with pytest.raises(SettingsError, match=next(iter(wrong))):
             Faithfulness(**wrong)
     for wrong in ({"radius": 0.0}, {"draws": 0}, {"seed": -1}):

@@ -60,7 +60,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "two classes of one name": ({"classes": ("ant", "bee", "ant")}, "2 classes 'ant'"),
     "two synsets alike": ({"synsets": (*SYNSETS[:2], SYNSETS[0])}, "2 classes 'n02219486'"),
     "fewer synsets": ({"synsets": SYNSETS[:2]}, "3 classes but 2 synsets"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("changed", "reason"), REFUSED.values(), ids=REFUSED)
@@ -79,12 +79,19 @@ def test_what_is_right_is_taken_as_it_is() -> None:
 
 
 def test_the_conversions_of_the_messages_are_right() -> None:
-    for pixels in ((PIXELS / 255).mul(255).round().to(torch.uint8),
-                   PIXELS.float().round().to(torch.uint8), torch.from_numpy(PIXELS.numpy()),
-                   PIXELS.permute(0, 2, 3, 1).permute(0, 3, 1, 2)):  # fmt: skip
+    for pixels in (
+        (PIXELS / 255).mul(255).round().to(torch.uint8),
+        PIXELS.float().round().to(torch.uint8),
+        torch.from_numpy(PIXELS.numpy()),
+        PIXELS.permute(0, 2, 3, 1).permute(0, 3, 1, 2),
+    ):
         assert torch.equal(made(pixels=pixels).images(range(6)), PIXELS)
-    for labels in (torch.eye(3)[LABELS].argmax(dim=1), LABELS.float().long(),
-                   torch.as_tensor(LABELS.numpy()), torch.as_tensor(LABELS.tolist())):  # fmt: skip
+    for labels in (
+        torch.eye(3)[LABELS].argmax(dim=1),
+        LABELS.float().long(),
+        torch.as_tensor(LABELS.numpy()),
+        torch.as_tensor(LABELS.tolist()),
+    ):
         assert torch.equal(made(labels=labels).labels, LABELS)
 
 
@@ -124,9 +131,15 @@ class Own(ImageData):
     def __init__(self, change: Callable[[Tensor], Any] = lambda x: x, **given: Any) -> None:
         self.change = change
         super().__init__(
-            **{"name": "own", "classes": CLASSES, "synsets": None, "labels": LABELS,
-               "image_shape": (3, 4, 5)} | given
-        )  # fmt: skip
+            **{
+                "name": "own",
+                "classes": CLASSES,
+                "synsets": None,
+                "labels": LABELS,
+                "image_shape": (3, 4, 5),
+            }
+            | given
+        )
 
     def stream(self, batches: Sequence[Sequence[int]]) -> Any:
         return (self.change(PIXELS[list(ids)]) for ids in batches)

@@ -57,9 +57,16 @@ def upsampled(
 
 
 def dissect(
-    folder: Path, maps: np.ndarray, thresholds: np.ndarray, centers, image: int,
-    categories: list[str], *, order: list[int] | None = None, lite: bool = False,
-) -> np.ndarray:  # fmt: skip
+    folder: Path,
+    maps: np.ndarray,
+    thresholds: np.ndarray,
+    centers,
+    image: int,
+    categories: list[str],
+    *,
+    order: list[int] | None = None,
+    lite: bool = False,
+) -> np.ndarray:
     """IoU of every unit with every label number.
 
     Args:

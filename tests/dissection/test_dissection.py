@@ -33,10 +33,15 @@ def network() -> nn.Module:
     """With a stride, padding and pooling, so that receptive fields are not where they seem."""
     torch.manual_seed(3)
     return nn.Sequential(
-        nn.Conv2d(3, 6, 5, stride=2, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2),
-        nn.Conv2d(6, 5, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Conv2d(3, 6, 5, stride=2, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(6, 5, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
         nn.Linear(5, 4),
-    ).eval()  # fmt: skip
+    ).eval()
 
 
 # Convolution: positions 1, 3, 5 …; pooling: the middle of three of these.
@@ -102,9 +107,14 @@ def test_every_iou_equals_the_definition(
         values = maps(7)["real"][name]
         thresholds = np.array([by_hand.threshold(v, QUANTILE) for v in values.swapaxes(0, 1)])
         ious = by_hand.dissect(
-            folder, values, thresholds, centers[name], 32, list(data.categories),
+            folder,
+            values,
+            thresholds,
+            centers[name],
+            32,
+            list(data.categories),
             lite=counting == "netdissect-lite",
-        )  # fmt: skip
+        )
         check(found[name]["real"], thresholds, ious)
         assert (ious > 0).sum() > 20
 
@@ -128,9 +138,14 @@ def test_chance_is_the_same_count_with_the_labels_of_other_images(folder: Path, 
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(5)).tolist()
     assert sorted(order) == list(range(len(data)))
     ious = by_hand.dissect(
-        folder, maps(settings.batch_size)["real"]["3"], found.thresholds.numpy(), CENTERS["3"], 32,
-        list(data.categories), order=order,
-    )  # fmt: skip
+        folder,
+        maps(settings.batch_size)["real"]["3"],
+        found.thresholds.numpy(),
+        CENTERS["3"],
+        32,
+        list(data.categories),
+        order=order,
+    )
     np.testing.assert_allclose(found.permuted_iou, ious.max(axis=1), atol=1e-6)
     assert not np.allclose(found.permuted_iou, found.iou)
 
@@ -204,9 +219,18 @@ def test_neither_batches_nor_passes_change_anything(folder: Path, whole: dict) -
 
 def dissector(data: BrodenData, memory: int = 2**31, **more: object) -> Dissector:
     return Dissector(
-        prepare(network()), data, ATTACK, layers=("0", "3"), quantile=QUANTILE,
-        upsampling="receptive-field", counting="category", top=8, memory=memory, seed=0, **more,
-    )  # fmt: skip
+        prepare(network()),
+        data,
+        ATTACK,
+        layers=("0", "3"),
+        quantile=QUANTILE,
+        upsampling="receptive-field",
+        counting="category",
+        top=8,
+        memory=memory,
+        seed=0,
+        **more,
+    )
 
 
 @pytest.mark.parametrize("memory", [2**31, 0])

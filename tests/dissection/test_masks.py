@@ -22,8 +22,9 @@ def dense(found: module.Masks, images: int, units: int, shape: tuple[int, int]) 
     assert torch.equal(image, found.images.long())
     result.index_put_(
         (image, found.units.long(), places % (shape[0] * shape[1])),
-        torch.ones(1, dtype=torch.int64), accumulate=True,
-    )  # fmt: skip
+        torch.ones(1, dtype=torch.int64),
+        accumulate=True,
+    )
     assert result.max() <= 1  # no pixel twice
     return result.view(images, units, *shape) > 0
 
@@ -32,13 +33,23 @@ sides = st.tuples(st.integers(1, 7), st.integers(1, 7))
 
 
 @given(
-    sides, st.tuples(st.integers(1, 20), st.integers(1, 20)), st.integers(8, 40),
-    st.integers(-40, 20), st.integers(1, 90), st.integers(1, 9), st.integers(0, 10_000),
-)  # fmt: skip
+    sides,
+    st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    st.integers(8, 40),
+    st.integers(-40, 20),
+    st.integers(1, 90),
+    st.integers(1, 9),
+    st.integers(0, 10_000),
+)
 def test_cells_give_the_masks_of_dense_upsampling(
-    side: tuple[int, int], shape: tuple[int, int], image: int, start: int, size: int, stride: int,
+    side: tuple[int, int],
+    shape: tuple[int, int],
+    image: int,
+    start: int,
+    size: int,
+    stride: int,
     seed: int,
-) -> None:  # fmt: skip
+) -> None:
     fields = Fields((start, start + 1), (size, size + 2), (stride, stride + 1))
     random = torch.Generator().manual_seed(seed)
     maps = torch.randn(2, 3, *side, generator=random).relu()
@@ -96,8 +107,9 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     cells = Cells.above(maps, limits)
     whole = masks(cells, limits, upsampling)
     monkeypatch.setattr(module, "CHUNK", 40)
-    for ours, theirs in zip(vars(masks(cells, limits, upsampling)).values(), vars(whole).values(),
-                            strict=True):  # fmt: skip
+    for ours, theirs in zip(
+        vars(masks(cells, limits, upsampling)).values(), vars(whole).values(), strict=True
+    ):
         assert torch.equal(ours, theirs)
 
 

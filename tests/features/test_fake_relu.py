@@ -108,9 +108,13 @@ def test_only_the_last_relu():
     """One further in front blocks as ever: its gradient is nobody's direction."""
     torch.manual_seed(0)
     network = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(),
+        nn.Conv2d(3, 4, 3),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 3),
+        nn.ReLU(),
+        nn.Flatten(),
         nn.Linear(64, 2),
-    )  # fmt: skip
+    )
     with torch.no_grad():
         network[0].bias.fill_(-50)
         network[2].bias.fill_(1)

@@ -79,9 +79,13 @@ def test_robustness_library():
     """MadryLab's robustness 1.2.1, attacker.py and attack_steps.py, with its published losses."""
     torch.manual_seed(0)
     network = nn.Sequential(
-        nn.Conv2d(3, 8, 3, 2, 1), nn.Tanh(), nn.Flatten(), nn.Linear(128, 12), nn.Tanh(),
+        nn.Conv2d(3, 8, 3, 2, 1),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(128, 12),
+        nn.Tanh(),
         nn.Linear(12, 4),
-    )  # fmt: skip
+    )
     starts, targets = torch.rand(2, 5, 3, 8, 8)
     wanted = network[:-1](targets).detach()
 

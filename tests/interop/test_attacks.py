@@ -118,9 +118,12 @@ class Wrong:
 
 def adapted(result):
     return TorchattacksAttack(
-        name="torchattacks:Wrong", threat=Ball(norm="Linf", epsilon=0.1), steps=1, kind=Wrong,
+        name="torchattacks:Wrong",
+        threat=Ball(norm="Linf", epsilon=0.1),
+        steps=1,
+        kind=Wrong,
         settings={"eps": 0.1, "result": result},
-    )  # fmt: skip
+    )
 
 
 WRONG = {

@@ -66,8 +66,12 @@ def test_captums_own_call_gives_the_same(text, theirs, smooth, pixels, labels):
 
 
 def test_baselines_in_words():
-    words = {"Saliency": "", "DeepLift": "black", "DeepLift(baseline=noise)": "noise",
-             "GradientShap": "background"}  # fmt: skip
+    words = {
+        "Saliency": "",
+        "DeepLift": "black",
+        "DeepLift(baseline=noise)": "noise",
+        "GradientShap": "background",
+    }
     assert {t: make_attribution(f"captum:{t}").starts_from for t in words} == words
 
 
@@ -153,9 +157,11 @@ def test_a_black_image_has_no_gap_on_black(smooth, pixels):
 
 
 DRAWN = {
-    "GradientShap(n_samples=4, stdevs=.1)", "IntegratedGradients(n_steps=4, baseline=noise)",
-    "NoiseTunnel(attribution_method=Saliency, nt_samples=3)", "KernelShap(n_samples=10)",
-}  # fmt: skip
+    "GradientShap(n_samples=4, stdevs=.1)",
+    "IntegratedGradients(n_steps=4, baseline=noise)",
+    "NoiseTunnel(attribution_method=Saliency, nt_samples=3)",
+    "KernelShap(n_samples=10)",
+}
 
 
 @pytest.mark.parametrize("text", sorted(DRAWN))
@@ -176,9 +182,10 @@ def test_memory_is_that_of_a_chunk(smooth, pixels, monkeypatch):
     sizes = []
     forward = attributions._Score.forward
     monkeypatch.setattr(
-        attributions._Score, "forward",
+        attributions._Score,
+        "forward",
         lambda self, x, y: (sizes.append(len(x)), forward(self, x, y))[1],
-    )  # fmt: skip
+    )
     method = make_attribution("captum:IntegratedGradients(n_steps=20)", batch_size=6)
     found = method(smooth, pixels[:2])
     assert max(sizes) <= 6

@@ -14,14 +14,27 @@ foolbox, torchattacks = library("foolbox"), library("torchattacks")
 captum = library("captum", "captum.attr")
 
 SMALL = {
-    "steps": 2, "iters": 2, "n_restarts": 1, "max_evals": 20, "popsize": 4, "n_queries": 4,
-    "max_iterations": 10, "binary_search_steps": 2, "num_classes": 5, "n_classes": 5,
-    "initial_num_evals": 5, "max_num_evals": 10, "max_iter": 2, "times": 2,
-}  # fmt: skip
+    "steps": 2,
+    "iters": 2,
+    "n_restarts": 1,
+    "max_evals": 20,
+    "popsize": 4,
+    "n_queries": 4,
+    "max_iterations": 10,
+    "binary_search_steps": 2,
+    "num_classes": 5,
+    "n_classes": 5,
+    "initial_num_evals": 5,
+    "max_num_evals": 10,
+    "max_iter": 2,
+    "times": 2,
+}
 COMPILED = {
-    "L0BrendelBethgeAttack": "L0", "L1BrendelBethgeAttack": "L1", "L2BrendelBethgeAttack": "L2",
+    "L0BrendelBethgeAttack": "L0",
+    "L1BrendelBethgeAttack": "L1",
+    "L2BrendelBethgeAttack": "L2",
     "LinfinityBrendelBethgeAttack": "Linf",
-}  # fmt: skip
+}
 """Attacks that take a minute to compile → their norms: they are made here, and not run."""
 NO_ATTACK = {
     "Attack": "what attacks of foolbox are made from",
@@ -46,11 +59,14 @@ NO_ATTRIBUTION = {
     "LimeBase": "missing a required argument",
 }
 NEEDED = {
-    "GuidedGradCam": "layer=conv2", "NoiseTunnel": "attribution_method=Saliency, nt_samples=2",
-    "Occlusion": "sliding_window_shapes=(3,4,4)", "KernelShap": "n_samples=4",
-    "Lime": "n_samples=4", "ShapleyValueSampling": "n_samples=1",
+    "GuidedGradCam": "layer=conv2",
+    "NoiseTunnel": "attribution_method=Saliency, nt_samples=2",
+    "Occlusion": "sliding_window_shapes=(3,4,4)",
+    "KernelShap": "n_samples=4",
+    "Lime": "n_samples=4",
+    "ShapleyValueSampling": "n_samples=1",
     "IntegratedGradients": "n_steps=2",
-}  # fmt: skip
+}
 
 
 def classes(module):

@@ -147,7 +147,10 @@ FILES: dict[str, Callable[[Path], bytes]] = {
     # what is deep
     "deep-function.pt": lambda path: weights(named("a", "b") + b")R" * 60_000),
     "deep-parameter.pt": lambda path: weights(
-        named("torch._utils", "_rebuild_parameter") + b"\x940" + b"h\0" * 20_000 + tensor()
+        named("torch._utils", "_rebuild_parameter")
+        + b"\x940"
+        + b"h\0" * 20_000
+        + tensor()
         + b"\x85R" * 20_000
     ),
     "deep-storage-name.pt": lambda path: legacy(keys=DEEP + b"\x85", rest=EIGHT),
@@ -162,15 +165,17 @@ FILES: dict[str, Callable[[Path], bytes]] = {
         b"}" + text("k" * 4 * MB) + b"Ns" + text("k" * 4 * MB) + b"\x940" + b"h\0Ns" * 50_000
     ),
     "long-equal-storages.pt": lambda path: content(
-        text("s" * 4 * MB) + b"\x940"
-        + many(9_000, lambda i: text(f"a{i}") + tensor(
-            STORAGE.replace(text("0"), b"h\0") + b"tQ"))
+        text("s" * 4 * MB)
+        + b"\x940"
+        + many(9_000, lambda i: text(f"a{i}") + tensor(STORAGE.replace(text("0"), b"h\0") + b"tQ"))
     ),
     "long-module.pt": lambda path: content(
         text("m" * 8 * MB) + b"\x940" + b"h\0h\0\x930" * 45_000 + b"}"
     ),
     "many-axes.pt": lambda path: content(
-        b"(" + b"K\1" * 30_000 + b"t\x940"
+        b"("
+        + b"K\1" * 30_000
+        + b"t\x940"
         + many(5_000, lambda i: text(f"a{i}") + tensor(size=b"h\0", stride=b"h\0"))
     ),
     "many-dots.pt": lambda path: saved({f"{i}{'.' * 990}": torch.zeros(1) for i in range(3_000)}),
@@ -195,8 +200,11 @@ FILES: dict[str, Callable[[Path], bytes]] = {
     "negative-storage.pt": lambda path: weights(tensor(storage=STORAGE[:-2] + number(-1) + b"tQ")),
     # views that claim what they have not
     "400-000-classes.pt": lambda path: saved(
-        {**state(), "linear.weight": torch.zeros(1, 4).expand(400_000, 4),
-         "linear.bias": torch.zeros(1).expand(400_000)}
+        {
+            **state(),
+            "linear.weight": torch.zeros(1, 4).expand(400_000, 4),
+            "linear.bias": torch.zeros(1).expand(400_000),
+        }
     ),
     "overlapping-windows.pt": lambda path: saved(
         {**state(), "linear.weight": torch.zeros(100_000).as_strided((90_000, 9_000), (1, 1))}
@@ -217,14 +225,21 @@ FILES: dict[str, Callable[[Path], bytes]] = {
         keys=text("0") + b"\x940(" + b"h\0" * 90_000 + b"t", rest=EIGHT * 90_000
     ),
     "all-states.pt": lambda path: content(
-        many(90_000, lambda i: number(i) + b"N") + b"\x940"
-        + b"}(" + b"".join(text(k) + b"h\0" for k in ("model", "net", "ema", "network")) + b"u"
+        many(90_000, lambda i: number(i) + b"N")
+        + b"\x940"
+        + b"}("
+        + b"".join(text(k) + b"h\0" for k in ("model", "net", "ema", "network"))
+        + b"u"
     ),
     "long-pairs.pt": lambda path: content(
-        b"](" + b"".join(b"(K\1Nl" for _ in range(40_000)) + b"e\x940"
-        + b"}(" + b"".join(
+        b"]("
+        + b"".join(b"(K\1Nl" for _ in range(40_000))
+        + b"e\x940"
+        + b"}("
+        + b"".join(
             text(k) + named("collections", "OrderedDict") + b"h\0\x85R"
-            for k in ("model", "net", "ema", "network"))
+            for k in ("model", "net", "ema", "network")
+        )
         + b"u"
     ),
     # archives
@@ -235,8 +250,8 @@ FILES: dict[str, Callable[[Path], bytes]] = {
     "no-root.pt": lambda path: archive({"/": b""}),
     "large-byteorder.pt": lambda path: archive({"a/byteorder": bytes(40 * MB), "a/data.pkl": b""}),
     "encrypted.pt": lambda path: archive(
-        {"a/data.pkl": b"\x80\x04}."}, lambda b: b.replace(b"PK\1\2\x14\x03\x14\0\0",
-                                                         b"PK\1\2\x14\x03\x14\0\1")
+        {"a/data.pkl": b"\x80\x04}."},
+        lambda b: b.replace(b"PK\1\2\x14\x03\x14\0\0", b"PK\1\2\x14\x03\x14\0\1"),
     ),
     "other-size.pt": lambda path: saved(state()).replace(
         struct.pack("<II", 432, 432), struct.pack("<II", 432, 400)
@@ -266,4 +281,4 @@ FILES: dict[str, Callable[[Path], bytes]] = {
     "long-statistics.safetensors": lambda path: statistics("x" * 2 * MB),
     "many-statistics.safetensors": lambda path: statistics("1 " * MB),
     "escape-statistics.safetensors": lambda path: statistics(ESCAPE),
-}  # fmt: skip
+}

@@ -23,7 +23,10 @@ FORMS = {  # the file, the prefix found, the copies found, whether a normalizer 
     "plain": (lambda: state(), "", (), False),
     "DataParallel": (lambda: prefixed("module."), "", (), False),
     "DataParallel around a part": (
-        lambda: {n.replace("conv.", "conv.module."): t for n, t in state().items()}, "", (), False,
+        lambda: {n.replace("conv.", "conv.module."): t for n, t in state().items()},
+        "",
+        (),
+        False,
     ),
     "torch.compile": (lambda: prefixed("_orig_mod.module."), "", (), False),
     "any wrapper": (lambda: prefixed("a.b.c."), "a.b.c.", (), False),
@@ -34,29 +37,43 @@ FORMS = {  # the file, the prefix found, the copies found, whether a normalizer 
             **normalizer("module.attacker.normalize.new_mean", "module.attacker.normalize.new_std"),
             **prefixed("module.attacker.model."),
         },
-        "model.", ("attacker.model.",), True,
+        "model.",
+        ("attacker.model.",),
+        True,
     ),
     "robustness, own network": (
         lambda: {
             **normalizer("normalizer.new_mean", "normalizer.new_std"),
-            **prefixed("model.model."), **prefixed("attacker.model.model."),
+            **prefixed("model.model."),
+            **prefixed("attacker.model.model."),
         },
-        "model.model.", ("attacker.model.model.",), True,
+        "model.model.",
+        ("attacker.model.model.",),
+        True,
     ),
     "RobustBench": (
-        lambda: {**normalizer("normalize.mean", "normalize.std", (1, 3, 1, 1)),
-                 **prefixed("model.")},
-        "model.", (), True,
+        lambda: {
+            **normalizer("normalize.mean", "normalize.std", (1, 3, 1, 1)),
+            **prefixed("model."),
+        },
+        "model.",
+        (),
+        True,
     ),
     "a sequence": (
         lambda: {**normalizer("module.0.mean", "module.0.std"), **prefixed("module.1.")},
-        "1.", (), True,
+        "1.",
+        (),
+        True,
     ),
     "mu and sigma": (lambda: {**normalizer("mu", "sigma", (1, 3, 1, 1)), **state()}, "", (), True),
     "an equal copy": (
-        lambda: {**prefixed("net."), **prefixed("best_net.")}, "net.", ("best_net.",), False,
+        lambda: {**prefixed("net."), **prefixed("best_net.")},
+        "net.",
+        ("best_net.",),
+        False,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -74,8 +91,11 @@ def test_wrappers(form):
     if normalized:
         assert found.mean == pytest.approx((0.1, 0.2, 0.3))
         assert found.std == pytest.approx((0.4, 0.5, 0.6))
-        assert set(found.normalizers) == {n for n in file if n.split(".")[-1] in (
-            "mean", "std", "new_mean", "new_std", "mu", "sigma")}  # fmt: skip
+        assert set(found.normalizers) == {
+            n
+            for n in file
+            if n.split(".")[-1] in ("mean", "std", "new_mean", "new_std", "mu", "sigma")
+        }
     else:
         assert (found.mean, found.std, found.normalizers) == (None, None, ())
 
@@ -91,9 +111,11 @@ def test_what_fits_nothing_is_named():
 def test_counters_are_dropped_by_themselves():
     one = torch.ones(1)
     counters = {
-        "n_averaged": torch.tensor(3), "module.total_ops": one, "module.conv.total_params": one,
+        "n_averaged": torch.tensor(3),
+        "module.total_ops": one,
+        "module.conv.total_params": one,
         "head.num_batches_tracked": torch.tensor(1),
-    }  # fmt: skip
+    }
     found = match({**prefixed("module."), **counters}, OWN)
     assert (set(found.counters), found.unknown) == (set(counters), ())
     large = {"total_ops": torch.ones(2), "total_opsets": one, "n_averaged.weight": one}
@@ -155,7 +177,7 @@ def test_tensors_with_three_values_are_no_normalizers_unless_they_are_left_over(
             "conv.bias and module.conv.bias name the same tensor",
         ),
     ],
-)  # fmt: skip
+)
 def test_contradictions(file, message):
     with pytest.raises(ValueError, match=message):
         match(file(), OWN)
@@ -164,6 +186,10 @@ def test_contradictions(file, message):
 def test_copies_of_another_shape_than_the_networks_are_not_compared():
     """They may be of any size; the wrong shape is said when they are loaded."""
     huge = torch.zeros(1).expand(1 << 40)
-    file = {**prefixed("a."), **prefixed("bb."), "a.conv.bias": huge, "bb.conv.bias":
-            torch.ones(1).expand(1 << 40)}  # fmt: skip
+    file = {
+        **prefixed("a."),
+        **prefixed("bb."),
+        "a.conv.bias": huge,
+        "bb.conv.bias": torch.ones(1).expand(1 << 40),
+    }
     assert match(file, OWN).tensors["conv.bias"].shape == (1 << 40,)

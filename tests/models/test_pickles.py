@@ -13,11 +13,36 @@ from advlens.models.pickles import Call, Name, Reference, UnsafeError, read_pick
 
 SHARED = [1, 2]
 PLAIN = [
-    None, True, False, 0, -1, 255, 65535, 1 << 31, -(1 << 40), 1 << 2000, 0.1, -1e300, "", "a",
-    "ä\n\u2028", "x" * 300, [], [1, [2, [3]]], (), (1,), (1, 2), (1, 2, 3),
-    (1, 2, 3, 4), {}, {"a": 1}, {"a": {"b": [None]}, 3: (True,), None: 0, 1.5: 1},
-    [SHARED, SHARED], collections.OrderedDict(a=1, b=[2]), collections.defaultdict(list, a=[1]),
-]  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    255,
+    65535,
+    1 << 31,
+    -(1 << 40),
+    1 << 2000,
+    0.1,
+    -1e300,
+    "",
+    "a",
+    "ä\n\u2028",
+    "x" * 300,
+    [],
+    [1, [2, [3]]],
+    (),
+    (1,),
+    (1, 2),
+    (1, 2, 3),
+    (1, 2, 3, 4),
+    {},
+    {"a": 1},
+    {"a": {"b": [None]}, 3: (True,), None: 0, 1.5: 1},
+    [SHARED, SHARED],
+    collections.OrderedDict(a=1, b=[2]),
+    collections.defaultdict(list, a=[1]),
+]
 RAW = [b"", b"raw", b"r" * 300, {b"k": 2}, b"\xff"]
 
 
@@ -139,11 +164,16 @@ def test_extensions_of_copyreg_are_unknown():
 @pytest.mark.parametrize(
     ("module", "name"),
     [
-        ("os", "system"), ("posix", "system"), ("builtins", "eval"), ("__builtin__", "eval"),
-        ("builtins", "__import__"), ("subprocess", "Popen"), ("importlib.util", "x"),
+        ("os", "system"),
+        ("posix", "system"),
+        ("builtins", "eval"),
+        ("__builtin__", "eval"),
+        ("builtins", "__import__"),
+        ("subprocess", "Popen"),
+        ("importlib.util", "x"),
         ("multiprocessing.util", "spawnv_passfds"),
     ],
-)  # fmt: skip
+)
 def test_names_that_occur_in_attacks_are_refused(module, name):
     for content in (named(module, name) + b".", b"(i" + f"{module}\n{name}\n".encode() + b"."):
         with pytest.raises(UnsafeError, match=name):
@@ -176,7 +206,7 @@ def test_other_names_are_names(module, name):
         (b"N" * 200_001 + b".", "more than 200,000 instructions"),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_damage(content, message):
     with pytest.raises(Exception, match=message):
         read_pickle(io.BytesIO(content))

@@ -94,8 +94,10 @@ def test_as_many_classes_as_the_file_has(spec, tmp_path):
     kind, name = spec.split(":")
     build = torchvision.models.get_model if kind == "torchvision" else timm.create_model
     network = build(name, num_classes=7)
-    torch.save({"state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}},
-               tmp_path / "seven.pt")  # fmt: skip
+    torch.save(
+        {"state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}},
+        tmp_path / "seven.pt",
+    )
     classifier = load_model(f"{spec}:32@{tmp_path / 'seven.pt'}")
     images = torch.rand(2, 3, 32, 32)
     normalized = (images - classifier.mean) / classifier.std
@@ -165,9 +167,10 @@ def test_weights_that_ask_for_classes_in_vain(head, tmp_path, monkeypatch):
     """Only the network of 1000 classes is built, and the file does not fit it."""
     built, build = [], torchvision.models.get_model
     monkeypatch.setattr(
-        torchvision.models, "get_model",
+        torchvision.models,
+        "get_model",
         lambda name, **given: built.append(given["num_classes"]) or build(name, **given),
-    )  # fmt: skip
+    )
     tensors = build("resnet18").state_dict() | head
     tensors = {name: tensor for name, tensor in tensors.items() if name in head or "fc" not in name}
     torch.save(tensors, tmp_path / "w.pt")
@@ -216,9 +219,13 @@ def test_unknown_names(spec, message):
     ],
 )
 def test_what_cannot_be_built(spec, message, monkeypatch):
-    monkeypatch.setattr(timm, "create_model", lambda *a, create=timm.create_model, **k: (
-        create("vit_tiny_patch16_224", pretrained_cfg=timm.get_pretrained_cfg(a[0]),
-               num_classes=2)))  # fmt: skip
+    monkeypatch.setattr(
+        timm,
+        "create_model",
+        lambda *a, create=timm.create_model, **k: create(
+            "vit_tiny_patch16_224", pretrained_cfg=timm.get_pretrained_cfg(a[0]), num_classes=2
+        ),
+    )
     with pytest.raises(ModelError, match=message):
         load_model(spec)
 

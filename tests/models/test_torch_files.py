@@ -15,10 +15,20 @@ from advlens.models.torch_files import torch_file
 
 BASE = torch.arange(24.0)
 DTYPES = [
-    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.uint8,
-    torch.int16, torch.int32, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn,
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+    torch.int8,
+    torch.uint8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+    torch.bool,
+    torch.complex64,
+    torch.float8_e4m3fn,
     torch.uint16,
-]  # fmt: skip
+]
 VALUES = {
     **{str(dtype): BASE.to(dtype) for dtype in DTYPES},
     "matrix": BASE.view(4, 6),
@@ -66,9 +76,12 @@ def test_shared_storages_are_read_once(legacy, tmp_path):
 @each_form
 def test_only_tensors_are_tensors(legacy, tmp_path):
     content = {
-        "n": 3, "t": [BASE], "a": argparse.Namespace(x=1), "s": torch.eye(3).to_sparse(),
+        "n": 3,
+        "t": [BASE],
+        "a": argparse.Namespace(x=1),
+        "s": torch.eye(3).to_sparse(),
         "size": torch.Size([1]),
-    }  # fmt: skip
+    }
     with torch_file(written(tmp_path / "file", content, legacy)) as file:
         assert [file.tensor(value) for value in file.content.values()] == [None] * 5
         assert file.content["n"] == 3

@@ -135,13 +135,14 @@ LEFTOVERS = {  # what lies in the file, the pattern that leaves it out
         "state_dict_ema",
     ),
     "other copy": (
-        lambda s: {f"{p}.{n}": t + (p == "b") for p in "ab" for n, t in s.items()}, "b.*",
+        lambda s: {f"{p}.{n}": t + (p == "b") for p in "ab" for n, t in s.items()},
+        "b.*",
     ),
     "quantized": (
         lambda s: s | {"head.weight": torch.quantize_per_tensor(torch.ones(3), 1, 0, torch.qint8)},
         "head.weight",
     ),
-}  # fmt: skip
+}
 
 
 @no_warning

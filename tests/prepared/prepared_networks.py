@@ -106,9 +106,14 @@ class Shared(nn.Module):
 def tied() -> nn.Module:
     """Two convolutions with one weight, of which only the first is folded."""
     model = nn.Sequential(
-        nn.Conv2d(3, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3), nn.ReLU(),
-        nn.Conv2d(3, 3, 3, padding=1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(768, 5),
-    )  # fmt: skip
+        nn.Conv2d(3, 3, 3, padding=1, bias=False),
+        nn.BatchNorm2d(3),
+        nn.ReLU(),
+        nn.Conv2d(3, 3, 3, padding=1, bias=False),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(768, 5),
+    )
     model[3].weight = model[0].weight
     return model
 

@@ -14,12 +14,25 @@ from advlens.prepared import Prepared, prepare
 each_network = pytest.mark.parametrize("name", NETWORKS)
 each_quick_network = pytest.mark.parametrize("name", [n for n in NETWORKS if n not in SLOW])
 FOLDED = {
-    "resnet, pad": 7, "resnet, projection": 8, "classifier": 7, "vgg": 2, "vgg, in place": 2,
-    "leaky": 2, "functional": 2, "results ignored": 1, "control flow": 0,
-    "convolution subclass": 1, "norm subclass": 1, "no running statistics": 1, "shared layers": 0,
-    "tied weights": 1, "spectral norm": 1, "weight norm": 1, "torchvision resnet18": 20,
+    "resnet, pad": 7,
+    "resnet, projection": 8,
+    "classifier": 7,
+    "vgg": 2,
+    "vgg, in place": 2,
+    "leaky": 2,
+    "functional": 2,
+    "results ignored": 1,
+    "control flow": 0,
+    "convolution subclass": 1,
+    "norm subclass": 1,
+    "no running statistics": 1,
+    "shared layers": 0,
+    "tied weights": 1,
+    "spectral norm": 1,
+    "weight norm": 1,
+    "torchvision resnet18": 20,
     "torchvision inception": 94,
-}  # fmt: skip
+}
 
 
 def norms(model: nn.Module) -> int:

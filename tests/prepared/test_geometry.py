@@ -41,19 +41,28 @@ class Functions(nn.Module):
 NETWORKS = {
     "plain": nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 5, padding=2), nn.ReLU()),
     "alexnet": nn.Sequential(
-        nn.Conv2d(3, 4, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
-        nn.Conv2d(4, 4, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(4, 4, 3, padding=1),
+        nn.Conv2d(3, 4, 11, stride=4, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(4, 4, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(4, 4, 3, padding=1),
     ),
     "dilated": nn.Sequential(
-        nn.Conv2d(3, 4, 3, dilation=2, padding=1), nn.BatchNorm2d(4), nn.ReLU(),
-        nn.AvgPool2d(2), nn.Conv2d(4, 4, (3, 1), stride=(2, 1), padding="valid"), nn.ReLU(),
+        nn.Conv2d(3, 4, 3, dilation=2, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AvgPool2d(2),
+        nn.Conv2d(4, 4, (3, 1), stride=(2, 1), padding="valid"),
+        nn.ReLU(),
     ),
     "same": nn.Sequential(
         nn.Conv2d(3, 4, 4, padding="same"), nn.GELU(), nn.Conv2d(4, 4, 3, padding="same")
     ),
     "branches": Branches(),
     "functions": Functions(),
-}  # fmt: skip
+}
 
 
 def prepared(name: str) -> Prepared:
@@ -117,8 +126,10 @@ def test_centers_by_hand() -> None:
     # pooling again: 7 + 8; padded convolutions of odd size keep the place
     fields = {layer: prepared("alexnet").fields(layer) for layer in ("0", "3", "6")}
     assert [(f.center, f.stride) for f in fields.values() if f] == [
-        ((3, 3), (4, 4)), ((7, 7), (8, 8)), ((15, 15), (16, 16)),
-    ]  # fmt: skip
+        ((3, 3), (4, 4)),
+        ((7, 7), (8, 8)),
+        ((15, 15), (16, 16)),
+    ]
     # where branches meet, the larger field (3 + 2 · 4 pixels, then 2 · 2 more) counts
     assert prepared("branches").fields("last") == Fields((-7, -7), (15, 15), (2, 2))
     assert prepared("functions").fields("first") == Fields((0, 0), (3, 3), (1, 1))

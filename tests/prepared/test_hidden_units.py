@@ -19,9 +19,14 @@ from advlens.prepared.units import maps_of_hidden
 
 def vit() -> nn.Module:
     return torchvision.models.VisionTransformer(
-        image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=24,
+        image_size=32,
+        patch_size=8,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=16,
+        mlp_dim=24,
         num_classes=5,
-    )  # fmt: skip
+    )
 
 
 def convnext() -> nn.Module:
@@ -31,9 +36,13 @@ def convnext() -> nn.Module:
 
 def swin() -> nn.Module:
     return torchvision.models.SwinTransformer(
-        patch_size=[4, 4], embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=[4, 4],
+        patch_size=[4, 4],
+        embed_dim=8,
+        depths=[1, 1],
+        num_heads=[1, 2],
+        window_size=[4, 4],
         num_classes=5,
-    )  # fmt: skip
+    )
 
 
 def of_timm(name: str, **given: object) -> Callable[[], nn.Module]:
@@ -45,69 +54,103 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, dict[str, str], dict[str
     # how it is built, the images' size, each layer of hidden units with the module that holds its
     # values behind the non-linearity, and the shape of some layers' maps, in order
     "torchvision vit": (
-        vit, 32,
-        {f"encoder.layers.encoder_layer_{n}.mlp.0": f"encoder.layers.encoder_layer_{n}.mlp.1"
-         for n in range(2)},
+        vit,
+        32,
+        {
+            f"encoder.layers.encoder_layer_{n}.mlp.0": f"encoder.layers.encoder_layer_{n}.mlp.1"
+            for n in range(2)
+        },
         {"conv_proj": (16, 4, 4), "encoder.layers.encoder_layer_0.mlp.0": (24, 4, 4)},
     ),
     "timm vit_tiny_patch16_224": (
-        of_timm("vit_tiny_patch16_224", **VIT), 32,
+        of_timm("vit_tiny_patch16_224", **VIT),
+        32,
         {f"blocks.{n}.mlp.fc1": f"blocks.{n}.mlp.act" for n in range(2)},
         {"patch_embed.proj": (192, 2, 2), "blocks.1.mlp.fc1": (768, 2, 2)},
     ),
     "timm vit with registers": (
-        of_timm("vit_little_patch16_reg4_gap_256", **VIT), 32,
+        of_timm("vit_little_patch16_reg4_gap_256", **VIT),
+        32,
         {f"blocks.{n}.mlp.fc1": f"blocks.{n}.mlp.act" for n in range(2)},
         {"blocks.1.mlp.fc1": (1792, 2, 2)},
     ),
     "torchvision convnext": (
-        convnext, 32,
+        convnext,
+        32,
         {f"features.{name}.block.3": f"features.{name}.block.4" for name in ("1.0", "3.0", "3.1")},
-        {"features.0.0": (8, 8, 8), "features.1.0.block.0": (8, 8, 8),
-         "features.1.0.block.3": (32, 8, 8), "features.3.1.block.3": (64, 4, 4)},
+        {
+            "features.0.0": (8, 8, 8),
+            "features.1.0.block.0": (8, 8, 8),
+            "features.1.0.block.3": (32, 8, 8),
+            "features.3.1.block.3": (64, 4, 4),
+        },
     ),
     "timm convnext": (
-        of_timm("convnext_tiny", depths=(1, 1, 1, 1), dims=(8, 16, 16, 16)), 32,
+        of_timm("convnext_tiny", depths=(1, 1, 1, 1), dims=(8, 16, 16, 16)),
+        32,
         {f"stages.{n}.blocks.0.mlp.fc1": f"stages.{n}.blocks.0.mlp.act" for n in range(4)},
         {"stem.0": (8, 8, 8), "stages.1.blocks.0.mlp.fc1": (64, 4, 4)},
     ),
     "torchvision swin": (
-        swin, 32,
+        swin,
+        32,
         {f"features.{n}.0.mlp.0": f"features.{n}.0.mlp.1" for n in (1, 3)},
-        {"features.0.0": (8, 8, 8), "features.1.0.mlp.0": (32, 8, 8),
-         "features.3.0.mlp.0": (64, 4, 4)},
+        {
+            "features.0.0": (8, 8, 8),
+            "features.1.0.mlp.0": (32, 8, 8),
+            "features.3.0.mlp.0": (64, 4, 4),
+        },
     ),
     "timm swin, tokens in a line": (
-        of_timm("swin_tiny_patch4_window7_224", img_size=32, window_size=4, embed_dim=12,
-                depths=(1, 1), num_heads=(1, 2)), 32,
+        of_timm(
+            "swin_tiny_patch4_window7_224",
+            img_size=32,
+            window_size=4,
+            embed_dim=12,
+            depths=(1, 1),
+            num_heads=(1, 2),
+        ),
+        32,
         {f"layers.{n}.blocks.0.mlp.fc1": f"layers.{n}.blocks.0.mlp.act" for n in range(2)},
         {"layers.0.blocks.0.mlp.fc1": (48, 8, 8), "layers.1.blocks.0.mlp.fc1": (96, 4, 4)},
     ),
     "timm mixer": (
-        lambda: MlpMixer(num_classes=5, img_size=64, patch_size=32, num_blocks=1, embed_dim=24), 64,
-        {f"blocks.0.mlp_{kind}.fc1": f"blocks.0.mlp_{kind}.act" for kind in
-         ("tokens", "channels")},
+        lambda: MlpMixer(num_classes=5, img_size=64, patch_size=32, num_blocks=1, embed_dim=24),
+        64,
+        {f"blocks.0.mlp_{kind}.fc1": f"blocks.0.mlp_{kind}.act" for kind in ("tokens", "channels")},
         {"stem.proj": (24, 2, 2), "blocks.0.mlp_channels.fc1": (96, 2, 2)},
     ),
     "torchvision mobilenet_v3_small": (
-        lambda: torchvision.models.mobilenet_v3_small(num_classes=5), 64, {},
+        lambda: torchvision.models.mobilenet_v3_small(num_classes=5),
+        64,
+        {},
         {"features.0.0": (16, 32, 32), "features.12.0": (576, 2, 2)},
     ),
     "torchvision efficientnet_b0": (
-        lambda: torchvision.models.efficientnet_b0(num_classes=5), 32, {},
+        lambda: torchvision.models.efficientnet_b0(num_classes=5),
+        32,
+        {},
         {"features.0.0": (32, 16, 16), "features.8.0": (1280, 1, 1)},
     ),
     "torchvision densenet121": (
-        lambda: torchvision.models.densenet121(num_classes=5), 32, {},
+        lambda: torchvision.models.densenet121(num_classes=5),
+        32,
+        {},
         {"features.conv0": (64, 16, 16), "features.denseblock4.denselayer16.conv2": (32, 1, 1)},
     ),
     "timm resnet18": (
-        of_timm("resnet18"), 64, {}, {"conv1": (64, 32, 32), "layer4.1.conv2": (512, 2, 2)},
+        of_timm("resnet18"),
+        64,
+        {},
+        {"conv1": (64, 32, 32), "layer4.1.conv2": (512, 2, 2)},
     ),
     "timm efficientnet_b0": (
-        of_timm("efficientnet_b0"), 32, {}, {"conv_head": (1280, 1, 1)},
+        of_timm("efficientnet_b0"),
+        32,
+        {},
+        {"conv_head": (1280, 1, 1)},
     ),
-}  # fmt: skip
+}
 each_network = pytest.mark.parametrize("name", NETWORKS)
 with_hidden_units = pytest.mark.parametrize("name", [n for n in NETWORKS if NETWORKS[n][2]])
 

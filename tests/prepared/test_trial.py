@@ -24,9 +24,13 @@ def body() -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = nn.Sequential(
-            nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(2),
-            nn.Flatten(), nn.Linear(24, 5),
-        )  # fmt: skip
+            nn.Conv2d(3, 6, 3),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(24, 5),
+        )
         network[1].running_mean.uniform_(-0.2, 0.2)
         network[1].running_var.uniform_(0.5, 2)
     return network
@@ -174,11 +178,17 @@ class Closed(Around):
 OTHERS = "otherwise its logits or gradients differ beyond rounding"
 STATE = "changes its own state in each pass"
 KINDS = {
-    Autocast: (False, OTHERS), PartlyDetached: (False, OTHERS), Scaled: (True, ""),
-    WithLoss: (True, ""), Strided: (True, "without the channels-last layout"), Viewed: (True, ""),
-    ViewedBranch: (False, "cannot trace the forward of ViewedBranch"), Counting: (False, STATE),
-    BufferCounting: (False, STATE), Closed: (False, "cannot trace"),
-}  # fmt: skip
+    Autocast: (False, OTHERS),
+    PartlyDetached: (False, OTHERS),
+    Scaled: (True, ""),
+    WithLoss: (True, ""),
+    Strided: (True, "without the channels-last layout"),
+    Viewed: (True, ""),
+    ViewedBranch: (False, "cannot trace the forward of ViewedBranch"),
+    Counting: (False, STATE),
+    BufferCounting: (False, STATE),
+    Closed: (False, "cannot trace"),
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)

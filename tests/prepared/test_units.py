@@ -123,12 +123,19 @@ def test_bottleneck_blocks():
 
 def test_layers_are_named_in_the_order_of_execution():
     assert list(prepare(build("classifier")[0]).layers) == [
-        "conv1", "layer1.0.conv1", "layer1.0.conv2", "layer2.0.conv1", "layer2.0.conv2",
-        "layer2.1.conv1", "layer2.1.conv2",
-    ]  # fmt: skip
+        "conv1",
+        "layer1.0.conv1",
+        "layer1.0.conv2",
+        "layer2.0.conv1",
+        "layer2.0.conv2",
+        "layer2.1.conv1",
+        "layer2.1.conv2",
+    ]
     assert list(prepare(build("torchvision resnet18")[0]).layers)[:3] == [
-        "conv1", "layer1.0.conv1", "layer1.0.conv2"
-    ]  # fmt: skip
+        "conv1",
+        "layer1.0.conv1",
+        "layer1.0.conv2",
+    ]
 
 
 def test_last_layer_is_the_one_whose_units_come_last():

@@ -40,8 +40,13 @@ def test_each_model_says_what_the_strongest_attack_leaves(run: Path) -> None:
         worst = min(rows[1:], key=lambda row: float(row["top1"]))
         found = finding(run, f"^{model} (falls|loses|keeps).* under attack")
         loss = 100 * (natural - float(worst["top1"]))
-        for text in (f"{100 * natural:.1f}%", f"{100 * float(worst['top1']):.1f}%",
-                     f"{loss:.1f} points", "PGD-20, L2 ε = 0.5", "n = 1,000"):  # fmt: skip
+        for text in (
+            f"{100 * natural:.1f}%",
+            f"{100 * float(worst['top1']):.1f}%",
+            f"{loss:.1f} points",
+            "PGD-20, L2 ε = 0.5",
+            "n = 1,000",
+        ):
             assert text in found.evidence
         assert found.important
 
@@ -69,10 +74,14 @@ def test_the_order_of_the_models_may_turn(run: Path) -> None:
 
 def test_one_model_may_lead_everywhere(run: Path) -> None:
     change(
-        run, "accuracy",
-        lambda r: r["model"] == "robust" and r["attack"] == "natural"
-        and r.update(top1="0.99", top1_low="0.98", top1_high="1"),
-    )  # fmt: skip
+        run,
+        "accuracy",
+        lambda r: (
+            r["model"] == "robust"
+            and r["attack"] == "natural"
+            and r.update(top1="0.99", top1_low="0.98", top1_high="1")
+        ),
+    )
     claims = [f.claim for f in made(run).findings if f.important]
     assert "robust is the most accurate on natural images." in claims
     assert "robust is the most accurate under PGD-20, L2 ε = 0.5." in claims
@@ -133,9 +142,10 @@ def test_passed_checks_promise_no_more_than_they_show(run: Path) -> None:
 
 def test_a_failed_check_is_a_warning_that_says_what_it_means(run: Path) -> None:
     change(
-        run, "checks",
+        run,
+        "checks",
         lambda r: r["model"] == "robust" and "steps" in r["check"] and r.update(passed="false"),
-    )  # fmt: skip
+    )
     found = finding(run, "sanity checks")
     assert found.claim.startswith("1 of 6 sanity checks failed")
     assert "robust" in found.claim
@@ -148,8 +158,10 @@ def test_a_failed_check_is_a_warning_that_says_what_it_means(run: Path) -> None:
 def test_blocks_hold_every_row(run: Path) -> None:
     tables = {b.file: b for b in made(run).blocks if isinstance(b, TableBlock)}
     assert {name: len(block.rows) for name, block in tables.items()} == {
-        "accuracy.csv": 8, "sweep.csv": 22, "checks.csv": 6,
-    }  # fmt: skip
+        "accuracy.csv": 8,
+        "sweep.csv": 22,
+        "checks.csv": 6,
+    }
     cells = [
         column.cell(tables["accuracy.csv"].rows[0]) for column in tables["accuracy.csv"].columns
     ]

@@ -22,10 +22,17 @@ pytestmark = pytest.mark.usefixtures("no_rendering")
 
 CLASSES = ("cat", "dog", "ship", "frog", "deer", "horse", "bird")
 SETTINGS = AuditSettings(
-    stages=("accuracy", "sweep"), epsilon=0.5, steps=2, fgsm=(4 / 255,), sweep_steps=1,
-    sweep_images=14, batch_size=20, draws=3, device="cpu",
+    stages=("accuracy", "sweep"),
+    epsilon=0.5,
+    steps=2,
+    fgsm=(4 / 255,),
+    sweep_steps=1,
+    sweep_images=14,
+    batch_size=20,
+    draws=3,
+    device="cpu",
     attack=("Pgd(norm=L2, epsilon=.5, steps=2, draws=5)",),
-)  # fmt: skip
+)
 
 
 def classifier(name: str, *, randomized: bool) -> Classifier:

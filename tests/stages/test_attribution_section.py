@@ -15,14 +15,19 @@ from synthetic_run import change, read, write_run, write_table
 
 GRADIENTS = METHODS[:2]
 NAMES = {
-    "IntegratedGradients": "Integrated Gradients", "ExpectedGradients": "Expected Gradients",
+    "IntegratedGradients": "Integrated Gradients",
+    "ExpectedGradients": "Expected Gradients",
     "Random": "Random",
-}  # fmt: skip
+}
 TITLES = {
-    "insertion": "Insertion ↑", "deletion": "Deletion ↓", "sparseness": "Sparseness ↑",
-    "variation": "Total variation ↓", "stability": "Instability ↓", "agreement": "Agreement ↑",
+    "insertion": "Insertion ↑",
+    "deletion": "Deletion ↓",
+    "sparseness": "Sparseness ↑",
+    "variation": "Total variation ↓",
+    "stability": "Instability ↓",
+    "agreement": "Agreement ↑",
     "gap": "Completeness gap ↓",
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -120,9 +125,13 @@ def test_each_measure_says_how_far_ahead_of_random_each_model_is(run: Path) -> N
         if measure == "gap":
             continue
         words = {
-            "insertion": "by insertion", "deletion": "by deletion", "sparseness": "sparser",
-            "variation": "smoother", "stability": "more stable", "agreement": "more alike",
-        }[measure]  # fmt: skip
+            "insertion": "by insertion",
+            "deletion": "by deletion",
+            "sparseness": "sparser",
+            "variation": "smoother",
+            "stability": "more stable",
+            "agreement": "more alike",
+        }[measure]
         found = finding(run, f"^Attributions of robust are [a-z ]*{words}[a-z ]* than those")
         sign = 1 if better == "higher" else -1
         for method in GRADIENTS:
@@ -271,9 +280,14 @@ def test_the_methods_table_says_how_they_were_computed(run: Path) -> None:
     ]
     rows = [[c.cell(row) for c in table.columns] for row in table.rows]
     assert rows[0] == [
-        "Integrated Gradients", "standard", "probability", "10 noise images", "trapezoid", "510",
+        "Integrated Gradients",
+        "standard",
+        "probability",
+        "10 noise images",
+        "trapezoid",
+        "510",
         "100",
-    ]  # fmt: skip
+    ]
     assert rows[3][3:5] == ["training images", "–"]
     assert len(rows) == 4
 
@@ -310,9 +324,7 @@ def test_a_row_is_one_image_as_all_models_see_it(run: Path) -> None:
         assert len(block.rows) == 3
         for rank, row in enumerate(block.rows):
             image, *models = row.columns
-            mine = [
-                p for p in pictures if (p["rank"], p["method"]) == (str(rank), method)
-            ]  # fmt: skip
+            mine = [p for p in pictures if (p["rank"], p["method"]) == (str(rank), method)]
             assert (image.heading, image.pictures[0].alt) == ("Image", f"Image of {row.title}")
             assert [(c.heading, c.pictures[0].file) for c in models] == [
                 (p["model"], p["file"]) for p in mine

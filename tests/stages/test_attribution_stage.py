@@ -30,9 +30,14 @@ from kills import killed
 pytestmark = pytest.mark.usefixtures("no_rendering")
 
 SETTINGS = AuditSettings(
-    stages=("attribution",), explained=5, points=4, baselines=2, samples=4, batch_size=2,
+    stages=("attribution",),
+    explained=5,
+    points=4,
+    baselines=2,
+    samples=4,
+    batch_size=2,
     device="cpu",
-)  # fmt: skip
+)
 CLASSES = ("cat", "dog", "ship")
 
 
@@ -137,8 +142,13 @@ def test_captums_methods_stand_beside_ours(tmp_path: Path) -> None:
     name = "captum:Saliency(abs=False)"
     found = {row["measure"]: row for row in rows(tmp_path, "attribution") if row["method"] == name}
     assert set(found) == {
-        "insertion", "deletion", "sparseness", "variation", "stability", "agreement"
-    }  # fmt: skip
+        "insertion",
+        "deletion",
+        "sparseness",
+        "variation",
+        "stability",
+        "agreement",
+    }
     assert all(row["ahead"] for row in found.values())
     ids = images().subset(5, seed=0).positions
     pixels = (images().images(ids.tolist()).float() / 255).requires_grad_()

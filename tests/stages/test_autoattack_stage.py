@@ -26,9 +26,15 @@ pytestmark = pytest.mark.usefixtures("no_rendering")
 
 CLASSES = ("cat", "dog", "ship", "frog")
 SETTINGS = AuditSettings(
-    stages=("accuracy",), autoattack=24, autoattack_linf=12 / 255, epsilon=1.5, steps=2, fgsm=(),
-    batch_size=10, device="cpu",
-)  # fmt: skip
+    stages=("accuracy",),
+    autoattack=24,
+    autoattack_linf=12 / 255,
+    epsilon=1.5,
+    steps=2,
+    fgsm=(),
+    batch_size=10,
+    device="cpu",
+)
 
 
 def classifier() -> Classifier:
@@ -106,9 +112,10 @@ def test_each_image_counts_by_its_worst_case(tmp_path, calls, no_report):
         assert [(r["after"], round(float(r["top1"]) * 24)) for r in found] == wanted
         low, high = wilson(wanted[-1][1], 24)
         (row,) = [
-            r for r in rows(tmp_path, "accuracy")
+            r
+            for r in rows(tmp_path, "accuracy")
             if (r["attack"], r["norm"]) == ("AutoAttack", norm)
-        ]  # fmt: skip
+        ]
         assert (row["model"], row["n"], row["top5"]) == ("tiny", "24", "")
         assert float(row["epsilon"]) == pytest.approx(epsilon, rel=1e-5)
         assert float(row["top1"]) == pytest.approx(wanted[-1][1] / 24, abs=1e-6)
@@ -146,8 +153,17 @@ def test_the_report_shows_it(tmp_path, calls):
     assert found is not None
     (table,) = found.blocks
     header = [column.header for column in table.columns]
-    assert header == ["Images", "Model", "Natural", "APGD-CE", "APGD-T", "FAB-T", "Square",
-                      "95% interval", "Images (n)"]  # fmt: skip
+    assert header == [
+        "Images",
+        "Model",
+        "Natural",
+        "APGD-CE",
+        "APGD-T",
+        "FAB-T",
+        "Square",
+        "95% interval",
+        "Images (n)",
+    ]
     cells = [[column.cell(row) for column in table.columns] for row in table.rows]
     assert [line[0] for line in cells] == ["AutoAttack, L2 ε = 1.5", "AutoAttack, L∞ ε = 12/255"]
     last = rows(tmp_path, "autoattack")[4]
@@ -201,17 +217,26 @@ def test_an_attack_with_one_other_setting_is_another_attack(text, told, tmp_path
 
 def test_attacks_by_name_are_rows_like_ours(tmp_path, no_report):
     named = (
-        "Pgd(norm=Linf, epsilon=8/255, steps=3)", "foolbox:LinfPGD(epsilon=8/255, steps=3)",
+        "Pgd(norm=Linf, epsilon=8/255, steps=3)",
+        "foolbox:LinfPGD(epsilon=8/255, steps=3)",
         "torchattacks:PGDL2(epsilon=.5, steps=3)",
-    )  # fmt: skip
+    )
     settings = AuditSettings(
-        stages=("accuracy",), steps=1, fgsm=(), epsilon=0.5, batch_size=16, attack=named,
+        stages=("accuracy",),
+        steps=1,
+        fgsm=(),
+        epsilon=0.5,
+        batch_size=16,
+        attack=named,
         device="cpu",
-    )  # fmt: skip
+    )
     audit([classifier()], images(), tmp_path, settings=settings)
     found = rows(tmp_path, "accuracy")
     assert [(row["norm"], row["epsilon"], row["steps"], row["n"]) for row in found] == [
-        ("", "0", "0", "40"), ("L2", "0.5", "1", "40"), ("Linf", "0.0313725", "3", "40"),
-        ("Linf", "0.0313725", "3", "40"), ("L2", "0.5", "3", "40"),
-    ]  # fmt: skip
+        ("", "0", "0", "40"),
+        ("L2", "0.5", "1", "40"),
+        ("Linf", "0.0313725", "3", "40"),
+        ("Linf", "0.0313725", "3", "40"),
+        ("L2", "0.5", "3", "40"),
+    ]
     assert all(float(row["top1"]) <= float(found[0]["top1"]) for row in found)

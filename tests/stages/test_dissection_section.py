@@ -135,9 +135,10 @@ def test_what_was_measured_stands_in_every_caption_of_shares_and_pictures(run: P
 )
 def test_any_attack_is_named(run: Path, attack: str, norm: str, epsilon: str, words: str) -> None:
     change(
-        run, "dissection_images",
+        run,
+        "dissection_images",
         lambda row: row.update(attack=attack, norm=norm, epsilon=epsilon, weight=""),
-    )  # fmt: skip
+    )
     assert words in tables(run, "dissection_shares.csv")[0].caption
 
 
@@ -156,9 +157,10 @@ def test_the_share_on_real_images_carries_its_interval(run: Path) -> None:
 
 def test_a_lead_needs_disjoint_intervals(run: Path) -> None:
     change(
-        run, "dissection_shares",
+        run,
+        "dissection_shares",
         lambda r: r.update(share="0.99", low="0.98", high="1") if r["model"] == "robust" else 0,
-    )  # fmt: skip
+    )
     assert has(run, "^On real images, the units of robust detect a concept most often.")
 
 
@@ -234,9 +236,10 @@ def test_chance_stands_beside_the_shares(run: Path) -> None:
     rows = read(run, "dissection")
     for model in ("standard", "robust"):
         mine = [
-            row for row in rows
+            row
+            for row in rows
             if (row["model"], row["layer"], row["images"]) == (model, LAST, "real")
-        ]  # fmt: skip
+        ]
         hits = sum(float(row["permuted_iou"]) > 0.04 for row in mine)
         low, high = (100 * bound for bound in wilson(hits, len(mine)))
         assert f"{model} {100 * hits / 48:.1f}% ({low:.1f}–{high:.1f}) on real" in found.evidence
@@ -270,10 +273,12 @@ def test_the_table_of_shares_has_each_category_with_its_chance(run: Path) -> Non
             mine = at(units(run, kind), row["Model"], layer)
             assert row["Detectors"] == share(mine)
             chance = [
-                r["category"] for r in read(run, "dissection")
+                r["category"]
+                for r in read(run, "dissection")
                 if (r["model"], r["images"]) == (row["Model"], kind)
-                and layer in (r["layer"], None) and float(r["permuted_iou"]) > 0.04
-            ]  # fmt: skip
+                and layer in (r["layer"], None)
+                and float(r["permuted_iou"]) > 0.04
+            ]
             for category in CATEGORIES:
                 by_chance = f"{100 * chance.count(category) / len(mine):.1f}"
                 value = share(mine, category).split("%")[0]
@@ -321,8 +326,10 @@ def test_the_table_of_fates_has_both_kinds_of_layers(run: Path) -> None:
             mine = fate(run, row["Model"], LAST if row["Layer"] == LAST else None)
             assert row["Gained"] == str(mine["gained"])
             for header, name in (
-                ("Same concept", "kept"), ("Another concept", "changed"), ("None", "lost"),
-            ):  # fmt: skip
+                ("Same concept", "kept"),
+                ("Another concept", "changed"),
+                ("None", "lost"),
+            ):
                 assert row[header].startswith(f"{mine[name]}: ")
 
 
@@ -360,8 +367,16 @@ def test_without_an_attack_only_real_images_are_spoken_of(tmp_path: Path) -> Non
     assert not tables(run, "dissection_transitions.csv")
     headers = [column.header for column in browser(run).columns]
     assert headers == [
-        "Model", "Layer", "Unit", "Concept", "Category", "IoU", "By chance", "LC", "CS1",
-    ]  # fmt: skip
+        "Model",
+        "Layer",
+        "Unit",
+        "Concept",
+        "Category",
+        "IoU",
+        "By chance",
+        "LC",
+        "CS1",
+    ]
     grids = [grid for b in found.blocks if isinstance(b, GridBlock) for grid in b.grids]
     assert all(grid.real and not grid.adversarial for grid in grids)
     assert list(grids[0].measures) == ["Real"]
@@ -374,10 +389,14 @@ def test_without_an_attack_only_real_images_are_spoken_of(tmp_path: Path) -> Non
 def test_a_weak_attack_is_a_warning(run: Path) -> None:
     assert not has(run, "rarely reached")
     change(
-        run, "dissection_images",
-        lambda r: r.update(success="0.1", success_low="0.08", success_high="0.12")
-        if r["model"] == "robust" else None,
-    )  # fmt: skip
+        run,
+        "dissection_images",
+        lambda r: (
+            r.update(success="0.1", success_low="0.08", success_high="0.12")
+            if r["model"] == "robust"
+            else None
+        ),
+    )
     found = finding(run, "^The attack rarely reached its target on robust")
     assert found.warning
     assert "10.0% (8.0–12.0) of the images of robust (n = 1,200)" in found.evidence
@@ -387,10 +406,14 @@ def test_a_weak_attack_is_a_warning(run: Path) -> None:
 
 def test_unequal_success_forbids_the_comparison(run: Path) -> None:
     change(
-        run, "dissection_images",
-        lambda r: r.update(success="0.7", success_low="0.68", success_high="0.72")
-        if r["model"] == "robust" else None,
-    )  # fmt: skip
+        run,
+        "dissection_images",
+        lambda r: (
+            r.update(success="0.7", success_low="0.68", success_high="0.72")
+            if r["model"] == "robust"
+            else None
+        ),
+    )
     assert finding(run, "^Under attack the models cannot be compared").warning
 
 
@@ -492,9 +515,10 @@ def test_units_stand_side_by_side_with_their_concepts(run: Path) -> None:
             value = grid.measures["Adversarial"].split(" ")[-1]
             assert float(value) == pytest.approx(float(row["iou"]), rel=0.006)
             mine = [
-                r for r in pictures
+                r
+                for r in pictures
                 if (r["model"], r["layer"], r["unit"]) == (grid.model, grid.layer, str(grid.unit))
-            ]  # fmt: skip
+            ]
             for cell, picture in zip((*grid.real, *grid.adversarial), mine, strict=True):
                 assert (cell.file, cell.map) == (picture["file"], picture["map"])
                 assert cell.framed == (picture["framed"] == "true")
@@ -507,9 +531,19 @@ def test_the_browser_has_every_unit_with_all_its_measures(run: Path) -> None:
     block = browser(run)
     headers = [column.header for column in block.columns]
     assert headers == [
-        "Model", "Layer", "Unit", "Concept", "Category", "IoU", "By chance", "Under attack",
-        "IoU then", "Change", "LC", "CS1",
-    ]  # fmt: skip
+        "Model",
+        "Layer",
+        "Unit",
+        "Concept",
+        "Category",
+        "IoU",
+        "By chance",
+        "Under attack",
+        "IoU then",
+        "Change",
+        "LC",
+        "CS1",
+    ]
     real = [row for row in read(run, "dissection") if row["images"] == "real"]
     attacked = [row for row in read(run, "dissection") if row["images"] == "adversarial"]
     neurons = {(r["model"], r["layer"], r["unit"]): r for r in read(run, "units")}

@@ -26,23 +26,38 @@ from kills import killed
 pytestmark = pytest.mark.usefixtures("no_rendering")
 
 SETTINGS = DissectSettings(
-    layers=("all",), quantile=0.03, minimum=0.01, steps=2, epsilon=2.0, units=4, batch_size=8,
+    layers=("all",),
+    quantile=0.03,
+    minimum=0.01,
+    steps=2,
+    epsilon=2.0,
+    units=4,
+    batch_size=8,
     device="cpu",
-)  # fmt: skip
+)
 CATEGORIES = ["color", "object", "part", "material", "scene", "texture"]
 
 
 def classifier(name: str = "tiny", seed: int = 0) -> Classifier:
     torch.manual_seed(seed)
     network = nn.Sequential(
-        nn.Conv2d(3, 6, 5, stride=2, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2),
-        nn.Conv2d(6, 5, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Conv2d(3, 6, 5, stride=2, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(6, 5, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
         nn.Linear(5, 3),
-    )  # fmt: skip
+    )
     return Classifier(
-        network, name=name, classes=("cat", "dog", "ship"), image_size=32, resize=32,
+        network,
+        name=name,
+        classes=("cat", "dog", "ship"),
+        image_size=32,
+        resize=32,
         synsets=("n02121620", "n02084071", "n04194289"),
-    ).eval()  # fmt: skip
+    ).eval()
 
 
 def stack(name: str = "stack") -> Classifier:
@@ -84,14 +99,25 @@ def test_every_unit_has_a_row_for_each_kind_of_images(finished: Path) -> None:
     )
     kinds = ("real", "adversarial", "adversarial-reestimated")
     assert found == {
-        **{("tiny", "0", kind): 6 for kind in kinds}, **{("tiny", "3", kind): 5 for kind in kinds},
-        ("stack", "0", "real"): 6, ("stack", "3", "real"): 5,
-    }  # fmt: skip
+        **{("tiny", "0", kind): 6 for kind in kinds},
+        **{("tiny", "3", kind): 5 for kind in kinds},
+        ("stack", "0", "real"): 6,
+        ("stack", "3", "real"): 5,
+    }
     header = list(rows(finished, "dissection")[0])
     assert header == [
-        "model", "layer", "unit", "images", "label", "concept", "category", "iou", "threshold",
-        "permuted_iou", "dead",
-    ]  # fmt: skip
+        "model",
+        "layer",
+        "unit",
+        "images",
+        "label",
+        "concept",
+        "category",
+        "iou",
+        "threshold",
+        "permuted_iou",
+        "dead",
+    ]
 
 
 def test_a_stack_is_dissected_as_the_classifier_that_it_belongs_to(finished: Path) -> None:
@@ -174,8 +200,11 @@ def test_transitions_are_counted_from_the_units(finished: Path) -> None:
 def test_how_the_images_were_attacked_is_recorded(finished: Path) -> None:
     tiny, bare = rows(finished, "dissection_images")
     assert (tiny["attack"], tiny["norm"], tiny["epsilon"], tiny["steps"]) == (
-        "LeastLikely", "L2", "2", "2",
-    )  # fmt: skip
+        "LeastLikely",
+        "L2",
+        "2",
+        "2",
+    )
     assert 0 <= float(tiny["success_low"]) <= float(tiny["success"]) <= float(tiny["success_high"])
     assert (bare["attack"], bare["success"], bare["n"], bare["passes"]) == ("", "", "40", "1")
 
@@ -206,9 +235,12 @@ def test_pictures_show_the_strongest_images_with_their_masks(finished: Path) -> 
 @pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize("killed_after", [2, 6])
 def test_a_killed_dissection_continues_to_the_same_bytes(
-    data: BrodenData, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    data: BrodenData,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     killed_after: int,
-) -> None:  # fmt: skip
+) -> None:
     with killed(monkeypatch, after=killed_after):
         dissect([classifier(), stack()], data, tmp_path, settings=SETTINGS)
     dissect([classifier(), stack()], data, tmp_path, settings=SETTINGS)
@@ -254,15 +286,31 @@ def test_the_adam_attack_is_calibrated_and_its_weight_survives(
 def test_an_audit_dissects_too_where_concepts_are_given(data: BrodenData, tmp_path: Path) -> None:
     pixels = torch.randint(0, 256, (24, 3, 32, 32), generator=torch.Generator().manual_seed(0))
     images = ArrayData(
-        pixels.byte(), name="noise", classes=("cat", "dog", "ship"), synsets=None,
+        pixels.byte(),
+        name="noise",
+        classes=("cat", "dog", "ship"),
+        synsets=None,
         labels=torch.arange(24) % 3,
-    )  # fmt: skip
+    )
     settings = AuditSettings(
-        steps=1, sweep_images=6, sweep_steps=1, neuron_steps=1, batch_size=8, top=0.1,
-        explained=2, points=2, baselines=1, samples=2, visualized=1, visualization_steps=1,
-        inverted=2, inversion_steps=1, generated=1, generation_steps=1,
+        steps=1,
+        sweep_images=6,
+        sweep_steps=1,
+        neuron_steps=1,
+        batch_size=8,
+        top=0.1,
+        explained=2,
+        points=2,
+        baselines=1,
+        samples=2,
+        visualized=1,
+        visualization_steps=1,
+        inverted=2,
+        inversion_steps=1,
+        generated=1,
+        generation_steps=1,
         concepts=f"broden:{data.root}",
-    )  # fmt: skip
+    )
     audit([classifier()], images, tmp_path, settings=settings)
     assert {row["layer"] for row in rows(tmp_path, "dissection")} == {"3"}
     assert {row["layer"] for row in rows(tmp_path, "units")} == {"0", "3"}
@@ -277,7 +325,12 @@ def test_wrong_use_is_one_sentence(data: BrodenData, tmp_path: Path) -> None:
         dissect([classifier()], data, tmp_path / "b", settings=DissectSettings(layers=("x",)))
     with pytest.raises(SettingsError, match="at least one model"):
         dissect([], data, tmp_path / "c")
-    for wrong in ({"quantile": 1.0}, {"minimum": 0.0}, {"layers": ()}, {"units": 0},
-                  {"attack": "adam", "epsilon": 1.0}):  # fmt: skip
+    for wrong in (
+        {"quantile": 1.0},
+        {"minimum": 0.0},
+        {"layers": ()},
+        {"units": 0},
+        {"attack": "adam", "epsilon": 1.0},
+    ):
         with pytest.raises(SettingsError, match=next(iter(wrong)) + "|epsilon"):
             DissectSettings(**wrong)

@@ -22,12 +22,24 @@ from synthetic_features import write_features
 from synthetic_run import change, read, write_run
 
 TABLES = (
-    "inversion", "inversion_pictures", "visualization_pictures", "generation",
+    "inversion",
+    "inversion_pictures",
+    "visualization_pictures",
+    "generation",
     "generation_pictures",
-)  # fmt: skip
+)
 CIFAR10 = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
 LAYER = "192 (192 features)"
 NETWORK = "inception, 2048 features, images resized to 299×299"
 
@@ -188,10 +200,14 @@ def test_one_model_has_its_distances_alone(tmp_path: Path) -> None:
 def test_inversions_that_missed_their_target_are_a_warning(run: Path) -> None:
     assert not has(run, "did not reach")
     change(
-        run, "inversion",
-        lambda row: row["measure"] == "representation" and row["model"] == "standard"
-        and row.update(mean="0.7", low="0.6", high="0.8"),
-    )  # fmt: skip
+        run,
+        "inversion",
+        lambda row: (
+            row["measure"] == "representation"
+            and row["model"] == "standard"
+            and row.update(mean="0.7", low="0.6", high="0.8")
+        ),
+    )
     found = finding(run, "^Inversions did not reach the representations of standard.")
     assert found.warning
     assert "standard, from noise: 0.700 (0.600–0.800)" in found.evidence
@@ -223,9 +239,10 @@ def test_triptychs_have_start_target_and_each_models_inversion(run: Path) -> Non
         for rank, row in enumerate(block.rows):
             mine = rows_of(run, "inversion_pictures", start=start, rank=str(rank))
             assert files(row) == {
-                "Start": [mine[0]["start_file"]], "Target": [mine[0]["target_file"]],
+                "Start": [mine[0]["start_file"]],
+                "Target": [mine[0]["target_file"]],
                 **{r["model"]: [r["file"]] for r in mine},
-            }  # fmt: skip
+            }
             for column, wanted in zip(row.columns[2:], mine, strict=True):
                 assert column.model
                 assert column.pictures[0].caption == number(float(wanted["distance"]))
@@ -235,9 +252,10 @@ def test_triptychs_have_start_target_and_each_models_inversion(run: Path) -> Non
 
 def test_models_of_other_starts_have_rows_of_their_own(run: Path) -> None:
     change(
-        run, "inversion_pictures",
+        run,
+        "inversion_pictures",
         lambda row: row["model"] == "robust" and row.update(start_label="other"),
-    )  # fmt: skip
+    )
     assert [len(b.rows) for b in pictures(run, "inversion_pictures.csv")] == [4, 4]
 
 
@@ -257,9 +275,12 @@ def test_components_stand_beside_the_images_that_activate_them(run: Path) -> Non
         assert list(files(row)) == list(kinds)
         for column in row.columns:
             mine = rows_of(
-                run, "visualization_pictures", model=row.model, component=component,
+                run,
+                "visualization_pictures",
+                model=row.model,
+                component=component,
                 kind=kinds[column.heading],
-            )  # fmt: skip
+            )
             for picture, wanted in zip(column.pictures, mine, strict=True):
                 assert picture.file == wanted["file"]
                 value = number(float(wanted["activation"]))
@@ -285,18 +306,22 @@ def test_the_model_of_lowest_kid_is_named(run: Path) -> None:
 
 def test_fid_and_kid_that_disagree_are_said_to(run: Path) -> None:
     change(
-        run, "generation",
-        lambda row: (row["model"], row["images"], row["measure"]) == ("robust", "generated", "fid")
-        and row.update(mean="160"),
-    )  # fmt: skip
+        run,
+        "generation",
+        lambda row: (
+            (row["model"], row["images"], row["measure"]) == ("robust", "generated", "fid")
+            and row.update(mean="160")
+        ),
+    )
     assert has(run, "^By KID, .* than those by standard; FID orders them otherwise.$")
 
 
 def test_fid_alone_establishes_nothing(run: Path) -> None:
     change(
-        run, "generation",
+        run,
+        "generation",
         lambda row: row["measure"] == "kid" and row.update(measure="confidence"),
-    )  # fmt: skip
+    )
     assert has(run, "FID alone establishes no difference")
     assert "KID" not in [term.name for term in made(run).terms]
 
@@ -311,9 +336,10 @@ def test_generation_is_measured_against_its_starts(run: Path) -> None:
     (real, _) = rows_of(run, "generation", images="real", measure="kid")
     assert f"start images {text(start)}; real against real {text(real)}." in found.evidence
     change(
-        run, "generation",
+        run,
+        "generation",
         lambda row: row["images"] == "start" and widen(row, measure="kid", model="robust"),
-    )  # fmt: skip
+    )
     assert has(run, "in standard; by no established distance in robust.$")
 
 
@@ -366,9 +392,12 @@ def test_the_distance_table_names_n_and_network(run: Path) -> None:
     for row in table:
         for measure in ("fid", "kid"):
             (wanted,) = rows_of(
-                run, "generation", model=row["Model"], images=row["Images"].lower(),
+                run,
+                "generation",
+                model=row["Model"],
+                images=row["Images"].lower(),
                 measure=measure,
-            )  # fmt: skip
+            )
             assert row[measure.upper()] == text(wanted)
         assert (row["Images (n)"], row["Real images"]) == ("5,000", "5,000")
     captions = [b.caption for b in made(run).blocks if isinstance(b, TableBlock)]
@@ -378,9 +407,10 @@ def test_the_distance_table_names_n_and_network(run: Path) -> None:
 
 def test_two_networks_stand_in_a_column(run: Path) -> None:
     change(
-        run, "generation",
+        run,
+        "generation",
         lambda row: row["measure"] == "kid" and row.update(features="other", dimension="64"),
-    )  # fmt: skip
+    )
     table, _ = tables(run, "generation.csv")
     assert len(table) == 12
     assert {row["Features"].split(",")[0] for row in table} == {"inception", "other"}
@@ -399,10 +429,12 @@ def test_generated_images_stand_beside_real_ones(run: Path) -> None:
                 )
             ]
             for heading, model, kind in (
-                ("Real", "standard", "real"), ("Start", "standard", "start"),
-                ("standard", "standard", "generated"), ("robust", "robust", "generated"),
+                ("Real", "standard", "real"),
+                ("Start", "standard", "start"),
+                ("standard", "standard", "generated"),
+                ("robust", "robust", "generated"),
             )
-        }  # fmt: skip
+        }
         assert files(row) == wanted
         assert [column.model for column in row.columns] == [False, False, True, True]
 
@@ -428,9 +460,10 @@ def test_b23_stands_beside_ours_with_what_differs(tmp_path: Path) -> None:
     *_, fid = tables(run, "generation.csv")
     theirs = [(row["Images"], row["FID"], row["Images (n)"]) for row in fid[:3]]
     assert theirs == [
-        ("real data", "5.39", "10,000"), ("standard ResNet-18", "152.29", "10,000"),
+        ("real data", "5.39", "10,000"),
+        ("standard ResNet-18", "152.29", "10,000"),
         ("robust ResNet-18", "88.25", "10,000"),
-    ]  # fmt: skip
+    ]
     assert all(row["Source"] == "B23, Table 2" for row in fid[:3])
     for row, wanted in zip(fid[3:], rows_of(run, "generation", measure="fid"), strict=True):
         assert row["Images"] == f"{wanted['images']}, {wanted['model']}"
@@ -442,9 +475,11 @@ def test_b23_stands_beside_ours_with_what_differs(tmp_path: Path) -> None:
     assert "in place of Inception" not in caption
     _, inversion = tables(run, "inversion.csv")
     assert [(row["Model"], row["Distance"]) for row in inversion[:4]] == [
-        ("standard ResNet-18", "30.1"), ("standard ResNet-18", "30.07"),
-        ("robust ResNet-18", "20.05"), ("robust ResNet-18", "21.18"),
-    ]  # fmt: skip
+        ("standard ResNet-18", "30.1"),
+        ("standard ResNet-18", "30.07"),
+        ("robust ResNet-18", "20.05"),
+        ("robust ResNet-18", "21.18"),
+    ]
     ours = rows_of(run, "inversion", measure=LAYER)
     assert [row["Distance"] for row in inversion[4:]] == [number(float(r["mean"])) for r in ours]
     assert any("three images as one vector" in c for c in captions)

@@ -22,9 +22,16 @@ from kills import killed
 pytestmark = pytest.mark.usefixtures("no_rendering")
 
 SETTINGS = AuditSettings(
-    stages=("visualization", "inversion", "generation"), visualized=2, visualization_steps=6,
-    inverted=3, inversion_steps=5, generated=2, generation_steps=4, batch_size=16, device="cpu",
-)  # fmt: skip
+    stages=("visualization", "inversion", "generation"),
+    visualized=2,
+    visualization_steps=6,
+    inverted=3,
+    inversion_steps=5,
+    generated=2,
+    generation_steps=4,
+    batch_size=16,
+    device="cpu",
+)
 
 
 def images(count: int = 60) -> ArrayData:
@@ -123,10 +130,14 @@ def test_generated_images_are_scored_against_images_that_their_starts_have_not_s
 ) -> None:
     found = {(row["images"], row["measure"]): row for row in rows(finished, "generation")}
     assert set(found) == {
-        ("real", "fid"), ("real", "kid"),
-        *((kind, measure) for kind in ("start", "generated")
-          for measure in ("fid", "kid", "confidence", "recognized")),
-    }  # fmt: skip
+        ("real", "fid"),
+        ("real", "kid"),
+        *(
+            (kind, measure)
+            for kind in ("start", "generated")
+            for measure in ("fid", "kid", "confidence", "recognized")
+        ),
+    }
     for kind in ("start", "generated"):
         row = found[kind, "fid"]
         assert (row["n"], row["n_real"], row["dimension"]) == ("20", "30", "64")

@@ -38,9 +38,15 @@ def context(tmp_path: Path) -> Context:
     )
     classifier = Classifier(network, name="tiny", image_size=10, resize=10).eval()
     return Context(
-        name="tiny", classifier=classifier, prepared=prepare(classifier), data=data,
-        run=Run(tmp_path, {}), number=0, seed=0, batch_size=5,
-    )  # fmt: skip
+        name="tiny",
+        classifier=classifier,
+        prepared=prepare(classifier),
+        data=data,
+        run=Run(tmp_path, {}),
+        number=0,
+        seed=0,
+        batch_size=5,
+    )
 
 
 def attacked(context: Context, kind: str, numbers: list[int]) -> Tensor:
@@ -59,9 +65,15 @@ def made(context: Context, discrepancy: DiscrepancyMap | None) -> list[Row]:
         tops[kind], predicted[kind] = TopK(8, 6), logits.argmax(dim=1)
         tops[kind].update(responses[LAYER], torch.arange(12))
     return picture_rows(
-        context, LAYER, UNITS, ATTACK, tops=tops, predicted=predicted,
-        similarity=torch.eye(3).double(), discrepancy=discrepancy,
-    )  # fmt: skip
+        context,
+        LAYER,
+        UNITS,
+        ATTACK,
+        tops=tops,
+        predicted=predicted,
+        similarity=torch.eye(3).double(),
+        discrepancy=discrepancy,
+    )
 
 
 def png(path: Path) -> np.ndarray:
@@ -83,9 +95,12 @@ def test_each_picture_has_the_map_of_its_image_and_unit(context: Context) -> Non
         shown = (image[0] * 255).round().permute(1, 2, 0).numpy()
         assert np.abs(png(context.folder / row["file"]) - shown).max() <= 1
         alone = METHOD(
-            context.classifier, image, layer=LAYER, units=[[row["unit"]]],
+            context.classifier,
+            image,
+            layer=LAYER,
+            units=[[row["unit"]]],
             ids=torch.tensor([row["id"]]),
-        )  # fmt: skip
+        )
         expected = (highlighted(image[0], alone[0, 0]) * 255).round().permute(1, 2, 0).numpy()
         assert np.abs(png(context.folder / row["map"]) - expected).max() <= 1
 
@@ -99,6 +114,9 @@ def test_without_maps_their_column_is_empty(context: Context) -> None:
 
 
 def test_no_live_unit_no_picture(context: Context) -> None:
-    assert picture_rows(
-        context, LAYER, [], ATTACK, tops={}, predicted={}, similarity=torch.eye(3).double()
-    ) == []  # fmt: skip
+    assert (
+        picture_rows(
+            context, LAYER, [], ATTACK, tops={}, predicted={}, similarity=torch.eye(3).double()
+        )
+        == []
+    )

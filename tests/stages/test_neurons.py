@@ -50,8 +50,10 @@ def test_shown_units_are_the_highest_and_the_median_live_ones() -> None:
     dead = [False] * 8 + [True]
     chosen = choose_units(layer(lc, lc, dead))
     assert [(unit.unit, unit.chosen) for unit in chosen[:3]] == [
-        (0, "highest LC"), (2, "highest LC"), (3, "highest LC"),
-    ]  # fmt: skip
+        (0, "highest LC"),
+        (2, "highest LC"),
+        (3, "highest LC"),
+    ]
     assert [unit.unit for unit in chosen[3:]] == [4, 5, 6]
     assert {unit.chosen for unit in chosen[3:]} == {"median LC"}
     assert [unit.unit for unit in choose_units(layer([0.2, 0.1], [0, 0]))] == [0, 1]

@@ -91,10 +91,17 @@ def test_overlapping_intervals_are_no_change(run: Path) -> None:
 
 def test_a_rise_is_called_a_rise(run: Path) -> None:
     change(
-        run, "table1_d19",
-        lambda row: row.update(consis="0.2", consis_low="0.1", consis_high="0.3",
-                               consis_adv="0.4", consis_adv_low="0.35", consis_adv_high="0.45"),
-    )  # fmt: skip
+        run,
+        "table1_d19",
+        lambda row: row.update(
+            consis="0.2",
+            consis_low="0.1",
+            consis_high="0.3",
+            consis_adv="0.4",
+            consis_adv_low="0.35",
+            consis_adv_high="0.45",
+        ),
+    )
     assert "rises by 100% in standard" in finding(run, "^Under FGSM").claim
 
 
@@ -146,12 +153,21 @@ def test_a_lead_that_only_less_specific_units_make_is_named(run: Path) -> None:
     def curve(model: str, units: list[int], cs1: list[float]) -> list[dict[str, Any]]:
         return [
             {
-                "model": model, "images": "equal-success", "bin_low": low, "bin_high": low + 0.1,
-                "lc": low + 0.05, "cs1": value, "cs1_low": "", "cs1_high": "",
-                "cs2": 0.5, "cs2_low": "", "cs2_high": "", "units": number,
+                "model": model,
+                "images": "equal-success",
+                "bin_low": low,
+                "bin_high": low + 0.1,
+                "lc": low + 0.05,
+                "cs1": value,
+                "cs1_low": "",
+                "cs1_high": "",
+                "cs2": 0.5,
+                "cs2_low": "",
+                "cs2_high": "",
+                "units": number,
             }
             for low, number, value in zip((0.1, 0.2, 0.3), units, cs1, strict=True)
-        ]  # fmt: skip
+        ]
 
     best = finding(run, "^At equal attack success").claim
     assert best.endswith("the units of robust best keep the classes they stand for (highest CS1).")
@@ -164,10 +180,13 @@ def test_a_lead_that_only_less_specific_units_make_is_named(run: Path) -> None:
 
 def test_equal_success_that_was_not_reached_is_a_warning(run: Path) -> None:
     change(
-        run, "consistency",
-        lambda r: r["model"] == "robust"
-        and r.update(success="0.5", success_low="0.4", success_high="0.6"),
-    )  # fmt: skip
+        run,
+        "consistency",
+        lambda r: (
+            r["model"] == "robust"
+            and r.update(success="0.5", success_low="0.4", success_high="0.6")
+        ),
+    )
     found = finding(run, "^Equal success was not reached")
     assert found.warning
 
@@ -175,9 +194,10 @@ def test_equal_success_that_was_not_reached_is_a_warning(run: Path) -> None:
 def test_noise_is_the_control(run: Path) -> None:
     assert not finding(run, "^Noise of the same length changes little").warning
     change(
-        run, "consistency",
+        run,
+        "consistency",
         lambda r: r["images"] == "noise" and r["model"] == "standard" and r.update(mean="0.8"),
-    )  # fmt: skip
+    )
     found = finding(run, "^Noise alone changes what units of standard respond to")
     assert found.warning
     assert "0.800 (" in found.evidence
@@ -190,12 +210,21 @@ def test_trends_follow_the_first_and_the_last_bin_with_enough_units(run: Path) -
     def rows(values: list[tuple[float, float, int]]) -> list[dict[str, Any]]:
         return [
             {
-                "model": "robust", "images": "equal-success", "bin_low": lc, "bin_high": lc + 0.1,
-                "lc": lc, "cs1": cs1, "cs1_low": cs1 - 0.05, "cs1_high": cs1 + 0.05,
-                "cs2": 0.5, "cs2_low": 0.4, "cs2_high": 0.6, "units": units,
+                "model": "robust",
+                "images": "equal-success",
+                "bin_low": lc,
+                "bin_high": lc + 0.1,
+                "lc": lc,
+                "cs1": cs1,
+                "cs1_low": cs1 - 0.05,
+                "cs1_high": cs1 + 0.05,
+                "cs2": 0.5,
+                "cs2_low": 0.4,
+                "cs2_high": 0.6,
+                "units": units,
             }
             for lc, cs1, units in values
-        ]  # fmt: skip
+        ]
 
     write_table(
         run, "curves", rows([(0.1, 0.9, 20), (0.5, 0.7, 30), (0.8, 0.2, 10), (0.9, 0.9, 9)])
@@ -239,9 +268,10 @@ def test_dead_units_are_counted(run: Path, dead: int, claim: str) -> None:
 
 def test_a_single_dead_unit_is_singular(run: Path) -> None:
     change(
-        run, "layers",
+        run,
+        "layers",
         lambda r: r.update(dead=str(int((r["model"], r["layer"]) == ("robust", "conv1")))),
-    )  # fmt: skip
+    )
     assert has(run, "^1 unit is dead")
 
 
@@ -338,9 +368,10 @@ def test_scores_explain_the_four_measures(run: Path) -> None:
     assert adversarial.notes["standard"] == "FGSM, L∞ ε = 1/255; success 62.0%"
     assert cs1.notes["robust"] == "least-likely PGD-10, L2 ε = 2.51; success 95.0%"
     rows = {
-        r["measure"]: float(r["mean"]) for r in read(run, "consistency")
+        r["measure"]: float(r["mean"])
+        for r in read(run, "consistency")
         if (r["model"], r["layer"], r["images"]) == ("robust", "layer2.0.conv2", "equal-success")
-    }  # fmt: skip
+    }
     assert cs1.estimates["robust"].value == rows["cs1"]
     assert cs2.estimates["robust"].value == rows["cs2"]
 

@@ -15,11 +15,21 @@ from synthetic_run import write_run
 
 OLD = {"epoch": 1, "loss": 1.9, "natural": 0.42, "adversarial": 0.31, "n": 1000, "seconds": 252.8}
 NEW = {
-    "epoch": 1, "loss": 2.25, "learning_rate": 0.1, "train_natural_loss": 1.5,
-    "train_natural_accuracy": 0.5, "train_divergence": 0.25, "train_something_new": 7.0,
-    "natural": 0.42, "natural_loss": 1.75, "adversarial": 0.31, "adversarial_loss": 2.5,
-    "n": 1000, "images_per_second": 312.5, "seconds": 252.8,
-}  # fmt: skip
+    "epoch": 1,
+    "loss": 2.25,
+    "learning_rate": 0.1,
+    "train_natural_loss": 1.5,
+    "train_natural_accuracy": 0.5,
+    "train_divergence": 0.25,
+    "train_something_new": 7.0,
+    "natural": 0.42,
+    "natural_loss": 1.75,
+    "adversarial": 0.31,
+    "adversarial_loss": 2.5,
+    "n": 1000,
+    "images_per_second": 312.5,
+    "seconds": 252.8,
+}
 WORDS = Words(recipe="r", objective="o", attack="a", settings="s")
 
 

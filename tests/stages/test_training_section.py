@@ -15,10 +15,16 @@ from synthetic_run import change, read, write_run, write_training
 pytestmark = pytest.mark.usefixtures("no_rendering")
 
 OLD = (
-    "learning_rate", "train_natural_loss", "train_natural_accuracy", "train_adversarial_loss",
-    "train_adversarial_accuracy", "train_divergence", "natural_loss", "adversarial_loss",
+    "learning_rate",
+    "train_natural_loss",
+    "train_natural_accuracy",
+    "train_adversarial_loss",
+    "train_adversarial_accuracy",
+    "train_divergence",
+    "natural_loss",
+    "adversarial_loss",
     "images_per_second",
-)  # fmt: skip
+)
 """What the first trainings did not record."""
 
 
@@ -60,9 +66,10 @@ def text(row: dict[str, float], kind: str) -> str:
 def at(run: Path, model: str, number: int, **values: object) -> None:
     """Change an epoch's values."""
     change(
-        run, "training",
+        run,
+        "training",
         lambda r: (r["model"], r["epoch"]) == (model, str(number)) and r.update(values),
-    )  # fmt: skip
+    )
 
 
 def test_without_its_table_there_is_no_section(run: Path) -> None:
@@ -83,10 +90,14 @@ def test_it_leads_with_what_was_trained_and_which_epoch_was_kept(run: Path) -> N
         assert found.important
         means = [100 * (row["natural"] + row["adversarial"]) / 2 for row in (kept, rows[-1])]
         for part in (
-            text(kept, "natural"), text(kept, "adversarial"), "under PGD-10, L2 ε = 0.5",
+            text(kept, "natural"),
+            text(kept, "adversarial"),
+            "under PGD-10, L2 ε = 0.5",
             f"a mean of {means[0]:.1f}%, the best of all epochs; the last has {means[1]:.1f}%.",
-            "n = 1,000", "SGD with Nesterov momentum 0.9", "It took 3,690 s",
-        ):  # fmt: skip
+            "n = 1,000",
+            "SGD with Nesterov momentum 0.9",
+            "It took 3,690 s",
+        ):
             assert part in found.evidence, part
     assert "Recipe cifar10-standard: SGD" in made(run).findings[0].evidence
     assert "at 900 images/s (median)." in made(run).findings[0].evidence
@@ -161,11 +172,12 @@ def test_the_gap_is_that_of_the_epoch_kept_beyond_its_interval(run: Path) -> Non
     change(run, "training", lambda r: r.update(train_natural_accuracy="0.7"))
     assert "robust has 10.0 points more natural and" in finding(run, "images robust").claim
     change(
-        run, "training",
+        run,
+        "training",
         lambda r: r.update(
             train_natural_accuracy="0.8", train_adversarial_accuracy=r["adversarial"]
         ),
-    )  # fmt: skip
+    )
     assert "no more than its interval" in finding(run, "Accuracy of robust").claim
 
 
@@ -211,8 +223,14 @@ def test_old_trainings_say_what_they_recorded(described: bool, tmp_path: Path) -
     assert not [claim for claim in claims(run) if "training images" in claim]
     (table,) = [block for block in made(run).blocks if isinstance(block, TableBlock)]
     assert [column.header for column in table.columns] == [
-        "Model", "Epoch", "", "Natural, held out", "Adversarial, held out", "Objective", "Time (s)",
-    ]  # fmt: skip
+        "Model",
+        "Epoch",
+        "",
+        "Natural, held out",
+        "Adversarial, held out",
+        "Objective",
+        "Time (s)",
+    ]
 
 
 def test_without_their_number_shares_have_no_interval(run: Path) -> None:
@@ -225,8 +243,9 @@ def test_without_their_number_shares_have_no_interval(run: Path) -> None:
 
 
 def test_one_epoch_has_no_curve_and_no_best(tmp_path: Path) -> None:
-    run = write_training(write_run(tmp_path / "run", models=("only",), shown=1), models=("only",),
-                         epochs=1)  # fmt: skip
+    run = write_training(
+        write_run(tmp_path / "run", models=("only",), shown=1), models=("only",), epochs=1
+    )
     assert [type(block) for block in made(run).blocks] == [TableBlock]
     first = made(run).findings[0]
     assert first.claim.startswith("only was trained for 1 epoch by")

@@ -63,9 +63,15 @@ def test_a_resized_crop_is_torchvisions_of_the_same_box() -> None:
     found = Augmentation(crop=0, resized_crop=(0.05, 1.0))(pixels, numbers, 40)
     for i, (side, top, left) in enumerate(boxes):
         expected = reference.resized_crop(
-            pixels[i].double() / 255, top, left, side, side, [40, 40],
-            interpolation=InterpolationMode.BILINEAR, antialias=False,
-        )  # fmt: skip
+            pixels[i].double() / 255,
+            top,
+            left,
+            side,
+            side,
+            [40, 40],
+            interpolation=InterpolationMode.BILINEAR,
+            antialias=False,
+        )
         if i in (0, 2):
             expected = expected.flip(2)
         edge = 40 // side + 1  # there the neighbors outside the box count here
@@ -126,9 +132,15 @@ def test_angles_are_uniform_between_the_bounds() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"crop": -1}, {"rotation": 200.0}, {"rotation": float("nan")}, {"resized_crop": (0.5, 0.2)},
-     {"resized_crop": (0.0, 1.0)}, {"resized_crop": (0.1, 1.0), "crop": 4}],
-)  # fmt: skip
+    [
+        {"crop": -1},
+        {"rotation": 200.0},
+        {"rotation": float("nan")},
+        {"resized_crop": (0.5, 0.2)},
+        {"resized_crop": (0.0, 1.0)},
+        {"resized_crop": (0.1, 1.0), "crop": 4},
+    ],
+)
 def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(SettingsError, match=next(iter(wrong))):
         Augmentation(**{"crop": 0, **wrong})  # type: ignore[arg-type]

@@ -150,7 +150,7 @@ TERMS = {
         2,
         BOTH,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", TERMS)
@@ -160,9 +160,13 @@ def test_every_objective_trains_in_both_precisions(
 ) -> None:
     objective, passes, terms = TERMS[name]
     settings = Training(
-        objective=objective, epochs=1, batch_size=16, validation=12, precision=precision,
+        objective=objective,
+        epochs=1,
+        batch_size=16,
+        validation=12,
+        precision=precision,
         validation_attack=Pgd(threat=Linf(epsilon=8 / 255), steps=1),
-    )  # fmt: skip
+    )
     weights = train(tmp_path, settings)
     assert all(tensor.isfinite().all() for tensor in weights.values())
     # batch normalization saw each of the 3 steps, and nothing of attacks and validation
@@ -195,9 +199,13 @@ def test_a_run_equals_a_plain_loop(settings: Training, tmp_path: Path) -> None:
     Both in float64: in float32 a ReLU near 0 may switch, and Adam divides gradients by their size.
     """
     settings = dataclasses.replace(
-        settings, epochs=2, batch_size=16, validation=12, seed=5,
+        settings,
+        epochs=2,
+        batch_size=16,
+        validation=12,
+        seed=5,
         augmentation=Augmentation(crop=0, flip=False),
-    )  # fmt: skip
+    )
     ids: list[list[int]] = []
 
     @dataclass(frozen=True)
@@ -413,9 +421,11 @@ def test_fifty_sigkills_at_any_moment_change_no_bit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_leaves_a_checkpoint_and_its_code(
-    number: int, code: int, uninterrupted: tuple[dict[str, Tensor], Path],
+    number: int,
+    code: int,
+    uninterrupted: tuple[dict[str, Tensor], Path],
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     weights, _ = uninterrupted
     process = begin(tmp_path)
     wait_for_checkpoints(tmp_path, process, 2)
@@ -469,9 +479,12 @@ def test_a_signal_while_images_are_read_ends_at_once(
 @pytest.mark.parametrize("name", ["save_checkpoint", "write_text", "save_weights"])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_an_end_between_two_writes_loses_nothing(
-    name: str, after: bool, uninterrupted: tuple[dict[str, Tensor], Path], tmp_path: Path,
+    name: str,
+    after: bool,
+    uninterrupted: tuple[dict[str, Tensor], Path],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     weights, whole = uninterrupted
     real = getattr(loop_module, name)
     for call in (1, 4, 7):

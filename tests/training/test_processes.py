@@ -25,10 +25,17 @@ from together import end, start
 CPU = torch.device("cpu")
 # the change of the weights in one such step is the gradient itself
 ONE_STEP = Training(
-    epochs=1, batch_size=47, validation=13, optimizer="sgd", learning_rate=1.0, momentum=0.0,
-    nesterov=False, weight_decay=0.0, schedule="constant",
+    epochs=1,
+    batch_size=47,
+    validation=13,
+    optimizer="sgd",
+    learning_rate=1.0,
+    momentum=0.0,
+    nesterov=False,
+    weight_decay=0.0,
+    schedule="constant",
     validation_attack=Pgd(threat=L2(epsilon=0.5), steps=2),
-)  # fmt: skip
+)
 OBJECTIVES: dict[str, Objective] = {
     "standard": Standard(),
     "pgd": Adversarial(attack=Pgd(threat=Linf(epsilon=0.1), steps=2, select="last")),

@@ -16,9 +16,13 @@ from advlens.training.objectives import Adversarial
 
 CLASSES = ("cat", "dog", "ship")
 SHORT = Training(
-    objective=Adversarial(), epochs=6, batch_size=16, validation=12, checkpoint_every=0.0,
+    objective=Adversarial(),
+    epochs=6,
+    batch_size=16,
+    validation=12,
+    checkpoint_every=0.0,
     validation_attack=Pgd(threat=L2(epsilon=0.5), steps=2),
-)  # fmt: skip
+)
 
 
 def images(count: int = 60, side: int = 8) -> ArrayData:
@@ -33,9 +37,15 @@ def classifier(seed: int = 0) -> Classifier:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = nn.Sequential(
-            nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 3, 2),
-            nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
-        )  # fmt: skip
+            nn.Conv2d(3, 6, 3, bias=False),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Conv2d(6, 8, 3, 2),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8, 3),
+        )
     return Classifier(network, name="tiny", classes=CLASSES, image_size=8, resize=8)
 
 
@@ -46,7 +56,7 @@ def silent(text: str) -> None:
 def train(
     out: Path,
     settings: Training = SHORT,
-    processes: Processes = Processes(),  # noqa: B008
+    processes: Processes = Processes(),
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
     network = classifier().to(dtype)

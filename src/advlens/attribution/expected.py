@@ -106,9 +106,14 @@ class ExpectedGradients:
                 return starts, alpha[row, sample], torch.full(row.shape, 1 / self.samples)
 
             sums = walk(
-                prepared, images, classes, self.target,
-                samples=self.samples, place=place, batch_size=self.batch_size,
-            )  # fmt: skip
+                prepared,
+                images,
+                classes,
+                self.target,
+                samples=self.samples,
+                place=place,
+                batch_size=self.batch_size,
+            )
             check_finite("ExpectedGradients", sums.scores, sums.each)
             known = uncertainty(logits, classes, self.target)
             gap = completeness(sums.each.sum(dim=1), heights - floors.mean(dim=1), known)

@@ -108,9 +108,12 @@ class IntegratedGradients:
             random = baselines is None and self.baseline == "noise"
             starts = self._starts(images, number_images(images, ids), baselines)
             sums = self._ends(
-                prepared, images, check_labels(labels, images), starts,
+                prepared,
+                images,
+                check_labels(labels, images),
+                starts,
                 self.baselines if random else 1,
-            )  # fmt: skip
+            )
             steps = self._between(prepared, images, starts, sums)
             totals, gap = self._results(sums, steps)
             draws = totals.shape[1]
@@ -174,10 +177,14 @@ class IntegratedGradients:
         while len(left):
             draws = sums.each.shape[1]
             found = walk(
-                model, images[left], sums.classes[left], self.target,
-                samples=draws * len(positions), batch_size=self.batch_size,
+                model,
+                images[left],
+                sums.classes[left],
+                self.target,
+                samples=draws * len(positions),
+                batch_size=self.batch_size,
                 place=partial(_place, starts, left, draws, positions, weights),
-            )  # fmt: skip
+            )
             check_finite("IntegratedGradients", found.scores, found.each)
             sums.values[left] += found.values
             sums.each[left] += found.each.view(len(left), draws, -1).sum(dim=2)
@@ -213,9 +220,14 @@ class _Sums:
 
 
 def _place(
-    starts: Starts, images: Numbers, draws: int, positions: Tensor, weights: Tensor,
-    row: Numbers, sample: Numbers,
-) -> Places:  # fmt: skip
+    starts: Starts,
+    images: Numbers,
+    draws: int,
+    positions: Tensor,
+    weights: Tensor,
+    row: Numbers,
+    sample: Numbers,
+) -> Places:
     """Baselines, α and weights of an image's samples: all points of its first path, and so on."""
     path, point = row * draws + sample // len(positions), sample % len(positions)
     paths, which = torch.unique_consecutive(path, return_inverse=True)

@@ -67,9 +67,14 @@ def walk(
 
 
 def _shares(
-    model: Prepared, images: Images, classes: Labels, target: Target,
-    starts: Images, alpha: Float[Tensor, " k"], weights: Float[Tensor, " k"],
-) -> tuple[Images, Float[Tensor, " k"]]:  # fmt: skip
+    model: Prepared,
+    images: Images,
+    classes: Labels,
+    target: Target,
+    starts: Images,
+    alpha: Float[Tensor, " k"],
+    weights: Float[Tensor, " k"],
+) -> tuple[Images, Float[Tensor, " k"]]:
     """w (x − x′) ∂F, and F, at one point of each path."""
     change = images - starts
     points = torch.addcmul(starts, alpha.to(images).view(-1, 1, 1, 1), change)

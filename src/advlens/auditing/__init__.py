@@ -30,10 +30,14 @@ Models = str | nn.Module | Sequence[str | nn.Module]
 
 
 def audit(
-    models: Models, data: str | ImageData, out: str | Path,
-    *, settings: AuditSettings = AuditSettings(), command: str | None = None,  # noqa: B008 (frozen)
-    processes: Processes = Processes(),  # noqa: B008
-) -> Path:  # fmt: skip
+    models: Models,
+    data: str | ImageData,
+    out: str | Path,
+    *,
+    settings: AuditSettings = AuditSettings(),
+    command: str | None = None,
+    processes: Processes = Processes(),
+) -> Path:
     """Audit classifiers on a labeled image set, continuing what `out` holds.
 
     Args:
@@ -78,19 +82,26 @@ def rehearsed(
 
 
 def _planned(
-    models: Sequence[str | nn.Module], data: str | ImageData, settings: AuditSettings,
-    device: torch.device, check: Check | None,
-) -> tuple[list[Subject], list[list[Stage]]]:  # fmt: skip
+    models: Sequence[str | nn.Module],
+    data: str | ImageData,
+    settings: AuditSettings,
+    device: torch.device,
+    check: Check | None,
+) -> tuple[list[Subject], list[list[Stage]]]:
     subjects = [labeled_subject(model, data, settings, device, check) for model in models]
     distinguish([subject.classifier for subject in subjects])
     return subjects, [audit_stages(subject, settings) for subject in subjects]
 
 
 def dissect(
-    models: Models, data: str | BrodenData, out: str | Path,
-    *, settings: DissectSettings = DissectSettings(), command: str | None = None,  # noqa: B008
-    processes: Processes = Processes(),  # noqa: B008 (frozen)
-) -> Path:  # fmt: skip
+    models: Models,
+    data: str | BrodenData,
+    out: str | Path,
+    *,
+    settings: DissectSettings = DissectSettings(),
+    command: str | None = None,
+    processes: Processes = Processes(),
+) -> Path:
     """Name what the units of some models detect, continuing what `out` holds.
 
     Args:
@@ -162,9 +173,14 @@ def _checked(data: object, settings: object, kind: type[Settings]) -> None:
 
 
 def _walk(
-    out: Path, subjects: Sequence[Subject], stages: Sequence[Sequence[Stage]],
-    settings: Settings, chosen: dict[str, float], command: str, processes: Processes,
-) -> Path:  # fmt: skip
+    out: Path,
+    subjects: Sequence[Subject],
+    stages: Sequence[Sequence[Stage]],
+    settings: Settings,
+    chosen: dict[str, float],
+    command: str,
+    processes: Processes,
+) -> Path:
     """All stages of all models, then the tables, the record and the report."""
     device = local_device(settings.device)
     for subject in subjects:

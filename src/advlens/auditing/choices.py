@@ -51,28 +51,40 @@ def audit_stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
     stages: list[Stage] = [
         AccuracyStage(attacks=_attacks(settings, epsilon, draws), draws=draws),
         SweepStage(
-            epsilon=epsilon, count=settings.sweep_images, steps=settings.sweep_steps, seed=seed,
+            epsilon=epsilon,
+            count=settings.sweep_images,
+            steps=settings.sweep_steps,
+            seed=seed,
             draws=draws,
         ),
         NeuronStage(
-            epsilon=settings.neuron_epsilon or 2 * epsilon, steps=settings.neuron_steps,
-            step_size=settings.neuron_step_size, success=settings.success,
-            fgsm_epsilon=min(settings.fgsm, default=1 / 255), top=settings.top,
-            sigma=settings.sigma, discrepancy=settings.discrepancy, seed=seed, draws=draws,
+            epsilon=settings.neuron_epsilon or 2 * epsilon,
+            steps=settings.neuron_steps,
+            step_size=settings.neuron_step_size,
+            success=settings.success,
+            fgsm_epsilon=min(settings.fgsm, default=1 / 255),
+            top=settings.top,
+            sigma=settings.sigma,
+            discrepancy=settings.discrepancy,
+            seed=seed,
+            draws=draws,
         ),
-    ]  # fmt: skip
+    ]
     if subject.concepts is not None and "dissection" in settings.stages:
         stages.append(
             dissection_stage(
                 subject,
                 DissectSettings(
-                    layers=settings.layers, epsilon=settings.neuron_epsilon or 2 * epsilon,
-                    steps=settings.neuron_steps, step_size=settings.neuron_step_size,
-                    discrepancy=settings.discrepancy, seed=seed,
+                    layers=settings.layers,
+                    epsilon=settings.neuron_epsilon or 2 * epsilon,
+                    steps=settings.neuron_steps,
+                    step_size=settings.neuron_step_size,
+                    discrepancy=settings.discrepancy,
+                    seed=seed,
                 ),
                 settings.draws,
             )
-        )  # fmt: skip
+        )
     stages += _explanations(subject, settings)
     chosen = [stage for stage in stages if stage.name in settings.stages]
     chosen += _autoattack(subject, settings, epsilon)
@@ -137,9 +149,10 @@ def _autoattack(subject: Subject, settings: AuditSettings, epsilon: float) -> li
     return [
         AutoAttackStage(
             attacks=[AutoAttack(threat=threat, seed=settings.seed) for threat in threats],
-            count=settings.autoattack, seed=settings.seed,
+            count=settings.autoattack,
+            seed=settings.seed,
         )
-    ]  # fmt: skip
+    ]
 
 
 def _explanations(subject: Subject, settings: AuditSettings) -> list[Stage]:
@@ -159,7 +172,8 @@ def _explanations(subject: Subject, settings: AuditSettings) -> list[Stage]:
     epsilon, step_size = (30.0, 0.5) if small else (40.0, 1.0)
     stages: list[Stage] = [
         AttributionStage(
-            count=settings.explained, seed=seed,
+            count=settings.explained,
+            seed=seed,
             integrated=IntegratedGradients(
                 steps=settings.points, baselines=settings.baselines, seed=seed
             ),
@@ -168,11 +182,14 @@ def _explanations(subject: Subject, settings: AuditSettings) -> list[Stage]:
         ),
         VisualizationStage(
             method=FeatureVisualization(steps=settings.visualization_steps),
-            count=settings.visualized, seed=seed,
+            count=settings.visualized,
+            seed=seed,
         ),
         InversionStage(
-            network=network, method=Inversion(steps=settings.inversion_steps),
-            count=settings.inverted, seed=seed,
+            network=network,
+            method=Inversion(steps=settings.inversion_steps),
+            count=settings.inverted,
+            seed=seed,
         ),
         GenerationStage(
             network=network,
@@ -180,9 +197,10 @@ def _explanations(subject: Subject, settings: AuditSettings) -> list[Stage]:
             method=ClassGeneration(
                 epsilon=epsilon, step_size=step_size, steps=settings.generation_steps
             ),
-            per_class=settings.generated, seed=seed,
+            per_class=settings.generated,
+            seed=seed,
         ),
-    ]  # fmt: skip
+    ]
     return stages
 
 
@@ -238,10 +256,17 @@ def dissection_stage(
                 "upsampled plainly."
             )
     method = Dissection(
-        layers=settings.layers, quantile=settings.quantile, upsampling=settings.upsampling,
-        counting=settings.counting, seed=settings.seed,
-    )  # fmt: skip
+        layers=settings.layers,
+        quantile=settings.quantile,
+        upsampling=settings.upsampling,
+        counting=settings.counting,
+        seed=settings.seed,
+    )
     return DissectionStage(
-        data=data, method=method, attack=attack, minimum=settings.minimum, units=settings.units,
+        data=data,
+        method=method,
+        attack=attack,
+        minimum=settings.minimum,
+        units=settings.units,
         discrepancy=settings.discrepancy,
-    )  # fmt: skip
+    )

@@ -16,19 +16,27 @@ def lacking(subject: Subject, need: Need, seed: int) -> AdvlensError | None:
     if need == "synsets":
         return None if subject.data.synsets is not None else DataError(subject.unnamed)
     if need == "units":
-        return None if subject.prepared.layers else ModelError(
-            "it has no units, which are channels of convolutions and hidden units of a "
-            "transformer's MLPs"
-        )  # fmt: skip
+        return (
+            None
+            if subject.prepared.layers
+            else ModelError(
+                "it has no units, which are channels of convolutions and hidden units of a "
+                "transformer's MLPs"
+            )
+        )
     if need == "representation":
         return _without_representation(subject)
     if need == "gradients":
         return _without_gradients(subject)
     half = fitted_half(subject.data, seed).labels
-    return None if int(torch.bincount(half, minlength=1).max()) > 1 else DataError(
-        "images are generated from a Gaussian that is fitted to half of a class's images, and "
-        f"{subject.data.name} has no class of 4 images or more"
-    )  # fmt: skip
+    return (
+        None
+        if int(torch.bincount(half, minlength=1).max()) > 1
+        else DataError(
+            "images are generated from a Gaussian that is fitted to half of a class's images, and "
+            f"{subject.data.name} has no class of 4 images or more"
+        )
+    )
 
 
 def _without_representation(subject: Subject) -> ModelError | None:

@@ -93,9 +93,13 @@ def _natural(subject: Subject, settings: AuditSettings, processes: Processes) ->
     with torch.no_grad():
         for batch in data.batches(settings.batch_size, mine, device=device):
             accuracy.update_under(
-                None, prepared, batch.images, batch.labels, ids=batch.ids,
+                None,
+                prepared,
+                batch.images,
+                batch.labels,
+                ids=batch.ids,
                 clean=prepared(batch.images),
-            )  # fmt: skip
+            )
     counts = torch.tensor(accuracy.counts(), device=device)
     accuracy.restore(processes.total(counts).tolist())
     return accuracy
@@ -122,9 +126,12 @@ class _Watched:
             self.pixels.update((images - self.classifier.mean) / self.classifier.std)
             heard = heard and self._sent(images)
         return Seen(
-            logits=torch.cat(found), labels=labels, norm=self._first_norm(),
-            means=self.pixels.mean.tolist(), deviations=self.pixels.variance.sqrt().tolist(),
-        )  # fmt: skip
+            logits=torch.cat(found),
+            labels=labels,
+            norm=self._first_norm(),
+            means=self.pixels.mean.tolist(),
+            deviations=self.pixels.variance.sqrt().tolist(),
+        )
 
     def _run(self, images: Images) -> Logits:
         logits: Logits = self.prepared(images)
@@ -183,9 +190,11 @@ class _Watched:
         off = (self.arriving.mean - mean).abs() / variance.sqrt()
         ratio = self.arriving.variance / variance
         return FirstNorm(
-            layer=self.layer, fresh=not mean.any() and bool((variance == 1).all()),
-            variance=float(ratio[alive].median()), off=float(off[alive].median()),
-        )  # fmt: skip
+            layer=self.layer,
+            fresh=not mean.any() and bool((variance == 1).all()),
+            variance=float(ratio[alive].median()),
+            off=float(off[alive].median()),
+        )
 
 
 class _Moments:

@@ -44,9 +44,15 @@ def finished(run: Run, number: int, subject: Subject, stages: Sequence[Stage]) -
 
 
 def run_stages(
-    run: Run, number: int, subject: Subject, stages: Sequence[Stage], settings: Settings,
-    processes: Processes, parts: dict[str, Part], publish: Callable[[], None],
-) -> None:  # fmt: skip
+    run: Run,
+    number: int,
+    subject: Subject,
+    stages: Sequence[Stage],
+    settings: Settings,
+    processes: Processes,
+    parts: dict[str, Part],
+    publish: Callable[[], None],
+) -> None:
     """All stages of one model that are missing, in as few passes over the data as they allow.
 
     Args:
@@ -71,10 +77,16 @@ def run_stages(
         if not missing:
             continue
         context = Context(
-            name=subject.classifier.name, classifier=subject.classifier,
-            prepared=subject.prepared, data=data, run=run, number=number,
-            seed=settings.seed, batch_size=settings.batch_size, processes=processes,
-        )  # fmt: skip
+            name=subject.classifier.name,
+            classifier=subject.classifier,
+            prepared=subject.prepared,
+            data=data,
+            run=run,
+            number=number,
+            seed=settings.seed,
+            batch_size=settings.batch_size,
+            processes=processes,
+        )
         # named after all of its stages: one that is finished may have shared what was kept
         name = "-".join(stage.name for stage in together)
         run.continued.clear()
@@ -92,9 +104,15 @@ def run_stages(
 
 
 def _pass(
-    run: Run, number: int, name: str, context: Context, ids: Sequence[int],
-    stages: Sequence[Stage], parts: dict[str, Part], publish: Callable[[], None],
-) -> None:  # fmt: skip
+    run: Run,
+    number: int,
+    name: str,
+    context: Context,
+    ids: Sequence[int],
+    stages: Sequence[Stage],
+    parts: dict[str, Part],
+    publish: Callable[[], None],
+) -> None:
     processes = context.processes
     name = processes.own(name)
     mine = [ids[place] for place in processes.deal(len(ids), context.batch_size)]

@@ -57,10 +57,13 @@ def _plain(settings: Settings) -> dict[str, Any]:
 
 
 def record(
-    subjects: Sequence[Subject], parts: Sequence[dict[str, dict[str, Any]]],
-    settings: Settings, chosen: dict[str, float], command: str,
+    subjects: Sequence[Subject],
+    parts: Sequence[dict[str, dict[str, Any]]],
+    settings: Settings,
+    chosen: dict[str, float],
+    command: str,
     unfinished: Sequence[tuple[str, str]],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """What run.json holds; `unfinished` are a model and a stage each."""
     data = subjects[0].data
     return {

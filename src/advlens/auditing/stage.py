@@ -48,7 +48,7 @@ class Context:
     number: int
     seed: int
     batch_size: int
-    processes: Processes = Processes()  # noqa: RUF009 (frozen)
+    processes: Processes = Processes()
 
     @property
     def folder(self) -> Path:

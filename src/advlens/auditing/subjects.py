@@ -51,9 +51,10 @@ class Subject:
     def transform(self) -> Transform:
         """How image files become this model's inputs."""
         return Transform(
-            size=self.classifier.image_size, resize=self.classifier.resize,
+            size=self.classifier.image_size,
+            resize=self.classifier.resize,
             interpolation=self.classifier.interpolation,
-        )  # fmt: skip
+        )
 
     def labeled(self, data: str | BrodenData) -> BrodenData:
         """Images with labeled pixels, of this model's size."""
@@ -96,9 +97,13 @@ class Check:
                 bars[0].update(read)
 
             rest, damaged = readable(
-                data, skip=self.skip, known=self.folder / "parts" / "checked.json",
-                processes=self.processes, device=self.device, on_images=show,
-            )  # fmt: skip
+                data,
+                skip=self.skip,
+                known=self.folder / "parts" / "checked.json",
+                processes=self.processes,
+                device=self.device,
+                on_images=show,
+            )
         if damaged:
             subject.notes.append(
                 f"{len(damaged)} of {len(data)} images of {data.name} are damaged and were left "
@@ -115,10 +120,16 @@ def opened(
     model: str | nn.Module, settings: AuditSettings | DissectSettings, device: torch.device
 ) -> Subject:
     if isinstance(model, str):
-        spec, classifier = model, load_model(
-            model, device=device, seed=settings.seed, ignore_keys=settings.ignore_keys,
-            head=settings.head,
-        )  # fmt: skip
+        spec, classifier = (
+            model,
+            load_model(
+                model,
+                device=device,
+                seed=settings.seed,
+                ignore_keys=settings.ignore_keys,
+                head=settings.head,
+            ),
+        )
     else:
         spec = f"{type(model).__module__}.{type(model).__qualname__}"
         classifier = _given(model, device)
@@ -141,9 +152,12 @@ def _given(model: nn.Module, device: torch.device) -> Classifier:
 
 
 def labeled_subject(
-    model: str | nn.Module, data: str | ImageData, settings: AuditSettings, device: torch.device,
+    model: str | nn.Module,
+    data: str | ImageData,
+    settings: AuditSettings,
+    device: torch.device,
     check: Check | None = None,
-) -> Subject:  # fmt: skip
+) -> Subject:
     subject = opened(model, settings, device)
     classifier = subject.classifier
     if isinstance(data, str):

@@ -161,10 +161,14 @@ def _audit(command: AuditCommand, line: str) -> None:
         with _joined(command, local_device(settings.device)) as processes:
             say(
                 audit(
-                    command.model, command.data, command.out,
-                    settings=settings, command=line, processes=processes,
+                    command.model,
+                    command.data,
+                    command.out,
+                    settings=settings,
+                    command=line,
+                    processes=processes,
                 )
-            )  # fmt: skip
+            )
         return
     subjects, stages = rehearsed(command.model, command.data, settings)
     loaded = [(subject.classifier, subject.data) for subject in subjects]
@@ -189,10 +193,14 @@ def _dissect(command: DissectCommand, line: str) -> None:
     with _joined(command, local_device(command.settings.device)) as processes:
         say(
             dissect(
-                command.model, command.data, command.out,
-                settings=command.settings, command=line, processes=processes,
+                command.model,
+                command.data,
+                command.out,
+                settings=command.settings,
+                command=line,
+                processes=processes,
             )
-        )  # fmt: skip
+        )
 
 
 def _attack(command: AttackCommand, line: str) -> None:
@@ -207,9 +215,14 @@ def _attack(command: AttackCommand, line: str) -> None:
     attack = make_attack(settings, classifier, data.aligned(classifier.classes, classifier.synsets))
     with _joined(command, device_of(classifier)) as processes:
         computed, stored = store_attack(
-            classifier, data, attack, command.out, batch_size=settings.batch_size, command=line,
+            classifier,
+            data,
+            attack,
+            command.out,
+            batch_size=settings.batch_size,
+            command=line,
             processes=processes,
-        )  # fmt: skip
+        )
     say(f"{attack} on {classifier.name}")
     say(f"success as computed:      {computed}")
     say(f"success as stored, 8 bit: {stored}")
@@ -229,9 +242,15 @@ def _train(command: TrainCommand, line: str) -> None:
         return
     with _joined(command, device_of(classifier)) as processes:
         found = train(
-            classifier, data, test, command.out, settings,
-            command=line, recipe=command.recipe, processes=processes,
-        )  # fmt: skip
+            classifier,
+            data,
+            test,
+            command.out,
+            settings,
+            command=line,
+            recipe=command.recipe,
+            processes=processes,
+        )
     for name in ("natural", "attacked"):
         say(
             "{}: {top1:.2%} ({top1_low:.2%} to {top1_high:.2%}, n = {n})".format(
@@ -292,10 +311,15 @@ def _data(command: DataCommand, line: str) -> None:
         assert command.images is not None  # the command sees to it
         say(
             build_broden(
-                command.images, command.masks, command.labels, command.to,
-                whole=command.whole, size=command.size, label_size=command.label_size,
+                command.images,
+                command.masks,
+                command.labels,
+                command.to,
+                whole=command.whole,
+                size=command.size,
+                label_size=command.label_size,
             )
-        )  # fmt: skip
+        )
 
 
 def _models(command: ModelsCommand, line: str) -> None:

@@ -60,7 +60,7 @@ def load_data(
     spec: str,
     *,
     split: Literal["test", "train"] = "test",
-    transform: Transform = Transform(),  # noqa: B008 (it is frozen)
+    transform: Transform = Transform(),
 ) -> ImageData:
     """Open the image set that a specification names.
 

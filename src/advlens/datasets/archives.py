@@ -45,9 +45,13 @@ class TarData(FileData):
     """
 
     def __init__(
-        self, root: Path, files: Sequence[str], *, members: Mapping[str, tuple[int, int]],
+        self,
+        root: Path,
+        files: Sequence[str],
+        *,
+        members: Mapping[str, tuple[int, int]],
         **rest: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(root, files, **rest)
         self._members = members
 

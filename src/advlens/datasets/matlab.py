@@ -13,9 +13,17 @@ import numpy as np
 from advlens.errors import DataError
 
 NUMBERS = {
-    1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8", 12: "<i8",
+    1: "i1",
+    2: "u1",
+    3: "<i2",
+    4: "<u2",
+    5: "<i4",
+    6: "<u4",
+    7: "<f4",
+    9: "<f8",
+    12: "<i8",
     13: "<u8",
-}  # fmt: skip
+}
 TEXTS = {1: "latin-1", 2: "latin-1", 4: "utf-16-le", 16: "utf-8", 17: "utf-16-le"}
 MATRIX, COMPRESSED = 14, 15  # types of elements
 STRUCT, CHAR = 2, 4  # classes of matrices

@@ -113,10 +113,15 @@ class Layer:
         (labels, iou), (others, chance) = best(ious), best(permuted)
         top = self.seen[images_of(kind)].top
         return Concepts(
-            labels=labels, iou=iou, thresholds=self.thresholds[kind].cpu(),
-            permuted_labels=others, permuted_iou=chance,
-            dead=top.compute()[0][:, 0] <= 0, ious=ious, top=top,
-        )  # fmt: skip
+            labels=labels,
+            iou=iou,
+            thresholds=self.thresholds[kind].cpu(),
+            permuted_labels=others,
+            permuted_iou=chance,
+            dead=top.compute()[0][:, 0] <= 0,
+            ious=ious,
+            top=top,
+        )
 
     def state(self, prefix: str) -> dict[str, Tensor]:
         """All that is needed to go on after a kill."""

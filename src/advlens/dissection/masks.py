@@ -48,9 +48,11 @@ class Cells:
         row, column = first // width % height, first % width
         unit = first // (height * width)
         return cls(
-            (unit // units).int(), (unit % units).int(), (row * (width - 1) + column).int(),
+            (unit // units).int(),
+            (unit % units).int(),
+            (row * (width - 1) + column).int(),
             torch.stack(corners, dim=1),
-        )  # fmt: skip
+        )
 
     def select(self, bounds: Float[Tensor, " units"]) -> "Cells":
         """Those with a corner above a higher bound."""

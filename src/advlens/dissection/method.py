@@ -84,16 +84,27 @@ class Dissection:
         return walk.compute()
 
     def begin(
-        self, prepared: Prepared, data: BrodenData, attack: Attack | None = None,
-        processes: Processes = Processes(),  # noqa: B008 (frozen)
-    ) -> Dissector:  # fmt: skip
+        self,
+        prepared: Prepared,
+        data: BrodenData,
+        attack: Attack | None = None,
+        processes: Processes = Processes(),
+    ) -> Dissector:
         """A dissection that is fed batch by batch, in several processes if need be.
 
         Raises:
             ModelError: no such layer.
         """
         return Dissector(
-            prepared, data, attack, processes, layers=self.layers, quantile=self.quantile,
-            upsampling=self.upsampling, counting=self.counting, top=self.top, memory=self.memory,
+            prepared,
+            data,
+            attack,
+            processes,
+            layers=self.layers,
+            quantile=self.quantile,
+            upsampling=self.upsampling,
+            counting=self.counting,
+            top=self.top,
+            memory=self.memory,
             seed=self.seed,
-        )  # fmt: skip
+        )

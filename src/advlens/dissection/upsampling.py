@@ -72,9 +72,12 @@ class Upsampling:
 
     @classmethod
     def of(
-        cls, map_shape: tuple[int, int], label_shape: tuple[int, int], image_shape: tuple[int, int],
+        cls,
+        map_shape: tuple[int, int],
+        label_shape: tuple[int, int],
+        image_shape: tuple[int, int],
         fields: Fields | None,
-    ) -> "Upsampling":  # fmt: skip
+    ) -> "Upsampling":
         """With the receptive-field centers as grid (Bau et al. 2017), or plain without fields.
 
         Plain bilinear upsampling spreads the positions evenly over the image.

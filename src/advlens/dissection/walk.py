@@ -47,12 +47,20 @@ class Dissector:
     """
 
     def __init__(
-        self, prepared: Prepared, data: BrodenData, attack: Attack | None,
-        processes: Processes = Processes(),  # noqa: B008 (frozen)
-        *, layers: Sequence[str], quantile: float,
-        upsampling: Literal["receptive-field", "bilinear"], counting: Counting, top: int,
-        memory: int, seed: int,
-    ):  # fmt: skip
+        self,
+        prepared: Prepared,
+        data: BrodenData,
+        attack: Attack | None,
+        processes: Processes = Processes(),
+        *,
+        layers: Sequence[str],
+        quantile: float,
+        upsampling: Literal["receptive-field", "bilinear"],
+        counting: Counting,
+        top: int,
+        memory: int,
+        seed: int,
+    ):
         if not prepared.layers:
             raise ModelError("the model has no convolution whose units could be dissected")
         self.prepared, self.data, self.attack, self.processes = prepared, data, attack, processes
@@ -151,9 +159,10 @@ class Dissector:
         )
         size = 2 * 4 * kept  # float32, and as much again waits to be sorted in
         memory = (
-            torch.cuda.get_device_properties(device).total_memory if device.type == "cuda"
+            torch.cuda.get_device_properties(device).total_memory
+            if device.type == "cuda"
             else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        )  # fmt: skip
+        )
         if size > memory:
             raise SettingsError(
                 f"exact thresholds of {len(self.names)} layers on {len(self.data)} images take "

@@ -24,10 +24,13 @@ from advlens.settings.spec import MethodSpec, parse_method
 ORDERS = {"L0": 0.0, "L1": 1.0, "L2": 2.0, "Linf": math.inf}
 BALL = ("epsilon", "norm")
 SEARCHED = {
-    "BoundaryAttack": 50, "HopSkipJumpAttack": 50, "L0BrendelBethgeAttack": 1000,
-    "L1BrendelBethgeAttack": 1000, "L2BrendelBethgeAttack": 1000,
+    "BoundaryAttack": 50,
+    "HopSkipJumpAttack": 50,
+    "L0BrendelBethgeAttack": 1000,
+    "L1BrendelBethgeAttack": 1000,
+    "L2BrendelBethgeAttack": 1000,
     "LinfinityBrendelBethgeAttack": 1000,
-}  # fmt: skip
+}
 """foolbox's attacks that start at an adversarial image → steps of its search for one."""
 UNFIT = {
     "foolbox:BinarizationRefinementAttack": "refines images that another attack has made",
@@ -138,9 +141,12 @@ class FoolboxAttack(ForeignAttack):
         self.unattacked.extend(ids.to(ready.device)[~ready].tolist())
         if bool(ready.any()):
             _, clipped, _ = attack(
-                bounds, images[ready], labels[ready], epsilons=epsilon,
+                bounds,
+                images[ready],
+                labels[ready],
+                epsilons=epsilon,
                 starting_points=starts[ready],
-            )  # fmt: skip
+            )
             images[ready] = clipped.detach()
         return images, bounded
 
@@ -250,9 +256,14 @@ def _torchattacks(spec: MethodSpec, seed: int) -> Attack:
 
 
 def _made(
-    adapter: type[ForeignAttack], spec: MethodSpec, seed: int, kind: Any, norms: list[str],
-    settings: dict[str, Any], steps: Any,
-) -> ForeignAttack:  # fmt: skip
+    adapter: type[ForeignAttack],
+    spec: MethodSpec,
+    seed: int,
+    kind: Any,
+    norms: list[str],
+    settings: dict[str, Any],
+    steps: Any,
+) -> ForeignAttack:
     norm = str(spec.settings.get("norm", norms[0]))
     if norm not in norms:
         raise SettingsError(f"{spec} works in {' or '.join(norms)}, not in {norm}")
@@ -263,9 +274,13 @@ def _made(
     except SettingsError as error:
         raise SettingsError(f"{spec}: {error}") from error
     return adapter(
-        name=name, threat=ball, steps=steps if isinstance(steps, int) else 1, kind=kind,
-        settings=settings, seed=seed,
-    )  # fmt: skip
+        name=name,
+        threat=ball,
+        steps=steps if isinstance(steps, int) else 1,
+        kind=kind,
+        settings=settings,
+        seed=seed,
+    )
 
 
 _MAKERS = {"": _own, "foolbox": _foolbox, "torchattacks": _torchattacks}

@@ -43,11 +43,22 @@ UNFIT = {
 }
 """Classes of captum that cannot explain an image, with all that are made from them."""
 LAYERS: dict[Any, type[nn.Module]] = {
-    F.relu: nn.ReLU, F.relu_: nn.ReLU, torch.relu: nn.ReLU, torch.relu_: nn.ReLU,
-    torch.sigmoid: nn.Sigmoid, torch.tanh: nn.Tanh, F.sigmoid: nn.Sigmoid, F.tanh: nn.Tanh,
-    "relu": nn.ReLU, "relu_": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh,
-    nn.ReLU: nn.ReLU, nn.Sigmoid: nn.Sigmoid, nn.Tanh: nn.Tanh,
-}  # fmt: skip
+    F.relu: nn.ReLU,
+    F.relu_: nn.ReLU,
+    torch.relu: nn.ReLU,
+    torch.relu_: nn.ReLU,
+    torch.sigmoid: nn.Sigmoid,
+    torch.tanh: nn.Tanh,
+    F.sigmoid: nn.Sigmoid,
+    F.tanh: nn.Tanh,
+    "relu": nn.ReLU,
+    "relu_": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    nn.ReLU: nn.ReLU,
+    nn.Sigmoid: nn.Sigmoid,
+    nn.Tanh: nn.Tanh,
+}
 """Functions, methods and layers → the layer that does the same."""
 
 
@@ -199,8 +210,9 @@ def make_attribution(text: str, *, seed: int = 0, batch_size: int = 64) -> Captu
     """
     spec = parse_method(text)
     if spec.library != "captum":
-        raise SettingsError(f"{text!r}: there is no library {spec.library!r} of attributions; "
-                            "use captum:NAME")  # fmt: skip
+        raise SettingsError(
+            f"{text!r}: there is no library {spec.library!r} of attributions; use captum:NAME"
+        )
     captum = library("captum", "captum.attr")
     kind = _fit(spec, captum)
     settings = spec.without(*OURS)
@@ -220,9 +232,14 @@ def make_attribution(text: str, *, seed: int = 0, batch_size: int = 64) -> Captu
     others = ", ".join(f"{key}={value}" for key, value in spec.settings.items())
     ours = {key: spec.settings[key] for key in OURS if key in spec.settings}
     return CaptumAttribution(
-        name=f"{spec}({others})" if others else str(spec), kind=kind, made=made, asked=asked,
-        batch_size=batch_size, seed=seed, **ours,
-    )  # fmt: skip
+        name=f"{spec}({others})" if others else str(spec),
+        kind=kind,
+        made=made,
+        asked=asked,
+        batch_size=batch_size,
+        seed=seed,
+        **ours,
+    )
 
 
 def _fit(spec: MethodSpec, captum: ModuleType) -> Any:

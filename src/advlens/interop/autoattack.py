@@ -59,9 +59,12 @@ class AutoAttack(Attack):
         seed, ball = derived(self.seed, *ids.tolist()), self._ball()
         with guest(f"AutoAttack ({name})", model, seed) as host:
             reference: Any = library("autoattack", "pyautoattack").AutoAttack(
-                host, norm=ball.norm, eps=ball.epsilon, device=images.device,
+                host,
+                norm=ball.norm,
+                eps=ball.epsilon,
+                device=images.device,
                 seed=seed % 2**32,
-            )  # fmt: skip
+            )
             reference.attacks_to_run = [name]
             targets = min(9, host(images[:1]).shape[1] - 1)  # ten classes give the standard nine
             reference.apgd_targeted.n_target_classes = reference.fab.n_target_classes = targets

@@ -124,9 +124,11 @@ class _Host(nn.Module):
 
 def _own_hooks(module: nn.Module) -> tuple[dict[int, Any], ...]:
     return (
-        module._forward_hooks, module._forward_pre_hooks,
-        module._backward_hooks, module._backward_pre_hooks,
-    )  # fmt: skip
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
 
 
 def _hooks(module: nn.Module) -> tuple[dict[int, Any], ...]:

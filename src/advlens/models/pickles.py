@@ -29,13 +29,43 @@ _ATTACKS = {
     "builtins": {"eval", "exec", "compile", "open", "__import__", "breakpoint", "input"},
     **dict.fromkeys(
         (
-            "asyncio", "bdb", "code", "codeop", "ctypes", "ftplib", "http", "importlib", "marshal",
-            "multiprocessing", "nt", "os", "pdb", "pickle", "_pickle", "pip", "posix", "profile",
-            "cProfile", "pty", "runpy", "shutil", "signal", "smtplib", "socket", "subprocess",
-            "sys", "tempfile", "threading", "timeit", "trace", "urllib", "webbrowser", "zipimport",
+            "asyncio",
+            "bdb",
+            "code",
+            "codeop",
+            "ctypes",
+            "ftplib",
+            "http",
+            "importlib",
+            "marshal",
+            "multiprocessing",
+            "nt",
+            "os",
+            "pdb",
+            "pickle",
+            "_pickle",
+            "pip",
+            "posix",
+            "profile",
+            "cProfile",
+            "pty",
+            "runpy",
+            "shutil",
+            "signal",
+            "smtplib",
+            "socket",
+            "subprocess",
+            "sys",
+            "tempfile",
+            "threading",
+            "timeit",
+            "trace",
+            "urllib",
+            "webbrowser",
+            "zipimport",
         )
     ),
-}  # fmt: skip
+}
 """Modules, or names in them, that occur in attacks. They would do nothing here, and this list need
 not be complete: a file made to run code deserves no trust in its weights either."""
 _OLD = {"__builtin__": "builtins"}
@@ -236,9 +266,20 @@ for _kind in ("GET", "BINGET", "LONG_BINGET"):
 for _kind in ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"):
     _STEPS[_kind] = lambda m, a: m.number(a)
 for _kind in (
-    "FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES",
-    "BINBYTES8", "BYTEARRAY8", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
-):  # fmt: skip
+    "FLOAT",
+    "BINFLOAT",
+    "STRING",
+    "BINSTRING",
+    "SHORT_BINSTRING",
+    "BINBYTES",
+    "SHORT_BINBYTES",
+    "BINBYTES8",
+    "BYTEARRAY8",
+    "UNICODE",
+    "BINUNICODE",
+    "SHORT_BINUNICODE",
+    "BINUNICODE8",
+):
     _STEPS[_kind] = lambda m, a: m.push(a)
 
 

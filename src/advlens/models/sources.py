@@ -98,10 +98,17 @@ def from_torchvision(
             raise SettingsError(f"{name} has no part {part!r}; there are {', '.join(parts)}")
         network = nn.Sequential(OrderedDict({part: parts[part]}))  # names stay as in the whole
     return _classifier(
-        network, spec, classes=0 if part else classes, mean=mean, std=std, image_size=crop,
-        resize=resize, interpolation=images.interpolation.value, size=size,
+        network,
+        spec,
+        classes=0 if part else classes,
+        mean=mean,
+        std=std,
+        image_size=crop,
+        resize=resize,
+        interpolation=images.interpolation.value,
+        size=size,
         weights="torchvision DEFAULT" if default else None,
-    )  # fmt: skip
+    )
 
 
 def from_places365(name: str, *, state: State | None = None, size: int | None = None) -> Classifier:
@@ -119,9 +126,17 @@ def from_places365(name: str, *, state: State | None = None, size: int | None = 
         network.features = _named(network.features, _VGG16_FEATURES)
         network.classifier = _named(network.classifier, _VGG16_CLASSIFIER)
     classifier = _classifier(
-        network, f"places365-{name}", classes=len(classes), mean=IMAGENET_MEAN, std=IMAGENET_STD,
-        image_size=224, resize=256, interpolation="bilinear", size=size, weights=None,
-    )  # fmt: skip
+        network,
+        f"places365-{name}",
+        classes=len(classes),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        image_size=224,
+        resize=256,
+        interpolation="bilinear",
+        size=size,
+        weights=None,
+    )
     classifier.classes = classes
     return classifier
 
@@ -188,11 +203,19 @@ def from_timm(
     if channels != 3 or (height != width and size is None):
         raise ModelError(f"timm:{name} takes {channels}×{height}×{width}, not square RGB images")
     return _classifier(
-        network, name, classes=classes, mean=images["mean"], std=images["std"], image_size=height,
-        resize=int(height / images["crop_pct"]), interpolation=images["interpolation"], size=size,
+        network,
+        name,
+        classes=classes,
+        mean=images["mean"],
+        std=images["std"],
+        image_size=height,
+        resize=int(height / images["crop_pct"]),
+        interpolation=images["interpolation"],
+        size=size,
         weights=f"timm {network.pretrained_cfg['architecture']}.{network.pretrained_cfg['tag']}"
-        if default else None,
-    )  # fmt: skip
+        if default
+        else None,
+    )
 
 
 def resized(classifier: Classifier, size: int) -> Classifier:
@@ -203,15 +226,25 @@ def resized(classifier: Classifier, size: int) -> Classifier:
 
 
 def _classifier(
-    network: nn.Module, name: str, *, classes: int, image_size: int, size: int | None,
-    interpolation: Literal["bilinear", "bicubic"], **given: Any,
-) -> Classifier:  # fmt: skip
+    network: nn.Module,
+    name: str,
+    *,
+    classes: int,
+    image_size: int,
+    size: int | None,
+    interpolation: Literal["bilinear", "bicubic"],
+    **given: Any,
+) -> Classifier:
     named = classes == 1000
     classifier = Classifier(
-        network, name=name, image_size=image_size, interpolation=interpolation,
+        network,
+        name=name,
+        image_size=image_size,
+        interpolation=interpolation,
         classes=imagenet_classes() if named else None,
-        synsets=imagenet_synsets() if named else None, **given,
-    )  # fmt: skip
+        synsets=imagenet_synsets() if named else None,
+        **given,
+    )
     return classifier if size is None else resized(classifier, size)
 
 

@@ -17,20 +17,29 @@ from advlens.models.pickles import LONGEST, MAX_BYTES, Call, Name, Reference, re
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _TYPES = {
-    "Float": torch.float32, "Double": torch.float64, "Half": torch.float16,
-    "BFloat16": torch.bfloat16, "Long": torch.int64, "Int": torch.int32, "Short": torch.int16,
-    "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool,
-    "ComplexFloat": torch.complex64, "ComplexDouble": torch.complex128,
-}  # fmt: skip
+    "Float": torch.float32,
+    "Double": torch.float64,
+    "Half": torch.float16,
+    "BFloat16": torch.bfloat16,
+    "Long": torch.int64,
+    "Int": torch.int32,
+    "Short": torch.int16,
+    "Char": torch.int8,
+    "Byte": torch.uint8,
+    "Bool": torch.bool,
+    "ComplexFloat": torch.complex64,
+    "ComplexDouble": torch.complex128,
+}
 _STORAGES = {f"{kind}Storage": dtype for kind, dtype in _TYPES.items()}
 _NAMED = {
     str(dtype): dtype
     for dtype in (*_TYPES.values(), torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16)
 }
 _TENSORS = {
-    "torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2",
+    "torch._utils._rebuild_tensor",
+    "torch._utils._rebuild_tensor_v2",
     "torch._utils._rebuild_tensor_v3",
-}  # fmt: skip
+}
 _MAX_DIRECTORY = 1 << 22
 """Bytes of an archive's table of contents; torch.save writes 65 for each storage."""
 _MAX_AXES = 64

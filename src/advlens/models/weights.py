@@ -20,18 +20,38 @@ from advlens.models.pickles import LONGEST, Call, UnsafeError, plain_key, shown
 from advlens.models.torch_files import TorchFile, tensor_call, torch_file
 
 _STATE_KEYS = (
-    "state_dict", "model_state_dict", "model", "net", "network", "module", "state_dict_ema",
-    "model_ema", "ema_model", "ema", "ema_state_dict", "model_ema_state_dict",
-)  # fmt: skip
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "network",
+    "module",
+    "state_dict_ema",
+    "model_ema",
+    "ema_model",
+    "ema",
+    "ema_state_dict",
+    "model_ema_state_dict",
+)
 _DEEPEST = 4
 _EXTRA = "_extra_state"
 _MOST_TENSORS = 10_000
 _LONGEST_HEADER = 1 << 22
 """Bytes; safetensors writes about a hundred for each tensor."""
 _DTYPES = {
-    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.complex64,
-    torch.complex128, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
-}  # fmt: skip
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+    torch.bool,
+    torch.complex64,
+    torch.complex128,
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+}
 _LEAVE_OUT = "leave out what the network does not need, as in --ignore-keys"
 
 

@@ -32,8 +32,17 @@ from advlens.models.sources import (
 from advlens.models.weights import fill, read_weights, save_weights
 
 CIFAR10_CLASSES = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 _CIFAR_RESNETS: dict[str, tuple[tuple[int, ...], tuple[int, ...], Any]] = {
@@ -194,9 +203,15 @@ def _cifar_resnet(name: str) -> Classifier:
     public = architecture in ("resnet20", "resnet32", "resnet44", "resnet56")
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if public else (CIFAR10_MEAN, CIFAR10_STD)
     return Classifier(
-        network, name=name, mean=mean, std=std, classes=CIFAR10_CLASSES,
-        synsets=tuple(CIFAR10_SYNSETS.values()), image_size=32, resize=32,
-    )  # fmt: skip
+        network,
+        name=name,
+        mean=mean,
+        std=std,
+        classes=CIFAR10_CLASSES,
+        synsets=tuple(CIFAR10_SYNSETS.values()),
+        image_size=32,
+        resize=32,
+    )
 
 
 def _factory(name: str) -> Classifier:

@@ -17,12 +17,31 @@ from torch import fx, nn
 from advlens.prepared.units import ACTIVATION_FUNCTIONS, ACTIVATION_METHODS, SAME_PLACE
 
 _ELEMENTWISE = ACTIVATION_FUNCTIONS | {
-    operator.add, operator.iadd, operator.sub, operator.mul, operator.truediv,
-    torch.add, torch.sub, torch.mul, torch.div, torch.cat, torch.clamp, F.dropout,
-}  # fmt: skip
+    operator.add,
+    operator.iadd,
+    operator.sub,
+    operator.mul,
+    operator.truediv,
+    torch.add,
+    torch.sub,
+    torch.mul,
+    torch.div,
+    torch.cat,
+    torch.clamp,
+    F.dropout,
+}
 _ELEMENTWISE_METHODS = ACTIVATION_METHODS | {
-    "add", "add_", "sub", "mul", "div", "clamp", "contiguous", "float", "to", "type",
-}  # fmt: skip
+    "add",
+    "add_",
+    "sub",
+    "mul",
+    "div",
+    "clamp",
+    "contiguous",
+    "float",
+    "to",
+    "type",
+}
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 _POOL_FUNCTIONS = {F.max_pool2d, F.avg_pool2d, torch.max_pool2d}
 

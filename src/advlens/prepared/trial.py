@@ -135,9 +135,14 @@ def _how(form: Form | None) -> str:
 
 
 def _fastest(
-    model: nn.Module, images: Images, wanted: list[_Look], differentiable: bool,
-    close: Any, changing: bool, ready: tuple[Form, Copy] | None,
-) -> tuple[Form | None, Copy | None, str]:  # fmt: skip
+    model: nn.Module,
+    images: Images,
+    wanted: list[_Look],
+    differentiable: bool,
+    close: Any,
+    changing: bool,
+    ready: tuple[Form, Copy] | None,
+) -> tuple[Form | None, Copy | None, str]:
     """The first form whose looks are those wanted, and why those before it were left out."""
     reasons, traceable = list[str](), not changing
     if changing:

@@ -37,13 +37,39 @@ NO_REPRESENTATION = "the model has no linear layer, so no representation before 
 
 _TRANSPARENT = (*NORMS, nn.Identity, nn.Dropout, nn.Dropout2d)
 _ACTIVATIONS = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish,
-    nn.Hardswish, nn.Softplus, nn.Sigmoid, nn.Tanh,
-)  # fmt: skip
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.PReLU,
+    nn.ELU,
+    nn.SELU,
+    nn.CELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Mish,
+    nn.Hardswish,
+    nn.Softplus,
+    nn.Sigmoid,
+    nn.Tanh,
+)
 ACTIVATION_FUNCTIONS = {
-    F.relu, F.relu_, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish,
-    F.hardswish, F.softplus, torch.relu, torch.relu_, torch.sigmoid, torch.tanh,
-}  # fmt: skip
+    F.relu,
+    F.relu_,
+    F.relu6,
+    F.leaky_relu,
+    F.elu,
+    F.selu,
+    F.celu,
+    F.gelu,
+    F.silu,
+    F.mish,
+    F.hardswish,
+    F.softplus,
+    torch.relu,
+    torch.relu_,
+    torch.sigmoid,
+    torch.tanh,
+}
 ACTIVATION_METHODS = {"relu", "relu_", "sigmoid", "tanh"}
 SAME_PLACE = (*_TRANSPARENT, *_ACTIVATIONS)
 """Layers whose output at a position belongs to the same place of the image as their input there."""

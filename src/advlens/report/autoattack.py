@@ -6,8 +6,13 @@ from advlens.report.blocks import Column, Finding, Section, TableBlock
 from advlens.runs.results import Results, Row
 from advlens.words import Estimate, attack_name, comparison, count, percent
 
-TITLES = {"natural": "Natural", "apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab-t": "FAB-T",
-          "square": "Square"}  # fmt: skip
+TITLES = {
+    "natural": "Natural",
+    "apgd-ce": "APGD-CE",
+    "apgd-t": "APGD-T",
+    "fab-t": "FAB-T",
+    "square": "Square",
+}
 
 
 def section(results: Results) -> Section | None:

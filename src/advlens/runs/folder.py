@@ -208,8 +208,9 @@ def _short(value: Any, other: Any) -> str:
     """A value in a few words, from shortly before the place where it differs from another."""
     if value is None:
         return "not given"
-    text, beside = (v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)
-                    for v in (value, other))  # fmt: skip
+    text, beside = (
+        v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in (value, other)
+    )
     if len(text) > LONGEST:
         same = next((i for i, pair in enumerate(zip(text, beside)) if len({*pair}) > 1), 0)  # noqa: B905
         start = max(0, same - LONGEST // 3)

@@ -14,8 +14,15 @@ if TYPE_CHECKING:
     import pandas
 
 NAMES = {
-    "model", "layer", "class", "concept", "label", "predicted", "target_label", "start_label",
-}  # fmt: skip
+    "model",
+    "layer",
+    "class",
+    "concept",
+    "label",
+    "predicted",
+    "target_label",
+    "start_label",
+}
 """Columns of names: texts in a table that is not declared, even where all look like numbers."""
 
 

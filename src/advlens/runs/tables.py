@@ -89,9 +89,13 @@ MEASURES = {
 }
 """Measures of consistency and what they are."""
 TERMS = (
-    "natural_loss", "natural_accuracy", "adversarial_loss", "adversarial_accuracy", "distance",
+    "natural_loss",
+    "natural_accuracy",
+    "adversarial_loss",
+    "adversarial_accuracy",
+    "distance",
     "divergence",
-)  # fmt: skip
+)
 """What an objective may note of the training images of an epoch."""
 
 TABLES: dict[str, Table] = {

@@ -21,13 +21,25 @@ from advlens.settings.numbers import (
 from advlens.settings.spec import parse_method
 
 StageName = Literal[
-    "accuracy", "sweep", "neurons", "dissection", "attribution", "visualization", "inversion",
+    "accuracy",
+    "sweep",
+    "neurons",
+    "dissection",
+    "attribution",
+    "visualization",
+    "inversion",
     "generation",
-]  # fmt: skip
+]
 STAGES: tuple[StageName, ...] = (
-    "accuracy", "sweep", "neurons", "dissection", "attribution", "visualization", "inversion",
+    "accuracy",
+    "sweep",
+    "neurons",
+    "dissection",
+    "attribution",
+    "visualization",
+    "inversion",
     "generation",
-)  # fmt: skip
+)
 Norm = Literal["linf", "l2"]
 
 
@@ -132,11 +144,28 @@ class AuditSettings(ModelSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(
-            self, "images", "epsilon", "steps", "sweep_images", "sweep_steps", "neuron_epsilon",
-            "neuron_steps", "neuron_step_size", "sigma", "batch_size", "explained", "points",
-            "baselines", "samples", "visualized", "visualization_steps", "inverted",
-            "inversion_steps", "generated", "generation_steps",
-        )  # fmt: skip
+            self,
+            "images",
+            "epsilon",
+            "steps",
+            "sweep_images",
+            "sweep_steps",
+            "neuron_epsilon",
+            "neuron_steps",
+            "neuron_step_size",
+            "sigma",
+            "batch_size",
+            "explained",
+            "points",
+            "baselines",
+            "samples",
+            "visualized",
+            "visualization_steps",
+            "inverted",
+            "inversion_steps",
+            "generated",
+            "generation_steps",
+        )
         check_seed(self.seed)
         for name in ("top", "success"):
             if not 0 < getattr(self, name) <= 1:

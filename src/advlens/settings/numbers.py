@@ -40,32 +40,36 @@ def show_number(value: float | None) -> str:
 Radius = Annotated[
     float,
     PrimitiveConstructorSpec(
-        nargs=1, metavar="NUMBER", instance_from_str=lambda words: parse_number(words[0]),
+        nargs=1,
+        metavar="NUMBER",
+        instance_from_str=lambda words: parse_number(words[0]),
         is_instance=lambda value: isinstance(value, float),
         str_from_instance=lambda value: [show_number(value)],
     ),
-]  # fmt: skip
+]
 AutoRadius = Annotated[
     float | None,
     PrimitiveConstructorSpec(
-        nargs=1, metavar="NUMBER|auto",
+        nargs=1,
+        metavar="NUMBER|auto",
         instance_from_str=lambda words: None if words[0] == "auto" else parse_number(words[0]),
         is_instance=lambda value: value is None or isinstance(value, float),
         str_from_instance=lambda value: [show_number(value)],
     ),
-]  # fmt: skip
+]
 NoHint = arg(help_behavior_hint="")
 """For what is None by default: the help says in words what that means."""
 Range = Annotated[
     tuple[float, float] | None,
     NoHint,
     PrimitiveConstructorSpec(
-        nargs=2, metavar="LOW HIGH",
+        nargs=2,
+        metavar="LOW HIGH",
         instance_from_str=lambda words: (parse_number(words[0]), parse_number(words[1])),
         is_instance=lambda value: value is None or isinstance(value, tuple),
         str_from_instance=lambda value: [show_number(v) for v in value or (None, None)],
     ),
-]  # fmt: skip
+]
 
 
 def check_positive(settings: object, *names: str) -> None:

@@ -147,21 +147,36 @@ class TrainSettings(ObjectiveSettings, OptimizerSettings, AugmentationSettings, 
 
     _MEANS_NOTHING: ClassVar[dict[str, tuple[str, ...]]] = {
         "standard": (
-            "epsilon_range", "attack_steps", "step_size", "alpha", "beta", "distance", "layer",
-            "gradient", "clean_pass",
+            "epsilon_range",
+            "attack_steps",
+            "step_size",
+            "alpha",
+            "beta",
+            "distance",
+            "layer",
+            "gradient",
+            "clean_pass",
         ),
         "adversarial": ("alpha", "beta", "distance", "layer", "gradient", "clean_pass"),
         "consistency": ("attack_steps", "step_size"),
         "trades": ("alpha", "distance", "layer", "gradient", "clean_pass"),
         "unrelaxed": ("distance", "gradient", "clean_pass"),
-    }  # fmt: skip
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(
-            self, "epochs", "batch_size", "learning_rate", "validation", "epsilon", "attack_steps",
-            "step_size", "clip", "threads",
-        )  # fmt: skip
+            self,
+            "epochs",
+            "batch_size",
+            "learning_rate",
+            "validation",
+            "epsilon",
+            "attack_steps",
+            "step_size",
+            "clip",
+            "threads",
+        )
         check_between(self, 0, math.inf, "weight_decay", "beta", "crop")
         check_between(self, 0, 1, "alpha", "momentum", "average")
         check_between(self, 0, 180, "rotation")

@@ -50,10 +50,15 @@ class Loop:
     """A run of `Training`; see there for the arguments."""
 
     def __init__(
-        self, settings: "Training", classifier: Classifier, data: ImageData, out: Path,
-        report: Callable[[str], None], processes: Processes,
+        self,
+        settings: "Training",
+        classifier: Classifier,
+        data: ImageData,
+        out: Path,
+        report: Callable[[str], None],
+        processes: Processes,
         on_epoch: Callable[[Row], None] | None,
-    ):  # fmt: skip
+    ):
         if settings.validation >= len(data):
             raise SettingsError(
                 f"{settings.validation} validation images of {len(data)} leave none to train on"
@@ -70,9 +75,10 @@ class Loop:
         self.size = min(classifier.image_size, data.image_shape[1])
         (first,) = data.batches(CHECKED, range(min(CHECKED, len(data))), device=self.device)
         self.prepared = prepare(
-            classifier, first.images[..., : self.size, : self.size],
+            classifier,
+            first.images[..., : self.size, : self.size],
             dtype=torch.bfloat16 if settings.precision == "bf16" else None,
-        )  # fmt: skip
+        )
         for note in self.prepared.notes:
             report(note)
         self.layout = torch.contiguous_format
@@ -112,11 +118,12 @@ class Loop:
             self.identity = json.dumps(
                 {
                     "settings": {f.name: repr(getattr(settings, f.name)) for f in fields(settings)},
-                    "network": repr(classifier), "weights to start from": start,
+                    "network": repr(classifier),
+                    "weights to start from": start,
                     "images": data.fingerprint(),
                     ABOUT: {"images": f"{data.name}, {len(data):,} images"},
                 }
-            )  # fmt: skip
+            )
 
     def train(self, interrupted: Callable[[], int]) -> Classifier:
         """Train to the end, or until `interrupted` gives the number of a signal."""
@@ -174,10 +181,15 @@ class Loop:
             group["lr"] = self.learning_rate
         self.live.train()
         batch = TrainingBatch(
-            network=self.network, prepared=self._copy, features=self.features, images=images,
-            labels=self.labels[ids].to(self.device), ids=ids,
-            seed=derived(settings.seed, epoch, 1), share=share,
-        )  # fmt: skip
+            network=self.network,
+            prepared=self._copy,
+            features=self.features,
+            images=images,
+            labels=self.labels[ids].to(self.device),
+            ids=ids,
+            seed=derived(settings.seed, epoch, 1),
+            share=share,
+        )
         self.optimizer.zero_grad(set_to_none=True)
         with mixed(self.device, settings.precision):
             loss = settings.objective(batch)
@@ -205,10 +217,13 @@ class Loop:
 
     def _not_finite(self, loss: float, length: float) -> NumericError:
         layer = next(
-            (name for name, p in self.classifier.named_parameters()
-             if p.grad is not None and not p.grad.isfinite().all()),
+            (
+                name
+                for name, p in self.classifier.named_parameters()
+                if p.grad is not None and not p.grad.isfinite().all()
+            ),
             "none",
-        )  # fmt: skip
+        )
         return NumericError(
             f"at step {self.step + 1} the loss is {loss} and its gradient's length {length} (first "
             f"parameter concerned: {layer}); lower the learning rate (now up to "
@@ -338,8 +353,15 @@ class Loop:
         self.optimizer.load_state_dict(state["optimizer"])
         self.average = {k: v.to(self.device) for k, v in state["average"].items()}
         for name in (
-            "step", "seconds", "busy", "learning_rate", "sums", "rows", "best", "best_weights",
-        ):  # fmt: skip
+            "step",
+            "seconds",
+            "busy",
+            "learning_rate",
+            "sums",
+            "rows",
+            "best",
+            "best_weights",
+        ):
             setattr(self, name, state[name])
 
     def _save(self, *, judged: bool = False) -> None:

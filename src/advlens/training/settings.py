@@ -93,7 +93,7 @@ class Training:
         out: Path,
         *,
         report: Callable[[str], None] = print,
-        processes: Processes = Processes(),  # noqa: B008 (frozen)
+        processes: Processes = Processes(),
         on_epoch: Callable[[Row], None] | None = None,
     ) -> Classifier:
         """Train in place, continuing what `out` holds; return the classifier with the weights kept.

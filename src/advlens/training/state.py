@@ -15,9 +15,12 @@ JUDGED = {"epoch", "loss", "natural", "adversarial", "n", "images_per_second", "
 
 
 def doubtful(
-    state: Mapping[str, Any], settings: "Training", parameters: Sequence[nn.Parameter],
-    total: int, steps_per_epoch: int,
-) -> str:  # fmt: skip
+    state: Mapping[str, Any],
+    settings: "Training",
+    parameters: Sequence[nn.Parameter],
+    total: int,
+    steps_per_epoch: int,
+) -> str:
     """What in a checkpoint with the right keys and types cannot be, or nothing.
 
     Args:

@@ -21,9 +21,12 @@ def make_optimizer(
             parameters, settings.learning_rate, weight_decay=settings.weight_decay
         )
     return torch.optim.SGD(
-        parameters, settings.learning_rate, momentum=settings.momentum,
-        weight_decay=settings.weight_decay, nesterov=settings.nesterov,
-    )  # fmt: skip
+        parameters,
+        settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=settings.nesterov,
+    )
 
 
 def update_average(average: dict[str, Tensor], model: nn.Module, decay: float, step: int) -> None:

@@ -111,7 +111,7 @@ def store_attack(
     *,
     batch_size: int = 128,
     command: str | None = None,
-    processes: Processes = Processes(),  # noqa: B008 (frozen)
+    processes: Processes = Processes(),
 ) -> tuple[Success, Success]:
     """Write attacked images as PNG files, read them back, and measure the attack again.
 

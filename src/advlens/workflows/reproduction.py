@@ -101,9 +101,14 @@ class Work:
         classifier = load_classifier(spec, settings)
         images, test = self.images(classifier)
         train(
-            classifier, images, test, self.out / label, settings, command=self.command,
+            classifier,
+            images,
+            test,
+            self.out / label,
+            settings,
+            command=self.command,
             recipe=f"{recipe}, quick form" if self.quick else recipe,
-        )  # fmt: skip
+        )
 
     def training(self, label: str) -> tuple[str, TrainSettings]:
         """The specification of a model before its training, and how it is trained."""
@@ -173,9 +178,16 @@ def compared(wanted: Mapping[str, Any], run: Path, names: Mapping[str, str]) -> 
             math.nan if fits[0][name] is None else fits[0][name] * scale for name in ours
         )
         rows.append(
-            {"what": wanted["what"], "model": label, "paper": float(value), "ours": value_here,
-             "low": low, "high": high, "n": fits[0]["n"]}
-        )  # fmt: skip
+            {
+                "what": wanted["what"],
+                "model": label,
+                "paper": float(value),
+                "ours": value_here,
+                "low": low,
+                "high": high,
+                "n": fits[0]["n"],
+            }
+        )
     return rows
 
 
@@ -193,10 +205,15 @@ def table(rows: Sequence[Row]) -> list[str]:
     """The comparison as a Markdown table that can be read as it is."""
     cells: list[tuple[str, ...]] = [("", "model", "paper", "ours (95 % interval)", "n")]
     cells += [
-        (row["what"], row["model"], f"{row['paper']:.4g}",
-         f"{row['ours']:.3g} ({row['low']:.3g} to {row['high']:.3g})", f"{row['n']:,}")
+        (
+            row["what"],
+            row["model"],
+            f"{row['paper']:.4g}",
+            f"{row['ours']:.3g} ({row['low']:.3g} to {row['high']:.3g})",
+            f"{row['n']:,}",
+        )
         for row in rows
-    ]  # fmt: skip
+    ]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     cells.insert(1, tuple("-" * width for width in widths))
     return [

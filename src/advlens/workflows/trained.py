@@ -65,7 +65,7 @@ def finish(
     data: str,
     command: str,
     recipe: str | None = None,
-    processes: Processes = Processes(),  # noqa: B008 (frozen)
+    processes: Processes = Processes(),
 ) -> dict[str, Any]:
     """Store the trained weights, measure them as stored, once, and write what describes them.
 
@@ -98,16 +98,30 @@ def finish(
         if processes.first:
             words = in_words(training, recipe)
             _Trained(
-                classifier, test, out, training, test_attack, half, data, command, recipe, found,
+                classifier,
+                test,
+                out,
+                training,
+                test_attack,
+                half,
+                data,
+                command,
+                recipe,
+                found,
                 training_tables(out, classifier.name, words),
-            ).write()  # fmt: skip
+            ).write()
     return found
 
 
 def _tested(
-    classifier: Classifier, test: ImageData, out: Path, training: Training, attack: Attack,
-    half: bool, processes: Processes,
-) -> dict[str, Any]:  # fmt: skip
+    classifier: Classifier,
+    test: ImageData,
+    out: Path,
+    training: Training,
+    attack: Attack,
+    half: bool,
+    processes: Processes,
+) -> dict[str, Any]:
     """What `test.json` holds, measured where it does not yet hold it; the same in all processes."""
     device = device_of(classifier)
     path, record = out / "model.safetensors", out / "test.json"
@@ -259,7 +273,9 @@ class _Trained:
             | {"test_attack": repr(self.test_attack), "half": self.half},
             "models": [
                 model_record(
-                    classifier, prepare(classifier), self.test,
+                    classifier,
+                    prepare(classifier),
+                    self.test,
                     f"{type(classifier.network).__name__}@model.safetensors",
                 )
             ],
@@ -286,7 +302,7 @@ class _Trained:
                 f"{self.test.name} was measured once, after training, on the weights as stored "
                 f"({self._stored_as})."
             ],
-        }  # fmt: skip
+        }
 
     @property
     def _stored_as(self) -> str:

@@ -28,9 +28,22 @@ from advlens.workflows.trained import finish
 TEST_STEPS = 20
 VALIDATION_STEPS = 10
 SAME = (
-    "epochs", "batch_size", "optimizer", "learning_rate", "nesterov", "weight_decay", "schedule",
-    "clip", "average", "validation", "keep", "precision", "channels_last", "compile", "seed",
-)  # fmt: skip
+    "epochs",
+    "batch_size",
+    "optimizer",
+    "learning_rate",
+    "nesterov",
+    "weight_decay",
+    "schedule",
+    "clip",
+    "average",
+    "validation",
+    "keep",
+    "precision",
+    "channels_last",
+    "compile",
+    "seed",
+)
 """Settings that `Training` has under the same name."""
 
 
@@ -48,13 +61,15 @@ class Recipe:
         training = Training(
             objective=_objective(settings),
             augmentation=Augmentation(
-                crop=settings.crop, flip=settings.flip, rotation=settings.rotation,
+                crop=settings.crop,
+                flip=settings.flip,
+                rotation=settings.rotation,
                 resized_crop=settings.resized_crop,
             ),
             validation_attack=Pgd(threat=threat, steps=VALIDATION_STEPS),
             **_given(settings, momentum="momentum"),
             **{name: getattr(settings, name) for name in SAME},
-        )  # fmt: skip
+        )
         return cls(training, Pgd(threat=threat, steps=TEST_STEPS, seed=settings.seed))
 
 
@@ -86,9 +101,10 @@ def load_images(data: str, classifier: Classifier) -> tuple[ImageData, ImageData
         AdvlensError: as `load_data` does.
     """
     center = Transform(
-        size=classifier.image_size, resize=classifier.resize,
+        size=classifier.image_size,
+        resize=classifier.resize,
         interpolation=classifier.interpolation,
-    )  # fmt: skip
+    )
     whole = center if data.startswith("exact:") else replace(center, size=classifier.resize)
     train = load_data(data, split="train", transform=whole)
     test = load_data(data, transform=center)
@@ -115,7 +131,7 @@ def train(
     *,
     command: str,
     recipe: str | None = None,
-    processes: Processes = Processes(),  # noqa: B008 (frozen)
+    processes: Processes = Processes(),
 ) -> dict[str, Any]:
     """Train and measure once on the test set, continuing what `out` holds.
 
@@ -141,9 +157,17 @@ def train(
     watch = tensorboard_writer(out) if settings.tensorboard and processes.first else None
     made.training(classifier, data, out, processes=processes, on_epoch=watch)
     return finish(
-        classifier, test, out, made.training, made.test_attack, half=settings.half,
-        data=data.name, command=command, recipe=recipe, processes=processes,
-    )  # fmt: skip
+        classifier,
+        test,
+        out,
+        made.training,
+        made.test_attack,
+        half=settings.half,
+        data=data.name,
+        command=command,
+        recipe=recipe,
+        processes=processes,
+    )
 
 
 def _threat(settings: TrainSettings) -> Threat:
@@ -168,10 +192,13 @@ def _objective(settings: TrainSettings) -> Objective:
         attack=Fgsm(threat=inner["threat"]),
         **weights,
         **_given(
-            settings, distance="distance", layer="layer", gradient="gradient",
+            settings,
+            distance="distance",
+            layer="layer",
+            gradient="gradient",
             clean_pass="clean_pass",
         ),
-    )  # fmt: skip
+    )
 
 
 def _inner(settings: TrainSettings) -> dict[str, Any]:

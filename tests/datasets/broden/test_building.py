@@ -86,9 +86,12 @@ def made(tmp_path: Path) -> Path:
 
 def build(made: Path, to: str = "set", **options: object) -> Path:
     return build_broden(
-        made / "images", made / "masks", made / "labels.csv", made / to,
+        made / "images",
+        made / "masks",
+        made / "labels.csv",
+        made / to,
         **{"whole": made / "whole.csv", "size": 32, "label_size": 16, **options},
-    )  # fmt: skip
+    )
 
 
 def test_labels_lie_where_the_masks_have_them(made: Path) -> None:

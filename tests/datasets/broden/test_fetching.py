@@ -142,8 +142,15 @@ BAD: dict[str, tuple[Callable[[Entries], object], str]] = {
             "leads out of its folder",
         )
         for name in [
-            "../evil", "broden1_227/../../evil", "/evil", "broden1_227//evil", "broden1_227/./evil",
-            "..\\evil", "broden1_227/a\nb", "broden1_227/\u202eevil", "C:\\evil",
+            "../evil",
+            "broden1_227/../../evil",
+            "/evil",
+            "broden1_227//evil",
+            "broden1_227/./evil",
+            "..\\evil",
+            "broden1_227/a\nb",
+            "broden1_227/\u202eevil",
+            "C:\\evil",
         ]
     },
     **{
@@ -157,7 +164,7 @@ BAD: dict[str, tuple[Callable[[Entries], object], str]] = {
         lambda e: e.append(("broden1_227/zeros", bytes(2_000_000), 0)),
         "claims to hold .* bytes, so it is not Broden",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")

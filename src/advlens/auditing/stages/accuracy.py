@@ -128,10 +128,15 @@ class _Counts(Work):
 
     def compute(self) -> Tables:
         left: list[Row] = [
-            {"model": self.context.name, **attack_columns(self.attacks[key]), "unattacked": count,
-             "n": self.counts[key].n}
-            for key, count in self.unattacked.items() if count
-        ]  # fmt: skip
+            {
+                "model": self.context.name,
+                **attack_columns(self.attacks[key]),
+                "unattacked": count,
+                "n": self.counts[key].n,
+            }
+            for key, count in self.unattacked.items()
+            if count
+        ]
         return {self.table: [self._row(key) for key in self.attacks], "unattacked": left}
 
     def _row(self, key: str) -> Row:

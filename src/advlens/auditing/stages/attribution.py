@@ -31,9 +31,14 @@ INTEGRATED, EXPECTED, RANDOM = "IntegratedGradients", "ExpectedGradients", "Rand
 FULL_COLOR = 6.0
 """Multiples of a map's mean size at which its color is full: the same scale for all models."""
 BETTER = {
-    "insertion": "higher", "deletion": "lower", "sparseness": "higher", "variation": "lower",
-    "stability": "lower", "agreement": "higher", "gap": "lower",
-}  # fmt: skip
+    "insertion": "higher",
+    "deletion": "lower",
+    "sparseness": "higher",
+    "variation": "lower",
+    "stability": "lower",
+    "agreement": "higher",
+    "gap": "lower",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,9 +129,13 @@ class _Attributions(Work):
             self.maps[place, rows[shown]] = found[name].maps[shown].to(self.maps)
 
     def _measure(
-        self, name: str, method: Callable[..., Attribution], found: Attribution, view: View,
+        self,
+        name: str,
+        method: Callable[..., Attribution],
+        found: Attribution,
+        view: View,
         rows: Tensor,
-    ) -> None:  # fmt: skip
+    ) -> None:
         curves = Faithfulness(batch_size=self.context.batch_size)(
             view.prepared, view.images, found.maps, found.targets
         )
@@ -134,10 +143,13 @@ class _Attributions(Work):
             method, view.prepared, view.images, found, ids=view.ids
         )
         measured = {
-            "insertion": curves.insertion_area, "deletion": curves.deletion_area,
-            "sparseness": sparseness(found.maps), "variation": total_variation(found.maps),
-            "stability": changes.mean(dim=1), "gap": found.gap,
-        }  # fmt: skip
+            "insertion": curves.insertion_area,
+            "deletion": curves.deletion_area,
+            "sparseness": sparseness(found.maps),
+            "variation": total_variation(found.maps),
+            "stability": changes.mean(dim=1),
+            "gap": found.gap,
+        }
         for measure, values in measured.items():
             self.values[f"{name}.{measure}"][rows] = values.double().cpu()
 
@@ -171,12 +183,14 @@ class _Attributions(Work):
             return {}
         return {
             "attribution": [
-                row for name in self.methods for measure in BETTER
+                row
+                for name in self.methods
+                for measure in BETTER
                 if (row := self._measure_row(name, measure)) is not None
             ],
             "attribution_methods": [self._method_row(name) for name in self.methods],
             "attribution_pictures": self._pictures(),
-        }  # fmt: skip
+        }
 
     def _measure_row(self, name: str, measure: str) -> Row | None:
         values = self.values[f"{name}.{measure}"]
@@ -185,10 +199,16 @@ class _Attributions(Work):
             return None  # random numbers have no completeness gap
         mean, low, high = mean_interval(known)
         return {
-            "model": self.context.name, "method": name, "measure": measure,
-            "better": BETTER[measure], "mean": mean, "low": low, "high": high, "n": len(known),
+            "model": self.context.name,
+            "method": name,
+            "measure": measure,
+            "better": BETTER[measure],
+            "mean": mean,
+            "low": low,
+            "high": high,
+            "n": len(known),
             **self._ahead(name, measure),
-        }  # fmt: skip
+        }
 
     def _ahead(self, name: str, measure: str) -> Row:
         """By how much the method is better than random numbers, image by image."""
@@ -213,9 +233,14 @@ class _Attributions(Work):
         } | {method.name: (method.target, method.starts_from, "") for method in self.stage.methods}
         target, baseline, formula = words[name]
         return {
-            "model": self.context.name, "method": name, "target": target, "baseline": baseline,
-            "points": self.points[name] / count, "formula": formula, "n": count,
-        }  # fmt: skip
+            "model": self.context.name,
+            "method": name,
+            "target": target,
+            "baseline": baseline,
+            "points": self.points[name] / count,
+            "formula": formula,
+            "n": count,
+        }
 
     def _pictures(self) -> list[Row]:
         data, names = self.context.data, self.context.data.classes
@@ -236,11 +261,15 @@ class _Attributions(Work):
                 gap = self.values[f"{name}.gap"][rank].item() if name else torch.nan
                 rows.append(
                     {
-                        "model": self.context.name, "rank": rank, "id": number, "method": name,
+                        "model": self.context.name,
+                        "rank": rank,
+                        "id": number,
+                        "method": name,
                         "label": names[int(data.labels[number])],
                         "predicted": names[int(self.predicted[rank])],
-                        "probability": self.probability[rank].item(), "file": file,
+                        "probability": self.probability[rank].item(),
+                        "file": file,
                         "gap": None if gap != gap else gap,
                     }
-                )  # fmt: skip
+                )
         return rows

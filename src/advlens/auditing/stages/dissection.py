@@ -137,31 +137,55 @@ class _Dissection(Work):
                 row
                 for layer in shown
                 for row in picture_rows(
-                    self.context, walk, layer, found[layer], stage.units, stage.minimum,
+                    self.context,
+                    walk,
+                    layer,
+                    found[layer],
+                    stage.units,
+                    stage.minimum,
                     DiscrepancyMap(batch_size=self.context.batch_size, seed=self.context.seed)
-                    if stage.discrepancy else None,
+                    if stage.discrepancy
+                    else None,
                 )
-            ]  # fmt: skip
+            ]
         return tables
 
     def _images_row(self) -> Row:
         walk, stage, method = self._walk, self.stage, self.method
         attacked: Row = dict.fromkeys(
-            ("attack", "norm", "epsilon", "steps", "weight", "distance", "success", "success_low",
-             "success_high")
-        )  # fmt: skip
+            (
+                "attack",
+                "norm",
+                "epsilon",
+                "steps",
+                "weight",
+                "distance",
+                "success",
+                "success_low",
+                "success_high",
+            )
+        )
         if walk.attack is not None:
             n = len(stage.data)
             hits = int((walk.predicted["adversarial"] == walk.targets).sum())
             low, high = wilson(hits, n)
             attacked = {
-                **attack_columns(walk.attack), "weight": getattr(walk.attack, "weight", None),
+                **attack_columns(walk.attack),
+                "weight": getattr(walk.attack, "weight", None),
                 "distance": walk.distances.mean().item(),
-                "success": hits / n, "success_low": low, "success_high": high,
-            }  # fmt: skip
+                "success": hits / n,
+                "success_low": low,
+                "success_high": high,
+            }
         return {
-            "model": self.context.name, "data": stage.data.name, "n": len(stage.data),
-            "labels": len(stage.data.concepts), **attacked, "upsampling": method.upsampling,
-            "counting": method.counting, "quantile": method.quantile, "minimum": stage.minimum,
+            "model": self.context.name,
+            "data": stage.data.name,
+            "n": len(stage.data),
+            "labels": len(stage.data.concepts),
+            **attacked,
+            "upsampling": method.upsampling,
+            "counting": method.counting,
+            "quantile": method.quantile,
+            "minimum": stage.minimum,
             "passes": walk.passes,
-        }  # fmt: skip
+        }

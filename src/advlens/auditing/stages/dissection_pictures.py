@@ -33,9 +33,14 @@ def choose_units(found: Mapping[Kind, Concepts], count: int, minimum: float) -> 
 
 
 def picture_rows(
-    context: Context, walk: Dissector, layer: str, found: Mapping[Kind, Concepts],
-    count: int, minimum: float, discrepancy: DiscrepancyMap | None,
-) -> list[Row]:  # fmt: skip
+    context: Context,
+    walk: Dissector,
+    layer: str,
+    found: Mapping[Kind, Concepts],
+    count: int,
+    minimum: float,
+    discrepancy: DiscrepancyMap | None,
+) -> list[Row]:
     """Write the pictures of some units of a layer and return a row for each.
 
     The adversarial images are made again: attack, seed and image id give the same image. They are
@@ -70,13 +75,20 @@ def picture_rows(
                 before, after = (int(walk.predicted[k][number]) for k in ("real", kind))
                 rows.append(
                     {
-                        "model": context.name, "layer": layer, "unit": unit, "images": kind,
-                        "rank": rank, "id": number, "response": responses[place, rank].item(),
-                        "label": _name(names, before), "predicted": _name(names, after),
+                        "model": context.name,
+                        "layer": layer,
+                        "unit": unit,
+                        "images": kind,
+                        "rank": rank,
+                        "id": number,
+                        "response": responses[place, rank].item(),
+                        "label": _name(names, before),
+                        "predicted": _name(names, after),
                         "framed": after != before and bool(near[unit, after]),
-                        "file": file, "map": map_file,
+                        "file": file,
+                        "map": map_file,
                     }
-                )  # fmt: skip
+                )
     return sorted(rows, key=lambda row: units.index(row["unit"]))
 
 
@@ -99,9 +111,10 @@ def _near(context: Context, walk: Dissector, real: Concepts) -> Bool[Tensor, "un
     synsets = context.classifier.synsets
     classes = len(synsets) if synsets else int(max(p.max() for p in walk.predicted.values())) + 1
     similarity = (
-        torch.from_numpy(similarity_matrix(synsets)) if synsets
+        torch.from_numpy(similarity_matrix(synsets))
+        if synsets
         else torch.eye(classes, dtype=torch.float64)
-    )  # fmt: skip
+    )
     return near_classes(seen, similarity)
 
 

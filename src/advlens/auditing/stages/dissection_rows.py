@@ -18,16 +18,22 @@ def unit_rows(model: str, found: Found, concepts: Mapping[int, Concept]) -> list
     """Each unit's best concept, on each kind of images."""
     return [
         {
-            "model": model, "layer": layer, "unit": unit, "images": kind, "label": label,
+            "model": model,
+            "layer": layer,
+            "unit": unit,
+            "images": kind,
+            "label": label,
             "concept": concepts[label].name if label else "",
             "category": concepts[label].category if label else "",
-            "iou": values.iou[unit].item(), "threshold": values.thresholds[unit].item(),
-            "permuted_iou": values.permuted_iou[unit].item(), "dead": bool(values.dead[unit]),
+            "iou": values.iou[unit].item(),
+            "threshold": values.thresholds[unit].item(),
+            "permuted_iou": values.permuted_iou[unit].item(),
+            "dead": bool(values.dead[unit]),
         }
         for layer, kinds in found.items()
         for kind, values in kinds.items()
         for unit, label in enumerate(values.labels.tolist())
-    ]  # fmt: skip
+    ]
 
 
 def detected(
@@ -80,9 +86,15 @@ def _share_row(
     )
     low, high = wilson(real, len(units))
     return {
-        **row, "units": len(units), "detectors": real, "share": real / len(units), "low": low,
-        "high": high, "permuted_detectors": chance, "permuted_share": chance / len(units),
-    }  # fmt: skip
+        **row,
+        "units": len(units),
+        "detectors": real,
+        "share": real / len(units),
+        "low": low,
+        "high": high,
+        "permuted_detectors": chance,
+        "permuted_share": chance / len(units),
+    }
 
 
 def transition_rows(
@@ -105,13 +117,17 @@ def transition_rows(
             kept = Counter(_category(a) for a, b in pairs if a is not None and a == b)
             rows += [
                 {
-                    "model": model, "layer": name, "images": kind, "before": before, "after": after,
+                    "model": model,
+                    "layer": name,
+                    "images": kind,
+                    "before": before,
+                    "after": after,
                     "units": moves[before, after],
                     "same_concept": kept[before] if before == after else 0,
                 }
                 for before in (*data.categories, NONE)
                 for after in (*data.categories, NONE)
-            ]  # fmt: skip
+            ]
     return rows
 
 

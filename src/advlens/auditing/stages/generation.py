@@ -168,11 +168,18 @@ class _Generation(Work):
     def _row(self, kind: str, distance: Distance) -> Row:
         low, high = distance.interval or (None, None)
         return {
-            "model": self.context.name, "images": kind, "measure": distance.measure.lower(),
-            "features": self.source.network, "dimension": self.source.dimension,
-            "resize": self.source.resize, "mean": distance.value, "low": low, "high": high,
-            "n": distance.n[0], "n_real": distance.n[1],
-        }  # fmt: skip
+            "model": self.context.name,
+            "images": kind,
+            "measure": distance.measure.lower(),
+            "features": self.source.network,
+            "dimension": self.source.dimension,
+            "resize": self.source.resize,
+            "mean": distance.value,
+            "low": low,
+            "high": high,
+            "n": distance.n[0],
+            "n_real": distance.n[1],
+        }
 
     def _judged(self, kind: str, images: Images, labels: Labels) -> list[Row]:
         """How sure the model is of the class, and how often an independent network sees it."""
@@ -180,10 +187,18 @@ class _Generation(Work):
         own = shares.gather(1, labels[:, None])[:, 0].double().tolist()
         mean, low, high = mean_interval(own)
         named: Row = {
-            "model": self.context.name, "images": kind, "measure": "confidence",
-            "features": self.context.name, "dimension": 0, "resize": "",
-            "mean": mean, "low": low, "high": high, "n": len(own), "n_real": 0,
-        }  # fmt: skip
+            "model": self.context.name,
+            "images": kind,
+            "measure": "confidence",
+            "features": self.context.name,
+            "dimension": 0,
+            "resize": "",
+            "mean": mean,
+            "low": low,
+            "high": high,
+            "n": len(own),
+            "n_real": 0,
+        }
         if self.stage.judge is None:
             return [named]
         judge = self.stage.judge.to(self.context.device)
@@ -193,10 +208,14 @@ class _Generation(Work):
         return [
             named,
             {
-                **named, "measure": "recognized", "features": judge.name,
-                "mean": hits / len(labels), "low": low, "high": high,
+                **named,
+                "measure": "recognized",
+                "features": judge.name,
+                "mean": hits / len(labels),
+                "low": low,
+                "high": high,
             },
-        ]  # fmt: skip
+        ]
 
     def _pictures(
         self, classes: list[int], labels: Labels, starts: Images, made: Images
@@ -214,8 +233,11 @@ class _Generation(Work):
                     write_png(enlarged(image), self.context.folder / file)
                     rows.append(
                         {
-                            "model": self.context.name, "class": data.classes[label],
-                            "kind": kind, "rank": rank, "file": file,
+                            "model": self.context.name,
+                            "class": data.classes[label],
+                            "kind": kind,
+                            "rank": rank,
+                            "file": file,
                         }
-                    )  # fmt: skip
+                    )
         return rows

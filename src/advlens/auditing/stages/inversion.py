@@ -89,9 +89,13 @@ class _Inversion(Work):
             )
             rows += [self._row(start, *key, measured[key], before[key]) for key in measured]
             pictures += self._pictures(
-                start, starts[start], targets, made, measured["representation", self.context.name],
+                start,
+                starts[start],
+                targets,
+                made,
+                measured["representation", self.context.name],
                 others if start == "image" else None,
-            )  # fmt: skip
+            )
         return {"inversion": rows, "inversion_pictures": pictures}
 
     def _others(self) -> list[int]:
@@ -111,12 +115,13 @@ class _Inversion(Work):
             own = context.prepared.representation(given)
         features = network(given)
         return {
-            ("representation", context.name): own, ("pixels", ""): images.flatten(1),
+            ("representation", context.name): own,
+            ("pixels", ""): images.flatten(1),
             **{
                 (f"{source.layer} ({source.dimension} features)", source.network): features[layer]
                 for layer, source in network.sources.items()
             },
-        }  # fmt: skip
+        }
 
     def _measured(
         self, seen: dict[tuple[str, str], Tensor], wanted: dict[tuple[str, str], Tensor]
@@ -133,16 +138,29 @@ class _Inversion(Work):
         mean, low, high = mean_interval(values.tolist())
         method = self.stage.method
         return {
-            "model": self.context.name, "start": start, "measure": measure, "features": network,
-            "steps": method.steps, "epsilon": method.epsilon, "step_size": method.step_size,
-            "mean": mean, "low": low, "high": high, "n": len(values),
+            "model": self.context.name,
+            "start": start,
+            "measure": measure,
+            "features": network,
+            "steps": method.steps,
+            "epsilon": method.epsilon,
+            "step_size": method.step_size,
+            "mean": mean,
+            "low": low,
+            "high": high,
+            "n": len(values),
             "untouched": before.mean().item(),
-        }  # fmt: skip
+        }
 
     def _pictures(
-        self, start: str, starts: Images, targets: Images, made: Images, distances: PerImage,
+        self,
+        start: str,
+        starts: Images,
+        targets: Images,
+        made: Images,
+        distances: PerImage,
         others: Sequence[int] | None,
-    ) -> list[Row]:  # fmt: skip
+    ) -> list[Row]:
         data = self.context.data
         rows: list[Row] = []
         for rank in range(min(self.stage.shown, len(made))):
@@ -155,10 +173,15 @@ class _Inversion(Work):
             other = "" if others is None else data.classes[int(data.labels[others[rank]])]
             rows.append(
                 {
-                    "model": self.context.name, "start": start, "rank": rank,
-                    "target_label": label, "start_label": other, "start_file": files["start"],
-                    "target_file": files["target"], "file": files["inverted"],
+                    "model": self.context.name,
+                    "start": start,
+                    "rank": rank,
+                    "target_label": label,
+                    "start_label": other,
+                    "start_file": files["start"],
+                    "target_file": files["target"],
+                    "file": files["inverted"],
                     "distance": distances[rank].item(),
                 }
-            )  # fmt: skip
+            )
         return rows

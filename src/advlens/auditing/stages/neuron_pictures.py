@@ -38,10 +38,16 @@ def choose_units(layer: LayerConsistency, each: int = 3) -> list[Chosen]:
 
 
 def picture_rows(
-    context: Context, layer: str, units: Sequence[Chosen], attack: Attack,
-    *, tops: Mapping[str, TopK], predicted: Mapping[str, Tensor], similarity: Tensor,
+    context: Context,
+    layer: str,
+    units: Sequence[Chosen],
+    attack: Attack,
+    *,
+    tops: Mapping[str, TopK],
+    predicted: Mapping[str, Tensor],
+    similarity: Tensor,
     discrepancy: DiscrepancyMap | None = None,
-) -> list[Row]:  # fmt: skip
+) -> list[Row]:
     """Write the pictures of the chosen units and return a row for each.
 
     The adversarial images are made again: attack, seed and image id give the same image.
@@ -78,12 +84,20 @@ def picture_rows(
                 fooled = kind == "adversarial" and guess != label
                 rows.append(
                     {
-                        "model": context.name, "layer": layer, "unit": chosen.unit, "lc": chosen.lc,
-                        "chosen": chosen.chosen, "images": kind, "rank": rank, "id": number,
-                        "label": names[label], "predicted": names[guess],
+                        "model": context.name,
+                        "layer": layer,
+                        "unit": chosen.unit,
+                        "lc": chosen.lc,
+                        "chosen": chosen.chosen,
+                        "images": kind,
+                        "rank": rank,
+                        "id": number,
+                        "label": names[label],
+                        "predicted": names[guess],
                         "response": responses[chosen.unit, rank].item(),
                         "framed": fooled and bool(near[chosen.unit, guess]),
-                        "file": file, "map": map_file,
+                        "file": file,
+                        "map": map_file,
                     }
-                )  # fmt: skip
+                )
     return sorted(rows, key=lambda row: numbers.index(row["unit"]))

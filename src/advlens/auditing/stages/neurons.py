@@ -229,12 +229,15 @@ class _Neurons(Work):
         chosen = choose_units(main[last])
         attacked = self.sets[MAIN]
         tables["pictures"] = picture_rows(
-            self.context, last, chosen, attacked,
+            self.context,
+            last,
+            chosen,
+            attacked,
             tops={"real": self.tops["real"][last], "adversarial": self.tops[MAIN][last]},
             predicted={"real": self.predicted["real"], "adversarial": self.predicted[MAIN]},
             similarity=self.similarity,
             discrepancy=self._discrepancy(),
-        )  # fmt: skip
+        )
         return tables
 
     def _discrepancy(self) -> DiscrepancyMap | None:
@@ -264,17 +267,24 @@ class _Neurons(Work):
         columns["consis_adv_fgsm"] = fgsm.values["consis_adv"].tolist()
         return [
             {
-                "model": self.context.name, "layer": layer, "unit": unit, "dead": dead,
+                "model": self.context.name,
+                "layer": layer,
+                "unit": unit,
+                "dead": dead,
                 **{name: None if dead else column[unit] for name, column in columns.items()},
             }
             for unit, dead in enumerate(found.dead.tolist())
-        ]  # fmt: skip
+        ]
 
     def _layer_row(self, layer: str, found: LayerConsistency) -> Row:
         row: dict[str, object] = {
-            "model": self.context.name, "layer": layer, "units": len(found.dead),
-            "dead": int(found.dead.sum()), "top": found.top, "n": len(self.targets),
-        }  # fmt: skip
+            "model": self.context.name,
+            "layer": layer,
+            "units": len(found.dead),
+            "dead": int(found.dead.sum()),
+            "top": found.top,
+            "n": len(self.targets),
+        }
         for name in MEASURES:
             interval = found.intervals[name]
             row |= {f"{name}_mean": interval.mean, f"{name}_low": interval.low}
@@ -287,15 +297,21 @@ class _Neurons(Work):
         targeted = name in (MAIN, EQUAL)
         return [
             {
-                "model": self.context.name, "layer": layer, "images": name,
-                **attack_columns(attack), **self._success(name), "measure": measure,
-                "mean": _finite(interval.mean), "low": _finite(interval.low),
-                "high": _finite(interval.high), "units": int((~found.dead).sum()),
+                "model": self.context.name,
+                "layer": layer,
+                "images": name,
+                **attack_columns(attack),
+                **self._success(name),
+                "measure": measure,
+                "mean": _finite(interval.mean),
+                "low": _finite(interval.low),
+                "high": _finite(interval.high),
+                "units": int((~found.dead).sum()),
                 "n": len(self.targets),
             }
             for measure, interval in found.intervals.items()
             if targeted or measure != "cs2"  # without a target there is no CS2
-        ]  # fmt: skip
+        ]
 
     def _floor_rows(self) -> list[Row]:
         labels = self.context.data.labels
@@ -308,11 +324,15 @@ class _Neurons(Work):
         )
         return [
             {
-                "model": self.context.name, "floor": floor, "measure": measure, "kind": kind,
-                "value": value, "n": len(labels),
+                "model": self.context.name,
+                "floor": floor,
+                "measure": measure,
+                "kind": kind,
+                "value": value,
+                "n": len(labels),
             }
             for floor, measure, kind, value in found
-        ]  # fmt: skip
+        ]
 
     def _table1_row(self, layer: str, found: LayerConsistency) -> Row:
         row: dict[str, object] = {"model": self.context.name, "layer": layer}

@@ -95,13 +95,23 @@ class _Visualization(Work):
         return {"visualization_pictures": rows}
 
     def _row(
-        self, component: int, kind: str, rank: int, activation: Tensor, image: Tensor,
+        self,
+        component: int,
+        kind: str,
+        rank: int,
+        activation: Tensor,
+        image: Tensor,
         label: str = "",
-    ) -> Row:  # fmt: skip
+    ) -> Row:
         stem = f"visualization-{slug(self.context.name)}-{component}-{kind}-{rank}"
         file = f"figures/images/{stem}.png"
         write_png(enlarged(image), self.context.folder / file)
         return {
-            "model": self.context.name, "component": component, "kind": kind, "rank": rank,
-            "file": file, "activation": activation.item(), "label": label,
-        }  # fmt: skip
+            "model": self.context.name,
+            "component": component,
+            "kind": kind,
+            "rank": rank,
+            "file": file,
+            "activation": activation.item(),
+            "label": label,
+        }

@@ -111,8 +111,13 @@ def unpack(archive: Path, folder: Path, name: str) -> None:
         BrodenData(partial)
         os.rename(partial, folder)
     except (
-        zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError
-    ) as error:  # fmt: skip
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        OSError,
+        RuntimeError,
+        NotImplementedError,
+    ) as error:
         raise DataError(f"cannot read the archive {archive}: {error}; get it again") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -150,9 +155,12 @@ def _members(archive: Path, content: zipfile.ZipFile, prefix: str) -> list[zipfi
         kind = stat.S_IFMT(entry.external_attr >> 16)
         parts = name.removesuffix("/").split("/")
         if (
-            not name.isprintable() or "\\" in name or not {"", ".", ".."}.isdisjoint(parts)
-            or kind not in (0, stat.S_IFREG, stat.S_IFDIR) or name in result
-        ):  # fmt: skip
+            not name.isprintable()
+            or "\\" in name
+            or not {"", ".", ".."}.isdisjoint(parts)
+            or kind not in (0, stat.S_IFREG, stat.S_IFDIR)
+            or name in result
+        ):
             raise DataError(
                 f"{archive} holds {name!r}, which is there twice, leads out of its folder, or is"
                 " no regular file; get it again"

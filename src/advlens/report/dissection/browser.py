@@ -43,7 +43,7 @@ def browser(tables: DissectionTables) -> list[Block]:
         (BrowserColumn(header="Change", kind="text", filter="choice"), change),
         (BrowserColumn(header="LC", kind="number"), of(neurons, "lc")),
         (BrowserColumn(header="CS1", kind="number"), of(neurons, "cs1")),
-    ]  # fmt: skip
+    ]
     measured = []
     for column, cell in columns:
         found = {cell(unit) for unit in real} - {None}

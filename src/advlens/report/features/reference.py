@@ -9,8 +9,17 @@ from advlens.runs.results import Row
 from advlens.words import count, listed, number
 
 CIFAR10 = {
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-}  # fmt: skip
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+}
 STEPS = 10_000
 """Of B23's inversions."""
 

@@ -48,9 +48,12 @@ class FeatureTables:
     def read(cls, results: Results) -> "FeatureTables | None":
         """Read them from the run folder; None where there is none of them."""
         names = (
-            "inversion", "inversion_pictures", "visualization_pictures", "generation",
+            "inversion",
+            "inversion_pictures",
+            "visualization_pictures",
+            "generation",
             "generation_pictures",
-        )  # fmt: skip
+        )
         tables = {name: _checked(results, name) for name in names}
         if not any(tables.values()):
             return None

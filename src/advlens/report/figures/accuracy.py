@@ -55,10 +55,15 @@ def accuracy_dots(
         axes.plot(values, heights, **(look(index) | {"linestyle": ""}))
         for value, right, height in zip(values, high, heights, strict=True):
             axes.annotate(
-                f"{value:.1f}", (right, height), xytext=(7, 0), textcoords="offset points",
-                va="center", fontsize=9.5, color=color,
+                f"{value:.1f}",
+                (right, height),
+                xytext=(7, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=9.5,
+                color=color,
                 bbox={"facecolor": SURFACE.light, "edgecolor": "none", "pad": 1},
-            )  # fmt: skip
+            )
     centers = [place * pitch + (len(models) - 1) / 2 for place in range(len(groups))]
     axes.set_yticks(centers, [name.replace(", ", "\n") for name in groups])
     axes.tick_params(axis="y", labelcolor=INK.light)
@@ -108,9 +113,15 @@ def accuracy_sweep(
         axes.locator_params(axis="x", nbins=5, steps=[1, 2, 4, 5, 10])
     panels[0].set_ylabel("Top-1 accuracy in %")
     panels[0].annotate(
-        "chance", (1, 100 * chance), xycoords=("axes fraction", "data"), xytext=(0, 3),
-        textcoords="offset points", ha="right", fontsize=9, color=MUTED.light,
-    )  # fmt: skip
+        "chance",
+        (1, 100 * chance),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="right",
+        fontsize=9,
+        color=MUTED.light,
+    )
     legend(figure, panels[0], models)
     return figure
 

@@ -61,16 +61,24 @@ def category_shares(rows: Sequence[Row], *, width: float = WIDTH) -> Figure:
         left = 0.0
         for row in (row for row in mine if row["category"] != "all"):
             axes.barh(
-                place, 100 * row["share"], left=left, height=0.8, linewidth=0.8,
-                color=category_color(row["category"]).light, edgecolor=SURFACE.light,
-            )  # fmt: skip
+                place,
+                100 * row["share"],
+                left=left,
+                height=0.8,
+                linewidth=0.8,
+                color=category_color(row["category"]).light,
+                edgecolor=SURFACE.light,
+            )
             left += 100 * row["share"]
         (total,) = [row for row in mine if row["category"] == "all"]
         axes.annotate(
             f"{100 * total['share']:.1f}",
-            (100 * max(total["share"], total["permuted_share"]), place), xytext=(5, 0),
-            textcoords="offset points", va="center", fontsize=9.5,
-        )  # fmt: skip
+            (100 * max(total["share"], total["permuted_share"]), place),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9.5,
+        )
         axes.vlines(
             100 * total["permuted_share"], place - 0.48, place + 0.48, color=INK.light, linewidth=2
         )
@@ -83,8 +91,11 @@ def category_shares(rows: Sequence[Row], *, width: float = WIDTH) -> Figure:
         )
         axes.annotate(
             f"{short(model, letters // 2)}, {short(layer, letters // 2)}, {units} units",
-            (0, first - 0.5), xytext=(0, 2), textcoords="offset points", fontsize=9.5,
-        )  # fmt: skip
+            (0, first - 0.5),
+            xytext=(0, 2),
+            textcoords="offset points",
+            fontsize=9.5,
+        )
     axes.set_yticks([place for place, _, _ in bars], [kind for _, kind, _ in bars])
     axes.set_ylim(height - 0.35, -0.1)
     axes.set_xlim(0, _room(max(100 * row["share"] for row in rows), 1.14))
@@ -167,14 +178,22 @@ def concept_bars(rows: Sequence[Row], *, adversarial: bool, width: float = WIDTH
     for kind, offset, alpha in bars:
         for place, row in enumerate(shown):
             axes.barh(
-                place + offset, row[kind], height=0.8 / len(bars), alpha=alpha, linewidth=0,
+                place + offset,
+                row[kind],
+                height=0.8 / len(bars),
+                alpha=alpha,
+                linewidth=0,
                 color=category_color(row["category"]).light,
-            )  # fmt: skip
+            )
             axes.annotate(
-                str(row[kind]), (row[kind], place + offset), xytext=(4, 0),
-                textcoords="offset points", va="center", fontsize=9,
+                str(row[kind]),
+                (row[kind], place + offset),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
                 color=INK.light if kind == "real" else MUTED.light,
-            )  # fmt: skip
+            )
     letters = 26 if width > NARROW else 16
     axes.set_yticks(range(len(shown)), [short(row["concept"], letters) for row in shown])
     axes.tick_params(axis="y", labelcolor=INK.light)

@@ -60,9 +60,13 @@ def _panel(axes: Axes, rows: Sequence[Row], models: Sequence[str], groups: Seque
         color = colors(index).light
         known = [(row, y) for row, y in zip(mine, heights, strict=True) if row["low"] is not None]
         axes.hlines(
-            [y for _, y in known], [row["low"] for row, _ in known],
-            [row["high"] for row, _ in known], color=color, linewidth=4, alpha=0.35,
-        )  # fmt: skip
+            [y for _, y in known],
+            [row["low"] for row, _ in known],
+            [row["high"] for row, _ in known],
+            color=color,
+            linewidth=4,
+            alpha=0.35,
+        )
         axes.plot([row["mean"] for row in mine], heights, **(look(index) | {"linestyle": ""}))
     centers = [place * pitch + (len(models) - 1) / 2 for place in range(len(groups))]
     axes.set_yticks(centers, [short(group, 14) for group in groups])

@@ -80,10 +80,15 @@ def _mark_mean(axes: Axes, mean: float, highest: float) -> None:
     axes.axvline(mean, color=INK.light, linewidth=1.4)
     left = mean < 0.6 * highest
     axes.annotate(
-        f"mean {number(mean)}", (mean, 0.97), xycoords=("data", "axes fraction"),
-        xytext=(5 if left else -5, 0), textcoords="offset points",
-        ha="left" if left else "right", va="top", fontsize=9.5,
-    )  # fmt: skip
+        f"mean {number(mean)}",
+        (mean, 0.97),
+        xycoords=("data", "axes fraction"),
+        xytext=(5 if left else -5, 0),
+        textcoords="offset points",
+        ha="left" if left else "right",
+        va="top",
+        fontsize=9.5,
+    )
 
 
 @styled

@@ -58,13 +58,23 @@ def unit_grid(grid: Grid, load: Callable[[str], Pixels]) -> Figure:
             if cell.map:
                 _picture(axes, load(cell.map), left, top + CELL + MAP_GAP)
             axes.text(
-                left + CELL / 2, below + 0.07 * CELL, _caption(cell), ha="center", va="top",
+                left + CELL / 2,
+                below + 0.07 * CELL,
+                _caption(cell),
+                ha="center",
+                va="top",
                 fontsize=9,
-            )  # fmt: skip
+            )
         axes.text(
-            LEFT / 2, top + CELL / 2, kind, rotation=90, ha="center", va="center", fontsize=9.5,
+            LEFT / 2,
+            top + CELL / 2,
+            kind,
+            rotation=90,
+            ha="center",
+            va="center",
+            fontsize=9.5,
             color=MUTED.light,
-        )  # fmt: skip
+        )
     measures = ", ".join(f"{name} {short(value)}" for name, value in grid.measures.items())
     title = f"{short(grid.model)}, {short(grid.layer)}, unit {grid.unit}: {measures}"
     axes.text(LEFT, TOP / 2, textwrap.fill(title, int(13 * width)), va="center", fontsize=10)
@@ -87,9 +97,11 @@ def _picture(axes: Axes, pixels: Pixels, left: float, top: float) -> None:
     """A picture on a canvas, CELL wide and high."""
     small = max(pixels.shape[:2]) <= SMALL
     axes.imshow(
-        pixels, extent=(left, left + CELL, top + CELL, top), aspect="auto",
+        pixels,
+        extent=(left, left + CELL, top + CELL, top),
+        aspect="auto",
         interpolation="none" if small else "antialiased",
-    )  # fmt: skip
+    )
 
 
 def _caption(cell: Cell) -> str:
@@ -140,23 +152,36 @@ def picture_rows(block: PictureRowsBlock, load: Callable[[str], Pixels]) -> Figu
 
 
 def _columns(
-    axes: Axes, row: PictureRow, across: Sequence[int], top: float, pitch: float,
+    axes: Axes,
+    row: PictureRow,
+    across: Sequence[int],
+    top: float,
+    pitch: float,
     load: Callable[[str], Pixels],
-) -> None:  # fmt: skip
+) -> None:
     """The pictures of a row, which begin at `top`, and what stands above and below them."""
     left = GAP
     for column, count in zip(row.columns, across, strict=True):
         axes.text(
-            left, top - 0.04, "\n".join(_wrapped(column.heading, count)), va="bottom",
-            fontsize=9.5, color=MUTED.light,
-        )  # fmt: skip
+            left,
+            top - 0.04,
+            "\n".join(_wrapped(column.heading, count)),
+            va="bottom",
+            fontsize=9.5,
+            color=MUTED.light,
+        )
         for place, picture in enumerate(column.pictures):
             x, y = left + place % count * (CELL + GAP), top + place // count * pitch
             _picture(axes, load(picture.file), x, y)
             axes.text(
-                x + CELL / 2, y + CELL + 0.03, "\n".join(_wrapped(picture.caption)), ha="center",
-                va="top", fontsize=9, color=BAD.light if picture.wrong else INK.light,
-            )  # fmt: skip
+                x + CELL / 2,
+                y + CELL + 0.03,
+                "\n".join(_wrapped(picture.caption)),
+                ha="center",
+                va="top",
+                fontsize=9,
+                color=BAD.light if picture.wrong else INK.light,
+            )
         left += count * (CELL + GAP) + GAP
 
 

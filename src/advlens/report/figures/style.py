@@ -203,9 +203,11 @@ def svg(figure: Figure) -> str:
     content = io.BytesIO()
     with _laid_out(figure):
         figure.savefig(
-            content, format="svg", facecolor="none",
+            content,
+            format="svg",
+            facecolor="none",
             metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
-        )  # fmt: skip
+        )
     return content.getvalue().decode()
 
 

@@ -33,9 +33,12 @@ ON_TRAINING_IMAGES = {
 }
 """The column beside each one of held-out images; the objective's loss has no such."""
 TITLES = {
-    "natural": "Natural images", "adversarial": "Adversarial images", "natural_loss": "",
-    "adversarial_loss": "", "loss": "Loss of the objective",
-}  # fmt: skip
+    "natural": "Natural images",
+    "adversarial": "Adversarial images",
+    "natural_loss": "",
+    "adversarial_loss": "",
+    "loss": "Loss of the objective",
+}
 FAR = 20
 """Ratio of a panel's largest loss to its smallest from which its axis is logarithmic."""
 
@@ -136,6 +139,9 @@ def _key(figure: Figure, axes: Axes) -> None:
         )
     ]
     figure.legend(
-        handles=handles, loc="outside lower left", ncols=3, borderaxespad=0.2,
+        handles=handles,
+        loc="outside lower left",
+        ncols=3,
+        borderaxespad=0.2,
         labelcolor=MUTED.light,
-    )  # fmt: skip
+    )

@@ -122,10 +122,14 @@ class Variant:
         recipe = {k: v for k, v in recipe_settings(self.recipe).items() if k != "model"}
         whole = settings_from(TrainSettings, recipe, f"recipe {self.recipe}")
         wanted: dict[str, Any] = {
-            "epochs": settings.epochs, "threads": settings.threads, "device": settings.device,
+            "epochs": settings.epochs,
+            "threads": settings.threads,
+            "device": settings.device,
             "learning_rate": settings.learning_rate or whole.learning_rate / SLOWER,
-            "seed": settings.seed, "ignore_keys": settings.ignore_keys, "head": settings.head,
-        }  # fmt: skip
+            "seed": settings.seed,
+            "ignore_keys": settings.ignore_keys,
+            "head": settings.head,
+        }
         return dataclasses.replace(whole, **wanted)
 
 
@@ -190,19 +194,27 @@ def images(
 
 
 def fine_tune(
-    one: Variant, settings: TrainSettings, tuned: ImageData, audited: ImageData, out: Path,
+    one: Variant,
+    settings: TrainSettings,
+    tuned: ImageData,
+    audited: ImageData,
+    out: Path,
     command: str,
-) -> None:  # fmt: skip
+) -> None:
     """Prune a model and train it, continuing what its folder holds."""
     classifier = load_classifier(one.spec, settings)
     kept = prune(classifier, one.sparsity)
     classifier.name = f"{one.whole.name}, {one.sparsity:.0%} of its channels pruned, fine-tuned"
     held_out = min(settings.validation, max(1, len(tuned) // 10))
     train(
-        classifier, tuned, audited, out,
+        classifier,
+        tuned,
+        audited,
+        out,
         dataclasses.replace(settings, validation=held_out),
-        command=command, recipe=f"{one.recipe}, shortened",
-    )  # fmt: skip
+        command=command,
+        recipe=f"{one.recipe}, shortened",
+    )
     for name, channels in kept.items():
         assert not classifier.get_parameter(name)[~channels].any(), f"{name} has come back"
 

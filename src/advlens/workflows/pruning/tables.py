@@ -81,9 +81,10 @@ def kept_units(results: Results, model: str, classifier: Classifier) -> list[Row
     rows = list[Row]()
     for scope, part in (("last", layers[-1:]), ("all", layers)):
         values = [
-            row["lc"] for row in mine
+            row["lc"]
+            for row in mine
             if row["layer"] in part and row["lc"] is not None and kept[row["layer"]][row["unit"]]
-        ]  # fmt: skip
+        ]
         if values:
             rows.append(_row("units", "", None, "lc", scope, len(values), *mean_interval(values)))
     return rows
@@ -102,10 +103,20 @@ def measured(results: Results, model: str) -> list[Row]:
         return [row for row in results.table(table) or [] if row["model"] == model]
 
     rows = [
-        _row("accuracy", row["attack"], row["epsilon"], "top1", "", row["n"],
-             row["top1"], row["top1_low"], row["top1_high"], settings=_settings(row))
+        _row(
+            "accuracy",
+            row["attack"],
+            row["epsilon"],
+            "top1",
+            "",
+            row["n"],
+            row["top1"],
+            row["top1_low"],
+            row["top1_high"],
+            settings=_settings(row),
+        )
         for row in mine("accuracy")
-    ]  # fmt: skip
+    ]
     layers = mine("layers")
     for scope, part in (("last", layers[-1:]), ("all", layers)):
         if units := sum(row["units"] for row in part):
@@ -114,10 +125,19 @@ def measured(results: Results, model: str) -> list[Row]:
     rows += _consistency(mine("consistency"))
     for table, case in (("attribution", "method"), ("inversion", "start")):
         rows += [
-            _row(table, row[case], None, row["measure"], "", row["n"],
-                 row["mean"], row["low"], row["high"])
+            _row(
+                table,
+                row[case],
+                None,
+                row["measure"],
+                "",
+                row["n"],
+                row["mean"],
+                row["low"],
+                row["high"],
+            )
             for row in mine(table)
-        ]  # fmt: skip
+        ]
     return rows
 
 
@@ -144,14 +164,30 @@ def _mean(rows: Sequence[Row], key: str) -> float | None:
 
 
 def _row(
-    table: str, case: str, epsilon: float | None, measure: str, layers: str, n: int,
-    value: float | None = None, low: float | None = None, high: float | None = None,
-    *, settings: str = "",
-) -> Row:  # fmt: skip
+    table: str,
+    case: str,
+    epsilon: float | None,
+    measure: str,
+    layers: str,
+    n: int,
+    value: float | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    settings: str = "",
+) -> Row:
     return {
-        "table": table, "case": case, "epsilon": epsilon, "settings": settings, "measure": measure,
-        "layers": layers, "value": value, "low": low, "high": high, "n": n,
-    }  # fmt: skip
+        "table": table,
+        "case": case,
+        "epsilon": epsilon,
+        "settings": settings,
+        "measure": measure,
+        "layers": layers,
+        "value": value,
+        "low": low,
+        "high": high,
+        "n": n,
+    }
 
 
 def _settings(row: Row) -> str:
