@@ -3,6 +3,8 @@
 import contextlib
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +141,8 @@ def failing(world: Path, words: list[str], what: str) -> None:
         if not processes.first:
             if what == "stopped":
                 os.kill(os.getpid(), signal.SIGSTOP)
+            if what == "hangs":  # as in a file system that does not answer, in a thread of many
+                threading.Event().wait()
             if what == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise DataError("cannot read b.png")
@@ -165,16 +169,35 @@ def test_the_loss_of_a_process_that_says_nothing_is_said(world: Path) -> None:
     )
 
 
-def test_a_process_that_is_stopped_is_given_up(world: Path) -> None:
-    first, stopped = start(2, failing, world, [*TRAIN, "--patience", "0.05"], "stopped")
+@pytest.mark.parametrize("what", ["stopped", "hangs"])
+def test_a_process_that_does_nothing_is_given_up(what: str, world: Path) -> None:
+    first, lost = start(2, failing, world, [*TRAIN, "--patience", "0.05"], what)
     assert end([first]) == [1]
-    assert stopped.is_alive()
-    stopped.kill()
-    stopped.join()
+    assert lost.is_alive()
+    lost.kill()
+    lost.join()
     assert (world / "err0").read_text() == (
         "advlens: process 1 of 2 has given no sign of life for 0.05 minutes (--patience); start "
         "the same command again\n"
     )
+
+
+def working(world: Path, words: list[str]) -> None:
+    def train(*args: Any, processes: Any, **kwargs: Any) -> None:
+        processes.total(torch.zeros(1))
+        latest = time.monotonic() + 1.5 * 0.05 * 60
+        while processes.rank == 1 and time.monotonic() < latest:
+            time.sleep(0.01)
+        processes.total(torch.zeros(1))
+        raise DataError("both are here")
+
+    recipes.train = train  # type: ignore[assignment]
+    command(world, words)
+
+
+def test_a_process_that_works_alone_is_waited_for(world: Path) -> None:
+    assert end(start(2, working, world, [*TRAIN, "--patience", "0.05"])) == [1, 1]
+    assert said(world)[1] == ["advlens: both are here\n", ""]
 
 
 @pytest.mark.parametrize("missing", ["RANK", "MASTER_ADDR", "MASTER_PORT"])

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from advlens.errors import LostError, SettingsError
-from advlens.meeting import Place
+from advlens.meeting import Place, waiting
 
 PATIENCE = 300.0
 """Seconds without a sign of life of another process, unless the user is more patient."""
@@ -130,7 +130,8 @@ class Processes:
     @contextlib.contextmanager
     def _together(self) -> Iterator[None]:
         try:
-            yield
+            with waiting():
+                yield
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             raise LostError(

@@ -23,6 +23,17 @@ GRACE = 5.0
 """Seconds that a process which ends waits for another one to say why."""
 BEATS = 20
 """Signs of life that another process may miss."""
+_waits = threading.Event()
+
+
+@contextlib.contextmanager
+def waiting() -> Iterator[None]:
+    """Within the block the process waits for the others, which is a sign of life as work is."""
+    _waits.set()
+    try:
+        yield
+    finally:
+        _waits.clear()
 
 
 @dataclass(frozen=True)
@@ -96,14 +107,16 @@ class Place:
     def watched(self, patience: float) -> Iterator[None]:
         """Within the block, this process ends where others give no sign of life for so long.
 
-        The first process watches all others, these watch the first. Beats are counted, not
-        seconds: where all are suspended together, none is given up.
+        The first process watches all others, these watch the first. A process gives signs of life
+        while the calling thread computes or waits for the others, and none while it hangs in a
+        file system. Beats are counted, not seconds: where all are suspended together, none is
+        given up.
 
         Args:
             patience: seconds.
         """
-        over = threading.Event()
-        watch = threading.Thread(target=self._watch, args=(patience, over), daemon=True)
+        over, thread = threading.Event(), threading.get_ident()
+        watch = threading.Thread(target=self._watch, args=(patience, over, thread), daemon=True)
         watch.start()
         try:
             yield
@@ -111,15 +124,16 @@ class Place:
             over.set()
             watch.join(1)  # a store that does not answer holds nobody up
 
-    def _watch(self, patience: float, over: threading.Event) -> None:
+    def _watch(self, patience: float, over: threading.Event, thread: int) -> None:
         others = range(1, self.count) if self.rank == 0 else (0,)
         seen = dict.fromkeys(others, b"")
         missed = dict.fromkeys(others, 0)
         pause = patience / BEATS
         store: Store | None = None
-        beat = 0
+        beat, spent = 0, -1
         while True:
-            beat += 1
+            before, spent = spent, _spent(thread)
+            beat += spent != before or _waits.is_set()
             with contextlib.suppress(RuntimeError):
                 store = store or self.store(pause)
                 store.set(f"alive/{self.rank}", str(beat))
@@ -144,6 +158,13 @@ class Place:
         if self.speaks(sentence, lost=True):
             print(f"advlens: {sentence}", file=sys.stderr, flush=True)
         os._exit(LostError.exit_code)
+
+
+def _spent(thread: int) -> int:
+    """Nanoseconds that a thread has computed; where the system does not tell, those since ever."""
+    if not hasattr(time, "pthread_getcpuclockid"):
+        return time.monotonic_ns()
+    return time.clock_gettime_ns(time.pthread_getcpuclockid(thread))
 
 
 def _comes(store: Store, key: str) -> bool:
