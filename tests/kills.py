@@ -5,8 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from advlens.auditing import passes
-from advlens.auditing.stages import jobs
+from advlens.auditing import jobs, passes
 from advlens.progress import Progress
 
 

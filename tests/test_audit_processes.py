@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from advlens import auditing
 from advlens.attacks import Fgsm
-from advlens.auditing import audit, passes
-from advlens.auditing.stages import jobs
+from advlens.auditing import audit, jobs, passes
 from advlens.datasets import ArrayData
 from advlens.distributed import joined
 from advlens.interop import AutoAttack

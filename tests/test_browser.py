@@ -17,8 +17,8 @@ from advlens.report.blocks import (
     Section,
     UnitBrowserBlock,
 )
-from advlens.report.dissection import section as dissection
 from advlens.report.page import write_report
+from advlens.report.sections.dissection import section as dissection
 from advlens.runs.results import Results
 from synthetic_dissection import write_dissection
 from synthetic_run import read, write_run

@@ -19,11 +19,11 @@ from PIL import Image
 from advlens.errors import RunError
 from advlens.report import figures
 from advlens.report.blocks import Cell, Grid, Picture, PictureColumn, PictureRow, PictureRowsBlock
-from advlens.report.dissection.tables import DissectionTables
 from advlens.report.figures.pictures import ACROSS
 from advlens.report.figures.style import BAD, CATEGORIES, INK, MARKERS, MODELS, RULE, SURFACE
-from advlens.report.neurons.tables import NeuronTables
-from advlens.report.training.tables import histories
+from advlens.report.sections.dissection.tables import DissectionTables
+from advlens.report.sections.neurons.tables import NeuronTables
+from advlens.report.sections.training.tables import histories
 from advlens.runs.results import Results, Row
 from synthetic_dissection import write_dissection
 from synthetic_run import write_run, write_training

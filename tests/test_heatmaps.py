@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from advlens.auditing.stages.pictures import heat_map
+from advlens.auditing.pictures import heat_map
 from advlens.colors import AGAINST, FOR
 from advlens.errors import SettingsError
 

@@ -15,9 +15,10 @@ from advlens.auditing.subjects import Subject
 from advlens.datasets import ArrayData, load_data
 from advlens.errors import DataError, ModelError, SettingsError
 from advlens.models import Classifier
+from advlens.plugins import STAGES
 from advlens.prepared import prepare
 from advlens.runs.folder import read_json
-from advlens.settings import STAGES, AuditSettings, DissectSettings
+from advlens.settings import AuditSettings, DissectSettings
 from tiny_broden import write_tiny_broden
 
 CLASSES = ("cat", "dog", "ship")
@@ -39,7 +40,7 @@ SMALL = AuditSettings(
     generated=1,
     generation_steps=1,
 )
-ALL = [name for name in STAGES if name != "dissection"]
+ALL = [name for name in STAGES.names if name != "dissection"]
 
 
 def images(count: int = 24, synsets: tuple[str, ...] | None = SYNSETS) -> ArrayData:
@@ -95,6 +96,7 @@ def subject(make: Callable[[], nn.Module], data: ArrayData) -> Subject:
     classifier = model(make)
     found = Subject("tiny", classifier, prepare(classifier))
     found.data = data
+    found.choose_radii(SMALL)
     if data.synsets is None:
         found.unnamed = "the class 'cat' has 8 senses"
     return found

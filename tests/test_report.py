@@ -19,14 +19,14 @@ import pytest
 from PIL import Image
 
 from advlens.errors import RunError
-from advlens.report.accuracy import section as accuracy
-from advlens.report.attribution import section as attribution
 from advlens.report.blocks import Finding, NoteBlock, Section
-from advlens.report.dissection import section as dissection
-from advlens.report.features import section as features
-from advlens.report.neurons import section as neurons
 from advlens.report.page import IN_SHORT, THUMBNAIL, write_report
-from advlens.report.training import section as training
+from advlens.report.sections.accuracy import section as accuracy
+from advlens.report.sections.attribution import section as attribution
+from advlens.report.sections.dissection import section as dissection
+from advlens.report.sections.features import section as features
+from advlens.report.sections.neurons import section as neurons
+from advlens.report.sections.training import section as training
 from advlens.runs.results import Results
 from synthetic_attribution import write_attribution
 from synthetic_dissection import write_dissection

@@ -21,6 +21,8 @@ PROOFS = {
     "directory": f"{HERE}::test_a_factory_of_the_working_directory_is_code_that_runs",
     "config": f"{HERE}::test_a_configuration_file_holds_values_only",
     "plugin": f"{HERE}::test_libraries_are_imported_only_when_they_are_named",
+    "entry-points": "test_plugins.py::"
+    "test_an_analysis_of_another_package_is_in_stages_run_and_report",
     "weights": "models/test_hostile_weights.py::test_hostile_files",
     "training-state": "test_tampered.py::test_a_tampered_checkpoint_is_one_sentence",
     "run-names": "test_tampered.py::"

@@ -19,9 +19,9 @@ from advlens.datasets import ArrayData
 from advlens.errors import AdvlensError, CheckpointError, RunError
 from advlens.folders import check_folder, held
 from advlens.models import Classifier
-from advlens.report.accuracy import section as accuracy
-from advlens.report.neurons import section as neurons
 from advlens.report.page import write_report
+from advlens.report.sections.accuracy import section as accuracy
+from advlens.report.sections.neurons import section as neurons
 from advlens.runs.folder import Run, differences, write_text
 from advlens.settings import AuditSettings
 from advlens.training import Training

@@ -12,7 +12,7 @@ from advlens.intervals import wilson
 from advlens.report import figures
 from advlens.report.figures.style import MARKERS, MODELS
 from advlens.report.figures.training import ON_TRAINING_IMAGES
-from advlens.report.training.tables import histories
+from advlens.report.sections.training.tables import histories
 from advlens.runs.results import Results, Row
 from synthetic_run import write_run, write_training
 

@@ -39,7 +39,13 @@ NET = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
         (AuditSettings, {"seed": None}, "seed must be a whole number, not None"),
         (AuditSettings, {"epsilon": "auto"}, "epsilon must be a number or None, not 'auto'"),
         (AuditSettings, {"natural": "yes"}, "natural must be True or False, not 'yes'"),
-        (AuditSettings, {"stages": ["acuracy"]}, "stages must be one of accuracy, sweep, "),
+        (AuditSettings, {"stages": ["accuracy", 3]}, "stages must be a tuple, each part a string"),
+        (
+            AuditSettings,
+            {"stages": ["acuracy"]},
+            "stages names 'acuracy', which is no stage; perhaps you meant accuracy; there are "
+            "accuracy, sweep, ",
+        ),
         (AuditSettings, {"synsets": 3}, "synsets must be a path or None, not 3"),
         (DissectSettings, {"layers": "all"}, "layers must be a tuple, each part a string"),
         (AttackSettings, {"method": "pdg"}, "method must be one of fgsm, bim, pgd, "),

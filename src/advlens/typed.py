@@ -1,5 +1,6 @@
 """Types of settings: Python checks none, and would read a string as a tuple of letters."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import fields
 from numbers import Integral, Real
@@ -60,7 +61,7 @@ def _fitted(value: Any, hint: Any) -> Any:
     elif origin is tuple:
         if isinstance(value, Sequence) and not isinstance(value, str | bytes):
             kinds = parts[:1] * len(value) if parts[1:] == (...,) else parts
-            if len(kinds) == len(value):
+            with contextlib.suppress(TypeError, ValueError):
                 return tuple(_fitted(each, kind) for each, kind in zip(value, kinds, strict=True))
     elif hint is Path and isinstance(value, str | Path):
         return Path(value)

@@ -1,8 +1,9 @@
 """Numbers and comparisons in words, the same everywhere in the report."""
 
+import difflib
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,12 @@ def number(value: float) -> str:
 def count(value: int) -> str:
     """10000 -> "10,000"."""
     return f"{value:,}"
+
+
+def perhaps(name: str, known: Collection[str], count: int = 1) -> str:
+    """What the author of an unknown name may have meant, as the end of a sentence, or nothing."""
+    close = difflib.get_close_matches(name, known, n=count)
+    return f"; perhaps you meant {' or '.join(close)}" if close else ""
 
 
 def listed(texts: Sequence[str]) -> str:

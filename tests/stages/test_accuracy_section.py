@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from advlens.report.accuracy import section
 from advlens.report.blocks import FigureBlock, Finding, NoteBlock, Section, TableBlock
+from advlens.report.sections.accuracy import section
 from advlens.runs.results import Results
 from synthetic_run import change, read, write_run
 

@@ -11,7 +11,7 @@ from advlens.datasets import ArrayData
 from advlens.errors import SettingsError
 from advlens.models import Classifier
 from advlens.prepared import prepare
-from advlens.report.accuracy import section
+from advlens.report.sections.accuracy import section
 from advlens.runs.results import Results
 from advlens.settings import AttackSettings, AuditSettings
 from advlens.words import attack_name

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from advlens.errors import RunError
-from advlens.report.attribution import section
 from advlens.report.blocks import FigureBlock, Finding, PictureRowsBlock, Section, TableBlock
+from advlens.report.sections.attribution import section
 from advlens.runs.results import Results
 from synthetic_attribution import MEASURES, METHODS, paired, write_attribution
 from synthetic_run import change, read, write_run, write_table

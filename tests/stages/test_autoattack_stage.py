@@ -17,7 +17,7 @@ from advlens.interop.autoattack import PARTS, AutoAttack
 from advlens.intervals import wilson
 from advlens.models import Classifier
 from advlens.prepared import prepare
-from advlens.report.autoattack import section
+from advlens.report.sections.autoattack import section
 from advlens.runs.results import Results
 from advlens.settings import AuditSettings
 from advlens.words import attack_name

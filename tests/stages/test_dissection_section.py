@@ -19,7 +19,7 @@ from advlens.report.blocks import (
     TableBlock,
     UnitBrowserBlock,
 )
-from advlens.report.dissection import cautions, section
+from advlens.report.sections.dissection import cautions, section
 from advlens.runs.results import Results
 from synthetic_dissection import CATEGORIES, write_dissection
 from synthetic_run import change, read, write_run

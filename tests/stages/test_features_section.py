@@ -16,7 +16,7 @@ from advlens.report.blocks import (
     Section,
     TableBlock,
 )
-from advlens.report.features import section
+from advlens.report.sections.features import section
 from advlens.runs.results import Results
 from synthetic_features import write_features
 from synthetic_run import change, read, write_run

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from advlens.attacks import LeastLikely
 from advlens.attacks.threat import L2
 from advlens.auditing.stage import Context
-from advlens.auditing.stages.neuron_pictures import Chosen, picture_rows
+from advlens.auditing.stages.neurons.pictures import Chosen, picture_rows
 from advlens.datasets import ArrayData
 from advlens.maps import DiscrepancyMap, highlighted
 from advlens.models import Classifier

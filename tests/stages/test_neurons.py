@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from advlens.auditing.stages.neuron_curves import curve
-from advlens.auditing.stages.neuron_pictures import choose_units
+from advlens.auditing.stages.neurons.curves import curve
+from advlens.auditing.stages.neurons.pictures import choose_units
 from advlens.consistency import Interval, LayerConsistency
 
 

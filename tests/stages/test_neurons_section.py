@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from advlens.report.blocks import FigureBlock, Finding, GridBlock, NoteBlock, Section, TableBlock
-from advlens.report.neurons import section
-from advlens.report.neurons.findings import _highest
+from advlens.report.sections.neurons import section
+from advlens.report.sections.neurons.findings import _highest
 from advlens.runs.results import Results
 from synthetic_run import change, read, write_run, write_table
 

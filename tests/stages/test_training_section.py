@@ -8,7 +8,7 @@ import pytest
 from advlens.intervals import wilson
 from advlens.report.blocks import FigureBlock, Finding, Section, TableBlock
 from advlens.report.page import write_report
-from advlens.report.training import section
+from advlens.report.sections.training import section
 from advlens.runs.results import Results
 from synthetic_run import change, read, write_run, write_training
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from advlens.auditing.choices import audit_stages, dissect_stages, dissection_radius, radius
+from advlens.auditing.choices import audit_stages, dissect_stages
 from advlens.auditing.opening import check_expected, looked_at, warn
 from advlens.auditing.passes import finished, run_stages
 from advlens.auditing.record import Settings, identity, record, training_tables
@@ -18,13 +18,13 @@ from advlens.datasets import BrodenData, ImageData, Transform
 from advlens.distributed import Processes, local_device
 from advlens.errors import SettingsError
 from advlens.files import locked
-from advlens.report.accuracy import unattacked
 from advlens.report.page import write_report
+from advlens.report.sections.accuracy import unattacked
 from advlens.runs.folder import Tables, open_run, write_json
 from advlens.runs.results import Results
 from advlens.settings import AuditSettings, DissectSettings
 
-__all__ = ["audit", "dissect", "radius", "rehearsed"]
+__all__ = ["audit", "dissect", "rehearsed"]
 
 Models = str | nn.Module | Sequence[str | nn.Module]
 
@@ -62,10 +62,8 @@ def audit(
     with locked(out) if processes.first else contextlib.nullcontext():
         check = Check(out, settings.skip_damaged, processes, device)
         subjects, stages = _planned(models, data, settings, device, check)
-        epsilon = radius(settings, subjects[0].data.image_shape[1])
-        chosen = {"epsilon": epsilon, "neuron_epsilon": settings.neuron_epsilon or 2 * epsilon}
         line = command or "advlens.audit(…)"
-        return _walk(out, subjects, stages, settings, chosen, line, processes)
+        return _walk(out, subjects, stages, settings, device, line, processes)
 
 
 def rehearsed(
@@ -134,11 +132,11 @@ def dissect(
                     images = images.subset(settings.images, seed=settings.seed)
                 known[subject.transform] = check(subject, images)
             subject.data = subject.concepts = known[subject.transform]
+            subject.choose_radii(settings)
         distinguish([subject.classifier for subject in subjects])
         stages = [dissect_stages(subject, settings) for subject in subjects]
-        epsilon = dissection_radius(settings, subjects[0].data.image_shape[1])
         line = command or "advlens.dissect(…)"
-        return _walk(out, subjects, stages, settings, {"epsilon": epsilon}, line, processes)
+        return _walk(out, subjects, stages, settings, device, line, processes)
 
 
 def _listed(models: Models) -> Sequence[str | nn.Module]:
@@ -177,12 +175,11 @@ def _walk(
     subjects: Sequence[Subject],
     stages: Sequence[Sequence[Stage]],
     settings: Settings,
-    chosen: dict[str, float],
+    device: torch.device,
     command: str,
     processes: Processes,
 ) -> Path:
     """All stages of all models, then the tables, the record and the report."""
-    device = local_device(settings.device)
     for subject in subjects:
         subject.warnings += looked_at(subject, settings.batch_size, settings.seed)
         warn(subject.warnings, processes)
@@ -214,7 +211,7 @@ def _walk(
             if stage.name not in part
         ]
         run.write_tables(tables)
-        write_json(out / "run.json", record(subjects, done, settings, chosen, command, missing))
+        write_json(out / "run.json", record(subjects, done, settings, device, command, missing))
 
     if processes.first:
         publish()

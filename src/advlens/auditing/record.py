@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from advlens import __version__
 from advlens.auditing.subjects import Subject
-from advlens.distributed import local_device
 from advlens.errors import DataError
 from advlens.models import Classifier
 from advlens.runs.folder import ABOUT, Tables, fingerprint
@@ -60,22 +61,25 @@ def record(
     subjects: Sequence[Subject],
     parts: Sequence[dict[str, dict[str, Any]]],
     settings: Settings,
-    chosen: dict[str, float],
+    device: torch.device,
     command: str,
     unfinished: Sequence[tuple[str, str]],
 ) -> dict[str, Any]:
     """What run.json holds; `unfinished` are a model and a stage each."""
-    data = subjects[0].data
+    first = subjects[0]
+    radii = {"epsilon": first.epsilon, "neuron_epsilon": first.neuron_epsilon}
+    if isinstance(settings, DissectSettings):
+        radii = {"epsilon": first.neuron_epsilon}
     return {
         "advlens": __version__,
         "command": without_home(command),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": settings.seed,
-        "settings": _plain(settings) | chosen,
+        "settings": _plain(settings) | radii,
         "models": [model_record(s.classifier, s.prepared, s.data, s.spec) for s in subjects],
-        "data": data_record(data),
+        "data": data_record(first.data),
         "versions": versions(),
-        "machine": machine(local_device(settings.device)),
+        "machine": machine(device),
         "stages": [
             {
                 "stage": name,

@@ -32,6 +32,8 @@ class Subject:
     """A model with the data as it sees them.
 
     Attributes:
+        epsilon: L2 radius of the attacks on its accuracy.
+        neuron_epsilon: L2 radius of the attack on its units.
         notes: shown at the end of the report.
         warnings: shown at its top, and in the terminal before anything is computed.
         unnamed: why the WordNet ids of the classes are not known.
@@ -46,6 +48,22 @@ class Subject:
     data: ImageData = dataclasses.field(init=False)
     concepts: BrodenData | None = None
     skipped: list[Row] = dataclasses.field(default_factory=list)
+    epsilon: float = dataclasses.field(init=False)
+    neuron_epsilon: float = dataclasses.field(init=False)
+
+    def choose_radii(self, settings: AuditSettings | DissectSettings) -> None:
+        """Those that are asked for, or the field's usual ones for images of this size."""
+        size = self.data.image_shape[1]
+        self.epsilon = 0.5 if size < 96 else 1.5 if size < 160 else 3.0
+        if isinstance(settings, DissectSettings):
+            self.neuron_epsilon = settings.epsilon or 2 * self.epsilon
+        else:
+            self.epsilon = settings.epsilon or self.epsilon
+            self.neuron_epsilon = settings.neuron_epsilon or 2 * self.epsilon
+
+    def draws(self, settings: AuditSettings) -> int:
+        """Passes that a number of this model is a mean over."""
+        return settings.draws if self.prepared.randomized else 1
 
     @property
     def transform(self) -> Transform:
@@ -186,6 +204,7 @@ def labeled_subject(
             f"{len(data.classes)} classes; give the model's class names or matching data"
         )
     subject.data = data
+    subject.choose_radii(settings)
     if settings.concepts is not None:
         concepts = subject.labeled(settings.concepts)
         subject.concepts = concepts if check is None else check(subject, concepts)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import difflib
 import io
 import itertools
 import os
@@ -19,6 +18,7 @@ from tyro.extras import subcommand_cli_from_dict
 from advlens.cli import commands
 from advlens.errors import SettingsError
 from advlens.settings.packaged import recipe_settings
+from advlens.words import perhaps
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": commands.DemoCommand,
@@ -142,9 +142,7 @@ def flags_of(
     for name, value in settings.items():
         key = _key(name)
         if key not in kinds:
-            close = difflib.get_close_matches(key, kinds, n=1)
-            hint = f"; perhaps you meant {close[0]}" if close else ""
-            raise SettingsError(f"{origin}: {verb} has no setting named {key}{hint}")
+            raise SettingsError(f"{origin}: {verb} has no setting named {key}{perhaps(key, kinds)}")
         if key not in unless:
             words += _flag(origin, key, value, *kinds[key])
             origins[key] = origin

@@ -28,6 +28,7 @@ from advlens.cli.commands import (
 from advlens.cli.parsing import parse
 from advlens.errors import AdvlensError, LostError, SettingsError
 from advlens.files import locked
+from advlens.plugins import place
 from advlens.settings.packaged import listed
 from advlens.signals import ignored_signals
 
@@ -81,9 +82,12 @@ def main(words: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more at exit
         return 141
     except Exception as error:
-        found = f"{type(error).__name__}: {error}"
-        message = f"a bug in advlens, please report it: {found} (--debug shows where)"
-        return _fail(message, 1, debug)
+        said = f"{type(error).__name__}: {error}"
+        if where := place(error):
+            return _fail(
+                f"the code in {where} fails: {said}; mend it there (--debug shows more)", 1, debug
+            )
+        return _fail(f"a bug in advlens, please report it: {said} (--debug shows where)", 1, debug)
     return 0
 
 
@@ -153,7 +157,7 @@ def _demo(command: DemoCommand, line: str) -> None:
 
 
 def _audit(command: AuditCommand, line: str) -> None:
-    from advlens.auditing import audit, radius, rehearsed
+    from advlens.auditing import audit, rehearsed
     from advlens.distributed import local_device
 
     settings = command.settings
@@ -172,9 +176,10 @@ def _audit(command: AuditCommand, line: str) -> None:
         return
     subjects, stages = rehearsed(command.model, command.data, settings)
     loaded = [(subject.classifier, subject.data) for subject in subjects]
-    epsilon = radius(settings, loaded[0][1].image_shape[1])
-    neuron_epsilon = settings.neuron_epsilon or 2 * epsilon
-    settings = dataclasses.replace(settings, epsilon=epsilon, neuron_epsilon=neuron_epsilon)
+    first = subjects[0]
+    settings = dataclasses.replace(
+        settings, epsilon=first.epsilon, neuron_epsilon=first.neuron_epsilon
+    )
     told = [
         f"stages of {subject.classifier.name}: {', '.join(stage.name for stage in own)}"
         for subject, own in zip(subjects, stages, strict=True)

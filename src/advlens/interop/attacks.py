@@ -16,7 +16,7 @@ from advlens.attacks import Attack
 from advlens.attacks.base import needed
 from advlens.attacks.threat import L2, Linf
 from advlens.errors import ModelError, SettingsError
-from advlens.interop.guests import check_arguments, found, guest, library
+from advlens.interop.guests import check_arguments, found, guest, library, users
 from advlens.prepared import Prepared
 from advlens.seeding import derived
 from advlens.settings.spec import MethodSpec, parse_method
@@ -167,7 +167,8 @@ def make_attack(text: str, *, seed: int = 0) -> Attack:
     """The attack that a text names, such as `foolbox:LinfPGD(epsilon=8/255, steps=10)`.
 
     Args:
-        text: `foolbox:Name(…)`, `torchattacks:Name(…)`, or one of ours, `Pgd(norm=Linf, …)`.
+        text: `foolbox:Name(…)`, `torchattacks:Name(…)`, one of ours, `Pgd(norm=Linf, …)`, or a
+            class of your own that is made from `Attack`, `package.module:Name(…)`.
             epsilon is the radius of the ball and norm its norm, where the attack does not imply
             one; the other settings are the attack's own.
         seed: of everything random in the attack.
@@ -177,10 +178,7 @@ def make_attack(text: str, *, seed: int = 0) -> Attack:
     """
     spec = parse_method(text)
     if spec.library not in _MAKERS:
-        raise SettingsError(
-            f"{text!r}: there is no library {spec.library!r} of attacks; use foolbox:NAME, "
-            f"torchattacks:NAME or one of {', '.join(OWN)}"
-        )
+        return _users(spec, seed)
     if str(spec) in UNFIT:
         raise SettingsError(f"{spec} cannot be measured: it {UNFIT[str(spec)]}")
     if "epsilon" not in spec.settings:
@@ -193,14 +191,28 @@ def make_attack(text: str, *, seed: int = 0) -> Attack:
 def _own(spec: MethodSpec, seed: int) -> Attack:
     if spec.name not in OWN:
         raise SettingsError(f"advlens has no attack {spec.name!r}; use one of {', '.join(OWN)}")
-    kind = getattr(attacks, spec.name)
+    return _ours(spec, getattr(attacks, spec.name), seed)
+
+
+def _ours(spec: MethodSpec, kind: type[Attack], seed: int) -> Attack:
     norms = {"Linf": Linf, "L2": L2}
     if (norm := spec.settings.get("norm")) not in norms:
         raise SettingsError(f"{spec}: norm must be Linf or L2, not {norm!r}")
-    ball = Ball(norm=norm, epsilon=spec.settings["epsilon"])
+    ball = Ball(norm=norm, epsilon=spec.settings.get("epsilon", math.nan))
     settings = spec.without(*BALL) | {"threat": norms[norm](epsilon=ball.epsilon)}
     check_arguments(spec, kind, **settings)
     attack: Attack = kind(**{"seed": seed} | settings)
+    return attack
+
+
+def _users(spec: MethodSpec, seed: int) -> Attack:
+    """A class of the user's own; norm and epsilon make its threat, where it has one."""
+    others = f"attacks; use foolbox:NAME, torchattacks:NAME or one of {', '.join(OWN)}"
+    kind = users(spec, Attack, others)
+    if "threat" in inspect.signature(kind).parameters:
+        return _ours(spec, kind, seed)
+    check_arguments(spec, kind, **spec.settings)
+    attack: Attack = kind(**{"seed": seed, **spec.settings})
     return attack
 
 
@@ -267,14 +279,12 @@ def _made(
     norm = str(spec.settings.get("norm", norms[0]))
     if norm not in norms:
         raise SettingsError(f"{spec} works in {' or '.join(norms)}, not in {norm}")
-    others = ", ".join(f"{k}={v}" for k, v in spec.without(*BALL, "steps").items())
-    name = f"{spec}({others})" if others else str(spec)
     try:
         ball = Ball(norm=norm, epsilon=spec.settings["epsilon"])
     except SettingsError as error:
         raise SettingsError(f"{spec}: {error}") from error
     return adapter(
-        name=name,
+        name=spec.said(*BALL, "steps"),
         threat=ball,
         steps=steps if isinstance(steps, int) else 1,
         kind=kind,

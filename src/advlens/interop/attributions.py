@@ -22,7 +22,7 @@ from advlens.attribution.base import (
 )
 from advlens.attribution.baselines import Baseline, blurred, noise
 from advlens.errors import ModelError, SettingsError
-from advlens.interop.guests import check_arguments, found, guest, library
+from advlens.interop.guests import check_arguments, found, guest, library, users
 from advlens.models.classifier import check_images
 from advlens.prepared import Prepared, number_images, place_images, prepare
 from advlens.seeding import derived
@@ -196,12 +196,60 @@ class CaptumAttribution:
         return values.detach()[0]
 
 
-def make_attribution(text: str, *, seed: int = 0, batch_size: int = 64) -> CaptumAttribution:
+@dataclass(frozen=True, kw_only=True)
+class OwnAttribution:
+    """An attribution of the user's own, a call as those of ours are.
+
+    Attributes:
+        name: module and class, with its settings.
+        method: `method(model, images, labels, ids=ids) -> Attribution`; it may take a `background`.
+        target, starts_from: what it explains and starts from in words; not known of these.
+    """
+
+    name: str
+    method: Any
+    target: str = ""
+    starts_from: str = ""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Images,
+        labels: Labels | None = None,
+        *,
+        ids: Ids | None = None,
+        background: Images | None = None,
+    ) -> Attribution:
+        """The attribution of each image.
+
+        Raises:
+            ModelError: the method returns something else.
+        """
+        given: dict[str, Any] = {"ids": ids}
+        if "background" in inspect.signature(self.method).parameters:
+            given["background"] = background
+        made = self.method(model, images, labels, **given)
+        if (
+            isinstance(made, Attribution)
+            and made.values.shape == images.shape
+            and bool(made.values.isfinite().all())
+        ):
+            return made
+        raise ModelError(
+            f"{self.name} must return advlens.attribution.Attribution(…) with finite values of the "
+            f"images' shape {tuple(images.shape)}"
+        )
+
+
+def make_attribution(
+    text: str, *, seed: int = 0, batch_size: int = 64
+) -> CaptumAttribution | OwnAttribution:
     """The attribution that a text names, such as `captum:Occlusion(sliding_window_shapes=(3,4,4))`.
 
     Args:
         text: `captum:Name(…)`, with captum's own settings, those of the class and those of its
-            `attribute`; and target=logit or probability, baseline=black, blurred or noise.
+            `attribute`; and target=logit or probability, baseline=black, blurred or noise. Or a
+            class of your own, `package.module:Name(…)`, whose instances are called as ours are.
         seed: of everything random.
         batch_size: points per pass.
 
@@ -210,9 +258,7 @@ def make_attribution(text: str, *, seed: int = 0, batch_size: int = 64) -> Captu
     """
     spec = parse_method(text)
     if spec.library != "captum":
-        raise SettingsError(
-            f"{text!r}: there is no library {spec.library!r} of attributions; use captum:NAME"
-        )
+        return _users(spec, seed)
     captum = library("captum", "captum.attr")
     kind = _fit(spec, captum)
     settings = spec.without(*OURS)
@@ -229,10 +275,9 @@ def make_attribution(text: str, *, seed: int = 0, batch_size: int = 64) -> Captu
     if taken := {"inputs", "baselines", "target", "additional_forward_args"} & {*asked}:
         raise SettingsError(f"{spec}: {min(taken)} is set by advlens; use target= and baseline=")
     check_arguments(spec, kind.attribute, None, None, **needs, **asked)
-    others = ", ".join(f"{key}={value}" for key, value in spec.settings.items())
     ours = {key: spec.settings[key] for key in OURS if key in spec.settings}
     return CaptumAttribution(
-        name=f"{spec}({others})" if others else str(spec),
+        name=spec.said(),
         kind=kind,
         made=made,
         asked=asked,
@@ -240,6 +285,18 @@ def make_attribution(text: str, *, seed: int = 0, batch_size: int = 64) -> Captu
         seed=seed,
         **ours,
     )
+
+
+def _users(spec: MethodSpec, seed: int) -> OwnAttribution:
+    kind = users(spec, object, "attributions; use captum:NAME")
+    given = dict(spec.settings)
+    if "seed" in inspect.signature(kind).parameters:
+        given.setdefault("seed", seed)
+    check_arguments(spec, kind, **given)
+    method = kind(**given)
+    if not callable(method):
+        raise SettingsError(f"{spec} has no __call__(model, images, labels, *, ids)")
+    return OwnAttribution(name=spec.said(), method=method)
 
 
 def _fit(spec: MethodSpec, captum: ModuleType) -> Any:

@@ -1,7 +1,6 @@
 """Methods of other libraries as guests: found by name, seeded, and gone without a trace."""
 
 import contextlib
-import difflib
 import importlib
 import inspect
 import io
@@ -15,8 +14,10 @@ from torch import Tensor, nn
 
 from advlens.errors import AdvlensError, ModelError, SettingsError
 from advlens.models.classifier import device_of
+from advlens.plugins import named
 from advlens.seeding import seeded
 from advlens.settings.spec import MethodSpec
+from advlens.words import perhaps
 
 
 def library(name: str, module: str = "") -> ModuleType:
@@ -45,9 +46,32 @@ def found(spec: MethodSpec, module: ModuleType, kind: type) -> Any:
     if inspect.isclass(thing) and issubclass(thing, kind):
         return thing
     known = [n for n, t in vars(module).items() if inspect.isclass(t) and issubclass(t, kind)]
-    close = difflib.get_close_matches(spec.name, known, n=3, cutoff=0.4)
-    hint = f"; perhaps you meant {' or '.join(close)}" if close else ""
+    hint = perhaps(spec.name, known, 3)
     raise SettingsError(f"{spec.library} has no {kind.__name__.lower()} {spec.name!r}{hint}")
+
+
+def users(spec: MethodSpec, kind: type, others: str) -> Any:
+    """The class of the user's own that a specification `package.module:Class` names.
+
+    Args:
+        spec: what names it.
+        kind: what it is made from.
+        others: what could be meant instead, as "attacks; use foolbox:NAME".
+
+    Raises:
+        SettingsError: there is no such module or class, or it is of another kind.
+    """
+    try:
+        thing = named(spec.library, spec.name)
+    except Exception as error:  # the user's code may raise anything
+        raise SettingsError(
+            f"{spec}: there is no library {spec.library!r} of {others}, and no such class can be "
+            f"imported from here: {type(error).__name__}: {error}"
+        ) from error
+    if not inspect.isclass(thing) or not issubclass(thing, kind):
+        wanted = "a class" if kind is object else f"a class made from advlens's {kind.__name__}"
+        raise SettingsError(f"{spec} must be {wanted}, not {thing!r}")
+    return thing
 
 
 def check_arguments(spec: MethodSpec, call: Callable[..., Any], *given: Any, **named: Any) -> None:

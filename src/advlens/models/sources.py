@@ -1,6 +1,5 @@
 """Networks of torchvision, timm and Places365, with the images and classes that they are for."""
 
-import difflib
 import importlib
 import re
 from collections import OrderedDict
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from advlens.errors import ModelError, SettingsError
 from advlens.models.classifier import Classifier
 from advlens.models.matching import match
+from advlens.words import perhaps
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PLACES365 = ("alexnet", "resnet18", "resnet50", "vgg16")
@@ -66,7 +66,7 @@ def from_torchvision(
     name, _, part = spec.partition(".")
     if name not in (names := torchvision_names()):
         raise SettingsError(
-            f"torchvision:{name} is not known{_near(name, names)}; advlens models lists them"
+            f"torchvision:{name} is not known{perhaps(name, names, 5)}; advlens models lists them"
         )
     from torchvision import models
 
@@ -180,7 +180,7 @@ def from_timm(
         ) from error
 
     if ":" in name or not timm.is_model(name):
-        near = _near(name.partition(".")[0], timm.list_models())
+        near = perhaps(name.partition(".")[0], timm.list_models(), 5)
         raise SettingsError(f"timm:{name} is not known{near}; timm.list_models() lists them")
     try:
         cfg = timm.get_pretrained_cfg(name)
@@ -281,11 +281,6 @@ def _classes_of(state: State, own: State, classes: int) -> int:
         for name, rest in last.items()
     }
     return found.pop() if len(found) == 1 and 0 < min(found) <= MAX_CLASSES else classes
-
-
-def _near(name: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=5)
-    return f"; perhaps you meant {', '.join(close)}" if close else ""
 
 
 def _table(name: str) -> tuple[str, ...]:

@@ -1,11 +1,7 @@
 """Models by specification: a name, then `:SIZE` for other images, then `@FILE` for weights."""
 
-import difflib
-import importlib
-import os
 import re
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -30,6 +26,8 @@ from advlens.models.sources import (
     torchvision_names,
 )
 from advlens.models.weights import fill, read_weights, save_weights
+from advlens.plugins import from_here, named
+from advlens.words import perhaps
 
 CIFAR10_CLASSES = (
     "airplane",
@@ -191,11 +189,9 @@ def _cifar_resnet(name: str) -> Classifier:
 
     architecture = _PACKAGED.get(name, name)
     if architecture not in _CIFAR_RESNETS:
-        close = difflib.get_close_matches(name, list_models(), n=5)
-        near = f"; perhaps you meant {', '.join(close)}" if close else ""
         raise SettingsError(
-            f"no model named {name!r}{near}; advlens models lists them, and there are timm:NAME "
-            "and package.module:factory"
+            f"no model named {name!r}{perhaps(name, list_models(), 5)}; advlens models lists "
+            "them, and there are timm:NAME and package.module:factory"
         )
     network = CifarResNet(*_CIFAR_RESNETS[architecture])
     # The public weights of depths 20, 32, 44 and 56 were trained with ImageNet's statistics; our
@@ -216,18 +212,14 @@ def _cifar_resnet(name: str) -> Classifier:
 
 def _factory(name: str) -> Classifier:
     module_name, _, attribute = name.partition(":")
-    here = os.getcwd()  # where the user's own file lies
-    sys.path.insert(0, here)
     try:
-        factory: Callable[[], Any] = getattr(importlib.import_module(module_name), attribute)
-        built = factory()
+        with from_here():
+            built = named(module_name, attribute)()
     except Exception as error:  # the user's code may raise anything
         raise ModelError(
             f"cannot build the model {name}: {type(error).__name__}: {error}; "
             "it must name a function without arguments, in a module that can be imported from here"
         ) from error
-    finally:
-        sys.path.remove(here)
     if not isinstance(built, nn.Module):
         raise ModelError(f"{name} returned a {type(built).__name__}, not a torch.nn.Module")
     return built if isinstance(built, Classifier) else Classifier(built, name=attribute)

@@ -13,15 +13,7 @@ from advlens.colors import AGAINST, FOR
 from advlens.errors import AdvlensError, RunError
 from advlens.files import atomic
 from advlens.folders import held, open_plain, why
-from advlens.report import (
-    accuracy,
-    attribution,
-    autoattack,
-    dissection,
-    features,
-    neurons,
-    training,
-)
+from advlens.plugins import SECTIONS, place
 from advlens.report.blocks import (
     FigureBlock,
     Finding,
@@ -58,18 +50,9 @@ MOST_PIXELS = 2**21
 """Of a picture: those that stages write have the size of a model's input, or of a unit's grid."""
 IN_SHORT = 10
 """Sentences at the top of the page, at most."""
-SECTIONS = (
-    accuracy.section,
-    autoattack.section,
-    neurons.section,
-    dissection.section,
-    attribution.section,
-    features.section,
-    training.section,
-)
-"""In the order of the page; each gives nothing where the run lacks its tables."""
 
 
+Make = Callable[[Results], Section | None]
 _TOGETHER = re.compile(
     r"(?:(-?\d+(?:\.\d+)?%?) )?"
     r"(\([\d.e-]+(?:–| to )[\d.e-]+\)|\b[nk] = [\d,]+|(?:L[2∞] )?ε = [\d./]*[\d])"
@@ -100,16 +83,14 @@ class _Picture:
     small: bool
 
 
-def write_report(
-    run: Path, sections: Sequence[Callable[[Results], Section | None]] = SECTIONS
-) -> Path:
+def write_report(run: Path, sections: Sequence[Make] | None = None) -> Path:
     """Write `report.html` and the figures of a run folder.
 
     The same run folder gives the same bytes.
 
     Args:
         run: the folder, with `run.json` and `results/`.
-        sections: what makes each part of the page; those that return None are left out.
+        sections: what makes each part of the page, or returns None (default: all there are).
 
     Returns:
         The path of the report.
@@ -125,15 +106,17 @@ def write_report(
     except (AdvlensError, MemoryError):
         raise
     except Exception as error:  # tables that are right each by itself, and not together
+        if place(error):
+            raise
         raise RunError(
             f"cannot make a report of {run}: its tables do not fit together "
             f"({type(error).__name__}: {str(error)[:200]}); make the run again with `advlens audit`"
         ) from error
 
 
-def _write(
-    run: Path, results: Results, sections: Sequence[Callable[[Results], Section | None]]
-) -> Path:
+def _write(run: Path, results: Results, sections: Sequence[Make] | None) -> Path:
+    if sections is None:
+        sections = [SECTIONS.load(name) for name in SECTIONS.names]
     shown = [section for make in sections if (section := make(results)) is not None]
     pictures = {name: _thumbnail(results.file(name)) for name in _files(shown)}
     plots = {

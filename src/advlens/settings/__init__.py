@@ -1,6 +1,6 @@
 """Settings that the command line and the library share; importing them does not import torch."""
 
-from advlens.settings.audit import STAGES, AttackSettings, AuditSettings, Norm, StageName
+from advlens.settings.audit import AttackSettings, AuditSettings, Norm
 from advlens.settings.dissection import DissectSettings
 from advlens.settings.models import ModelSettings
 from advlens.settings.numbers import DRAWS, AutoRadius, NoHint, Radius, parse_number, show_number
@@ -10,7 +10,6 @@ from advlens.settings.training import TrainSettings, train_settings
 
 __all__ = [
     "DRAWS",
-    "STAGES",
     "AttackSettings",
     "AuditSettings",
     "AutoRadius",
@@ -21,7 +20,6 @@ __all__ = [
     "Norm",
     "PruneSettings",
     "Radius",
-    "StageName",
     "TrainSettings",
     "parse_method",
     "parse_number",

@@ -1,6 +1,7 @@
 """What an audit measures, and what an attack is."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -8,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
 from advlens.errors import SettingsError
+from advlens.plugins import STAGES
 from advlens.settings.models import ModelSettings
 from advlens.settings.numbers import (
     DRAWS,
@@ -19,28 +21,22 @@ from advlens.settings.numbers import (
     check_seed,
 )
 from advlens.settings.spec import parse_method
+from advlens.words import perhaps
 
-StageName = Literal[
-    "accuracy",
-    "sweep",
-    "neurons",
-    "dissection",
-    "attribution",
-    "visualization",
-    "inversion",
-    "generation",
-]
-STAGES: tuple[StageName, ...] = (
-    "accuracy",
-    "sweep",
-    "neurons",
-    "dissection",
-    "attribution",
-    "visualization",
-    "inversion",
-    "generation",
-)
 Norm = Literal["linf", "l2"]
+Stages = Annotated[tuple[str, ...], arg(metavar=f"{{{','.join(STAGES.names)}}}")]
+
+
+def check_stages(names: Sequence[str]) -> None:
+    """Raise SettingsError for no stage, and for a name that none has."""
+    if not names:
+        raise SettingsError(f"stages names no stage; give some of {', '.join(STAGES.names)}")
+    for name in names:
+        if name not in STAGES.names:
+            raise SettingsError(
+                f"stages names {name!r}, which is no stage{perhaps(name, STAGES.names)}; there are "
+                f"{', '.join(STAGES.names)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +135,7 @@ class AuditSettings(ModelSettings):
     skip_damaged: bool = False
     seed: int = 0
     device: str = "auto"
-    stages: tuple[StageName, ...] = STAGES
+    stages: Stages = STAGES.names
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -188,8 +184,7 @@ class AuditSettings(ModelSettings):
                 raise SettingsError(
                     f"expect_accuracy must be a share between 0 and 1, such as .93, not {value}"
                 )
-        if not self.stages:
-            raise SettingsError(f"stages names no stage; give some of {', '.join(STAGES)}")
+        check_stages(self.stages)
         if "accuracy" not in self.stages:
             for name in ("natural", "autoattack"):
                 if getattr(self, name):

@@ -1,6 +1,5 @@
 """Settings from the values of TOML files."""
 
-import difflib
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -8,6 +7,7 @@ from typing import Any, TypeVar
 from advlens.errors import SettingsError
 from advlens.settings.models import ModelSettings
 from advlens.settings.numbers import parse_number
+from advlens.words import perhaps
 
 Settings = TypeVar("Settings", bound=ModelSettings)
 
@@ -30,9 +30,7 @@ def settings_from(kind: type[Settings], values: Mapping[str, object], origin: st
     for name, value in values.items():
         key = name.replace("-", "_")
         if key not in hints:
-            close = difflib.get_close_matches(key, hints, n=1)
-            hint = f"; perhaps you meant {close[0]}" if close else ""
-            raise SettingsError(f"{origin}: there is no setting named {key}{hint}")
+            raise SettingsError(f"{origin}: there is no setting named {key}{perhaps(key, hints)}")
         try:
             given[key] = _number(value, hints[key])
         except ValueError as error:

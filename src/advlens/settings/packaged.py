@@ -1,11 +1,11 @@
 """Settings that come with advlens as TOML files: recipes and reproductions."""
 
-import difflib
 import tomllib
 from importlib import resources
 from typing import Any, Literal
 
 from advlens.errors import SettingsError
+from advlens.words import perhaps
 
 Kind = Literal["recipes", "reproductions"]
 VERBS = {"recipes": "train", "reproductions": "reproduce"}
@@ -29,10 +29,9 @@ def packaged(kind: Kind, name: str) -> dict[str, Any]:
     """
     names = packaged_names(kind)
     if name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f"; perhaps you meant {close[0]}" if close else ""
         raise SettingsError(
-            f"there is no {name!r} among the {kind}{hint}; advlens {VERBS[kind]} --list shows them"
+            f"there is no {name!r} among the {kind}{perhaps(name, names)}; advlens "
+            f"{VERBS[kind]} --list shows them"
         )
     return tomllib.loads((resources.files("advlens") / kind / f"{name}.toml").read_text("utf-8"))
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from advlens.errors import SettingsError
-from advlens.settings.audit import AuditSettings, StageName
+from advlens.settings.audit import AuditSettings, Stages
 from advlens.settings.numbers import NoHint, check_positive
 
 
@@ -39,7 +39,7 @@ class PruneSettings(AuditSettings, FineTuneSettings):
         SettingsError: a value out of range.
     """
 
-    stages: tuple[StageName, ...] = ("accuracy", "neurons", "attribution", "inversion")
+    stages: Stages = ("accuracy", "neurons", "attribution", "inversion")
 
     def __post_init__(self) -> None:
         super().__post_init__()

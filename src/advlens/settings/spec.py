@@ -19,7 +19,8 @@ class MethodSpec:
     """What such a word says.
 
     Attributes:
-        library: what stands before the colon; empty for a method of advlens.
+        library: what stands before the colon: a library, or the module of the user's own class;
+            empty for a method of advlens.
         name: of the method.
         settings: texts, numbers, truth values, None and tuples of them, by name.
     """
@@ -30,6 +31,11 @@ class MethodSpec:
 
     def __str__(self) -> str:
         return f"{self.library}:{self.name}" if self.library else self.name
+
+    def said(self, *leave_out: str) -> str:
+        """The method with its settings, but for some."""
+        others = ", ".join(f"{k}={v}" for k, v in self.without(*leave_out).items())
+        return f"{self}({others})" if others else str(self)
 
     def without(self, *names: str) -> dict[str, Any]:
         """The settings but for these."""
@@ -50,7 +56,7 @@ def parse_method(text: str) -> MethodSpec:
         raise SettingsError(
             f"a method is named by a string such as 'Pgd(norm=L2, epsilon=.5)', not {text!r}"
         )
-    found = re.fullmatch(r"\s*(?:(\w+)\s*:)?\s*(\w+)\s*(\(.*\))?\s*", text, re.DOTALL)
+    found = re.fullmatch(r"\s*(?:([\w.]+)\s*:)?\s*(\w+)\s*(\(.*\))?\s*", text, re.DOTALL)
     if found is None or len(text) > LONGEST:
         raise _refused(text, "it is not of the form library:Name(setting=value, …)")
     library, name, settings = found.groups(default="")

@@ -1,5 +1,4 @@
-"""The analyses of an audit: each says what it streams over, and what it writes.
+"""The analyses of an audit, a file or folder each: what it streams over, and what it writes.
 
-A new one is a new module with a class like those of `accuracy` and `neurons`, added to the list in
-`auditing/choices.py`.
+Each defines `stages(subject, settings)`. A new one is a new file here.
 """

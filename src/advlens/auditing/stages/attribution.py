@@ -20,12 +20,14 @@ from advlens.attribution import (
     sparseness,
     total_variation,
 )
-from advlens.auditing.stage import Context, Need, View, Work
-from advlens.auditing.stages.pictures import enlarged, heat_map, slug, write_png
+from advlens.auditing.pictures import enlarged, heat_map, slug, write_png
+from advlens.auditing.stage import Context, Need, Stage, View, Work
+from advlens.auditing.subjects import Subject
 from advlens.datasets import ImageData
-from advlens.interop import CaptumAttribution
+from advlens.interop import CaptumAttribution, OwnAttribution, make_attribution
 from advlens.intervals import mean_interval
 from advlens.runs.folder import Row, Tables
+from advlens.settings import AuditSettings
 
 INTEGRATED, EXPECTED, RANDOM = "IntegratedGradients", "ExpectedGradients", "Random"
 FULL_COLOR = 6.0
@@ -59,7 +61,7 @@ class AttributionStage:
     count: int = 32
     integrated: IntegratedGradients = field(default_factory=IntegratedGradients)
     expected: ExpectedGradients = field(default_factory=ExpectedGradients)
-    methods: Sequence[CaptumAttribution] = ()
+    methods: Sequence[CaptumAttribution | OwnAttribution] = ()
     background: int = 100
     draws: int = 2
     shown: int = 6
@@ -77,6 +79,20 @@ class AttributionStage:
 
 def _chosen(data: ImageData, count: int, seed: int) -> list[int]:
     return data.subset(min(count, len(data)), seed=seed).positions.tolist()
+
+
+def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
+    """Attributions of some predictions."""
+    attribution = AttributionStage(
+        count=settings.explained,
+        seed=settings.seed,
+        integrated=IntegratedGradients(
+            steps=settings.points, baselines=settings.baselines, seed=settings.seed
+        ),
+        expected=ExpectedGradients(samples=settings.samples, seed=settings.seed),
+        methods=[make_attribution(text, seed=settings.seed) for text in settings.attribution],
+    )
+    return [attribution]
 
 
 class _Attributions(Work):

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from advlens.arrays import Ids, Images, Labels
-from advlens.auditing.stage import Context, Need, View, Work
-from advlens.auditing.stages.jobs import synthesized
-from advlens.auditing.stages.pictures import enlarged, slug, write_png
+from advlens.auditing.jobs import synthesized
+from advlens.auditing.pictures import enlarged, slug, write_png
+from advlens.auditing.reference import feature_network, reference
+from advlens.auditing.stage import Context, Need, Stage, View, Work
+from advlens.auditing.subjects import Subject
 from advlens.datasets import ImageData
 from advlens.datasets import View as DataView
 from advlens.features import ClassGaussian, ClassGeneration
@@ -18,7 +20,9 @@ from advlens.fid.distances import Distance, FeatureStatistics, fid, kid
 from advlens.fid.representations import FeatureNetwork
 from advlens.intervals import mean_interval, wilson
 from advlens.models import Classifier
+from advlens.models.classifier import device_of
 from advlens.runs.folder import Row, Tables
+from advlens.settings import AuditSettings
 
 JOB = "generation.images"
 SHOWN = {"real": 2, "start": 1, "generated": 3}
@@ -62,6 +66,24 @@ class GenerationStage:
 def fitted_half(data: ImageData, seed: int) -> DataView:
     """The images that the Gaussians are fitted to: half of each class, drawn by the seed."""
     return data.subset(len(data) // 2, seed=seed)
+
+
+def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
+    """Images made for each class."""
+    judge = reference(device_of(subject.classifier))
+    small = subject.data.image_shape[1] < 96
+    # B23's numbers for CIFAR-10 and for Small ImageNet 150
+    epsilon, step_size = (30.0, 0.5) if small else (40.0, 1.0)
+    generation = GenerationStage(
+        network=feature_network(subject, settings),
+        judge=judge if subject.data.classes == judge.classes else None,
+        method=ClassGeneration(
+            epsilon=epsilon, step_size=step_size, steps=settings.generation_steps
+        ),
+        per_class=settings.generated,
+        seed=settings.seed,
+    )
+    return [generation]
 
 
 class _Generation(Work):

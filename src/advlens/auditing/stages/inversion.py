@@ -8,15 +8,18 @@ import torch
 from torch import Tensor
 
 from advlens.arrays import Images, PerImage
-from advlens.auditing.stage import Context, Need, View, Work
-from advlens.auditing.stages.jobs import synthesized
-from advlens.auditing.stages.pictures import enlarged, slug, write_png
+from advlens.auditing.jobs import synthesized
+from advlens.auditing.pictures import enlarged, slug, write_png
+from advlens.auditing.reference import feature_network
+from advlens.auditing.stage import Context, Need, Stage, View, Work
+from advlens.auditing.subjects import Subject
 from advlens.datasets import ImageData
 from advlens.features import Inversion, noise_images
 from advlens.fid.distances import feature_distances
 from advlens.fid.representations import FeatureNetwork
 from advlens.intervals import mean_interval
 from advlens.runs.folder import Row, Tables
+from advlens.settings import AuditSettings
 
 STARTS = ("noise", "image")
 
@@ -46,6 +49,17 @@ class InversionStage:
 
     def start(self, context: Context) -> "_Inversion":
         return _Inversion(self, context)
+
+
+def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
+    """The representations of some images, inverted."""
+    inversion = InversionStage(
+        network=feature_network(subject, settings),
+        method=Inversion(steps=settings.inversion_steps),
+        count=settings.inverted,
+        seed=settings.seed,
+    )
+    return [inversion]
 
 
 class _Inversion(Work):

@@ -7,12 +7,14 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from advlens.auditing.stage import Context, Need, View, Work
-from advlens.auditing.stages.jobs import synthesized
-from advlens.auditing.stages.pictures import enlarged, slug, write_png
+from advlens.auditing.jobs import synthesized
+from advlens.auditing.pictures import enlarged, slug, write_png
+from advlens.auditing.stage import Context, Need, Stage, View, Work
+from advlens.auditing.subjects import Subject
 from advlens.datasets import ImageData
 from advlens.features import FeatureVisualization, noise_images
 from advlens.runs.folder import Row, Tables
+from advlens.settings import AuditSettings
 from advlens.statistics import TopK
 
 JOB = "visualization.images"
@@ -41,6 +43,16 @@ class VisualizationStage:
 
     def start(self, context: Context) -> "_Visualization":
         return _Visualization(self, context)
+
+
+def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
+    """Some components of the representation, made visible."""
+    visualization = VisualizationStage(
+        method=FeatureVisualization(steps=settings.visualization_steps),
+        count=settings.visualized,
+        seed=settings.seed,
+    )
+    return [visualization]
 
 
 class _Visualization(Work):

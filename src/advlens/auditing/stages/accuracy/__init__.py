@@ -1,0 +1,160 @@
+"""Accuracy on the images and under attack."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from advlens.attacks import Attack, Fgsm, GradientAttack, Pgd
+from advlens.attacks.columns import NATURAL, attack_columns, attack_settings
+from advlens.attacks.threat import L2, Linf, Threat
+from advlens.auditing.stage import Context, Need, Stage, View, Work
+from advlens.auditing.stages.accuracy.autoattack import AutoAttackStage
+from advlens.auditing.subjects import Subject
+from advlens.datasets import ImageData
+from advlens.errors import SettingsError
+from advlens.evaluation import Accuracy
+from advlens.interop import AutoAttack, make_attack
+from advlens.runs.folder import Row, Tables
+from advlens.settings import AuditSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccuracyStage:
+    """Top-1 and top-5 accuracy, natural and under each attack, on all images.
+
+    Attributes:
+        attacks: as they are, with their own draws.
+        draws: passes over each image, natural or attacked, of a randomized model.
+    """
+
+    attacks: Sequence[Attack]
+    draws: int = 1
+    name: str = "accuracy"
+    records: bool = False
+    needs: tuple[Need, ...] = ()
+
+    def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
+        return data, range(len(data))
+
+    def start(self, context: Context) -> "Counts":
+        attacks = {str(i): attack for i, attack in enumerate(self.attacks)}
+        return Counts(context, {"natural": None, **attacks}, self.draws)
+
+
+def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
+    """Accuracy on all images, and AutoAttack on some of them where it is asked for."""
+    draws = subject.draws(settings)
+    attacks = [] if settings.natural else _attacks(subject, settings)
+    chosen: list[Stage] = [AccuracyStage(attacks=attacks, draws=draws)]
+    if settings.autoattack:
+        chosen.append(_autoattack(subject, settings))
+    return chosen
+
+
+def _attacks(subject: Subject, settings: AuditSettings) -> list[Attack]:
+    draws = subject.draws(settings)
+    given: dict[str, Any] = {"seed": settings.seed, "draws": draws}
+    attacks: list[Attack] = [Fgsm(threat=Linf(epsilon=e), **given) for e in settings.fgsm]
+    attacks.append(Pgd(threat=L2(epsilon=subject.epsilon), steps=settings.steps, **given))
+    for text in settings.attack:
+        attack = make_attack(text, seed=settings.seed)
+        if isinstance(attack, GradientAttack) and attack.draws == 1:
+            attack = replace(attack, draws=draws)
+        if _told(attack, given) in [_told(other, given) for other in attacks]:
+            raise SettingsError(
+                f"{text!r} is measured already: an attack is another one only where a setting of "
+                "it is another; leave it out"
+            )
+        attacks.append(attack)
+    return attacks
+
+
+def _told(attack: Attack, usual: dict[str, Any]) -> tuple[object, ...]:
+    """What tables tell of an attack."""
+    return attack_columns(attack), attack_settings(attack, **usual)
+
+
+def _autoattack(subject: Subject, settings: AuditSettings) -> AutoAttackStage:
+    if subject.prepared.randomized:
+        raise SettingsError(
+            f"{subject.classifier.name} is randomized, and AutoAttack counts an image as lost at "
+            "one lucky draw of the model; leave out --autoattack, or audit this model by itself"
+        )
+    threats: list[Threat] = [L2(epsilon=subject.epsilon)]
+    if settings.autoattack_linf:
+        threats.append(Linf(epsilon=settings.autoattack_linf))
+    return AutoAttackStage(
+        attacks=[AutoAttack(threat=threat, seed=settings.seed) for threat in threats],
+        count=settings.autoattack,
+        seed=settings.seed,
+    )
+
+
+class Counts(Work):
+    """Counts of right predictions on the images and under each attack, in one table."""
+
+    table = "accuracy"
+
+    def __init__(self, context: Context, attacks: dict[str, Attack | None], draws: int):
+        self.context, self.attacks, self.draws = context, attacks, draws
+        self.counts = {key: Accuracy(draws=draws) for key in attacks}
+        self.unattacked = dict.fromkeys(attacks, 0)
+        """Images that an attack of another library found nothing to start from for."""
+
+    def update(self, view: View) -> None:
+        for key, attack in self.attacks.items():
+            known = len(getattr(attack, "unattacked", ()))
+            self._take(self.counts[key], attack, view)
+            self.unattacked[key] += len(getattr(attack, "unattacked", ())) - known
+
+    def _take(self, accuracy: Accuracy, attack: Attack | None, view: View) -> None:
+        accuracy.update_under(
+            attack, view.prepared, view.images, view.labels, ids=view.ids, clean=view.logits
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        counted = [accuracy.counts() for accuracy in self.counts.values()]
+        unattacked = torch.tensor([*self.unattacked.values()])
+        return {f"{self.table}.counts": torch.tensor(counted), f"{self.table}.left": unattacked}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        for accuracy, row in zip(
+            self.counts.values(), state[f"{self.table}.counts"].tolist(), strict=True
+        ):
+            if not all(0 <= count <= row[0] * self.draws for count in row):
+                raise ValueError(f"{row} are no counts of {row[0]} images")
+            accuracy.restore(row)
+        left = state[f"{self.table}.left"].tolist()
+        self.unattacked = dict(zip(self.attacks, left, strict=True))
+
+    def merge(self, other: Self) -> None:
+        for key, accuracy in self.counts.items():
+            accuracy.merge(other.counts[key])
+            self.unattacked[key] += other.unattacked[key]
+
+    def compute(self) -> Tables:
+        left: list[Row] = [
+            {
+                "model": self.context.name,
+                **attack_columns(self.attacks[key]),
+                "unattacked": count,
+                "n": self.counts[key].n,
+            }
+            for key, count in self.unattacked.items()
+            if count
+        ]
+        return {self.table: [self._row(key) for key in self.attacks], "unattacked": left}
+
+    def _row(self, key: str) -> Row:
+        attack = self.attacks[key]
+        if attack is None:
+            named: Row = NATURAL
+            settings = ""
+        else:
+            named = attack_columns(attack)
+            settings = attack_settings(attack, seed=self.context.seed, draws=self.draws)
+        found = self.counts[key].compute()
+        return {"model": self.context.name, **named, **found, "settings": settings}

@@ -1,0 +1,263 @@
+"""What each unit detects, on real images and under attack: network dissection (D19, D22)."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from advlens.attacks import AdamAttack, Attack, LeastLikely
+from advlens.attacks.columns import attack_columns
+from advlens.attacks.threat import L2
+from advlens.auditing.stage import Context, Need, Stage, View, Work
+from advlens.auditing.stages.dissection.pictures import picture_rows
+from advlens.auditing.stages.dissection.rows import share_rows, transition_rows, unit_rows
+from advlens.auditing.subjects import Subject, outputs
+from advlens.datasets import BrodenData, ImageData
+from advlens.dissection import Dissection, Dissector
+from advlens.intervals import wilson
+from advlens.maps import DiscrepancyMap
+from advlens.prepared import check_layer
+from advlens.runs.folder import Row, Tables
+from advlens.settings import DRAWS, AuditSettings, DissectSettings
+
+LAST, ALL = "last", "all"
+CALIBRATION = 96
+"""Images on which the weight of the Adam attack is chosen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DissectionStage:
+    """The concept of every unit, on real images and under an attack that needs no labels.
+
+    Attributes:
+        data: images with labeled pixels, of the model's size.
+        method: how units are dissected; its layers may be "last" or "all".
+        attack: what makes the adversarial images, if any; the weight of an Adam attack is
+            calibrated on some of the images.
+        minimum: IoU above which a unit detects its best concept.
+        units: of each layer, so many are shown with their images.
+        discrepancy: whether their pictures get discrepancy maps.
+    """
+
+    data: BrodenData
+    method: Dissection
+    attack: Attack | None
+    minimum: float = 0.04
+    units: int = 6
+    discrepancy: bool = False
+    name: str = "dissection"
+    records: bool = False
+    needs: tuple[Need, ...] = ("units",)
+
+    def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
+        return self.data, range(len(self.data))
+
+    def start(self, context: Context) -> "_Dissection":
+        return _Dissection(self, context)
+
+
+def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
+    """Dissection beside an audit, on the images that --concepts names."""
+    if subject.concepts is None:
+        return []
+    chosen = DissectSettings(
+        layers=settings.layers,
+        steps=settings.neuron_steps,
+        step_size=settings.neuron_step_size,
+        discrepancy=settings.discrepancy,
+        seed=settings.seed,
+    )
+    return [dissection_stage(subject, chosen, settings.draws)]
+
+
+def dissection_stage(
+    subject: Subject, settings: DissectSettings, draws: int = DRAWS
+) -> DissectionStage:
+    """Dissection as the settings ask for it; the attack has the draws if the model needs them."""
+    data = subject.concepts
+    assert data is not None
+    if subject.prepared.layers:
+        for name in {*settings.layers} - {LAST, ALL}:
+            check_layer(name, subject.prepared.layers)
+    shape = outputs(subject, data, settings)
+    given: dict[str, Any] = {
+        "seed": settings.seed,
+        "draws": draws if subject.prepared.randomized else 1,
+    }
+    attack: Attack | None = None
+    if len(shape) != 1:
+        if settings.attack != "none":
+            subject.notes.append(
+                f"{subject.classifier.name} returns no logits, so its units were dissected on real "
+                "images only."
+            )
+    elif settings.attack == "adam":
+        attack = AdamAttack(steps=settings.steps, **given)
+    elif settings.attack == "least-likely":
+        attack = LeastLikely(
+            threat=L2(epsilon=subject.neuron_epsilon),
+            steps=settings.steps,
+            step_size=settings.step_size,
+            **given,
+        )
+    if settings.upsampling == "receptive-field":
+        unknown = [name for name in subject.prepared.layers if not subject.prepared.fields(name)]
+        if unknown:
+            subject.notes.append(
+                f"Receptive fields of {subject.classifier.name} are not known for "
+                f"{', '.join(unknown[:3])}{' …' if unknown[3:] else ''}; maps of these layers are "
+                "upsampled plainly."
+            )
+    method = Dissection(
+        layers=settings.layers,
+        quantile=settings.quantile,
+        upsampling=settings.upsampling,
+        counting=settings.counting,
+        seed=settings.seed,
+    )
+    return DissectionStage(
+        data=data,
+        method=method,
+        attack=attack,
+        minimum=settings.minimum,
+        units=settings.units,
+        discrepancy=settings.discrepancy,
+    )
+
+
+class _Dissection(Work):
+    merges_itself = True  # thresholds in the middle, counts at the end
+
+    def __init__(self, stage: DissectionStage, context: Context):
+        self.stage, self.context = stage, context
+        prepared, wanted = context.prepared, stage.method.layers
+        for name in {*wanted} - {LAST, ALL}:
+            check_layer(name, prepared.layers)
+        layers = [
+            name
+            for name in prepared.layers
+            if ALL in wanted or name in wanted or (name == prepared.last and LAST in wanted)
+        ]
+        self.method = dataclasses.replace(stage.method, layers=tuple(layers))
+        self.attack = stage.attack
+        self.walk: Dissector | None = None  # begun when the attack is settled
+        if not isinstance(self.attack, AdamAttack):
+            self._begin()
+
+    def _begin(self) -> None:
+        self.walk = self.method.begin(
+            self.context.prepared, self.stage.data, self.attack, self.context.processes
+        )
+
+    @property
+    def _walk(self) -> Dissector:
+        if self.walk is None:
+            self._calibrate()
+            self._begin()
+        assert self.walk is not None
+        return self.walk
+
+    def _calibrate(self) -> None:
+        attack, data = self.stage.attack, self.stage.data
+        assert isinstance(attack, AdamAttack)
+        some = data.subset(min(CALIBRATION, len(data)), seed=attack.seed)
+        images = torch.cat([batch.images for batch in some.batches(self.context.batch_size)])
+        self.attack = attack.calibrate(self.context.prepared, images.to(self.context.device))
+
+    def update(self, view: View) -> None:
+        self._walk.update(view.ids, view.images)
+
+    def again(self) -> bool:
+        return self._walk.again()
+
+    def state(self) -> dict[str, Tensor]:
+        kept = {f"dissection.{key}": value for key, value in self._walk.state().items()}
+        if isinstance(self.attack, AdamAttack):
+            kept["dissection.weight"] = torch.tensor(self.attack.weight, dtype=torch.float64)
+        return kept
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        if isinstance(self.attack, AdamAttack):
+            weight = state["dissection.weight"].item()
+            self.attack = dataclasses.replace(self.attack, weight=weight)
+        self._begin()
+        mine = {key.removeprefix("dissection."): value for key, value in state.items()}
+        self._walk.restore(mine)
+
+    def merge(self, other: Self) -> None:
+        """The walk exchanges what the processes saw."""
+
+    def compute(self) -> Tables:
+        walk, stage, model = self._walk, self.stage, self.context.name
+        found = walk.compute()
+        names = {concept.number: concept for concept in stage.data.concepts}
+        tables: Tables = {
+            "dissection": unit_rows(model, found, names),
+            "dissection_shares": share_rows(model, found, names, stage.data, stage.minimum),
+            "dissection_transitions": transition_rows(
+                model, found, names, stage.data, stage.minimum
+            ),
+            "dissection_images": [self._images_row()],
+        }
+        if self.context.processes.first:
+            wanted = stage.method.layers
+            shown = [walk.prepared.last] if ALL in wanted else list(found)
+            tables["dissection_pictures"] = [
+                row
+                for layer in shown
+                for row in picture_rows(
+                    self.context,
+                    walk,
+                    layer,
+                    found[layer],
+                    stage.units,
+                    stage.minimum,
+                    DiscrepancyMap(batch_size=self.context.batch_size, seed=self.context.seed)
+                    if stage.discrepancy
+                    else None,
+                )
+            ]
+        return tables
+
+    def _images_row(self) -> Row:
+        walk, stage, method = self._walk, self.stage, self.method
+        attacked: Row = dict.fromkeys(
+            (
+                "attack",
+                "norm",
+                "epsilon",
+                "steps",
+                "weight",
+                "distance",
+                "success",
+                "success_low",
+                "success_high",
+            )
+        )
+        if walk.attack is not None:
+            n = len(stage.data)
+            hits = int((walk.predicted["adversarial"] == walk.targets).sum())
+            low, high = wilson(hits, n)
+            attacked = {
+                **attack_columns(walk.attack),
+                "weight": getattr(walk.attack, "weight", None),
+                "distance": walk.distances.mean().item(),
+                "success": hits / n,
+                "success_low": low,
+                "success_high": high,
+            }
+        return {
+            "model": self.context.name,
+            "data": stage.data.name,
+            "n": len(stage.data),
+            "labels": len(stage.data.concepts),
+            **attacked,
+            "upsampling": method.upsampling,
+            "counting": method.counting,
+            "quantile": method.quantile,
+            "minimum": stage.minimum,
+            "passes": walk.passes,
+        }

@@ -1,0 +1,137 @@
+"""The images that excite a unit most, with its mask drawn, real beside adversarial."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from advlens.arrays import Images
+from advlens.auditing.pictures import enlarged, images_of, near_classes, slug, write_png
+from advlens.auditing.stage import Context
+from advlens.dissection import Concepts, Dissector, Kind, Upsampling
+from advlens.dissection.masks import Cells, masks
+from advlens.maps import DiscrepancyMap, highlighted, marked
+from advlens.runs.folder import Row
+from advlens.wordnet import similarity_matrix
+
+
+def choose_units(found: Mapping[Kind, Concepts], count: int, minimum: float) -> list[int]:
+    """Half of them of the highest IoU, the others of those whose IoU falls most under attack.
+
+    Without an attack all are of the highest IoU; equal ones by number.
+    """
+    real = found["real"].iou
+    by_iou = torch.argsort(real, descending=True, stable=True).tolist()
+    if "adversarial" not in found:
+        return by_iou[:count]
+    chosen = by_iou[: count - count // 2]
+    losses = real - found["adversarial"].iou
+    losses[real <= minimum] = -1  # only a detector can lose its concept
+    by_loss = torch.argsort(losses, descending=True, stable=True).tolist()
+    return chosen + [unit for unit in by_loss if unit not in chosen][: count // 2]
+
+
+def picture_rows(
+    context: Context,
+    walk: Dissector,
+    layer: str,
+    found: Mapping[Kind, Concepts],
+    count: int,
+    minimum: float,
+    discrepancy: DiscrepancyMap | None,
+) -> list[Row]:
+    """Write the pictures of some units of a layer and return a row for each.
+
+    The adversarial images are made again: attack, seed and image id give the same image. They are
+    framed where the model takes them for a class near those that it sees in the unit's real images
+    (D22, section 2): at least half as similar to their distribution as the most similar class is.
+    """
+    units = choose_units(found, count, minimum)
+    near = _near(context, walk, found["real"])
+    names = context.classifier.classes or context.classifier.synsets
+    rows: list[Row] = []
+    for kind in walk.images:
+        responses, ids = (values[units] for values in found[_kind(kind)].top.compute())
+        distinct = torch.unique(ids)  # one image may excite several units
+        images = images_of(context, distinct, walk.attack if kind == "adversarial" else None)
+        inside = _masks(walk, layer, found["real"].thresholds, images, units)
+        maps = None
+        if discrepancy is not None:
+            maps = discrepancy(
+                walk.prepared, images, layer=layer, units=[units] * len(distinct), ids=distinct
+            )
+        for place, unit in enumerate(units):
+            for rank, number in enumerate(ids[place].tolist()):
+                at = int(torch.searchsorted(distinct, number))
+                stem = f"dissected-{slug(context.name)}-{slug(layer)}-{unit}-{kind}-{rank}"
+                file, map_file = f"figures/images/{stem}.png", ""
+                shown = enlarged(images[at])
+                write_png(marked(shown, inside[at, place]), context.folder / file)
+                if maps is not None:
+                    map_file = f"figures/images/{stem}-map.png"
+                    picture = highlighted(shown, enlarged(maps[at, place][None])[0])
+                    write_png(picture, context.folder / map_file)
+                before, after = (int(walk.predicted[k][number]) for k in ("real", kind))
+                rows.append(
+                    {
+                        "model": context.name,
+                        "layer": layer,
+                        "unit": unit,
+                        "images": kind,
+                        "rank": rank,
+                        "id": number,
+                        "response": responses[place, rank].item(),
+                        "label": _name(names, before),
+                        "predicted": _name(names, after),
+                        "framed": after != before and bool(near[unit, after]),
+                        "file": file,
+                        "map": map_file,
+                    }
+                )
+    return sorted(rows, key=lambda row: units.index(row["unit"]))
+
+
+def _kind(images: str) -> Kind:
+    return "real" if images == "real" else "adversarial"
+
+
+def _name(names: tuple[str, ...] | None, number: int) -> str:
+    """Of a class; nothing where the model names none."""
+    if number < 0:
+        return ""
+    return names[number] if names else f"class {number}"
+
+
+def _near(context: Context, walk: Dissector, real: Concepts) -> Bool[Tensor, "units classes"]:
+    """The classes near those that the model sees in each unit's real images."""
+    seen = walk.predicted["real"][real.top.compute()[1]]
+    if int(seen.min()) < 0:
+        return torch.zeros(len(seen), 1, dtype=torch.bool)  # no classifier
+    synsets = context.classifier.synsets
+    classes = len(synsets) if synsets else int(max(p.max() for p in walk.predicted.values())) + 1
+    similarity = (
+        torch.from_numpy(similarity_matrix(synsets))
+        if synsets
+        else torch.eye(classes, dtype=torch.float64)
+    )
+    return near_classes(seen, similarity)
+
+
+def _masks(
+    walk: Dissector, layer: str, thresholds: Tensor, images: Images, units: list[int]
+) -> Bool[Tensor, "n chosen h w"]:
+    """The masks of some units at the size at which the images are shown."""
+    with torch.no_grad():
+        maps = walk.prepared.maps(images, [layer], logits=False)[1][layer][:, units]
+    height, width = enlarged(images[0]).shape[1:]
+    fields = None if walk.upsampling == "bilinear" else walk.prepared.fields(layer)
+    upsampling = Upsampling.of(
+        (maps.shape[2], maps.shape[3]), (height, width), (images.shape[2], images.shape[3]), fields
+    ).to(maps.device)
+    limits = thresholds[units].to(maps.device)
+    found = masks(Cells.above(maps, limits), limits, upsampling)
+    inside = torch.zeros(*maps.shape[:2], height * width, dtype=torch.bool)
+    places = found.places.cpu().long() % (height * width)
+    inside[found.images.cpu().long(), found.units.cpu().long(), places] = True
+    return inside.view(*maps.shape[:2], height, width)

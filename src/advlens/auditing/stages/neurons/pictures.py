@@ -1,0 +1,103 @@
+"""The images that a unit responds to most, real and adversarial (D22, figures 2 and 4–9)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from advlens.attacks import Attack
+from advlens.auditing.pictures import images_of, near_classes, slug, write_png
+from advlens.auditing.stage import Context
+from advlens.consistency import LayerConsistency
+from advlens.maps import DiscrepancyMap, highlighted
+from advlens.runs.folder import Row
+from advlens.statistics import TopK
+
+SHOWN = 8  # images per unit and kind, as in D22's figures
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A unit that the report shows, and why."""
+
+    unit: int
+    lc: float
+    chosen: str
+
+
+def choose_units(layer: LayerConsistency, each: int = 3) -> list[Chosen]:
+    """The live units of highest LC, and those around the median; equal LC by number."""
+    lc = layer.values["lc"]
+    live = [unit for unit in range(len(lc)) if not layer.dead[unit]]
+    order = sorted(live, key=lambda unit: (-lc[unit].item(), unit))
+    start = max(each, (len(order) - each) // 2)
+    picked = [("highest LC", unit) for unit in order[:each]]
+    picked += [("median LC", unit) for unit in order[start : start + each]]
+    return [Chosen(unit, lc[unit].item(), why) for why, unit in picked]
+
+
+def picture_rows(
+    context: Context,
+    layer: str,
+    units: Sequence[Chosen],
+    attack: Attack,
+    *,
+    tops: Mapping[str, TopK],
+    predicted: Mapping[str, Tensor],
+    similarity: Tensor,
+    discrepancy: DiscrepancyMap | None = None,
+) -> list[Row]:
+    """Write the pictures of the chosen units and return a row for each.
+
+    The adversarial images are made again: attack, seed and image id give the same image.
+    An adversarial image is framed where it is mistaken for a class near those of the unit's real
+    images: at least half as similar to their distribution as the most similar class is.
+    With `discrepancy`, each picture's map is written beside it.
+    """
+    if not units:
+        return []
+    data, names = context.data, context.data.classes
+    numbers = [chosen.unit for chosen in units]
+    near = near_classes(data.labels[tops["real"].compute()[1]], similarity)
+    rows: list[Row] = []
+    for kind in ("real", "adversarial"):
+        responses, ids = tops[kind].compute()
+        shown = ids[numbers, :SHOWN]
+        distinct = torch.unique(shown)  # one image may excite several units
+        images = images_of(context, distinct, attack if kind == "adversarial" else None)
+        maps = None
+        if discrepancy is not None:
+            maps = discrepancy(
+                context.prepared, images, layer=layer, units=[numbers] * len(distinct), ids=distinct
+            )
+        for place, chosen in enumerate(units):
+            for rank, number in enumerate(shown[place].tolist()):
+                guess, label = int(predicted[kind][number]), int(data.labels[number])
+                at = int(torch.searchsorted(distinct, number))
+                unit = f"{slug(context.name)}-{slug(layer)}-{chosen.unit}"
+                file, map_file = f"figures/images/{unit}-{kind}-{rank}.png", ""
+                write_png(images[at], context.folder / file)
+                if maps is not None:
+                    map_file = f"figures/images/{unit}-{kind}-{rank}-map.png"
+                    write_png(highlighted(images[at], maps[at, place]), context.folder / map_file)
+                fooled = kind == "adversarial" and guess != label
+                rows.append(
+                    {
+                        "model": context.name,
+                        "layer": layer,
+                        "unit": chosen.unit,
+                        "lc": chosen.lc,
+                        "chosen": chosen.chosen,
+                        "images": kind,
+                        "rank": rank,
+                        "id": number,
+                        "label": names[label],
+                        "predicted": names[guess],
+                        "response": responses[chosen.unit, rank].item(),
+                        "framed": fooled and bool(near[chosen.unit, guess]),
+                        "file": file,
+                        "map": map_file,
+                    }
+                )
+    return sorted(rows, key=lambda row: numbers.index(row["unit"]))

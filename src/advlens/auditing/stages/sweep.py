@@ -1,0 +1,147 @@
+"""Accuracy against epsilon, and the checks that masked gradients fail."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from advlens.attacks import Attack, Bim, Fgsm, Pgd
+from advlens.attacks.threat import L2, Linf
+from advlens.auditing.stage import Context, Need, Stage, View
+from advlens.auditing.stages.accuracy import Counts
+from advlens.auditing.subjects import Subject
+from advlens.datasets import ImageData
+from advlens.evaluation import Accuracy, must_fall, must_have_gradients, must_reach_chance
+from advlens.losses import log_odds
+from advlens.runs.folder import Row, Tables
+from advlens.settings import AuditSettings
+
+SWEEP_L2 = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the radius of the main attack
+SWEEP_LINF = (1 / 255, 2 / 255, 4 / 255, 8 / 255, 16 / 255)
+CHECK_LINF = 4 / 255
+CHECK_STEPS = (1, 2, 5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepStage:
+    """Accuracy against epsilon on a seeded subset, and the checks that masked gradients fail.
+
+    Attributes:
+        epsilon: radius of the main L2 attack; the sweep goes from a quarter of it to four times.
+        count: size of the subset.
+        steps: PGD steps.
+        draws: of the attacks, and passes over each image, of a randomized model.
+    """
+
+    epsilon: float
+    count: int
+    steps: int
+    seed: int
+    draws: int = 1
+    name: str = "sweep"
+    records: bool = False
+    needs: tuple[Need, ...] = ()
+
+    def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
+        return data, data.subset(min(self.count, len(data)), seed=self.seed).positions.tolist()
+
+    def start(self, context: Context) -> "_Sweep":
+        def pgd(threat: L2 | Linf, steps: int = self.steps) -> Pgd:
+            return Pgd(threat=threat, steps=steps, seed=self.seed, draws=self.draws)
+
+        attacks: dict[str, Attack | None] = {"natural": None}
+        for share in SWEEP_L2:
+            attacks[f"L2 {self.epsilon * share:g}"] = pgd(L2(epsilon=self.epsilon * share))
+        for epsilon in SWEEP_LINF:
+            attacks[f"L∞ {epsilon * 255:g}/255"] = pgd(Linf(epsilon=epsilon))
+        attacks["free"] = pgd(Linf(epsilon=1.0))
+        attacks["single"] = Fgsm(threat=Linf(epsilon=CHECK_LINF), draws=self.draws)
+        for steps in (*CHECK_STEPS, self.steps):
+            attacks[f"steps {steps}"] = Bim(
+                threat=L2(epsilon=self.epsilon), steps=steps, draws=self.draws
+            )
+        return _Sweep(context, attacks, self.draws)
+
+
+def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
+    """The sweep on a part of the images."""
+    sweep = SweepStage(
+        epsilon=subject.epsilon,
+        count=settings.sweep_images,
+        steps=settings.sweep_steps,
+        seed=settings.seed,
+        draws=subject.draws(settings),
+    )
+    return [sweep]
+
+
+class _Sweep(Counts):
+    table = "sweep"
+    blind = 0
+    """Images on which the gradient that attacks climb is exactly 0."""
+
+    def _take(self, accuracy: Accuracy, attack: Attack | None, view: View) -> None:
+        """Top-1 alone: images are dropped once they are fooled, which saves most of the steps."""
+        if attack is None or accuracy.draws > 1:
+            super()._take(accuracy, attack, view)
+            return
+        given = {"ids": view.ids, "clean": view.logits}
+        logits = attack.outcomes(view.prepared, view.images, view.labels, **given)
+        accuracy.update(logits, view.labels, view.logits)
+
+    def _row(self, key: str) -> Row:
+        row = super()._row(key)
+        return row if self.attacks[key] is None else {**row, "top5": None}
+
+    def update(self, view: View) -> None:
+        super().update(view)
+        with torch.enable_grad():
+            images = view.images.detach().requires_grad_()
+            odds = log_odds(view.prepared(images), view.labels)
+            (gradient,) = torch.autograd.grad(odds.sum(), images)
+        self.blind += int((gradient.flatten(1) == 0).all(dim=1).sum())
+
+    def state(self) -> dict[str, Tensor]:
+        return super().state() | {"sweep.blind": torch.tensor(self.blind)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        super().restore(state)
+        self.blind = int(state["sweep.blind"])
+        if not 0 <= self.blind <= self.counts["natural"].n:
+            raise ValueError(f"{self.blind} is no count of {self.counts['natural'].n} images")
+
+    def merge(self, other: Self) -> None:
+        super().merge(other)
+        self.blind += other.blind
+
+    def compute(self) -> Tables:
+        l2 = [key for key in self.attacks if key.startswith("L2 ")]
+        linf = [key for key in self.attacks if key.startswith("L∞ ")]
+        steps = [key for key in self.attacks if key.startswith("steps ")]
+        counts = self.counts
+
+        def falls(check: str, keys: list[str]) -> object:
+            return must_fall(check, keys, [counts[key] for key in keys])
+
+        checks = [
+            falls("accuracy falls with epsilon (L2)", ["natural", *l2]),
+            falls("accuracy falls with epsilon (L∞)", ["natural", *linf]),
+            falls("accuracy falls with the number of steps", ["natural", *steps]),
+            must_fall(
+                "a single step does not beat iterated ones",
+                ["FGSM", "PGD"],
+                [counts["single"], counts[f"L∞ {CHECK_LINF * 255:g}/255"]],
+            ),
+            must_have_gradients("gradients do not vanish", self.blind, counts["natural"].n),
+            must_reach_chance(
+                "with every pixel free, accuracy is at most chance",
+                counts["free"],
+                len(self.context.data.classes),
+            ),
+        ]
+        return {
+            "sweep": [self._row(key) for key in ("natural", *l2, *linf)],
+            "checks": [{"model": self.context.name, **vars(check)} for check in checks],
+        }

@@ -1,0 +1,169 @@
+"""What the report says of accuracy, natural and under attack."""
+
+from collections.abc import Sequence
+
+from advlens.report import figures
+from advlens.report.blocks import Block, Column, FigureBlock, NoteBlock, Score, Section, TableBlock
+from advlens.report.sections.accuracy.findings import findings, naturally, strongest, top1
+from advlens.runs.results import Results, Row
+from advlens.words import Estimate, attack_name, count, listed, percent
+
+
+def section(results: Results) -> Section | None:
+    """From `accuracy.csv`, `sweep.csv` and `checks.csv`; None without the first."""
+    rows = results.table("accuracy")
+    if not rows:
+        return None
+    sweep = results.table("sweep") or []
+    checks = results.table("checks") or []
+    blocks: list[Block] = [_accuracy_figure(results, rows), _accuracy_table(rows)]
+    blocks += [NoteBlock(text=f"{told}.") for told in unattacked(results)]
+    if any(row["epsilon"] > 0 for row in sweep):
+        blocks += _sweep_blocks(results, sweep)
+    if checks:
+        blocks += _check_blocks(checks)
+    return Section(
+        title="Accuracy",
+        anchor="accuracy",
+        lead="How often a model names the right class: on the images as they are, and after an "
+        "attack has changed each of them by at most ε to make the model err. Accuracy under an "
+        "attack is an upper bound: a stronger attack could leave less.",
+        findings=findings(results, rows, sweep, checks),
+        blocks=blocks,
+        scores=_scores(naturally(rows), strongest(results.models, rows)),
+    )
+
+
+def unattacked(results: Results) -> list[str]:
+    """On how many images an attack could not begin, from `unattacked.csv`."""
+    return [
+        f"{attack_name(row)} found no image to start from for {count(row['unattacked'])} of "
+        f"{count(row['n'])} images of {row['model']}: these count as not attacked"
+        for row in results.table("unattacked") or []
+    ]
+
+
+def _scores(natural: dict[str, Estimate], worst: dict[str, Row]) -> list[Score]:
+    return [
+        Score(
+            label="Natural accuracy",
+            explanation="Share of unchanged images whose class is named first.",
+            estimates=natural,
+            notes=dict.fromkeys(natural, ""),
+            as_percent=True,
+        ),
+        Score(
+            label="Accuracy under attack",
+            explanation="The lowest that one of the attacks here leaves.",
+            estimates={model: top1(row) for model, row in worst.items()},
+            notes={model: attack_name(row) for model, row in worst.items()},
+            as_percent=True,
+        ),
+    ]
+
+
+def _accuracy_columns(rows: Sequence[Row]) -> list[Column]:
+    spread = Column(
+        header="Spread over draws",
+        cell=lambda row: "–" if row["draws"] is None else percent(row["top1_spread"]),
+    )
+    randomized = any(row["draws"] is not None for row in rows)
+    return [
+        Column(header="Images", cell=attack_name, kind="text"),
+        Column(header="Model", cell=lambda row: row["model"], kind="model"),
+        Column(header="Top-1", cell=lambda row: percent(row["top1"])),
+        Column(header="95% interval", cell=lambda row: top1(row).interval(as_percent=True)),
+        *([spread] if randomized else []),
+        Column(
+            header="Top-5", cell=lambda row: "–" if row["top5"] is None else percent(row["top5"])
+        ),
+        Column(header="Images (n)", cell=lambda row: count(row["n"])),
+    ]
+
+
+def _accuracy_figure(results: Results, rows: Sequence[Row]) -> FigureBlock:
+    values = "; ".join(
+        f"{row['model']}, {attack_name(row)}: {percent(row['top1'])}" for row in rows
+    )
+    return FigureBlock(
+        name="accuracy",
+        draw=lambda width: figures.accuracy_dots(
+            rows, results.models, chance=results.chance, width=width
+        ),
+        alt=f"Dot plot of top-1 accuracy. {values}.",
+        caption="Top-1 accuracy on natural images and under each attack. The pale bars are 95% "
+        f"Wilson intervals; the dotted line is guessing ({percent(results.chance)}).",
+    )
+
+
+def _accuracy_table(rows: Sequence[Row]) -> TableBlock:
+    order = list(dict.fromkeys(attack_name(row) for row in rows))
+    draws = sorted({row["draws"] for row in rows if row["draws"] is not None})
+    randomized = (
+        f" Of a randomized model it is the mean over {listed([str(n) for n in draws])} fresh "
+        "passes over the same images, and the spread is the standard deviation of one pass."
+    )
+    return TableBlock(
+        caption="Accuracy in numbers. Under attack, top-1 counts the images that are right both "
+        "before and after it, top-5 those whose class is among the first five after it."
+        + (randomized if draws else ""),
+        file="accuracy.csv",
+        columns=_accuracy_columns(rows),
+        rows=sorted(rows, key=lambda row: order.index(attack_name(row))),
+    )
+
+
+def _sweep_blocks(results: Results, sweep: Sequence[Row]) -> list[Block]:
+    values = "; ".join(
+        f"{row['model']}, {attack_name(row)}: {percent(row['top1'])}" for row in sweep
+    )
+    n = max(row["n"] for row in sweep)
+    return [
+        NoteBlock(
+            title="Accuracy against the size of the change",
+            text="One radius shows one point of a curve. Where curves cross, the answer to “which "
+            "model is more robust” depends on ε.",
+        ),
+        FigureBlock(
+            name="accuracy-sweep",
+            draw=lambda width: figures.accuracy_sweep(
+                sweep, results.models, chance=results.chance, width=width
+            ),
+            alt=f"Line plot of top-1 accuracy against epsilon. {values}.",
+            caption=f"Top-1 accuracy against ε on a seeded subset (n = {count(n)}), with 95% "
+            "Wilson bands.",
+        ),
+        TableBlock(
+            caption="The sweep in numbers.",
+            file="sweep.csv",
+            columns=[column for column in _accuracy_columns(sweep) if column.header != "Top-5"],
+            rows=sweep,
+            folded=True,
+        ),
+    ]
+
+
+def _check_blocks(checks: Sequence[Row]) -> list[Block]:
+    return [
+        NoteBlock(
+            title="Can these attacks be trusted?",
+            text="A model can look robust because the attack got no useful gradient. Then "
+            "accuracy behaves in ways that a real defense does not cause, and a check below fails.",
+        ),
+        TableBlock(
+            caption="Sanity checks for gradient masking.",
+            file="checks.csv",
+            columns=[
+                Column(header="Model", cell=lambda row: row["model"], kind="model"),
+                Column(header="Check", cell=lambda row: row["check"], kind="long"),
+                Column(
+                    header="Result",
+                    cell=lambda row: "passed" if row["passed"] else "failed",
+                    kind="check",
+                ),
+                Column(header="Expected", cell=lambda row: row["expected"], kind="long"),
+                Column(header="Found", cell=lambda row: row["found"], kind="long"),
+            ],
+            rows=checks,
+        ),
+    ]

@@ -1,0 +1,187 @@
+"""Tables, the figure and the heat maps of the attribution section."""
+
+from advlens.report import figures
+from advlens.report.blocks import (
+    Block,
+    Column,
+    FigureBlock,
+    NoteBlock,
+    Picture,
+    PictureColumn,
+    PictureRow,
+    PictureRowsBlock,
+    TableBlock,
+)
+from advlens.report.sections.attribution.findings import LARGE_GAP
+from advlens.report.sections.attribution.tables import RANDOM, AttributionTables, described, named
+from advlens.runs.results import Row
+from advlens.words import count, file_name, number, percent
+
+MODEL = Column(header="Model", cell=lambda row: row["model"], kind="model")
+ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
+
+
+def measures(tables: AttributionTables) -> list[Block]:
+    """All measures, as a figure and in numbers."""
+    return [
+        NoteBlock(
+            title="How good are the attributions?",
+            text="Papers mostly judge heat maps by eye: smooth, and on the object. Here the same "
+            "is counted, beside attributions that are random numbers: a measure on which those "
+            "do as well says nothing.",
+        ),
+        _figure(tables),
+        _table(tables),
+        *_methods(tables),
+    ]
+
+
+def _shown(tables: AttributionTables) -> list[str]:
+    return [*tables.methods, *([RANDOM] if any(r["method"] == RANDOM for r in tables.rows) else [])]
+
+
+def _title(tables: AttributionTables, measure: str) -> str:
+    return described(measure).title + ARROWS[tables.better[measure]]
+
+
+def _figure(tables: AttributionTables) -> FigureBlock:
+    rows: list[Row] = [
+        {
+            "panel": _title(tables, measure),
+            "group": named(method).split()[0],
+            "model": model,
+            "mean": found.value,
+            "low": found.low,
+            "high": found.high,
+        }
+        for measure in tables.measures
+        if described(measure).claimed
+        for method in _shown(tables)
+        for model, found in tables.values(method, measure).items()
+    ]
+    values = "; ".join(
+        f"{row['panel'].strip(' ↑↓')}, {row['group']}, {row['model']}: {number(row['mean'])}"
+        for row in rows
+    )
+    return FigureBlock(
+        name="attribution-measures",
+        draw=lambda width: figures.measure_panels(rows, tables.models, width=width),
+        alt=f"Dots with intervals, a panel for each measure. {values}.",
+        caption="Means with 95% intervals over images, by method; ↑: higher is better, ↓: lower. "
+        f"Each panel has its own scale. {tables.behind}.",
+    )
+
+
+def _table(tables: AttributionTables) -> TableBlock:
+    def column(method: str) -> Column:
+        def cell(row: Row) -> str:
+            found = tables.values(method, row["measure"]).get(row["model"])
+            return found.text() if found else "–"
+
+        return Column(header=named(method), cell=cell)
+
+    keys = dict.fromkeys(
+        (row["measure"], row["model"])
+        for measure in tables.measures
+        for model in tables.models
+        for row in tables.rows
+        if (row["measure"], row["model"]) == (measure, model)
+    )
+    return TableBlock(
+        caption="Each measure with its 95% interval over images; ↑: higher is better, ↓: lower. "
+        f"{tables.behind}.",
+        file="attribution.csv",
+        columns=[
+            Column(header="Measure", cell=lambda row: _title(tables, row["measure"]), kind="text"),
+            MODEL,
+            *map(column, _shown(tables)),
+        ],
+        rows=[{"measure": measure, "model": model} for measure, model in keys],
+    )
+
+
+def _methods(tables: AttributionTables) -> list[Block]:
+    rows = [row for row in tables.settings if row["method"] != RANDOM]
+    if not rows:
+        return []
+    return [
+        TableBlock(
+            caption="How they were computed. A gradient is a forward and a backward pass.",
+            file="attribution_methods.csv",
+            columns=[
+                Column(header="Method", cell=lambda row: named(row["method"]), kind="text"),
+                MODEL,
+                Column(header="Explained", cell=lambda row: row["target"], kind="text"),
+                Column(header="Baseline", cell=lambda row: row["baseline"], kind="long"),
+                Column(header="Formula", cell=lambda row: row["formula"] or "–", kind="text"),
+                Column(header="Gradients per image", cell=lambda row: f"{row['points']:,.0f}"),
+                Column(header="Images (n)", cell=lambda row: count(row["n"])),
+            ],
+            rows=rows,
+        )
+    ]
+
+
+def heat_maps(tables: AttributionTables) -> list[Block]:
+    """For each method the images, and what each model looks at (figures 2, 6, 10, 13, 16, 17)."""
+    methods = [m for m in dict.fromkeys(row["method"] for row in tables.pictures) if m]
+    if not methods:
+        return []
+    blocks: list[Block] = [
+        NoteBlock(
+            title="What the models look at",
+            text="Each row is one image as every model sees it. The class explained is the one "
+            "that the model predicts, with its probability; where it is wrong, the heat map shows "
+            "why.",
+        )
+    ]
+    for method in methods:
+        setting = tables.setting(method)
+        rows = [row for row in tables.pictures if row["method"] == method]
+        blocks.append(
+            PictureRowsBlock(
+                name=file_name("attribution", method),
+                title=named(method),
+                caption=f"{setting}." if setting else f"{named(method)}.",
+                file="attribution_pictures.csv",
+                rows=[_row(tables, rows, rank) for rank in sorted({row["rank"] for row in rows})],
+                heat=True,
+            )
+        )
+    return blocks
+
+
+def _row(tables: AttributionTables, rows: list[Row], rank: int) -> PictureRow:
+    mine = [row for model in tables.models for row in rows if row["model"] == model]
+    mine = [row for row in mine if row["rank"] == rank]
+    image = next(
+        (row for row in tables.pictures if (row["method"], row["rank"]) == ("", rank)), None
+    )
+    label = mine[0]["label"]
+    columns = [_column(row) for row in mine]
+    if image:
+        picture = Picture(file=image["file"], alt=f"Image of {label}" if label else "Image")
+        columns.insert(0, PictureColumn(heading="Image", pictures=[picture]))
+    return PictureRow(title=label or f"image {mine[0]['id']}", columns=columns)
+
+
+def _column(row: Row) -> PictureColumn:
+    probability = "" if row["probability"] is None else f" {percent(row['probability'])}"
+    wrong = bool(row["label"]) and row["label"] != row["predicted"]
+    before = f"{row['label']} → " if wrong else ""
+    gap = row["gap"] if row["gap"] is not None and row["gap"] > LARGE_GAP else None
+    of = f" over an image of {row['label']}" if row["label"] else " over an image"
+    return PictureColumn(
+        heading=row["model"],
+        model=True,
+        pictures=[
+            Picture(
+                file=row["file"],
+                alt=f"{named(row['method'])} of {row['model']}{of}: what speaks for "
+                f"{row['predicted']}, red, and against it, blue",
+                caption=f"{before}{row['predicted']}{probability}"
+                + ("" if gap is None else f", gap {percent(gap)}"),
+                wrong=wrong,
+            )
+        ],
+    )

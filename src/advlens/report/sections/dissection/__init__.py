@@ -1,0 +1,121 @@
+"""What the report says of dissection: what units detect, and whether they do under attack."""
+
+from advlens.report.blocks import Block, NoteBlock, Score, Section, Term
+from advlens.report.sections.dissection import blocks as parts
+from advlens.report.sections.dissection.browser import browser
+from advlens.report.sections.dissection.charts import concepts, sweep
+from advlens.report.sections.dissection.findings import findings
+from advlens.report.sections.dissection.grids import pictures
+from advlens.report.sections.dissection.tables import DissectionTables
+from advlens.runs.results import Results
+from advlens.words import percent
+
+SOURCES = NoteBlock(
+    title="Sources",
+    text="Network dissection: Bau, Zhou, Khosla, Oliva and Torralba, CVPR 2017. Dissection under "
+    "attack: D19 (Dong, Bao, Su and Zhu, 2019), Table 2, in the last convolution; D22 (Dong, Su "
+    "and Zhu, 2022), Table 1, probably over all convolutions. Chance, intervals and what becomes "
+    "of each detector are additions of this report.",
+)
+
+
+def section(results: Results) -> Section | None:
+    """From the tables of the dissection stage; None without `dissection.csv`."""
+    tables = DissectionTables.read(results)
+    if tables is None:
+        return None
+    blocks: list[Block] = [
+        *parts.shares(tables),
+        *parts.transitions(tables),
+        *concepts(tables),
+        *sweep(tables),
+        *pictures(tables),
+        *browser(tables),
+        SOURCES,
+    ]
+    return Section(
+        title="Dissection",
+        anchor="dissection",
+        lead="A unit is one channel of a convolution. Dissection compares where it responds with "
+        "where people marked colors, textures, materials, scenes, parts and objects. A unit that "
+        "responds mostly within one of these, its concept, is called a detector of it."
+        + (
+            " Under attack the same is asked again: an image still shows what it showed, so a unit "
+            "that stands for a concept should still find it."
+            if tables.under_attack
+            else ""
+        ),
+        findings=findings(tables),
+        terms=_terms(tables),
+        blocks=blocks,
+        scores=_scores(tables),
+    )
+
+
+def _terms(tables: DissectionTables) -> list[Term]:
+    quantile = next((row["quantile"] for row in tables.images), 0.005)
+    counting = (
+        " As in NetDissect-Lite, an image counts only where the response touches a pixel with a "
+        "label of the concept's category."
+        if any(row["counting"] == "netdissect-lite" for row in tables.images)
+        else ""
+    )
+    return [
+        Term(
+            name="IoU, intersection over union",
+            meaning="The pixels where a unit responds and its concept lies, divided by those where "
+            "either is so, over all images: 1 where the two always coincide, 0 where they never "
+            f"meet. A unit's concept is the one of highest IoU.{counting}",
+        ),
+        Term(
+            name="Detector",
+            meaning=f"A unit whose IoU with its concept exceeds {tables.minimum:g}. That seems "
+            "little, but concepts are rare and activation maps coarse; hence chance beside it.",
+        ),
+        Term(
+            name="Threshold",
+            meaning=f"A unit responds where it exceeds the value that it exceeds at "
+            f"{100 * quantile:g}% of all positions of the real images."
+            + (
+                " The same value serves under attack; re-estimated means taken from the "
+                "adversarial images instead."
+                if tables.under_attack
+                else ""
+            ),
+        ),
+        Term(
+            name="Chance",
+            meaning="The share of detectors when the same masks are compared with the labels of "
+            "other images: what large masks and frequent concepts give without any meaning.",
+        ),
+    ]
+
+
+def _scores(tables: DissectionTables) -> list[Score]:
+    def score(images: str, label: str, explanation: str) -> Score:
+        rows = {place: tables.share(place, images) for place in tables.last}
+        return Score(
+            label=label,
+            explanation=explanation,
+            estimates=tables.detectors(tables.last, images),
+            notes={
+                model: f"{layer}; by chance {percent(row['permuted_share'])}"
+                for (model, layer), row in rows.items()
+                if row
+            },
+            as_percent=True,
+            counted="units",
+        )
+
+    return [
+        score(
+            "real",
+            "Units that detect a concept",
+            f"Share of units of the last dissected layer with an IoU above {tables.minimum:g}.",
+        ),
+        score(
+            "adversarial",
+            "Units that do under attack",
+            "The same on adversarial images, with the thresholds of the real ones.",
+        ),
+    ]

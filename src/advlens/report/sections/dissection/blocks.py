@@ -1,0 +1,227 @@
+"""Tables and figures of the dissection section."""
+
+from collections.abc import Sequence
+
+from advlens.report import figures
+from advlens.report.blocks import Block, Column, FigureBlock, NoteBlock, TableBlock
+from advlens.report.sections.dissection.tables import KINDS, DissectionTables, chance, estimate
+from advlens.runs.results import Row
+from advlens.words import count, percent
+
+NAMES = dict(zip(KINDS, ("Real", "Adversarial", "Re-estimated"), strict=True))
+MODEL = Column(header="Model", cell=lambda row: row["model"], kind="model")
+LAYER = Column(header="Layer", cell=lambda row: row["layer"], kind="text")
+IMAGES = Column(header="Images", cell=lambda row: NAMES[row["images"]], kind="text")
+MOST_GROUPS = 8
+"""Layers, over all models, above which the figure of shares shows only the last of each."""
+
+
+def shares(tables: DissectionTables) -> list[Block]:
+    """Table 2 of D19 and Table 1 of D22, as a figure and in numbers."""
+    rows = [row for images in KINDS for row in _rows(tables, tables.last, images)]
+    if not rows:
+        return []
+    blocks: list[Block] = [
+        NoteBlock(
+            title="How many units detect something?",
+            text="Each unit counts once, in the category of its best concept."
+            + (
+                " Thresholds are taken from the real images; rows “re-estimated” show adversarial "
+                "images with thresholds of their own, so that a unit that merely responds less "
+                "everywhere is not blamed for it."
+                if tables.under_attack
+                else ""
+            ),
+        ),
+        _shares_figure(tables),
+        _shares_table(
+            tables, tables.last, "the last dissected layer of each model (Table 2 of D19)"
+        ),
+    ]
+    if tables.together:
+        blocks.append(
+            _shares_table(tables, tables.together, "all dissected layers together (Table 1 of D22)")
+        )
+    return [*blocks, _every_share(tables)]
+
+
+def _rows(
+    tables: DissectionTables, places: Sequence[tuple[str, str]], images: str, category: str = "all"
+) -> list[Row]:
+    return [row for place in places if (row := tables.share(place, images, category))]
+
+
+def _shares_figure(tables: DissectionTables) -> FigureBlock:
+    each = [(model, layer) for model, layers in tables.layers.items() for layer in layers]
+    places = each if len(each) <= MOST_GROUPS else tables.last
+    rows = [
+        row
+        for place in places
+        for images in ("real", "adversarial")
+        if tables.share(place, images)
+        for category in (*tables.categories, "all")
+        if (row := tables.share(place, images, category))
+    ]
+    values = "; ".join(
+        f"{row['model']}, {row['layer']}, {row['images']}: {percent(row['share'])}, by chance "
+        f"{percent(row['permuted_share'])}"
+        for row in rows
+        if row["category"] == "all"
+    )
+    return FigureBlock(
+        name="dissection-shares",
+        draw=lambda width: figures.category_shares(rows, width=width),
+        alt=f"Bars of the share of detectors, by category. {values}.",
+        caption="Share of units that detect a concept, by the concept's category; the line in a "
+        "bar is the share that labels of other images give. "
+        f"{'' if places is each else 'The last dissected layer of each model. '}{tables.behind}.",
+    )
+
+
+def _shares_table(
+    tables: DissectionTables, places: Sequence[tuple[str, str]], where: str
+) -> TableBlock:
+    def column(category: str) -> Column:
+        def cell(row: Row) -> str:
+            found = tables.share((row["model"], row["layer"]), row["images"], category)
+            if found is None:
+                return "–"
+            return f"{100 * found['share']:.1f} / {100 * found['permuted_share']:.1f}"
+
+        return Column(header=category.capitalize(), cell=cell)
+
+    return TableBlock(
+        caption=f"Detectors among the units of {where}, with 95% Wilson intervals over units, "
+        f"then by category, in % / by chance. {tables.behind}.",
+        file="dissection_shares.csv",
+        columns=[
+            MODEL,
+            IMAGES,
+            Column(header="Detectors", cell=lambda row: estimate(row).text(as_percent=True)),
+            Column(header="By chance", cell=lambda row: percent(row["permuted_share"])),
+            *map(column, tables.categories),
+            Column(header="Units (n)", cell=lambda row: count(row["units"])),
+            LAYER,
+        ],
+        rows=[
+            row for place in places for images in KINDS for row in _rows(tables, [place], images)
+        ],
+    )
+
+
+def _every_share(tables: DissectionTables) -> TableBlock:
+    places = [(model, layer) for model, layers in tables.layers.items() for layer in layers]
+    return TableBlock(
+        caption=f"Every layer and category with 95% intervals, at an IoU above {tables.minimum:g}.",
+        file="dissection_shares.csv",
+        columns=[
+            MODEL,
+            LAYER,
+            IMAGES,
+            Column(header="Category", cell=lambda row: row["category"], kind="text"),
+            Column(header="Detectors", cell=lambda row: count(row["detectors"])),
+            Column(header="Units (n)", cell=lambda row: count(row["units"])),
+            Column(header="Share", cell=lambda row: estimate(row).text(as_percent=True)),
+            Column(header="By chance", cell=lambda row: chance(row).text(as_percent=True)),
+        ],
+        rows=[
+            row
+            for place in (*places, *tables.together)
+            for images in KINDS
+            for category in (*tables.categories, "all")
+            for row in _rows(tables, [place], images, category)
+        ],
+        folded=True,
+    )
+
+
+def transitions(tables: DissectionTables) -> list[Block]:
+    """What becomes of each detector under attack."""
+    places = [*tables.last, *tables.together]
+    rows = [
+        {"model": place[0], "layer": place[1], "images": images, "fates": found}
+        for place in places
+        for images in KINDS[1:]
+        if (found := tables.fates(place, images))
+    ]
+    if not rows:
+        return []
+
+    def column(header: str, fate: str) -> Column:
+        return Column(
+            header=header,
+            cell=lambda row: (
+                f"{getattr(row['fates'], fate)}: "
+                + row["fates"].estimate(getattr(row["fates"], fate)).text(as_percent=True)
+            ),
+        )
+
+    return [
+        NoteBlock(
+            title="What becomes of a detector under attack?",
+            text="Equal shares can hide that other units detect other things. So each unit is "
+            "followed from real to adversarial images: it keeps its very concept, detects "
+            "another one, or loses it; a unit that detected nothing can gain one.",
+        ),
+        TableBlock(
+            caption="Detectors on real images by what they do under attack: number, and share of "
+            f"these detectors with its 95% interval. {tables.behind}.",
+            file="dissection_transitions.csv",
+            columns=[
+                MODEL,
+                LAYER,
+                IMAGES,
+                Column(header="Detectors", cell=lambda row: count(row["fates"].detectors)),
+                column("Same concept", "kept"),
+                column("Another concept", "changed"),
+                column("None", "lost"),
+                Column(header="Gained", cell=lambda row: count(row["fates"].gained)),
+            ],
+            rows=rows,
+        ),
+        _matrix(tables, tables.last, "the last dissected layer"),
+        *([_matrix(tables, tables.together, "all dissected layers")] if tables.together else []),
+    ]
+
+
+def _matrix(tables: DissectionTables, places: Sequence[tuple[str, str]], where: str) -> TableBlock:
+    names = [*tables.categories, "none"]
+    cells = {
+        (row["model"], row["layer"], row["before"], row["after"]): row
+        for row in tables.transitions
+        if row["images"] == "adversarial"
+    }
+
+    def column(after: str) -> Column:
+        def cell(row: Row) -> str:
+            found = cells.get((row["model"], row["layer"], row["before"], after))
+            if found is None or not found["units"]:
+                return "·"
+            same = f" ({count(found['same_concept'])})" if after == row["before"] != "none" else ""
+            return f"{count(found['units'])}{same}"
+
+        return Column(header=f"→ {after}", cell=cell)
+
+    return TableBlock(
+        caption=f"Units of {where} by the category that they detect on real images (rows) and "
+        "under attack (columns). In brackets, how many keep the very concept.",
+        file="dissection_transitions.csv",
+        columns=[
+            MODEL,
+            LAYER,
+            Column(header="On real images", cell=lambda row: row["before"], kind="text"),
+            *map(column, names),
+            Column(header="Units", cell=lambda row: count(row["units"])),
+        ],
+        rows=[
+            {"model": model, "layer": layer, "before": before, "units": units}
+            for model, layer in places
+            for before in names
+            if (
+                units := sum(
+                    r["units"] for key, r in cells.items() if key[:3] == (model, layer, before)
+                )
+            )
+        ],
+        folded=where.startswith("all"),
+    )

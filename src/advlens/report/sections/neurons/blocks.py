@@ -1,0 +1,242 @@
+"""Tables, figures and pictures of the neuron section."""
+
+from collections.abc import Sequence
+
+from advlens.report import figures
+from advlens.report.blocks import Block, Column, FigureBlock, NoteBlock, TableBlock
+from advlens.report.sections.neurons.tables import NeuronTables, mean, success
+from advlens.runs.results import Row
+from advlens.words import Estimate, attack_name, count, listed, number, percent
+
+SETS = {
+    "least-likely": "Equal ε",
+    "equal-success": "Equal success",
+    "fgsm": "FGSM",
+    "noise": "Noise (control)",
+}
+MODEL = Column(header="Model", cell=lambda row: row["model"], kind="model")
+LAYER = Column(header="Layer", cell=lambda row: row["layer"], kind="text")
+
+
+def table1(tables: NeuronTables) -> list[Block]:
+    """Table 1 of D19."""
+    if not tables.table1:
+        return []
+    return [
+        NoteBlock(
+            title="Does a unit keep standing for one thing?",
+            text="Table 1 of D19: how alike the classes of a unit's strongest images are, real "
+            "and adversarial, averaged over the units of the last convolution.",
+        ),
+        TableBlock(
+            caption="Consistency in the last convolution, on real images and under FGSM, with 95% "
+            "jackknife intervals over images.",
+            file="table1_d19.csv",
+            columns=[
+                MODEL,
+                LAYER,
+                Column(header="LC = consis", cell=lambda row: Estimate.of(row, "consis").text()),
+                Column(header="consis_adv", cell=lambda row: Estimate.of(row, "consis_adv").text()),
+                Column(header="Misclassified", cell=lambda row: percent(row["success"])),
+                Column(header="Live units", cell=lambda row: count(row["units"])),
+                Column(header="Images (n)", cell=lambda row: count(row["n"])),
+            ],
+            rows=tables.table1,
+        ),
+    ]
+
+
+def histograms(tables: NeuronTables) -> list[Block]:
+    """Figure 5 of D19."""
+    last = {(row["model"], row["layer"]) for row in tables.last_layers}
+    live = [row for row in tables.units if (row["model"], row["layer"]) in last and not row["dead"]]
+    if not live:
+        return []
+    means = "; ".join(
+        f"{row['model']}: {number(row['consis'])} on real and {number(row['consis_adv'])} on "
+        "adversarial images"
+        for row in tables.table1
+    )
+    return [
+        FigureBlock(
+            name="consistency-histograms",
+            draw=lambda width: figures.consistency_histograms(
+                live, tables.models, floors=tables.random("lc"), width=width
+            ),
+            alt=f"Histograms of consistency, units of the last convolution. Means: {means}.",
+            caption="Units of the last convolution by consistency (Figure 5 of D19), on real "
+            f"and on adversarial images ({behind(tables, 'fgsm')}). "
+            "Solid: mean; dotted: LC of random images.",
+        )
+    ]
+
+
+def consistency_table(tables: NeuronTables) -> TableBlock:
+    """All kinds of images at the last convolution, with the attack's success beside each CS."""
+    rows: list[Row] = []
+    for images in SETS:
+        for row in tables.at_last(images, "consis_adv"):
+            found = {
+                measure: next(
+                    (r for r in tables.at_last(images, measure) if r["model"] == row["model"]), None
+                )
+                for measure in ("consis_adv", "cs1", "cs2")
+            }
+            rows.append({**row, **found})
+    return TableBlock(
+        caption="The last convolution under each kind of change. Equal ε and equal success: "
+        "targeted at the least likely class, success means that it is predicted; FGSM and noise: "
+        f"success means misclassified. 95% intervals; n = {count(tables.images)}. The file has "
+        "all layers.",
+        file="consistency.csv",
+        columns=[
+            Column(header="Attack", cell=lambda row: SETS[row["images"]], kind="text"),
+            MODEL,
+            Column(header="Radius ε", cell=_radius, kind="text"),
+            Column(header="Success", cell=lambda row: success(row).text(as_percent=True)),
+            Column(header="consis_adv", cell=lambda row: _mean(row["consis_adv"])),
+            Column(header="CS1", cell=lambda row: _mean(row["cs1"])),
+            Column(header="CS2", cell=lambda row: _mean(row["cs2"])),
+        ],
+        rows=rows,
+    )
+
+
+def _radius(row: Row) -> str:
+    return attack_name(row).split(", ")[-1].replace("ε = ", "")
+
+
+def _mean(row: Row | None) -> str:
+    return "–" if row is None else mean(row).text()
+
+
+def curves(tables: NeuronTables) -> list[Block]:
+    """Figure 10 of D22."""
+    if not tables.curves:
+        return []
+    ends = "; ".join(
+        f"{row['model']}, {SETS.get(row['images'], row['images'])}, LC {number(row['lc'])}: CS1 "
+        f"{number(row['cs1'])}, CS2 {number(row['cs2'])}, {row['units']} units"
+        for row in _ends(tables.curves, "model", "images")
+    )
+    return [
+        NoteBlock(
+            title="Do telling units hold under attack?",
+            text="Figure 10 of D22: units of all convolutions, sorted by what they are on real "
+            "images. CS1 that falls and CS2 that rises with LC mean that the more telling a unit "
+            "looks, the more it follows the attack.",
+        ),
+        FigureBlock(
+            name="consistency-curves",
+            draw=lambda width: figures.consistency_curves(
+                tables.curves, tables.models, width=width
+            ),
+            alt=f"Curves of CS1 and CS2 against LC. {ends}.",
+            caption="Mean CS1 and CS2 of the units in each bin of LC, with 95% intervals over "
+            f"units; hollow: fewer than {figures.FEW} units; below, how many a bin holds. Left, "
+            "all models at the same ε; right, each at the ε of equal success. "
+            f"Equal ε: {behind(tables, 'least-likely')}. "
+            f"Equal success: {behind(tables, 'equal-success')}.",
+        ),
+    ]
+
+
+def _ends(rows: Sequence[Row], *columns: str) -> list[Row]:
+    """The first and the last row of each group, for texts in place of a figure."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[column] for column in columns), []).append(row)
+    return [row for group in groups.values() for row in (group[0], *group[1:][-1:])]
+
+
+def behind(tables: NeuronTables, images: str) -> str:
+    """The attack behind a set of adversarial images, and its success, for captions."""
+    rows = tables.at_last(images, "cs1")
+    attacks = listed(list(dict.fromkeys(attack_name(row) for row in rows)))
+    shares = listed([f"{percent(row['success'])} on {row['model']}" for row in rows])
+    return f"{attacks}; success {shares}" if rows else "targeted attack"
+
+
+def depth(tables: NeuronTables) -> list[Block]:
+    """Layer means along the network, and the table behind them."""
+    blocks: list[Block] = [
+        NoteBlock(
+            title="From the first convolution to the last",
+            text="Early units respond to colors and edges, which many classes share; late units "
+            "are nearer to classes. Where along the way does an attack take hold?",
+        )
+    ]
+    live = [row for row in tables.layers if row["lc_mean"] is not None]
+    if live:
+        means = "; ".join(
+            f"{row['model']} {row['layer']}: LC {number(row['lc_mean'])}, "
+            f"CS1 {number(row['cs1_mean'])}, CS2 {number(row['cs2_mean'])}"
+            for row in _ends(live, "model")
+        )
+        blocks.append(
+            FigureBlock(
+                name="consistency-by-depth",
+                draw=lambda width: figures.consistency_by_depth(
+                    tables.layers, tables.models, floors=tables.random("lc"), width=width
+                ),
+                alt=f"Layer means along the network. {means}.",
+                caption="Layer means with 95% jackknife intervals over images, at equal ε; dotted: "
+                f"LC of random images. Attack: {behind(tables, 'least-likely')}.",
+            )
+        )
+    return [*blocks, _layer_table(tables)]
+
+
+def _layer_table(tables: NeuronTables) -> TableBlock:
+    def column(header: str, measure: str) -> Column:
+        return Column(
+            header=header,
+            cell=lambda row: (
+                "–" if row[f"{measure}_mean"] is None else tables.estimate(row, measure).text()
+            ),
+        )
+
+    corrected = Column(
+        header="LC corrected",
+        cell=lambda row: (
+            "–" if row["lc_corrected_mean"] is None else number(row["lc_corrected_mean"])
+        ),
+    )
+    return TableBlock(
+        caption=f"All convolutions at equal ε, n = {count(tables.images)} images. Corrected: "
+        "without the bias of few images, (k·LC − 1)/(k − 1).",
+        file="layers.csv",
+        columns=[
+            MODEL,
+            LAYER,
+            Column(header="Units", cell=lambda row: count(row["units"])),
+            Column(header="Dead", cell=lambda row: count(row["dead"])),
+            Column(header="Top k", cell=lambda row: count(row["top"])),
+            column("LC", "lc"),
+            corrected,
+            column("consis_adv", "consis_adv"),
+            column("CS1", "cs1"),
+            column("CS2", "cs2"),
+        ],
+        rows=tables.layers,
+        folded=True,
+    )
+
+
+def floors(tables: NeuronTables) -> list[Block]:
+    """What chance gives."""
+    if not tables.floors:
+        return []
+    return [
+        TableBlock(
+            caption="Floors: what the measures give by chance, without any unit.",
+            file="floors.csv",
+            columns=[
+                MODEL,
+                Column(header="Floor", cell=lambda row: row["floor"], kind="text"),
+                Column(header="Value", cell=lambda row: number(row["value"])),
+                Column(header="Images (n)", cell=lambda row: count(row["n"])),
+            ],
+            rows=tables.floors,
+        )
+    ]
