@@ -137,9 +137,9 @@ def __getattr__(name: str) -> object:
     """Import a public name when it is first used (PEP 562), so that `import advlens` is quick."""
     if name not in _HOME:
         raise AttributeError(f"module 'advlens' has no attribute {name!r}")
-    found = getattr(importlib.import_module(f"advlens.{_HOME[name]}"), name)
-    globals()[name] = found
-    return found
+    value = getattr(importlib.import_module(f"advlens.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -106,9 +106,9 @@ class Processes:
             content = b""
             if rank == self.rank:
                 content = save({key: t.contiguous().cpu() for key, t in state.items()})
-            found = load(self.spread(content, device, source=rank))
+            state_of = load(self.spread(content, device, source=rank))
             # copies, aligned as torch aligns: a matrix product rounds by where its operands lie
-            yield {key: tensor.clone() for key, tensor in found.items()}
+            yield {key: tensor.clone() for key, tensor in state_of.items()}
 
     def spread(self, content: bytes, device: torch.device, *, source: int = 0) -> bytes:
         """What one process gives, the first unless another is named, in all of them.
@@ -155,7 +155,7 @@ def joined(device: torch.device, patience: float = PATIENCE) -> Iterator[Process
         SettingsError: the environment says that there are others, but not how to reach them.
         LostError: the others cannot be reached, or one has ended.
     """
-    place = Place.found()
+    place = Place.described()
     if place.count == 1:
         yield Processes()
         return

@@ -181,8 +181,8 @@ def must_fall(check: str, settings: Sequence[str], accuracies: Sequence[Accuracy
     shares = [accuracy.share for accuracy in accuracies]
     slack = max(0.005, 1 / max(accuracies[0].n, 1)) + 1e-9
     fell = all(after <= before + slack for before, after in pairwise(shares))
-    found = ", ".join(f"{name}: {share:.1%}" for name, share in zip(settings, shares, strict=True))
-    return Check(check, "does not rise", found, fell)
+    values = ", ".join(f"{name}: {share:.1%}" for name, share in zip(settings, shares, strict=True))
+    return Check(check, "does not rise", values, fell)
 
 
 def must_have_gradients(check: str, blind: int, n: int) -> Check:
@@ -191,12 +191,12 @@ def must_have_gradients(check: str, blind: int, n: int) -> Check:
     Behind rounded pixels, a step function or a saturated output no attack by gradients finds
     anything, and robustness looks perfect.
     """
-    found = f"{blind} of {n} images without a gradient"
-    return Check(check, "at most 1% of the images without one", found, blind <= max(1, n / 100))
+    value = f"{blind} of {n} images without a gradient"
+    return Check(check, "at most 1% of the images without one", value, blind <= max(1, n / 100))
 
 
 def must_reach_chance(check: str, accuracy: Accuracy, classes: int) -> Check:
     """With every pixel free, accuracy must be at most chance, up to its interval."""
     low, _ = accuracy.interval()
-    found = f"{accuracy.share:.1%} (n = {accuracy.n})"
-    return Check(check, f"at most chance, {1 / classes:.1%}", found, low <= 1 / classes)
+    value = f"{accuracy.share:.1%} (n = {accuracy.n})"
+    return Check(check, f"at most chance, {1 / classes:.1%}", value, low <= 1 / classes)

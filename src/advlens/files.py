@@ -167,22 +167,22 @@ def _whole(path: Path, digest: str, size: int) -> bool:
 def _download(url: str, path: Path, size: int) -> Generator[bytes, None, None]:
     """The bytes of an address, exactly `size` of them."""
     deadline = time.monotonic() + TIMEOUT + size / SLOWEST
-    found = 0
+    received = 0
     try:
         with opened(url, {"https"}) as response:
-            while block := response.read1(min(1 << 20, size - found + 1)):
-                found += len(block)
-                if found > size:
+            while block := response.read1(min(1 << 20, size - received + 1)):
+                received += len(block)
+                if received > size:
                     raise _no_download(url, path, f"it has more than {size} bytes")
                 if time.monotonic() > deadline:
-                    raise TimeoutError(f"only {found} of {size} bytes came in time")
+                    raise TimeoutError(f"only {received} of {size} bytes came in time")
                 yield block
     except (OSError, http.client.HTTPException, ValueError) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()  # it holds the connection
         raise _no_download(url, path, str(error) or type(error).__name__) from error
-    if found != size:
-        raise _no_download(url, path, f"it has {found} bytes, not {size}")
+    if received != size:
+        raise _no_download(url, path, f"it has {received} bytes, not {size}")
 
 
 def _no_download(url: str, path: Path, reason: str) -> DataError:

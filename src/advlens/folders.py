@@ -66,10 +66,10 @@ def check_held(path: Path) -> None:
 
 def _identity(folder: Path) -> tuple[int, int]:
     try:
-        found = os.stat(folder)
+        status = os.stat(folder)
     except OSError:
         return -1, -1
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def check_folder(folder: Path) -> None:
@@ -112,11 +112,11 @@ def open_plain(path: Path, most: int = LARGEST) -> BinaryIO:
             raise ValueError("it is a link") from error
         raise
     try:
-        found = os.fstat(number)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(number)
+        if not stat.S_ISREG(status.st_mode):
             raise ValueError("it is not a file")
-        if found.st_size > most:
-            raise ValueError(f"it has {found.st_size:,} bytes, more than {most:,}")
+        if status.st_size > most:
+            raise ValueError(f"it has {status.st_size:,} bytes, more than {most:,}")
         return open(number, "rb")
     except BaseException:
         os.close(number)
@@ -145,14 +145,14 @@ def parse_object(content: bytes) -> dict[str, Any]:
     if len(content) > MOST_BEYOND_ASCII and not content.isascii():
         raise ValueError(f"it has {len(content):,} bytes, not all of them ASCII")
     try:
-        found = json.loads(
+        parsed = json.loads(
             content.decode(), parse_constant=_refused, parse_float=_finite, parse_int=_whole
         )
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-    if not isinstance(found, dict):
+    if not isinstance(parsed, dict):
         raise ValueError("it holds no JSON object")
-    level: list[Any] = [found]
+    level: list[Any] = [parsed]
     for _ in range(DEEPEST):
         level = [
             item
@@ -162,7 +162,7 @@ def parse_object(content: bytes) -> dict[str, Any]:
         ]
     if level:
         raise ValueError("it is nested too deeply")
-    return found
+    return parsed
 
 
 def is_amount(value: object) -> bool:

@@ -84,8 +84,8 @@ def _read(file: Path) -> tuple[str, str, int, str]:
     for _ in range(10):  # one that is just being made is empty
         content = file.read_text(encoding="utf-8", errors="replace")
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            found = json.loads(content)
-            return content, str(found["host"]), int(found["pid"]), str(found["since"])
+            holder = json.loads(content)
+            return content, str(holder["host"]), int(holder["pid"]), str(holder["since"])
         time.sleep(POLL)
     raise RunError(
         f"{file} does not say who holds {file.parent}; remove it if no advlens process does"

@@ -41,8 +41,8 @@ def divergence(logits: Logits, others: Logits) -> PerImage:
     p = z.softmax(dim=1).scatter(1, label, 0)
     odds, other_odds = (each - each.gather(1, label) for each in (z, others))
     apart = torch.where(p > 0, odds - other_odds, 0.0)  # −∞ − −∞ is of a masked class
-    found = (p * apart).sum(dim=1) + cross_entropy(others, top)
-    return (found - cross_entropy(z, top)).to(logits.dtype)
+    total = (p * apart).sum(dim=1) + cross_entropy(others, top)
+    return (total - cross_entropy(z, top)).to(logits.dtype)
 
 
 def rounding(logits: Logits) -> PerImage:

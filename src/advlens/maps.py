@@ -98,11 +98,11 @@ class DiscrepancyMap:
             occluders = uniform(self.seed, ids, (patch, patch, 3), Stream.OCCLUDER).to(images)
             pixels = images.permute(0, 2, 3, 1).contiguous()
 
-            found = []
+            peaks = []
             for start in range(0, len(images), self.batch_size):
                 part = slice(start, start + self.batch_size)
-                found.append(_peaks(prepared.features(images[part], layer), chosen[part]))
-            responses, y, x = (torch.cat(part) for part in zip(*found, strict=True))
+                peaks.append(_peaks(prepared.features(images[part], layer), chosen[part]))
+            responses, y, x = (torch.cat(part) for part in zip(*peaks, strict=True))
 
             grid = torch.cartesian_prod(rows, columns).to(images.device)
             changes = images.new_empty(len(images) * len(grid), chosen.shape[1])

@@ -49,7 +49,7 @@ class Place:
     count: int
 
     @classmethod
-    def found(cls) -> "Place":
+    def described(cls) -> "Place":
         """The place that the environment describes; without torchrun, that of one process alone.
 
         Raises:

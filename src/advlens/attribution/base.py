@@ -157,8 +157,8 @@ def completeness(total: PerImage, difference: PerImage, uncertainty: PerImage) -
 def variance(values: Float[Tensor, "n k"]) -> PerImage:
     """Of each image's values, with k − 1; NaN for a single one."""
     away = values - values.mean(dim=1, keepdim=True)
-    found: PerImage = away.square().sum(dim=1) / (values.shape[1] - 1)
-    return found
+    spread: PerImage = away.square().sum(dim=1) / (values.shape[1] - 1)
+    return spread
 
 
 def check_settings(name: str, seed: int, **sizes: float) -> None:

@@ -25,8 +25,8 @@ def blurred(images: Images) -> Images:
     from torchvision.transforms.functional import gaussian_blur  # takes a second to import
 
     sigma = 10 * min(images.shape[2:]) / 224
-    found: Images = gaussian_blur(images, [2 * math.ceil(3 * sigma) + 1] * 2, [sigma] * 2)
-    return found
+    smooth: Images = gaussian_blur(images, [2 * math.ceil(3 * sigma) + 1] * 2, [sigma] * 2)
+    return smooth
 
 
 def noise(seed: int, images: Images, ids: Ids) -> Starts:
@@ -55,10 +55,10 @@ def given(baselines: Tensor, images: Images) -> Starts:
             f"baselines must be a float tensor, not {type(baselines).__name__}; convert an array "
             "with torch.from_numpy(baselines)"
         )
-    found = baselines.unsqueeze(0) if baselines.ndim == 3 else baselines
-    if found.shape[1:] != images.shape[1:] or len(found) not in (1, len(images)):
+    starts = baselines.unsqueeze(0) if baselines.ndim == 3 else baselines
+    if starts.shape[1:] != images.shape[1:] or len(starts) not in (1, len(images)):
         raise DataError(
             f"baselines must be one image for all, {tuple(images.shape[1:])}, or one for each of "
             f"the {len(images)} images, not {tuple(baselines.shape)}"
         )
-    return fixed(check_images(found).to(images).expand_as(images))
+    return fixed(check_images(starts).to(images).expand_as(images))

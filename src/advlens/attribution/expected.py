@@ -164,7 +164,7 @@ class ExpectedGradients:
 
 def _scores(logits: Logits, classes: Labels, target: Target) -> Float[Tensor, "n m"]:
     """F of each background image (columns), for the class of each image (rows)."""
-    found = logits.new_empty(len(classes), len(logits))
+    scores = logits.new_empty(len(classes), len(logits))
     for one in torch.unique(classes):
-        found[classes == one] = score(logits, one.expand(len(logits)), target)
-    return found
+        scores[classes == one] = score(logits, one.expand(len(logits)), target)
+    return scores

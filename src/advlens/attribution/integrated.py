@@ -176,7 +176,7 @@ class IntegratedGradients:
         weights[0] = 0.5
         while len(left):
             draws = sums.each.shape[1]
-            found = walk(
+            walked = walk(
                 model,
                 images[left],
                 sums.classes[left],
@@ -185,11 +185,11 @@ class IntegratedGradients:
                 batch_size=self.batch_size,
                 place=partial(_place, starts, left, draws, positions, weights),
             )
-            check_finite("IntegratedGradients", found.scores, found.each)
-            sums.values[left] += found.values
-            sums.each[left] += found.each.view(len(left), draws, -1).sum(dim=2)
+            check_finite("IntegratedGradients", walked.scores, walked.each)
+            sums.values[left] += walked.values
+            sums.each[left] += walked.each.view(len(left), draws, -1).sum(dim=2)
             if m == self.steps:
-                sums.starts[:] = found.scores.view(len(left), draws, -1)[:, :, 0]
+                sums.starts[:] = walked.scores.view(len(left), draws, -1)[:, :, 0]
             m *= 2
             if self.tolerance is None or m > self.max_steps:
                 break
@@ -231,5 +231,5 @@ def _place(
     """Baselines, α and weights of an image's samples: all points of its first path, and so on."""
     path, point = row * draws + sample // len(positions), sample % len(positions)
     paths, which = torch.unique_consecutive(path, return_inverse=True)
-    found = torch.cat([starts(images[one // draws][None], int(one % draws)) for one in paths])
-    return found[which.to(found.device)], positions[point], weights[point]
+    images_at = torch.cat([starts(images[one // draws][None], int(one % draws)) for one in paths])
+    return images_at[which.to(images_at.device)], positions[point], weights[point]

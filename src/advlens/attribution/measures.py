@@ -57,8 +57,8 @@ def rank_correlation(maps: Maps, others: Maps) -> PerImage:
     """
     first, second = (_ranks(part.flatten(1)) for part in (maps, others))
     lengths = torch.linalg.vector_norm(first, dim=1) * torch.linalg.vector_norm(second, dim=1)
-    found: PerImage = (first * second).sum(dim=1) / lengths
-    return found
+    correlation: PerImage = (first * second).sum(dim=1) / lengths
+    return correlation
 
 
 def overlap(maps: Maps, others: Maps, *, share: float = 0.1) -> PerImage:
@@ -141,7 +141,7 @@ class Faithfulness:
             mean = images.mean(dim=(2, 3), keepdim=True).expand_as(images)
             filled = blurred(images) if self.fill == "blurred" else mean
             order, samples = _order(maps).view(maps.shape), 2 * self.steps
-            found = [images.new_empty(0, dtype=torch.float64)]
+            scores = [images.new_empty(0, dtype=torch.float64)]
             for part in chunks(len(images) * samples, self.batch_size):
                 number = torch.arange(part.start, part.stop, device=images.device)
                 row, sample = number // samples, number % samples
@@ -151,8 +151,8 @@ class Faithfulness:
                 shown = (early == (sample > self.steps).view(-1, 1, 1)).unsqueeze(1)
                 logits = prepared(torch.where(shown, images[row], filled[row]))
                 check_classes(targets, logits.shape[1])
-                found.append(score(logits.double(), targets[row], "probability"))
-            curves = torch.cat(found).view(len(images), samples)
+                scores.append(score(logits.double(), targets[row], "probability"))
+            curves = torch.cat(scores).view(len(images), samples)
             check_finite("Faithfulness", curves)
             deletion, insertion = curves[:, : self.steps + 1], curves[:, self.steps + 1 :]
             return Curves(
@@ -208,8 +208,8 @@ class Stability:
                     derived(self.seed, draw), numbers, tuple(images.shape[1:]), Stream.NOISE
                 )
                 moved = (images + self.radius * (2 * noise.to(images) - 1)).clamp(0, 1)
-                found = method(model, moved, attribution.targets, ids=ids, **given)
-                change = torch.linalg.vector_norm(found.values.flatten(1) - before, dim=1)
+                again = method(model, moved, attribution.targets, ids=ids, **given)
+                change = torch.linalg.vector_norm(again.values.flatten(1) - before, dim=1)
                 changes.append(change / torch.linalg.vector_norm(before, dim=1))
             return torch.stack(changes, dim=1)
 

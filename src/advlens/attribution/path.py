@@ -54,13 +54,13 @@ def walk(
         number = torch.arange(part.start, part.stop)
         row = (number // samples).to(images.device)
         places = place(number // samples, number % samples)
-        share, found = _shares(model, images[row], classes[row], target, *places)
+        share, values_there = _shares(model, images[row], classes[row], target, *places)
         # image by image, since index_add_ adds in no fixed order on a GPU
         for image in range(part.start // samples, (part.stop - 1) // samples + 1):
             own = slice(max(image * samples - part.start, 0), (image + 1) * samples - part.start)
             values[image] += share[own].sum(dim=0)
         each.append(share.sum(dim=(1, 2, 3), dtype=torch.float64))
-        scores.append(found)
+        scores.append(values_there)
     nothing = images.new_empty(0, dtype=torch.float64)
     flat, heights = torch.cat([nothing, *each]), torch.cat([nothing, *scores])
     return Sums(values, flat.view(len(images), samples), heights.view(len(images), samples))

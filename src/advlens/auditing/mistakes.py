@@ -63,12 +63,12 @@ class Seen:
 
 def mistakes(model: str, classes: Sequence[str], seen: Seen) -> list[str]:
     """A sentence for each mistake that these numbers show, the most certain first."""
-    found = [
+    sentences = [
         _scale(seen) or _normalization(seen),
         _outputs(seen.logits),
         _accuracy(classes, seen),
     ]
-    return [f"{model} {sentence}" for sentence in found if sentence]
+    return [f"{model} {sentence}" for sentence in sentences if sentence]
 
 
 def _scale(seen: Seen) -> str:
@@ -152,9 +152,9 @@ def _accuracy(classes: Sequence[str], seen: Seen) -> str:
     if right > most_by_chance * n:
         return ""
     low, high = wilson(right, n)
-    found = Estimate(value=right / n, low=low, high=high, n=n).text(as_percent=True)
+    accuracy = Estimate(value=right / n, low=low, high=high, n=n).text(as_percent=True)
     return (
-        f"is right on {found} of {n} images, where {percent(chance)} and up to "
+        f"is right on {accuracy} of {n} images, where {percent(chance)} and up to "
         f"{percent(most_by_chance)} is guessing, so nothing is left that an attack could take; "
         "check its weights, the order of its classes, mean, std and resize, or take more images"
     )

@@ -116,17 +116,17 @@ class _Watched:
 
     def look(self, batches: Iterator[Images], labels: Labels | None) -> Seen | None:
         """What the images show; None of a model that returns no logits."""
-        found: list[Logits] = []
+        outputs: list[Logits] = []
         heard = True
         for images in batches:
             logits = self._run(images)
             if logits.ndim != 2:
                 return None
-            found.append(logits.cpu())
+            outputs.append(logits.cpu())
             self.pixels.update((images - self.classifier.mean) / self.classifier.std)
             heard = heard and self._sent(images)
         return Seen(
-            logits=torch.cat(found),
+            logits=torch.cat(outputs),
             labels=labels,
             norm=self._first_norm(),
             means=self.pixels.mean.tolist(),

@@ -39,8 +39,8 @@ def finished(run: Run, number: int, subject: Subject, stages: Sequence[Stage]) -
         RunError: a part is damaged.
     """
     problem = partial(_problem, subject.classifier.name)
-    found = {stage.name: run.part(number, stage.name, problem) for stage in stages}
-    return {name: part for name, part in found.items() if part is not None}
+    parts = {stage.name: run.part(number, stage.name, problem) for stage in stages}
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 def run_stages(
@@ -211,15 +211,15 @@ def _misfit(works: Mapping[str, Work], state: Mapping[str, Tensor]) -> str:
         if not work.merges_itself:  # whose tensors come with its first batch; it looks for itself
             fresh |= work.state()
     for key, wanted in fresh.items():
-        if (found := state.get(key)) is None:
+        if (held := state.get(key)) is None:
             return f"it has no {key}"
-        sides = zip(found.shape, wanted.shape, strict=False)
+        sides = zip(held.shape, wanted.shape, strict=False)
         if (
-            (found.dtype, found.ndim) != (wanted.dtype, wanted.ndim)
+            (held.dtype, held.ndim) != (wanted.dtype, wanted.ndim)
             or any(side != own and own for side, own in sides)
-            or (found.isnan().any() and not wanted.isnan().any())
+            or (held.isnan().any() and not wanted.isnan().any())
         ):
-            kind = "NaN" if found.isnan().any() else f"{found.dtype} of {tuple(found.shape)}"
+            kind = "NaN" if held.isnan().any() else f"{held.dtype} of {tuple(held.shape)}"
             return f"{key} is {kind}, not {wanted.dtype} of {tuple(wanted.shape)}"
     return ""
 

@@ -51,14 +51,14 @@ def convert(spec: str, out: Path, *, ignore_keys: Sequence[str] = ()) -> str:
     Raises:
         AdvlensError: as `convert_model`.
     """
-    classifier, found = convert_model(spec, out, ignore_keys=ignore_keys)
+    classifier, match = convert_model(spec, out, ignore_keys=ignore_keys)
     kept = len(classifier.network.state_dict())
-    rows = [f"read           {kept if found is None else len(found.tensors)} tensors"]
-    if found is not None:
-        rows[0] += f", named {found.prefix}… in the file" if found.prefix else ""
-        rows += [f"dropped        {copy}…, an equal copy" for copy in found.copies]
-        rows += [f"dropped        {name}, a counter" for name in found.counters]
-        rows += [f"found          {name}" for name in found.normalizers]
+    rows = [f"read           {kept if match is None else len(match.tensors)} tensors"]
+    if match is not None:
+        rows[0] += f", named {match.prefix}… in the file" if match.prefix else ""
+        rows += [f"dropped        {copy}…, an equal copy" for copy in match.copies]
+        rows += [f"dropped        {name}, a counter" for name in match.counters]
+        rows += [f"found          {name}" for name in match.normalizers]
     rows += [f"normalization  {_normalization(classifier)}", f"written        {out}"]
     return "\n".join(rows)
 

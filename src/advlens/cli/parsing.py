@@ -227,8 +227,8 @@ def _key(name: str) -> str:
 
 def _keys(words: Sequence[str], kinds: Collection[str]) -> set[str]:
     """The keys that have a flag among the words; that of --no-flip is flip."""
-    found = {_key(word.partition("=")[0]) for word in words if word.startswith("--")}
-    return {key if key in kinds else key.removeprefix("no_") for key in found}
+    keys = {_key(word.partition("=")[0]) for word in words if word.startswith("--")}
+    return {key if key in kinds else key.removeprefix("no_") for key in keys}
 
 
 @contextlib.contextmanager

@@ -110,7 +110,7 @@ def _speaks(message: str, lost: bool) -> bool:
     from advlens.meeting import Place
 
     try:
-        return Place.found().speaks(message, lost=lost)
+        return Place.described().speaks(message, lost=lost)
     except SettingsError:  # nobody knows of the others
         return True
 
@@ -246,7 +246,7 @@ def _train(command: TrainCommand, line: str) -> None:
         _plan(command, [(classifier, data), (classifier, test)])
         return
     with _joined(command, device_of(classifier)) as processes:
-        found = train(
+        measured = train(
             classifier,
             data,
             test,
@@ -259,7 +259,7 @@ def _train(command: TrainCommand, line: str) -> None:
     for name in ("natural", "attacked"):
         say(
             "{}: {top1:.2%} ({top1_low:.2%} to {top1_high:.2%}, n = {n})".format(
-                name, **found[name]
+                name, **measured[name]
             )
         )
     say(command.out / "model.md")

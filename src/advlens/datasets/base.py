@@ -294,8 +294,8 @@ class View(ImageData):
     ) -> dict[int, str]:
         own = self._checked(range(len(self)) if ids is None else ids)
         places = self.positions[own].tolist()
-        found = self.data.damaged(places, on_images=on_images)
-        return {i: found[place] for i, place in zip(own, places, strict=True) if place in found}
+        reasons = self.data.damaged(places, on_images=on_images)
+        return {i: reasons[place] for i, place in zip(own, places, strict=True) if place in reasons}
 
     def fingerprint(self) -> str:
         return digest(

@@ -49,19 +49,19 @@ def readable(
         DataError: images are damaged and may not be skipped, or all of them are; or the disk or
             the network fails.
     """
-    device, found = torch.device(device), _recall(known, processes, device)
+    device, checked = torch.device(device), _recall(known, processes, device)
     key = data.fingerprint()
-    strange = not all(0 <= i < len(data) for i in found.get(key, ()))
-    if key not in found or strange or (found[key] and not skip):
+    strange = not all(0 <= i < len(data) for i in checked.get(key, ()))
+    if key not in checked or strange or (checked[key] and not skip):
         share = processes.share(len(data))
         text = json.dumps(data.damaged(share, on_images=on_images)).encode()
         own = torch.frombuffer(bytearray(text), dtype=torch.uint8).to(device)
         parts = [json.loads(bytes(part.tolist())) for part in processes.gathered(own)]
-        found[key] = {int(i): reason for part in parts for i, reason in part.items()}
-        if processes.first and (skip or not found[key]):
+        checked[key] = {int(i): reason for part in parts for i, reason in part.items()}
+        if processes.first and (skip or not checked[key]):
             with atomic(known, "w") as file:
-                json.dump(found, file)
-    damaged = dict(sorted(found[key].items()))
+                json.dump(checked, file)
+    damaged = dict(sorted(checked[key].items()))
     if damaged and (not skip or len(damaged) == len(data)):
         shown = "; ".join(reason for reason in list(damaged.values())[:SHOWN])
         raise DataError(
@@ -81,10 +81,10 @@ def _recall(known: Path, processes: Processes, device: torch.device) -> dict[str
         with contextlib.suppress(OSError, ValueError), open_plain(known) as file:
             content = file.read()
     try:
-        found = parse_object(processes.spread(content, device))
+        checked = parse_object(processes.spread(content, device))
         return {
             key: {int(i): str(reason)[:LONGEST] for i, reason in reasons.items()}
-            for key, reasons in found.items()
+            for key, reasons in checked.items()
         }
     except (ValueError, AttributeError):  # not of ours: the images are read again
         return {}

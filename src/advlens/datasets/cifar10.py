@@ -73,13 +73,13 @@ def read_batch(path: Path) -> UInt8[np.ndarray, "n 3073"]:
     try:
         with open(path, "rb") as file:
             content = file.read(expected + 1)
-            found = max(len(content), path.stat().st_size)
+            size = max(len(content), path.stat().st_size)
     except OSError as error:
         raise DataError(
             f"cannot read {path}: {error.strerror}; give the folder that holds {FOLDER}, or {MEND}"
         ) from error
-    if found != expected:
-        raise DataError(f"{path} has {found} bytes, expected {expected}; {MEND}")
+    if size != expected:
+        raise DataError(f"{path} has {size} bytes, expected {expected}; {MEND}")
     records = np.frombuffer(content, np.uint8).reshape(RECORDS, RECORD_BYTES)
     if (largest := records[:, 0].max()) >= len(CIFAR10_SYNSETS):
         raise DataError(f"{path} has a label {largest}, expected 0 to 9; {MEND}")

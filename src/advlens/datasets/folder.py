@@ -69,11 +69,11 @@ def labeled_files(root: Path, folders: Sequence[str], top: Path) -> tuple[list[s
     files: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(folders):
-        found = sorted(image_files(root, name, top))
-        if not found:
+        images = sorted(image_files(root, name, top))
+        if not images:
             raise DataError(f"the class folder {root / name} holds no images; remove it")
-        files += found
-        labels += [label] * len(found)
+        files += images
+        labels += [label] * len(images)
     return files, labels
 
 

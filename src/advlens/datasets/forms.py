@@ -125,9 +125,9 @@ def check_stream(
     with contextlib.ExitStack() as stack:
         if isinstance(stream, Generator):
             stack.callback(stream.close)
-        found = iter(() if stream is None else stream)  # None: a return that was forgotten
+        iterator = iter(() if stream is None else stream)  # None: a return that was forgotten
         for ids in batches:
-            images = next(found, None)
+            images = next(iterator, None)
             wanted = (len(ids), *shape)
             if not (
                 isinstance(images, Tensor)

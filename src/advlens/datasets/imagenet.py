@@ -132,13 +132,13 @@ def _classes_in_order(
     name: str,
     transform: Transform,
 ) -> FileData:
-    found = set(class_folders(root))
-    if missing := [folder for folder in folders if folder not in found]:
+    present = set(class_folders(root))
+    if missing := [folder for folder in folders if folder not in present]:
         raise DataError(
             f"{root} lacks {len(missing)} of the {len(folders)} class folders of {name}, first"
             f" {missing[0]}; complete it, or give a part of it as folder:DIR"
         )
-    if foreign := sorted(found - {*folders}):
+    if foreign := sorted(present - {*folders}):
         raise DataError(f"{root / foreign[0]} is no class of {name}; move it elsewhere")
     files, labels = labeled_files(root, folders, top)
     return FileData(

@@ -150,13 +150,13 @@ def damaged(
             return str(error)
         return None
 
-    found = {}
+    damages = {}
     with contextlib.closing(ordered(reason, ids, 4 * WORKERS)) as reasons:
         for i, why in zip(ids, reasons, strict=True):
             if why is not None:
-                found[i] = why
+                damages[i] = why
             on_images(1)
-    return found
+    return damages
 
 
 def ordered(function: Callable[[T], R], items: Iterable[T], ahead: int) -> Generator[R, None, None]:

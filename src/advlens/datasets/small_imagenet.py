@@ -167,9 +167,9 @@ def choose(images: Path, seed: int, counts: Counts, v2: Path | None) -> list[Cho
     """
     top = Path(os.path.realpath(images))
     root = split_folder(top, "train")
-    found = [name for name in class_folders(root) if WNID.fullmatch(name)]
+    wnids = [name for name in class_folders(root) if WNID.fullmatch(name)]
     chosen: dict[str, list[str]] = {}
-    for wnid in _shuffled(found, seed):
+    for wnid in _shuffled(wnids, seed):
         files = sorted(image_files(root, wnid, top))
         if len(files) >= counts.train + counts.val:
             chosen[wnid] = _shuffled(files, seed)

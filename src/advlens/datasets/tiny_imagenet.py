@@ -71,8 +71,8 @@ def _validation(top: Path, wnids: list[str], transform: Transform) -> FileData:
         if name in labels or wnid not in place:
             raise DataError(f"line {number} of {table} repeats an image or names no class; {MEND}")
         labels[name] = place[wnid]
-    found = {entry.name for entry in listing(root) if entry.is_file(follow_symlinks=False)}
-    if odd := sorted(found ^ {*labels}):
+    present = {entry.name for entry in listing(root) if entry.is_file(follow_symlinks=False)}
+    if odd := sorted(present ^ {*labels}):
         raise DataError(f"{odd[0]!r} is not both in {root} and in {table}; {MEND}")
     files = sorted(labels)
     return FileData(

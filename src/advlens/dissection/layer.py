@@ -92,9 +92,9 @@ class Layer:
 
     def count(self, kind: Kind, cells: Cells, truths: tuple[Truth, Truth]) -> None:
         """Count the masks of a batch against its labels, and against permuted ones."""
-        found = masks(cells, self.thresholds[kind], self.upsampling)
+        above = masks(cells, self.thresholds[kind], self.upsampling)
         for tally, truth in zip(self.tallies[kind], truths, strict=True):
-            tally.update(found, truth)
+            tally.update(above, truth)
 
     def merge_counts(self, processes: Processes, device: torch.device) -> None:
         """Add up the counts of all processes."""

@@ -92,8 +92,8 @@ class Tally:
         sizes = torch.bincount(masks.images * units + masks.units, minlength=images * units)
         sizes = sizes.view(images, units)
         counts = sizes.new_zeros(units * labels)
-        for found in (maps.index_select(0, masks.places) for maps in truth.maps):
-            counts += torch.bincount(masks.units * labels + found, minlength=units * labels)
+        for labels_there in (maps.index_select(0, masks.places) for maps in truth.maps):
+            counts += torch.bincount(masks.units * labels + labels_there, minlength=units * labels)
         counts = counts.view(units, labels)
         for whole in truth.whole.T:
             counts.index_add_(1, whole, sizes.T.contiguous())
@@ -113,8 +113,9 @@ class Tally:
         images, units = sizes.shape
         groups = self.groups.of_label.to(sizes.device)
         touched = sizes.new_zeros(images, units, len(self.groups.members) + 1, dtype=torch.float64)
-        for found in (maps.index_select(0, masks.places) for maps in truth.maps):
-            touched[masks.images, masks.units, groups[found]] = 1  # −1, no group: the last column
+        for labels_there in (maps.index_select(0, masks.places) for maps in truth.maps):
+            # −1, no group: the last column
+            touched[masks.images, masks.units, groups[labels_there]] = 1
         everywhere = torch.arange(images, device=sizes.device)
         for whole in truth.whole.T:
             touched[everywhere, :, groups[whole]] = 1

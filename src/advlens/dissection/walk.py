@@ -87,14 +87,14 @@ class Dissector:
 
     def update(self, ids: Ids, images: Images) -> None:
         """Take in a batch of the data's images, pixels in [0, 1]."""
-        found = dict(self._maps(ids, images))
+        maps_of = dict(self._maps(ids, images))
         if self.passes == 1:
-            self._observe(ids, found, images.shape[2:])
+            self._observe(ids, maps_of, images.shape[2:])
             return
         truths = self._truths(ids.tolist())
         for name, layer in self.layers.items():
             for kind in self.kinds:
-                cells = Cells.above(found[images_of(kind)][name], layer.thresholds[kind])
+                cells = Cells.above(maps_of[images_of(kind)][name], layer.thresholds[kind])
                 layer.count(kind, cells, truths)
 
     def _maps(self, ids: Ids, images: Images) -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -111,22 +111,22 @@ class Dissector:
             yield kind, maps
 
     def _observe(
-        self, ids: Ids, found: dict[str, dict[str, Tensor]], image_shape: Sequence[int]
+        self, ids: Ids, maps_of: dict[str, dict[str, Tensor]], image_shape: Sequence[int]
     ) -> None:
         self.ids.append(ids.tolist())
         if not self.layers:
-            for name, maps in found["real"].items():
+            for name, maps in maps_of["real"].items():
                 self._begin(name, (*maps.shape[1:], *image_shape), maps.device)
-            self._check_room(next(iter(found["real"].values())).device)
+            self._check_room(next(iter(maps_of["real"].values())).device)
             if self._expected() > self.memory:
                 self._forget()
         for name in self.names:
-            real = found["real"][name]
+            real = maps_of["real"][name]
             seen = self.layers[name].seen
             seen["real"].update(real, ids)
             if self.attack is not None:
                 bounds = seen["real"].bounds()
-                seen["adversarial"].update(found["adversarial"][name], ids, bounds)
+                seen["adversarial"].update(maps_of["adversarial"][name], ids, bounds)
         if sum(layer.nbytes for layer in self.layers.values()) > 2 * self.kept + SLACK:
             self._compact()
 
@@ -260,8 +260,8 @@ class Dissector:
             RunError: it is not of these images.
         """
         for key, own in self.state().items():
-            found = state[key]
-            if key not in ("ids", "sizes") and (found.dtype, found.shape) != (own.dtype, own.shape):
+            given = state[key]
+            if key not in ("ids", "sizes") and (given.dtype, given.shape) != (own.dtype, own.shape):
                 raise RunError(f"a state's {key} is not of {len(self.data)} images; remove it")
         self.passes, self.pixels = int(state["passes"]), state["pixels"]
         self.targets, self.distances = state["targets"], state["distances"]

@@ -83,7 +83,7 @@ class Inception:
             DataError: images that are not pixels in [0, 1].
         """
         network = self._network.to(images.device)
-        found, cudnn = [], torch.backends.cudnn
+        parts, cudnn = [], torch.backends.cudnn
         with cudnn.flags(
             enabled=cudnn.enabled,
             benchmark=cudnn.benchmark,
@@ -93,8 +93,8 @@ class Inception:
             for part in torch.split(images, self.batch_size):
                 pixels = (check_images(part).float() * 255).round()
                 scaled = (tf1_resize(pixels, SIZE) - 128) / 128
-                found.append(network(scaled.contiguous(memory_format=torch.channels_last)))
-        return {layer: torch.cat([part[layer] for part in found]) for layer in self.sources}
+                parts.append(network(scaled.contiguous(memory_format=torch.channels_last)))
+        return {layer: torch.cat([part[layer] for part in parts]) for layer in self.sources}
 
 
 def tf1_resize(images: Float[Tensor, "n c h w"], size: int) -> Float[Tensor, "n c size size"]:

@@ -80,10 +80,10 @@ class Representation:
         Raises:
             DataError: images that are not pixels in [0, 1].
         """
-        found = [
+        parts = [
             self._features(check_images(part)) for part in torch.split(images, self.batch_size)
         ]
-        return {"representation": torch.cat(found)}
+        return {"representation": torch.cat(parts)}
 
     @torch.no_grad()
     def _features(self, images: Images) -> Features:

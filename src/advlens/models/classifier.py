@@ -51,8 +51,8 @@ def tensors_of(module: nn.Module) -> Iterator[Tensor]:
 
 def precision_of(module: nn.Module) -> torch.dtype:
     """The type that a module computes in: that of its first floating-point tensor, or float32."""
-    found = (tensor.dtype for tensor in tensors_of(module) if tensor.is_floating_point())
-    return next(found, torch.float32)
+    dtypes = (tensor.dtype for tensor in tensors_of(module) if tensor.is_floating_point())
+    return next(dtypes, torch.float32)
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -62,7 +62,7 @@ def match(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Matched:
     plain = _unwrapped(state, own)
     deepest = max((name.count(".") for name in own), default=0) + 1
     counts = Counter(prefix for name in plain for prefix in _prefixes(name, own, deepest))
-    prefix = max(counts, key=lambda found: (counts[found], -len(found)), default="")
+    prefix = max(counts, key=lambda prefix: (counts[prefix], -len(prefix)), default="")
     full = sum(not name.endswith("num_batches_tracked") for name in own)
     copies = [other for other in counts if other != prefix and counts[other] >= full]
     if len(copies) > _MOST_COPIES:
@@ -79,7 +79,7 @@ def match(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Matched:
     rest = {name: source for name, source in plain.items() if source not in used}
     counters = {name for name, source in rest.items() if _counts(name, state[source])}
     mean, std, normalizers = _normalizer({name: state[s] for name, s in rest.items()})
-    found = counters.union(normalizers)
+    apart = counters.union(normalizers)
     return Matched(
         tensors={name: state[source] for name, source in names.items()},
         names=names,
@@ -89,7 +89,7 @@ def match(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Matched:
         mean=mean,
         std=std,
         counters=tuple(source for name, source in rest.items() if name in counters),
-        unknown=tuple(source for name, source in rest.items() if name not in found),
+        unknown=tuple(source for name, source in rest.items() if name not in apart),
     )
 
 
@@ -115,29 +115,29 @@ def _prefixes(name: str, own: Mapping[str, Tensor], deepest: int) -> list[str]:
     Args:
         deepest: the number of parts that a name of the network has at most.
     """
-    found, start = list[str](), len(name) + 1
+    prefixes, start = list[str](), len(name) + 1
     while start and deepest:
         start = name.rfind(".", 0, start - 1) + 1
         deepest -= 1
         if name[start:] in own:
-            found.append(name[:start])
-    return [] if name.endswith("num_batches_tracked") else found
+            prefixes.append(name[:start])
+    return [] if name.endswith("num_batches_tracked") else prefixes
 
 
 def _normalizer(
     rest: Mapping[str, Tensor],
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None, list[str]]:
     """Mean and standard deviation of three channels among the tensors that are left over."""
-    found: dict[str, dict[str, Tensor]] = {"mean": {}, "std": {}}
+    values_of: dict[str, dict[str, Tensor]] = {"mean": {}, "std": {}}
     for name, tensor in rest.items():
         last = name.rpartition(".")[2]
         if tensor.numel() == 3 and tensor.is_floating_point():
             if last in _MEANS:
-                found["mean"][name] = tensor
+                values_of["mean"][name] = tensor
             elif last in _STDS:
-                found["std"][name] = tensor
+                values_of["std"][name] = tensor
     values: dict[str, tuple[float, ...]] = {}
-    for kind, tensors in found.items():
+    for kind, tensors in values_of.items():
         for name, tensor in tensors.items():
             value = tuple(tensor.double().flatten().tolist())
             if values.setdefault(kind, value) != value:
@@ -147,4 +147,4 @@ def _normalizer(
                 raise ValueError(f"{shown(name)}, {value}, is not on the [0, 1] scale of pixels")
     if len(values) == 1:
         return None, None, []  # a mean alone is no normalizer: it stays unknown
-    return values.get("mean"), values.get("std"), [*found["mean"], *found["std"]]
+    return values.get("mean"), values.get("std"), [*values_of["mean"], *values_of["std"]]

@@ -254,8 +254,8 @@ def _fitting(
     """The network with as many classes as the weights have, and their number."""
     try:
         network = build(classes)
-        found = classes if state is None else _classes_of(state, network.state_dict(), classes)
-        return (network if found == classes else build(found)), found
+        count = classes if state is None else _classes_of(state, network.state_dict(), classes)
+        return (network if count == classes else build(count)), count
     except Exception as error:  # of a foreign library: an unknown tag, no connection, a wrong size
         raise ModelError(
             f"cannot build {name}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -274,13 +274,13 @@ def _classes_of(state: State, own: State, classes: int) -> int:
     except ValueError:
         return classes
     last = {name: t.shape[1:] for name, t in own.items() if t.ndim and len(t) == classes}
-    found = {
+    sizes = {
         len(tensors[name])
         if name in tensors and tensors[name].ndim and tensors[name].shape[1:] == rest
         else 0
         for name, rest in last.items()
     }
-    return found.pop() if len(found) == 1 and 0 < min(found) <= MAX_CLASSES else classes
+    return sizes.pop() if len(sizes) == 1 and 0 < min(sizes) <= MAX_CLASSES else classes
 
 
 def _table(name: str) -> tuple[str, ...]:

@@ -153,11 +153,11 @@ def _zipped(archive: zipfile.ZipFile, length: int) -> TorchFile:
         raise ValueError("it is TorchScript, which is code; save the model's state_dict()")
 
     def part(name: str, size: int | None = None) -> bytes:
-        found = records[f"{root}/{name}"].file_size
-        if size is None and found > MAX_BYTES:
-            raise ValueError(f"its {name} has {found} bytes, more than {MAX_BYTES}")
-        if size is not None and found != size:
-            raise ValueError(f"a storage of {found} bytes claims {size} bytes")
+        stored = records[f"{root}/{name}"].file_size
+        if size is None and stored > MAX_BYTES:
+            raise ValueError(f"its {name} has {stored} bytes, more than {MAX_BYTES}")
+        if size is not None and stored != size:
+            raise ValueError(f"a storage of {stored} bytes claims {size} bytes")
         return archive.read(f"{root}/{name}")
 
     if f"{root}/byteorder" in records and part("byteorder") != b"little":
@@ -194,9 +194,9 @@ def _legacy(file: BinaryIO, length: int) -> TorchFile:
         file.seek(places[key][1], io.SEEK_CUR)
 
     def part(key: str, size: int) -> bytearray:
-        start, found = places[key]
-        if found != size:
-            raise ValueError(f"a storage of {found} bytes claims {size} bytes")
+        start, stored = places[key]
+        if stored != size:
+            raise ValueError(f"a storage of {stored} bytes claims {size} bytes")
         file.seek(start)
         return bytearray(file.read(size))
 

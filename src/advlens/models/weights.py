@@ -160,30 +160,30 @@ def fill(classifier: Classifier, path: Path, state: Mapping[str, Tensor]) -> Mat
             "let the factory pass one batch of images through its lazy layers"
         )
     try:
-        found = match(state, own)
+        matched = match(state, own)
     except ValueError as error:
         raise CheckpointError(
             f"{path} cannot be taken apart: {error}; save only the network's state_dict(), or "
             f"{_LEAVE_OUT} PATTERN"
         ) from error
     faults = [
-        f"{shown(found.prefix + name)} is missing"
-        for name in sorted(own.keys() - found.tensors.keys())
+        f"{shown(matched.prefix + name)} is missing"
+        for name in sorted(own.keys() - matched.tensors.keys())
         if not name.endswith("num_batches_tracked")
     ]
-    faults += [f"{shown(name)} is not in the network" for name in sorted(found.unknown)]
-    alone = len(faults) == len(found.unknown)
-    for name in sorted(found.tensors):
-        faults += _faults(shown(found.names[name]), found.tensors[name], own[name])
+    faults += [f"{shown(name)} is not in the network" for name in sorted(matched.unknown)]
+    alone = len(faults) == len(matched.unknown)
+    for name in sorted(matched.tensors):
+        faults += _faults(shown(matched.names[name]), matched.tensors[name], own[name])
     if faults:
         more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
-        if alone and len(faults) == len(found.unknown):
-            more += f"; {_LEAVE_OUT} {shown(min(found.unknown))}"
+        if alone and len(faults) == len(matched.unknown):
+            more += f"; {_LEAVE_OUT} {shown(min(matched.unknown))}"
         raise CheckpointError(
             f"{path} does not fit {type(network).__name__}: {'; '.join(faults[:5])}{more}"
         )
-    if found.mean and found.std:
-        statistics = [list(found.mean), list(found.std)]
+    if matched.mean and matched.std:
+        statistics = [list(matched.mean), list(matched.std)]
     else:
         statistics = _statistics(path)
     if statistics:
@@ -191,15 +191,15 @@ def fill(classifier: Classifier, path: Path, state: Mapping[str, Tensor]) -> Mat
             classifier.set_normalization(*statistics)
         except ModelError as error:
             raise CheckpointError(f"{path}: its metadata do not fit ({error})") from error
-    if rounded := sum(_is_rounded(found.tensors[name], own[name]) for name in found.tensors):
+    if rounded := sum(_is_rounded(matched.tensors[name], own[name]) for name in matched.tensors):
         precision = str(precision_of(network)).removeprefix("torch.")
         classifier.notes += (
             f"{path.name} is more precise than the network: tensors rounded to {precision}: "
             f"{rounded}; to keep their digits, let the factory return the network in the file's "
             "precision, such as network.double()",
         )
-    network.load_state_dict(found.tensors, strict=False)
-    return found
+    network.load_state_dict(matched.tensors, strict=False)
+    return matched
 
 
 def _is_rounded(given: Tensor, own: Tensor) -> bool:
@@ -264,13 +264,13 @@ def _dictionary(value: object) -> dict[Any, Any] | None:
     if type(value) is Call and value.name == "collections.OrderedDict":
         match value.arguments:
             case ([*pairs],) if all(type(p) is list and len(p) == 2 for p in pairs):
-                return {key: found for key, found in pairs if plain_key(key)}
+                return {key: value for key, value in pairs if plain_key(key)}
     return None
 
 
 def _holds_tensors(value: object) -> bool:
     state = _dictionary(value) or {}
-    return any(tensor_call(found) is not None for found in state.values()) or any(
+    return any(tensor_call(value) is not None for value in state.values()) or any(
         _dictionary(state.get(key)) is not None for key in _STATE_KEYS
     )
 
@@ -311,14 +311,14 @@ def _checked(path: Path, names: Sequence[Any]) -> Sequence[str]:
     return names
 
 
-def _faults(name: str, found: Tensor, own: Tensor) -> list[str]:
-    if found.shape != own.shape:
-        shape = shown(str(tuple(found.shape)))
+def _faults(name: str, given: Tensor, own: Tensor) -> list[str]:
+    if given.shape != own.shape:
+        shape = shown(str(tuple(given.shape)))
         return [f"{name} is {shape}, the network's is {tuple(own.shape)}"]
-    kinds = [(tensor.is_floating_point(), tensor.is_complex()) for tensor in (found, own)]
-    if kinds[0] != kinds[1] or not {found.dtype, own.dtype} <= _DTYPES:
-        return [f"{name} is {found.dtype}, the network's is {own.dtype}"]
-    if not torch.isfinite(found.to(own.dtype)).all():
+    kinds = [(tensor.is_floating_point(), tensor.is_complex()) for tensor in (given, own)]
+    if kinds[0] != kinds[1] or not {given.dtype, own.dtype} <= _DTYPES:
+        return [f"{name} is {given.dtype}, the network's is {own.dtype}"]
+    if not torch.isfinite(given.to(own.dtype)).all():
         return [f"{name} holds NaN or infinity"]
     return []
 

@@ -111,9 +111,9 @@ def convert_model(
     Raises:
         AdvlensError: as `load_model` and `save_weights`.
     """
-    classifier, found = _loaded(spec, 0, ignore_keys)
+    classifier, matched = _loaded(spec, 0, ignore_keys)
     save_weights(classifier, path)
-    return classifier, found
+    return classifier, matched
 
 
 def _loaded(spec: str, seed: int, ignore_keys: Sequence[str]) -> tuple[Classifier, Matched | None]:
@@ -144,24 +144,24 @@ def _loaded(spec: str, seed: int, ignore_keys: Sequence[str]) -> tuple[Classifie
         else:
             classifier = _factory(name) if ":" in name else _cifar_resnet(name)
             classifier = classifier if size is None else resized(classifier, size)
-        found = None
+        matched = None
         if file is not None and state is not None:
-            found = fill(classifier, file, state)
+            matched = fill(classifier, file, state)
             classifier.weights = sha256(file)
             if name not in _PACKAGED:
                 # a training of ours names all of its weights alike: its folder tells them apart
                 ours = file.stem in ("model", "best")
                 classifier.name = file.absolute().parent.name if ours else file.stem
-    return classifier.eval(), found
+    return classifier.eval(), matched
 
 
 def _sized(name: str) -> tuple[str, int | None]:
     """A name without the size of its images, and that size."""
-    if (found := re.fullmatch(r"(.+):(\d{1,5})", name)) is None:
+    if (sized := re.fullmatch(r"(.+):(\d{1,5})", name)) is None:
         return name, None
-    if (size := int(found[2])) < 1:
-        raise SettingsError(f"{name}: images have a size of at least 1 pixel, as in {found[1]}:64")
-    return found[1], size
+    if (size := int(sized[2])) < 1:
+        raise SettingsError(f"{name}: images have a size of at least 1 pixel, as in {sized[1]}:64")
+    return sized[1], size
 
 
 def _pretrained(name: str) -> Any:

@@ -195,9 +195,9 @@ class Prepared(nn.Module):
         if verdict is None or verdict.differentiable or not images.requires_grad:
             return self._filled(call, images)
         with torch.no_grad():
-            found = self._filled(call, images.detach())
+            outputs = self._filled(call, images.detach())
         nothing = 0 * images.flatten(1).sum(dim=1)  # its gradient is the one that there is: 0
-        return tuple(value + nothing.view(-1, *[1] * (value.ndim - 1)) for value in found)
+        return tuple(value + nothing.view(-1, *[1] * (value.ndim - 1)) for value in outputs)
 
     def _filled(self, call: Call, images: Images) -> tuple[Tensor, ...]:
         """In batches of the only size that the model takes, if there is one."""
@@ -265,15 +265,15 @@ class Prepared(nn.Module):
             call = self._reading(tuple(self._nodes[self._paths[n]] for n in layers), F.relu, logits)
         else:
             call = self._hooked(layers, F.relu, absent=None)
-        found = self._passed(call, images)
-        named = dict(zip(layers, found[len(found) - len(layers) :], strict=True))
+        outputs = self._passed(call, images)
+        named = dict(zip(layers, outputs[len(outputs) - len(layers) :], strict=True))
         for name, values in named.items():
             if values.shape[2] == 1 < values.shape[3] and self._is_hidden(name):
                 raise ModelError(
                     f"the tokens that the layer {name} works on have no place in the image, "
                     "so there are no maps of its units; choose another layer"
                 )
-        return (found[0] if logits else None), named
+        return (outputs[0] if logits else None), named
 
     def _reading(
         self, nodes: tuple[fx.Node, ...], reduce: Callable[[Tensor], Tensor], logits: bool

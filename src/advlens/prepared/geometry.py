@@ -82,18 +82,19 @@ class Fields:
 def receptive_fields(network: nn.Module, graph: fx.Graph, end: fx.Node) -> Fields | None:
     """The fields of a node's positions; None behind an operation of which they are not known."""
     modules: dict[Any, Any] = dict(network.named_modules())
-    found: dict[fx.Node, Fields | None] = {}
+    fields: dict[fx.Node, Fields | None] = {}
     for node in graph.nodes:
         if node.op == "placeholder":
-            found[node] = Fields()
+            fields[node] = Fields()
         elif node.op == "get_attr":
-            found[node] = Fields(size=(0, 0))  # a constant such as the mean: never the larger field
+            # a constant such as the mean: never the larger field
+            fields[node] = Fields(size=(0, 0))
         else:
-            inputs = [found[source] for source in node.all_input_nodes]
-            found[node] = _behind(node, inputs, modules)
+            inputs = [fields[source] for source in node.all_input_nodes]
+            fields[node] = _behind(node, inputs, modules)
         if node is end:
             break
-    return found[end]
+    return fields[end]
 
 
 def _behind(

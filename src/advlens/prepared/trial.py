@@ -162,13 +162,13 @@ def _fastest(
         given = images.contiguous(memory_format=layout)
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # torch prints its own account
-                found = [_look(made.network, given, seed, differentiable) for seed in (0, 1)]
+                looks = [_look(made.network, given, seed, differentiable) for seed in (0, 1)]
         except Exception as error:
             reasons.append(f"otherwise it fails ({_said(error)})")
             continue
-        if all(close(look, other) for look, other in zip(wanted, found, strict=True)):
+        if all(close(look, other) for look, other in zip(wanted, looks, strict=True)):
             return form, made, next(iter(reasons), "")
-        furthest = max(_apart(look, other) for look, other in zip(wanted, found, strict=True))
+        furthest = max(_apart(look, other) for look, other in zip(wanted, looks, strict=True))
         reasons.append(
             "otherwise its logits or gradients differ beyond rounding, the logits by up to "
             f"{furthest:.2g}"
@@ -242,8 +242,8 @@ def _look(network: nn.Module, images: Images, seed: int, differentiable: bool) -
                     f"the gradient of the logits of {network} with respect to the images cannot be "
                     f"taken ({_said(error)})"
                 ) from error
-    found = _NONE if gradient is None else gradient.detach().double()
-    return _Look(logits.detach().double(), found)
+    slope = _NONE if gradient is None else gradient.detach().double()
+    return _Look(logits.detach().double(), slope)
 
 
 def _check_numbers(name: str, images: Images, look: _Look) -> None:
@@ -359,12 +359,12 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 def _state(model: nn.Module) -> dict[str, Any]:
     """What a pass may change in a model, in a form that can be compared."""
-    found: dict[str, Any] = {}
+    state: dict[str, Any] = {}
     for path, module in model.named_modules():
-        found |= {f"{path}.{key}": value for key, value in _plain_attributes(module).items()}
+        state |= {f"{path}.{key}": value for key, value in _plain_attributes(module).items()}
     for path, buffer in model.named_buffers():
-        found[path] = _Values(buffer.detach().clone())
-    return found
+        state[path] = _Values(buffer.detach().clone())
+    return state
 
 
 class _Values:

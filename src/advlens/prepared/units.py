@@ -234,23 +234,23 @@ def responses(network: nn.Module, graph: fx.Graph) -> dict[str, fx.Node]:
 
 def _from_images(graph: fx.Graph) -> set[fx.Node]:
     """The nodes computed from the images' values; positional encodings have layers of their own."""
-    found: set[fx.Node] = set()
+    nodes: set[fx.Node] = set()
     for node in graph.nodes:
         described = node.target == "size" or (node.target is getattr and node.args[1] in _ABOUT)
-        if node.op == "placeholder" or not (described or found.isdisjoint(node.all_input_nodes)):
-            found.add(node)
-    return found
+        if node.op == "placeholder" or not (described or nodes.isdisjoint(node.all_input_nodes)):
+            nodes.add(node)
+    return nodes
 
 
 def _summed(graph: fx.Graph) -> set[fx.Node]:
     """The nodes whose results flow into a sum of two branches."""
-    found: set[fx.Node] = set()
+    nodes: set[fx.Node] = set()
     for node in reversed(graph.nodes):
-        if not found.isdisjoint(node.users) or any(
+        if not nodes.isdisjoint(node.users) or any(
             _adds(user) and len(user.all_input_nodes) == 2 for user in node.users
         ):
-            found.add(node)
-    return found
+            nodes.add(node)
+    return nodes
 
 
 def _laid_out(graph: fx.Graph, values: fx.Node, convolution: fx.Node | None) -> fx.Node:

@@ -61,27 +61,27 @@ def _check_archive(file: BinaryIO) -> None:
         raise ValueError(f"its list of tensors has {listed:,} bytes, more than {LARGEST_LIST:,}")
 
 
-def misfit(found: Any, wanted: Any, where: str = "it") -> str:
+def misfit(given: Any, wanted: Any, where: str = "it") -> str:
     """What in a state is not as in another of the same run, or nothing.
 
     Keys, types, and the types and shapes of tensors are compared; where the other holds an empty
     dictionary or list, any may stand.
     """
     if isinstance(wanted, Tensor):
-        if isinstance(found, Tensor):
-            kinds = [(str(t.dtype), tuple(t.shape)) for t in (found, wanted)]
+        if isinstance(given, Tensor):
+            kinds = [(str(t.dtype), tuple(t.shape)) for t in (given, wanted)]
             return "" if kinds[0] == kinds[1] else f"{where} is {kinds[0]}, not {kinds[1]}"
         return f"{where} is no tensor"
-    if isinstance(wanted, float) and type(found) in (int, float):
-        return "" if abs(found) < 1e300 else f"{where} is not finite"
-    if type(found) is not type(wanted) and not (
-        isinstance(found, dict) and isinstance(wanted, dict)
+    if isinstance(wanted, float) and type(given) in (int, float):
+        return "" if abs(given) < 1e300 else f"{where} is not finite"
+    if type(given) is not type(wanted) and not (
+        isinstance(given, dict) and isinstance(wanted, dict)
     ):
-        return f"{where} is a {type(found).__name__}, not a {type(wanted).__name__}"
+        return f"{where} is a {type(given).__name__}, not a {type(wanted).__name__}"
     if isinstance(wanted, dict) and wanted:
-        if found.keys() != wanted.keys():
+        if given.keys() != wanted.keys():
             return f"{where} has other keys"
-        parts = (misfit(found[key], item, f"{where}'s {key}") for key, item in wanted.items())
+        parts = (misfit(given[key], item, f"{where}'s {key}") for key, item in wanted.items())
         return next(filter(None, parts), "")
     return ""
 

@@ -78,10 +78,10 @@ class Run:
         path = self._part(model, stage)
         if not path.exists():
             return None
-        found = read_json(path)
-        if said := problem(found):
+        content = read_json(path)
+        if said := problem(content):
             raise RunError(f"{path} is damaged: {said}; remove it to compute it again")
-        return found
+        return content
 
     def save_part(self, model: int, stage: str, content: Mapping[str, Any]) -> None:
         """Record a stage as finished for a model."""
@@ -164,13 +164,13 @@ def write_tables(folder: Path, tables: Tables) -> None:
             write_csv(folder / "results" / f"{name}.csv", rows)
 
 
-def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+def differences(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """What differs between the identity that a folder holds and the one wanted, or nothing.
 
     Settings are said with both values; what is known by its hash alone by the words of `ABOUT`.
     """
-    there, here = dict(_leaves(found)), dict(_leaves(wanted))
-    about_there, about_here = (dict(_leaves({ABOUT: part.get(ABOUT)})) for part in (found, wanted))
+    there, here = dict(_leaves(kept)), dict(_leaves(wanted))
+    about_there, about_here = (dict(_leaves({ABOUT: part.get(ABOUT)})) for part in (kept, wanted))
     said = []
     for key in dict.fromkeys((*here, *there)):
         old, new = there.get(key), here.get(key)

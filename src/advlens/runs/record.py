@@ -50,11 +50,11 @@ def data_record(data: ImageData) -> dict[str, Any]:
 @functools.cache
 def versions() -> dict[str, str]:
     """Of Python and the libraries that the numbers depend on."""
-    found = {"python": platform.python_version()}
+    versions_of = {"python": platform.python_version()}
     for name in ("torch", "torchvision", "numpy", "pillow", "matplotlib", *GUESTS):
         with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            versions_of[name] = version(name)
+    return versions_of
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -56,10 +56,10 @@ def parse_method(text: str) -> MethodSpec:
         raise SettingsError(
             f"a method is named by a string such as 'Pgd(norm=L2, epsilon=.5)', not {text!r}"
         )
-    found = re.fullmatch(r"\s*(?:([\w.]+)\s*:)?\s*(\w+)\s*(\(.*\))?\s*", text, re.DOTALL)
-    if found is None or len(text) > LONGEST:
+    match = re.fullmatch(r"\s*(?:([\w.]+)\s*:)?\s*(\w+)\s*(\(.*\))?\s*", text, re.DOTALL)
+    if match is None or len(text) > LONGEST:
         raise _refused(text, "it is not of the form library:Name(setting=value, …)")
-    library, name, settings = found.groups(default="")
+    library, name, settings = match.groups(default="")
     settings = DOTTED.sub(lambda word: repr(word[1]) if word[1] else word[0], settings)
     try:
         call = ast.parse(f"_{settings or '()'}", mode="eval").body

@@ -167,11 +167,13 @@ def compared(wanted: Mapping[str, Any], run: Path, names: Mapping[str, str]) -> 
     column, scale = wanted["column"], 100 if wanted.get("percent") else 1
     ours: dict[str, Any] = dict.fromkeys((column, f"{column}_low", f"{column}_high"), float | None)
     texts = dict.fromkeys(("model", *wanted.get("where", {})), str)
-    found = Results.read(run).table(wanted["table"], {**texts, **ours, "n": int}) or []
+    candidates = Results.read(run).table(wanted["table"], {**texts, **ours, "n": int}) or []
     rows: list[Row] = []
     for label, value in wanted["paper"].items():
         where = {"model": names[label], **wanted.get("where", {})}
-        fits = [row for row in found if all(_same(row[key], is_) for key, is_ in where.items())]
+        fits = [
+            row for row in candidates if all(_same(row[key], is_) for key, is_ in where.items())
+        ]
         if len(fits) != 1:
             raise RunError(f"{path} has {len(fits)} rows for {where}; remove {run} and start again")
         value_here, low, high = (
@@ -191,12 +193,12 @@ def compared(wanted: Mapping[str, Any], run: Path, names: Mapping[str, str]) -> 
     return rows
 
 
-def _same(found: str, wanted: str) -> bool:
+def _same(text: str, wanted: str) -> bool:
     """Whether a cell holds a value: as a text, or as a number up to the digits of a table."""
-    if found == wanted:
+    if text == wanted:
         return True
     try:
-        return math.isclose(parse_number(found), parse_number(wanted), rel_tol=1e-4)
+        return math.isclose(parse_number(text), parse_number(wanted), rel_tol=1e-4)
     except ValueError:
         return False
 

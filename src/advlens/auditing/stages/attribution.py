@@ -130,41 +130,41 @@ class _Attributions(Work):
         rows = torch.tensor([self.ids.index(image) for image in view.ids.tolist()])
         probability, self.predicted[rows] = (v.cpu() for v in view.logits.softmax(dim=1).max(dim=1))
         self.probability[rows] = probability.to(self.probability)
-        found: dict[str, Attribution] = {}
+        made: dict[str, Attribution] = {}
         for name, method in self.methods.items():
-            found[name] = method(view.prepared, view.images, None, ids=view.ids)
-            self.points[name] += float(found[name].points.sum())
-            self._measure(name, method, found[name], view, rows)
+            made[name] = method(view.prepared, view.images, None, ids=view.ids)
+            self.points[name] += float(made[name].points.sum())
+            self._measure(name, method, made[name], view, rows)
         partner = {INTEGRATED: EXPECTED, EXPECTED: INTEGRATED, RANDOM: INTEGRATED}
         partner |= {method.name: INTEGRATED for method in self.stage.methods}
         for name, other in partner.items():
-            alike = rank_correlation(found[name].maps, found[other].maps)
+            alike = rank_correlation(made[name].maps, made[other].maps)
             self.values[f"{name}.agreement"][rows] = alike.double().cpu()
         for place, name in enumerate(self.drawn):
             shown = rows < self.maps.shape[1]
-            self.maps[place, rows[shown]] = found[name].maps[shown].to(self.maps)
+            self.maps[place, rows[shown]] = made[name].maps[shown].to(self.maps)
 
     def _measure(
         self,
         name: str,
         method: Callable[..., Attribution],
-        found: Attribution,
+        made: Attribution,
         view: View,
         rows: Tensor,
     ) -> None:
         curves = Faithfulness(batch_size=self.context.batch_size)(
-            view.prepared, view.images, found.maps, found.targets
+            view.prepared, view.images, made.maps, made.targets
         )
         changes = Stability(draws=self.stage.draws, seed=self.stage.seed)(
-            method, view.prepared, view.images, found, ids=view.ids
+            method, view.prepared, view.images, made, ids=view.ids
         )
         measured = {
             "insertion": curves.insertion_area,
             "deletion": curves.deletion_area,
-            "sparseness": sparseness(found.maps),
-            "variation": total_variation(found.maps),
+            "sparseness": sparseness(made.maps),
+            "variation": total_variation(made.maps),
             "stability": changes.mean(dim=1),
-            "gap": found.gap,
+            "gap": made.gap,
         }
         for measure, values in measured.items():
             self.values[f"{name}.{measure}"][rows] = values.double().cpu()
@@ -232,8 +232,8 @@ class _Attributions(Work):
         chance = self.values[f"{RANDOM}.{measure}"]
         apart = sign * (self.values[f"{name}.{measure}"] - chance)
         known = apart[apart.isfinite()].tolist() if name != RANDOM else []
-        found = mean_interval(known) if known else (None,) * 3
-        return dict(zip(("ahead", "ahead_low", "ahead_high"), found, strict=True))
+        interval = mean_interval(known) if known else (None,) * 3
+        return dict(zip(("ahead", "ahead_low", "ahead_high"), interval, strict=True))
 
     def _method_row(self, name: str) -> Row:
         integrated, expected, count = self.stage.integrated, self.stage.expected, len(self.ids)

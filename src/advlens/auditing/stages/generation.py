@@ -161,16 +161,18 @@ class _Generation(Work):
     def _bounds(self) -> list[Distance]:
         """One half of the real images against the other."""
         first, second = self.kept
-        found = [fid(self.moments[0].compute(), self.moments[1].compute())]
-        return found + ([kid(first, second, self.source)] if min(map(len, self.kept)) > 2 else [])
+        distances = [fid(self.moments[0].compute(), self.moments[1].compute())]
+        return distances + (
+            [kid(first, second, self.source)] if min(map(len, self.kept)) > 2 else []
+        )
 
     def _distances(self, images: Images) -> list[Distance]:
         features = self._features(images)
         moments = FeatureStatistics(self.source)
         moments.update(features)
-        found = [fid(moments.compute(), self.moments[1].compute())]
+        distances = [fid(moments.compute(), self.moments[1].compute())]
         enough = min(len(features), len(self.kept[1])) > 2
-        return found + ([kid(features, self.kept[1], self.source)] if enough else [])
+        return distances + ([kid(features, self.kept[1], self.source)] if enough else [])
 
     def _features(self, images: Images) -> Tensor:
         network = self.stage.network

@@ -115,11 +115,11 @@ class _Inversion(Work):
     def _others(self) -> list[int]:
         """For each image one of another class: the nearest behind it among those chosen, or any."""
         labels = self.context.data.labels
-        found = []
+        others = []
         for place, image in enumerate(self.ids):
             around = [*self.ids[place + 1 :], *self.ids[:place], *range(len(labels))]
-            found.append(next((o for o in around if labels[o] != labels[image]), image))
-        return found
+            others.append(next((o for o in around if labels[o] != labels[image]), image))
+        return others
 
     def _seen(self, images: Images) -> dict[tuple[str, str], Tensor]:
         """What is compared of each image, by measure and the network that measures."""
@@ -141,10 +141,10 @@ class _Inversion(Work):
         self, seen: dict[tuple[str, str], Tensor], wanted: dict[tuple[str, str], Tensor]
     ) -> dict[tuple[str, str], PerImage]:
         """Distance of each image from its target; in the own representation, of its length."""
-        found = {key: feature_distances(seen[key], wanted[key]).cpu() for key in seen}
+        distances = {key: feature_distances(seen[key], wanted[key]).cpu() for key in seen}
         own = "representation", self.context.name
-        found[own] /= wanted[own].double().norm(dim=1).cpu()
-        return found
+        distances[own] /= wanted[own].double().norm(dim=1).cpu()
+        return distances
 
     def _row(
         self, start: str, measure: str, network: str, values: PerImage, before: PerImage

@@ -234,15 +234,15 @@ def write_labels(
     """
     labels = []
     for number, name in names.items():
-        own = {c: found for (c, n), found in statistics.items() if n == number}
+        own = {c: tally for (c, n), tally in statistics.items() if n == number}
         shown = sorted(own, key=lambda category: (-own[category][0], category))
         frequency, coverage = (sum(part) for part in zip(*own.values(), strict=True))
         counts = ";".join(f"{category}({own[category][0]})" for category in shown)
         labels.append([number, name, counts, frequency, f"{coverage:.6f}", ""])
     _write(folder / "label.csv", "number,name,category,frequency,coverage,syns", labels)
     of_category: dict[str, dict[int, tuple[int, float]]] = {}
-    for (category, number), found in statistics.items():
-        of_category.setdefault(category, {})[number] = found
+    for (category, number), tally in statistics.items():
+        of_category.setdefault(category, {})[number] = tally
     categories = sorted(of_category, key=lambda category: min(of_category[category]))
     lines = []
     for category in categories:
@@ -255,7 +255,7 @@ def write_labels(
                 for code, (number, (frequency, coverage)) in enumerate(counted, 1)
             ],
         )
-        numbers, total = [n for n, _ in counted], sum(found[0] for _, found in counted)
+        numbers, total = [n for n, _ in counted], sum(tally[0] for _, tally in counted)
         lines.append([category, min(numbers), max(numbers), len(numbers), total])
     _write(folder / "category.csv", "name,first,last,count,frequency", lines)
     return categories

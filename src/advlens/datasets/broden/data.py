@@ -209,15 +209,15 @@ def read_label_map(path: Path, shape: tuple[int, int]) -> Int32[np.ndarray, "h w
     Raises:
         DataError: it is anything else, or damaged.
     """
-    found, (color, bits) = png_header(path, "label map")
+    size, (color, bits) = png_header(path, "label map")
     if (color, bits) != (2, 8):
         raise DataError(
             f"the label map {path} is a PNG of color type {color} and {bits} bits, not RGB of 8;"
             " save label = R + 256 G"
         )
-    if found != shape:
+    if size != shape:
         raise DataError(
-            f"the label map {path} has {found[0]}x{found[1]} pixels (height x width), not"
+            f"the label map {path} has {size[0]}x{size[1]} pixels (height x width), not"
             f" {shape[0]}x{shape[1]} as index.csv says; resize it to the nearest pixels"
         )
     try:

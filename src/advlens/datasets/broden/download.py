@@ -46,10 +46,10 @@ def fetch_continued(urls: Sequence[str], path: Path, *, md5: str | None, most: i
         raise DataError(
             f"{'; '.join(failures)}; the same command continues, or give the file with --archive"
         )
-    if md5 is not None and (found := md5_of(part)) != md5:
+    if md5 is not None and (digest := md5_of(part)) != md5:
         part.unlink()
         raise DataError(
-            f"cannot fetch {url}: its MD5 is {found}, not {md5}; try again, or get the file"
+            f"cannot fetch {url}: its MD5 is {digest}, not {md5}; try again, or get the file"
             " elsewhere and give it with --archive"
         )
     os.replace(part, path)

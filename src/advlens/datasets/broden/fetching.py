@@ -85,12 +85,12 @@ def fetch_broden(
 
 def _check(archive: Path, md5: str | None) -> None:
     try:
-        found = md5_of(archive)
+        digest = md5_of(archive)
     except OSError as error:
         raise DataError(f"cannot read the archive {archive}: {error.strerror}") from error
-    if md5 is not None and found != md5:
+    if md5 is not None and digest != md5:
         raise DataError(
-            f"the MD5 of {archive} is {found}, not {md5}, so it is not the archive of Broden; get"
+            f"the MD5 of {archive} is {digest}, not {md5}, so it is not the archive of Broden; get"
             " it again, or unpack it yourself and give its folder as broden:DIR"
         )
 

@@ -220,15 +220,15 @@ def amount(text: str, name: str, place: str) -> float:
 
 def regular_files(folder: Path) -> set[str]:
     """Paths of the files below a folder, without following links: one look for all rows."""
-    found, pending = set(), [""]
+    files, pending = set(), [""]
     while pending:
         prefix = pending.pop()
         for entry in listing(folder / prefix):
             if entry.is_file(follow_symlinks=False):
-                found.add(prefix + entry.name)
+                files.add(prefix + entry.name)
             elif entry.is_dir(follow_symlinks=False):
                 pending.append(f"{prefix}{entry.name}/")
-    return found
+    return files
 
 
 def readable(folder: Path, name: str, place: str) -> Path:

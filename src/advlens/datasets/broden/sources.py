@@ -79,7 +79,7 @@ def find_source(
     """
     root = Path(os.path.realpath(images))
     files: dict[str, str] = {}
-    for file in found(root):
+    for file in files_below(root):
         if not file.lower().endswith(SUFFIXES):
             continue
         readable(root, file, str(images))
@@ -104,7 +104,7 @@ def find_source(
     )
 
 
-def found(root: Path) -> Iterator[str]:
+def files_below(root: Path) -> Iterator[str]:
     """Paths of the files below a folder, sorted; without hidden ones, notes, and what links to
     other folders hold."""
 
@@ -125,7 +125,7 @@ def find_masks(
 ) -> dict[tuple[str, str], Path]:
     """The masks `<category>/<image>.png` below a folder, by image and category."""
     masks = {}
-    for file in found(root):
+    for file in files_below(root):
         path = readable(root, file, str(root))
         category, _, name = file.partition("/")
         image = f"{name.removesuffix('.png')}.jpg"
@@ -187,15 +187,15 @@ def read_mask(path: Path, shape: tuple[int, int]) -> UInt16[np.ndarray, "h w"]:
     Raises:
         DataError: it is no such PNG, has another shape, or is damaged.
     """
-    found, kind = png_header(path, "mask")
+    size, kind = png_header(path, "mask")
     if kind not in KINDS:
         raise DataError(
             f"the mask {path} is a PNG of color type {kind[0]} and {kind[1]} bits; save it as gray"
             " of 8 or 16 bits, with a palette, or as RGB with value = R + 256 G"
         )
-    if found != shape:
+    if size != shape:
         raise DataError(
-            f"the mask {path} has {found[0]}x{found[1]} pixels (height x width), its image"
+            f"the mask {path} has {size[0]}x{size[1]} pixels (height x width), its image"
             f" {shape[0]}x{shape[1]}; resize it to the nearest pixels"
         )
     try:

@@ -82,9 +82,9 @@ def prune_and_audit(
         for in_audit, (name, sparsity, spec) in zip(results.models, audited, strict=True):
             of = {"model": name, "sparsity": sparsity}
             classifier = load_model(spec, seed=settings.seed)
-            found = [zeros(classifier), *measured(results, in_audit)]
-            found += kept_units(results, in_audit, classifier)
-            rows += [of | dict(row) for row in found]
+            numbers = [zeros(classifier), *measured(results, in_audit)]
+            numbers += kept_units(results, in_audit, classifier)
+            rows += [of | dict(row) for row in numbers]
         write_csv(out / "results" / "pruning.csv", rows)
         text = "\n".join(["# Channel pruning", "", *tables(rows), f"Made by `{command}`."]) + "\n"
         write_text(out / "pruning.md", text)

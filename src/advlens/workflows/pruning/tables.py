@@ -141,9 +141,9 @@ def measured(results: Results, model: str) -> list[Row]:
     return rows
 
 
-def _consistency(found: Sequence[Row]) -> list[Row]:
+def _consistency(measured: Sequence[Row]) -> list[Row]:
     rows = list[Row]()
-    for (case, epsilon), of_case in groupby(found, lambda row: (row["images"], row["epsilon"])):
+    for (case, epsilon), of_case in groupby(measured, lambda row: (row["images"], row["epsilon"])):
         part = list(of_case)
         last, n = part[-1]["layer"], part[0]["n"]
         success = (part[0][f"success{end}"] for end in ("", "_low", "_high"))
@@ -223,13 +223,13 @@ def _line(cells: Sequence[str]) -> str:
 def _cell(rows: Sequence[Row], table: str, case: str, measure: str, layers: str) -> str:
     """A value with its interval; of adversarial images also the radius and the success there."""
     of_case = [row for row in rows if (row["table"], row["case"]) == (table, case)]
-    found = [r for r in of_case if (r["measure"], r["layers"]) == (measure, layers)]
-    if not found or found[0]["value"] is None:
+    cells = [r for r in of_case if (r["measure"], r["layers"]) == (measure, layers)]
+    if not cells or cells[0]["value"] is None:
         return ""
     shown = percent if measure in _SHARE else number
-    text = shown(found[0]["value"])
-    if found[0]["low"] is not None:
-        text += f" ({shown(found[0]['low'])} to {shown(found[0]['high'])})"
+    text = shown(cells[0]["value"])
+    if cells[0]["low"] is not None:
+        text += f" ({shown(cells[0]['low'])} to {shown(cells[0]['high'])})"
     if table == "consistency" and measure != "lc":
         success = next(row for row in of_case if row["measure"] == "success")
         text += f"; ε {success['epsilon']:.3g}, {percent(success['value'])}"

@@ -156,5 +156,5 @@ class Counts(Work):
         else:
             named = attack_columns(attack)
             settings = attack_settings(attack, seed=self.context.seed, draws=self.draws)
-        found = self.counts[key].compute()
-        return {"model": self.context.name, **named, **found, "settings": settings}
+        measured = self.counts[key].compute()
+        return {"model": self.context.name, **named, **measured, "settings": settings}

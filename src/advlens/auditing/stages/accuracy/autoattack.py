@@ -91,8 +91,8 @@ class _Rounds(Work):
         ]
         done, lost = 0, torch.full((len(ids),), len(ROUNDS))
         if (saved := context.run.state(context.number, job, len(steps))) is not None:
-            done, found = saved[0], saved[1]["lost"]
-            lost.copy_(found.clamp(0, len(ROUNDS)))
+            done, kept = saved[0], saved[1]["lost"]
+            lost.copy_(kept.clamp(0, len(ROUNDS)))
         label = f"{context.name}: AutoAttack, {attack.threat.norm}"
         shown = context.processes.first
         with Progress(label, len(steps), done=done, unit="rounds", shown=shown) as progress:

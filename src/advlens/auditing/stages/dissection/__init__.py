@@ -192,19 +192,19 @@ class _Dissection(Work):
 
     def compute(self) -> Tables:
         walk, stage, model = self._walk, self.stage, self.context.name
-        found = walk.compute()
+        layers = walk.compute()
         names = {concept.number: concept for concept in stage.data.concepts}
         tables: Tables = {
-            "dissection": unit_rows(model, found, names),
-            "dissection_shares": share_rows(model, found, names, stage.data, stage.minimum),
+            "dissection": unit_rows(model, layers, names),
+            "dissection_shares": share_rows(model, layers, names, stage.data, stage.minimum),
             "dissection_transitions": transition_rows(
-                model, found, names, stage.data, stage.minimum
+                model, layers, names, stage.data, stage.minimum
             ),
             "dissection_images": [self._images_row()],
         }
         if self.context.processes.first:
             wanted = stage.method.layers
-            shown = [walk.prepared.last] if ALL in wanted else list(found)
+            shown = [walk.prepared.last] if ALL in wanted else list(layers)
             tables["dissection_pictures"] = [
                 row
                 for layer in shown
@@ -212,7 +212,7 @@ class _Dissection(Work):
                     self.context,
                     walk,
                     layer,
-                    found[layer],
+                    layers[layer],
                     stage.units,
                     stage.minimum,
                     DiscrepancyMap(batch_size=self.context.batch_size, seed=self.context.seed)

@@ -16,17 +16,17 @@ from advlens.runs.folder import Row
 from advlens.wordnet import similarity_matrix
 
 
-def choose_units(found: Mapping[Kind, Concepts], count: int, minimum: float) -> list[int]:
+def choose_units(concepts: Mapping[Kind, Concepts], count: int, minimum: float) -> list[int]:
     """Half of them of the highest IoU, the others of those whose IoU falls most under attack.
 
     Without an attack all are of the highest IoU; equal ones by number.
     """
-    real = found["real"].iou
+    real = concepts["real"].iou
     by_iou = torch.argsort(real, descending=True, stable=True).tolist()
-    if "adversarial" not in found:
+    if "adversarial" not in concepts:
         return by_iou[:count]
     chosen = by_iou[: count - count // 2]
-    losses = real - found["adversarial"].iou
+    losses = real - concepts["adversarial"].iou
     losses[real <= minimum] = -1  # only a detector can lose its concept
     by_loss = torch.argsort(losses, descending=True, stable=True).tolist()
     return chosen + [unit for unit in by_loss if unit not in chosen][: count // 2]
@@ -36,7 +36,7 @@ def picture_rows(
     context: Context,
     walk: Dissector,
     layer: str,
-    found: Mapping[Kind, Concepts],
+    concepts: Mapping[Kind, Concepts],
     count: int,
     minimum: float,
     discrepancy: DiscrepancyMap | None,
@@ -47,15 +47,15 @@ def picture_rows(
     framed where the model takes them for a class near those that it sees in the unit's real images
     (D22, section 2): at least half as similar to their distribution as the most similar class is.
     """
-    units = choose_units(found, count, minimum)
-    near = _near(context, walk, found["real"])
+    units = choose_units(concepts, count, minimum)
+    near = _near(context, walk, concepts["real"])
     names = context.classifier.classes or context.classifier.synsets
     rows: list[Row] = []
     for kind in walk.images:
-        responses, ids = (values[units] for values in found[_kind(kind)].top.compute())
+        responses, ids = (values[units] for values in concepts[_kind(kind)].top.compute())
         distinct = torch.unique(ids)  # one image may excite several units
         images = images_of(context, distinct, walk.attack if kind == "adversarial" else None)
-        inside = _masks(walk, layer, found["real"].thresholds, images, units)
+        inside = _masks(walk, layer, concepts["real"].thresholds, images, units)
         maps = None
         if discrepancy is not None:
             maps = discrepancy(
@@ -130,8 +130,8 @@ def _masks(
         (maps.shape[2], maps.shape[3]), (height, width), (images.shape[2], images.shape[3]), fields
     ).to(maps.device)
     limits = thresholds[units].to(maps.device)
-    found = masks(Cells.above(maps, limits), limits, upsampling)
+    above = masks(Cells.above(maps, limits), limits, upsampling)
     inside = torch.zeros(*maps.shape[:2], height * width, dtype=torch.bool)
-    places = found.places.cpu().long() % (height * width)
-    inside[found.images.cpu().long(), found.units.cpu().long(), places] = True
+    places = above.places.cpu().long() % (height * width)
+    inside[above.images.cpu().long(), above.units.cpu().long(), places] = True
     return inside.view(*maps.shape[:2], height, width)

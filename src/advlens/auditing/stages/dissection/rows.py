@@ -8,13 +8,13 @@ from advlens.dissection import Concepts, Kind
 from advlens.intervals import wilson
 from advlens.runs.folder import Row
 
-Found = Mapping[str, Mapping[Kind, Concepts]]
+Dissected = Mapping[str, Mapping[Kind, Concepts]]
 SWEEP = (0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.10)
 NONE = "none"
 TOGETHER = "all layers"
 
 
-def unit_rows(model: str, found: Found, concepts: Mapping[int, Concept]) -> list[Row]:
+def unit_rows(model: str, dissected: Dissected, concepts: Mapping[int, Concept]) -> list[Row]:
     """Each unit's best concept, on each kind of images."""
     return [
         {
@@ -30,7 +30,7 @@ def unit_rows(model: str, found: Found, concepts: Mapping[int, Concept]) -> list
             "permuted_iou": values.permuted_iou[unit].item(),
             "dead": bool(values.dead[unit]),
         }
-        for layer, kinds in found.items()
+        for layer, kinds in dissected.items()
         for kind, values in kinds.items()
         for unit, label in enumerate(values.labels.tolist())
     ]
@@ -50,7 +50,11 @@ def detected(
 
 
 def share_rows(
-    model: str, found: Found, concepts: Mapping[int, Concept], data: BrodenData, minimum: float
+    model: str,
+    dissected: Dissected,
+    concepts: Mapping[int, Concept],
+    data: BrodenData,
+    minimum: float,
 ) -> list[Row]:
     """Shares of units that detect a concept, by category: D19, Table 2, and D22, Table 1.
 
@@ -64,13 +68,13 @@ def share_rows(
                 [
                     c
                     for layer in layers
-                    for c in detected(found[layer][kind], concepts, least, permuted=p)
+                    for c in detected(dissected[layer][kind], concepts, least, permuted=p)
                 ]
                 for p in (False, True)
             ),
         )
-        for name, layers in _groups(found).items()
-        for kind in found[layers[0]]
+        for name, layers in _groups(dissected).items()
+        for kind in dissected[layers[0]]
         for least in sorted({*SWEEP, minimum})
         for category in (*data.categories, "all")
     ]
@@ -98,18 +102,22 @@ def _share_row(
 
 
 def transition_rows(
-    model: str, found: Found, concepts: Mapping[int, Concept], data: BrodenData, minimum: float
+    model: str,
+    dissected: Dissected,
+    concepts: Mapping[int, Concept],
+    data: BrodenData,
+    minimum: float,
 ) -> list[Row]:
     """How many units go from which category on real images to which under attack."""
     rows: list[Row] = []
-    for name, layers in _groups(found).items():
-        for kind in list(found[layers[0]])[1:]:
+    for name, layers in _groups(dissected).items():
+        for kind in list(dissected[layers[0]])[1:]:
             pairs = [
                 pair
                 for layer in layers
                 for pair in zip(
-                    detected(found[layer]["real"], concepts, minimum),
-                    detected(found[layer][kind], concepts, minimum),
+                    detected(dissected[layer]["real"], concepts, minimum),
+                    detected(dissected[layer][kind], concepts, minimum),
                     strict=True,
                 )
             ]
@@ -135,7 +143,7 @@ def _category(concept: Concept | None) -> str:
     return NONE if concept is None else concept.category
 
 
-def _groups(found: Found) -> dict[str, list[str]]:
+def _groups(dissected: Dissected) -> dict[str, list[str]]:
     """Each layer by itself; and all of them, where there are several."""
-    groups = {layer: [layer] for layer in found}
-    return groups | ({TOGETHER: list(found)} if len(found) > 1 else {})
+    groups = {layer: [layer] for layer in dissected}
+    return groups | ({TOGETHER: list(dissected)} if len(dissected) > 1 else {})

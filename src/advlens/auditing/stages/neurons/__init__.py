@@ -166,15 +166,15 @@ class _Neurons(Work):
             ]
             return torch.cat(hits).double().mean().item()
 
-        found: dict[float, float] = {}
+        shares: dict[float, float] = {}
         for power in range(-5, 6):
             epsilon = stage.epsilon * 2.0**power
-            found[epsilon] = share(epsilon)
-            if found[epsilon] >= stage.success:
+            shares[epsilon] = share(epsilon)
+            if shares[epsilon] >= stage.success:
                 return smallest(
                     lambda radius: share(radius) >= stage.success, epsilon / 2, epsilon, ratio=1.15
                 )
-        return max(found, key=lambda epsilon: found[epsilon])
+        return max(shares, key=lambda epsilon: shares[epsilon])
 
     def _aim(self, epsilon: float) -> None:
         self.equal_epsilon = epsilon
@@ -227,15 +227,15 @@ class _Neurons(Work):
         tables: Tables = {
             "units": [
                 row
-                for layer, found in main.items()
-                for row in self._unit_rows(layer, found, measured[FGSM][layer])
+                for layer, consistency in main.items()
+                for row in self._unit_rows(layer, consistency, measured[FGSM][layer])
             ],
-            "layers": [self._layer_row(layer, found) for layer, found in main.items()],
+            "layers": [self._layer_row(layer, consistency) for layer, consistency in main.items()],
             "consistency": [
                 row
                 for name, layers in measured.items()
-                for layer, found in layers.items()
-                for row in self._consistency_rows(name, layer, found)
+                for layer, consistency in layers.items()
+                for row in self._consistency_rows(name, layer, consistency)
             ],
             "floors": self._floor_rows(),
             "table1_d19": [self._table1_row(last, measured[FGSM][last])],
@@ -280,9 +280,9 @@ class _Neurons(Work):
         low, high = wilson(int(hits.sum()), len(hits))
         return {"success": hits.double().mean().item(), "success_low": low, "success_high": high}
 
-    def _unit_rows(self, layer: str, found: LayerConsistency, fgsm: LayerConsistency) -> list[Row]:
-        columns = {name: values.tolist() for name, values in found.values.items()}
-        columns["lc_corrected"] = found.corrected.tolist()
+    def _unit_rows(self, layer: str, main: LayerConsistency, fgsm: LayerConsistency) -> list[Row]:
+        columns = {name: values.tolist() for name, values in main.values.items()}
+        columns["lc_corrected"] = main.corrected.tolist()
         columns["consis_adv_fgsm"] = fgsm.values["consis_adv"].tolist()
         return [
             {
@@ -292,26 +292,26 @@ class _Neurons(Work):
                 "dead": dead,
                 **{name: None if dead else column[unit] for name, column in columns.items()},
             }
-            for unit, dead in enumerate(found.dead.tolist())
+            for unit, dead in enumerate(main.dead.tolist())
         ]
 
-    def _layer_row(self, layer: str, found: LayerConsistency) -> Row:
+    def _layer_row(self, layer: str, consistency: LayerConsistency) -> Row:
         row: dict[str, object] = {
             "model": self.context.name,
             "layer": layer,
-            "units": len(found.dead),
-            "dead": int(found.dead.sum()),
-            "top": found.top,
+            "units": len(consistency.dead),
+            "dead": int(consistency.dead.sum()),
+            "top": consistency.top,
             "n": len(self.targets),
         }
         for name in MEASURES:
-            interval = found.intervals[name]
+            interval = consistency.intervals[name]
             row |= {f"{name}_mean": interval.mean, f"{name}_low": interval.low}
             row |= {f"{name}_high": interval.high}
-        row["lc_corrected_mean"] = found.intervals["lc"].corrected
+        row["lc_corrected_mean"] = consistency.intervals["lc"].corrected
         return {key: _finite(value) for key, value in row.items()}
 
-    def _consistency_rows(self, name: str, layer: str, found: LayerConsistency) -> list[Row]:
+    def _consistency_rows(self, name: str, layer: str, consistency: LayerConsistency) -> list[Row]:
         attack = self.sets[name]
         targeted = name in (MAIN, EQUAL)
         return [
@@ -325,10 +325,10 @@ class _Neurons(Work):
                 "mean": _finite(interval.mean),
                 "low": _finite(interval.low),
                 "high": _finite(interval.high),
-                "units": int((~found.dead).sum()),
+                "units": int((~consistency.dead).sum()),
                 "n": len(self.targets),
             }
-            for measure, interval in found.intervals.items()
+            for measure, interval in consistency.intervals.items()
             if targeted or measure != "cs2"  # without a target there is no CS2
         ]
 
@@ -336,7 +336,7 @@ class _Neurons(Work):
         labels = self.context.data.labels
         lc, cs1 = random_floor(labels, self.similarity, self.k, seed=self.stage.seed)
         some = f"of {self.k} random images"
-        found = (
+        floors = (
             ("LC, all classes alike", "lc", "uniform", uniform_floor(self.similarity)),
             (f"LC {some}", "lc", "random", lc),
             (f"CS1 {some}", "cs1", "random", cs1),
@@ -350,17 +350,17 @@ class _Neurons(Work):
                 "value": value,
                 "n": len(labels),
             }
-            for floor, measure, kind, value in found
+            for floor, measure, kind, value in floors
         ]
 
-    def _table1_row(self, layer: str, found: LayerConsistency) -> Row:
+    def _table1_row(self, layer: str, consistency: LayerConsistency) -> Row:
         row: dict[str, object] = {"model": self.context.name, "layer": layer}
         for column, measure in (("consis", "lc"), ("consis_adv", "consis_adv")):
-            interval = found.intervals[measure]
+            interval = consistency.intervals[measure]
             row |= {column: interval.mean, f"{column}_low": interval.low}
             row |= {f"{column}_high": interval.high}
         row |= {**attack_columns(self.sets[FGSM]), **self._success(FGSM)}
-        row |= {"units": int((~found.dead).sum()), "n": len(self.targets)}
+        row |= {"units": int((~consistency.dead).sum()), "n": len(self.targets)}
         return {key: _finite(value) for key, value in row.items()}
 
 
