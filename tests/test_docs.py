@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import advlens
+from advlens import datasets
 from advlens.cli import main
 from advlens.cli.parsing import COMMANDS
 from advlens.workflows import pruning
@@ -85,6 +86,7 @@ def test_examples_run(page, tmp_path, monkeypatch, capsys):
 def run_page(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(datasets, "FILES", {**datasets.FILES})  # a page may add a kind of data
     before = set(sys.modules)
     names = {"__name__": "__main__"}
     for block in blocks(page):
