@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from advlens.attacks import Attack
 from advlens.prepared import Prepared, live_features
-from advlens.training.loop import mixed
+from advlens.training.network import mixed
 from advlens.training.objectives import (
     Adversarial,
     FeatureConsistency,

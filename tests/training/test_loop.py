@@ -31,6 +31,7 @@ from advlens.runs.checkpoint import load_checkpoint
 from advlens.training import Augmentation, Training
 from advlens.training import images as images_module
 from advlens.training import loop as loop_module
+from advlens.training import state as state_module
 from advlens.training import validation as validation_module
 from advlens.training.objectives import (
     Adversarial,
@@ -343,7 +344,7 @@ def test_compiled_networks_train_the_same(
         compiled.append(network)
         return real(network, backend="eager")
 
-    monkeypatch.setattr(loop_module.torch, "compile", eager)
+    monkeypatch.setattr(torch, "compile", eager)
     weights = train(tmp_path, dataclasses.replace(SHORT, compile=True))
     assert len(compiled) == 1
     expected, _ = uninterrupted
@@ -486,7 +487,7 @@ def test_an_end_between_two_writes_loses_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     weights, whole = uninterrupted
-    real = getattr(loop_module, name)
+    real = getattr(state_module, name)
     for call in (1, 4, 7):
         calls = 0
 
@@ -499,7 +500,7 @@ def test_an_end_between_two_writes_loses_nothing(
                 raise RunError("the disk is full")
 
         with monkeypatch.context() as patched:
-            patched.setattr(loop_module, name, write)
+            patched.setattr(state_module, name, write)
             with contextlib.suppress(RunError):
                 train(tmp_path)
         if (tmp_path / "last.pt").exists():

@@ -1,8 +1,10 @@
 """A network, its images and a training that take a second."""
 
 import json
+import signal
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +14,8 @@ from advlens.datasets import ArrayData
 from advlens.distributed import Processes
 from advlens.models import Classifier
 from advlens.training import Training
-from advlens.training.objectives import Adversarial
+from advlens.training.loop import Loop
+from advlens.training.objectives import Adversarial, TrainingBatch
 
 CLASSES = ("cat", "dog", "ship")
 SHORT = Training(
@@ -62,6 +65,21 @@ def train(
     network = classifier().to(dtype)
     trained = settings(network, images(), out, report=silent, processes=processes)
     return {name: tensor.clone() for name, tensor in trained.state_dict().items()}
+
+
+def counted_steps(monkeypatch: pytest.MonkeyPatch, *, interrupt: int | None = None) -> list[int]:
+    """The numbers of the steps of training from here on; one of them, from 1, gets SIGTERM."""
+    steps: list[int] = []
+    real = Loop._step
+
+    def step(self: Loop, batch: TrainingBatch) -> int:
+        steps.append(self.state.step)
+        if len(steps) == interrupt:
+            signal.raise_signal(signal.SIGTERM)
+        return real(self, batch)
+
+    monkeypatch.setattr(Loop, "_step", step)
+    return steps
 
 
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:

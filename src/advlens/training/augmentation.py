@@ -74,6 +74,12 @@ class Augmentation:
         return pixels.contiguous(memory_format=torch.channels_last)
 
 
+def centered(images: UInt8[Tensor, "n 3 h w"], size: int) -> Images:
+    """The central squares of images, as they are: pixels in [0, 1], N×3×size×size."""
+    top = round((images.shape[2] - size) / 2)
+    return images[:, :, top : top + size, top : top + size].float() / 255
+
+
 def _cropped(images: Tensor, draws: Tensor, flips: Tensor, padding: int, size: int) -> Images:
     """Parts of the padded images, pixel for pixel."""
     count, _, height, width = images.shape

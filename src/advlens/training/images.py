@@ -16,6 +16,14 @@ from advlens.progress import Progress
 CHUNK = 1024
 
 
+def split(data: ImageData, held_out: int, *, seed: int) -> tuple[Ids, Ids]:
+    """The ids of the images to train on, and of `held_out` others, as equal by class as can be."""
+    others = data.subset(held_out, seed=seed).positions
+    trained = torch.ones(len(data), dtype=torch.bool)
+    trained[others] = False
+    return trained.nonzero().squeeze(1), others
+
+
 class TrainingImages:
     """The images of a data set, by batches of ids.
 

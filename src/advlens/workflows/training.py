@@ -8,12 +8,13 @@ import torch
 
 from advlens.attacks import Attack, Divergence, FeatureAttack, Fgsm, Pgd
 from advlens.attacks.threat import L2, Linf, Threat, Uniform
-from advlens.datasets import ImageData, Transform, View, load_data
+from advlens.datasets import ImageData, Transform, load_data
 from advlens.distributed import Processes, local_device
 from advlens.models import Classifier, load_model
 from advlens.runs.tensorboard import tensorboard_writer
 from advlens.settings import TrainSettings
 from advlens.training import Augmentation, Training
+from advlens.training.images import split
 from advlens.training.objectives import (
     PAPERS,
     Adversarial,
@@ -115,11 +116,8 @@ def load_images(data: str, classifier: Classifier) -> tuple[ImageData, ImageData
 def sample_parts(classifier: Classifier, tested: int) -> tuple[ImageData, ImageData]:
     """The packaged sample cut in two: images to train on, and `tested` others, always the same."""
     whole = load_data("sample").aligned(classifier.classes, classifier.synsets)
-    part = whole.subset(tested, seed=0)
-    others = torch.ones(len(whole), dtype=torch.bool)
-    others[part.positions] = False
-    positions = others.nonzero().squeeze(1)
-    return View(whole, positions=positions, labels=whole.labels[positions]), part
+    trained, held_out = split(whole, tested, seed=0)
+    return whole.part(trained.tolist()), whole.part(held_out.tolist())
 
 
 def train(
