@@ -20,7 +20,7 @@ from advlens.settings.files import settings_from
 from advlens.settings.packaged import packaged, packaged_names
 from advlens.workflows import reproduction
 from advlens.workflows.reproduction import Work, compared, orders, reproduce, table
-from advlens.workflows.training import Recipe
+from advlens.workflows.training import make_training
 from own_network import NETWORK
 from synthetic_run import write_run
 from training.tiny import counted_steps
@@ -234,7 +234,7 @@ def test_a_packaged_reproduction_holds_together(name: str, quick: bool, tmp_path
             start = tmp_path / model.get("start", "") / "model.safetensors"
             start.parent.mkdir(exist_ok=True)
             start.touch()  # only whether it exists is looked at
-            Recipe.of(work.training(label)[1])
+            make_training(work.training(label)[1])
     audit = content["audit"] | (content["quick"].get("audit", {}) if quick else {})
     settings = settings_from(AuditSettings, audit, name)
     for row in content["rows"]:
