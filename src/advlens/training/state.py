@@ -20,7 +20,7 @@ from advlens.models.classifier import device_of
 from advlens.runs.checkpoint import as_bytes, from_bytes, load_checkpoint, misfit, save_checkpoint
 from advlens.runs.folder import ABOUT, Row, differences, fingerprint, write_text
 
-NUMBERS = ("step", "seconds", "busy", "learning_rate", "sums", "rows", "best", "best_weights")
+SAVED = ("step", "seconds", "busy", "learning_rate", "sums", "rows", "best", "best_weights")
 """The attributes that a checkpoint holds as they are."""
 JUDGED = {"epoch", "loss", "natural", "adversarial", "n", "images_per_second", "seconds", "kept"}
 """The columns that every row has."""
@@ -38,7 +38,7 @@ class State:
         steps: steps of the whole training.
         average: the moving average of the classifier's state; empty where none is asked for.
         step: steps done.
-        seconds: time spent, over all processes that continued the training.
+        seconds: time spent, with that of the interrupted processes before.
         busy: time spent in the steps of the epoch under way.
         learning_rate: learning rate of the last step.
         sums: the terms of the loss, summed over the images seen in the epoch under way.
@@ -175,7 +175,7 @@ class State:
             "classifier": self.classifier.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average,
-            **{name: getattr(self, name) for name in NUMBERS},
+            **{name: getattr(self, name) for name in SAVED},
         }
 
     def _restore(self, content: Mapping[str, Any]) -> None:
@@ -183,7 +183,7 @@ class State:
         self.classifier.load_state_dict(content["classifier"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.average = {name: tensor.to(device) for name, tensor in content["average"].items()}
-        for name in NUMBERS:
+        for name in SAVED:
             setattr(self, name, content[name])
 
     def _check(self, path: Path, content: dict[str, Any]) -> None:
