@@ -4,9 +4,7 @@ import csv
 import dataclasses
 import math
 import re
-import signal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,14 +23,13 @@ from advlens.runs.results import Results
 from advlens.runs.tables import TABLES
 from advlens.settings import PruneSettings
 from advlens.training import Training
-from advlens.training.loop import Loop
 from advlens.training.objectives import Adversarial, Standard
 from advlens.workflows import pruning
 from advlens.workflows.pruning import prune_and_audit
 from advlens.workflows.pruning.channels import kept_channels, prune
 from advlens.workflows.pruning.tables import kept_units, measured, tables, zeros
 from synthetic_run import write_table
-from training.tiny import CLASSES, SHORT, classifier, images, same, silent
+from training.tiny import CLASSES, SHORT, classifier, counted_steps, images, same, silent
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
 
@@ -332,26 +329,12 @@ def test_every_model_is_pruned_fine_tuned_and_audited(
     assert "Inversion" not in text
 
 
-def stopped_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """SIGTERM in a step of training, counted from here on."""
-    counted: list[int] = []
-    real = Loop._one_step
-
-    def one_step(self: Loop, *args: Any) -> int:
-        counted.append(self.step)
-        if len(counted) == step:
-            signal.raise_signal(signal.SIGTERM)
-        return real(self, *args)
-
-    monkeypatch.setattr(Loop, "_one_step", one_step)
-
-
 def test_the_same_command_continues_to_the_same_bytes(
     world: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for step in (1, 3):  # a step an epoch: in the first model, then in its second one
         with monkeypatch.context() as patched:
-            stopped_at(patched, step)
+            counted_steps(patched, interrupt=step)
             with pytest.raises(SystemExit, match="143"):
                 run("out")
     with monkeypatch.context() as patched:
@@ -375,7 +358,7 @@ def test_the_folder_of_another_one_is_refused_before_anything_is_trained(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        stopped_at(patched, 1)
+        counted_steps(patched, interrupt=1)
         with pytest.raises(SystemExit):
             run("out")
     command, _ = parse([*WORDS.format(out="out").split(), "--epochs", "3"])

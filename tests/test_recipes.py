@@ -17,11 +17,11 @@ from advlens.settings import TrainSettings
 from advlens.settings.packaged import packaged_names
 from advlens.training import Augmentation, Training
 from advlens.training.objectives import Adversarial, FeatureConsistency, Standard, Trades, Unrelaxed
-from advlens.workflows.training import Recipe, load_classifier, load_images
+from advlens.workflows.training import load_classifier, load_images, make_test_attack, make_training
 
 
 def objective(**settings: Any) -> object:
-    return Recipe.of(TrainSettings(**settings)).training.objective
+    return make_training(TrainSettings(**settings)).objective
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,8 @@ def objective(**settings: Any) -> object:
     ],
 )
 def test_the_settings_default_to_what_the_classes_default_to(name: str, made: type) -> None:
-    recipe = Recipe.of(TrainSettings(objective=name))  # type: ignore[arg-type]
-    assert recipe.training == Training(objective=made())
+    settings = TrainSettings(objective=name)  # type: ignore[arg-type]
+    assert make_training(settings) == Training(objective=made())
 
 
 def test_trades_has_the_weight_and_steps_of_its_paper_and_the_ball_of_the_settings() -> None:
@@ -49,34 +49,32 @@ def test_trades_has_the_weight_and_steps_of_its_paper_and_the_ball_of_the_settin
 
 
 def test_every_setting_arrives() -> None:
-    recipe = Recipe.of(
-        TrainSettings(
-            objective="adversarial",
-            epochs=3,
-            batch_size=7,
-            learning_rate=0.1,
-            momentum=0.8,
-            nesterov=False,
-            weight_decay=1e-4,
-            schedule="cosine",
-            clip=0.1,
-            average=0.99,
-            crop=0,
-            flip=False,
-            rotation=20.0,
-            resized_crop=(0.5, 1.0),
-            validation=5,
-            precision="bf16",
-            channels_last=False,
-            compile=True,
-            norm="linf",
-            epsilon=4 / 255,
-            attack_steps=5,
-            seed=9,
-        )
+    settings = TrainSettings(
+        objective="adversarial",
+        epochs=3,
+        batch_size=7,
+        learning_rate=0.1,
+        momentum=0.8,
+        nesterov=False,
+        weight_decay=1e-4,
+        schedule="cosine",
+        clip=0.1,
+        average=0.99,
+        crop=0,
+        flip=False,
+        rotation=20.0,
+        resized_crop=(0.5, 1.0),
+        validation=5,
+        precision="bf16",
+        channels_last=False,
+        compile=True,
+        norm="linf",
+        epsilon=4 / 255,
+        attack_steps=5,
+        seed=9,
     )
     linf = Linf(epsilon=4 / 255)
-    assert recipe.training == Training(
+    assert make_training(settings) == Training(
         objective=Adversarial(
             attack=Pgd(threat=linf, steps=5, step_size=1.2 * 4 / 255 / 5, select="last")
         ),
@@ -97,8 +95,8 @@ def test_every_setting_arrives() -> None:
         compile=True,
         seed=9,
     )
-    assert recipe.test_attack == Pgd(threat=linf, steps=20, seed=9)
-    assert Recipe.of(TrainSettings(optimizer="adam")).training == Training(optimizer="adam")
+    assert make_test_attack(settings) == Pgd(threat=linf, steps=20, seed=9)
+    assert make_training(TrainSettings(optimizer="adam")) == Training(optimizer="adam")
 
 
 def test_the_settings_of_each_objective_arrive() -> None:
@@ -147,7 +145,7 @@ def test_the_settings_of_each_objective_arrive() -> None:
 
 def test_settings_that_exclude_each_other_are_refused() -> None:
     with pytest.raises(SettingsError, match="crop and resized_crop exclude each other"):
-        Recipe.of(TrainSettings(resized_crop=(0.5, 1.0)))
+        make_training(TrainSettings(resized_crop=(0.5, 1.0)))
 
 
 def parsed(name: str, tmp_path: Path, *more: str) -> TrainCommand:
@@ -160,8 +158,8 @@ def parsed(name: str, tmp_path: Path, *more: str) -> TrainCommand:
 @pytest.mark.parametrize("name", packaged_names("recipes"))
 def test_a_packaged_recipe_can_be_trained(name: str, tmp_path: Path) -> None:
     command = parsed(name, tmp_path)
-    recipe = Recipe.of(command.settings)
-    assert (type(recipe.training.objective) is Standard) == name.endswith("-standard")
+    objective = make_training(command.settings).objective
+    assert (type(objective) is Standard) == name.endswith("-standard")
     network = command.model.removesuffix("@DEFAULT")  # torchvision would download these
     device = "meta" if ":" in network else "cpu"  # networks for ImageNet are large
     with torch.device(device):
@@ -226,14 +224,14 @@ PRINTED = {
 
 @pytest.mark.parametrize("name", PRINTED)
 def test_recipes_of_the_papers_have_their_numbers(name: str, tmp_path: Path) -> None:
-    assert Recipe.of(parsed(name, tmp_path).settings).training == PRINTED[name]
+    assert make_training(parsed(name, tmp_path).settings) == PRINTED[name]
 
 
 def test_the_papers_fine_tuning_is_their_loss(tmp_path: Path) -> None:
     for network in ("alexnet", "vgg16", "resnet18"):
         command = parsed(f"d22-{network}-adv", tmp_path)
         assert command.model == f"torchvision:{network}@DEFAULT"
-        assert Recipe.of(command.settings).training.objective == FeatureConsistency()
+        assert make_training(command.settings).objective == FeatureConsistency()
 
 
 def test_flags_win_over_a_recipe(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import copy
 import csv
 import json
 import re
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,12 @@ from advlens.settings import AuditSettings
 from advlens.settings import packaged as packaged_module
 from advlens.settings.files import settings_from
 from advlens.settings.packaged import packaged, packaged_names
-from advlens.training.loop import Loop
 from advlens.workflows import reproduction
 from advlens.workflows.reproduction import Work, compared, orders, reproduce, table
-from advlens.workflows.training import Recipe
+from advlens.workflows.training import make_training
 from own_network import NETWORK
 from synthetic_run import write_run
+from training.tiny import counted_steps
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
 
@@ -184,32 +183,17 @@ def test_the_quick_form_changes_recipes_and_takes_less(world: Path) -> None:
     assert "tiny-l2, quick form" in settings
 
 
-def steps_of(monkeypatch: pytest.MonkeyPatch, *, interrupt: int | None) -> list[int]:
-    """Counts the steps of training from here on; one of them is followed by SIGTERM."""
-    counted: list[int] = []
-    real = Loop._one_step
-
-    def step(self: Loop, *args: Any) -> int:
-        counted.append(self.step)
-        if len(counted) == interrupt:
-            signal.raise_signal(signal.SIGTERM)
-        return real(self, *args)
-
-    monkeypatch.setattr(Loop, "_one_step", step)
-    return counted
-
-
 def test_the_same_command_continues_where_it_was_stopped(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, whole = run("whole")
     with monkeypatch.context() as patched:
-        counted = steps_of(patched, interrupt=3)  # two steps an epoch: in the second model
+        counted = counted_steps(patched, interrupt=3)  # two steps an epoch: in the second model
         with pytest.raises(SystemExit, match="143"):
             run("out")
     assert len(counted) == 3
     with monkeypatch.context() as patched:
-        counted = steps_of(patched, interrupt=None)
+        counted = counted_steps(patched)
 
         def stop(*args: object, **kwargs: object) -> None:
             raise KeyboardInterrupt
@@ -219,7 +203,7 @@ def test_the_same_command_continues_where_it_was_stopped(
             run("out")
     assert len(counted) == 2 * 2 * 2 - 3
     with monkeypatch.context() as patched:
-        counted = steps_of(patched, interrupt=None)
+        counted = counted_steps(patched)
         weights = [(world / "out" / label / "model.safetensors") for label in ("standard", "l2")]
         before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in weights]
         _, rows = run("out")
@@ -250,7 +234,7 @@ def test_a_packaged_reproduction_holds_together(name: str, quick: bool, tmp_path
             start = tmp_path / model.get("start", "") / "model.safetensors"
             start.parent.mkdir(exist_ok=True)
             start.touch()  # only whether it exists is looked at
-            Recipe.of(work.training(label)[1])
+            make_training(work.training(label)[1])
     audit = content["audit"] | (content["quick"].get("audit", {}) if quick else {})
     settings = settings_from(AuditSettings, audit, name)
     for row in content["rows"]:

@@ -277,6 +277,8 @@ DAMAGES = {
     "rows are numbers": lambda state: state.update(rows=[1]),
     "rows lack values": lambda state: state.update(rows=[{"epoch": 1}]),
     "rows are nested": lambda state: state["rows"][0].update(loss=[[1]]),
+    "an epoch is not judged, and has no loss": lambda state: state.update(rows=[], best_weights={}),
+    "an average that nobody asked for": lambda state: state.update(average={"a": torch.zeros(1)}),
     "the optimizer is empty": lambda state: state.update(optimizer={}),
     "momentum of another shape": lambda state: state["optimizer"]["state"][0].update(
         momentum_buffer=torch.zeros(2)
@@ -299,6 +301,13 @@ def test_a_tampered_checkpoint_is_one_sentence(name: str, trained: Path, tmp_pat
     DAMAGES[name](state)  # type: ignore[no-untyped-call]
     torch.save(state, tmp_path / "last.pt")
     with pytest.raises(CheckpointError, match=r"last\.pt is damaged: .*; remove it to begin anew"):
+        Training(epochs=1, batch_size=8, validation=4)(classifier(0), images(), tmp_path)
+
+
+def test_a_checkpoint_of_an_empty_identity_is_another_runs(trained: Path, tmp_path: Path) -> None:
+    state = torch.load(trained / "last.pt", weights_only=True)
+    torch.save(state | {"identity": "{}"}, tmp_path / "last.pt")
+    with pytest.raises(RunError, match="holds a run with other settings, data or model: objective"):
         Training(epochs=1, batch_size=8, validation=4)(classifier(0), images(), tmp_path)
 
 

@@ -90,7 +90,7 @@ def test_the_stored_weights_are_measured_and_described(
     test_set: ArrayData,
     tmp_path: Path,
 ) -> None:
-    found = run(half=half)
+    measured = run(half=half)
     weights = load_file(tmp_path / "model.safetensors")
     assert {t.dtype for t in weights.values()} == {torch.float16 if half else torch.float32}
     assert all(torch.equal(smooth.state_dict()[name], w.float()) for name, w in weights.items())
@@ -99,9 +99,9 @@ def test_the_stored_weights_are_measured_and_described(
     with torch.no_grad():
         natural = (smooth(pixels).argmax(dim=1) == test_set.labels).double().mean().item()
         robust = (smooth(attacked).argmax(dim=1) == test_set.labels).double().mean().item()
-    assert found["natural"]["top1"] == natural
-    assert found["attacked"]["top1"] == robust < natural
-    assert found["attacked"]["n"] == 24
+    assert measured["natural"]["top1"] == natural
+    assert measured["attacked"]["top1"] == robust < natural
+    assert measured["attacked"]["n"] == 24
 
     card = (tmp_path / "model.md").read_text()
     parameters = sum(p.numel() for p in smooth.parameters())
@@ -130,7 +130,7 @@ def test_the_same_command_again_measures_nothing_and_writes_the_same(
         files = [path for path in tmp_path.rglob("*") if path.is_file()]
         return {str(path.relative_to(tmp_path)): path.read_bytes() for path in files}
 
-    found, first = run(recipe="tiny-standard"), contents()
+    measured, first = run(recipe="tiny-standard"), contents()
     assert first.keys() >= {
         "model.safetensors",
         "test.json",
@@ -143,7 +143,7 @@ def test_the_same_command_again_measures_nothing_and_writes_the_same(
         "figures/training.svg",
     }
     monkeypatch.setattr(trained, "_measure", None)  # a second call would fail
-    assert run(recipe="tiny-standard") == found == read_json(tmp_path / "test.json")
+    assert run(recipe="tiny-standard") == measured == read_json(tmp_path / "test.json")
     assert contents() == first
 
 
@@ -151,7 +151,7 @@ def test_the_same_command_again_measures_nothing_and_writes_the_same(
 def test_the_run_folder_is_one_that_a_report_can_be_made_of(
     run: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    found = run(recipe="tiny-standard")
+    measured = run(recipe="tiny-standard")
     results = Results.read(tmp_path)
     assert results.models == ("smooth",)
     assert results.record["models"][0]["weights"] == sha256(tmp_path / "model.safetensors")
@@ -173,7 +173,7 @@ def test_the_run_folder_is_one_that_a_report_can_be_made_of(
         ("Pgd", "L2", 0.3, 20, 24),
     ]
     for row, key in zip(rows, ("natural", "attacked"), strict=True):
-        assert row["top1"] == pytest.approx(found[key]["top1"], abs=1e-6)
+        assert row["top1"] == pytest.approx(measured[key]["top1"], abs=1e-6)
         assert row["top1_low"] < row["top1"] < row["top1_high"]
 
     table = read(tmp_path, "training")
@@ -211,7 +211,7 @@ def _finish_together(out: Path, pixels: Tensor, labels: Tensor, state: dict[str,
             network = SmoothNetwork().eval()
             network.load_state_dict(state)
             classifier = Classifier(network, name="smooth", classes=CLASSES, mean=[1 / 3] * 3)
-            found = finish(  # other machines may not see the first one's folder
+            measured = finish(  # other machines may not see the first one's folder
                 classifier,
                 images(pixels, labels),
                 out / str(processes.rank),
@@ -222,12 +222,12 @@ def _finish_together(out: Path, pixels: Tensor, labels: Tensor, state: dict[str,
                 command="advlens train",
                 processes=processes,
             )
-            return {**found, "mean": classifier.mean.flatten().tolist()}
+            return {**measured, "mean": classifier.mean.flatten().tolist()}
 
-        found = finished()
+        measured = finished()
         trained._measure = None  # a second call would fail
-        assert finished()["natural"] == found["natural"]
-        (out / f"{processes.rank}.json").write_text(json.dumps(found))
+        assert finished()["natural"] == measured["natural"]
+        (out / f"{processes.rank}.json").write_text(json.dumps(measured))
 
 
 @pytest.mark.parametrize("count", [23, 1])

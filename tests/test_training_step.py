@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from advlens.attacks import Attack
 from advlens.prepared import Prepared, live_features
-from advlens.training.loop import mixed
+from advlens.training.network import mixed
 from advlens.training.objectives import (
     Adversarial,
     FeatureConsistency,
@@ -72,9 +72,9 @@ def test_mixed_precision(objective: Objective) -> None:
     assert loss.dtype == torch.float32
     assert {value.dtype for value in batch.terms.values()} == {torch.float32}
     assert loss.item() == pytest.approx(full[0].item(), rel=0.05)
-    found = torch.cat([p.grad.flatten() for p in batch.network.parameters()])
-    expected = torch.cat([gradient.flatten() for gradient in full[1].values()])
-    assert F.cosine_similarity(found, expected, dim=0) > 0.95
+    gradient = torch.cat([p.grad.flatten() for p in batch.network.parameters()])
+    expected = torch.cat([part.flatten() for part in full[1].values()])
+    assert F.cosine_similarity(gradient, expected, dim=0) > 0.95
 
 
 def state_of(batch: TrainingBatch) -> list:

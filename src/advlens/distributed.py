@@ -8,7 +8,7 @@ hooks do not see.
 import contextlib
 import copy
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -73,6 +73,19 @@ class Processes:
             with self._together():
                 dist.all_reduce(tensor)
         return tensor
+
+    def total_each(self, tensors: Sequence[Tensor]) -> None:
+        """Sum each tensor over all processes, in place, by one reduction.
+
+        Raises:
+            LostError: another process has ended.
+        """
+        if self.count == 1:
+            return
+        flat = self.total(torch.cat([tensor.flatten() for tensor in tensors]))
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
 
     def gathered(self, tensor: Tensor) -> list[Tensor]:
         """The tensors of all processes, by rank; they may differ in the length of their last axis.

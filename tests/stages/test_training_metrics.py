@@ -46,11 +46,11 @@ def epoch(number: int, natural: float = 0.5, adversarial: float = 0.25) -> dict[
 
 def test_every_row_has_every_column(tmp_path: Path) -> None:
     for row in (OLD, NEW):
-        (found,) = training_tables(write(tmp_path, row), "tiny")["training"]
-        assert list(found) == ["model", *COLUMNS, "kept"]
-        assert found["model"] == "tiny"
+        (epoch,) = training_tables(write(tmp_path, row), "tiny")["training"]
+        assert list(epoch) == ["model", *COLUMNS, "kept"]
+        assert epoch["model"] == "tiny"
         for name in COLUMNS:
-            assert found[name] == row.get(name)
+            assert epoch[name] == row.get(name)
 
 
 def test_words_are_a_table_of_their_own(tmp_path: Path) -> None:
@@ -76,8 +76,8 @@ def test_words_are_a_table_of_their_own(tmp_path: Path) -> None:
 def test_the_first_best_epoch_is_kept(
     rows: list[dict[str, Any]], kept: int | None, tmp_path: Path
 ) -> None:
-    found = training_tables(write(tmp_path, *rows), "tiny")["training"]
-    assert [row["epoch"] for row in found if row["kept"]] == ([kept] if kept else [])
+    epochs = training_tables(write(tmp_path, *rows), "tiny")["training"]
+    assert [row["epoch"] for row in epochs if row["kept"]] == ([kept] if kept else [])
 
 
 HOSTILE: dict[str, list[Any]] = {

@@ -25,7 +25,7 @@ def draws(seed: int = 0, count: int = 7) -> Tensor:
 def test_crops_and_flips_equal_a_loop_over_pixels(padding: int, size: int) -> None:
     numbers = draws()
     numbers[:2, 0], numbers[:2, 1] = 0, 1 - 2**-24
-    found = Augmentation(crop=padding)(IMAGES, numbers, size)
+    varied = Augmentation(crop=padding)(IMAGES, numbers, size)
     room = 12 + 2 * padding - size
     corners, flips = [], []
     for i in range(7):
@@ -38,13 +38,13 @@ def test_crops_and_flips_equal_a_loop_over_pixels(padding: int, size: int) -> No
                 y = (size - 1 - column if flips[-1] else column) + left - padding
                 inside = 0 <= x < 12 and 0 <= y < 12
                 expected = IMAGES[i, :, x, y].double() / 255 if inside else torch.zeros(3)
-                assert torch.equal(found[i, :, row, column], expected.float())
+                assert torch.equal(varied[i, :, row, column], expected.float())
     assert corners[:2] == [(0, 0), (room, room)]
     assert 0 < sum(flips) < 7
-    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert varied.is_contiguous(memory_format=torch.channels_last)
     unflipped = Augmentation(crop=padding, flip=False)(IMAGES, numbers, size)
     for i in range(7):
-        assert torch.equal(unflipped[i], found[i].flip(2) if flips[i] else found[i])
+        assert torch.equal(unflipped[i], varied[i].flip(2) if flips[i] else varied[i])
 
 
 def test_a_resized_crop_is_torchvisions_of_the_same_box() -> None:
@@ -60,7 +60,7 @@ def test_a_resized_crop_is_torchvisions_of_the_same_box() -> None:
     for i, (side, top, left) in enumerate(boxes):
         room = max(40 - side, 1)
         numbers[6, i], numbers[7, i] = left / room, top / room
-    found = Augmentation(crop=0, resized_crop=(0.05, 1.0))(pixels, numbers, 40)
+    varied = Augmentation(crop=0, resized_crop=(0.05, 1.0))(pixels, numbers, 40)
     for i, (side, top, left) in enumerate(boxes):
         expected = reference.resized_crop(
             pixels[i].double() / 255,
@@ -77,7 +77,7 @@ def test_a_resized_crop_is_torchvisions_of_the_same_box() -> None:
         edge = 40 // side + 1  # there the neighbors outside the box count here
         inner = slice(edge, 40 - edge)
         torch.testing.assert_close(
-            found[i, :, inner, inner].double(), expected[:, inner, inner], atol=1e-5, rtol=0
+            varied[i, :, inner, inner].double(), expected[:, inner, inner], atol=1e-5, rtol=0
         )
 
 
@@ -88,10 +88,10 @@ def test_areas_and_shapes_of_boxes_follow_their_draws() -> None:
     columns, rows = torch.meshgrid(line, line, indexing="xy")
     pixels = torch.stack([columns * 2, rows * 2, columns * 0]).byte().expand(500, -1, -1, -1)
     numbers = draws(3, 500)
-    found = Augmentation(crop=0, flip=False, resized_crop=(0.2, 0.6))(pixels, numbers, side)
-    found = found.double() * 255 / 2
-    width = (found[:, 0, 32, 60] - found[:, 0, 32, 4]) / 56
-    height = (found[:, 1, 60, 32] - found[:, 1, 4, 32]) / 56
+    varied = Augmentation(crop=0, flip=False, resized_crop=(0.2, 0.6))(pixels, numbers, side)
+    varied = varied.double() * 255 / 2
+    width = (varied[:, 0, 32, 60] - varied[:, 0, 32, 4]) / 56
+    height = (varied[:, 1, 60, 32] - varied[:, 1, 4, 32]) / 56
     area, ratio = width * height, width / height
     free = (width < 0.98) & (height < 0.98)  # else the side was cut
     assert free.double().mean() > 0.8
@@ -99,7 +99,7 @@ def test_areas_and_shapes_of_boxes_follow_their_draws() -> None:
     expected = (4 / 3) ** (2 * numbers[5].double() - 1)
     torch.testing.assert_close(ratio[free], expected[free], atol=0.06, rtol=0)
     for axis, length, number in ((0, width, numbers[6]), (1, height, numbers[7])):
-        first = found[:, axis, 32, 4] if axis == 0 else found[:, axis, 4, 32]
+        first = varied[:, axis, 32, 4] if axis == 0 else varied[:, axis, 4, 32]
         start = first - 4 * length  # of the box, up to half a pixel
         torch.testing.assert_close(
             start[free], (number.double() * 64 * (1 - length))[free], atol=1.0, rtol=0
@@ -109,21 +109,21 @@ def test_areas_and_shapes_of_boxes_follow_their_draws() -> None:
 @pytest.mark.parametrize("degrees", [0.0, 20.0, -35.0, 90.0])
 def test_rotation_is_torchvisions(degrees: float) -> None:
     pixels = IMAGES.double() / 255
-    found = rotated(pixels, torch.full((7,), math.radians(degrees), dtype=torch.float64))
+    varied = rotated(pixels, torch.full((7,), math.radians(degrees), dtype=torch.float64))
     expected = reference.rotate(pixels, degrees, InterpolationMode.BILINEAR)
     inner = torch.zeros(12, 12, dtype=torch.bool)
     line = torch.arange(12) - 5.5
     inner[(line.view(-1, 1) ** 2 + line.view(1, -1) ** 2) < 25] = True  # corners blend otherwise
-    torch.testing.assert_close(found[:, :, inner], expected[:, :, inner], atol=1e-6, rtol=0)
+    torch.testing.assert_close(varied[:, :, inner], expected[:, :, inner], atol=1e-6, rtol=0)
 
 
 def test_angles_are_uniform_between_the_bounds() -> None:
     pixels = torch.zeros(400, 3, 33, 33, dtype=torch.uint8)
     pixels[:, :, 16, 28:] = 255  # a line from the center to the right
     numbers = draws(5, 400)
-    found = Augmentation(crop=0, flip=False, rotation=20)(pixels, numbers, 33).double()
+    varied = Augmentation(crop=0, flip=False, rotation=20)(pixels, numbers, 33).double()
     line = torch.arange(33.0, dtype=torch.float64) - 16
-    weight = found[:, 0] / found[:, 0].sum(dim=(1, 2), keepdim=True)
+    weight = varied[:, 0] / varied[:, 0].sum(dim=(1, 2), keepdim=True)
     x = (weight * line).sum(dim=(1, 2))
     y = (weight * line.view(-1, 1)).sum(dim=(1, 2))
     angles = torch.rad2deg(torch.atan2(-y, x))

@@ -28,9 +28,9 @@ def test_a_quarter_of_the_memory_may_be_taken(
     memory: int, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(images_module, "_memory", lambda device: memory)
-    found = TrainingImages(images(), CPU, shown=False)
-    assert (found._pixels is not None) == kept
-    assert all(map(torch.equal, found.batches(IDS), [images().pixels[ids] for ids in IDS]))
+    source = TrainingImages(images(), CPU, shown=False)
+    assert (source._pixels is not None) == kept
+    assert all(map(torch.equal, source.batches(IDS), [images().pixels[ids] for ids in IDS]))
 
 
 def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:

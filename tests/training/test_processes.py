@@ -72,9 +72,9 @@ def test_gradients_and_counts_are_those_of_one_process(
     assert same(first, second)
     for key, tensor in alone.items():
         if tensor.is_floating_point():
-            gradient, found = (w.double() - before[key].double() for w in (tensor, first[key]))
+            gradient, shared = (w.double() - before[key].double() for w in (tensor, first[key]))
             assert gradient.norm() > 0
-            assert (found - gradient).norm() <= close * gradient.norm(), key
+            assert (shared - gradient).norm() <= close * gradient.norm(), key
         else:
             assert torch.equal(tensor, first[key])
     (one,), (two,) = (without_time(metrics(tmp_path / n)) for n in ("one", "two"))
@@ -92,9 +92,9 @@ def test_three_processes_share_uneven_batches(tmp_path: Path) -> None:
     alone = train(tmp_path / "one", settings, dtype=torch.float64)
     together = start(3, train_together, tmp_path / "three", settings, torch.float64)
     assert end(together) == [0, 0, 0]
-    found = load_file(tmp_path / "three" / "weights-2.safetensors")
+    weights = load_file(tmp_path / "three" / "weights-2.safetensors")
     for key, tensor in alone.items():
-        torch.testing.assert_close(found[key], tensor, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(weights[key], tensor, rtol=1e-9, atol=1e-12)
 
 
 def test_a_signal_to_one_process_stops_all_and_the_run_continues(tmp_path: Path) -> None:
@@ -189,10 +189,10 @@ def test_synchronized_batch_norm_of_one_part_is_torchs(
             (network(given) * weights).sum().backward()
         torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=10 * close, atol=close)
         torch.testing.assert_close(ours(values), theirs(values), rtol=10 * close, atol=close)
-    for found, expected in zip(
+    for tensor, expected in zip(
         ours.state_dict().values(), theirs.state_dict().values(), strict=True
     ):
-        torch.testing.assert_close(found, expected, rtol=close, atol=close / 10)
+        torch.testing.assert_close(tensor, expected, rtol=close, atol=close / 10)
 
 
 def test_synchronized_networks_share_their_tensors_and_leave_the_plain_one() -> None:

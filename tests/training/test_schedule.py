@@ -10,14 +10,14 @@ from advlens.training.schedule import PATIENCE, plateaus, rate
 def test_one_cycle_rises_for_a_quarter_and_falls_to_zero() -> None:
     progress = np.linspace(0, 1, 101)
     expected = np.interp(progress, [0, 0.25, 1], [0, 1, 0])
-    found = [rate("one-cycle", p, []) for p in progress]
-    np.testing.assert_allclose(found, expected, atol=1e-15)
+    rates = [rate("one-cycle", p, []) for p in progress]
+    np.testing.assert_allclose(rates, expected, atol=1e-15)
 
 
 def test_cosine_and_constant() -> None:
     progress = np.linspace(0, 1, 11)
-    found = [rate("cosine", p, []) for p in progress]
-    np.testing.assert_allclose(found, np.cos(progress * np.pi / 2) ** 2, atol=1e-15)
+    rates = [rate("cosine", p, []) for p in progress]
+    np.testing.assert_allclose(rates, np.cos(progress * np.pi / 2) ** 2, atol=1e-15)
     assert [rate("constant", p, [1.0, 2.0]) for p in progress] == [1.0] * 11
 
 
@@ -30,12 +30,12 @@ def test_plateaus_are_those_of_torch(seed: int) -> None:
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, factor=0.1, patience=PATIENCE, min_lr=0.0, eps=0.0
     )
-    found = 0
+    count = 0
     for end, loss in enumerate(losses, start=1):
         optimizer.step()
         scheduler.step(loss)
         (group,) = optimizer.param_groups
-        found = plateaus(losses[:end])
-        assert group["lr"] == pytest.approx(0.1**found, rel=1e-9)
-        assert rate("plateau", 0.5, losses[:end]) == 0.1**found
-    assert found >= 2
+        count = plateaus(losses[:end])
+        assert group["lr"] == pytest.approx(0.1**count, rel=1e-9)
+        assert rate("plateau", 0.5, losses[:end]) == 0.1**count
+    assert count >= 2

@@ -1,9 +1,14 @@
 """A network, its images and a training that take a second."""
 
 import json
+import signal
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from advlens.attacks import Pgd
@@ -12,7 +17,8 @@ from advlens.datasets import ArrayData
 from advlens.distributed import Processes
 from advlens.models import Classifier
 from advlens.training import Training
-from advlens.training.objectives import Adversarial
+from advlens.training.loop import Loop
+from advlens.training.objectives import Adversarial, Standard, TrainingBatch
 
 CLASSES = ("cat", "dog", "ship")
 SHORT = Training(
@@ -49,6 +55,24 @@ def classifier(seed: int = 0) -> Classifier:
     return Classifier(network, name="tiny", classes=CLASSES, image_size=8, resize=8)
 
 
+@dataclass(frozen=True)
+class Watch:
+    """The standard objective, which keeps the batches that it sees."""
+
+    batches: list[TrainingBatch] = field(default_factory=list, repr=False)
+
+    def __call__(self, batch: TrainingBatch) -> Tensor:
+        self.batches.append(batch)
+        return Standard()(batch)
+
+
+class Whole(NamedTuple):
+    """A training that nothing has interrupted: its weights and its folder."""
+
+    weights: dict[str, Tensor]
+    out: Path
+
+
 def silent(text: str) -> None:
     pass
 
@@ -64,8 +88,30 @@ def train(
     return {name: tensor.clone() for name, tensor in trained.state_dict().items()}
 
 
+def counted_steps(monkeypatch: pytest.MonkeyPatch, *, interrupt: int | None = None) -> list[int]:
+    """The numbers of the steps of training from here on; one of them, from 1, gets SIGTERM."""
+    steps: list[int] = []
+    real = Loop._step
+
+    def step(self: Loop, batch: TrainingBatch) -> int:
+        steps.append(self.state.step)
+        if len(steps) == interrupt:
+            signal.raise_signal(signal.SIGTERM)
+        return real(self, batch)
+
+    monkeypatch.setattr(Loop, "_step", step)
+    return steps
+
+
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def assert_ends_as(whole: Whole, out: Path, settings: Training = SHORT) -> None:
+    """The training in `out` continues, and leaves the same bits as the whole one."""
+    assert same(whole.weights, train(out, settings))
+    assert same(load_file(whole.out / "best.safetensors"), load_file(out / "best.safetensors"))
+    assert without_time(metrics(out)) == without_time(metrics(whole.out))
 
 
 def metrics(out: Path) -> list[dict[str, float]]:

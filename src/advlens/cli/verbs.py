@@ -236,10 +236,10 @@ def _attack(command: AttackCommand, line: str) -> None:
 
 def _train(command: TrainCommand, line: str) -> None:
     from advlens.models.classifier import device_of
-    from advlens.workflows.training import Recipe, load_classifier, load_images, train
+    from advlens.workflows.training import load_classifier, load_images, make_training, train
 
     settings = command.settings
-    Recipe.of(settings)  # settings that do not go together are refused before anything is loaded
+    make_training(settings)  # refuses what does not go together, before anything is loaded
     classifier = load_classifier(command.model, settings)
     data, test = load_images(command.data, classifier)
     if command.common.dry_run:

@@ -191,7 +191,7 @@ def differences(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
 
 
 def _leaves(value: Any, *key: str) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if isinstance(value, dict) and value:
+    if isinstance(value, dict) and (value or not key):
         for name, item in value.items():
             yield from _leaves(item, *key, name)
     else:

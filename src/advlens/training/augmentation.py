@@ -19,11 +19,11 @@ class Augmentation:
     """How training images vary.
 
     Attributes:
-        crop: black pixels put around an image before a crop of the model's size is taken from it.
-        flip: mirror half of the images.
-        rotation: rotate each image by up to so many degrees either way; corners turn black.
-        resized_crop: instead of `crop`, a random part of the image with this range of its area
-            and sides of 3:4 to 4:3, resized to the model's size; such as (.08, 1).
+        crop: black pixels around an image before a crop of the model's size is taken from it.
+        flip: whether half of the images are mirrored.
+        rotation: each image is rotated by up to so many degrees either way; corners turn black.
+        resized_crop: instead of `crop`, a random part of the image is resized to the model's size;
+            this is the range of its share of the area, such as (.08, 1). Sides are 3:4 to 4:3.
     """
 
     crop: int = 4
@@ -74,6 +74,12 @@ class Augmentation:
         return pixels.contiguous(memory_format=torch.channels_last)
 
 
+def centered(images: UInt8[Tensor, "n 3 h w"], size: int) -> Images:
+    """The central squares of images, as they are: pixels in [0, 1], N×3×size×size."""
+    top = round((images.shape[2] - size) / 2)
+    return images[:, :, top : top + size, top : top + size].float() / 255
+
+
 def _cropped(images: Tensor, draws: Tensor, flips: Tensor, padding: int, size: int) -> Images:
     """Parts of the padded images, pixel for pixel."""
     count, _, height, width = images.shape
@@ -91,7 +97,7 @@ def _cropped(images: Tensor, draws: Tensor, flips: Tensor, padding: int, size: i
 def _resized(
     images: Tensor, draws: Tensor, flips: Tensor, scale: tuple[float, float], size: int
 ) -> Images:
-    """Parts of the images, bilinearly resized; a side longer than the image is cut to it."""
+    """Parts of the images, bilinearly resized; no side is longer than the image's."""
     area = scale[0] + (scale[1] - scale[0]) * draws[0]
     ratio = torch.exp((2 * draws[1] - 1) * math.log(4 / 3))
     width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)

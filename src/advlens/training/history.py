@@ -1,4 +1,4 @@
-"""What a training left behind, read with every value checked, as tables of a run."""
+"""The epochs that a training left behind, read with every value checked, as tables of a run."""
 
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ from advlens.runs.tables import TABLES
 from advlens.training.words import Words
 
 STORED = ("model.safetensors", "best.safetensors")
-"""The weights files of a training's own folder."""
+"""The weights files that a training writes into its folder."""
 LARGEST, LONGEST = 2**22, 5000
-"""Bytes of a file and epochs of a training beyond which they are not read."""
+"""The most bytes of a file and epochs of a training that are read."""
 COLUMNS = [name for name in TABLES["training"].columns if name not in ("model", "kept")]
-"""Of an epoch, as the training notes them."""
+"""The columns of an epoch in `metrics.jsonl`."""
 _REQUIRED = ("epoch", "loss", "natural", "adversarial")
 _SHARES = ("natural", "adversarial", "train_natural_accuracy", "train_adversarial_accuracy")
 
@@ -24,9 +24,9 @@ def training_tables(folder: Path, model: str, words: Words | None = None) -> Tab
     """The tables `training` (a row for each epoch) and `training_settings` of one model.
 
     Args:
-        folder: of the training, with `metrics.jsonl`.
-        model: its name in the tables.
-        words: how it was trained, if that is known.
+        folder: the folder of the training, with `metrics.jsonl`.
+        model: the model's name in the tables.
+        words: how the model was trained, if that is known.
 
     Raises:
         DataError: `metrics.jsonl` is damaged; the message names the line.
@@ -41,10 +41,10 @@ def training_tables(folder: Path, model: str, words: Words | None = None) -> Tab
 
 
 def left_beside(weights: Path, model: str) -> Tables:
-    """The tables of the training in whose folder the weights lie; none for other weights.
+    """The tables of a training whose folder holds these weights; none for other weights.
 
     Raises:
-        DataError: the folder holds files of a training that cannot be used.
+        DataError: the folder holds damaged files of a training.
     """
     folder = weights.parent
     if weights.name not in STORED or not (folder / "metrics.jsonl").exists():
@@ -67,20 +67,20 @@ def _words(folder: Path) -> Words | None:
 
 
 def _epochs(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file, with every column of `training.csv`; None where it says nothing.
+    """The rows of a metrics file, with every column of `training.csv`; absent values are None.
 
-    "kept" says whether an epoch's weights took the place of those kept before.
+    "kept" says whether an epoch's weights replaced those kept before.
     """
     try:
         with open_plain(path, LARGEST) as file:
             lines = file.read().splitlines()
         if len(lines) > LONGEST:
             raise ValueError(f"it has more than {LONGEST} epochs")
-        found = [parse_object(line) for line in lines]
+        parsed = [parse_object(line) for line in lines]
     except (OSError, ValueError) as error:
         raise _damaged(path, why(error)) from error
     rows = []
-    for number, row in enumerate(found, 1):
+    for number, row in enumerate(parsed, 1):
         if row.get("epoch") != number:
             raise _damaged(path, f"line {number} is not epoch {number}")
         for name in COLUMNS:
@@ -91,7 +91,7 @@ def _epochs(path: Path) -> list[dict[str, Any]]:
 
 
 def _score(row: dict[str, Any]) -> float:
-    """What chooses the epoch where a file does not say which was kept: the first of the best."""
+    """Where a file does not say which epoch was kept, the first with the highest score was."""
     return float(row["natural"] + row["adversarial"])
 
 

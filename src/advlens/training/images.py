@@ -1,4 +1,4 @@
-"""Training images on their way to the device: kept there whole where they fit, else streamed."""
+"""Training images on their way to the device: all are kept there if they fit, or else streamed."""
 
 import contextlib
 import math
@@ -16,11 +16,19 @@ from advlens.progress import Progress
 CHUNK = 1024
 
 
+def split(data: ImageData, held_out: int, *, seed: int) -> tuple[Ids, Ids]:
+    """The ids of the images to train on, and those of `held_out` others, balanced by class."""
+    others = data.subset(held_out, seed=seed).positions
+    trained = torch.ones(len(data), dtype=torch.bool)
+    trained[others] = False
+    return trained.nonzero().squeeze(1), others
+
+
 class TrainingImages:
     """The images of a data set, by batches of ids.
 
-    A set that takes at most a quarter of the device's memory lies there as uint8, so that nothing
-    is decoded or moved in a step; a larger one is decoded ahead by threads.
+    A set that takes at most a quarter of the device's memory is kept there as uint8, so that no
+    step decodes or moves anything. Threads decode a larger one ahead.
     """
 
     def __init__(self, data: ImageData, device: torch.device, *, shown: bool):
@@ -30,7 +38,7 @@ class TrainingImages:
             self._pixels = self._read(shown)
 
     def _read(self, shown: bool) -> Tensor:
-        """All images, on the device; with progress where that is to be shown."""
+        """All images, on the device. Shows progress if asked to."""
         shape = (len(self.data), *self.data.image_shape)
         pixels = torch.empty(shape, dtype=torch.uint8, device=self.device)
         chunks = [range(len(self.data))[i : i + CHUNK] for i in range(0, len(self.data), CHUNK)]
@@ -55,7 +63,7 @@ class TrainingImages:
 
 
 def _memory(device: torch.device) -> int:
-    """Bytes of the device's memory, for each of the processes that share it."""
+    """Bytes of the device's memory for each process that shares it."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""The loop of a training run.
+"""A training, as settings that are called, and the loop that they run.
 
 All randomness is a function of (seed, epoch, image id), so a checkpoint needs no generator state.
 With several processes each one handles its part of every batch: gradients are summed over them,
@@ -7,51 +7,148 @@ batch normalization sees all of them, so the weights are the same everywhere.
 
 import contextlib
 import copy
-import functools
-import json
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from advlens.arrays import Ids, Images, Labels
+from advlens.attacks import Attack, Pgd
+from advlens.attacks.threat import L2
 from advlens.datasets import ImageData
-from advlens.distributed import Processes, synchronized
-from advlens.errors import CheckpointError, NumericError, RunError, SettingsError
-from advlens.folders import parse_object
-from advlens.models import Classifier, save_weights
+from advlens.distributed import Processes
+from advlens.errors import NumericError, SettingsError
+from advlens.files import locked
+from advlens.models import Classifier
 from advlens.models.classifier import device_of
-from advlens.prepared import CHECKED, Prepared, live_features, prepare
+from advlens.prepared import CHECKED
 from advlens.progress import Progress
-from advlens.runs.checkpoint import as_bytes, from_bytes, load_checkpoint, misfit, save_checkpoint
-from advlens.runs.folder import ABOUT, differences, fingerprint, write_text
+from advlens.runs.folder import Row
 from advlens.seeding import derived
-from advlens.signals import ENDING
-from advlens.training.augmentation import Augmentation
-from advlens.training.images import TrainingImages
-from advlens.training.objectives import TrainingBatch
-from advlens.training.schedule import rate
-from advlens.training.state import doubtful
+from advlens.signals import ENDING, remembered_signals
+from advlens.training.augmentation import Augmentation, centered
+from advlens.training.images import TrainingImages, split
+from advlens.training.network import LiveNetwork
+from advlens.training.objectives import Objective, Standard, TrainingBatch
+from advlens.training.schedule import Schedule, rate
+from advlens.training.state import State, identity
 from advlens.training.validation import MEASURED, measure
-from advlens.training.weights import make_optimizer, sum_gradients, update_average
+from advlens.typed import check_types
 
-if TYPE_CHECKING:
-    from advlens.training.settings import Training
 
-Row = Mapping[str, float]
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Settings of a training run.
+
+    After each epoch natural and adversarial accuracy are measured on a validation split, cut from
+    the training set.
+
+    Attributes:
+        objective: the loss.
+        epochs: passes over the training set.
+        batch_size: images per step, over all processes together.
+        optimizer: "sgd" or "adam".
+        learning_rate: the peak of the schedule.
+        momentum: SGD's momentum.
+        nesterov: whether that momentum looks ahead.
+        weight_decay: L2 penalty on all parameters.
+        schedule: "one-cycle", "cosine", "plateau" or "constant" (see `schedule.rate`).
+        clip: largest absolute value that an element of a gradient keeps.
+        average: decay of an exponential moving average of the weights, such as .999; validation
+            and the result then use the averaged ones. It starts lower, at (1 + step)/(10 + step).
+        augmentation: how the images vary.
+        validation: number of training images held out.
+        validation_attack: the attack whose accuracy counts there.
+        keep: whose weights are the result: the first epoch's with the "best" mean of natural and
+            adversarial accuracy on held-out images, or the "last" one's, where few are held out.
+        precision: "bf16" runs the step in mixed precision; validation is always float32.
+        channels_last: memory layout of the network; the faster one nearly everywhere.
+        compile: run the network through torch.compile.
+        checkpoint_every: seconds between checkpoints.
+        seed: the source of order, augmentation and attacks.
+    """
+
+    objective: Objective = field(default_factory=Standard)
+    epochs: int = 20
+    batch_size: int = 128
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    learning_rate: float = 0.2
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    schedule: Schedule = "one-cycle"
+    clip: float | None = None
+    average: float | None = None
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    validation: int = 1000
+    validation_attack: Attack = field(default_factory=lambda: Pgd(threat=L2(epsilon=0.5), steps=10))
+    keep: Literal["best", "last"] = "best"
+    precision: Literal["float32", "bf16"] = "float32"
+    channels_last: bool = True
+    compile: bool = False
+    checkpoint_every: float = 60.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("epochs", "batch_size", "learning_rate", "validation", "clip"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise SettingsError(f"{name} must be a positive number, not {value}")
+        for name in ("momentum", "average"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise SettingsError(f"{name} must lie between 0 and 1, not {value}")
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        data: ImageData,
+        out: Path,
+        *,
+        report: Callable[[str], None] = print,
+        processes: Processes = Processes(),
+        on_epoch: Callable[[Row], None] | None = None,
+    ) -> Classifier:
+        """Train in place, continuing what `out` holds; return the classifier with the weights kept.
+
+        Writes `last.pt` (everything needed to continue), then `metrics.jsonl` (a line per epoch)
+        and `best.safetensors`, which follow from it, into `out`. At SIGINT, SIGTERM or SIGHUP it
+        writes them and exits with 128 + the signal's number.
+
+        Args:
+            classifier: the classifier to train, on its device.
+            data: training images; those larger than the classifier's are cropped.
+            out: the folder of the run.
+            report: takes a line for each epoch.
+            processes: those that train together (see `distributed.joined`); the first one writes.
+            on_epoch: takes the row of each epoch in `metrics.jsonl`, after it is safe there; a
+                continued run gives its earlier rows first.
+
+        Raises:
+            RunError: another process trains in `out`, or it holds a run with other settings.
+            NumericError: a loss or gradient is not finite; the last checkpoint stays.
+        """
+        out = Path(out)
+        with contextlib.ExitStack() as stack:
+            if processes.first:
+                stack.enter_context(locked(out))
+            loop = Loop(self, classifier, data, out, report, processes, on_epoch)
+            # from here on there is something to save before the process may end
+            return loop.train(stack.enter_context(remembered_signals()))
 
 
 class Loop:
-    """A run of `Training`; see there for the arguments."""
+    """A training under way; `Training` explains the arguments."""
 
     def __init__(
         self,
-        settings: "Training",
+        settings: Training,
         classifier: Classifier,
         data: ImageData,
         out: Path,
@@ -69,194 +166,149 @@ class Loop:
                 "processes; give at least one to each"
             )
         self.settings, self.out, self.processes = settings, out, processes
-        self.report, self.on_epoch = report, on_epoch
-        self.device = device_of(classifier)
-        self.classifier = classifier
+        self.report, self.on_epoch = report, on_epoch or (lambda row: None)
         self.size = min(classifier.image_size, data.image_shape[1])
-        (first,) = data.batches(CHECKED, range(min(CHECKED, len(data))), device=self.device)
-        self.prepared = prepare(
+        device = device_of(classifier)
+        (first,) = data.batches(CHECKED, range(min(CHECKED, len(data))), device=device)
+        self.network = LiveNetwork(
             classifier,
             first.images[..., : self.size, : self.size],
-            dtype=torch.bfloat16 if settings.precision == "bf16" else None,
+            processes,
+            precision=settings.precision,
+            channels_last=settings.channels_last,
+            compiled=settings.compile,
         )
-        for note in self.prepared.notes:
+        for note in self.network.notes:
             report(note)
-        self.layout = torch.contiguous_format
-        bears = self.prepared.channels_last and not _is_corrupted(classifier)
-        if settings.channels_last and bears:
-            self.layout = torch.channels_last
-            classifier.to(memory_format=torch.channels_last)
-        self.live = synchronized(classifier, processes)
-        self.network: nn.Module = self._compiled(self.live)
-        self.features = functools.cache(
-            lambda layer: self._compiled(
-                live_features(self.live.train(), layer, traced=self.prepared.traced)
-            )
+        optimizer = make_optimizer(settings, self.network.parameters)
+        self.ids, self.held_out = split(data, settings.validation, seed=settings.seed)
+        self.images = TrainingImages(data, device, shown=processes.first)
+        steps_per_epoch = math.ceil(len(self.ids) / settings.batch_size)
+        average = classifier.state_dict() if settings.average is not None else {}
+        self.state = State(
+            identity=identity(settings, classifier, data) if processes.first else "",
+            classifier=classifier,
+            optimizer=optimizer,
+            steps_per_epoch=steps_per_epoch,
+            steps=settings.epochs * steps_per_epoch,
+            average={name: tensor.clone() for name, tensor in average.items()},
         )
-        self.parameters = [p for p in classifier.parameters() if p.requires_grad]
-        self.optimizer = make_optimizer(settings, self.parameters)
-        self.held_out = data.subset(settings.validation, seed=settings.seed).positions
-        mask = torch.ones(len(data), dtype=torch.bool)
-        mask[self.held_out] = False
-        self.ids = mask.nonzero().squeeze(1)
-        self.images = TrainingImages(data, self.device, shown=processes.first)
-        self.labels = data.labels
-        self.steps_per_epoch = math.ceil(len(self.ids) / settings.batch_size)
-        self.total = settings.epochs * self.steps_per_epoch
-        self.fresh = False  # whether the prepared copy has the current weights
-        self.step, self.learning_rate = 0, 0.0
-        self.seconds = self.busy = 0.0  # in all; in this epoch's steps
-        self.sums: dict[str, float] = {}  # over the images of the epoch under way
-        self.rows: list[dict[str, Any]] = []  # of the epochs that are judged
-        self.average: dict[str, Tensor] = {}
-        if settings.average is not None:
-            self.average = {k: v.clone() for k, v in classifier.state_dict().items()}
-        self.best, self.best_weights = -1.0, dict[str, Tensor]()
-        self.identity = ""
-        if processes.first:
-            start = fingerprint((*classifier.named_parameters(), *classifier.named_buffers()))
-            self.identity = json.dumps(
-                {
-                    "settings": {f.name: repr(getattr(settings, f.name)) for f in fields(settings)},
-                    "network": repr(classifier),
-                    "weights to start from": start,
-                    "images": data.fingerprint(),
-                    ABOUT: {"images": f"{data.name}, {len(data):,} images"},
-                }
-            )
 
     def train(self, interrupted: Callable[[], int]) -> Classifier:
         """Train to the end, or until `interrupted` gives the number of a signal."""
-        self.interrupted = interrupted
+        self.interrupted, state = interrupted, self.state
         self._continue()
-        self.saved = self.clock = time.monotonic()
-        with self._progress() as update:
-            while len(self.rows) < self.settings.epochs:
-                with contextlib.closing(self._rest_of_epoch()) as batches:
-                    for ids, images, share in batches:
-                        stop = self._one_step(ids, images, share)
-                        self.step += 1
-                        update(self.step)
-                        self.busy += self._tick()
+        self.saved = state.clock = time.monotonic()
+        with self._progress() as show:
+            while state.epoch < self.settings.epochs:
+                with contextlib.closing(self._batches()) as batches:
+                    for batch in batches:
+                        stop = self._step(batch)
+                        show(state.step)
+                        state.busy += state.tick()
                         if stop:
                             self._stop(stop)
                         elif time.monotonic() - self.saved > self.settings.checkpoint_every:
                             self._save()
-                            self._tick()
                 if stop := self._validate():
                     self._stop(stop)
-                self._save(judged=True)
-        self.classifier.load_state_dict(self.best_weights)
-        return self.classifier.eval()
+                self._save()
+                self._publish()
+                state.tick()
+        state.classifier.load_state_dict(state.best_weights)
+        return state.classifier.eval()
 
     # A step
 
-    def _rest_of_epoch(self) -> Generator[tuple[Ids, Images, float], None, None]:
-        """This process's part of the batches left, and its share of each batch's images."""
-        epoch = len(self.rows)
-        random = torch.Generator().manual_seed(derived(self.settings.seed, epoch) % 2**63)
+    def _batches(self) -> Generator[TrainingBatch, None, None]:
+        """This process's part of each batch left in the epoch."""
+        settings, state = self.settings, self.state
+        random = torch.Generator().manual_seed(derived(settings.seed, state.epoch) % 2**63)
         order = torch.randperm(len(self.ids), generator=random)
         draws = torch.rand(Augmentation.DRAWS, len(self.ids), generator=random)
-        # of nearly equal size, so that no small batch is left at the end
-        batches = torch.tensor_split(order, self.steps_per_epoch)[
-            self.step - epoch * self.steps_per_epoch :
-        ]
-        count, rank = self.processes.count, self.processes.rank
-        parts = [torch.tensor_split(batch, count)[rank] for batch in batches]
-        images = self.images.batches([self.ids[part] for part in parts])
-        with contextlib.closing(images):
+        # all of nearly equal size, so that no small batch is left at the end
+        batches = torch.tensor_split(order, state.steps_per_epoch)
+        batches = batches[state.step - state.epoch * state.steps_per_epoch :]
+        parts = [torch.tensor_split(b, self.processes.count)[self.processes.rank] for b in batches]
+        with contextlib.closing(self.images.batches([self.ids[part] for part in parts])) as images:
             for batch, part, pixels in zip(batches, parts, images, strict=True):
-                varied = self.settings.augmentation(pixels, draws[:, part], self.size)
-                varied = varied.contiguous(memory_format=self.layout)
-                yield self.ids[part], varied, len(part) / len(batch)
+                ids = self.ids[part]
+                yield self.network.batch(
+                    settings.augmentation(pixels, draws[:, part], self.size),
+                    self.images.data.labels[ids],
+                    ids,
+                    seed=derived(settings.seed, state.epoch, 1),
+                    share=len(part) / len(batch),
+                )
 
-    def _one_step(self, ids: Ids, images: Images, share: float) -> int:
-        """One step of the optimizer; returns the signal that a process has received, or 0."""
-        settings, epoch = self.settings, len(self.rows)
-        losses = [row["loss"] for row in self.rows]
-        self.learning_rate = settings.learning_rate * rate(
-            settings.schedule, self.step / self.total, losses
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate
-        self.live.train()
-        batch = TrainingBatch(
-            network=self.network,
-            prepared=self._copy,
-            features=self.features,
-            images=images,
-            labels=self.labels[ids].to(self.device),
-            ids=ids,
-            seed=derived(settings.seed, epoch, 1),
-            share=share,
-        )
-        self.optimizer.zero_grad(set_to_none=True)
-        with mixed(self.device, settings.precision):
+    def _step(self, batch: TrainingBatch) -> int:
+        """Take one step of the optimizer; return the signal that a process has received, or 0."""
+        settings, state = self.settings, self.state
+        losses = [row["loss"] for row in state.rows]
+        progress = state.step / state.steps
+        state.learning_rate = settings.learning_rate * rate(settings.schedule, progress, losses)
+        for group in state.optimizer.param_groups:
+            group["lr"] = state.learning_rate
+        state.optimizer.zero_grad(set_to_none=True)
+        with self.network.mixed():
             loss = settings.objective(batch)
-        torch.autograd.backward(loss * share, inputs=self.parameters)
+        torch.autograd.backward(loss * batch.share, inputs=self.network.parameters)
         terms = {"loss": loss.detach(), **batch.terms}
-        values = torch.stack([term.float() for term in terms.values()]) * share
-        received = torch.tensor([float(self.interrupted() == number) for number in ENDING])
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        values = torch.cat([values, received.to(values)])
-        sum_gradients(self.processes, [*gradients, values])
-        length = torch.nn.utils.get_total_norm(gradients)
-        *found, size = torch.cat([values, length.view(1)]).tolist()
-        if not (math.isfinite(found[0]) and math.isfinite(size)):
-            raise self._not_finite(found[0], size)
+        means, length, received = self._over_processes(terms, batch.share)
+        if not (math.isfinite(means["loss"]) and math.isfinite(length)):
+            raise NumericError(
+                f"at step {state.step + 1} the loss is {means['loss']} and its gradient's length "
+                f"{length} (first parameter concerned: {self.network.first_not_finite()}); lower "
+                f"the learning rate (now up to {settings.learning_rate}); the last checkpoint in "
+                f"{self.out} is intact"
+            )
         if settings.clip is not None:
-            torch.nn.utils.clip_grad_value_(self.parameters, settings.clip)
-        self.optimizer.step()
-        self.fresh = False
+            torch.nn.utils.clip_grad_value_(self.network.parameters, settings.clip)
+        state.optimizer.step()
         if settings.average is not None:
-            update_average(self.average, self.classifier, settings.average, self.step)
-        images_in_all = len(ids) / share
-        for name, value in zip(terms, found, strict=False):
-            self.sums[name] = self.sums.get(name, 0.0) + value * images_in_all
-        return _signal(found[len(terms) :])
+            state.update_average(settings.average)
+        state.add(means, len(batch.ids) / batch.share)
+        state.step += 1
+        return received
 
-    def _not_finite(self, loss: float, length: float) -> NumericError:
-        layer = next(
-            (
-                name
-                for name, p in self.classifier.named_parameters()
-                if p.grad is not None and not p.grad.isfinite().all()
-            ),
-            "none",
-        )
-        return NumericError(
-            f"at step {self.step + 1} the loss is {loss} and its gradient's length {length} (first "
-            f"parameter concerned: {layer}); lower the learning rate (now up to "
-            f"{self.settings.learning_rate}); the last checkpoint in {self.out} is intact"
-        )
+    def _over_processes(
+        self, terms: Mapping[str, Tensor], share: float
+    ) -> tuple[dict[str, float], float, int]:
+        """Sum the gradients over the processes, in place, and the rest of a step with them.
 
-    def _copy(self) -> Prepared:
-        """The prepared copy with the current weights, for the attack inside the step."""
-        if not self.fresh:
-            self.prepared.update(self.classifier)
-        self.fresh = True
-        return self.prepared
+        One reduction and one transfer from the device: each of them makes the step wait.
 
-    def _compiled(self, network: nn.Module) -> Any:
-        return torch.compile(network) if self.settings.compile else network
+        Returns:
+            The means of the terms over the batch; the length of the gradient; the signal that a
+            process has received, or 0.
+        """
+        gradients = self.network.gradients()
+        values = torch.stack([term.float() for term in terms.values()]) * share
+        values = torch.cat([values, self._received().to(values)])
+        self.processes.total_each([*gradients, values])
+        norm = torch.nn.utils.get_total_norm(gradients)
+        *numbers, length = torch.cat([values, norm.view(1)]).tolist()
+        means = dict(zip(terms, numbers, strict=False))
+        return means, length, _signal(numbers[len(terms) :])
 
     # The end of an epoch
 
     def _validate(self) -> int:
-        """Judge the epoch that has ended; where a signal comes, leave that to the next process."""
-        judged = self.classifier
-        if self.average:
+        """Judge the epoch that has ended; on a signal return it and leave that to the next run."""
+        state = self.state
+        judged = state.classifier
+        if state.average:
             judged = copy.deepcopy(judged)
-            judged.load_state_dict(self.average)
+            judged.load_state_dict(state.average)
         with contextlib.closing(self._held_out()) as batches:
-            found = measure(judged, self.settings.validation_attack, batches)
-        received = [float(self.interrupted() == number) for number in ENDING]
-        values = torch.cat([found, found.new_tensor(received)])
+            sums = measure(judged, self.settings.validation_attack, batches)
+        values = torch.cat([sums, self._received().to(sums)])
         totals = self.processes.total(values).tolist()
-        if stop := _signal(totals[len(found) :]):
-            return stop
-        shares = [value / len(self.held_out) for value in totals[: len(found)]]
-        self._judge(judged, dict(zip(MEASURED, shares, strict=True)))
+        if received := _signal(totals[len(MEASURED) :]):
+            return received
+        n = len(self.held_out)
+        measured = {name: total / n for name, total in zip(MEASURED, totals, strict=False)}
+        state.end_epoch(judged, measured, n=n, trained=len(self.ids), keep=self.settings.keep)
         return 0
 
     def _held_out(self) -> Generator[tuple[Ids, Images, Labels], None, None]:
@@ -267,140 +319,50 @@ class Loop:
             for ids, pixels in zip(batches, stream, strict=True):
                 if self.interrupted():
                     return
-                top = round((pixels.shape[2] - self.size) / 2)
-                center = pixels[:, :, top : top + self.size, top : top + self.size]
-                yield ids, center.float() / 255, self.labels[ids].to(self.device)
-
-    def _judge(self, judged: Classifier, validation: dict[str, float]) -> None:
-        means = {name: value / len(self.ids) for name, value in self.sums.items()}
-        self._tick()
-        row: dict[str, Any] = {
-            "epoch": len(self.rows) + 1,
-            "loss": means.pop("loss"),
-            "learning_rate": self.learning_rate,
-            **{f"train_{name}": value for name, value in means.items()},
-            **validation,
-            "n": len(self.held_out),
-            "images_per_second": round(len(self.ids) / self.busy, 1),
-            "seconds": round(self.seconds, 1),
-        }
-        score = (row["natural"] + row["adversarial"]) / 2
-        row["kept"] = self.settings.keep == "last" or score > self.best  # until a later one is
-        self.rows.append(row)
-        self.sums, self.busy = {}, 0.0
-        if row["kept"]:
-            self.best = score
-            self.best_weights = {k: v.clone() for k, v in judged.state_dict().items()}
+                labels = self.images.data.labels[ids].to(self.network.device)
+                yield ids, centered(pixels, self.size), labels
 
     # What stays
 
     def _continue(self) -> None:
-        """Take up the state that the folder holds, or the first process's start, everywhere."""
-        last, state = self.out / "last.pt", None
-        if self.processes.first and last.exists():
-            state = load_checkpoint(last)
-            self._check(last, state)
-        if self.processes.count > 1:
-            content = as_bytes(state or self._state()) if self.processes.first else b""
-            state = from_bytes(self.processes.spread(content, self.device))
-        if state is not None:
-            self._restore(state)
-        if self.processes.first and last.exists():
-            self._publish()
-            self.report(f"continuing at step {self.step} of {self.total}")
-            for row in self.rows if self.on_epoch else []:
-                self.on_epoch(row)  # type: ignore[misc]
-
-    def _check(self, last: Path, state: dict[str, Any]) -> None:
-        """Refuse the checkpoint of another run, and one that no run has written."""
-        wanted = self._state() | {"sums": {}, "optimizer": {}}
-        wanted |= {} if state.get("best_weights") == {} else {"best_weights": wanted["classifier"]}
-        said = misfit(state, wanted)
-        if not said:
-            try:
-                found = parse_object(state["identity"].encode())
-            except ValueError:
-                found, said = {}, "its identity cannot be read"
-            if not said and (others := differences(found, json.loads(self.identity))):
-                raise RunError(
-                    f"{self.out} holds a run with other settings, data or model: {others}; choose "
-                    "another --out, or remove the folder to start anew"
-                )
-        said = said or doubtful(
-            state, self.settings, self.parameters, self.total, self.steps_per_epoch
-        )
-        if said:
-            raise CheckpointError(f"{last} is damaged: {said}; remove it to begin anew")
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "identity": self.identity,
-            "classifier": self.classifier.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": self.average,
-            "step": self.step,
-            "seconds": self.seconds,
-            "busy": self.busy,
-            "learning_rate": self.learning_rate,
-            "sums": self.sums,
-            "rows": self.rows,
-            "best": self.best,
-            "best_weights": self.best_weights,
-        }
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.classifier.load_state_dict(state["classifier"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.average = {k: v.to(self.device) for k, v in state["average"].items()}
-        for name in (
-            "step",
-            "seconds",
-            "busy",
-            "learning_rate",
-            "sums",
-            "rows",
-            "best",
-            "best_weights",
-        ):
-            setattr(self, name, state[name])
-
-    def _save(self, *, judged: bool = False) -> None:
-        """Write the state; after an epoch is judged, also what follows from it."""
-        self.saved = time.monotonic()
-        if not self.processes.first:
-            return
-        save_checkpoint(self.out / "last.pt", self._state())
-        if judged:
-            self._publish()
-            row = self.rows[-1]
-            self.report(
-                f"epoch {row['epoch']}/{self.settings.epochs}: loss {row['loss']:.4f}, validation "
-                f"natural {row['natural']:.1%}, attacked {row['adversarial']:.1%} "
-                f"(n = {row['n']}), {row['images_per_second']:.0f} images/s, {row['seconds']:.0f} s"
-            )
-            if self.on_epoch:
+        """Take up what the folder holds, and tell of its epochs again."""
+        state = self.state
+        if state.load(self.out, self.processes):
+            state.publish(self.out)
+            self.report(f"continuing at step {state.step} of {state.steps}")
+            for row in state.rows:
                 self.on_epoch(row)
 
+    def _save(self) -> None:
+        self.saved = time.monotonic()
+        if self.processes.first:
+            self.state.save(self.out)
+        self.state.tick()  # counts for no step
+
     def _publish(self) -> None:
-        """Write what follows from the checkpoint; after it, so that no kill leaves them apart."""
-        write_text(self.out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
-        if self.rows:
-            best = copy.deepcopy(self.classifier)
-            best.load_state_dict(self.best_weights)
-            save_weights(best, self.out / "best.safetensors")
+        """Write what follows from the checkpoint of an epoch's end, and tell of the epoch."""
+        if not self.processes.first:
+            return
+        self.state.publish(self.out)
+        row = self.state.rows[-1]
+        self.report(
+            f"epoch {row['epoch']}/{self.settings.epochs}: loss {row['loss']:.4f}, validation "
+            f"natural {row['natural']:.1%}, attacked {row['adversarial']:.1%} "
+            f"(n = {row['n']}), {row['images_per_second']:.0f} images/s, {row['seconds']:.0f} s"
+        )
+        self.on_epoch(row)
 
     def _stop(self, number: int) -> None:
         self._save()
         if self.processes.first:
-            self.report(f"stopped at step {self.step} of {self.total}; the same command continues")
+            step, steps = self.state.step, self.state.steps
+            self.report(f"stopped at step {step} of {steps}; the same command continues")
         raise SystemExit(128 + number)
 
-    def _tick(self) -> float:
-        """Seconds since the last call, which are added to those of the run."""
-        passed = time.monotonic() - self.clock
-        self.clock += passed
-        self.seconds += passed
-        return passed
+    def _received(self) -> Tensor:
+        """Whether this process has received each of the ending signals, as 0 or 1."""
+        number = self.interrupted()
+        return torch.tensor([float(number == signal) for signal in ENDING])
 
     @contextlib.contextmanager
     def _progress(self) -> Iterator[Callable[[int], None]]:
@@ -408,32 +370,24 @@ class Loop:
         if not self.processes.first:
             yield lambda step: None
             return
-        images = [step * len(self.ids) // self.steps_per_epoch for step in range(self.total + 1)]
-        with Progress("training", images[-1], done=images[self.step], every=60.0) as progress:
+        state, count = self.state, len(self.ids)
+        images = [step * count // state.steps_per_epoch for step in range(state.steps + 1)]
+        with Progress("training", images[-1], done=images[state.step], every=60.0) as progress:
             yield lambda step: progress.update(images[step] - images[step - 1])
 
 
-def mixed(device: torch.device, precision: str) -> torch.autocast:
-    """Autocast to bfloat16 where the precision is "bf16".
-
-    Each pass casts the weights anew. PyTorch 2.10 would keep a cast that an attack makes without a
-    gradient, and later passes would give the weights none.
-    """
-    enabled = precision == "bf16"
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
-
-
-def _is_corrupted(model: nn.Module) -> bool:
-    """Whether channels last would break the heap: a fault of oneDNN 3 on CPUs without AVX-512.
-
-    Its weight gradient of a strided 1×1 convolution of fewer than 8 channels writes beyond its end.
-    """
-    return device_of(model).type == "cpu" and any(
-        isinstance(module, nn.Conv2d)
-        and module.kernel_size == (1, 1)
-        and module.stride != (1, 1)
-        and module.in_channels < 8
-        for module in model.modules()
+def make_optimizer(settings: Training, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    """SGD or Adam by the settings; the loop sets the learning rate at each step."""
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(
+            parameters, settings.learning_rate, weight_decay=settings.weight_decay
+        )
+    return torch.optim.SGD(
+        parameters,
+        settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=settings.nesterov,
     )
 
 

@@ -36,13 +36,13 @@ class TrainingBatch:
 
     Attributes:
         network: the live network, in training mode.
-        prepared: gives its prepared copy with the current weights.
-        features: gives the live network as a module images → (logits, features), for a layer that
-            `advlens.prepared.live_features` takes.
-        images, labels, ids: of the step.
-        seed: of the step's randomness.
-        share: of the step's images in this process, which weighs the gradient of its loss.
-        terms: scalars for the log, which the objective notes: `natural_loss`, `natural_accuracy`,
+        prepared: returns its prepared copy with the current weights.
+        features: returns the live network as a module images → (logits, features), for a layer
+            that `advlens.prepared.live_features` takes.
+        images, labels, ids: this process's images of the step.
+        seed: the seed of the step's randomness.
+        share: the share of the step's images in this process; it weighs the gradient of the loss.
+        terms: scalars that the objective notes for the log: `natural_loss`, `natural_accuracy`,
             `adversarial_loss`, `adversarial_accuracy`, `distance`, `divergence`.
     """
 
@@ -57,19 +57,19 @@ class TrainingBatch:
     terms: dict[str, Tensor] = field(default_factory=dict)
 
     def attacked(self, attack: Attack) -> Images:
-        """The images under an attack, its randomness drawn anew for this step."""
+        """The images under an attack, whose randomness is drawn anew in each epoch."""
         attack = dataclasses.replace(attack, seed=self.seed)
         return attack(self.prepared(), self.images, self.labels, ids=self.ids).detach()
 
     def loss(self, kind: Literal["natural", "adversarial"], logits: Logits) -> Tensor:
-        """Mean cross entropy; notes it, and the accuracy."""
+        """The mean cross entropy. Notes it and the accuracy."""
         logits = _precise(logits)
         hits = logits.detach().argmax(dim=1) == self.labels
         self.note(f"{kind}_accuracy", hits.float().mean())
         return self.note(f"{kind}_loss", cross_entropy(logits, self.labels).mean())
 
     def note(self, name: str, value: Tensor) -> Tensor:
-        """The value, which it keeps for the log."""
+        """Keep a value for the log, and return it."""
         self.terms[name] = value.detach()
         return value
 
@@ -102,24 +102,24 @@ class Adversarial:
 class FeatureConsistency:
     """α L(f(x), y) + (1 − α) L(f(x*), y) + β d(φ(x), φ(x*)) (D19 eq. 6; D22 eq. 5, 8, 9).
 
-    In the papers x* is one step of FGSM; φ, β and where the gradient of d flows are left open. With
-    beta=0 it is training on clean and attacked images.
+    In the papers x* is one step of FGSM; they leave open φ, β and where the gradient of d flows.
+    With beta=0 this is training on clean and attacked images.
 
-    With a "separate" clean pass, 8 units, the attack looks at the prepared copy. A "shared" one, 7
-    units, takes the attack's direction from the clean pass of the live network: it is the gradient
-    of the batch's mean loss, normalized by the statistics of the batch instead of the running ones;
-    the step along it is that of `Fgsm`. With gradient="attacked" too it is 6 units: one backward
-    pass gives the direction and the clean loss's part of the weights' gradient, which is in `.grad`
-    when the call returns the loss: the value of the whole, the gradient of the rest.
+    With a "separate" clean pass the attack sees the prepared copy: 8 units. With a "shared" one the
+    attack follows the gradient of the live network's clean pass, `Fgsm`'s step along it: 7 units.
+    That gradient is normalized by the statistics of the batch instead of the running ones. With
+    gradient="attacked" as well it is 6 units. One backward pass then gives the direction, and the
+    clean loss's part of the weights' gradient, which is in `.grad` when the call returns. The loss
+    returned has the value of the whole, and the gradient of the rest.
 
     Attributes:
         alpha: weight of the clean loss, 0 to 1.
         beta: weight of the feature distance, ≥ 0.
-        attack: gives x*.
+        attack: the attack that makes x*.
         distance: d, averaged over elements: "squared" or "absolute" difference; or "cosine".
         layer: φ: the maps of this convolution after its non-linearity (default: the last one), or
             the "representation" that the last linear layer reads.
-        gradient: of the distance, through "both" sides, or through the "attacked" one alone.
+        gradient: whether the distance's gradient flows through "both" sides, or the "attacked" one.
         clean_pass: "separate" from the attack's, or "shared" with it (then alpha > 0, and the
             attack is `Fgsm` on the true label).
     """
@@ -159,7 +159,7 @@ class FeatureConsistency:
         return loss
 
     def _network(self, batch: TrainingBatch) -> Featured:
-        """The live network with its features, or with empty ones where they do not count."""
+        """The live network with its features, which are empty if they do not count."""
         if self.beta:
             return batch.features(self.layer)
         return lambda images: (batch.network(images), images.new_empty(0))
@@ -190,11 +190,11 @@ class Trades:
     """L(f(x), y) + weight · KL(f(x) ‖ f(x*)), the gradient through both sides (Zhang et al. 2019).
 
     The defaults are those of their code for CIFAR-10. With K attack steps it costs 2K + 7 units;
-    their code looks at the clean images again for each use, which makes 3K + 9.
+    their code passes the clean images through the network again for each use, which makes 3K + 9.
 
     Attributes:
-        weight: of the divergence (1/λ in the paper, β in their code).
-        attack: gives x*, which maximizes the divergence.
+        weight: the divergence's weight (1/λ in the paper, β in their code).
+        attack: the attack that makes x*; it maximizes the divergence.
     """
 
     weight: float = 6.0
@@ -220,15 +220,15 @@ class Trades:
 class Unrelaxed:
     """α L(f(x), y) + (1 − α) max L(f(x*), y) + β max d(φ(x), φ(x′)), two maxima over one ball.
 
-    D19 eq. 5 and D22 eq. 5 to 7 are α = 0, β = 1; both papers relax the second maximum away, by
-    x′ = x*. D22 eq. 8 adds the clean loss. d is the mean squared difference, its gradient flows
+    D19 eq. 5 and D22 eq. 5 to 7 have α = 0, β = 1; both papers drop the second maximum by setting
+    x′ = x*. D22 eq. 8 adds the clean loss. d is the mean squared difference; its gradient flows
     through both sides. With K and K′ steps (the last iterates) it costs 2K + 2K′ + 10 units.
 
     Attributes:
         alpha: weight of the clean loss, 0 to 1.
         beta: weight of the feature distance, > 0.
-        attack: gives x*.
-        feature_attack: gives x′; its layer is that of φ.
+        attack: the attack that makes x*.
+        feature_attack: the attack that makes x′; its layer is φ's layer.
     """
 
     alpha: float = 0.0
@@ -264,7 +264,7 @@ def _distance(features: Tensor, others: Tensor, kind: FeatureDistance = "squared
 
 
 def _precise(values: Tensor) -> Tensor:
-    """In float32 where mixed precision left less."""
+    """The values in float32 where mixed precision left less."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 

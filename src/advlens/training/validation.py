@@ -16,10 +16,10 @@ MEASURED = ("natural", "natural_loss", "adversarial", "adversarial_loss")
 def measure(
     model: nn.Module, attack: Attack, batches: Iterable[tuple[Ids, Images, Labels]]
 ) -> Tensor:
-    """Sums over images of what `MEASURED` names, shape 4, float64.
+    """The quantities that `MEASURED` names, summed over images, shape 4, float64.
 
-    Natural and adversarial are right predictions, the losses cross entropies; an adversarial one is
-    taken at the iterate that counts for the prediction (see `Attack.outcomes`).
+    Natural and adversarial count right predictions; the losses are cross entropies. The adversarial
+    ones are taken at the iterate that counts for the prediction (see `Attack.outcomes`).
     """
     prepared = prepare(model)
     device = prepared.device

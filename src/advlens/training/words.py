@@ -29,9 +29,9 @@ class Words:
     """How a model was trained.
 
     Attributes:
-        recipe: its name, or nothing.
-        objective: such as "adversarial training (PGD-2, L2 ε = 0.5)".
-        attack: that of the validation.
+        recipe: the recipe's name, or nothing.
+        objective: the objective, such as "adversarial training (PGD-2, L2 ε = 0.5)".
+        attack: the attack of the validation.
         settings: the other settings.
     """
 
@@ -42,7 +42,7 @@ class Words:
 
 
 def in_words(training: Training, recipe: str | None) -> Words:
-    """The settings of a training for people; all of them, exactly, are in its repr."""
+    """The settings of a training for people; its repr has all of them exactly."""
     return Words(
         recipe=recipe or "",
         objective=_objective(training.objective),
@@ -52,7 +52,7 @@ def in_words(training: Training, recipe: str | None) -> Words:
 
 
 def _objective(objective: Objective) -> str:
-    """The kind, then its attacks and numbers, and whatever else is not as usual."""
+    """The kind, then its attacks and numbers, and what else differs from the defaults."""
     name = type(objective).__name__
     attacks, parts = [], []
     for field in dataclasses.fields(objective):

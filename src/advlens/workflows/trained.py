@@ -1,4 +1,4 @@
-"""What a training leaves behind: weights, measured as stored, a model card and a report."""
+"""The end of a training: its weights are stored and measured, a card and a report describe them."""
 
 import contextlib
 import dataclasses
@@ -67,26 +67,26 @@ def finish(
     recipe: str | None = None,
     processes: Processes = Processes(),
 ) -> dict[str, Any]:
-    """Store the trained weights, measure them as stored, once, and write what describes them.
+    """Store the trained weights, measure the stored ones once, and write what describes them.
 
-    Writes `model.safetensors`, `test.json`, a model card `model.md`, and what `advlens report`
-    reads: `run.json`, `results/`, `report.html`. Weights that `test.json` says were measured on
-    these images under this attack are not measured again.
+    Files: `model.safetensors`, `test.json`, a model card `model.md`, `run.json`, `results/` and
+    `report.html`. If `test.json` holds the accuracy of these weights on these images under this
+    attack, nothing is measured again.
 
     Args:
-        classifier: with the weights to store; the same in all processes.
-        test: images that training has not seen, labels counted in the model's classes.
+        classifier: the classifier with the weights to store, the same in all processes.
+        test: images that training has not seen, with labels that number the model's classes.
         out: the folder of the training, with its `metrics.jsonl`.
-        training: how it was trained.
+        training: how the classifier was trained.
         test_attack: the attack of the test.
-        half: store float16.
+        half: whether to store float16.
         data: name of the training set.
-        command: shown as the way to make it again.
+        command: the command line, which the model card shows.
         recipe: name of the recipe, if any.
         processes: those that measure together; the first one writes.
 
     Returns:
-        Accuracy on the test set, "natural" and "attacked": what `Accuracy.compute` gives.
+        Accuracy on the test set, "natural" and "attacked", each as `Accuracy.compute` gives it.
 
     Raises:
         RunError: another process writes into `out`, or the disk is full.
@@ -94,7 +94,7 @@ def finish(
     """
     out = Path(out)
     with locked(out) if processes.first else contextlib.nullcontext():
-        found = _tested(classifier, test, out, training, test_attack, half, processes)
+        measured = _tested(classifier, test, out, training, test_attack, half, processes)
         if processes.first:
             words = in_words(training, recipe)
             _Trained(
@@ -107,10 +107,10 @@ def finish(
                 data,
                 command,
                 recipe,
-                found,
+                measured,
                 training_tables(out, classifier.name, words),
             ).write()
-    return found
+    return measured
 
 
 def _tested(
@@ -122,7 +122,7 @@ def _tested(
     half: bool,
     processes: Processes,
 ) -> dict[str, Any]:
-    """What `test.json` holds, measured where it does not yet hold it; the same in all processes."""
+    """The content of `test.json`, measured unless the file has it; the same in all processes."""
     device = device_of(classifier)
     path, record = out / "model.safetensors", out / "test.json"
     asked = {
@@ -133,11 +133,11 @@ def _tested(
     }
     known: dict[str, Any] = {}
     if processes.first and record.exists() and path.exists():
-        found = read_json(record)
-        if asked.items() <= found.items() and found.get("weights") == sha256(path):
-            if problem := _problem(found, len(test)):
+        recorded = read_json(record)
+        if asked.items() <= recorded.items() and recorded.get("weights") == sha256(path):
+            if problem := _problem(recorded, len(test)):
                 raise RunError(f"{record} is damaged: {problem}; remove it to measure again")
-            known = found
+            known = recorded
     known = json.loads(processes.spread(json.dumps(known).encode(), device))
     if known:
         return known
@@ -150,17 +150,19 @@ def _tested(
         file.write(content)
         file.flush()
         load_weights(classifier, Path(file.name))
-    found = asked | {"weights": hashlib.sha256(content).hexdigest()}
-    found |= _measure(classifier, test, attack, training.batch_size // processes.count, processes)
+    measured = asked | {"weights": hashlib.sha256(content).hexdigest()}
+    measured |= _measure(
+        classifier, test, attack, training.batch_size // processes.count, processes
+    )
     if processes.first:
-        write_json(record, found)
-    return found
+        write_json(record, measured)
+    return measured
 
 
-def _problem(found: dict[str, Any], n: int) -> str:
-    """What is wrong with a test as it was read, or nothing."""
+def _problem(recorded: dict[str, Any], n: int) -> str:
+    """What is wrong with the content of a `test.json`, or nothing."""
     for kind in ("natural", "attacked"):
-        row = found.get(kind)
+        row = recorded.get(kind)
         shares = ("top1", "top1_low", "top1_high", "top5")
         if not (
             isinstance(row, dict)
@@ -169,9 +171,9 @@ def _problem(found: dict[str, Any], n: int) -> str:
             and all(is_amount(row[key]) and row[key] <= 1 for key in shares)
         ):
             return f"{kind} is no accuracy on {n} images"
-    if not all(is_amount(found.get(key)) for key in ("seconds", "peak_memory_mb")):
+    if not all(is_amount(recorded.get(key)) for key in ("seconds", "peak_memory_mb")):
         return "its time or memory is no number"
-    created = found.get("created")
+    created = recorded.get("created")
     if not isinstance(created, str) or len(created) > 40:
         return "it does not say when it was created"
     return ""
@@ -180,11 +182,11 @@ def _problem(found: dict[str, Any], n: int) -> str:
 def _measure(
     classifier: Classifier, test: ImageData, attack: Attack, batch_size: int, processes: Processes
 ) -> dict[str, Any]:
-    """Each image counts once, in one of the processes."""
+    """Accuracy with time and memory. Each image counts once, in one of the processes."""
     prepared, device = prepare(classifier), device_of(classifier)
     (first,) = test.batches(1, [0])
     with torch.no_grad():
-        prepared(first.images.to(device))  # what it is shows in a pass
+        prepared(first.images.to(device))  # a pass shows whether it is randomized
     draws = DRAWS if prepared.randomized else 1
     if isinstance(attack, GradientAttack):
         attack = dataclasses.replace(attack, draws=draws)
@@ -224,7 +226,7 @@ class _Trained:
     data: str
     command: str
     recipe: str | None
-    found: dict[str, Any]
+    measured: dict[str, Any]
     tables: Tables
 
     def write(self) -> None:
@@ -232,11 +234,11 @@ class _Trained:
         settings = attack_settings(self.test_attack, seed=self.training.seed)
         tables = self.tables | {
             "accuracy": [
-                {**model, **NATURAL, **self.found["natural"], "settings": ""},
+                {**model, **NATURAL, **self.measured["natural"], "settings": ""},
                 {
                     **model,
                     **attack_columns(self.test_attack),
-                    **self.found["attacked"],
+                    **self.measured["attacked"],
                     "settings": settings,
                 },
             ]
@@ -255,9 +257,9 @@ class _Trained:
         return device_of(self.classifier)
 
     def _record(self) -> dict[str, Any]:
-        """What run.json holds."""
-        classifier, found, n = self.classifier, self.found, self.found["natural"]["n"]
-        classifier.weights = found["weights"]
+        """The content of `run.json`."""
+        classifier, measured, n = self.classifier, self.measured, self.measured["natural"]["n"]
+        classifier.weights = measured["weights"]
         settings = {
             field.name: _plain(getattr(self.training, field.name))
             for field in dataclasses.fields(self.training)
@@ -266,7 +268,7 @@ class _Trained:
         return {
             "advlens": __version__,
             "command": without_home(self.command),
-            "created": found["created"],
+            "created": measured["created"],
             "seed": self.training.seed,
             "settings": {"recipe": self.recipe, "training_data": self.data}
             | settings
@@ -293,9 +295,9 @@ class _Trained:
                 {
                     "stage": "test",
                     "model": classifier.name,
-                    "seconds": round(found["seconds"], 1),
-                    "peak_memory_mb": round(found["peak_memory_mb"]),
-                    "images_per_second": round(n / max(found["seconds"], 1e-9), 1),
+                    "seconds": round(measured["seconds"], 1),
+                    "peak_memory_mb": round(measured["peak_memory_mb"]),
+                    "images_per_second": round(n / max(measured["seconds"], 1e-9), 1),
                 },
             ],
             "notes": [
@@ -316,7 +318,7 @@ class _Trained:
         about = {
             "architecture": f"{self.classifier.name}, {parameters:,} parameters",
             "weights": f"{weights.name}, {self._stored_as}, {weights.stat().st_size:,} bytes, "
-            f"SHA-256 {self.found['weights']}",
+            f"SHA-256 {self.measured['weights']}",
             "training data": f"{self.data}, of which {self.training.validation} images were held "
             "out",
             **({"recipe": self.recipe} if self.recipe else {}),
@@ -335,7 +337,7 @@ class _Trained:
         lines += ["| images | top-1 | 95 % interval | top-5 | n |"]
         lines += ["| --- | --- | --- | --- | --- |"]
         for name, key in (("natural", "natural"), (f"`{self.test_attack!r}`", "attacked")):
-            row = self.found[key]
+            row = self.measured[key]
             lines.append(
                 f"| {name} | {row['top1']:.2%} | {row['top1_low']:.2%} to {row['top1_high']:.2%} "
                 f"| {row['top5']:.2%} | {row['n']:,} |"

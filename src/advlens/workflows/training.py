@@ -1,6 +1,6 @@
-"""Training as the command line offers it; the packaged recipes lie beside this file."""
+"""Training as the command line offers it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +8,13 @@ import torch
 
 from advlens.attacks import Attack, Divergence, FeatureAttack, Fgsm, Pgd
 from advlens.attacks.threat import L2, Linf, Threat, Uniform
-from advlens.datasets import ImageData, Transform, View, load_data
+from advlens.datasets import ImageData, Transform, load_data
 from advlens.distributed import Processes, local_device
 from advlens.models import Classifier, load_model
 from advlens.runs.tensorboard import tensorboard_writer
 from advlens.settings import TrainSettings
 from advlens.training import Augmentation, Training
+from advlens.training.images import split
 from advlens.training.objectives import (
     PAPERS,
     Adversarial,
@@ -47,37 +48,32 @@ SAME = (
 """Settings that `Training` has under the same name."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What the settings of the command line stand for."""
+def make_training(settings: TrainSettings) -> Training:
+    """The training that the settings of the command line stand for."""
+    return Training(
+        objective=_objective(settings),
+        augmentation=Augmentation(
+            crop=settings.crop,
+            flip=settings.flip,
+            rotation=settings.rotation,
+            resized_crop=settings.resized_crop,
+        ),
+        validation_attack=Pgd(threat=_threat(settings), steps=VALIDATION_STEPS),
+        **_given(settings, momentum="momentum"),
+        **{name: getattr(settings, name) for name in SAME},
+    )
 
-    training: Training
-    test_attack: Attack
 
-    @classmethod
-    def of(cls, settings: TrainSettings) -> "Recipe":
-        """The training, and the attack of the final test."""
-        threat = _threat(settings)
-        training = Training(
-            objective=_objective(settings),
-            augmentation=Augmentation(
-                crop=settings.crop,
-                flip=settings.flip,
-                rotation=settings.rotation,
-                resized_crop=settings.resized_crop,
-            ),
-            validation_attack=Pgd(threat=threat, steps=VALIDATION_STEPS),
-            **_given(settings, momentum="momentum"),
-            **{name: getattr(settings, name) for name in SAME},
-        )
-        return cls(training, Pgd(threat=threat, steps=TEST_STEPS, seed=settings.seed))
+def make_test_attack(settings: TrainSettings) -> Attack:
+    """The attack of the final test."""
+    return Pgd(threat=_threat(settings), steps=TEST_STEPS, seed=settings.seed)
 
 
 def load_classifier(model: str, settings: TrainSettings) -> Classifier:
-    """The classifier to train, on its device; one that starts from weights says so in its name.
+    """The classifier to train, on its device; its name says if it starts from weights.
 
     Raises:
-        AdvlensError: as `load_model` does.
+        AdvlensError: `load_model` refuses the name or the settings.
     """
     classifier = load_model(
         model,
@@ -92,13 +88,12 @@ def load_classifier(model: str, settings: TrainSettings) -> Classifier:
 
 
 def load_images(data: str, classifier: Classifier) -> tuple[ImageData, ImageData]:
-    """Training and test images, labels counted in the classifier's classes.
+    """Training and test images, with labels that number the classifier's classes.
 
-    Training images come at the size before the center crop, so that random crops are parts of
-    them.
+    Training images have the size before the center crop, so that random crops are parts of them.
 
     Raises:
-        AdvlensError: as `load_data` does.
+        AdvlensError: `load_data` refuses the name, or the files are damaged.
     """
     center = Transform(
         size=classifier.image_size,
@@ -113,13 +108,10 @@ def load_images(data: str, classifier: Classifier) -> tuple[ImageData, ImageData
 
 
 def sample_parts(classifier: Classifier, tested: int) -> tuple[ImageData, ImageData]:
-    """The packaged sample cut in two: images to train on, and `tested` others, always the same."""
+    """The packaged sample, split into images to train on and `tested` others, always the same."""
     whole = load_data("sample").aligned(classifier.classes, classifier.synsets)
-    part = whole.subset(tested, seed=0)
-    others = torch.ones(len(whole), dtype=torch.bool)
-    others[part.positions] = False
-    positions = others.nonzero().squeeze(1)
-    return View(whole, positions=positions, labels=whole.labels[positions]), part
+    trained, held_out = split(whole, tested, seed=0)
+    return whole.part(trained.tolist()), whole.part(held_out.tolist())
 
 
 def train(
@@ -136,32 +128,32 @@ def train(
     """Train and measure once on the test set, continuing what `out` holds.
 
     Args:
-        classifier: to be trained in place, on its device.
-        data: training images, labels counted in the classifier's classes.
-        test: test images, likewise.
+        classifier: the classifier to train in place, on its device.
+        data: training images, with labels that number the classifier's classes.
+        test: test images, with labels of the same kind.
         out: the folder to write.
-        settings: how.
-        command: shown as the way to make it again.
+        settings: how to train.
+        command: the command line, which the model card shows.
         recipe: name of the recipe, if any.
         processes: those that train together.
 
     Returns:
-        What `trained.finish` does.
+        Accuracy on the test set, as `trained.finish` returns it.
 
     Raises:
-        AdvlensError: as `Training` and `trained.finish` do.
+        AdvlensError: `Training` or `trained.finish` refuses the settings or the folder.
     """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    made = Recipe.of(settings)
-    watch = tensorboard_writer(out) if settings.tensorboard and processes.first else None
-    made.training(classifier, data, out, processes=processes, on_epoch=watch)
+    training = make_training(settings)
+    on_epoch = tensorboard_writer(out) if settings.tensorboard and processes.first else None
+    training(classifier, data, out, processes=processes, on_epoch=on_epoch)
     return finish(
         classifier,
         test,
         out,
-        made.training,
-        made.test_attack,
+        training,
+        make_test_attack(settings),
         half=settings.half,
         data=data.name,
         command=command,
@@ -215,6 +207,6 @@ def _inner(settings: TrainSettings) -> dict[str, Any]:
 
 
 def _given(settings: TrainSettings, **names: str) -> dict[str, Any]:
-    """The settings that are not left to the default of what is built from them, by its names."""
+    """The settings that are not None, by their names in the class that is built from them."""
     values = {name: getattr(settings, setting) for name, setting in names.items()}
     return {name: value for name, value in values.items() if value is not None}

@@ -18,7 +18,13 @@ from advlens.settings.files import settings_from
 from advlens.settings.packaged import packaged_names, recipe_settings
 from advlens.workflows.pruning.channels import kept_channels, prune
 from advlens.workflows.pruning.tables import kept_units, measured, tables, zeros
-from advlens.workflows.training import Recipe, load_classifier, load_images, sample_parts, train
+from advlens.workflows.training import (
+    load_classifier,
+    load_images,
+    make_training,
+    sample_parts,
+    train,
+)
 
 SLOWER = 10
 """A recipe's learning rate is divided by this: the model is already trained."""
@@ -61,7 +67,7 @@ def prune_and_audit(
     plan = variants(models, wholes, settings)
     for one in plan:
         kept_channels(one.whole, one.sparsity)
-        Recipe.of(one.training(settings))
+        make_training(one.training(settings))
     sets = {whole.name: images(data, whole, settings) for whole in wholes}
     with locked(out):
         Run(out, _identity(plan, settings))  # refuses the folder of another one

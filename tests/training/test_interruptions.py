@@ -1,0 +1,237 @@
+"""No interruption changes a bit, and what cannot go on is refused and left as it is."""
+
+import contextlib
+import os
+import signal
+import time
+from dataclasses import dataclass, field, replace
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import SHORT, Whole, assert_ends_as, classifier, images, metrics, silent, train
+from torch import Tensor, nn
+
+from advlens.attacks import Pgd
+from advlens.datasets import ArrayData
+from advlens.errors import NumericError, RunError
+from advlens.files import locked
+from advlens.runs.checkpoint import load_checkpoint
+from advlens.training import Training
+from advlens.training import loop as loop_module
+from advlens.training import state as state_module
+from advlens.training import validation as validation_module
+from advlens.training.objectives import Adversarial, Standard, TrainingBatch
+from together import start
+
+
+def test_each_epoch_is_told_once_it_is_safe_and_again_to_a_continued_run(tmp_path: Path) -> None:
+    told: list[float] = []
+
+    def tell(row: Any) -> None:
+        assert metrics(tmp_path)[: len(told) + 1][-1] == row
+        told.append(row["epoch"])
+        if len(told) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        SHORT(classifier(), images(), tmp_path, report=silent, on_epoch=tell)
+    assert told == [1, 2, 3]
+    told.clear()
+    again = lambda row: told.append(row["epoch"])  # noqa: E731
+    SHORT(classifier(), images(), tmp_path, report=silent, on_epoch=again)
+    assert told == [1, 2, 3, 4, 5, 6]
+
+
+def begin(out: Path, settings: Training = SHORT) -> BaseProcess:
+    (process,) = start(1, train, out, settings)
+    return process
+
+
+def wait_for_checkpoints(out: Path, process: BaseProcess, count: int) -> None:
+    """Return after so many new checkpoints, or when the process has ended."""
+    last, seen, known = out / "last.pt", 0, None
+    if last.exists():
+        known = last.stat().st_mtime_ns
+    while seen < count and process.is_alive():
+        if last.exists() and (now := last.stat().st_mtime_ns) != known:
+            seen, known = seen + 1, now
+        time.sleep(0.001)
+
+
+def test_a_checkpoint_is_laid_out_as_before(whole: Whole) -> None:
+    """With another layout, trainings that were begun before are refused: the changelog says so."""
+    assert list(load_checkpoint(whole.out / "last.pt")) == [
+        *("identity", "classifier", "optimizer", "average", "step", "seconds", "busy"),
+        *("learning_rate", "sums", "rows", "best", "best_weights"),
+    ]
+
+
+@pytest.mark.timeout(600)  # 50 processes one after another, on a machine that may be busy
+def test_fifty_sigkills_at_any_moment_change_no_bit(tmp_path: Path) -> None:
+    settings = replace(SHORT, epochs=120, objective=Standard())
+    whole = Whole(train(tmp_path / "whole", settings), tmp_path / "whole")
+    out = tmp_path / "killed"
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        process = begin(out, settings)
+        wait_for_checkpoints(out, process, int(random.integers(0, 4)))
+        time.sleep(random.uniform(0, 0.02))
+        os.kill(process.pid or 0, signal.SIGKILL)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        if (out / "last.pt").exists():
+            state = load_checkpoint(out / "last.pt")
+        if (out / "metrics.jsonl").exists():
+            epochs = [row["epoch"] for row in metrics(out)]
+            assert epochs == list(range(1, len(epochs) + 1))
+            assert len(epochs) <= len(state["rows"])
+    assert 20 < state["step"] < 360
+    assert_ends_as(whole, out, settings)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_leaves_a_checkpoint_and_its_code(
+    number: int, code: int, whole: Whole, tmp_path: Path
+) -> None:
+    process = begin(tmp_path)
+    wait_for_checkpoints(tmp_path, process, 2)
+    os.kill(process.pid or 0, number)
+    process.join()
+    assert process.exitcode == code
+    assert 2 <= load_checkpoint(tmp_path / "last.pt")["step"] < 18
+    assert_ends_as(whole, tmp_path)
+
+
+def test_a_signal_during_validation_leaves_the_epoch_to_the_next_process(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*args: object, **keywords: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("validation goes on after the signal")
+
+    real = validation_module.prepare
+
+    def prepare_and_interrupt(model: nn.Module) -> object:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(model)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(validation_module, "prepare", prepare_and_interrupt)
+        patched.setattr(Pgd, "outcomes", interrupt)
+        with pytest.raises(SystemExit) as end:
+            train(tmp_path)
+    assert end.value.code == 143
+    state = load_checkpoint(tmp_path / "last.pt")
+    assert (state["step"], state["rows"]) == (3, [])
+    assert_ends_as(whole, tmp_path)
+
+
+def test_a_signal_while_images_are_read_ends_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(data: ArrayData, device: torch.device, *, shown: bool) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+        raise AssertionError("reading goes on after the signal")
+
+    monkeypatch.setattr(loop_module, "TrainingImages", read)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["save_checkpoint", "write_text", "save_weights"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_an_end_between_two_writes_loses_nothing(
+    name: str, after: bool, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = getattr(state_module, name)
+    for call in (1, 4, 7):
+        calls = 0
+
+        def write(*args: object, fatal: int = call) -> None:
+            nonlocal calls
+            calls += 1
+            if calls < fatal or after:
+                real(*args)
+            if calls == fatal:
+                raise RunError("the disk is full")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(state_module, name, write)
+            with contextlib.suppress(RunError):
+                train(tmp_path)
+        if (tmp_path / "last.pt").exists():
+            load_checkpoint(tmp_path / "last.pt")
+    assert_ends_as(whole, tmp_path)
+
+
+# Refusals
+
+
+@dataclass(frozen=True)
+class Breaks:
+    """A loss, or a gradient, that is not finite at one step."""
+
+    where: str
+    at: int
+    calls: list[int] = field(default_factory=list, repr=False)
+
+    def __call__(self, batch: TrainingBatch) -> Tensor:
+        self.calls.append(1)
+        loss = Standard()(batch)
+        if len(self.calls) == self.at:
+            first = next(batch.network.parameters())
+            return (
+                loss * torch.nan if self.where == "loss" else loss + (first * 0).abs().sqrt().sum()
+            )
+        return loss
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_value_that_is_not_finite_stops_and_spares_the_checkpoint(
+    where: str, tmp_path: Path
+) -> None:
+    with pytest.raises(NumericError, match=r"step 5 .*network\..* intact"):
+        train(tmp_path, replace(SHORT, objective=Breaks(where, at=5)))
+    state = load_checkpoint(tmp_path / "last.pt")
+    assert state["step"] == 4
+    assert all(tensor.isfinite().all() for tensor in state["classifier"].values())
+
+
+ANOTHER: dict[str, Any] = {
+    "batch_size": {"batch_size": 8},
+    "seed": {"seed": 3},
+    "objective": {"objective": Standard()},
+    "attack": {"objective": Adversarial(attack=replace(Adversarial().attack, seed=1))},
+    "start": {"network": classifier(1)},
+    "data": {"data": images(59)},
+}
+
+
+@pytest.mark.parametrize("name", ANOTHER)
+def test_a_folder_with_another_run_is_refused(name: str, tmp_path: Path) -> None:
+    once = replace(SHORT, epochs=1)
+    train(tmp_path, once)
+    before = (tmp_path / "last.pt").read_bytes()
+    given = {"network": classifier(), "data": images()} | ANOTHER[name]
+    network, data = given.pop("network"), given.pop("data")
+    settings = replace(once, **given)
+    with pytest.raises(RunError, match="other settings"):
+        settings(network, data, tmp_path, report=silent)
+    assert (tmp_path / "last.pt").read_bytes() == before
+
+
+def test_a_second_process_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", never)
+    with locked(tmp_path), pytest.raises(RunError, match="another advlens process"):
+        train(tmp_path)
+
+
+def never(seconds: float) -> None:
+    raise AssertionError(f"waits for {seconds} s")
