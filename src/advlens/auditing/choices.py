@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 from advlens.attacks import AdamAttack, Attack, Fgsm, GradientAttack, LeastLikely, Pgd
-from advlens.attacks.columns import attack_columns, attack_settings
 from advlens.attacks.threat import L2, Linf, Threat
 from advlens.attribution import ExpectedGradients, IntegratedGradients
 from advlens.auditing.needs import lacking
@@ -131,7 +130,7 @@ def _attacks(settings: AuditSettings, epsilon: float, draws: int) -> list[Attack
 
 def _told(attack: Attack, usual: dict[str, Any]) -> tuple[object, ...]:
     """What tables tell of an attack."""
-    return attack_columns(attack), attack_settings(attack, **usual)
+    return attack.columns(), attack.unusual(**usual)
 
 
 def _autoattack(subject: Subject, settings: AuditSettings, epsilon: float) -> list[Stage]:

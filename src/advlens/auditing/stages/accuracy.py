@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from advlens.attacks import Attack, Bim, Fgsm, Pgd
-from advlens.attacks.columns import NATURAL, attack_columns, attack_settings
+from advlens.attacks.base import NATURAL
 from advlens.attacks.threat import L2, Linf
 from advlens.auditing.stage import Context, Need, View, Work
 from advlens.datasets import ImageData
 from advlens.evaluation import Accuracy, must_fall, must_have_gradients, must_reach_chance
+from advlens.interop.attacks import ForeignAttack
 from advlens.losses import log_odds
 from advlens.runs.folder import Row, Tables
 
@@ -97,9 +98,9 @@ class _Counts(Work):
 
     def update(self, view: View) -> None:
         for key, attack in self.attacks.items():
-            known = len(getattr(attack, "unattacked", ()))
+            known = _unattacked(attack)
             self._take(self.counts[key], attack, view)
-            self.unattacked[key] += len(getattr(attack, "unattacked", ())) - known
+            self.unattacked[key] += _unattacked(attack) - known
 
     def _take(self, accuracy: Accuracy, attack: Attack | None, view: View) -> None:
         accuracy.update_under(
@@ -130,12 +131,12 @@ class _Counts(Work):
         left: list[Row] = [
             {
                 "model": self.context.name,
-                **attack_columns(self.attacks[key]),
-                "unattacked": count,
+                **attack.columns(),
+                "unattacked": self.unattacked[key],
                 "n": self.counts[key].n,
             }
-            for key, count in self.unattacked.items()
-            if count
+            for key, attack in self.attacks.items()
+            if attack is not None and self.unattacked[key]
         ]
         return {self.table: [self._row(key) for key in self.attacks], "unattacked": left}
 
@@ -145,10 +146,14 @@ class _Counts(Work):
             named: Row = NATURAL
             settings = ""
         else:
-            named = attack_columns(attack)
-            settings = attack_settings(attack, seed=self.context.seed, draws=self.draws)
+            named = attack.columns()
+            settings = attack.unusual(seed=self.context.seed, draws=self.draws)
         found = self.counts[key].compute()
         return {"model": self.context.name, **named, **found, "settings": settings}
+
+
+def _unattacked(attack: Attack | None) -> int:
+    return len(attack.unattacked) if isinstance(attack, ForeignAttack) else 0
 
 
 class _Sweep(_Counts):

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from advlens.attacks import AdamAttack, Attack
-from advlens.attacks.columns import attack_columns
 from advlens.auditing.stage import Context, Need, View, Work
 from advlens.auditing.stages.dissection_pictures import picture_rows
 from advlens.auditing.stages.dissection_rows import share_rows, transition_rows, unit_rows
@@ -170,8 +169,8 @@ class _Dissection(Work):
             hits = int((walk.predicted["adversarial"] == walk.targets).sum())
             low, high = wilson(hits, n)
             attacked = {
-                **attack_columns(walk.attack),
-                "weight": getattr(walk.attack, "weight", None),
+                **walk.attack.columns(),
+                "weight": walk.attack.weight if isinstance(walk.attack, AdamAttack) else None,
                 "distance": walk.distances.mean().item(),
                 "success": hits / n,
                 "success_low": low,
