@@ -149,9 +149,11 @@ def attack_name(row: Mapping[str, Any]) -> str:
     attack, steps = row["attack"], row["steps"]
     if attack == "natural":
         return "natural images"
-    name = ATTACKS.get(attack, attack) + (f"-{steps}" if steps and steps > 1 else "")
+    name: str = ATTACKS.get(attack, attack) + (f"-{steps}" if steps and steps > 1 else "")
     if settings := row.get("settings"):
         name += f" ({settings})"
+    if row["epsilon"] is None:
+        return name
     return f"{name}, {NORMS.get(row['norm'], row['norm'])} ε = {radius(row)}".replace(",  ", ", ")
 
 

@@ -11,56 +11,35 @@ from torch import Tensor, nn
 from advlens import load_data, load_model
 from advlens.attacks import (
     AdamAttack,
-    Attack,
     Bim,
     Divergence,
     FeatureAttack,
     Fgsm,
-    GaussianNoise,
+    GradientAttack,
     LeastLikely,
     Pgd,
     base,
 )
-from advlens.attacks.threat import L2, Linf
+from advlens.attacks.threat import L2
 from advlens.errors import SettingsError
 from advlens.evaluation import Accuracy
 from advlens.intervals import wilson
 from advlens.prepared import prepare
+from every_attack import ATTACKS, BALL, each, pixels_apart
 from randomized_network import Live, Shifted
 
-BALL = L2(epsilon=0.4)
 SHIFTS = (0, 3, 1, 5)
 DRAWS = len(SHIFTS)
 
-
-ATTACKS: dict[str, Attack] = {
-    "fgsm": Fgsm(threat=Linf(epsilon=0.02)),
-    "fgsm predicted": Fgsm(threat=BALL, label="predicted"),
-    "bim": Bim(threat=BALL, steps=3),
-    "pgd": Pgd(threat=BALL, steps=3, seed=1),
-    "pgd restarts": Pgd(threat=BALL, steps=2, restarts=2),
-    "pgd last": Pgd(threat=BALL, steps=3, select="last"),
-    "pgd predicted": Pgd(threat=BALL, steps=3, label="predicted"),
-    "least likely": LeastLikely(threat=BALL, steps=3),
-    "adam": AdamAttack(steps=3, weight=10),
-    "adam untargeted": AdamAttack(steps=3, weight=10, targeted=False),
-    "feature": FeatureAttack(threat=BALL, steps=3),
-    "divergence": Divergence(threat=BALL, steps=3),
-}
+DRAWING = {name: attack for name, attack in ATTACKS.items() if isinstance(attack, GradientAttack)}
 
 
-def each(attacks):
-    return pytest.mark.parametrize("attack", attacks.values(), ids=attacks.keys())
-
-
-@each(ATTACKS)
+@each(DRAWING)
 def test_draws_of_a_model_that_does_not_vary_change_nothing(attack, smooth, pixels, labels):
     model = prepare(smooth)
     found = replace(attack, draws=3)(model, pixels, labels)
-    # means of equal float32 numbers; the first gradient of a divergence is a small difference, and
-    # Adam divides a gradient by its own size: see test_attack.pixels_apart
-    atol = {Divergence: 1e-3, AdamAttack: 1e-4}.get(type(attack), 1e-5)
-    torch.testing.assert_close(found, attack(model, pixels, labels), rtol=0, atol=atol)
+    expected = attack(model, pixels, labels)  # means of equal float32 numbers
+    torch.testing.assert_close(found, expected, rtol=0, atol=pixels_apart(attack))
     rows = replace(attack, draws=3).outcomes(model, pixels, labels)
     expected = attack.outcomes(model, pixels, labels)
     atol = 3e-3 if isinstance(attack, Divergence) else 1e-3
@@ -109,10 +88,10 @@ def test_gradients_and_choices_are_means_over_draws(smooth, pixels, labels):
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
 
 
-@each(ATTACKS | {"noise": GaussianNoise(threat=BALL)})
+@each(ATTACKS)
 def test_no_image_is_spared_by_a_lucky_draw(attack, smooth, pixels, labels):
     """All are attacked, whatever one pass says of them, and a fresh pass decides."""
-    if hasattr(attack, "draws"):
+    if isinstance(attack, GradientAttack):
         attack = replace(attack, draws=2)
     model = Live(Shifted(smooth, (0,)))
     with torch.no_grad():

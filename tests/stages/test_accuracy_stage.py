@@ -1,14 +1,18 @@
 """Accuracy and the sweep of a randomized model beside one that is not, in an audit."""
 
 import csv
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
 
-from advlens.auditing import audit, subjects
+from advlens.attacks import Attack, Fgsm, GaussianNoise, Pgd
+from advlens.attacks.threat import L2, Linf, Uniform
+from advlens.auditing import audit, choices, subjects
 from advlens.datasets import ArrayData
 from advlens.errors import SettingsError
+from advlens.interop import make_attack as make_named
 from advlens.models import Classifier
 from advlens.prepared import prepare
 from advlens.report.sections.accuracy import section
@@ -44,10 +48,13 @@ def classifier(name: str, *, randomized: bool) -> Classifier:
     return Classifier(network, name=name, classes=CLASSES, image_size=12, resize=12).eval()
 
 
-def images() -> ArrayData:
+def images(model: nn.Module | None = None) -> ArrayData:
+    """Noise with labels in turn, or with those that a model predicts."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (28, 3, 12, 12), generator=generator, dtype=torch.uint8)
     labels = torch.arange(28) % 7
+    if model is not None:
+        labels = prepare(model)(pixels.float() / 255).argmax(dim=1)
     return ArrayData(pixels, name="noise", classes=CLASSES, synsets=None, labels=labels)
 
 
@@ -86,6 +93,46 @@ def test_an_audit_tells_draws_and_spread(tmp_path):
     spread = [line[header.index("Spread over draws")] for line in cells]
     assert [line == "–" for line in spread] == [line[1] == "plain" for line in cells]
     assert len({attack_name(row) for row in table.rows}) == 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Darker(Attack):
+    """An attack of a user's own, without a ball."""
+
+    share: float = 0.5
+
+    def _attack(self, model, images, labels, ids):
+        return images * (1 - self.share)
+
+
+def test_radii_that_are_drawn_and_attacks_without_one_are_measured_and_named(tmp_path, monkeypatch):
+    drawn, told = Linf(epsilon=Uniform(low=0.01, high=0.05)), "epsilon=uniform from 0.01 to 0.05"
+    attacks = {
+        ("Fgsm", "Linf", 0.05, 1, told): Fgsm(threat=drawn),
+        ("Pgd", "L2", 0.8, 2, "epsilon=uniform from 0.1 to 0.8, restarts=2"): Pgd(
+            threat=L2(epsilon=Uniform(low=0.1, high=0.8)), steps=2, restarts=2
+        ),
+        ("GaussianNoise", "Linf", 0.05, 1, told): GaussianNoise(threat=drawn),
+        ("Darker", "", None, 1, "share=0.75"): Darker(share=0.75),
+        ("foolbox:L1PGD", "L1", 2.0, 3, ""): make_named("foolbox:L1PGD(epsilon=2, steps=3)"),
+    }
+    monkeypatch.setattr(choices, "_attacks", lambda *_: [*attacks.values()])
+    model = classifier("plain", randomized=False)
+    data = images(model)
+    settings = AuditSettings(stages=("accuracy",), batch_size=20, device="cpu")
+    page = audit(model, data, tmp_path, settings=settings).read_text(encoding="utf-8")
+    assert "FGSM (epsilon=uniform from 0.01 to 0.05), L∞ ε = 0.05" in page
+    assert "Darker (share=0.75)<" in page
+    natural, *found = Results.read(tmp_path).table("accuracy")
+    named = ("attack", "norm", "epsilon", "steps", "settings")
+    assert [tuple(row[column] for column in named) for row in found] == [*attacks]
+    (batch,) = data.batches(28)
+    prepared, top1 = prepare(model), [row["top1"] for row in found]
+    assert natural["top1"] == 1 > max(top1[:2])
+    for share, attack in zip(top1, [*attacks.values()][:-1], strict=False):  # foolbox's has batches
+        attacked = prepared(attack(prepared, batch.images, batch.labels, ids=batch.ids))
+        right = attacked.argmax(dim=1) == batch.labels
+        assert share == pytest.approx(right.float().mean().item(), abs=1e-6)
 
 
 def test_autoattack_on_a_randomized_model_is_refused_before_the_run(tmp_path):

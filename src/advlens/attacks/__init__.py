@@ -6,8 +6,9 @@ not finite: a network that returns NaN is broken, not robust.
 """
 
 from advlens.attacks.adam import AdamAttack, smallest
-from advlens.attacks.base import Attack, Goal, GradientAttack
+from advlens.attacks.base import Attack, Goal
 from advlens.attacks.distance import Divergence, FeatureAttack
+from advlens.attacks.gradient import GradientAttack
 from advlens.attacks.projected import Bim, Fgsm, GaussianNoise, LeastLikely, Pgd
 
 __all__ = [

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from advlens.arrays import Ids, Images, Labels, Logits, PerImage
-from advlens.attacks.base import Ascent, Goal, GradientAttack, least_likely, needed, positive
+from advlens.attacks.base import Goal, least_likely, needed
+from advlens.attacks.gradient import GradientAttack
 from advlens.losses import cross_entropy
 from advlens.prepared import Prepared, check_labels, place_images, prepare
-from advlens.typed import check_types
 
 LIGHTEST, HEAVIEST = 1e-4, 1e6
 """Between these the weight λ is calibrated."""
@@ -37,18 +37,13 @@ class AdamAttack(GradientAttack):
     step_size: float = 5 / 255
     targeted: bool = True
 
-    def __post_init__(self) -> None:
-        check_types(self)
-        positive("AdamAttack", weight=self.weight, steps=self.steps, step_size=self.step_size)
-        positive("AdamAttack", draws=self.draws)
-
     def goal(self, clean: Logits, labels: Labels | None = None) -> Goal:
         if self.targeted:
             return _Likelihood(least_likely(clean), True)
         return _Likelihood(needed(labels, clean))
 
     def _attack(self, model: Prepared, images: Images, labels: Labels | None, ids: Ids) -> Images:
-        ascent = Ascent(model, lambda logits: self.goal(logits, labels), self.draws)
+        ascent = self._ascent(model, images, labels)
         current, first, second = images, torch.zeros_like(images), torch.zeros_like(images)
         for step in range(1, self.steps + 1):
             _, rise = ascent.gradient(current)
@@ -90,7 +85,7 @@ class AdamAttack(GradientAttack):
 
 
 def smallest(reaches: Callable[[float], bool], low: float, high: float, *, ratio: float) -> float:
-    """The smallest value in [low, high], within a factor, for which a rising criterion holds.
+    """The smallest value in [low, high], within a factor, for which a rising condition holds.
 
     Bisection of the logarithm; `high` where nothing below it holds.
     """

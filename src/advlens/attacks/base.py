@@ -1,14 +1,15 @@
 """What all attacks share: how they are called, what they want, and the gradient they follow."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, Self
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from advlens.arrays import Ids, Images, Labels, Logits, Mask, PerImage
+from advlens.attacks.threat import Threat
 from advlens.errors import NumericError, SettingsError
 from advlens.losses import log_odds
 from advlens.prepared import (
@@ -19,6 +20,9 @@ from advlens.prepared import (
     place_images,
     prepare,
 )
+
+NATURAL: Mapping[str, Any] = {"attack": "natural", "norm": "", "epsilon": 0.0, "steps": 0}
+"""What `Attack.columns` is for images as they are."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,16 @@ class Goal:
         against = log_odds(logits, self.classes).masked_fill(masked, 0)
         return -against if self.targeted else against
 
+    def at(self, positions: Tensor) -> Self:
+        """The same for the images at these positions alone."""
+        return replace(self, classes=self.classes[positions])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Attack:
     """What all attacks share.
+
+    An attack that stays within a ball has it as its setting `threat`, a `Threat`.
 
     Attributes:
         seed: of everything random in the attack.
@@ -141,6 +151,42 @@ class Attack:
                 logits[left] = part._outcomes(prepared, images[left], labels, ids, logits[left])
             return logits
 
+    def within(self) -> Threat | None:
+        """The ball that the attack stays within, where it has one."""
+        ball = vars(self).get("threat")
+        return ball if isinstance(ball, Threat) else None
+
+    def columns(self) -> dict[str, Any]:
+        """The columns that name the attack in the tables of a run: attack, norm, epsilon, steps.
+
+        Epsilon is the largest radius, None without a ball. `unusual` tells the rest.
+        """
+        ball = self.within()
+        return {
+            "attack": type(self).__name__,
+            "norm": "" if ball is None else ball.norm,
+            "epsilon": None if ball is None else ball.radii[1],
+            "steps": 1,
+        }
+
+    def unusual(self, **usual: object) -> str:
+        """What `columns` leaves out, as in "step_size=0.1, restarts=3"; empty for the defaults.
+
+        Args:
+            usual: what counts as default in place of the attack's own, such as a run's seed.
+        """
+        ball = self.within()
+        told = self.columns() | {"threat": ball}
+        parts = [f"epsilon={ball.spread}"] if ball is not None and ball.spread else []
+        for field in fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if not field.init or (name in told and told[name] == value):
+                continue
+            made = field.default_factory
+            if value != usual.get(name, field.default if made is MISSING else made()):
+                parts.append(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}")
+        return ", ".join(parts)
+
     def _attack(self, model: Prepared, images: Images, labels: Labels | None, ids: Ids) -> Images:
         raise NotImplementedError
 
@@ -151,25 +197,19 @@ class Attack:
         return logits
 
     def _at(self, positions: Tensor) -> Self:
-        """The same attack for the images at these positions (settings may be per image)."""
-        return self
+        """The same attack for the images at these positions alone: radii may be one per image."""
+        ball = self.within()
+        return self if ball is None else self._in(ball.at(positions))
 
     def _drawn(self, ids: Ids) -> Self:
-        """The same attack with all settings drawn that are random for each image."""
-        return self
+        """The same attack with the radii of these images, where they have yet to be drawn."""
+        ball = self.within()
+        return self if ball is None else self._in(ball.drawn(self.seed, ids))
 
-
-@dataclass(frozen=True, kw_only=True)
-class GradientAttack(Attack):
-    """What attacks that climb gradients share.
-
-    Attributes:
-        draws: fresh passes that each gradient and each look is averaged over. More than one is for
-            a model whose passes differ (expectation over transformation, Athalye et al. 2018):
-            what counts is the mean score and the share of successes, not one lucky draw.
-    """
-
-    draws: int = 1
+    def _in(self, ball: Threat) -> Self:
+        """The same attack in this ball."""
+        changed: dict[str, Any] = {"threat": ball}
+        return self if ball is self.within() else replace(self, **changed)
 
 
 def averaged(model: Callable[[Images], Tensor], images: Images, draws: int) -> Tensor:
@@ -178,7 +218,7 @@ def averaged(model: Callable[[Images], Tensor], images: Images, draws: int) -> T
     return mean
 
 
-class Objective(Protocol):
+class Criterion(Protocol):
     """What an attack raises, and when it is done, as functions of the model's output."""
 
     def score(self, output: Tensor, /) -> PerImage: ...
@@ -202,18 +242,18 @@ class Ascent:
 
     Args:
         model: images → output.
-        choose: the objective, given the output of the first images looked at.
-        draws: passes that a look is averaged over; with several, as many more find the objective.
+        choose: the criterion, given the output of the first images looked at.
+        draws: passes that a look is averaged over; with several, as many more find the criterion.
     """
 
     def __init__(
         self,
         model: Callable[[Images], Tensor],
-        choose: Callable[[Tensor], Objective],
+        choose: Callable[[Tensor], Criterion],
         draws: int = 1,
     ):
         self.model, self.choose, self.draws = model, choose, draws
-        self.objective: Objective | None = None
+        self.criterion: Criterion | None = None
         self._sizes: list[Tensor] = []  # kept on the device: no transfer within the loop
 
     def look(self, images: Images) -> Look:
@@ -236,15 +276,15 @@ class Ascent:
         return _mean(looks), torch.stack(gradients).mean(dim=0)
 
     def _pass(self, images: Images) -> Look:
-        if self.objective is None and self.draws > 1:
+        if self.criterion is None and self.draws > 1:
             with torch.no_grad():
-                self.objective = self.choose(averaged(self.model, images, self.draws))
+                self.criterion = self.choose(averaged(self.model, images, self.draws))
         output = self.model(images)
-        if self.objective is None:
-            self.objective = self.choose(output.detach())
-        score = self.objective.score(output)
+        if self.criterion is None:
+            self.criterion = self.choose(output.detach())
+        score = self.criterion.score(output)
         self._sizes.append(_largest(score.detach()))
-        return Look(output, score, self.objective.reached(output).to(score.dtype))
+        return Look(output, score, self.criterion.reached(output).to(score.dtype))
 
     def check(self) -> None:
         """Raise NumericError if any score or gradient was not finite."""

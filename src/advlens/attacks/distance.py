@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from advlens.arrays import Ids, Images, Labels, Logits, Mask, PerImage
-from advlens.attacks.base import Ascent, averaged
+from advlens.attacks.base import Ascent, Attack, averaged
+from advlens.attacks.gradient import GradientAttack
 from advlens.attacks.projected import Iterative
 from advlens.losses import divergence, feature_distance, rounding
 from advlens.prepared import Prepared
@@ -15,7 +16,7 @@ from advlens.seeding import Stream, normal
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureAttack(Iterative):
+class FeatureAttack(Iterative, GradientAttack):
     """Moves the features of one layer as far as the ball allows: max d(φ(x), φ(x′)).
 
     The second inner maximum of D19 eq. 5 and D22 eq. 7, which both papers relax away. φ are the
@@ -31,17 +32,18 @@ class FeatureAttack(Iterative):
     def _start(self, images: Images, ids: Ids, restart: int) -> Images:
         return self.threat.sample(images, seed=self.seed, ids=ids)
 
-    def _attack(self, model: Prepared, images: Images, labels: Labels | None, ids: Ids) -> Images:
+    def _ascent(self, model: Prepared, images: Images, labels: Labels | None) -> Ascent:
         def features(x: Images) -> Tensor:
             return model.features(x, self.layer)
 
         clean = averaged(features, images, self.draws)
-        ascent = Ascent(features, lambda _: _Away(clean, feature_distance), self.draws)
-        return self._climb(ascent, images, ids)
+        return Ascent(features, lambda _: _Away(clean, feature_distance), self.draws)
+
+    _outcomes = Attack._outcomes  # what is climbed is not the goal
 
 
 @dataclass(frozen=True, kw_only=True)
-class Divergence(Iterative):
+class Divergence(Iterative, GradientAttack):
     """Moves the predicted probabilities as far as the ball allows: max KL(f(x) ‖ f(x′)).
 
     The inner maximum of TRADES (Zhang et al. 2019, algorithm 1). The gradient vanishes at the image
@@ -55,10 +57,11 @@ class Divergence(Iterative):
         noise = normal(self.seed, ids, images.shape[1:], Stream.START).to(images)
         return self.threat.project(images + 0.001 * noise, images)
 
-    def _attack(self, model: Prepared, images: Images, labels: Labels | None, ids: Ids) -> Images:
+    def _ascent(self, model: Prepared, images: Images, labels: Labels | None) -> Ascent:
         clean = averaged(model, images, self.draws)
-        ascent = Ascent(model, lambda _: _Away(clean, _divergence), self.draws)
-        return self._climb(ascent, images, ids)
+        return Ascent(model, lambda _: _Away(clean, _divergence), self.draws)
+
+    _outcomes = Attack._outcomes  # what is climbed is not the goal
 
     def _step(self, current: Images, gradient: Images, images: Images) -> Images:
         none = (gradient == 0).all(dim=(1, 2, 3), keepdim=True)
@@ -73,7 +76,7 @@ def _divergence(clean: Logits, logits: Logits) -> PerImage:
 
 @dataclass(frozen=True)
 class _Away:
-    """The objective of outputs that are far from the clean ones; never done."""
+    """The criterion of outputs that are far from the clean ones; never done."""
 
     clean: Tensor
     distance: Callable[[Tensor, Tensor], PerImage]

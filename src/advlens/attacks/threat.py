@@ -66,6 +66,24 @@ class Threat:
                 f"not {self.epsilon}"
             )
 
+    @property
+    def radii(self) -> tuple[float, float]:
+        """The smallest and the largest radius that an image may have."""
+        if isinstance(self.epsilon, Uniform):
+            return self.epsilon.low, self.epsilon.high
+        if isinstance(self.epsilon, Tensor):
+            return self.epsilon.min().item(), self.epsilon.max().item()
+        return float(self.epsilon), float(self.epsilon)
+
+    @property
+    def spread(self) -> str:
+        """How radii differ between images, as in "uniform from 0.01 to 0.06"; else empty."""
+        low, high = self.radii
+        if low == high:
+            return ""
+        drawn = "uniform from " if isinstance(self.epsilon, Uniform) else ""
+        return f"{drawn}{low:g} to {high:g}"
+
     def at(self, positions: Tensor) -> Self:
         """The balls of the images at these positions alone."""
         if isinstance(self.epsilon, Tensor):
@@ -89,6 +107,12 @@ class Threat:
                 )
             return self.epsilon.to(like).view(-1, 1, 1, 1)
         return self.epsilon
+
+    def step(
+        self, current: Images, gradient: Images, images: Images, length: float | Tensor
+    ) -> Images:
+        """One steepest step of this length, from points of the images' balls to such points."""
+        return self.project(current + length * self.steepest(gradient), images)
 
     def sample(self, images: Images, *, seed: int, ids: Ids) -> Images:
         """A uniform point of each image's ball, clamped to [0, 1]."""

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advlens import attacks
 from advlens.arrays import Ids, Images, Labels, PerImage
-from advlens.attacks import Attack
+from advlens.attacks import Attack, Bim, Fgsm, GaussianNoise, LeastLikely, Pgd
 from advlens.attacks.base import needed
 from advlens.attacks.threat import L2, Linf
 from advlens.errors import ModelError, SettingsError
@@ -38,7 +37,9 @@ UNFIT = {
     "torchattacks:LGV": "trains models of its own",
     "torchattacks:MultiAttack": "wraps other attacks; name those one by one",
 }
-OWN = ("Bim", "Fgsm", "GaussianNoise", "LeastLikely", "Pgd")
+OWN: dict[str, type[Attack]] = {
+    kind.__name__: kind for kind in (Bim, Fgsm, GaussianNoise, LeastLikely, Pgd)
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,15 @@ class ForeignAttack(Attack):
     kind: Any
     settings: dict[str, Any]
     unattacked: list[int] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def columns(self) -> dict[str, Any]:
+        threat = self.threat
+        named = {"attack": self.name, "norm": threat.norm, "epsilon": float(threat.epsilon)}
+        return named | {"steps": self.steps}
+
+    def unusual(self, **usual: object) -> str:
+        """Nothing but the seed: the name tells the other settings."""
+        return "" if self.seed == usual.get("seed", 0) else f"seed={self.seed}"
 
     def _attack(self, model: Prepared, images: Images, labels: Labels | None, ids: Ids) -> Images:
         seed = derived(self.seed, *ids.tolist())
@@ -191,7 +201,7 @@ def make_attack(text: str, *, seed: int = 0) -> Attack:
 def _own(spec: MethodSpec, seed: int) -> Attack:
     if spec.name not in OWN:
         raise SettingsError(f"advlens has no attack {spec.name!r}; use one of {', '.join(OWN)}")
-    return _ours(spec, getattr(attacks, spec.name), seed)
+    return _ours(spec, OWN[spec.name], seed)
 
 
 def _ours(spec: MethodSpec, kind: type[Attack], seed: int) -> Attack:
@@ -201,8 +211,7 @@ def _ours(spec: MethodSpec, kind: type[Attack], seed: int) -> Attack:
     ball = Ball(norm=norm, epsilon=spec.settings.get("epsilon", math.nan))
     settings = spec.without(*BALL) | {"threat": norms[norm](epsilon=ball.epsilon)}
     check_arguments(spec, kind, **settings)
-    attack: Attack = kind(**{"seed": seed} | settings)
-    return attack
+    return kind(**{"seed": seed} | settings)
 
 
 def _users(spec: MethodSpec, seed: int) -> Attack:

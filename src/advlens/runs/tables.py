@@ -49,7 +49,7 @@ _UNIT: Columns = _LAYER | {"unit": (int, "the unit's number, from 0")}
 _ATTACK: Columns = {
     "attack": (str, "the attack, or natural"),
     "norm": (str, "Linf or L2; empty where there is none"),
-    "epsilon": (float, "the radius, of pixels in [0, 1]"),
+    "epsilon": (_OPEN, "the radius, of pixels in [0, 1]; the largest of several; empty without"),
     "steps": (int, "gradient steps"),
 }
 _MEAN: Columns = {
@@ -264,7 +264,6 @@ TABLES: dict[str, Table] = {
         | {"data": (str, "the images"), **_N, "labels": (int, "concepts that occur")}
         | _ATTACK
         | {
-            "epsilon": (_OPEN, "the radius, if the attack has one"),
             "steps": (int | None, "gradient steps, if there is an attack"),
             "weight": (_OPEN, "λ of the Adam attack"),
             "distance": (_OPEN, "mean L2 distance of adversarial images"),

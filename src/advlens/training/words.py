@@ -4,7 +4,6 @@ import dataclasses
 from dataclasses import dataclass
 
 from advlens.attacks import Attack
-from advlens.attacks.threat import Uniform
 from advlens.training import Training
 from advlens.training.objectives import Objective
 from advlens.words import attack_name, radius
@@ -69,13 +68,10 @@ def _objective(objective: Objective) -> str:
 
 def _attack(attack: Attack) -> str:
     """ "PGD-2, L2 ε = 0.5", "FGSM, L∞ ε = 4/255 to 16/255"."""
-    threat = getattr(attack, "threat", None)
-    if threat is None:
-        return type(attack).__name__
-    epsilon, row = threat.epsilon, {"norm": threat.norm, "steps": getattr(attack, "steps", 1)}
-    low, high = (epsilon.low, epsilon.high) if isinstance(epsilon, Uniform) else (epsilon, None)
-    name = attack_name(row | {"attack": type(attack).__name__, "epsilon": float(low)})
-    return name if high is None else f"{name} to {radius(row | {'epsilon': high})}"
+    row, ball = attack.columns(), attack.within()
+    if ball is None or not ball.spread:
+        return attack_name(row)
+    return f"{attack_name(row | {'epsilon': ball.radii[0]})} to {radius(row)}"
 
 
 def _settings(training: Training) -> str:

@@ -19,7 +19,7 @@ import torch
 
 from advlens import __version__
 from advlens.attacks import Attack, GradientAttack
-from advlens.attacks.columns import NATURAL, attack_columns, attack_settings
+from advlens.attacks.base import NATURAL
 from advlens.datasets import ImageData
 from advlens.distributed import Processes
 from advlens.errors import RunError
@@ -231,13 +231,13 @@ class _Trained:
 
     def write(self) -> None:
         model = {"model": self.classifier.name}
-        settings = attack_settings(self.test_attack, seed=self.training.seed)
+        settings = self.test_attack.unusual(seed=self.training.seed)
         tables = self.tables | {
             "accuracy": [
                 {**model, **NATURAL, **self.measured["natural"], "settings": ""},
                 {
                     **model,
-                    **attack_columns(self.test_attack),
+                    **self.test_attack.columns(),
                     **self.measured["attacked"],
                     "settings": settings,
                 },

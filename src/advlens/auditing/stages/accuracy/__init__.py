@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from advlens.attacks import Attack, Fgsm, GradientAttack, Pgd
-from advlens.attacks.columns import NATURAL, attack_columns, attack_settings
+from advlens.attacks.base import NATURAL
 from advlens.attacks.threat import L2, Linf, Threat
 from advlens.auditing.stage import Context, Need, Stage, View, Work
 from advlens.auditing.stages.accuracy.autoattack import AutoAttackStage
@@ -16,7 +16,7 @@ from advlens.auditing.subjects import Subject
 from advlens.datasets import ImageData
 from advlens.errors import SettingsError
 from advlens.evaluation import Accuracy
-from advlens.interop import AutoAttack, make_attack
+from advlens.interop import AutoAttack, ForeignAttack, make_attack
 from advlens.runs.folder import Row, Tables
 from advlens.settings import AuditSettings
 
@@ -74,7 +74,7 @@ def _attacks(subject: Subject, settings: AuditSettings) -> list[Attack]:
 
 def _told(attack: Attack, usual: dict[str, Any]) -> tuple[object, ...]:
     """What tables tell of an attack."""
-    return attack_columns(attack), attack_settings(attack, **usual)
+    return attack.columns(), attack.unusual(**usual)
 
 
 def _autoattack(subject: Subject, settings: AuditSettings) -> AutoAttackStage:
@@ -106,9 +106,9 @@ class Counts(Work):
 
     def update(self, view: View) -> None:
         for key, attack in self.attacks.items():
-            known = len(getattr(attack, "unattacked", ()))
+            known = _unattacked(attack)
             self._take(self.counts[key], attack, view)
-            self.unattacked[key] += len(getattr(attack, "unattacked", ())) - known
+            self.unattacked[key] += _unattacked(attack) - known
 
     def _take(self, accuracy: Accuracy, attack: Attack | None, view: View) -> None:
         accuracy.update_under(
@@ -139,12 +139,12 @@ class Counts(Work):
         left: list[Row] = [
             {
                 "model": self.context.name,
-                **attack_columns(self.attacks[key]),
-                "unattacked": count,
+                **attack.columns(),
+                "unattacked": self.unattacked[key],
                 "n": self.counts[key].n,
             }
-            for key, count in self.unattacked.items()
-            if count
+            for key, attack in self.attacks.items()
+            if attack is not None and self.unattacked[key]
         ]
         return {self.table: [self._row(key) for key in self.attacks], "unattacked": left}
 
@@ -154,7 +154,11 @@ class Counts(Work):
             named: Row = NATURAL
             settings = ""
         else:
-            named = attack_columns(attack)
-            settings = attack_settings(attack, seed=self.context.seed, draws=self.draws)
+            named = attack.columns()
+            settings = attack.unusual(seed=self.context.seed, draws=self.draws)
         measured = self.counts[key].compute()
         return {"model": self.context.name, **named, **measured, "settings": settings}
+
+
+def _unattacked(attack: Attack | None) -> int:
+    return len(attack.unattacked) if isinstance(attack, ForeignAttack) else 0

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from advlens.attacks.columns import attack_columns
 from advlens.attribution.base import chunks
 from advlens.auditing.stage import Context, Need, View, Work
 from advlens.datasets import ImageData
@@ -67,7 +66,7 @@ class _Rounds(Work):
         rounds: list[Row] = []
         for attack in self.stage.attacks:
             lost = self.context.dealt(len(self.ids), partial(self._lost, attack))
-            named = {"model": self.context.name, **attack_columns(attack)}
+            named = {"model": self.context.name, **attack.columns()}
             for number, after in enumerate(ROUNDS):
                 right, n = int((lost > number).sum()), len(lost)
                 low, high = wilson(right, n)

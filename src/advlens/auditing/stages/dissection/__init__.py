@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from advlens.attacks import AdamAttack, Attack, LeastLikely
-from advlens.attacks.columns import attack_columns
 from advlens.attacks.threat import L2
 from advlens.auditing.stage import Context, Need, Stage, View, Work
 from advlens.auditing.stages.dissection.pictures import picture_rows
@@ -242,8 +241,8 @@ class _Dissection(Work):
             hits = int((walk.predicted["adversarial"] == walk.targets).sum())
             low, high = wilson(hits, n)
             attacked = {
-                **attack_columns(walk.attack),
-                "weight": getattr(walk.attack, "weight", None),
+                **walk.attack.columns(),
+                "weight": walk.attack.weight if isinstance(walk.attack, AdamAttack) else None,
                 "distance": walk.distances.mean().item(),
                 "success": hits / n,
                 "success_low": low,

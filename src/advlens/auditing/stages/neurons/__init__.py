@@ -10,7 +10,6 @@ from torch import Tensor
 
 from advlens.attacks import Attack, Fgsm, GaussianNoise, LeastLikely, smallest
 from advlens.attacks.base import least_likely
-from advlens.attacks.columns import attack_columns
 from advlens.attacks.threat import L2, Linf
 from advlens.auditing.stage import Context, Need, Stage, View, Work
 from advlens.auditing.stages.neurons.curves import curve
@@ -319,7 +318,7 @@ class _Neurons(Work):
                 "model": self.context.name,
                 "layer": layer,
                 "images": name,
-                **attack_columns(attack),
+                **attack.columns(),
                 **self._success(name),
                 "measure": measure,
                 "mean": _finite(interval.mean),
@@ -359,7 +358,7 @@ class _Neurons(Work):
             interval = consistency.intervals[measure]
             row |= {column: interval.mean, f"{column}_low": interval.low}
             row |= {f"{column}_high": interval.high}
-        row |= {**attack_columns(self.sets[FGSM]), **self._success(FGSM)}
+        row |= {**self.sets[FGSM].columns(), **self._success(FGSM)}
         row |= {"units": int((~consistency.dead).sum()), "n": len(self.targets)}
         return {key: _finite(value) for key, value in row.items()}
 
