@@ -74,7 +74,8 @@ WRONG_WORDS = [
     (AUDIT + " --success high", "--success.*high"),
     (
         AUDIT + " --stages accuracy nerves",
-        "stages names 'nerves', which is no stage; perhaps you meant neurons; there are accuracy",
+        "stages names 'nerves', which is not a stage; perhaps you meant neurons; there are "
+        "accuracy",
     ),
     (AUDIT + " --dry-run 3", "3"),
     (ATTACK + " --weight heavy", "--weight: 'heavy' is not a number"),
@@ -163,7 +164,7 @@ WRONG_FILES = [
     ("fgsm = ['1/255', 'x']", "fgsm.*x"),
     ("fgsm = [[1]]", "fgsm"),
     ("batch-size = 0", "batch_size.*0"),
-    ("stages = ['nerves']", "stages names 'nerves', which is no stage; .*neurons"),
+    ("stages = ['nerves']", "stages names 'nerves', which is not a stage; .*neurons"),
     ("synsets = 'none.csv'", "synsets.*none.csv"),
     ("steps = ", "Invalid value"),
     ("steps = 3\nsteps = 4", "overwrite"),

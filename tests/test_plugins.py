@@ -202,9 +202,7 @@ def test_a_package_that_fails_is_named(outside: Path, code: str, reason: str) ->
     install(outside, sections="bright = toy_broken:section")
     (outside / "toy_broken.py").write_text(code)
     run = write_run(outside / "run")
-    with pytest.raises(
-        SettingsError, match=f"^toy brings 'bright' .*{reason}.*; mend that package"
-    ):
+    with pytest.raises(SettingsError, match=f"^toy brings 'bright' .*{reason}.*; fix that package"):
         write_report(run)
 
 
@@ -217,7 +215,7 @@ def test_a_section_that_fails_is_not_our_bug(
     assert main(["report", str(run)]) == 1
     said = capsys.readouterr().err
     where = f"{outside / 'toy_fails.py'}, line 2"
-    assert f"the code in {where} fails: ZeroDivisionError: division by zero; mend it" in said
+    assert f"the code in {where} fails: ZeroDivisionError: division by zero; fix it" in said
 
 
 @pytest.mark.parametrize("name", ["accuracy", "brightness"])

@@ -43,7 +43,7 @@ NET = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
         (
             AuditSettings,
             {"stages": ["acuracy"]},
-            "stages names 'acuracy', which is no stage; perhaps you meant accuracy; there are "
+            "stages names 'acuracy', which is not a stage; perhaps you meant accuracy; there are "
             "accuracy, sweep, ",
         ),
         (AuditSettings, {"synsets": 3}, "synsets must be a path or None, not 3"),

@@ -1,10 +1,10 @@
-"""The program `advlens`, which is `python -m advlens` too."""
+"""Run the command line as `python -m advlens`, which is the program `advlens` too."""
 
 import sys
 
 from advlens.signals import end_at_signals
 
-end_at_signals()  # ahead of the imports that take time
+end_at_signals()  # before the slow imports
 
 from advlens.cli import main  # noqa: E402
 

@@ -9,7 +9,7 @@ AdvlensError
 └── RunError         a run folder that is taken, full or from another run      (exit 1)
     └── LostError    another of the processes that work together has ended     (exit 1)
 
-Each message is one sentence for the user: what is wrong, where, and how to mend it.
+Each message is one sentence for the user: what is wrong, where, and how to fix it.
 """
 
 
@@ -20,7 +20,7 @@ class AdvlensError(Exception):
 
 
 class SettingsError(AdvlensError):
-    """Wrong use: an option, an argument or a configuration file."""
+    """Wrong usage: an option, an argument or a configuration file."""
 
     exit_code = 2
 
@@ -46,4 +46,4 @@ class RunError(AdvlensError):
 
 
 class LostError(RunError):
-    """Another of the processes that work together has ended."""
+    """Another of the cooperating processes has ended."""

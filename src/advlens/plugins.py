@@ -1,4 +1,4 @@
-"""What users add: analyses of installed packages, and their own classes and functions by name."""
+"""User additions: analyses of installed packages, and users' own classes and functions by name."""
 
 import contextlib
 import importlib
@@ -16,20 +16,21 @@ from typing import Any
 from advlens.errors import SettingsError
 
 _others: set[str] = set()
-"""Packages and modules of others that have been asked for."""
+"""Packages and modules of others that have been requested."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """What analyses bring to one place: stages to the audit, sections to the report.
+    """Functions that analyses add in one place: stages to the audit, or sections to the report.
 
-    A file of the folder is one, under its name. So is an entry point of an installed package.
+    Each file of the folder defines one, under its name; so does an entry point of an installed
+    package.
 
     Attributes:
-        folder: below the package.
-        function: what each file of the folder defines.
-        group: of entry points, each of which names such a function.
-        first: what comes first, in this order; all others follow by name.
+        folder: a folder in the package.
+        function: the function that each file of the folder defines.
+        group: the group of entry points, each of which names such a function.
+        first: names that come first, in this order; all others follow in alphabetical order.
     """
 
     folder: str
@@ -39,18 +40,18 @@ class Family:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all there are, in their order.
+        """The names of all of them, in order.
 
         Raises:
-            SettingsError: two have one name.
+            SettingsError: two have the same name.
         """
         return tuple(_sources(self))
 
     def load(self, name: str) -> Any:
-        """The function of one of them.
+        """The function with this name.
 
         Raises:
-            SettingsError: the package that brings it fails.
+            SettingsError: the package that provides it fails to load.
         """
         source = _sources(self)[name]
         if source.dist is None:
@@ -58,10 +59,10 @@ class Family:
         _others.add(source.module.partition(".")[0])
         try:
             return source.load()
-        except Exception as error:  # the code of others raises anything
+        except Exception as error:  # the code of others can raise anything
             raise SettingsError(
                 f"{source.dist.name} brings {name!r} ({self.group}: {source.value}), which cannot "
-                f"be loaded: {type(error).__name__}: {error}; mend that package, or uninstall it"
+                f"be loaded: {type(error).__name__}: {error}; fix that package, or uninstall it"
             ) from error
 
 
@@ -86,7 +87,7 @@ def _sources(family: Family) -> dict[str, EntryPoint]:
 
 @contextlib.contextmanager
 def from_here() -> Iterator[None]:
-    """Within the block, modules are imported from the working directory before all others."""
+    """Within the block, modules are imported from the working directory first."""
     here = os.getcwd()
     sys.path.insert(0, here)
     try:
@@ -96,10 +97,10 @@ def from_here() -> Iterator[None]:
 
 
 def named(module: str, name: str) -> Any:
-    """The factory or class of this name in a module, which may lie in the working directory.
+    """The factory or class with this name in a module, which may lie in the working directory.
 
     Raises:
-        Exception: whatever the import raises.
+        Exception: any exception that the import raises.
     """
     _others.add(module.partition(".")[0])
     with from_here():
@@ -107,7 +108,7 @@ def named(module: str, name: str) -> Any:
 
 
 def place(error: BaseException) -> str:
-    """Where in code of others an error comes from; nothing where it comes from our own."""
+    """The place in others' code where an error was raised; empty if it is in advlens."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
         if package in (__package__, *_others):
@@ -145,4 +146,4 @@ SECTIONS = Family(
         "training",
     ),
 )
-"""Functions (results) → a section of the report, or None where the run lacks its tables."""
+"""Functions (results) → a section of the report, or None if the run lacks its tables."""

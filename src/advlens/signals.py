@@ -1,4 +1,4 @@
-"""Signals that ask a process to end: at once, or after the work under way is saved."""
+"""Signals that ask a process to end: at once, or after the current work is saved."""
 
 import contextlib
 import os
@@ -9,18 +9,18 @@ from contextlib import contextmanager
 from types import FrameType
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C, a cluster's time limit, a terminal that is gone."""
+"""Ctrl-C, a cluster's time limit, and a closed terminal."""
 
 
 def end_at_signals() -> None:
-    """From here on SIGINT, SIGTERM and SIGHUP end this process at once, with a sentence.
+    """End this process at once, with a sentence, at SIGINT, SIGTERM or SIGHUP from now on.
 
-    Nothing needs to be tidied up: a run survives SIGKILL as well.
+    No cleanup is needed, because a run survives even SIGKILL.
     """
     program = os.getpid()
 
     def end(number: int, frame: FrameType | None) -> None:
-        # neither a worker that this process has forked nor another process of torchrun speaks
+        # forked workers and torchrun's other processes print nothing
         if os.getpid() == program and os.environ.get("RANK", "0") == "0":
             why = "interrupted" if number == signal.SIGINT else f"stopped by {_name(number)}"
             line = "\n" if os.isatty(2) else ""  # below a progress bar
@@ -34,7 +34,7 @@ def end_at_signals() -> None:
 
 @contextmanager
 def remembered_signals() -> Iterator[Callable[[], int]]:
-    """Within the block, the first SIGINT, SIGTERM or SIGHUP is remembered; a second ends all.
+    """Within the block, the first SIGINT, SIGTERM or SIGHUP is remembered; a second one kills.
 
     Yields:
         A function that returns the number of the signal that came, 0 before. Outside the main
@@ -56,7 +56,7 @@ def remembered_signals() -> Iterator[Callable[[], int]]:
 
 @contextmanager
 def ignored_signals() -> Iterator[None]:
-    """Within the block, no signal disturbs an end that is under way."""
+    """Within the block, no signal interrupts an end in progress."""
     with _handled(signal.SIG_IGN):
         yield
 
@@ -72,14 +72,14 @@ def _handled(handler: Callable[[int, FrameType | None], None] | signal.Handlers)
 
 
 def _heeded() -> list[signal.Signals]:
-    """Those not ignored, as SIGHUP is under nohup; none outside the main thread."""
+    """The signals that are not ignored, as SIGHUP is under nohup; none outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         return []
     return [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def _forget_terminal() -> None:
-    """Write nowhere what would go to a terminal that is gone, which would be an error."""
+    """Discard output to a closed terminal, which would raise an error."""
     for stream in (1, 2):
         try:
             os.write(stream, b"")

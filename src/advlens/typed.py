@@ -1,4 +1,4 @@
-"""Types of settings: Python checks none, and would read a string as a tuple of letters."""
+"""Type checks of settings: Python makes none, and would read a string as a tuple of letters."""
 
 import contextlib
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ PLAIN = (str, bytes, int, float, tuple, list, dict, set, type(None))
 
 
 def check_types(settings: Any, *, named: bool = True) -> None:
-    """Refuse a setting of another type than its field's; lists become tuples, strings paths.
+    """Refuse a setting whose type differs from its field's; lists become tuples, strings paths.
 
     Args:
         settings: a dataclass.
-        named: whether the message begins with the name of its class.
+        named: whether the message begins with the class name.
 
     Raises:
-        SettingsError: names the setting and what it may be.
+        SettingsError: a setting has the wrong type; the message names it and what it may be.
     """
     hints = get_type_hints(type(settings))
     for field in fields(settings):
@@ -43,10 +43,10 @@ def check_types(settings: Any, *, named: bool = True) -> None:
 
 
 def _fitted(value: Any, hint: Any) -> Any:
-    """The value as the type has it.
+    """The value converted to the type.
 
     Raises:
-        TypeError: it has another type; the message says which it must have.
+        TypeError: the value has another type; the message names the required one.
     """
     origin, parts = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
@@ -71,7 +71,7 @@ def _fitted(value: Any, hint: Any) -> Any:
     elif hint is Any or isinstance(value, origin or getattr(hint, "array_type", hint)):
         return value
     elif hint not in WORDS and origin is None and not isinstance(value, PLAIN):
-        return value  # a user's own class may stand for one of ours
+        return value  # a user's own class may replace one of ours
     raise TypeError(_words(hint))
 
 

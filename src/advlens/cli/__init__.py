@@ -1,4 +1,4 @@
-"""The command line: verbs, flags and how words become settings; no mathematics."""
+"""The command line: verbs, flags, and the conversion of words to settings; no mathematics."""
 
 from advlens.cli.verbs import main
 

@@ -26,13 +26,14 @@ DataSpec = Annotated[str, arg(metavar="DATA")]
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """What every verb that computes something understands.
+    """Flags of every verb that computes something.
 
     Attributes:
-        config: a TOML file of settings, named like the flags; flags on the command line win.
-        dry_run: print the settings and what would be computed; write nothing.
+        config: a TOML file of settings, with the flags' names as keys; flags on the command line
+            win.
+        dry_run: print the settings and the plan; write nothing.
         debug: show the traceback of an error.
-        patience: minutes that processes of torchrun wait for a sign of life from one another.
+        patience: minutes that torchrun's processes wait for a sign of life from each other.
     """
 
     config: Annotated[Path | None, NoHint] = None
@@ -50,11 +51,11 @@ class AuditCommand:
 
     Attributes:
         model: a packaged model such as cifar10-standard, a network for 32x32 images such as
-            resnet14, torchvision:NAME, timm:NAME or package.module:factory, each with :SIZE for
-            other images and with @weights-file or without (docs/models.md); give --model once for
-            each model.
-        data: sample, cifar10:DIR, imagenet:DIR, folder:DIR … (docs/data.md names them all).
-        out: the run folder; the same command continues an interrupted run.
+            resnet14, torchvision:NAME, timm:NAME or package.module:factory. Add :SIZE for another
+            image size and @weights-file for weights (docs/models.md). Repeat --model for each
+            model.
+        data: sample, cifar10:DIR, imagenet:DIR, folder:DIR … (docs/data.md lists them all).
+        out: the run folder; repeat the command to continue an interrupted run.
     """
 
     model: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="MODEL")]]
@@ -73,7 +74,7 @@ class AuditCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateCommand(AuditCommand):
-    """Measure accuracy, natural and under attack: the stages accuracy and sweep of an audit."""
+    """Measure natural and adversarial accuracy: the stages accuracy and sweep of an audit."""
 
     settings: OmitArgPrefixes[AuditSettings] = field(
         default_factory=lambda: AuditSettings(stages=("accuracy", "sweep"))
@@ -91,7 +92,7 @@ class NeuronsCommand(AuditCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class AttributeCommand(AuditCommand):
-    """Show which pixels made the model say so: Integrated Gradients and expected gradients."""
+    """Show which pixels drive a prediction: Integrated Gradients and expected gradients."""
 
     settings: OmitArgPrefixes[AuditSettings] = field(
         default_factory=lambda: AuditSettings(stages=("attribution",))
@@ -100,7 +101,7 @@ class AttributeCommand(AuditCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class VisualizeCommand(AuditCommand):
-    """Make features visible: images that raise components of the representation."""
+    """Visualize features: images that raise components of the representation."""
 
     settings: OmitArgPrefixes[AuditSettings] = field(
         default_factory=lambda: AuditSettings(stages=("visualization",))
@@ -109,7 +110,7 @@ class VisualizeCommand(AuditCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class InvertCommand(AuditCommand):
-    """Invert representations: do images that mean the same to the model look the same?"""
+    """Invert representations: do images that the model represents alike look alike?"""
 
     settings: OmitArgPrefixes[AuditSettings] = field(
         default_factory=lambda: AuditSettings(stages=("inversion",), inversion_steps=10_000)
@@ -118,7 +119,7 @@ class InvertCommand(AuditCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateCommand(AuditCommand):
-    """Generate images of each class from the model, and measure how near they are to real ones."""
+    """Generate images of each class from the model, and measure their distance to real ones."""
 
     settings: OmitArgPrefixes[AuditSettings] = field(
         default_factory=lambda: AuditSettings(stages=("generation",))
@@ -130,11 +131,11 @@ class DissectCommand:
     """Name what units detect, on real images and under attack (network dissection).
 
     Attributes:
-        model: as for audit; torchvision:NAME.PART@weights-file is a part of a network, such as
-            torchvision:alexnet.features: without logits it is dissected on real images only. Give
-            --model once for each model.
+        model: as for audit. torchvision:NAME.PART@weights-file is a part of a network, such as
+            torchvision:alexnet.features; without logits it is dissected on real images only. Repeat
+            --model for each model.
         data: broden:DIR, images with labeled pixels in the Broden layout (docs/broden.md).
-        out: the run folder; the same command continues an interrupted run.
+        out: the run folder; repeat the command to continue an interrupted run.
     """
 
     model: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="MODEL")]]
@@ -181,16 +182,16 @@ class DemoCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class AttackCommand:
-    """Write attacked images as lossless PNG files, read them back and measure again.
+    """Write attacked images as lossless PNG files, read them back and measure them again.
 
     Attributes:
         model: a packaged model, a network for 32x32 images, torchvision:NAME or
-            package.module:factory, each with @weights-file or without.
-        data: sample, cifar10:DIR, imagenet:DIR, folder:DIR … (docs/data.md names them all).
-        out: the folder to write: images/<class>/<id>.png, which can be audited as
-            exact:OUT/images, and attack.csv with a row for each image. Eight bits round each
-            pixel value by up to 0.5/255, which can leave the ball by as much and undo a success:
-            both are measured on what is read back. The same command continues an interrupted run.
+            package.module:factory; add @weights-file for weights.
+        data: sample, cifar10:DIR, imagenet:DIR, folder:DIR … (docs/data.md lists them all).
+        out: the folder to write: images/<class>/<id>.png, which can be audited as exact:OUT/images,
+            and attack.csv with a row for each image. Rounding to 8 bits moves each pixel value by
+            up to 0.5/255, which can leave the ball and undo a success; both are measured on the
+            files. Repeat the command to continue an interrupted run.
     """
 
     model: ModelSpec
@@ -206,17 +207,17 @@ class AttackCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainCommand:
-    """Train a classifier, then measure it once on the test set; under torchrun, on several GPUs.
+    """Train a classifier, then measure it once on the test set; use torchrun for several GPUs.
 
-    `advlens train --list` shows the packaged recipes.
+    `advlens train --list` lists the packaged recipes.
 
     Attributes:
-        recipe: packaged settings; those of --config and flags win over them.
-        model: resnet14, resnet18 … or package.module:factory, with @weights-file to start from;
-            a recipe may name it.
-        data: cifar10:DIR, or folder:DIR with train and val in it.
-        out: the folder to write: model.safetensors and a model card, model.md. The same command
-            continues an interrupted run and ends with the same weights.
+        recipe: packaged settings; --config and flags override them.
+        model: resnet14, resnet18 … or package.module:factory; add @weights-file to start from
+            weights. A recipe may set it.
+        data: cifar10:DIR, or folder:DIR with subfolders train and val.
+        out: the folder to write: model.safetensors and a model card, model.md. Repeat the command
+            to continue an interrupted run; it ends with the same weights.
     """
 
     recipe: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
@@ -236,11 +237,11 @@ class PruneCommand(AuditCommand):
     """Prune channels, fine-tune, and audit again: does a robust model stay interpretable?
 
     Attributes:
-        model: as for audit, with trained weights; give --model once for each model.
-        data: cifar10:DIR, folder:DIR with train and val in it, or sample, of which 1500 images
-            fine-tune and 500 are audited.
+        model: as for audit, with trained weights. Repeat --model for each model.
+        data: cifar10:DIR, folder:DIR with subfolders train and val, or sample, which is split into
+            1500 images for fine-tuning and 500 for the audit.
         out: the folder to write: a folder for each pruned model, audit, results/pruning.csv and
-            pruning.md. The same command continues an interrupted run.
+            pruning.md. Repeat the command to continue an interrupted run.
     """
 
     settings: OmitArgPrefixes[PruneSettings] = field(default_factory=PruneSettings)
@@ -250,14 +251,14 @@ class PruneCommand(AuditCommand):
 class ReproduceCommand:
     """Train a paper's models, audit them side by side, and show its table beside ours.
 
-    `advlens reproduce --list` shows what can be reproduced and what that needs.
+    `advlens reproduce --list` lists what can be reproduced, and what each reproduction needs.
 
     Attributes:
-        name: which one.
+        name: the reproduction to run.
         quick: a short form, on little data with a small network: does the paper's ordering hold?
-        data: the data that it needs; the quick form has its own.
+        data: the data to train and audit on; the quick form brings its own.
         out: the folder to write: a folder for each model, audit, results/reproduction.csv and
-            reproduction.md. The same command continues an interrupted run.
+            reproduction.md. Repeat the command to continue an interrupted run.
         debug: show the traceback of an error.
     """
 
@@ -274,7 +275,7 @@ class ReproduceCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportCommand:
-    """Write report.html and the figures of a run folder again.
+    """Rewrite report.html and the figures of a run folder.
 
     Attributes:
         run: the run folder.
@@ -289,22 +290,22 @@ class ReportCommand:
 class DataCommand:
     """Fetch CIFAR-10, Broden 1.0 or the FID Inception-v3; make Small ImageNet or a set like Broden.
 
-    CIFAR-10 has 170 MB, the Inception-v3 96 MB, Broden over 1 GB; where Broden's download breaks
-    off, the same command goes on. docs/data.md says where other data come from.
+    CIFAR-10 has 170 MB, the Inception-v3 96 MB, Broden over 1 GB; if Broden's download breaks off,
+    repeat the command to continue it. docs/data.md lists the sources of other data.
 
     Attributes:
-        name: the data set; small-imagenet is made from ImageNet's folder, 150 random classes with
-            600 + 50 images at 128x128 pixels; broden-from makes a set from images and masks
-            (docs/broden.md); inception is the network that FID and KID are defined by.
-        to: the folder that shall hold it; for broden-from, the data set itself.
+        name: the data set. small-imagenet: 150 random classes with 600 + 50 images at 128x128
+            pixels, made from ImageNet's folder. broden-from: a set made from images and masks
+            (docs/broden.md). inception: the network that defines FID and KID.
+        to: the folder that will hold the data set; for broden-from, the data set itself.
         archive: a local copy of cifar-10-binary.tar.gz, broden1_224.zip or the Inception's weights
-            file instead of a download.
-        resolution: broden: of the images, in pixels.
-        images: broden-from: a folder of images; small-imagenet: ImageNet, with train in it.
-        seed: small-imagenet: of the choice of classes and images.
-        v2: small-imagenet: ImageNetV2's TopImages, whose images of these classes go to TO/v2.
+            file, used instead of a download.
+        resolution: broden: size of the images, in pixels.
+        images: broden-from: a folder of images; small-imagenet: ImageNet, with a subfolder train.
+        seed: small-imagenet: seed of the choice of classes and images.
+        v2: small-imagenet: ImageNetV2's TopImages; its images of these classes go to TO/v2.
         masks: broden-from: a folder of CATEGORY/IMAGE.png.
-        labels: broden-from: a table value,name,category of what the masks' values mean.
+        labels: broden-from: a table value,name,category that names the masks' values.
         whole: broden-from: a table image,category,name of labels for whole images.
         size: broden-from: side of the images, in pixels.
         label_size: broden-from: side of the label maps, in pixels.
@@ -343,17 +344,17 @@ DATA_FLAGS = {
     "broden-from": ("images", "masks", "labels", "whole", "size", "label_size"),
     "inception": ("archive",),
 }
-"""What each data set takes beside --to."""
+"""The flags of each data set, beside --to."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelsCommand(ModelSettings):
-    """List the models, show one, or convert one's weights to safetensors (docs/models.md).
+    """List the models, show one, or convert its weights to safetensors (docs/models.md).
 
     Attributes:
-        action: list them all; show layers, units, normalization, classes of the model that
-            follows; or convert the weights of MODEL@FILE: checkpoints of torch.save are read
-            without executing anything.
+        action: list all models; show the layers, units, normalization and classes of the given
+            MODEL; or convert the weights of MODEL@FILE. Checkpoints of torch.save are read without
+            executing anything.
         model: the model to show or to convert.
         out: convert: the .safetensors file to write.
         debug: show the traceback of an error.

@@ -1,4 +1,4 @@
-"""What `advlens models` says of a model, and of the weights that it converts."""
+"""The output of `advlens models`: what it shows of a model, and of weights that it converts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +12,11 @@ from advlens.prepared.reading import last_linear
 from advlens.prepared.units import layer_name, trace
 
 SHOWN = 10
-"""Classes that are named where there are more of them."""
+"""Number of classes that are named when there are more."""
 
 
 def show_model(spec: str, *, ignore_keys: Sequence[str] = ()) -> str:
-    """A model for people to read: weights, images, classes, representation, layers of units.
+    """Describe a model to people: weights, images, classes, representation, layers of units.
 
     Raises:
         AdvlensError: as `load_model`.
@@ -46,7 +46,7 @@ def show_model(spec: str, *, ignore_keys: Sequence[str] = ()) -> str:
 
 
 def convert(spec: str, out: Path, *, ignore_keys: Sequence[str] = ()) -> str:
-    """Write a model's weights as safetensors; say what was read, dropped and found.
+    """Write a model's weights as safetensors; say what was read, dropped and derived.
 
     Raises:
         AdvlensError: as `convert_model`.

@@ -1,4 +1,4 @@
-"""The words of a command line, and the settings of files, into a command."""
+"""From the words of a command line, and settings in files, to a command."""
 
 import contextlib
 import dataclasses
@@ -39,7 +39,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "models": commands.ModelsCommand,
 }
 REPEATED = ("model", "attack", "attribution")
-"""Keys whose flag is given once for each value."""
+"""Keys whose flag is repeated for each value."""
 DESCRIPTION = (
     "Audit, train and compare image classifiers by their behavior on real and adversarial images. "
     "Numbers such as epsilon are written as 4/255 or .0157."
@@ -51,18 +51,18 @@ PLAINER = {
     r"Error parsing (\S+): .*could not convert .*: ('.*')": r"\1: \2 is not a number",
     r" or misplaced| \(applied to [^)]*\)| Arguments are applied to.*": "",
 }
-"""What tyro says for itself, and what is shorter or plainer."""
+"""tyro's own phrases, and shorter or plainer ones."""
 
 
 def parse(words: Sequence[str]) -> tuple[Any, list[str]]:
     """The command that the words of a command line ask for.
 
     Returns:
-        An instance of one of `COMMANDS`, and the words with the file of --config written out.
+        An instance of one of `COMMANDS`, and the words with the --config file expanded.
 
     Raises:
-        SettingsError: wrong use, in one sentence that names the flag, or the key and its file.
-        SystemExit: help was asked for, and is printed.
+        SettingsError: wrong usage, in one sentence that names the flag, or the key and its file.
+        SystemExit: help was requested and printed.
     """
     words, recorded, sources = with_settings(words)
     help_wanted = not {"-h", "--help"}.isdisjoint(words)
@@ -90,16 +90,16 @@ def parse(words: Sequence[str]) -> tuple[Any, list[str]]:
 
 
 def with_settings(words: Sequence[str]) -> tuple[list[str], list[str], dict[str, str]]:
-    """The words with the settings of --recipe and --config ahead of the user's own flags.
+    """The words with the settings of --recipe and --config before the user's own flags.
 
-    A key of the file wins over one of the recipe, and a flag over both.
+    A key in the file overrides one in the recipe, and a flag overrides both.
 
     Returns:
-        The words for the parser, without --config; the words for the record, without what the
-        recipe stands for either; and for each key that was taken, where it comes from.
+        The words for the parser, without --config; the words for the record, also without the
+        recipe's settings; and the origin of each key that was used.
 
     Raises:
-        SettingsError: there is no such file or recipe, or it has an unknown key or a value of a
+        SettingsError: there is no such file or recipe, or it has an unknown key or a value of the
             wrong type.
     """
     verb, own = list(words[:1]), list(words[1:])
@@ -122,19 +122,19 @@ def with_settings(words: Sequence[str]) -> tuple[list[str], list[str], dict[str,
 def flags_of(
     verb: str, settings: Mapping[str, object], origin: str, *, unless: Collection[str] = ()
 ) -> tuple[list[str], dict[str, str]]:
-    """The words that stand for the settings of a file; a switch at its default needs none.
+    """The words for the settings of a file; a switch at its default needs none.
 
     Args:
-        verb: whose settings they are.
+        verb: the verb that the settings are for.
         settings: values by key, as TOML gives them.
-        origin: where they come from, for errors.
-        unless: keys that are left out.
+        origin: the source of the settings, for error messages.
+        unless: keys to leave out.
 
     Returns:
-        The words, and the origin of each key that they stand for.
+        The words, and the origin of each key among them.
 
     Raises:
-        SettingsError: an unknown key, or a value of a wrong type.
+        SettingsError: an unknown key, or a value of the wrong type.
     """
     kinds = _kinds(COMMANDS[verb])
     kinds.pop("config", None)
@@ -163,7 +163,7 @@ def _taken_out(words: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
 
 
 def sentence(text: str) -> str:
-    """What tyro says in a box, as one sentence: its first paragraph and its best suggestion."""
+    """tyro's boxed message as one sentence: its first paragraph and its best suggestion."""
     lines = [line[2:-2].rstrip() for line in text.splitlines() if line.startswith("│")]
     rules = [i for i, line in enumerate(lines) if set(line) == {"─"}] or [len(lines)]
     first = [line for line in lines[: rules[0]] if not line.startswith(" " * 8)]
@@ -175,7 +175,7 @@ def sentence(text: str) -> str:
         if line.startswith("Available subcommands"):
             return f"{result}; the verbs are {line.partition(': ')[2]}"
         similar = line.startswith(("Perhaps you meant", "Arguments similar to"))
-        if similar and "misplaced" not in said:  # else it is the same flag, of another verb
+        if similar and "misplaced" not in said:  # else it is the same flag of another verb
             return f"{result}; perhaps you meant {' '.join(following.split())}"
     return result
 
@@ -189,7 +189,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _flag(origin: str, key: str, value: object, kind: Any, default: object) -> list[str]:
-    """The words that a setting stands for."""
+    """The words for one setting."""
     values = value if isinstance(value, list) else [value]
     plain = all(isinstance(v, str | int | float) and not isinstance(v, bool) for v in values)
     if kind is bool:
@@ -226,14 +226,14 @@ def _key(name: str) -> str:
 
 
 def _keys(words: Sequence[str], kinds: Collection[str]) -> set[str]:
-    """The keys that have a flag among the words; that of --no-flip is flip."""
+    """The keys that have a flag among the words; --no-flip counts as flip."""
     keys = {_key(word.partition("=")[0]) for word in words if word.startswith("--")}
     return {key if key in kinds else key.removeprefix("no_") for key in keys}
 
 
 @contextlib.contextmanager
 def _heard_by(stream: io.TextIOWrapper) -> Iterator[None]:
-    """Let tyro say what it has to say to a stream: in UTF-8, without colors, on long lines."""
+    """Redirect tyro's output to a stream: UTF-8, without colors, on long lines."""
     before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "10000"
     try:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from advlens.distributed import Processes
     from advlens.models import Classifier
 
-# torch is imported by the verbs that need it: it takes seconds, help must not.
+# torch takes seconds to import and help must be quick, so verbs import it themselves.
 
 LISTS: dict[str, Literal["recipes", "reproductions"]] = {
     "train": "recipes",
@@ -51,7 +51,7 @@ ALONE = ("reproduce", "prune", "report", "data", "models")
 
 
 def first() -> bool:
-    """Whether this process speaks and writes: of those that torchrun starts, the first."""
+    """Whether this process may print and write: the first of those that torchrun starts."""
     return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
@@ -62,11 +62,11 @@ def say(text: object) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command that the words ask for (default: those of the process).
+    """Run the command that the words ask for (default: the process's arguments).
 
     Returns:
-        The exit code: 0, 2 for wrong use, 1 for a failure, 130 after Ctrl-C, 141 where nobody reads
-        the output.
+        The exit code: 0, 2 for wrong usage, 1 for a failure, 130 after Ctrl-C, 141 when nobody
+        reads the output.
     """
     words = list(sys.argv[1:] if words is None else words)
     debug = "--debug" in words
@@ -79,20 +79,20 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted; the same command continues", 130, debug)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # no output at exit
         return 141
     except Exception as error:
         said = f"{type(error).__name__}: {error}"
         if where := place(error):
             return _fail(
-                f"the code in {where} fails: {said}; mend it there (--debug shows more)", 1, debug
+                f"the code in {where} fails: {said}; fix it there (--debug shows more)", 1, debug
             )
         return _fail(f"a bug in advlens, please report it: {said} (--debug shows where)", 1, debug)
     return 0
 
 
 def _fail(message: str, code: int, debug: bool, *, lost: bool = False) -> int:
-    """Say what went wrong: once, if the other processes fail for the same reason."""
+    """Report a failure: once, if the other processes fail for the same reason."""
     if debug:
         traceback.print_exc()
     message = " ".join(message.split())
@@ -111,13 +111,13 @@ def _speaks(message: str, lost: bool) -> bool:
 
     try:
         return Place.described().speaks(message, lost=lost)
-    except SettingsError:  # nobody knows of the others
+    except SettingsError:  # nobody knows about the others
         return True
 
 
 @contextlib.contextmanager
 def _quiet(debug: bool) -> Iterator[None]:
-    """Keep the warnings of libraries to those who debug."""
+    """Hide warnings of libraries unless --debug is given."""
     with warnings.catch_warnings():
         if not debug:
             warnings.simplefilter("ignore")
@@ -138,7 +138,7 @@ def _run(words: list[str]) -> None:
     if (home := str(Path.home())) != "/":
         line = line.replace(home, "~")  # the record of a run may be shown to others
     if hasattr(command, "common") and not command.common.dry_run and first():
-        with locked(command.out):  # a folder that is taken is refused before torch is imported
+        with locked(command.out):  # a folder in use is refused before torch is imported
             pass
     VERBS[words[0]](command, line)
 
@@ -239,7 +239,7 @@ def _train(command: TrainCommand, line: str) -> None:
     from advlens.workflows.training import load_classifier, load_images, make_training, train
 
     settings = command.settings
-    make_training(settings)  # refuses what does not go together, before anything is loaded
+    make_training(settings)  # incompatible settings are refused before anything is loaded
     classifier = load_classifier(command.model, settings)
     data, test = load_images(command.data, classifier)
     if command.common.dry_run:
@@ -306,14 +306,14 @@ def _data(command: DataCommand, line: str) -> None:
     elif command.name == "inception":
         say(fetch_inception(command.to, command.archive))
     elif command.name == "small-imagenet":
-        assert command.images is not None  # the command sees to it
+        assert command.images is not None  # the command checks it
         say(
             build_small_imagenet(
                 command.images, command.to, seed=command.seed, v2=command.v2, say=say
             )
         )
     else:
-        assert command.images is not None  # the command sees to it
+        assert command.images is not None  # the command checks it
         say(
             build_broden(
                 command.images,
@@ -360,14 +360,14 @@ VERBS: dict[str, Callable[[Any, str], None]] = {
 
 
 def _joined(command: Any, device: "torch.device") -> "contextlib.AbstractContextManager[Processes]":
-    """The processes at the command's work."""
+    """Join the processes for the command's work."""
     from advlens.distributed import joined
 
     return joined(device, 60 * command.common.patience)
 
 
 def _load(spec: str, data: str, settings: Any) -> "tuple[Classifier, ImageData]":
-    """A model, and images as it takes them."""
+    """A model, and images in the form that it takes."""
     from advlens.datasets import Transform, load_data
     from advlens.distributed import local_device
     from advlens.models import load_model
@@ -393,7 +393,7 @@ def _load(spec: str, data: str, settings: Any) -> "tuple[Classifier, ImageData]"
 def _plan(
     command: Any, loaded: "Sequence[tuple[Classifier, ImageData]]", told: Sequence[str] = ()
 ) -> None:
-    """Print what would be computed, and the settings as a file that --config can read."""
+    """Print what would be computed, and the settings as a file for --config."""
     from advlens.prepared import prepare
 
     say("# a dry run: nothing is computed or written")

@@ -1,4 +1,4 @@
-"""What an audit measures, and what an attack is."""
+"""The settings of an audit, and of a single attack."""
 
 import math
 from collections.abc import Sequence
@@ -28,14 +28,14 @@ Stages = Annotated[tuple[str, ...], arg(metavar=f"{{{','.join(STAGES.names)}}}")
 
 
 def check_stages(names: Sequence[str]) -> None:
-    """Raise SettingsError for no stage, and for a name that none has."""
+    """Raise SettingsError if there is no name, or one that no stage has."""
     if not names:
         raise SettingsError(f"stages names no stage; give some of {', '.join(STAGES.names)}")
     for name in names:
         if name not in STAGES.names:
             raise SettingsError(
-                f"stages names {name!r}, which is no stage{perhaps(name, STAGES.names)}; there are "
-                f"{', '.join(STAGES.names)}"
+                f"stages names {name!r}, which is not a stage{perhaps(name, STAGES.names)}; there "
+                f"are {', '.join(STAGES.names)}"
             )
 
 
@@ -44,57 +44,59 @@ class AuditSettings(ModelSettings):
     """What an audit measures, and how.
 
     Attributes:
-        images: audit a seeded, class-balanced subset of so many images (default: all of them).
+        images: size of a seeded, class-balanced subset to audit (default: all images).
         epsilon: L2 radius of PGD in pixel units; auto is .5 for images below 96 pixels, 1.5
             below 160, else 3.
         steps: PGD steps.
         fgsm: L∞ radii of FGSM (D19: 1/255, D22: 4/255).
-        natural: measure natural accuracy alone: no attack, no sweep.
-        expect_accuracy: the natural accuracy that is known of the models, one for all or one for
-            each; where the 95% interval of what is found does not hold it, the audit ends before
-            its first attack.
-        attack: one more attack, such as "Pgd(norm=Linf, epsilon=8/255)", "foolbox:NAME(epsilon=…)"
-            or "torchattacks:NAME(epsilon=…)" (docs/interop.md); give --attack once for each.
-        autoattack: AutoAttack in L2 on a seeded, class-balanced subset of so many images; 0 is not
-            at all.
-        autoattack_linf: AutoAttack as well in L∞ of this radius; 0 is not at all.
-        draws: fresh passes of a model whose passes differ: attacks average their gradients over so
-            many, and accuracy is a mean over so many; of other models, one.
-        sweep_images: images of the subset for the sweep over epsilon and the sanity checks.
+        natural: measure only natural accuracy: no attack, no sweep.
+        expect_accuracy: the known natural accuracy of the models, one value for all or one for
+            each; if the 95% interval of a measured accuracy excludes it, the audit ends before its
+            first attack.
+        attack: an additional attack, such as "Pgd(norm=Linf, epsilon=8/255)",
+            "foolbox:NAME(epsilon=…)" or "torchattacks:NAME(epsilon=…)" (docs/interop.md); repeat
+            --attack for more.
+        autoattack: number of images for AutoAttack in L2, a seeded, class-balanced subset; 0
+            disables it.
+        autoattack_linf: radius of an additional AutoAttack in L∞; 0 disables it.
+        draws: passes over each image for a randomized model; attacks average gradients over them,
+            and accuracy is their mean. Other models take one.
+        sweep_images: size of the subset for the sweep over epsilon and the sanity checks.
         sweep_steps: PGD steps on that subset.
         neuron_epsilon: L2 radius of the least-likely attack on the units; auto is twice epsilon.
         neuron_steps: steps of that attack.
-        neuron_step_size: length of a step of that attack in pixel units, at other radii in
-            proportion; auto is 2.5 radius / steps.
-        success: the success rate at which models are compared at equal success.
-        top: share of the images that stands for a unit.
+        neuron_step_size: step size of that attack in pixel units, scaled in proportion at other
+            radii; auto is 2.5 radius / steps.
+        success: the success rate for the comparison of models at equal success.
+        top: share of the images that represents a unit.
         sigma: width of the class similarity exp(−d²/2σ²).
-        synsets: table of class,wnid lines for data whose class names WordNet does not settle.
-        concepts: broden:DIR, images with labeled pixels on which units are dissected as well.
-        layers: the convolutions that are dissected; "last" is the last one, "all" are all of them.
+        synsets: table of class,wnid lines, for data whose class names WordNet does not resolve.
+        concepts: broden:DIR, images with labeled pixels on which units are also dissected.
+        layers: the convolutions to dissect; "last" is the last one, "all" means all of them.
         discrepancy: show which part of each image a unit responds to; takes up to thousands of
             passes per image.
-        explained: images whose predictions are attributed to their pixels.
-        attribution: one more method of attribution, such as captum:DeepLift or
-            "captum:Occlusion(sliding_window_shapes=(3,8,8))"; give --attribution once for each.
-        points: intervals of Integrated Gradients.
-        baselines: noise images that Integrated Gradients start from, for each image.
-        samples: of expected gradients, for each image.
-        visualized: components of the representation that are made visible.
-        visualization_steps: gradient steps of each (B23: 400).
-        inverted: images whose representations are inverted, from noise and from another class.
-        inversion_steps: gradient steps of each (B23: 10000).
-        generated: images made for each class.
-        generation_steps: gradient steps of each (B23: 60).
-        inception: the folder of the FID Inception network (advlens data inception); without it
-            distances are measured with the packaged cifar10-reference, and say so.
+        explained: number of images whose predictions are attributed to their pixels.
+        attribution: an additional attribution method, such as captum:DeepLift or
+            "captum:Occlusion(sliding_window_shapes=(3,8,8))"; repeat --attribution for more.
+        points: number of intervals of Integrated Gradients.
+        baselines: number of noise baselines of Integrated Gradients for each image.
+        samples: number of samples of expected gradients for each image.
+        visualized: number of components of the representation to visualize.
+        visualization_steps: gradient steps per visualization (B23: 400).
+        inverted: number of images whose representations are inverted, from noise and from another
+            class.
+        inversion_steps: gradient steps per inversion (B23: 10000).
+        generated: number of images generated for each class.
+        generation_steps: gradient steps per generated image (B23: 60).
+        inception: the folder of the FID Inception network (advlens data inception); without it,
+            distances use the packaged cifar10-reference, and say so.
         batch_size: images per step.
-        skip_damaged: leave images that cannot be read out of all counts, and list them in
-            results/skipped.csv; without it they are named before the audit begins, and end it.
-        seed: of everything random.
-        device: "cpu", "cuda", "cuda:1" …; "auto" takes a GPU where there is one.
-        stages: the analyses; one that is named and cannot run is an error, one of the default is
-            left out and said.
+        skip_damaged: leave unreadable images out of all counts, and list them in
+            results/skipped.csv; without it, the audit names them and stops before it begins.
+        seed: seed of all randomness.
+        device: "cpu", "cuda", "cuda:1" …; "auto" uses a GPU if there is one.
+        stages: the analyses to run. A named stage that cannot run is an error; a default one is
+            left out with a warning.
     """
 
     images: Annotated[int | None, NoHint] = None
@@ -205,28 +207,28 @@ class AuditSettings(ModelSettings):
 
     @property
     def by_name(self) -> bool:
-        """Whether the stages are asked for by name, and are not those of the default."""
+        """Whether the stages are named by the user rather than the default."""
         return self.stages != type(self).stages
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttackSettings(ModelSettings):
-    """One attack on a set of images.
+    """The settings of one attack on a set of images.
 
     Attributes:
         method: fgsm, bim, pgd, the iterative least-likely-class method, the Adam optimization
             attack, the feature attack, or Gaussian noise as a control.
-        norm: of the ball around an image; adam has none.
-        epsilon: its radius in pixel units; auto is 8/255 in linf, .5 in l2.
+        norm: norm of the ball around an image; adam has no ball.
+        epsilon: radius of the ball in pixel units; auto is 8/255 in linf, .5 in l2.
         steps: gradient steps (default: 20; fgsm and noise have none).
-        step_size: length of a step in pixel units; auto is 2.5 epsilon / steps, 5/255 for adam.
+        step_size: step size in pixel units; auto is 2.5 epsilon / steps, 5/255 for adam.
         weight: λ of adam (default: the smallest that succeeds on 95 % of 96 images).
         layer: the convolution whose features are attacked (default: the last).
-        draws: fresh passes that a gradient is averaged over, of a model whose passes differ.
-        images: attack a seeded, class-balanced subset of so many images (default: all).
+        draws: number of passes that a gradient is averaged over, for a randomized model.
+        images: size of a seeded, class-balanced subset to attack (default: all images).
         batch_size: images per step.
-        seed: of everything random.
-        device: "cpu", "cuda", "cuda:1" …; "auto" takes a GPU where there is one.
+        seed: seed of all randomness.
+        device: "cpu", "cuda", "cuda:1" …; "auto" uses a GPU if there is one.
     """
 
     method: Literal["fgsm", "bim", "pgd", "least-likely", "adam", "feature", "noise"] = "pgd"

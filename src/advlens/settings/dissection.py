@@ -1,4 +1,4 @@
-"""How units are dissected."""
+"""The settings of a dissection."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -15,29 +15,28 @@ class DissectSettings(ModelSettings):
     """How units are dissected.
 
     Attributes:
-        layers: names of convolutions; "last" is the last one, "all" are all of them.
-        attack: what makes the adversarial images: the iterative least-likely-class method (D19),
-            the Adam optimization attack (D22), or none.
+        layers: names of convolutions; "last" is the last one, "all" means all of them.
+        attack: the attack that makes the adversarial images: the iterative least-likely-class
+            method (D19), the Adam optimization attack (D22), or none.
         epsilon: L2 radius of the least-likely attack in pixel units; auto is 1 for images below 96
             pixels, 3 below 160, else 6.
-        steps: of the attack.
-        step_size: length of a step of the least-likely attack in pixel units; auto is 2.5 epsilon /
-            steps.
+        steps: steps of the attack.
+        step_size: step size of the least-likely attack in pixel units; auto is 2.5 epsilon / steps.
         quantile: share of a unit's activations above its threshold.
         minimum: IoU above which a unit detects its best concept.
-        upsampling: receptive-field places the positions of a map at the centers of their receptive
-            fields, bilinear spreads them evenly.
+        upsampling: receptive-field places a map's positions at the centers of their receptive
+            fields; bilinear spreads them evenly.
         counting: category counts a mask in every image labeled in the concept's category;
-            netdissect-lite, with bilinear upsampling, is what that tool does.
-        units: of each layer so many are shown with their images.
+            netdissect-lite, with bilinear upsampling, does what that tool does.
+        units: number of units of each layer that are shown with their images.
         discrepancy: show which part of each image the unit responds to; takes thousands of passes
             per image.
-        images: dissect on a seeded subset of so many images (default: all of them).
+        images: size of a seeded subset to dissect on (default: all images).
         batch_size: images per step.
-        skip_damaged: leave images that cannot be read out of all counts, and list them in
-            results/skipped.csv; without it they are named at the start, and end it.
-        seed: of everything random.
-        device: "cpu", "cuda", "cuda:1" …; "auto" takes a GPU where there is one.
+        skip_damaged: leave unreadable images out of all counts, and list them in
+            results/skipped.csv; without it, the dissection names them and stops at the start.
+        seed: seed of all randomness.
+        device: "cpu", "cuda", "cuda:1" …; "auto" uses a GPU if there is one.
     """
 
     layers: Layers = ("last",)

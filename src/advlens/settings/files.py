@@ -1,4 +1,4 @@
-"""Settings from the values of TOML files."""
+"""Convert the values of TOML files to settings."""
 
 import typing
 from collections.abc import Mapping
@@ -13,16 +13,16 @@ Settings = TypeVar("Settings", bound=ModelSettings)
 
 
 def settings_from(kind: type[Settings], values: Mapping[str, object], origin: str) -> Settings:
-    """The settings that the values of a file stand for; the others have their defaults.
+    """The settings with a file's values; the others have their defaults.
 
     Args:
         kind: a dataclass of settings.
-        values: by key, as TOML gives them; a number may be a text such as "4/255", and "auto"
-            stands for None.
-        origin: where they come from, for errors.
+        values: values by key, as TOML gives them; a number may be a text such as "4/255", and
+            "auto" stands for None.
+        origin: the source of the values, for error messages.
 
     Raises:
-        SettingsError: an unknown key, a value of a wrong type or out of range; the message names
+        SettingsError: a key is unknown, or a value has the wrong type or range; the message names
             the origin and the key.
     """
     hints = typing.get_type_hints(kind)
@@ -42,10 +42,10 @@ def settings_from(kind: type[Settings], values: Mapping[str, object], origin: st
 
 
 def _number(value: Any, kind: Any) -> Any:
-    """A value as a number where its type holds one; any other as it is.
+    """A value as a number if its type allows one; any other value unchanged.
 
     Raises:
-        ValueError: a text that is no number.
+        ValueError: the text is not a number.
     """
     parts = typing.get_args(kind)
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Numbers of settings: how they are written, read and refused."""
+"""Numbers in settings: how they are written, read and checked."""
 
 import math
 from typing import Annotated
@@ -9,14 +9,14 @@ from tyro.constructors import PrimitiveConstructorSpec
 from advlens.errors import SettingsError
 
 DRAWS = 10
-"""Fresh passes of a randomized model, of which one is no more than an accident."""
+"""Default passes of a randomized model: a single pass would be an accident."""
 
 
 def parse_number(text: str) -> float:
     """A number written as 0.0157 or as 4/255.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the text is neither.
     """
     numerator, slash, denominator = text.partition("/")
     try:
@@ -26,7 +26,7 @@ def parse_number(text: str) -> float:
 
 
 def show_number(value: float | None) -> str:
-    """The shortest of the two ways to write a radius; "auto" for None."""
+    """The shorter of the two ways to write a radius; "auto" for None."""
     if value is None:
         return "auto"
     steps = value * 255
@@ -58,7 +58,7 @@ AutoRadius = Annotated[
     ),
 ]
 NoHint = arg(help_behavior_hint="")
-"""For what is None by default: the help says in words what that means."""
+"""For settings with default None: the help says in words what that means."""
 Range = Annotated[
     tuple[float, float] | None,
     NoHint,
@@ -73,7 +73,7 @@ Range = Annotated[
 
 
 def check_positive(settings: object, *names: str) -> None:
-    """Refuse a setting that is neither None nor a finite number > 0, by its name."""
+    """Refuse a setting that is neither None nor a finite number > 0, by name."""
     for name in names:
         value = getattr(settings, name)
         if value is not None and not (math.isfinite(value) and value > 0):
@@ -81,7 +81,7 @@ def check_positive(settings: object, *names: str) -> None:
 
 
 def check_between(settings: object, low: float, high: float, *names: str) -> None:
-    """Refuse a setting that is neither None nor a finite number from low to high, by its name."""
+    """Refuse a setting that is neither None nor a finite number from low to high, by name."""
     for name in names:
         value = getattr(settings, name)
         if value is not None and not (math.isfinite(value) and low <= value <= high):
@@ -90,6 +90,6 @@ def check_between(settings: object, low: float, high: float, *names: str) -> Non
 
 
 def check_seed(seed: int) -> None:
-    """Refuse what cannot be a seed."""
+    """Refuse an invalid seed."""
     if not 0 <= seed < 2**63:
         raise SettingsError(f"seed must be a whole number from 0 to 2⁶³ − 1, not {seed}")

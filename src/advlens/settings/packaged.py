@@ -1,4 +1,4 @@
-"""Settings that come with advlens as TOML files: recipes and reproductions."""
+"""Settings that are packaged as TOML files: recipes and reproductions."""
 
 import tomllib
 from importlib import resources
@@ -10,7 +10,7 @@ from advlens.words import perhaps
 Kind = Literal["recipes", "reproductions"]
 VERBS = {"recipes": "train", "reproductions": "reproduce"}
 DESCRIPTIVE = ("about", "source", "needs", "expected")
-"""Keys that are no settings: what it is, whence, on what data, and the numbers to expect."""
+"""Keys that are not settings: description, source, required data, and expected results."""
 
 
 def packaged_names(kind: Kind) -> list[str]:
@@ -22,10 +22,10 @@ def packaged_names(kind: Kind) -> list[str]:
 
 
 def packaged(kind: Kind, name: str) -> dict[str, Any]:
-    """What the file of a name holds.
+    """The content of the file with this name.
 
     Raises:
-        SettingsError: there is none of that name.
+        SettingsError: the name does not exist.
     """
     names = packaged_names(kind)
     if name not in names:
@@ -37,17 +37,17 @@ def packaged(kind: Kind, name: str) -> dict[str, Any]:
 
 
 def recipe_settings(name: str) -> dict[str, Any]:
-    """The settings of training that a recipe holds.
+    """The training settings of a recipe.
 
     Raises:
-        SettingsError: there is none of that name.
+        SettingsError: the name does not exist.
     """
     content = packaged("recipes", name)
     return {key: value for key, value in content.items() if key not in DESCRIPTIVE}
 
 
 def listed(kind: Kind) -> str:
-    """All of one kind for people to read, each with what its file says of it."""
+    """A listing of one kind for people to read, with each file's description."""
     lines = []
     for name in packaged_names(kind):
         content = packaged(kind, name)

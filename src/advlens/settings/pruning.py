@@ -1,4 +1,4 @@
-"""What pruning takes beside the settings of the audit that follows it."""
+"""The settings of pruning, in addition to those of the audit that follows it."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -13,13 +13,13 @@ class FineTuneSettings:
     """How models are pruned and fine-tuned.
 
     Attributes:
-        sparsity: shares of the channels of every convolution that are pruned, each ≥ 0 and < 1; 0
-            fine-tunes the whole network, which shows what fine-tuning alone does.
-        recipes: the recipe that fine-tunes each model, in their order, or one for all (default:
-            the recipe of the model's name).
+        sparsity: shares of the channels of every convolution to prune, each ≥ 0 and < 1; 0
+            fine-tunes the whole network, which shows the effect of fine-tuning alone.
+        recipes: the recipe that fine-tunes each model, in order, or one for all (default: the
+            recipe with the model's name).
         epochs: passes over the training images.
         learning_rate: peak of the schedule (default: a tenth of the recipe's).
-        train_images: fine-tune on a seeded, class-balanced subset of so many (default: all).
+        train_images: size of a seeded, class-balanced subset to fine-tune on (default: all images).
         threads: CPU threads (default: torch's choice); the same number gives the same bits.
     """
 
@@ -36,7 +36,7 @@ class PruneSettings(AuditSettings, FineTuneSettings):
     """How models are pruned and fine-tuned, and what the audit of all of them measures.
 
     Raises:
-        SettingsError: a value out of range.
+        SettingsError: a value is out of range.
     """
 
     stages: Stages = ("accuracy", "neurons", "attribution", "inversion")

@@ -1,4 +1,4 @@
-"""A method with its settings in one word, such as `foolbox:LinfPGD(epsilon=8/255, steps=10)`."""
+"""A method with its settings in one string, such as `foolbox:LinfPGD(epsilon=8/255, steps=10)`."""
 
 import ast
 import re
@@ -11,17 +11,17 @@ from advlens.settings.numbers import parse_number
 
 LONGEST = 1000
 DOTTED = re.compile(r"""'[^']*'|"[^"]*"|(?<![\w.])([A-Za-z_]\w*(?:\.\w+)+)""")
-"""Texts in quotation marks; or, as a group, words with dots, which Python reads otherwise."""
+"""Quoted texts; or, as a group, dotted words, which Python would parse otherwise."""
 
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """What such a word says.
+    """A parsed method string.
 
     Attributes:
-        library: what stands before the colon: a library, or the module of the user's own class;
-            empty for a method of advlens.
-        name: of the method.
+        library: the part before the colon: a library, or the module of the user's own class; empty
+            for a method of advlens.
+        name: the method's name.
         settings: texts, numbers, truth values, None and tuples of them, by name.
     """
 
@@ -33,24 +33,24 @@ class MethodSpec:
         return f"{self.library}:{self.name}" if self.library else self.name
 
     def said(self, *leave_out: str) -> str:
-        """The method with its settings, but for some."""
+        """The method with its settings, except for some."""
         others = ", ".join(f"{k}={v}" for k, v in self.without(*leave_out).items())
         return f"{self}({others})" if others else str(self)
 
     def without(self, *names: str) -> dict[str, Any]:
-        """The settings but for these."""
+        """The settings, except for these."""
         return {key: value for key, value in self.settings.items() if key not in names}
 
 
 def parse_method(text: str) -> MethodSpec:
-    """Read `library:Name(setting=value, …)`; the library and the parentheses may be left out.
+    """Parse `library:Name(setting=value, …)`; the library and the parentheses are optional.
 
-    A value is a number (a fraction such as 8/255 as well), a text with quotation marks or, where it
-    is one word or a layer's name such as stages.0, without them, True, False, None, or a tuple of
-    such values. Nothing is ever evaluated.
+    A value is a number (also a fraction such as 8/255), a quoted text, an unquoted text if it is
+    one word or a layer's name such as stages.0, True, False, None, or a tuple of such values.
+    Nothing is ever evaluated.
 
     Raises:
-        SettingsError: it is not written so.
+        SettingsError: the string does not have this form.
     """
     if not isinstance(text, str):
         raise SettingsError(
@@ -69,7 +69,7 @@ def parse_method(text: str) -> MethodSpec:
             raise ValueError(f"{ast.unparse(call.args[0])} has no name, as in steps=10")
         keys = [str(word.arg) for word in call.keywords]
         if len(set(keys)) < len(keys) or "None" in keys:
-            raise ValueError("a setting is given twice, or is no setting=value")
+            raise ValueError("a setting is given twice, or is not setting=value")
         return MethodSpec(library, name, {str(w.arg): _value(w.value) for w in call.keywords})
     except SyntaxError as error:
         raise _refused(text, f"{error.msg}; write settings as steps=10, epsilon=8/255") from error
@@ -89,7 +89,7 @@ def _value(node: ast.expr) -> Any:
             return parse_number(ast.unparse(node))
         case ast.Tuple() | ast.List():
             return tuple(_value(part) for part in node.elts)
-    raise ValueError(f"{ast.unparse(node)} is no number, text or tuple of them")
+    raise ValueError(f"{ast.unparse(node)} is not a number, text or tuple of them")
 
 
 def _refused(text: str, reason: str) -> SettingsError:

@@ -1,4 +1,4 @@
-"""What a training run is: four groups of settings, and all of them together."""
+"""The settings of a training run, in four groups and as a whole."""
 
 import math
 from dataclasses import dataclass
@@ -21,28 +21,30 @@ from advlens.settings.numbers import (
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveSettings:
-    """What is minimized, and the attack that it is measured under.
+    """What is minimized, and the attack that measures the model.
 
     Attributes:
         objective: cross entropy on the images (standard), on attacked ones (adversarial; Madry et
             al. 2018), on both with the distance of their features (consistency; D19 eq. 6) or with
             the divergence of their predictions (trades; Zhang et al. 2019), or the consistent loss
             with an attack of its own on the features (unrelaxed; D19 eq. 5).
-        norm: of the ball for attacks; consistency and unrelaxed train in linf whatever this says.
-        epsilon: its radius in pixel units; auto is .5 in l2, 8/255 in linf.
-        epsilon_range: radii between which training draws one for each image; consistency and
-            unrelaxed have 4/255 to 16/255, others epsilon.
+        norm: norm of the ball for attacks; consistency and unrelaxed always train in linf.
+        epsilon: radius of the ball in pixel units; auto is .5 in l2, 8/255 in linf.
+        epsilon_range: range from which training draws a radius for each image; consistency and
+            unrelaxed use 4/255 to 16/255, others epsilon.
         attack_steps: steps of the attack in training (default: 2; trades: 10).
-        step_size: their length in pixel units; auto is 1.2 epsilon / attack steps, or 2.5 times the
-            radius / attack steps where that is drawn.
+        step_size: step size in pixel units; auto is 1.2 epsilon / attack steps, or 2.5 times the
+            radius / attack steps if the radius is drawn.
         alpha: weight of the loss on real images, 0 to 1 (consistency: .5; unrelaxed: 0).
-        beta: weight of what ties real and attacked images, ≥ 0 (consistency, unrelaxed: 1; trades
-            has 6).
-        distance: of features, averaged over elements, or between directions (default: squared).
-        layer: whose features; a convolution (default: the last), or "representation".
-        gradient: of the distance, through both sides or the attacked one alone (default: both).
-        clean_pass: whether the attack uses the step's own pass over the real images, which saves
-            one pass of eight (shared), or has another (separate, the default).
+        beta: weight of the term that ties real and attacked images, ≥ 0 (default: 1 for consistency
+            and unrelaxed, 6 for trades).
+        distance: distance of features, averaged over elements, or between directions (default:
+            squared).
+        layer: the layer of the features: a convolution (default: the last), or "representation".
+        gradient: path of the distance's gradient, through both sides or only the attacked one
+            (default: both).
+        clean_pass: shared: the attack reuses the step's own pass over the real images, which saves
+            one pass in eight; separate: it makes its own pass (default: separate).
     """
 
     objective: Literal["standard", "adversarial", "consistency", "trades", "unrelaxed"] = "standard"
@@ -65,17 +67,17 @@ class OptimizerSettings:
 
     Attributes:
         epochs: passes over the training set.
-        batch_size: images per step, over all processes together.
+        batch_size: images per step, over all processes.
         optimizer: sgd or adam.
-        learning_rate: the peak of the schedule.
-        momentum: of sgd (default: .9).
-        nesterov: whether that momentum looks ahead.
+        learning_rate: peak of the schedule.
+        momentum: momentum of sgd (default: .9).
+        nesterov: use Nesterov momentum.
         weight_decay: L2 penalty on all parameters.
-        schedule: up and down (one-cycle), down half a wave (cosine), a tenth whenever the loss
-            stays (plateau), or constant.
-        clip: largest absolute value that an element of a gradient keeps (default: any).
-        average: decay of a moving average of the weights, such as .999, to be kept in their place
-            in the end.
+        schedule: up and down (one-cycle), down along half a cosine (cosine), divided by ten when
+            the loss stalls (plateau), or constant.
+        clip: largest absolute value of a gradient's elements (default: no limit).
+        average: decay of a moving average of the weights, such as .999, which replaces them at the
+            end.
     """
 
     epochs: int = 20
@@ -92,14 +94,14 @@ class OptimizerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationSettings:
-    """How training images vary.
+    """How training images are augmented.
 
     Attributes:
-        crop: black pixels around an image before a random crop is taken from it.
+        crop: width of the black border for random crops, in pixels.
         flip: mirror half of the images.
-        rotation: rotate by up to so many degrees either way.
-        resized_crop: take a part with this range of the area, such as .08 1, and resize it; crop
-            must be 0 then.
+        rotation: maximum rotation either way, in degrees.
+        resized_crop: range of the area of a random part, such as .08 1, which is resized; crop must
+            be 0 then.
     """
 
     crop: int = 4
@@ -110,19 +112,20 @@ class AugmentationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings(ModelSettings):
-    """How it is watched, computed and stored.
+    """How the run is validated, computed and stored.
 
     Attributes:
-        validation: training images held out.
-        keep: the epoch with the best mean of natural and adversarial accuracy on them, or the last.
+        validation: number of training images that are held out.
+        keep: keep the epoch with the best mean of natural and adversarial accuracy on them, or the
+            last one.
         precision: bf16 runs the step in mixed precision; accuracies are always float32.
-        channels_last: memory layout; the faster one nearly everywhere.
+        channels_last: use the channels-last memory layout, which is faster almost everywhere.
         compile: run the network through torch.compile.
-        half: store the weights in float16; the test measures them as stored.
-        tensorboard: write each epoch's numbers as TensorBoard events too.
+        half: store the weights in float16; the test measures the stored weights.
+        tensorboard: also write each epoch's numbers as TensorBoard events.
         threads: CPU threads (default: torch's choice); the same number gives the same bits.
-        seed: of initialization, order, augmentation and attacks.
-        device: "cpu", "cuda", "cuda:1" …; "auto" takes a GPU where there is one.
+        seed: seed of initialization, order, augmentation and attacks.
+        device: "cpu", "cuda", "cuda:1" …; "auto" uses a GPU if there is one.
     """
 
     validation: int = 1000
@@ -139,10 +142,10 @@ class RunSettings(ModelSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(ObjectiveSettings, OptimizerSettings, AugmentationSettings, RunSettings):
-    """How a classifier is trained and what it is measured under; see the groups.
+    """How a classifier is trained and how it is measured; see the groups.
 
     Raises:
-        SettingsError: a value out of range, or one that means nothing to the objective.
+        SettingsError: a value is out of range, or means nothing to the objective.
     """
 
     _MEANS_NOTHING: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -205,5 +208,5 @@ def train_settings(
     images: OmitArgPrefixes[AugmentationSettings] = AugmentationSettings(),
     run: OmitArgPrefixes[RunSettings] = RunSettings(),
 ) -> TrainSettings:
-    """All groups together: what the command line builds, so that its help shows them as groups."""
+    """All groups together; the command line builds this one, so that its help shows the groups."""
     return TrainSettings(**vars(objective), **vars(optimizer), **vars(images), **vars(run))
