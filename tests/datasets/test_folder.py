@@ -119,14 +119,14 @@ def test_foreign_files(root: Path, name: str) -> None:
     path = root / "cat" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"x")
-    with pytest.raises(DataError, match="is no image file") as error:
+    with pytest.raises(DataError, match="is not an image file") as error:
         load(root)
     assert str(path) in str(error.value)
 
 
 def test_special_files(root: Path) -> None:
     os.mkfifo(root / "cat" / "c.png")
-    with pytest.raises(DataError, match=r"c\.png is no image file"):
+    with pytest.raises(DataError, match=r"c\.png is not an image file"):
         load(root)
 
 

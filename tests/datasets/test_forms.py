@@ -185,7 +185,7 @@ def test_what_a_stream_yields_is_checked(data: ImageData, reason: str) -> None:
         lambda: list(data.aligned(CLASSES[::-1], None).subset(6, 0).batches(2)),
         lambda: TrainingImages(data, torch.device("cpu"), shown=False),
     ):
-        with pytest.raises(DataError, match=r"own must yield .* mend its stream\(\)"):
+        with pytest.raises(DataError, match=r"own must yield .* fix its stream\(\)"):
             use()
 
 

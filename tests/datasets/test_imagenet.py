@@ -67,7 +67,7 @@ def test_class_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=f"lacks 1 of the 1000 class folders.*{WNIDS[7]}"):
         load(tmp_path, split="train")
     class_folders(tmp_path / "train", [WNIDS[7], "n99999999"])
-    with pytest.raises(DataError, match="n99999999 is no class of ImageNet"):
+    with pytest.raises(DataError, match="n99999999 is not a class of ImageNet"):
         load(tmp_path, split="train")
 
 

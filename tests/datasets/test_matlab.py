@@ -42,8 +42,8 @@ def test_numbers(kind: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no little-endian file of level 5"),
-        (bytes(126) + b"MI", "no little-endian file of level 5"),
+        (b"", "not a little-endian file of level 5"),
+        (bytes(126) + b"MI", "not a little-endian file of level 5"),
         (meta()[:-4000], "ends in the middle"),
         (meta()[:128], "holds no structs"),
         (meta()[:128] + struct.pack("<II", 14, 2**32 - 1), "ends in the middle"),

@@ -83,7 +83,7 @@ def test_training_equals_torchvision(root: Path) -> None:
         ("line of another class", "line 7 of .* names no class"),
         ("class short", "holds 1 images of n02123045, not 2"),
         ("train class missing", "lacks 1 of the 3 class folders"),
-        ("train class more", "n01440764 is no class of Tiny-ImageNet"),
+        ("train class more", "n01440764 is not a class of Tiny-ImageNet"),
         ("train short", "holds 3 images of n02123045, not 4"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Labeled image sets: CIFAR-10, ImageNet and its kin, folders, the Broden layout, a sample."""
+"""Labeled image sets: CIFAR-10, ImageNet and its variants, folders, the Broden layout, a sample."""
 
 import os
 from collections.abc import Callable
@@ -53,7 +53,7 @@ FILES: dict[str, Callable[[Path, Literal["test", "train"], Transform], FileData]
     "tiny-imagenet": load_tiny_imagenet,
     "small-imagenet": load_small_imagenet,
 }
-"""What opens each kind of data in files."""
+"""The loader of each kind of data in files."""
 
 
 def load_data(
@@ -66,23 +66,24 @@ def load_data(
 
     Args:
         spec: `sample`; `cifar10:DIR`; `imagenet:DIR`, `imagenet-v2:DIR`, `tiny-imagenet:DIR` or
-            `small-imagenet:DIR`; `folder:DIR` for a folder for each class; `exact:DIR` for one
-            whose images are taken pixel for pixel and must have the model's size, as stored attacks
-            have; `broden:DIR` for images with labels for every pixel.
-        split: which part of it; test images are ImageNet's validation images. The sample and
+            `small-imagenet:DIR`; `folder:DIR`, with a folder for each class; `exact:DIR`, the same
+            with images that are taken pixel for pixel and must have the model's size, such as
+            stored attacks; `broden:DIR` for images with labels for every pixel.
+        split: the part of the set; ImageNet's test images are its validation images. The sample and
             ImageNetV2 have test images only; a folder without `val` and `train` is the same for
-            both, as is the Broden layout.
-        transform: how image files become inputs; CIFAR-10 and the sample need none, and of it the
-            Broden layout uses the size, to which images are squeezed whole.
+            both splits, as is the Broden layout.
+        transform: how image files become inputs. CIFAR-10 and the sample ignore it; the Broden
+            layout uses only its size, to which whole images are squeezed.
 
     Raises:
-        SettingsError: no string, no such kind of data, no folder given, or no such split.
+        SettingsError: the spec is not a string, or names no known kind of data, no folder, or no
+            such split.
         DataError: the files are missing or damaged.
     """
     if not isinstance(spec, str):
         raise SettingsError(
             "data are loaded by their name, such as 'sample' or 'folder:DIR', not by "
-            f"{type(spec).__name__}; ArrayData makes a data set of arrays"
+            f"{type(spec).__name__}; ArrayData makes a data set from arrays"
         )
     if not isinstance(transform, Transform):
         raise SettingsError(f"transform must be advlens.datasets.Transform(…), not {transform!r}")

@@ -1,4 +1,4 @@
-"""Archives that may lie about what they hold: members are looked at one by one, in bounds."""
+"""Archives that may lie about their contents: members are checked one by one, within bounds."""
 
 import gzip
 import io
@@ -16,12 +16,12 @@ from advlens.errors import DataError
 
 
 class Bounded(gzip.GzipFile):
-    """A gzip file that ends in a DataError after so many bytes: 1 MB of gzip can hold 1 GB.
+    """A gzip file that raises DataError after `most` bytes: 1 MB of gzip can hold 1 GB.
 
     Args:
         path: the file.
-        most: bytes of its contents that are read at most.
-        mend: what it is not, and how to mend it; ends the message.
+        most: maximum number of bytes to read from its contents.
+        mend: what the file is not, and how to fix that; it ends the error message.
     """
 
     def __init__(self, path: Path, most: int, mend: str) -> None:
@@ -35,12 +35,12 @@ class Bounded(gzip.GzipFile):
 
 
 class TarData(FileData):
-    """Images in an uncompressed tar archive, read where they lie.
+    """Images in an uncompressed tar archive, read in place.
 
     Args:
         root: the archive.
-        files: names of the members.
-        members: where each begins, and its size, in bytes.
+        files: names of the members that are images.
+        members: offset and size of each, in bytes.
         rest: as in `FileData`.
     """
 
@@ -74,16 +74,16 @@ class TarData(FileData):
 
 
 def tar_members(archive: Path, most: int) -> dict[str, tuple[int, int]]:
-    """Where the plain files of an uncompressed tar archive begin, and their sizes, by name.
+    """Offsets and sizes of the plain files in an uncompressed tar archive, by name.
 
-    Nothing is unpacked, so that it does not matter where a name or a link points to.
+    Nothing is unpacked, so the target of a name or a link does not matter.
 
     Args:
         archive: the file.
-        most: members that it may have.
+        most: maximum number of members.
 
     Raises:
-        DataError: it is damaged, has more members, or one of them twice.
+        DataError: the archive is damaged, has more members, or has one of them twice.
     """
     members: dict[str, tuple[int, int]] = {}
     try:

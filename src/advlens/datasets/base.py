@@ -1,4 +1,4 @@
-"""Labeled images: what every data set offers, whatever it is read from."""
+"""Labeled images: the interface that every data set offers, whatever its files."""
 
 import contextlib
 import hashlib
@@ -26,7 +26,7 @@ from advlens.errors import DataError, SettingsError
 from advlens.typed import check_types
 
 Stream = Generator[UInt8[Tensor, "n 3 h w"], None, None]
-"""Batches of images on the CPU, 0 to 255; closing it ends whatever works for it."""
+"""Batches of images on the CPU, 0 to 255; closing it stops the threads that work for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Transform:
     resize: int | None = 256
     """Shorter side before the crop, in pixels; None takes images as they are, all of this size."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """Filter of the resize; antialiased, as Pillow's always are."""
+    """Filter of the resize, always antialiased, as in Pillow."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -51,7 +51,7 @@ class Transform:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Some images with what is known of them."""
+    """Some images and their metadata."""
 
     ids: Ids
     images: Images
@@ -60,18 +60,17 @@ class Batch:
 
 
 class ImageData(ABC):
-    """A labeled image set. Image ids are 0 .. len - 1, in an order that each kind documents.
+    """A labeled image set. Image ids are 0 .. len - 1; each kind documents their order.
 
     Args:
-        name: of the set, for tables and errors.
-        classes: their names.
-        synsets: the WordNet ids of the classes, where they are known.
+        name: the set's name, for tables and errors.
+        classes: the class names.
+        synsets: the WordNet ids of the classes, if known.
         labels: class index of each image, int64, on the CPU.
         image_shape: channels (3), height and width of every image.
 
     Raises:
-        DataError: labels that are not one class for each image, or classes that cannot be told
-            apart.
+        DataError: labels are not one class for each image, or classes are indistinguishable.
     """
 
     def __init__(
@@ -85,7 +84,7 @@ class ImageData(ABC):
     ) -> None:
         self.name = name
         self.classes, self.synsets = check_names(name, classes, synsets)
-        """The names of the classes; their WordNet ids, such as n02123045, where they are known."""
+        """The class names; their WordNet ids, such as n02123045, if known."""
         self.labels = check_labels(name, labels, len(self.classes))
         """Class index of each image, on the CPU."""
         self.image_shape = check_shape(name, image_shape)
@@ -101,12 +100,12 @@ class ImageData(ABC):
     def stream(self, batches: Sequence[Sequence[int]]) -> Stream:
         """The images of each list of ids, list after list; `images` and `batches` check ids.
 
-        Whoever looks at them asks `read`, which checks what this yields.
+        Callers use `read`, which checks what this yields.
         """
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """SHA-256 of all that defines the set: another image, label or class gives another."""
+        """SHA-256 of all that defines the set: another image, label or class changes it."""
 
     def images(self, ids: Sequence[int]) -> UInt8[Tensor, "n 3 h w"]:
         """The images of some ids, on the CPU, 0 to 255.
@@ -121,7 +120,7 @@ class ImageData(ABC):
         return images
 
     def read(self, batches: Sequence[Sequence[int]]) -> Stream:
-        """What `stream` yields, each batch checked for its form, which costs nothing.
+        """The batches of `stream`; checking the form of each costs nothing.
 
         Raises:
             DataError: an image cannot be read, or a batch is not uint8 n×3×H×W for its n ids.
@@ -139,9 +138,9 @@ class ImageData(ABC):
 
         Args:
             batch_size: images of a batch.
-            ids: which; default: all.
-            device: where images and labels shall be; to a GPU travel bytes, a quarter of the
-                float32 values that they become there.
+            ids: the images to yield; default: all.
+            device: target device of images and labels. Bytes are sent to a GPU, a quarter of the
+                size of the float32 values that they become there.
 
         Raises:
             DataError: an image cannot be read, or the set has no such id.
@@ -178,13 +177,13 @@ class ImageData(ABC):
         return numbers
 
     def subset(self, count: int, seed: int) -> "View":
-        """A random subset in which no class has two images more than another that has some left.
+        """A random subset in which no class has two images more than another with some left.
 
-        The images keep their order and are numbered anew from 0; `positions` holds their ids in
-        this set. For one seed, a smaller subset is part of a larger one.
+        The images keep their order and are renumbered from 0; `positions` holds their ids in this
+        set. For one seed, a smaller subset is part of a larger one.
 
         Raises:
-            SettingsError: the set does not have so many images.
+            SettingsError: the set has fewer images than `count`.
         """
         if not isinstance(count, int) or not 1 <= count <= len(self):
             raise SettingsError(
@@ -202,21 +201,21 @@ class ImageData(ABC):
         return self.part(chosen.tolist())
 
     def part(self, ids: Sequence[int]) -> "View":
-        """The images of some ids, numbered anew from 0; `positions` holds their ids in this set."""
+        """The images of some ids, renumbered from 0; `positions` holds their ids in this set."""
         positions = torch.tensor(self._checked(ids), dtype=torch.int64)
         return View(self, positions=positions, labels=self.labels[positions])
 
     def damaged(
         self, ids: Sequence[int] | None = None, *, on_images: Callable[[int], object] = int
     ) -> dict[int, str]:
-        """Why each image that cannot be used cannot, by id: a sentence with its path.
+        """Why each unusable image cannot be used, by id: a sentence with its path.
 
-        Every image of a set in files is read once, as `images` would; the others hold theirs in
+        Every image of a set in files is read once, as by `images`; other sets hold theirs in
         memory.
 
         Args:
-            ids: those to look at; default: all.
-            on_images: called with the number of images that were looked at since its last call.
+            ids: the images to check; default: all.
+            on_images: called with the number of images that were checked since its last call.
 
         Raises:
             DataError: the disk or the network fails.
@@ -224,17 +223,17 @@ class ImageData(ABC):
         return {}
 
     def aligned(self, classes: Sequence[str] | None, synsets: Sequence[str] | None) -> "ImageData":
-        """The same images, labels counted in a model's class list.
+        """The same images, with labels as indices into a model's class list.
 
-        Classes are matched by WordNet id where both sides know them, else by name. With a model
-        that knows neither, its classes are taken to be those of the data, in order.
+        Classes are matched by WordNet id if both sides know them, else by name. A model that knows
+        neither is taken to have the classes of the data, in order.
 
         Args:
             classes: the model's class names, by output.
             synsets: the WordNet ids of the model's classes, by output.
 
         Raises:
-            DataError: the model lacks a class of the data, or has two of its name.
+            DataError: the model lacks a class of the data, or has two with the same name.
         """
         own: tuple[str, ...] = self.classes
         if self.synsets is not None and synsets is not None:
@@ -263,7 +262,7 @@ class ImageData(ABC):
 
 
 class View(ImageData):
-    """Some images of another set, under new ids or labels; made by `subset` and `aligned`."""
+    """Some images of another set, with new ids or labels; made by `subset` and `aligned`."""
 
     def __init__(
         self,
@@ -274,7 +273,7 @@ class View(ImageData):
         classes: Sequence[str] | None = None,
         synsets: Sequence[str] | None = None,
     ) -> None:
-        # not checked again: a model may have two classes of one name, a view no image
+        # not checked again: a model may have two classes with one name, a view may be empty
         self.name = data.name
         self.classes = data.classes if classes is None else tuple(classes)
         self.synsets = data.synsets
@@ -284,7 +283,7 @@ class View(ImageData):
         self.image_shape = data.image_shape
         self.data = data
         self.positions = positions
-        """Id of each image in the set it comes from."""
+        """Id of each image in the original set."""
 
     def stream(self, batches: Sequence[Sequence[int]]) -> Stream:
         return self.data.stream([self.positions[list(ids)].tolist() for ids in batches])
@@ -304,14 +303,15 @@ class View(ImageData):
 
 
 class ArrayData(ImageData):
-    """Images that lie in memory, in the order of the array.
+    """Images in memory, in the order of the array.
 
     Args:
         pixels: uint8, N×3×H×W, RGB from 0 to 255, on the CPU.
-        name, classes, synsets, labels: as in `ImageData`; a label for each image.
+        name, classes, synsets, labels: as in `ImageData`; one label for each image.
 
     Raises:
-        DataError: pixels, labels or classes of another form; the message says how to convert them.
+        DataError: pixels, labels or classes have another form; the message says how to convert
+            them.
     """
 
     def __init__(

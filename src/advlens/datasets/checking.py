@@ -1,4 +1,4 @@
-"""Damaged images, found before a run instead of in the midst of it."""
+"""Damaged images are found before a run, not in the middle of it."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ from advlens.folders import open_plain, parse_object
 
 SHOWN = 5
 LONGEST = 2_000
-"""Characters of a reason that is taken up."""
+"""Maximum length of a reason that is used, in characters."""
 ALONE = Processes()
 
 
@@ -28,25 +28,25 @@ def readable(
     device: torch.device | str = "cpu",
     on_images: Callable[[int], object] = int,
 ) -> tuple[ImageData, dict[int, str]]:
-    """A set without its damaged images, which are found by reading every image once.
+    """The set without its damaged images, which are found by reading every image once.
 
-    What was found is kept, so that a run that is taken up again reads nothing and leaves out the
-    same images, even if they were mended meanwhile.
+    The result is kept, so that a resumed run reads nothing and leaves out the same images, even if
+    they have been repaired meanwhile.
 
     Args:
         data: the set.
-        skip: leave damaged images out; otherwise they are an error.
-        known: a file that keeps what was found, by the fingerprint of the set.
-        processes: share the work; all get the same.
-        device: for what they tell each other.
+        skip: leave damaged images out instead of raising an error.
+        known: a file that keeps the results, by the fingerprint of the set.
+        processes: those that share the work; all get the same result.
+        device: the device over which they communicate.
         on_images: called with the number of images that this process has read since its last call.
 
     Returns:
-        The set, or what is left of it, renumbered; and of each image that was left out the id in
-        `data` and the reason, a sentence with its path.
+        The set, or the rest of it, renumbered; and for each image left out its id in `data` and the
+        reason, a sentence with its path.
 
     Raises:
-        DataError: images are damaged and may not be skipped, or all of them are; or the disk or
+        DataError: images are damaged and must not be skipped, or all of them are; or the disk or
             the network fails.
     """
     device, checked = torch.device(device), _recall(known, processes, device)
@@ -75,7 +75,7 @@ def readable(
 
 
 def _recall(known: Path, processes: Processes, device: torch.device) -> dict[str, dict[int, str]]:
-    """What earlier processes found, by fingerprint; the first process's view."""
+    """The results of earlier processes, by fingerprint, as the first process reads them."""
     content = b"{}"
     if processes.first:
         with contextlib.suppress(OSError, ValueError), open_plain(known) as file:
@@ -86,5 +86,5 @@ def _recall(known: Path, processes: Processes, device: torch.device) -> dict[str
             key: {int(i): str(reason)[:LONGEST] for i, reason in reasons.items()}
             for key, reasons in checked.items()
         }
-    except (ValueError, AttributeError):  # not of ours: the images are read again
+    except (ValueError, AttributeError):  # not written by advlens: the images are read again
         return {}

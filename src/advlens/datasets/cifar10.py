@@ -24,7 +24,7 @@ URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 URL_BYTES = 170_052_171
 URL_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 FOLDER = "cifar-10-batches-bin"
-RECORDS, RECORD_BYTES = 10_000, 1 + 3 * 32 * 32  # of a file; a label, then R, G and B planes
+RECORDS, RECORD_BYTES = 10_000, 1 + 3 * 32 * 32  # per file; a label, then R, G and B planes
 BATCHES = {
     "train": [f"data_batch_{i}.bin" for i in range(1, 6)],
     "test": ["test_batch.bin"],
@@ -39,9 +39,9 @@ FILES = {  # SHA-256
     "batches.meta.txt": "558e74b5e208382e186da55784b4bac2cd52e558448e1b5800990fdb28ed8033",
 }
 MAX_UNPACKED = 200_000_000
-"""Bytes of the archive's contents that are read at most; the official ones are 184 407 141."""
+"""Maximum number of bytes to read from the archive; the official one has 184 407 141."""
 MAX_MEMBERS = 100
-"""Entries of the archive that are looked at; the official one has 9."""
+"""Maximum number of archive entries to check; the official one has 9."""
 MEND = "fetch it again with: advlens data cifar10 --to DIR"
 
 
@@ -50,7 +50,7 @@ def load_cifar10(folder: Path, split: Literal["test", "train"]) -> ArrayData:
 
     Args:
         folder: `cifar-10-batches-bin` or the folder that holds it.
-        split: which of the two.
+        split: "test" or "train".
 
     Raises:
         DataError: a file is missing, has another size, or a label above 9.
@@ -87,19 +87,19 @@ def read_batch(path: Path) -> UInt8[np.ndarray, "n 3073"]:
 
 
 def fetch_cifar10(to: Path, archive: Path | None = None) -> Path:
-    """Put CIFAR-10 into `to/cifar-10-batches-bin`; where it is whole, do nothing.
+    """Put CIFAR-10 into `to/cifar-10-batches-bin`; if it is already complete, do nothing.
 
     Every file is checked by SHA-256. The downloaded archive (170 MB) is removed afterwards.
 
     Args:
-        to: the folder that shall hold it.
+        to: the parent folder of the data set.
         archive: a local copy of `cifar-10-binary.tar.gz` instead of a download.
 
     Returns:
-        the folder of the batch files.
+        The folder of the batch files.
 
     Raises:
-        DataError: the archive cannot be had, or its contents are not CIFAR-10.
+        DataError: the archive cannot be fetched, or its contents are not CIFAR-10.
         RunError: the folder is in use by another process, or cannot be written.
     """
     folder = to / FOLDER
@@ -117,9 +117,9 @@ def fetch_cifar10(to: Path, archive: Path | None = None) -> Path:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Write the files of CIFAR-10 that an archive holds, and nothing else, into `folder`.
+    """Extract the files of CIFAR-10 from an archive, and nothing else, into `folder`.
 
-    `extractall` would follow what the archive says about paths, links and devices.
+    `extractall` would trust the archive's paths, links and devices.
     """
     missing = dict(FILES)
     try:

@@ -1,4 +1,4 @@
-"""Image files into pixels, with files that lie about themselves in mind."""
+"""Decode image files into pixels, also files that lie about themselves."""
 
 from pathlib import Path
 from typing import IO
@@ -13,7 +13,7 @@ from advlens.datasets.base import Transform
 from advlens.errors import DataError
 
 MAX_PIXELS = 25_000_000
-"""Larger images are refused before they are decoded; Pillow itself warns from 89 million."""
+"""Maximum number of pixels, checked before decoding; Pillow itself warns from 89 million."""
 FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -21,24 +21,25 @@ FILTERS = {
 
 
 class ImageError(DataError):
-    """An image whose bytes cannot be used, unlike one that the disk or the network fails to give:
-    only the former may be left out of a run.
+    """An image whose bytes cannot be used. Only such an image may be left out of a run, not one
+    that the disk or the network fails to deliver.
     """
 
 
 def read_rgb(path: Path, file: IO[bytes] | None = None) -> Image.Image:
     """A JPEG or PNG file, whatever its suffix, as 8-bit RGB.
 
-    As in torchvision, transparency is dropped and the EXIF orientation is not applied. Of 16-bit
-    values the high byte is kept; of an animation the first frame.
+    As in torchvision, transparency is dropped and the EXIF orientation is not applied. 16-bit
+    values keep their high byte, animations their first frame.
 
     Args:
-        path: of the image.
-        file: its bytes, where it is no file of its own; then `path` only names it.
+        path: the image's path.
+        file: its bytes, if it is not a file of its own; then `path` only names it.
 
     Raises:
-        ImageError: it is no image, truncated, damaged, or above 25 million pixels.
-        DataError: it cannot be read.
+        ImageError: the file is not an image, is truncated or damaged, or has over 25 million
+            pixels.
+        DataError: the file cannot be read.
     """
     try:
         with Image.open(file or path, formats=("JPEG", "PNG")) as image:
@@ -52,7 +53,7 @@ def read_rgb(path: Path, file: IO[bytes] | None = None) -> Image.Image:
             image.info.pop("transparency", None)
             if image.mode.startswith("I"):  # Pillow would clip 16 bits at 255
                 return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-            return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+            return image if image.mode == "RGB" else image.convert("RGB")  # that would copy it
     except DataError:
         raise
     except Exception as error:  # damaged bytes make Pillow's parsers raise almost anything
@@ -68,13 +69,13 @@ def read_image(
     """An image file as a model's input, equal to torchvision's Resize and CenterCrop.
 
     Args:
-        path: of the image.
-        transform: what is done to it.
-        file: its bytes, where it is no file of its own.
+        path: the image's path.
+        transform: the resize and crop to apply.
+        file: its bytes, if it is not a file of its own.
 
     Raises:
         ImageError: as `read_rgb`, or the image is so narrow that its resized form is too large.
-        DataError: as `read_rgb`, or it must have the right size and has not.
+        DataError: as `read_rgb`, or the image must have the right size and does not.
     """
     image = read_rgb(path, file)
     width, height = image.size

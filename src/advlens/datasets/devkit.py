@@ -16,24 +16,24 @@ DEVKIT = "ILSVRC2012_devkit_t12"
 SYNSETS, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
 KAGGLE_TABLE = "LOC_val_solution.csv"
 MAX_UNPACKED = 100_000_000
-"""Bytes of the devkit's contents that are read at most; they have some 4 million."""
+"""Maximum number of bytes to read from the devkit; it has about 4 million."""
 MAX_MEMBERS = 10_000
 MEND = f"fetch {DEVKIT}.tar.gz again"
 IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 
 def validation_wnids(folder: Path, known: Collection[str]) -> list[str]:
-    """The wnid of each validation image, from number 1 on.
+    """The wnid of each validation image, starting with number 1.
 
-    Read from the first of these that is there: Kaggle's `LOC_val_solution.csv`, the devkit unpacked
-    or its folder `data`, the devkit's archive.
+    The first source that exists is read: Kaggle's `LOC_val_solution.csv`, the unpacked devkit or
+    its folder `data`, the devkit's archive.
 
     Args:
-        folder: holds one of them.
+        folder: a folder with one of them.
         known: the wnids of ImageNet's classes.
 
     Raises:
-        DataError: there is none, it is damaged, or names another class.
+        DataError: no source exists, or it is damaged or names another class.
     """
     table = folder / KAGGLE_TABLE
     if table.is_file():
@@ -47,7 +47,7 @@ def validation_wnids(folder: Path, known: Collection[str]) -> list[str]:
 
 
 def _of_kaggle(table: Path) -> list[str]:
-    """Lines such as ILSVRC2012_val_00000001,n01751748 111 108 230 366: a wnid for each box."""
+    """Read lines such as ILSVRC2012_val_00000001,n01751748 111 108 230 366: a wnid per box."""
     wnids: dict[int, str] = {}
     try:
         with open(table, encoding="ascii", newline="") as file:
@@ -68,7 +68,7 @@ def _of_kaggle(table: Path) -> list[str]:
 
 
 def _devkit(folder: Path) -> tuple[Path, list[bytes]]:
-    """Where the devkit is, and its two files."""
+    """The location of the devkit, and its two files."""
     for place in (folder / DEVKIT, folder):
         if all((place / name).is_file() for name in (SYNSETS, TRUTH)):
             return place, [(place / name).read_bytes() for name in (SYNSETS, TRUTH)]
@@ -99,7 +99,7 @@ def _devkit(folder: Path) -> tuple[Path, list[bytes]]:
 
 
 def _of_devkit(source: Path, synsets: bytes, truth: bytes) -> list[str]:
-    """A line of the truth for each image: the number that the devkit gives the class."""
+    """Read a line for each image: the number that the devkit gives its class."""
     try:
         rows = read_structs(synsets, "synsets", ("ILSVRC2012_ID", "WNID"))
         wnids = {int(number): str(wnid) for number, wnid in rows}

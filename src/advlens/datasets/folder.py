@@ -21,16 +21,16 @@ SPLITS = {"test": "val", "train": "train"}
 class FolderData(FileData):
     """The images below `DIR/<class>/`, sorted by class name, then by path.
 
-    `DIR/val` (test) or `DIR/train` is read instead where it holds class folders. Images may lie
-    deeper, as in Tiny-ImageNet's `<wnid>/images/`. Files beside the class folders are ignored; in
-    them, hidden files, `*.txt`, `Thumbs.db` and `desktop.ini`. Any other file that is not
+    `DIR/val` (test) or `DIR/train` is read instead if it holds class folders. Images may lie
+    deeper, as in Tiny-ImageNet's `<wnid>/images/`. Files beside the class folders are ignored, and
+    so are hidden files, `*.txt`, `Thumbs.db` and `desktop.ini` in them. Any other file that is not
     `.jpg`, `.jpeg` or `.png` is an error.
     """
 
     def __init__(self, folder: Path, split: Literal["test", "train"], transform: Transform) -> None:
         top = Path(os.path.realpath(folder))
         root = split_folder(top, split)
-        if root == top and split == "train":  # a model would be tested on what it has learned from
+        if root == top and split == "train":  # a model would be tested on its training images
             raise DataError(
                 f"{top} has no parts to train and to test on; put its class folders into "
                 f"{top}/train and others into {top}/val"
@@ -56,15 +56,15 @@ class FolderData(FileData):
 
 
 def labeled_files(root: Path, folders: Sequence[str], top: Path) -> tuple[list[str], list[int]]:
-    """The images of each of some folders, sorted, and the place of their folder among them.
+    """The sorted images of each of some folders, and the position of their folder among them.
 
     Args:
-        root: holds the folders.
-        folders: their names.
-        top: links may not lead out of it.
+        root: the parent of the folders.
+        folders: the folders' names.
+        top: the folder that links must not leave.
 
     Raises:
-        DataError: a folder is empty, or holds what is no image.
+        DataError: a folder is empty, or holds a file that is not an image.
     """
     files: list[str] = []
     labels: list[int] = []
@@ -78,7 +78,7 @@ def labeled_files(root: Path, folders: Sequence[str], top: Path) -> tuple[list[s
 
 
 def split_folder(top: Path, split: Literal["test", "train"]) -> Path:
-    """`top/val` or `top/train` where there are such, else `top` itself."""
+    """`top/val` or `top/train` if they exist, else `top` itself."""
     present = [
         name for name in SPLITS.values() if (top / name).is_dir() and class_folders(top / name)
     ]
@@ -105,7 +105,7 @@ def image_files(root: Path, folder: str, top: Path) -> Iterator[str]:
     """Paths relative to `root` of the images below `folder`, unsorted.
 
     Raises:
-        DataError: a file is no image, or a link leads out of `top` or to a folder.
+        DataError: a file is not an image, or a link leads out of `top` or to a folder.
     """
     check_link(root / folder, top)
     pending = [folder]
@@ -124,13 +124,13 @@ def image_files(root: Path, folder: str, top: Path) -> Iterator[str]:
                 yield relative
             else:
                 raise DataError(
-                    f"{root / relative} is no image file ({', '.join(SUFFIXES)});"
-                    " remove it from the class folder"
+                    f"{root / relative} is not an image file ({', '.join(SUFFIXES)}); remove it "
+                    "from the class folder"
                 )
 
 
 def listing(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder; the entries know their kind without another look at the disk."""
+    """The entries of a folder; they know their kind without another disk access."""
     try:
         with os.scandir(folder) as entries:
             return list(entries)

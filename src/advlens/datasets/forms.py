@@ -1,4 +1,4 @@
-"""What arrays and names that a user hands over must be; each refusal says how to convert them."""
+"""Checks of the arrays and names that a user passes; each error says how to convert them."""
 
 import contextlib
 from collections import Counter
@@ -18,10 +18,11 @@ Shape = tuple[int, int, int]
 def check_names(
     name: str, classes: Sequence[str], synsets: Sequence[str] | None
 ) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
-    """Class names, and the WordNet ids if they are known; the ids, else the names, tell them apart.
+    """Class names, and their WordNet ids if known; the ids, else the names, must be distinct.
 
     Raises:
-        DataError: none, two alike, no texts, or another number of ids than of names.
+        DataError: none are given, two are alike, some are not texts, or the numbers of ids and
+            names differ.
     """
     for what, given in (("classes", classes), ("synsets", synsets)):
         if given is None and what == "synsets":
@@ -37,23 +38,23 @@ def check_names(
     (most, count), *_ = Counter(classes if synsets is None else synsets).most_common(1)
     if count > 1:
         raise DataError(
-            f"{name} has {count} classes {most!r}, which nothing tells apart; give each its own"
-            f" {'name' if synsets is None else 'synset'}"
+            f"{name} has {count} classes {most!r}, which cannot be told apart; give each its own "
+            f"{'name' if synsets is None else 'synset'}"
         )
     return tuple(classes), None if synsets is None else tuple(synsets)
 
 
 def check_labels(name: str, labels: Labels, classes: int) -> Labels:
-    """The labels, if each is the number of a class.
+    """The labels, if each is a valid class number.
 
     Raises:
-        DataError: they are not int64 on the CPU in one row, from 0 to classes − 1, or there are
-            none.
+        DataError: they are not one-dimensional int64 on the CPU, from 0 to classes − 1, or there
+            are none.
     """
     if not isinstance(labels, Tensor):
         mend = "pass torch.as_tensor(labels)"
     elif labels.ndim == 2 and labels.shape[1] == classes > 1:
-        mend = "of one-hot labels or scores take labels.argmax(dim=1)"
+        mend = "for one-hot labels or scores, take labels.argmax(dim=1)"
     elif labels.ndim != 1:
         mend = "give one number for each image, in one dimension"
     elif labels.dtype != torch.int64:
@@ -81,10 +82,10 @@ def check_labels(name: str, labels: Labels, classes: int) -> Labels:
 
 
 def check_shape(name: str, shape: Shape) -> Shape:
-    """Channels, height and width of each image, if they can be those of RGB images.
+    """Channels, height and width of each image, if they fit RGB images.
 
     Raises:
-        DataError: they cannot.
+        DataError: they do not.
     """
     whole = isinstance(shape, Sequence) and all(isinstance(side, int) for side in shape)
     if not (whole and len(shape) == 3 and shape[0] == 3 and min(shape) > 0):
@@ -111,21 +112,21 @@ def check_pixels(name: str, pixels: Pixels) -> Pixels:
 def check_stream(
     name: str, stream: Iterable[Pixels] | None, batches: Sequence[Sequence[int]], shape: Shape
 ) -> Generator[Pixels, None, None]:
-    """What a data set's `stream` yields, each batch looked at; closing this closes that.
+    """The batches of a data set's `stream`, each checked; closing this generator closes the stream.
 
     Args:
         name: of the data set.
         stream: its batches.
-        batches: the ids that they were asked for by.
+        batches: the ids that were requested for each.
         shape: of each image.
 
     Raises:
-        DataError: a batch is no uint8 tensor of this shape for each id, or there are fewer.
+        DataError: a batch is not a uint8 tensor of this shape for each id, or batches are missing.
     """
     with contextlib.ExitStack() as stack:
         if isinstance(stream, Generator):
             stack.callback(stream.close)
-        iterator = iter(() if stream is None else stream)  # None: a return that was forgotten
+        iterator = iter(() if stream is None else stream)  # None: a forgotten return
         for ids in batches:
             images = next(iterator, None)
             wanted = (len(ids), *shape)
@@ -135,14 +136,14 @@ def check_stream(
                 and tuple(images.shape) == wanted
             ):
                 raise DataError(
-                    f"{name} must yield a uint8 tensor {wanted} on the CPU, from 0 to 255, for ids"
-                    f" {ids[0]} to {ids[-1]}, not {_short(images)}; mend its stream()"
+                    f"{name} must yield a uint8 tensor {wanted} on the CPU, from 0 to 255, for ids "
+                    f"{ids[0]} to {ids[-1]}, not {_short(images)}; fix its stream()"
                 )
             yield images
 
 
 def _wrong(pixels: object) -> str:
-    """How to mend what is no uint8 tensor N×3×H×W on the CPU; empty if it is right."""
+    """How to fix what is not a uint8 tensor N×3×H×W on the CPU; empty if it is right."""
     if not isinstance(pixels, Tensor):
         return "convert an array with torch.from_numpy(images)"
     if pixels.is_floating_point():
@@ -174,7 +175,7 @@ def _wrong(pixels: object) -> str:
 
 
 def _short(value: object) -> str:
-    """An array by its type and shape, anything else by its beginning."""
+    """An array's type and shape, or the beginning of anything else."""
     if isinstance(value, Tensor):
         return f"{value.dtype} {tuple(value.shape)} on {value.device.type}"
     if hasattr(value, "dtype") and hasattr(value, "shape"):

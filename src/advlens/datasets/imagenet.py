@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC 2012), ImageNetV2 and sets of classes that WordNet ids name.
+"""ImageNet (ILSVRC 2012), ImageNetV2, and sets whose classes have WordNet ids.
 
 Olga Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV 2015. Benjamin
 Recht et al., Do ImageNet Classifiers Generalize to ImageNet?, ICML 2019.
@@ -42,7 +42,7 @@ def imagenet_wnids() -> tuple[str, ...]:
 
 
 def class_names(wnids: Sequence[str]) -> list[str]:
-    """The first word of WordNet for each class, with its wnid where two classes share it."""
+    """Each class's first WordNet word, followed by its wnid if two classes share the word."""
     names = [lemmas(wnid)[0] for wnid in wnids]
     count = Counter(names)
     return [
@@ -55,11 +55,11 @@ def load_imagenet(folder: Path, split: Literal["test", "train"], transform: Tran
     """All of ImageNet's validation images (as test) or training images.
 
     Validation images lie in `val/<wnid>/`, or under their own names in `val/`, in the folder itself
-    or in the archive, which is read where it lies; then they need their labels. Training images lie
-    in `train/<wnid>/`. Kaggle's folder, with all of it in ILSVRC/Data/CLS-LOC, does as well.
+    or in the archive, which is read in place; then they need their labels. Training images lie in
+    `train/<wnid>/`. Kaggle's folder, with everything in ILSVRC/Data/CLS-LOC, also works.
 
     Raises:
-        DataError: images, classes or labels are missing, or too many.
+        DataError: images, classes or labels are missing or too many.
     """
     top = Path(os.path.realpath(folder))
     base = top / KAGGLE if (top / KAGGLE).is_dir() else top
@@ -84,11 +84,11 @@ def load_imagenet_v2(
 ) -> FileData:
     """One of ImageNetV2's three sets: 10 images in each of the folders 0 to 999, `<class>/<hash>`.
 
-    A folder's number is its class; sorted as texts, 10 would come before 2.
+    The number of a folder is its class; sorted as text, 10 would come before 2.
 
     Raises:
-        SettingsError: it has no training images.
-        DataError: folders or images are missing, or too many.
+        SettingsError: the split is "train", which ImageNetV2 does not have.
+        DataError: folders or images are missing or too many.
     """
     if split != "test":
         raise SettingsError("ImageNetV2 holds test images only; to train, use imagenet:DIR")
@@ -116,10 +116,10 @@ def load_imagenet_v2(
 def synset_folders(
     root: Path, wnids: Sequence[str], top: Path, name: str, transform: Transform
 ) -> FileData:
-    """The images of `root/<wnid>/`, which must be there for every wnid and for no other.
+    """The images of `root/<wnid>/`, which must exist for every wnid and for no other.
 
     Raises:
-        DataError: it is otherwise, or a file is no image.
+        DataError: folders differ, or a file is not an image.
     """
     return _classes_in_order(root, wnids, wnids, top, name, transform)
 
@@ -139,7 +139,7 @@ def _classes_in_order(
             f" {missing[0]}; complete it, or give a part of it as folder:DIR"
         )
     if foreign := sorted(present - {*folders}):
-        raise DataError(f"{root / foreign[0]} is no class of {name}; move it elsewhere")
+        raise DataError(f"{root / foreign[0]} is not a class of {name}; move it elsewhere")
     files, labels = labeled_files(root, folders, top)
     return FileData(
         root,

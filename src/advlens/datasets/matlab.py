@@ -1,7 +1,7 @@
-"""Struct arrays in MATLAB's MAT-files of level 5, as in ImageNet's devkit, without SciPy.
+"""Struct arrays in level-5 MAT-files of MATLAB, as in ImageNet's devkit, without SciPy.
 
-MathWorks, MAT-File Format (2023), chapter 1. A file is a header of 128 bytes and data elements;
-a matrix is an element made of elements: flags, dimensions, name, and its values.
+MathWorks, MAT-File Format (2023), chapter 1. A file is a header of 128 bytes, then data elements; a
+matrix is an element made of elements: flags, dimensions, name, and values.
 """
 
 import struct
@@ -28,7 +28,7 @@ TEXTS = {1: "latin-1", 2: "latin-1", 4: "utf-16-le", 16: "utf-8", 17: "utf-16-le
 MATRIX, COMPRESSED = 14, 15  # types of elements
 STRUCT, CHAR = 2, 4  # classes of matrices
 MAX_BYTES = 50_000_000
-"""Of a compressed element, unpacked; that of the devkit has about one million."""
+"""Maximum size of an unpacked element; the devkit's has about one million bytes."""
 
 
 def read_structs(
@@ -37,19 +37,19 @@ def read_structs(
     """Some fields of each struct of an array.
 
     Args:
-        content: of the file.
+        content: the bytes of the file.
         variable: the array's name.
         fields: the names of the fields; each holds a text or a number.
 
     Returns:
-        for each struct the values, texts as str and numbers as float.
+        The values of each struct, texts as str and numbers as float.
 
     Raises:
-        DataError: no such array, or the bytes are no such file.
+        DataError: the array is missing, or the bytes are not such a file.
     """
     try:
         if content[126:128] != b"IM":
-            raise ValueError("it is no little-endian file of level 5")
+            raise ValueError("it is not a little-endian file of level 5")
         for kind, body in _elements(content[128:]):
             if kind != MATRIX:
                 continue
@@ -71,7 +71,7 @@ def read_structs(
 
 
 def _value(cell: tuple[int, bytes]) -> str | float:
-    """The text, or the one number, of a matrix."""
+    """The text or the single number in a matrix."""
     kind, body = cell
     if kind != MATRIX:
         raise ValueError(f"a field of a struct is of type {kind}")
@@ -82,7 +82,7 @@ def _value(cell: tuple[int, bytes]) -> str | float:
 
 
 def _elements(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Type and contents of each element; a short one lies inside its own tag."""
+    """Type and contents of each element; a short element lies inside its own tag."""
     place = 0
     while place < len(content):
         kind, size = struct.unpack_from("<II", content, place)

@@ -1,7 +1,7 @@
-"""Image sets whose files are decoded when they are asked for, by threads that work ahead.
+"""Image sets whose files are decoded on demand, by threads that work ahead.
 
-Threads, not processes: Pillow holds no lock of Python while it decodes and resizes, so they scale
-(`benchmarks/loading.py`), share memory, and end with the process however it ends.
+They are threads, not processes: Pillow releases Python's lock while it decodes and resizes, so
+threads scale (`benchmarks/loading.py`), share memory, and always end with the process.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from advlens.errors import DataError
 
 
 def cores() -> int:
-    """Cores that this process may use, of those that torchrun's processes on a machine share."""
+    """This process's share of the cores: torchrun's processes on a machine divide them."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         count = len(os.sched_getaffinity(0))
     else:
@@ -36,10 +36,10 @@ def cores() -> int:
 
 
 WORKERS = min(16, cores())
-"""Threads that decode."""
+"""Number of decoding threads."""
 SAMPLE = 1024
-"""Images of a set whose bytes its fingerprint covers; of the others it covers the sizes."""
-CHUNK = 1000  # files whose size one thread looks up at a time
+"""Number of images whose bytes the fingerprint covers; for the others it covers the sizes."""
+CHUNK = 1000  # number of files whose sizes one thread looks up at a time
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -51,7 +51,7 @@ class FileData(ImageData):
     Args:
         root: the folder.
         files: the path of each image, relative to it.
-        transform: how they become inputs.
+        transform: how the files become inputs.
         name, classes, synsets, labels: as in `ImageData`.
     """
 
@@ -95,9 +95,9 @@ class FileData(ImageData):
     def fingerprint(self) -> str:
         """SHA-256 of names, labels, transform, the size of every file, and the bytes of 1024.
 
-        Those are spread evenly over the set; of a set with no more images, all bytes count. So an
-        image that is changed in place and keeps its size can go unseen in a larger set: to read a
-        million files at each start is what that saves.
+        The 1024 are spread evenly over the set; in a set with no more images, all bytes count. In a
+        larger set, an image that is changed in place and keeps its size can go unnoticed; this
+        avoids reading a million files at each start.
         """
         return self._fingerprint
 
@@ -141,7 +141,7 @@ class FileData(ImageData):
 def damaged(
     read: Callable[[int], object], ids: Sequence[int], on_images: Callable[[int], object]
 ) -> dict[int, str]:
-    """Why each image that cannot be used cannot, by id; `read` reads one."""
+    """Why each unusable image cannot be used, by id; `read` reads one."""
 
     def reason(i: int) -> str | None:
         try:
@@ -160,10 +160,10 @@ def damaged(
 
 
 def ordered(function: Callable[[T], R], items: Iterable[T], ahead: int) -> Generator[R, None, None]:
-    """`map` by threads that are at most `ahead` items ahead of the consumer.
+    """`map` by threads that run at most `ahead` items ahead of the consumer.
 
-    An exception reaches the consumer at its item. When the iterator is closed or ends, its
-    threads have ended.
+    An exception reaches the consumer at its item. When the iterator ends or is closed, its threads
+    have ended.
     """
     pool = ThreadPoolExecutor(WORKERS)
     pending: deque[Future[R]] = deque()

@@ -24,7 +24,7 @@ FILES = {  # SHA-256
 
 
 def load_sample() -> ArrayData:
-    """The sample, in the order of the test set, of which `cifar10-sample.csv` holds the positions.
+    """The sample, in the order of the test set; `cifar10-sample.csv` holds the positions there.
 
     Raises:
         DataError: the packaged files are missing or damaged.

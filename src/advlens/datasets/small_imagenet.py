@@ -1,9 +1,9 @@
 """Small ImageNet 150: 150 classes of ImageNet at 128x128 pixels, made by a seeded command.
 
-The third paper (B23, section 2.1.2) picks 150 classes at random, and of each at random 600 images
-to train on and 50 to validate on, 128x128 pixels; to test, it adds the 1500 images of these classes
-in ImageNetV2's TopImages. It published no list and names no filter; here a class or an image comes
-the earlier, the smaller the SHA-256 of "<seed> <name>", which any language and version repeats.
+The third paper (B23, section 2.1.2) picks 150 classes at random, with 600 random training and 50
+random validation images each, at 128x128 pixels; for testing it adds the 1500 images of these
+classes in ImageNetV2's TopImages. It published no list and names no filter. Here classes and images
+are ordered by the SHA-256 of "<seed> <name>", which any language and version reproduces.
 """
 
 import contextlib
@@ -40,14 +40,14 @@ from advlens.errors import DataError, RunError, SettingsError
 from advlens.files import atomic, locked
 
 ORIGIN = "made-from.txt"
-"""In a set: the SHA-256 of what it was made from."""
+"""A file in a set with the SHA-256 of its sources."""
 CLASSES, SOURCES, DAMAGED = "classes.csv", "sources.csv", "damaged.csv"
 V2 = "v2"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """How many; the defaults are the paper's."""
+    """Numbers of classes and images; the defaults are the paper's."""
 
     classes: int = 150
     train: int = 600
@@ -56,12 +56,12 @@ class Counts:
 
 @dataclass(frozen=True)
 class Choice:
-    """One class: which files, in which order they are taken."""
+    """One class: its files, in the order in which they are taken."""
 
     wnid: str
     root: Path
     files: Sequence[str]
-    """Below `root`; those behind the wanted number replace damaged ones."""
+    """Paths below `root`; files beyond the required number replace damaged ones."""
     v2_root: Path
     v2: Sequence[str]
 
@@ -72,7 +72,7 @@ def load_small_imagenet(
     """The validation images (as test) or training images of a set that `build_small_imagenet` made.
 
     Raises:
-        DataError: it is none, or was changed.
+        DataError: the folder is not such a set, or was changed.
     """
     top = Path(os.path.realpath(folder))
     try:
@@ -106,27 +106,27 @@ def build_small_imagenet(
     size: int = 128,
     say: Callable[[object], object] = print,
 ) -> Path:
-    """Make Small ImageNet from ImageNet's training images; one made from the very same is kept.
+    """Make Small ImageNet from ImageNet's training images; one made from identical sources is kept.
 
-    Each image is resized, shorter side to `size` (bilinear, antialiased), cropped to the center and
-    written as PNG. A damaged one is named, listed in damaged.csv and replaced by the next of its
-    class. A killed process is continued by the same call, class by class.
+    Each image is resized, shorter side to `size` (bilinear, antialiased), center-cropped and
+    written as PNG. A damaged image is reported, listed in damaged.csv and replaced by the next of
+    its class. The same call continues after a kill, class by class.
 
     Args:
-        images: ImageNet: `train/<wnid>/` or the class folders themselves.
-        to: the folder to write; it appears when all of it is there.
-        seed: of the choice of classes and images.
-        v2: ImageNetV2's TopImages, whose images of these classes go to `v2/<wnid>/`.
-        counts: of classes and images.
+        images: ImageNet: a folder with `train/<wnid>/`, or the class folders themselves.
+        to: the folder to write; it appears once it is complete.
+        seed: the seed of the choice of classes and images.
+        v2: ImageNetV2's TopImages; its images of these classes go to `v2/<wnid>/`.
+        counts: numbers of classes and images.
         size: side of the images, in pixels.
-        say: told of progress and damage.
+        say: called with messages about progress and damage.
 
     Returns:
-        to.
+        `to`.
 
     Raises:
-        DataError: there are too few classes or images, or one cannot be read.
-        RunError: `to` is something else, in use by another process, or cannot be written.
+        DataError: there are too few classes or images, or an image cannot be read.
+        RunError: `to` holds something else, is in use by another process, or cannot be written.
     """
     target = Path(os.path.realpath(to))
     for folder in (images, v2):
@@ -163,7 +163,7 @@ def choose(images: Path, seed: int, counts: Counts, v2: Path | None) -> list[Cho
     """The classes, sorted by wnid, each with its images in the order in which they are taken.
 
     Raises:
-        DataError: there are too few classes that have enough images.
+        DataError: too few classes have enough images.
     """
     top = Path(os.path.realpath(images))
     root = split_folder(top, "train")
@@ -207,16 +207,16 @@ def _same(folder: Path, origin: str) -> None:
 
 
 def _make(choice: Choice, folder: Path, counts: Counts, size: int) -> list[str]:
-    """Write the images of a class and, when they are all there, what each was made from.
+    """Write the images of a class and, once they are complete, the source of each.
 
     Returns:
-        why some could not be used; nothing where the class was finished before.
+        Why some images could not be used; empty if the class was already finished.
     """
     done = folder / "done" / f"{choice.wnid}.json"
     if done.exists():
         return []
     for name in ("train", "val", V2):
-        shutil.rmtree(folder / name / choice.wnid, ignore_errors=True)  # of a killed process
+        shutil.rmtree(folder / name / choice.wnid, ignore_errors=True)  # left by a killed process
     wanted = ["train"] * counts.train + ["val"] * counts.val
     made = _convert(choice.wnid, choice.root, choice.files, wanted, folder, size)
     if len(made.images) < len(wanted):
@@ -232,18 +232,18 @@ def _make(choice: Choice, folder: Path, counts: Counts, size: int) -> list[str]:
 
 
 class Made(NamedTuple):
-    """What came of some images."""
+    """The result for some images."""
 
     images: list[tuple[str, str]]
-    """Image and source."""
+    """Pairs of an image and its source."""
     damaged: list[tuple[str, str]]
-    """Source, and why it cannot be used."""
+    """Pairs of a source and why it cannot be used."""
 
 
 def _convert(
     wnid: str, root: Path, files: Sequence[str], wanted: Sequence[str], folder: Path, size: int
 ) -> Made:
-    """Write an image to each folder of `wanted`, from the first files that can be used."""
+    """Write an image to each folder of `wanted`, from the first usable files."""
     if len({Path(name).stem for name in files}) < len(files):
         raise DataError(f"two images of {wnid} in {root} differ in their suffix alone; remove one")
 

@@ -18,7 +18,7 @@ from advlens.wordnet import lemmas
 
 FOLDER = "tiny-imagenet-200"
 CLASSES = 200
-IMAGES = {"train": 500, "test": 50}  # of each class
+IMAGES = {"train": 500, "test": 50}  # per class
 MEND = "unpack tiny-imagenet-200.zip again"
 
 
@@ -30,12 +30,12 @@ def load_tiny_imagenet(
 
     Args:
         folder: `tiny-imagenet-200` or the folder that holds it.
-        split: which of the two.
-        transform: how files become inputs; a model for 64 pixels without a resize takes them as
-            they are.
+        split: "test" or "train".
+        transform: how files become inputs; a 64-pixel model without a resize takes them as they
+            are.
 
     Raises:
-        DataError: something is missing, or there twice.
+        DataError: something is missing or duplicated.
     """
     top = Path(os.path.realpath(folder))
     if (top / FOLDER).is_dir():
@@ -47,7 +47,7 @@ def load_tiny_imagenet(
             f" {CLASSES}; {MEND}"
         )
     for wnid in wnids:
-        lemmas(wnid)  # refuses what is no noun of WordNet 3.0
+        lemmas(wnid)  # refuses what is not a noun of WordNet 3.0
     if split == "train":
         data = synset_folders(top / "train", wnids, top, "Tiny-ImageNet train", transform)
     else:
@@ -62,7 +62,7 @@ def load_tiny_imagenet(
 
 
 def _validation(top: Path, wnids: list[str], transform: Transform) -> FileData:
-    """All images lie in one folder; a table holds file, wnid and box of each."""
+    """Read all images from one folder; a table holds file, wnid and box of each."""
     table, root = top / "val" / "val_annotations.txt", top / "val" / "images"
     place = {wnid: label for label, wnid in enumerate(wnids)}
     labels: dict[str, int] = {}

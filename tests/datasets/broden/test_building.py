@@ -388,7 +388,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "mask that is no PNG": (
         lambda m: (m / "masks/object/d.png").write_bytes(b"x" * 99),
-        "the mask .*d.png is no PNG",
+        "the mask .*d.png is not a PNG",
     ),
     "truncated mask": (
         lambda m: (m / "masks/object/c.png").write_bytes(

@@ -214,7 +214,7 @@ HOSTILE: dict[str, tuple[Edit, str]] = {
     ),
     "other map size": (
         lambda f: change(f, 3, "sh", "17"),
-        f"{INDEX}: label maps of 17x16, those before of 16x16; resize",
+        f"{INDEX}: label maps have 17x16 pixels, earlier ones 16x16; resize",
     ),
     "unknown label": (
         lambda f: change(f, 3, "scene", "77"),
@@ -234,7 +234,10 @@ HOSTILE: dict[str, tuple[Edit, str]] = {
         lambda f: (f / "images/a/1.jpg").unlink(),
         f"{INDEX}: there is no file .*/images/a/1.jpg",
     ),
-    "image without a name": (lambda f: change(f, 3, "image", ""), f"{INDEX}: '' is no printable"),
+    "image without a name": (
+        lambda f: change(f, 3, "image", ""),
+        f"{INDEX}: '' is not a printable",
+    ),
     "image that is a folder": (lambda f: change(f, 3, "image", "a"), f"{INDEX}: there is no file"),
     "image that is the root": (lambda f: change(f, 3, "image", "."), f"{INDEX}: .* leads out"),
     "image that is a pipe": (
@@ -320,10 +323,10 @@ PIXELS: dict[str, tuple[Edit, str]] = {
         lambda f: (f / MAP).write_bytes(png(16, 16, 16, 2, bytes(16 * (1 + 16 * 6)))),
         "color type 2 and 16 bits",
     ),
-    "JPEG map": (lambda f: Image.new("RGB", (16, 16)).save(f / MAP, "JPEG"), "is no PNG file"),
-    "GIF map": (lambda f: Image.new("RGB", (16, 16)).save(f / MAP, "GIF"), "is no PNG file"),
-    "empty map": (lambda f: (f / MAP).write_bytes(b""), "is no PNG file"),
-    "text for a map": (lambda f: (f / MAP).write_text("a" * 99), "is no PNG file"),
+    "JPEG map": (lambda f: Image.new("RGB", (16, 16)).save(f / MAP, "JPEG"), "is not a PNG file"),
+    "GIF map": (lambda f: Image.new("RGB", (16, 16)).save(f / MAP, "GIF"), "is not a PNG file"),
+    "empty map": (lambda f: (f / MAP).write_bytes(b""), "is not a PNG file"),
+    "text for a map": (lambda f: (f / MAP).write_text("a" * 99), "is not a PNG file"),
     "truncated map": (
         lambda f: (f / MAP).write_bytes((f / MAP).read_bytes()[:60]),
         "cannot read the label map .*0_color_1.png",

@@ -1,4 +1,4 @@
-"""Images with labels for every pixel, in the Broden layout: read, fetched, and made."""
+"""Images with labels for every pixel, in the Broden layout: reading, fetching, making."""
 
 from advlens.datasets.broden.building import build_broden
 from advlens.datasets.broden.data import Annotations, BrodenData

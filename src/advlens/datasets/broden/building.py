@@ -1,4 +1,4 @@
-"""One's own data set in the Broden layout, from images with masks (docs/broden.md)."""
+"""Make a data set in the Broden layout from your own images and masks (docs/broden.md)."""
 
 import csv
 import hashlib
@@ -25,19 +25,19 @@ from advlens.errors import DataError, RunError, SettingsError
 from advlens.files import locked
 
 ORIGIN = "made-from.txt"
-"""In a finished set: the SHA-256 of what it was made from."""
+"""A file in a finished set with the SHA-256 of its sources."""
 TRAIN = 0.8
 """Share of the images in the split `train`; the rest is `val`."""
 
 
 class Labeled(NamedTuple):
-    """What is known of one image."""
+    """The metadata of one image."""
 
     image: str
     cells: dict[str, list[str | int]]
-    """For each category label maps, by their paths, then the numbers of labels of the image."""
+    """For each category the paths of its label maps, then the numbers of whole-image labels."""
     pixels: Counter[tuple[str, int]]
-    """Pixels of the label maps, by category and number; all of them for a label of the image."""
+    """Pixels of the label maps, by category and number; all pixels for a whole-image label."""
 
 
 def build_broden(
@@ -50,29 +50,30 @@ def build_broden(
     size: int = 224,
     label_size: int = 112,
 ) -> Path:
-    """Make a data set in the Broden layout; one that is made from the very same is kept.
+    """Make a data set in the Broden layout; one made from identical sources is kept.
 
-    Images are squeezed whole to `size` (bicubic, antialiased; JPEG of quality 95), masks to
-    `label_size` (nearest pixel). Colors are computed (`colors.py`). Numbers fall with the number of
-    images that show a label, rows are in the order of the MD5 of the image's name, as in Broden.
+    Whole images are squeezed to `size` (bicubic, antialiased; JPEG of quality 95), masks to
+    `label_size` (nearest pixel). Colors are computed (`colors.py`). As in Broden, label numbers
+    follow the falling number of images that show a label, and rows are ordered by the MD5 of the
+    image's name.
 
     Args:
         images: a folder of `.jpg`, `.jpeg` and `.png` files, at any depth.
-        masks: a folder of `<category>/<image>.png`, of the size of their images: gray levels of 8
+        masks: a folder of `<category>/<image>.png`, with the size of their images: gray levels of 8
             or 16 bits, palette indices, or R + 256·G.
-        labels: a table `value,name,category` of what the masks' values mean. A value without a name
-            is unlabeled, as is 0 where it is not listed.
-        to: the folder to write; it appears when all of it is there.
-        whole: a table `image,category,name` of labels for whole images, such as their scene.
+        labels: a table `value,name,category` that names the masks' values. A value without a name
+            is unlabeled, as is 0 if it is not listed.
+        to: the folder to write; it appears once it is complete.
+        whole: a table `image,category,name` of whole-image labels, such as the scene.
         size: side of the images, in pixels.
         label_size: side of the label maps, in pixels.
 
     Returns:
-        to.
+        `to`.
 
     Raises:
         DataError: an image, mask or table is missing or damaged, or holds an unlisted value.
-        RunError: `to` is something else, in use by another process, or cannot be written.
+        RunError: `to` holds something else, is in use by another process, or cannot be written.
     """
     if size < 1 or label_size < 1:
         raise SettingsError("images and label maps need at least 1 pixel; choose a larger size")
@@ -93,7 +94,7 @@ def build_broden(
     unfinished = target.with_name(f".{target.name}.partial")
     with locked(unfinished):
         try:
-            for path in unfinished.iterdir():  # of a process that was killed
+            for path in unfinished.iterdir():  # left by a killed process
                 if path.name != ".lock":
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             _build(source, unfinished, size, label_size)
@@ -116,7 +117,7 @@ def _origin(folder: Path) -> str | None:
 
 
 def _build(source: Source, folder: Path, size: int, label_size: int) -> None:
-    """Write all files; numbers are known only when every mask has been read, so maps come twice."""
+    """Write all files; label numbers need every mask, so maps are written twice."""
     names = source.names()
     if len(names) > MAX_LABEL:
         raise DataError(f"{len(names)} labels are more than {MAX_LABEL}, the most a map can hold")
@@ -153,7 +154,7 @@ def _build(source: Source, folder: Path, size: int, label_size: int) -> None:
 def _label(
     source: Source, folder: Path, numbers: dict[str, int], size: int, label_size: int, name: str
 ) -> Labeled:
-    """Write an image and its label maps, the latter in preliminary numbers, and count them."""
+    """Write an image and its label maps with preliminary numbers, and count them."""
     image = read_rgb(source.images / source.files[name])
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +185,7 @@ def _label(
 def _meant(
     mask: Path, values: Int[np.ndarray, "h w"], names: dict[int, str], numbers: dict[str, int]
 ) -> Int[np.ndarray, "h w"]:
-    """The label numbers that a mask's values stand for."""
+    """The label numbers for a mask's values."""
     meaning = np.full(MAX_LABEL + 1, -1)
     meaning[0] = 0
     for value, name in names.items():
@@ -224,13 +225,13 @@ def write_labels(
     """Write label.csv, category.csv and c_<category>.csv.
 
     Args:
-        folder: where.
-        names: of the labels, by number.
+        folder: the folder to write to.
+        names: label names, by number.
         statistics: frequency (images) and coverage (images' worth of pixels) of each label in each
-            category, where it occurs.
+            of its categories.
 
     Returns:
-        the categories, in the order of their smallest number.
+        The categories, in the order of their smallest number.
     """
     labels = []
     for number, name in names.items():
@@ -264,7 +265,7 @@ def write_labels(
 def write_index(
     folder: Path, categories: Sequence[str], rows: Iterable[list[str]], size: int, label_size: int
 ) -> None:
-    """Write index.csv: rows by the MD5 of the image's name, which decides the split as well."""
+    """Write index.csv, ordered by the MD5 of the image's name, which also decides the split."""
     lines = []
     for image, *cells in rows:
         place = hashlib.md5(image.encode(), usedforsecurity=False).digest()

@@ -23,7 +23,7 @@ FOCAL = {
     "white-c": 0xF2F3F4,
     "yellow-c": 0xF3C300,
 }
-"""sRGB of each color; the names end as Broden's do."""
+"""sRGB of each color; the names end in -c, as in Broden."""
 TO_XYZ = np.array(
     [
         [0.4124564, 0.3575761, 0.1804375],
@@ -46,7 +46,7 @@ def lab(rgb: UInt8[np.ndarray, "... 3"]) -> Float64[np.ndarray, "... 3"]:
 
 
 def color_index(rgb: UInt8[np.ndarray, "h w 3"]) -> Int64[np.ndarray, "h w"]:
-    """Which of `FOCAL` each pixel is; of equally near ones the first."""
+    """Index into `FOCAL` of each pixel; ties go to the first."""
     focal = lab(np.array([list(value.to_bytes(3)) for value in FOCAL.values()], np.uint8))
     distance = ((lab(rgb)[..., None, :] - focal) ** 2).sum(axis=-1)
     index: Int64[np.ndarray, "h w"] = distance.argmin(axis=-1)

@@ -1,4 +1,4 @@
-"""Images with their labels, read when they are asked for."""
+"""Images with labels for every pixel, read on demand."""
 
 import contextlib
 import copy
@@ -28,16 +28,15 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
-    """Labels of a batch of images, on the CPU; 0 is no label."""
+    """Labels of a batch of images, on the CPU; 0 means no label."""
 
     maps: Int32[Tensor, "n depth h w"]
-    """Label maps of all categories, one below the other; images with fewer have maps of zeros.
+    """Label maps of all categories, stacked; images with fewer maps are padded with zeros.
 
-    No label occurs twice at one pixel: the copies below, and those of a label of the whole image,
-    are 0.
+    No label occurs twice at one pixel: lower copies, and copies of a whole-image label, are 0.
     """
     whole: Int32[Tensor, "n some"]
-    """Labels of the whole image, none twice; then zeros."""
+    """Labels of the whole image, without duplicates, padded with zeros."""
     carries: Bool[Tensor, "n categories"]
     """Whether the image is labeled in the category."""
 
@@ -45,14 +44,14 @@ class Annotations:
 class BrodenData(ImageData):
     """Images in the Broden layout (docs/broden.md), in the order of index.csv.
 
-    The tables are read and checked at once, pixels when they are asked for, by threads that work
-    ahead. Images are squeezed whole to a square, as Broden's are, never cropped; label maps stay as
-    they are. There are no classes: every image has label 0, "unlabeled".
+    The tables are read and checked at once; pixels are read on demand, by threads that work ahead.
+    Whole images are squeezed to a square, as in Broden, never cropped; label maps keep their size.
+    There are no classes: every image has label 0, "unlabeled".
 
     Args:
-        folder: holds index.csv, category.csv, label.csv, c_<category>.csv and images/.
+        folder: a folder with index.csv, category.csv, label.csv, c_<category>.csv and images/.
         size: side of the squares, in pixels, bilinear and antialiased; default: the height of the
-            first image. Images that have the size are untouched.
+            first image. Images that already have the size are unchanged.
 
     Raises:
         DataError: a table, or a file that it names, is missing, damaged, or outside the folder.
@@ -63,9 +62,9 @@ class BrodenData(ImageData):
         layout = read_layout(self.root)
         self.rows = layout.rows
         self.categories = layout.categories
-        """In the order of category.csv."""
+        """The categories, in the order of category.csv."""
         self.concepts = layout.concepts
-        """In the order of their numbers, which may have gaps."""
+        """The concepts, in the order of their numbers, which may have gaps."""
         self.label_shape = layout.label_shape
         """Height and width of all label maps."""
         self.label_count = self.concepts[-1].number + 1
@@ -74,7 +73,7 @@ class BrodenData(ImageData):
         if self.size < 1:
             raise SettingsError(f"cannot make images of {self.size} pixels; ask for 1 or more")
         self.positions = torch.arange(len(self.rows))
-        """Id of each image in the set that this one is a subset of."""
+        """Id of each image in the original set."""
         self._images = Path(os.path.realpath(self.root / "images"))
         self._known = np.zeros(256 * 256, np.bool_)
         self._known[[0, *(concept.number for concept in self.concepts)]] = True
@@ -90,13 +89,13 @@ class BrodenData(ImageData):
         """A random subset, in the order of the images; `positions` holds their ids in this set.
 
         Raises:
-            SettingsError: the set does not have so many images.
+            SettingsError: the set has fewer images than `count`.
         """
         return super().subset(count, seed)  # type: ignore[return-value]
 
     def part(self, ids: Sequence[int]) -> "BrodenData":  # type: ignore[override]  # as a View
         part = copy.copy(self)
-        vars(part).pop("_fingerprint", None)  # that of the whole
+        vars(part).pop("_fingerprint", None)  # the whole set's
         part.positions = torch.tensor(self._checked(ids), dtype=torch.int64)
         part.labels = self.labels[part.positions]
         part.rows = [self.rows[i] for i in ids]
@@ -121,13 +120,14 @@ class BrodenData(ImageData):
         """The labels of some images.
 
         Raises:
-            DataError: a label map cannot be read or holds an unknown label, or there is no such id.
+            DataError: a label map cannot be read or holds an unknown label, or an id does not
+                exist.
         """
         (annotations,) = self.annotation_batches([ids])
         return annotations
 
     def annotation_batches(self, batches: Sequence[Sequence[int]]) -> Iterator[Annotations]:
-        """The labels of each list of ids, list after list, read by threads that work ahead.
+        """The labels of each list of ids, in order, read by threads that work ahead.
 
         Raises:
             DataError: as `annotations`.
@@ -161,14 +161,14 @@ class BrodenData(ImageData):
         image = read_rgb(path)
         if image.size != row.image_shape[::-1]:
             raise DataError(
-                f"the image {path} has {image.height}x{image.width} pixels (height x width), not"
-                f" {row.image_shape[0]}x{row.image_shape[1]} as index.csv says; mend one of them"
+                f"the image {path} has {image.height}x{image.width} pixels (height x width), not "
+                f"{row.image_shape[0]}x{row.image_shape[1]} as index.csv says; fix one of them"
             )
         image = image.resize((self.size, self.size), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
     def _maps(self, i: int) -> Int32[np.ndarray, "depth h w"]:
-        """The label maps of an image, no label twice at one pixel."""
+        """The label maps of an image, without duplicate labels at one pixel."""
         row = self.rows[i]
         maps = np.zeros((len(row.maps), *self.label_shape), np.int32)
         for depth, name in enumerate(row.maps):
@@ -204,10 +204,10 @@ class BrodenData(ImageData):
 
 
 def read_label_map(path: Path, shape: tuple[int, int]) -> Int32[np.ndarray, "h w"]:
-    """The label numbers of an RGB PNG of 8 bits and known shape: R + 256·G.
+    """The label numbers of an 8-bit RGB PNG of known shape: R + 256·G.
 
     Raises:
-        DataError: it is anything else, or damaged.
+        DataError: the file is anything else, or is damaged.
     """
     size, (color, bits) = png_header(path, "label map")
     if (color, bits) != (2, 8):
@@ -227,17 +227,18 @@ def read_label_map(path: Path, shape: tuple[int, int]) -> Int32[np.ndarray, "h w
         raise ImageError(f"cannot read the label map {path}: {error}; replace the file") from error
     if pixels[..., 2].any():
         raise DataError(
-            f"the label map {path} has blue pixels, so it is none; save label = R + 256 G, B = 0"
+            f"the label map {path} has blue pixels, so it is not a label map; save label = R + 256 "
+            "G, B = 0"
         )
     labels: Int32[np.ndarray, "h w"] = pixels[..., 0] + 256 * pixels[..., 1]
     return labels
 
 
 def png_header(path: Path, what: str) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Height and width of a PNG file, and its color type and bits, which Pillow does not tell.
+    """Height and width of a PNG file, its color type and its bits, which Pillow does not report.
 
     Raises:
-        DataError: it is no PNG, or too large to be decoded.
+        DataError: the file is not a PNG, or is too large to decode.
     """
     try:
         with open(path, "rb") as file:
@@ -245,7 +246,7 @@ def png_header(path: Path, what: str) -> tuple[tuple[int, int], tuple[int, int]]
     except OSError as error:
         raise DataError(f"cannot read the {what} {path}: {error.strerror}") from error
     if len(header) < 26 or header[:8] != PNG or header[12:16] != b"IHDR":
-        raise ImageError(f"the {what} {path} is no PNG file; replace it")
+        raise ImageError(f"the {what} {path} is not a PNG file; replace it")
     width, height, bits, color = struct.unpack(">IIBB", header[16:])
     if width * height > MAX_PIXELS:
         raise DataError(

@@ -1,4 +1,4 @@
-"""A large download that goes on where it broke off."""
+"""A large download that resumes where it broke off."""
 
 import hashlib
 import http.client
@@ -13,21 +13,21 @@ from advlens.files import SLOWEST, TIMEOUT, opened
 
 
 def fetch_continued(urls: Sequence[str], path: Path, *, md5: str | None, most: int) -> Path:
-    """Download a file, going on where an earlier call broke off; one already there is kept.
+    """Download a file, resuming where an earlier call broke off; an existing file is kept.
 
-    What has come lies at `path` with the suffix `.part` until it is whole. No two processes may
-    fetch the same path at a time.
+    Until it is complete, the download lies at `path` with the suffix `.part`. Two processes must
+    not fetch the same path at the same time.
 
     Args:
-        urls: addresses of the file, tried in turn. Those of plain http, and redirects to such, are
-            taken only where the MD5 is known.
+        urls: addresses of the file, tried in turn. Plain http, and redirects to it, are accepted
+            only if the MD5 is known.
         path: the file to write.
-        md5: of the file, 32 hex digits; None where none is known, and what comes is taken.
-        most: bytes; an answer with more is not read on.
+        md5: the file's MD5, 32 hex digits; None if it is unknown, and any content is accepted.
+        most: maximum number of bytes to read.
 
     Raises:
-        DataError: no address can be read to its end, when what came is kept, or it holds another
-            file, when it is not.
+        DataError: no address can be read to its end, and what came is kept; or the file is another
+            one, and what came is removed.
         RunError: the file cannot be written.
     """
     if path.is_file():
@@ -40,7 +40,7 @@ def fetch_continued(urls: Sequence[str], path: Path, *, md5: str | None, most: i
             break
         except (OSError, http.client.HTTPException, ValueError) as error:
             if isinstance(error, urllib.error.HTTPError):
-                error.close()  # it holds the connection
+                error.close()  # it holds the connection open
             failures.append(f"cannot fetch {url}: {error or type(error).__name__}")
     else:
         raise DataError(
@@ -57,25 +57,25 @@ def fetch_continued(urls: Sequence[str], path: Path, *, md5: str | None, most: i
 
 
 def md5_of(path: Path) -> str:
-    """MD5 of a file's bytes, in hex digits: no second file with a given one has been made yet."""
+    """MD5 of a file's bytes, in hex digits; no second preimage of an MD5 is known."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def _continue(url: str, part: Path, schemes: Collection[str], most: int) -> None:
-    """Add to `part` what it lacks of the file at an address.
+    """Append what `part` lacks of the file at an address.
 
-    That both are of the same file is for the hash to tell, or for the checksums in an archive.
+    The hash, or the checksums in an archive, must tell whether both belong to the same file.
     """
     had = part.stat().st_size if part.is_file() else 0
     try:
         response = opened(url, schemes, {"Range": f"bytes={had}-"} if had else {})
     except urllib.error.HTTPError as error:
-        if error.code != 416:  # 416: there is nothing from this byte on
+        if error.code != 416:  # 416: nothing starts at this byte
             raise
         if error.headers.get("Content-Range") == f"bytes */{had}":
             error.close()
-            return  # an earlier call ended just before its last step
+            return  # an earlier call was interrupted just before its last step
         part.unlink()
         raise ValueError("it has less than what came before, which is removed") from error
     with response:
@@ -83,7 +83,7 @@ def _continue(url: str, part: Path, schemes: Collection[str], most: int) -> None
         if response.status == 206 and not span.startswith(f"bytes {had}-"):
             raise ValueError(f"asked for the bytes from {had}, it sends {span or 'others'}")
         if response.status != 206:
-            had = 0  # it cannot continue, and sends all
+            had = 0  # it cannot resume and sends everything
         length = response.headers.get("Content-Length")
         total = None if length is None else had + int(length)
         deadline = time.monotonic() + TIMEOUT + (total or most) / SLOWEST

@@ -16,14 +16,14 @@ from advlens.files import locked, sha256
 
 HOME = "netdissect.csail.mit.edu/data"
 MD5 = {224: "be13c292eaef3300da03f8d0e48eab1c"}
-"""Of the archives, where one has been published."""
+"""MD5 of the archives, where one has been published."""
 MAX_ARCHIVE = 20_000_000_000
-"""Bytes that are downloaded at most; the archives have about one to six billion."""
+"""Maximum number of bytes to download; the archives have about one to six billion."""
 MAX_MEMBERS = 2_000_000
 MAX_RATIO = 20
-"""What the files of an archive have, in all, at most in its own bytes: images hardly shrink."""
+"""Largest ratio of unpacked size to archive size: images hardly compress."""
 SMALL = 100_000_000
-"""Bytes that any archive may hold."""
+"""Unpacked bytes that any archive may hold."""
 
 
 def fetch_broden(
@@ -33,24 +33,24 @@ def fetch_broden(
     resolution: Literal[224, 227, 384] = 224,
     say: Callable[[str], object] = print,
 ) -> Path:
-    """Put Broden 1.0 into `to/broden1_<resolution>`; where it is whole, do nothing.
+    """Put Broden 1.0 into `to/broden1_<resolution>`; if it is already complete, do nothing.
 
-    The folder appears when all of it is there and checked. A download that breaks off goes on with
-    the next call; the archive is removed in the end. Of the archive of 224 pixels the MD5 is known
-    and checked, so plain http will do where https fails; of the others none has been published:
-    they come by https alone, and `say` is given the SHA-256 that was found.
+    The folder appears once it is complete and checked. The next call resumes an interrupted
+    download; the archive is removed at the end. The MD5 of the 224-pixel archive is known and
+    checked, so plain http is the fallback for https. No MD5 has been published for the others: they
+    come by https only, and `say` reports their SHA-256.
 
     Args:
-        to: the folder that shall hold it.
+        to: the parent folder of the data set.
         archive: a local copy of `broden1_<resolution>.zip` instead of a download.
-        resolution: of the images, in pixels; the label maps have half of it.
-        say: takes each line for the user.
+        resolution: size of the images, in pixels; the label maps have half of it.
+        say: called with each line for the user.
 
     Returns:
-        the folder of the data set.
+        The folder of the data set.
 
     Raises:
-        DataError: the archive cannot be had, or does not hold Broden; or the folder does not.
+        DataError: the archive cannot be fetched, or the archive or folder does not hold Broden.
         RunError: the folder is in use by another process, or cannot be written.
     """
     name = f"broden1_{resolution}"
@@ -76,7 +76,7 @@ def fetch_broden(
             unpack(path, folder, name)
         except DataError:
             if archive is None and md5 is None:
-                path.unlink()  # what was damaged on its way would be damaged the next time
+                path.unlink()  # otherwise a damaged download would stay
             raise
         if archive is None:
             path.unlink()
@@ -96,13 +96,13 @@ def _check(archive: Path, md5: str | None) -> None:
 
 
 def unpack(archive: Path, folder: Path, name: str) -> None:
-    """Write what an archive holds below `name/` to `folder`, which appears checked and whole.
+    """Extract what an archive holds below `name/` to `folder`, which appears checked and complete.
 
     `extractall` would write whatever the archive holds, of any size.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+        shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
         with zipfile.ZipFile(archive) as content:
             for member in _members(archive, content, f"{name}/"):
                 path = partial / member.filename.removeprefix(f"{name}/")
@@ -141,7 +141,7 @@ def _write(path: Path, read: Callable[[int], bytes]) -> None:
 
 
 def _members(archive: Path, content: zipfile.ZipFile, prefix: str) -> list[zipfile.ZipInfo]:
-    """The files below `prefix`, after a look at every entry."""
+    """The files below `prefix`, after a check of every entry."""
     entries = content.infolist()
     total = sum(entry.file_size for entry in entries)
     if len(entries) > MAX_MEMBERS or total > MAX_RATIO * archive.stat().st_size + SMALL:

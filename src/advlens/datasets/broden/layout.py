@@ -1,4 +1,4 @@
-"""The tables of a data set in the Broden layout, checked before a pixel is read.
+"""The tables of a data set in the Broden layout, checked before any pixel is read.
 
 Bau et al., Network Dissection, CVPR 2017; the layout is that of Broden 1.0 (docs/broden.md).
 """
@@ -29,27 +29,27 @@ class Concept:
     """The number in the label maps, from 1."""
     name: str
     category: str
-    """Of those that list it, the category in which it covers most; of equals the first."""
+    """The category, of those that list it, in which it covers most; ties go to the first."""
     listed: tuple[str, ...]
-    """All categories that list it: an image labeled in one of them may carry it."""
+    """All categories that list it: images labeled in one of them may carry it."""
 
 
 class Row(NamedTuple):
-    """One image and what is known of it."""
+    """One image and its metadata."""
 
     image: str
-    """Path below `images/`, as are those of the maps."""
+    """Path below `images/`, as for the maps."""
     image_shape: tuple[int, int]
     maps: tuple[str, ...]
     """Label maps of all categories, in the categories' order."""
     whole: tuple[int, ...]
-    """Labels of the whole image, none twice."""
+    """Labels of the whole image, without duplicates."""
     carries: tuple[bool, ...]
     """Whether the image is labeled in each category."""
 
 
 class Layout(NamedTuple):
-    """All that the tables say."""
+    """The contents of all tables."""
 
     categories: tuple[str, ...]
     concepts: tuple[Concept, ...]
@@ -58,13 +58,13 @@ class Layout(NamedTuple):
 
 
 def read_layout(root: Path) -> Layout:
-    """Read the tables of a data set, and check that each file they name is there.
+    """Read the tables of a data set, and check that each file they name exists.
 
     Args:
-        root: the folder of the data set, resolved.
+        root: the resolved folder of the data set.
 
     Raises:
-        DataError: a table or file is missing, or a table holds what cannot be.
+        DataError: a table or file is missing, or a table holds an invalid value.
     """
     categories = read_categories(root)
     concepts = read_concepts(root, categories)
@@ -73,7 +73,7 @@ def read_layout(root: Path) -> Layout:
 
 
 def read_categories(root: Path) -> tuple[str, ...]:
-    """The names in category.csv, in its order."""
+    """The names in category.csv, in order."""
     names: list[str] = []
     for place, (name,) in table(root, "category.csv", ["name"]):
         if name in names or not name or not name.isprintable():
@@ -85,7 +85,7 @@ def read_categories(root: Path) -> tuple[str, ...]:
 
 
 def read_concepts(root: Path, categories: Sequence[str]) -> tuple[Concept, ...]:
-    """The labels of label.csv that one of the categories lists, by number."""
+    """The labels in label.csv that a category lists, by number."""
     names: dict[int, str] = {}
     for place, (text, name) in table(root, "label.csv", ["number", "name"]):
         number = whole_number(text, "number", place, MAX_LABEL)
@@ -146,8 +146,8 @@ def read_index(
             label_shape = (sh, sw)
         elif label_shape != (sh, sw):
             raise DataError(
-                f"{place}: label maps of {sh}x{sw}, those before of {label_shape[0]}x"
-                f"{label_shape[1]}; resize all maps to one size"
+                f"{place}: label maps have {sh}x{sw} pixels, earlier ones "
+                f"{label_shape[0]}x{label_shape[1]}; resize all maps to one size"
             )
         maps: list[str] = []
         whole: dict[int, None] = {}
@@ -175,7 +175,7 @@ def table(root: Path, name: str, columns: Sequence[str]) -> Iterator[tuple[str, 
     """For each line of a CSV file: its place, for errors, and its values in some columns.
 
     Raises:
-        DataError: the file is missing, not a table in UTF-8, or without one of the columns.
+        DataError: the file is missing, not a UTF-8 table, or lacks one of the columns.
     """
     path = readable(root, name, str(root))
     try:
@@ -187,8 +187,8 @@ def table(root: Path, name: str, columns: Sequence[str]) -> Iterator[tuple[str, 
             for column in columns:
                 if header.count(column) != 1:
                     raise DataError(
-                        f"{path} has {header.count(column)} columns named {column!r} instead of"
-                        " one; mend its first line"
+                        f"{path} has {header.count(column)} columns named {column!r} instead of "
+                        "one; fix its first line"
                     )
             places = [header.index(column) for column in columns]
             for line in lines:
@@ -197,7 +197,7 @@ def table(root: Path, name: str, columns: Sequence[str]) -> Iterator[tuple[str, 
                 place = f"{path} line {lines.line_num}"
                 if len(line) != len(header):
                     raise DataError(
-                        f"{place} has {len(line)} values, expected {len(header)}; mend it"
+                        f"{place} has {len(line)} values, expected {len(header)}; fix it"
                     )
                 yield place, [line[i] for i in places]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -212,14 +212,14 @@ def whole_number(text: str, name: str, place: str, most: int) -> int:
 
 
 def amount(text: str, name: str, place: str) -> float:
-    """A finite number that is not negative."""
+    """A finite, non-negative number."""
     if not re.fullmatch(r"[0-9]{1,15}(\.[0-9]*)?(e[-+]?[0-9]{1,2})?", text):
         raise DataError(f"{place}: {name} is {text[:80]!r}, not a number of at least 0")
     return float(text)
 
 
 def regular_files(folder: Path) -> set[str]:
-    """Paths of the files below a folder, without following links: one look for all rows."""
+    """Paths of the files below a folder, without following links; one scan serves all rows."""
     files, pending = set(), [""]
     while pending:
         prefix = pending.pop()
@@ -232,10 +232,10 @@ def regular_files(folder: Path) -> set[str]:
 
 
 def readable(folder: Path, name: str, place: str) -> Path:
-    """The real path of a regular file below a folder that is resolved.
+    """The real path of a regular file below a resolved folder.
 
     Raises:
-        DataError: it leads out of the folder, or is not there.
+        DataError: the path leads out of the folder, or no file is there.
     """
     path = inside(folder, name, place)
     if not os.path.isfile(path):
@@ -244,9 +244,9 @@ def readable(folder: Path, name: str, place: str) -> Path:
 
 
 def inside(folder: Path, name: str, place: str) -> Path:
-    """The real path of what a table names; it lies below `folder`, whatever links say."""
+    """The real path of a file that a table names; it must lie below `folder` after all links."""
     if not name or not name.isprintable():
-        raise DataError(f"{place}: {name[:200]!r} is no printable path; rename the file")
+        raise DataError(f"{place}: {name[:200]!r} is not a printable path; rename the file")
     path = Path(os.path.realpath(folder / name))
     if folder not in path.parents:
         raise DataError(f"{place}: {name[:200]!r} leads out of {folder}; copy its target there")

@@ -1,4 +1,4 @@
-"""What one's own data set is made from: images, masks, and tables of what their values mean."""
+"""The sources of a user's own data set: images, masks, and tables that name their values."""
 
 import os
 import re
@@ -32,34 +32,34 @@ KINDS = {
     (2, 8): "RGB",
     **{(3, n): "palette" for n in (1, 2, 4, 8)},
 }
-"""PNG masks that are read, by color type and bits."""
+"""Supported PNG masks, by color type and bit depth."""
 
 
 class Source(NamedTuple):
-    """Files and tables, checked as far as they can be without reading pixels."""
+    """Files and tables, checked as far as possible without reading pixels."""
 
     images: Path
     files: dict[str, str]
-    """For each image of the new set, such as a/1.jpg, its file below `images`, such as a/1.png."""
+    """From each image of the new set, such as a/1.jpg, to its file in `images`, such as a/1.png."""
     masks: dict[tuple[str, str], Path]
-    """Mask of an image and a category."""
+    """The mask of an image and a category."""
     values: dict[str, dict[int, str]]
-    """For each category the names of its masks' values; those without a name are unlabeled."""
+    """Names of the masks' values in each category; values without a name are unlabeled."""
     whole: dict[tuple[str, str], list[str]]
     """Names for the whole image, by image and category."""
 
     def names(self) -> list[str]:
-        """All names, each once, in the order of the alphabet."""
+        """All names without duplicates, in alphabetical order."""
         of_masks = [name for values in self.values.values() for name in values.values() if name]
         of_images = [name for names in self.whole.values() for name in names]
         return sorted({*FOCAL, *of_masks, *of_images})
 
     def categories(self) -> list[str]:
-        """All categories, each once."""
+        """All categories, without duplicates."""
         return list(dict.fromkeys([COLOR, *self.values, *(category for _, category in self.whole)]))
 
     def digest(self) -> str:
-        """SHA-256 of all that the set is made from; it reads every file."""
+        """SHA-256 of all sources; it reads every file."""
         paths = [*(self.images / file for file in self.files.values()), *self.masks.values()]
         hashes = list(ordered(sha256, paths, 4 * WORKERS))
         masks = [list(key) for key in self.masks]
@@ -71,11 +71,11 @@ class Source(NamedTuple):
 def find_source(
     images: Path, masks: Path | None, labels: Path | None, whole: Path | None
 ) -> Source:
-    """Look for the images, and for the masks that the tables speak of.
+    """Find the images, and the masks that the tables need.
 
     Raises:
-        DataError: a table or folder is missing or damaged, a mask belongs to no image, or a name
-            cannot be one in the Broden layout.
+        DataError: a table or folder is missing or damaged, a mask belongs to no image, or a name is
+            not allowed in the Broden layout.
     """
     root = Path(os.path.realpath(images))
     files: dict[str, str] = {}
@@ -105,8 +105,8 @@ def find_source(
 
 
 def files_below(root: Path) -> Iterator[str]:
-    """Paths of the files below a folder, sorted; without hidden ones, notes, and what links to
-    other folders hold."""
+    """Sorted paths of the files below a folder, except hidden ones, notes, and what links to other
+    folders hold."""
 
     def refuse(error: OSError) -> None:
         raise DataError(f"cannot read {error.filename}: {error.strerror}; check its permissions")
@@ -172,7 +172,7 @@ def _table(path: Path, columns: list[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _category(name: str, place: str) -> str:
-    """A category's name, which becomes part of file names and a column of index.csv."""
+    """The category name, which becomes part of file names and a column of index.csv."""
     if not re.fullmatch("[A-Za-z0-9-]+", name) or name in (COLOR, "image", "split", *SIZES):
         raise DataError(
             f"{place}: {name!r} cannot be a category; use letters, digits and hyphens (colors are"
@@ -185,7 +185,7 @@ def read_mask(path: Path, shape: tuple[int, int]) -> UInt16[np.ndarray, "h w"]:
     """The values of a mask: gray levels of 8 or 16 bits, palette indices, or R + 256·G.
 
     Raises:
-        DataError: it is no such PNG, has another shape, or is damaged.
+        DataError: the file is not such a PNG, has another shape, or is damaged.
     """
     size, kind = png_header(path, "mask")
     if kind not in KINDS:
@@ -213,7 +213,7 @@ def read_mask(path: Path, shape: tuple[int, int]) -> UInt16[np.ndarray, "h w"]:
 
 
 def nearest(values: UInt16[np.ndarray, "h w"], side: int) -> UInt16[np.ndarray, "s s"]:
-    """A mask squeezed to side×side: its values at the centers of the new pixels."""
+    """A mask resized to side×side by its values at the centers of the new pixels."""
     rows, columns = ((2 * np.arange(side) + 1) * length // (2 * side) for length in values.shape)
     squeezed: UInt16[np.ndarray, "s s"] = values[rows][:, columns]
     return squeezed
