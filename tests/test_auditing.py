@@ -191,9 +191,7 @@ def test_another_run_in_the_folder_is_refused(finished: Path) -> None:
     other = dataclasses.replace(SETTINGS, seed=1)
     with pytest.raises(RunError, match=r"seed is 0 there and 1 here; choose another --out"):
         audit([classifier(), classifier(1)], images(), finished, settings=other)
-    with pytest.raises(
-        RunError, match=r"weights or normalization of tiny \(2\) are others; choose"
-    ):
+    with pytest.raises(RunError, match=r"weights or normalization of tiny \(2\) differ; choose"):
         audit([classifier(), classifier(2)], images(), finished, settings=SETTINGS)
 
 

@@ -178,7 +178,7 @@ def test_floors() -> None:
 
 
 def test_one_image_is_no_top_set(random_layer: dict) -> None:
-    with pytest.raises(DataError, match="no top set"):
+    with pytest.raises(DataError, match="too small a top set"):
         measure(random_layer, k=1)
 
 

@@ -120,7 +120,7 @@ def test_synsets_may_be_given_instead(
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_too_few_images_are_refused(count: int, classifier: Classifier, images: Tensor) -> None:
-    with pytest.raises(DataError, match="no top set"):
+    with pytest.raises(DataError, match="too small a top set"):
         Consistency()(classifier, images[:count], torch.zeros(count, dtype=torch.int64))
 
 

@@ -213,8 +213,8 @@ def test_the_statistics_at_the_first_batch_normalization() -> None:
 
 
 OUTPUTS = {
-    "softmax": (lambda y: y.softmax(1), "values from 0 to 1 that sum to 1, which are no logits"),
-    "sigmoid": (lambda y: y.sigmoid(), "values from 0 to 1, which are no logits"),
+    "softmax": (lambda y: y.softmax(1), "values from 0 to 1 that sum to 1, which are not logits"),
+    "sigmoid": (lambda y: y.sigmoid(), "values from 0 to 1, which are not logits"),
     "votes": (lambda y: nn.functional.one_hot(y.argmax(1), 10).float(), "that sum to 1, which are"),
     "log-softmax": (lambda y: y.log_softmax(1), "returns log-probabilities"),
 }

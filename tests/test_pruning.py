@@ -400,7 +400,7 @@ def test_a_packaged_model_has_its_own_recipe() -> None:
 WRONG = [
     ("--model resnet14 --model cifar10-l2", "resnet14 has random weights.*resnet14@weights-file"),
     ("--model cifar10-l2 --model cifar10-l2", "two models have the name cifar10-l2; give them"),
-    ("--model cifar10-reference", "no recipe .* cifar10-reference; say with --recipes"),
+    ("--model cifar10-reference", "no recipe .* cifar10-reference; choose one with --recipes"),
     ("--model cifar10-l2 --recipes cifar10-l3", "'cifar10-l3' among the recipes.*cifar10-l2"),
     ("--model cifar10-l2 --recipes a b", "recipes has 2 names for 1 models; give one for each"),
     ("--model cifar10-l2 --sparsity 1", "sparsity must be a share ≥ 0 and < 1, not 1"),

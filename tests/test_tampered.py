@@ -153,7 +153,7 @@ def test_other_settings_and_images_are_listed_old_and_new(interrupted: Path) -> 
     with pytest.raises(RunError) as caught:
         go_on(interrupted, other)
     assert "steps is 1 there and 7 here; seed is 0 there and 3 here; choose" in str(caught.value)
-    with pytest.raises(RunError, match="models or data: images are others; choose another --out"):
+    with pytest.raises(RunError, match="models or data: images differ; choose another --out"):
         go_on(interrupted, data=images(seed=1))
     with pytest.raises(
         RunError, match=r'models is \["tiny0", "tiny1"\] there and \["tiny0"\] here'

@@ -1,5 +1,5 @@
-"""Colors that the pictures of a run and the page around them share."""
+"""Colors shared by a run's pictures and the page around them."""
 
 FOR, AGAINST = "#b2182b", "#2166ac"
-"""Ends of ColorBrewer's RdBu, which color blindness leaves apart: pixels that speak for the class
-explained, and against it."""
+"""Ends of ColorBrewer's RdBu, which are safe for color blindness: pixels that support the explained
+class, and pixels that oppose it."""

@@ -1,8 +1,8 @@
 """Whether a unit stands for one thing, and whether it still does under attack (D19, D22).
 
-For a unit, p is the distribution of true classes over the k real images of highest response, q over
-the k adversarial images of highest response, q̃ that of their target classes. With the WordNet
-similarity C of the classes:
+For a unit, p is the distribution of true classes over the k real images of highest response, q the
+one over the k adversarial images of highest response, and q̃ that of their target classes. With the
+WordNet similarity C of the classes:
 
     LC = pᵀCp,  consis_adv = qᵀCq,
     CS1 = pᵀCq / (‖p‖_C ‖q‖_C),  CS2 = pᵀCq̃ / (‖p‖_C ‖q̃‖_C),  ‖v‖_C = √(vᵀCv)
@@ -38,7 +38,7 @@ Counts = Float64[Tensor, "units classes"]
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with the 95 % interval that belongs to it.
+    """A mean with its 95 % interval.
 
     `corrected` is the mean without its small-sample bias (see `LayerConsistency`).
     """
@@ -54,17 +54,17 @@ class LayerConsistency:
     """The measures of one layer.
 
     Attributes:
-        values: for each measure one number per unit, NaN for dead ones.
-        corrected: LC without the bias of k images, (k·LC − 1)/(k − 1), per unit.
-        dead: units whose response is positive on no real image; they are left out of all means.
+        values: for each measure one number per unit, NaN for dead units.
+        corrected: LC corrected for the bias of k images, (k·LC − 1)/(k − 1), per unit.
+        dead: units whose response is positive on no real image; all means leave them out.
         intervals: mean over the live units with a 95 % interval over images.
-        top: k.
+        top: k, the number of top images.
 
-    The intervals are jackknife intervals: each image is left out in turn from every top set that
-    holds it, on both sides. Measures from few images are biased, LC upwards by (1 − LC)/(k − 1);
-    an interval reaches from 1.96 standard errors below the smaller of the plain and the
-    bias-corrected mean to 1.96 above the larger. (The percentile bootstrap would double that bias
-    and can exclude the estimate itself.)
+    The intervals are jackknife intervals: each image in turn is left out of every top set that
+    holds it, on both sides. Measures from few images are biased, LC upwards by (1 − LC)/(k − 1); an
+    interval reaches from 1.96 standard errors below the smaller of the plain and the bias-corrected
+    mean to 1.96 above the larger. (The percentile bootstrap would double that bias and can exclude
+    the estimate itself.)
     """
 
     values: dict[str, Float64[Tensor, " units"]]
@@ -75,7 +75,7 @@ class LayerConsistency:
 
 
 def class_counts(labels: Int64[Tensor, "units k"], classes: int) -> Counts:
-    """How many of each unit's k images belong to each class."""
+    """The number of each unit's k images in each class."""
     counts = torch.zeros(len(labels), classes, dtype=torch.float64)
     return counts.scatter_add_(1, labels, torch.ones(labels.shape, dtype=torch.float64))
 
@@ -99,26 +99,27 @@ def layer_consistency(
 
     Args:
         real: the top real images of the layer's units.
-        adversarial: their top adversarial images.
+        adversarial: the top adversarial images of the layer's units.
         labels: true class of every image, by id.
         targets: target class of every adversarial image, by id.
         similarity: C, positive definite.
 
     Raises:
-        DataError: fewer than 2 top images, from which nothing can be said.
+        DataError: fewer than 2 top images, which are too few to compare.
     """
     responses, p_ids = real.compute()
     _, q_ids = adversarial.compute()
     top, images = p_ids.shape[1], len(labels)
     if top < 2:
         raise DataError(
-            f"{top} of {images} images is no top set to compare; use more images or a larger --top"
+            f"{top} of {images} images is too small a top set to compare; use more images or a "
+            "larger --top"
         )
     dead = responses[:, 0] <= 0
     p, q, t = labels[p_ids], labels[q_ids], targets[q_ids]
     classes = len(similarity)
     n_p, n_q, n_t = (class_counts(part, classes) for part in (p, q, t))
-    # where the same image is in both top sets, leaving it out changes both
+    # if an image is in both top sets, leaving it out changes both
     p_in_q, q_position = _positions(p_ids, q_ids)
     q_in_p, _ = _positions(q_ids, p_ids)
 
@@ -160,20 +161,20 @@ def layer_consistency(
 
 
 def uniform_floor(similarity: Similarity) -> float:
-    """LC of a unit whose images fall evenly on all classes: uᵀCu."""
+    """LC of a unit whose images are spread evenly over all classes: uᵀCu."""
     return float(similarity.mean())
 
 
 def random_floor(
     labels: Labels, similarity: Similarity, top: int, *, seed: int, draws: int = 1000
 ) -> tuple[float, float]:
-    """Mean LC, and mean CS1, of random images in place of the top ones.
+    """Mean LC and mean CS1 of random images instead of the top ones.
 
     Args:
         labels: true class of every image.
         similarity: C.
         top: images per set.
-        seed: of the draws.
+        seed: the seed of the draws.
         draws: number of pairs of sets.
     """
     random = np.random.default_rng(seed)
@@ -192,7 +193,7 @@ def _inner(first: Counts, second: Counts, similarity: Similarity) -> PerUnit:
 
 
 def _level_without(counts: Counts, labels: Tensor, similarity: Similarity) -> Tensor:
-    """LC with each of the k images left out in turn, shape units × k."""
+    """LC with each of the k images left out in turn, of shape units × k."""
     kept = labels.shape[1] - 1
     mixed = counts @ similarity
     square = _inner(counts, counts, similarity)[:, None]
@@ -226,14 +227,14 @@ def _agreement_without(
 
 
 def _positions(ids: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether each id is among the same unit's others, and where."""
+    """Whether each id is among the same unit's others, and its position there."""
     ordered, order = others.sort(dim=1)
     place = torch.searchsorted(ordered, ids).clamp(max=others.shape[1] - 1)
     return ordered.gather(1, place) == ids, order.gather(1, place)
 
 
 def _influence(images: int, dead: Tensor, *parts: tuple[Tensor, Tensor]) -> Float64[Tensor, " n"]:
-    """Change of the mean over live units when each image is left out, shape N."""
+    """Change of the mean over live units when each image is left out, of shape N."""
     total = torch.zeros(images, dtype=torch.float64)
     live = ~dead
     for ids, change in parts:
@@ -243,7 +244,7 @@ def _influence(images: int, dead: Tensor, *parts: tuple[Tensor, Tensor]) -> Floa
 
 def _interval(values: PerUnit, influence: Float64[Tensor, " n"], top: int) -> Interval:
     mean = values.nanmean().item()
-    # each top set is one sample of k images, whose jackknife has the factor (k − 1) / k
+    # each top set is one sample of k images, whose jackknife factor is (k − 1) / k
     scale = (top - 1) / top
     corrected = mean - scale * influence.sum().item()
     error = Z95 * math.sqrt(scale * influence.square().sum().item())
@@ -257,12 +258,12 @@ def _interval(values: PerUnit, influence: Float64[Tensor, " n"], top: int) -> In
 
 @dataclass(frozen=True, kw_only=True)
 class Consistency:
-    """LC, consis_adv, CS1 and CS2 of every unit of every convolution, on images in memory.
+    """LC, consis_adv, CS1 and CS2 of every unit of every convolution, for images in memory.
 
     Attributes:
-        attack: what makes the adversarial images.
-        top: share of the images that stands for a unit (D22: .01), at least 2 of them.
-        sigma: of the class similarity C (D22 eq. 10).
+        attack: the attack that makes the adversarial images.
+        top: share of the images that represents a unit (D22: .01), at least 2 of them.
+        sigma: width of the class similarity C (D22 eq. 10).
         batch_size: images per step.
     """
 
@@ -284,7 +285,7 @@ class Consistency:
         labels: Labels,
         synsets: Sequence[str] | None = None,
     ) -> dict[str, LayerConsistency]:
-        """The measures of each layer, in the order of execution.
+        """The measures of each layer, in execution order.
 
         Args:
             model: pixels in [0, 1] → logits.
@@ -293,9 +294,9 @@ class Consistency:
             synsets: the WordNet 3.0 wnid of each class (default: the model's own).
 
         Raises:
-            DataError: fewer than two images, or a wnid that WordNet 3.0 does not have.
-            SettingsError: no synsets.
-            NumericError: a class similarity that is no norm, or a model that returns NaN.
+            DataError: fewer than two images, or a wnid that is not in WordNet 3.0.
+            SettingsError: synsets are missing.
+            NumericError: a class similarity that is not a norm, or a model that returns NaN.
         """
         synsets = getattr(model, "synsets", None) if synsets is None else synsets
         if synsets is None:

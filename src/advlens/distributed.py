@@ -1,8 +1,8 @@
-"""Several processes at one task, as torchrun starts them: gloo on CPUs, nccl on GPUs.
+"""Several processes on one task, as torchrun starts them: gloo on CPUs, nccl on GPUs.
 
-The gradient is summed by one reduction a step instead of torch's DistributedDataParallel: an
-objective may pass through the network several times, or through a traced form of it, which DDP's
-hooks do not see.
+The gradient is summed by one reduction per step instead of torch's DistributedDataParallel: an
+objective may pass through the network several times, or through a traced form of it, and DDP's
+hooks do not see that.
 """
 
 import contextlib
@@ -23,18 +23,18 @@ from advlens.errors import LostError, SettingsError
 from advlens.meeting import Place, waiting
 
 PATIENCE = 300.0
-"""Seconds without a sign of life of another process, unless the user is more patient."""
+"""Seconds without a sign of life from another process, unless the user sets --patience."""
 WORK = timedelta(days=30)
-"""How long the others wait while one that lives works alone."""
+"""How long the others wait while a live process works alone."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that work together; alone, all of its methods do nothing.
+    """The processes that work together; with one process, all methods do nothing.
 
     Attributes:
-        rank: number of this one.
-        count: how many there are.
+        rank: number of this process.
+        count: number of processes.
     """
 
     rank: int = 0
@@ -46,18 +46,18 @@ class Processes:
         return self.rank == 0
 
     def share(self, total: int) -> range:
-        """This process's part of 0 … total − 1; the parts are disjoint and cover all."""
+        """This process's part of 0 … total − 1; the parts are disjoint and cover everything."""
         return range(self.rank, total, self.count)
 
     def own(self, name: str) -> str:
-        """A name for what this process keeps for itself."""
+        """A name for this process's own files."""
         return name if self.count == 1 else f"{name}-{self.rank}-of-{self.count}"
 
     def deal(self, total: int, batch_size: int, *, rank: int | None = None) -> list[int]:
-        """A process's part of 0 … total − 1 where whole batches are dealt out in turn.
+        """A process's part of 0 … total − 1 when whole batches are dealt out in turn.
 
-        The batches are those of one process alone: what rounding does to an image does not depend
-        on how many processes there are.
+        The batches are those of a single process, so that rounding in an image's results does not
+        depend on the number of processes.
         """
         dealer = self.rank if rank is None else rank
         starts = range(dealer * batch_size, total, self.count * batch_size)
@@ -88,7 +88,7 @@ class Processes:
             tensor.copy_(part.view_as(tensor))
 
     def gathered(self, tensor: Tensor) -> list[Tensor]:
-        """The tensors of all processes, by rank; they may differ in the length of their last axis.
+        """The tensors of all processes, by rank; the length of their last axis may differ.
 
         Raises:
             LostError: another process has ended.
@@ -120,11 +120,11 @@ class Processes:
             if rank == self.rank:
                 content = save({key: t.contiguous().cpu() for key, t in state.items()})
             state_of = load(self.spread(content, device, source=rank))
-            # copies, aligned as torch aligns: a matrix product rounds by where its operands lie
+            # copies, aligned as torch aligns: rounding in a matrix product depends on alignment
             yield {key: tensor.clone() for key, tensor in state_of.items()}
 
     def spread(self, content: bytes, device: torch.device, *, source: int = 0) -> bytes:
-        """What one process gives, the first unless another is named, in all of them.
+        """The content of one process, by default the first, in all processes.
 
         Raises:
             LostError: another process has ended.
@@ -158,14 +158,14 @@ class Processes:
 def joined(device: torch.device, patience: float = PATIENCE) -> Iterator[Processes]:
     """Join the processes that torchrun describes in the environment, and leave them at the end.
 
-    Without torchrun this is one process. A process that sees no sign of life of another ends.
+    Without torchrun this is one process. A process that sees no sign of life from another ends.
 
     Args:
-        device: where the tensors are that the processes exchange.
+        device: the device of the tensors that the processes exchange.
         patience: seconds without a sign of life.
 
     Raises:
-        SettingsError: the environment says that there are others, but not how to reach them.
+        SettingsError: the environment describes other processes, but not how to reach them.
         LostError: the others cannot be reached, or one has ended.
     """
     place = Place.described()
@@ -178,18 +178,18 @@ def joined(device: torch.device, patience: float = PATIENCE) -> Iterator[Process
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WORK)
         try:
             yield processes
-            processes.total(torch.zeros(1, device=device))  # nobody leaves ahead of the others
+            processes.total(torch.zeros(1, device=device))  # no process leaves before the others
         finally:
             dist.destroy_process_group()
 
 
 def local_device(name: str) -> torch.device:
-    """The device of a name; "auto" is a GPU where there is one, else the CPU.
+    """The device for a name; "auto" is a GPU if there is one, else the CPU.
 
-    Under torchrun each process of a machine takes a GPU of its own.
+    Under torchrun, each process on a machine takes its own GPU.
 
     Raises:
-        SettingsError: no such device here.
+        SettingsError: this machine has no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -206,9 +206,9 @@ def local_device(name: str) -> torch.device:
 
 
 def synchronized(network: nn.Module, processes: Processes) -> nn.Module:
-    """The network itself, its batch normalization over the images of all processes.
+    """The network, with batch normalization over the images of all processes.
 
-    Parameters and buffers are shared with the network given, which keeps its plain layers.
+    Parameters and buffers are shared with the given network, which keeps its plain layers.
     """
     if processes.count == 1:
         return network
@@ -222,7 +222,7 @@ def synchronized(network: nn.Module, processes: Processes) -> nn.Module:
 
 
 class _SynchronizedBatchNorm(_BatchNorm):
-    """Batch normalization in training, by the statistics of all processes; torch's needs GPUs."""
+    """Batch normalization in training, with statistics over all processes; torch's needs GPUs."""
 
     processes: Processes
 
@@ -242,7 +242,7 @@ class _SynchronizedBatchNorm(_BatchNorm):
         return result.to(input.dtype)
 
     def _track(self, mean: Tensor, variance: Tensor) -> None:
-        if self.num_batches_tracked is None:  # this layer keeps no averages
+        if self.num_batches_tracked is None:  # the layer keeps no averages
             return
         self.num_batches_tracked.add_(1)
         share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
@@ -252,7 +252,7 @@ class _SynchronizedBatchNorm(_BatchNorm):
 
 
 class _Total(torch.autograd.Function):
-    """The sum over processes, whose gradient is the sum of theirs."""
+    """The sum over processes, whose gradient is the sum of the processes' gradients."""
 
     @staticmethod
     def forward(context: Any, tensor: Tensor, processes: Processes) -> Tensor:

@@ -1,4 +1,4 @@
-"""Accuracy with its interval, and the checks that reveal gradient masking."""
+"""Accuracy with its interval, and sanity checks that reveal gradient masking."""
 
 import statistics
 from collections.abc import Sequence
@@ -19,15 +19,16 @@ RANKS = 5
 
 @dataclass
 class Accuracy:
-    """Counts of right predictions, streamed.
+    """Streamed counts of right predictions.
 
     Attributes:
-        n: images seen.
-        top1: of them, with the label ranked first; under attack, before the attack as well.
-        top5: of them, with the label among the first five (all of them with five classes or fewer).
+        n: number of images seen.
+        top1: images with the label ranked first; under attack, they must be right before it as
+            well.
+        top5: images with the label among the first five (all images with five classes or fewer).
         draws: passes over each image. More than one is for a randomized model: `top1` and `top5`
             are then sums over the draws, and under attack `top1` counts each draw by itself.
-        by_draw: `top1` of each of several draws.
+        by_draw: `top1` of each draw, if there are several.
     """
 
     n: int = 0
@@ -38,17 +39,18 @@ class Accuracy:
 
     @property
     def share(self) -> float:
-        """Top-1 in [0, 1]: right predictions of all."""
+        """Top-1 accuracy in [0, 1]."""
         return self.top1 / max(self.n * self.draws, 1)
 
     def update(self, logits: Logits, labels: Labels, clean: Logits | None = None) -> None:
-        """Take in a batch.
+        """Process a batch.
 
         Args:
-            logits: of the images, as they are or attacked.
-            labels: their classes.
-            clean: of the images as they are, where `logits` are of attacked ones: what is wrong
-                without the attack is not right under it. Top-5 is of `logits` alone.
+            logits: logits of the natural or attacked images.
+            labels: the images' classes.
+            clean: logits of the natural images if `logits` are of attacked ones: an image that is
+                wrong without the attack does not count as right under it. Top-5 uses `logits`
+                alone.
         """
         hits = _hits(logits, labels)
         right = hits[:, 0] if clean is None else hits[:, 0] & _hits(clean, labels)[:, 0]
@@ -66,11 +68,11 @@ class Accuracy:
         ids: Ids,
         clean: Logits,
     ) -> None:
-        """Attack a batch, or leave it as it is, and take it in.
+        """Attack a batch, or leave it as it is, and process it.
 
-        All images are attacked: one that is wrong already, or fooled at an early step, changes
-        top-1 no more and top-5 still. Where five classes are all that there are, such images are
-        dropped on the way. With several draws each is a fresh pass over the same attacked images.
+        All images are attacked: an image that is wrong already, or fooled at an early step, no
+        longer changes top-1 but still changes top-5. With five classes or fewer, such images are
+        dropped on the way. Each of several draws is a fresh pass over the same attacked images.
         """
         if self.draws > 1:
             attacked = images if attack is None else attack(model, images, labels, ids=ids)
@@ -95,24 +97,24 @@ class Accuracy:
         self.by_draw = _sums(self.by_draw, right)
 
     def merge(self, other: "Accuracy") -> None:
-        """Take in what another accumulator counted."""
+        """Add the counts of another accumulator."""
         self.n += other.n
         self.top1 += other.top1
         self.top5 += other.top5
         self.by_draw = _sums(self.by_draw, other.by_draw)
 
     def counts(self) -> list[int]:
-        """All that it has counted, in numbers that add up over accumulators of as many draws."""
+        """All counts, as numbers that add up over accumulators with equal draws."""
         by_draw = self.by_draw or [0] * self.draws
         return [self.n, self.top1, self.top5, *(by_draw if self.draws > 1 else ())]
 
     def restore(self, counts: Sequence[int]) -> None:
-        """Take up what `counts` gave."""
+        """Resume from the result of `counts`."""
         self.n, self.top1, self.top5, *self.by_draw = counts
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation, over the draws, of the accuracy in one; None of a single draw."""
+        """Standard deviation of the accuracy over the draws; None for a single draw."""
         if self.draws == 1 or not self.n:
             return None
         return statistics.stdev(right / self.n for right in self.by_draw)
@@ -120,11 +122,12 @@ class Accuracy:
     def interval(self) -> tuple[float, float]:
         """95 % interval of top-1, over images and draws.
 
-        Of one draw it is Wilson's for n images. Of D draws the mean p over images and draws has at
-        most the variance p(1 − p)/n, as if each image were drawn once, and s²/D, where s is the
-        spread over draws, which all images of a pass may share. With the quantile t of D − 1
-        degrees of freedom in place of z for the second, Wilson's interval is taken for the number
-        of images that has this variance, m = n / (1 + n (t/z)² s² / (D p(1 − p))).
+        For one draw, it is Wilson's interval for n images. For D draws, the mean p over images and
+        draws has at most the variance p(1 − p)/n, as if each image were drawn once, plus s²/D,
+        where s is the spread over draws, which all images of a pass may share. With the quantile t
+        of D − 1 degrees of freedom in place of z for the second term, the result is Wilson's
+        interval for the number of images with this variance, m = n / (1 + n (t/z)² s² /
+        (D p(1 − p))).
         """
         p, n = self.share, float(self.n)
         if self.spread is None:
@@ -153,7 +156,7 @@ def _sums(first: list[int], second: list[int]) -> list[int]:
 
 
 def _hits(logits: Logits, labels: Labels) -> Tensor:
-    """Whether each image's first class, second … fifth is its label, N×5."""
+    """Whether each image's first to fifth class is its label, N×5."""
     if logits.isnan().any():
         raise NumericError(
             "the model returns NaN on images in [0, 1], so its accuracy means nothing: check its "
@@ -165,7 +168,7 @@ def _hits(logits: Logits, labels: Labels) -> Tensor:
 
 @dataclass(frozen=True)
 class Check:
-    """One sanity check: what must hold of a real robustness, what was found."""
+    """One sanity check: what a real robustness must satisfy, and what was measured."""
 
     check: str
     expected: str
@@ -176,7 +179,7 @@ class Check:
 def must_fall(check: str, settings: Sequence[str], accuracies: Sequence[Accuracy]) -> Check:
     """Accuracy must not rise from one setting to the next stronger one.
 
-    A rise by half a point, or by one image, is within the noise of the attack.
+    A rise of half a point, or of one image, is within the noise of the attack.
     """
     shares = [accuracy.share for accuracy in accuracies]
     slack = max(0.005, 1 / max(accuracies[0].n, 1)) + 1e-9
@@ -186,10 +189,10 @@ def must_fall(check: str, settings: Sequence[str], accuracies: Sequence[Accuracy
 
 
 def must_have_gradients(check: str, blind: int, n: int) -> Check:
-    """On at most 1 % of n images, or one, may the gradient that attacks climb be exactly 0.
+    """The gradient that attacks climb may be exactly 0 on at most 1 % of n images, or one.
 
-    Behind rounded pixels, a step function or a saturated output no attack by gradients finds
-    anything, and robustness looks perfect.
+    Behind rounded pixels, a step function or a saturated output, gradient attacks find nothing, and
+    robustness looks perfect.
     """
     value = f"{blind} of {n} images without a gradient"
     return Check(check, "at most 1% of the images without one", value, blind <= max(1, n / 100))

@@ -24,19 +24,19 @@ TIMEOUT = 60
 SLOWEST = 10_000
 """Bytes per second, on average, below which a download is given up."""
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
-"""What `flock` says where the file system has no locks."""
+"""Errors of `flock` where the file system has no locks."""
 
 
 @contextlib.contextmanager
 def atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a file that appears at `path` only when the block ends without an exception.
 
-    The temporary file lies in the same folder, is flushed to disk, then renamed over `path`;
-    after an exception it is removed and the old file is untouched. Text mode writes UTF-8.
+    The temporary file lies in the same folder, is flushed to disk, then renamed over `path`. After
+    an exception it is removed and the old file stays unchanged. Text mode writes UTF-8.
 
     Raises:
-        RunError: the disk is full or the folder cannot be written (the path and reason named), or a
-            folder that the process holds was removed meanwhile.
+        RunError: the disk is full or the folder cannot be written (the message names path and
+            reason), or a folder that the process holds has been removed meanwhile.
     """
     path = Path(path)
     check_held(path)
@@ -51,7 +51,7 @@ def atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             os.fsync(file.fileno())
         mask = os.umask(0)
         os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes files private; ours follow the umask
+        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes files private; these follow the umask
         os.replace(temporary, path)
     except OSError as error:
         raise RunError(
@@ -73,7 +73,7 @@ def sha256(path: Path) -> str:
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder for this process; the lock dies with the process, also after SIGKILL.
 
-    Where the file system has no locks, a file does instead (see `lockfile.held_by_file`).
+    If the file system has no locks, a file serves instead (see `lockfile.held_by_file`).
 
     Raises:
         RunError: another process holds the folder.
@@ -81,7 +81,7 @@ def locked(folder: Path) -> Iterator[None]:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # a link that lies there would make a file elsewhere
+        # a link there would create a file elsewhere
         file = open(folder / ".lock", "a", opener=_without_links)  # noqa: SIM115 (closed below)
     except OSError as error:
         raise RunError(
@@ -125,28 +125,28 @@ def _flock(file: IO[Any], operation: int) -> bool:
 
 
 def fetch(url: str, path: Path, *, sha256: str, size: int) -> Path:
-    """Download a file whose size and SHA-256 are known; a file already whole is kept.
+    """Download a file of known size and SHA-256; a complete file is kept.
 
-    Of several processes that fetch the same path, one downloads and the others wait for it.
+    If several processes fetch the same path, one downloads and the others wait for it.
 
     Args:
-        url: an address that begins with https, as must those it redirects to.
+        url: an https address; redirects must be https as well.
         path: the file to write.
-        sha256: of the file, 64 hex digits.
-        size: of the file, in bytes; an answer with more is not read on.
+        sha256: the file's SHA-256, 64 hex digits.
+        size: the file's size in bytes; reading stops beyond it.
 
     Returns:
-        path.
+        `path`.
 
     Raises:
-        DataError: the address cannot be read, or does not hold this file; `path` is untouched.
+        DataError: the address cannot be read, or does not hold this file; `path` is unchanged.
         RunError: the file cannot be written.
     """
     path = Path(path)
     if _whole(path, sha256, size):
         return path
     with _turn(path):
-        if _whole(path, sha256, size):  # the one before us has fetched it
+        if _whole(path, sha256, size):  # the previous process has fetched it
             return path
         with atomic(path) as file, contextlib.closing(_download(url, path, size)) as blocks:
             digest = hashlib.sha256()
@@ -179,7 +179,7 @@ def _download(url: str, path: Path, size: int) -> Generator[bytes, None, None]:
                 yield block
     except (OSError, http.client.HTTPException, ValueError) as error:
         if isinstance(error, urllib.error.HTTPError):
-            error.close()  # it holds the connection
+            error.close()  # it holds the connection open
         raise _no_download(url, path, str(error) or type(error).__name__) from error
     if received != size:
         raise _no_download(url, path, f"it has {received} bytes, not {size}")
@@ -190,10 +190,10 @@ def _no_download(url: str, path: Path, reason: str) -> DataError:
 
 
 def opened(url: str, schemes: Collection[str], headers: Mapping[str, str] | None = None) -> Any:
-    """The answer of an address, which, like those it redirects to, has one of the schemes.
+    """The response of an address; it and its redirects must use one of the schemes.
 
     Raises:
-        OSError, HTTPException, ValueError: there is none, or the scheme is another.
+        OSError, HTTPException, ValueError: there is no response, or the scheme is another.
     """
     if urllib.parse.urlsplit(url).scheme not in schemes:
         raise ValueError(f"it is not an {' or '.join(schemes)} address")
@@ -222,7 +222,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 @contextlib.contextmanager
 def _turn(path: Path) -> Iterator[None]:
-    """Wait for a lock beside `path`, hold it, and leave no trace of it."""
+    """Hold a lock beside `path`, waiting for it if needed; the lock file is removed afterwards."""
     lock = path.with_name(f".{path.name}.lock")
     while True:
         try:
@@ -239,7 +239,7 @@ def _turn(path: Path) -> Iterator[None]:
                 current = os.path.samestat(os.fstat(file.fileno()), os.stat(lock))
             except FileNotFoundError:
                 current = False
-            if current:  # else the one before us has removed it, and others may hold a new one
+            if current:  # else the previous process removed it, and others may hold a new one
                 try:
                     yield
                 finally:

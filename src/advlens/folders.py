@@ -1,4 +1,4 @@
-"""Folders that others may have made, changed or removed: looked at before they are used."""
+"""Folders that others may have made, changed or removed; they are checked before use."""
 
 import json
 import math
@@ -12,26 +12,26 @@ from typing import Any, BinaryIO
 from advlens.errors import RunError
 
 LARGEST = 2**26
-"""Bytes beyond which a table or a record of a run is not read."""
+"""Maximum size of a run's table or record, in bytes."""
 MOST_VALUES = 2_000_000
-"""Values that a JSON file may hold: each can take a hundred bytes of memory."""
+"""Maximum number of values in a JSON file: each can take a hundred bytes of memory."""
 MOST_BEYOND_ASCII = 2**24
-"""Bytes of a JSON file with characters beyond ASCII, each of which can take four in memory."""
+"""Maximum size of a JSON file with non-ASCII characters: each can take four bytes in memory."""
 DEEPEST = 20
-"""Lists and objects within each other, at most."""
+"""Maximum nesting of lists and objects."""
 WRITTEN = ("parts", "results", "figures", "images")
-"""Folders within a run folder that are written to and read from."""
+"""Folders in a run folder that are written to and read from."""
 
 _HELD: dict[Path, tuple[int, int]] = {}
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Within the block, nothing is written into this folder once it was removed or replaced.
+    """Within the block, refuse to write into this folder once it has been removed or replaced.
 
     Raises:
-        RunError: it was, and the block has failed for it; or the folder leads elsewhere, see
-            `check_folder`.
+        RunError: it was removed or replaced, and the block has failed for that reason; or the
+            folder leads elsewhere, see `check_folder`.
     """
     check_folder(folder)
     key = Path(os.path.abspath(folder))
@@ -50,10 +50,10 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def check_held(path: Path) -> None:
-    """Refuse to write a file whose held folder is no longer the same.
+    """Refuse to write a file whose held folder has been removed or replaced.
 
     Raises:
-        RunError: it was removed or replaced; the message names it.
+        RunError: the folder was removed or replaced; the message names it.
     """
     path = Path(os.path.abspath(path))
     for folder, identity in _HELD.items():
@@ -73,10 +73,10 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def check_folder(folder: Path) -> None:
-    """See to it that what is written into a run folder, or read from it, stays in it.
+    """Check that all reads and writes in a run folder stay in it.
 
     Raises:
-        RunError: it holds a link, a pipe or a device where a run has files and folders.
+        RunError: the folder holds a link, a pipe or a device in place of a run's files and folders.
     """
     folder = Path(folder)
     waiting = [folder]
@@ -100,10 +100,10 @@ def check_folder(folder: Path) -> None:
 
 
 def open_plain(path: Path, most: int = LARGEST) -> BinaryIO:
-    """Open a file to read: no link, no pipe, of at most so many bytes.
+    """Open a file to read: not a link or a pipe, and at most `most` bytes.
 
     Raises:
-        OSError, ValueError: it is not there, or not such a file; see `why`.
+        OSError, ValueError: the file does not exist, or is not such a file; see `why`.
     """
     try:
         number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -127,7 +127,7 @@ def read_object(path: Path, most: int = LARGEST) -> dict[str, Any]:
     """Read a JSON object: finite numbers of at most a hundred digits, not deeply nested.
 
     Raises:
-        OSError, ValueError: it is no such file; see `why`.
+        OSError, ValueError: the file is not such an object; see `why`.
     """
     with open_plain(path, most) as file:
         content = file.read(most + 1)
@@ -135,10 +135,10 @@ def read_object(path: Path, most: int = LARGEST) -> dict[str, Any]:
 
 
 def parse_object(content: bytes) -> dict[str, Any]:
-    """The same of bytes.
+    """Parse the same from bytes.
 
     Raises:
-        ValueError: they are no such object.
+        ValueError: the bytes are not such an object.
     """
     if sum(map(content.count, (b",", b"[", b"{"))) > MOST_VALUES:
         raise ValueError(f"it holds more than {MOST_VALUES:,} values")
@@ -166,12 +166,12 @@ def parse_object(content: bytes) -> dict[str, Any]:
 
 
 def is_amount(value: object) -> bool:
-    """Whether it is a number ≥ 0 such as a time, a count or a memory size."""
+    """Whether the value is a number ≥ 0, such as a time, a count or a memory size."""
     return isinstance(value, int | float) and type(value) is not bool and 0 <= value < 1e15
 
 
 def why(error: Exception) -> str:
-    """The reason of an error, without the path, in a few words."""
+    """The reason for an error, without the path, in a few words."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return reason.split("\n")[0][:200] or type(error).__name__
 
@@ -182,7 +182,7 @@ def _cut(path: Path) -> str:
 
 
 def _refused(text: str) -> None:
-    raise ValueError(f"{text} is no JSON number")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _finite(text: str) -> float:

@@ -1,4 +1,4 @@
-"""95 % intervals of shares and of means."""
+"""95 % intervals of shares and means."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ Z95 = 1.959963984540054  # two-sided 95 % quantile of the standard normal
 def wilson(successes: float, n: float) -> tuple[float, float]:
     """95 % interval of a share from n trials (Wilson 1927); (0, 1) for n = 0.
 
-    Of trials that depend on each other n is the number of independent ones worth as much.
+    For dependent trials, n is the equivalent number of independent ones.
     """
     if n == 0:
         return 0.0, 1.0
@@ -35,7 +35,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float |
 def student(v: int) -> float:
     """The two-sided 95 % quantile of Student's t with v degrees of freedom.
 
-    Cornish and Fisher's expansion (1938), right to .05 % from v = 4 and to 1 % at v = 2.
+    Cornish and Fisher's expansion (1938), accurate to .05 % from v = 4 and to 1 % at v = 2.
     """
     z = Z95
     return (

@@ -1,4 +1,4 @@
-"""A lock for file systems that have none: a file that names who holds it."""
+"""A lock for file systems without locks: a file that names its holder."""
 
 import contextlib
 import json
@@ -12,19 +12,19 @@ from pathlib import Path
 from advlens.errors import RunError
 
 POLL = 0.1
-"""Seconds between two looks at a lock that is waited for."""
+"""Seconds between two checks of a lock that is waited for."""
 
 
 @contextlib.contextmanager
 def held_by_file(file: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold a file that says host, process and time; one left by a process that died is taken over.
+    """Hold a file that names host, process and time; a file left by a dead process is taken over.
 
-    Whether a process of another machine still lives cannot be seen from here: its file stays until
-    somebody removes it.
+    Whether a process on another machine is alive cannot be checked: its file stays until someone
+    removes it.
 
     Args:
         file: the lock, which exists while it is held.
-        wait: wait for another process of this machine instead of refusing.
+        wait: wait for another process on this machine instead of refusing.
 
     Raises:
         RunError: another process holds the file, or it cannot be written.
@@ -59,7 +59,7 @@ def _take_over(file: Path, *, wait: bool) -> None:
     """Remove a lock whose holder has died; otherwise refuse, or wait a little."""
     try:
         content, host, pid, since = _read(file)
-    except FileNotFoundError:  # it has just been given up
+    except FileNotFoundError:  # it has just been released
         return
     here = host == socket.gethostname()
     if here and not _lives(pid):
@@ -68,7 +68,7 @@ def _take_over(file: Path, *, wait: bool) -> None:
             os.rename(file, aside)
             if aside.read_text(encoding="utf-8") == content:
                 aside.unlink()
-            else:  # this is the lock of another, who was faster
+            else:  # this is the lock of another process that was faster
                 os.rename(aside, file)
     elif here and wait:
         time.sleep(POLL)
@@ -80,8 +80,8 @@ def _take_over(file: Path, *, wait: bool) -> None:
 
 
 def _read(file: Path) -> tuple[str, str, int, str]:
-    """The content of a lock: all of it, host, process and time."""
-    for _ in range(10):  # one that is just being made is empty
+    """The content of a lock: the whole text, host, process and time."""
+    for _ in range(10):  # a lock that is being created is empty
         content = file.read_text(encoding="utf-8", errors="replace")
         with contextlib.suppress(ValueError, KeyError, TypeError):
             holder = json.loads(content)
@@ -93,12 +93,12 @@ def _read(file: Path) -> tuple[str, str, int, str]:
 
 
 def _lives(pid: int) -> bool:
-    """Whether there is such a process on this machine."""
+    """Whether this machine has such a process."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # it is another user's
+    except PermissionError:  # it belongs to another user
         return True
     return True
 

@@ -1,4 +1,4 @@
-"""Losses per image, in forms whose float32 values and gradients are right on confident models."""
+"""Losses per image, in forms whose float32 values and gradients are right for confident models."""
 
 from typing import Literal
 
@@ -14,7 +14,7 @@ FeatureDistance = Literal["squared", "absolute", "cosine"]
 def log_odds(logits: Logits, labels: Labels) -> PerImage:
     """log (1 − p(label)) / p(label): logsumexp of the other logits minus the label's logit.
 
-    Cross entropy is softplus of it, so both have the same gradient direction for each image; this
+    Cross entropy is its softplus, so both have the same gradient direction for each image, but this
     one neither loses its leading digits where p(label) rounds to 1 nor underflows. It is positive
     wherever the model does not predict the label.
     """
@@ -31,25 +31,25 @@ def cross_entropy(logits: Logits, labels: Labels) -> PerImage:
 def divergence(logits: Logits, others: Logits) -> PerImage:
     """KL(p ‖ q) = Σ p log(p/q) of the probabilities p of `logits` and q of `others` (TRADES).
 
-    With t the class that `logits` predict, it is Σ_{j≠t} p_j (log p_j/p_t − log q_j/q_t)
-    + log p_t − log q_t: nothing is lost where p_t and q_t round to 1. It is computed in float64,
-    since next to p = q the terms cancel, and q − p, its gradient, does too.
+    With t the class that `logits` predict, it is Σ_{j≠t} p_j (log p_j/p_t − log q_j/q_t) +
+    log p_t − log q_t, which loses nothing where p_t and q_t round to 1. It is computed in float64,
+    because near p = q the terms cancel, and so does its gradient, q − p.
     """
     z, others = logits.double(), others.double()
     top = z.argmax(dim=1)
     label = top.unsqueeze(1)
     p = z.softmax(dim=1).scatter(1, label, 0)
     odds, other_odds = (each - each.gather(1, label) for each in (z, others))
-    apart = torch.where(p > 0, odds - other_odds, 0.0)  # −∞ − −∞ is of a masked class
+    apart = torch.where(p > 0, odds - other_odds, 0.0)  # −∞ − −∞ comes from a masked class
     total = (p * apart).sum(dim=1) + cross_entropy(others, top)
     return (total - cross_entropy(z, top)).to(logits.dtype)
 
 
 def rounding(logits: Logits) -> PerImage:
-    """How far an image's logits may be from themselves in another batch, in units of logits.
+    """How far an image's logits may vary between batches, in units of logits.
 
-    Kernels add in another order there: measured are differences up to 22 ε of the largest logit
-    (a random VGG-11) and 2 ε (trained networks). 64 ε is taken.
+    Kernels add in another order there: measured differences reach 22 ε of the largest logit (a
+    random VGG-11) and 2 ε (trained networks). The bound is 64 ε.
     """
     largest = logits.masked_fill(logits.isinf(), 0).abs().amax(dim=1)
     return 64 * torch.finfo(logits.dtype).eps * largest
@@ -60,7 +60,7 @@ def feature_distance(
 ) -> PerImage:
     """Distance of each image's features, averaged over their elements (D19 eq. 6, D22 eq. 9).
 
-    "squared" and "absolute" differences, or the "cosine" distance 1 − cos of the two as vectors.
+    The distance is "squared" or "absolute" differences, or "cosine": 1 − cos of the two vectors.
     """
     if kind == "cosine":
         return 1 - F.cosine_similarity(features.flatten(1), others.flatten(1))

@@ -1,4 +1,4 @@
-"""Discrepancy maps: where in an image lies what a unit responds to.
+"""Discrepancy maps: where in an image the cause of a unit's response lies.
 
 Zhou, Khosla, Lapedriza, Oliva and Torralba, Object Detectors Emerge in Deep Scene CNNs, ICLR 2015,
 section 3.2; shown for real and adversarial images in D22, section 2. An occluder of random pixels
@@ -31,17 +31,18 @@ YELLOW = (1.0, 0.85, 0.0)
 
 @dataclass(frozen=True, kw_only=True)
 class DiscrepancyMap:
-    """The change of a unit's response where a patch of the image is replaced by random pixels.
+    """The change of a unit's response when random pixels replace a patch of the image.
 
-    An image costs one pass through the network up to the layer per place of the occluder, and one
-    of its own, however many units are asked for: 5 185 with the paper's patch and stride.
+    An image costs one pass through the network up to the layer per occluder position, and one of
+    its own, for any number of units: 5 185 with the paper's patch and stride.
 
     Attributes:
-        patch: side of the square occluder in pixels. Default: 11 where the image's shorter side is
-            224, as in the paper, else in proportion to it, but at least 2.
-        stride: from one place to the next. Default: 3 at 224, likewise, but at least 1.
-        batch_size: occluded images per pass, of one image or of several; sets the memory.
-        seed: of the occluder, of which each image has its own.
+        patch: side of the square occluder in pixels. Default: 11 if the image's shorter side is
+            224, as in the paper, otherwise in proportion, but at least 2.
+        stride: distance between positions. Default: 3 at 224, otherwise in proportion, but at least
+            1.
+        batch_size: occluded images per pass, from one image or several; sets the memory.
+        seed: the seed of the occluders; each image has its own.
     """
 
     patch: int | None = None
@@ -66,25 +67,25 @@ class DiscrepancyMap:
         """A map N×K×H×W, ≥ 0, for each image and each of its K units.
 
         The value at an occluder's center is |r − r′|: r is the unit's response at its maximum on
-        the untouched image (the first of equal ones), r′ that at the same position of the occluded
-        one. The size counts, as in the paper, not the sign: what holds a unit back matters to it as
-        well. The first occluder lies in the upper left corner, the last of each line touches the
-        border, if need be nearer to the one before it. From center to center the map is linear
-        along both axes; beyond the outermost it is constant. A unit that responds nowhere in the
-        image has no maximum there, and a map of 0.
+        the untouched image (the first of equal ones), r′ the one at the same position of the
+        occluded image. As in the paper, the size counts and not the sign, because what holds a unit
+        back matters to it as well. The first occluder lies in the upper left corner; the last of
+        each line touches the border, closer to the one before it if needed. Between centers the map
+        is linear along both axes; beyond the outermost it is constant. A unit that responds nowhere
+        in the image has no maximum there, and a map of 0.
 
         Args:
             model: pixels in [0, 1] → logits or maps; or its prepared copy.
             images: pixels in [0, 1], N×3×H×W.
             layer: name of a convolution (default: the last).
             units: the numbers of the K units of each image, N×K.
-            ids: a stable number for each image, which its occluder is drawn from (default 0…N−1).
+            ids: a stable number for each image that seeds its occluder (default 0…N−1).
 
         Raises:
-            DataError: images that are not pixels in [0, 1], or are smaller than the occluder.
-            SettingsError: units that the layer does not have, or not as many for each image.
-            ModelError: no such layer.
-            NumericError: a response that is not finite.
+            DataError: images are not pixels in [0, 1], or are smaller than the occluder.
+            SettingsError: the layer lacks such units, or their number differs between images.
+            ModelError: the model has no such layer.
+            NumericError: a response is not finite.
         """
         with torch.no_grad():
             prepared = prepare(model)
@@ -119,8 +120,8 @@ class DiscrepancyMap:
             changes *= (responses > 0)[:, None, None, :]
             if not changes.isfinite().all():
                 raise NumericError(
-                    "DiscrepancyMap: a response is not finite on images in [0, 1], so no change of "
-                    "it means anything; check the model's weights"
+                    "DiscrepancyMap: a response is not finite on images in [0, 1], so changes of "
+                    "it mean nothing; check the model's weights"
                 )
             vertical, horizontal = _reading(rows, patch, height), _reading(columns, patch, width)
             return torch.einsum(
@@ -128,7 +129,7 @@ class DiscrepancyMap:
             )
 
     def _places(self, height: int, width: int) -> tuple[int, Line, Line]:
-        """The occluder's side, and the rows and columns of its upper left corner."""
+        """The occluder's side, and the rows and columns of its upper left corners."""
         side = min(height, width)
         patch = max(2, round(11 / 224 * side)) if self.patch is None else self.patch
         stride = max(1, round(3 / 224 * side)) if self.stride is None else self.stride
@@ -147,7 +148,7 @@ class DiscrepancyMap:
 def occlude(
     pixels: Pixels, occluders: Float[Tensor, "n patch patch 3"], corners: Int64[Tensor, "n 2"]
 ) -> Pixels:
-    """Write an occluder into each image, its upper left corner at the row and column given."""
+    """Write an occluder into each image, with its upper left corner at the given row and column."""
     area = torch.arange(occluders.shape[1], device=pixels.device)
     y, x = corners[:, 0, None] + area, corners[:, 1, None] + area
     each = torch.arange(len(pixels), device=pixels.device)
@@ -158,24 +159,24 @@ def occlude(
 def _checked(units: Tensor | Sequence[Sequence[int]], images: int) -> Units:
     try:
         chosen = torch.as_tensor(units)
-    except (TypeError, ValueError):  # rows of several lengths, or no numbers
+    except (TypeError, ValueError):  # rows of different lengths, or no numbers
         chosen = torch.empty(0)
     fraction = chosen.numel() > 0 and (chosen.is_floating_point() or chosen.dtype == torch.bool)
     if chosen.ndim != 2 or len(chosen) != images or fraction:
         raise SettingsError(
-            f"DiscrepancyMap: units must be whole numbers, as many for each of the {images} "
-            f"images (N×K), not {units}"
+            "DiscrepancyMap: units must be whole numbers, the same number for each of the "
+            f"{images} images (N×K), not {units}"
         )
     return chosen.long()
 
 
 def _peaks(maps: Tensor, units: Units) -> tuple[Tensor, Tensor, Tensor]:
-    """The largest response of each image's units, its row and its column, all N×K."""
+    """The largest response of each image's units, with its row and column, all N×K."""
     last = maps.shape[1] - 1
     if units.numel() and not 0 <= units.min() <= units.max() <= last:
         raise SettingsError(
-            f"DiscrepancyMap: the layer's units are 0 to {last}, but units "
-            f"{int(units.min())} to {int(units.max())} are asked for"
+            f"DiscrepancyMap: the layer's units are 0 to {last}, but units {int(units.min())} to "
+            f"{int(units.max())} are requested"
         )
     own = maps[torch.arange(len(maps), device=maps.device)[:, None], units].flatten(2)
     place = own.argmax(dim=2, keepdim=True)
@@ -184,7 +185,7 @@ def _peaks(maps: Tensor, units: Units) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _reading(corners: Line, patch: int, length: int) -> Float[Tensor, "length places"]:
-    """Weights that read a line of values, given at the occluders' centers, at each pixel."""
+    """Weights that interpolate a line of values from the occluders' centers to every pixel."""
     centers = corners.numpy() + (patch - 1) / 2
     ones = np.eye(len(centers))
     return torch.from_numpy(
@@ -198,11 +199,11 @@ def gray(image: Float[Tensor, "3 h w"]) -> Float[Tensor, "h w"]:
 
 
 def marked(image: Float[Tensor, "3 h w"], region: Bool[Tensor, "h w"]) -> Float[Tensor, "3 h w"]:
-    """A picture of a region: it keeps its colors within a yellow line, the rest is dim and gray.
+    """A picture of a region: colors inside a yellow line; the rest is dim and gray.
 
     Args:
         image: pixels in [0, 1].
-        region: which of them belong to it; the line lies around them.
+        region: pixels that belong to it; the line runs around them.
 
     Returns:
         Pixels in [0, 1], of the image's size.
@@ -222,7 +223,7 @@ def highlighted(
     Args:
         image: pixels in [0, 1].
         discrepancy: its map for one unit, from `DiscrepancyMap`.
-        share: of the map's maximum.
+        share: the share of the map's maximum.
 
     Returns:
         Pixels in [0, 1], of the image's size; nothing is marked where the map is 0.

@@ -1,7 +1,7 @@
-"""What processes that work together learn of each other: who lives, and who says why they end.
+"""What cooperating processes tell each other: who is alive, and who reports why they end.
 
-They share the store of torchrun. A process that is stopped, or whose machine is gone, closes no
-connection: a sum over all processes would wait for it for good.
+They share torchrun's store. A process that is stopped, or whose machine is gone, closes no
+connection, so a sum over all processes would wait for it forever.
 """
 
 import contextlib
@@ -20,15 +20,15 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from advlens.errors import LostError, SettingsError
 
 GRACE = 5.0
-"""Seconds that a process which ends waits for another one to say why."""
+"""Seconds that an ending process waits for another one to report the reason."""
 BEATS = 20
-"""Signs of life that another process may miss."""
+"""Signs of life that may be missed."""
 _waits = threading.Event()
 
 
 @contextlib.contextmanager
 def waiting() -> Iterator[None]:
-    """Within the block the process waits for the others, which is a sign of life as work is."""
+    """Within the block the process waits for the others; like work, this is a sign of life."""
     _waits.set()
     try:
         yield
@@ -42,7 +42,7 @@ class Place:
 
     Attributes:
         rank: number of this process.
-        count: how many there are.
+        count: number of processes.
     """
 
     rank: int
@@ -50,7 +50,7 @@ class Place:
 
     @classmethod
     def described(cls) -> "Place":
-        """The place that the environment describes; without torchrun, that of one process alone.
+        """The place that the environment describes; without torchrun, that of a single process.
 
         Raises:
             SettingsError: there are other processes, but not how to reach them.
@@ -69,7 +69,7 @@ class Place:
         return cls(int(os.environ["RANK"]), int(count))
 
     def store(self, seconds: float) -> Store:
-        """What all processes share; a call that needs the others waits for at most so long.
+        """The store that all processes share; a call that needs the others waits up to `seconds`.
 
         Raises:
             RuntimeError: it cannot be reached in this time.
@@ -87,10 +87,10 @@ class Place:
         return PrefixStore(f"advlens/{attempt}", server)
 
     def speaks(self, sentence: str, *, lost: bool) -> bool:
-        """Whether this process is the one that says why it ends.
+        """Whether this process is the one that reports why it ends.
 
-        What the first process says as well, it says alone. That the others are lost is said once,
-        and only where none of them gives a reason.
+        A reason that the first process also reports is reported by it alone. The loss of the others
+        is reported once, and only if none of them gives a reason.
         """
         said = f"said/{hashlib.sha256(sentence.encode()).hexdigest()}"
         try:
@@ -105,12 +105,11 @@ class Place:
 
     @contextlib.contextmanager
     def watched(self, patience: float) -> Iterator[None]:
-        """Within the block, this process ends where others give no sign of life for so long.
+        """Within the block, this process ends if others give no sign of life for so long.
 
-        The first process watches all others, these watch the first. A process gives signs of life
-        while the calling thread computes or waits for the others, and none while it hangs in a
-        file system. Beats are counted, not seconds: where all are suspended together, none is
-        given up.
+        The first process watches all others; these watch the first. A process gives signs of life
+        while the calling thread computes or waits for the others, and none while it hangs in a file
+        system. Beats are counted, not seconds: if all are suspended together, none is given up.
 
         Args:
             patience: seconds.
@@ -122,7 +121,7 @@ class Place:
             yield
         finally:
             over.set()
-            watch.join(1)  # a store that does not answer holds nobody up
+            watch.join(1)  # a store that does not answer blocks nobody
 
     def _watch(self, patience: float, over: threading.Event, thread: int) -> None:
         others = range(1, self.count) if self.rank == 0 else (0,)
@@ -150,7 +149,7 @@ class Place:
                 return
 
     def _give_up(self, other: int, patience: float) -> None:
-        """End as a kill would: the main thread may wait in a library for good."""
+        """End as if killed: the main thread may wait in a library forever."""
         sentence = (
             f"process {other} of {self.count} has given no sign of life for {patience / 60:g} "
             "minutes (--patience); start the same command again"
@@ -161,14 +160,14 @@ class Place:
 
 
 def _spent(thread: int) -> int:
-    """Nanoseconds that a thread has computed; where the system does not tell, those since ever."""
+    """Nanoseconds that a thread has computed; if the system does not tell, a clock's."""
     if not hasattr(time, "pthread_getcpuclockid"):
         return time.monotonic_ns()
     return time.clock_gettime_ns(time.pthread_getcpuclockid(thread))
 
 
 def _comes(store: Store, key: str) -> bool:
-    """Whether a process sets the key soon; the store's own `wait` prints where it is in vain."""
+    """Whether a process sets the key soon; the store's own `wait` prints when it fails."""
     latest = time.monotonic() + GRACE
     while not store.check([key]):
         if time.monotonic() > latest:

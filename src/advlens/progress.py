@@ -8,15 +8,15 @@ from tqdm import tqdm
 
 
 class Progress:
-    """Counts images: `with Progress("what", total) as progress: progress.update(64)`.
+    """Count images: `with Progress("what", total) as progress: progress.update(64)`.
 
     Args:
-        what: shown in front.
-        total: images in all.
-        done: images that an earlier process handled.
-        every: seconds between lines where there is no terminal.
-        unit: what is counted.
-        shown: whether anything is said; of several processes, the first one speaks for all.
+        what: the label in front.
+        total: number of images in all.
+        done: number of images that an earlier process handled.
+        every: seconds between lines without a terminal.
+        unit: the counted things.
+        shown: whether to print; among several processes, the first one prints for all.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Progress:
         )
 
     def update(self, images: int) -> None:
-        """Note that so many more images are done."""
+        """Count this many more images as done."""
         self.done += images
         if self.bar is not None:
             self.bar.update(images)

@@ -1,7 +1,7 @@
-"""Randomness per image, not per batch.
+"""Random numbers per image, not per batch.
 
 Each image draws from its own Philox stream, keyed by (seed, image id): the numbers do not depend on
-the batch that the image happens to be in, on the device, or on the process that handles it.
+the batch that holds the image, on the device, or on the process.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from advlens.arrays import Ids
 
 
 class Stream(IntEnum):
-    """What the numbers are for; streams of one image never overlap."""
+    """The uses of random numbers; the streams of one image never overlap."""
 
     START = 0
     RADIUS = 1
@@ -47,17 +47,17 @@ def normal(seed: int, ids: Ids, shape: tuple[int, ...], stream: Stream) -> Tenso
 
 
 def derived(seed: int, *keys: int) -> int:
-    """A new seed from a seed ≥ 0 and keys such as an epoch; zeros at their end do not count."""
+    """A new seed from a seed ≥ 0 and keys such as an epoch; trailing zeros do not count."""
     return int(np.random.SeedSequence([seed, *keys]).generate_state(1, np.uint64)[0])
 
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Global random numbers of torch, NumPy and Python follow from the seed; put back at the end.
+    """Seed the global generators of torch, NumPy and Python; they are restored at the end.
 
     Args:
-        seed: ≥ 0.
-        device: whose generator is seeded beside the CPU's.
+        seed: a number ≥ 0.
+        device: the device whose generator is seeded beside the CPU's.
     """
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # others draw from it
     accelerators = [device] if device.type == "cuda" else []

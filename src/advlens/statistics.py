@@ -1,6 +1,6 @@
 """Streaming statistics: `update(batch)`, exact `merge(other)`, `compute()`.
 
-One pass over shards, merged, equals one pass over the whole, bit for bit: that is how several
+One pass over shards, merged, equals one pass over the whole, bit for bit. This is how several
 processes and a resumed run give the same answer.
 """
 
@@ -16,7 +16,7 @@ from advlens.errors import NumericError
 
 
 class TopK:
-    """The k images of highest response for each unit; equal responses by the smaller id.
+    """The k images of highest response for each unit; ties go to the smaller id.
 
     Memory is units × k, whatever the number of images. A response and its image id are packed into
     one integer that sorts like (response, −id), so ties are exact and `merge` commutes.
@@ -32,14 +32,14 @@ class TopK:
         self._waiting: list[Tensor] = []
 
     def update(self, responses: Float32[Tensor, "n units"], ids: Ids) -> None:
-        """Take in a batch.
+        """Process a batch.
 
         Raises:
             NumericError: a response is not finite.
         """
         if not torch.isfinite(responses).all():
             raise NumericError("a unit's response is NaN or infinite; check the model's weights")
-        # IEEE floats ≥ 0 sort like their bits; below 0 the other bits are turned round
+        # IEEE floats ≥ 0 sort like their bits; below 0 the other bits are flipped
         bits = responses.float().add(0.0).view(torch.int32).T.to(torch.int64)  # + 0.0: no −0
         ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
         keys = (ordered << 32) | (0xFFFFFFFF - ids.to(bits.device))
@@ -48,12 +48,12 @@ class TopK:
             self._settle()
 
     def merge(self, other: "TopK") -> None:
-        """Take in what another accumulator saw."""
+        """Merge what another accumulator saw."""
         self._waiting.append(other.kept())
         self._settle()
 
     def kept(self) -> Int64[Tensor, "units k"]:
-        """The packed responses and ids so far: `keys`, with nothing left waiting."""
+        """The packed responses and ids so far: `keys`, with nothing pending."""
         self._settle()
         return self.keys
 
@@ -74,14 +74,14 @@ class TopK:
 
 
 class UpperTail:
-    """The value above which a share of each row's values lies, exactly.
+    """The exact value above which a share of each row's values lies.
 
-    Of n values, the (m+1)-th largest, m = ⌊share · n⌋: at most m lie strictly above it. Kept are
-    the m+1 largest values of each row, so memory is rows × share × n values.
+    For n values it is the (m+1)-th largest, m = ⌊share · n⌋: at most m are strictly above it. The
+    m+1 largest values of each row are kept, so memory is rows × share × n values.
 
     Args:
-        share: of the values that may lie above, such as .005.
-        n: values of each row that will be seen in all, by all that are merged.
+        share: the share of values that may lie above, such as .005.
+        n: total number of values in each row, over everything that is merged.
         rows: number of rows.
     """
 
@@ -92,7 +92,7 @@ class UpperTail:
         self._waiting: list[Tensor] = []
 
     def update(self, values: Float[Tensor, "rows n"]) -> None:
-        """Take in some values of each row.
+        """Process some values of each row.
 
         Raises:
             NumericError: a value is not finite.
@@ -104,18 +104,18 @@ class UpperTail:
             self._settle()
 
     def merge(self, other: "UpperTail") -> None:
-        """Take in what another accumulator saw."""
+        """Merge what another accumulator saw."""
         self._waiting.append(other.kept())
         self._settle()
 
     def kept(self) -> Float32[Tensor, "rows kept"]:
-        """The largest values so far: `values`, with nothing left waiting."""
+        """The largest values so far: `values`, with nothing pending."""
         self._settle()
         return self.values
 
     @property
     def bound(self) -> Float[Tensor, " rows"]:
-        """A value that the result will not lie below, whatever is still to come."""
+        """A lower bound of the result, whatever is still to come."""
         if self.values.shape[1] < self.rank:
             return self.values.new_full((len(self.values),), -torch.inf)
         return self.values.amin(dim=1)

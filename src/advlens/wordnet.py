@@ -41,8 +41,8 @@ CIFAR10_SYNSETS: Mapping[str, str] = MappingProxyType(
 def distance(first: str, second: str) -> int:
     """Edges of the shortest path between two wnids through a common ancestor.
 
-    All hypernyms count, instance hypernyms too, as in NLTK's `shortest_path_distance`. Every pair
-    has a distance, because every noun descends from "entity".
+    All hypernyms count, including instance hypernyms, as in NLTK's `shortest_path_distance`. Every
+    pair has a distance, because every noun descends from "entity".
 
     Raises:
         DataError: a wnid is not a noun of WordNet 3.0.
@@ -74,8 +74,8 @@ def similarity_matrix(
 ) -> Float64[np.ndarray, "classes classes"]:
     """C[l, m] = exp(−d(l, m)² / (2σ²)), values in (0, 1], for LC, CS1 and CS2 (D22 eq. 10).
 
-    Classes may share a wnid: their rows are equal. Over the distinct wnids C is positive definite,
-    so that vᵀCv is the square of a norm.
+    Classes may share a wnid, which makes their rows equal. Over the distinct wnids C is positive
+    definite, so vᵀCv is the square of a norm.
 
     Raises:
         DataError: a wnid is not a noun of WordNet 3.0.
@@ -109,11 +109,11 @@ def lemmas(wnid: str) -> tuple[str, ...]:
 def resolve(names: Sequence[str]) -> tuple[str, ...]:
     """The wnid of each class name that is a wnid or a noun with a single sense.
 
-    Case does not matter; underscores are spaces.
+    Case does not matter; underscores count as spaces.
 
     Raises:
-        DataError: a name has no sense or several (the message lists up to 5), or it is a wnid
-            that is not in WordNet 3.0.
+        DataError: a name has no sense or several (the message lists up to 5), or is a wnid that is
+            not in WordNet 3.0.
     """
     senses = [_senses(name) for name in names]
     unresolved = [index for index, wnids in enumerate(senses) if len(wnids) != 1]
@@ -137,7 +137,7 @@ def resolve(names: Sequence[str]) -> tuple[str, ...]:
 
 @cache
 def _table() -> dict[str, str]:
-    """wnid -> the rest of its line: its hypernyms, a tab, its lemmas."""
+    """Maps a wnid to the rest of its line: its hypernyms, a tab, its lemmas."""
     packed = (resources.files("advlens") / "tables" / "wordnet.txt.xz").read_bytes()
     lines = lzma.decompress(packed).decode("ascii").splitlines()
     return {line[:9]: line[9:] for line in lines}
@@ -157,10 +157,10 @@ def _synset(wnid: str) -> tuple[list[str], list[str]]:
 
 @cache
 def _wnids_of_lemmas() -> dict[str, list[str]]:
-    """Lemma, folded -> the wnids that have it."""
+    """Maps a case-folded lemma to the wnids that have it."""
     wnids_of_lemmas: dict[str, list[str]] = defaultdict(list)
     for wnid in _table():
-        for lemma in {_folded(lemma) for lemma in _synset(wnid)[1]}:  # "A" and "a" are one
+        for lemma in {_folded(lemma) for lemma in _synset(wnid)[1]}:  # "A" and "a" are the same
             wnids_of_lemmas[lemma].append(wnid)
     return dict(wnids_of_lemmas)
 
@@ -171,15 +171,15 @@ def _folded(name: str) -> str:
 
 def _senses(name: str) -> list[str]:
     if re.fullmatch(r"n\d{8}", name, re.ASCII):
-        _synset(name)  # raises where it is unknown
+        _synset(name)  # raises if it is unknown
         return [name]
     return _wnids_of_lemmas().get(_folded(name), [])
 
 
 def _ancestors(wnid: str) -> dict[str, int]:
-    """Every ancestor of `wnid`, itself included, with the fewest steps up to it."""
+    """Every ancestor of `wnid`, including itself, with the fewest steps up to it."""
     steps = {wnid: 0}
-    for child in (queue := [wnid]):  # breadth first: the first visit is by the shortest way
+    for child in (queue := [wnid]):  # breadth first: the first visit takes the shortest path
         for parent in _synset(child)[0]:
             if parent not in steps:
                 steps[parent] = steps[child] + 1

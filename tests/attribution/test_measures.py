@@ -77,7 +77,7 @@ def test_overlap(maps):
             ]
             assert found.item() == pytest.approx(len(sets[0] & sets[1]) / top)
     for share in (0, -0.1, 1.5):
-        with pytest.raises(SettingsError, match="share must lie above 0 and at most at 1"):
+        with pytest.raises(SettingsError, match="share must be above 0 and at most 1"):
             overlap(maps, maps, share=share)
 
 

@@ -179,7 +179,7 @@ WRONG: dict[str, tuple[ImageData, str]] = {
 
 @pytest.mark.parametrize(("data", "reason"), WRONG.values(), ids=WRONG)
 def test_what_a_stream_yields_is_checked(data: ImageData, reason: str) -> None:
-    with pytest.raises(DataError, match=f"^own must yield a uint8 tensor .*not .*{reason}.*mend"):
+    with pytest.raises(DataError, match=f"^own must yield a uint8 tensor .*not .*{reason}.*fix"):
         list(data.batches(2))
     for use in (
         lambda: list(data.aligned(CLASSES[::-1], None).subset(6, 0).batches(2)),

@@ -144,7 +144,7 @@ def test_kept_in_a_file_it_draws_the_same_bits():
     again.update(*more)
     gaussian.update(*more)
     assert torch.equal(again.sample(labels), gaussian.sample(labels))
-    with pytest.raises(DataError, match="fit them anew"):
+    with pytest.raises(DataError, match="fit them again"):
         ClassGaussian(2, (3, 10, 6)).restore(gaussian.state())
 
 
@@ -153,7 +153,7 @@ def test_what_cannot_be_fitted_or_drawn():
     for label, seen in ((1, 1), (2, 0), (-1, 0)):
         with pytest.raises(DataError, match=f"class {label} can be fitted to {seen} images"):
             gaussian.sample(torch.tensor([0, label]))
-    with pytest.raises(DataError, match=r"of images \(3, 10, 6\), not \(3, 8, 8\)"):
+    with pytest.raises(DataError, match=r"to images of \(3, 10, 6\), not of \(3, 8, 8\)"):
         gaussian.update(images(2, (8, 8)), torch.tensor([0, 0]), ids)
     with pytest.raises(DataError, match="labels must be 0 to 1, found 0 to 2"):
         gaussian.update(images(2), torch.tensor([0, 2]), ids)

@@ -99,7 +99,7 @@ def test_unfinished_work_has_no_result(resnet):
 
 def test_a_state_of_other_work_is_refused(resnet):
     state = Inversion(steps=2).begin(resnet, STARTS, TARGETS).state()
-    with pytest.raises(RunError, match=r"remove it to begin anew"):
+    with pytest.raises(RunError, match=r"remove it to start again"):
         Inversion(steps=2).begin(resnet, STARTS[:3], TARGETS[:3]).restore(state)
     state["done"] = torch.tensor(3)
     with pytest.raises(RunError, match=r"step 3 .* is not one of 2 steps"):

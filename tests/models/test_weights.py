@@ -184,7 +184,7 @@ def test_networks_with_an_extra_state(tmp_path):
     load_weights(loaded, tmp_path / "w.safetensors")
     assert torch.equal(loaded.network[0].weight, saved.network[0].weight)
     torch.save(saved.network.state_dict(), tmp_path / "w.pt")
-    with pytest.raises(CheckpointError, match=r"0\._extra_state is what .* get_extra_state gave"):
+    with pytest.raises(CheckpointError, match=r"0\._extra_state comes from .* get_extra_state"):
         load_weights(loaded, tmp_path / "w.pt")
     load_weights(loaded, tmp_path / "w.pt", ignore_keys=["*_extra_state"])
 

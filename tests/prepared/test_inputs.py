@@ -29,7 +29,7 @@ WRONG = {
     "too few": (lambda y: y[:5], r"one class number .* each of the 24 images, not torch.int64 \(5"),
     "one for all": (lambda y: y[0], r"one class number .* not torch.int64 \(\)"),
     "column": (lambda y: y[:, None], r"not torch.int64 \(24, 1\)"),
-    "one-hot": (lambda y: nn.functional.one_hot(y, 5), r"\(24, 5\); of one-hot rows pass"),
+    "one-hot": (lambda y: nn.functional.one_hot(y, 5), r"\(24, 5\); for one-hot rows pass"),
     "float": (lambda y: y.float(), r"not torch.float32 \(24,\)"),
     "bool": (lambda y: y > 2, r"not torch.bool \(24,\)"),
     "list": (lambda y: y.tolist(), r"not a list; pass torch.as_tensor\(labels\)"),

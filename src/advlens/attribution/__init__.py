@@ -1,9 +1,10 @@
-"""Attributions: which pixels made the model say so, and how good an answer is.
+"""Attributions show which pixels drive a prediction; measures show how good an attribution is.
 
-Methods are frozen settings that are called as `method(model, images, labels) -> Attribution`. They
-take pixels in [0, 1], run on the prepared copy of the model (evaluation mode, the model itself
-untouched), work in chunks of `batch_size` whatever the number of steps, samples and images, draw
-randomness per image id, and raise NumericError where the model returns what is not finite.
+A method is a frozen set of settings, called as `method(model, images, labels) -> Attribution`.
+Methods take pixels in [0, 1], run on the prepared copy of the model (evaluation mode, the model
+itself untouched), work in chunks of `batch_size` whatever the number of steps, samples and images,
+draw randomness per image id, and raise NumericError where the model's output or gradient is not
+finite.
 """
 
 from advlens.attribution.base import Attribution, RandomAttribution

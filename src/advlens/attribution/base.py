@@ -1,4 +1,4 @@
-"""What an attribution is, what it explains, and the random one that measures are compared with."""
+"""Attributions, the score that they explain, and the random one that measures are compared with."""
 
 import zlib
 from collections.abc import Callable
@@ -30,16 +30,16 @@ Target = Literal["probability", "logit"]
 
 @dataclass(frozen=True)
 class Attribution:
-    """What each input value contributes to the model's score F for a class.
+    """The contribution of each input value to the model's score F for a class.
 
     Attributes:
         values: the attribution of each input value, in units of F, N×3×H×W.
         targets: the class explained.
         gap: completeness gap |Σ values − ΔF| / |ΔF|, where ΔF is F(image) less the mean F of the
-            baselines; 0 where the two agree within the rounding of F. Large also where ΔF is next
-            to nothing.
-        error: standard error of Σ values, in units of F, over random baselines or samples.
-        points: gradients taken for each image; each is a forward and a backward pass.
+            baselines; 0 where the two agree within the rounding of F. It is also large where ΔF is
+            close to 0.
+        error: standard error of Σ values over random baselines or samples, in units of F.
+        points: gradients per image; each takes a forward and a backward pass.
     """
 
     values: Images
@@ -50,20 +50,20 @@ class Attribution:
 
     @property
     def maps(self) -> Maps:
-        """The attribution of each pixel: summed over its channels."""
+        """The attribution of each pixel, summed over its channels."""
         return self.values.sum(dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomAttribution:
-    """Standard normal numbers: what a measure is worth shows only beside them.
+    """Standard normal numbers, the control that every measure is compared with.
 
-    They are drawn anew for every image and every change of it, so the smallest noise changes all of
-    them. Completeness gap and standard error are NaN: there is nothing that they could be of.
+    The numbers are drawn anew for every image and every change of it, so the smallest noise changes
+    all of them. Completeness gap and standard error are NaN because neither is defined here.
 
     Attributes:
-        batch_size: images per pass, where classes are to be predicted.
-        seed: of the numbers.
+        batch_size: images per pass when classes must be predicted.
+        seed: the seed of the numbers.
     """
 
     batch_size: int = 64
@@ -81,7 +81,7 @@ class RandomAttribution:
         *,
         ids: Ids | None = None,
     ) -> Attribution:
-        """Random numbers for each image; arguments and errors are those of the other methods."""
+        """Random numbers for each image; arguments and errors are as in the other methods."""
         with torch.no_grad():
             prepared = prepare(model)
             images = place_images(prepared, images)
@@ -96,10 +96,10 @@ class RandomAttribution:
 
 
 def score(logits: Logits, classes: Labels, target: Target) -> PerImage:
-    """F: the class's softmax probability, or its logit.
+    """The score F: the class's softmax probability, or its logit.
 
-    The probability is exp(−cross entropy): where it rounds to 1 in float32 the gradient of the
-    softmax itself is 0, and this one is right.
+    The probability is exp(−cross entropy): where it rounds to 1 in float32, the gradient of the
+    softmax itself is 0, but this one is right.
     """
     if target == "logit":
         return logits.gather(1, classes.unsqueeze(1)).squeeze(1)
@@ -107,9 +107,9 @@ def score(logits: Logits, classes: Labels, target: Target) -> PerImage:
 
 
 def uncertainty(logits: Logits, classes: Labels, target: Target) -> PerImage:
-    """How far F may be from itself in another batch: for a probability 2 F (1 − F) max |dz|.
+    """How far F may vary between batches: 2 F (1 − F) max |dz| for a probability.
 
-    And by the last digits of float64, which F near 1 is rounded to.
+    The last digits of float64, to which F near 1 is rounded, are added.
     """
     away = rounding(logits).double()
     if target == "logit":
@@ -121,9 +121,9 @@ def uncertainty(logits: Logits, classes: Labels, target: Target) -> PerImage:
 def slope(
     model: Prepared, points: Images, choose: Callable[[Logits], Labels], target: Target
 ) -> tuple[Labels, Logits, Images]:
-    """The classes chosen from the logits, the logits, and the gradient of F.
+    """The classes that are chosen from the logits, the logits, and the gradient of F.
 
-    One forward pass and one backward pass to the points.
+    This takes one forward and one backward pass at the points.
     """
     with torch.enable_grad():
         points = points.detach().requires_grad_()
@@ -136,7 +136,7 @@ def slope(
 def predicted(
     model: Prepared, images: Images, labels: Labels | None, batch_size: int
 ) -> tuple[Labels, Logits]:
-    """The classes to explain, and the logits: one forward pass."""
+    """The classes to explain and the logits, from one forward pass."""
     labels = check_labels(labels, images)
     parts = [model(images[part]) for part in chunks(len(images), batch_size)]
     logits = torch.cat(parts) if parts else images.new_empty(0, 1)
@@ -155,21 +155,21 @@ def completeness(total: PerImage, difference: PerImage, uncertainty: PerImage) -
 
 
 def variance(values: Float[Tensor, "n k"]) -> PerImage:
-    """Of each image's values, with k − 1; NaN for a single one."""
+    """The variance of each image's values, with divisor k − 1; NaN for a single value."""
     away = values - values.mean(dim=1, keepdim=True)
     spread: PerImage = away.square().sum(dim=1) / (values.shape[1] - 1)
     return spread
 
 
 def check_settings(name: str, seed: int, **sizes: float) -> None:
-    """Raise SettingsError for a size that is not positive, or a negative seed."""
+    """Raise SettingsError for a size that is not positive or a seed that is negative."""
     positive(name, **sizes)
     if seed < 0:
         raise SettingsError(f"{name}: seed must be a whole number ≥ 0, not {seed}")
 
 
 def check_finite(name: str, *results: Tensor) -> None:
-    """Raise NumericError where the model returned what is not finite."""
+    """Raise NumericError where the model's results are not finite."""
     if not all(bool(result.isfinite().all()) for result in results):
         raise NumericError(
             f"{name}: the model returns NaN or infinity, or has such a gradient, on the way from a "

@@ -1,4 +1,4 @@
-"""Images that show nothing, which attributions start from and measures fill pixels with."""
+"""Baselines: images without content that attributions start from and measures fill pixels with."""
 
 import math
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from advlens.seeding import Stream, derived, uniform
 
 Baseline = Literal["noise", "black", "blurred"]
 Starts = Callable[[Int64[Tensor, " k"], int], Images]
-"""Numbers of images, and which of their baselines → the baselines."""
+"""Maps image numbers and a baseline's number to the baselines."""
 
 
 def blurred(images: Images) -> Images:
     """Gaussian blur of standard deviation 10 pixels at a shorter side of 224, else in proportion.
 
-    That of Fong and Vedaldi 2017; mirrored at the borders.
+    The blur is that of Fong and Vedaldi 2017; it mirrors the image at its borders.
     """
     from torchvision.transforms.functional import gaussian_blur  # takes a second to import
 
@@ -30,7 +30,7 @@ def blurred(images: Images) -> Images:
 
 
 def noise(seed: int, images: Images, ids: Ids) -> Starts:
-    """Uniform pixels in [0, 1], for each image and draw, made when they are asked for."""
+    """Uniform pixels in [0, 1] for each image and draw, made on demand."""
 
     def starts(rows: Tensor, draw: int) -> Images:
         drawn = uniform(derived(seed, draw), ids[rows], tuple(images.shape[1:]), Stream.NOISE)
@@ -40,15 +40,15 @@ def noise(seed: int, images: Images, ids: Ids) -> Starts:
 
 
 def fixed(baselines: Images) -> Starts:
-    """The same for every draw: one baseline for each image."""
+    """One fixed baseline for each image, the same for every draw."""
     return lambda rows, draw: baselines[rows.to(baselines.device)]
 
 
 def given(baselines: Tensor, images: Images) -> Starts:
-    """Baselines of the caller's: pixels, one 3×H×W for all images or one for each.
+    """The caller's baselines: pixels, one 3×H×W for all images or one for each.
 
     Raises:
-        DataError: no tensor, not pixels in [0, 1], or of another shape.
+        DataError: not a tensor, not pixels in [0, 1], or of another shape.
     """
     if not isinstance(baselines, Tensor):
         raise DataError(

@@ -1,4 +1,4 @@
-"""Expected gradients (Erion et al. 2021; B23 eq. 18), which SHAP's gradient explainer computes."""
+"""Expected gradients (Erion et al. 2021; B23 eq. 18), as in SHAP's gradient explainer."""
 
 from dataclasses import dataclass
 
@@ -31,17 +31,18 @@ from advlens.typed import check_types
 class ExpectedGradients:
     """E[(x − x′) · ∂F(x′ + α(x − x′))/∂x] over background images x′ and α ~ U(0, 1).
 
-    Stratified, α is drawn twice from each of n/2 equal parts of (0, 1), and background images are
-    dealt to the samples from shuffled decks of them all, in the order of α: each serves equally
-    often, at low and high α. The result stays unbiased, its variance falls. An image costs n
-    gradients and one forward pass; each background image costs one forward pass in all.
+    When stratified, α is drawn twice from each of n/2 equal parts of (0, 1). Background images are
+    dealt to the samples from shuffled decks of all of them, in the order of α, so each serves
+    equally often at low and high α. The result stays unbiased and its variance falls. An image
+    costs n gradients and one forward pass; each background image costs one forward pass in all.
 
     Attributes:
-        samples: n, an even number where stratified.
+        samples: n; even when stratified.
         target: F, the "logit" of the class (B23) or its softmax "probability".
-        stratified: otherwise both are drawn independently, as SHAP does.
-        batch_size: samples per pass, of one image or of several; sets the memory.
-        seed: of α and the background images.
+        stratified: stratify α and the background; otherwise both are drawn independently, as in
+            SHAP.
+        batch_size: samples per pass, from one image or several; sets the memory.
+        seed: the seed of α and of the background images.
     """
 
     samples: int = 200
@@ -69,19 +70,19 @@ class ExpectedGradients:
         background: Images,
         ids: Ids | None = None,
     ) -> Attribution:
-        """The attribution of each image, on the mean over the background images.
+        """The attribution of each image, averaged over the background images.
 
         Args:
-            model: pixels in [0, 1] → logits; or its prepared copy, which saves the preparation.
+            model: pixels in [0, 1] → logits; pass its prepared copy to save the preparation.
             images: pixels in [0, 1], N×3×H×W.
             labels: the class to explain (default: the predicted one).
             background: pixels in [0, 1], M×3×H×W: images of the training set.
-            ids: a stable number for each image, which its samples are drawn from (default 0…N−1).
+            ids: a stable number for each image that seeds its samples (default 0…N−1).
 
         Raises:
-            DataError: images or a background that are not pixels in [0, 1], or not of one size.
-            SettingsError: labels that are not a class for each image.
-            NumericError: a score or gradient that is not finite.
+            DataError: images or background are not pixels in [0, 1], or differ in size.
+            SettingsError: labels are not a class for each image.
+            NumericError: a score or gradient is not finite.
         """
         with torch.no_grad():
             prepared = prepare(model)
@@ -89,8 +90,8 @@ class ExpectedGradients:
             background = place_images(prepared, background).to(images)
             if len(background) == 0 or background.shape[1:] != images.shape[1:]:
                 raise DataError(
-                    f"background must be at least one image of {tuple(images.shape[1:])}, as the "
-                    f"images are, not {tuple(background.shape)}"
+                    f"background must be at least one image of {tuple(images.shape[1:])}, like the "
+                    f"images, not {tuple(background.shape)}"
                 )
             classes, logits = predicted(prepared, images, labels, self.batch_size)
             parts = chunks(len(background), self.batch_size)
@@ -125,7 +126,7 @@ class ExpectedGradients:
     def _drawn(
         self, ids: Ids, count: int
     ) -> tuple[Int64[Tensor, "n samples"], Float[Tensor, "n samples"]]:
-        """Which background image, and which α, each sample of each image has."""
+        """The background image and the α of each sample of each image."""
         n = self.samples
         chosen, alpha = np.empty((len(ids), n), np.int64), np.empty((len(ids), n))
         for row, generator in enumerate(generators(self.seed, ids, Stream.NOISE)):
@@ -144,12 +145,13 @@ class ExpectedGradients:
         floors: Float[Tensor, "n m"],
         chosen: Int64[Tensor, "n samples"],
     ) -> PerImage:
-        """Standard error of the sum of an attribution, the mean of its samples' terms.
+        """Standard error of the sum of an attribution, which is the mean of its samples' terms.
 
-        Stratified: a term's mean over α is known, F(x) − F(x′), and is taken off it. What is left
-        differs within a part of (0, 1) by chance alone: the mean has the variance Σ (r₁ − r₂)²/n²
-        (Cochran 1977, section 5.3). Whole decks add nothing; the rest of the last one, q of the M
-        background images, adds that of q drawn without replacement: q (1 − q/M) S²/n².
+        When stratified, a term's mean over α is known, F(x) − F(x′), and is subtracted. What
+        remains varies only by chance within a part of (0, 1): the mean has the variance
+        Σ (r₁ − r₂)²/n² (Cochran 1977, section 5.3). Whole decks add nothing. The last, partial
+        deck, q of the M background images, adds the variance of q draws without replacement:
+        q (1 − q/M) S²/n².
         """
         n, count = self.samples, floors.shape[1]
         if not self.stratified:
@@ -163,7 +165,7 @@ class ExpectedGradients:
 
 
 def _scores(logits: Logits, classes: Labels, target: Target) -> Float[Tensor, "n m"]:
-    """F of each background image (columns), for the class of each image (rows)."""
+    """F of each background image (columns) for the class of each image (rows)."""
     scores = logits.new_empty(len(classes), len(logits))
     for one in torch.unique(classes):
         scores[classes == one] = score(logits, one.expand(len(logits)), target)

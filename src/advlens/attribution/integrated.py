@@ -32,25 +32,26 @@ from advlens.typed import check_types
 
 @dataclass(frozen=True, kw_only=True)
 class IntegratedGradients:
-    """The gradient averaged along the way from a baseline x′ to the image x, times x − x′.
+    """The gradient averaged along the path from a baseline x′ to the image x, times x − x′.
 
     With g_i the gradient of F at x′ + (i/m)(x − x′), by the trapezoid rule:
     (x − x′) · 1/(2m) Σ_{i=1…m} (g_i + g_{i−1}). Baselines are pixels; the model normalizes them.
-    The gradient at the image itself serves all its baselines: an image costs 1 + baselines · m
-    gradients.
+    All baselines of an image share the gradient at the image itself, so an image costs
+    1 + baselines · m gradients.
 
     Attributes:
         steps: m, the number of intervals.
-        baseline: "noise" (uniform pixels, drawn for each image, the mean over `baselines` of them,
-            as in the code of B23), "black", or "blurred" (the image itself, see `blurred`).
-        baselines: how many, where they are noise.
+        baseline: "noise" (uniform pixels, drawn for each image and averaged over `baselines` of
+            them, as in the code of B23), "black", or "blurred" (the image itself, see `blurred`).
+        baselines: number of noise baselines.
         target: F, the softmax "probability" of the class (B23) or its "logit".
-        formula: "paper" divides by m + 1 instead of m, as B23 eq. 11 does: m/(m + 1) of the result.
-        tolerance: the completeness gap to reach: m is doubled for the images that exceed it, the
-            old points kept (default: m stays as it is).
-        max_steps: beyond which m is not doubled; a gap that is left then is in the result.
-        batch_size: points per pass, of one image or of several; sets the memory.
-        seed: of the noise.
+        formula: "paper" divides by m + 1 instead of m, as B23 eq. 11 does, which gives m/(m + 1) of
+            the result.
+        tolerance: the completeness gap to reach: m is doubled for the images that exceed it, and
+            the old points are kept (default: m stays fixed).
+        max_steps: the limit for doubling m; the result reports a gap that remains.
+        batch_size: points per pass, from one image or several; sets the memory.
+        seed: the seed of the noise.
     """
 
     steps: int = 50
@@ -87,20 +88,20 @@ class IntegratedGradients:
         """The attribution of each image.
 
         Args:
-            model: pixels in [0, 1] → logits; or its prepared copy, which saves the preparation.
+            model: pixels in [0, 1] → logits; pass its prepared copy to save the preparation.
             images: pixels in [0, 1], N×3×H×W.
             labels: the class to explain (default: the predicted one).
-            ids: a stable number for each image, which its noise is drawn from (default 0…N−1).
-            baselines: in place of those set: pixels, one 3×H×W for all images or one for each.
+            ids: a stable number for each image that seeds its noise (default 0…N−1).
+            baselines: pixels that replace those set, one 3×H×W for all images or one for each.
 
         Returns:
-            Its error is that of a mean over random baselines: NaN for a single draw, 0 where no
-            baseline is random.
+            The attribution. Its error is that of a mean over random baselines: NaN for a single
+            draw, 0 without random baselines.
 
         Raises:
-            DataError: images or baselines that are not pixels in [0, 1].
-            SettingsError: labels that are not a class for each image.
-            NumericError: a score or gradient that is not finite.
+            DataError: images or baselines are not pixels in [0, 1].
+            SettingsError: labels are not a class for each image.
+            NumericError: a score or gradient is not finite.
         """
         with torch.no_grad():
             prepared = prepare(model)
@@ -130,7 +131,7 @@ class IntegratedGradients:
         return fixed(blurred(images) if self.baseline == "blurred" else black)
 
     def _scale(self, steps: Tensor) -> Tensor:
-        """What a sum over points is multiplied with, in float64."""
+        """The factor of a sum over points, in float64."""
         return 1 / (steps.double() + (self.formula == "paper"))
 
     def _results(self, sums: "_Sums", steps: Tensor) -> tuple[Float[Tensor, "n draws"], PerImage]:
@@ -142,7 +143,7 @@ class IntegratedGradients:
     def _ends(
         self, model: Prepared, images: Images, labels: Labels | None, starts: Starts, draws: int
     ) -> "_Sums":
-        """The half weight that the images themselves, the last points of all their paths, have."""
+        """Add the last point of every path, the image itself, with half weight."""
         count = len(images)
         sums = _Sums(
             classes=torch.zeros(count, dtype=torch.int64, device=images.device),
@@ -169,8 +170,8 @@ class IntegratedGradients:
     def _between(
         self, model: Prepared, images: Images, starts: Starts, sums: "_Sums"
     ) -> Int64[Tensor, " n"]:
-        """Add the other points, and more for the images whose gap is too large; return each m."""
-        m, left = self.steps, torch.arange(len(images))  # the images that points are taken for
+        """Add the other points, and more for images with too large a gap; return each image's m."""
+        m, left = self.steps, torch.arange(len(images))  # the images that still get points
         steps = torch.full_like(sums.classes, m)
         positions, weights = torch.arange(m) / m, torch.ones(m)
         weights[0] = 0.5
@@ -202,12 +203,12 @@ class IntegratedGradients:
 
 @dataclass(frozen=True)
 class _Sums:
-    """What is known of each image so far.
+    """The running results of each image.
 
     Attributes:
-        classes, scores, uncertainty: the class explained, F of the image, and how well F is known.
-        values: Σ (x − x′) g over baselines and points, those at the ends half.
-        each: that of each baseline, summed over the input values.
+        classes, scores, uncertainty: the class explained, F of the image, and the uncertainty of F.
+        values: Σ (x − x′) g over baselines and points; the end points count half.
+        each: the same for each baseline, summed over the input values.
         starts: F of each baseline.
     """
 
@@ -228,7 +229,7 @@ def _place(
     row: Numbers,
     sample: Numbers,
 ) -> Places:
-    """Baselines, α and weights of an image's samples: all points of its first path, and so on."""
+    """Baselines, α and weights of an image's samples, path by path."""
     path, point = row * draws + sample // len(positions), sample % len(positions)
     paths, which = torch.unique_consecutive(path, return_inverse=True)
     images_at = torch.cat([starts(images[one // draws][None], int(one % draws)) for one in paths])

@@ -1,7 +1,7 @@
-"""How good an attribution is: a number per image, to be compared with RandomAttribution's.
+"""Quality measures of attributions: a number per image, to compare with RandomAttribution's.
 
-None of them knows what the model really does. Where a map is 0 everywhere, or for agreement the
-same everywhere, there is nothing to measure: NaN.
+None of these measures knows what the model really does. A measure is NaN where there is nothing to
+measure: a map that is 0 everywhere or, for agreement, constant.
 """
 
 from collections.abc import Callable
@@ -29,10 +29,10 @@ from advlens.typed import check_types
 
 
 def sparseness(maps: Maps) -> PerImage:
-    """Gini index of the sizes |a| of a map's P values; higher: fewer pixels hold it all.
+    """Gini index of the sizes |a| of a map's P values; higher: concentrated on fewer pixels.
 
     Σ_k (2k − P − 1) a_k / (P Σ a_k), a_k rising (Hurley and Rickard 2009; Chalasani et al. 2020).
-    0 where all are equal, 1 − 1/P for a single pixel; .41 for RandomAttribution's normal numbers.
+    The index is 0 if all are equal, 1 − 1/P for a single pixel, and .41 for RandomAttribution.
     """
     sizes = maps.flatten(1).abs().double().sort(dim=1).values
     count = sizes.shape[1]
@@ -41,9 +41,9 @@ def sparseness(maps: Maps) -> PerImage:
 
 
 def total_variation(maps: Maps) -> PerImage:
-    """Σ |a − b| over neighbors, beside and below, for a map of Σ |a| = 1; lower: smoother.
+    """Σ |a − b| over neighbors, beside and below, for a map with Σ |a| = 1; lower: smoother.
 
-    0 for an even map, near 4 where every pixel stands alone, 2.8 for RandomAttribution.
+    It is 0 for an even map, near 4 if every pixel stands alone, and 2.8 for RandomAttribution.
     """
     maps = maps.double()
     beside, below = (maps.diff(dim=dim).abs().sum(dim=(1, 2)) for dim in (2, 1))
@@ -51,9 +51,9 @@ def total_variation(maps: Maps) -> PerImage:
 
 
 def rank_correlation(maps: Maps, others: Maps) -> PerImage:
-    """Spearman's correlation of two maps' values, equal ones at their mean rank; 1: same order.
+    """Spearman's correlation of two maps' values, ties at their mean rank; 1: same order.
 
-    About 0 for a random map.
+    It is about 0 for a random map.
     """
     first, second = (_ranks(part.flatten(1)) for part in (maps, others))
     lengths = torch.linalg.vector_norm(first, dim=1) * torch.linalg.vector_norm(second, dim=1)
@@ -62,15 +62,15 @@ def rank_correlation(maps: Maps, others: Maps) -> PerImage:
 
 
 def overlap(maps: Maps, others: Maps, *, share: float = 0.1) -> PerImage:
-    """Of the pixels with a map's highest values, how many are among the other's; 1: all.
+    """The share of a map's top pixels that are also among the other's; 1: all.
 
-    `share` of all pixels are looked at, rounded, at least one; a random map has that share of them.
+    The top pixels are `share` of all pixels, rounded, at least one; a random map scores that share.
 
     Raises:
-        SettingsError: a share that does not lie between 0 and 1.
+        SettingsError: a share is not between 0 and 1.
     """
     if not 0 < share <= 1:
-        raise SettingsError(f"overlap: share must lie above 0 and at most at 1, not {share}")
+        raise SettingsError(f"overlap: share must be above 0 and at most 1, not {share}")
     top = max(1, round(share * maps[0].numel())) if len(maps) else 1
     first, second = (_order(part) < top for part in (maps, others))
     even, even_too = (part.amax(dim=(1, 2)) == part.amin(dim=(1, 2)) for part in (maps, others))
@@ -79,11 +79,11 @@ def overlap(maps: Maps, others: Maps, *, share: float = 0.1) -> PerImage:
 
 @dataclass(frozen=True)
 class Curves:
-    """The class's probability while pixels come and go, in the order of the attribution.
+    """The class's probability as pixels are inserted or deleted, in the order of the attribution.
 
     Attributes:
-        insertion: from none of the image's pixels (all filled in) to all; first column: none.
-        deletion: from all to none; first column: the image.
+        insertion: from none of the image's pixels (all filled) to all; the first column has none.
+        deletion: from all pixels to none; the first column is the image.
     """
 
     insertion: Float[Tensor, "n shares"]
@@ -91,12 +91,12 @@ class Curves:
 
     @property
     def insertion_area(self) -> PerImage:
-        """In [0, 1]; higher: the first pixels suffice for the class."""
+        """The area in [0, 1]; higher: the first pixels suffice for the class."""
         return _area(self.insertion)
 
     @property
     def deletion_area(self) -> PerImage:
-        """In [0, 1]; lower: without the first pixels the class is gone."""
+        """The area in [0, 1]; lower: without the first pixels the class is gone."""
         return _area(self.deletion)
 
 
@@ -107,9 +107,9 @@ class Faithfulness:
     An image costs 2·steps forward passes.
 
     Attributes:
-        steps: equal shares of the pixels, by falling value of the map.
-        fill: what stands for a pixel that is not shown: the image's "mean" color, or the pixel of
-            the "blurred" image.
+        steps: equal shares of the pixels, in the order of falling map values.
+        fill: what replaces a hidden pixel: the image's "mean" color, or the pixel of the "blurred"
+            image.
         batch_size: images per pass; sets the memory.
     """
 
@@ -125,9 +125,9 @@ class Faithfulness:
         """The curves of each image's map, for the class that it explains.
 
         Raises:
-            DataError: images that are not pixels in [0, 1], or maps of another size.
-            SettingsError: targets that are not a class for each image.
-            NumericError: a probability that is not finite.
+            DataError: images are not pixels in [0, 1], or maps have another size.
+            SettingsError: targets are not a class for each image.
+            NumericError: a probability is not finite.
         """
         with torch.no_grad():
             prepared = prepare(model)
@@ -145,7 +145,8 @@ class Faithfulness:
             for part in chunks(len(images) * samples, self.batch_size):
                 number = torch.arange(part.start, part.stop, device=images.device)
                 row, sample = number // samples, number % samples
-                # columns 0…steps delete, the others insert; both share the image and none of it
+                # columns 0…steps delete, the others insert; both share the whole image and the
+                # empty one
                 first = (sample - (sample > self.steps) * self.steps) * maps[0].numel() / self.steps
                 early = order[row] < first.round().view(-1, 1, 1)
                 shown = (early == (sample > self.steps).view(-1, 1, 1)).unsqueeze(1)
@@ -162,12 +163,12 @@ class Faithfulness:
 
 @dataclass(frozen=True, kw_only=True)
 class Stability:
-    """How much an attribution changes where the image hardly does (Yeh et al. 2019).
+    """How much an attribution changes when the image hardly does (Yeh et al. 2019).
 
     Attributes:
-        radius: of the noise, uniform in ± radius for each value, in pixel units.
-        draws: of the noise, each an attribution.
-        seed: of the noise.
+        radius: radius of the noise, uniform in ± radius for each value, in pixel units.
+        draws: number of noise draws; each takes an attribution.
+        seed: the seed of the noise.
     """
 
     radius: float = 0.02
@@ -190,15 +191,15 @@ class Stability:
     ) -> Float[Tensor, "n draws"]:
         """‖a(x + δ) − a(x)‖₂ / ‖a(x)‖₂ for each image and draw of δ; lower: more stable.
 
-        The class explained stays, and so does what the method draws by itself. The mean over draws
-        is Yeh's average sensitivity, relative; the maximum the maximum sensitivity. A method that
-        ignores the image has 0; RandomAttribution has 1.4.
+        The class explained stays fixed, and so does the method's own randomness. The mean over
+        draws is Yeh's average sensitivity, relative; the maximum is the maximum sensitivity. A
+        method that ignores the image has 0; RandomAttribution has 1.4.
 
         Args:
-            method: what made the attribution.
-            model, images, ids: as it was called.
-            attribution: of these images.
-            given: what else it was called with, such as a background.
+            method: the method that made the attribution.
+            model, images, ids: the arguments of its call.
+            attribution: the attribution of these images.
+            given: its other arguments, such as a background.
         """
         with torch.no_grad():
             images, numbers = place_images(model, images), number_images(images, ids)
@@ -215,14 +216,14 @@ class Stability:
 
 
 def _order(maps: Maps) -> Int64[Tensor, "n pixels"]:
-    """Each pixel's place by falling value, from 0; equal ones from the upper left."""
+    """Each pixel's rank by falling value, from 0; ties go from the upper left."""
     falling = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
     places = torch.arange(falling.shape[1], device=maps.device).expand_as(falling)
     return torch.empty_like(falling).scatter_(1, falling, places)
 
 
 def _ranks(values: Float[Tensor, "n pixels"]) -> Float[Tensor, "n pixels"]:
-    """Ranks in float64, equal values at their mean rank, less their mean."""
+    """Ranks in float64, ties at their mean rank, minus their mean."""
     ordered, values = values.sort(dim=1).values.contiguous(), values.contiguous()
     sides = (torch.searchsorted(ordered, values, right=right) for right in (False, True))
     ranks = torch.stack(list(sides)).double().mean(dim=0)
@@ -230,5 +231,5 @@ def _ranks(values: Float[Tensor, "n pixels"]) -> Float[Tensor, "n pixels"]:
 
 
 def _area(curves: Float[Tensor, "n shares"]) -> PerImage:
-    """By the trapezoid rule, over shares from 0 to 1."""
+    """The area by the trapezoid rule, over shares from 0 to 1."""
     return torch.trapezoid(curves, dim=1) / (curves.shape[1] - 1)

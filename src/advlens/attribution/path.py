@@ -1,4 +1,4 @@
-"""Gradients along straight paths that end at an image, weighted and summed chunk by chunk."""
+"""Gradients along straight paths that end at an image, weighted and summed in chunks."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,11 +16,11 @@ Places = tuple[Images, Float[Tensor, " k"], Float[Tensor, " k"]]
 
 
 class Sums(NamedTuple):
-    """Of each image's samples; the last two in float64.
+    """Sums over each image's samples; the last two are float64.
 
     Attributes:
         values: Σ w (x − x′) ∂F(x′ + α (x − x′))/∂x.
-        each: each sample's part of it, summed over the input values.
+        each: each sample's contribution to `values`, summed over the input values.
         scores: F at each sample's point.
     """
 
@@ -39,14 +39,14 @@ def walk(
     place: Callable[[Numbers, Numbers], Places],
     batch_size: int,
 ) -> Sums:
-    """Take all gradients, `batch_size` at a time, whatever image they belong to.
+    """Take all gradients, `batch_size` at a time, across images.
 
-    Memory is that of a chunk and of the result: one image and two numbers per sample.
+    Memory holds a chunk and the result: one image and two numbers per sample.
 
     Args:
-        model, images, classes, target: whose score F is followed, x being the images.
+        model, images, classes, target: define the score F and the images x.
         samples: gradients per image.
-        place: numbers of images and of their samples → baselines x′, α and weights w.
+        place: maps numbers of images and of their samples to baselines x′, α and weights w.
         batch_size: gradients per chunk.
     """
     values, each, scores = torch.zeros_like(images), [], []
@@ -55,7 +55,7 @@ def walk(
         row = (number // samples).to(images.device)
         places = place(number // samples, number % samples)
         share, values_there = _shares(model, images[row], classes[row], target, *places)
-        # image by image, since index_add_ adds in no fixed order on a GPU
+        # image by image, because index_add_ has no fixed order on a GPU
         for image in range(part.start // samples, (part.stop - 1) // samples + 1):
             own = slice(max(image * samples - part.start, 0), (image + 1) * samples - part.start)
             values[image] += share[own].sum(dim=0)

@@ -38,7 +38,7 @@ def audit(
     command: str | None = None,
     processes: Processes = Processes(),
 ) -> Path:
-    """Audit classifiers on a labeled image set, continuing what `out` holds.
+    """Audit classifiers on a labeled image set and continue what `out` holds.
 
     Args:
         models: specifications (see `load_model`) or modules from pixels in [0, 1] to logits; one,
@@ -46,14 +46,14 @@ def audit(
         data: a specification (see `load_data`) or a data set.
         out: the run folder.
         settings: what is measured.
-        command: shown in the report as the way to make it again.
-        processes: those that share the images; the first one writes.
+        command: shown in the report as the way to reproduce it.
+        processes: those that share the images; the first one writes the files.
 
     Returns:
         The path of the report.
 
     Raises:
-        AdvlensError: one of its family, see `advlens.errors`; finished stages stay.
+        AdvlensError: one of the errors in `advlens.errors`; finished stages are kept.
     """
     models = _listed(models)
     _checked(data, settings, AuditSettings)
@@ -69,10 +69,10 @@ def audit(
 def rehearsed(
     models: Models, data: str | ImageData, settings: AuditSettings
 ) -> tuple[list[Subject], list[list[Stage]]]:
-    """The models, and the stages of each that an audit would run.
+    """The models, and the stages that an audit would run on each.
 
     Raises:
-        AdvlensError: as `audit` before its first stage, but damaged images are not looked for.
+        AdvlensError: as `audit` before its first stage, but damaged images are not searched for.
     """
     models = _listed(models)
     _checked(data, settings, AuditSettings)
@@ -100,22 +100,22 @@ def dissect(
     command: str | None = None,
     processes: Processes = Processes(),
 ) -> Path:
-    """Name what the units of some models detect, continuing what `out` holds.
+    """Name what the units of models detect and continue what `out` holds.
 
     Args:
         models: specifications (see `load_model`) or modules from pixels in [0, 1] to logits, or to
-            maps: then there is no attack; one, or a list of them.
+            feature maps, which are not attacked; one, or a list of them.
         data: a specification such as broden:DIR, or a data set in the Broden layout.
         out: the run folder.
-        settings: how they are dissected.
-        command: shown in the report as the way to make it again.
-        processes: those that share the images; the first one writes.
+        settings: how the units are dissected.
+        command: shown in the report as the way to reproduce it.
+        processes: those that share the images; the first one writes the files.
 
     Returns:
         The path of the report.
 
     Raises:
-        AdvlensError: one of its family, see `advlens.errors`; finished models stay.
+        AdvlensError: one of the errors in `advlens.errors`; finished models are kept.
     """
     models = _listed(models)
     _checked(data, settings, DissectSettings)
@@ -124,7 +124,7 @@ def dissect(
     with locked(out) if processes.first else contextlib.nullcontext():
         check = Check(out, settings.skip_damaged, processes, device)
         subjects = [opened(model, settings, device) for model in models]
-        known: dict[Transform, BrodenData] = {}  # models of one size share what is opened
+        known: dict[Transform, BrodenData] = {}  # models of one size share the opened data
         for subject in subjects:
             if subject.transform not in known:
                 images = subject.labeled(data)
@@ -162,7 +162,7 @@ def _checked(data: object, settings: object, kind: type[Settings]) -> None:
     if not isinstance(data, str | ImageData):
         raise SettingsError(
             "data must be a specification such as sample or folder:DIR, or a data set "
-            f"(advlens.datasets.ArrayData makes one of arrays), not {type(data).__name__}"
+            f"(advlens.datasets.ArrayData makes one from arrays), not {type(data).__name__}"
         )
     if not isinstance(settings, kind):
         raise SettingsError(
@@ -179,7 +179,7 @@ def _walk(
     command: str,
     processes: Processes,
 ) -> Path:
-    """All stages of all models, then the tables, the record and the report."""
+    """Run all stages of all models, then write the tables, the record and the report."""
     for subject in subjects:
         subject.warnings += looked_at(subject, settings.batch_size, settings.seed)
         warn(subject.warnings, processes)
@@ -190,7 +190,7 @@ def _walk(
     parts = [finished(run, n, *pair) for n, pair in enumerate(zip(subjects, stages, strict=True))]
 
     def publish() -> None:
-        """Tables and record of what is finished so far."""
+        """Write the tables and the record of what is finished so far."""
         done: list[dict[str, Any]] = [
             {stage.name: part[stage.name] for stage in wanted if stage.name in part}
             for part, wanted in zip(parts, stages, strict=True)

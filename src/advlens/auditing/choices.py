@@ -1,4 +1,4 @@
-"""The stages that the settings ask for, of those that there are."""
+"""The choice of stages: what the settings ask for, out of all stages."""
 
 import re
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from advlens.words import listed
 
 
 def audit_stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
-    """The stages of one model; a warning names those of the default that cannot run.
+    """The stages of one model; a warning names the default stages that cannot run.
 
     Raises:
-        AdvlensError: a stage that is asked for by name cannot run.
+        AdvlensError: a stage that is requested by name cannot run.
     """
     names = ["accuracy"] if settings.natural else settings.stages
     stages = [
@@ -31,30 +31,30 @@ def audit_stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
 
 
 def dissect_stages(subject: Subject, settings: DissectSettings) -> list[Stage]:
-    """The one stage of `dissect`.
+    """The only stage of `dissect`.
 
     Raises:
-        ModelError: the model has no units, or not those that are asked for.
+        ModelError: the model has no units, or lacks the requested ones.
     """
     stages = [dissection_stage(subject, settings)]
     return _able(subject, stages, by_name=True, seed=settings.seed)
 
 
 def _check_names(stages: Sequence[Stage]) -> None:
-    """What a stage leaves goes by its name, in files."""
+    """Check stage names, because files are named after the stage."""
     names = [stage.name for stage in stages]
     for name in names:
         if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
             raise SettingsError(
-                f"a stage is named {name!r}, but files go by its name: use lower-case letters, "
-                "digits, hyphens and underscores"
+                f"a stage is named {name!r}, but its name becomes a file name: use lower-case "
+                "letters, digits, hyphens and underscores"
             )
         if names.count(name) > 1:
             raise SettingsError(f"two stages are named {name!r}; give one another name")
 
 
 def _able(subject: Subject, stages: Sequence[Stage], *, by_name: bool, seed: int) -> list[Stage]:
-    """Those that have what they need."""
+    """The stages whose needs are met."""
     model, left_out = subject.classifier.name, dict[str, list[str]]()
     lacks = {need: lacking(subject, need, seed) for stage in stages for need in stage.needs}
     able = list[Stage]()

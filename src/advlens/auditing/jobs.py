@@ -1,4 +1,4 @@
-"""Long computations of a stage: shown as they go, kept every minute, taken up where they were."""
+"""Long computations of a stage: they show progress, save each minute, and resume."""
 
 import dataclasses
 import time
@@ -12,21 +12,22 @@ from advlens.auditing.stage import Context
 from advlens.features import Synthesis
 from advlens.progress import Progress
 
-SAVE_EVERY = 60.0  # seconds between states, all that a kill can cost
+SAVE_EVERY = 60.0  # seconds between saved states, the most that a kill can cost
 
 
 def synthesized(
     context: Context, job: str, method: Synthesis, starts: Images, targets: Tensor
 ) -> Images:
-    """The images that a method makes, continuing what the run folder holds under this name.
+    """The images that a method makes, resumed from what the run folder holds under this name.
 
-    Each process makes its own batches of them; all have all.
+    Each process makes its own batches; in the end every process has all images.
 
     Args:
-        context: of the stage.
-        job: `<stage>.<words>`; what is kept of it goes when the stage is finished.
-        method: the steps.
-        starts, targets: as the method takes them.
+        context: the stage's context.
+        job: `<stage>.<words>`, the name of its saved state, which is removed when the stage
+            finishes.
+        method: the method that makes the images, step by step.
+        starts, targets: as the method expects them.
     """
     method = dataclasses.replace(method, batch_size=context.batch_size)
 
@@ -46,7 +47,7 @@ def synthesized(
                 if time.monotonic() - kept > SAVE_EVERY:
                     context.run.save_state(context.number, name, steps.done, steps.state())
                     kept = time.monotonic()
-        # kept until the stage is finished: its later parts may take long as well
+        # kept until the stage finishes, because its later parts may take long as well
         context.run.save_state(context.number, name, steps.done, steps.state())
         images: Images = steps.result().images
         return images

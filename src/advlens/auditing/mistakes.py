@@ -1,7 +1,7 @@
-"""The usual mistakes with a model and its images: how each is seen, and the sentence that says it.
+"""Common mistakes with a model and its images: how each is detected and reported.
 
-A warning has the number that was found, what it means and how it is mended. Few images decide
-little: no accuracy and no mean of fewer than `FEWEST` images is judged.
+A warning gives the measured number, what it means and how to fix it. Small samples prove little: no
+accuracy or mean over fewer than `FEWEST` images is judged.
 """
 
 import math
@@ -20,21 +20,22 @@ from advlens.words import Estimate, number, percent
 
 FEWEST = 20
 MOST_APART = 5.0
-"""Factor between two variances, of images normalized alike, that is not exceeded: dark, gray and
-noisy images stay below 4 at the first batch normalization, images not normalized at all have 16."""
+"""Largest factor between two variances that is not reported: dark, gray and noisy images stay below
+4 at the first batch normalization; images that are not normalized have 16."""
 MOST_OFF = 2.0
-"""Standard deviations between two means."""
+"""Largest distance between two means that is not reported, in standard deviations."""
 
 
 @dataclass(frozen=True)
 class FirstNorm:
-    """The input of the first batch normalization, beside what it learned of it.
+    """The input of the first batch normalization compared with its learned statistics.
 
     Attributes:
-        layer: its name.
-        fresh: whether it has the statistics of a layer that was never trained.
-        variance: found / learned, the median over channels.
-        off: |mean found − mean learned| in learned standard deviations, the median over channels.
+        layer: the layer's name.
+        fresh: whether it has the statistics of an untrained layer.
+        variance: measured / learned, the median over channels.
+        off: |measured mean − learned mean| in learned standard deviations, the median over
+            channels.
     """
 
     layer: str
@@ -45,13 +46,13 @@ class FirstNorm:
 
 @dataclass(frozen=True)
 class Seen:
-    """What one pass over some natural images, in evaluation mode, showed of a model.
+    """What one pass over some natural images, in evaluation mode, shows of a model.
 
     Attributes:
         logits: N×classes, on the CPU.
-        labels: of these images, where they belong to classes.
-        norm: of the first batch normalization, where there is one.
-        means, deviations: of each channel of the images, normalized.
+        labels: labels of these images, if they belong to classes.
+        norm: the first batch normalization, if there is one.
+        means, deviations: mean and standard deviation of each channel of the normalized images.
     """
 
     logits: Logits
@@ -62,7 +63,7 @@ class Seen:
 
 
 def mistakes(model: str, classes: Sequence[str], seen: Seen) -> list[str]:
-    """A sentence for each mistake that these numbers show, the most certain first."""
+    """A sentence for each mistake that the numbers show, the most certain first."""
     sentences = [
         _scale(seen) or _normalization(seen),
         _outputs(seen.logits),
@@ -72,7 +73,7 @@ def mistakes(model: str, classes: Sequence[str], seen: Seen) -> list[str]:
 
 
 def _scale(seen: Seen) -> str:
-    """Means and deviations that are not on the scale of the pixels."""
+    """Check for mean and std that are not on the scale of the pixels."""
     means, deviations = ([abs(v) for v in values] for values in (seen.means, seen.deviations))
     if max(means) <= 50 and (max(deviations) == 0 or 0.02 <= max(deviations) <= 50):
         return ""
@@ -116,7 +117,7 @@ def _outputs(logits: Logits) -> str:
     if among and float(values.amax()) >= 0.5:  # those of new weights are near 0
         whole = float((values.sum(dim=1) - 1).abs().amax()) < 1e-2
         return (
-            f"returns values from 0 to 1{' that sum to 1' if whole else ''}, which are no logits: "
+            f"returns values from 0 to 1{' that sum to 1' if whole else ''}, which are not logits: "
             "behind a softmax or a sigmoid gradients fade where it is sure, and it looks more "
             "robust than it is; return what comes before it"
         )
@@ -146,7 +147,7 @@ def _accuracy(classes: Sequence[str], seen: Seen) -> str:
         )
         return (
             f"is right on {right} of {n} images as their labels stand, and on {other.right} if "
-            f"{order}; give its class names in the order of its outputs, or mend the labels"
+            f"{order}; give its class names in the order of its outputs, or fix the labels"
         )
     chance, most_by_chance = guessing(predicted, labels, len(classes))
     if right > most_by_chance * n:
@@ -161,13 +162,13 @@ def _accuracy(classes: Sequence[str], seen: Seen) -> str:
 
 
 def guessing(predicted: Labels, labels: Labels, classes: int) -> tuple[float, float]:
-    """The share that is right if the same N ≥ 2 predictions are dealt to the images anew.
+    """The share that is right when the same N ≥ 2 predictions are dealt to the images at random.
 
-    With n_c labels and m_c predictions of class c, S = Σ n_c m_c: on average S / N are right (the
-    agreement by chance of Cohen's kappa), with the variance
-    (S − Σ n_c m_c (n_c + m_c) / N + (S / N)²) / (N − 1) over all deals (Hoeffding 1951). One that
-    always says the same reaches no more, however unequal the classes are. Where all images are of
-    one class nothing tells a guess from an answer, and each answer is one of all classes.
+    With n_c labels and m_c predictions of class c and S = Σ n_c m_c, on average S / N are right
+    (chance agreement in Cohen's kappa), with the variance
+    (S − Σ n_c m_c (n_c + m_c) / N + (S / N)²) / (N − 1) over all deals (Hoeffding 1951). A constant
+    answer reaches no more, however unequal the classes are. If all images are of one class, nothing
+    tells a guess from an answer, and each guess is right with probability 1 / classes.
 
     Returns:
         The mean, and the upper end of the range of 95 % of the deals.
@@ -185,12 +186,12 @@ def guessing(predicted: Labels, labels: Labels, classes: int) -> tuple[float, fl
 
 
 class Reordered(NamedTuple):
-    """Accuracy in another order of the outputs.
+    """Accuracy with the outputs in another order.
 
     Attributes:
-        right: images that are right, each in the order that fits the half that it is not of.
-        shift: the order, if it counts all outputs up by so many; 0 if not.
-        label, output: a class and the output that stands for it.
+        right: images that are right, each in the order that is fitted to the half that excludes it.
+        shift: the order, if it shifts all outputs by this number; 0 otherwise.
+        label, output: a class, and the output that stands for it.
     """
 
     right: int
@@ -200,10 +201,10 @@ class Reordered(NamedTuple):
 
 
 def reordered(predicted: Labels, labels: Labels, classes: int) -> Reordered:
-    """The best order of the outputs, a shift if that is as good, tried on images it is not from.
+    """The best order of the outputs, cross-validated; a shift is preferred if it is as good.
 
-    An order is fitted to half of each class's images and counted on the other half, and the other
-    way round: one that fits noise is right no more often than guessing.
+    An order is fitted to half of each class's images and scored on the other half, and vice versa:
+    an order that fits noise does no better than guessing.
     """
     half = torch.empty_like(labels)
     half[labels.argsort(stable=True)] = torch.arange(len(labels)) % 2
@@ -230,10 +231,10 @@ def reordered(predicted: Labels, labels: Labels, classes: int) -> Reordered:
 
 
 def assigned(predicted: Labels, labels: Labels, classes: int) -> Int64[Tensor, " classes"]:
-    """For each class the output that stands for it: the most frequent pairs first, each once.
+    """The output that stands for each class: the most frequent pairs first, each used once.
 
-    Of equally frequent pairs those come first in which they are the same. A class without a pair
-    keeps its own output.
+    Among equally frequent pairs, those with class and output equal come first. A class without a
+    pair keeps its own output.
     """
     pairs = Counter(zip(labels.tolist(), predicted.tolist(), strict=True))
     order = torch.arange(classes)

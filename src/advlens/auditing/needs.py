@@ -1,4 +1,4 @@
-"""What a stage needs of a model and its data, looked at before anything is computed."""
+"""What a stage needs from a model and its data, checked before any computation."""
 
 import torch
 
@@ -8,11 +8,11 @@ from advlens.auditing.subjects import Subject
 from advlens.errors import AdvlensError, DataError, ModelError
 
 PROBED = 8
-"""Images at which a gradient is looked for."""
+"""Images on which a gradient is probed."""
 
 
 def lacking(subject: Subject, need: Need, seed: int) -> AdvlensError | None:
-    """Why the model or its data have not what is needed; None where they have it."""
+    """Why the model or its data lack what is needed; None if they have it."""
     if need == "synsets":
         return None if subject.data.synsets is not None else DataError(subject.unnamed)
     if need == "units":
@@ -50,7 +50,7 @@ def _without_representation(subject: Subject) -> ModelError | None:
 
 
 def _without_gradients(subject: Subject) -> ModelError | None:
-    """Where the gradient of the largest logit is exactly 0 on each of some images, or missing."""
+    """An error if the largest logit's gradient is missing or exactly 0 on each of some images."""
     ids = range(min(PROBED, len(subject.data)))
     (some,) = subject.data.batches(PROBED, ids, device=subject.prepared.device)
     images = some.images.requires_grad_()

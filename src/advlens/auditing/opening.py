@@ -1,4 +1,4 @@
-"""What an audit looks at before its first attack: some natural images, and what is expected."""
+"""What an audit checks before its first attack: some natural images, and expected accuracies."""
 
 import contextlib
 import sys
@@ -22,20 +22,20 @@ from advlens.settings import AuditSettings
 from advlens.words import Estimate, count, percent
 
 IMAGES = 300
-"""Natural images that are looked at, at most."""
+"""Maximum number of natural images to check."""
 
 
 def warn(texts: Sequence[str], processes: Processes) -> None:
-    """Tell the user on stderr, once for all processes."""
+    """Warn the user on stderr, once for all processes."""
     if processes.first:
         for text in texts:
             print(f"advlens: warning: {text}", file=sys.stderr, flush=True)
 
 
 def looked_at(subject: Subject, batch_size: int, seed: int) -> list[str]:
-    """Warnings of the usual mistakes, from one pass over at most `IMAGES` natural images.
+    """Warnings about common mistakes, from one pass over at most `IMAGES` natural images.
 
-    What the prepared copy found when it was compared with the model comes first.
+    Differences between the prepared copy and the model come first.
 
     Raises:
         ModelError: the model fails on a batch.
@@ -49,7 +49,7 @@ def looked_at(subject: Subject, batch_size: int, seed: int) -> list[str]:
         watched = _Watched(subject.classifier, subject.prepared)
         seen = watched.look((batch.images for batch in batches), labels)
     notes = [*subject.classifier.notes, *subject.prepared.notes]
-    if seen is None:  # the units of a part of a network are dissected without logits
+    if seen is None:  # the units of a partial network are dissected without logits
         return notes
     return [*notes, *mistakes(name, data.classes, seen)]
 
@@ -57,11 +57,11 @@ def looked_at(subject: Subject, batch_size: int, seed: int) -> list[str]:
 def check_expected(
     subjects: Sequence[Subject], settings: AuditSettings, processes: Processes
 ) -> None:
-    """Measure natural accuracy on all images where one is expected.
+    """Measure natural accuracy on all images if an accuracy is expected.
 
     Raises:
-        ModelError: the 95 % interval of a model's natural accuracy does not hold it.
-        SettingsError: neither one is expected of all models, nor one of each.
+        ModelError: the 95 % interval of a model's natural accuracy excludes the expected value.
+        SettingsError: the number of values is neither one nor the number of models.
     """
     expected = settings.expect_accuracy
     if not expected:
@@ -106,7 +106,7 @@ def _natural(subject: Subject, settings: AuditSettings, processes: Processes) ->
 
 
 class _Watched:
-    """A classifier in evaluation mode, and what arrives at its first batch normalization."""
+    """A classifier in evaluation mode, and the input of its first batch normalization."""
 
     def __init__(self, classifier: Classifier, prepared: Prepared):
         self.classifier, self.prepared = classifier, prepared
@@ -115,7 +115,7 @@ class _Watched:
         self.pixels, self.arriving = _Moments(), _Moments()
 
     def look(self, batches: Iterator[Images], labels: Labels | None) -> Seen | None:
-        """What the images show; None of a model that returns no logits."""
+        """What the images show; None for a model that returns no logits."""
         outputs: list[Logits] = []
         heard = True
         for images in batches:
@@ -143,19 +143,19 @@ class _Watched:
         return logits
 
     def _sent(self, images: Images) -> bool:
-        """Whether the model's own layers, which the prepared copy may fold, were listened to."""
+        """Whether hooks listen to the model's own layers, which the prepared copy may fold."""
         try:
             with self._heard() as there_is_one:
                 if there_is_one:
                     self.classifier(images)
-        except Exception:  # a batch of another size than the one that it takes
+        except Exception:  # a batch size that the model does not take
             self.norm = None
             return False
         return there_is_one
 
     @contextlib.contextmanager
     def _heard(self) -> Iterator[bool]:
-        """Whether there is a batch normalization to listen to; within the block it is done."""
+        """Whether a batch normalization exists to hook; the hooks last for the block."""
 
         def hear(name: str, module: Any, inputs: tuple[Any, ...]) -> None:
             if self.norm is None:
@@ -170,7 +170,7 @@ class _Watched:
             for name, module in self.classifier.named_modules()
             if isinstance(getattr(module, "running_mean", None), Tensor)
             and isinstance(getattr(module, "running_var", None), Tensor)
-            and not isinstance(module, torch.jit.ScriptModule)  # which takes no hooks
+            and not isinstance(module, torch.jit.ScriptModule)  # a module that takes no hooks
         ]
         try:
             yield bool(handles)

@@ -1,4 +1,4 @@
-"""Stages at work: as few passes over the images as they allow, each of which survives a kill."""
+"""Run stages in as few passes over the images as possible; each pass survives a kill."""
 
 import json
 import math
@@ -23,8 +23,8 @@ from advlens.progress import Progress
 from advlens.runs.folder import Run
 from advlens.runs.record import peak_memory
 
-SAVE_EVERY = 60.0  # seconds between states of a pass, all that a kill can cost
-SAVE_SHARE = 20.0  # at least so many times as long as saving takes
+SAVE_EVERY = 60.0  # seconds between saved states of a pass, the most that a kill can cost
+SAVE_SHARE = 20.0  # at least this many times as long as saving takes
 
 
 LONGEST = 10_000  # characters of a cell
@@ -33,7 +33,7 @@ Part = dict[str, Any]
 
 
 def finished(run: Run, number: int, subject: Subject, stages: Sequence[Stage]) -> dict[str, Part]:
-    """What the folder holds of one model: the parts of its finished stages, by name.
+    """The parts of a model's finished stages that the folder holds, by name.
 
     Raises:
         RunError: a part is damaged.
@@ -53,17 +53,17 @@ def run_stages(
     parts: dict[str, Part],
     publish: Callable[[], None],
 ) -> None:
-    """All stages of one model that are missing, in as few passes over the data as they allow.
+    """Run all missing stages of one model, in as few passes over the data as possible.
 
     Args:
-        run: the folder.
-        number: of the model.
+        run: the run folder.
+        number: the model's number.
         subject: the model.
-        stages: of an audit.
-        settings: of an audit.
+        stages: the stages of an audit.
+        settings: the settings of an audit.
         processes: those that share the images.
-        parts: of the stages that are finished; takes those of the others as they finish.
-        publish: called in the first process when one has.
+        parts: the finished stages' parts; those of the others are added as they finish.
+        publish: called in the first process when a stage finishes.
     """
     done = list(parts)
     device = subject.prepared.device
@@ -87,7 +87,7 @@ def run_stages(
             batch_size=settings.batch_size,
             processes=processes,
         )
-        # named after all of its stages: one that is finished may have shared what was kept
+        # named after all of its stages: a finished one may have shared the saved state
         name = "-".join(stage.name for stage in together)
         run.continued.clear()
         try:
@@ -98,8 +98,8 @@ def run_stages(
             if not run.continued:
                 raise
             raise RunError(
-                f"cannot go on from {' and '.join(map(str, run.continued))} "
-                f"({type(error).__name__}: {str(error)[:200]}); remove it to begin this pass anew"
+                f"cannot continue from {' and '.join(map(str, run.continued))} "
+                f"({type(error).__name__}: {str(error)[:200]}); remove it to start this pass again"
             ) from error
 
 
@@ -123,7 +123,7 @@ def _pass(
         done, state = saved
         if misfit := _misfit(works, state):
             raise RunError(
-                f"{run.continued[-1]} is damaged ({misfit}); remove it to begin this pass anew"
+                f"{run.continued[-1]} is damaged ({misfit}); remove it to start this pass again"
             )
         for stage_name, work in works.items():
             seconds[stage_name] = state[f"{stage_name}.seconds"].item()
@@ -146,7 +146,7 @@ def _pass(
                         raise type(error)(
                             f"{error}; that is at {place}, in the stage {stage_name}; finished "
                             f"stages and the first {kept} images of this pass are kept in "
-                            f"{run.folder}, from where the same command goes on"
+                            f"{run.folder}, and the same command continues from there"
                         ) from error
                     seconds[stage_name] += time.monotonic() - began
                 done += len(batch.ids)
@@ -186,7 +186,7 @@ def _numbered(ids: Ids) -> str:
 
 
 def _merged(stage: Stage, context: Context, work: Work) -> Work:
-    """What all processes have seen, in every one of them, to the same bits."""
+    """The states of all processes merged, bit-identical in every process."""
     if context.processes.count == 1 or work.merges_itself:
         return work
     whole: Work | None = None
@@ -202,13 +202,13 @@ def _merged(stage: Stage, context: Context, work: Work) -> Work:
 
 
 def _misfit(works: Mapping[str, Work], state: Mapping[str, Tensor]) -> str:
-    """What in a state cannot be of these stages, or nothing.
+    """What in a state does not fit these stages, or an empty string.
 
-    A stage at its start tells the form: its tensors, but for sides that grow from 0.
+    A newly started stage defines the form: its tensors, except for sides that grow from 0.
     """
     fresh = {f"{name}.seconds": torch.tensor(0.0) for name in works}
     for work in works.values():
-        if not work.merges_itself:  # whose tensors come with its first batch; it looks for itself
+        if not work.merges_itself:  # it gets its tensors with its first batch, and checks itself
             fresh |= work.state()
     for key, wanted in fresh.items():
         if (held := state.get(key)) is None:
@@ -225,7 +225,7 @@ def _misfit(works: Mapping[str, Work], state: Mapping[str, Tensor]) -> str:
 
 
 def _problem(model: str, part: Part) -> str:
-    """What is wrong with a stage's part as it was read, or nothing."""
+    """What is wrong with a stage's part as read from disk, or an empty string."""
     for key in ("seconds", "images", "peak_memory_mb"):
         if not is_amount(part.get(key)):
             return f"{key} is {str(part.get(key))[:40]!r}"
@@ -234,9 +234,9 @@ def _problem(model: str, part: Part) -> str:
         return "it has no tables"
     for name, rows in tables.items():
         if not re.fullmatch("[a-z][a-z0-9_]{0,40}", name):
-            return f"{name[:80]!r} is no name of a table"
+            return f"{name[:80]!r} is not the name of a table"
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            return f"the table {name} is no list of rows"
+            return f"the table {name} is not a list of rows"
         for number, row in enumerate(rows, 1):
             if row.keys() != rows[0].keys() or row.get("model", model) != model:
                 return f"row {number} of {name} has other columns, or is of another model"

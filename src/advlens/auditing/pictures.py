@@ -18,9 +18,9 @@ from advlens.files import atomic
 from advlens.maps import gray
 
 SIDE = 112
-"""Pixels of a picture's side, at least."""
+"""Minimum side of a picture, in pixels."""
 FAINT = 0.3
-"""What is left of the gray image's contrast below a heat map, above white."""
+"""Share of the gray image's contrast that remains under a heat map, above white."""
 
 
 def write_png(image: Float[Tensor, "3 h w"], path: Path) -> None:
@@ -31,20 +31,20 @@ def write_png(image: Float[Tensor, "3 h w"], path: Path) -> None:
 
 
 def enlarged(image: Float[Tensor, "c h w"]) -> Float[Tensor, "c h2 w2"]:
-    """A small image repeated pixel by pixel to a side of at least 112, to be drawn on."""
+    """A small image enlarged pixel by pixel to a side of at least 112, for drawing."""
     factor = -(-SIDE // min(image.shape[1:]))
     return image.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
 
 
 def slug(name: str) -> str:
-    """A name as a part of a file name."""
+    """A name made safe for a file name."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[:60] or "x"
 
 
 def images_of(context: Context, ids: Ids, attack: Attack | None) -> Images:
-    """Images of the stage's data by id, attacked where there is an attack, on the model's device.
+    """Images of the stage's data by id, attacked if there is an attack, on the model's device.
 
-    An attacked image is made again: attack, seed and image id give the same one.
+    An attacked image is recomputed: attack, seed and image id determine it.
     """
     device = context.device
     parts = []
@@ -61,7 +61,7 @@ def near_classes(
 ) -> Bool[Tensor, "units c"]:
     """The classes near those of each unit's images (D22, section 2).
 
-    At least half as similar to their distribution as the most similar class is.
+    A near class is at least half as similar to their distribution as the most similar class.
     """
     closeness = class_counts(labels, len(similarity)) @ similarity
     return closeness >= 0.5 * closeness.amax(dim=1, keepdim=True)
@@ -70,20 +70,20 @@ def near_classes(
 def heat_map(
     image: Float[Tensor, "3 h w"], attribution: Float[Tensor, "h w"], scale: float
 ) -> Float[Tensor, "3 h w"]:
-    """A heat map over the faint gray image: red speaks for the class, blue against it.
+    """A heat map over the faint gray image: red supports the class, blue opposes it.
 
-    A pixel's color covers the image by |attribution| / scale, at most wholly.
+    A pixel's color covers the image with opacity |attribution| / scale, at most 1.
 
     Args:
         image: pixels in [0, 1].
-        attribution: of each pixel, of any sign.
-        scale: the attribution of full color; 0 leaves the image alone.
+        attribution: the attribution of each pixel, of either sign.
+        scale: the attribution with full color; 0 leaves the image as it is.
 
     Returns:
         Pixels in [0, 1].
 
     Raises:
-        SettingsError: a scale below 0 or not finite.
+        SettingsError: the scale is below 0 or not finite.
     """
     if not 0 <= scale < float("inf"):
         raise SettingsError(f"heat_map: scale must be finite and at least 0, not {scale}")

@@ -1,4 +1,4 @@
-"""What a run writes down of itself."""
+"""The record that a run keeps of itself."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ Settings = AuditSettings | DissectSettings
 
 
 def training_tables(subject: Subject) -> Tables:
-    """The tables of the training that the weights come from, where it lies beside them."""
+    """The tables of the training behind the weights, if they lie beside them."""
     try:
         return left_beside(Path(subject.spec.partition("@")[2]), subject.classifier.name)
     except DataError as error:
@@ -32,7 +32,7 @@ def training_tables(subject: Subject) -> Tables:
 
 
 def identity(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
-    """All that the numbers depend on."""
+    """Everything that the numbers depend on."""
     described = [f"{s.data.name}, {len(s.data):,} images" for s in subjects[:1]]
     return {
         "settings": {k: v for k, v in _plain(settings).items() if k != "expect_accuracy"},
@@ -65,7 +65,7 @@ def record(
     command: str,
     unfinished: Sequence[tuple[str, str]],
 ) -> dict[str, Any]:
-    """What run.json holds; `unfinished` are a model and a stage each."""
+    """The contents of run.json; `unfinished` lists pairs of a model and a stage."""
     first = subjects[0]
     radii = {"epsilon": first.epsilon, "neuron_epsilon": first.neuron_epsilon}
     if isinstance(settings, DissectSettings):

@@ -1,4 +1,4 @@
-"""The networks, other than the model itself, by which the images made from it are judged."""
+"""Networks other than the model itself that judge the images made from it."""
 
 from functools import cache
 from pathlib import Path
@@ -14,15 +14,15 @@ from advlens.settings import AuditSettings
 
 @cache
 def reference(device: torch.device) -> Classifier:
-    """The packaged classifier of CIFAR-10 that judges models of it."""
+    """The packaged CIFAR-10 classifier that judges models of CIFAR-10."""
     return load_model("cifar10-reference", device=device)
 
 
 def feature_network(subject: Subject, settings: AuditSettings) -> FeatureNetwork:
-    """In whose features distances are measured: the Inception network where it is given.
+    """The network in whose features distances are measured: the Inception network if it is given.
 
     Raises:
-        AdvlensError: its folder does not hold it.
+        AdvlensError: the folder does not hold the network.
     """
     if settings.inception is not None:
         return _inception(settings.inception)

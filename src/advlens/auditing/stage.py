@@ -1,4 +1,4 @@
-"""What the audit and its stages say to each other."""
+"""The interface between the audit and its stages."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -19,9 +19,9 @@ from advlens.prepared import Prepared
 from advlens.runs.folder import Run, Tables
 
 Need = Literal["synsets", "units", "representation", "gradients", "pairs"]
-"""What a stage may need and some models or data sets lack, such as the WordNet ids of the classes
-(synsets), layers of units, a last linear layer (representation), a gradient at the pixels, or a
-class of 4 images or more (pairs)."""
+"""What a stage may need and some models or data sets lack: WordNet ids of the classes (synsets),
+layers of units, a last linear layer (representation), a gradient at the pixels, or a class of 4
+images or more (pairs)."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Context:
         name: the model's name in tables.
         classifier: the model.
         prepared: its frozen evaluation copy.
-        data: labels counted in the model's classes.
-        run: the run folder, for pictures and for what a long computation keeps of itself.
-        number: of the model in the run.
-        seed: of everything random.
+        data: the images, with labels as indices into the model's classes.
+        run: the run folder, for pictures and for the saved states of long computations.
+        number: the model's number in the run.
+        seed: the seed of all randomness.
         batch_size: images per step.
-        processes: those that share the images; the first one writes.
+        processes: those that share the images; the first one writes the files.
     """
 
     name: str
@@ -57,15 +57,15 @@ class Context:
 
     @property
     def device(self) -> torch.device:
-        """The model's."""
+        """The model's device."""
         return self.prepared.device
 
     def dealt(self, count: int, compute: Callable[[list[int]], Tensor]) -> Tensor:
         """A row for each of 0 … count − 1, in all processes; each computes its own whole batches.
 
         Args:
-            count: of rows.
-            compute: from some numbers to their rows; also from none, to a tensor of length 0.
+            count: number of rows.
+            compute: maps some numbers to their rows; no numbers give a tensor of length 0.
         """
         processes, size = self.processes, self.batch_size
         own = compute(processes.deal(count, size))
@@ -79,7 +79,7 @@ class Context:
 
 
 class View:
-    """A batch of the pass; the forward pass on the real images is done once for all stages."""
+    """A batch of the pass; all stages share one forward pass on the real images."""
 
     def __init__(
         self, prepared: Prepared, ids: Ids, images: Images, labels: Labels, recording: bool
@@ -96,49 +96,49 @@ class View:
                 logits, responses = self.prepared(self.images), {}
         if logits.isnan().any():
             raise NumericError(
-                "the model returns NaN on images in [0, 1], so no number of it means anything: "
-                "check its weights"
+                "the model returns NaN on images in [0, 1], so its results mean nothing: check "
+                "its weights"
             )
         return logits, responses
 
     @property
     def logits(self) -> Logits:
-        """Of the real images."""
+        """The logits of the real images."""
         return self._recorded[0]
 
     @property
     def responses(self) -> dict[str, Tensor]:
-        """Of every unit to the real images, by layer, N×units; only where a stage records."""
+        """Every unit's responses to the real images, by layer, N×units; only if a stage records."""
         return self._recorded[1]
 
 
 class Work(Protocol):
     """A stage at work on one model.
 
-    Of several processes each updates with its own images. Then their states are merged, by rank,
-    in every one of them, and all compute together; the first one's tables count.
+    With several processes, each updates with its own images. Then their states are merged by rank
+    in every process, and all compute together; the first one's tables count.
 
     Attributes:
-        merges_itself: whether it exchanges with the other processes what they saw.
+        merges_itself: whether it exchanges what the processes saw by itself.
     """
 
     merges_itself: bool = False
 
     def update(self, view: View) -> None:
-        """Take in a batch."""
+        """Process a batch."""
 
     def state(self) -> dict[str, Tensor]:
-        """All that is needed to go on after a kill."""
+        """Everything needed to resume after a kill."""
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Take up a state."""
+        """Resume from a state."""
 
-    @abstractmethod  # one that is forgotten would lose what the others saw, and say nothing
+    @abstractmethod  # forgetting one would silently lose what the other processes saw
     def merge(self, other: Self) -> None:
-        """Take in what another process saw, if that has not been exchanged yet."""
+        """Add what another process saw, unless it has been exchanged already."""
 
     def again(self) -> bool:
-        """Whether the images must pass once more; asked at the end of each pass."""
+        """Whether another pass over the images is needed; asked at the end of each pass."""
         return False
 
     def compute(self) -> Tables:
@@ -146,11 +146,11 @@ class Work(Protocol):
 
 
 class Stage(Protocol):
-    """An analysis: settings, what it streams over, and its tables; the report reads these."""
+    """An analysis: settings, the images it streams over, and tables that the report reads."""
 
     @property
     def name(self) -> str:
-        """A short word, for files."""
+        """A short word, used in file names."""
 
     @property
     def records(self) -> bool:
@@ -158,10 +158,10 @@ class Stage(Protocol):
 
     @property
     def needs(self) -> Sequence[Need]:
-        """What it cannot run without; looked at before anything is computed."""
+        """What it cannot run without; checked before any computation."""
 
     def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
-        """The images that it streams over: of the audit's data, or of its own; and their ids."""
+        """The images that it streams over, from the audit's data or its own, and their ids."""
 
     def start(self, context: Context) -> Work:
-        """Begin on a model."""
+        """Start on a model."""

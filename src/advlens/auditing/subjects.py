@@ -34,9 +34,9 @@ class Subject:
     Attributes:
         epsilon: L2 radius of the attacks on its accuracy.
         neuron_epsilon: L2 radius of the attack on its units.
-        notes: shown at the end of the report.
-        warnings: shown at its top, and in the terminal before anything is computed.
-        unnamed: why the WordNet ids of the classes are not known.
+        notes: notes at the end of the report.
+        warnings: warnings at the top of the report, also printed before any computation.
+        unnamed: why the WordNet ids of the classes are unknown.
     """
 
     spec: str
@@ -52,7 +52,7 @@ class Subject:
     neuron_epsilon: float = dataclasses.field(init=False)
 
     def choose_radii(self, settings: AuditSettings | DissectSettings) -> None:
-        """Those that are asked for, or the field's usual ones for images of this size."""
+        """Choose the requested radii, or the field's usual ones for images of this size."""
         size = self.data.image_shape[1]
         self.epsilon = 0.5 if size < 96 else 1.5 if size < 160 else 3.0
         if isinstance(settings, DissectSettings):
@@ -62,7 +62,7 @@ class Subject:
             self.neuron_epsilon = settings.neuron_epsilon or 2 * self.epsilon
 
     def draws(self, settings: AuditSettings) -> int:
-        """Passes that a number of this model is a mean over."""
+        """Number of passes that a result of this model is averaged over."""
         return settings.draws if self.prepared.randomized else 1
 
     @property
@@ -87,13 +87,13 @@ class Subject:
 
 @dataclass(frozen=True)
 class Check:
-    """Sees to it that no damaged image ends a run at its fifth hour: all are read once before it.
+    """Reads all images once before a run, so that a damaged one does not end it hours later.
 
     Attributes:
-        folder: of the run, which keeps what was found.
-        skip: leave damaged images out of all counts; otherwise they are an error.
-        processes: share the work.
-        device: for what they tell each other.
+        folder: the run folder, which keeps the result.
+        skip: leave damaged images out of all counts instead of raising an error.
+        processes: those that share the work.
+        device: the device over which they communicate.
     """
 
     folder: Path
@@ -102,12 +102,12 @@ class Check:
     device: torch.device
 
     def __call__(self, subject: Subject, data: Data) -> Data:
-        """What of the data can be read; what was left out is noted."""
+        """The readable part of the data; a note says what was left out."""
         with contextlib.ExitStack() as stack:
             bars: list[Progress] = []
 
             def show(read: int) -> None:
-                if not bars:  # a set in memory has nothing to show
+                if not bars:  # a set in memory reads no files
                     total = len(self.processes.share(len(data)))
                     shown = self.processes.first
                     progress = Progress(f"checking {data.name}", total, shown=shown)
@@ -155,17 +155,17 @@ def opened(
 
 
 def _given(model: nn.Module, device: torch.device) -> Classifier:
-    """A user's module as a classifier on a device; the module itself stays as and where it is."""
+    """A user's module as a classifier on a device; the module itself stays unchanged."""
     if device_of(model) != device and any(True for _ in tensors_of(model)):
         try:
             model = copy.deepcopy(model).to(device)
-        except Exception as error:  # a user's classes raise anything at all
+        except Exception as error:  # a user's class can raise anything
             raise ModelError(
                 f"cannot copy {type(model).__name__} to {device} ({error}); move it there before, "
                 f"or choose --device {device_of(model).type}"
             ) from error
     if isinstance(model, Classifier):
-        return copy.copy(model)  # which an audit may give another name
+        return copy.copy(model)  # an audit may give it another name
     return Classifier(model, name=type(model).__name__).to(device)
 
 
@@ -183,7 +183,7 @@ def labeled_subject(
     if isinstance(data, BrodenData):
         raise SettingsError(
             f"the images of {data.name} belong to no classes, so there is no accuracy to measure; "
-            "use advlens dissect, or give them with --concepts beside labeled images"
+            "use advlens dissect, or pass them with --concepts beside labeled images"
         )
     if settings.images is not None:
         data = data.subset(settings.images, seed=settings.seed)
@@ -214,7 +214,7 @@ def labeled_subject(
 def outputs(
     subject: Subject, data: ImageData, settings: AuditSettings | DissectSettings
 ) -> tuple[int, ...]:
-    """The shape of what the model returns for one image; its copy is compared with it before."""
+    """The shape of the model's output for one image; its copy is compared with the model first."""
     size = min(settings.batch_size, len(data))
     (first,) = data.batches(size, range(size), device=subject.prepared.device)
     subject.prepared.check(first.images)
@@ -243,12 +243,12 @@ def _synsets(classes: Sequence[str], table: Path | None) -> tuple[str, ...]:
             f"{table} has no line for class {missing[0]!r}; give one line class,wnid for each"
         )
     for wnid in known.values():
-        wordnet.lemmas(wnid)  # refuses what is no WordNet 3.0 noun
+        wordnet.lemmas(wnid)  # refuses what is not a WordNet 3.0 noun
     return tuple(known[name] for name in classes)
 
 
 def distinguish(classifiers: list[Classifier]) -> None:
-    """Give models of one name different names, in the order of the command."""
+    """Rename models that share a name, in the order of the command."""
     names: dict[str, int] = {}
     for classifier in classifiers:
         count = names[classifier.name] = names.get(classifier.name, 0) + 1

@@ -1,4 +1,4 @@
-"""One layer of a dissection: what is seen of it while images stream by, then what is counted."""
+"""One layer of a dissection: what is observed while images stream by, and what is then counted."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -27,14 +27,14 @@ class Concepts:
     """What the units of a layer detect on one kind of images.
 
     Attributes:
-        labels: of each unit the label of highest IoU, the lowest number among equals; 0: none.
-        iou: of that label.
+        labels: each unit's label of highest IoU; ties go to the lowest number; 0 means none.
+        iou: the IoU of that label.
         thresholds: T_k of each unit, in the units of its activation.
-        permuted_labels: of each unit the label of highest IoU of the same masks with the labels of
-            other images: what chance finds.
-        permuted_iou: of that label.
+        permuted_labels: the same for each unit's masks with the labels of other images: the level
+            of chance.
+        permuted_iou: the IoU of that label.
         dead: whether the unit is positive nowhere on these images.
-        ious: of every unit with every label number.
+        ious: the IoU of every unit with every label number.
         top: the images of highest spatial maximum.
     """
 
@@ -52,9 +52,9 @@ class Layer:
     """The accumulators of one layer.
 
     Args:
-        upsampling: of its maps.
-        seen: for real and adversarial images, what is observed.
-        tallies: for each kind of masks what is counted: with the labels, and with permuted ones.
+        upsampling: the upsampling of its maps.
+        seen: observations on real and adversarial images.
+        tallies: the counts for each kind of masks, with the labels and with permuted ones.
     """
 
     def __init__(
@@ -68,22 +68,22 @@ class Layer:
 
     @property
     def complete(self) -> bool:
-        """Whether all cells that may hold masked pixels were kept."""
+        """Whether all cells that may hold masked pixels have been kept."""
         return all(seen.cells is not None for seen in self.seen.values())
 
     @property
     def nbytes(self) -> int:
-        """Memory of the cells kept."""
+        """Memory of the kept cells, in bytes."""
         return sum(cells.nbytes for seen in self.seen.values() for cells in seen.cells or ())
 
     def compact(self) -> None:
-        """Forget the cells that can no longer hold masked pixels."""
+        """Drop the cells that can no longer hold masked pixels."""
         real = self.seen["real"].bounds()
         for images, seen in self.seen.items():
             seen.compact(None if images == "real" else real)
 
     def settle(self, processes: Processes) -> None:
-        """Take in what the other processes saw, and fix the thresholds."""
+        """Merge what the other processes saw, and fix the thresholds."""
         for seen in self.seen.values():
             seen.merge(processes)
         for kind in self.tallies:
@@ -106,8 +106,8 @@ class Layer:
         """What the units detect.
 
         Args:
-            kind: of masks.
-            pixels: pixels that carry each label, over all images.
+            kind: the kind of masks.
+            pixels: number of pixels with each label, over all images.
         """
         ious, permuted = (tally.iou(pixels) for tally in self.tallies[kind])
         (labels, iou), (others, chance) = best(ious), best(permuted)
@@ -124,7 +124,7 @@ class Layer:
         )
 
     def state(self, prefix: str) -> dict[str, Tensor]:
-        """All that is needed to go on after a kill."""
+        """Everything needed to resume after a kill."""
         kept = {f"{prefix}.thresholds.{kind}": values for kind, values in self.thresholds.items()}
         for images, seen in self.seen.items():
             kept |= seen.state(f"{prefix}.{images}")
@@ -135,7 +135,7 @@ class Layer:
         return kept
 
     def restore(self, state: dict[str, Tensor], prefix: str, device: torch.device) -> None:
-        """Take up a state."""
+        """Resume from a state."""
         for images, seen in self.seen.items():
             seen.restore(state, f"{prefix}.{images}", device)
         for kind, pair in self.tallies.items():

@@ -1,4 +1,4 @@
-"""Masks of units without dense upsampling: only what may lie above a threshold is looked at."""
+"""Unit masks without dense upsampling: only cells that may exceed a threshold are used."""
 
 from dataclasses import dataclass
 
@@ -15,11 +15,11 @@ CHUNK = 1 << 18
 
 @dataclass(frozen=True)
 class Cells:
-    """Cells of padded maps (see `upsampling`) with a corner above a bound, images in order.
+    """Cells of padded maps (see `upsampling`) with a corner above a bound, in the order of images.
 
     Attributes:
         images: position of the image in its batch.
-        units: of the layer.
+        units: the unit of the layer.
         places: row of the cell × cells in a row + its column.
         corners: upper left, upper right, lower left, lower right.
     """
@@ -31,11 +31,11 @@ class Cells:
 
     @classmethod
     def above(cls, maps: Float[Tensor, "n units h w"], bounds: Float[Tensor, " units"]) -> "Cells":
-        """The cells of a batch of maps with a corner above its unit's bound."""
+        """The cells in a batch of maps with a corner above its unit's bound."""
         padded = F.pad(maps.float(), (1, 1, 1, 1), mode="replicate").contiguous()
         images, units, height, width = padded.shape
         values = padded.view(-1)
-        # along the memory, whatever the rows: what reaches over a border is left out below
+        # run along memory across rows; what crosses a border is dropped below
         highest = torch.maximum(values[:-1], values[1:])
         highest = torch.maximum(highest[:-width], highest[width:])
         above = torch.zeros_like(padded, dtype=torch.bool)
@@ -55,28 +55,28 @@ class Cells:
         )
 
     def select(self, bounds: Float[Tensor, " units"]) -> "Cells":
-        """Those with a corner above a higher bound."""
+        """The cells with a corner above a higher bound."""
         kept = self.corners.amax(dim=1) > bounds[self.units]
         return Cells(*(values[kept] for values in self.tensors))
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """All that it consists of, in the order of its fields."""
+        """All tensors, in the order of the fields."""
         return self.images, self.units, self.places, self.corners
 
     @property
     def nbytes(self) -> int:
-        """Memory that it takes."""
+        """Memory, in bytes."""
         return sum(values.nbytes for values in self.tensors)
 
 
 @dataclass(frozen=True)
 class Masks:
-    """The pixels of a batch at which units exceed their thresholds, one entry a unit and pixel.
+    """The pixels of a batch at which units exceed their thresholds, an entry per unit and pixel.
 
     Attributes:
         images: position of the image in its batch.
-        units: of the layer.
+        units: the unit of the layer.
         places: image × pixels of a label map + row × its width + column.
     """
 
@@ -86,7 +86,7 @@ class Masks:
 
 
 def masks(cells: Cells, thresholds: Float[Tensor, " units"], upsampling: Upsampling) -> Masks:
-    """Where the upsampled maps lie strictly above the thresholds; interpolated in float64."""
+    """Pixels where the upsampled maps strictly exceed the thresholds; interpolated in float64."""
     cells = cells.select(thresholds)
     each = upsampling.rows.pixels.shape[1] * upsampling.columns.pixels.shape[1]
     step = max(1, CHUNK // each)
@@ -104,12 +104,12 @@ def _masked(
     height, width = upsampling.shape
     down, across = cells.places // len(columns.pixels), cells.places % len(columns.pixels)
     y, x = rows.fractions[down][:, :, None], columns.fractions[across]
-    # differences of float32 are exact in float64, so what is above 0 is above the threshold
+    # differences of float32 are exact in float64, so a value above 0 is above the threshold
     heights = cells.corners.double() - thresholds.double()[cells.units][:, None]
     a, b, c, d = heights[:, :, None].unbind(1)
     upper, lower = torch.addcmul(a, x, b - a), torch.addcmul(c, x, d - c)
     values = torch.addcmul(upper[:, None], y, (lower - upper)[:, None])
-    hits = (values > 0).view(-1).nonzero()[:, 0].int()  # NaN, where padded, is not above 0
+    hits = (values > 0).view(-1).nonzero()[:, 0].int()  # NaN, the padding, is not above 0
     first = cells.images[:, None] * (height * width) + rows.pixels[down] * width
     places = (first[:, :, None] + columns.pixels[across][:, None]).view(-1)
     cell = hits // (values.shape[1] * values.shape[2])

@@ -19,23 +19,23 @@ from advlens.typed import check_types
 
 @dataclass(frozen=True, kw_only=True)
 class Dissection:
-    """Names what each unit detects: its best concept by intersection over union.
+    """Name what each unit detects: its best concept by intersection over union.
 
-    A unit's mask is its activation map, upsampled bilinearly to the size of the label maps, where
-    it lies above the unit's threshold T_k: the value with P(a_k > T_k) = `quantile` over all
+    A unit's mask is the part of its activation map, upsampled bilinearly to the size of the label
+    maps, that exceeds the unit's threshold T_k: the value with P(a_k > T_k) = `quantile` over all
     positions of all images, exactly.
 
     Attributes:
-        layers: names of convolutions (default: the last).
+        layers: names of convolutions (default: the last one).
         quantile: share of the positions above a threshold.
         upsampling: "receptive-field" places a map's positions at the centers of their receptive
-            fields, "bilinear" spreads them evenly.
-        counting: "category" counts a mask in every image annotated in the label's category,
+            fields; "bilinear" spreads them evenly.
+        counting: "category" counts a mask in every image annotated in the label's category;
             "netdissect-lite" only where it touches a label of the category, as that tool does.
-        top: strongest images kept of each unit.
-        memory: bytes of what is kept of the maps; where they do not suffice, the images pass twice.
+        top: number of strongest images to keep for each unit.
+        memory: bytes for the kept parts of the maps; if they do not suffice, the images pass twice.
         batch_size: images per step.
-        seed: of the permutation of the labels (and of nothing else).
+        seed: the seed of the label permutation (and of nothing else).
     """
 
     layers: tuple[str, ...] = ()
@@ -61,17 +61,17 @@ class Dissection:
         """Dissect some layers.
 
         Args:
-            model: pixels in [0, 1] → logits; without an attack, to anything.
+            model: pixels in [0, 1] → logits; without an attack, any output.
             data: images with labeled pixels, of the model's size.
-            attack: what makes the adversarial images; it must need no labels.
+            attack: the attack that makes the adversarial images; it must need no labels.
 
         Returns:
             For each layer the concepts on the real images and, with an attack, on the adversarial
-            ones: with the thresholds of the real images, and with their own.
+            ones: both with the thresholds of the real images and with their own.
 
         Raises:
             DataError: an image or a label map cannot be read.
-            ModelError: no such layer.
+            ModelError: the model has no such layer.
             NumericError: an activation is not finite.
         """
         walk = self.begin(prepare(model), data, attack)
@@ -90,10 +90,10 @@ class Dissection:
         attack: Attack | None = None,
         processes: Processes = Processes(),
     ) -> Dissector:
-        """A dissection that is fed batch by batch, in several processes if need be.
+        """A dissection that is fed batch by batch, in several processes if needed.
 
         Raises:
-            ModelError: no such layer.
+            ModelError: the model has no such layer.
         """
         return Dissector(
             prepared,

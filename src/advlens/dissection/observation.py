@@ -1,4 +1,4 @@
-"""What is kept of one layer's maps while images stream by."""
+"""The parts of a layer's maps that are kept while images stream by."""
 
 from dataclasses import dataclass, field
 
@@ -14,12 +14,12 @@ from advlens.statistics import TopK, UpperTail
 
 @dataclass
 class Observation:
-    """The largest values of every unit, its strongest images, and the cells that may hold pixels.
+    """A unit's largest values, its strongest images, and the cells that may hold masked pixels.
 
     Attributes:
-        tail: for the thresholds.
+        tail: the largest values, for the thresholds.
         top: images by spatial maximum.
-        cells: for each batch the cells that may lie above a threshold; None once given up.
+        cells: for each batch, the cells that may exceed a threshold; None once given up.
     """
 
     tail: UpperTail
@@ -32,12 +32,12 @@ class Observation:
         ids: Ids,
         bounds: Float[Tensor, " units"] | None = None,
     ) -> None:
-        """Take in the maps of a batch.
+        """Process the maps of a batch.
 
         Args:
-            maps: of the layer.
-            ids: of the images.
-            bounds: other thresholds, where masks are wanted at those as well.
+            maps: the layer's maps.
+            ids: the images' ids.
+            bounds: other thresholds at which masks are needed as well.
         """
         self.tail.update(maps.transpose(0, 1).flatten(1))
         self.top.update(maps.amax(dim=(2, 3)).float(), ids.to(maps.device))
@@ -45,17 +45,17 @@ class Observation:
             self.cells.append(Cells.above(maps, self.bounds(bounds).to(maps.device)))
 
     def bounds(self, others: Float[Tensor, " units"] | None = None) -> Float[Tensor, " units"]:
-        """What no threshold will lie below, as far as is known yet; maps are never negative."""
+        """Lower bounds of the thresholds, as far as known; maps are never negative."""
         own = self.tail.bound.clamp(min=0)
         return own if others is None else torch.minimum(own, others)
 
     def compact(self, others: Float[Tensor, " units"] | None = None) -> None:
-        """Forget the cells below all thresholds."""
+        """Drop the cells below all thresholds."""
         if self.cells is not None:
             self.cells = [cells.select(self.bounds(others)) for cells in self.cells]
 
     def merge(self, processes: Processes) -> None:
-        """Take in what the other processes saw; the cells stay where they are."""
+        """Merge what the other processes saw; the cells stay with their process."""
         tails, tops = processes.gathered(self.tail.kept()), processes.gathered(self.top.kept())
         for rank in range(processes.count):
             if rank != processes.rank:
@@ -66,7 +66,7 @@ class Observation:
                 self.top.merge(top)
 
     def state(self, prefix: str) -> dict[str, Tensor]:
-        """All that is needed to go on after a kill."""
+        """Everything needed to resume after a kill."""
         kept = {f"{prefix}.tail": self.tail.kept(), f"{prefix}.top": self.top.kept()}
         if self.cells is not None:
             sizes = torch.tensor([len(cells.images) for cells in self.cells])
@@ -76,7 +76,7 @@ class Observation:
         return kept
 
     def restore(self, state: dict[str, Tensor], prefix: str, device: torch.device) -> None:
-        """Take up a state."""
+        """Resume from a state."""
         self.tail.values = state[f"{prefix}.tail"].to(device)
         self.top.keys = state[f"{prefix}.top"].to(device)
         self.cells = None

@@ -1,4 +1,4 @@
-"""Counting masked pixels against labeled ones, and the intersection over union that follows."""
+"""Counts of masked pixels against labeled ones, and their intersection over union."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,10 +16,10 @@ Counting = Literal["category", "netdissect-lite"]
 
 @dataclass(frozen=True)
 class Groups:
-    """Labels grouped by the categories that list them: nearly always just one.
+    """Labels grouped by the categories that list them, nearly always just one.
 
     Attributes:
-        of_label: group of each label number, −1 for none.
+        of_label: group of each label number; −1 means none.
         members: categories of each group.
     """
 
@@ -28,7 +28,7 @@ class Groups:
 
     @classmethod
     def of(cls, data: BrodenData) -> "Groups":
-        """Those of a data set."""
+        """The groups of a data set."""
         kinds = sorted({concept.listed for concept in data.concepts})
         of_label = torch.full((data.label_count,), -1)
         for concept in data.concepts:
@@ -38,13 +38,13 @@ class Groups:
 
 @dataclass(frozen=True)
 class Truth:
-    """The labels of a batch, as they are counted.
+    """The labels of a batch, in the form that is counted.
 
     Attributes:
         maps: label of each pixel, 0 for none, image after image.
         whole: labels of the whole image, 0 for none.
         carries: whether an image is annotated in a category.
-        pixels: on the whole batch, pixels that carry each label.
+        pixels: number of pixels with each label, over the whole batch.
     """
 
     maps: Int32[Tensor, "depth n_pixels"]
@@ -54,12 +54,12 @@ class Truth:
 
     @classmethod
     def of(cls, annotations: Annotations, labels: int, device: torch.device) -> "Truth":
-        """Those of some annotated images.
+        """The labels of some annotated images.
 
         Args:
-            annotations: of the images.
+            annotations: the images' annotations.
             labels: largest label number + 1.
-            device: where the masks are.
+            device: the device of the masks.
         """
         maps = annotations.maps.to(device).transpose(0, 1).flatten(1)
         whole = annotations.whole.to(device).long()
@@ -73,8 +73,8 @@ class Tally:
     """Masked pixels of each unit, by label and by group of labels.
 
     Args:
-        units: of the layer.
-        groups: of the labels.
+        units: number of units in the layer.
+        groups: the label groups.
         counting: "category" counts a mask in every image annotated in a category that lists the
             label, as Bau et al. 2017 define it; "netdissect-lite" only where the mask touches some
             label of the category, as NetDissect-Lite does.
@@ -103,13 +103,13 @@ class Tally:
             counted = (truth.carries.double() @ members.T > 0)[:, None].expand(-1, units, -1)
         else:
             counted = self._touched(masks, truth, sizes) @ (members @ members.T) > 0
-        # sums of pixels stay far below 2^53, where double is exact; GPUs multiply no integers
+        # sums of pixels stay far below 2^53, so double is exact; GPUs cannot multiply integers
         self.area += torch.einsum("iu,iug->ug", sizes.double(), counted.double()).long().cpu()
 
     def _touched(
         self, masks: Masks, truth: Truth, sizes: Int64[Tensor, "n units"]
     ) -> Float64[Tensor, "n units groups"]:
-        """1 where a mask touches a label of a group."""
+        """1 where a mask touches a label of a group, else 0."""
         images, units = sizes.shape
         groups = self.groups.of_label.to(sizes.device)
         touched = sizes.new_zeros(images, units, len(self.groups.members) + 1, dtype=torch.float64)
@@ -124,10 +124,10 @@ class Tally:
     def iou(self, pixels: Int64[Tensor, " labels"]) -> Float64[Tensor, "units labels"]:
         """Intersection over union of each unit with each label, Bau et al. 2017, equation 2.
 
-        0 for label 0 and for numbers that no category lists.
+        It is 0 for label 0 and for numbers that no category lists.
 
         Args:
-            pixels: pixels that carry each label, over all images.
+            pixels: number of pixels with each label, over all images.
         """
         groups = self.groups.of_label
         union = self.area[:, groups] + pixels - self.intersection
@@ -139,9 +139,9 @@ class Tally:
 def best(
     iou: Float64[Tensor, "units labels"],
 ) -> tuple[Int64[Tensor, " units"], Float64[Tensor, " units"]]:
-    """The label of highest IoU of each unit, and that IoU.
+    """Each unit's label of highest IoU, and that IoU.
 
-    The lowest label number among equals; 0 where all are 0.
+    Ties go to the lowest label number; the label is 0 if every IoU is 0.
     """
     labels = torch.from_numpy(np.argmax(iou.numpy(), axis=1))
     return labels, iou.gather(1, labels[:, None])[:, 0]

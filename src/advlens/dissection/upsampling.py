@@ -1,4 +1,4 @@
-"""From the positions of a map to the pixels of a label map, bilinearly, cell by cell.
+"""Bilinear interpolation from a map's positions to the pixels of a label map, cell by cell.
 
 A map is padded by repeating its border; a *cell* lies between four neighboring positions of the
 padded map. Every label pixel lies in one cell, and its value is bilinear in the cell's corners, so
@@ -16,11 +16,11 @@ from advlens.prepared import Fields
 
 @dataclass(frozen=True)
 class Axis:
-    """The label pixels of each cell along one axis, padded to the longest.
+    """The label pixels of each cell along one axis, padded to the longest cell.
 
     Attributes:
-        pixels: number of each label pixel; 0 where padded.
-        fractions: its place between the cell's two positions, 0 to 1; NaN where padded.
+        pixels: index of each label pixel; 0 where padded.
+        fractions: its position between the cell's two positions, 0 to 1; NaN where padded.
     """
 
     pixels: Int32[Tensor, "cells most"]
@@ -31,11 +31,12 @@ class Axis:
         """One axis of an upsampling.
 
         Args:
-            side: positions of the map.
-            labels: pixels of the label map.
-            image: pixels of the input image, which map and label map both cover.
-            center: of the receptive field of position 0, in image pixels (0: the first's center).
-            stride: from one field to the next, in image pixels.
+            side: number of the map's positions.
+            labels: number of the label map's pixels.
+            image: number of the input image's pixels; map and label map both cover it.
+            center: center of the receptive field of position 0, in image pixels (0: the first
+                pixel's center).
+            stride: distance between receptive fields, in image pixels.
         """
         places = (torch.arange(labels, dtype=torch.float64) + 0.5) * (image / labels) - 0.5
         places = ((places - center) / stride).clamp(-1, side)
@@ -54,13 +55,13 @@ class Axis:
         return result
 
     def to(self, device: torch.device) -> "Axis":
-        """The same on a device."""
+        """The same axis on a device."""
         return Axis(self.pixels.to(device), self.fractions.to(device))
 
 
 @dataclass(frozen=True)
 class Upsampling:
-    """How maps of one layer become masks of the label maps' size.
+    """How a layer's maps become masks of the label maps' size.
 
     Attributes:
         shape: height and width of the label maps.
@@ -95,5 +96,5 @@ class Upsampling:
         return cls(axes[0], axes[1], label_shape)
 
     def to(self, device: torch.device) -> "Upsampling":
-        """The same on a device."""
+        """The same upsampling on a device."""
         return Upsampling(self.rows.to(device), self.columns.to(device), self.shape)

@@ -1,4 +1,4 @@
-"""A dissection while images stream by."""
+"""A dissection of images that stream by."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -22,28 +22,28 @@ from advlens.prepared import Prepared, check_layer
 from advlens.statistics import TopK, UpperTail
 
 CELL = 28  # bytes
-SLACK = 1 << 27  # bytes that may gather before what is kept of the maps is looked through
+SLACK = 1 << 27  # bytes of kept maps that may gather before they are compacted
 
 
 class Dissector:
-    """`update` with each batch, as long as `again` says so; then `compute`.
+    """Call `update` with each batch, as long as `again` says so; then `compute`.
 
-    The first pass finds the thresholds and keeps, exactly, what of the maps may lie above them.
-    That is then counted without looking at the images again, unless it takes more memory than it
-    may: then a second pass counts.
+    The first pass finds the thresholds and keeps exactly those parts of the maps that may exceed
+    them. These are then counted without another look at the images. If they need more than the
+    allowed memory, a second pass counts instead.
 
     Args:
         prepared: the model's frozen copy.
         data: images with labeled pixels.
-        attack: what makes the adversarial images, if any.
+        attack: the attack that makes the adversarial images, if any.
         processes: those that share the images; each one updates with its own.
         layers, quantile, upsampling, counting, top, memory, seed: see `Dissection`.
 
     Attributes:
-        passes: 1, or 2 where the maps did not fit.
-        predicted: class predicted on each image by kind of images, −1 where none was.
-        targets: the least likely class of each real image, −1 where there is none.
-        distances: of each adversarial image from its real one, L2 in pixel units.
+        passes: 1, or 2 if the maps did not fit.
+        predicted: class predicted on each image, by kind of images; −1 means none.
+        targets: the least likely class of each real image; −1 means none.
+        distances: L2 distance of each adversarial image from its real one, in pixel units.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Dissector:
         self.permutation = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
 
     def update(self, ids: Ids, images: Images) -> None:
-        """Take in a batch of the data's images, pixels in [0, 1]."""
+        """Process a batch of the data's images, pixels in [0, 1]."""
         maps_of = dict(self._maps(ids, images))
         if self.passes == 1:
             self._observe(ids, maps_of, images.shape[2:])
@@ -151,7 +151,7 @@ class Dissector:
         self.layers[name] = Layer(upsampling.to(device), seen, tallies)
 
     def _check_room(self, device: torch.device) -> None:
-        """Say at once, not after hours, that the tails of so many layers will not fit."""
+        """Fail at once, not after hours, if the tails of all layers do not fit."""
         kept = sum(
             seen.tail.rank * units
             for (units, *_), layer in zip(self.shapes.values(), self.layers.values(), strict=True)
@@ -166,12 +166,12 @@ class Dissector:
         if size > memory:
             raise SettingsError(
                 f"exact thresholds of {len(self.names)} layers on {len(self.data)} images take "
-                f"{size / 1e9:.0f} GB, and there are {memory / 1e9:.0f}; dissect fewer layers at a "
-                "time"
+                f"{size / 1e9:.0f} GB of memory, but there are {memory / 1e9:.0f} GB; dissect "
+                "fewer layers at a time"
             )
 
     def _expected(self) -> float:
-        """Bytes of cells above the thresholds at most: a position is a corner of four of them."""
+        """Maximum bytes of cells above the thresholds: a position is a corner of four cells."""
         positions = sum(units * rows * columns for units, rows, columns, *_ in self.shapes.values())
         above = self.quantile * positions * len(self.data) / self.processes.count
         return 4 * CELL * above * len(self.images)
@@ -187,7 +187,7 @@ class Dissector:
         self.kept = sum(layer.nbytes for layer in self.layers.values())
 
     def again(self) -> bool:
-        """Whether the images must pass once more; to be asked at the end of each pass."""
+        """Whether another pass over the images is needed; ask at the end of each pass."""
         if self.passes == 2:
             return False
         for layer in self.layers.values():
@@ -215,18 +215,18 @@ class Dissector:
         return self._counted(self.data.annotations(ids), self.data.annotations(others))
 
     def _counted(self, labels: Annotations, others: Annotations) -> tuple[Truth, Truth]:
-        """The labels of a batch, which are noted, and those of other images."""
+        """The labels of a batch, which are also recorded, and those of other images."""
         device = self.prepared.device
         truth = Truth.of(labels, self.data.label_count, device)
         self.pixels += truth.pixels.cpu()
         return truth, Truth.of(others, self.data.label_count, device)
 
     def compute(self) -> dict[str, dict[Kind, Concepts]]:
-        """What the units of each layer detect on each kind of images; the same in all processes."""
+        """What each layer's units detect on each kind of images; the same in all processes."""
         device = self.prepared.device
         self.pixels = self.processes.total(self.pixels.to(device)).cpu()
         for classes in (*self.predicted.values(), self.targets):
-            classes += 1  # 0 in all processes but the one that saw the image
+            classes += 1  # 0 in all processes except the one that saw the image
             classes.copy_(self.processes.total(classes.to(device)))
             classes -= 1
         self.distances = self.processes.total(self.distances.to(device)).cpu()
@@ -238,7 +238,7 @@ class Dissector:
         }
 
     def state(self) -> dict[str, Tensor]:
-        """All that is needed to go on after a kill."""
+        """Everything needed to resume after a kill."""
         kept = {
             "passes": torch.tensor(self.passes),
             "pixels": self.pixels,
@@ -254,10 +254,10 @@ class Dissector:
         return kept
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Take up a state.
+        """Resume from a state.
 
         Raises:
-            RunError: it is not of these images.
+            RunError: the state belongs to other images.
         """
         for key, own in self.state().items():
             given = state[key]

@@ -1,4 +1,4 @@
-"""Images made from a model: features visualized, representations inverted, classes generated."""
+"""Images made from a model: visualized features, inverted representations, generated classes."""
 
 from advlens.features.methods import ClassGeneration, FeatureVisualization, Inversion
 from advlens.features.starts import ClassGaussian, noise_images

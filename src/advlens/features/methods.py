@@ -1,6 +1,6 @@
-"""What a model has learned, as images: three objectives for projected steps (B23, section 2.3.2).
+"""Images of what a model has learned: three objectives for projected steps (B23, section 2.3.2).
 
-R(x) is the penultimate representation: what the last linear layer reads, after global pooling.
+R(x) is the penultimate representation: the input of the last linear layer, after global pooling.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ from advlens.prepared import Prepared
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureVisualization(Synthesis):
-    """Raises the mean of chosen components of the representation (B23 eq. 13, 14).
+    """Raise the mean of chosen components of the representation (B23 eq. 13, 14).
 
-    targets: the components of each image, whole numbers N×k, or N for one each.
+    The targets are the components of each image: whole numbers N×k, or N for one each.
     """
 
     epsilon: float = 1000.0
@@ -41,10 +41,10 @@ class FeatureVisualization(Synthesis):
 
 @dataclass(frozen=True, kw_only=True)
 class Inversion(Synthesis):
-    """Lowers the distance ‖R(x) − R(x_t)‖₂ / ‖R(x_t)‖₂ to an image's representation (B23 eq. 15).
+    """Lower the distance ‖R(x) − R(x_t)‖₂ / ‖R(x_t)‖₂ to an image's representation (B23 eq. 15).
 
-    targets: the images x_t, pixels in [0, 1], N×3×H×W. R(x_t) costs one forward pass beside the
-    steps'. An image that reaches R(x_t) exactly stays there.
+    The targets are the images x_t, pixels in [0, 1], N×3×H×W. R(x_t) costs one forward pass beside
+    those of the steps. An image that reaches R(x_t) exactly stays there.
     """
 
     epsilon: float = 1000.0
@@ -72,11 +72,11 @@ class Inversion(Synthesis):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassGeneration(Synthesis):
-    """Raises the logit of a class, from an image drawn from its Gaussian (B23 eq. 16).
+    """Raise the logit of a class, from an image drawn from its Gaussian (B23 eq. 16).
 
     The defaults are B23's for CIFAR-10; its Small ImageNet 150 has epsilon=40, step_size=1.
 
-    targets: the class of each image, N. The starts are `ClassGaussian.sample(targets)`.
+    The targets are the class of each image, N. The starts are `ClassGaussian.sample(targets)`.
     """
 
     epsilon: float = 30.0

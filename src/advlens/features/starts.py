@@ -1,4 +1,4 @@
-"""What images are made from: noise, and the Gaussian of a class's images."""
+"""Starting images: noise, and samples from the Gaussian of a class's images."""
 
 import math
 
@@ -18,29 +18,29 @@ NOISE = 1 / 20
 """Standard deviation of noise around medium gray (Engstrom et al. 2019, their published code)."""
 BLOCK, JITTER = 4, 1e-4
 LEVELS = 2.0**16
-"""Of a block's value: so few that sums over two million images are exact, in any order."""
+"""Levels of a block's value, few enough for exact sums over two million images in any order."""
 
 
 def noise_images(ids: Ids, image_shape: Shape, *, seed: int = 0) -> Images:
     """Gaussian noise around medium gray, .5 ± .05 per pixel value, clamped to [0, 1].
 
     Args:
-        ids: a stable number for each image, which its noise is drawn from.
+        ids: a stable number for each image that seeds its noise.
         image_shape: channels (3), height and width.
-        seed: of all.
+        seed: the seed of all noise.
     """
     return (0.5 + NOISE * normal(seed, ids, image_shape, Stream.START)).clamp_(0, 1)
 
 
 class ClassGaussian:
-    """The Gaussian of each class's images, averaged over 4×4 blocks (B23, section 2.3.2).
+    """A Gaussian for each class's images, averaged over 4×4 blocks (B23, section 2.3.2).
 
-    Fitted by streaming: `update(images, labels, ids)`, `merge(other)`. The covariance has n − 1
-    below it and 1e-4 added to its diagonal. Fit it on training images: what is generated from it is
-    scored against test images.
+    It is fitted by streaming: `update(images, labels, ids)`, `merge(other)`. The covariance has the
+    divisor n − 1, and 1e-4 is added to its diagonal. Fit it on training images, because images
+    generated from it are scored against test images.
 
-    Of a class with more images than the d = 3·⌈H/4⌉·⌈W/4⌉ block values of one, the moments are kept
-    (8 d² bytes), of others the blocks themselves (4 n d): no covariance matrix is made of those.
+    A class with more images than the d = 3·⌈H/4⌉·⌈W/4⌉ block values of one keeps its moments (8 d²
+    bytes). Other classes keep the blocks themselves (4 n d) and need no covariance matrix.
 
     Args:
         classes: number of classes.
@@ -59,23 +59,24 @@ class ClassGaussian:
         self._products: dict[int, Float[Tensor, "d d"]] = {}
 
     def update(self, images: Images, labels: Labels, ids: Ids) -> None:
-        """Take in a batch of pixels in [0, 1], and the class of each image.
+        """Process a batch of pixels in [0, 1], and the class of each image.
 
         Args:
             images: a batch.
-            labels: the class of each.
-            ids: a stable number for each: in whatever order and shards images come, the same ones
-                give the same bits.
+            labels: the class of each image.
+            ids: a stable number for each image: the same images give the same bits, in any order
+                and shards.
 
         Raises:
-            DataError: images of another shape, or outside [0, 1]; a label that is no class.
+            DataError: images of another shape, or outside [0, 1]; a label that is not a class.
         """
         images, labels, ids = check_images(images).cpu(), labels.cpu(), ids.cpu()
         if len(images) == 0:
             return
         if tuple(images.shape[1:]) != self.image_shape:
             raise DataError(
-                f"the Gaussians are of images {self.image_shape}, not {tuple(images.shape[1:])}"
+                f"the Gaussians are fitted to images of {self.image_shape}, not of "
+                f"{tuple(images.shape[1:])}"
             )
         if not 0 <= int(labels.min()) <= int(labels.max()) < len(self.count):
             raise DataError(
@@ -89,7 +90,7 @@ class ClassGaussian:
             self._add(label, blocks[own], ids[own])
 
     def merge(self, other: "ClassGaussian") -> None:
-        """Take in what another accumulator of the same classes saw."""
+        """Merge what another accumulator of the same classes saw."""
         for label in range(len(self.count)):
             if label in other._products:
                 self._multiply(label)
@@ -113,7 +114,7 @@ class ClassGaussian:
                 self._multiply(label)
 
     def _multiply(self, label: int) -> None:
-        """From now on, keep the moments of a class instead of its blocks."""
+        """Keep the moments of a class instead of its blocks from now on."""
         if label not in self._products:
             none = torch.empty(0, self.total.shape[1])
             blocks = self._blocks.pop(label, none).double()
@@ -121,18 +122,18 @@ class ClassGaussian:
             self._ids.pop(label, None)
 
     def sample(self, labels: Labels, ids: Ids | None = None, *, seed: int = 0) -> Images:
-        """One image for each label, clamped to [0, 1], each block one color.
+        """One image for each label, clamped to [0, 1]; each block has one color.
 
         Args:
             labels: the class of each image.
-            ids: a stable number for each image, which it is drawn from (default 0…N−1).
-            seed: of all.
+            ids: a stable number for each image that seeds its draw (default 0…N−1).
+            seed: the seed of all draws.
 
         Returns:
             Pixels in [0, 1], N×3×H×W, on the CPU.
 
         Raises:
-            DataError: a class of fewer than two images, or no class at all.
+            DataError: a class of fewer than two images, or a label that is not a class.
         """
         labels = labels.cpu()
         ids = torch.arange(len(labels)) if ids is None else ids.cpu()
@@ -165,22 +166,22 @@ class ClassGaussian:
         return mean + noise[:, :seen] @ deviations + math.sqrt(JITTER) * noise[:, seen:]
 
     def state(self) -> dict[str, Tensor]:
-        """All that was fitted, as tensors to be kept in a file."""
+        """The fit, as tensors to store in a file."""
         blocks = {f"blocks.{label}": value for label, value in self._blocks.items()}
         blocks |= {f"ids.{label}": value for label, value in self._ids.items()}
         products = {f"products.{label}": value for label, value in self._products.items()}
         return {"count": self.count, "total": self.total, **blocks, **products}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Take up what `state` gave, for the same number of classes and shape of images.
+        """Resume from `state`, for the same number of classes and image shape.
 
         Raises:
-            DataError: another number of classes, or another shape of images.
+            DataError: another number of classes, or another image shape.
         """
         if state["total"].shape != self.total.shape:
             raise DataError(
                 f"the file holds Gaussians of {tuple(state['total'].shape)} values, not of "
-                f"{tuple(self.total.shape)} (classes, values of one image); fit them anew"
+                f"{tuple(self.total.shape)} (classes, values of one image); fit them again"
             )
         self.count, self.total = state["count"].clone(), state["total"].clone()
         kept: dict[str, dict[int, Tensor]] = {"blocks": {}, "ids": {}, "products": {}}

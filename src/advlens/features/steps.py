@@ -1,10 +1,10 @@
-"""Projected gradient steps that make images: what visualization, inversion and generation share.
+"""Projected gradient steps that make images, shared by visualization, inversion and generation.
 
     x ← Π(x ± σ g/‖g‖₂)
 
-for each image by itself: g is the gradient of its own objective, Π brings it back into the L2 ball
+for each image by itself: g is the gradient of its own objective, and Π projects it into the L2 ball
 around its start and into [0, 1] (Engstrom et al. 2019; B23, section 2.3.2). A step is one forward
-and one backward pass; nothing is drawn at random.
+and one backward pass; nothing is random.
 """
 
 import math
@@ -26,7 +26,7 @@ from advlens.typed import check_types
 Objective = Callable[[Images], PerImage]
 
 CHECKED = 100
-"""Steps after which gradients are looked through for NaN: each look makes a GPU wait."""
+"""Steps between checks of gradients for NaN: each check makes a GPU wait."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Synthesized:
 
     Attributes:
         images: pixels in [0, 1], N×3×H×W, after the last step.
-        objective: of each image before its last step, where it is known without another pass.
-        steps: gradient steps that each image has made.
+        objective: each image's objective before its last step, known without another pass.
+        steps: gradient steps made on each image.
     """
 
     images: Images
@@ -46,7 +46,7 @@ class Synthesized:
 
 @dataclass(frozen=True, kw_only=True)
 class Synthesis:
-    """What the methods share.
+    """The settings that the methods share.
 
     Attributes:
         epsilon: radius of the L2 ball around the start, in pixel units.
@@ -69,18 +69,18 @@ class Synthesis:
         positive(name, steps=self.steps, batch_size=self.batch_size)
 
     def __call__(self, model: nn.Module, starts: Images, targets: Tensor) -> Synthesized:
-        """The images that N starts become, in full batches.
+        """Turn N starts into images, in full batches.
 
         Args:
-            model: pixels in [0, 1] → logits; or its prepared copy, which saves the preparation.
-            starts: what each image begins as, pixels in [0, 1], N×3×H×W.
-            targets: what each image is to become, as the method says.
+            model: pixels in [0, 1] → logits; pass its prepared copy to save the preparation.
+            starts: the starting images, pixels in [0, 1], N×3×H×W.
+            targets: the goal of each image, as the method defines it.
 
         Raises:
-            DataError: starts, or images to invert, that are not pixels in [0, 1].
-            SettingsError: targets that do not fit the starts or the model.
-            ModelError: a model without a linear layer has no representation.
-            NumericError: a gradient that is not finite.
+            DataError: starts or images to invert are not pixels in [0, 1].
+            SettingsError: targets do not fit the starts or the model.
+            ModelError: the model has no linear layer, so no representation.
+            NumericError: a gradient is not finite.
         """
         work = self.begin(model, starts, targets)
         for _ in work:
@@ -88,9 +88,9 @@ class Synthesis:
         return work.result()
 
     def begin(self, model: nn.Module, starts: Images, targets: Tensor) -> "Steps":
-        """The same step by step, for work that is long enough to be kept and taken up again.
+        """Start the same computation step by step, for long work that must be saved and resumed.
 
-        Args and errors as in a call.
+        Arguments and errors are those of a call.
         """
         return Steps(self, prepare(model), starts, targets)
 
@@ -103,21 +103,21 @@ class Synthesis:
 
 
 class Steps:
-    """The steps of a method on N images, batch after batch.
+    """The steps of a method on N images, batch by batch.
 
-    Iterating makes them, one by one, and tells after each how many are made in all, of
-    `len(steps)`; it can end anywhere and go on later. `state()` is all that has to be kept for
-    `restore` to go on in another process, to the same bits on a CPU.
+    Iterating makes the steps one by one and yields the number made so far, of `len(steps)`; it can
+    stop anywhere and continue later. `state()` is all that `restore` needs to continue in another
+    process, bit-identical on a CPU.
 
     Attributes:
-        images: as they are now.
-        objective: of each image before its latest step; NaN before its first.
-        done: steps made, over all batches.
+        images: the current images.
+        objective: each image's objective before its latest step; NaN before the first.
+        done: number of steps made, over all batches.
     """
 
     def __init__(self, method: Synthesis, model: Prepared, starts: Images, targets: Tensor):
         self._method, self._model = method, model
-        # one layout in memory, whatever was given: sums, and their rounding, depend on it
+        # one memory layout for any input, because sums and their rounding depend on it
         self._starts = place_images(model, starts).detach().contiguous()
         if not isinstance(targets, Tensor):
             raise SettingsError(
@@ -178,7 +178,7 @@ class Steps:
         """The images, their objectives and the number of steps made, as copies.
 
         Raises:
-            NumericError: a gradient was not finite; nothing is there to be kept.
+            NumericError: a gradient was not finite, so nothing is worth saving.
         """
         self._check()
         return {
@@ -188,26 +188,26 @@ class Steps:
         }
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Take up what `state` gave on the same model, starts, targets and settings.
+        """Resume from `state` of the same model, starts, targets and settings.
 
         Raises:
-            RunError: a state of other images, or of more steps.
+            RunError: the state has other images, or more steps.
         """
         shape, done = tuple(state["images"].shape), int(state["done"])
         if shape != tuple(self.images.shape) or not 0 <= done <= len(self):
             raise RunError(
                 f"a state of step {done} on images {shape} is not one of {len(self)} steps on "
-                f"{tuple(self.images.shape)}; remove it to begin anew"
+                f"{tuple(self.images.shape)}; remove it to start again"
             )
         self.images.copy_(state["images"])
         self.objective.copy_(state["objective"])
         self.done, self._sizes = done, []
 
     def result(self) -> Synthesized:
-        """What has been made.
+        """The finished images.
 
         Raises:
-            SettingsError: steps are left to be made.
+            SettingsError: some steps are left.
         """
         if self.done < len(self):
             raise SettingsError(f"{len(self) - self.done} steps are left; iterate to make them")

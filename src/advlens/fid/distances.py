@@ -1,8 +1,8 @@
-"""Distances of feature distributions (FID, KID) and of images' features.
+"""Distances between feature distributions (FID, KID) and between images' features.
 
 Heusel et al., GANs Trained by a Two Time-Scale Update Rule …, NeurIPS 2017; Bińkowski et al.,
-Demystifying MMD GANs, ICLR 2018. Every distance carries the features and the number of images that
-it was made of: without them it says nothing.
+Demystifying MMD GANs, ICLR 2018. Every distance carries its features and its number of images,
+because it means nothing without them.
 """
 
 import math
@@ -24,10 +24,10 @@ class Moments:
     """Mean and covariance of the features of n images.
 
     Attributes:
-        source: what the features are.
-        n: images.
-        mean: of their features.
-        covariance: with divisor n − 1.
+        source: the source of the features.
+        n: number of images.
+        mean: the mean of their features.
+        covariance: their covariance, with divisor n − 1.
     """
 
     source: Source
@@ -39,11 +39,11 @@ class Moments:
 class FeatureStatistics:
     """Mean and covariance of features, streamed; memory is d×d, whatever the number of images.
 
-    Shards merged equal one pass over the whole up to float64 rounding (Chan et al. 1983: the
-    scatter matrices add up, plus that of the two means), not bit for bit.
+    Merged shards equal one pass over the whole up to float64 rounding, not bit for bit (Chan et al.
+    1983: the scatter matrices add up, plus that of the two means).
 
     Args:
-        source: what the features are.
+        source: the source of the features.
     """
 
     def __init__(self, source: Source):
@@ -53,7 +53,7 @@ class FeatureStatistics:
         self.scatter = torch.zeros(source.dimension, source.dimension, dtype=torch.float64)
 
     def update(self, features: Features) -> None:
-        """Take in a batch.
+        """Process a batch.
 
         Raises:
             NumericError: a feature is not finite.
@@ -69,10 +69,10 @@ class FeatureStatistics:
             self._move(len(values), mean)
 
     def merge(self, other: "FeatureStatistics") -> None:
-        """Take in what another accumulator saw.
+        """Merge what another accumulator saw.
 
         Raises:
-            DataError: it saw features of another source.
+            DataError: it holds features of another source.
         """
         _same(self.source, other.source)
         if other.n:
@@ -83,7 +83,7 @@ class FeatureStatistics:
         """The moments.
 
         Raises:
-            DataError: fewer than two images.
+            DataError: it has fewer than two images.
         """
         if self.n < 2:
             raise DataError(f"{self.n} images have no covariance; give at least 2")
@@ -91,7 +91,7 @@ class FeatureStatistics:
         return Moments(source=self.source, n=self.n, mean=self.mean, covariance=covariance)
 
     def _move(self, n: int, mean: Tensor) -> None:
-        """Count n more images of this mean."""
+        """Add n more images with this mean."""
         shift, total = mean - self.mean, self.n + n
         self.scatter.addr_(shift, shift, alpha=self.n * n / total)
         self.mean = self.mean + shift * (n / total)
@@ -100,14 +100,14 @@ class FeatureStatistics:
 
 @dataclass(frozen=True, kw_only=True)
 class Distance:
-    """A distance of two sets of images, with all that must be named beside it.
+    """A distance between two sets of images, with everything that must be reported beside it.
 
     Attributes:
-        measure: which.
-        value: the distance; a KID, being unbiased, may lie below 0.
-        error: its standard error, where there is one.
-        n: images of the first and of the second set.
-        source: what the features are.
+        measure: the name of the measure, "FID" or "KID".
+        value: the distance; an unbiased KID can be below 0.
+        error: its standard error, if it has one.
+        n: number of images in the first and in the second set.
+        source: the source of the features.
     """
 
     measure: Literal["FID", "KID"]
@@ -118,20 +118,20 @@ class Distance:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """95 % interval, where there is a standard error."""
+        """The 95 % interval, if the distance has a standard error."""
         if self.error is None:
             return None
         return self.value - Z95 * self.error, self.value + Z95 * self.error
 
     @property
     def warning(self) -> str | None:
-        """Why the value is not to be relied on, if so."""
+        """Why the value is unreliable, if it is."""
         if self.measure == "KID" or min(self.n) > self.source.dimension:
             return None
         return (
             f"{min(self.n)} images are too few for the covariance of {self.source.dimension} "
-            "features: this FID lies far above that of many images, and compares only with FIDs "
-            "of as many images"
+            "features: this FID is far above that of many images, and compares only with FIDs of "
+            "as many images"
         )
 
     def __str__(self) -> str:
@@ -141,12 +141,12 @@ class Distance:
 
 
 def fid(first: Moments, second: Moments) -> Distance:
-    """Fréchet distance of the Gaussians with the moments of two sets, squared (B23 §2.5).
+    """Squared Fréchet distance between the Gaussians with the moments of two sets (B23 §2.5).
 
     |μ₁ − μ₂|² + tr Σ₁ + tr Σ₂ − 2 tr (Σ₁Σ₂)^½, in float64. B23 prints the last sign as plus.
 
     Raises:
-        DataError: features of two sources.
+        DataError: the features have two sources.
         NumericError: a moment is not finite.
     """
     _same(first.source, second.source)
@@ -166,15 +166,15 @@ def frechet_distance(first: Moments, second: Moments) -> float:
             raise NumericError("a mean or covariance of features is NaN or infinite")
     apart = (first.mean - second.mean).square().sum()
     spread = first.covariance.trace() + second.covariance.trace()
-    # rounding may leave −1e-13 of equal sets
+    # rounding may leave −1e-13 for equal sets
     return max(0.0, (apart + spread).item() - 2 * _trace_of_root(first, second))
 
 
 def _trace_of_root(first: Moments, second: Moments) -> float:
     """tr (Σ₁Σ₂)^½.
 
-    With Σ₁ = LLᵀ it is the sum of the roots of the eigenvalues of LᵀΣ₂L. Where one of those is so
-    small that rounding has made it, so would its root be, 1e-8 times too large: then it is the sum
+    With Σ₁ = LLᵀ, it is the sum of the roots of the eigenvalues of LᵀΣ₂L. If an eigenvalue is so
+    small that it is only rounding, so is its root, 1e-8 times too large; in that case it is the sum
     of the singular values of R₂ᵀR₁, with Σ = RRᵀ of full column rank.
     """
     if min(first.n, second.n) > len(first.mean):
@@ -196,7 +196,7 @@ def _root(covariance: Float64[Tensor, "d d"]) -> Float64[Tensor, "d rank"]:
 
 
 def _rounding(eigenvalues: Tensor) -> float:
-    """What an eigenvalue must exceed to be more than rounding."""
+    """The smallest eigenvalue that is more than rounding."""
     eps = torch.finfo(eigenvalues.dtype).eps
     return len(eigenvalues) * eps * max(eigenvalues[-1].item(), 0.0)
 
@@ -205,17 +205,17 @@ def kid(first: Features, second: Features, source: Source, *, block: int = 1024)
     """Unbiased MMD² with the kernel k(x, y) = (xᵀy / d + 1)³, over all pairs of images.
 
     Σ_{i≠j} k(xᵢ, xⱼ) / m(m−1) + Σ_{i≠j} k(yᵢ, yⱼ) / n(n−1) − 2 Σ k(xᵢ, yⱼ) / mn. Bińkowski et al.
-    average it over random subsets, which has the same mean and a larger spread. Its standard error
+    average it over random subsets, which has the same mean and a larger spread. The standard error
     is the jackknife's over the images of both sets, which is not too small on average (Efron and
     Stein 1981).
 
     Args:
         first, second: the features of the images of two sets.
-        source: what they are.
+        source: the source of the features.
         block: images per step; memory follows its square.
 
     Raises:
-        DataError: fewer than 3 images in a set.
+        DataError: a set has fewer than 3 images.
         NumericError: a feature is not finite.
     """
     m, n = len(first), len(second)
@@ -230,7 +230,7 @@ def kid(first: Features, second: Features, source: Source, *, block: int = 1024)
     variance = 0.0
     for own, other in zip(within, across, strict=True):
         count = len(own)
-        # the value without each image of this set, but for what is the same for all of them
+        # the value without each image of this set, except for terms that are the same for all
         left = (own.sum() - 2 * own) / ((count - 1) * (count - 2))
         left -= 2 * (other.sum() - other) / (m * n / count * (count - 1))
         variance += (count - 1) / count * (left - left.mean()).square().sum().item()
@@ -256,7 +256,7 @@ def _self_kernel(features: Features) -> Float64[Tensor, " n"]:
 def _kernel_sums(
     first: Features, second: Features, block: int
 ) -> tuple[Float64[Tensor, " m"], Float64[Tensor, " n"]]:
-    """Sums of the kernel over the images of the other set, for each image of each."""
+    """Sums of the kernel over the other set's images, for each image of each set."""
     rows = torch.zeros(len(first), dtype=torch.float64, device=first.device)
     columns = torch.zeros(len(second), dtype=torch.float64, device=first.device)
     for i in range(0, len(first), block):
@@ -270,7 +270,7 @@ def _kernel_sums(
 def feature_distances(first: Features, second: Features) -> PerImage:
     """L2 distance of each image's features from its partner's, such as its inversion's (B23 §2.4).
 
-    In float64; the unit is that of the features.
+    It is computed in float64, in the unit of the features.
     """
     return (first.double() - second.double()).square().sum(dim=1).sqrt()
 

@@ -1,8 +1,9 @@
-"""The Inception-v3 features that FID is defined by.
+"""The Inception-v3 features that define FID.
 
 Heusel et al., GANs Trained by a Two Time-Scale Update Rule …, NeurIPS 2017, use the network of
-TensorFlow's archive inception-2015-12-05. It is torchvision's but for its pooling; images are
-resized by TensorFlow 1's rule. Another network, resize or scaling of pixels gives other distances.
+TensorFlow's archive inception-2015-12-05. It is torchvision's network except for its pooling;
+images are resized by TensorFlow 1's rule. Another network, resize or scaling of pixels gives other
+distances.
 """
 
 import contextlib
@@ -33,7 +34,7 @@ URL = (
 URL_BYTES = 95_628_359
 URL_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 CONTENT_SHA256 = "f3551619decd575e806734a7b77003f2dd142c787f8c34321159bebdc714ae97"
-"""Of names, shapes and values of a conversion under the same names, see `content`."""
+"""SHA-256 of names, shapes and values of a conversion with the same names; see `content`."""
 NAMES = {".pth": URL.rpartition("/")[2], ".safetensors": "fid-inception-2015-12-05.safetensors"}
 MEND = "fetch it with: advlens data inception --to DIR"
 SIZE = 299
@@ -44,16 +45,16 @@ Layer = Literal["192", "2048"]
 class Inception:
     """Features of the FID Inception-v3, averaged over the positions of a layer.
 
-    "192" are those after its second max pooling, "2048" the last, of which FID and KID are made.
-    Where only "192" are asked for, nothing behind them is computed.
+    "192" are the features after its second max pooling; "2048" the last ones, which FID and KID
+    use. If only "192" are requested, nothing after them is computed.
 
     Args:
         path: the weights file, or the folder into which `fetch_inception` put it.
-        layers: which features.
+        layers: the features to return.
         batch_size: images per step; memory follows it.
 
     Raises:
-        CheckpointError: no such file, or one that holds another network.
+        CheckpointError: the file is missing, or holds another network.
     """
 
     def __init__(
@@ -77,10 +78,11 @@ class Inception:
     def __call__(self, images: Images) -> dict[str, Features]:
         """The features, float32, computed in float32 (without TF32) on the images' device.
 
-        Pixels are rounded to bytes, so that images in memory and their PNG files are the same.
+        Pixels are rounded to bytes, so that images in memory and their PNG files give the same
+        result.
 
         Raises:
-            DataError: images that are not pixels in [0, 1].
+            DataError: images are not pixels in [0, 1].
         """
         network = self._network.to(images.device)
         parts, cudnn = [], torch.backends.cudnn
@@ -98,10 +100,10 @@ class Inception:
 
 
 def tf1_resize(images: Float[Tensor, "n c h w"], size: int) -> Float[Tensor, "n c size size"]:
-    """Bilinear resizing as TensorFlow 1's resize_bilinear(align_corners=False).
+    """Bilinear resizing as in TensorFlow 1's resize_bilinear(align_corners=False).
 
-    Output position i lies at input position i · (input size / output size): no half-pixel centers,
-    no antialiasing.
+    Output position i is at input position i · (input size / output size): no half-pixel centers, no
+    antialiasing.
     """
     return _stretched(_stretched(images, size, 3), size, 2)
 
@@ -118,13 +120,13 @@ def _stretched(values: Tensor, size: int, dim: int) -> Tensor:
 
 
 def inception_network(state: Mapping[str, Tensor], layers: Sequence[str]) -> fx.GraphModule:
-    """torchvision's Inception-v3 with the reference's pooling, batch normalization folded.
+    """torchvision's Inception-v3 with the reference's pooling and folded batch normalization.
 
-    TensorFlow's average pooling leaves the padding out, and the last block of the reference pools
-    the maximum.
+    TensorFlow's average pooling ignores the padding, and the last block of the reference uses max
+    pooling.
 
     Args:
-        state: its tensors by name.
+        state: the network's tensors by name.
         layers: the features that the network returns.
     """
     with torch.device("meta"):
@@ -153,14 +155,15 @@ def inception_network(state: Mapping[str, Tensor], layers: Sequence[str]) -> fx.
 def read_inception(path: Path) -> dict[str, Tensor]:
     """The tensors of the FID Inception-v3, without its classifier.
 
-    The file is pytorch-fid's (by its SHA-256), or holds the conversion whose tensors are pinned;
+    The file is pytorch-fid's (by its SHA-256), or holds the conversion with the pinned tensors;
     nothing in it is executed.
 
     Args:
         path: the file, or a folder that holds it under one of `NAMES`.
 
     Raises:
-        CheckpointError: no such file, or one that holds another network (the tensor named).
+        CheckpointError: the file is missing, or holds another network (the message names the
+            tensor).
     """
     path = _located(path)
     state = {
@@ -203,7 +206,7 @@ def inception_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def content(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, shapes and values, whatever the format of the file."""
+    """SHA-256 of names, shapes and values, independent of the file format."""
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(f"{name} {tuple(state[name].shape)} {state[name].dtype}\n".encode())
@@ -212,17 +215,17 @@ def content(state: Mapping[str, Tensor]) -> str:
 
 
 def fetch_inception(to: Path, archive: Path | None = None) -> Path:
-    """Put the weights of the FID Inception-v3 (96 MB) into a folder; if they are there, do nothing.
+    """Put the weights of the FID Inception-v3 (96 MB) into a folder, unless they are there.
 
     Args:
         to: the folder.
-        archive: a local copy instead of a download.
+        archive: a local copy, used instead of a download.
 
     Returns:
-        the weights file.
+        The weights file.
 
     Raises:
-        DataError: the file cannot be had.
+        DataError: the file cannot be fetched.
         CheckpointError: the local copy holds another network.
         RunError: the file cannot be written.
     """

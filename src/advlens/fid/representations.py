@@ -1,4 +1,4 @@
-"""Networks that turn images into feature vectors, and the name that their features carry."""
+"""Networks that turn images into feature vectors, and the names of their features."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ Features = Float[Tensor, "n d"]
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where feature vectors come from. Distances of different sources cannot be compared.
+    """The source of feature vectors. Distances from different sources cannot be compared.
 
     Attributes:
-        network: its name.
-        layer: of it.
-        dimension: of a feature vector.
-        resize: what is done to images of another size than the network's.
-        weights: SHA-256 of its weights, if known.
+        network: the network's name.
+        layer: the layer's name.
+        dimension: length of a feature vector.
+        resize: how images of another size than the network's are resized.
+        weights: SHA-256 of the weights, if known.
     """
 
     network: str
@@ -40,17 +40,17 @@ class Source:
 
 
 class FeatureNetwork(Protocol):
-    """Pixels in [0, 1], N×3×H×W → for each layer the images' feature vectors, float32."""
+    """Maps pixels in [0, 1], N×3×H×W, to the images' feature vectors for each layer, float32."""
 
     @property
     def sources(self) -> Mapping[str, Source]:
-        """What the features of each layer are."""
+        """The source of each layer's features."""
 
     def __call__(self, images: Images) -> dict[str, Features]: ...
 
 
 class Representation:
-    """A classifier's penultimate representation as features, where no Inception-v3 is at hand.
+    """A classifier's penultimate representation as features, for use without an Inception-v3.
 
     Args:
         model: the classifier.
@@ -78,7 +78,7 @@ class Representation:
         """The features on the model's device.
 
         Raises:
-            DataError: images that are not pixels in [0, 1].
+            DataError: images are not pixels in [0, 1].
         """
         parts = [
             self._features(check_images(part)) for part in torch.split(images, self.batch_size)

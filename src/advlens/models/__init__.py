@@ -1,4 +1,4 @@
-"""Classifiers: the networks that advlens knows, users' own, and their weights."""
+"""Classifiers: advlens's networks, users' own, and their weights."""
 
 from advlens.models.classifier import Classifier, check_images
 from advlens.models.matching import Matched

@@ -18,7 +18,7 @@ TOLERANCE = 1e-6
 
 
 def check_images(images: Images) -> Images:
-    """Return images clamped to [0, 1]; refuse what is not an image batch in that range.
+    """Return images clamped to [0, 1]; refuse anything but an image batch in that range.
 
     Raises:
         DataError: not a float N×3×H×W tensor, not finite, or outside [0, 1] by more than 1e-6.
@@ -45,7 +45,7 @@ def check_images(images: Images) -> Images:
 
 
 def tensors_of(module: nn.Module) -> Iterator[Tensor]:
-    """Its parameters, then its buffers."""
+    """The module's parameters, then its buffers."""
     return itertools.chain(module.parameters(), module.buffers())
 
 
@@ -56,7 +56,7 @@ def precision_of(module: nn.Module) -> torch.dtype:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where a module's tensors are; the CPU where it has none."""
+    """The device of a module's tensors; the CPU if it has none."""
     return next((tensor.device for tensor in tensors_of(module)), torch.device("cpu"))
 
 
@@ -67,25 +67,25 @@ class Classifier(nn.Module):
     `network((images − mean) / std)`, computed in the network's own precision.
 
     Args:
-        network: any module from normalized images to logits, or to a mapping, tuple or record that
-            holds them.
-        name: shown in tables and reports.
-        mean, std: per channel, on the [0, 1] scale.
+        network: any module from normalized images to logits, or to a mapping, tuple or record with
+            logits.
+        name: the name in tables and reports.
+        mean, std: mean and standard deviation per channel, on the [0, 1] scale.
         classes: class names in the order of the logits, if known (default: the synsets' words).
         synsets: their WordNet 3.0 wnids, if known.
         image_size: height and width that the network expects.
-        resize: shorter side of an image file before the centre crop of `image_size`.
-        interpolation: how an image file is resized.
+        resize: shorter side of an image file before the center crop of `image_size`.
+        interpolation: the filter that resizes an image file.
         weights: SHA-256 of the weights file, if any.
-        head: which part of the network's output the logits are, if there are several: a key, an
-            attribute or a number (default: see `advlens.models.outputs`).
+        head: the part of the network's output that holds the logits, if there are several: a key,
+            an attribute or a number (default: see `advlens.models.outputs`).
 
     Attributes:
-        notes: what a reader of its numbers must know, a sentence each.
+        notes: what a reader of its results must know, a sentence each.
 
     Raises:
-        ModelError: a mean or std that cannot be used, or another number of classes than synsets.
-        DataError: a synset that is no WordNet 3.0 noun.
+        ModelError: a mean or std is invalid, or the numbers of classes and synsets differ.
+        DataError: a synset is not a WordNet 3.0 noun.
     """
 
     mean: Tensor
@@ -142,12 +142,13 @@ class Classifier(nn.Module):
         """Set the mean and standard deviation per channel, on the [0, 1] scale.
 
         Raises:
-            ModelError: not three finite values each, or a standard deviation that is not positive.
+            ModelError: they are not three finite values each, or a standard deviation is not
+                positive.
         """
         try:
             sound = len(mean) == len(std) == 3 and min(std) > 0
             sound &= all(math.isfinite(value) for value in (*mean, *std))
-        except (TypeError, ValueError):  # no sequences, or not of numbers
+        except (TypeError, ValueError):  # not sequences, or not of numbers
             sound = False
         if not sound:
             raise ModelError(
@@ -158,6 +159,6 @@ class Classifier(nn.Module):
         self.std.copy_(torch.tensor(std).view(3, 1, 1))
 
     def forward(self, images: Images) -> Logits:
-        pixels = images.to(self.mean.dtype)  # the network's precision, whatever the images have
+        pixels = images.to(self.mean.dtype)  # the network's precision, not the images'
         logits: Logits = logits_of(self.network((pixels - self.mean) / self.std), self.head)
         return logits

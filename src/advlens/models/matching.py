@@ -1,4 +1,4 @@
-"""A file's tensors against a network's: names, wrappers around the network, normalizers."""
+"""Matching a file's tensors to a network's: names, wrappers around the network, normalizers."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from torch import Tensor
 from advlens.models.pickles import shown
 
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-"""Put into names by wrappers of torch, also around a part of a network."""
+"""Name parts that torch's wrappers add, also around a part of a network."""
 _COUNTERS = {"num_batches_tracked", "n_averaged", "total_ops", "total_params"}
 """Single numbers that batch normalization, `AveragedModel` and thop keep, and no output needs."""
 _MOST_COPIES = 8
@@ -23,13 +23,13 @@ class Matched:
     """A file's tensors under the network's names.
 
     Attributes:
-        tensors: the network's; those that the file lacks are not in it.
-        names: of each, in the file.
-        prefix: what stands before the network's names in the file.
-        copies: prefixes of further, equal sets of the network's tensors, which are dropped.
-        normalizers: names of the means and standard deviations.
-        mean, std: what these hold, per channel on the [0, 1] scale, or nothing.
-        counters: names of numbers that count something, which are dropped.
+        tensors: the network's tensors, without those that the file lacks.
+        names: the name of each in the file.
+        prefix: the prefix of the network's names in the file.
+        copies: prefixes of further, equal copies of the network's tensors, which are dropped.
+        normalizers: names of tensors with means and standard deviations.
+        mean, std: their values, per channel on the [0, 1] scale, or nothing.
+        counters: names of counters, which are dropped.
         unknown: names of all other tensors.
     """
 
@@ -45,19 +45,18 @@ class Matched:
 
 
 def match(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Matched:
-    """Find a network's tensors in a file, whatever the network was wrapped in when it was saved.
+    """Find a network's tensors in a file, whatever wrapped the network when it was saved.
 
     The robustness library saves `module.model.X` and again `module.attacker.model.X`, with
-    `module.normalizer.new_mean`; RobustBench's models are saved as `normalize.mean`, `model.X` or
+    `module.normalizer.new_mean`. RobustBench's models are saved as `normalize.mean`, `model.X` or
     `0.mean`, `1.X`, or with `mu` and `sigma` beside the layers.
 
     Args:
         state: the file's tensors by name.
-        own: the network's.
+        own: the network's tensors.
 
     Raises:
-        ValueError: two copies of a tensor or of a normalizer that differ, or a normalizer that
-            cannot be used.
+        ValueError: two copies of a tensor or of a normalizer differ, or a normalizer is invalid.
     """
     plain = _unwrapped(state, own)
     deepest = max((name.count(".") for name in own), default=0) + 1
@@ -72,7 +71,7 @@ def match(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Matched:
     for copy in copies:
         for name in own:
             if (again := plain.get(copy + name)) is not None and name in names:
-                tensor = state[names[name]]  # of another shape, it may be of any size
+                tensor = state[names[name]]  # with another shape, it may have any size
                 if tensor.shape == own[name].shape and not torch.equal(tensor, state[again]):
                     raise ValueError(f"{shown(names[name])} and {shown(again)} are not the same")
                 used.add(again)
@@ -98,7 +97,7 @@ def _counts(name: str, tensor: Tensor) -> bool:
 
 
 def _unwrapped(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
-    """Names without the parts that wrappers add, and the names in the file that they stand for."""
+    """Names without the parts that wrappers add, and the file's names that they stand for."""
     added = _WRAPPERS - {part for name in own for part in name.split(".")}
     plain: dict[str, str] = {}
     for name in state:
@@ -110,10 +109,10 @@ def _unwrapped(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[s
 
 
 def _prefixes(name: str, own: Mapping[str, Tensor], deepest: int) -> list[str]:
-    """Each beginning of a name behind which one of the network's names stands.
+    """Each prefix of a name that is followed by one of the network's names.
 
     Args:
-        deepest: the number of parts that a name of the network has at most.
+        deepest: the maximum number of parts in a name of the network.
     """
     prefixes, start = list[str](), len(name) + 1
     while start and deepest:
@@ -127,7 +126,7 @@ def _prefixes(name: str, own: Mapping[str, Tensor], deepest: int) -> list[str]:
 def _normalizer(
     rest: Mapping[str, Tensor],
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None, list[str]]:
-    """Mean and standard deviation of three channels among the tensors that are left over."""
+    """Mean and standard deviation of three channels among the remaining tensors."""
     values_of: dict[str, dict[str, Tensor]] = {"mean": {}, "std": {}}
     for name, tensor in rest.items():
         last = name.rpartition(".")[2]
@@ -146,5 +145,5 @@ def _normalizer(
             if not all(-1 <= channel <= 1 for channel in value):
                 raise ValueError(f"{shown(name)}, {value}, is not on the [0, 1] scale of pixels")
     if len(values) == 1:
-        return None, None, []  # a mean alone is no normalizer: it stays unknown
+        return None, None, []  # a mean alone is not a normalizer: it stays unknown
     return values.get("mean"), values.get("std"), [*values_of["mean"], *values_of["std"]]

@@ -1,4 +1,4 @@
-"""Where the logits are in what a network returns: a tensor, a dict, a tuple, a record."""
+"""The logits in a network's output: a tensor, a dict, a tuple, a record."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,25 +8,25 @@ from torch import Tensor, fx
 from advlens.errors import ModelError
 
 PREFERRED = ("logits", "out", "output", "scores", "predictions")
-"""Names of a head that is taken where no other is asked for, in this order."""
+"""Names of the head that is the default, in this order."""
 
 
 def logits_of(output: Any, head: str | None = None) -> Any:
-    """The logits in what a network returned.
+    """The logits in a network's output.
 
     Args:
-        output: a tensor; or a mapping, a record, a tuple or a list that holds one, nested or not.
+        output: a tensor, or a mapping, record, tuple or list that holds one, nested or not.
         head: key, attribute or number of the part to take (default: `logits`, or another usual
             name, or else the first part).
 
     Raises:
-        ModelError: there is no such part, or no tensor in it.
+        ModelError: the part does not exist, or holds no tensor.
     """
     return _found(output, head)[0]
 
 
 def head_taken(output: Any, head: str | None = None) -> str | None:
-    """Which of several parts `logits_of` takes, such as `logits of (loss, logits)`; None of one."""
+    """The part that `logits_of` takes, such as `logits of (loss, logits)`; None if there is one."""
     return _found(output, head)[1]
 
 
@@ -50,7 +50,7 @@ def _found(output: Any, head: str | None) -> tuple[Any, str | None]:
 
 
 def _parts(output: Any) -> dict[str, Any]:
-    """The parts of an output by name; those of a sequence by their number."""
+    """The parts of an output by name; those of a sequence by number."""
     if isinstance(output, Mapping):
         return {str(key): value for key, value in output.items() if value is not None}
     kinds = ("_fields", "__dataclass_fields__", "__dict__")  # named tuples, dataclasses, others

@@ -1,14 +1,14 @@
 """Pickles read as data: nothing that a pickle names is imported, called or changed.
 
 A pickle is a program. `pickle.Unpickler` with a list of allowed names still calls them with
-arguments of the file's choice, and its BUILD sets attributes of whatever lies on its stack. Here
-an instruction can do nothing but build lists, dictionaries, tuples and three inert records: a name,
-a call that the file asks for, and a reference out of the pickle. Who reads the result looks for the
-few calls that it knows, such as torch's for tensors, and does their work itself.
+arguments of the file's choice, and its BUILD sets attributes of anything on its stack. Here an
+instruction can only build lists, dictionaries, tuples and three inert records: a name, a call that
+the file requests, and a reference out of the pickle. The reader of the result looks for the few
+calls that it knows, such as torch's for tensors, and does their work itself.
 
-What is read may share its parts, so that a hundred bytes stand for 2¹⁰⁰ nested tuples, or hold
-itself, or be nested a hundred thousand deep. Nobody may therefore walk through it: no `str`,
-`repr`, `==` or `hash` of what is not known to be a plain value.
+The result may share its parts, so that a hundred bytes stand for 2¹⁰⁰ nested tuples; it may contain
+itself, or be nested a hundred thousand deep. Never walk through it: no `str`, `repr`, `==` or
+`hash` of anything that is not known to be a plain value.
 """
 
 import pickletools
@@ -21,9 +21,9 @@ MAX_INSTRUCTIONS = 200_000
 MAX_BYTES = 1 << 24
 """The pickle of such a checkpoint has 200 000."""
 LONGEST = 1000
-"""Characters of a dictionary's key, or of a storage's."""
+"""Maximum length of a key of a dictionary or storage, in characters."""
 _LARGEST = 4096
-"""Bits of a number."""
+"""Maximum number of bits in a number."""
 
 _ATTACKS = {
     "builtins": {"eval", "exec", "compile", "open", "__import__", "breakpoint", "input"},
@@ -67,13 +67,13 @@ _ATTACKS = {
     ),
 }
 """Modules, or names in them, that occur in attacks. They would do nothing here, and this list need
-not be complete: a file made to run code deserves no trust in its weights either."""
+not be complete, but a file made to run code deserves no trust in its weights either."""
 _OLD = {"__builtin__": "builtins"}
 
 
 @dataclass(frozen=True, eq=False)
 class Name:
-    """Something that the file calls by name."""
+    """Something that the file names."""
 
     module: str
     name: str
@@ -84,14 +84,14 @@ class Name:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Call:
-    """A call that the file asks for, and that is not made."""
+    """A call that the file requests; it is never made."""
 
     function: object
     arguments: Any
 
     @property
     def name(self) -> str:
-        """What it calls, where that is something with a name."""
+        """The name of what it calls, if it has one."""
         return str(self.function) if type(self.function) is Name else ""
 
     def __str__(self) -> str:
@@ -100,19 +100,19 @@ class Call:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Reference:
-    """What the file refers to outside of the pickle."""
+    """A reference to something outside the pickle."""
 
     identity: object
 
 
 def shown(text: str, length: int = 80) -> str:
-    """A text of the file's choice as a message can hold it: short, and nothing but print."""
+    """A text from the file made safe for a message: short and printable."""
     cut = text[:length]
     return cut if cut.isprintable() else ascii(cut)[1:-1]
 
 
 class UnsafeError(ValueError):
-    """The pickle names what weights do not need: it was made to run code."""
+    """The pickle names what weights do not need, so it was made to run code."""
 
 
 @dataclass
@@ -148,7 +148,7 @@ class _Machine:
     def stack_name(self) -> None:
         name, module = self.stack.pop(), self.stack.pop()
         if not type(module) is type(name) is str:
-            raise ValueError("a name is no text")
+            raise ValueError("a name is not a text")
         self.name(module, name)
 
     def call(self) -> None:
@@ -169,7 +169,7 @@ class _Machine:
         if type(target := self.stack[-1]) is dict:
             for key, value in zip(items[::2], items[1::2], strict=True):
                 if not plain_key(key):
-                    raise ValueError("a dictionary's key is no plain value")
+                    raise ValueError("a dictionary's key is not a plain value")
                 target[key] = value
 
     def new_dict(self, items: list[Any]) -> None:
@@ -203,15 +203,15 @@ class _Machine:
 
     def remember(self, number: int) -> None:
         if not plain_key(number):
-            raise ValueError("a place in the memo is no plain number")
+            raise ValueError("a place in the memo is not a plain number")
         self.memo[number] = self.stack[-1]
 
 
 def plain_key(key: object) -> bool:
-    """Whether something can be a key: it compares quickly, and the file cannot make it collide.
+    """Whether a value can be a key: it compares quickly, and the file cannot force collisions.
 
     The hash of a tuple walks through it, a long text is compared anew at each use, and numbers
-    beyond 64 bits can be chosen to have one hash.
+    beyond 64 bits can be chosen to share one hash.
     """
     if isinstance(key, (str, bytes)):
         return len(key) <= LONGEST
@@ -255,7 +255,7 @@ _STEPS: dict[str, _Step] = {
     "NEWOBJ_EX": lambda m, a: m.push(Call(*m.take(3)[:2])),
     "OBJ": lambda m, a: m.call_marked(),
     "INST": lambda m, a: m.instance(a),
-    "BUILD": lambda m, a: m.take(1),  # an object's state: nothing here has any
+    "BUILD": lambda m, a: m.take(1),  # an object's state: no object here has one
     "PERSID": lambda m, a: m.refer(a),
     "BINPERSID": lambda m, a: m.refer(m.stack.pop()),
 }
@@ -284,11 +284,11 @@ for _kind in (
 
 
 def read_pickle(file: BinaryIO) -> tuple[Any, list[Reference]]:
-    """What one pickle holds, as data, and the references in it; the file stands behind it then.
+    """A pickle's content as data, and the references in it; the file position is then after it.
 
     Raises:
-        UnsafeError: it names what weights do not need.
-        Exception: of any kind, where it is damaged.
+        UnsafeError: the pickle names what weights do not need.
+        Exception: of any kind, if the pickle is damaged.
     """
     machine = _Machine()
     for count, (code, argument, _) in enumerate(pickletools.genops(file)):

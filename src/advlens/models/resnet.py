@@ -14,7 +14,7 @@ class BasicBlock(nn.Module):
     """Two 3×3 convolutions and a shortcut (He et al. 2016, figure 2).
 
     Where the shape changes, the shortcut takes every `stride`-th pixel and pads channels with zeros
-    ("pad", option A of the paper, no parameters) or projects by a 1×1 convolution (option B).
+    ("pad", option A of the paper, no parameters) or projects with a 1×1 convolution (option B).
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, shortcut: Shortcut):

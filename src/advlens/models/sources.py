@@ -1,4 +1,4 @@
-"""Networks of torchvision, timm and Places365, with the images and classes that they are for."""
+"""Networks of torchvision, timm and Places365, with their images and classes."""
 
 import importlib
 import re
@@ -16,10 +16,10 @@ from advlens.words import perhaps
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PLACES365 = ("alexnet", "resnet18", "resnet50", "vgg16")
-"""Networks of which weights for Places365 were released for PyTorch."""
+"""Networks with released Places365 weights for PyTorch."""
 
 MAX_CLASSES = 100_000
-"""Classes that a weights file can ask for; ImageNet has 21 843 at most."""
+"""Maximum number of classes in a weights file; ImageNet has 21 843 at most."""
 
 State = Mapping[str, Tensor]
 
@@ -51,16 +51,16 @@ def places365_classes() -> tuple[str, ...]:
 def from_torchvision(
     spec: str, *, default: bool = False, state: State | None = None, size: int | None = None
 ) -> Classifier:
-    """`NAME` or `NAME.PART` of torchvision, with as many classes as the weights have.
+    """`NAME` or `NAME.PART` of torchvision, with the number of classes in the weights.
 
     Args:
-        spec: the name.
-        default: take torchvision's own weights.
-        state: tensors of the weights to come; without them, the network is for ImageNet.
-        size: height and width of its images, where they are not the released weights'.
+        spec: the name, with or without a part.
+        default: use torchvision's own weights.
+        state: tensors of the weights to load; without them, the network is for ImageNet.
+        size: height and width of its images, if they differ from the released weights'.
 
     Raises:
-        SettingsError: no such network or part.
+        SettingsError: the network or part does not exist.
         ModelError: torchvision cannot build it, or cannot fetch its weights.
     """
     name, _, part = spec.partition(".")
@@ -112,11 +112,11 @@ def from_torchvision(
 
 
 def from_places365(name: str, *, state: State | None = None, size: int | None = None) -> Classifier:
-    """A network of torchvision as it was released for Places365.
+    """A torchvision network as released for Places365.
 
-    AlexNet and the ResNets are those of CSAILVision/places365; VGG-16, which that repository has
-    for Caffe only, is the one of davidbau/dissect, whose layers go by their names in the paper
-    (`conv1_1` … `fc8a`). All take RGB images normalized as ImageNet's.
+    AlexNet and the ResNets are those of CSAILVision/places365. VGG-16, which that repository has
+    for Caffe only, comes from davidbau/dissect; its layers have their names in the paper (`conv1_1`
+    … `fc8a`). All take RGB images normalized as ImageNet's.
     """
     from torchvision import models
 
@@ -159,18 +159,18 @@ def _named(layers: nn.Module, names: Sequence[str]) -> nn.Sequential:
 def from_timm(
     name: str, *, default: bool = False, state: State | None = None, size: int | None = None
 ) -> Classifier:
-    """`NAME` or `NAME.TAG` of timm, with as many classes as the weights have.
+    """`NAME` or `NAME.TAG` of timm, with the number of classes in the weights.
 
     Args:
-        name: the name; a tag says whose images it is for.
-        default: fetch the weights that timm has for it.
-        state: tensors of the weights to come; without them, the classes are those of timm's
-            weights, or ImageNet's where these have none.
-        size: height and width of its images, where they are not timm's.
+        name: the name; a tag sets the images it is for.
+        default: fetch timm's weights for it.
+        state: tensors of the weights to load; without them, the classes are those of timm's
+            weights, or ImageNet's if these have none.
+        size: height and width of its images, if they differ from timm's.
 
     Raises:
-        SettingsError: no such network.
-        ModelError: timm is not installed, cannot build it or cannot fetch its weights.
+        SettingsError: the network does not exist.
+        ModelError: timm is not installed, or cannot build the network or fetch its weights.
     """
     try:
         timm: Any = importlib.import_module("timm")
@@ -184,7 +184,7 @@ def from_timm(
         raise SettingsError(f"timm:{name} is not known{near}; timm.list_models() lists them")
     try:
         cfg = timm.get_pretrained_cfg(name)
-    except RuntimeError as error:  # of an unknown tag
+    except RuntimeError as error:  # raised for an unknown tag
         raise SettingsError(f"timm:{name} is not known: {error} Leave the tag out") from error
     if default and not (cfg and cfg.num_classes):
         raise ModelError(f"timm has no classifier's weights for {name}; give a file after @")
@@ -219,7 +219,7 @@ def from_timm(
 
 
 def resized(classifier: Classifier, size: int) -> Classifier:
-    """Give a classifier images of another size; what is cropped away keeps its share."""
+    """A classifier for images of another size; the cropped share stays the same."""
     classifier.resize = max(size, round(classifier.resize * size / classifier.image_size))
     classifier.image_size = size
     return classifier
@@ -251,12 +251,12 @@ def _classifier(
 def _fitting(
     name: str, build: Callable[[int], Any], classes: int, state: State | None
 ) -> tuple[Any, int]:
-    """The network with as many classes as the weights have, and their number."""
+    """The network with the number of classes in the weights, and that number."""
     try:
         network = build(classes)
         count = classes if state is None else _classes_of(state, network.state_dict(), classes)
         return (network if count == classes else build(count)), count
-    except Exception as error:  # of a foreign library: an unknown tag, no connection, a wrong size
+    except Exception as error:  # the library's: an unknown tag, no connection, a wrong size
         raise ModelError(
             f"cannot build {name}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
         ) from error
@@ -265,8 +265,8 @@ def _fitting(
 def _classes_of(state: State, own: State, classes: int) -> int:
     """The number of classes in weights for a network whose layers end in `classes` outputs.
 
-    It must be that of each such layer, all of which the weights hold in full: a bias alone would
-    cost its file little and the network much. Where it is not, what is wrong is said when the
+    Every such layer must have this number, and the weights must hold all of them in full: a bias
+    alone would cost its file little and the network much. Otherwise the error comes when the
     weights are loaded into the network of `classes` outputs.
     """
     try:

@@ -41,16 +41,16 @@ _TENSORS = {
     "torch._utils._rebuild_tensor_v3",
 }
 _MAX_DIRECTORY = 1 << 22
-"""Bytes of an archive's table of contents; torch.save writes 65 for each storage."""
+"""Maximum size of an archive's directory in bytes; torch.save writes 65 for each storage."""
 _MAX_AXES = 64
 _MAX_REPEATED = 4096
-"""Elements of a tensor that repeats those of its storage, as `expand` makes one."""
+"""Maximum number of elements of a tensor that repeats those of its storage, as after `expand`."""
 _PARAMETERS = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
 
 
 @dataclass(frozen=True)
 class TorchFile:
-    """What a file holds.
+    """The contents of a file.
 
     Attributes:
         content: dictionaries, lists, plain values, and calls that make tensors, as data.
@@ -61,11 +61,11 @@ class TorchFile:
     _read: dict[str, Tensor]
 
     def tensor(self, value: object) -> Tensor | None:
-        """The tensor that a value of the content stands for; of any other value, None.
+        """The tensor that a value in the content stands for; None for any other value.
 
         Raises:
-            ValueError: a tensor that does not lie within its storage, or claims more elements than
-                that has, or a storage that is not in the file.
+            ValueError: a tensor exceeds its storage or claims more elements than it has, or a
+                storage is not in the file.
         """
         if (call := tensor_call(value)) is None:
             return None
@@ -99,7 +99,7 @@ class TorchFile:
 
 
 def tensor_call(value: object) -> Call | None:
-    """The call that makes a tensor, also within one that makes a parameter; of others, None."""
+    """The call that makes a tensor, also inside one that makes a parameter; None for others."""
     if type(value) is Call and value.name in _PARAMETERS and type(value.arguments) is tuple:
         value = value.arguments[0]
     return value if type(value) is Call and value.name in _TENSORS else None
@@ -107,12 +107,12 @@ def tensor_call(value: object) -> Call | None:
 
 @contextmanager
 def torch_file(path: Path) -> Iterator[TorchFile]:
-    """Open a file of torch.save; tensors are read when they are asked for.
+    """Open a file of torch.save; tensors are read on demand.
 
     Raises:
         UnsafeError: the file names what weights do not need.
-        ValueError: it is of another kind, with the reason.
-        Exception: of any kind, where it is damaged.
+        ValueError: the file is of another kind; the message gives the reason.
+        Exception: of any kind, if the file is damaged.
     """
     length = path.stat().st_size
     if not length:
@@ -128,9 +128,9 @@ def torch_file(path: Path) -> Iterator[TorchFile]:
 
 
 class _Doorkeeper(io.BufferedReader):
-    """A file of which no more than `most` bytes are read at once.
+    """A file that refuses to read more than `most` bytes at once.
 
-    `zipfile` reads an archive's table of contents whole, and makes an object of each entry.
+    `zipfile` reads an archive's whole directory and makes an object of each entry.
     """
 
     most = _MAX_DIRECTORY
@@ -167,7 +167,7 @@ def _zipped(archive: zipfile.ZipFile, length: int) -> TorchFile:
 
 
 def _legacy(file: BinaryIO, length: int) -> TorchFile:
-    """Three pickles about the format, the content, the storages' names, then the storages."""
+    """Read three pickles (the format, the content, the storages' names), then the storages."""
     file.seek(0)
     pickles = io.BytesIO(file.read(min(length, MAX_BYTES)))
     if pickles.getvalue()[257:262] == b"ustar":

@@ -1,4 +1,4 @@
-"""Weights files: safetensors, or state dicts and checkpoints that torch.save wrote."""
+"""Weights files: safetensors, or state dicts and checkpoints written by torch.save."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,7 +37,7 @@ _DEEPEST = 4
 _EXTRA = "_extra_state"
 _MOST_TENSORS = 10_000
 _LONGEST_HEADER = 1 << 22
-"""Bytes; safetensors writes about a hundred for each tensor."""
+"""Maximum size of a header in bytes; safetensors writes about a hundred for each tensor."""
 _DTYPES = {
     torch.float16,
     torch.bfloat16,
@@ -56,13 +56,13 @@ _LEAVE_OUT = "leave out what the network does not need, as in --ignore-keys"
 
 
 def save_weights(classifier: Classifier, path: Path, *, dtype: torch.dtype | None = None) -> None:
-    """Write the tensors of a classifier's network as safetensors, its mean and std as metadata.
+    """Write the tensors of a classifier's network as safetensors, with mean and std as metadata.
 
-    Floating tensors are stored in `dtype` (default: each in its own); batch normalization's step
-    counters and what modules give by `get_extra_state` are left out.
+    Floating-point tensors are stored in `dtype` (default: each in its own). Batch normalization's
+    step counters and the results of modules' `get_extra_state` are left out.
 
     Raises:
-        ModelError: quantized tensors, or lazy layers, which have no shapes yet.
+        ModelError: the network has quantized tensors, or lazy layers, which have no shapes yet.
         RunError: the disk is full or the folder cannot be written.
     """
     state = {
@@ -81,7 +81,7 @@ def save_weights(classifier: Classifier, path: Path, *, dtype: torch.dtype | Non
 
 
 def read_weights(path: Path, *, ignore_keys: Sequence[str] = ()) -> dict[str, Tensor]:
-    """The named tensors of a `.safetensors` file or of one that torch.save wrote.
+    """The named tensors of a `.safetensors` file or of one written by torch.save.
 
     In the latter they may lie under "state_dict", "model_state_dict", "model", "net", "network",
     "module" or the names of moving averages ("state_dict_ema", "model_ema" …), beside anything
@@ -89,12 +89,12 @@ def read_weights(path: Path, *, ignore_keys: Sequence[str] = ()) -> dict[str, Te
 
     Args:
         path: the file.
-        ignore_keys: patterns such as "loss.*" (`fnmatch`) of names in the file, of tensors and of
-            dictionaries of them, that are left out.
+        ignore_keys: patterns such as "loss.*" (`fnmatch`) for names in the file to leave out, of
+            tensors and of dictionaries of tensors.
 
     Raises:
-        CheckpointError: no such file, damaged, naming what weights do not need, without a
-            dictionary of nothing but tensors, or with several of them.
+        CheckpointError: the file is missing or damaged, names what weights do not need, has no
+            dictionary of tensors only, or has several.
         SettingsError: `ignore_keys` is one string.
     """
     if isinstance(ignore_keys, str):
@@ -102,7 +102,7 @@ def read_weights(path: Path, *, ignore_keys: Sequence[str] = ()) -> dict[str, Te
             f"ignore_keys is a list of patterns, as in [{ignore_keys!r}], not one string"
         )
     path = Path(path)
-    if not os.path.isfile(path):  # a pipe would be waited for
+    if not os.path.isfile(path):  # opening a pipe would block
         raise CheckpointError(f"no weights file at {path}; check the path after @")
     try:
         if path.suffix == ".safetensors":
@@ -114,11 +114,11 @@ def read_weights(path: Path, *, ignore_keys: Sequence[str] = ()) -> dict[str, Te
     except UnsafeError as error:
         raise CheckpointError(
             f"{path} refers to {error}, which no weights need: it was made to run code, and "
-            "nothing of it is used; get the weights from somewhere else"
+            "nothing in it is used; get the weights from somewhere else"
         ) from error
     except Exception as error:  # a damaged or hostile file can raise anything
         reason = " ".join(shown(str(error)[:200], 200).split()) or type(error).__name__
-        if isinstance(error, (LookupError, TypeError, AttributeError)):  # the readers' own
+        if isinstance(error, (LookupError, TypeError, AttributeError)):  # raised by the readers
             reason = "it is damaged"
         raise CheckpointError(
             f"{path} is not a safetensors file or a state dict of plain tensors ({reason}); "
@@ -127,23 +127,23 @@ def read_weights(path: Path, *, ignore_keys: Sequence[str] = ()) -> dict[str, Te
 
 
 def load_weights(classifier: Classifier, path: Path, *, ignore_keys: Sequence[str] = ()) -> Matched:
-    """Load a weights file into a classifier's network, every tensor accounted for.
+    """Load a weights file into a classifier's network and account for every tensor.
 
-    The network's tensors are found under whatever prefix it was saved (`matching.match`). Takes
-    over mean and std where the file carries them.
+    The network's tensors are found under any prefix (`matching.match`). Mean and std are taken over
+    if the file holds them.
 
     Args:
-        classifier: its network is filled.
+        classifier: the classifier whose network is filled.
         path: the file.
-        ignore_keys: as `read_weights` takes them.
+        ignore_keys: as in `read_weights`.
 
     Returns:
         What was found in the file.
 
     Raises:
-        CheckpointError: tensors missing, unknown, of another shape (both shapes named), of
-            another kind, or not finite; copies of a tensor that differ; the classifier is
-            unchanged then.
+        CheckpointError: tensors are missing, unknown, of another shape (the message has both), of
+            another kind, or not finite, or copies of a tensor differ; then the classifier is
+            unchanged.
         ModelError: the network has lazy layers, which have no shapes yet.
     """
     path = Path(path)
@@ -151,7 +151,7 @@ def load_weights(classifier: Classifier, path: Path, *, ignore_keys: Sequence[st
 
 
 def fill(classifier: Classifier, path: Path, state: Mapping[str, Tensor]) -> Matched:
-    """`load_weights` of what `read_weights` has read from `path`."""
+    """`load_weights` for tensors that `read_weights` has read from `path`."""
     network = classifier.network
     own = own_tensors(network)
     if lazy := [name for name, tensor in own.items() if is_lazy(tensor)]:
@@ -203,12 +203,12 @@ def fill(classifier: Classifier, path: Path, state: Mapping[str, Tensor]) -> Mat
 
 
 def _is_rounded(given: Tensor, own: Tensor) -> bool:
-    """Whether a floating-point tensor loses digits where another is filled with it."""
+    """Whether a floating-point tensor loses digits when its values are copied into another."""
     return given.is_floating_point() and not torch.equal(given.to(own.dtype).to(given.dtype), given)
 
 
 def own_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """What of a network's state a weights file can hold: no objects, as `get_extra_state` gives."""
+    """What a weights file can hold of a network's state: no objects from `get_extra_state`."""
     return {
         name: value
         for name, value in network.state_dict().items()
@@ -217,7 +217,7 @@ def own_tensors(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _kept(names: Iterable[Any], ignore_keys: Sequence[str]) -> list[Any]:
-    """The names that no pattern fits."""
+    """The names that match no pattern."""
     return [
         name
         for name in names
@@ -236,7 +236,7 @@ def _safetensors(path: Path, ignore_keys: Sequence[str]) -> dict[str, Tensor]:
 
 
 def _state(path: Path, content: object, ignore_keys: Sequence[str]) -> dict[str, Any]:
-    """The dictionary of tensors in what torch.save wrote, as data."""
+    """The dictionary of tensors in the content of a torch.save file, as data."""
     for _ in range(_DEEPEST):
         state = _dictionary(content)
         if state is None:
@@ -258,7 +258,7 @@ def _state(path: Path, content: object, ignore_keys: Sequence[str]) -> dict[str,
 
 
 def _dictionary(value: object) -> dict[Any, Any] | None:
-    """A dictionary of the file, also an ordered one as Python 2 wrote it, in pairs."""
+    """A dictionary of the file as pairs, or an ordered one as Python 2 wrote it."""
     if type(value) is dict:
         return value
     if type(value) is Call and value.name == "collections.OrderedDict":
@@ -290,7 +290,7 @@ def _tensors(path: Path, state: Mapping[str, Any], file: TorchFile) -> dict[str,
 
 
 def _checked(path: Path, names: Sequence[Any]) -> Sequence[str]:
-    """Names of tensors, few and short."""
+    """The names of tensors, if they are few and short enough."""
     if not names:
         raise CheckpointError(
             f"{path} holds an empty dictionary; it must hold a dictionary of named tensors"
@@ -305,8 +305,8 @@ def _checked(path: Path, names: Sequence[Any]) -> Sequence[str]:
             )
         if name.rpartition(".")[2] == _EXTRA:
             raise CheckpointError(
-                f"{path}: {shown(name)} is what a module's get_extra_state gave, which is not "
-                f"read; where the network does without, leave it out with --ignore-keys *{_EXTRA}"
+                f"{path}: {shown(name)} comes from a module's get_extra_state, which is not read; "
+                f"if the network works without it, leave it out with --ignore-keys *{_EXTRA}"
             )
     return names
 
@@ -330,7 +330,7 @@ def _metadata(classifier: Classifier) -> dict[str, str]:
 
 
 def _statistics(path: Path) -> list[list[float]]:
-    """Mean and std that a file carries, or nothing."""
+    """The mean and std in a file's metadata, or nothing."""
     if path.suffix != ".safetensors":
         return []
     with safe_open(path, framework="pt") as file:

@@ -1,4 +1,4 @@
-"""Models by specification: a name, then `:SIZE` for other images, then `@FILE` for weights."""
+"""Models by specification: a name, then `:SIZE` for an image size, then `@FILE` for weights."""
 
 import re
 from collections.abc import Sequence
@@ -71,25 +71,25 @@ def load_model(
 
     Args:
         spec: a packaged model (`cifar10-standard`, `cifar10-l2`, `cifar10-consistency`, or
-            `cifar10-reference`, whose features serve for distances), a network for 32×32 images
-            (`resnet14`, `resnet18`, `resnet20` …), `torchvision:NAME`,
-            `torchvision:NAME.PART` for a part that needs no others, such as `alexnet.features`,
-            `timm:NAME`, `places365-NAME` for AlexNet, VGG-16 and ResNets on scenes, or
-            `package.module:factory` for a function without arguments that returns a module from
-            pixels in [0, 1] to logits (or a `Classifier`). `:SIZE` behind it sets the height and
-            width of the images. `@FILE` loads weights: safetensors, or anything that torch.save
-            wrote with a state dict in it. A name of torchvision or timm takes as many classes as
-            the file has, and with `@DEFAULT` the library's own weights; without `@`, weights are
-            random.
-        device: where the model goes.
-        seed: of random weights.
-        ignore_keys: patterns such as "loss.*" (`fnmatch`) of what is left out of the weights file:
-            tensors that the network does not need, or dictionaries of tensors, by their names
-            there. Counters that no output needs are left out anyway.
-        head: which part of the network's output the logits are, see `Classifier`.
+            `cifar10-reference`, whose features define distances), a network for 32×32 images
+            (`resnet14`, `resnet18`, `resnet20` …), `torchvision:NAME`, `torchvision:NAME.PART` for
+            a part that needs no others, such as `alexnet.features`, `timm:NAME`, `places365-NAME`
+            for AlexNet, VGG-16 and ResNets on scenes, or `package.module:factory` for a function
+            without arguments that returns a module from pixels in [0, 1] to logits (or a
+            `Classifier`). A `:SIZE` after it sets the height and width of the images. `@FILE` loads
+            weights: safetensors, or any torch.save file with a state dict in it. A torchvision or
+            timm name takes the number of classes in the file, and `@DEFAULT` loads the library's
+            own weights; without `@`, weights are random.
+        device: the device of the model.
+        seed: the seed of random weights.
+        ignore_keys: patterns such as "loss.*" (`fnmatch`) for what to leave out of the weights
+            file: tensors that the network does not need, or dictionaries of tensors, by their names
+            there. Counters that no output needs are always left out.
+        head: the part of the network's output that holds the logits, see `Classifier`.
 
     Raises:
-        SettingsError: no such name, no string, no such device, or `ignore_keys` is one string.
+        SettingsError: the name or device does not exist, the spec is not a string, or `ignore_keys`
+            is one string.
         ModelError: the factory or library fails, returns something else, or is not installed.
         CheckpointError: the weights file does not fit.
     """
@@ -149,14 +149,14 @@ def _loaded(spec: str, seed: int, ignore_keys: Sequence[str]) -> tuple[Classifie
             matched = fill(classifier, file, state)
             classifier.weights = sha256(file)
             if name not in _PACKAGED:
-                # a training of ours names all of its weights alike: its folder tells them apart
+                # a training run names all of its weights alike: the folder tells them apart
                 ours = file.stem in ("model", "best")
                 classifier.name = file.absolute().parent.name if ours else file.stem
     return classifier.eval(), matched
 
 
 def _sized(name: str) -> tuple[str, int | None]:
-    """A name without the size of its images, and that size."""
+    """A name without its `:SIZE`, and that size."""
     if (sized := re.fullmatch(r"(.+):(\d{1,5})", name)) is None:
         return name, None
     if (size := int(sized[2])) < 1:
@@ -169,7 +169,7 @@ def _pretrained(name: str) -> Any:
 
 
 def list_models() -> list[str]:
-    """The names that `load_model` knows beside timm's and users' own."""
+    """The names that `load_model` knows, except timm's and users' own."""
     return [
         *_PACKAGED,
         *_CIFAR_RESNETS,
@@ -179,7 +179,7 @@ def list_models() -> list[str]:
 
 
 def network_of(spec: str) -> str:
-    """What a specification names without its weights, so that others of this network can follow."""
+    """The network of a specification without its weights, for other weights of this network."""
     name = spec.partition("@")[0]
     return _PACKAGED.get(name, name)
 
@@ -194,8 +194,8 @@ def _cifar_resnet(name: str) -> Classifier:
             "them, and there are timm:NAME and package.module:factory"
         )
     network = CifarResNet(*_CIFAR_RESNETS[architecture])
-    # The public weights of depths 20, 32, 44 and 56 were trained with ImageNet's statistics; our
-    # own files carry theirs.
+    # The public weights of depths 20, 32, 44 and 56 were trained with ImageNet's statistics; the
+    # packaged files hold their own.
     public = architecture in ("resnet20", "resnet32", "resnet44", "resnet56")
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if public else (CIFAR10_MEAN, CIFAR10_STD)
     return Classifier(
@@ -215,7 +215,7 @@ def _factory(name: str) -> Classifier:
     try:
         with from_here():
             built = named(module_name, attribute)()
-    except Exception as error:  # the user's code may raise anything
+    except Exception as error:  # user code can raise anything
         raise ModelError(
             f"cannot build the model {name}: {type(error).__name__}: {error}; "
             "it must name a function without arguments, in a module that can be imported from here"

@@ -1,4 +1,4 @@
-"""The frozen evaluation copy of a model, and the units on the way through it."""
+"""The frozen evaluation copy of a model, and its units."""
 
 from advlens.prepared.frozen import Prepared, prepare
 from advlens.prepared.geometry import Fields

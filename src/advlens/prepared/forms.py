@@ -1,7 +1,7 @@
-"""The forms in which a model can be run: traced or not, folded or not, in this layout or that.
+"""The forms in which a model can run: traced or not, folded or not, in either memory layout.
 
-All of them must give the model's own numbers. Which of them do is tried, see `trial`; nothing else
-is assumed of a form.
+Every form must reproduce the model's own results. `trial` tests which of them do; nothing else is
+assumed about a form.
 """
 
 import copy
@@ -21,18 +21,18 @@ from advlens.prepared.units import trace
 from advlens.seeding import seeded
 
 WRAPPERS = {nn.DataParallel: "module", nn.parallel.DistributedDataParallel: "module"}
-"""Modules that only pass on what the network in them returns, and their attribute for it."""
+"""Modules that only pass on their network's output, and the attribute that holds the network."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a copy of a model is run.
+    """How a copy of a model runs.
 
     Attributes:
-        traced: along a graph of its layers, which tells where the units are; else by its own code,
-            and the units are read by hooks.
+        traced: along a graph of its layers, which shows where the units are; otherwise by its own
+            code, with hooks to read the units.
         folded: batch normalization is part of the convolutions (traced only).
-        channels_last: in this memory layout; else in torch's usual one.
+        channels_last: in this memory layout; otherwise in torch's usual one.
     """
 
     traced: bool
@@ -57,11 +57,11 @@ FORMS = tuple(
     for traced, folded in ((True, True), (True, False), (False, False))
     for channels_last in (True, False)
 )
-"""From the fastest to the model's own code on a plain copy."""
+"""All forms, from the fastest to the model's own code on a plain copy."""
 
 
 class Entry(nn.Module):
-    """The door to any model: images in, its logits out."""
+    """A uniform wrapper for any model: images in, logits out."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -81,8 +81,8 @@ class Copy:
 
     Attributes:
         network: images → logits; its paths begin with `network.`, the model.
-        graph: of its layers, if it is traced.
-        pairs: paths of each convolution that is folded, and of its normalization.
+        graph: the graph of its layers, if it is traced.
+        pairs: paths of each folded convolution and its normalization.
     """
 
     network: nn.Module
@@ -97,16 +97,16 @@ def make_copy(model: nn.Module, form: Form) -> Copy:
         ModelError: torch cannot copy it, or its forward cannot be traced.
     """
     try:
-        with torch.no_grad():  # a script's copy would hang on the original otherwise
+        with torch.no_grad():  # otherwise a script's copy would depend on the original
             network: nn.Module = Entry(copy.deepcopy(model))
-    except Exception as error:  # a user's classes raise anything at all
+    except Exception as error:  # a user's class can raise anything
         raise ModelError(f"cannot copy {model_name(model)}: {error}") from error
     _unwrap(network)
     network.eval().requires_grad_(False)
     graph: fx.Graph | None = None
     pairs: list[tuple[str, str]] = []
     if form.traced:
-        with seeded(0, torch.device("cpu")):  # a forward that draws runs its code here
+        with seeded(0, torch.device("cpu")):  # a forward with random draws runs here
             graph = trace(network, name=model_name(model))
         if form.folded:
             pairs = _fold(network, graph)
@@ -118,7 +118,7 @@ def make_copy(model: nn.Module, form: Form) -> Copy:
 
 
 def look_through(model: nn.Module) -> nn.Module:
-    """The network in a wrapper such as DataParallel or a compiled module; others as they are."""
+    """The network in a wrapper such as DataParallel or a compiled module; others unchanged."""
     while (inner := _inside(model)) is not None:
         model = inner
     return model
@@ -127,7 +127,7 @@ def look_through(model: nn.Module) -> nn.Module:
 def _inside(module: nn.Module) -> nn.Module | None:
     attribute = WRAPPERS.get(type(module))
     if attribute is None and isinstance(getattr(module, "_orig_mod", None), nn.Module):
-        attribute = "_orig_mod"  # what torch.compile returns
+        attribute = "_orig_mod"  # the result of torch.compile
     return None if attribute is None else getattr(module, attribute)
 
 
@@ -140,7 +140,7 @@ def _unwrap(network: nn.Module) -> None:
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers by their path in a copy, also those that a state dict omits."""
+    """All parameters and buffers by their path in a copy, even those that a state dict omits."""
     return {
         f"{path}.{name}".removeprefix("."): tensor
         for path, module in modules(model).items()
@@ -186,12 +186,12 @@ def _fold(network: nn.Module, graph: fx.Graph) -> list[tuple[str, str]]:
 
 
 def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a layer does just what its type says: subclasses and hooks may do something else."""
+    """Whether a layer does exactly what its type says: subclasses and hooks may change it."""
     return type(module) is kind and not (module._forward_hooks or module._forward_pre_hooks)
 
 
 def fused(conv: Any, norm: Any) -> tuple[nn.Parameter, nn.Parameter]:
-    """Weight and bias of a convolution that does its batch normalization's work as well."""
+    """Weight and bias of a convolution that includes its batch normalization."""
     return fuse_conv_bn_weights(
         conv.weight,
         conv.bias,
@@ -204,5 +204,5 @@ def fused(conv: Any, norm: Any) -> tuple[nn.Parameter, nn.Parameter]:
 
 
 def model_name(model: nn.Module) -> str:
-    """What messages call a model."""
+    """The name of a model in messages."""
     return model.name if isinstance(model, Classifier) else type(model).__name__

@@ -1,8 +1,9 @@
 """The frozen evaluation copy of a model that every method runs on.
 
-Batch normalization is folded into the convolutions, tensors are channels last, parameters take no
-gradient: the same logits and input gradients in about three quarters of the time. The model itself
-is not touched. What of this a model does not bear is left out: `trial` compares the two.
+Batch normalization is folded into the convolutions, tensors are channels last, and parameters take
+no gradient: the same logits and input gradients in about three quarters of the time. The model
+itself is not touched. `trial` compares the two, and optimizations that a model does not support are
+left out.
 """
 
 import contextlib
@@ -46,21 +47,21 @@ from advlens.prepared.units import (
 )
 
 Call = Callable[[Images], tuple[Tensor, ...]]
-"""A pass: images as the network takes them → what is read of it, one row per image."""
+"""A pass: from images as the network takes them to what is read, one row per image."""
 
 
 class Prepared(nn.Module):
-    """What `prepare` returns: pixels in [0, 1] → logits, and the units on the way.
+    """The result of `prepare`: from pixels in [0, 1] to logits and the units.
 
     It is compared with the model on the first images that it sees. Logits have the model's
-    precision, float32 at least.
+    precision, but at least float32.
 
     Attributes:
-        layers: name of each layer of units → their number, in the order of execution.
-        last: the layer whose units are computed last; empty where there is none.
-        shape: of what the model returns for one image; empty before the first images.
-        randomized: whether two passes over the same images differ, as far as is known.
-        notes: what a user of the numbers should know of the model, in sentences.
+        layers: name of each layer of units → number of its units, in execution order.
+        last: the layer whose units are computed last; empty if there is none.
+        shape: shape of the model's output for one image; empty before the first images.
+        randomized: whether two passes over the same images differ, as far as known.
+        notes: what a reader of the results should know about the model, in sentences.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype | None = None):
@@ -68,10 +69,10 @@ class Prepared(nn.Module):
         if not isinstance(model, nn.Module):
             raise ModelError(
                 f"the model must be a torch.nn.Module, not {type(model).__name__}; "
-                "advlens.load_model makes one of a name"
+                "advlens.load_model makes one from a name"
             )
         model = look_through(model)
-        self._given = (model,)  # in a tuple, so that it is no part of this module
+        self._given = (model,)  # in a tuple, so that it is not registered as a submodule
         self._name, self._own = model_name(model), precision_of(model)
         if any(map(is_lazy, tensors_of(model))):
             raise ModelError(
@@ -83,18 +84,18 @@ class Prepared(nn.Module):
         self.randomized, self.notes = False, tuple[str, ...]()
         self._verdict: Verdict | None = None
         self._copy: nn.Module
-        self._live: tuple[nn.Module, ...]  # in a tuple too, where the model itself is run
+        self._live: tuple[nn.Module, ...]  # also in a tuple, if the model itself runs
         for form in FORMS:
             try:
                 self._adopt(form, make_copy(model, form))
                 break
-            except ModelError:  # what is left is to run the model itself
+            except ModelError:  # the only option left is to run the model itself
                 continue
         else:
             self._adopt(None, Copy(Entry(model), None, []))
 
     def _adopt(self, form: Form | None, made: Copy) -> None:
-        """Run this copy from now on; of form None, the model itself."""
+        """Run this copy from now on; for form None, the model itself."""
         (model,) = self._given
         self._form, self._graph, self._pairs = form, made.graph, made.pairs
         network = made.network
@@ -132,7 +133,7 @@ class Prepared(nn.Module):
 
     @property
     def traced(self) -> bool:
-        """Whether it runs along a graph of the model's layers; else by the model's own code."""
+        """Whether it runs along a graph of the model's layers, not by the model's own code."""
         return self._graph is not None
 
     @property
@@ -142,14 +143,14 @@ class Prepared(nn.Module):
 
     @property
     def channels_last(self) -> bool:
-        """Whether its tensors are in this memory layout, which not every model's code bears."""
+        """Whether its tensors are in this memory layout, which not every model's code supports."""
         return self._form is not None and self._form.channels_last
 
     def check(self, images: Images) -> None:
         """Compare with the model on real images, once, and keep what agrees with it.
 
         Args:
-            images: pixels in [0, 1], N×3×H×W; the first few are looked at.
+            images: pixels in [0, 1], N×3×H×W; the first few are used.
 
         Raises:
             ModelError: the model fails on these images.
@@ -171,10 +172,10 @@ class Prepared(nn.Module):
         self.notes, self._verdict = verdict.notes, verdict
 
     def take(self, images: Images) -> Images:
-        """Images checked, on the model's device, in its precision where that is the finer one.
+        """Checked images on the model's device, in its precision if that is finer.
 
         Raises:
-            DataError: images that are not pixels in [0, 1].
+            DataError: images are not pixels in [0, 1].
         """
         checked = check_images(images)
         return checked.to(self.device, torch.promote_types(checked.dtype, self.dtype))
@@ -184,7 +185,7 @@ class Prepared(nn.Module):
         return logits
 
     def _passed(self, call: Call, images: Images) -> tuple[Tensor, ...]:
-        """What a pass over images in [0, 1] gives, in float32 at least.
+        """The result of a pass over images in [0, 1], in float32 at least.
 
         Raises:
             ModelError: the model's own code fails on them.
@@ -196,11 +197,11 @@ class Prepared(nn.Module):
             return self._filled(call, images)
         with torch.no_grad():
             outputs = self._filled(call, images.detach())
-        nothing = 0 * images.flatten(1).sum(dim=1)  # its gradient is the one that there is: 0
+        nothing = 0 * images.flatten(1).sum(dim=1)  # its true gradient: 0
         return tuple(value + nothing.view(-1, *[1] * (value.ndim - 1)) for value in outputs)
 
     def _filled(self, call: Call, images: Images) -> tuple[Tensor, ...]:
-        """In batches of the only size that the model takes, if there is one."""
+        """Run in batches of the only size that the model takes, if there is one."""
         size = None if self._verdict is None else self._verdict.batch
         if size is None or len(images) == size:
             return self._guarded(call, images)
@@ -218,7 +219,7 @@ class Prepared(nn.Module):
                 return tuple(map(_fine, call(self._cast(images))))
         except AdvlensError:
             raise
-        except Exception as error:  # a user's forward raises anything at all
+        except Exception as error:  # a user's forward can raise anything
             raise ModelError(
                 f"{self._name} fails on a batch of images {'×'.join(map(str, images.shape))} "
                 f"({type(error).__name__}: {error})"
@@ -229,7 +230,7 @@ class Prepared(nn.Module):
         return images.to(dtype=self.dtype, memory_format=layout)
 
     def record(self, images: Images) -> tuple[Logits, dict[str, Tensor]]:
-        """Logits, and for each layer the units' responses: spatial maximum, ≥ 0, shape N×units."""
+        """Logits, and the units' responses for each layer: spatial maximum, ≥ 0, shape N×units."""
         self.check(images)
         if self._graph is not None:
             call = self._reading(tuple(self._nodes.values()), _maximum, True)
@@ -239,10 +240,11 @@ class Prepared(nn.Module):
         return logits, dict(zip(self.layers, maxima, strict=True))
 
     def features(self, images: Images, layer: str | None = None) -> Tensor:
-        """Maps N×units×H×W of one layer (default: the last), computing nothing behind it.
+        """Maps N×units×H×W of one layer (default: the last), without computing later layers.
 
         Raises:
-            ModelError: no such layer (the layers named), or one that these images do not reach.
+            ModelError: the layer does not exist (the message lists the layers), or these images do
+                not reach it.
         """
         name = self.last if layer is None else layer
         return self.maps(images, [name], logits=False)[1][name]
@@ -250,13 +252,13 @@ class Prepared(nn.Module):
     def maps(
         self, images: Images, layers: Sequence[str], *, logits: bool = True
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """What the model returns, and the maps N×units×H×W of several layers, in one pass.
+        """The model's output, and the maps N×units×H×W of several layers, in one pass.
 
-        Without `logits`, None stands in their place and nothing behind the last layer is computed.
+        Without `logits`, None takes their place and nothing after the last layer is computed.
 
         Raises:
-            ModelError: no such layer (the layers named), one that these images do not reach, or
-                one of an MLP whose tokens are not patches of the image.
+            ModelError: a layer does not exist (the message lists the layers), these images do not
+                reach it, or it belongs to an MLP whose tokens are not patches of the image.
         """
         self.check(images)
         for name in layers:
@@ -278,7 +280,7 @@ class Prepared(nn.Module):
     def _reading(
         self, nodes: tuple[fx.Node, ...], reduce: Callable[[Tensor], Tensor], logits: bool
     ) -> Call:
-        """Along the graph: the logits if asked for, then what is read at some nodes."""
+        """Read along the graph: the logits if requested, then the values at some nodes."""
         assert self._graph is not None
         key = (nodes, reduce, logits)
         if key not in self._readings:
@@ -288,10 +290,10 @@ class Prepared(nn.Module):
     def _hooked(
         self, layers: Sequence[str], reduce: Callable[[Tensor], Tensor], *, absent: float | None
     ) -> Call:
-        """By hooks: the logits, then what some layers return.
+        """Read by hooks: the logits, then the outputs of some layers.
 
-        Where the images do not reach a layer, each of its units counts as `absent`; if that is
-        None, there is an error.
+        If the images do not reach a layer, each of its units counts as `absent`; if that is None,
+        it is an error.
         """
         paths = {name: self._paths[name] for name in layers}
 
@@ -313,10 +315,10 @@ class Prepared(nn.Module):
         return isinstance(self._copy.get_submodule(self._paths[layer]), nn.Linear)
 
     def fields(self, layer: str) -> Fields | None:
-        """Where the receptive fields of a layer's units lie, if the model's graph tells.
+        """The receptive fields of a layer's units, if the model's graph shows them.
 
         Raises:
-            ModelError: no such layer (the layers named).
+            ModelError: the layer does not exist (the message lists the layers).
         """
         check_layer(layer, self.layers)
         if self._graph is None:
@@ -324,7 +326,7 @@ class Prepared(nn.Module):
         return receptive_fields(self._copy, self._graph, self._nodes[self._paths[layer]])
 
     def representation(self, images: Images) -> Tensor:
-        """What the last linear layer reads the logits from: N×d, after global pooling.
+        """The input of the last linear layer, which computes the logits: N×d, after global pooling.
 
         Raises:
             ModelError: the model has no linear layer.
@@ -344,7 +346,7 @@ class Prepared(nn.Module):
 
     def update(self, model: nn.Module) -> None:
         """Take over the current weights of the model that this copy was prepared from."""
-        if self._live:  # it is that model
+        if self._live:  # it is that model itself
             return
         current, layers = tensors(model), modules(model)
         with torch.no_grad():
@@ -360,13 +362,13 @@ class Prepared(nn.Module):
 def prepare(
     model: nn.Module, images: Images | None = None, *, dtype: torch.dtype | None = None
 ) -> Prepared:
-    """The frozen evaluation copy of a model; a copy given is returned as it is.
+    """The frozen evaluation copy of a model; an existing copy is returned as it is.
 
     Args:
         model: pixels in [0, 1] → logits.
-        images: a real batch, on which copy and model are compared (default: the first one that the
+        images: a real batch on which copy and model are compared (default: the first one that the
             copy sees).
-        dtype: the precision to compute in (default: the model's own).
+        dtype: the precision of the computation (default: the model's own).
 
     Raises:
         AdvlensError: as `Prepared.check`.

@@ -1,8 +1,8 @@
-"""Where the receptive field of each position of a map lies in the input image.
+"""Where the receptive field of each map position lies in the input image.
 
-Composed along the graph as Network Dissection does (Bau et al. 2017): where branches meet, the
-larger field counts. Branches whose place is not known, such as a gate from globally pooled values,
-do not count beside one that is.
+Fields are composed along the graph, as in Network Dissection (Bau et al. 2017): where branches
+meet, the larger field counts. Branches of unknown position, such as a gate from globally pooled
+values, do not count beside one that is known.
 """
 
 import operator
@@ -51,9 +51,9 @@ class Fields:
     """The receptive fields of a map's positions, (rows, columns), in pixels of the input.
 
     Attributes:
-        start: first pixel of the field of position 0; negative where it reaches into the padding.
-        size: of a field.
-        stride: from one position's field to the next one's.
+        start: first pixel of the field of position 0; negative if it reaches into the padding.
+        size: side of a field.
+        stride: distance between the fields of neighboring positions.
     """
 
     start: tuple[int, int] = (0, 0)
@@ -62,14 +62,14 @@ class Fields:
 
     @property
     def center(self) -> tuple[float, float]:
-        """Of the field of position 0; 0 is the center of the first pixel."""
+        """The center of the field of position 0; 0 is the center of the first pixel."""
         (top, left), (rows, columns) = self.start, self.size
         return top + (rows - 1) / 2, left + (columns - 1) / 2
 
     def through(
         self, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
     ) -> "Fields":
-        """The fields behind a convolution or pooling; a dilated kernel counts with its gaps."""
+        """The fields behind a convolution or pooling; a dilated kernel includes its gaps."""
         parts = list(zip(self.start, self.size, self.stride, kernel, stride, padding, strict=True))
         rows, columns = (
             (start - pad * step, size + (width - 1) * step, step * apart)
@@ -80,7 +80,7 @@ class Fields:
 
 
 def receptive_fields(network: nn.Module, graph: fx.Graph, end: fx.Node) -> Fields | None:
-    """The fields of a node's positions; None behind an operation of which they are not known."""
+    """The fields of a node's positions; None behind an operation for which they are unknown."""
     modules: dict[Any, Any] = dict(network.named_modules())
     fields: dict[fx.Node, Fields | None] = {}
     for node in graph.nodes:
@@ -156,6 +156,6 @@ def _pair(value: Any) -> tuple[int, int]:
 def _padding(padding: Any, kernel: Sequence[int]) -> tuple[int, int]:
     if padding == "valid":
         return 0, 0
-    if padding == "same":  # torch pads the odd pixel behind
+    if padding == "same":  # torch pads the odd pixel at the end
         return (kernel[0] - 1) // 2, (kernel[1] - 1) // 2
     return _pair(padding)

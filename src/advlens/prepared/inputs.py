@@ -1,4 +1,4 @@
-"""Images, labels and ids as a user hands them to a method: checked, on the model's device."""
+"""Images, labels and ids that a user passes to a method: checked, on the model's device."""
 
 from typing import overload
 
@@ -29,14 +29,14 @@ def check_labels(labels: Labels, images: Images) -> Labels: ...
 @overload
 def check_labels(labels: Labels | None, images: Images) -> Labels | None: ...
 def check_labels(labels: Labels | None, images: Images) -> Labels | None:
-    """Labels as int64 on the images' device; none stay none.
+    """Labels as int64 on the images' device; None stays None.
 
     Args:
         labels: a class number for each image, in a tensor of any integer type.
-        images: on the model's device.
+        images: images on the model's device.
 
     Raises:
-        SettingsError: something else, such as a list, one-hot rows or a column.
+        SettingsError: the labels are something else, such as a list, one-hot rows or a column.
     """
     if labels is None:
         return None
@@ -49,14 +49,14 @@ def check_labels(labels: Labels | None, images: Images) -> Labels | None:
         )
     if labels.shape != images.shape[:1] or labels.dtype not in INTEGERS:
         raise SettingsError(
-            f"{expected}, not {labels.dtype} {tuple(labels.shape)}; of one-hot rows pass "
+            f"{expected}, not {labels.dtype} {tuple(labels.shape)}; for one-hot rows pass "
             "labels.argmax(dim=1)"
         )
     return labels.to(images.device, torch.int64)
 
 
 def check_classes(labels: Labels, count: int) -> Labels:
-    """The labels; SettingsError for one that is no class of a model with `count` classes."""
+    """The labels; SettingsError for one that is not a class of a model with `count` classes."""
     if bool(((labels < 0) | (labels >= count)).any()):
         raise SettingsError(
             f"labels must be classes of the model, 0 to {count - 1}, not "
@@ -67,10 +67,10 @@ def check_classes(labels: Labels, count: int) -> Labels:
 
 
 def number_images(images: Images, ids: Ids | None) -> Ids:
-    """A stable number for each image, on the CPU: the one given, or its place.
+    """A stable number for each image, on the CPU: the given one, or its position.
 
     Raises:
-        SettingsError: ids that are not one whole number ≥ 0 for each image.
+        SettingsError: ids are not one whole number ≥ 0 for each image.
     """
     if ids is None:
         return torch.arange(len(images))

@@ -1,4 +1,4 @@
-"""How values on the way through a network are read: along its graph, or else by hooks."""
+"""How values inside a network are read: along its graph, or else by hooks."""
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -20,10 +20,10 @@ def reading(
     *,
     logits: bool,
 ) -> nn.Module:
-    """The network, layers shared, returning a tuple: its logits if asked for, each node reduced.
+    """The network, layers shared, returning a tuple: logits if requested, then each reduced node.
 
-    A node is read right behind its place: later layers may write into it in place. Without the
-    logits, nothing behind the last node is computed.
+    A node is read right after it is computed, because later layers may overwrite it in place.
+    Without the logits, nothing after the last node is computed.
     """
     longer = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -46,7 +46,7 @@ def reading(
 def kept_outputs(
     network: nn.Module, paths: dict[str, str], reduce: Callable[[Tensor], Tensor]
 ) -> Iterator[dict[str, Tensor]]:
-    """For models that cannot be traced: each convolution's output, or its norm's, by hooks."""
+    """Read by hooks each convolution's output, or its norm's, for untraceable models."""
     names = {path: name for name, path in paths.items()}
     kept: dict[str, Tensor] = {}
     owners: dict[int, tuple[weakref.ref[Tensor], str]] = {}
@@ -73,13 +73,13 @@ def kept_outputs(
 
 
 def read_by_last_linear(network: nn.Module, graph: fx.Graph) -> fx.Node | None:
-    """The node that the last linear layer takes in, if there is one."""
+    """The input node of the last linear layer, if there is one."""
     layer = last_linear(network, graph)
     return None if layer is None else layer.all_input_nodes[0]
 
 
 def last_linear(network: nn.Module, graph: fx.Graph) -> fx.Node | None:
-    """The last linear layer, which reads the representation, if there is one."""
+    """The last linear layer, whose input is the representation, if there is one."""
     modules: dict[Any, nn.Module] = dict(network.named_modules())
     layers = [
         node
@@ -91,11 +91,11 @@ def last_linear(network: nn.Module, graph: fx.Graph) -> fx.Node | None:
 
 @contextmanager
 def kept_input_of_last_linear(network: nn.Module) -> Iterator[list[Tensor]]:
-    """For models that cannot be traced: what its last linear layer to be run took in, by hooks."""
+    """Read by hooks what the last linear layer to run takes in, for untraceable models."""
     kept: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        kept[:] = [inputs[0].clone()]  # later code may write into it
+        kept[:] = [inputs[0].clone()]  # later code may overwrite it
 
     layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
     handles = [module.register_forward_pre_hook(keep) for module in layers]

@@ -1,8 +1,8 @@
-"""Which forms of a copy are the model: model and copy look at one real batch, twice each.
+"""Which forms of a copy reproduce the model: both run on one real batch, twice each.
 
 Logits and input gradients must agree up to rounding, with the same global random numbers in both.
-So a graph that froze what the forward draws, forgot an autocast or a no_grad, or took another
-branch is not used, nor a memory layout that the model's code does not bear.
+This excludes a graph that froze the forward's random draws, forgot an autocast or a no_grad, or
+took another branch, and a memory layout that the model's code does not support.
 """
 
 import contextlib
@@ -24,23 +24,23 @@ from advlens.prepared.forms import FORMS, Copy, Entry, Form, make_copy, model_na
 from advlens.seeding import seeded
 
 CHECKED = 2
-"""Images that model and copy are compared on."""
+"""Number of images on which model and copy are compared."""
 _FLOORS = {torch.float64: 1e-9, torch.float32: 1e-4}
-_NUDGE = 2.0**-22  # relative: what rounding can do to a pixel
+_NUDGE = 2.0**-22  # relative: the effect of rounding on a pixel
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a trial has found.
+    """The result of a trial.
 
     Attributes:
-        form: the fastest one that is the model; None where the model itself must be run.
-        copy: of that form, in the model's precision.
-        shape: of what the model returns for one image.
+        form: the fastest form that reproduces the model; None if the model itself must run.
+        copy: a copy in that form, in the model's precision.
+        shape: shape of the model's output for one image.
         randomized: whether two passes over the same images differ.
         differentiable: whether a gradient flows from the output to the images.
         batch: the only batch size that the model takes, if it takes only one.
-        notes: what a user of the numbers should know, in sentences.
+        notes: what a reader of the results should know, in sentences.
     """
 
     form: Form | None
@@ -54,7 +54,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class _Look:
-    """Logits, and the gradient of a fixed mix of them, in float64."""
+    """Logits, and the gradient of a fixed combination of them, in float64."""
 
     logits: Tensor
     gradient: Tensor
@@ -63,15 +63,15 @@ class _Look:
 def try_forms(
     model: nn.Module, images: Images, *, ready: tuple[Form, Copy] | None = None
 ) -> Verdict:
-    """Find the fastest form of a model that gives its own numbers.
+    """Find the fastest form that reproduces the model's own results.
 
-    The model is passed four times and each form that is tried twice, on at most `CHECKED` images.
-    The model comes back untouched: modes, buffers, plain attributes, random numbers.
+    The model runs four times and each tried form twice, on at most `CHECKED` images. The model is
+    left unchanged: modes, buffers, plain attributes, random numbers.
 
     Args:
         model: images → logits.
         images: a real batch, on the model's device.
-        ready: a form and a copy that is made already, which need not be made again.
+        ready: a form with its finished copy, which is not made again.
 
     Raises:
         ModelError: the model fails on these images.
@@ -97,11 +97,12 @@ def try_forms(
                 alone = _look(entry, few[:1], 0, False).logits
             except AdvlensError:
                 raise
-            except Exception:  # a user's forward raises anything at all
+            except Exception:  # a user's forward can raise anything
                 batch = len(few)
     if head is not None:
         notes.append(
-            f"{name} returns several parts; {head} is taken as its logits (--head names another)"
+            f"{name} returns several parts; {head} is taken as its logits (choose another with "
+            "--head)"
         )
     if not differentiable:
         notes.append(
@@ -143,7 +144,7 @@ def _fastest(
     changing: bool,
     ready: tuple[Form, Copy] | None,
 ) -> tuple[Form | None, Copy | None, str]:
-    """The first form whose looks are those wanted, and why those before it were left out."""
+    """The first form whose looks match the wanted ones, and why those before it were rejected."""
     reasons, traceable = list[str](), not changing
     if changing:
         reasons.append("a graph cannot follow a state that each pass changes")
@@ -155,13 +156,13 @@ def _fastest(
         except ModelError as error:
             reasons.append(str(error))
             if not form.traced:
-                break  # it cannot be copied at all
+                break  # it cannot be copied
             traceable = False
             continue
         layout = torch.channels_last if form.channels_last else torch.contiguous_format
         given = images.contiguous(memory_format=layout)
         try:
-            with contextlib.redirect_stderr(io.StringIO()):  # torch prints its own account
+            with contextlib.redirect_stderr(io.StringIO()):  # torch prints its own report
                 looks = [_look(made.network, given, seed, differentiable) for seed in (0, 1)]
         except Exception as error:
             reasons.append(f"otherwise it fails ({_said(error)})")
@@ -179,24 +180,24 @@ def _fastest(
 def _first_look(
     name: str, model: nn.Module, images: Images
 ) -> tuple[_Look, Images, bool, str | None]:
-    """A first pass: what it gives, on which images, with a gradient or not, of which head."""
+    """A first pass: the look, its images, whether it has a gradient, and the head."""
     heads: list[str | None] = []
     network = model.network if isinstance(model, Classifier) else model
     wanted = model.head if isinstance(model, Classifier) else None
     hook: Any = contextlib.nullcontext()
-    if not isinstance(network, torch.jit.ScriptModule):  # which takes no hooks, and returns tensors
+    if not isinstance(network, torch.jit.ScriptModule):  # it takes no hooks, and returns tensors
         hook = network.register_forward_hook(
             lambda module, inputs, output: heads.append(head_taken(output, wanted))
         )
     entry, failures = Entry(model), list[Exception]()
     with hook:
-        for differentiable in (True, False):  # numpy refuses tensors that take a gradient
+        for differentiable in (True, False):  # numpy refuses tensors that require a gradient
             for few in dict.fromkeys((images[:CHECKED], images)):
                 try:
                     look = _look(entry, few, 0, differentiable)
                 except AdvlensError:
                     raise
-                except Exception as error:  # a user's forward raises anything at all
+                except Exception as error:  # a user's forward can raise anything
                     failures.append(error)
                     continue
                 _check_numbers(name, few, look)
@@ -214,14 +215,14 @@ def _looked(
         look = _look(network, images, seed, differentiable)
     except AdvlensError:
         raise
-    except Exception as error:  # a user's forward raises anything at all
+    except Exception as error:  # a user's forward can raise anything
         raise ModelError(_fails(name, images, error)) from error
     _check_numbers(name, images, look)
     return look
 
 
 _NONE = torch.empty(0)
-"""In place of a gradient where none flows."""
+"""Stands for the gradient if there is none."""
 
 
 def _look(network: nn.Module, images: Images, seed: int, differentiable: bool) -> _Look:
@@ -231,13 +232,13 @@ def _look(network: nn.Module, images: Images, seed: int, differentiable: bool) -
         logits: Tensor = network(inputs)
         gradient: Tensor | None = None
         if differentiable and logits.requires_grad:
-            # by place in the batch and in the output, so that no two logits can be exchanged
+            # weighted by position in batch and output, so that a swap of logits shows
             values = logits.where(logits.isfinite(), 0).double().flatten(1)
             weights = torch.linspace(-1, 1, values.numel(), device=values.device).double()
             score = (values * weights.view_as(values)).sum()
             try:
                 (gradient,) = torch.autograd.grad(score, inputs, allow_unused=True)
-            except Exception as error:  # a user's backward raises anything at all
+            except Exception as error:  # a user's backward can raise anything
                 raise ModelError(
                     f"the gradient of the logits of {network} with respect to the images cannot be "
                     f"taken ({_said(error)})"
@@ -254,16 +255,16 @@ def _check_numbers(name: str, images: Images, look: _Look) -> None:
         )
     if look.logits.isnan().any():
         raise NumericError(
-            f"{name} returns NaN on images in [0, 1], so no number of it means anything: check its "
+            f"{name} returns NaN on images in [0, 1], so its results mean nothing: check its "
             "weights"
         )
 
 
 def _close(look: _Look, other: _Look, *, noise: _Look, floor: float) -> bool:
-    """Whether two looks at the same images differ by rounding only.
+    """Whether two looks at the same images differ only by rounding.
 
-    What rounding does to a model is seen from its look at images that are changed by rounding;
-    but hundredths of the logits and tenths of a gradient are no rounding.
+    The effect of rounding on a model is measured on images that are changed by rounding, but
+    hundredths of the logits or tenths of a gradient never count as rounding.
     """
     if look.logits.shape != other.logits.shape or look.gradient.shape != other.gradient.shape:
         return False
@@ -284,7 +285,7 @@ def _close(look: _Look, other: _Look, *, noise: _Look, floor: float) -> bool:
 
 
 def _apart(look: _Look, other: _Look) -> float:
-    """The largest difference of the logits."""
+    """The largest difference between the logits."""
     return (_finite(look.logits) - _finite(other.logits)).abs().amax().item()
 
 
@@ -315,7 +316,7 @@ def _said(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _precise(images: Images) -> Iterator[None]:
-    """Without TF32 or mixed precision, whose rounding would hide what a copy does wrong."""
+    """Without TF32 or mixed precision, whose rounding would hide errors of a copy."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.autocast(images.device.type, enabled=False))
         if images.device.type == "cuda":
@@ -326,7 +327,7 @@ def _precise(images: Images) -> Iterator[None]:
 
 @contextlib.contextmanager
 def evaluated(model: nn.Module) -> Iterator[None]:
-    """Within the block the model is in evaluation mode; then each module has its own mode again."""
+    """Within the block the model is in evaluation mode; each module's mode is then restored."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -338,7 +339,7 @@ def evaluated(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Modes, buffers and plain attributes are put back at the end."""
+    """Restore modes, buffers and plain attributes at the end."""
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     values = {id(b): b.detach().clone() for b in model.buffers()}
     plain = [(module, _plain_attributes(module)) for module in model.modules()]
@@ -358,7 +359,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 
 def _state(model: nn.Module) -> dict[str, Any]:
-    """What a pass may change in a model, in a form that can be compared."""
+    """What a pass may change in a model, in a comparable form."""
     state: dict[str, Any] = {}
     for path, module in model.named_modules():
         state |= {f"{path}.{key}": value for key, value in _plain_attributes(module).items()}
@@ -384,7 +385,7 @@ def _same(tensor: Tensor, other: Tensor) -> bool:
 
 
 _OWN = frozenset(vars(nn.Module()))
-"""What torch keeps of every module."""
+"""Attributes that torch keeps on every module."""
 
 
 def _plain_attributes(module: nn.Module) -> dict[str, Any]:

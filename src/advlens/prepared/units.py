@@ -1,17 +1,17 @@
-"""Where the units of a network are, and how they are read.
+"""Where a network's units are, and how they are read.
 
 A *unit* is a channel of a convolution's output after the non-linearity that follows it, through
-normalization and a residual addition. Where no non-linearity follows directly, or where another
-convolution already owns it (a projection shortcut), the unit is the positive part of the
-normalized output before the addition.
+normalization and a residual addition. If no non-linearity follows directly, or if another
+convolution already owns it (a projection shortcut), the unit is the positive part of the normalized
+output before the addition.
 
-In vision transformers, ConvNeXt and the like, the hidden units of each block's MLP are units as
-well: the outputs, after their non-linearity, of a linear layer whose result returns to a sum. Its
-maps are laid out as the image is: a token's place is its patch's; tokens before those of the
-patches (class, registers) have no place and are left out. The linear layers of a head behind the
-last sum are no such layers, nor are linear layers without a non-linearity (attention).
+In vision transformers, ConvNeXt and similar networks, the hidden units of each block's MLP are
+units as well: the outputs, after their non-linearity, of a linear layer whose result returns to a
+sum. Their maps have the layout of the image: a token's position is its patch's; tokens before the
+patches (class, registers) have no position and are left out. The linear layers of a head behind the
+last sum do not count, nor do linear layers without a non-linearity (attention).
 
-In a model that cannot be traced, units are the positive parts of normalized convolutions only.
+In a model that cannot be traced, units are only the positive parts of normalized convolutions.
 """
 
 import math
@@ -72,16 +72,16 @@ ACTIVATION_FUNCTIONS = {
 }
 ACTIVATION_METHODS = {"relu", "relu_", "sigmoid", "tanh"}
 SAME_PLACE = (*_TRANSPARENT, *_ACTIVATIONS)
-"""Layers whose output at a position belongs to the same place of the image as their input there."""
+"""Layers whose output at a position belongs to the same image position as their input there."""
 _ADDITIONS = {operator.add, operator.iadd, torch.add}
 _ADDITION_METHODS = {"add", "add_"}
 _ABOUT = ("shape", "dtype", "device")
 _MOST_PREFIX_TOKENS = 16
-"""Class, distillation and register tokens: no published transformer has more of them."""
+"""Maximum number of class, distillation and register tokens in any published transformer."""
 
 
 class _Tracer(fx.Tracer):
-    """Keeps every layer whole, also subclasses of convolutions defined outside torch."""
+    """Keeps every layer whole, including subclasses of convolutions defined outside torch."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         whole = (nn.Conv2d, nn.Linear, *_TRANSPARENT, *_ACTIVATIONS)
@@ -91,14 +91,14 @@ class _Tracer(fx.Tracer):
 def trace(model: nn.Module, *, name: str | None = None) -> fx.Graph:
     """The graph of a model's layers.
 
-    A `view` of the model's becomes a `reshape`, which bears tensors that are channels last.
+    The model's `view` becomes `reshape`, which supports channels-last tensors.
 
     Raises:
-        ModelError: control flow that cannot be traced.
+        ModelError: control flow cannot be traced.
     """
     try:
         graph = _Tracer().trace(model)
-    except Exception as error:  # fx raises anything at all on control flow that it cannot follow
+    except Exception as error:  # fx can raise anything on control flow that it cannot follow
         raise ModelError(
             f"cannot trace the forward of {name or type(model).__name__} ({error}); "
             "take control flow that depends on the images out of it"
@@ -111,20 +111,20 @@ def trace(model: nn.Module, *, name: str | None = None) -> fx.Graph:
 
 
 def live_features(model: nn.Module, layer: str | None = None, *, traced: bool = True) -> nn.Module:
-    """The model itself, parameters and modes shared, as a module: images → (logits, features).
+    """The model itself as a module with shared parameters and modes: images → (logits, features).
 
-    The features are those of `Prepared.features`, or of `Prepared.representation`, with gradients
-    to the parameters. Tracing takes some milliseconds: keep the result as long as the model stays
-    in one mode.
+    The features are those of `Prepared.features` or `Prepared.representation`, with gradients to
+    the parameters. Tracing takes some milliseconds: keep the result as long as the model stays in
+    one mode.
 
     Args:
         model: images → logits.
         layer: name of a layer of units, for its maps N×units×H×W (default: the last one), or
-            "representation", for what the last linear layer reads, N×d.
-        traced: along the model's graph; else, or where there is none, by hooks.
+            "representation", for the input of the last linear layer, N×d.
+        traced: run along the model's graph; otherwise, or without a graph, by hooks.
 
     Raises:
-        ModelError: no such layer (the layers are named).
+        ModelError: the layer does not exist (the message lists the layers).
     """
     if not traced:
         return _Hooked(model, layer)
@@ -143,7 +143,7 @@ def live_features(model: nn.Module, layer: str | None = None, *, traced: bool = 
 
 
 class _Hooked(nn.Module):
-    """`live_features` of a model that is run by its own code."""
+    """`live_features` of a model that runs its own code."""
 
     def __init__(self, model: nn.Module, layer: str | None):
         super().__init__()
@@ -180,12 +180,12 @@ def _chosen(model: nn.Module, layer: str | None, layers: Collection[str], final:
 
 
 def layer_name(model: nn.Module, path: str) -> str:
-    """The name of a layer for users: a classifier's layers go by their names in its network."""
+    """The name of a layer for users: a classifier's layers have their names in its network."""
     return path.removeprefix("network." if isinstance(model, Classifier) else "")
 
 
 def check_layer(name: str, layers: Collection[str]) -> None:
-    """Raise ModelError, naming the layers, if this is none of them."""
+    """Raise ModelError, listing the layers, if this is not one of them."""
     if name not in layers:
         known = ", ".join(layers) or "none"
         raise ModelError(f"no convolution named {name!r}; there are: {known}")
@@ -201,13 +201,13 @@ def last(nodes: dict[str, fx.Node]) -> str:
 def responses(network: nn.Module, graph: fx.Graph) -> dict[str, fx.Node]:
     """The node at which each layer's units are read as maps, by the rule at the top of this file.
 
-    For the layers of MLPs, the nodes that lay out their values as maps are added to the graph.
+    For MLP layers, nodes that arrange their values as maps are added to the graph.
     """
     modules = dict(network.named_modules())
     computed, summed = _from_images(graph), _summed(graph)
     ends: dict[str, tuple[fx.Node, fx.Node | None]] = {}
     grids: dict[str, fx.Node | None] = {}
-    grid: fx.Node | None = None  # the last convolution's shape: the grid of patches
+    grid: fx.Node | None = None  # the last convolution's output shape: the grid of patches
     for node in list(graph.nodes):
         module = modules.get(str(node.target)) if node in computed else None
         if isinstance(module, nn.Conv2d):
@@ -233,7 +233,7 @@ def responses(network: nn.Module, graph: fx.Graph) -> dict[str, fx.Node]:
 
 
 def _from_images(graph: fx.Graph) -> set[fx.Node]:
-    """The nodes computed from the images' values; positional encodings have layers of their own."""
+    """The nodes computed from image values; positional encodings have layers of their own."""
     nodes: set[fx.Node] = set()
     for node in graph.nodes:
         described = node.target == "size" or (node.target is getattr and node.args[1] in _ABOUT)
@@ -254,7 +254,7 @@ def _summed(graph: fx.Graph) -> set[fx.Node]:
 
 
 def _laid_out(graph: fx.Graph, values: fx.Node, convolution: fx.Node | None) -> fx.Node:
-    """A node behind `values` that lays them out as maps, on the grid of the convolution."""
+    """A node behind `values` that arranges them as maps, on the grid of the convolution."""
     shape = None
     if convolution is not None:
         with graph.inserting_after(convolution):
@@ -268,14 +268,14 @@ def maps_of_hidden(values: Tensor, patches: Sequence[int] | None) -> Tensor:
 
     Args:
         values: N×H×W×units with H×W no larger than the grid of patches, or N×tokens×units: the
-            patches in their order, behind a few others, or squares of f×f merged patches.
-        patches: shape of the maps N×channels×rows×columns that the patches come from.
+            patches in order, after a few other tokens, or squares of f×f merged patches.
+        patches: shape N×channels×rows×columns of the maps that the patches come from.
 
     Returns:
-        Of anything else a line N×units×1×positions: their places are not known.
+        Anything else gives a line N×units×1×positions, because the positions are unknown.
     """
     count, _, rows, columns = patches or (len(values), 0, 0, 0)
-    is_whole = len(values) == count  # not the windows of images, one below the other
+    is_whole = len(values) == count  # not the windows of images, stacked
     if is_whole and values.ndim == 4 and values.shape[1] <= rows and values.shape[2] <= columns:
         return values.permute(0, 3, 1, 2)
     if is_whole and values.ndim == 3 and patches:
@@ -300,7 +300,7 @@ def _adds(node: fx.Node) -> bool:
 
 
 def _follow(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[fx.Node, fx.Node | None]:
-    """The layer's own normalized output, and the activation it flows into alone, if any."""
+    """The layer's own normalized output, and the activation that is its only consumer, if any."""
     own, added = node, False
     while len(node.users) == 1:
         (node,) = node.users

@@ -1,4 +1,4 @@
-"""Networks of recipes that no other name stands for; each function builds one for `load_model`."""
+"""Networks of recipes that have no other name; each function builds one for `load_model`."""
 
 from torchvision.models import resnet50
 

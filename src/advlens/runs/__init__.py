@@ -1,1 +1,1 @@
-"""The folder of a run: its files, its record, its results, and what it continues from."""
+"""The folder of a run: its files, record and results, and the state to continue from."""

@@ -13,7 +13,7 @@ from advlens.files import atomic
 from advlens.folders import open_plain, why
 
 LARGEST_LIST = 2**23
-"""Bytes of what a checkpoint holds beside its tensors, at most."""
+"""Maximum size of a checkpoint's content other than tensors, in bytes."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -30,7 +30,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read what `save_checkpoint` wrote.
 
     Raises:
-        CheckpointError: not such a file, damaged, or holding anything but tensors and plain values.
+        CheckpointError: the file is not such a file, is damaged, or holds anything but tensors and
+            plain values.
     """
     try:
         with open_plain(path, 2**48) as file:
@@ -39,22 +40,22 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes make torch's parsers raise almost anything
         raise CheckpointError(
-            f"{path} is not a checkpoint that can be read ({why(error)}); remove it to begin anew"
+            f"{path} is not a checkpoint that can be read ({why(error)}); remove it to start again"
         ) from error
     if not isinstance(state, dict):
         raise CheckpointError(
-            f"{path} holds a {type(state).__name__}, not a checkpoint; remove it to begin anew"
+            f"{path} holds a {type(state).__name__}, not a checkpoint; remove it to start again"
         )
     return state
 
 
 def _check_archive(file: BinaryIO) -> None:
-    """Refuse an archive that would unpack to more than its own size, or an endless list."""
+    """Refuse an archive that unpacks to more than its own size, or an excessive list."""
     with zipfile.ZipFile(file) as archive:
         records = archive.infolist()
     length = file.seek(0, io.SEEK_END)
     unpacked = sum(record.file_size for record in records)
-    if unpacked > length:  # torch.save stores its records as they are
+    if unpacked > length:  # torch.save stores its records uncompressed
         raise ValueError(f"it would unpack to {unpacked:,} bytes")
     listed = sum(r.file_size for r in records if r.filename.endswith(".pkl"))
     if listed > LARGEST_LIST:
@@ -62,16 +63,16 @@ def _check_archive(file: BinaryIO) -> None:
 
 
 def misfit(given: Any, wanted: Any, where: str = "it") -> str:
-    """What in a state is not as in another of the same run, or nothing.
+    """The mismatch of a state with another one of the same run, or an empty string.
 
-    Keys, types, and the types and shapes of tensors are compared; where the other holds an empty
-    dictionary or list, any may stand.
+    Keys, types, and the types and shapes of tensors are compared; an empty dictionary or list in
+    the other state matches any.
     """
     if isinstance(wanted, Tensor):
         if isinstance(given, Tensor):
             kinds = [(str(t.dtype), tuple(t.shape)) for t in (given, wanted)]
             return "" if kinds[0] == kinds[1] else f"{where} is {kinds[0]}, not {kinds[1]}"
-        return f"{where} is no tensor"
+        return f"{where} is not a tensor"
     if isinstance(wanted, float) and type(given) in (int, float):
         return "" if abs(given) < 1e300 else f"{where} is not finite"
     if type(given) is not type(wanted) and not (
@@ -87,13 +88,13 @@ def misfit(given: Any, wanted: Any, where: str = "it") -> str:
 
 
 def as_bytes(state: dict[str, Any]) -> bytes:
-    """What `save_checkpoint` would write."""
+    """The bytes that `save_checkpoint` would write."""
     content = io.BytesIO()
     torch.save(state, content)
     return content.getvalue()
 
 
 def from_bytes(content: bytes) -> dict[str, Any]:
-    """A state from `as_bytes`."""
+    """The state in the bytes from `as_bytes`."""
     state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return state

@@ -1,7 +1,7 @@
-"""The folder of a run: what was asked, what is finished, and the results.
+"""The folder of a run: what was requested, what is finished, and the results.
 
-`parts/` holds one file per finished (model, stage), and the state of the pass under way; each file
-is written whole or not at all, so that the same command after a kill goes on with what is missing.
+`parts/` holds one file per finished (model, stage), and the state of the current pass. Each file is
+written whole or not at all, so that after a kill the same command continues with what is missing.
 """
 
 import csv
@@ -25,11 +25,11 @@ from advlens.folders import open_plain, read_object, why
 from advlens.runs.tables import check_rows
 
 ABOUT = "about"
-"""Key of an identity for words about its hashes, such as the name of a data set."""
+"""Key of an identity for the words that describe its hashes, such as the name of a data set."""
 SHOWN, LONGEST = 6, 60
-"""Differences of two identities that are said, and characters of a value."""
+"""Maximum number of differences between identities in a message, and characters per value."""
 HEADER = 2**23
-"""Bytes of a state's list of tensors, at most."""
+"""Maximum size of a state's list of tensors, in bytes."""
 
 Row = Mapping[str, Any]
 Tables = dict[str, list[Row]]
@@ -39,11 +39,11 @@ class Run:
     """A run folder that this process holds (see `files.locked`).
 
     Args:
-        folder: where everything goes.
-        identity: all that the numbers depend on; a folder made with another is refused.
+        folder: the folder for all files.
+        identity: everything that the results depend on; a folder with another identity is refused.
 
     Attributes:
-        continued: the files of states that were given out.
+        continued: the files of states that were returned.
 
     Raises:
         RunError: the folder belongs to another run, or is damaged.
@@ -57,7 +57,7 @@ class Run:
             if said := differences(read_json(self._record), wanted):
                 raise RunError(
                     f"{self.folder} holds a run with other settings, models or data: {said}; "
-                    "choose another --out, or remove the folder to start anew"
+                    "choose another --out, or remove the folder to start again"
                 )
         else:
             write_json(self._record, identity)
@@ -65,15 +65,15 @@ class Run:
     def part(
         self, model: int, stage: str, problem: Callable[[dict[str, Any]], str] = lambda part: ""
     ) -> dict[str, Any] | None:
-        """What a finished stage left for the model of this number, if it is finished.
+        """The result of a finished stage for the model of this number, if it is finished.
 
         Args:
-            model: its number.
-            stage: its name.
-            problem: says what is wrong with a part, or nothing.
+            model: the model's number.
+            stage: the stage's name.
+            problem: returns what is wrong with a part, or an empty string.
 
         Raises:
-            RunError: it is damaged.
+            RunError: the part is damaged.
         """
         path = self._part(model, stage)
         if not path.exists():
@@ -90,17 +90,17 @@ class Run:
         write_text(self._part(model, stage), text + "\n")
 
     def save_state(self, model: int, name: str, position: int, state: Mapping[str, Tensor]) -> None:
-        """Keep the state of a pass that has handled `position` images."""
+        """Save the state of a pass that has handled `position` images."""
         self._check_there()
         tensors = {key: value.contiguous().cpu() for key, value in state.items()}
         with atomic(self._state(model, name)) as file:
             file.write(save(tensors, metadata={"position": str(position)}))
 
     def state(self, model: int, name: str, most: int) -> tuple[int, dict[str, Tensor]] | None:
-        """The state of an interrupted pass of at most so many images, if there is one.
+        """The saved state of an interrupted pass of at most `most` images, if there is one.
 
         Raises:
-            RunError: it is damaged.
+            RunError: the state is damaged.
         """
         path = self._state(model, name)
         if not path.exists():
@@ -111,21 +111,21 @@ class Run:
                 text = (file.metadata() or {})["position"]
                 if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) > most:
                     raise ValueError(f"its position is {text[:40]} of {most}")
-                # copies, aligned as torch aligns: a matrix product rounds by where its operands lie
+                # copies, aligned as torch aligns: rounding in a matrix product depends on alignment
                 state = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise RunError(
-                f"{path} is damaged ({why(error)}); remove it to begin this pass anew"
+                f"{path} is damaged ({why(error)}); remove it to start this pass again"
             ) from error
         self.continued.append(path)
         return int(text), state
 
     def drop_state(self, model: int, name: str) -> None:
-        """Forget the state of a pass that is finished."""
+        """Remove the state of a finished pass."""
         self._state(model, name).unlink(missing_ok=True)
 
     def drop_jobs(self, model: int, stage: str) -> None:
-        """Forget the states of a finished stage's long computations, named `<stage>.<job>`."""
+        """Remove the states of a finished stage's long computations, named `<stage>.<job>`."""
         for path in (self.folder / "parts").glob(f"{model}-{stage}.*.state.safetensors"):
             path.unlink(missing_ok=True)
 
@@ -156,7 +156,7 @@ class Run:
 
 
 def write_tables(folder: Path, tables: Tables) -> None:
-    """As `Run.write_tables`, in any folder; nothing is written where a row is refused."""
+    """Write tables as `Run.write_tables`, in any folder; nothing is written if a row is refused."""
     for name, rows in tables.items():
         check_rows(name, rows)
     for name, rows in tables.items():
@@ -165,9 +165,9 @@ def write_tables(folder: Path, tables: Tables) -> None:
 
 
 def differences(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """What differs between the identity that a folder holds and the one wanted, or nothing.
+    """How the identity in a folder differs from the wanted one, or an empty string.
 
-    Settings are said with both values; what is known by its hash alone by the words of `ABOUT`.
+    Settings are given with both values; values known only by hash, with the words of `ABOUT`.
     """
     there, here = dict(_leaves(kept)), dict(_leaves(wanted))
     about_there, about_here = (dict(_leaves({ABOUT: part.get(ABOUT)})) for part in (kept, wanted))
@@ -183,7 +183,7 @@ def differences(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
             name = " of ".join(key)
             old, new = (about.get((ABOUT, *key)) for about in (about_there, about_here))
             if old == new:
-                said.append(f"{name} are others")
+                said.append(f"{name} differ")
                 continue
         said.append(f"{name} is {_short(old, new)} there and {_short(new, old)} here")
     more = f" and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
@@ -205,7 +205,7 @@ def _is_hash(value: Any) -> bool:
 
 
 def _short(value: Any, other: Any) -> str:
-    """A value in a few words, from shortly before the place where it differs from another."""
+    """A short form of a value, from just before the place where it differs from another."""
     if value is None:
         return "not given"
     text, beside = (
@@ -219,7 +219,7 @@ def _short(value: Any, other: Any) -> str:
 
 
 def _check_header(path: Path) -> None:
-    """Refuse a list of tensors that takes more memory than any of ours, and what is no file."""
+    """Refuse an excessive list of tensors, and anything but a regular file."""
     with open_plain(path, 2**48) as file:
         length = int.from_bytes(file.read(8), "little")
     if length > HEADER:
@@ -229,7 +229,7 @@ def _check_header(path: Path) -> None:
 def open_run(
     folder: Path, identity: Mapping[str, Any], processes: Processes, device: torch.device
 ) -> Run:
-    """The run folder that several processes share; the first one, which holds it, opens it first.
+    """Open the run folder that several processes share; the first process holds and opens it first.
 
     Raises:
         RunError: the folder belongs to another run, or is damaged.
@@ -240,7 +240,7 @@ def open_run(
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Rows as CSV: shares and other floats with six digits, truth values in lower case."""
+    """Write rows as CSV: shares and other floats with six digits, truth values in lower case."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(rows[0])
@@ -274,7 +274,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def fingerprint(values: Iterable[tuple[str, Any]]) -> str:
-    """SHA-256 of named tensors: names, shapes, types and values; of other values, what they say."""
+    """SHA-256 of named tensors (names, shapes, types and values) and of other values' reprs."""
     digest = hashlib.sha256()
     for name, value in values:
         if not isinstance(value, Tensor):  # such as the packed weights of a quantized layer

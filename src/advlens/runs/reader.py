@@ -1,4 +1,4 @@
-"""Run folders for Python and pandas."""
+"""Read run folders from Python, also with pandas."""
 
 import math
 from dataclasses import dataclass
@@ -23,15 +23,15 @@ NAMES = {
     "target_label",
     "start_label",
 }
-"""Columns of names: texts in a table that is not declared, even where all look like numbers."""
+"""Columns with names: text in an undeclared table, even if all cells look like numbers."""
 
 
 @dataclass(frozen=True)
 class RunResults:
-    """What a finished run has left, checked as it is read.
+    """The results of a finished run, checked as they are read.
 
     Attributes:
-        results: the folder as the report reads it, the type of each column given.
+        results: the folder as the report reads it, with the type of each column.
     """
 
     results: Results
@@ -59,11 +59,10 @@ class RunResults:
     def rows(self, table: str) -> list[dict[str, Any]]:
         """The rows of `results/<table>.csv`, a dictionary each.
 
-        A column holds whole numbers, numbers, truth values or texts, and None where a cell is
-        empty.
+        A column holds whole numbers, numbers, truth values or texts, with None for an empty cell.
 
         Raises:
-            RunError: there is no such table (those there are named), or it is damaged.
+            RunError: the table does not exist (the message lists those that do), or is damaged.
         """
         if table not in self.tables:
             raise RunError(
@@ -80,7 +79,7 @@ class RunResults:
         return [dict(row) for row in self.results.table(table, types) or []]
 
     def frame(self, table: str) -> "pandas.DataFrame":
-        """The same as a pandas DataFrame; empty cells are NaN, or None among texts.
+        """The same rows as a pandas DataFrame; empty cells are NaN, or None in text columns.
 
         Raises:
             RunError: as `rows`.
@@ -98,10 +97,10 @@ class RunResults:
 
 
 def read_run(folder: str | Path) -> RunResults:
-    """Open a run folder, as `advlens audit`, `dissect` or `train` leave it.
+    """Open a run folder that `advlens audit`, `dissect` or `train` has written.
 
     Raises:
-        RunError: there is no such folder, it holds no finished run, or `run.json` is damaged.
+        RunError: the folder does not exist, holds no finished run, or has a damaged `run.json`.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -116,7 +115,7 @@ def read_run(folder: str | Path) -> RunResults:
 
 
 def _kind(texts: list[str]) -> Any:
-    """The narrowest type that all these cells have."""
+    """The narrowest type that fits all these cells."""
     if texts and all(text in ("true", "false") for text in texts):
         return bool
     try:

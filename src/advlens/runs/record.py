@@ -1,4 +1,4 @@
-"""What a run records of its models and its surroundings in `run.json`."""
+"""What a run records in `run.json` about its models and its environment."""
 
 import contextlib
 import functools
@@ -15,13 +15,13 @@ from advlens.models import Classifier
 from advlens.prepared import Prepared
 
 GUESTS = ("timm", "foolbox", "torchattacks", "captum", "pyautoattack")
-"""Libraries that take part where they are installed."""
+"""Libraries that take part if they are installed."""
 
 
 def model_record(
     classifier: Classifier, prepared: Prepared, data: ImageData, spec: str
 ) -> dict[str, Any]:
-    """A model as it sees the data: what it was made from, its layers and normalization."""
+    """A model as it sees the data: its source, layers and normalization."""
     return {
         "name": classifier.name,
         "spec": without_home(spec),
@@ -49,7 +49,7 @@ def data_record(data: ImageData) -> dict[str, Any]:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Of Python and the libraries that the numbers depend on."""
+    """Versions of Python and of the libraries that the results depend on."""
     versions_of = {"python": platform.python_version()}
     for name in ("torch", "torchvision", "numpy", "pillow", "matplotlib", *GUESTS):
         with contextlib.suppress(PackageNotFoundError):
@@ -58,7 +58,7 @@ def versions() -> dict[str, str]:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Where a run ran, without a name by which it could be found."""
+    """The machine of a run, without a name that could identify it."""
     return {
         "device": str(device),
         "threads": torch.get_num_threads(),
@@ -74,6 +74,6 @@ def peak_memory(device: torch.device) -> float:
 
 
 def without_home(text: str) -> str:
-    """The text with the user's home folder as ~, so that a report can be shown to others."""
+    """The text with the user's home folder as ~, so that a report can be shared."""
     home = str(Path.home())
     return text if home == "/" else text.replace(home, "~")

@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 from advlens.errors import RunError
 
 Columns = dict[str, tuple[Any, str]]
-"""For each column its type, such as str or float | None, and what it holds."""
+"""For each column, its type, such as str or float | None, and its meaning."""
 _OPEN = float | None
 
 
 class Table(NamedTuple):
-    """What a table holds.
+    """The contents of a table.
 
     Attributes:
-        meaning: of a row.
-        columns: in any order; the type of a column allows None where a cell may be empty.
-        later: columns that runs of earlier versions lack, where they are read as empty.
+        meaning: the meaning of a row.
+        columns: the columns in any order; a column's type allows None if a cell may be empty.
+        later: columns that runs of earlier versions lack; they are read as empty.
     """
 
     meaning: str
@@ -35,7 +35,7 @@ class Table(NamedTuple):
 def _interval(
     name: str, of: str, kind: Any = float, *, ends: Any = None, mean: str = ""
 ) -> Columns:
-    """A value and the ends of its 95 % interval, which may be empty where the value is not."""
+    """A value and the ends of its 95 % interval, which may be empty even if the value is not."""
     return {
         name + mean: (kind, of),
         f"{name}_low": (ends or kind, "its 95 % interval, lower end"),
@@ -57,8 +57,8 @@ _MEAN: Columns = {
     "low": (_OPEN, "its 95 % interval, lower end"),
     "high": (_OPEN, "its 95 % interval, upper end"),
 }
-_N: Columns = {"n": (int, "images behind it")}
-_RANK: Columns = {"rank": (int, "place, from 0")}
+_N: Columns = {"n": (int, "number of images behind it")}
+_RANK: Columns = {"rank": (int, "rank, from 0")}
 _FILE: Columns = {"file": (str, "the picture, relative to the run folder")}
 _CLASSES: Columns = {
     "label": (str, "the image's class"),
@@ -87,7 +87,7 @@ MEASURES = {
     "cs1": "similarity of its real and its adversarial images",
     "cs2": "similarity of its real images and the targets of the adversarial ones",
 }
-"""Measures of consistency and what they are."""
+"""Measures of consistency and their meanings."""
 TERMS = (
     "natural_loss",
     "natural_accuracy",
@@ -96,7 +96,7 @@ TERMS = (
     "distance",
     "divergence",
 )
-"""What an objective may note of the training images of an epoch."""
+"""Terms that an objective may record for the training images of an epoch."""
 
 TABLES: dict[str, Table] = {
     "accuracy": Table("the accuracy of a model under an attack", _ACCURACY),
@@ -105,9 +105,9 @@ TABLES: dict[str, Table] = {
         "a check for masked gradients",
         _MODEL
         | {
-            "check": (str, "what is looked at"),
+            "check": (str, "what is checked"),
             "expected": (str, "what a model without masking shows"),
-            "found": (str, "what this one shows"),
+            "found": (str, "what this model shows"),
             "passed": (bool, "whether the two agree"),
         },
     ),
@@ -172,7 +172,7 @@ TABLES: dict[str, Table] = {
         "the value of a measure by chance",
         _MODEL
         | {
-            "floor": (str, "of what, in words"),
+            "floor": (str, "what the value is about, in words"),
             "measure": (str | None, "lc or cs1"),
             "kind": (str | None, "random: of random images; uniform: of all classes alike"),
             "value": (float, "the value"),
@@ -243,8 +243,8 @@ TABLES: dict[str, Table] = {
             "share": (float, "detectors as a share of units"),
             "low": (float, "its 95 % interval, lower end"),
             "high": (float, "its 95 % interval, upper end"),
-            "permuted_detectors": (int, "detectors with permuted labels: chance"),
-            "permuted_share": (float, "these as a share"),
+            "permuted_detectors": (int, "detectors with permuted labels: the level of chance"),
+            "permuted_share": (float, "the same as a share"),
         },
     ),
     "dissection_transitions": Table(
@@ -255,7 +255,7 @@ TABLES: dict[str, Table] = {
             "before": (str, "the category on real images"),
             "after": (str, "the category under attack"),
             "units": (int, "such units"),
-            "same_concept": (int, "those of them that keep their concept"),
+            "same_concept": (int, "units among them that keep their concept"),
         },
     ),
     "dissection_images": Table(
@@ -319,7 +319,7 @@ TABLES: dict[str, Table] = {
             "id": (int, "the image's number in the data"),
             "method": (str, "the method; empty for the image"),
             **_CLASSES,
-            "probability": (_OPEN, "of the predicted class"),
+            "probability": (_OPEN, "probability of the predicted class"),
             **_FILE,
             "gap": (_OPEN, "the completeness gap"),
         },
@@ -350,7 +350,7 @@ TABLES: dict[str, Table] = {
             "start_file": (str, "the start"),
             "target_file": (str, "the target"),
             **_FILE,
-            "distance": (float, "of the representations"),
+            "distance": (float, "distance of the representations"),
         },
     ),
     "visualization_pictures": Table(
@@ -373,7 +373,7 @@ TABLES: dict[str, Table] = {
             "measure": (str, "fid, kid or recognized"),
             "features": (str, "the network that measures"),
             "dimension": (int | None, "its features"),
-            "resize": (str, "what happens to images before"),
+            "resize": (str, "how images are resized before"),
             **_MEAN,
             **_N,
             "n_real": (int | None, "real images on the other side"),
@@ -394,13 +394,13 @@ TABLES: dict[str, Table] = {
         _MODEL
         | {
             "epoch": (int, "its number, from 1"),
-            "learning_rate": (_OPEN, "at its end"),
+            "learning_rate": (_OPEN, "learning rate at the end of the epoch"),
             "loss": (float, "the mean loss"),
-            **{f"train_{term}": (_OPEN, "of the training images") for term in TERMS},
+            **{f"train_{term}": (_OPEN, "the term on the training images") for term in TERMS},
             "natural": (float, "accuracy on held-out images"),
-            "adversarial": (float, "accuracy on these under attack"),
+            "adversarial": (float, "accuracy on held-out images under attack"),
             "natural_loss": (_OPEN, "cross entropy on held-out images"),
-            "adversarial_loss": (_OPEN, "cross entropy on these under attack"),
+            "adversarial_loss": (_OPEN, "cross entropy on held-out images under attack"),
             "n": (int | None, "held-out images"),
             "images_per_second": (_OPEN, "the rate"),
             "seconds": (_OPEN, "the time"),
@@ -421,10 +421,10 @@ TABLES: dict[str, Table] = {
 
 
 def check_rows(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse rows that lack or add a column; a table that is not declared may have any.
+    """Refuse rows that lack or add a column; an undeclared table may have any columns.
 
     Raises:
-        RunError: names the table and the columns.
+        RunError: a row does not fit; the message names the table and the columns.
     """
     if name not in TABLES:
         return
@@ -436,5 +436,5 @@ def check_rows(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
             said += [f"adds {', '.join(added)}"] * bool(added)
             raise RunError(
                 f"a row of {name}.csv {' and '.join(said)}: another version of advlens began this "
-                "run; go on with that one, or choose another --out"
+                "run; continue with that one, or choose another --out"
             )

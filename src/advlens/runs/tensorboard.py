@@ -1,4 +1,4 @@
-"""A training's epochs for TensorBoard; needs the extra `advlens[tensorboard]`."""
+"""A training run's epochs for TensorBoard; needs the extra `advlens[tensorboard]`."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,8 +11,8 @@ VALIDATION = ("natural", "adversarial", "natural_loss", "adversarial_loss")
 def tensorboard_writer(out: Path) -> Callable[[Mapping[str, float]], None]:
     """A function that adds an epoch's row to `out/tensorboard`, for `Training(on_epoch=…)`.
 
-    A continued training gives its earlier epochs again: the first row tells TensorBoard to forget
-    what an earlier process wrote of that epoch and of later ones.
+    A resumed training run repeats its earlier epochs: the first row tells TensorBoard to forget
+    what an earlier process wrote for that epoch and later ones.
 
     Args:
         out: the folder of the training.
@@ -43,7 +43,7 @@ def tensorboard_writer(out: Path) -> Callable[[Mapping[str, float]], None]:
 
 
 def _tag(name: str) -> str:
-    """Training and held-out images each in a group of charts of their own."""
+    """Tags that group the charts of training images and of held-out images."""
     if name in VALIDATION:
         return f"validation/{name if name.endswith('loss') else f'{name}_accuracy'}"
     return name.replace("train_", "training/", 1) if name.startswith("train_") else f"run/{name}"

@@ -1,1 +1,1 @@
-"""What takes several steps: training to a model card, stored attacks, pruning, reproduction."""
+"""Workflows of several steps: training to a model card, stored attacks, pruning, reproduction."""

@@ -1,4 +1,4 @@
-"""Attacked images as files: written without loss, read back, measured again."""
+"""Attacked images as files: written losslessly, read back, measured again."""
 
 import contextlib
 import dataclasses
@@ -42,12 +42,12 @@ from advlens.runs.folder import ABOUT, Row, Run, fingerprint, open_run, write_cs
 from advlens.settings import AttackSettings
 
 CALIBRATION = 96
-"""Images on which the weight of the Adam attack is chosen."""
+"""Number of images on which the weight of the Adam attack is chosen."""
 
 
 @dataclass(frozen=True)
 class Success:
-    """On how many of n images an attack reached its goal."""
+    """The number of n images on which an attack reached its goal."""
 
     hits: int
     n: int
@@ -64,12 +64,12 @@ class Success:
 
 
 def make_attack(settings: AttackSettings, classifier: Classifier, data: ImageData) -> Attack:
-    """The attack of the settings; the weight of the Adam attack is calibrated if none is given.
+    """The attack of the settings; if the weight of the Adam attack is not set, it is calibrated.
 
     Args:
-        settings: the method and its numbers.
-        classifier: the model to be attacked.
-        data: the images, labels counted in the model's classes.
+        settings: the method and its parameters.
+        classifier: the model to attack.
+        data: the images, with labels as indices into the model's classes.
     """
     linf = settings.norm == "linf"
     radius = settings.epsilon or (8 / 255 if linf else 0.5)
@@ -77,7 +77,7 @@ def make_attack(settings: AttackSettings, classifier: Classifier, data: ImageDat
     prepared = prepare(classifier)
     (first,) = _batches(prepared, data, 1, range(1))
     with torch.no_grad():
-        prepared(first.images)  # what it is shows in a pass
+        prepared(first.images)  # a pass shows whether it is randomized
     draws = settings.draws if prepared.randomized else 1
     given: dict[str, Any] = {"seed": settings.seed, "draws": draws}
     iterated = given | {"steps": settings.steps or 20, "step_size": settings.step_size}
@@ -115,24 +115,26 @@ def store_attack(
 ) -> tuple[Success, Success]:
     """Write attacked images as PNG files, read them back, and measure the attack again.
 
-    Writes `out/images/<class>/<id>.png`, `out/attack.csv` with a row for each image, and
-    `out/run.json`. Continues what an earlier call left. Rounding to 8 bits changes each pixel value
-    by up to 0.5/255: an image can leave the ball by as much, and an attack can lose its success.
+    This writes `out/images/<class>/<id>.png`, `out/attack.csv` with a row for each image, and
+    `out/run.json`, and continues what an earlier call left. Rounding to 8 bits changes each pixel
+    value by up to 0.5/255: an image can leave the ball by as much, and an attack can lose its
+    success.
 
     Args:
-        classifier: the model attacked.
+        classifier: the model to attack.
         data: the images; their class names become the folders.
-        attack: how.
-        out: the folder.
+        attack: the attack.
+        out: the folder to write.
         batch_size: images per step.
-        command: recorded as the way to make the images again.
-        processes: those that share the images; each writes its own, the first one the table.
+        command: recorded as the way to reproduce the images.
+        processes: those that share the images; each writes its own, and the first one writes the
+            table.
 
     Returns:
         The attack's success on the images as computed, and as read back.
 
     Raises:
-        DataError: a class name that cannot be a folder, or classes that the model lacks.
+        DataError: a class name cannot be a folder name, or the model lacks classes.
         RunError: the folder is in use, belongs to another attack, or cannot be written.
     """
     files = [_file(Path(out) / "images", data, i) for i in range(len(data))]
@@ -198,7 +200,7 @@ def _write_images(
     batch_size: int,
     processes: Processes,
 ) -> Success:
-    """Attack the batches that are not all there; return the success before rounding."""
+    """Attack the batches that are not complete; return the success before rounding."""
     hits, mine = 0, processes.deal(len(data), batch_size)
     with Progress(f"attack on {data.name}", len(mine), shown=processes.first) as progress:
         for start in mine[::batch_size]:
@@ -236,7 +238,7 @@ def _measure(
     batch_size: int,
     processes: Processes,
 ) -> tuple[list[Row], Success]:
-    """A row for each image, measured on what the files hold."""
+    """A row for each image, measured on the contents of the files."""
     rows: list[Row] = []
     for batch in _batches(prepared, data, batch_size, processes.deal(len(data), batch_size)):
         read = torch.stack([_read(files[i], data) for i in batch.ids.tolist()])

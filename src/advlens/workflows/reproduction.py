@@ -1,6 +1,6 @@
 """Reproductions: a paper's models trained, audited side by side, and its table beside ours.
 
-Each is a file in `reproductions/`: the models with their recipes, the settings of the audit, the
+Each is a file in `reproductions/` with the models and their recipes, the settings of the audit, the
 rows of the table, and where ours lie among the results.
 """
 
@@ -24,7 +24,7 @@ from advlens.settings.packaged import packaged, recipe_settings
 from advlens.workflows.training import load_classifier, load_images, sample_parts, train
 
 SEED = 0
-"""Of the parts of the data that the quick form uses."""
+"""Seed of the parts of the data that the quick form uses."""
 
 
 def reproduce(
@@ -39,20 +39,20 @@ def reproduce(
     """Train the models that `out` does not hold yet, audit them, and write the table.
 
     Args:
-        name: which reproduction.
-        data: a specification (see `load_data`); the quick form has the packaged sample.
+        name: name of the reproduction.
+        data: a specification (see `load_data`); the quick form uses the packaged sample.
         out: the folder to write: one for each model, `audit`, `results/reproduction.csv` and
             `reproduction.md`.
-        quick: the short form.
-        command: shown as the way to make it again.
-        report: takes lines for the user.
+        quick: run the short form.
+        command: shown as the way to reproduce it.
+        report: called with lines for the user.
 
     Returns:
         The path of `reproduction.md`.
 
     Raises:
-        SettingsError: no such reproduction or form, or data is missing.
-        AdvlensError: as training and the audit do; what is finished stays.
+        SettingsError: the reproduction or form does not exist, or data is missing.
+        AdvlensError: as in training and the audit; finished work is kept.
     """
     content = packaged("reproductions", name)
     if quick and "quick" not in content:
@@ -79,11 +79,11 @@ def reproduce(
 
 @dataclass(frozen=True)
 class Work:
-    """A reproduction at work.
+    """A reproduction in progress.
 
     Attributes:
-        content: of its file.
-        quick: what the file says of the quick form; empty for the full one.
+        content: the content of its file.
+        quick: the file's settings for the quick form; empty for the full one.
     """
 
     content: Mapping[str, Any]
@@ -93,7 +93,7 @@ class Work:
     command: str
 
     def train(self, label: str) -> None:
-        """Train one model, unless it comes trained."""
+        """Train one model, unless it is already trained."""
         recipe = self.content["models"][label].get("recipe")
         if recipe is None:
             return
@@ -111,14 +111,14 @@ class Work:
         )
 
     def training(self, label: str) -> tuple[str, TrainSettings]:
-        """The specification of a model before its training, and how it is trained."""
+        """The specification of a model before its training, and its training settings."""
         values, start = self._settings(label), self.content["models"][label].get("start")
         spec = str(values.pop("model"))
         settings = settings_from(TrainSettings, values, f"the settings of {label}")
         return (spec if start is None else self._spec(start)), settings
 
     def _settings(self, label: str) -> dict[str, Any]:
-        """Those of a model's recipe, with what the quick form changes."""
+        """The settings of a model's recipe, with the changes of the quick form."""
         model = self.content["models"][label]
         settings = recipe_settings(model["recipe"])
         if self.quick:
@@ -126,7 +126,7 @@ class Work:
         return settings
 
     def audit(self) -> dict[str, str]:
-        """Audit all models; the names that they have in the tables, by label."""
+        """Audit all models; return their names in the tables, by label."""
         models = [self._spec(label) for label in self.content["models"]]
         values = self.content["audit"] | self.quick.get("audit", {})
         settings = settings_from(AuditSettings, values, "the audit's settings")
@@ -138,7 +138,7 @@ class Work:
         return dict(zip(self.content["models"], Results.read(out).models, strict=True))
 
     def _spec(self, label: str) -> str:
-        """The specification of a model that is trained."""
+        """The specification of a trained model."""
         model = self.content["models"][label]
         if "recipe" not in model:
             return str(model["model"])
@@ -146,7 +146,7 @@ class Work:
         return f"{network}@{self.out / label / 'model.safetensors'}"
 
     def images(self, classifier: Classifier) -> tuple[ImageData, ImageData]:
-        """Images to train and to test on, which have none in common."""
+        """Disjoint images for training and testing."""
         if not self.quick:
             return load_images(self.data, classifier)
         count, tested = self.quick["train_images"], self.quick["test_images"]
@@ -194,7 +194,7 @@ def compared(wanted: Mapping[str, Any], run: Path, names: Mapping[str, str]) -> 
 
 
 def _same(text: str, wanted: str) -> bool:
-    """Whether a cell holds a value: as a text, or as a number up to the digits of a table."""
+    """Whether a cell holds a value: as text, or as a number up to the digits of a table."""
     if text == wanted:
         return True
     try:
@@ -204,7 +204,7 @@ def _same(text: str, wanted: str) -> bool:
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """The comparison as a Markdown table that can be read as it is."""
+    """The comparison as a Markdown table."""
     cells: list[tuple[str, ...]] = [("", "model", "paper", "ours (95 % interval)", "n")]
     cells += [
         (

@@ -354,7 +354,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "control character": (
         lambda m: shutil.copy(m / "images/d.png", m / "images/d\ne.png"),
-        "no printable path",
+        "not a printable path",
     ),
     "damaged image": (lambda m: (m / "images/d.png").write_bytes(b"x"), "cannot read the image"),
     "image linked out": (

@@ -1,4 +1,4 @@
-"""The analyses of an audit, a file or folder each: what it streams over, and what it writes.
+"""The analyses of an audit, a file or folder each: what each streams over, and what it writes.
 
-Each defines `stages(subject, settings)`. A new one is a new file here.
+Each defines `stages(subject, settings)`. To add an analysis, add a file here.
 """

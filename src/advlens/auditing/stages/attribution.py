@@ -1,4 +1,4 @@
-"""Which pixels made the model say so (B23, section 2.3), and how good an answer that is."""
+"""Which pixels drive a prediction (B23, section 2.3), and how good that attribution is."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ from advlens.settings import AuditSettings
 
 INTEGRATED, EXPECTED, RANDOM = "IntegratedGradients", "ExpectedGradients", "Random"
 FULL_COLOR = 6.0
-"""Multiples of a map's mean size at which its color is full: the same scale for all models."""
+"""Multiple of a map's mean size that gets full color: the same scale for all models."""
 BETTER = {
     "insertion": "higher",
     "deletion": "lower",
@@ -45,17 +45,17 @@ BETTER = {
 
 @dataclass(frozen=True, kw_only=True)
 class AttributionStage:
-    """Integrated Gradients, expected gradients and others, and random numbers; their measures.
+    """Integrated Gradients, expected gradients and others, beside random numbers; their measures.
 
-    The background of expected gradients are other images of the data.
+    The background of expected gradients consists of other images of the data.
 
     Attributes:
-        count: images, a seeded, class-balanced subset.
+        count: size of the seeded, class-balanced subset.
         integrated, expected: the methods.
-        methods: more of them.
+        methods: additional methods.
         background: images that expected gradients draw from.
-        draws: of noise, for the stability.
-        shown: images whose heat maps are shown.
+        draws: noise draws for the stability.
+        shown: number of images whose heat maps are shown.
     """
 
     count: int = 32
@@ -82,7 +82,7 @@ def _chosen(data: ImageData, count: int, seed: int) -> list[int]:
 
 
 def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
-    """Attributions of some predictions."""
+    """The stage that attributes some predictions to pixels."""
     attribution = AttributionStage(
         count=settings.explained,
         seed=settings.seed,
@@ -99,7 +99,7 @@ class _Attributions(Work):
     def __init__(self, stage: AttributionStage, context: Context):
         self.stage, self.context = stage, context
         self.ids = _chosen(context.data, stage.count, stage.seed)
-        # of one seed, a smaller subset is part of a larger one
+        # for one seed, a smaller subset is part of a larger one
         more = _chosen(context.data, stage.count + stage.background, stage.seed)
         others = [image for image in more if image not in set(self.ids)] or self.ids
         self.background = context.data.images(others).to(context.device).float() / 255
@@ -190,7 +190,7 @@ class _Attributions(Work):
             values.copy_(torch.where(values.isnan(), other.values[key], values))
         for name in self.points:
             self.points[name] += other.points[name]
-        self.maps += other.maps  # 0 of images that the other saw
+        self.maps += other.maps  # 0 for images that the other process saw
         self.predicted += other.predicted
         self.probability += other.probability
 
@@ -227,7 +227,7 @@ class _Attributions(Work):
         }
 
     def _ahead(self, name: str, measure: str) -> Row:
-        """By how much the method is better than random numbers, image by image."""
+        """How much the method is better than random numbers, image by image."""
         sign = 1 if BETTER[measure] == "higher" else -1
         chance = self.values[f"{RANDOM}.{measure}"]
         apart = sign * (self.values[f"{name}.{measure}"] - chance)

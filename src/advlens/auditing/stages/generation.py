@@ -1,4 +1,4 @@
-"""What a model takes for a class, made from it, and how near it is to real images (B23 eq. 16)."""
+"""Images that a model generates for a class, and their distance to real images (B23 eq. 16)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,25 +26,25 @@ from advlens.settings import AuditSettings
 
 JOB = "generation.images"
 SHOWN = {"real": 2, "start": 1, "generated": 3}
-"""Pictures of a class by kind."""
+"""Pictures per class, by kind."""
 MOST_CLASSES = 10
-"""Classes shown."""
+"""Maximum number of classes shown."""
 KID_IMAGES = 5000
-"""Real images of each half that a KID is made of, at most: their features are kept."""
+"""Maximum number of real images of each half in a KID, whose features are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationStage:
-    """Images made for each class, from the Gaussian of one half of its images.
+    """Images generated for each class from a Gaussian fitted to one half of its images.
 
-    They are compared with the other half, which they have not seen: B23 fits on the images that it
-    scores against. The untouched starts, and one half against the other, are the two bounds.
+    They are compared with the other half, which the fit has not seen: B23 fits on the images that
+    it scores against. The untouched starts, and one half against the other, are the two bounds.
 
     Attributes:
-        network: whose features the distances are made of.
-        judge: a classifier with no part in it, that says what it sees, if there is one.
-        method: the steps.
-        per_class: images of each class.
+        network: the network whose features define the distances.
+        judge: an independent classifier that says what it sees, if there is one.
+        method: the method that makes the images.
+        per_class: images per class.
     """
 
     network: FeatureNetwork
@@ -69,10 +69,10 @@ def fitted_half(data: ImageData, seed: int) -> DataView:
 
 
 def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
-    """Images made for each class."""
+    """The stage that generates images of each class."""
     judge = reference(device_of(subject.classifier))
     small = subject.data.image_shape[1] < 96
-    # B23's numbers for CIFAR-10 and for Small ImageNet 150
+    # B23's settings for CIFAR-10 and for Small ImageNet 150
     epsilon, step_size = (30.0, 0.5) if small else (40.0, 1.0)
     generation = GenerationStage(
         network=feature_network(subject, settings),
@@ -109,7 +109,7 @@ class _Generation(Work):
             self._keep(number, view.ids[own], features[own])
 
     def _keep(self, number: int, ids: Ids, features: Tensor) -> None:
-        """The features of the first images of a half, in their order."""
+        """Keep the features of the first images of a half, in order."""
         joined = torch.cat([self.ids[number], ids])
         order = joined.argsort()[:KID_IMAGES]
         self.ids[number] = joined[order]
@@ -159,7 +159,7 @@ class _Generation(Work):
         return {"generation": rows, "generation_pictures": pictures}
 
     def _bounds(self) -> list[Distance]:
-        """One half of the real images against the other."""
+        """The distances between the two halves of the real images."""
         first, second = self.kept
         distances = [fid(self.moments[0].compute(), self.moments[1].compute())]
         return distances + (
@@ -179,7 +179,7 @@ class _Generation(Work):
         return self._each(images, lambda part: network(part)[self.layer])
 
     def _each(self, images: Images, look: Callable[[Images], Tensor]) -> Tensor:
-        """What a network says of each image, on the CPU."""
+        """A network's output for each image, on the CPU."""
         context = self.context
 
         def seen(mine: list[int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Does an image with the same representation look the same (B23 eq. 15)?"""
+"""Do images with the same representation look the same (B23 eq. 15)?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,10 +29,10 @@ class InversionStage:
     """Images inverted from noise and from an image of another class, and how near they come.
 
     Attributes:
-        network: whose features measure the distance of an image and its inversion.
-        method: the steps.
-        count: images, a seeded, class-balanced subset.
-        shown: of these in the report.
+        network: the network whose features measure the distance between an image and its inversion.
+        method: the method that inverts.
+        count: size of the seeded, class-balanced subset.
+        shown: number of these in the report.
     """
 
     network: FeatureNetwork
@@ -52,7 +52,7 @@ class InversionStage:
 
 
 def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
-    """The representations of some images, inverted."""
+    """The stage that inverts the representations of some images."""
     inversion = InversionStage(
         network=feature_network(subject, settings),
         method=Inversion(steps=settings.inversion_steps),
@@ -69,16 +69,16 @@ class _Inversion(Work):
         self.ids: list[int] = chosen.positions.tolist()
 
     def update(self, view: View) -> None:
-        """No image streams by."""
+        """Ignore the stream."""
 
     def state(self) -> dict[str, Tensor]:
         return {}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Nothing is kept but what `synthesized` keeps."""
+        """Restore nothing: only `synthesized` saves state."""
 
     def merge(self, other: Self) -> None:
-        """Nothing has been seen."""
+        """Merge nothing: this work sees no images."""
 
     def compute(self) -> Tables:
         targets = self.context.data.images(self.ids).float() / 255
@@ -113,7 +113,7 @@ class _Inversion(Work):
         return {"inversion": rows, "inversion_pictures": pictures}
 
     def _others(self) -> list[int]:
-        """For each image one of another class: the nearest behind it among those chosen, or any."""
+        """For each image one of another class: the next among those chosen, or any of the data."""
         labels = self.context.data.labels
         others = []
         for place, image in enumerate(self.ids):
@@ -122,7 +122,7 @@ class _Inversion(Work):
         return others
 
     def _seen(self, images: Images) -> dict[tuple[str, str], Tensor]:
-        """What is compared of each image, by measure and the network that measures."""
+        """The values of each image that are compared, by measure and network."""
         context, network = self.context, self.stage.network
         given = images.to(context.device)
         with torch.no_grad():
@@ -140,7 +140,7 @@ class _Inversion(Work):
     def _measured(
         self, seen: dict[tuple[str, str], Tensor], wanted: dict[tuple[str, str], Tensor]
     ) -> dict[tuple[str, str], PerImage]:
-        """Distance of each image from its target; in the own representation, of its length."""
+        """Distance of each image from its target; in the own representation, relative to length."""
         distances = {key: feature_distances(seen[key], wanted[key]).cpu() for key in seen}
         own = "representation", self.context.name
         distances[own] /= wanted[own].double().norm(dim=1).cpu()

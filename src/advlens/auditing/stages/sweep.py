@@ -1,4 +1,4 @@
-"""Accuracy against epsilon, and the checks that masked gradients fail."""
+"""Accuracy against epsilon, and sanity checks that masked gradients fail."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from advlens.losses import log_odds
 from advlens.runs.folder import Row, Tables
 from advlens.settings import AuditSettings
 
-SWEEP_L2 = (0.25, 0.5, 1.0, 2.0, 4.0)  # times the radius of the main attack
+SWEEP_L2 = (0.25, 0.5, 1.0, 2.0, 4.0)  # multiples of the main attack's radius
 SWEEP_LINF = (1 / 255, 2 / 255, 4 / 255, 8 / 255, 16 / 255)
 CHECK_LINF = 4 / 255
 CHECK_STEPS = (1, 2, 5)
@@ -26,13 +26,13 @@ CHECK_STEPS = (1, 2, 5)
 
 @dataclass(frozen=True, kw_only=True)
 class SweepStage:
-    """Accuracy against epsilon on a seeded subset, and the checks that masked gradients fail.
+    """Accuracy against epsilon on a seeded subset, and sanity checks that masked gradients fail.
 
     Attributes:
-        epsilon: radius of the main L2 attack; the sweep goes from a quarter of it to four times.
+        epsilon: radius of the main L2 attack; the sweep covers a quarter of it to four times.
         count: size of the subset.
         steps: PGD steps.
-        draws: of the attacks, and passes over each image, of a randomized model.
+        draws: draws of the attacks, and passes over each image, for a randomized model.
     """
 
     epsilon: float
@@ -66,7 +66,7 @@ class SweepStage:
 
 
 def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
-    """The sweep on a part of the images."""
+    """The stage that sweeps epsilon on a subset of the images."""
     sweep = SweepStage(
         epsilon=subject.epsilon,
         count=settings.sweep_images,
@@ -83,7 +83,7 @@ class _Sweep(Counts):
     """Images on which the gradient that attacks climb is exactly 0."""
 
     def _take(self, accuracy: Accuracy, attack: Attack | None, view: View) -> None:
-        """Top-1 alone: images are dropped once they are fooled, which saves most of the steps."""
+        """Measure top-1 alone: fooled images are dropped, which saves most of the steps."""
         if attack is None or accuracy.draws > 1:
             super()._take(accuracy, attack, view)
             return
@@ -110,7 +110,7 @@ class _Sweep(Counts):
         super().restore(state)
         self.blind = int(state["sweep.blind"])
         if not 0 <= self.blind <= self.counts["natural"].n:
-            raise ValueError(f"{self.blind} is no count of {self.counts['natural'].n} images")
+            raise ValueError(f"{self.blind} is not a count of {self.counts['natural'].n} images")
 
     def merge(self, other: Self) -> None:
         super().merge(other)

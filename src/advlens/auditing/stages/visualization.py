@@ -22,12 +22,12 @@ JOB = "visualization.images"
 
 @dataclass(frozen=True, kw_only=True)
 class VisualizationStage:
-    """Some components of the representation, each made visible from noise.
+    """Some components of the representation, each visualized from noise.
 
     Attributes:
-        method: the steps.
-        count: components, drawn by the seed.
-        shown: images of highest and of lowest activation beside each.
+        method: the method that visualizes.
+        count: number of components, drawn by the seed.
+        shown: images of highest and of lowest activation beside each visualization.
     """
 
     method: FeatureVisualization = field(default_factory=FeatureVisualization)
@@ -46,7 +46,7 @@ class VisualizationStage:
 
 
 def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
-    """Some components of the representation, made visible."""
+    """The stage that visualizes some components of the representation."""
     visualization = VisualizationStage(
         method=FeatureVisualization(steps=settings.visualization_steps),
         count=settings.visualized,

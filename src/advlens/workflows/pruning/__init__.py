@@ -1,4 +1,4 @@
-"""Channel pruning: models pruned, fine-tuned by our training, and audited beside the whole ones."""
+"""Channel pruning: models are pruned, fine-tuned, and audited beside the unpruned ones."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -27,9 +27,9 @@ from advlens.workflows.training import (
 )
 
 SLOWER = 10
-"""A recipe's learning rate is divided by this: the model is already trained."""
+"""Divisor of a recipe's learning rate, because the model is already trained."""
 SAMPLE_TESTED = 500
-"""Images of the packaged sample that models are audited on; the others fine-tune them."""
+"""Images of the packaged sample on which models are audited; the others fine-tune them."""
 
 
 def prune_and_audit(
@@ -45,20 +45,20 @@ def prune_and_audit(
 
     Args:
         models: specifications with trained weights (see `load_model`).
-        data: a specification (see `load_data`); of the packaged sample one part fine-tunes and
-            another is audited.
-        out: the folder to write: a folder `<model>-<sparsity>` for each, `audit`,
+        data: a specification (see `load_data`); the packaged sample is split into a part for
+            fine-tuning and one for the audit.
+        out: the folder to write: a folder `<model>-<sparsity>` for each model, `audit`,
             `results/pruning.csv` and `pruning.md`.
-        settings: how.
-        command: shown as the way to make it again.
-        report: takes lines for the user.
+        settings: the settings of pruning, fine-tuning and the audit.
+        command: shown as the way to reproduce it.
+        report: called with lines for the user.
 
     Returns:
         The path of `pruning.md`.
 
     Raises:
-        SettingsError: a model without weights or recipe, or two of one name.
-        AdvlensError: as `prune`, training and the audit do; what is finished stays.
+        SettingsError: a model has no weights or no recipe, or two have one name.
+        AdvlensError: as in `prune`, training and the audit; finished work is kept.
     """
     wholes = [
         load_model(spec, seed=settings.seed, ignore_keys=settings.ignore_keys, head=settings.head)
@@ -70,7 +70,7 @@ def prune_and_audit(
         make_training(one.training(settings))
     sets = {whole.name: images(data, whole, settings) for whole in wholes}
     with locked(out):
-        Run(out, _identity(plan, settings))  # refuses the folder of another one
+        Run(out, _identity(plan, settings))  # refuses the folder of another run
         for number, one in enumerate(plan, start=1):
             report(f"model {number} of {len(plan)}: {one.label}")
             fine_tune(one, one.training(settings), *sets[one.whole.name], out / one.label, command)
@@ -103,9 +103,9 @@ class Variant:
     """One model at one sparsity.
 
     Attributes:
-        whole: the model.
+        whole: the unpruned model.
         spec: its specification.
-        recipe: the name of what fine-tunes it.
+        recipe: name of the recipe that fine-tunes it.
         sparsity: share of the channels to prune.
     """
 
@@ -116,7 +116,7 @@ class Variant:
 
     @property
     def label(self) -> str:
-        """Names its folder, and so the model in the audit."""
+        """Name of its folder, and so of the model in the audit."""
         return f"{self.whole.name}-{self.sparsity:g}"
 
     def pruned(self, out: Path) -> str:
@@ -124,7 +124,7 @@ class Variant:
         return f"{network_of(self.spec)}@{out / self.label / 'model.safetensors'}"
 
     def training(self, settings: PruneSettings) -> TrainSettings:
-        """How it is trained, but for the pruning: as its recipe says, at a lower rate."""
+        """The training settings, without the pruning: those of its recipe, at a lower rate."""
         recipe = {k: v for k, v in recipe_settings(self.recipe).items() if k != "model"}
         whole = settings_from(TrainSettings, recipe, f"recipe {self.recipe}")
         wanted: dict[str, Any] = {
@@ -145,7 +145,7 @@ def variants(
     """Every model at every sparsity, each with its recipe.
 
     Raises:
-        SettingsError: a model without weights or recipe, or two of one name.
+        SettingsError: a model has no weights or no recipe, or two have one name.
     """
     recipes: Sequence[str] = settings.recipes
     if len(recipes) > 1 and len(recipes) != len(models):
@@ -162,8 +162,8 @@ def variants(
             )
         if not recipes and whole.name not in packaged_names("recipes"):
             raise SettingsError(
-                f"no recipe has the name of the model {whole.name}; say with --recipes what "
-                "fine-tunes it (advlens train --list shows the recipes)"
+                f"no recipe has the name of the model {whole.name}; choose one with --recipes "
+                "(advlens train --list shows the recipes)"
             )
         if names.count(whole.name) > 1:
             raise SettingsError(
@@ -183,10 +183,11 @@ def variants(
 def images(
     data: str, classifier: Classifier, settings: PruneSettings
 ) -> tuple[ImageData, ImageData]:
-    """Images that fine-tune and images that are audited, which have none in common.
+    """Disjoint images for fine-tuning and for the audit.
 
     Raises:
-        AdvlensError: as `load_data` does; data without such parts, or too few images in them.
+        AdvlensError: as in `load_data`; or the data lack such parts, or have too few images in
+            them.
     """
     if data != "sample":
         tuned, audited = load_images(data, classifier)
@@ -226,7 +227,7 @@ def fine_tune(
 
 
 def _identity(plan: Sequence[Variant], settings: PruneSettings) -> dict[str, Any]:
-    """All that the numbers depend on, but for the data, which training and the audit look at."""
+    """All that the results depend on, except the data, which training and the audit check."""
     values = dataclasses.asdict(settings)
     return {
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in values.items()},

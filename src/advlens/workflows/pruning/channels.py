@@ -1,4 +1,4 @@
-"""Which channels are pruned, and how they stay so."""
+"""Which channels are pruned, and how they stay pruned."""
 
 from functools import partial
 from typing import Any
@@ -14,23 +14,23 @@ from advlens.prepared.units import layer_name, trace
 
 
 def kept_channels(model: nn.Module, sparsity: float) -> dict[str, Tensor]:
-    """Which channels stay when each convolution loses those of the smallest L2 norm.
+    """The channels that stay when each convolution loses those of smallest L2 norm.
 
     The norm of a channel is that of the weights that compute it (Li et al. 2017, Pruning filters
-    for efficient ConvNets, with L2 in place of L1). Every convolution loses the same share, to the
-    nearest number of channels. A normalization right behind a convolution loses the same ones:
-    with its bias at 0 too, a pruned channel is exactly 0.
+    for efficient ConvNets, with L2 in place of L1). Every convolution loses the same share, rounded
+    to the nearest number of channels. A normalization right behind a convolution loses the same
+    ones: with its bias also 0, a pruned channel is exactly 0.
 
     Args:
         model: images → logits.
         sparsity: share of the channels to prune, ≥ 0 and < 1.
 
     Returns:
-        For each parameter concerned, by name: truth values, one per channel, on the CPU.
+        For each affected parameter, by name: truth values, one per channel, on the CPU.
 
     Raises:
-        ModelError: no convolution, or control flow that cannot be traced.
-        SettingsError: no channel of a convolution would be left.
+        ModelError: the model has no convolution, or control flow that cannot be traced.
+        SettingsError: a convolution would keep no channel.
     """
     graph, modules, kept = trace(model), dict(model.named_modules()), dict[str, Tensor]()
     for node in graph.nodes:
@@ -63,10 +63,10 @@ def prune(classifier: Classifier, sparsity: float) -> dict[str, Tensor]:
     A weight of 0 whose gradient is 0 stays 0 under momentum, Adam, weight decay and averaging.
 
     Returns:
-        What `kept_channels` does.
+        The result of `kept_channels`.
 
     Raises:
-        AdvlensError: as `kept_channels` does; the classifier is unchanged then.
+        AdvlensError: as in `kept_channels`; then the classifier is unchanged.
     """
     kept = kept_channels(classifier, sparsity)
     for name, channels in kept.items():

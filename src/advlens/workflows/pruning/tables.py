@@ -1,4 +1,4 @@
-"""What the audit found, for each model at each sparsity: rows of one table, and pages to read."""
+"""The audit's results for each model at each sparsity: rows of one table, and Markdown tables."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -54,7 +54,7 @@ SHOWN = (
         ),
     ),
 )
-"""Titles, which layers, and columns: heading, table of the audit (but "weights"), case, measure."""
+"""Titles, layers, and columns: heading, table of the audit (or "weights"), case, measure."""
 
 
 def zeros(classifier: Classifier) -> Row:
@@ -66,10 +66,10 @@ def zeros(classifier: Classifier) -> Row:
 
 
 def kept_units(results: Results, model: str, classifier: Classifier) -> list[Row]:
-    """The mean LC of the live units whose channels have weights, and its interval over units.
+    """Mean LC of the live units whose channels have weights, and its interval over units.
 
-    In a residual network a unit lives on without them, on what the shortcut brings: it repeats an
-    earlier one.
+    In a residual network a unit stays alive without its weights through the shortcut, and repeats
+    an earlier unit.
     """
     units = results.table("units")
     mine = [row for row in units or [] if row["model"] == model]
@@ -91,7 +91,7 @@ def kept_units(results: Results, model: str, classifier: Classifier) -> list[Row
 
 
 def measured(results: Results, model: str) -> list[Row]:
-    """What an audit measured on a model, as rows of one form.
+    """An audit's measurements of a model, as uniform rows.
 
     `case` is the attack, the set of images, the attribution method or the start; `settings` tells
     attacks of one name and epsilon apart; `layers` is "last" or "all" where units are measured. The
@@ -157,7 +157,7 @@ def _consistency(measured: Sequence[Row]) -> list[Row]:
 
 
 def _mean(rows: Sequence[Row], key: str) -> float | None:
-    """Over the live units of some layers."""
+    """The mean over the live units of some layers."""
     if not rows or any(row[key] is None for row in rows):
         return None
     return float(sum(r["units"] * r[key] for r in rows) / sum(r["units"] for r in rows))
@@ -191,13 +191,13 @@ def _row(
 
 
 def _settings(row: Row) -> str:
-    """What tells an attack from others of its name and epsilon, as "L2, steps=20"."""
+    """What tells an attack from others with its name and epsilon, such as "L2, steps=20"."""
     steps = f"steps={row['steps']}" if row["steps"] else ""
     return ", ".join(filter(None, (row["norm"], steps, row["settings"])))
 
 
 def tables(rows: Sequence[Row]) -> list[str]:
-    """The rows as Markdown tables; a column that the audit did not measure is left out."""
+    """The rows as Markdown tables; columns that the audit did not measure are left out."""
     lines = list[str]()
     models = list(dict.fromkeys((row["model"], row["sparsity"]) for row in rows))
     for title, layers, columns in SHOWN:
@@ -221,7 +221,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _cell(rows: Sequence[Row], table: str, case: str, measure: str, layers: str) -> str:
-    """A value with its interval; of adversarial images also the radius and the success there."""
+    """A value with its interval; for adversarial images also the radius and the success there."""
     of_case = [row for row in rows if (row["table"], row["case"]) == (table, case)]
     cells = [r for r in of_case if (r["measure"], r["layers"]) == (measure, layers)]
     if not cells or cells[0]["value"] is None:

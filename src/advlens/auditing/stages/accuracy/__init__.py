@@ -26,8 +26,8 @@ class AccuracyStage:
     """Top-1 and top-5 accuracy, natural and under each attack, on all images.
 
     Attributes:
-        attacks: as they are, with their own draws.
-        draws: passes over each image, natural or attacked, of a randomized model.
+        attacks: the attacks, run as they are, with their own draws.
+        draws: passes over each natural or attacked image, for a randomized model.
     """
 
     attacks: Sequence[Attack]
@@ -45,7 +45,7 @@ class AccuracyStage:
 
 
 def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
-    """Accuracy on all images, and AutoAttack on some of them where it is asked for."""
+    """Accuracy on all images, and AutoAttack on some of them if requested."""
     draws = subject.draws(settings)
     attacks = [] if settings.natural else _attacks(subject, settings)
     chosen: list[Stage] = [AccuracyStage(attacks=attacks, draws=draws)]
@@ -65,15 +65,14 @@ def _attacks(subject: Subject, settings: AuditSettings) -> list[Attack]:
             attack = replace(attack, draws=draws)
         if _told(attack, given) in [_told(other, given) for other in attacks]:
             raise SettingsError(
-                f"{text!r} is measured already: an attack is another one only where a setting of "
-                "it is another; leave it out"
+                f"{text!r} is measured already; change one of its settings, or leave it out"
             )
         attacks.append(attack)
     return attacks
 
 
 def _told(attack: Attack, usual: dict[str, Any]) -> tuple[object, ...]:
-    """What tables tell of an attack."""
+    """What tables say about an attack."""
     return attack.columns(), attack.unusual(**usual)
 
 
@@ -102,7 +101,7 @@ class Counts(Work):
         self.context, self.attacks, self.draws = context, attacks, draws
         self.counts = {key: Accuracy(draws=draws) for key in attacks}
         self.unattacked = dict.fromkeys(attacks, 0)
-        """Images that an attack of another library found nothing to start from for."""
+        """Images for which an attack of another library finds no starting point."""
 
     def update(self, view: View) -> None:
         for key, attack in self.attacks.items():
@@ -125,7 +124,7 @@ class Counts(Work):
             self.counts.values(), state[f"{self.table}.counts"].tolist(), strict=True
         ):
             if not all(0 <= count <= row[0] * self.draws for count in row):
-                raise ValueError(f"{row} are no counts of {row[0]} images")
+                raise ValueError(f"{row} are not counts of {row[0]} images")
             accuracy.restore(row)
         left = state[f"{self.table}.left"].tolist()
         self.unattacked = dict(zip(self.attacks, left, strict=True))

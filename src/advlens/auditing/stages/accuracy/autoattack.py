@@ -1,4 +1,4 @@
-"""AutoAttack on a subset: the field's common measure, by its reference implementation."""
+"""AutoAttack on a subset: the field's common measure, in its reference implementation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ class AutoAttackStage:
     """Accuracy under AutoAttack, after each of its attacks.
 
     Attributes:
-        attacks: one for each ball.
-        count: images, a seeded, class-balanced subset.
+        attacks: one attack for each ball.
+        count: size of the seeded, class-balanced subset.
     """
 
     attacks: Sequence[AutoAttack]
@@ -50,16 +50,16 @@ class _Rounds(Work):
         self.ids = chosen.positions
 
     def update(self, view: View) -> None:
-        """No image streams by: what the attacks draw must not depend on kills."""
+        """Ignore the stream: what the attacks draw must not depend on kills."""
 
     def state(self) -> dict[str, Tensor]:
         return {}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Nothing is kept but what `_lost` keeps."""
+        """Restore nothing: only `_lost` saves state."""
 
     def merge(self, other: Self) -> None:
-        """Nothing has been seen."""
+        """Merge nothing: this work sees no images."""
 
     def compute(self) -> Tables:
         final: list[Row] = []
@@ -77,9 +77,9 @@ class _Rounds(Work):
         return {"accuracy": final, "autoattack": rounds}
 
     def _lost(self, attack: AutoAttack, mine: Sequence[int]) -> Int64[Tensor, " n"]:
-        """For each of these the round that the model fails in; the number of rounds where in none.
+        """The round in which the model fails on each image; the number of rounds if in none.
 
-        What is found is kept after each round of each batch, since a round can take an hour.
+        Results are saved after each round of each batch, because a round can take an hour.
         """
         context, ids = self.context, self.ids[list(mine)]
         job = context.processes.own(f"{self.stage.name}.{attack.threat.norm}")
@@ -105,7 +105,7 @@ class _Rounds(Work):
         return lost
 
     def _right(self, attack: AutoAttack, number: int, ids: Tensor) -> Tensor:
-        """Whether the model is right on each image, once this round has changed it."""
+        """Whether the model is right on each image after this round."""
         data, prepared = self.context.data, self.context.prepared
         images = data.images(ids.tolist()).to(self.context.device).float() / 255
         labels = data.labels[ids].to(self.context.device)

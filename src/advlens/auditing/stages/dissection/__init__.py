@@ -34,11 +34,11 @@ class DissectionStage:
     Attributes:
         data: images with labeled pixels, of the model's size.
         method: how units are dissected; its layers may be "last" or "all".
-        attack: what makes the adversarial images, if any; the weight of an Adam attack is
-            calibrated on some of the images.
+        attack: the attack that makes the adversarial images, if any; the weight of an Adam attack
+            is calibrated on some of the images.
         minimum: IoU above which a unit detects its best concept.
-        units: of each layer, so many are shown with their images.
-        discrepancy: whether their pictures get discrepancy maps.
+        units: number of units of each layer that are shown with their images.
+        discrepancy: whether the pictures of these units get discrepancy maps.
     """
 
     data: BrodenData
@@ -59,7 +59,7 @@ class DissectionStage:
 
 
 def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
-    """Dissection beside an audit, on the images that --concepts names."""
+    """Dissection as part of an audit, on the images that --concepts names."""
     if subject.concepts is None:
         return []
     chosen = DissectSettings(
@@ -75,7 +75,7 @@ def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
 def dissection_stage(
     subject: Subject, settings: DissectSettings, draws: int = DRAWS
 ) -> DissectionStage:
-    """Dissection as the settings ask for it; the attack has the draws if the model needs them."""
+    """The stage that the settings ask for; the attack has draws if the model needs them."""
     data = subject.concepts
     assert data is not None
     if subject.prepared.layers:
@@ -142,7 +142,7 @@ class _Dissection(Work):
         ]
         self.method = dataclasses.replace(stage.method, layers=tuple(layers))
         self.attack = stage.attack
-        self.walk: Dissector | None = None  # begun when the attack is settled
+        self.walk: Dissector | None = None  # set up when the attack is settled
         if not isinstance(self.attack, AdamAttack):
             self._begin()
 
@@ -187,7 +187,7 @@ class _Dissection(Work):
         self._walk.restore(mine)
 
     def merge(self, other: Self) -> None:
-        """The walk exchanges what the processes saw."""
+        """Merge nothing: the walk exchanges what the processes saw."""
 
     def compute(self) -> Tables:
         walk, stage, model = self._walk, self.stage, self.context.name

@@ -17,9 +17,9 @@ from advlens.wordnet import similarity_matrix
 
 
 def choose_units(concepts: Mapping[Kind, Concepts], count: int, minimum: float) -> list[int]:
-    """Half of them of the highest IoU, the others of those whose IoU falls most under attack.
+    """Choose units, half by highest IoU and half by the largest drop of IoU under attack.
 
-    Without an attack all are of the highest IoU; equal ones by number.
+    Without an attack all units have the highest IoU; ties go by number.
     """
     real = concepts["real"].iou
     by_iou = torch.argsort(real, descending=True, stable=True).tolist()
@@ -43,9 +43,9 @@ def picture_rows(
 ) -> list[Row]:
     """Write the pictures of some units of a layer and return a row for each.
 
-    The adversarial images are made again: attack, seed and image id give the same image. They are
-    framed where the model takes them for a class near those that it sees in the unit's real images
-    (D22, section 2): at least half as similar to their distribution as the most similar class is.
+    The adversarial images are recomputed: attack, seed and image id determine them. An image is
+    framed if the model takes it for a class near those that it sees in the unit's real images (D22,
+    section 2): at least half as similar to their distribution as the most similar class.
     """
     units = choose_units(concepts, count, minimum)
     near = _near(context, walk, concepts["real"])
@@ -97,7 +97,7 @@ def _kind(images: str) -> Kind:
 
 
 def _name(names: tuple[str, ...] | None, number: int) -> str:
-    """Of a class; nothing where the model names none."""
+    """The name of a class; empty if the model has no names."""
     if number < 0:
         return ""
     return names[number] if names else f"class {number}"
@@ -107,7 +107,7 @@ def _near(context: Context, walk: Dissector, real: Concepts) -> Bool[Tensor, "un
     """The classes near those that the model sees in each unit's real images."""
     seen = walk.predicted["real"][real.top.compute()[1]]
     if int(seen.min()) < 0:
-        return torch.zeros(len(seen), 1, dtype=torch.bool)  # no classifier
+        return torch.zeros(len(seen), 1, dtype=torch.bool)  # not a classifier
     synsets = context.classifier.synsets
     classes = len(synsets) if synsets else int(max(p.max() for p in walk.predicted.values())) + 1
     similarity = (
@@ -121,7 +121,7 @@ def _near(context: Context, walk: Dissector, real: Concepts) -> Bool[Tensor, "un
 def _masks(
     walk: Dissector, layer: str, thresholds: Tensor, images: Images, units: list[int]
 ) -> Bool[Tensor, "n chosen h w"]:
-    """The masks of some units at the size at which the images are shown."""
+    """The masks of some units, at the size of the shown images."""
     with torch.no_grad():
         maps = walk.prepared.maps(images, [layer], logits=False)[1][layer][:, units]
     height, width = enlarged(images[0]).shape[1:]

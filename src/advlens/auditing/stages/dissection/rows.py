@@ -1,4 +1,4 @@
-"""What a dissection found, as rows of tables."""
+"""The results of a dissection, as rows of tables."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ def unit_rows(model: str, dissected: Dissected, concepts: Mapping[int, Concept])
 def detected(
     values: Concepts, concepts: Mapping[int, Concept], minimum: float, *, permuted: bool = False
 ) -> list[Concept | None]:
-    """For each unit the concept that it detects: its best one, where the IoU exceeds `minimum`."""
+    """The concept that each unit detects: its best one, if the IoU exceeds `minimum`."""
     labels, ious = (
         (values.permuted_labels, values.permuted_iou) if permuted else (values.labels, values.iou)
     )
@@ -58,8 +58,8 @@ def share_rows(
 ) -> list[Row]:
     """Shares of units that detect a concept, by category: D19, Table 2, and D22, Table 1.
 
-    For each layer, for all together, and for several thresholds of the IoU; with the detectors that
-    the labels of other images give.
+    There are rows for each layer, for all layers together, and for several IoU thresholds, with the
+    detectors that the labels of other images give.
     """
     return [
         _share_row(
@@ -108,7 +108,7 @@ def transition_rows(
     data: BrodenData,
     minimum: float,
 ) -> list[Row]:
-    """How many units go from which category on real images to which under attack."""
+    """How many units move from which category on real images to which under attack."""
     rows: list[Row] = []
     for name, layers in _groups(dissected).items():
         for kind in list(dissected[layers[0]])[1:]:
@@ -144,6 +144,6 @@ def _category(concept: Concept | None) -> str:
 
 
 def _groups(dissected: Dissected) -> dict[str, list[str]]:
-    """Each layer by itself; and all of them, where there are several."""
+    """Each layer by itself, and all of them if there are several."""
     groups = {layer: [layer] for layer in dissected}
     return groups | ({TOGETHER: list(dissected)} if len(dissected) > 1 else {})

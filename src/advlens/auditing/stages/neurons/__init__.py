@@ -31,7 +31,7 @@ from advlens.settings import AuditSettings
 from advlens.statistics import TopK
 from advlens.wordnet import similarity_matrix
 
-UNSEEN = -1  # what stands for a class of images that another process saw
+UNSEEN = -1  # marks a class of images that another process saw
 MAIN, EQUAL, FGSM, NOISE = "least-likely", "equal-success", "fgsm", "noise"
 
 
@@ -39,23 +39,23 @@ MAIN, EQUAL, FGSM, NOISE = "least-likely", "equal-success", "fgsm", "noise"
 class NeuronStage:
     """LC, consis_adv, CS1 and CS2 of every unit of every convolution, on all images.
 
-    Four sets stand beside the real images: the least-likely attack at one epsilon for all models,
-    the same attack at each model's own epsilon that reaches `success`, FGSM, and Gaussian noise of
-    the first one's length as a control.
+    Four sets are compared with the real images: the least-likely attack at one epsilon for all
+    models, the same attack at each model's own epsilon that reaches `success`, FGSM, and Gaussian
+    noise of the first attack's length as a control.
 
     Attributes:
         epsilon: L2 radius of the least-likely attack.
-        steps: its steps.
-        step_size: of the least-likely attack, at other radii in proportion (default: 2.5 epsilon /
-            steps).
-        success: share of images that the attack at equal success must reach.
-        calibration: number of images that its epsilon is searched on.
+        steps: steps of the least-likely attack.
+        step_size: step size of the least-likely attack, scaled in proportion at other radii
+            (default: 2.5 epsilon / steps).
+        success: share of images on which the attack at equal success must succeed.
+        calibration: number of images on which its epsilon is searched.
         fgsm_epsilon: L∞ radius of FGSM.
-        top: share of the images that stands for a unit (D22: .01).
-        sigma: of the class similarity (D22 eq. 10).
-        discrepancy: whether the units' pictures get their discrepancy maps, which takes a pass per
-            picture and place of the occluder.
-        draws: of the attacks, on a randomized model.
+        top: share of the images that represents a unit (D22: .01).
+        sigma: width of the class similarity (D22 eq. 10).
+        discrepancy: whether the pictures of units get discrepancy maps, which take a pass per
+            picture and occluder position.
+        draws: draws of the attacks on a randomized model.
     """
 
     epsilon: float
@@ -81,7 +81,7 @@ class NeuronStage:
 
 
 def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
-    """The consistency of every unit, which is measured under attack."""
+    """The stage that measures the consistency of every unit under attack."""
     neurons = NeuronStage(
         epsilon=subject.neuron_epsilon,
         steps=settings.neuron_steps,
@@ -103,7 +103,7 @@ class _Neurons(Work):
         data = context.data
         if data.synsets is None:
             raise DataError(
-                f"consistency needs the WordNet id of every class, and those of {data.name} are "
+                f"consistency needs the WordNet id of every class, but those of {data.name} are "
                 "not known; name the class folders by wnid, or give a table with --synsets"
             )
         self.similarity = torch.from_numpy(similarity_matrix(data.synsets, stage.sigma))
@@ -115,7 +115,7 @@ class _Neurons(Work):
         )
         self.sets: dict[str, Attack] = {
             MAIN: self.main,
-            EQUAL: self.main,  # its epsilon is found by the first update, or restored
+            EQUAL: self.main,  # the first update finds its epsilon, unless it is restored
             FGSM: Fgsm(threat=Linf(epsilon=stage.fgsm_epsilon), **given),
             NOISE: GaussianNoise(threat=threat, seed=stage.seed),
         }
@@ -145,10 +145,10 @@ class _Neurons(Work):
             top.update(responses[layer], view.ids)
 
     def _calibrated(self) -> float:
-        """The smallest epsilon at which the least-likely attack reaches the wanted success.
+        """The smallest epsilon at which the least-likely attack reaches the required success.
 
-        Radii are doubled until one does. Where none does, the most successful one is taken: with
-        few steps success does not keep rising, and the tables say what it is.
+        Radii are doubled until one does. If none does, the most successful one is taken: with few
+        steps success does not keep rising, and the tables report it.
         """
         data, prepared, stage = self.context.data, self.context.prepared, self.stage
         subset = data.subset(min(stage.calibration, len(data)), seed=stage.seed)
@@ -265,13 +265,13 @@ class _Neurons(Work):
     def _each_top(self) -> list[tuple[str, str, TopK]]:
         for tops in self.tops.values():
             for top in tops.values():
-                top.compute()  # so that nothing waits outside the keys
+                top.compute()  # so that no value is left out of the keys
         return [
             (name, layer, top) for name, tops in self.tops.items() for layer, top in tops.items()
         ]
 
     def _success(self, name: str) -> dict[str, float]:
-        """Share of images on which the attack of a set reached its goal, with its interval."""
+        """Share of images on which a set's attack reached its goal, with its interval."""
         if name in (MAIN, EQUAL):
             hits = self.predicted[name] == self.targets
         else:
@@ -364,5 +364,5 @@ class _Neurons(Work):
 
 
 def _finite(value: object) -> object:
-    """Nothing in place of NaN, which stands where all units of a layer are dead."""
+    """An empty cell in place of NaN, which stands where all units of a layer are dead."""
     return None if isinstance(value, float) and value != value else value

@@ -13,8 +13,8 @@ from advlens.runs.folder import Row
 def curve(layers: Sequence[LayerConsistency], *, bins: int = 10) -> list[Row]:
     """One row per bin of LC: mean CS1 and CS2 of its units, with 95 % intervals over units.
 
-    The bins' width is the smallest of 1, 2 or 5 times a power of ten that needs at most `bins` of
-    them, so that the bins of several models lie on one grid.
+    The bin width is the smallest of 1, 2 or 5 times a power of ten that needs at most `bins` bins,
+    so that the bins of several models share one grid.
     """
     lc, cs1, cs2 = (
         torch.cat([layer.values[name][~layer.dead] for layer in layers])

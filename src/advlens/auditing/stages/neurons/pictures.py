@@ -27,7 +27,7 @@ class Chosen:
 
 
 def choose_units(layer: LayerConsistency, each: int = 3) -> list[Chosen]:
-    """The live units of highest LC, and those around the median; equal LC by number."""
+    """The live units of highest LC, and those around the median; ties in LC go by number."""
     lc = layer.values["lc"]
     live = [unit for unit in range(len(lc)) if not layer.dead[unit]]
     order = sorted(live, key=lambda unit: (-lc[unit].item(), unit))
@@ -50,9 +50,9 @@ def picture_rows(
 ) -> list[Row]:
     """Write the pictures of the chosen units and return a row for each.
 
-    The adversarial images are made again: attack, seed and image id give the same image.
-    An adversarial image is framed where it is mistaken for a class near those of the unit's real
-    images: at least half as similar to their distribution as the most similar class is.
+    The adversarial images are recomputed: attack, seed and image id determine them. An adversarial
+    image is framed if it is mistaken for a class near those of the unit's real images: at least
+    half as similar to their distribution as the most similar class.
     With `discrepancy`, each picture's map is written beside it.
     """
     if not units:
