@@ -201,7 +201,7 @@ def test_damaged_image_in_an_archive(tarred: Path) -> None:
         ("devkit bomb", "holds more than .* bytes, so it is not ImageNet's devkit"),
         ("devkit is none", "cannot read the archive"),
         ("image twice", "see its member 13, 'ILSVRC2012_val_00000001.JPEG'"),
-        ("kaggle twice", "'ILSVRC2012_val_00000001' is unknown or there twice"),
+        ("kaggle twice", "'ILSVRC2012_val_00000001' is unknown or occurs twice"),
         ("kaggle header", "cannot read the labels in .*LOC_val_solution.csv"),
         ("kaggle gap", "has 1 labels, but not of images 1 to 1"),
         ("kaggle empty", "cannot read the labels in .*LOC_val_solution.csv"),

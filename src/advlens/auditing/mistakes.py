@@ -123,9 +123,9 @@ def _outputs(logits: Logits) -> str:
         )
     if float(values.logsumexp(dim=1).abs().amax()) < 1e-2:
         return (
-            "returns log-probabilities, whose exponentials sum to 1: accuracies are those of its "
-            "logits, attributions of a logit and images generated for one are not; return what "
-            "comes before the log-softmax"
+            "returns log-probabilities, whose exponentials sum to 1: accuracies equal those of "
+            "its logits, but attributions of a logit and images generated for one do not; return "
+            "what comes before the log-softmax"
         )
     return ""
 
@@ -155,9 +155,9 @@ def _accuracy(classes: Sequence[str], seen: Seen) -> str:
     low, high = wilson(right, n)
     accuracy = Estimate(value=right / n, low=low, high=high, n=n).text(as_percent=True)
     return (
-        f"is right on {accuracy} of {n} images, where {percent(chance)} and up to "
-        f"{percent(most_by_chance)} is guessing, so nothing is left that an attack could take; "
-        "check its weights, the order of its classes, mean, std and resize, or take more images"
+        f"is right on {accuracy} of {n} images, where guessing gives {percent(chance)} and up to "
+        f"{percent(most_by_chance)}, so nothing is left for an attack to take; check its weights, "
+        "the order of its classes, mean, std and resize, or take more images"
     )
 
 

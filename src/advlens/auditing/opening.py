@@ -79,7 +79,7 @@ def check_expected(
         if not low <= value <= high:
             raise ModelError(
                 f"{subject.classifier.name} is right on {estimate.text(as_percent=True)} of the "
-                f"{count(estimate.n)} images of {subject.data.name}, and {percent(value)} is "
+                f"{count(estimate.n)} images of {subject.data.name}, but {percent(value)} is "
                 "expected; check its weights, the order of its classes, mean, std and resize, or "
                 "give another --expect-accuracy"
             )
@@ -137,8 +137,8 @@ class _Watched:
         logits: Logits = self.prepared(images)
         if logits.isnan().any():
             raise NumericError(
-                f"{self.classifier.name} returns NaN on images in [0, 1], so nothing that is "
-                "measured of it means anything: check its weights"
+                f"{self.classifier.name} returns NaN on images in [0, 1], so its results mean "
+                "nothing: check its weights"
             )
         return logits
 

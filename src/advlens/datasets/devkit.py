@@ -58,7 +58,7 @@ def _of_kaggle(table: Path) -> list[str]:
                 match = IMAGE.fullmatch(row["ImageId"])
                 wnid, *_ = row["PredictionString"].split()
                 if match is None or int(match[1]) in wnids:
-                    raise ValueError(f"its image {row['ImageId']!r} is unknown or there twice")
+                    raise ValueError(f"its image {row['ImageId']!r} is unknown or occurs twice")
                 wnids[int(match[1])] = wnid
     except (OSError, ValueError, KeyError, AttributeError, csv.Error) as error:
         raise DataError(f"cannot read the labels in {table}: {error}; fetch it again") from error

@@ -115,10 +115,10 @@ def check_stream(
     """The batches of a data set's `stream`, each checked; closing this generator closes the stream.
 
     Args:
-        name: of the data set.
-        stream: its batches.
+        name: the data set's name.
+        stream: the stream of its batches.
         batches: the ids that were requested for each.
-        shape: of each image.
+        shape: the shape of each image.
 
     Raises:
         DataError: a batch is not a uint8 tensor of this shape for each id, or batches are missing.

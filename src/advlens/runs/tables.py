@@ -174,7 +174,7 @@ TABLES: dict[str, Table] = {
         | {
             "floor": (str, "what the value is about, in words"),
             "measure": (str | None, "lc or cs1"),
-            "kind": (str | None, "random: of random images; uniform: of all classes alike"),
+            "kind": (str | None, "random: for random images; uniform: for all classes alike"),
             "value": (float, "the value"),
             **_N,
         },

@@ -331,7 +331,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "value twice": (
         lambda m: (m / "labels.csv").write_text(LABELS + "1,cow,object\n"),
-        "labels.csv line 11: value 1 of object is there twice",
+        "labels.csv line 11: value 1 of object occurs twice",
     ),
     **{
         f"category {name!r}": (

@@ -156,7 +156,7 @@ BAD: dict[str, tuple[Callable[[Entries], object], str]] = {
     **{
         f"mode {kind:o}": (
             lambda e, kind=kind: e.append(("broden1_227/images/x", b"/etc/passwd", kind | 0o777)),
-            "no regular file",
+            "not a regular file",
         )
         for kind in (stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK)
     },

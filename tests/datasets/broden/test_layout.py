@@ -156,7 +156,7 @@ HOSTILE: dict[str, tuple[Edit, str]] = {
     ),
     "category twice": (
         lambda f: append(f, "category.csv", "part,1,1,1,1\n"),
-        "category.csv line 8: .*'part' is there twice",
+        "category.csv line 8: .*'part' occurs twice",
     ),
     "category without a name": (
         lambda f: append(f, "category.csv", ",1,1,1,1\n"),

@@ -162,8 +162,8 @@ def _members(archive: Path, content: zipfile.ZipFile, prefix: str) -> list[zipfi
             or name in result
         ):
             raise DataError(
-                f"{archive} holds {name!r}, which is there twice, leads out of its folder, or is"
-                " no regular file; get it again"
+                f"{archive} holds {name!r}, which occurs twice, leads out of its folder, or is not "
+                "a regular file; get it again"
             )
         if not entry.is_dir() and name.startswith(prefix):
             result[name] = entry

@@ -77,7 +77,7 @@ def read_categories(root: Path) -> tuple[str, ...]:
     names: list[str] = []
     for place, (name,) in table(root, "category.csv", ["name"]):
         if name in names or not name or not name.isprintable():
-            raise DataError(f"{place}: the category {name!r} is there twice or has no name")
+            raise DataError(f"{place}: the category {name!r} occurs twice or has no name")
         names.append(name)
     if not names:
         raise DataError(f"{root / 'category.csv'} names no category; add one")
@@ -92,7 +92,7 @@ def read_concepts(root: Path, categories: Sequence[str]) -> tuple[Concept, ...]:
         if not name or not name.isprintable():
             raise DataError(f"{place}: label {number} has no printable name; give it one")
         if number in names or name in names.values():
-            raise DataError(f"{place}: label {number} ({name}) is there twice; keep one of them")
+            raise DataError(f"{place}: label {number} ({name}) occurs twice; keep one of them")
         names[number] = name
     best: dict[int, tuple[float, str]] = {}
     listed: dict[int, tuple[str, ...]] = {}
@@ -107,7 +107,7 @@ def read_concepts(root: Path, categories: Sequence[str]) -> tuple[Concept, ...]:
                     " it there or remove it here"
                 )
             if number in seen:
-                raise DataError(f"{place}: label {number} ({name}) is there twice; remove one")
+                raise DataError(f"{place}: label {number} ({name}) occurs twice; remove one")
             seen.add(number)
             listed[number] = (*listed.get(number, ()), category)
             coverage = amount(covered, "coverage", place)

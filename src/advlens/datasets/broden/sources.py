@@ -147,7 +147,7 @@ def read_values(path: Path) -> dict[str, dict[int, str]]:
         value = 0 if text == "0" else whole_number(text, "value", place, MAX_LABEL)
         own = result.setdefault(_category(category, place), {})
         if value in own or not name.isprintable():
-            raise DataError(f"{place}: value {value} of {category} is there twice or misnamed")
+            raise DataError(f"{place}: value {value} of {category} occurs twice or is misnamed")
         own[value] = name
     return result
 
