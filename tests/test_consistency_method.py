@@ -118,6 +118,16 @@ def test_synsets_may_be_given_instead(
     assert not torch.equal(other["0"].values["lc"], own["0"].values["lc"])
 
 
+@pytest.mark.parametrize(("share", "top"), [(0.01, 2), (0.2, 5), (0.22, 5), (0.23, 6), (1.0, 24)])
+def test_a_share_is_the_nearest_number_of_images(
+    share: float, top: int, classifier: Classifier, images: Tensor, labels: Tensor
+) -> None:
+    """Of 24 images .2 are 4.8, .22 are 5.28, .23 are 5.52; 2 are the least."""
+    nothing = GaussianNoise(threat=L2(epsilon=0.0))
+    measured = Consistency(attack=nothing, top=share)(classifier, images, labels)
+    assert {layer.top for layer in measured.values()} == {top}
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_too_few_images_are_refused(count: int, classifier: Classifier, images: Tensor) -> None:
     with pytest.raises(DataError, match="too small a top set"):

@@ -1,0 +1,117 @@
+"""Numbers just within and just beyond what counts as a usual mistake."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from advlens.arrays import Labels
+from advlens.auditing.mistakes import FEWEST, MOST_APART, MOST_OFF, FirstNorm, Seen, mistakes
+
+SURE = torch.eye(3).repeat(10, 1) * 9
+"""Logits of 30 images, whose predictions are 0, 1, 2, 0 …"""
+RIGHT = torch.arange(30) % 3
+
+
+def said(
+    logits: Tensor = SURE,
+    labels: Labels | None = None,
+    norm: FirstNorm | None = None,
+    means: tuple[float, ...] = (0.1, -0.2, 0.3),
+    deviations: tuple[float, ...] = (1.1, 0.9, 1.0),
+) -> str:
+    """All sentences, nothing where nothing is a mistake."""
+    seen = Seen(logits=logits, labels=labels, norm=norm, means=means, deviations=deviations)
+    return " ".join(mistakes("m", ["a", "b", "c"], seen))
+
+
+def test_nothing_is_said_of_a_model_without_mistakes() -> None:
+    assert said(labels=RIGHT, norm=FirstNorm("bn", False, 1.0, 0.0)) == ""
+
+
+@pytest.mark.parametrize(
+    ("variance", "off", "cause"),
+    [
+        (4.99, 1.99, ""),
+        (1 / 4.99, 1.99, ""),
+        (5.01, 0.0, "as with images normalized twice"),
+        (1 / 5.01, 0.0, "as without the normalization"),
+        (1.0, 2.01, "as with images normalized twice"),
+    ],
+)
+def test_variances_five_times_apart_or_means_two_deviations_off(
+    variance: float, off: float, cause: str
+) -> None:
+    assert (MOST_APART, MOST_OFF) == (5, 2)  # what docs and messages say
+    text = said(norm=FirstNorm("bn", False, variance, off))
+    assert cause in text
+    assert bool(text) == bool(cause)
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation", "wrong"),
+    [
+        (50.0, 1.0, False),
+        (50.1, 1.0, True),
+        (-50.1, 1.0, True),
+        (0.0, 50.0, False),
+        (0.0, 50.1, True),
+        (0.0, 0.02, False),
+        (0.0, 0.019, True),
+        (0.0, 0.0, False),
+    ],
+)
+def test_the_scale_of_normalized_pixels(mean: float, deviation: float, wrong: bool) -> None:
+    text = said(means=(0.0, mean, 0.0), deviations=(0.0, deviation, 0.0))
+    assert ("on the scale of [0, 1]" in text) == wrong
+
+
+@pytest.mark.parametrize("count", [FEWEST - 1, FEWEST])
+def test_fewer_than_twenty_images_are_not_judged(count: int) -> None:
+    """Each class is taken for the next one, which 6 images of each show as well as 20 in all."""
+    assert FEWEST == 20
+    text = said(SURE[:count], (RIGHT[:count] + 1) % 3)
+    assert ("counted -1 from the labels" in text) == (count == FEWEST)
+
+
+def rows(*values: float) -> Tensor:
+    """30 images with these logits."""
+    return torch.tensor([values] * 30, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("logits", "words"),
+    [
+        (rows(0.5, 0.2, 0.3), "that sum to 1, which are no logits"),
+        (rows(0.5, 0.2, 0.309), "that sum to 1, which are no logits"),
+        (rows(0.5, 0.2, 0.311), "values from 0 to 1, which are no logits"),
+        (rows(1.0, 0.9, 0.0), "values from 0 to 1, which are no logits"),
+        (rows(0.49, 0.21, 0.3), ""),  # the logits of new weights may be so small
+        (rows(1.00001, 0.0, 0.0), ""),
+        (rows(0.9, -0.00001, 0.1), ""),
+        (rows(*(math.log(p) for p in (0.7, 0.2, 0.1))), "returns log-probabilities"),
+        (rows(*(math.log(1.009 * p) for p in (0.7, 0.2, 0.1))), "returns log-probabilities"),
+        (rows(*(math.log(1.011 * p) for p in (0.7, 0.2, 0.1))), ""),
+    ],
+)
+def test_what_passes_as_probabilities(logits: Tensor, words: str) -> None:
+    text = said(logits)
+    assert words in text
+    assert bool(text) == bool(words)
+
+
+@pytest.mark.parametrize(("right", "guesses"), [(15, True), (16, False)])
+def test_beyond_the_range_of_guessing(right: int, guesses: bool) -> None:
+    """All deals of 30 predictions, about 10 of each class, to 10 images of each.
+
+    The number that is right has the mean 10 and the variance
+    (300 − 3·100·20/30 + 10²) / 29 = 200/29, so guessing reaches up to 10 + 1.96·2.63 = 15.15.
+    """
+    shift = torch.zeros(30, dtype=torch.int64)
+    # the others are wrong in turns, half up, half down, so that no other order of outputs fits
+    wrong = 30 - right
+    shift[:wrong] = 1 + torch.arange(wrong) // 3 % 2
+    labels, predicted = RIGHT, (RIGHT + shift) % 3
+    text = said(torch.nn.functional.one_hot(predicted, 3) * 9.0, labels)
+    assert ("is guessing" in text) == guesses
