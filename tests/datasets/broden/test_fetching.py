@@ -135,7 +135,10 @@ BAD: dict[str, tuple[Callable[[Entries], object], str]] = {
         "no file .*1.jpg",
     ),
     "another set": (lambda e: e.__setitem__(slice(None), e[:1]), "no file"),
-    "file twice": (lambda e: e.append((INDEX, b"x", 0)), "'broden1_227/index.csv', which is there"),
+    "file twice": (
+        lambda e: e.append((INDEX, b"x", 0)),
+        "'broden1_227/index.csv', which occurs twice",
+    ),
     **{
         f"name {name!r}": (
             lambda e, name=name: e.append((name, b"x", 0)),
