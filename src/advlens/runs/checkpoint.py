@@ -82,7 +82,8 @@ def misfit(given: Any, wanted: Any, where: str = "it") -> str:
     if isinstance(wanted, dict) and wanted:
         if given.keys() != wanted.keys():
             return f"{where} has other keys"
-        parts = (misfit(given[key], item, f"{where}'s {key}") for key, item in wanted.items())
+        whose = "its" if where == "it" else f"{where}'s"
+        parts = (misfit(given[key], item, f"{whose} {key}") for key, item in wanted.items())
         return next(filter(None, parts), "")
     return ""
 

@@ -1,7 +1,9 @@
 """How models are read."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from advlens.settings.numbers import NoHint
 from advlens.typed import check_types
 
 
@@ -16,8 +18,8 @@ class ModelSettings:
             attribute or a number (default: logits, out, or the first part).
     """
 
-    ignore_keys: tuple[str, ...] = ()
-    head: str | None = None
+    ignore_keys: Annotated[tuple[str, ...], NoHint] = ()
+    head: Annotated[str | None, NoHint] = None
 
     def __post_init__(self) -> None:
         check_types(self, named=False)  # named like the flags
