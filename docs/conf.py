@@ -44,7 +44,7 @@ napoleon_custom_sections = [("Attributes", "params_style")]  # their types are i
 napoleon_use_rtype = False
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|jaxtyping|numpy|pandas|matplotlib|pathlib|collections|typing)\..*|Tensor"),
-    ("py:class", r"Module|Figure|ndarray|.*\.(Fields|Objective)"),
+    ("py:class", r"Module|Figure|ndarray|.*\.(Fields|Objective|ImageScore)"),
 ]
 
 for _module in (arrays, representations):
@@ -141,9 +141,6 @@ def found_by_last_name(
     python = env.domains.python_domain
     last = node["reftarget"].rpartition(".")[2]
     known = [name for name in python.objects if name.rpartition(".")[2] == last]
-    if len(known) > 1:  # stages.View and datasets.View
-        package = node["reftarget"].split(".")[:2]
-        known = [name for name in known if name.split(".")[:2] == package]
     if len(known) != 1:
         return None
     return python.resolve_xref(env, node["refdoc"], app.builder, "obj", known[0], node, text)

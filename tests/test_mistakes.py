@@ -14,7 +14,7 @@ from advlens.auditing import opening
 from advlens.auditing.mistakes import assigned, guessing, reordered
 from advlens.auditing.opening import looked_at
 from advlens.auditing.subjects import Subject
-from advlens.datasets import ImageData, View, load_data
+from advlens.datasets import DataView, ImageData, load_data
 from advlens.errors import ModelError, NumericError
 from advlens.intervals import Z95
 from advlens.models import Classifier, load_model
@@ -43,7 +43,7 @@ def warnings(model: Classifier, data: ImageData) -> list[str]:
 
 def relabeled(change: Callable[[Tensor], Tensor], count: int = 200) -> ImageData:
     data = SAMPLE.subset(count, seed=0)
-    return View(data, positions=torch.arange(count), labels=change(data.labels))
+    return DataView(data, positions=torch.arange(count), labels=change(data.labels))
 
 
 class Behind(nn.Module):

@@ -29,7 +29,7 @@ from advlens.files import locked
 from advlens.models import Classifier
 from advlens.settings import AttackSettings
 from advlens.workflows import attacked as stored_module
-from advlens.workflows.attacked import Success, make_attack, store_attack
+from advlens.workflows.attacked import Success, chosen_attack, store_attack
 from together import end, start
 
 CLASSES = ("cat", "dog", "ship", "truck", "frog")
@@ -251,11 +251,11 @@ LINF, L2_BALL = Linf(epsilon=8 / 255), L2(epsilon=0.5)
 def test_settings_name_the_attack(
     settings: AttackSettings, expected: Attack, classifier: Classifier, data: ArrayData
 ) -> None:
-    assert make_attack(settings, classifier, data) == expected
+    assert chosen_attack(settings, classifier, data) == expected
 
 
 def test_the_weight_of_adam_is_calibrated(classifier: Classifier, data: ArrayData) -> None:
-    attack = make_attack(AttackSettings(method="adam"), classifier, data)
+    attack = chosen_attack(AttackSettings(method="adam"), classifier, data)
     assert isinstance(attack, AdamAttack)
     images = data.pixels.float() / 255
     with torch.no_grad():

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advlens.datasets import ArrayData, ImageData, Transform, View, load_data
+from advlens.datasets import ArrayData, DataView, ImageData, Transform, load_data
 from advlens.errors import DataError, SettingsError
 
 ABC = ("ant", "bee", "cat")
@@ -94,7 +94,7 @@ def test_subset_is_balanced(labels: list[int], draw: st.DataObject, seed: int) -
     data = make(labels, list("abcde"))
     count = draw.draw(st.integers(1, len(labels)))
     subset = data.subset(count, seed)
-    assert isinstance(subset, View)
+    assert isinstance(subset, DataView)
     positions = subset.positions.tolist()
     assert len(positions) == count
     assert positions == sorted(set(positions))

@@ -12,14 +12,14 @@ from advlens.attacks.threat import L2, Linf, Uniform
 from advlens.auditing import audit, choices, subjects
 from advlens.datasets import ArrayData
 from advlens.errors import SettingsError
-from advlens.interop import make_attack as make_named
+from advlens.interop import chosen_attack as make_named
 from advlens.models import Classifier
 from advlens.prepared import prepare
 from advlens.report.sections.accuracy import section
 from advlens.runs.results import Results
 from advlens.settings import AttackSettings, AuditSettings
 from advlens.words import attack_name
-from advlens.workflows.attacked import make_attack
+from advlens.workflows.attacked import chosen_attack
 from randomized_network import Live, Shifted
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
@@ -154,5 +154,5 @@ def test_stored_attacks_take_draws_of_a_model_that_varies_alone(method, monkeypa
     monkeypatch.setattr("advlens.workflows.attacked.prepare", subjects.prepare)
     settings, data = AttackSettings(method=method, draws=4), images()
     plain, moved = (classifier("m", randomized=varies) for varies in (False, True))
-    assert make_attack(settings, plain, data).draws == 1
-    assert make_attack(settings, moved, data).draws == 4
+    assert chosen_attack(settings, plain, data).draws == 1
+    assert chosen_attack(settings, moved, data).draws == 4

@@ -13,7 +13,7 @@ from advlens.auditing.opening import check_expected, looked_at, warn
 from advlens.auditing.passes import finished, run_stages
 from advlens.auditing.record import Settings, identity, record, training_tables
 from advlens.auditing.stage import Stage
-from advlens.auditing.subjects import Check, Subject, distinguish, labeled_subject, opened
+from advlens.auditing.subjects import ImageCheck, Subject, distinguish, labeled_subject, opened
 from advlens.datasets import BrodenData, ImageData, Transform
 from advlens.distributed import Processes, local_device
 from advlens.errors import SettingsError
@@ -60,7 +60,7 @@ def audit(
     out = Path(out)
     device = local_device(settings.device)
     with locked(out) if processes.first else contextlib.nullcontext():
-        check = Check(out, settings.skip_damaged, processes, device)
+        check = ImageCheck(out, settings.skip_damaged, processes, device)
         subjects, stages = _planned(models, data, settings, device, check)
         line = command or "advlens.audit(…)"
         return _walk(out, subjects, stages, settings, device, line, processes)
@@ -84,7 +84,7 @@ def _planned(
     data: str | ImageData,
     settings: AuditSettings,
     device: torch.device,
-    check: Check | None,
+    check: ImageCheck | None,
 ) -> tuple[list[Subject], list[list[Stage]]]:
     subjects = [labeled_subject(model, data, settings, device, check) for model in models]
     distinguish([subject.classifier for subject in subjects])
@@ -122,7 +122,7 @@ def dissect(
     out = Path(out)
     device = local_device(settings.device)
     with locked(out) if processes.first else contextlib.nullcontext():
-        check = Check(out, settings.skip_damaged, processes, device)
+        check = ImageCheck(out, settings.skip_damaged, processes, device)
         subjects = [opened(model, settings, device) for model in models]
         known: dict[Transform, BrodenData] = {}  # models of one size share the opened data
         for subject in subjects:

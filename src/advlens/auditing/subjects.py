@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from advlens import wordnet
-from advlens.datasets import BrodenData, ImageData, Transform, load_data, readable
-from advlens.datasets import View as DataView
+from advlens.datasets import BrodenData, DataView, ImageData, Transform, load_data, readable
 from advlens.distributed import Processes
 from advlens.errors import DataError, ModelError, SettingsError
 from advlens.models import Classifier, load_model
@@ -86,7 +85,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Check:
+class ImageCheck:
     """Reads all images once before a run, so that a damaged one does not end it hours later.
 
     Attributes:
@@ -174,7 +173,7 @@ def labeled_subject(
     data: str | ImageData,
     settings: AuditSettings,
     device: torch.device,
-    check: Check | None = None,
+    check: ImageCheck | None = None,
 ) -> Subject:
     subject = opened(model, settings, device)
     classifier = subject.classifier

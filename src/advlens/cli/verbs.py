@@ -210,14 +210,16 @@ def _dissect(command: DissectCommand, line: str) -> None:
 
 def _attack(command: AttackCommand, line: str) -> None:
     from advlens.models.classifier import device_of
-    from advlens.workflows.attacked import make_attack, store_attack
+    from advlens.workflows.attacked import chosen_attack, store_attack
 
     settings = command.settings
     classifier, data = _load(command.model, command.data, settings)
     if command.common.dry_run:
         _plan(command, [(classifier, data)])
         return
-    attack = make_attack(settings, classifier, data.aligned(classifier.classes, classifier.synsets))
+    attack = chosen_attack(
+        settings, classifier, data.aligned(classifier.classes, classifier.synsets)
+    )
     with _joined(command, device_of(classifier)) as processes:
         computed, stored = store_attack(
             classifier,

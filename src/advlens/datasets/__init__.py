@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from advlens.datasets.base import ArrayData, Batch, ImageData, Transform, View
+from advlens.datasets.base import ArrayData, Batch, DataView, ImageData, Transform
 from advlens.datasets.broden import (
     Annotations,
     BrodenData,
@@ -31,11 +31,11 @@ __all__ = [
     "Batch",
     "BrodenData",
     "Concept",
+    "DataView",
     "FileData",
     "FolderData",
     "ImageData",
     "Transform",
-    "View",
     "build_broden",
     "build_small_imagenet",
     "fetch_broden",

@@ -176,7 +176,7 @@ class ImageData(ABC):
                 raise DataError(f"{self.name} has no image {i}; its ids are 0 to {len(self) - 1}")
         return numbers
 
-    def subset(self, count: int, seed: int) -> "View":
+    def subset(self, count: int, seed: int) -> "DataView":
         """A random subset in which no class has two images more than another with some left.
 
         The images keep their order and are renumbered from 0; `positions` holds their ids in this
@@ -200,10 +200,10 @@ class ImageData(ABC):
         chosen = np.sort(in_turns[:count])
         return self.part(chosen.tolist())
 
-    def part(self, ids: Sequence[int]) -> "View":
+    def part(self, ids: Sequence[int]) -> "DataView":
         """The images of some ids, renumbered from 0; `positions` holds their ids in this set."""
         positions = torch.tensor(self._checked(ids), dtype=torch.int64)
-        return View(self, positions=positions, labels=self.labels[positions])
+        return DataView(self, positions=positions, labels=self.labels[positions])
 
     def damaged(
         self, ids: Sequence[int] | None = None, *, on_images: Callable[[int], object] = int
@@ -252,7 +252,7 @@ class ImageData(ABC):
         index = [theirs.index(name) for name in own]
         if synsets is None and self.synsets is not None and len(own) == len(theirs):
             synsets = [self.synsets[own.index(name)] for name in theirs]
-        return View(
+        return DataView(
             self,
             positions=torch.arange(len(self)),
             labels=torch.tensor(index)[self.labels],
@@ -261,7 +261,7 @@ class ImageData(ABC):
         )
 
 
-class View(ImageData):
+class DataView(ImageData):
     """Some images of another set, with new ids or labels; made by `subset` and `aligned`."""
 
     def __init__(

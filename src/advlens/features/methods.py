@@ -11,7 +11,7 @@ from torch import Tensor
 
 from advlens.arrays import Images, PerImage
 from advlens.errors import NumericError, SettingsError
-from advlens.features.steps import Objective, Synthesis
+from advlens.features.steps import ImageScore, Synthesis
 from advlens.models import check_images
 from advlens.prepared import Prepared
 
@@ -30,7 +30,7 @@ class FeatureVisualization(Synthesis):
     def _checked(self, targets: Tensor) -> Tensor:
         return _numbers("FeatureVisualization", "components", targets)
 
-    def _objective(self, model: Prepared, targets: Tensor) -> Objective:
+    def _score_of(self, model: Prepared, targets: Tensor) -> ImageScore:
         largest = int(targets.max())
 
         def mean(images: Images) -> PerImage:
@@ -55,7 +55,7 @@ class Inversion(Synthesis):
     def _checked(self, targets: Tensor) -> Tensor:
         return check_images(targets)
 
-    def _objective(self, model: Prepared, targets: Tensor) -> Objective:
+    def _score_of(self, model: Prepared, targets: Tensor) -> ImageScore:
         wanted = model.representation(targets)
         lengths = _length(wanted)
         if not bool((lengths > 0).all()):
@@ -86,7 +86,7 @@ class ClassGeneration(Synthesis):
     def _checked(self, targets: Tensor) -> Tensor:
         return _numbers("ClassGeneration", "classes", targets)
 
-    def _objective(self, model: Prepared, targets: Tensor) -> Objective:
+    def _score_of(self, model: Prepared, targets: Tensor) -> ImageScore:
         largest = int(targets.max())
 
         def logit(images: Images) -> PerImage:

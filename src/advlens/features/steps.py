@@ -23,7 +23,7 @@ from advlens.features.fake_relu import pass_blocked_gradients
 from advlens.prepared import Prepared, place_images, prepare
 from advlens.typed import check_types
 
-Objective = Callable[[Images], PerImage]
+ImageScore = Callable[[Images], PerImage]
 
 CHECKED = 100
 """Steps between checks of gradients for NaN: each check makes a GPU wait."""
@@ -97,7 +97,7 @@ class Synthesis:
     def _checked(self, targets: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def _objective(self, model: Prepared, targets: Tensor) -> Objective:
+    def _score_of(self, model: Prepared, targets: Tensor) -> ImageScore:
         """The objective of one batch."""
         raise NotImplementedError
 
@@ -143,7 +143,7 @@ class Steps:
         while self.done < len(self):
             first = self.done // steps * size
             part = slice(first, first + size)
-            objective = self._method._objective(self._model, self._targets[part])
+            objective = self._method._score_of(self._model, self._targets[part])
             for _ in range(self.done % steps, steps):
                 self._step(part, objective)
                 self.done += 1
@@ -151,7 +151,7 @@ class Steps:
                     self._check()
                 yield self.done
 
-    def _step(self, part: slice, objective: Objective) -> None:
+    def _step(self, part: slice, objective: ImageScore) -> None:
         ball, start = L2(epsilon=self._method.epsilon), self._starts[part]
         with torch.enable_grad():
             inputs = self.images[part].detach().requires_grad_()

@@ -63,7 +63,7 @@ class Success:
         )
 
 
-def make_attack(settings: AttackSettings, classifier: Classifier, data: ImageData) -> Attack:
+def chosen_attack(settings: AttackSettings, classifier: Classifier, data: ImageData) -> Attack:
     """The attack of the settings; if the weight of the Adam attack is not set, it is calibrated.
 
     Args:

@@ -13,8 +13,7 @@ from advlens.auditing.pictures import enlarged, slug, write_png
 from advlens.auditing.reference import feature_network, reference
 from advlens.auditing.stage import Context, Need, Stage, View, Work
 from advlens.auditing.subjects import Subject
-from advlens.datasets import ImageData
-from advlens.datasets import View as DataView
+from advlens.datasets import DataView, ImageData
 from advlens.features import ClassGaussian, ClassGeneration
 from advlens.fid.distances import Distance, FeatureStatistics, fid, kid
 from advlens.fid.representations import FeatureNetwork

@@ -93,7 +93,7 @@ class BrodenData(ImageData):
         """
         return super().subset(count, seed)  # type: ignore[return-value]
 
-    def part(self, ids: Sequence[int]) -> "BrodenData":  # type: ignore[override]  # as a View
+    def part(self, ids: Sequence[int]) -> "BrodenData":  # type: ignore[override]  # as a DataView
         part = copy.copy(self)
         vars(part).pop("_fingerprint", None)  # the whole set's
         part.positions = torch.tensor(self._checked(ids), dtype=torch.int64)
