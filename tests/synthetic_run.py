@@ -529,3 +529,8 @@ def change(run: Path, table: str, alter: Callable[[dict[str, Any]], object]) -> 
     for row in rows:
         alter(row)
     write_table(run, table, rows)
+
+
+def put(run: Path, table: str, where: dict[str, str], **values: Any) -> None:
+    """Write other values into the rows of a table whose columns hold these texts."""
+    change(run, table, lambda row: where.items() <= row.items() and row.update(values))

@@ -80,14 +80,14 @@ from advlens.report.blocks import Finding, Section
 
 def section(results):
     rows = results.table("brightness", {"model": str, "mean": float, "n": int})
-    if rows is None:
+    if not rows:
         return None
     claim = f"The images of {rows[0]['model']} are <{rows[0]['mean']:.2f}> bright."
     return Section(
         title="Brightness",
         anchor="brightness",
         lead="How bright the images are.",
-        findings=[Finding(claim=claim, evidence=f"n = {rows[0]['n']}")],
+        findings=[Finding(claim=claim, note=f"n = {rows[0]['n']}")],
         blocks=[],
     )
 """

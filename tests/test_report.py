@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from advlens.errors import RunError
-from advlens.report.blocks import Finding, NoteBlock, Section
+from advlens.report.blocks import Finding, Measured, NoteBlock, Section
 from advlens.report.page import IN_SHORT, THUMBNAIL, write_report
 from advlens.report.sections.accuracy import section as accuracy
 from advlens.report.sections.attribution import section as attribution
@@ -28,6 +28,7 @@ from advlens.report.sections.features import section as features
 from advlens.report.sections.neurons import section as neurons
 from advlens.report.sections.training import section as training
 from advlens.runs.results import Results
+from advlens.words import Estimate
 from synthetic_attribution import write_attribution
 from synthetic_dissection import write_dissection
 from synthetic_features import write_features
@@ -420,8 +421,7 @@ def made_up(findings: int) -> Callable[[Results], Section]:
             lead="New.",
             blocks=[NoteBlock(title="T", text="Text.")],
             findings=[
-                Finding(claim=f"Claim {n}.", evidence="E.", important=n > 0)
-                for n in range(findings)
+                Finding(claim=f"Claim {n}.", note="E.", important=n > 0) for n in range(findings)
             ],
         )
 
@@ -439,6 +439,36 @@ def test_a_new_stage_needs_only_its_section(tmp_path: Path) -> None:
     ]
 
 
+def test_the_page_writes_out_what_a_finding_rests_on(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", shown=1)
+    one, other = (
+        Estimate(value=v, low=v - 0.1, high=v + 0.1, n=n) for v, n in ((0.2, 9), (0.7, 8))
+    )
+    estimates = [
+        Measured(name="how much", estimates={"a": one, "b": other}),
+        Measured(name="CS", model="a", estimates={"then": one, "now": one}, counted="units"),
+        Measured(name="dead", estimates={"a": Estimate.only(1 / 3, 9)}, form="count"),
+        Measured(name="bare", estimates={"a": Estimate.only(0.5, 0)}, form="percent"),
+    ]
+    finding = Finding(claim="Claim.", estimates=estimates, note="Note.")
+    made = Section(title="M", anchor="mine", lead="", blocks=[], findings=[finding])
+    write_report(run, [lambda results: made])
+    (shown,) = next(
+        e
+        for e in elements(run, "ul")
+        if e.attrib.get("class") == "findings" and len(e) == 1 and "Claim" in text_of(e)
+    )
+    assert [text_of(part) for part in shown] == [
+        "Claim.",
+        "How much: b 0.700 (0.600–0.800) and a 0.200 (0.100–0.300) ; the intervals are disjoint "
+        "( n = 9 images for a and 8 images for b).",
+        "CS of a: 0.200 (0.100–0.300) then and now ( n = 9 units).",
+        "Dead: a 3 of 9.",
+        "Bare: a 50.0%.",
+        "Note.",
+    ]
+
+
 def test_the_top_has_sentences_of_every_section(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shown=1)
 
@@ -449,7 +479,7 @@ def test_the_top_has_sentences_of_every_section(tmp_path: Path) -> None:
             lead="",
             blocks=[],
             findings=[
-                Finding(claim=f"{name}{n}.", evidence="E.", important=True) for n in range(findings)
+                Finding(claim=f"{name}{n}.", note="E.", important=True) for n in range(findings)
             ],
         )
 

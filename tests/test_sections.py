@@ -12,19 +12,22 @@ from hypothesis import strategies as st
 
 from advlens.errors import RunError
 from advlens.report.blocks import BrowserColumn, Cell, UnitBrowserBlock
-from advlens.runs.results import Results
+from advlens.runs.results import Results, Rows
 from advlens.words import (
     Estimate,
-    apart,
+    Says,
     attack_name,
+    changed,
     comparison,
     count,
     file_name,
-    grouped,
-    leader,
     listed,
+    moves,
     number,
     percent,
+    ranked,
+    ranking,
+    shared,
 )
 from synthetic_run import write_run
 
@@ -88,7 +91,8 @@ def test_estimate_shows_its_interval_with_enough_digits_to_see_it() -> None:
     assert estimate(0.5333, 0.5211, 0.5456).text() == "0.533 (0.521–0.546)"
     assert estimate(0.1, -0.2, 0.4).text() == "0.100 (-0.200 to 0.400)"
     assert estimate(0.1, -0.2, 0.4).text(as_percent=True) == "10.0% (-20.0 to 40.0)"
-    assert estimate(0.5, None, None).text() == "0.500 (no interval)"
+    assert estimate(0.5, None, None).text() == "0.500"
+    assert estimate(0.5, None, None).interval() == "no interval"
 
 
 def test_comparison_orders_and_names_what_is_open() -> None:
@@ -96,34 +100,151 @@ def test_comparison_orders_and_names_what_is_open() -> None:
     assert comparison(found) == (
         "b 0.900 (0.850–0.950) and a 0.100 (0.0500–0.150); the intervals are disjoint"
     )
-    assert leader(found) == "b"
     close = found | {"a": estimate(0.88, 0.8, 0.9)}
     assert comparison(close).endswith("; the intervals overlap")
-    assert leader(close) is None
     three = close | {"c": estimate(0.1, 0.0, 0.2)}
-    assert comparison(three).endswith("; the intervals overlap of b and a")
-    assert leader(three) is None
-    assert leader(found | {"c": estimate(0.1, 0.0, 0.2)}) == "b"
-    assert leader({"a": found["a"]}) is None
+    assert comparison(three) == (
+        "b 0.900 (0.850–0.950), a 0.880 (0.800–0.900) and c 0.100 (0.0000–0.200); the intervals "
+        "overlap of b and a"
+    )
+    assert comparison(three | {"c": found["b"]}).endswith("; the intervals overlap")
     four = found | {"c": estimate(0.7, 0.6, 0.75), "d": estimate(0.5, 0.45, 0.55)}
     assert comparison(four) == (
         "from b 0.900 (0.850–0.950) down to a 0.100 (0.0500–0.150); the intervals are disjoint"
     )
 
 
-def test_pairs_whose_intervals_are_disjoint_are_grouped() -> None:
-    found = {
-        "a": estimate(0.1, 0.0, 0.2),
-        "b": estimate(0.5, 0.4, 0.6),
-        "c": estimate(0.55, 0.5, 0.7),
-        "d": estimate(0.9, None, None),
-    }
-    assert apart(found) == {("b", "a"), ("c", "a")}
-    assert grouped(apart(found), list(found)) == [(["b", "c"], ["a"])]
-    chain = {("c", "b"), ("c", "a"), ("b", "a")}
-    assert grouped(chain, "abc") == [(["b", "c"], ["a"]), (["c"], ["b"])]
-    assert grouped({("c", "b"), ("c", "a")}, "abc") == [(["c"], ["a", "b"])]
-    assert grouped([], "abc") == []
+def test_comparison_of_other_forms() -> None:
+    found = {"a": estimate(0.25, None, None), "b": estimate(0.5, 0.4, 0.6)}
+    assert comparison(found) == "b 0.500 (0.400–0.600) and a 0.250"
+    assert comparison(found, "percent") == "b 50.0% (40.0–60.0) and a 25.0%"
+    assert comparison(found, "count") == "b 50 of 100 and a 25 of 100"
+    assert comparison({"a": found["b"], "b": found["b"]}) == "0.500 (0.400–0.600) for a and b"
+    phrases = {"on real images": found["a"], "under attack": found["b"]}
+    assert comparison(phrases, phrases=True) == (
+        "0.250 on real images and 0.500 (0.400–0.600) under attack"
+    )
+
+
+FOUND = {
+    "a": estimate(0.1, 0.0, 0.2),
+    "b": estimate(0.5, 0.4, 0.6),
+    "c": estimate(0.55, 0.5, 0.7),
+    "d": estimate(0.9, None, None),
+}
+CHAIN = {name: estimate(value, value, value) for name, value in (("a", 1), ("b", 2), ("c", 3))}
+
+
+@pytest.mark.parametrize(
+    ("models", "lower", "says"),
+    [
+        ("abcd", False, [("bc", "higher", "a")]),  # d has no interval: it is compared with none
+        ("abcd", True, [("a", "lower", "bc")]),
+        ("bc", False, [("bc", "open", "")]),
+        ("ab", False, [("b", "higher", "a")]),
+        ("ad", False, [("ad", "open", "")]),
+        ("a", False, []),
+        ("", False, []),
+    ],
+)
+def test_a_ranking_says_what_disjoint_intervals_establish(
+    models: str, lower: bool, says: list[Any]
+) -> None:
+    found = ranking("m", {model: FOUND[model] for model in models}, lower=lower)
+    assert found == tuple(Says("m", tuple(of), way, tuple(than)) for of, way, than in says)
+
+
+def test_a_ranking_names_the_leader_alone() -> None:
+    assert ranking("m", CHAIN) == (Says("m", ("c",), "higher", ("a", "b")),)
+    assert ranking("m", CHAIN, lower=True) == (Says("m", ("a",), "lower", ("b", "c")),)
+    two = CHAIN | {"d": CHAIN["c"]}
+    assert ranking("m", two) == (
+        Says("m", ("b", "c", "d"), "higher", ("a",)),
+        Says("m", ("c", "d"), "higher", ("b",)),
+    )
+
+
+def test_a_ranking_of_several_ways_says_what_all_establish() -> None:
+    turned = CHAIN | {"a": CHAIN["c"], "c": CHAIN["a"]}
+    assert ranking("m", CHAIN, CHAIN) == ranking("m", CHAIN)
+    assert ranking("m", CHAIN, turned) == (Says("m", ("a", "b", "c"), "open"),)
+    part = {name: CHAIN[name] for name in "ab"}
+    assert ranking("m", CHAIN, part) == (Says("m", ("b",), "higher", ("a",)),)
+
+
+def test_a_ranking_is_one_sentence_in_each_case() -> None:
+    def text(**found: Estimate) -> str:
+        return ranked(ranking("CS1", found), "units of", "hold more", where="At equal ε, ")
+
+    assert text(**CHAIN) == "At equal ε, units of c hold more than those of a and b"
+    assert text(b=FOUND["b"], c=FOUND["c"]) == (
+        "At equal ε, no difference in CS1 is established between b and c"
+    )
+    assert text(**CHAIN, d=CHAIN["c"]) == (
+        "At equal ε, units of b, c and d hold more than those of a; those of c and d hold more "
+        "than those of b"
+    )
+    says = [Says("m", ("a", "b"), "open")]
+    assert ranked(says, "units of", "hold more", what="the share") == (
+        "No difference in the share is established between a and b"
+    )
+
+
+def test_changes_are_told_by_direction() -> None:
+    says = [
+        changed("m", "a", FOUND["a"], FOUND["b"]),
+        changed("m", "b", FOUND["b"], FOUND["c"]),
+        changed("m", "c", FOUND["c"], FOUND["a"], "the start"),
+        changed("m", "d", FOUND["a"], FOUND["c"]),
+    ]
+    assert [said.direction for said in says] == ["higher", "open", "lower", "higher"]
+    assert says[2] == Says("m", ("c",), "lower", ("the start",))
+    assert moves(says, more={"a": " (a lot)"}) == (
+        "falls in c, rises in a (a lot) and d and stays within its intervals in b"
+    )
+
+
+def test_what_all_share_is_said_once() -> None:
+    assert shared({"a": "1", "b": "1"}) == "1"
+    assert shared({"a": "1", "b": "2"}, "in") == "1 in a and 2 in b"
+    assert shared({"at rest": "1", "at work": "2"}, "") == "1 at rest and 2 at work"
+
+
+@pytest.mark.parametrize(("low", "above"), [(0.1, False), (0.11, True), (None, False)])
+def test_above_a_bound_needs_an_interval(low: float | None, above: bool) -> None:
+    assert estimate(0.5, low, 0.9).above(0.1) is above
+
+
+# rows
+
+
+def test_rows_are_found_by_their_columns() -> None:
+    rows = Rows(
+        {"model": model, "k": k, "lc_mean": lc, "lc_low": 0.1, "lc_high": 0.3, "n": 5}
+        for model, k, lc in (("b", 1, 0.2), ("a", 1, None), ("b", 2, 0.25))
+    )
+    assert rows.where(model="b", k=2) == [rows[2]]
+    assert rows.where(model="b").where(k=1) == rows.where(model="b", k=1) == [rows[0]]
+    assert rows.where() == rows
+    assert rows.one(k=1) is rows[0]
+    assert rows.one(k=3) is None
+    assert rows.known("lc_mean") == [rows[0], rows[2]]
+    assert rows.values("model") == ["b", "a"]
+    assert rows.values("model", "k") == [("b", 1), ("a", 1), ("b", 2)]
+    assert rows.split("model") == [[rows[0], rows[2]], [rows[1]]]
+    assert rows.split("k", "model") == [[row] for row in rows]
+    assert rows.by("model") == {"b": rows[2], "a": rows[1]}
+    assert rows.estimates("lc") == {"b": Estimate(value=0.25, low=0.1, high=0.3, n=5)}
+    assert rows.where(k=1).estimates("lc", by="k", n="k") == {}
+
+
+def test_estimates_take_the_columns_that_a_table_has() -> None:
+    ends = {"low": 0.1, "high": 0.3, "units": 7}
+    wanted = Estimate(value=0.2, low=0.1, high=0.3, n=7)
+    assert Estimate.of({"mean": 0.2, **ends}, n="units") == wanted
+    assert Estimate.of({"share": 0.2, **ends}, "share", "units") == wanted
+    ends = {"cs1_low": 0.1, "cs1_high": 0.3, "low": 9, "n": 7}
+    assert Estimate.of({"cs1": 0.2, **ends}, "cs1") == wanted
 
 
 @pytest.mark.parametrize(
@@ -238,7 +359,7 @@ def test_a_folder_without_a_record_is_refused(tmp_path: Path) -> None:
 COLUMNS = {"model": str, "unit": int, "lc": float | None, "dead": bool}
 
 
-def table(run: Path, text: str | bytes) -> list[Any] | None:
+def table(run: Path, text: str | bytes) -> Rows:
     content = text.encode() if isinstance(text, str) else text
     (run / "results" / "mine.csv").write_bytes(content)
     return Results.read(run).table("mine", COLUMNS)
@@ -252,8 +373,8 @@ def test_table_types_its_values_and_leaves_other_columns(run: Path) -> None:
     ]
 
 
-def test_an_absent_table_is_none(run: Path) -> None:
-    assert Results.read(run).table("nothing", COLUMNS) is None
+def test_an_absent_table_has_no_rows(run: Path) -> None:
+    assert Results.read(run).table("nothing", COLUMNS) == []
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,10 @@
 import difflib
 import hashlib
 import re
+import types
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 ATTACKS = {
     "Fgsm": "FGSM",
@@ -18,6 +19,7 @@ ATTACKS = {
 }
 SEVERAL = 3
 """Models above which a sentence names only the first and the last."""
+ENDS = ("low", "high")
 NORMS = {"Linf": "L∞", "L2": "L2"}
 
 
@@ -57,16 +59,26 @@ class Estimate:
     n: int
 
     @classmethod
-    def of(cls, row: Mapping[str, Any], name: str) -> "Estimate":
-        """From the columns `name` (or `name`_mean), `name`_low, `name`_high and n of a row."""
+    def of(cls, row: Mapping[str, Any], name: str = "mean", n: str = "n") -> "Estimate":
+        """From the columns `name` (or `name`_mean), `name`_low (or low), `name`_high and n."""
         value = row[name] if name in row else row[f"{name}_mean"]
-        return cls(value=value, low=row[f"{name}_low"], high=row[f"{name}_high"], n=row["n"])
+        low, high = (row[f"{name}_{end}" if f"{name}_{end}" in row else end] for end in ENDS)
+        return cls(value=value, low=low, high=high, n=row[n])
+
+    @classmethod
+    def only(cls, value: float, n: int) -> "Estimate":
+        """A value without an interval."""
+        return cls(value=value, low=None, high=None, n=n)
 
     def overlaps(self, other: "Estimate") -> bool:
         """Whether the intervals share a point; one without an interval overlaps everything."""
         if self.low is None or self.high is None or other.low is None or other.high is None:
             return True
         return self.low <= other.high and other.low <= self.high
+
+    def above(self, bound: float) -> bool:
+        """Whether all of the interval lies above a bound; without an interval it does not."""
+        return self.low is not None and self.low > bound
 
     def interval(self, *, as_percent: bool = False) -> str:
         """ "91.2–92.2", "-0.100 to 0.300", or "no interval"."""
@@ -81,64 +93,176 @@ class Estimate:
         return (" to " if ends[0].startswith("-") else "–").join(ends)
 
     def text(self, *, as_percent: bool = False) -> str:
-        """ "91.7% (91.2–92.2)"."""
+        """ "91.7% (91.2–92.2)", or "91.7%" where there is no interval."""
         value = percent(self.value) if as_percent else number(self.value)
-        return f"{value} ({self.interval(as_percent=as_percent)})"
+        return value if self.low is None else f"{value} ({self.interval(as_percent=as_percent)})"
 
 
-def comparison(estimates: Mapping[str, Estimate], *, as_percent: bool = False) -> str:
-    """The models from highest to lowest, and which differences the intervals leave open.
+Direction = Literal["higher", "lower", "open"]
+
+
+class Says(NamedTuple):
+    """What a claim says of a measure, as data.
+
+    Attributes:
+        measure: its name.
+        of: the models, or kinds of images, that it speaks of.
+        direction: how they compare with `than`; open: the intervals do not establish it.
+        than: other models or images, or a bound, such as "chance".
+    """
+
+    measure: str
+    of: tuple[str, ...]
+    direction: Direction
+    than: tuple[str, ...] = ()
+
+
+def ranking(
+    measure: str, *estimates: Mapping[str, Estimate], lower: bool = False
+) -> tuple[Says, ...]:
+    """Who is ahead of whom beyond the intervals, by all of these estimates.
+
+    {a: .1, b: .5, c: .5} -> b and c higher than a. Where one is ahead of all others, only that is
+    said; where nothing is established, that all of it is open. Less than two models say nothing.
+
+    Args:
+        measure: its name.
+        estimates: of each model, once for each way in which it was measured.
+        lower: lower is better.
+    """
+    models = tuple(dict.fromkeys(model for found in estimates for model in found))
+    ahead = {
+        (first, second)
+        for first in models
+        for second in models
+        if all(
+            {first, second} <= found.keys()
+            and (found[second].value - found[first].value) * (1 if lower else -1) > 0
+            and not found[first].overlaps(found[second])
+            for found in estimates
+        )
+    }
+    behind = {m: tuple(second for second in models if (m, second) in ahead) for m in models}
+    groups: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for second in models:
+        if firsts := tuple(first for first in models if (first, second) in ahead):
+            groups[firsts] = (*groups.get(firsts, ()), second)
+    groups = next(
+        ({(m,): behind[m]} for m in models if len(behind[m]) == len(models) - 1 > 0), groups
+    )
+    direction: Direction = "lower" if lower else "higher"
+    if groups or len(models) < 2:
+        return tuple(Says(measure, firsts, direction, rest) for firsts, rest in groups.items())
+    return (Says(measure, models, "open"),)
+
+
+def ranked(says: Sequence[Says], things: str, more: str, *, where: str = "", what: str = "") -> str:
+    """A ranking as a sentence, without its stop.
+
+    "On real images, units of b detect a concept more often than those of a", or "On real images,
+    no difference in the share of detectors is established between a and b".
+
+    Args:
+        says: at least one.
+        things: what is compared, such as "units of".
+        more: what those ahead are or do, such as "detect a concept more often".
+        where: what comes first, such as "On real images, ".
+        what: in what there is no difference, where it is not the name of the measure.
+    """
+    parts = [
+        f"{'those of' if place else things} {listed(said.of)} {more} than those of "
+        f"{listed(said.than)}"
+        for place, said in enumerate(says)
+    ]
+    if says[0].direction == "open":
+        of = listed(says[0].of)
+        parts = [f"no difference in {what or says[0].measure} is established between {of}"]
+    text = where + "; ".join(parts)
+    return text[0].upper() + text[1:]
+
+
+def changed(
+    measure: str, of: str, before: Estimate, after: Estimate, than: str = "real images"
+) -> Says:
+    """How a measure of a model changes, as far as its intervals establish it."""
+    if before.overlaps(after):
+        return Says(measure, (of,), "open", (than,))
+    return Says(measure, (of,), "higher" if after.value > before.value else "lower", (than,))
+
+
+MOVES = {"lower": "falls", "higher": "rises", "open": "stays within its intervals"}
+
+
+def moves(
+    says: Iterable[Says],
+    words: Mapping[str, str] = MOVES,
+    more: Mapping[str, str] = types.MappingProxyType({}),
+) -> str:
+    """Changes in words: "falls in a (by 45%) and stays within its intervals in b and c".
+
+    Args:
+        says: of each model.
+        words: for each direction.
+        more: for some models, what stands behind the name.
+    """
+    models: dict[str, list[str]] = {words[key]: [] for key in words}
+    for said in says:
+        models[words[said.direction]] += [f"{name}{more.get(name, '')}" for name in said.of]
+    return listed([f"{verb} in {listed(found)}" for verb, found in models.items() if found])
+
+
+def shared(texts: Mapping[str, str], word: str = "for") -> str:
+    """One text where all models have the same: "0.13"; else "0.13 for a and 0.2 for b"."""
+    if len(set(texts.values())) == 1:
+        return next(iter(texts.values()))
+    return listed([" ".join(filter(None, (text, word, name))) for name, text in texts.items()])
+
+
+Form = Literal["number", "percent", "count"]
+"""How estimates are written: 0.500, 50.0%, or 12 of 24, where n is the whole."""
+
+
+def comparison(
+    estimates: Mapping[str, Estimate], form: Form = "number", *, phrases: bool = False
+) -> str:
+    """Estimates by model from highest to lowest, and which differences the intervals leave open.
 
     "b 0.812 (0.790–0.830) and a 0.164 (0.150–0.180); the intervals are disjoint"
+
+    Args:
+        estimates: by model, or by phrase.
+        form: of the values.
+        phrases: they are of one model, in their order, each by a phrase such as "on real images".
     """
-    ordered = sorted(estimates.items(), key=lambda item: -item[1].value)
-    texts = [f"{model} {found.text(as_percent=as_percent)}" for model, found in ordered]
-    values = listed(texts) if len(texts) <= SEVERAL else f"from {texts[0]} down to {texts[-1]}"
+
+    def text(found: Estimate) -> str:
+        if form == "count":
+            return f"{count(round(found.value * found.n))} of {count(found.n)}"
+        return found.text(as_percent=form == "percent")
+
+    ordered = list(estimates.items())
+    if not phrases:
+        ordered.sort(key=lambda item: -item[1].value)
+    texts = [f"{text(e)} {name}" if phrases else f"{name} {text(e)}" for name, e in ordered]
+    values = listed(texts)
+    if len(texts) > SEVERAL and not phrases:
+        values = f"from {texts[0]} down to {texts[-1]}"
+    if len(ordered) > 1 and len({text(found) for found in estimates.values()}) == 1:
+        return f"{text(ordered[0][1])} {'' if phrases else 'for '}{listed(list(estimates))}"
+    known = [(name, found) for name, found in ordered if found.low is not None]
     open_pairs = [
         f"{first} and {second}"
-        for index, (first, one) in enumerate(ordered)
-        for second, other in ordered[index + 1 :]
+        for index, (first, one) in enumerate(known)
+        for second, other in known[index + 1 :]
         if one.overlaps(other)
     ]
-    if len(ordered) < 2:
+    if len(known) < 2:
         return values
     if not open_pairs:
         return f"{values}; the intervals are disjoint"
-    if len(ordered) == 2:
+    if 2 * len(open_pairs) == len(known) * (len(known) - 1):
         return f"{values}; the intervals overlap"
     return f"{values}; the intervals overlap of {'; of '.join(open_pairs)}"
-
-
-def leader(estimates: Mapping[str, Estimate]) -> str | None:
-    """The model that is highest beyond its interval, or None where that is not established."""
-    first, *others = sorted(estimates, key=lambda model: -estimates[model].value)
-    apart = not any(estimates[first].overlaps(estimates[other]) for other in others)
-    return first if others and apart else None
-
-
-def apart(estimates: Mapping[str, Estimate]) -> set[tuple[str, str]]:
-    """Pairs of models, the higher one first, whose intervals share no point."""
-    return {
-        (first, second)
-        for first, one in estimates.items()
-        for second, other in estimates.items()
-        if one.value > other.value and not one.overlaps(other)
-    }
-
-
-def grouped(
-    pairs: Iterable[tuple[str, str]], models: Sequence[str]
-) -> list[tuple[list[str], list[str]]]:
-    """The same pairs as groups, each of models that come first and of those that come second.
-
-    {(b, a), (c, a)} -> [([b, c], [a])]
-    """
-    known = set(pairs)
-    found: dict[tuple[str, ...], list[str]] = {}
-    for second in models:
-        if firsts := tuple(first for first in models if (first, second) in known):
-            found.setdefault(firsts, []).append(second)
-    return [(list(firsts), seconds) for firsts, seconds in found.items()]
 
 
 def attack_name(row: Mapping[str, Any]) -> str:

@@ -169,8 +169,11 @@ def test_the_report_shows_it(tmp_path, calls):
     last = rows(tmp_path, "autoattack")[4]
     assert cells[0][6] == f"{100 * float(last['top1']):.1f}%"
     assert cells[0][8] == "24"
-    assert "AutoAttack, L2 ε = 1.5" in found.findings[0].claim
-    assert "n = 24" in found.findings[0].evidence
+    (measured,) = found.findings[0].estimates
+    assert measured.name == "accuracy under AutoAttack, L2 ε = 1.5"
+    (model,) = measured.estimates
+    assert measured.estimates[model].value == float(last["top1"])
+    assert measured.n == "24 images"
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert 'id="autoattack"' in page
 

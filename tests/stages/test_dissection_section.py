@@ -10,20 +10,16 @@ import pytest
 from advlens.attacks import adam
 from advlens.errors import RunError
 from advlens.intervals import wilson
-from advlens.report.blocks import (
-    FigureBlock,
-    Finding,
-    GridBlock,
-    NoteBlock,
-    Section,
-    TableBlock,
-    UnitBrowserBlock,
-)
-from advlens.report.sections.dissection import cautions, section
+from advlens.report.blocks import FigureBlock, GridBlock, NoteBlock, UnitBrowserBlock
+from advlens.report.sections.dissection import section
+from advlens.report.sections.dissection.findings import HEAVIEST
 from advlens.runs.results import Results
+from advlens.words import Estimate, Says
+from sections import BOTH, Maker, around, cells, higher, nothing, texts
 from synthetic_dissection import CATEGORIES, write_dissection
-from synthetic_run import change, read, write_run
+from synthetic_run import change, put, read, write_run
 
+dissection = Maker(section)
 LAYERS = ("layer1.0.conv2", "layer2.0.conv2")
 LAST = LAYERS[-1]
 Found = dict[tuple[str, str, int], tuple[str, str, float]]
@@ -32,21 +28,6 @@ Found = dict[tuple[str, str, int], tuple[str, str, float]]
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     return write_dissection(write_run(tmp_path / "run", shown=1))
-
-
-def made(run: Path) -> Section:
-    found = section(Results.read(run))
-    assert found
-    return found
-
-
-def finding(run: Path, words: str) -> Finding:
-    (found,) = [f for f in made(run).findings if re.search(words, f.claim)]
-    return found
-
-
-def has(run: Path, words: str) -> bool:
-    return any(re.search(words, f.claim) for f in made(run).findings)
 
 
 def units(run: Path, images: str) -> Found:
@@ -68,55 +49,43 @@ def at(found: Found, model: str, layer: str | None = LAST) -> Found:
     }
 
 
-def share(found: Found, category: str = "") -> str:
-    """The share of detectors with its interval, in words."""
+def share(found: Found, category: str = "") -> Estimate:
+    """The share of detectors with its interval."""
     hits = sum(value[0] != "0" and category in ("", value[1]) for value in found.values())
-    low, high = (100 * bound for bound in wilson(hits, len(found)))
-    return f"{100 * hits / len(found):.1f}% ({low:.1f}–{high:.1f})"
+    low, high = wilson(hits, len(found))
+    return Estimate(value=hits / len(found), low=low, high=high, n=len(found))
 
 
-def tables(run: Path, file: str) -> list[TableBlock]:
-    return [b for b in made(run).blocks if isinstance(b, TableBlock) and b.file == file]
-
-
-def cells(block: TableBlock) -> list[dict[str, str]]:
-    return [{c.header: c.cell(row) for c in block.columns} for row in block.rows]
+def near(found: Estimate, wanted: Estimate) -> bool:
+    """Equal, but for the digits of a table."""
+    pairs = ((found.value, wanted.value), (found.low, wanted.low), (found.high, wanted.high))
+    return found.n == wanted.n and all(a == pytest.approx(b, abs=1e-5) for a, b in pairs)
 
 
 def browser(run: Path) -> UnitBrowserBlock:
-    (found,) = [b for b in made(run).blocks if isinstance(b, UnitBrowserBlock)]
+    (found,) = dissection.blocks(run, UnitBrowserBlock)
     return found
 
 
 def test_without_its_table_there_is_no_section(run: Path) -> None:
     (run / "results" / "dissection.csv").unlink()
-    assert section(Results.read(run)) is None
+    assert dissection.absent(run)
 
 
 def test_other_tables_may_be_absent(run: Path) -> None:
     for name in ("_shares", "_transitions", "_images", "_pictures"):
         (run / "results" / f"dissection{name}.csv").unlink()
     (run / "results" / "units.csv").unlink()
-    found = made(run)
-    charts = [block for block in found.blocks if isinstance(block, FigureBlock)]
+    charts = dissection.blocks(run, FigureBlock)
     assert [block.name.split("-")[0] for block in charts] == ["concepts", "concepts"]
-    assert [finding.claim.split(" to ")[0] for finding in found.findings] == [
-        "Units that never respond"
-    ]
-    assert not any(score.estimates for score in found.scores)
+    (found,) = dissection.made(run).findings
+    assert found.estimates[0].name == "units that are never positive"
+    assert not any(score.estimates for score in dissection.made(run).scores)
     assert "LC" not in [column.header for column in browser(run).columns]
 
 
 def test_all_texts_are_finished(run: Path) -> None:
-    found = made(run)
-    texts = [f"{f.claim} {f.evidence}" for f in found.findings]
-    texts += [b.caption for b in found.blocks if hasattr(b, "caption")]
-    texts += [b.alt for b in found.blocks if isinstance(b, FigureBlock)]
-    texts += [term.meaning for term in found.terms]
-    assert len(found.findings) == 7
-    for text in texts:
-        assert not re.search(r"[{}]|None|nan|\(\)|  |\.\.", text)
-        assert text.endswith(".")
+    assert len(dissection.check(run).findings) == 7
 
 
 def test_what_was_measured_stands_in_every_caption_of_shares_and_pictures(run: Path) -> None:
@@ -125,8 +94,7 @@ def test_what_was_measured_stands_in_every_caption_of_shares_and_pictures(run: P
         "mean L2 distance of 0.710 on "
         "standard (success 98.0%) and robust (success 95.0%)."
     )
-    captions = [block.caption for block in made(run).blocks if hasattr(block, "caption")]
-    assert sum(caption.endswith(behind) for caption in captions) == 7
+    assert sum(text.endswith(behind) for text in texts(dissection.made(run))) == 7
 
 
 @pytest.mark.parametrize(
@@ -134,131 +102,149 @@ def test_what_was_measured_stands_in_every_caption_of_shares_and_pictures(run: P
     [("LeastLikely", "L2", "2", "least-likely PGD-20, L2 ε = 2 on"), ("Mine", "", "", "Mine, 20")],
 )
 def test_any_attack_is_named(run: Path, attack: str, norm: str, epsilon: str, words: str) -> None:
-    change(
-        run,
-        "dissection_images",
-        lambda row: row.update(attack=attack, norm=norm, epsilon=epsilon, weight=""),
-    )
-    assert words in tables(run, "dissection_shares.csv")[0].caption
+    put(run, "dissection_images", {}, attack=attack, norm=norm, epsilon=epsilon, weight="")
+    assert words in dissection.tables(run, "dissection_shares.csv")[0].caption
 
 
 # shares: numbers as they follow from the rows of the units
 
+REAL, UNDER = "share of detectors on real images", "share of detectors"
+KEPT = "detectors that keep their concept"
+
+
+def set_share(run: Path, model: str, images: str, category: str, value: float, **more: Any) -> None:
+    where = {"model": model, "images": images, "category": category}
+    row = {"share": value, "low": value - 0.02, "high": value + 0.02} | more
+    put(run, "dissection_shares", where, **row)
+
 
 def test_the_share_on_real_images_carries_its_interval(run: Path) -> None:
-    found = finding(run, "^On real images, no difference")
     real = units(run, "real")
-    for model in ("standard", "robust"):
-        assert f"{model} {share(at(real, model))}" in found.evidence
-        assert f"{model} {share(at(real, model, None))}" in found.evidence
-        assert f"48 units of {LAST} in {model}" in found.evidence
+    found = dissection.finding(run, REAL)
+    assert list(found.says) == [nothing(REAL)]
     assert found.important
+    everywhere = dissection.measured(run, f"{REAL}, all dissected layers")
+    for model in BOTH:
+        assert near(found.estimates[0].estimates[model], share(at(real, model)))
+        assert near(everywhere.estimates[model], share(at(real, model, None)))
+        assert f"{LAST} in {model}" in found.note
+    assert found.estimates[0].n == "48 units"
 
 
 def test_a_lead_needs_disjoint_intervals(run: Path) -> None:
-    change(
-        run,
-        "dissection_shares",
-        lambda r: r.update(share="0.99", low="0.98", high="1") if r["model"] == "robust" else 0,
+    set_share(run, "robust", "real", "all", 0.97)
+    assert dissection.says(run, REAL) == [higher(REAL, "robust")]
+    assert dissection.finding(run, REAL).claim == (
+        "On real images, units of robust detect a concept more often than those of standard."
     )
-    assert has(run, "^On real images, the units of robust detect a concept most often.")
 
 
 def test_one_model_and_one_layer(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", models=("one",), shown=1)
     write_dissection(run, models=("one",), layers=(LAST,), units=(48,))
-    value = share(at(units(run, "real"), "one")).split(" ")[0]
-    found = finding(
-        run, f"^{value} of the units of {LAST} in one detect a concept, by chance [0-9]"
-    )
-    assert "Over all" not in found.evidence
+    found = dissection.finding(run, REAL)
+    value = share(at(units(run, "real"), "one")).value
+    start = f"{100 * value:.1f}% of the units of {LAST} in one detect a concept, by chance "
+    assert found.claim.startswith(start)
+    assert not found.says
+    assert len(found.estimates) == 1
     assert [c.filter for c in browser(run).columns][:3] == ["", "", ""]  # nothing to choose
-    first, *others = tables(run, "dissection_shares.csv")
+    first, *others = dissection.tables(run, "dissection_shares.csv")
     assert "Table 2 of D19" in first.caption
     assert not any("Table 1 of D22" in block.caption for block in others)
 
 
 def test_the_fall_under_attack_is_named_where_it_is_established(run: Path) -> None:
-    real, adversarial, again = (
-        units(run, kind) for kind in ("real", "adversarial", "adversarial-reestimated")
+    found = dissection.finding(run, UNDER, "standard")
+    assert found.says == [
+        Says(UNDER, ("standard",), "lower", ("real images",)),
+        Says(UNDER, ("robust",), "open", ("real images",)),
+    ]
+    kinds = {
+        "on real images": "real",
+        "under attack": "adversarial",
+        "under attack, thresholds estimated again": "adversarial-reestimated",
+    }
+    for model in BOTH:
+        estimates = dissection.measured(run, UNDER, model).estimates
+        assert list(estimates) == list(kinds)
+        for name, kind in kinds.items():
+            assert near(estimates[name], share(at(units(run, kind), model)))
+    before, after = (
+        100 * share(at(units(run, k), "standard")).value for k in list(kinds.values())[:2]
     )
-    found = finding(run, "^Under attack the share of detectors")
-    before, after = (share(at(f, "standard")).split(" ")[0] for f in (real, adversarial))
-    assert f"falls from {before} to {after} in standard" in found.claim
-    assert "does not change beyond its intervals in robust" in found.claim
-    for model in ("standard", "robust"):
-        assert (
-            f"{model} {share(at(real, model))} before and {share(at(adversarial, model))} after "
-            "Adam attack, 20 steps, λ = 0.5, at a mean L2 distance of 0.710 "
-            f"({share(at(again, model)).split(' ')[0]} with thresholds estimated again, by chance "
-        ) in found.evidence
+    assert found.claim == (
+        f"Under attack the share of detectors falls in standard (from {before:.1f}% to "
+        f"{after:.1f}%) and stays within its intervals in robust."
+    )
+    assert "The attack is Adam attack, 20 steps, λ = 0.5" in found.note
     assert found.important
 
 
-def test_a_rise_is_called_a_rise(run: Path) -> None:
-    def alter(row: dict[str, Any]) -> None:
-        if row["images"] == "adversarial" and row["category"] == "all":
-            row.update(share="0.95", low="0.9", high="0.97")
-
-    change(run, "dissection_shares", alter)
-    assert "to 95.0% in robust" in finding(run, "rises from").claim
-
-
-def test_a_rise_that_chance_gives_too_is_told(run: Path) -> None:
+@pytest.mark.parametrize(("detectors", "told"), [(20, False), (46, True)])
+def test_a_rise_that_chance_gives_too_is_told(run: Path, detectors: int, told: bool) -> None:
     """Where an attack makes units respond everywhere, large masks meet some concept or other."""
-
-    def alter(row: dict[str, Any]) -> None:
-        if row["images"] == "adversarial" and row["category"] == "all":
-            row.update(share="0.95", low="0.9", high="0.97", permuted_share="0.958333")
-            row.update(permuted_detectors=str(int(row["units"]) * 46 // 48))
-
-    change(run, "dissection_shares", alter)
-    claim = finding(run, "rises from").claim
-    assert claim.count("to 95.0% in ") == claim.count(" (by chance alone 95.8%)") == 2
+    where = {"images": "adversarial", "category": "all", "layer": LAST}
+    chance = {"permuted_detectors": detectors, "permuted_share": detectors / 48}
+    put(run, "dissection_shares", where, **{"share": 0.95, "low": 0.9, "high": 0.97} | chance)
+    assert {said.direction for said in dissection.says(run, UNDER)} == {"higher"}
+    claim = dissection.finding(run, UNDER, "robust").claim
+    assert claim.count(" to 95.0%") == 2
+    assert claim.count(", by chance 95.8%)") == 2 * told
 
 
 def test_changes_of_categories_are_named_where_established(run: Path) -> None:
-    def alter(row: dict[str, Any]) -> None:
-        if (row["model"], row["images"], row["category"]) == ("robust", "real", "part"):
-            row.update(share="0.5", low="0.4", high="0.6")
-        if (row["model"], row["images"], row["category"]) == ("robust", "adversarial", "color"):
-            row.update(share="0.7", low="0.6", high="0.8")
-
-    change(run, "dissection_shares", alter)
-    found = finding(run, "^By category")
+    set_share(run, "robust", "real", "part", 0.5)
+    set_share(run, "robust", "adversarial", "color", 0.7)
+    part, color = "detectors of part", "detectors of color"
+    assert Says(part, ("robust",), "lower", ("real images",)) in dissection.says(run, part)
+    assert Says(color, ("robust",), "higher", ("real images",)) in dissection.says(run, color)
+    found = dissection.finding(run, part)
     assert "fewer detectors of part in robust" in found.claim
     assert "more detectors of color in robust" in found.claim
-    assert "part in robust 50.0% (40.0–60.0) to " in found.evidence
+    assert dissection.measured(run, part, "robust").estimates["on real images"].value == 0.5
 
 
 def test_chance_stands_beside_the_shares(run: Path) -> None:
-    found = finding(run, "^On real images, more units detect a concept than by chance")
-    rows = read(run, "dissection")
-    for model in ("standard", "robust"):
+    measure = "share of detectors by chance on real images"
+    assert dissection.says(run, measure) == [Says(measure, BOTH, "lower", (UNDER,))]
+    for model in BOTH:
         mine = [
             row
-            for row in rows
+            for row in read(run, "dissection")
             if (row["model"], row["layer"], row["images"]) == (model, LAST, "real")
         ]
         hits = sum(float(row["permuted_iou"]) > 0.04 for row in mine)
-        low, high = (100 * bound for bound in wilson(hits, len(mine)))
-        assert f"{model} {100 * hits / 48:.1f}% ({low:.1f}–{high:.1f}) on real" in found.evidence
+        low, high = wilson(hits, len(mine))
+        wanted = Estimate(value=hits / len(mine), low=low, high=high, n=len(mine))
+        assert near(dissection.measured(run, measure).estimates[model], wanted)
+    found = dissection.finding(run, measure)
+    assert found.claim.startswith("On real images, more units detect a concept than by chance.")
     assert not found.warning
 
 
 def test_shares_not_above_chance_are_a_warning(run: Path) -> None:
-    def alter(row: dict[str, Any]) -> None:
-        if row["model"] == "robust":
-            row.update(permuted_detectors=row["detectors"], permuted_share=row["share"])
-
-    change(run, "dissection_shares", alter)
-    found = finding(run, "^In robust, more detectors than by chance are not established")
+    change(
+        run,
+        "dissection_shares",
+        lambda row: (
+            row["model"] == "robust"
+            and row.update(permuted_detectors=row["detectors"], permuted_share=row["share"])
+        ),
+    )
+    measure = "share of detectors by chance on real images"
+    assert dissection.says(run, measure) == [
+        Says(measure, ("standard",), "lower", (UNDER,)),
+        Says(measure, ("robust",), "open", (UNDER,)),
+    ]
+    found = dissection.finding(run, measure)
+    assert found.claim.startswith("In robust, more detectors than by chance are not established")
     assert found.warning
     assert found.important
 
 
 def test_the_table_of_shares_has_each_category_with_its_chance(run: Path) -> None:
-    last, together, every = tables(run, "dissection_shares.csv")
+    last, together, every = dissection.tables(run, "dissection_shares.csv")
     assert every.folded
     for block, layer in ((last, LAST), (together, None)):
         rows = cells(block)
@@ -271,7 +257,7 @@ def test_the_table_of_shares_has_each_category_with_its_chance(run: Path) -> Non
             rows, 2 * ["real", "adversarial", "adversarial-reestimated"], strict=True
         ):
             mine = at(units(run, kind), row["Model"], layer)
-            assert row["Detectors"] == share(mine)
+            assert row["Detectors"] == share(mine).text(as_percent=True)
             chance = [
                 r["category"]
                 for r in read(run, "dissection")
@@ -281,7 +267,7 @@ def test_the_table_of_shares_has_each_category_with_its_chance(run: Path) -> Non
             ]
             for category in CATEGORIES:
                 by_chance = f"{100 * chance.count(category) / len(mine):.1f}"
-                value = share(mine, category).split("%")[0]
+                value = f"{100 * share(mine, category).value:.1f}"
                 assert row[category.capitalize()] == f"{value} / {by_chance}"
     assert len(every.rows) == 2 * 3 * 3 * 7
 
@@ -302,24 +288,24 @@ def fate(run: Path, model: str, layer: str | None = LAST) -> Counter[str]:
 
 
 def test_what_becomes_of_detectors_is_counted(run: Path) -> None:
-    found = finding(
-        run, "^Under attack, the detectors of robust keep their very concept most often"
-    )
-    for model in ("standard", "robust"):
+    assert dissection.says(run, KEPT) == [higher(KEPT, "robust")]
+    found = dissection.finding(run, KEPT)
+    assert found.important
+    for model in BOTH:
         mine = fate(run, model)
         detectors = mine["kept"] + mine["lost"] + mine["changed"]
-        low, high = (100 * bound for bound in wilson(mine["kept"], detectors))
-        assert (
-            f"Of {detectors} detectors on real images in {model}, {mine['kept']} keep their "
-            f"concept, {100 * mine['kept'] / detectors:.1f}% ({low:.1f}–{high:.1f}), "
-            f"{mine['changed']} detect another one and {mine['lost']} none; {mine['gained']} other "
-            "units detect one only under attack."
-        ) in found.evidence
-    assert found.important
+        low, high = wilson(mine["kept"], detectors)
+        wanted = Estimate(value=mine["kept"] / detectors, low=low, high=high, n=detectors)
+        assert near(found.estimates[0].estimates[model], wanted)
+        fates = dissection.measured(run, "detectors", model)
+        assert fates.form == "count"
+        counted = [round(each.value * each.n) for each in fates.estimates.values()]
+        assert counted == [mine["kept"], mine["changed"], mine["lost"]]
+        assert f"{mine['gained']} in {model}" in found.note
 
 
 def test_the_table_of_fates_has_both_kinds_of_layers(run: Path) -> None:
-    rows = cells(tables(run, "dissection_transitions.csv")[0])
+    rows = cells(dissection.tables(run, "dissection_transitions.csv")[0])
     assert len(rows) == 8
     for row in rows:
         if row["Images"] == "Adversarial":
@@ -334,7 +320,7 @@ def test_the_table_of_fates_has_both_kinds_of_layers(run: Path) -> None:
 
 
 def test_the_matrix_counts_units_from_category_to_category(run: Path) -> None:
-    _, matrix, together = tables(run, "dissection_transitions.csv")
+    _, matrix, together = dissection.tables(run, "dissection_transitions.csv")
     assert together.folded
     assert not matrix.folded
     real, adversarial = (units(run, kind) for kind in ("real", "adversarial"))
@@ -357,14 +343,12 @@ def test_the_matrix_counts_units_from_category_to_category(run: Path) -> None:
 def test_without_an_attack_only_real_images_are_spoken_of(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shown=1)
     write_dissection(run, attack="")
-    found = made(run)
-    texts = [found.lead, *(term.meaning for term in found.terms)]
-    texts += [f"{f.claim} {f.evidence}" for f in found.findings]
-    texts += [block.caption for block in found.blocks if hasattr(block, "caption")]
-    texts += [b.text for b in found.blocks if isinstance(b, NoteBlock) and b.title != "Sources"]
-    assert len(texts) > 15
-    assert not [text for text in texts if re.search("attack|adversarial|re-estimated", text)]
-    assert not tables(run, "dissection_transitions.csv")
+    found = dissection.check(run)
+    said = [found.lead, *texts(found), *(m.name for f in found.findings for m in f.estimates)]
+    said += [b.text for b in dissection.blocks(run, NoteBlock) if b.title != "Sources"]
+    assert len(said) > 15
+    assert not [text for text in said if re.search("attack|adversarial|re-estimated", text)]
+    assert not dissection.tables(run, "dissection_transitions.csv")
     headers = [column.header for column in browser(run).columns]
     assert headers == [
         "Model",
@@ -386,69 +370,76 @@ def test_without_an_attack_only_real_images_are_spoken_of(tmp_path: Path) -> Non
 # warnings
 
 
-def test_a_weak_attack_is_a_warning(run: Path) -> None:
-    assert not has(run, "rarely reached")
-    change(
-        run,
-        "dissection_images",
-        lambda r: (
-            r.update(success="0.1", success_low="0.08", success_high="0.12")
-            if r["model"] == "robust"
-            else None
-        ),
-    )
-    found = finding(run, "^The attack rarely reached its target on robust")
-    assert found.warning
-    assert "10.0% (8.0–12.0) of the images of robust (n = 1,200)" in found.evidence
+def set_success(run: Path, model: str, value: float) -> None:
+    put(run, "dissection_images", {"model": model}, **around(value, name="success"))
+
+
+@pytest.mark.parametrize(("success", "weak"), [(0.499, True), (0.501, False)])
+def test_a_weak_attack_is_a_warning(run: Path, success: float, weak: bool) -> None:
+    assert not dissection.findings(run, "attack success")
+    for model in BOTH:
+        set_success(run, model, success)
+    assert bool(dissection.findings(run, "attack success")) == weak
+    if weak:
+        found = dissection.finding(run, "attack success")
+        assert found.says == [Says("attack success", BOTH, "lower", ("0.5",))]
+        assert found.estimates[0].estimates["robust"].value == success
+        assert found.warning
+
+
+@pytest.mark.parametrize(("success", "apart"), [(0.801, False), (0.799, True)])
+def test_unequal_success_forbids_the_comparison(run: Path, success: float, apart: bool) -> None:
+    set_success(run, "standard", 0.9)
+    set_success(run, "robust", success)
+    wanted = [higher("attack success", "standard")] if apart else []
+    assert dissection.says(run, "attack success") == wanted
     # then keeping a concept is no merit
-    assert has(run, "^Under attack, .* of the detectors in standard and .* in robust keep")
+    assert dissection.says(run, KEPT) == ([] if apart else [higher(KEPT, "robust")])
 
 
-def test_unequal_success_forbids_the_comparison(run: Path) -> None:
-    change(
-        run,
-        "dissection_images",
-        lambda r: (
-            r.update(success="0.7", success_low="0.68", success_high="0.72")
-            if r["model"] == "robust"
-            else None
-        ),
-    )
-    assert finding(run, "^Under attack the models cannot be compared").warning
+@pytest.mark.parametrize(("weight", "limit"), [("1e+06", True), ("9.9e+05", False)])
+def test_an_attack_of_the_largest_weight_is_a_warning(run: Path, weight: str, limit: bool) -> None:
+    """The report does not import the attack, which loads PyTorch."""
+    assert HEAVIEST == adam.HEAVIEST
+    put(run, "dissection_images", {"model": "robust"}, weight=weight)
+    says = dissection.says(run, "weight λ of the attack")
+    assert [said.of for said in says] == [("robust",)] * limit
+    assert all(f.warning for f in dissection.findings(run, "weight λ of the attack"))
 
 
-def test_an_attack_of_the_largest_weight_is_a_warning(run: Path) -> None:
-    assert not has(run, "as far as its steps reach")
-    change(
-        run,
-        "dissection_images",
-        lambda row: row["model"] == "robust" and row.update(weight="1e+06"),
-    )
-    assert finding(run, "^On robust the attack changes images as far as its steps reach").warning
-
-
-def test_a_small_data_set_is_a_warning(run: Path) -> None:
-    found = finding(run, "do not compare with published ones")
-    assert "mini-broden has 1,200 images and 68 labels" in found.evidence
-    assert found.warning
-    change(run, "dissection_images", lambda row: row.update(n="63305", labels="1197"))
-    assert not has(run, "published")
+@pytest.mark.parametrize(
+    ("n", "labels", "small"), [(31653, 599, False), (31652, 599, True), (31653, 598, True)]
+)
+def test_a_small_data_set_is_a_warning(run: Path, n: int, labels: int, small: bool) -> None:
+    """Less than half of Broden's 63,305 images, or of its 1,197 labels."""
+    put(run, "dissection_images", {}, n=n, labels=labels)
+    found = dissection.findings(run, "images and labels")
+    assert len(found) == small
+    for each in found:
+        assert each.warning
+        assert f"mini-broden has {n:,} images and {labels} labels" in each.note
 
 
 def test_dead_units_and_thresholds_of_zero_are_counted(run: Path) -> None:
-    found = finding(run, "^Units that never respond to these images: 4; .* is 0: 4.")
-    assert "2 and 2 of 88 in standard (2 layers)" in found.evidence
-    change(run, "dissection", lambda row: row.update(threshold="1", dead="false"))
-    assert not has(run, "never respond")
+    found = dissection.finding(run, "units with a threshold of 0")
+    assert found.claim == (
+        "4 units never respond to these images; 4 respond so rarely that their threshold is 0."
+    )
+    assert found.warning
+    for measured in found.estimates:
+        for each in measured.estimates.values():
+            assert (round(each.value * each.n), each.n) == (2, 88)
+    put(run, "dissection", {}, threshold=1)
+    assert not dissection.finding(run, "units with a threshold of 0").warning
+    put(run, "dissection", {}, dead="false")
+    assert not dissection.findings(run, "units with a threshold of 0")
 
 
 # figures
 
 
 def test_charts_count_the_detectors_of_each_concept(run: Path) -> None:
-    charts = [
-        b for b in made(run).blocks if isinstance(b, FigureBlock) and b.name[:8] == "concepts"
-    ]
+    charts = [b for b in dissection.blocks(run, FigureBlock) if b.name[:8] == "concepts"]
     for block, model in zip(charts, ("standard", "robust"), strict=True):
         real, adversarial = (
             Counter(value[0] for value in at(units(run, kind), model).values() if value[0] != "0")
@@ -467,19 +458,17 @@ def test_what_a_chart_cuts_off_is_said(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", models=("one",), shown=1)
     names = [f"concept {n}" for n in range(200)]
     write_dissection(run, models=("one",), layers=(LAST,), units=(150,), concepts=names)
-    (chart,) = [
-        b for b in made(run).blocks if isinstance(b, FigureBlock) and b.name[:8] == "concepts"
-    ]
+    (chart,) = [b for b in dissection.blocks(run, FigureBlock) if b.name[:8] == "concepts"]
     found = [at(units(run, kind), "one") for kind in ("real", "adversarial")]
     concepts = {value[0] for kind in found for value in kind.values()} - {"0"}
     assert f"Not shown: {len(concepts) - 24} rarer ones, with at most " in chart.caption
 
 
 def test_the_sweep_needs_several_thresholds(run: Path) -> None:
-    names = [block.name for block in made(run).blocks if isinstance(block, FigureBlock)]
+    names = [block.name for block in dissection.blocks(run, FigureBlock)]
     assert "dissection-sweep" in names
-    change(run, "dissection_shares", lambda row: row.update(minimum="0.04"))
-    names = [block.name for block in made(run).blocks if isinstance(block, FigureBlock)]
+    put(run, "dissection_shares", {}, minimum=0.04)
+    names = [block.name for block in dissection.blocks(run, FigureBlock)]
     assert "dissection-sweep" not in names
 
 
@@ -487,8 +476,8 @@ def test_with_many_layers_the_figure_shows_the_last_of_each(tmp_path: Path) -> N
     layers = [f"conv{n}" for n in range(5)]
     run = write_run(tmp_path / "run", layers=layers, units=[4] * 5, shown=1)
     write_dissection(run, layers=layers, units=[6] * 5, shown=0)
-    (block,) = [b for b in made(run).blocks if getattr(b, "name", "") == "dissection-shares"]
-    assert isinstance(block, FigureBlock)
+    blocks = dissection.blocks(run, FigureBlock)
+    (block,) = [block for block in blocks if block.name == "dissection-shares"]
     assert "The last dissected layer of each model." in block.caption
     assert block.alt.count("conv4") == 4
     assert "conv3" not in block.alt
@@ -498,7 +487,7 @@ def test_with_many_layers_the_figure_shows_the_last_of_each(tmp_path: Path) -> N
 
 
 def test_units_stand_side_by_side_with_their_concepts(run: Path) -> None:
-    blocks = [block for block in made(run).blocks if isinstance(block, GridBlock)]
+    blocks = dissection.blocks(run, GridBlock)
     assert [block.title for block in blocks] == [f"Units of {LAST}", f"Units of {LAYERS[0]}"]
     rows = {
         (r["model"], r["layer"], int(r["unit"]), r["images"]): r for r in read(run, "dissection")
@@ -567,13 +556,12 @@ def test_the_browser_has_every_unit_with_all_its_measures(run: Path) -> None:
 
 
 def test_scores_are_the_shares_of_the_last_layer(run: Path) -> None:
-    real, adversarial = made(run).scores
+    real, adversarial = dissection.made(run).scores
     for score, kind in ((real, "real"), (adversarial, "adversarial")):
         assert score.counted == "units"
         for model, estimate in score.estimates.items():
             mine = at(units(run, kind), model)
-            assert estimate.text(as_percent=True) == share(mine)
-            assert estimate.n == 48
+            assert near(estimate, share(mine))
             assert score.notes[model].startswith(f"{LAST}; by chance ")
 
 
@@ -596,7 +584,7 @@ def test_scores_are_the_shares_of_the_last_layer(run: Path) -> None:
 def test_damaged_tables_are_refused(
     run: Path, table: str, column: str, value: str, named: str
 ) -> None:
-    change(run, table, lambda row: row.update({column: value}))
+    put(run, table, {}, **{column: value})
     with pytest.raises(RunError, match=re.escape(named)) as caught:
         section(Results.read(run))
     assert f"{table}.csv is damaged" in str(caught.value)
@@ -608,7 +596,3 @@ def test_a_table_without_a_column_is_refused(run: Path, table: str) -> None:
     path.write_text(path.read_text().replace("layer", "stratum", 1))
     with pytest.raises(RunError, match="it has no column layer"):
         section(Results.read(run))
-
-
-def test_the_report_knows_the_largest_weight_of_the_search() -> None:
-    assert cautions.HEAVIEST == adam.HEAVIEST  # it does not import the attack, which loads PyTorch

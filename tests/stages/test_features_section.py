@@ -1,26 +1,20 @@
 """What the report says of features: distances beside their bounds, n and network beside both."""
 
-import math
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from advlens.errors import RunError
-from advlens.report.blocks import (
-    FigureBlock,
-    Finding,
-    PictureRow,
-    PictureRowsBlock,
-    Section,
-    TableBlock,
-)
+from advlens.report.blocks import FigureBlock, PictureRow, PictureRowsBlock, TableBlock
 from advlens.report.sections.features import section
 from advlens.runs.results import Results
+from advlens.words import Estimate, Says
+from sections import BOTH, Maker, around, cells, estimate, higher, nothing, number
 from synthetic_features import write_features
-from synthetic_run import change, read, write_run
+from synthetic_run import put, read, write_run
 
+features = Maker(section)
 TABLES = (
     "inversion",
     "inversion_pictures",
@@ -49,43 +43,24 @@ def run(tmp_path: Path) -> Path:
     return write_features(write_run(tmp_path / "run", shown=1))
 
 
-def made(run: Path) -> Section:
-    found = section(Results.read(run))
-    assert found
-    return found
-
-
-def finding(run: Path, words: str) -> Finding:
-    (found,) = [f for f in made(run).findings if re.search(words, f.claim)]
-    return found
-
-
-def has(run: Path, words: str) -> bool:
-    return any(re.search(words, f.claim) for f in made(run).findings)
-
-
 def tables(run: Path, file: str) -> list[list[dict[str, str]]]:
-    return [
-        [{c.header: c.cell(row) for c in block.columns} for row in block.rows]
-        for block in made(run).blocks
-        if isinstance(block, TableBlock) and block.file == file
-    ]
+    return [cells(block) for block in features.tables(run, file)]
+
+
+def lower(measure: str, one: str, other: str) -> Says:
+    return Says(measure, (one,), "lower", (other,))
+
+
+def by_model(run: Path, name: str, **wanted: str) -> dict[str, Estimate]:
+    return {row["model"]: estimate(row) for row in rows_of(run, name, **wanted)}
 
 
 def pictures(run: Path, file: str) -> list[PictureRowsBlock]:
-    return [b for b in made(run).blocks if isinstance(b, PictureRowsBlock) and b.file == file]
+    return [b for b in features.blocks(run, PictureRowsBlock) if b.file == file]
 
 
 def rows_of(run: Path, name: str, **wanted: str) -> list[dict[str, str]]:
     return [row for row in read(run, name) if all(row[k] == v for k, v in wanted.items())]
-
-
-def number(x: float) -> str:
-    """Three significant digits, derived a second time."""
-    if abs(x) < 5e-5:
-        return "0.0000"
-    digits = 2 - math.floor(math.log10(abs(x)))
-    return f"{x:.{max(digits, 0)}f}"
 
 
 def text(row: dict[str, str]) -> str:
@@ -96,15 +71,10 @@ def text(row: dict[str, str]) -> str:
     return f"{value} ({number(float(row['low']))}{separator}{number(float(row['high']))})"
 
 
-def share(row: dict[str, str]) -> str:
-    mean, low, high = (100 * float(row[name]) for name in ("mean", "low", "high"))
-    return f"{mean:.1f}% ({low:.1f}–{high:.1f})"
-
-
 def test_without_its_tables_there_is_no_section(run: Path) -> None:
     for name in TABLES:
         (run / "results" / f"{name}.csv").unlink()
-    assert section(Results.read(run)) is None
+    assert features.absent(run)
 
 
 @pytest.mark.parametrize(
@@ -121,65 +91,60 @@ def test_each_table_alone_makes_its_part(run: Path, kept: str, title: str) -> No
     for name in TABLES:
         if name != kept:
             (run / "results" / f"{name}.csv").unlink()
-    titles = [getattr(block, "title", "") for block in made(run).blocks]
+    titles = [getattr(block, "title", "") for block in features.made(run).blocks]
     assert [t for t in titles if t.endswith("?")] == [title]
-    assert bool(made(run).findings) == (kept in ("inversion", "generation"))
+    assert bool(features.made(run).findings) == (kept in ("inversion", "generation"))
 
 
 def test_all_texts_are_finished(run: Path) -> None:
-    found = made(run)
-    texts = [f"{f.claim} {f.evidence}" for f in found.findings]
-    texts += [b.caption for b in found.blocks if hasattr(b, "caption")]
-    texts += [b.alt for b in found.blocks if isinstance(b, FigureBlock)]
-    texts += [term.meaning for term in found.terms]
-    assert len(found.findings) == 4
-    for one in texts:
-        assert not re.search(r"[{}]|None|nan|\(\)|  |\.\.|:\.", one), one
-        assert one.endswith("."), one
+    assert len(features.check(run).findings) == 4
 
 
 # inversion
 
+INVERTED = "distance by 192 features of inception"
+STARTS = {"noise": "noise", "image": "an image of another class"}
+
 
 def test_the_model_whose_inversions_come_nearest_is_named(run: Path) -> None:
-    found = finding(
-        run,
-        "^Inverted images come nearer to their targets in robust than in standard, by 192 features "
-        "of inception.$",
+    assert features.says(run, INVERTED) == [lower(INVERTED, "robust", "standard")]
+    found = features.finding(run, INVERTED)
+    assert found.claim == (
+        "Inverted images of robust come nearer to their targets, by 192 features of inception, "
+        "than those of standard."
     )
     assert found.important
-    for row in rows_of(run, "inversion", measure=LAYER):
-        assert f"{row['model']} {text(row)}" in found.evidence
-    for row in rows_of(run, "inversion", measure="representation", start="noise"):
-        assert f"{number(float(row['mean']))} in {row['model']}" in found.evidence
-    assert found.evidence.count("(n = 24 images)") == 2
-
-
-def widen(row: dict[str, Any], **wanted: str) -> None:
-    if all(row[key] == value for key, value in wanted.items()):
-        row.update(low=float(row["mean"]) / 10, high=float(row["mean"]) * 10)
+    for start, words in STARTS.items():
+        for name, measure in ((INVERTED, LAYER), ("distance of representations", "representation")):
+            measured = features.measured(run, f"{name}, from {words}")
+            assert measured.estimates == by_model(run, "inversion", measure=measure, start=start)
+            assert measured.n == "24 images"
 
 
 def test_wide_intervals_establish_nothing(run: Path) -> None:
-    change(run, "inversion", lambda row: widen(row, measure=LAYER))
-    assert has(run, "^No difference in how near inverted images come by 192 features of inception")
+    put(run, "inversion", {"measure": LAYER}, low=1, high=99)
+    assert features.says(run, INVERTED) == [nothing(INVERTED)]
+    assert features.finding(run, INVERTED).claim == (
+        "No difference in how near inverted images come, by 192 features of inception, is "
+        "established between standard and robust."
+    )
 
 
 def test_starts_that_disagree_are_told_apart(run: Path) -> None:
-    change(run, "inversion", lambda row: widen(row, measure=LAYER, start="image"))
-    assert has(
-        run,
-        "^Inverted images come nearer to their targets, by 192 features of inception: from noise "
-        "in robust than in standard; from an image of another class no difference is established.",
-    )
+    put(run, "inversion", {"measure": LAYER, "start": "image"}, low=1, high=99)
+    noise, image = (f"{INVERTED}, from {words}" for words in STARTS.values())
+    found = features.finding(run, noise)
+    assert found.says == (lower(noise, "robust", "standard"), nothing(image))
+    assert found.claim.startswith("From noise, inverted images of robust come nearer")
+    assert "From an image of another class, no difference in how near" in found.claim
 
 
 def test_without_another_network_pixels_are_compared(run: Path) -> None:
-    change(run, "inversion", lambda row: row.update(measure=row["measure"].replace(LAYER, "x")))
-    change(run, "inversion", lambda row: row["measure"] == "x" and row.update(measure="pixels"))
-    assert has(
-        run, "^Inverted images come nearer to their targets in robust than in standard, by pixels."
-    )
+    put(run, "inversion", {"measure": "pixels"}, measure="x")
+    put(run, "inversion", {"measure": LAYER}, measure="pixels")
+    put(run, "inversion", {"measure": "x"}, measure="representation")
+    measure = "distance by pixels"
+    assert features.says(run, measure) == [lower(measure, "robust", "standard")]
     assert not any(
         "B23" in row.get("Source", "") for t in tables(run, "inversion.csv") for row in t
     )
@@ -188,30 +153,30 @@ def test_without_another_network_pixels_are_compared(run: Path) -> None:
 def test_one_model_has_its_distances_alone(tmp_path: Path) -> None:
     run = write_features(write_run(tmp_path / "run", models=("one",), shown=1), models=("one",))
     row, other = rows_of(run, "inversion", measure=LAYER)
-    assert has(
-        run,
-        re.escape(
-            f"Inverted images of one lie at a distance of {text(row)} from noise; {text(other)}"
-        ),
+    found = features.finding(run, f"{INVERTED}, from noise")
+    assert not found.says
+    assert found.claim == (
+        f"Inverted images of one lie at a distance of {text(row)} from noise and {text(other)} "
+        "from an image of another class, by 192 features of inception."
     )
-    assert has(run, "^Images generated by one have a KID of 0.150")
+    claim = features.finding(run, "KID").claim
+    assert claim.startswith("Images generated by one have a KID of 0.150 (")
 
 
-def test_inversions_that_missed_their_target_are_a_warning(run: Path) -> None:
-    assert not has(run, "did not reach")
-    change(
-        run,
-        "inversion",
-        lambda row: (
-            row["measure"] == "representation"
-            and row["model"] == "standard"
-            and row.update(mean="0.7", low="0.6", high="0.8")
-        ),
-    )
-    found = finding(run, "^Inversions did not reach the representations of standard.")
-    assert found.warning
-    assert "standard, from noise: 0.700 (0.600–0.800)" in found.evidence
-    assert "after 10,000 steps" in found.evidence
+@pytest.mark.parametrize(("distance", "far"), [(0.499, False), (0.501, True)])
+def test_inversions_that_missed_their_target_are_a_warning(
+    run: Path, distance: float, far: bool
+) -> None:
+    where = {"measure": "representation", "model": "standard", "start": "noise"}
+    put(run, "inversion", where, **around(distance))
+    measure = "distance of representations, from noise"
+    wanted = [Says(measure, ("standard",), "higher", ("0.5",))] if far else []
+    assert features.says(run, measure) == wanted
+    warned = [found for found in features.findings(run, measure) if found.warning]
+    assert len(warned) == far
+    for found in warned:
+        assert found.claim == "Inversions did not reach the representations of standard."
+        assert "after 10,000 steps" in found.note
 
 
 def test_the_inversion_table_has_all_measures(run: Path) -> None:
@@ -251,11 +216,7 @@ def test_triptychs_have_start_target_and_each_models_inversion(run: Path) -> Non
 
 
 def test_models_of_other_starts_have_rows_of_their_own(run: Path) -> None:
-    change(
-        run,
-        "inversion_pictures",
-        lambda row: row["model"] == "robust" and row.update(start_label="other"),
-    )
+    put(run, "inversion_pictures", {"model": "robust"}, start_label="other")
     assert [len(b.rows) for b in pictures(run, "inversion_pictures.csv")] == [4, 4]
 
 
@@ -291,97 +252,108 @@ def test_components_stand_beside_the_images_that_activate_them(run: Path) -> Non
 # generation
 
 
+FID, KID = "FID", "KID"
+
+
 def test_the_model_of_lowest_kid_is_named(run: Path) -> None:
-    found = finding(
-        run, "^By KID, images generated by robust are nearer to real ones than those by standard.$"
+    assert features.says(run, KID) == [lower(KID, "robust", "standard")]
+    found = features.finding(run, KID)
+    assert found.claim == (
+        "By KID, images generated by robust are nearer to real ones than those of standard."
     )
     assert found.important
-    for row in rows_of(run, "generation", images="generated", measure="kid"):
-        assert f"{row['model']} {text(row)}" in found.evidence
-    for row in rows_of(run, "generation", images="generated", measure="fid"):
-        assert f"{row['model']} {text(row)}" in found.evidence
-    assert "FID has no interval" in found.evidence
-    assert f"n = 5,000 generated against 5,000 real images; {NETWORK}." in found.evidence
+    for measured, measure in zip(found.estimates, ("kid", "fid"), strict=True):
+        wanted = by_model(run, "generation", images="generated", measure=measure)
+        assert measured.estimates == wanted
+    assert "FID has no interval" in found.note
+    assert f"n = 5,000 generated against 5,000 real images; {NETWORK}." in found.note
 
 
-def test_fid_and_kid_that_disagree_are_said_to(run: Path) -> None:
-    change(
-        run,
-        "generation",
-        lambda row: (
-            (row["model"], row["images"], row["measure"]) == ("robust", "generated", "fid")
-            and row.update(mean="160")
-        ),
-    )
-    assert has(run, "^By KID, .* than those by standard; FID orders them otherwise.$")
+@pytest.mark.parametrize(("fid", "otherwise"), [(151, False), (153, True)])
+def test_fid_and_kid_that_disagree_are_said_to(run: Path, fid: float, otherwise: bool) -> None:
+    """The other model has 152."""
+    where = {"model": "robust", "images": "generated", "measure": "fid"}
+    put(run, "generation", where, mean=fid)
+    claim = features.finding(run, KID).claim
+    assert claim.endswith("; FID orders them otherwise.") == otherwise
 
 
 def test_fid_alone_establishes_nothing(run: Path) -> None:
-    change(
-        run,
-        "generation",
-        lambda row: row["measure"] == "kid" and row.update(measure="confidence"),
-    )
-    assert has(run, "FID alone establishes no difference")
-    assert "KID" not in [term.name for term in made(run).terms]
+    put(run, "generation", {"measure": "kid"}, measure="confidence")
+    assert features.says(run, FID) == [nothing(FID)]
+    assert "KID" not in [term.name for term in features.made(run).terms]
 
 
 def test_generation_is_measured_against_its_starts(run: Path) -> None:
-    found = finding(
-        run,
-        "^By KID, generation moves start images nearer to real ones in robust; farther from real "
-        "ones in standard.$",
+    measure = "KID of generated images"
+    starts = ("start images",)
+    standard = Says(measure, ("standard",), "higher", starts)
+    assert features.says(run, measure) == [standard, lower(measure, "robust", *starts)]
+    found = features.finding(run, measure)
+    assert found.claim == (
+        "By KID, generation moves start images nearer to real ones in robust and farther from real "
+        "ones in standard."
     )
-    (start, _) = rows_of(run, "generation", images="start", measure="kid")
-    (real, _) = rows_of(run, "generation", images="real", measure="kid")
-    assert f"start images {text(start)}; real against real {text(real)}." in found.evidence
-    change(
-        run,
-        "generation",
-        lambda row: row["images"] == "start" and widen(row, measure="kid", model="robust"),
-    )
-    assert has(run, "in standard; by no established distance in robust.$")
+    for measured, images in zip(found.estimates, ("generated", "start", "real"), strict=True):
+        assert measured.estimates == by_model(run, "generation", images=images, measure="kid")
+    where = {"images": "start", "measure": "kid", "model": "robust"}
+    put(run, "generation", where, low=0, high=1)
+    assert features.says(run, measure) == [standard, Says(measure, ("robust",), "open", starts)]
 
 
 def test_without_starts_nothing_is_said_of_them(run: Path) -> None:
-    change(run, "generation", lambda row: row.update(images=row["images"].replace("start", "real")))
-    assert not has(run, "start images")
+    put(run, "generation", {"images": "start"}, images="real")
+    assert not features.findings(run, "KID of generated images")
 
 
 def test_recognition_by_each_other_is_given_for_each_model(run: Path) -> None:
-    found = finding(run, "^Other networks recognize the wanted class in 20.0% of the images of sta")
-    assert "80.0% of the images of robust" in found.claim
-    for row in rows_of(run, "generation", images="generated", measure="recognized"):
-        assert f"by {row['features']}: {row['model']} {share(row)}" in found.evidence
+    found = features.finding(run, "recognized by robust")
+    assert not found.says
+    assert found.claim == (
+        "Other networks recognize the wanted class in 20.0% of the images of standard and 80.0% of "
+        "the images of robust."
+    )
+    for other, model in (BOTH, BOTH[::-1]):
+        wanted = by_model(
+            run, "generation", images="generated", measure="recognized", features=other
+        )
+        assert list(wanted) == [model]
+        assert features.measured(run, f"recognized by {other}").estimates == wanted
 
 
 def test_a_judge_of_all_models_decides_whose_images_are_recognized(tmp_path: Path) -> None:
     run = write_features(write_run(tmp_path / "run", shown=1), judges=("judge",))
-    found = finding(
-        run, "^judge recognizes the wanted class more often in images of robust than of standard.$"
+    measure = "recognized by judge"
+    assert features.says(run, measure) == [higher(measure, "robust")]
+    found = features.finding(run, measure)
+    assert found.claim == (
+        "Images generated by robust are recognized more often by judge than those of standard."
     )
-    assert "of start images 15.0% (14.0–16.0)" in found.evidence
-    assert "n = 5,000 images" in found.evidence
-    change(run, "generation", lambda row: row.update(low=0, high=1))
-    assert has(
-        run, "^No model's generated images are established to be recognized more often by judge.$"
-    )
+    starts = by_model(run, "generation", images="start", measure="recognized")
+    assert features.measured(run, "start images recognized by judge").estimates == starts
+    put(run, "generation", {}, low=0, high=1)
+    assert features.says(run, measure) == [nothing(measure)]
 
 
-def test_fewer_images_than_features_are_a_warning(run: Path) -> None:
-    assert not has(run, "fewer images than features")
-    change(run, "generation", lambda row: row["images"] == "generated" and row.update(n="2048"))
-    found = finding(run, "^FID rests on fewer images than features")
+@pytest.mark.parametrize(("column", "n"), [("n", 2048), ("n", 2049), ("n_real", 2048)])
+def test_fewer_images_than_features_are_a_warning(run: Path, column: str, n: int) -> None:
+    """A covariance of 2048 features needs 2049 images."""
+    put(run, "generation", {"images": "generated"}, **{column: n})
+    found = features.findings(run, "images of FID")
+    assert len(found) == (n == 2048)
+    for each in found:
+        assert each.warning
+        assert f"2,048 images, {NETWORK}:" in each.note
+
+
+def test_other_features_than_inceptions_are_a_warning(run: Path, tmp_path: Path) -> None:
+    measure = "features of FID and KID"
+    assert not features.findings(run, measure)
+    other = write_run(tmp_path / "other", shown=1)
+    write_features(other, features="cifar10-reference", dimension=64)
+    found = features.finding(other, measure)
     assert found.warning
-    assert f"2,048 images, {NETWORK}:" in found.evidence
-
-
-def test_other_features_than_inceptions_are_a_warning(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", shown=1)
-    write_features(run, features="cifar10-reference", dimension=64)
-    found = finding(run, "do not compare with published ones: the features differ")
-    assert found.warning
-    assert "cifar10-reference, 64 features" in found.evidence
+    assert "cifar10-reference, 64 features" in found.note
 
 
 def test_the_distance_table_names_n_and_network(run: Path) -> None:
@@ -400,17 +372,13 @@ def test_the_distance_table_names_n_and_network(run: Path) -> None:
             )
             assert row[measure.upper()] == text(wanted)
         assert (row["Images (n)"], row["Real images"]) == ("5,000", "5,000")
-    captions = [b.caption for b in made(run).blocks if isinstance(b, TableBlock)]
+    captions = [block.caption for block in features.blocks(run, TableBlock)]
     assert sum(NETWORK in caption for caption in captions) == 1
     assert {row["By"] for row in shares} == {"standard", "robust"}
 
 
 def test_two_networks_stand_in_a_column(run: Path) -> None:
-    change(
-        run,
-        "generation",
-        lambda row: row["measure"] == "kid" and row.update(features="other", dimension="64"),
-    )
+    put(run, "generation", {"measure": "kid"}, features="other", dimension=64)
     table, _ = tables(run, "generation.csv")
     assert len(table) == 12
     assert {row["Features"].split(",")[0] for row in table} == {"inception", "other"}
@@ -440,7 +408,7 @@ def test_generated_images_stand_beside_real_ones(run: Path) -> None:
 
 
 def test_the_figure_has_the_bounds(run: Path) -> None:
-    (block,) = [b for b in made(run).blocks if isinstance(b, FigureBlock)]
+    (block,) = features.blocks(run, FigureBlock)
     assert [axes.get_title("left") for axes in block.draw(6.4).axes] == ["FID ↓", "KID ↓"]
     assert "FID, real, robust: 5.40" in block.alt
 
@@ -468,7 +436,7 @@ def test_b23_stands_beside_ours_with_what_differs(tmp_path: Path) -> None:
     for row, wanted in zip(fid[3:], rows_of(run, "generation", measure="fid"), strict=True):
         assert row["Images"] == f"{wanted['images']}, {wanted['model']}"
         assert (row["Source"], row["FID"], row["Images (n)"]) == ("this run", text(wanted), "400")
-    captions = {b.caption for b in made(run).blocks if isinstance(b, TableBlock)}
+    captions = {block.caption for block in features.blocks(run, TableBlock)}
     (caption,) = [c for c in captions if c.startswith("FID in B23 (CIFAR-10)")]
     assert "Values do not compare across the two" in caption
     assert "400 here, 10,000 there" in caption
@@ -493,7 +461,7 @@ def test_small_imagenet_has_its_own_tables(tmp_path: Path) -> None:
     assert [row["FID"] for row in fid[:3]] == ["7.62", "237.53", "81.2"]
     _, inversion = tables(run, "inversion.csv")
     assert [row["Distance"] for row in inversion[:4]] == ["23.3", "26.75", "12.84", "14.91"]
-    captions = [b.caption for b in made(run).blocks if isinstance(b, TableBlock)]
+    captions = [block.caption for block in features.blocks(run, TableBlock)]
     assert any("mine measures here in place of Inception" in caption for caption in captions)
 
 
@@ -501,16 +469,13 @@ def test_small_imagenet_has_its_own_tables(tmp_path: Path) -> None:
 
 
 def test_scores_are_the_main_distances(run: Path) -> None:
-    inverted, generated = made(run).scores
+    inverted, generated = features.made(run).scores
     assert not inverted.bar
     for score, name, wanted in (
         (inverted, "inversion", {"start": "noise", "measure": LAYER}),
         (generated, "generation", {"images": "generated", "measure": "kid"}),
     ):
-        for model, estimate in score.estimates.items():
-            (row,) = rows_of(run, name, model=model, **wanted)
-            assert estimate.text() == text(row)
-            assert estimate.n == int(row["n"])
+        assert score.estimates == by_model(run, name, **wanted)
 
 
 @pytest.mark.parametrize(
@@ -532,7 +497,7 @@ def test_scores_are_the_main_distances(run: Path) -> None:
 def test_damaged_tables_are_refused(
     run: Path, table: str, column: str, value: str, named: str
 ) -> None:
-    change(run, table, lambda row: row.update({column: value}))
+    put(run, table, {}, **{column: value})
     with pytest.raises(RunError, match=re.escape(named)) as caught:
         section(Results.read(run))
     assert f"{table}.csv is damaged" in str(caught.value)

@@ -1,17 +1,20 @@
 """What the report says of a training: the numbers of the table, and no more than they establish."""
 
-import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from advlens.intervals import wilson
-from advlens.report.blocks import FigureBlock, Finding, Section, TableBlock
+from advlens.report.blocks import FigureBlock, TableBlock
 from advlens.report.page import write_report
 from advlens.report.sections.training import section
-from advlens.runs.results import Results
-from synthetic_run import change, read, write_run, write_training
+from advlens.words import Direction, Estimate, Says
+from sections import Maker, cells
+from synthetic_run import change, put, read, write_run, write_training
 
+trainings = Maker(section)
+OVER = "adversarial accuracy over epochs"
 pytestmark = pytest.mark.usefixtures("no_rendering")
 
 OLD = (
@@ -33,21 +36,6 @@ def run(tmp_path: Path) -> Path:
     return write_training(write_run(tmp_path / "run", shown=1))
 
 
-def made(run: Path) -> Section:
-    found = section(Results.read(run))
-    assert found
-    return found
-
-
-def claims(run: Path) -> list[str]:
-    return [finding.claim for finding in made(run).findings]
-
-
-def finding(run: Path, words: str) -> Finding:
-    (found,) = [f for f in made(run).findings if re.search(words, f.claim)]
-    return found
-
-
 def epochs(run: Path, model: str) -> list[dict[str, float]]:
     """The table's rows of a model, empty cells left out."""
     return [
@@ -58,23 +46,20 @@ def epochs(run: Path, model: str) -> list[dict[str, float]]:
     ]
 
 
-def text(row: dict[str, float], kind: str) -> str:
+def share(row: dict[str, float], kind: str) -> Estimate:
     low, high = wilson(round(row[kind] * row["n"]), int(row["n"]))
-    return f"{100 * row[kind]:.1f}% ({100 * low:.1f}–{100 * high:.1f})"
+    return Estimate(value=row[kind], low=low, high=high, n=int(row["n"]))
 
 
-def at(run: Path, model: str, number: int, **values: object) -> None:
+def at(run: Path, model: str, number: int, **values: Any) -> None:
     """Change an epoch's values."""
-    change(
-        run,
-        "training",
-        lambda r: (r["model"], r["epoch"]) == (model, str(number)) and r.update(values),
-    )
+    put(run, "training", {"model": model, "epoch": str(number)}, **values)
 
 
 def test_without_its_table_there_is_no_section(run: Path) -> None:
+    trainings.check(run)
     (run / "results" / "training.csv").unlink()
-    assert section(Results.read(run)) is None
+    assert trainings.absent(run)
 
 
 def test_it_leads_with_what_was_trained_and_which_epoch_was_kept(run: Path) -> None:
@@ -83,94 +68,107 @@ def test_it_leads_with_what_was_trained_and_which_epoch_was_kept(run: Path) -> N
     ):
         rows = epochs(run, model)
         kept = max(rows, key=lambda row: row["natural"] + row["adversarial"])
-        found = made(run).findings[place]
+        found = trainings.made(run).findings[place]
         assert found.claim == (
             f"{model} was trained for 60 epochs by {by}; epoch {kept['epoch']:.0f} is kept."
         )
         assert found.important
+        measured = trainings.measured(run, "accuracy", model)
+        assert measured.n == "1,000 held-out images"
+        assert measured.estimates == {
+            "on natural images": share(kept, "natural"),
+            "under PGD-10, L2 ε = 0.5": share(kept, "adversarial"),
+        }
         means = [100 * (row["natural"] + row["adversarial"]) / 2 for row in (kept, rows[-1])]
         for part in (
-            text(kept, "natural"),
-            text(kept, "adversarial"),
-            "under PGD-10, L2 ε = 0.5",
-            f"a mean of {means[0]:.1f}%, the best of all epochs; the last has {means[1]:.1f}%.",
-            "n = 1,000",
+            f"is {means[0]:.1f}%, the best of all epochs; that of the last is {means[1]:.1f}%.",
             "SGD with Nesterov momentum 0.9",
             "It took 3,690 s",
         ):
-            assert part in found.evidence, part
-    assert "Recipe cifar10-standard: SGD" in made(run).findings[0].evidence
-    assert "at 900 images/s (median)." in made(run).findings[0].evidence
-    assert "Recipe" not in made(run).findings[1].evidence
+            assert part in found.note, part
+        assert ("Recipe cifar10-standard: SGD" in found.note) == (model == "standard")
+    assert "at 900 images/s (median)." in trainings.finding(run, "accuracy", "standard").note
 
 
 def test_an_epoch_that_is_kept_is_called_the_best_only_where_it_is(run: Path) -> None:
-    assert ", the best of all epochs; the last has" in made(run).findings[0].evidence
-    change(run, "training", lambda r: r.update(kept="true" if r["epoch"] == "60" else "false"))
-    assert "best of all epochs" not in made(run).findings[0].evidence
-    assert "the last has" not in made(run).findings[0].evidence
+    put(run, "training", {}, kept="false")
+    put(run, "training", {"epoch": "60"}, kept="true")
+    note = trainings.finding(run, "accuracy", "standard").note
+    assert "best of all epochs" not in note
+    assert "the last is" not in note
 
 
 def test_robust_overfitting_needs_a_fall_and_a_rise(run: Path) -> None:
     rows = epochs(run, "robust")
     peak = max(rows, key=lambda row: row["adversarial"])
-    last = rows[-1]
+    last, epoch = rows[-1], f"epoch {peak['epoch']:.0f}"
+    found = trainings.finding(run, OVER, "robust")
+    fall = Says(OVER, ("robust",), "lower", (epoch,))
+    rise = Says("adversarial accuracy on training images", ("robust",), "higher", (epoch,))
+    assert found.says == [fall, rise]
     points = 100 * (peak["adversarial"] - last["adversarial"])
-    found = finding(run, "robust loses")
     assert found.claim == (
-        f"robust loses {points:.1f} points of adversarial accuracy after epoch "
-        f"{peak['epoch']:.0f}: robust overfitting."
+        f"robust loses {points:.1f} points of adversarial accuracy after {epoch}: robust "
+        "overfitting."
     )
     assert found.important
-    column = "train_adversarial_accuracy"
-    for part in (
-        f"{text(peak, 'adversarial')} at epoch {peak['epoch']:.0f}",
-        f"{text(last, 'adversarial')} at the last",
-        f"rises meanwhile from {100 * peak[column]:.1f}% to {100 * last[column]:.1f}%",
-    ):
-        assert part in found.evidence
-    at(run, "robust", 60, train_adversarial_accuracy="0.1")
-    found = finding(run, "robust loses")
+    assert found.estimates[0].estimates == {
+        f"at {epoch}": share(peak, "adversarial"),
+        "at epoch 60, the last": share(last, "adversarial"),
+    }
+    before, after = (100 * row["train_adversarial_accuracy"] for row in (peak, last))
+    assert f"rises meanwhile from {before:.1f}% to {after:.1f}%" in found.note
+    at(run, "robust", 60, train_adversarial_accuracy=0.1)
+    found = trainings.finding(run, OVER, "robust")
+    assert found.says == [fall]
     assert "overfitting" not in found.claim
-    assert "rises" not in found.evidence
     assert not found.important
 
 
 def test_a_fall_where_training_images_were_not_attacked_is_no_overfitting(run: Path) -> None:
-    found = finding(run, "standard loses")
-    assert re.search(r"after epoch \d+\.$", found.claim)
+    found = trainings.finding(run, OVER, "standard")
+    assert [said.direction for said in found.says] == ["lower"]
     assert not found.important
 
 
-def test_a_fall_within_the_intervals_is_none(run: Path) -> None:
+@pytest.mark.parametrize(("fall", "direction"), [(0.05, "open"), (0.07, "lower")])
+def test_a_fall_needs_disjoint_intervals(run: Path, fall: float, direction: Direction) -> None:
     peak = max(epochs(run, "robust"), key=lambda row: row["adversarial"])
-    at(run, "robust", 60, adversarial=str(peak["adversarial"] - 0.05))
-    assert not [claim for claim in claims(run) if "robust loses" in claim]
-    found = finding(run, "does not fall")
-    assert found.claim.endswith("beyond its interval in robust.")
-    assert f"{text(peak, 'adversarial')} at epoch" in found.evidence
-    at(run, "robust", 60, adversarial=str(peak["adversarial"] - 0.07))
-    assert [claim for claim in claims(run) if "robust loses" in claim]
+    at(run, "robust", 60, adversarial=peak["adversarial"] - fall)
+    found = trainings.finding(run, OVER, "robust")
+    assert found.says[0].direction == direction
+    if direction == "open":
+        assert found.claim.endswith(" does not fall beyond its interval in robust.")
 
 
 def test_what_rises_to_the_end_does_not_fall(run: Path) -> None:
-    at(run, "robust", 60, adversarial="0.9")
-    assert not [c for c in claims(run) if re.search(r"robust loses|not fall .* in robust", c)]
+    at(run, "robust", 60, adversarial=0.9)
+    assert not trainings.findings(run, OVER, "robust")
 
 
 def test_the_gap_is_that_of_the_epoch_kept_beyond_its_interval(run: Path) -> None:
     (kept,) = [row for row in epochs(run, "robust") if row["kept"]]
-    change(run, "training", lambda r: r.update(natural="0.8", train_natural_accuracy="0.81"))
+
+    def gaps() -> list[Direction]:
+        says = trainings.finding(run, "natural accuracy", "robust").says
+        assert {said.than for said in says} == {("training images",)}
+        return [said.direction for said in says]
+
+    put(run, "training", {}, natural=0.8, train_natural_accuracy=0.81)
     points = 100 * (kept["train_adversarial_accuracy"] - kept["adversarial"])
-    found = finding(run, "On held-out images robust")
+    assert gaps() == ["open", "lower"]
+    found = trainings.finding(run, "natural accuracy", "robust")
     assert found.claim == (
         f"On held-out images robust has {points:.1f} points less adversarial accuracy than on "
         "training images."
     )
-    assert "natural 81.0% on training images, 80.0% (" in found.evidence
-    assert f"At epoch {kept['epoch']:.0f}:" in found.evidence
-    change(run, "training", lambda r: r.update(train_natural_accuracy="0.7"))
-    assert "robust has 10.0 points more natural and" in finding(run, "images robust").claim
+    values = found.estimates[0].estimates
+    assert [each.value for each in values.values()] == [0.8, 0.81]
+    assert f"At epoch {kept['epoch']:.0f}." in found.note
+    put(run, "training", {}, train_natural_accuracy=0.7)
+    assert gaps() == ["higher", "lower"]
+    claim = trainings.finding(run, "natural accuracy", "robust").claim
+    assert "has 10.0 points more natural and" in claim
     change(
         run,
         "training",
@@ -178,11 +176,11 @@ def test_the_gap_is_that_of_the_epoch_kept_beyond_its_interval(run: Path) -> Non
             train_natural_accuracy="0.8", train_adversarial_accuracy=r["adversarial"]
         ),
     )
-    assert "no more than its interval" in finding(run, "Accuracy of robust").claim
+    assert gaps() == ["open", "open"]
 
 
 def test_the_table_has_every_epoch_and_only_columns_with_values(run: Path) -> None:
-    (table,) = [block for block in made(run).blocks if isinstance(block, TableBlock)]
+    (table,) = trainings.blocks(run, TableBlock)
     assert table.folded
     assert table.file == "training.csv"
     assert len(table.rows) == 120
@@ -190,8 +188,7 @@ def test_the_table_has_every_epoch_and_only_columns_with_values(run: Path) -> No
     assert "Adversarial, training" in headers
     assert not {"Feature distance", "Divergence"} & set(headers)
     row = read(run, "training")[0]
-    cells = [column.cell(table.rows[0]) for column in table.columns]
-    shown = dict(zip(headers, cells, strict=True))
+    shown = cells(table)[0]
     assert shown["Natural, held out"] == f"{100 * float(row['natural']):.1f}%"
     assert shown["Adversarial, training"] == "–"
     assert shown["Images/s"] == "900"
@@ -200,7 +197,7 @@ def test_the_table_has_every_epoch_and_only_columns_with_values(run: Path) -> No
 
 
 def test_the_alternative_text_tells_the_curves(run: Path) -> None:
-    (figure,) = [block for block in made(run).blocks if isinstance(block, FigureBlock)]
+    (figure,) = trainings.blocks(run, FigureBlock)
     for model in ("standard", "robust"):
         rows = epochs(run, model)
         (kept,) = [row for row in rows if row["kept"]]
@@ -217,11 +214,11 @@ def test_old_trainings_say_what_they_recorded(described: bool, tmp_path: Path) -
     run = write_training(
         write_run(tmp_path / "run", shown=1), epochs=10, left_out=OLD, described=described
     )
-    first = made(run).findings[0]
+    first = trainings.made(run).findings[0]
     assert ("by standard training" in first.claim) == described
-    assert first.evidence.endswith("It took 615 s.")
-    assert not [claim for claim in claims(run) if "training images" in claim]
-    (table,) = [block for block in made(run).blocks if isinstance(block, TableBlock)]
+    assert first.note.endswith("It took 615 s.")
+    assert not trainings.findings(run, "natural accuracy")
+    (table,) = trainings.blocks(run, TableBlock)
     assert [column.header for column in table.columns] == [
         "Model",
         "Epoch",
@@ -234,30 +231,29 @@ def test_old_trainings_say_what_they_recorded(described: bool, tmp_path: Path) -
 
 
 def test_without_their_number_shares_have_no_interval(run: Path) -> None:
-    change(run, "training", lambda row: row.update(n="", seconds=""))
-    first = made(run).findings[0]
-    assert "(no interval)" in first.evidence
-    assert "n =" not in first.evidence
-    assert "It took" not in first.evidence
-    assert not [claim for claim in claims(run) if "loses" in claim or "fall" in claim]
+    put(run, "training", {}, n="", seconds="")
+    first = trainings.made(run).findings[0]
+    assert {each.low for each in first.estimates[0].estimates.values()} == {None}
+    assert not first.estimates[0].n
+    assert "It took" not in first.note
+    assert not trainings.findings(run, OVER)
 
 
 def test_one_epoch_has_no_curve_and_no_best(tmp_path: Path) -> None:
     run = write_training(
         write_run(tmp_path / "run", models=("only",), shown=1), models=("only",), epochs=1
     )
-    assert [type(block) for block in made(run).blocks] == [TableBlock]
-    first = made(run).findings[0]
+    assert [type(block) for block in trainings.made(run).blocks] == [TableBlock]
+    first = trainings.made(run).findings[0]
     assert first.claim.startswith("only was trained for 1 epoch by")
-    assert "best" not in first.evidence
-    assert not [claim for claim in claims(run) if "fall" in claim or "loses" in claim]
+    assert "best" not in first.note
+    assert not trainings.findings(run, OVER)
 
 
 def test_models_without_a_training_are_left_out(run: Path) -> None:
     write_training(run, models=("robust",))
-    assert len(claims(run)) == 3
-    assert not [claim for claim in claims(run) if re.search(r"^standard|images standard", claim)]
-    (figure,) = [block for block in made(run).blocks if isinstance(block, FigureBlock)]
+    assert {m.model for f in trainings.made(run).findings for m in f.estimates} == {"robust"}
+    (figure,) = trainings.blocks(run, FigureBlock)
     assert "standard" not in figure.alt
     assert figure.caption.endswith("The run has no training of standard.")
 

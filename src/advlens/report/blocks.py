@@ -6,10 +6,34 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from advlens.words import Estimate
+from advlens.words import Estimate, Form, Says, count, shared
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A measure of several models, or of one under several conditions: what a claim rests on."""
+
+    name: str
+    estimates: Mapping[str, Estimate]
+    """By model; or, of one model, by phrases such as "on real images"."""
+    model: str = ""
+    """The one model."""
+    form: Form = "number"
+    counted: str = "images"
+    """What n counts."""
+
+    @property
+    def n(self) -> str:
+        """ "1,000 images", if it is the same for all; nothing where it is not known."""
+        known = {
+            name: f"{count(found.n)} {self.counted}"
+            for name, found in self.estimates.items()
+            if found.n and self.form != "count"
+        }
+        return shared(known, "" if self.model else "for") if known else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +42,12 @@ class Finding:
 
     claim: str
     """One plain sentence."""
-    evidence: str
-    """Values with their intervals and n; what they do not establish."""
+    says: Sequence[Says] = ()
+    """The same as data."""
+    estimates: Sequence[Measured] = ()
+    """The report writes out their values, their intervals and n."""
+    note: str = ""
+    """How it was measured; what it does not establish."""
     important: bool = False
     """Also shown at the top of the report."""
     warning: bool = False
@@ -67,6 +95,11 @@ class Column:
     kind: Literal["number", "text", "long", "model", "check"] = "number"
     """A "long" text may take several lines, a "model" is shown in its color, a "check" is
     "passed" or "failed"."""
+
+
+MODEL = Column(header="Model", cell=lambda row: row["model"], kind="model")
+LAYER = Column(header="Layer", cell=lambda row: row["layer"], kind="text")
+N = Column(header="Images (n)", cell=lambda row: count(row["n"]))
 
 
 @dataclass(frozen=True, kw_only=True)

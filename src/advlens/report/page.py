@@ -38,7 +38,7 @@ from advlens.report.figures import (
 from advlens.report.figures.pictures import SMALL, Pixels
 from advlens.report.figures.style import BAD, FRAME, INK, MODELS, MUTED, RULE, SURFACE
 from advlens.runs.results import Results
-from advlens.words import count, listed, number, percent
+from advlens.words import comparison, count, listed, number, percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -261,7 +261,7 @@ def _page(
     for name, kind in kinds.items():
         environment.tests[name] = lambda block, kind=kind: isinstance(block, kind)
     environment.filters |= {"count": count, "percent": percent, "number": number, "flow": _flow}
-    environment.filters |= {"stored": stored, "abreast": abreast}
+    environment.filters |= {"stored": stored, "abreast": abreast, "comparison": comparison}
     environment.globals |= {"tone": tone}
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return environment.get_template("report.html.j2").render(

@@ -71,12 +71,12 @@ class RunResults:
         columns = self.results.columns(table)
         kinds = dict(TABLES[table].types) if table in TABLES else {}
         if unknown := [name for name in columns if name not in kinds]:
-            cells = self.results.table(table, dict.fromkeys(unknown, str | None)) or []
+            cells = self.results.table(table, dict.fromkeys(unknown, str | None))
             for name in unknown:
                 texts = [row[name] for row in cells if row[name] is not None]
                 kinds[name] = str if name in NAMES else _kind(texts)
         types = {name: kinds[name] | None for name in columns}
-        return [dict(row) for row in self.results.table(table, types) or []]
+        return [dict(row) for row in self.results.table(table, types)]
 
     def frame(self, table: str) -> "pandas.DataFrame":
         """The same rows as a pandas DataFrame; empty cells are NaN, or None in text columns.

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import operator
 import types
 import typing
 import unicodedata
@@ -16,6 +17,7 @@ from typing import Any
 from advlens.errors import RunError
 from advlens.folders import open_plain, read_object, why
 from advlens.runs.tables import TABLES
+from advlens.words import Estimate
 
 LARGEST_RECORD = 2**24
 """Bytes of `run.json`, at most."""
@@ -24,6 +26,49 @@ LONGEST_ROW, LONGEST_TEXT = 2**16, 10_000
 MOST_MODELS, MOST_COLUMNS = 100, 200
 
 Row = Mapping[str, Any]
+"""A row of a table: the value of each column."""
+
+
+class Rows(list[Row]):
+    """Rows of a table, found by what their columns hold."""
+
+    def where(self, **keys: Any) -> "Rows":
+        """Those whose columns hold these values."""
+        return Rows(row for row in self if all(row[name] == key for name, key in keys.items()))
+
+    def one(self, **keys: Any) -> Row | None:
+        """The first of these, if there is one."""
+        return next(iter(self.where(**keys)), None)
+
+    def known(self, column: str) -> "Rows":
+        """Those in which the cell of a column is not empty."""
+        return Rows(row for row in self if row[column] is not None)
+
+    def values(self, *columns: str) -> list[Any]:
+        """What a column holds, or several as a tuple; each once, in the order of the rows."""
+        return list(dict.fromkeys(map(operator.itemgetter(*columns), self)))
+
+    def split(self, *columns: str) -> "list[Rows]":
+        """The rows of each value of a column, or of several together."""
+        found: dict[Any, Rows] = {}
+        for row in self:
+            found.setdefault(operator.itemgetter(*columns)(row), Rows()).append(row)
+        return list(found.values())
+
+    def by(self, column: str) -> dict[Any, Row]:
+        """The row of each value of a column; the last one, of several."""
+        return {row[column]: row for row in self}
+
+    def estimates(
+        self, name: str = "mean", *, by: str = "model", n: str = "n"
+    ) -> dict[str, Estimate]:
+        """For each value of a column the row's estimate, as `Estimate.of`; without empty ones."""
+        return {
+            key: Estimate.of(row, name, n)
+            for key, row in self.by(by).items()
+            if row[name if name in row else f"{name}_mean"] is not None
+        }
+
 
 _LAYER = {"name": str, "units": int}
 _MODEL = {
@@ -110,8 +155,8 @@ class Results:
         """Accuracy of guessing: 1 / number of classes."""
         return float(1 / len(self.record["data"]["classes"]))
 
-    def table(self, name: str, columns: Mapping[str, Any] | None = None) -> list[Row] | None:
-        """The rows of `results/<name>.csv`, or None where there is no such file.
+    def table(self, name: str, columns: Mapping[str, Any] | None = None) -> Rows:
+        """The rows of `results/<name>.csv`; none where there is no such file.
 
         Args:
             name: of the file, without `.csv`.
@@ -133,9 +178,9 @@ class Results:
                     raise ValueError("it has two columns of one name, or too many")
                 if missing := [name for name in columns if name not in (*header, *later)]:
                     raise ValueError(f"it has no column {missing[0]}")
-                return [self._row(path, line, header, cells, columns) for line, cells in lines]
+                return Rows(self._row(path, line, header, cells, columns) for line, cells in lines)
         except FileNotFoundError:
-            return None
+            return Rows()
         except (OSError, ValueError, csv.Error) as error:
             raise _damaged(path, why(error)) from error
 

@@ -58,7 +58,7 @@ def _words(folder: Path) -> Words | None:
     try:
         if not table.exists():
             return None
-        rows = Results.read(folder).table("training_settings") or []
+        rows = Results.read(folder).table("training_settings")
     except (RunError, OSError) as error:
         raise DataError(f"{error}") from error
     if not rows:

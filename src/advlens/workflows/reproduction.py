@@ -167,7 +167,7 @@ def compared(wanted: Mapping[str, Any], run: Path, names: Mapping[str, str]) -> 
     column, scale = wanted["column"], 100 if wanted.get("percent") else 1
     ours: dict[str, Any] = dict.fromkeys((column, f"{column}_low", f"{column}_high"), float | None)
     texts = dict.fromkeys(("model", *wanted.get("where", {})), str)
-    candidates = Results.read(run).table(wanted["table"], {**texts, **ours, "n": int}) or []
+    candidates = Results.read(run).table(wanted["table"], {**texts, **ours, "n": int})
     rows: list[Row] = []
     for label, value in wanted["paper"].items():
         where = {"model": names[label], **wanted.get("where", {})}

@@ -1,10 +1,10 @@
 """What the report says of AutoAttack."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from advlens.report.blocks import Column, Finding, Section, TableBlock
-from advlens.runs.results import Results, Row
-from advlens.words import Estimate, attack_name, comparison, count, percent
+from advlens.report.blocks import MODEL, Column, Finding, Measured, N, Section, TableBlock
+from advlens.runs.results import Results, Row, Rows
+from advlens.words import Estimate, attack_name, listed, percent, ranked, ranking
 
 TITLES = {
     "natural": "Natural",
@@ -20,8 +20,8 @@ def section(results: Results) -> Section | None:
     rows = results.table("autoattack")
     if not rows:
         return None
-    order = list(dict.fromkeys(row["after"] for row in rows))
-    last = [row for row in rows if row["after"] == order[-1]]
+    order = rows.values("after")
+    last = rows.where(after=order[-1])
     return Section(
         title="AutoAttack",
         anchor="autoattack",
@@ -38,13 +38,13 @@ def section(results: Results) -> Section | None:
                 file="autoattack.csv",
                 columns=[
                     Column(header="Images", cell=attack_name, kind="text"),
-                    Column(header="Model", cell=lambda row: row["model"], kind="model"),
+                    MODEL,
                     *(Column(header=TITLES.get(a, a), cell=_after(rows, a)) for a in order),
                     Column(
                         header="95% interval",
-                        cell=lambda row: _top1(row).interval(as_percent=True),
+                        cell=lambda row: Estimate.of(row, "top1").interval(as_percent=True),
                     ),
-                    Column(header="Images (n)", cell=lambda row: count(row["n"])),
+                    N,
                 ],
                 rows=last,
             )
@@ -52,26 +52,32 @@ def section(results: Results) -> Section | None:
     )
 
 
-def _after(rows: Sequence[Row], after: str) -> Callable[[Row], str]:
+def _after(rows: Rows, after: str) -> Callable[[Row], str]:
     """The cell of a column: the accuracy of the same model and ball after this attack."""
-    found = {(r["model"], attack_name(r)): r["top1"] for r in rows if r["after"] == after}
+    found = {(r["model"], attack_name(r)): r["top1"] for r in rows.where(after=after)}
     return lambda row: percent(found[row["model"], attack_name(row)])
 
 
-def _top1(row: Row) -> Estimate:
-    return Estimate.of(row, "top1")
-
-
-def _findings(last: Sequence[Row]) -> list[Finding]:
+def _findings(last: Rows) -> list[Finding]:
     findings = []
     for name in dict.fromkeys(map(attack_name, last)):
-        estimates = {row["model"]: _top1(row) for row in last if attack_name(row) == name}
-        sizes = {found.n for found in estimates.values()}
+        found = Rows(row for row in last if attack_name(row) == name).estimates("top1")
+        measure = f"accuracy under {name}"
+        says = ranking(measure, found)
+        under = f"Under {name}, "
+        kept = [f"{model} keeps {percent(each.value)}" for model, each in found.items()]
+        claim = f"{under}{listed(kept)}"
+        if says:
+            claim = ranked(
+                says, "predictions of", "are right more often", where=under, what="accuracy"
+            )
         findings.append(
             Finding(
-                claim=f"Under {name}, {comparison(estimates, as_percent=True)}.",
-                evidence="Each image's worst case over AutoAttack's four attacks, on a seeded, "
-                f"class-balanced subset (n = {count(max(sizes))}).",
+                claim=f"{claim}.",
+                says=says,
+                estimates=[Measured(name=measure, estimates=found, form="percent")],
+                note="Each image's worst case over AutoAttack's four attacks, on a seeded, "
+                "class-balanced subset.",
             )
         )
     return findings

@@ -71,9 +71,8 @@ def kept_units(results: Results, model: str, classifier: Classifier) -> list[Row
     In a residual network a unit stays alive without its weights through the shortcut, and repeats
     an earlier unit.
     """
-    units = results.table("units")
-    mine = [row for row in units or [] if row["model"] == model]
-    layers = list(dict.fromkeys(row["layer"] for row in mine))
+    mine = results.table("units").where(model=model)
+    layers = mine.values("layer")
     kept = {
         layer: classifier.network.get_parameter(f"{layer}.weight").detach().flatten(1).any(dim=1)
         for layer in layers
@@ -100,7 +99,7 @@ def measured(results: Results, model: str) -> list[Row]:
     """
 
     def mine(table: str) -> list[Row]:
-        return [row for row in results.table(table) or [] if row["model"] == model]
+        return [row for row in results.table(table) if row["model"] == model]
 
     rows = [
         _row(

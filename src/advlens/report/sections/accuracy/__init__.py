@@ -1,11 +1,19 @@
 """What the report says of accuracy, natural and under attack."""
 
-from collections.abc import Sequence
-
 from advlens.report import figures
-from advlens.report.blocks import Block, Column, FigureBlock, NoteBlock, Score, Section, TableBlock
-from advlens.report.sections.accuracy.findings import findings, naturally, strongest, top1
-from advlens.runs.results import Results, Row
+from advlens.report.blocks import (
+    MODEL,
+    Block,
+    Column,
+    FigureBlock,
+    N,
+    NoteBlock,
+    Score,
+    Section,
+    TableBlock,
+)
+from advlens.report.sections.accuracy.findings import findings, naturally, strongest
+from advlens.runs.results import Results, Row, Rows
 from advlens.words import Estimate, attack_name, count, listed, percent
 
 
@@ -14,8 +22,8 @@ def section(results: Results) -> Section | None:
     rows = results.table("accuracy")
     if not rows:
         return None
-    sweep = results.table("sweep") or []
-    checks = results.table("checks") or []
+    sweep = results.table("sweep")
+    checks = results.table("checks")
     blocks: list[Block] = [_accuracy_figure(results, rows), _accuracy_table(rows)]
     blocks += [NoteBlock(text=f"{told}.") for told in unattacked(results)]
     if any(row["epsilon"] > 0 for row in sweep):
@@ -39,7 +47,7 @@ def unattacked(results: Results) -> list[str]:
     return [
         f"{attack_name(row)} found no image to start from for {count(row['unattacked'])} of "
         f"{count(row['n'])} images of {row['model']}: these count as not attacked"
-        for row in results.table("unattacked") or []
+        for row in results.table("unattacked")
     ]
 
 
@@ -55,33 +63,36 @@ def _scores(natural: dict[str, Estimate], worst: dict[str, Row]) -> list[Score]:
         Score(
             label="Accuracy under attack",
             explanation="The lowest that one of the attacks here leaves.",
-            estimates={model: top1(row) for model, row in worst.items()},
+            estimates={model: Estimate.of(row, "top1") for model, row in worst.items()},
             notes={model: attack_name(row) for model, row in worst.items()},
             as_percent=True,
         ),
     ]
 
 
-def _accuracy_columns(rows: Sequence[Row]) -> list[Column]:
+def _accuracy_columns(rows: Rows) -> list[Column]:
     spread = Column(
         header="Spread over draws",
         cell=lambda row: "–" if row["draws"] is None else percent(row["top1_spread"]),
     )
-    randomized = any(row["draws"] is not None for row in rows)
+    randomized = bool(rows.known("draws"))
     return [
         Column(header="Images", cell=attack_name, kind="text"),
-        Column(header="Model", cell=lambda row: row["model"], kind="model"),
+        MODEL,
         Column(header="Top-1", cell=lambda row: percent(row["top1"])),
-        Column(header="95% interval", cell=lambda row: top1(row).interval(as_percent=True)),
+        Column(
+            header="95% interval",
+            cell=lambda row: Estimate.of(row, "top1").interval(as_percent=True),
+        ),
         *([spread] if randomized else []),
         Column(
             header="Top-5", cell=lambda row: "–" if row["top5"] is None else percent(row["top5"])
         ),
-        Column(header="Images (n)", cell=lambda row: count(row["n"])),
+        N,
     ]
 
 
-def _accuracy_figure(results: Results, rows: Sequence[Row]) -> FigureBlock:
+def _accuracy_figure(results: Results, rows: Rows) -> FigureBlock:
     values = "; ".join(
         f"{row['model']}, {attack_name(row)}: {percent(row['top1'])}" for row in rows
     )
@@ -96,9 +107,9 @@ def _accuracy_figure(results: Results, rows: Sequence[Row]) -> FigureBlock:
     )
 
 
-def _accuracy_table(rows: Sequence[Row]) -> TableBlock:
+def _accuracy_table(rows: Rows) -> TableBlock:
     order = list(dict.fromkeys(attack_name(row) for row in rows))
-    draws = sorted({row["draws"] for row in rows if row["draws"] is not None})
+    draws = sorted(rows.known("draws").values("draws"))
     randomized = (
         f" Of a randomized model it is the mean over {listed([str(n) for n in draws])} fresh "
         "passes over the same images, and the spread is the standard deviation of one pass."
@@ -113,11 +124,11 @@ def _accuracy_table(rows: Sequence[Row]) -> TableBlock:
     )
 
 
-def _sweep_blocks(results: Results, sweep: Sequence[Row]) -> list[Block]:
+def _sweep_blocks(results: Results, sweep: Rows) -> list[Block]:
     values = "; ".join(
         f"{row['model']}, {attack_name(row)}: {percent(row['top1'])}" for row in sweep
     )
-    n = max(row["n"] for row in sweep)
+    n = max(sweep.values("n"))
     return [
         NoteBlock(
             title="Accuracy against the size of the change",
@@ -143,7 +154,7 @@ def _sweep_blocks(results: Results, sweep: Sequence[Row]) -> list[Block]:
     ]
 
 
-def _check_blocks(checks: Sequence[Row]) -> list[Block]:
+def _check_blocks(checks: Rows) -> list[Block]:
     return [
         NoteBlock(
             title="Can these attacks be trusted?",
@@ -154,7 +165,7 @@ def _check_blocks(checks: Sequence[Row]) -> list[Block]:
             caption="Sanity checks for gradient masking.",
             file="checks.csv",
             columns=[
-                Column(header="Model", cell=lambda row: row["model"], kind="model"),
+                MODEL,
                 Column(header="Check", cell=lambda row: row["check"], kind="long"),
                 Column(
                     header="Result",

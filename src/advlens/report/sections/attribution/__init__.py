@@ -75,7 +75,7 @@ def section(results: Results) -> Section | None:
     tables = AttributionTables.read(results)
     if tables is None:
         return None
-    shown = {row["method"] for row in tables.rows}
+    shown = tables.rows.values("method")
     return Section(
         title="Attributions",
         anchor="attributions",

@@ -1,10 +1,14 @@
 """Tables, the figure and the heat maps of the attribution section."""
 
+from typing import Any
+
 from advlens.report import figures
 from advlens.report.blocks import (
+    MODEL,
     Block,
     Column,
     FigureBlock,
+    N,
     NoteBlock,
     Picture,
     PictureColumn,
@@ -14,10 +18,9 @@ from advlens.report.blocks import (
 )
 from advlens.report.sections.attribution.findings import LARGE_GAP
 from advlens.report.sections.attribution.tables import RANDOM, AttributionTables, described, named
-from advlens.runs.results import Row
-from advlens.words import count, file_name, number, percent
+from advlens.runs.results import Row, Rows
+from advlens.words import file_name, number, percent
 
-MODEL = Column(header="Model", cell=lambda row: row["model"], kind="model")
 ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
 
 
@@ -37,7 +40,7 @@ def measures(tables: AttributionTables) -> list[Block]:
 
 
 def _shown(tables: AttributionTables) -> list[str]:
-    return [*tables.methods, *([RANDOM] if any(r["method"] == RANDOM for r in tables.rows) else [])]
+    return [*tables.methods, *([RANDOM] if tables.rows.where(method=RANDOM) else [])]
 
 
 def _title(tables: AttributionTables, measure: str) -> str:
@@ -45,7 +48,7 @@ def _title(tables: AttributionTables, measure: str) -> str:
 
 
 def _figure(tables: AttributionTables) -> FigureBlock:
-    rows: list[Row] = [
+    rows: list[dict[str, Any]] = [
         {
             "panel": _title(tables, measure),
             "group": named(method).split()[0],
@@ -80,13 +83,6 @@ def _table(tables: AttributionTables) -> TableBlock:
 
         return Column(header=named(method), cell=cell)
 
-    keys = dict.fromkeys(
-        (row["measure"], row["model"])
-        for measure in tables.measures
-        for model in tables.models
-        for row in tables.rows
-        if (row["measure"], row["model"]) == (measure, model)
-    )
     return TableBlock(
         caption="Each measure with its 95% interval over images; ↑: higher is better, ↓: lower. "
         f"{tables.behind}.",
@@ -96,12 +92,17 @@ def _table(tables: AttributionTables) -> TableBlock:
             MODEL,
             *map(column, _shown(tables)),
         ],
-        rows=[{"measure": measure, "model": model} for measure, model in keys],
+        rows=[
+            row
+            for measure in tables.measures
+            for model in tables.models
+            if (row := tables.rows.one(measure=measure, model=model))
+        ],
     )
 
 
 def _methods(tables: AttributionTables) -> list[Block]:
-    rows = [row for row in tables.settings if row["method"] != RANDOM]
+    rows = [row for method in tables.methods for row in tables.settings.where(method=method)]
     if not rows:
         return []
     return [
@@ -115,7 +116,7 @@ def _methods(tables: AttributionTables) -> list[Block]:
                 Column(header="Baseline", cell=lambda row: row["baseline"], kind="long"),
                 Column(header="Formula", cell=lambda row: row["formula"] or "–", kind="text"),
                 Column(header="Gradients per image", cell=lambda row: f"{row['points']:,.0f}"),
-                Column(header="Images (n)", cell=lambda row: count(row["n"])),
+                N,
             ],
             rows=rows,
         )
@@ -124,7 +125,7 @@ def _methods(tables: AttributionTables) -> list[Block]:
 
 def heat_maps(tables: AttributionTables) -> list[Block]:
     """For each method the images, and what each model looks at (figures 2, 6, 10, 13, 16, 17)."""
-    methods = [m for m in dict.fromkeys(row["method"] for row in tables.pictures) if m]
+    methods = list(filter(None, tables.pictures.values("method")))
     if not methods:
         return []
     blocks: list[Block] = [
@@ -137,26 +138,23 @@ def heat_maps(tables: AttributionTables) -> list[Block]:
     ]
     for method in methods:
         setting = tables.setting(method)
-        rows = [row for row in tables.pictures if row["method"] == method]
+        rows = tables.pictures.where(method=method)
         blocks.append(
             PictureRowsBlock(
                 name=file_name("attribution", method),
                 title=named(method),
                 caption=f"{setting}." if setting else f"{named(method)}.",
                 file="attribution_pictures.csv",
-                rows=[_row(tables, rows, rank) for rank in sorted({row["rank"] for row in rows})],
+                rows=[_row(tables, rows, rank) for rank in sorted(rows.values("rank"))],
                 heat=True,
             )
         )
     return blocks
 
 
-def _row(tables: AttributionTables, rows: list[Row], rank: int) -> PictureRow:
-    mine = [row for model in tables.models for row in rows if row["model"] == model]
-    mine = [row for row in mine if row["rank"] == rank]
-    image = next(
-        (row for row in tables.pictures if (row["method"], row["rank"]) == ("", rank)), None
-    )
+def _row(tables: AttributionTables, rows: Rows, rank: int) -> PictureRow:
+    mine = rows.where(rank=rank)
+    image = tables.pictures.one(method="", rank=rank)
     label = mine[0]["label"]
     columns = [_column(row) for row in mine]
     if image:

@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping
 
-from advlens.report.blocks import Finding
+from advlens.report.blocks import Finding, Measured
 from advlens.report.sections.attribution.tables import (
     RANDOM,
     AttributionTables,
     described,
-    established,
     named,
 )
-from advlens.words import Estimate, apart, comparison, count, grouped, listed, number, percent
+from advlens.words import Estimate, Says, listed, percent, ranked, ranking, shared
 
 LARGE_GAP = 0.1
 """Completeness gap above which attributions do not add up to what they explain."""
@@ -38,45 +37,38 @@ def _aheads(tables: AttributionTables, measure: str) -> dict[str, dict[str, Esti
     return {method: ahead for method, ahead in found.items() if ahead}
 
 
-def _pairs(tables: AttributionTables, measure: str) -> dict[str, set[tuple[str, str]]]:
-    """For each method the pairs of models of which the first is established to be better."""
-    return {method: apart(ahead) for method, ahead in _aheads(tables, measure).items()}
-
-
-def _groups(
-    tables: AttributionTables, pairs: Mapping[str, set[tuple[str, str]]]
-) -> list[tuple[str, str]]:
-    """What all methods establish, as groups of better and of worse models in words."""
-    common = set.intersection(*pairs.values()) if pairs else set()
-    return [(listed(better), listed(worse)) for better, worse in grouped(common, tables.models)]
+def _ranking(tables: AttributionTables, measure: str) -> tuple[Says, ...]:
+    """What all methods establish."""
+    return ranking(described(measure).title.lower(), *_aheads(tables, measure).values())
 
 
 def _compared(tables: AttributionTables, measures: list[str]) -> list[Finding]:
     """B23's claim that a robust model's attributions are better, as far as it is established."""
     if len(tables.models) < 2 or not measures:
         return []
-    won: dict[tuple[str, str], list[str]] = {}
-    left = []
+    says, left = list[Says](), list[str]()
+    won: dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]] = {}
     for measure in measures:
-        groups = _groups(tables, _pairs(tables, measure))
-        for group in groups:
-            won.setdefault(group, []).append(measure)
-        if not groups:
-            left.append(described(measure).title.lower())
-    claim = "No difference between the models' attributions is established for every method."
+        for said in _ranking(tables, measure):
+            says.append(said._replace(measure=f"{said.measure} by every method"))
+            if said.direction == "open":
+                left.append(said.measure)
+            else:
+                won.setdefault((said.of, said.than), []).append(measure)
+    claim = "No difference between the models' attributions is established for every method"
     if won:
-        texts = [
-            f"those of {better} are {_words(words)} than those of {worse}"
-            for (better, worse), words in won.items()
-        ]
-        claim = f"{'; '.join(texts)}.".replace("those of", "Attributions of", 1)
-    methods = listed([named(method) for method in tables.methods])
+        claim = "; ".join(
+            f"{'those' if place else 'Attributions'} of {listed(better)} are {_words(words)} than "
+            f"those of {listed(worse)}"
+            for place, ((better, worse), words) in enumerate(won.items())
+        )
     return [
         Finding(
-            claim=claim,
-            evidence=f"By {methods}, where the intervals are disjoint of how far each model's "
-            f"attributions are ahead of random ones (n = {count(tables.images)} images); the "
-            "numbers stand with each measure. Each image is compared with itself."
+            claim=f"{claim}.",
+            says=says,
+            note=f"By {listed([named(method) for method in tables.methods])} alike: the intervals "
+            "are disjoint of how far each model's attributions are ahead of random ones, each "
+            "image compared with itself. The numbers stand with each measure."
             + (f" Not established: {listed(left)}." if left else ""),
             important=True,
         )
@@ -97,33 +89,36 @@ def _faithful(tables: AttributionTables) -> list[Finding]:
     for measure in FAITHFUL:
         for method, ahead in _aheads(tables, measure).items():
             for model, found in ahead.items():
-                where = f"{described(measure).title.lower()}, {named(method)}"
+                where = f"{described(measure).title.lower()} by {named(method)}"
                 if model not in least or _low(found) < _low(least[model][0]):
                     least[model] = (found, where)
     if not least:
         return []
-    sure = [model for model, (found, _) in least.items() if established([found])]
-    unsure = [model for model in least if model not in sure]
-    claims = []
+    sure = tuple(model for model, (found, _) in least.items() if found.above(0))
+    unsure = tuple(model for model in least if model not in sure)
+    name, claims, says = "smallest lead over random attributions", [], list[Says]()
     if sure:
+        says.append(Says(name, sure, "higher", (RANDOM,)))
         claims.append(
             f"In {listed(sure)}, attributions find what the prediction rests on better than random "
             "ones."
         )
     if unsure:
+        says.append(Says(name, unsure, "open", (RANDOM,)))
         claims.append(
             f"That attributions find what the prediction rests on in {listed(unsure)} is not "
             "established for every method."
         )
-    numbers = "; ".join(
-        f"{model} {found.text()} ({where})" for model, (found, where) in least.items()
-    )
+    where = shared({model: place for model, (_, place) in least.items()}, "in")
     return [
         Finding(
             claim=" ".join(claims),
-            evidence="Area between the curves of attributions and of random ones, where it is "
-            f"smallest over insertion, deletion and methods: {numbers}; n = {count(tables.images)} "
-            "images.",
+            says=says,
+            estimates=[
+                Measured(name=name, estimates={m: found for m, (found, _) in least.items()})
+            ],
+            note="The lead is the area between the curves of attributions and of random ones, "
+            f"where it is smallest over insertion, deletion and methods: {where}.",
             important=bool(unsure),
             warning=bool(unsure),
         )
@@ -136,87 +131,75 @@ def _low(estimate: Estimate) -> float:
 
 def _measured(tables: AttributionTables, measure: str) -> Finding:
     """One measure: who leads, by which methods, and what random attributions reach."""
-    aheads, pairs, words = _aheads(tables, measure), _pairs(tables, measure), described(measure)
-    title, groups = words.title, _groups(tables, pairs)
-    if all(len(ahead) == 1 for ahead in aheads.values()):
-        models = listed(list(dict.fromkeys(model for ahead in aheads.values() for model in ahead)))
-        beyond = established([found for ahead in aheads.values() for found in ahead.values()])
+    aheads, words = _aheads(tables, measure), described(measure)
+    title, more = words.title.lower(), f"are {words.adjective}"
+    says = _ranking(tables, measure)
+    each = {m: ranking(f"{title}, {named(m)}", ahead) for m, ahead in aheads.items()}
+    each = {method: found for method, found in each.items() if found}
+    if not says:
+        models = tuple(next(iter(aheads.values())))
+        beyond = _beyond(aheads, models[0])
+        says = (Says(title, models, "higher" if beyond else "open", (RANDOM,)),)
         verb = "are" if beyond else "are not established to be"
-        claim = f"Attributions of {models} {verb} {words.adjective} than random ones."
-    elif groups:
-        texts = [
-            f"those of {better} are {words.adjective} than those of {worse}"
-            for better, worse in groups
-        ]
-        if weak := _not_beyond(aheads, pairs):
-            texts.append(f"in {listed(weak)} this is not established beyond random ones")
-        claim = f"{'; '.join(texts)}.".replace("those of", "Attributions of", 1)
-    elif any(pairs.values()):
-        claim = f"{title}: {'; '.join(_by_method(tables, pairs, words.adjective))}."
+        claim = f"Attributions of {models[0]} {verb} {words.adjective} than random ones."
+    elif says[0].direction == "open" and any(
+        s.direction != "open" for f in each.values() for s in f
+    ):
+        says = tuple(said for found in each.values() for said in found)
+        claim = " ".join(
+            f"{ranked(found, 'attributions of', more, where=f'By {named(m)}, ', what=title)}."
+            for m, found in each.items()
+        )
     else:
-        claim = f"{title}: no difference between the models is established."
-    numbers = [f"{named(method)}: {comparison(ahead)}." for method, ahead in aheads.items()]
-    n = max(found.n for ahead in aheads.values() for found in ahead.values())
+        claim = f"{ranked(says, 'attributions of', more)}."
+        ahead = dict.fromkeys(m for said in says if said.direction != "open" for m in said.of)
+        if weak := tuple(model for model in ahead if not _beyond(aheads, model)):
+            says = (*says, Says(title, weak, "open", (RANDOM,)))
+            claim += f" In {listed(weak)}, they are not established to beat random ones."
+    leads = {f"lead in {title}, {named(m)}": ahead for m, ahead in aheads.items()}
+    leads[f"{title} of random attributions"] = tables.values(RANDOM, measure)
     return Finding(
         claim=claim,
-        evidence=f"{title}, ahead of random attributions ({_chance(tables, measure)}) by: "
-        f"{' '.join(numbers)} {tables.better[measure].capitalize()} is better; n = {count(n)} "
-        "images.",
+        says=says,
+        estimates=[Measured(name=name, estimates=found) for name, found in leads.items()],
+        note=f"The lead is over random attributions of the same image; {tables.better[measure]} is "
+        "better.",
     )
 
 
-def _not_beyond(
-    aheads: Mapping[str, Mapping[str, Estimate]], pairs: Mapping[str, set[tuple[str, str]]]
-) -> list[str]:
-    """Models that are better than others, but not established to be better than random numbers."""
-    better = {first for first, _ in set.intersection(*pairs.values())}
-    return [
-        model
-        for model in next(iter(aheads.values()))
-        if model in better and not established([ahead[model] for ahead in aheads.values()])
-    ]
-
-
-def _by_method(
-    tables: AttributionTables, pairs: Mapping[str, set[tuple[str, str]]], adjective: str
-) -> list[str]:
-    """What each method establishes, where they establish different things."""
-    texts = []
-    for method, found in pairs.items():
-        groups = _groups(tables, {method: found})
-        parts = [f"{better} {adjective} than {worse}" for better, worse in groups]
-        texts.append(f"by {named(method)} {listed(parts) or 'no difference is established'}")
-    return texts
-
-
-def _chance(tables: AttributionTables, measure: str) -> str:
-    """What random attributions reach: one number if it is the same for all models."""
-    found = tables.values(RANDOM, measure)
-    texts = {model: number(estimate.value) for model, estimate in found.items()}
-    if len(set(texts.values())) == 1:
-        return next(iter(texts.values()))
-    return listed([f"{text} in {model}" for model, text in texts.items()])
+def _beyond(aheads: Mapping[str, Mapping[str, Estimate]], model: str) -> bool:
+    """Whether a model's attributions are better than random ones by every method."""
+    return all(ahead[model].above(0) for ahead in aheads.values() if model in ahead)
 
 
 def _gaps(tables: AttributionTables) -> list[Finding]:
     """Whether attributions add up to the score that they explain."""
     found = {method: tables.values(method, "gap") for method in tables.methods}
-    gaps = [(method, model, gap) for method, each in found.items() for model, gap in each.items()]
-    if not gaps:
+    found = {method: gaps for method, gaps in found.items() if gaps}
+    if not found:
         return []
-    large = [f"{named(method)} in {model}" for method, model, gap in gaps if gap.value > LARGE_GAP]
-    most = max(gap.value for _, _, gap in gaps)
-    numbers = "; ".join(
-        f"{named(method)}, {model} {gap.text(as_percent=True)}" for method, model, gap in gaps
-    )
+    large = {
+        method: tuple(model for model, gap in gaps.items() if gap.value > LARGE_GAP)
+        for method, gaps in found.items()
+    }
+    large = {method: models for method, models in large.items() if models}
+    texts = [f"{named(method)} in {listed(models)}" for method, models in large.items()]
+    most = max(gap.value for gaps in found.values() for gap in gaps.values())
     return [
         Finding(
-            claim=f"Attributions do not add up to the score that they explain: {listed(large)}."
+            claim=f"Attributions do not add up to the score that they explain: {'; '.join(texts)}."
             if large
             else "Attributions add up to the score that they explain, within "
             f"{percent(most)} on average.",
-            evidence=f"Completeness gap, in % of the score: {numbers}; n = {count(tables.images)} "
-            "images."
+            says=[
+                Says(f"completeness gap, {named(method)}", models, "higher", (f"{LARGE_GAP}",))
+                for method, models in large.items()
+            ],
+            estimates=[
+                Measured(name=f"completeness gap, {named(method)}", estimates=gaps, form="percent")
+                for method, gaps in found.items()
+            ],
+            note="The gap is a part of the score."
             + (
                 f" Above {percent(LARGE_GAP)} a heat map shows something else than the score; more "
                 "steps or samples close the gap."

@@ -1,12 +1,11 @@
 """The attribution stage's tables, as the report reads them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 from advlens.errors import RunError
-from advlens.runs.results import Results, Row
+from advlens.runs.results import Results, Row, Rows
 from advlens.words import Estimate, count, listed
 
 RANDOM = "Random"
@@ -53,9 +52,9 @@ class AttributionTables:
     """All rows of the attribution stage; an absent table has none."""
 
     models: tuple[str, ...]
-    rows: list[Row]
-    settings: list[Row]
-    pictures: list[Row]
+    rows: Rows
+    settings: Rows
+    pictures: Rows
 
     @classmethod
     def read(cls, results: Results) -> "AttributionTables | None":
@@ -73,19 +72,19 @@ class AttributionTables:
         return cls(
             models=results.models,
             rows=rows,
-            settings=results.table("attribution_methods") or [],
-            pictures=results.table("attribution_pictures") or [],
+            settings=results.table("attribution_methods"),
+            pictures=results.table("attribution_pictures"),
         )
 
     @cached_property
     def methods(self) -> list[str]:
         """Those compared with random attributions."""
-        return [m for m in dict.fromkeys(row["method"] for row in self.rows) if m != RANDOM]
+        return [method for method in self.rows.values("method") if method != RANDOM]
 
     @cached_property
     def measures(self) -> list[str]:
         """Names, in the report's order; those it does not know come last."""
-        found = dict.fromkeys(row["measure"] for row in self.rows)
+        found = self.rows.values("measure")
         return [m for m in MEASURES if m in found] + [m for m in found if m not in MEASURES]
 
     @cached_property
@@ -96,23 +95,18 @@ class AttributionTables:
     @cached_property
     def images(self) -> int:
         """The most that any measure rests on."""
-        return int(max(row["n"] for row in self.rows))
+        return int(max(self.rows.values("n")))
 
     @cached_property
     def behind(self) -> str:
         """How many images, for captions."""
-        least = min(row["n"] for row in self.rows)
+        least = min(self.rows.values("n"))
         n = f"{count(least)} to {count(self.images)}" if least < self.images else count(least)
         return f"n = {n} images; each model explains the class that it predicts"
 
     def values(self, method: str, measure: str) -> dict[str, Estimate]:
         """Means over images for each model that has them."""
-        return {
-            row["model"]: Estimate(value=row["mean"], low=row["low"], high=row["high"], n=row["n"])
-            for model in self.models
-            for row in self.rows
-            if (row["model"], row["method"], row["measure"]) == (model, method, measure)
-        }
+        return self.rows.where(method=method, measure=measure).estimates()
 
     def ahead(self, method: str, measure: str) -> dict[str, Estimate]:
         """By how much each model's attributions are better than random ones of the same model.
@@ -123,23 +117,14 @@ class AttributionTables:
         """
         if not self.better.get(measure):
             return {}
-        return {
-            row["model"]: Estimate(
-                value=row["ahead"], low=row["ahead_low"], high=row["ahead_high"], n=row["n"]
-            )
-            for model in self.models
-            for row in self.rows
-            if (row["model"], row["method"], row["measure"]) == (model, method, measure)
-            and row["ahead"] is not None
-        }
+        return self.rows.where(method=method, measure=measure).estimates("ahead")
 
     def setting(self, method: str) -> str:
         """How a method was computed, such as "10 noise images as baselines, probability"."""
-        rows = [row for row in self.settings if row["method"] == method]
         texts = [
             f"What is explained: the {row['target']} of the predicted class; baseline: "
             f"{row['baseline']}; {_points(row)} gradients an image"
-            for row in rows
+            for row in self.settings.where(method=method)
         ]
         return listed(list(dict.fromkeys(texts)))
 
@@ -147,8 +132,3 @@ class AttributionTables:
 def _points(row: Row) -> str:
     points = row["points"]
     return count(int(points)) if points.is_integer() else f"{points:,.1f}"
-
-
-def established(estimates: Sequence[Estimate]) -> bool:
-    """Whether all lie above 0 with their intervals."""
-    return all(found.low is not None and found.low > 0 for found in estimates)

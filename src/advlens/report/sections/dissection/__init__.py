@@ -2,11 +2,9 @@
 
 from advlens.report.blocks import Block, NoteBlock, Score, Section, Term
 from advlens.report.sections.dissection import blocks as parts
-from advlens.report.sections.dissection.browser import browser
-from advlens.report.sections.dissection.charts import concepts, sweep
 from advlens.report.sections.dissection.findings import findings
-from advlens.report.sections.dissection.grids import pictures
 from advlens.report.sections.dissection.tables import DissectionTables
+from advlens.report.sections.dissection.units import browser, pictures
 from advlens.runs.results import Results
 from advlens.words import percent
 
@@ -27,8 +25,8 @@ def section(results: Results) -> Section | None:
     blocks: list[Block] = [
         *parts.shares(tables),
         *parts.transitions(tables),
-        *concepts(tables),
-        *sweep(tables),
+        *parts.concepts(tables),
+        *parts.sweep(tables),
         *pictures(tables),
         *browser(tables),
         SOURCES,
@@ -57,7 +55,7 @@ def _terms(tables: DissectionTables) -> list[Term]:
     counting = (
         " As in NetDissect-Lite, an image counts only where the response touches a pixel with a "
         "label of the concept's category."
-        if any(row["counting"] == "netdissect-lite" for row in tables.images)
+        if tables.images.one(counting="netdissect-lite")
         else ""
     )
     return [

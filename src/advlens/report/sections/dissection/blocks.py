@@ -1,16 +1,16 @@
 """Tables and figures of the dissection section."""
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from advlens.report import figures
-from advlens.report.blocks import Block, Column, FigureBlock, NoteBlock, TableBlock
-from advlens.report.sections.dissection.tables import KINDS, DissectionTables, chance, estimate
+from advlens.report.blocks import LAYER, MODEL, Block, Column, FigureBlock, NoteBlock, TableBlock
+from advlens.report.sections.dissection.tables import KINDS, DissectionTables, chance, share
 from advlens.runs.results import Row
-from advlens.words import count, percent
+from advlens.words import count, file_name, percent
 
 NAMES = dict(zip(KINDS, ("Real", "Adversarial", "Re-estimated"), strict=True))
-MODEL = Column(header="Model", cell=lambda row: row["model"], kind="model")
-LAYER = Column(header="Layer", cell=lambda row: row["layer"], kind="text")
 IMAGES = Column(header="Images", cell=lambda row: NAMES[row["images"]], kind="text")
 MOST_GROUPS = 8
 """Layers, over all models, above which the figure of shares shows only the last of each."""
@@ -52,7 +52,7 @@ def _rows(
 
 
 def _shares_figure(tables: DissectionTables) -> FigureBlock:
-    each = [(model, layer) for model, layers in tables.layers.items() for layer in layers]
+    each = tables.places
     places = each if len(each) <= MOST_GROUPS else tables.last
     rows = [
         row
@@ -97,7 +97,7 @@ def _shares_table(
         columns=[
             MODEL,
             IMAGES,
-            Column(header="Detectors", cell=lambda row: estimate(row).text(as_percent=True)),
+            Column(header="Detectors", cell=lambda row: share(row).text(as_percent=True)),
             Column(header="By chance", cell=lambda row: percent(row["permuted_share"])),
             *map(column, tables.categories),
             Column(header="Units (n)", cell=lambda row: count(row["units"])),
@@ -110,7 +110,6 @@ def _shares_table(
 
 
 def _every_share(tables: DissectionTables) -> TableBlock:
-    places = [(model, layer) for model, layers in tables.layers.items() for layer in layers]
     return TableBlock(
         caption=f"Every layer and category with 95% intervals, at an IoU above {tables.minimum:g}.",
         file="dissection_shares.csv",
@@ -121,12 +120,12 @@ def _every_share(tables: DissectionTables) -> TableBlock:
             Column(header="Category", cell=lambda row: row["category"], kind="text"),
             Column(header="Detectors", cell=lambda row: count(row["detectors"])),
             Column(header="Units (n)", cell=lambda row: count(row["units"])),
-            Column(header="Share", cell=lambda row: estimate(row).text(as_percent=True)),
+            Column(header="Share", cell=lambda row: share(row).text(as_percent=True)),
             Column(header="By chance", cell=lambda row: chance(row).text(as_percent=True)),
         ],
         rows=[
             row
-            for place in (*places, *tables.together)
+            for place in (*tables.places, *tables.together)
             for images in KINDS
             for category in (*tables.categories, "all")
             for row in _rows(tables, [place], images, category)
@@ -188,8 +187,7 @@ def _matrix(tables: DissectionTables, places: Sequence[tuple[str, str]], where: 
     names = [*tables.categories, "none"]
     cells = {
         (row["model"], row["layer"], row["before"], row["after"]): row
-        for row in tables.transitions
-        if row["images"] == "adversarial"
+        for row in tables.transitions.where(images="adversarial")
     }
 
     def column(after: str) -> Column:
@@ -225,3 +223,100 @@ def _matrix(tables: DissectionTables, places: Sequence[tuple[str, str]], where: 
         ],
         folded=where.startswith("all"),
     )
+
+
+def concepts(tables: DissectionTables) -> list[Block]:
+    """Detectors of each concept, one bar chart a model: figures 5 and 6 of Bau et al."""
+    charts = [chart for place in tables.last if (chart := _chart(tables, *place))]
+    if not charts:
+        return []
+    note = NoteBlock(
+        title="Which concepts?",
+        text="The detectors of the last dissected layer by concept, most frequent first, as Bau et "
+        "al. draw them."
+        + (
+            " Below each bar, paler, those of the same concept under attack; the order is that of "
+            "both together."
+            if tables.under_attack
+            else ""
+        ),
+    )
+    return [note, *charts]
+
+
+def _chart(tables: DissectionTables, model: str, layer: str) -> FigureBlock | None:
+    found: dict[str, Counter[tuple[str, str]]] = {
+        images: Counter(
+            (row["concept"], row["category"])
+            for row in tables.units.where(model=model, layer=layer, images=images)
+            if row["label"] and row["iou"] > tables.minimum
+        )
+        for images in ("real", "adversarial")
+    }
+    rows: list[dict[str, Any]] = [
+        {"concept": concept, "category": category}
+        | {images: counts[concept, category] for images, counts in found.items()}
+        for concept, category in found["real"] | found["adversarial"]
+    ]
+    if not rows:
+        return None
+    rows.sort(key=lambda row: (-row["real"] - row["adversarial"], -row["real"], row["concept"]))
+    cut = rows[figures.CONCEPTS :]
+    rest = (
+        f" Not shown: {count(len(cut))} rarer ones, with at most "
+        f"{max(row['real'] + row['adversarial'] for row in cut)} detectors."
+        if cut
+        else ""
+    )
+    values = "; ".join(
+        f"{row['concept']} ({row['category']}): {row['real']}"
+        + (f", under attack {row['adversarial']}" if tables.under_attack else "")
+        for row in rows[: figures.CONCEPTS]
+    )
+    kinds = f"{sum(row['real'] > 0 for row in rows)} concepts have a detector on real images"
+    if tables.under_attack:
+        kinds += f", {sum(row['adversarial'] > 0 for row in rows)} under attack"
+    return FigureBlock(
+        name=file_name("concepts", model, layer),
+        draw=lambda width: figures.concept_bars(rows, adversarial=tables.under_attack, width=width),
+        alt=f"Bars of detectors per concept, {model}, {layer}. {values}.",
+        caption=f"{model}, {layer}: detectors per concept. {kinds}.{rest}",
+    )
+
+
+def sweep(tables: DissectionTables) -> list[Block]:
+    """How far the shares hang on the IoU threshold."""
+    rows = [
+        row
+        for model, layer in tables.last
+        for row in tables.shares.where(model=model, layer=layer, category="all")
+    ]
+    if len({row["minimum"] for row in rows}) < 2:
+        return []
+    ends = "; ".join(
+        f"{row['model']}, {row['images']}, {row['minimum']:g}: {percent(row['share'])}"
+        for row in rows
+        if row["images"] in ("real", "adversarial")
+    )
+    return [
+        NoteBlock(
+            title="Does it hang on the threshold?",
+            text="What counts as a detector is a convention: an IoU above "
+            f"{tables.minimum:g}. (D22 prints 0.4; at that no unit of the AlexNet of Bau et al. "
+            "would be left, whose highest IoU is 0.219.)"
+            + (
+                " An order of models that another threshold turns around is none."
+                if len(tables.layers) > 1
+                else ""
+            ),
+        ),
+        FigureBlock(
+            name="dissection-sweep",
+            draw=lambda width: figures.shares_by_threshold(
+                rows, tables.models, minimum=tables.minimum, width=width
+            ),
+            alt=f"Share of detectors against the IoU threshold. {ends}.",
+            caption="Share of detectors in the last dissected layer against the IoU above which "
+            f"a unit counts as one, with 95% bands over units; dotted: by chance. {tables.behind}.",
+        ),
+    ]

@@ -1,151 +1,166 @@
 """What the dissection tables say about these models, in sentences."""
 
-from collections.abc import Mapping
-
-from advlens.report.blocks import Finding
-from advlens.report.sections.dissection.cautions import cautions, comparable
+from advlens.report.blocks import Finding, Measured
 from advlens.report.sections.dissection.tables import (
     DissectionTables,
     Fates,
     attack,
     chance,
-    estimate,
+    share,
 )
 from advlens.runs.results import Row
-from advlens.words import Estimate, apart, comparison, count, grouped, leader, listed, percent
+from advlens.words import Estimate, Says, changed, count, listed, moves, percent, ranked, ranking
+
+HEAVIEST = 1e6
+"""The largest weight λ that the search of the Adam attack tries."""
+FAR_APART = 0.1
+"""Successes further apart than this make two models incomparable under attack."""
+WEAK = 0.5
+"""Success below which an attack that changes little says little."""
+BRODEN = {"n": 63_305, "labels": 1_197}
+"""Images and labels of the full Broden 1.0, on which published shares rest."""
+DETECTORS = "share of detectors"
+REAL = "on real images"
+AGAIN = "under attack, thresholds estimated again"
+OVER_UNITS = "Last dissected layer; intervals over units."
 
 
 def findings(tables: DissectionTables) -> list[Finding]:
-    """The most important ones first."""
+    """The most important ones first, then what limits their meaning."""
     return [
         *_real(tables),
         *_chance(tables),
         *_attacked(tables),
         *_fates(tables),
         *_by_category(tables),
-        *cautions(tables),
+        *_success(tables),
+        *_weight(tables),
+        *_data(tables),
+        *_thresholds(tables),
     ]
+
+
+def _shares(
+    name: str, found: dict[str, Estimate], counted: str = "units", model: str = ""
+) -> Measured:
+    return Measured(name=name, model=model, estimates=found, form="percent", counted=counted)
 
 
 def _real(tables: DissectionTables) -> list[Finding]:
     found = tables.detectors(tables.last, "real")
     if not found:
         return []
-    if len(found) == 1:
-        ((model, share),) = found.items()
-        layer = dict(tables.last)[model]
-        row = tables.share((model, layer), "real")
-        claim = f"{percent(share.value)} of the units of {layer} in {model} detect a concept"
-        claim += f", by chance {percent(row['permuted_share'])}." if row else "."
-    elif best := leader(found):
-        claim = f"On real images, the units of {best} detect a concept most often."
-    elif groups := grouped(apart(found), list(found)):
-        texts = [f"in {listed(more)} than in {listed(less)}" for more, less in groups]
-        claim = f"On real images, more units detect a concept {listed(texts)}."
+    measure = f"{DETECTORS} on real images"
+    says = ranking(measure, found)
+    if says:
+        more = "detect a concept more often"
+        claim = ranked(says, "units of", more, where="On real images, ", what=f"the {DETECTORS}")
     else:
-        claim = "On real images, no difference in the share of detectors is established."
+        ((model, value),) = found.items()
+        layer = dict(tables.last)[model]
+        claim = f"{percent(value.value)} of the units of {layer} in {model} detect a concept"
+        if row := tables.share((model, layer), "real"):
+            claim += f", by chance {percent(row['permuted_share'])}"
     everywhere = tables.detectors(tables.together, "real")
-    more = (
-        f" Over all dissected layers: {comparison(everywhere, as_percent=True)}."
-        if everywhere
-        else ""
-    )
+    places = [f"{layer} in {model}" for model, layer in tables.last if model in found]
     return [
         Finding(
-            claim=claim,
-            evidence=f"Units with an IoU above {tables.minimum:g} in the last dissected layer "
-            f"({_units(tables, found)}): {comparison(found, as_percent=True)}.{more} "
-            "Intervals are over units.",
+            claim=f"{claim}.",
+            says=says,
+            estimates=[_shares(measure, found)]
+            + [_shares(f"{measure}, all dissected layers", everywhere)] * bool(everywhere),
+            note=f"Detectors are units with an IoU above {tables.minimum:g}. The last dissected "
+            f"layer is {listed(places)}; intervals are over units.",
             important=True,
         )
     ]
 
 
-def _units(tables: DissectionTables, found: Mapping[str, Estimate]) -> str:
-    return listed(
-        [
-            f"{count(found[model].n)} units of {layer} in {model}"
-            for model, layer in tables.last
-            if model in found
-        ]
-    )
-
-
 def _chance(tables: DissectionTables) -> list[Finding]:
     """Whether the shares exceed those of the same masks with other images' labels."""
-    numbers: dict[str, list[str]] = {}
-    missed: dict[str, list[str]] = {"real": [], "adversarial": []}
-    for images, models in missed.items():
-        for place in tables.last:
-            if row := tables.share(place, images):
-                value = f"{chance(row).text(as_percent=True)} on {images} images"
-                numbers.setdefault(place[0], []).append(value)
-                if not _above_chance(row):
-                    models.append(place[0])
-    if not numbers:
+    says, estimates = list[Says](), list[Measured]()
+    missed: dict[str, tuple[str, ...]] = {}
+    for images in ("real", "adversarial"):
+        rows = {place[0]: tables.share(place, images) for place in tables.last}
+        found = {model: row for model, row in rows.items() if row}
+        if found:
+            name = f"{DETECTORS} by chance on {images} images"
+            by_chance = {model: chance(row) for model, row in found.items()}
+            estimates.append(_shares(name, by_chance))
+            above = tuple(model for model, row in found.items() if _above_chance(row))
+            missed[images] = tuple(model for model in found if model not in above)
+            if above:
+                says.append(Says(name, above, "lower", (DETECTORS,)))
+            if missed[images]:
+                says.append(Says(name, missed[images], "open", (DETECTORS,)))
+    if not estimates:
         return []
     claim = "On real images, more units detect a concept than by chance."
-    if missed["real"]:
+    if real := missed.get("real"):
         claim = (
-            f"In {listed(missed['real'])}, more detectors than by chance are not established: "
+            f"In {listed(real)}, more detectors than by chance are not established: "
             "their concepts say little."
         )
-    elif missed["adversarial"]:
-        claim += f" Under attack this is not established for {listed(missed['adversarial'])}."
-    values = "; ".join(f"{model} {listed(found)}" for model, found in numbers.items())
+    elif attacked := missed.get("adversarial"):
+        claim += f" Under attack this is not established for {listed(attacked)}."
     return [
         Finding(
             claim=claim,
-            evidence="Share of detectors that the same masks give with the labels of other "
-            f"images: {values}. Last dissected layer; intervals over units.",
-            important=bool(missed["real"]),
-            warning=bool(missed["real"]),
+            says=says,
+            estimates=estimates,
+            note="By chance: the same masks with the labels of other images. " + OVER_UNITS,
+            important=bool(real),
+            warning=bool(real),
         )
     ]
 
 
 def _above_chance(row: Row) -> bool:
     by_chance = chance(row)
-    return row["share"] > row["permuted_share"] and not estimate(row).overlaps(by_chance)
+    return row["share"] > row["permuted_share"] and not share(row).overlaps(by_chance)
 
 
 def _attacked(tables: DissectionTables) -> list[Finding]:
     """D19's Table 2 in words."""
-    changes, numbers = [], []
+    says, estimates, values, attacks = list[Says](), list[Measured](), dict[str, str](), []
+    by_chance = dict[str, Estimate]()
     for place in tables.last:
-        real, adversarial, again = (
-            tables.share(place, images)
-            for images in ("real", "adversarial", "adversarial-reestimated")
-        )
-        if not real or not adversarial:
-            continue
-        before, after, model = estimate(real), estimate(adversarial), place[0]
-        verb = "falls" if after.value < before.value else "rises"
-        if before.overlaps(after):
-            change = f"does not change beyond its intervals in {model}"
-        else:
-            change = f"{verb} from {percent(before.value)} to {percent(after.value)} in {model}"
-            if verb == "rises" and not _above_chance(adversarial):
-                change += f" (by chance alone {percent(adversarial['permuted_share'])})"
-        changes.append(change)
-        text = (
-            f"{model} {before.text(as_percent=True)} before and {after.text(as_percent=True)} after"
-        )
-        if attacked := tables.attacked(model):
-            text += f" {attack(attacked)}"
-        if again:
-            text += (
-                f" ({percent(again['share'])} with thresholds estimated again, by chance "
-                f"{percent(again['permuted_share'])})"
+        rows = {
+            kind: row
+            for images, kind in (
+                ("real", REAL),
+                ("adversarial", "under attack"),
+                ("adversarial-reestimated", AGAIN),
             )
-        numbers.append(f"{text}, {count(before.n)} units of {place[1]}")
-    if not changes:
+            if (row := tables.share(place, images))
+        }
+        if not {REAL, "under attack"} <= rows.keys():
+            continue
+        model, found = place[0], {kind: share(row) for kind, row in rows.items()}
+        before, after = found[REAL], found["under attack"]
+        said = changed(DETECTORS, model, before, after)
+        says.append(said)
+        estimates.append(_shares(DETECTORS, found, model=model))
+        if again := rows.get(AGAIN):
+            by_chance[model] = chance(again)
+        if said.direction != "open":
+            values[model] = f" (from {percent(before.value)} to {percent(after.value)}"
+            if said.direction == "higher" and not _above_chance(rows["under attack"]):
+                values[model] += f", by chance {percent(rows['under attack']['permuted_share'])}"
+            values[model] += ")"
+        if row := tables.attacked(model):
+            attacks.append(f"{attack(row)} on {model}")
+    if not says:
         return []
     return [
         Finding(
-            claim=f"Under attack the share of detectors {listed(changes)}.",
-            evidence=f"{'; '.join(numbers)}. Activation thresholds are those of the real images. "
-            "Intervals are over units.",
+            claim=f"Under attack the {DETECTORS} {moves(says, more=values)}.",
+            says=says,
+            estimates=estimates
+            + [_shares(f"{DETECTORS} by chance, {AGAIN}", by_chance)] * bool(by_chance),
+            note=(f"The attack is {listed(attacks)}. " if attacks else "")
+            + "Activation thresholds are those of the real images. "
+            + OVER_UNITS,
             important=True,
         )
     ]
@@ -161,63 +176,179 @@ def _fates(tables: DissectionTables) -> list[Finding]:
     if not fates:
         return []
     kept = {model: found.estimate(found.kept) for model, found in fates.items()}
-    texts = [f"{kept[model].text(as_percent=True)} of the detectors in {model}" for model in fates]
-    claim = f"Under attack, {listed(texts)} keep their very concept."
-    if len(kept) > 1 and comparable(tables):
-        best = leader(kept)
-        claim = (
-            f"Under attack, the detectors of {best} keep their very concept most often."
-            if best
-            else "No model's detectors are established to keep their concepts best under attack."
-        )
+    gained = [f"{count(found.gained)} in {model}" for model, found in fates.items()]
+    says = ranking("detectors that keep their concept", kept) if comparable(tables) else ()
+    texts = [f"{percent(found.value)} of the detectors in {model}" for model, found in kept.items()]
+    claim = f"Under attack, {listed(texts)} keep their very concept"
+    if says:
+        more, what = "keep their very concept more often", "how many keep their concept"
+        claim = ranked(says, "detectors of", more, where="Under attack, ", what=what)
     return [
         Finding(
-            claim=claim,
-            evidence=f"{' '.join(_fate(model, found) for model, found in fates.items())} "
-            "Last dissected layer; intervals over detectors.",
+            claim=f"{claim}.",
+            says=says,
+            estimates=[
+                _shares("detectors that keep their concept", kept, "detectors"),
+                *(_fate(model, found) for model, found in fates.items()),
+            ],
+            note=f"Other units detect a concept only under attack: {listed(gained)}. Last "
+            "dissected layer; intervals over detectors.",
             important=True,
         )
     ]
 
 
-def _fate(model: str, fates: Fates) -> str:
-    kept = fates.estimate(fates.kept).text(as_percent=True)
-    return (
-        f"Of {count(fates.detectors)} detectors on real images in {model}, "
-        f"{count(fates.kept)} keep their concept, {kept}, "
-        f"{count(fates.changed)} detect another one and {count(fates.lost)} none; "
-        f"{count(fates.gained)} other units detect one only under attack."
+def _fate(model: str, fates: Fates) -> Measured:
+    parts = {
+        "keep their concept": fates.kept,
+        "detect another one": fates.changed,
+        "detect none": fates.lost,
+    }
+    return Measured(
+        name="detectors",
+        model=model,
+        estimates={name: fates.estimate(units) for name, units in parts.items()},
+        form="count",
     )
 
 
 def _by_category(tables: DissectionTables) -> list[Finding]:
     """Categories whose share changes beyond its intervals."""
-    changes, numbers = [], []
+    says, estimates = list[Says](), list[Measured]()
     for model, layer in tables.last:
-        for verb, wanted in (("fewer", 1), ("more", -1)):
-            found = []
-            for category in tables.categories:
-                rows = [
-                    tables.share((model, layer), images, category)
-                    for images in ("real", "adversarial")
-                ]
-                if None in rows:
-                    continue
-                before, after = (estimate(row) for row in rows if row)
-                if not before.overlaps(after) and (before.value - after.value) * wanted > 0:
-                    found.append(category)
-                    numbers.append(
-                        f"{category} in {model} {before.text(as_percent=True)} to "
-                        f"{after.text(as_percent=True)}"
-                    )
-            if found:
-                changes.append(f"{verb} detectors of {listed(found)} in {model}")
-    if not changes:
+        for category in tables.categories:
+            real, adversarial = (
+                tables.share((model, layer), images, category) for images in ("real", "adversarial")
+            )
+            if not real or not adversarial:
+                continue
+            name, before, after = f"detectors of {category}", share(real), share(adversarial)
+            said = changed(name, model, before, after)
+            if said.direction != "open":
+                says.append(said)
+                found = {REAL: before, "under attack": after}
+                estimates.append(_shares(name, found, model=model))
+    if not says:
         return []
+    changes = [
+        f"{'fewer' if said.direction == 'lower' else 'more'} {said.measure} in {said.of[0]}"
+        for said in says
+    ]
     return [
         Finding(
             claim=f"By category, these changes under attack are established: {listed(changes)}.",
-            evidence=f"{'; '.join(numbers)}. Last dissected layer; intervals over units. "
-            "Where a category is not named, its intervals overlap.",
+            says=says,
+            estimates=estimates,
+            note=f"{OVER_UNITS} Where a category is not named, its intervals overlap.",
+        )
+    ]
+
+
+def _successes(tables: DissectionTables) -> dict[str, Estimate]:
+    rows = {model: tables.attacked(model) for model, _ in tables.last}
+    return {
+        model: Estimate.of(row, "success")
+        for model, row in rows.items()
+        if row and row["success"] is not None
+    }
+
+
+def comparable(tables: DissectionTables) -> bool:
+    """Whether the attack's success is alike on all models."""
+    found = sorted(_successes(tables).values(), key=lambda success: success.value)
+    return not found or bool(
+        found[-1].value - found[0].value <= FAR_APART or found[0].overlaps(found[-1])
+    )
+
+
+def _success(tables: DissectionTables) -> list[Finding]:
+    found = _successes(tables)
+    if not found:
+        return []
+    name = "attack success"
+    if weak := tuple(model for model, success in found.items() if success.value < WEAK):
+        says = [Says(name, weak, "lower", (f"{WEAK}",))]
+        claim = (
+            f"The attack rarely reached its target on {listed(weak)}: that little changes there "
+            "says little."
+        )
+    elif not comparable(tables):
+        least, *_, most = sorted(found, key=lambda model: found[model].value)
+        says = [Says(name, (most,), "higher", (least,))]
+        claim = "Under attack the models cannot be compared: the attack's success differs."
+    else:
+        return []
+    return [
+        Finding(
+            claim=claim,
+            says=says,
+            estimates=[_shares(name, found, "images")],
+            note="Success is the share of images predicted as the attack's target. Where the "
+            "model still sees the images as what they are, its units mostly do too.",
+            important=True,
+            warning=True,
+        )
+    ]
+
+
+def _weight(tables: DissectionTables) -> list[Finding]:
+    """An attack that was allowed any change may have removed what the units should find."""
+    models = [row["model"] for row in tables.images.known("weight") if row["weight"] >= HEAVIEST]
+    if not models:
+        return []
+    return [
+        Finding(
+            claim=f"On {listed(models)} the attack changes images as far as its steps reach.",
+            says=[Says("weight λ of the attack", tuple(models), "higher", (f"{HEAVIEST:g}",))],
+            note=f"No weight λ below {HEAVIEST:g} reached the wanted success, so the size of "
+            "the change plays no part. What units lose there may be lost from the images.",
+            warning=True,
+        )
+    ]
+
+
+def _data(tables: DissectionTables) -> list[Finding]:
+    small = {
+        row["data"]: f"{row['data']} has {count(row['n'])} images and {count(row['labels'])} labels"
+        for row in tables.images
+        if any(row[name] < full / 2 for name, full in BRODEN.items())
+    }
+    if not small:
+        return []
+    return [
+        Finding(
+            claim="These shares do not compare with published ones: the data set is much smaller.",
+            says=[Says("images and labels", tuple(small), "lower", ("half of Broden 1.0",))],
+            note=f"{listed(list(small.values()))}, Broden 1.0 {count(BRODEN['n'])} and "
+            f"{count(BRODEN['labels'])}. A unit can only detect what is labeled, and chance "
+            "depends on the labels; models and layers within this run do compare.",
+            warning=True,
+        )
+    ]
+
+
+def _thresholds(tables: DissectionTables) -> list[Finding]:
+    silent, rare = dict[str, Estimate](), dict[str, Estimate]()
+    for rows in tables.units.where(images="real").split("model"):
+        model, n = rows[0]["model"], len(rows)
+        silent[model] = Estimate.only(len(rows.where(dead=True)) / n, n)
+        low = [row for row in rows.where(dead=False) if row["threshold"] <= 0]
+        rare[model] = Estimate.only(len(low) / n, n)
+    dead, zero = (sum(round(e.value * e.n) for e in found.values()) for found in (silent, rare))
+    if not dead and not zero:
+        return []
+    quantile = next((row["quantile"] for row in tables.images), 0.005)
+    return [
+        Finding(
+            claim=f"{count(dead)} units never respond to these images; {count(zero)} respond so "
+            "rarely that their threshold is 0.",
+            estimates=[
+                Measured(name="units that are never positive", estimates=silent, form="count"),
+                Measured(name="units with a threshold of 0", estimates=rare, form="count"),
+            ],
+            note=f"A threshold is 0 where a unit is positive at no more than {100 * quantile:g}% "
+            "of the positions; its mask is then every positive position. Both kinds count as "
+            "units in every share, over all dissected layers.",
+            warning=zero > 0,
         )
     ]

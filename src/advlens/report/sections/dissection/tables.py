@@ -7,7 +7,7 @@ from functools import cached_property
 from advlens.errors import RunError
 from advlens.intervals import wilson
 from advlens.report.figures import category_order
-from advlens.runs.results import Results, Row
+from advlens.runs.results import Results, Row, Rows
 from advlens.runs.tables import TABLES
 from advlens.words import ATTACKS, Estimate, attack_name, count, listed, number, percent
 
@@ -45,12 +45,12 @@ class DissectionTables:
     """All rows of the dissection stage; an absent table has none."""
 
     models: tuple[str, ...]
-    units: list[Row]
-    shares: list[Row]
-    transitions: list[Row]
-    images: list[Row]
-    pictures: list[Row]
-    neurons: list[Row]
+    units: Rows
+    shares: Rows
+    transitions: Rows
+    images: Rows
+    pictures: Rows
+    neurons: Rows
 
     @classmethod
     def read(cls, results: Results) -> "DissectionTables | None":
@@ -63,9 +63,9 @@ class DissectionTables:
             units=units,
             shares=_counts(results, "dissection_shares"),
             transitions=_counts(results, "dissection_transitions"),
-            images=results.table("dissection_images") or [],
-            pictures=results.table("dissection_pictures") or [],
-            neurons=results.table("units") or [],
+            images=results.table("dissection_images"),
+            pictures=results.table("dissection_pictures"),
+            neurons=results.table("units"),
         )
 
     @cached_property
@@ -76,12 +76,13 @@ class DissectionTables:
     @cached_property
     def layers(self) -> dict[str, list[str]]:
         """The dissected layers of each model that has some, in their order."""
-        found: dict[str, list[str]] = {}
-        for model in self.models:
-            mine = dict.fromkeys(row["layer"] for row in self.units if row["model"] == model)
-            if mine:
-                found[model] = list(mine)
-        return found
+        found = {model: self.units.where(model=model).values("layer") for model in self.models}
+        return {model: layers for model, layers in found.items() if layers}
+
+    @property
+    def places(self) -> list[tuple[str, str]]:
+        """All dissected layers of all models."""
+        return [(model, layer) for model, layers in self.layers.items() for layer in layers]
 
     @cached_property
     def last(self) -> list[tuple[str, str]]:
@@ -96,7 +97,7 @@ class DissectionTables:
     @cached_property
     def categories(self) -> list[str]:
         """Names, in the papers' order."""
-        return category_order({row["category"] for row in self.shares} - {"all"})
+        return category_order(set(self.shares.values("category")) - {"all"})
 
     @cached_property
     def _shares(self) -> dict[tuple[str, str, str, str], Row]:
@@ -113,22 +114,21 @@ class DissectionTables:
     def detectors(self, places: Sequence[tuple[str, str]], images: str) -> dict[str, Estimate]:
         """For each model at these places its share of units that detect a concept."""
         rows = {place[0]: self.share(place, images) for place in places}
-        return {model: estimate(row) for model, row in rows.items() if row}
+        return {model: share(row) for model, row in rows.items() if row}
 
     @cached_property
     def under_attack(self) -> bool:
         """Whether units were dissected on adversarial images, too."""
-        return any(row["images"] == "adversarial" for row in self.units)
+        return bool(self.units.one(images="adversarial"))
 
     def attacked(self, model: str) -> Row | None:
         """The row of `dissection_images.csv` of a model that was attacked."""
-        return next((r for r in self.images if r["model"] == model and r["attack"]), None)
+        return next((row for row in self.images.where(model=model) if row["attack"]), None)
 
     def fates(self, place: tuple[str, str], images: str) -> Fates | None:
         """What becomes of the units at a place."""
-        rows = [
-            r for r in self.transitions if (r["model"], r["layer"], r["images"]) == (*place, images)
-        ]
+        model, layer = place
+        rows = self.transitions.where(model=model, layer=layer, images=images)
         if not rows:
             return None
         before = [row for row in rows if row["before"] != "none"]
@@ -137,17 +137,16 @@ class DissectionTables:
             detectors=sum(row["units"] for row in before),
             kept=kept,
             changed=sum(row["units"] for row in before if row["after"] != "none") - kept,
-            gained=sum(r["units"] for r in rows if r["before"] == "none" and r["after"] != "none"),
+            gained=sum(r["units"] for r in rows.where(before="none") if r["after"] != "none"),
         )
 
     @cached_property
     def by_unit(self) -> dict[str, dict[Unit, Row]]:
         """For each kind of images the row of each unit."""
-        found: dict[str, dict[Unit, Row]] = {images: {} for images in KINDS}
-        for row in self.units:
-            if row["images"] in found:
-                found[row["images"]][row["model"], row["layer"], row["unit"]] = row
-        return found
+        return {
+            images: {unit_of(row): row for row in self.units.where(images=images)}
+            for images in KINDS
+        }
 
     @cached_property
     def behind(self) -> str:
@@ -167,9 +166,9 @@ class DissectionTables:
         )
 
 
-def _counts(results: Results, name: str) -> list[Row]:
+def _counts(results: Results, name: str) -> Rows:
     """The rows of a table, none of which may count more units than there are."""
-    rows = results.table(name) or []
+    rows = results.table(name)
     parts = TABLES[name].columns.keys() & {"detectors", "permuted_detectors", "same_concept"}
     for row in rows:
         if not all(0 <= row[part] <= row["units"] for part in parts):
@@ -181,9 +180,14 @@ def _counts(results: Results, name: str) -> list[Row]:
     return rows
 
 
-def estimate(row: Row) -> Estimate:
+def unit_of(row: Row) -> Unit:
+    """That of a row of `dissection.csv` and the like."""
+    return row["model"], row["layer"], row["unit"]
+
+
+def share(row: Row) -> Estimate:
     """The share of a row of `dissection_shares.csv`, over units."""
-    return Estimate(value=row["share"], low=row["low"], high=row["high"], n=row["units"])
+    return Estimate.of(row, "share", n="units")
 
 
 def chance(row: Row) -> Estimate:

@@ -1,9 +1,25 @@
 """What the report says of features: what a model has learned, as pictures and as distances."""
 
-from advlens.report.blocks import NoteBlock, Score, Section, Term
-from advlens.report.sections.features import findings, generation, inversion, visualization
-from advlens.report.sections.features.tables import STARTS, FeatureTables
-from advlens.runs.results import Results
+import itertools
+
+from advlens.report.blocks import (
+    Block,
+    NoteBlock,
+    Picture,
+    PictureColumn,
+    PictureRow,
+    PictureRowsBlock,
+    Score,
+    Section,
+    Term,
+)
+from advlens.report.sections.features import generation, inversion
+from advlens.report.sections.features.findings import findings, start_text
+from advlens.report.sections.features.tables import FeatureTables
+from advlens.runs.results import Results, Row, Rows
+from advlens.words import number
+
+HEADINGS = {"visualized": "Visualized", "most": "Most active", "least": "Least active"}
 
 SOURCES = NoteBlock(
     title="Sources",
@@ -28,10 +44,10 @@ def section(results: Results) -> Section | None:
         "component of its representation, images that it represents like a given one, and images "
         "that show a class as the model sees it. All change pixels step by step, as an attack "
         "does, only farther.",
-        findings=[*inversion.findings(tables), *findings.findings(tables)],
+        findings=findings(tables),
         terms=_terms(tables),
         blocks=[
-            *visualization.blocks(tables),
+            *_visualized(tables),
             *inversion.blocks(tables),
             *generation.blocks(tables),
             SOURCES,
@@ -55,7 +71,7 @@ def _terms(tables: FeatureTables) -> list[Term]:
                 "part in the audit. It stands in for a look at both.",
             )
         )
-    if any(row["measure"] == "fid" for row in tables.distances):
+    if tables.distances.one(measure="fid"):
         terms.append(
             Term(
                 name="FID",
@@ -64,7 +80,7 @@ def _terms(tables: FeatureTables) -> list[Term]:
                 "at equal numbers.",
             )
         )
-    if any(row["measure"] == "kid" for row in tables.distances):
+    if tables.distances.one(measure="kid"):
         terms.append(
             Term(
                 name="KID",
@@ -82,7 +98,7 @@ def _scores(tables: FeatureTables) -> list[Score]:
             scores.append(
                 Score(
                     label="Distance of inverted images",
-                    explanation=f"Inverted from {STARTS.get(start, start)}, by "
+                    explanation=f"Inverted from {start_text(start)}, by "
                     f"{tables.layer(measure)}. Lower: the representation keeps more of an image.",
                     estimates=tables.inverted(start, measure),
                     notes=dict.fromkeys(tables.models, ""),
@@ -101,3 +117,54 @@ def _scores(tables: FeatureTables) -> list[Score]:
             )
         )
     return scores
+
+
+def _visualized(tables: FeatureTables) -> list[Block]:
+    """Components beside the images that activate them most and least (figures 5, 9, 12, 15)."""
+    rows = tables.visualization_pictures
+    if not rows:
+        return []
+    each = [rows.where(model=model).split("component") for model in tables.models]
+    return [
+        NoteBlock(
+            title="What does a component stand for?",
+            text="A component is one number of the representation from which the model reads the "
+            "class. An image is changed until the component is as high as it gets. Where the "
+            "result shows what the most active images have in common, the component stands for "
+            "something that people see. Components of two models have nothing to do with each "
+            "other.",
+        ),
+        PictureRowsBlock(
+            name="visualization",
+            title="Components of the representation",
+            caption="Below each picture: its class, and how active it makes the component.",
+            file="visualization_pictures.csv",
+            rows=[_row(mine) for place in itertools.zip_longest(*each) for mine in place if mine],
+        ),
+    ]
+
+
+def _row(rows: Rows) -> PictureRow:
+    """One component of one model."""
+    component, columns = rows[0]["component"], []
+    for kind, heading in HEADINGS.items():
+        mine = sorted(rows.where(kind=kind), key=lambda row: row["rank"])
+        if mine:
+            columns.append(
+                PictureColumn(heading=heading, pictures=[_picture(row, component) for row in mine])
+            )
+    return PictureRow(model=rows[0]["model"], title=f"component {component}", columns=columns)
+
+
+def _picture(row: Row, component: int) -> Picture:
+    value = number(row["activation"])
+    what = (
+        f"Image changed to raise component {component}"
+        if row["kind"] == "visualized"
+        else f"Image of {row['label'] or 'no known class'}, {HEADINGS[row['kind']].lower()}"
+    )
+    return Picture(
+        file=row["file"],
+        alt=f"{what}, activation {value}",
+        caption=f"{row['label']} {value}".strip(),
+    )

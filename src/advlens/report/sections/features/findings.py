@@ -1,14 +1,21 @@
-"""What the tables of generated images say about these models, in sentences."""
+"""What the tables of features say about these models, in sentences."""
 
-from advlens.report.blocks import Finding
-from advlens.report.sections.features.reference import is_inception
-from advlens.report.sections.features.tables import FeatureTables, Network, nearer, network
-from advlens.words import Estimate, apart, comparison, count, grouped, listed, number, percent
+from collections.abc import Mapping
+
+from advlens.report.blocks import Finding, Measured
+from advlens.report.sections.features.tables import STARTS, FeatureTables, Network, network
+from advlens.words import Estimate, Says, changed, count, listed, moves, percent, ranked, ranking
+
+UNMATCHED = 0.5
+"""Relative distance of representations above which an inversion has hardly reached its target."""
 
 
 def findings(tables: FeatureTables) -> list[Finding]:
     """The most important ones first."""
     found: list[Finding] = []
+    for place, measure in enumerate(tables.layers or ["pixels"]):
+        found += _inverted(tables, measure, important=place == 0)
+    found += _unmatched(tables)
     for place, measured in enumerate(tables.networks):
         found += [
             *_nearest(tables, measured, important=place == 0),
@@ -17,23 +24,99 @@ def findings(tables: FeatureTables) -> list[Finding]:
     return [*found, *_recognized(tables), *_few(tables), *_features(tables)]
 
 
-def _text(found: Estimate) -> str:
-    return number(found.value) if found.low is None else found.text()
+def start_text(start: str) -> str:
+    """What an inversion starts from, in words."""
+    return STARTS.get(start, start)
 
 
-def _listed(found: dict[str, Estimate]) -> str:
-    """One number if all models have the same, else each model's."""
-    texts = {model: _text(estimate) for model, estimate in found.items()}
-    if len(texts) > 1 and len(set(texts.values())) == 1:
-        return next(iter(texts.values()))
-    return listed([f"{model} {text}" for model, text in texts.items()])
+def _each(tables: FeatureTables, measure: str) -> dict[str, dict[str, Estimate]]:
+    """For each start the models' mean distances."""
+    found = {start: tables.inverted(start, measure) for start in tables.starts}
+    return {start: distances for start, distances in found.items() if distances}
+
+
+def _inverted(tables: FeatureTables, measure: str, *, important: bool) -> list[Finding]:
+    """Whose inversions look like their targets."""
+    each = _each(tables, measure)
+    if not each:
+        return []
+    by = "pixels" if measure == "pixels" else tables.layer(measure)
+    name, more = f"distance by {by}", f"come nearer to their targets, by {by},"
+    names = {start: f"{name}, from {start_text(start)}" for start in each}
+    what = f"how near inverted images come, by {by},"
+    says = ranking(name, *each.values(), lower=True)
+    apart = {start: ranking(names[start], found, lower=True) for start, found in each.items()}
+    apart = {start: found for start, found in apart.items() if found}
+    if not says:
+        ((model, _),) = next(iter(each.values())).items()
+        far = [f"{found[model].text()} from {start_text(s)}" for s, found in each.items()]
+        claim = f"Inverted images of {model} lie at a distance of {listed(far)}, by {by}."
+    elif len({tuple(said[1:] for said in found) for found in apart.values()}) <= 1:
+        claim = f"{ranked(says, 'inverted images of', more, what=what)}."
+    else:
+        says = tuple(said for found in apart.values() for said in found)
+        claim = " ".join(
+            f"{ranked(f, 'inverted images of', more, where=f'From {start_text(s)}, ', what=what)}."
+            for s, f in apart.items()
+        )
+    matched = _each(tables, "representation")
+    return [
+        Finding(
+            claim=claim,
+            says=says,
+            estimates=[
+                *(Measured(name=names[start], estimates=found) for start, found in each.items()),
+                *(
+                    Measured(name=_representation(start), estimates=found)
+                    for start, found in matched.items()
+                ),
+            ],
+            note="Means of each image's distance from its target; lower is nearer.",
+            important=important,
+        )
+    ]
+
+
+def _representation(start: str) -> str:
+    return f"distance of representations, from {start_text(start)}"
+
+
+def _unmatched(tables: FeatureTables) -> list[Finding]:
+    """An inversion that did not reach its target says nothing about the representation."""
+    each = _each(tables, "representation")
+    far = {
+        start: tuple(model for model, found in distances.items() if found.value > UNMATCHED)
+        for start, distances in each.items()
+    }
+    far = {start: models for start, models in far.items() if models}
+    if not far:
+        return []
+    models = list(dict.fromkeys(model for found in far.values() for model in found))
+    steps = listed([count(n) for n in sorted(tables.inversion.values("steps"))])
+    return [
+        Finding(
+            claim=f"Inversions did not reach the representations of {listed(models)}.",
+            says=[
+                Says(_representation(start), found, "higher", (f"{UNMATCHED}",))
+                for start, found in far.items()
+            ],
+            estimates=[
+                Measured(name=_representation(start), estimates=each[start]) for start in far
+            ],
+            note=f"A distance is a part of the target's length, after {steps} steps. Above "
+            f"{UNMATCHED} the pictures show how far the steps went, not what the representation "
+            "keeps.",
+            important=True,
+            warning=True,
+        )
+    ]
 
 
 def _behind(tables: FeatureTables, measured: Network) -> str:
-    rows = [row for row in tables.distances if network(row) == measured]
-    made = max((row["n"] for row in rows if row["images"] == "generated"), default=0)
-    real = max((row["n_real"] or 0 for row in rows), default=0)
-    return f"n = {count(made)} generated against {count(real)} real images; {measured.text}"
+    rows = tables.distances.where(**measured._asdict())
+    made = max(rows.where(images="generated").values("n"), default=0)
+    real = max(rows.known("n_real").values("n_real"), default=0)
+    return f"n = {count(made)} generated against {count(real)} real images; {measured.text}."
 
 
 def _nearest(tables: FeatureTables, measured: Network, *, important: bool) -> list[Finding]:
@@ -41,57 +124,80 @@ def _nearest(tables: FeatureTables, measured: Network, *, important: bool) -> li
     kid, fid = (tables.distance("generated", name, measured) for name in ("kid", "fid"))
     if not kid and not fid:
         return []
-    groups = nearer(kid, tables.models)
-    if len(kid or fid) == 1:
-        ((model, found),) = (kid or fid).items()
-        name = "KID" if kid else "FID"
-        claim = f"Images generated by {model} have a {name} of {_text(found)} from real ones."
-    elif groups:
-        texts = [
-            f"images generated by {first} are nearer to real ones than those by {second}"
-            for first, second in groups
-        ]
-        claim = f"By KID, {'; '.join(texts)}"
-        pairs = {(low, high) for high, low in apart(kid)}
-        if any(fid[low].value > fid[high].value for low, high in pairs if {low, high} <= set(fid)):
+    says = ranking("KID", kid, lower=True)
+    name, found = ("KID", kid) if kid else ("FID", fid)
+    if len(found) == 1:
+        ((model, value),) = found.items()
+        claim = f"Images generated by {model} have a {name} of {value.text()} from real ones"
+    elif says:
+        more = "are nearer to real ones"
+        claim = ranked(
+            says,
+            "images generated by",
+            more,
+            where="By KID, ",
+            what="how near generated images are to real ones",
+        )
+        if any(_otherwise(said, fid) for said in says):
             claim += "; FID orders them otherwise"
-        claim += "."
-    elif kid:
-        claim = "No difference in how near generated images are to real ones is established by KID."
     else:
-        claim = "How near generated images are to real ones: FID alone establishes no difference."
-    values = [f"KID: {comparison(kid)}"] * bool(kid) + [f"FID: {_listed(fid)}"] * bool(fid)
-    without = "; FID has no interval" if any(f.low is None for f in fid.values()) else ""
+        says = (Says("FID", tuple(fid), "open"),)
+        claim = "How near generated images are to real ones: FID alone establishes no difference"
     return [
         Finding(
-            claim=claim,
-            evidence=f"{'. '.join(values)}{without}. {_behind(tables, measured)}.",
+            claim=f"{claim}.",
+            says=says,
+            estimates=[
+                Measured(name=name, estimates=each)
+                for name, each in (("KID", kid), ("FID", fid))
+                if each
+            ],
+            note=("" if all(f.low is not None for f in fid.values()) else "FID has no interval. ")
+            + _behind(tables, measured),
             important=important,
         )
     ]
 
 
+def _otherwise(said: Says, fid: Mapping[str, Estimate]) -> bool:
+    """Whether FID orders two models against what KID says of them."""
+    return any(
+        fid[low].value > fid[high].value
+        for low in said.of
+        for high in said.than
+        if {low, high} <= fid.keys()
+    )
+
+
 def _bounds(tables: FeatureTables, measured: Network) -> list[Finding]:
     """Whether generation brought images nearer to real ones than they were at the start."""
     name = "kid" if tables.distance("generated", "kid", measured) else "fid"
-    made, start, real = (
-        tables.distance(images, name, measured) for images in ("generated", "start", "real")
-    )
-    ways = ("nearer to real ones", "farther from real ones", "by no established distance")
-    moved: dict[str, list[str]] = {way: [] for way in ways}
-    for model, after in made.items():
-        if before := start.get(model):
-            place = 2 if after.overlaps(before) else int(after.value > before.value)
-            moved[ways[place]].append(model)
-    texts = [f"{way} in {listed(models)}" for way, models in moved.items() if models]
-    if not texts:
+    found = {
+        images: tables.distance(images, name, measured) for images in ("generated", "start", "real")
+    }
+    start, title = found["start"], name.upper()
+    says = [
+        changed(f"{title} of generated images", model, start[model], after, "start images")
+        for model, after in found["generated"].items()
+        if model in start
+    ]
+    if not says:
         return []
-    bound = f"; real against real {_listed(real)}" if real else ""
+    words = {
+        "lower": "nearer to real ones",
+        "higher": "farther from real ones",
+        "open": "by no established distance",
+    }
     return [
         Finding(
-            claim=f"By {name.upper()}, generation moves start images {'; '.join(texts)}.",
-            evidence=f"Generated: {_listed(made)}; start images {_listed(start)}{bound}. "
-            f"{_behind(tables, measured)}.",
+            claim=f"By {title}, generation moves start images {moves(says, words)}.",
+            says=says,
+            estimates=[
+                Measured(name=f"{title} of {images} images", estimates=each)
+                for images, each in found.items()
+                if each
+            ],
+            note=_behind(tables, measured),
         )
     ]
 
@@ -99,49 +205,40 @@ def _bounds(tables: FeatureTables, measured: Network) -> list[Finding]:
 def _recognized(tables: FeatureTables) -> list[Finding]:
     """Whether others see the class: what only its own model takes for it shows it to nobody."""
     each = {name: tables.recognized("generated", name) for name in tables.recognizers}
-    shares = {
-        model: [found[model].value for found in each.values() if model in found]
-        for model in tables.models
-    }
-    shares = {model: values for model, values in shares.items() if values}
-    if not shares:
+    each = {name: found for name, found in each.items() if found}
+    models = [model for model in tables.models if any(model in found for found in each.values())]
+    if not models:
         return []
-    asked = next((name for name, found in each.items() if len(found) == len(shares) > 1), None)
-    groups = grouped(apart(each[asked]), tables.models) if asked else []
-    if groups:
-        texts = [f"of {listed(first)} than of {listed(second)}" for first, second in groups]
-        claim = f"{asked} recognizes the wanted class more often in images {' and '.join(texts)}."
-    elif asked:
-        claim = (
-            f"No model's generated images are established to be recognized more often by {asked}."
+    asked = next((name for name, found in each.items() if len(found) == len(models) > 1), None)
+    says: tuple[Says, ...] = ()
+    if asked:
+        says = ranking(f"recognized by {asked}", each[asked])
+        more, what = (
+            f"are recognized more often by {asked}",
+            f"how often {asked} recognizes the wanted class",
         )
+        claim = ranked(says, "images generated by", more, what=what)
     else:
-        texts = [f"{_range(values)} of the images of {model}" for model, values in shares.items()]
-        claim = f"Other networks recognize the wanted class in {listed(texts)}."
-    numbers = "; ".join(
-        f"by {name}: {comparison(found, as_percent=True)}" + _before(tables, name)
-        for name, found in each.items()
-        if found
-    )
-    n = max(found.n for estimates in each.values() for found in estimates.values())
+        texts = [
+            f"{_range([found[model].value for found in each.values() if model in found])} of the "
+            f"images of {model}"
+            for model in models
+        ]
+        claim = f"Other networks recognize the wanted class in {listed(texts)}"
+    estimates = []
+    for name, found in each.items():
+        estimates.append(Measured(name=f"recognized by {name}", estimates=found, form="percent"))
+        if starts := tables.recognized("start", name):
+            title = f"start images recognized by {name}"
+            estimates.append(Measured(name=title, estimates=starts, form="percent"))
     return [
         Finding(
-            claim=claim,
-            evidence=f"Share of generated images taken for the class {numbers}; "
-            f"n = {count(n)} images.",
+            claim=f"{claim}.",
+            says=says,
+            estimates=estimates,
+            note="Recognized are images that the network takes for the wanted class.",
         )
     ]
-
-
-def _before(tables: FeatureTables, recognizer: str) -> str:
-    """The same of the start images."""
-    starts = tables.recognized("start", recognizer)
-    if not starts:
-        return ""
-    texts = {model: found.text(as_percent=True) for model, found in starts.items()}
-    if len(set(texts.values())) == 1:
-        return f"; of start images {next(iter(texts.values()))}"
-    return f"; of start images {listed([f'{text} for {model}' for model, text in texts.items()])}"
 
 
 def _range(values: list[float]) -> str:
@@ -152,17 +249,18 @@ def _range(values: list[float]) -> str:
 def _few(tables: FeatureTables) -> list[Finding]:
     """As many images as features are needed for a covariance of full rank."""
     found: dict[Network, list[int]] = {}
-    for row in tables.distances:
-        sizes = [n for n in (row["n"], row["n_real"]) if n is not None]
-        if row["measure"] == "fid" and row["dimension"] and min(sizes) <= row["dimension"]:
-            found.setdefault(network(row), []).append(min(sizes))
+    for row in tables.distances.where(measure="fid"):
+        least = min(n for n in (row["n"], row["n_real"]) if n is not None)
+        if row["dimension"] and least <= row["dimension"]:
+            found.setdefault(network(row), []).append(least)
     if not found:
         return []
     texts = [f"{count(min(sizes))} images, {measured.text}" for measured, sizes in found.items()]
     return [
         Finding(
             claim="FID rests on fewer images than features and is too high; only KID compares.",
-            evidence=f"{listed(texts)}: the covariance of so few images is singular, and FID is "
+            says=[Says("images of FID", tuple(m.text for m in found), "lower", ("features",))],
+            note=f"{listed(texts)}: the covariance of so few images is singular, and FID is "
             "biased upward, for every model alike. FIDs of equal n may be compared, none with "
             "published ones.",
             warning=True,
@@ -171,13 +269,14 @@ def _few(tables: FeatureTables) -> list[Finding]:
 
 
 def _features(tables: FeatureTables) -> list[Finding]:
-    others = [m.text for m in tables.networks if not is_inception(m)]
-    if not others or any(is_inception(m) for m in tables.networks):
+    others = [m.text for m in tables.networks if not m.is_inception]
+    if not others or any(m.is_inception for m in tables.networks):
         return []
     return [
         Finding(
             claim="FID and KID here do not compare with published ones: the features differ.",
-            evidence=f"They were measured by {listed(others)}; published scores rest on 2048 "
+            says=[Says("features of FID and KID", tuple(others), "open", ("Inception-v3",))],
+            note=f"They were measured by {listed(others)}; published scores rest on 2048 "
             "features of Inception-v3. Models within this run do compare.",
             warning=True,
         )

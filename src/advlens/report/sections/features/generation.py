@@ -1,12 +1,16 @@
-"""What a model takes for the essence of a class."""
+"""What a model takes for the essence of a class, and B23's tables beside ours."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from advlens.report import figures
 from advlens.report.blocks import (
+    MODEL,
     Block,
     Column,
     FigureBlock,
+    N,
     NoteBlock,
     Picture,
     PictureColumn,
@@ -14,15 +18,59 @@ from advlens.report.blocks import (
     PictureRowsBlock,
     TableBlock,
 )
-from advlens.report.sections.features.reference import fid_table
 from advlens.report.sections.features.tables import KINDS, FeatureTables, Network, network
-from advlens.runs.results import Row
-from advlens.words import Estimate, count, number
+from advlens.runs.results import Row, Rows
+from advlens.words import Estimate, count, listed, number
 
-MODEL = Column(header="Model", cell=lambda row: row["model"], kind="model")
 IMAGES = Column(header="Images", cell=lambda row: row["images"].capitalize(), kind="text")
-FEATURES = Column(header="Features", cell=lambda row: row["network"].text, kind="long")
+FEATURES = Column(header="Features", cell=lambda row: network(row).text, kind="long")
 TITLES = {"fid": "FID ↓", "kid": "KID ↓", "recognized": "Recognized ↑"}
+CIFAR10 = {
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+}
+STEPS = 10_000
+"""Of B23's inversions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What B23 reports of a data set."""
+
+    data: str
+    fid_table: str
+    inversion_table: str
+    n: int
+    """Images behind each FID, generated and real."""
+    fid: tuple[tuple[str, float], ...]
+    inversion: tuple[tuple[str, float, float], ...]
+    """For each model the distances of its two figures."""
+
+
+CIFAR = Reference(
+    data="CIFAR-10",
+    fid_table="Table 2",
+    inversion_table="Table 3",
+    n=10_000,
+    fid=(("real data", 5.39), ("standard ResNet-18", 152.29), ("robust ResNet-18", 88.25)),
+    inversion=(("standard ResNet-18", 30.1, 30.07), ("robust ResNet-18", 20.05, 21.18)),
+)
+IMAGENET150 = Reference(
+    data="Small ImageNet 150",
+    fid_table="Table 5",
+    inversion_table="Table 6",
+    n=9_000,
+    fid=(("real data", 7.62), ("standard ResNet-50", 237.53), ("robust ResNet-50", 81.2)),
+    inversion=(("standard ResNet-50", 23.3, 26.75), ("robust ResNet-50", 12.84, 14.91)),
+)
 
 
 def blocks(tables: FeatureTables) -> list[Block]:
@@ -55,17 +103,14 @@ def _pictures(tables: FeatureTables) -> list[Block]:
             title="Generated images by class",
             caption="Real images of the class, start images, and what each model makes of a start.",
             file="generation_pictures.csv",
-            rows=[
-                _row(tables, [row for row in rows if row["class"] == name], name)
-                for name in dict.fromkeys(row["class"] for row in rows)
-            ],
+            rows=[_row(tables, mine, mine[0]["class"]) for mine in rows.split("class")],
         )
     ]
 
 
-def _row(tables: FeatureTables, rows: Sequence[Row], name: str) -> PictureRow:
+def _row(tables: FeatureTables, rows: Rows, name: str) -> PictureRow:
     def column(kind: str, model: str, heading: str, alt: str) -> list[PictureColumn]:
-        mine = [row for row in rows if (row["kind"], row["model"]) == (kind, model)]
+        mine = rows.where(kind=kind, model=model)
         pictures = [
             Picture(file=row["file"], alt=f"{alt} {name}")
             for row in sorted(mine, key=lambda row: row["rank"])
@@ -86,7 +131,7 @@ def _row(tables: FeatureTables, rows: Sequence[Row], name: str) -> PictureRow:
 
 
 def _figure(tables: FeatureTables) -> list[Block]:
-    rows: list[Row] = []
+    rows: list[dict[str, Any]] = []
     for measured in tables.networks[:1]:
         for measure in ("fid", "kid"):
             found = {images: tables.distance(images, measure, measured) for images in KINDS}
@@ -114,7 +159,7 @@ def _figure(tables: FeatureTables) -> list[Block]:
     ]
 
 
-def _dots(panel: str, found: Mapping[str, Mapping[str, Estimate]]) -> list[Row]:
+def _dots(panel: str, found: Mapping[str, Mapping[str, Estimate]]) -> list[dict[str, Any]]:
     return [
         {
             "panel": panel,
@@ -135,18 +180,16 @@ def _distances(tables: FeatureTables) -> list[Block]:
 
     def column(measure: str) -> Column:
         def cell(row: Row) -> str:
-            found = tables.distance(row["images"], measure, row["network"]).get(row["model"])
-            if found is None:
-                return "–"
-            return number(found.value) if found.low is None else found.text()
+            found = tables.distance(row["images"], measure, network(row)).get(row["model"])
+            return found.text() if found else "–"
 
         return Column(header=measure.upper(), cell=cell)
 
-    keys: dict[tuple[str, str, Network], Row] = {}
-    for row in tables.distances:
-        keys.setdefault((row["model"], row["images"], network(row)), row)
-    order = {kind: place for place, kind in enumerate(KINDS)}
-    shown = sorted(keys.values(), key=lambda row: order[row["images"]])
+    shown = [
+        mine[0]
+        for kind in KINDS
+        for mine in tables.distances.where(images=kind).split("model", *Network._fields)
+    ]
     several = len(tables.networks) > 1
     return [
         TableBlock(
@@ -160,14 +203,14 @@ def _distances(tables: FeatureTables) -> list[Block]:
                 MODEL,
                 column("fid"),
                 column("kid"),
-                Column(header="Images (n)", cell=lambda row: count(row["n"])),
+                N,
                 Column(
                     header="Real images",
                     cell=lambda row: "–" if row["n_real"] is None else count(row["n_real"]),
                 ),
                 *([FEATURES] if several else []),
             ],
-            rows=[row | {"network": network(row)} for row in map(dict, shown)],
+            rows=shown,
         )
     ]
 
@@ -188,14 +231,128 @@ def _shares(tables: FeatureTables) -> list[Block]:
                 MODEL,
                 Column(header="Measure", cell=lambda row: names[row["measure"]], kind="text"),
                 Column(header="By", cell=lambda row: row["features"] or "itself", kind="long"),
-                Column(header="Share", cell=_share),
-                Column(header="Images (n)", cell=lambda row: count(row["n"])),
+                Column(header="Share", cell=lambda row: Estimate.of(row).text(as_percent=True)),
+                N,
             ],
             rows=rows,
         )
     ]
 
 
-def _share(row: Row) -> str:
-    found = Estimate(value=row["mean"], low=row["low"], high=row["high"], n=row["n"])
-    return found.text(as_percent=True)
+def reference(tables: FeatureTables) -> Reference | None:
+    """B23's numbers for classes like those of this run."""
+    if set(tables.classes) == CIFAR10:
+        return CIFAR
+    return IMAGENET150 if len(tables.classes) == 150 else None
+
+
+def fid_table(tables: FeatureTables) -> list[Block]:
+    """Table 2 or 5 of B23 beside ours."""
+    found = reference(tables)
+    ours = tables.distances.where(measure="fid")
+    if found is None or not ours:
+        return []
+    rows: list[dict[str, Any]] = [
+        {
+            "source": f"B23, {found.fid_table}",
+            "images": images,
+            "value": f"{value:g}",
+            "n": found.n,
+            "features": "Inception-v3; size and resize not stated",
+        }
+        for images, value in found.fid
+    ]
+    rows += [
+        {
+            "source": "this run",
+            "images": f"{row['images']}, {row['model']}",
+            "value": number(row["mean"]),
+            "n": row["n"],
+            "features": network(row).text,
+        }
+        for row in ours
+    ]
+    return [
+        TableBlock(
+            caption=f"FID in B23 ({found.data}) and here. Values do not compare across the two, "
+            f"only the order of models: {_differences(tables, found, ours)}.",
+            file="generation.csv",
+            columns=[
+                Column(header="Source", cell=lambda row: row["source"], kind="text"),
+                Column(header="Images", cell=lambda row: row["images"], kind="long"),
+                Column(header="FID", cell=lambda row: row["value"]),
+                N,
+                Column(header="Features", cell=lambda row: row["features"], kind="long"),
+            ],
+            rows=rows,
+        )
+    ]
+
+
+def _differences(tables: FeatureTables, found: Reference, ours: Rows) -> str:
+    texts = [
+        "B23 draws its start images from Gaussians of the very test images that it measures "
+        "against, here those of other images"
+    ]
+    others = dict.fromkeys(m.features for m in map(network, ours) if not m.is_inception)
+    if others:
+        texts.append(f"{listed(list(others))} measures here in place of Inception")
+    sizes = sorted(ours.values("n"))
+    if sizes != [found.n]:
+        texts.append(
+            f"FID falls with the number of images, {listed([count(n) for n in sizes])} here, "
+            f"{count(found.n)} there"
+        )
+    return "; ".join(texts)
+
+
+def inversion_table(tables: FeatureTables) -> list[Block]:
+    """Table 3 or 6 of B23 beside ours."""
+    found = reference(tables)
+    ours = [row for row in tables.inversion if row["measure"] in tables.layers]
+    if found is None or not ours:
+        return []
+    rows: list[dict[str, Any]] = [
+        {
+            "source": f"B23, {found.inversion_table}",
+            "model": model,
+            "start": start,
+            "value": f"{value:g}",
+            "n": "3 jointly",
+            "measure": "192 features of Inception-v3",
+            "steps": STEPS,
+        }
+        for model, *values in found.inversion
+        for start, value in zip(("first figure", "second figure"), values, strict=True)
+    ]
+    rows += [
+        {
+            "source": "this run",
+            "model": row["model"],
+            "start": f"from {row['start']}",
+            "value": number(row["mean"]),
+            "n": count(row["n"]),
+            "measure": tables.layer(row["measure"]),
+            "steps": row["steps"],
+        }
+        for row in ours
+    ]
+    return [
+        TableBlock(
+            caption=f"Distance of inverted images in B23 ({found.data}) and here. Values do not "
+            "compare across the two, only the order of models: B23 takes three images as one "
+            "vector, which makes a distance about √3 times that of one image; features and steps "
+            "stand in their columns.",
+            file="inversion.csv",
+            columns=[
+                Column(header="Source", cell=lambda row: row["source"], kind="text"),
+                Column(header="Model", cell=lambda row: row["model"], kind="long"),
+                Column(header="Start", cell=lambda row: row["start"], kind="text"),
+                Column(header="Distance", cell=lambda row: row["value"]),
+                Column(header="Images (n)", cell=lambda row: row["n"]),
+                Column(header="Features", cell=lambda row: row["measure"], kind="long"),
+                Column(header="Steps", cell=lambda row: count(row["steps"])),
+            ],
+            rows=rows,
+        )
+    ]

@@ -1,9 +1,10 @@
 """What a model's representation keeps of an image."""
 
 from advlens.report.blocks import (
+    MODEL,
     Block,
     Column,
-    Finding,
+    N,
     NoteBlock,
     Picture,
     PictureColumn,
@@ -11,109 +12,13 @@ from advlens.report.blocks import (
     PictureRowsBlock,
     TableBlock,
 )
-from advlens.report.sections.features.reference import inversion_table
-from advlens.report.sections.features.tables import STARTS, FeatureTables, layer_name, nearer
-from advlens.runs.results import Row
-from advlens.words import Estimate, comparison, count, file_name, listed, number
+from advlens.report.sections.features.findings import start_text
+from advlens.report.sections.features.generation import inversion_table
+from advlens.report.sections.features.tables import FeatureTables, layer_name
+from advlens.runs.results import Row, Rows
+from advlens.words import Estimate, count, file_name, listed, number
 
-UNMATCHED = 0.5
-"""Relative distance of representations above which an inversion has hardly reached its target."""
 TITLES = {"representation": "Own representation", "pixels": "Pixels"}
-MODEL = Column(header="Model", cell=lambda row: row["model"], kind="model")
-
-
-def findings(tables: FeatureTables) -> list[Finding]:
-    """Whose inversions look like their targets, and whether they reached them at all."""
-    found = [
-        _distance(tables, measure, important=place == 0)
-        for place, measure in enumerate(tables.layers or ["pixels"])
-    ]
-    return [*filter(None, found), *_unmatched(tables)]
-
-
-def _each(tables: FeatureTables, measure: str) -> dict[str, dict[str, Estimate]]:
-    """For each start the models' mean distances."""
-    found = {start: tables.inverted(start, measure) for start in tables.starts}
-    return {start: distances for start, distances in found.items() if distances}
-
-
-def _distance(tables: FeatureTables, measure: str, *, important: bool) -> Finding | None:
-    each = _each(tables, measure)
-    if not each:
-        return None
-    where = "by pixels" if measure == "pixels" else f"by {tables.layer(measure)}"
-    each_groups = {start: nearer(distances, tables.models) for start, distances in each.items()}
-    groups = next(iter(each_groups.values()))
-    if all(len(distances) == 1 for distances in each.values()):
-        ((model, _),) = next(iter(each.values())).items()
-        text = "; ".join(f"{d[model].text()} from {_start(start)}" for start, d in each.items())
-        claim = f"Inverted images of {model} lie at a distance of {text}, {where}."
-    elif not any(each_groups.values()):
-        claim = f"No difference in how near inverted images come {where} is established."
-    elif all(found == groups for found in each_groups.values()):
-        claim = f"Inverted images come nearer to their targets {_pairs(groups)}, {where}."
-    else:
-        texts = [
-            f"from {_start(start)} {_pairs(found) if found else 'no difference is established'}"
-            for start, found in each_groups.items()
-        ]
-        claim = f"Inverted images come nearer to their targets, {where}: {'; '.join(texts)}."
-    matched = _each(tables, "representation")
-    numbers = [
-        f"From {_start(start)}: {comparison(distances)}"
-        + (
-            f", with representations matched to {_values(matched[start])}"
-            if start in matched
-            else ""
-        )
-        + f" (n = {count(max(d.n for d in distances.values()))} images)."
-        for start, distances in each.items()
-    ]
-    return Finding(
-        claim=claim,
-        evidence=" ".join(numbers) + " Means of each image's distance from its target; lower is "
-        "nearer.",
-        important=important,
-    )
-
-
-def _pairs(groups: list[tuple[str, str]]) -> str:
-    return " and ".join(f"in {first} than in {second}" for first, second in groups)
-
-
-def _start(start: str) -> str:
-    return STARTS.get(start, start)
-
-
-def _values(found: dict[str, Estimate]) -> str:
-    return listed([f"{number(estimate.value)} in {model}" for model, estimate in found.items()])
-
-
-def _unmatched(tables: FeatureTables) -> list[Finding]:
-    """An inversion that did not reach its target says nothing about the representation."""
-    far = {
-        (start, model): found
-        for start, distances in _each(tables, "representation").items()
-        for model, found in distances.items()
-        if found.value > UNMATCHED
-    }
-    if not far:
-        return []
-    models = list(dict.fromkeys(model for _, model in far))
-    numbers = "; ".join(
-        f"{model}, from {_start(start)}: {found.text()}" for (start, model), found in far.items()
-    )
-    steps = listed([count(n) for n in sorted({row["steps"] for row in tables.inversion})])
-    return [
-        Finding(
-            claim=f"Inversions did not reach the representations of {listed(models)}.",
-            evidence="Distance of representations, as a part of the target's length, after "
-            f"{steps} steps: {numbers}. Above {UNMATCHED} the pictures show how far the steps "
-            "went, not what the representation keeps.",
-            important=True,
-            warning=True,
-        )
-    ]
 
 
 def blocks(tables: FeatureTables) -> list[Block]:
@@ -138,38 +43,34 @@ def _pictures(tables: FeatureTables) -> list[Block]:
     return [
         PictureRowsBlock(
             name=file_name("inversion", start),
-            title=f"From {_start(start)}",
+            title=f"From {start_text(start)}",
             caption="Below each inverted image stands the distance of its representation from the "
             f"target's, relative to the target's length.{_steps(tables, start)}",
             file="inversion_pictures.csv",
             rows=[
-                _row(tables, [row for row in rows if _key(row) == key])
-                for key in dict.fromkeys(map(_key, sorted(rows, key=lambda row: row["rank"])))
-                if key[0] == start
+                _row(tables, mine)
+                for mine in Rows(
+                    sorted(rows.where(start=start), key=lambda row: row["rank"])
+                ).split("rank", "start_label", "target_label")
             ],
         )
-        for start in dict.fromkeys(row["start"] for row in rows)
+        for start in rows.values("start")
     ]
-
-
-def _key(row: Row) -> tuple[str, int, str, str]:
-    """Models share a row where they share the start and the target."""
-    return row["start"], row["rank"], row["start_label"], row["target_label"]
 
 
 def _steps(tables: FeatureTables, start: str) -> str:
     texts = dict.fromkeys(
         f"{count(row['steps'])} steps of {row['step_size']:g}, L2 ε = {row['epsilon']:g}"
-        for row in tables.inversion
-        if row["start"] == start
+        for row in tables.inversion.where(start=start)
     )
     return f" {listed(list(texts))}." if texts else ""
 
 
-def _row(tables: FeatureTables, rows: list[Row]) -> PictureRow:
+def _row(tables: FeatureTables, rows: Rows) -> PictureRow:
+    """Models share a row where they share the start and the target."""
     first = rows[0]
     label, target = first["start_label"], first["target_label"] or "target"
-    start = f"an image of {label}" if label else _start(first["start"])
+    start = f"an image of {label}" if label else start_text(first["start"])
     columns = [
         _reference("Start", first["start_file"], f"Start of the inversion: {start}"),
         _reference("Target", first["target_file"], f"Target of the inversion: {target}"),
@@ -185,12 +86,11 @@ def _row(tables: FeatureTables, rows: list[Row]) -> PictureRow:
                     f"{number(row['distance'])}",
                     caption=number(row["distance"]),
                 )
-                for row in rows
-                if row["model"] == model
+                for row in mine
             ],
         )
         for model in tables.models
-        if any(row["model"] == model for row in rows)
+        if (mine := rows.where(model=model))
     ]
     return PictureRow(title=f"{label} → {target}" if label else target, columns=columns)
 
@@ -210,17 +110,15 @@ def _table(tables: FeatureTables) -> list[Block]:
 
     def column(measure: str) -> Column:
         def cell(row: Row) -> str:
-            found = tables.inverted(row["start"], measure).get(row["model"])
+            keys = {"start": row["start"], "model": row["model"], "measure": measure}
+            found = tables.inversion.one(**keys)
             if not found:
                 return "–"
-            before = tables.untouched(row["model"], row["start"], measure)
-            return f"{found.text()}; start {number(before)}"
+            return f"{Estimate.of(found).text()}; start {number(found['untouched'])}"
 
         title = TITLES.get(measure) or layer_name(measure).capitalize()
         return Column(header=title, cell=cell)
 
-    keys = dict.fromkeys((row["start"], row["model"]) for row in tables.inversion)
-    n = {(row["start"], row["model"]): row["n"] for row in tables.inversion}
     return [
         TableBlock(
             caption="Mean distance of inverted images from their targets, with 95% intervals over "
@@ -230,14 +128,14 @@ def _table(tables: FeatureTables) -> list[Block]:
             columns=[
                 Column(header="Start", cell=lambda row: row["start"], kind="text"),
                 MODEL,
-                *map(column, dict.fromkeys(row["measure"] for row in tables.inversion)),
-                Column(header="Images (n)", cell=lambda row: count(n[row["start"], row["model"]])),
+                *map(column, tables.inversion.values("measure")),
+                N,
             ],
             rows=[
-                {"start": start, "model": model}
+                row
                 for start in tables.starts
                 for model in tables.models
-                if (start, model) in keys
+                if (row := tables.inversion.one(start=start, model=model))
             ],
         )
     ]

@@ -1,14 +1,13 @@
 """The tables of what a model has learned, as the report reads them."""
 
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 from advlens.errors import RunError
-from advlens.runs.results import Results, Row
-from advlens.words import Estimate, apart, grouped, listed
+from advlens.runs.results import Results, Row, Rows
+from advlens.words import Estimate
 
 KINDS = ("generated", "start", "real")
 DISTANCES = ("fid", "kid")
@@ -31,6 +30,11 @@ class Network(NamedTuple):
         resize = f"images {self.resize}" if self.resize else ""
         return ", ".join(filter(None, (self.features, size, resize)))
 
+    @property
+    def is_inception(self) -> bool:
+        """Whether these are the features that published scores rest on."""
+        return "inception" in self.features.lower() and self.dimension == 2048
+
 
 @dataclass(frozen=True)
 class FeatureTables:
@@ -38,11 +42,11 @@ class FeatureTables:
 
     models: tuple[str, ...]
     classes: tuple[str, ...]
-    inversion: list[Row]
-    inversion_pictures: list[Row]
-    visualization_pictures: list[Row]
-    generation: list[Row]
-    generation_pictures: list[Row]
+    inversion: Rows
+    inversion_pictures: Rows
+    visualization_pictures: Rows
+    generation: Rows
+    generation_pictures: Rows
 
     @classmethod
     def read(cls, results: Results) -> "FeatureTables | None":
@@ -64,34 +68,21 @@ class FeatureTables:
     @cached_property
     def starts(self) -> list[str]:
         """Of inversions."""
-        return list(dict.fromkeys(row["start"] for row in self.inversion))
+        return self.inversion.values("start")
 
     @cached_property
     def layers(self) -> list[str]:
         """Measures of an inversion that are distances in another network's features."""
-        return [m for m in dict.fromkeys(r["measure"] for r in self.inversion) if m not in OWN]
+        return [measure for measure in self.inversion.values("measure") if measure not in OWN]
 
     def layer(self, measure: str) -> str:
         """Whose features a measure of an inversion compares: "192 features of Inception-v3"."""
-        found = (row["features"] for row in self.inversion if row["measure"] == measure)
-        return f"{layer_name(measure)} of {next(found)}"
+        features = self.inversion.where(measure=measure)[0]["features"]
+        return f"{layer_name(measure)} of {features}"
 
     def inverted(self, start: str, measure: str) -> dict[str, Estimate]:
         """Mean distance of inverted images from their targets for each model."""
-        return {
-            model: _estimate(row)
-            for model in self.models
-            for row in self.inversion
-            if (row["model"], row["start"], row["measure"]) == (model, start, measure)
-        }
-
-    def untouched(self, model: str, start: str, measure: str) -> float:
-        """Mean distance of the starts from the targets: what no step has brought nearer."""
-        return next(
-            float(row["untouched"])
-            for row in self.inversion
-            if (row["model"], row["start"], row["measure"]) == (model, start, measure)
-        )
+        return self.inversion.where(start=start, measure=measure).estimates()
 
     @cached_property
     def networks(self) -> list[Network]:
@@ -99,36 +90,24 @@ class FeatureTables:
         return list(dict.fromkeys(map(network, self.distances)))
 
     @cached_property
-    def distances(self) -> list[Row]:
+    def distances(self) -> Rows:
         """Rows of FID and KID."""
-        return [row for row in self.generation if row["measure"] in DISTANCES]
+        return Rows(row for row in self.generation if row["measure"] in DISTANCES)
 
     def distance(self, images: str, measure: str, measured: Network) -> dict[str, Estimate]:
         """FID or KID of a kind of images from real ones, for each model."""
-        return {
-            model: _estimate(row)
-            for model in self.models
-            for row in self.distances
-            if (row["model"], row["images"], row["measure"]) == (model, images, measure)
-            and network(row) == measured
-        }
+        keys = measured._asdict()
+        return self.distances.where(images=images, measure=measure, **keys).estimates()
 
     @cached_property
     def recognizers(self) -> list[str]:
         """Networks that were asked which class generated images show."""
-        return list(
-            dict.fromkeys(r["features"] for r in self.generation if r["measure"] == "recognized")
-        )
+        return self.generation.where(measure="recognized").values("features")
 
     def recognized(self, images: str, recognizer: str) -> dict[str, Estimate]:
         """Share of images that a network takes for the wanted class, for each model."""
-        return {
-            model: _estimate(row)
-            for model in self.models
-            for row in self.generation
-            if (row["model"], row["images"], row["measure"], row["features"])
-            == (model, images, "recognized", recognizer)
-        }
+        rows = self.generation.where(images=images, measure="recognized", features=recognizer)
+        return rows.estimates()
 
 
 def layer_name(measure: str) -> str:
@@ -141,24 +120,14 @@ def network(row: Row) -> Network:
     return Network(row["features"], row["dimension"], row["resize"])
 
 
-def nearer(found: Mapping[str, Estimate], models: Sequence[str]) -> list[tuple[str, str]]:
-    """Groups of models, in words, of which the first is established to have the lower values."""
-    pairs = {(low, high) for high, low in apart(found)}
-    return [(listed(first), listed(second)) for first, second in grouped(pairs, models)]
-
-
-def _estimate(row: Row) -> Estimate:
-    return Estimate(value=row["mean"], low=row["low"], high=row["high"], n=row["n"])
-
-
-def _checked(results: Results, name: str) -> list[Row]:
+def _checked(results: Results, name: str) -> Rows:
     """The rows of a table, each of a known kind and of at least one image."""
     known = {
         "generation": ("images", KINDS),
         "generation_pictures": ("kind", KINDS),
         "visualization_pictures": ("kind", ("visualized", "most", "least")),
     }
-    rows = results.table(name) or []
+    rows = results.table(name)
     column, kinds = known.get(name, ("", ()))
     for row in rows:
         wrong = f"n = {row['n']}" if row.get("n", 1) < 1 else ""

@@ -1,13 +1,10 @@
 """What the report says of units: what they stand for, and whether that holds under attack."""
 
-from collections.abc import Sequence
-
 from advlens.report.blocks import Block, NoteBlock, Score, Section, Term
 from advlens.report.sections.neurons import blocks as parts
 from advlens.report.sections.neurons.findings import findings
-from advlens.report.sections.neurons.grids import pictures
-from advlens.report.sections.neurons.tables import NeuronTables, mean
-from advlens.runs.results import Results, Row
+from advlens.report.sections.neurons.tables import NeuronTables
+from advlens.runs.results import Results, Rows
 from advlens.words import attack_name, percent
 
 TERMS = (
@@ -62,7 +59,7 @@ def section(results: Results) -> Section | None:
     blocks += [
         *parts.curves(tables),
         *parts.depth(tables),
-        *pictures(tables),
+        *parts.pictures(tables),
         *parts.floors(tables),
         SOURCES,
     ]
@@ -79,13 +76,13 @@ def section(results: Results) -> Section | None:
 
 
 def _scores(tables: NeuronTables) -> list[Score]:
-    last = [row for row in tables.last_layers if row["lc_mean"] is not None]
+    last = tables.last_layers
     return [
         Score(
             label="Consistency (LC) on real images",
             explanation="How alike the classes are of the images that excite a unit most: 1 when "
             "they are one class.",
-            estimates={row["model"]: tables.estimate(row, "lc") for row in last},
+            estimates=last.estimates("lc"),
             notes={row["model"]: f"mean of {row['layer']}" for row in last},
         ),
         _score(
@@ -106,11 +103,11 @@ def _scores(tables: NeuronTables) -> list[Score]:
     ]
 
 
-def _score(rows: Sequence[Row], label: str, explanation: str) -> Score:
+def _score(rows: Rows, label: str, explanation: str) -> Score:
     return Score(
         label=label,
         explanation=explanation,
-        estimates={row["model"]: mean(row) for row in rows},
+        estimates=rows.estimates(),
         notes={
             row["model"]: f"{attack_name(row)}; success {percent(row['success'])}" for row in rows
         },

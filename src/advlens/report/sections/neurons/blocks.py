@@ -1,12 +1,25 @@
 """Tables, figures and pictures of the neuron section."""
 
-from collections.abc import Sequence
+import itertools
 
 from advlens.report import figures
-from advlens.report.blocks import Block, Column, FigureBlock, NoteBlock, TableBlock
-from advlens.report.sections.neurons.tables import NeuronTables, mean, success
-from advlens.runs.results import Row
-from advlens.words import Estimate, attack_name, count, listed, number, percent
+from advlens.report.blocks import (
+    LAYER,
+    MODEL,
+    Block,
+    Cell,
+    Column,
+    FigureBlock,
+    Grid,
+    GridBlock,
+    N,
+    NoteBlock,
+    TableBlock,
+)
+from advlens.report.sections.neurons.findings import is_framed
+from advlens.report.sections.neurons.tables import MEASURES, NeuronTables
+from advlens.runs.results import Row, Rows
+from advlens.words import Estimate, attack_name, count, file_name, listed, number, percent
 
 SETS = {
     "least-likely": "Equal ε",
@@ -14,8 +27,10 @@ SETS = {
     "fgsm": "FGSM",
     "noise": "Noise (control)",
 }
-MODEL = Column(header="Model", cell=lambda row: row["model"], kind="model")
-LAYER = Column(header="Layer", cell=lambda row: row["layer"], kind="text")
+MAPS = (
+    " Below each picture stands its discrepancy map (D22): within the yellow line, a small patch "
+    "of random pixels changes the unit's response by at least half of the largest change."
+)
 
 
 def table1(tables: NeuronTables) -> list[Block]:
@@ -39,7 +54,7 @@ def table1(tables: NeuronTables) -> list[Block]:
                 Column(header="consis_adv", cell=lambda row: Estimate.of(row, "consis_adv").text()),
                 Column(header="Misclassified", cell=lambda row: percent(row["success"])),
                 Column(header="Live units", cell=lambda row: count(row["units"])),
-                Column(header="Images (n)", cell=lambda row: count(row["n"])),
+                N,
             ],
             rows=tables.table1,
         ),
@@ -48,7 +63,7 @@ def table1(tables: NeuronTables) -> list[Block]:
 
 def histograms(tables: NeuronTables) -> list[Block]:
     """Figure 5 of D19."""
-    last = {(row["model"], row["layer"]) for row in tables.last_layers}
+    last = tables.last_layers.values("model", "layer")
     live = [row for row in tables.units if (row["model"], row["layer"]) in last and not row["dead"]]
     if not live:
         return []
@@ -61,7 +76,7 @@ def histograms(tables: NeuronTables) -> list[Block]:
         FigureBlock(
             name="consistency-histograms",
             draw=lambda width: figures.consistency_histograms(
-                live, tables.models, floors=tables.random("lc"), width=width
+                live, tables.models, floors=_floors(tables), width=width
             ),
             alt=f"Histograms of consistency, units of the last convolution. Means: {means}.",
             caption="Units of the last convolution by consistency (Figure 5 of D19), on real "
@@ -73,16 +88,15 @@ def histograms(tables: NeuronTables) -> list[Block]:
 
 def consistency_table(tables: NeuronTables) -> TableBlock:
     """All kinds of images at the last convolution, with the attack's success beside each CS."""
-    rows: list[Row] = []
-    for images in SETS:
-        for row in tables.at_last(images, "consis_adv"):
-            found = {
-                measure: next(
-                    (r for r in tables.at_last(images, measure) if r["model"] == row["model"]), None
-                )
-                for measure in ("consis_adv", "cs1", "cs2")
-            }
-            rows.append({**row, **found})
+    rows = [row for images in SETS for row in tables.at_last(images, "consis_adv")]
+
+    def column(header: str, measure: str) -> Column:
+        def cell(row: Row) -> str:
+            found = tables.at_last(row["images"], measure).estimates().get(row["model"])
+            return found.text() if found else "–"
+
+        return Column(header=header, cell=cell)
+
     return TableBlock(
         caption="The last convolution under each kind of change. Equal ε and equal success: "
         "targeted at the least likely class, success means that it is predicted; FGSM and noise: "
@@ -93,10 +107,13 @@ def consistency_table(tables: NeuronTables) -> TableBlock:
             Column(header="Attack", cell=lambda row: SETS[row["images"]], kind="text"),
             MODEL,
             Column(header="Radius ε", cell=_radius, kind="text"),
-            Column(header="Success", cell=lambda row: success(row).text(as_percent=True)),
-            Column(header="consis_adv", cell=lambda row: _mean(row["consis_adv"])),
-            Column(header="CS1", cell=lambda row: _mean(row["cs1"])),
-            Column(header="CS2", cell=lambda row: _mean(row["cs2"])),
+            Column(
+                header="Success",
+                cell=lambda row: Estimate.of(row, "success").text(as_percent=True),
+            ),
+            column("consis_adv", "consis_adv"),
+            column("CS1", "cs1"),
+            column("CS2", "cs2"),
         ],
         rows=rows,
     )
@@ -104,10 +121,6 @@ def consistency_table(tables: NeuronTables) -> TableBlock:
 
 def _radius(row: Row) -> str:
     return attack_name(row).split(", ")[-1].replace("ε = ", "")
-
-
-def _mean(row: Row | None) -> str:
-    return "–" if row is None else mean(row).text()
 
 
 def curves(tables: NeuronTables) -> list[Block]:
@@ -141,12 +154,9 @@ def curves(tables: NeuronTables) -> list[Block]:
     ]
 
 
-def _ends(rows: Sequence[Row], *columns: str) -> list[Row]:
+def _ends(rows: Rows, *columns: str) -> list[Row]:
     """The first and the last row of each group, for texts in place of a figure."""
-    groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[column] for column in columns), []).append(row)
-    return [row for group in groups.values() for row in (group[0], *group[1:][-1:])]
+    return [row for group in rows.split(*columns) for row in (group[0], *group[1:][-1:])]
 
 
 def behind(tables: NeuronTables, images: str) -> str:
@@ -166,7 +176,7 @@ def depth(tables: NeuronTables) -> list[Block]:
             "are nearer to classes. Where along the way does an attack take hold?",
         )
     ]
-    live = [row for row in tables.layers if row["lc_mean"] is not None]
+    live = tables.layers.known("lc_mean")
     if live:
         means = "; ".join(
             f"{row['model']} {row['layer']}: LC {number(row['lc_mean'])}, "
@@ -177,7 +187,7 @@ def depth(tables: NeuronTables) -> list[Block]:
             FigureBlock(
                 name="consistency-by-depth",
                 draw=lambda width: figures.consistency_by_depth(
-                    tables.layers, tables.models, floors=tables.random("lc"), width=width
+                    tables.layers, tables.models, floors=_floors(tables), width=width
                 ),
                 alt=f"Layer means along the network. {means}.",
                 caption="Layer means with 95% jackknife intervals over images, at equal ε; dotted: "
@@ -192,7 +202,7 @@ def _layer_table(tables: NeuronTables) -> TableBlock:
         return Column(
             header=header,
             cell=lambda row: (
-                "–" if row[f"{measure}_mean"] is None else tables.estimate(row, measure).text()
+                "–" if row[f"{measure}_mean"] is None else Estimate.of(row, measure).text()
             ),
         )
 
@@ -235,8 +245,72 @@ def floors(tables: NeuronTables) -> list[Block]:
                 MODEL,
                 Column(header="Floor", cell=lambda row: row["floor"], kind="text"),
                 Column(header="Value", cell=lambda row: number(row["value"])),
-                Column(header="Images (n)", cell=lambda row: count(row["n"])),
+                N,
             ],
             rows=tables.floors,
         )
     ]
+
+
+def _floors(tables: NeuronTables) -> dict[str, float]:
+    return {model: found.value for model, found in tables.random("lc").items()}
+
+
+def pictures(tables: NeuronTables) -> list[Block]:
+    """Units next to each other: those chosen alike in each model."""
+    if not tables.pictures:
+        return []
+    text = (
+        "For a few units of the last convolution, the real and the adversarial images of highest "
+        "response. Units of two models have nothing to do with each other; they stand side by side "
+        "because they were chosen by the same rule."
+    )
+    if any(row["map"] for row in tables.pictures):
+        text += MAPS
+    blocks: list[Block] = [NoteBlock(title="What excites a unit", text=text)]
+    for chosen in tables.pictures.values("chosen"):
+        rows = tables.pictures.where(chosen=chosen)
+        each = [rows.where(model=m).values("model", "layer", "unit") for m in tables.models]
+        keys = [key for row in itertools.zip_longest(*each) for key in row if key]
+        blocks.append(
+            GridBlock(
+                title=f"Units of {chosen}",
+                caption=f"Adversarial images at equal ε: {behind(tables, 'least-likely')}.",
+                grids=[_grid(tables, *key) for key in keys],
+            )
+        )
+    return blocks
+
+
+def _grid(tables: NeuronTables, model: str, layer: str, unit: int) -> Grid:
+    key = {"model": model, "layer": layer, "unit": unit}
+    values = tables.units.one(**key) or {}
+    names = dict(zip(MEASURES, ("LC", "consis_adv", "CS1", "CS2"), strict=True))
+    real, adversarial = (
+        [
+            Cell(
+                file=row["file"],
+                label=row["label"],
+                predicted=row["predicted"],
+                framed=is_framed(row),
+                map=row["map"],
+            )
+            for row in sorted(
+                tables.pictures.where(images=kind, **key), key=lambda row: row["rank"]
+            )
+        ]
+        for kind in ("real", "adversarial")
+    )
+    return Grid(
+        name=file_name("unit", model, layer, unit),
+        model=model,
+        layer=layer,
+        unit=unit,
+        measures={
+            name: number(values[measure])
+            for measure, name in names.items()
+            if values.get(measure) is not None
+        },
+        real=real,
+        adversarial=adversarial,
+    )

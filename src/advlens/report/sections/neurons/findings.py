@@ -1,21 +1,20 @@
 """What the neuron tables say about these models, in sentences."""
 
-from collections.abc import Sequence
-
-from advlens.report.blocks import Finding
-from advlens.report.sections.neurons.tables import NeuronTables, mean, success
-from advlens.runs.results import Row
+from advlens.report.blocks import Finding, Measured
+from advlens.report.sections.neurons.tables import NeuronTables
+from advlens.runs.results import Row, Rows
 from advlens.words import (
     Estimate,
-    apart,
+    Says,
     attack_name,
-    comparison,
+    changed,
     count,
-    grouped,
-    leader,
     listed,
+    moves,
     number,
-    percent,
+    ranked,
+    ranking,
+    shared,
 )
 
 FAR_APART = 0.1
@@ -43,35 +42,27 @@ def findings(tables: NeuronTables) -> list[Finding]:
 
 def _under_fgsm(tables: NeuronTables) -> list[Finding]:
     """D19's Table 1 in words."""
-    behind = tables.at_last("fgsm", "consis_adv")
-    attacks = {row["model"]: attack_name(row) for row in behind}
-    changes, numbers = [], []
-    for row in tables.table1:
-        real, adversarial = Estimate.of(row, "consis"), Estimate.of(row, "consis_adv")
-        share = abs(1 - adversarial.value / real.value)
-        verb = "falls" if adversarial.value < real.value else "rises"
-        changes.append(
-            f"does not change beyond its intervals in {row['model']}"
-            if real.overlaps(adversarial)
-            else f"{verb} by {100 * share:.0f}% in {row['model']}"
-        )
-        numbers.append(
-            f"{row['model']} {real.text()} on real images, {adversarial.text()} under "
-            f"{attacks.get(row['model'], 'FGSM')}, which gets {percent(row['success'])} "
-            "of them misclassified"
-        )
-    if not numbers:
+    if not tables.table1:
         return []
-    n = count(max(row["n"] for row in tables.table1))
+    says, estimates, shares = list[Says](), list[Measured](), dict[str, str]()
+    for row in tables.table1:
+        model = row["model"]
+        real, adversarial = Estimate.of(row, "consis"), Estimate.of(row, "consis_adv")
+        says.append(changed("consistency", model, real, adversarial))
+        found = {"on real images": real, f"under {attack_name(row)}": adversarial}
+        estimates.append(Measured(name="consistency", model=model, estimates=found))
+        if says[-1].direction != "open":
+            shares[model] = f" (by {100 * abs(1 - adversarial.value / real.value):.0f}%)"
+    behind = tables.at_last("fgsm", "consis_adv")
     return [
         Finding(
-            claim=f"Under FGSM, the consistency of the last convolution's units {listed(changes)}.",
-            evidence=f"Mean consistency: {'; '.join(numbers)} (n = {n})."
-            + (
-                " Where fewer images are misclassified, less can change."
-                if behind and _far_apart(behind)
-                else ""
-            ),
+            claim="Under FGSM, the consistency of the last convolution's units "
+            f"{moves(says, more=shares)}.",
+            says=says,
+            estimates=[*estimates, _success(tables.table1, "images misclassified under FGSM")],
+            note="Where fewer images are misclassified, less can change."
+            if _far_apart(behind)
+            else "",
             important=True,
         )
     ]
@@ -81,20 +72,27 @@ def _at_equal_epsilon(tables: NeuronTables) -> list[Finding]:
     rows = tables.at_last("least-likely", "cs1")
     if not rows:
         return []
-    attack = listed(list(dict.fromkeys(attack_name(row) for row in rows)))
-    claim, caution = _highest(rows, "At equal ε"), ""
-    if _far_apart(rows):
+    apart = _far_apart(rows)
+    claim, says = _highest(rows, "at equal ε")
+    if apart:
         claim = "At equal ε the models cannot be compared by CS: the attack's success differs."
-        caution = (
-            " CS then says mostly where the attack failed: compare the models at equal success."
-        )
+        says = [Says("CS1 at equal ε", tuple(rows.values("model")), "open")]
     return [
         Finding(
             claim=claim,
-            evidence=f"The attack ({attack}) reached its target on {_successes(rows)} of the "
-            f"images. In the last convolution {_both(tables, 'least-likely')}.{caution}",
+            says=says,
+            estimates=[
+                _success(rows, "attack success"),
+                *_both(tables, "least-likely", "at equal ε"),
+            ],
+            note=f"The attack is {_attacks(rows)}; the units are those of the last convolution."
+            + (
+                " CS says mostly where the attack failed: compare the models at equal success."
+                if apart
+                else ""
+            ),
             important=True,
-            warning=_far_apart(rows),
+            warning=apart,
         )
     ]
 
@@ -103,36 +101,37 @@ def _at_equal_success(tables: NeuronTables) -> list[Finding]:
     rows = tables.at_last("equal-success", "cs1")
     if len(rows) < 2:
         return []
-    attacks = listed(
-        [f"{percent(row['success'])} for {row['model']} by {attack_name(row)}" for row in rows]
-    )
-    missed, claim, matched = _far_apart(rows), _highest(rows, "At equal attack success"), ""
+    missed, matched = _far_apart(rows), ""
+    claim, says = _highest(rows, "at equal attack success")
     if missed:
         claim = "Equal success was not reached, so CS does not compare the models."
+        says = [Says("CS1 at equal attack success", tuple(rows.values("model")), "open")]
     else:
-        leads = {
-            pair: lead
-            for pair in sorted(apart({row["model"]: mean(row) for row in rows}))
-            if (lead := _lead_at_equal_lc(tables, *pair)) is not None
-        }
+        pairs = sorted({(best, less) for said in says for best in said.of for less in said.than})
+        found = {pair: _lead_at_equal_lc(tables, *pair) for pair in pairs}
+        leads = {pair: lead for pair, lead in found.items() if lead is not None}
         if leads:
-            matched = " Among units of equal LC, over all convolutions, CS1 of " + listed(
-                [
-                    f"{best} less that of {other} is {lead:+.3f}"
-                    for (best, other), lead in leads.items()
-                ]
+            texts = [f"{best} less that of {less} is {x:+.3f}" for (best, less), x in leads.items()]
+            matched = (
+                f" Among units of equal LC, over all convolutions, CS1 of {listed(texts)} (bins "
+                f"with at least {FEW} units in both)."
             )
-            matched += " (bins with at least 10 units in both)."
-        if less := list(dict.fromkeys(best for (best, _), lead in leads.items() if lead <= 0)):
+        if unspecific := list(dict.fromkeys(best for (best, _), x in leads.items() if x <= 0)):
+            says = [Says("CS1 at equal LC", tuple(unspecific), "open")]
             claim = (
-                f"At equal attack success CS1 is higher in {listed(less)}, but not among units of "
-                "equal LC: these units are less specific, and so have less to lose."
+                f"At equal attack success CS1 is higher in {listed(unspecific)}, but not among "
+                "units of equal LC: these units are less specific, and so have less to lose."
             )
     return [
         Finding(
             claim=claim,
-            evidence=f"Success: {attacks}. In the last convolution "
-            f"{_both(tables, 'equal-success')}.{matched}",
+            says=says,
+            estimates=[
+                _success(rows, "attack success"),
+                *_both(tables, "equal-success", "at equal attack success"),
+            ],
+            note=f"The attack is {_attacks(rows)}; the units are those of the last convolution."
+            f"{matched}",
             important=True,
             warning=missed,
         )
@@ -146,11 +145,7 @@ def _lead_at_equal_lc(tables: NeuronTables, best: str, other: str) -> float | No
     alone give unspecific units a high CS1. A bin counts as much as its smaller number of units.
     """
     mine, theirs = (
-        {
-            round(row["bin_low"], 6): row
-            for row in tables.curves
-            if (row["model"], row["images"]) == (model, "equal-success") and row["units"] >= FEW
-        }
+        {round(row["bin_low"], 6): row for row in _filled(tables).where(model=model)}
         for model in (best, other)
     )
     weights = {low: min(mine[low]["units"], theirs[low]["units"]) for low in mine if low in theirs}
@@ -160,59 +155,62 @@ def _lead_at_equal_lc(tables: NeuronTables, best: str, other: str) -> float | No
     return float(total / sum(weights.values()))
 
 
-def _highest(rows: Sequence[Row], where: str) -> str:
+def _filled(tables: NeuronTables) -> Rows:
+    """The bins of LC with enough units, at equal success."""
+    rows = tables.curves.where(images="equal-success")
+    return Rows(row for row in rows if row["units"] >= FEW)
+
+
+def _highest(rows: Rows, where: str) -> tuple[str, list[Says]]:
     """Which model's units keep most of what they stand for."""
-    if len(rows) == 1:
-        return f"Under the targeted attack, CS1 of {rows[0]['model']} is {number(rows[0]['mean'])}."
-    found = {row["model"]: mean(row) for row in rows}
-    if best := leader(found):
-        return f"{where}, the units of {best} best keep the classes they stand for (highest CS1)."
-    groups = grouped(apart(found), list(found))
-    if not groups:
-        return f"{where}, no difference in CS1 between the models is established."
-    texts = [f"those of {listed(more)} more than those of {listed(less)}" for more, less in groups]
-    return f"{where}, units keep the classes they stand for to different degrees: {listed(texts)}."
+    says = ranking(f"CS1 {where}", rows.estimates())
+    if not says:
+        row = rows[0]
+        claim = f"Under the targeted attack, CS1 of {row['model']} is {number(row['mean'])}."
+    else:
+        more = "keep more of the classes they stand for (higher CS1)"
+        claim = f"{ranked(says, 'units of', more, where=f'{where}, ', what='CS1')}."
+    return claim, list(says)
 
 
-def _both(tables: NeuronTables, images: str) -> str:
-    values = {
-        measure: {row["model"]: mean(row) for row in tables.at_last(images, measure)}
-        for measure in ("cs1", "cs2")
-    }
-    parts = [
-        f"{measure.upper()} is {comparison(found)}" for measure, found in values.items() if found
-    ]
-    return "; ".join(parts) + f" (n = {count(tables.images)})"
+def _both(tables: NeuronTables, images: str, where: str) -> list[Measured]:
+    found = {m: tables.at_last(images, m.lower()).estimates() for m in ("CS1", "CS2")}
+    return [Measured(name=f"{m} {where}", estimates=each) for m, each in found.items() if each]
 
 
-def _successes(rows: Sequence[Row]) -> str:
-    return listed([f"{success(row).text(as_percent=True)} for {row['model']}" for row in rows])
+def _success(rows: Rows, name: str) -> Measured:
+    return Measured(name=name, estimates=rows.estimates("success"), form="percent")
 
 
-def _far_apart(rows: Sequence[Row]) -> bool:
-    low, high = (edge(rows, key=lambda row: row["success"]) for edge in (min, max))
-    apart = high["success"] - low["success"] > FAR_APART
-    return bool(apart and not success(low).overlaps(success(high)))
+def _attacks(rows: Rows) -> str:
+    return shared({row["model"]: attack_name(row) for row in rows})
+
+
+def _far_apart(rows: Rows) -> bool:
+    found = sorted(rows.estimates("success").values(), key=lambda success: success.value)
+    return len(found) > 1 and (
+        found[-1].value - found[0].value > FAR_APART and not found[0].overlaps(found[-1])
+    )
 
 
 def _control(tables: NeuronTables) -> list[Finding]:
-    rows = tables.at_last("noise", "cs1")
-    if not rows:
+    found = tables.at_last("noise", "cs1").estimates()
+    if not found:
         return []
-    values = listed([f"{mean(row).text()} for {row['model']}" for row in rows])
-    weak = [row["model"] for row in rows if row["mean"] < CONTROL]
+    weak = [model for model, cs1 in found.items() if cs1.value < CONTROL]
+    bound = (f"{CONTROL}",)
     return [
         Finding(
             claim=f"Noise alone changes what units of {listed(weak)} respond to."
             if weak
             else "Noise of the same length changes little: the effect is the attack's.",
-            evidence=f"Under Gaussian noise as long as the attack at equal ε, CS1 is {values} "
-            f"(n = {count(rows[0]['n'])}); at least {CONTROL} is expected"
-            + (
-                ". A part of a low CS1 is then the size of the change, not its aim."
-                if weak
-                else "."
-            ),
+            says=[Says("CS1 under noise", tuple(weak), "lower", bound)]
+            if weak
+            else [Says("CS1 under noise", tuple(found), "higher", bound)],
+            estimates=[Measured(name="CS1 under noise", estimates=found)],
+            note=f"The Gaussian noise is as long as the attack at equal ε; at least {CONTROL} is "
+            "expected."
+            + (" A part of a low CS1 is the size of the change, not its aim." if weak else ""),
             warning=bool(weak),
         )
     ]
@@ -220,45 +218,31 @@ def _control(tables: NeuronTables) -> list[Finding]:
 
 def _trends(tables: NeuronTables) -> list[Finding]:
     """D22's Figure 10 in words: do the units of highest LC hold less, or more?"""
-    rows = [
-        row for row in tables.curves if row["images"] == "equal-success" and row["units"] >= FEW
-    ]
-    changes: dict[str, list[str]] = {}
-    numbers = []
+    says: dict[str, list[Says]] = {"CS1": [], "CS2": []}
+    estimates = []
     for model in tables.models:
-        mine = sorted((row for row in rows if row["model"] == model), key=lambda row: row["lc"])
+        mine = sorted(_filled(tables).where(model=model), key=lambda row: row["lc"])
         if len(mine) < 2:
             continue
-        first, last = mine[0], mine[-1]
-        ends = {m: (_at(first, m), _at(last, m)) for m in ("cs1", "cs2")}
-        change = listed([_change(m, *pair) for m, pair in ends.items()])
-        changes.setdefault(change, []).append(model)
-        texts = [f"{m.upper()} {a.text()} to {b.text()}" for m, (a, b) in ends.items()]
-        numbers.append(
-            f"{model}: {', '.join(texts)} from LC {number(first['lc'])} ({first['units']} units) "
-            f"to {number(last['lc'])} ({last['units']} units)"
-        )
-    if not changes:
+        ends = {f"at LC {number(row['lc'])}": row for row in (mine[0], mine[-1])}
+        for name, found in says.items():
+            each = {at: Estimate.of(row, name.lower(), n="units") for at, row in ends.items()}
+            before, after = (Estimate.of(row, name.lower(), n="units") for row in ends.values())
+            found.append(changed(name, model, before, after, "units of low LC"))
+            measured = Measured(name=name, model=model, estimates=each, counted="units")
+            estimates.append(measured)
+    if not estimates:
         return []
-    where = "; ".join(f"{change} in {listed(models)}" for change, models in changes.items())
     return [
         Finding(
-            claim=f"From units of low LC to units of high LC, {where}.",
-            evidence=f"{'; '.join(numbers)}. All convolutions, at equal success; intervals over "
-            f"units; first and last bin with at least {FEW} units.",
+            claim="From units of low LC to units of high LC, "
+            f"{'; '.join(f'{name} {moves(found)}' for name, found in says.items())}.",
+            says=[said for found in says.values() for said in found],
+            estimates=estimates,
+            note="All convolutions, at equal success. Intervals are over units; the bins are the "
+            f"first and the last with at least {FEW} units.",
         )
     ]
-
-
-def _at(row: Row, measure: str) -> Estimate:
-    low, high = row[f"{measure}_low"], row[f"{measure}_high"]
-    return Estimate(value=row[measure], low=low, high=high, n=row["units"])
-
-
-def _change(measure: str, before: Estimate, after: Estimate) -> str:
-    if before.overlaps(after):
-        return f"{measure.upper()} stays within its intervals"
-    return f"{measure.upper()} {'falls' if after.value < before.value else 'rises'}"
 
 
 def _chance(tables: NeuronTables) -> list[Finding]:
@@ -268,78 +252,71 @@ def _chance(tables: NeuronTables) -> list[Finding]:
     return [
         Finding(
             claim="CS1 is telling only for units whose LC is well above the floor.",
-            evidence=f"Random images in place of a unit's top ones give LC {_each(lc)} and CS1 "
-            f"{_each(cs1)}: a unit that stands for nothing reaches this CS1 by itself.",
+            estimates=[
+                Measured(name="LC of random images", estimates=lc),
+                Measured(name="CS1 of random images", estimates=cs1),
+            ],
+            note="These are random images in place of a unit's top ones: a unit that stands for "
+            "nothing reaches this CS1 by itself.",
         )
     ]
 
 
-def _each(values: dict[str, float]) -> str:
-    """One number if all models have the same, else each model's."""
-    texts = {model: number(value) for model, value in values.items()}
-    if len(set(texts.values())) == 1:
-        return next(iter(texts.values()))
-    return listed([f"{text} for {model}" for model, text in texts.items()])
-
-
 def _bias(tables: NeuronTables) -> list[Finding]:
-    rows = [row for row in tables.last_layers if row["lc_corrected_mean"] is not None]
+    rows = tables.last_layers.known("lc_corrected_mean")
     if not rows:
         return []
+    corrected = {row["model"]: Estimate.only(row["lc_corrected_mean"], row["n"]) for row in rows}
     most = max(row["lc_mean"] - row["lc_corrected_mean"] for row in rows)
-    values = listed(
-        [
-            f"{number(row['lc_mean'])} becomes {number(row['lc_corrected_mean'])} for "
-            f"{row['model']} (k = {row['top']})"
-            for row in rows
-        ]
-    )
+    k = shared({row["model"]: f"k = {row['top']}" for row in rows})
     return [
         Finding(
             claim=f"LC from so few images is too high, by up to {number(most)} in the last "
             "convolution; the corrected value stands beside it.",
-            evidence="From the top k images LC is biased upward by (1 − LC)/(k − 1), because each "
-            f"image is also compared with itself. Without it, {values}.",
+            estimates=[
+                Measured(name="LC", estimates=rows.estimates("lc")),
+                Measured(name="LC, corrected", estimates=corrected),
+            ],
+            note="From the top k images LC is biased upward by (1 − LC)/(k − 1), because each "
+            f"image is also compared with itself; {k}.",
         )
     ]
 
 
 def _dead(tables: NeuronTables) -> list[Finding]:
-    parts, dead = [], 0
-    for model in tables.models:
-        mine = [row for row in tables.layers if row["model"] == model]
-        if mine:
-            found, units = (sum(row[name] for row in mine) for name in ("dead", "units"))
-            dead += found
-            parts.append(f"{count(found)} of {count(units)} in {model}")
+    found, dead = dict[str, Estimate](), 0
+    for model in tables.layers.values("model"):
+        mine = tables.layers.where(model=model)
+        silent, units = (sum(row[name] for row in mine) for name in ("dead", "units"))
+        found[model] = Estimate.only(silent / max(units, 1), units)
+        dead += silent
     return [
         Finding(
             claim=f"{count(dead) if dead else 'No'} unit{'' if dead == 1 else 's'} "
             f"{'is' if dead == 1 else 'are'} dead.",
-            evidence=f"{listed(parts)} are positive on none of the {count(tables.images)} real "
-            "images; dead units are left out of all means.",
+            estimates=[Measured(name="dead units", estimates=found, form="count")],
+            note=f"They are positive on none of the {count(tables.images)} real images, and left "
+            "out of all means.",
         )
     ]
 
 
 def _frames(tables: NeuronTables) -> list[Finding]:
-    parts = []
-    for model in tables.models:
-        shown = [
-            row
-            for row in tables.pictures
-            if (row["model"], row["images"]) == (model, "adversarial")
-        ]
-        if shown:
-            framed = sum(is_framed(row) for row in shown)
-            parts.append(f"{framed} of {len(shown)} for {model}")
-    if not parts:
+    shown = tables.pictures.where(images="adversarial")
+    found = {
+        model: Estimate.only(sum(map(is_framed, mine)) / len(mine), len(mine))
+        for model in shown.values("model")
+        if (mine := shown.where(model=model))
+    }
+    if not found:
         return []
+    framed = round(sum(each.value * each.n for each in found.values()))
     return [
         Finding(
-            claim="Adversarial pictures below that are mistaken for what the unit stands for: "
-            f"{listed(parts)}.",
-            evidence="These are framed: misclassified as a class near the unit's real images "
+            claim=f"Of the adversarial pictures below, {count(framed)} are mistaken for what the "
+            "unit stands for.",
+            estimates=[Measured(name="framed pictures", estimates=found, form="count")],
+            note="These are framed: misclassified as a class near the unit's real images "
             "(D22). A few chosen units are no sample, so the shares carry no interval.",
         )
     ]

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 
 from advlens.report import figures
-from advlens.report.blocks import Block, Column, FigureBlock, Section, TableBlock, Term
+from advlens.report.blocks import MODEL, Block, Column, FigureBlock, Section, TableBlock, Term
 from advlens.report.sections.training.findings import findings
 from advlens.report.sections.training.tables import History, histories
-from advlens.runs.results import Results, Row
+from advlens.runs.results import Results, Rows
 from advlens.words import count, listed, number, percent
 
 TERMS = (
@@ -45,7 +45,7 @@ def section(results: Results) -> Section | None:
     trained = histories(results)
     if not trained:
         return None
-    rows = [row for history in trained for row in history.epochs]
+    rows = Rows(row for history in trained for row in history.epochs)
     blocks: list[Block] = [_table(rows)]
     if any(len(history.epochs) > 1 for history in trained):
         blocks.insert(0, _figure(results, trained, rows))
@@ -62,9 +62,9 @@ def section(results: Results) -> Section | None:
     )
 
 
-def _figure(results: Results, trained: Sequence[History], rows: Sequence[Row]) -> FigureBlock:
+def _figure(results: Results, trained: Sequence[History], rows: Rows) -> FigureBlock:
     attacks = list(dict.fromkeys(history.attack for history in trained))
-    sizes = sorted({row["n"] for row in rows if row["n"]})
+    sizes = sorted(filter(None, rows.values("n")))
     n = f" (n = {listed([count(size) for size in sizes])})" if sizes else ""
     known = [history.model for history in trained]
     unknown = [model for model in results.models if model not in known]
@@ -79,8 +79,8 @@ def _figure(results: Results, trained: Sequence[History], rows: Sequence[Row]) -
     )
 
 
-def _shown(rows: Sequence[Row]) -> str:
-    losses = any(row["natural_loss"] is not None for row in rows)
+def _shown(rows: Rows) -> str:
+    losses = rows.known("natural_loss")
     return "accuracy and " + ("cross entropy" if losses else "the objective's loss")
 
 
@@ -96,12 +96,12 @@ def _seen(history: History) -> str:
     return f"{history.model}: {'; '.join(parts)}; epoch {kept['epoch']} is marked as kept."
 
 
-def _table(rows: Sequence[Row]) -> TableBlock:
+def _table(rows: Rows) -> TableBlock:
     def recorded(column: str) -> bool:
-        return any(row[column] is not None for row in rows)
+        return bool(rows.known(column))
 
     columns = [
-        Column(header="Model", cell=lambda row: row["model"], kind="model"),
+        MODEL,
         Column(header="Epoch", cell=lambda row: str(row["epoch"])),
         Column(header="", cell=lambda row: "kept" if row["kept"] else "", kind="text"),
     ]

@@ -3,10 +3,10 @@
 import statistics
 from collections.abc import Sequence
 
-from advlens.report.blocks import Finding
+from advlens.report.blocks import Finding, Measured
 from advlens.report.sections.training.tables import History, share
 from advlens.runs.results import Row
-from advlens.words import count, listed, percent
+from advlens.words import Estimate, Says, changed, count, listed, percent
 
 KINDS = {"natural": "train_natural_accuracy", "adversarial": "train_adversarial_accuracy"}
 
@@ -25,23 +25,31 @@ def _made(history: History, *, important: bool) -> Finding:
     words, kept, last = history.words, history.kept, history.last
     epochs = f"{last['epoch']} epoch{'s' if last['epoch'] > 1 else ''}"
     by = f" by {words['objective']}" if words else ""
-    natural, adversarial = (share(kept, kind).text(as_percent=True) for kind in KINDS)
-    n = f" (n = {count(kept['n'])})" if kept["n"] else ""
     highest = len(history.epochs) > 1 and _mean(kept) == max(map(_mean, history.epochs))
     best = ", the best of all epochs" if highest else ""
-    rest = "" if kept is last else f"; the last has {percent(_mean(last))}"
-    evidence = [
-        f"On held-out images{n} it has natural accuracy {natural} and accuracy {adversarial} "
-        f"under {history.attack}: a mean of {percent(_mean(kept))}{best}{rest}."
-    ]
+    rest = "" if kept is last else f"; that of the last is {percent(_mean(last))}"
+    notes = [f"The mean of both is {percent(_mean(kept))}{best}{rest}."]
     if words:
         recipe = f"Recipe {words['recipe']}: " if words["recipe"] else ""
-        evidence.append(f"{recipe}{words['settings']}.")
-    evidence += _cost(history)
+        notes.append(f"{recipe}{words['settings']}.")
+    under = {"natural": "on natural images", "adversarial": f"under {history.attack}"}
     return Finding(
         claim=f"{history.model} was trained for {epochs}{by}; epoch {kept['epoch']} is kept.",
-        evidence=" ".join(evidence),
+        estimates=[
+            _accuracy("accuracy", history, {under[kind]: share(kept, kind) for kind in KINDS})
+        ],
+        note=" ".join([*notes, *_cost(history)]),
         important=important,
+    )
+
+
+def _accuracy(name: str, history: History, found: dict[str, Estimate]) -> Measured:
+    return Measured(
+        name=name,
+        model=history.model,
+        estimates=found,
+        form="percent",
+        counted="held-out images",
     )
 
 
@@ -58,74 +66,86 @@ def _cost(history: History) -> list[str]:
 
 def _falls(trained: Sequence[History]) -> list[Finding]:
     """Whether adversarial accuracy falls again, beyond what its intervals leave open."""
-    found, steady = list[Finding](), dict[str, str]()
+    found, steady, values = list[Finding](), list[Says](), list[Measured]()
     for history in trained:
-        peak, last = history.peak, history.last
-        highest, final = share(peak, "adversarial"), share(last, "adversarial")
-        if not highest.n or peak is last:
+        peak, last, model = history.peak, history.last, history.model
+        if not peak["n"] or peak is last:
             continue
-        values = (
-            f"{highest.text(as_percent=True)} at epoch {peak['epoch']}, "
-            f"{final.text(as_percent=True)} at the last"
+        highest, final = share(peak, "adversarial"), share(last, "adversarial")
+        said = changed(
+            "adversarial accuracy over epochs", model, highest, final, f"epoch {peak['epoch']}"
         )
-        if highest.overlaps(final):
-            steady[history.model] = values
+        ends = {f"at epoch {peak['epoch']}": highest, f"at epoch {last['epoch']}, the last": final}
+        measured = _accuracy("adversarial accuracy over epochs", history, ends)
+        if said.direction == "open":
+            steady.append(said)
+            values.append(measured)
         else:
-            found.append(_fall(history, values))
+            found.append(_fall(history, said, measured))
     if steady:
+        models = listed([said.of[0] for said in steady])
         found.append(
             Finding(
                 claim="After its best epoch, adversarial accuracy on held-out images does not fall "
-                f"beyond its interval in {listed(list(steady))}.",
-                evidence="; ".join(f"{model}: {values}" for model, values in steady.items()) + ".",
+                f"beyond its interval in {models}.",
+                says=steady,
+                estimates=values,
             )
         )
     return found
 
 
-def _fall(history: History, values: str) -> Finding:
+def _fall(history: History, said: Says, measured: Measured) -> Finding:
     peak, last, column = history.peak, history.last, KINDS["adversarial"]
     points = 100 * (peak["adversarial"] - last["adversarial"])
     rises = None not in (peak[column], last[column]) and last[column] > peak[column]
+    then = f"epoch {peak['epoch']}"
+    training = Says("adversarial accuracy on training images", (history.model,), "higher", (then,))
     also = (
-        f" On training images it rises meanwhile from {percent(peak[column])} to "
-        f"{percent(last[column])}."
+        f"On training images it rises meanwhile from {percent(peak[column])} to "
+        f"{percent(last[column])}. "
         if rises
         else ""
     )
     return Finding(
-        claim=f"{history.model} loses {points:.1f} points of adversarial accuracy after epoch "
-        f"{peak['epoch']}{': robust overfitting' if rises else ''}.",
-        evidence=f"On held-out images: {values} (n = {count(last['n'])}).{also} The epoch kept, "
-        f"{history.kept['epoch']}, has {percent(history.kept['adversarial'])}.",
+        claim=f"{history.model} loses {points:.1f} points of adversarial accuracy after {then}"
+        f"{': robust overfitting' if rises else ''}.",
+        says=[said, training] if rises else [said],
+        estimates=[measured],
+        note=f"{also}The epoch kept, {history.kept['epoch']}, has "
+        f"{percent(history.kept['adversarial'])}.",
         important=rises,
     )
 
 
 def _gap(history: History) -> list[Finding]:
     """Training images against held-out ones, at the epoch kept."""
-    kept, gaps, values = history.kept, [], []
+    kept, model = history.kept, history.model
+    says, gaps, estimates = list[Says](), list[str](), list[Measured]()
     for kind, column in KINDS.items():
         if kept[column] is None:
             continue
-        held_out = share(kept, kind)
-        values.append(
-            f"{kind} {percent(kept[column])} on training images, "
-            f"{held_out.text(as_percent=True)} on held-out ones"
-        )
-        points = 100 * (kept[kind] - kept[column])
-        if held_out.low is not None and not held_out.low <= kept[column] <= held_out.high:
+        held_out, seen = share(kept, kind), float(kept[column])
+        name, points = f"{kind} accuracy", 100 * (held_out.value - seen)
+        both = {"on held-out images": held_out, "on training images": Estimate.only(seen, 0)}
+        estimates.append(_accuracy(name, history, both))
+        if held_out.low is None or held_out.high is None:
+            continue
+        there = Estimate(value=seen, low=seen, high=seen, n=0)
+        says.append(changed(name, model, there, held_out, "training images"))
+        if says[-1].direction != "open":
             gaps.append(f"{abs(points):.1f} points {'more' if points > 0 else 'less'} {kind}")
-    if not values:
+    if not estimates:
         return []
-    name = history.model
     return [
         Finding(
-            claim=f"On held-out images {name} has {listed(gaps)} accuracy than on training images."
+            claim=f"On held-out images {model} has {listed(gaps)} accuracy than on training images."
             if gaps
-            else f"Accuracy of {name} on held-out images differs from that on training images by "
+            else f"Accuracy of {model} on held-out images differs from that on training images by "
             "no more than its interval.",
-            evidence=f"At epoch {kept['epoch']}: {'; '.join(values)}. Training images are "
-            "augmented, and under the attack of the objective.",
+            says=says,
+            estimates=estimates,
+            note=f"At epoch {kept['epoch']}. Training images are augmented, and under the attack "
+            "of the objective.",
         )
     ]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from advlens.intervals import wilson
-from advlens.runs.results import Results, Row
+from advlens.runs.results import Results, Row, Rows
 from advlens.words import Estimate
 
 
@@ -13,13 +13,13 @@ class History:
     """The epochs of one model, at least one, and its settings in words, if they are known."""
 
     model: str
-    epochs: list[Row]
+    epochs: Rows
     words: Mapping[str, str]
 
     @property
     def kept(self) -> Row:
         """The epoch whose weights are the model's."""
-        return next(row for row in self.epochs if row["kept"])
+        return self.epochs.where(kept=True)[0]
 
     @property
     def last(self) -> Row:
@@ -38,13 +38,12 @@ class History:
 
 def histories(results: Results) -> list[History]:
     """From `training.csv` and `training_settings.csv`, in the order of the run."""
-    rows = results.table("training") or []
-    settings = results.table("training_settings") or []
-    words = {row["model"]: row for row in settings}
+    rows = results.table("training")
+    words = results.table("training_settings").by("model")
     found = []
     for model in results.models:
-        mine = [row for row in rows if row["model"] == model]
-        if any(row["kept"] for row in mine):
+        mine = rows.where(model=model)
+        if mine.one(kept=True):
             found.append(History(model, mine, words.get(model, {})))
     return found
 

@@ -1,0 +1,173 @@
+"""Single units: the pictures that a few respond to most, and every one for the reader to search."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping
+
+from advlens.report.blocks import (
+    Block,
+    BrowserColumn,
+    Cell,
+    Grid,
+    GridBlock,
+    NoteBlock,
+    UnitBrowserBlock,
+)
+from advlens.report.sections.dissection.tables import DissectionTables, Unit, unit_of
+from advlens.runs.results import Row
+from advlens.words import file_name, number
+
+
+def pictures(tables: DissectionTables) -> list[Block]:
+    """Units of one depth next to each other, model beside model; deepest layers first."""
+    if not tables.pictures:
+        return []
+    units = dict.fromkeys(map(unit_of, tables.pictures))
+    layers = {
+        model: [layer for layer in found[::-1] if any(u[:2] == (model, layer) for u in units)]
+        for model, found in tables.layers.items()
+    }
+    text = (
+        "For a few units, the images of highest response. Within the yellow line the unit exceeds "
+        "its threshold. Units were chosen for the highest IoU"
+    )
+    if tables.pictures.one(images="adversarial"):
+        text += ", half of them because their IoU falls most under attack"
+    text += "; units of two models have nothing to do with each other."
+    if any(row["map"] for row in tables.pictures):
+        text += (
+            " Below each picture stands its discrepancy map (D22): within the yellow line, a small "
+            "patch of random pixels changes the unit's response by at least half of the largest "
+            "change."
+        )
+    blocks: list[Block] = [NoteBlock(title="What chosen units respond to", text=text)]
+    for depth in itertools.zip_longest(
+        *([(m, layer) for layer in names] for m, names in layers.items())
+    ):
+        places = [place for place in depth if place]
+        columns = [[unit for unit in units if unit[:2] == place] for place in places]
+        shown = [unit for row in itertools.zip_longest(*columns) for unit in row if unit]
+        names = dict.fromkeys(layer for _, layer in places)
+        blocks.append(
+            GridBlock(
+                title=f"Units of {', '.join(names)}",
+                caption=f"{tables.behind}.",
+                grids=[_grid(tables, unit) for unit in shown],
+                labels="predicted",
+            )
+        )
+    return blocks
+
+
+def grid_name(unit: Unit) -> str:
+    """Of the unit's grid in the page, and of its figure's files."""
+    return file_name("dissected", *unit)
+
+
+def _grid(tables: DissectionTables, unit: Unit) -> Grid:
+    model, layer, place = unit
+
+    def cells(images: str) -> list[Cell]:
+        rows = tables.pictures.where(model=model, layer=layer, unit=place, images=images)
+        return [
+            Cell(
+                file=row["file"],
+                label=row["label"],
+                predicted=row["predicted"],
+                framed=row["framed"],
+                map=row["map"],
+            )
+            for row in sorted(rows, key=lambda row: row["rank"])
+        ]
+
+    real, adversarial = (tables.by_unit[images].get(unit) for images in ("real", "adversarial"))
+    measures = {"Real": _concept(real)} if real else {}
+    if adversarial:
+        measures["Adversarial"] = _concept(adversarial)
+    return Grid(
+        name=grid_name(unit),
+        model=model,
+        layer=layer,
+        unit=place,
+        measures=measures,
+        real=cells("real"),
+        adversarial=cells("adversarial"),
+    )
+
+
+def _concept(row: Row) -> str:
+    return f"{row['concept']}, IoU {number(row['iou'])}" if row["label"] else "no concept"
+
+
+def browser(tables: DissectionTables) -> list[Block]:
+    """All units of all layers; columns of what was not measured are left out."""
+    real, adversarial = tables.by_unit["real"], tables.by_unit["adversarial"]
+    if not real:
+        return []
+    neurons = {unit_of(row): row for row in tables.neurons}
+    pictured = set(map(unit_of, tables.pictures))
+
+    def of(rows: Mapping[Unit, Row], name: str) -> Callable[[Unit], str | float | None]:
+        return lambda unit: rows[unit][name] if unit in rows else None
+
+    def attacked(name: str) -> Callable[[Unit], str | float | None]:
+        return of(adversarial, name)
+
+    def change(unit: Unit) -> str | None:
+        return (
+            _change(real[unit], adversarial[unit], tables.minimum) if unit in adversarial else None
+        )
+
+    columns = [
+        (BrowserColumn(header="Model", kind="model", filter="choice"), of(real, "model")),
+        (BrowserColumn(header="Layer", kind="text", filter="choice"), of(real, "layer")),
+        (BrowserColumn(header="Unit", kind="unit"), of(real, "unit")),
+        (BrowserColumn(header="Concept", kind="text", filter="search"), of(real, "concept")),
+        (BrowserColumn(header="Category", kind="text", filter="choice"), of(real, "category")),
+        (BrowserColumn(header="IoU", kind="number", filter="minimum"), of(real, "iou")),
+        (BrowserColumn(header="By chance", kind="number"), of(real, "permuted_iou")),
+        (BrowserColumn(header="Under attack", kind="text", filter="search"), attacked("concept")),
+        (BrowserColumn(header="IoU then", kind="number"), attacked("iou")),
+        (BrowserColumn(header="Change", kind="text", filter="choice"), change),
+        (BrowserColumn(header="LC", kind="number"), of(neurons, "lc")),
+        (BrowserColumn(header="CS1", kind="number"), of(neurons, "cs1")),
+    ]
+    measured = []
+    for column, cell in columns:
+        found = {cell(unit) for unit in real} - {None}
+        if column.filter == "choice" and len(found) < 2:
+            column = dataclasses.replace(column, filter="")
+        if found:
+            measured.append((column, cell))
+    return [
+        UnitBrowserBlock(
+            title="All units",
+            caption="Each dissected unit with its best concept, whether or not its IoU makes it a "
+            f"detector (above {tables.minimum:g}), and the best IoU of its masks with the labels "
+            "of other images."
+            + (
+                " Change compares what it detects on real and on adversarial images: kept (the "
+                "same concept), changed (another one), lost, gained, or none on either."
+                if adversarial
+                else ""
+            ),
+            file="dissection.csv",
+            columns=[column for column, _ in measured],
+            rows=[[_filled(column, cell(unit)) for column, cell in measured] for unit in real],
+            grids=[grid_name(unit) if unit in pictured else "" for unit in real],
+        )
+    ]
+
+
+def _filled(column: BrowserColumn, cell: str | float | None) -> str | float | None:
+    """Texts are never absent, so that the page's script can search them."""
+    return "" if cell is None and column.kind == "text" else cell
+
+
+def _change(real: Row, adversarial: Row, minimum: float) -> str:
+    before, after = (row["label"] if row["iou"] > minimum else 0 for row in (real, adversarial))
+    if before == after:
+        return "kept" if before else "none"
+    if not before:
+        return "gained"
+    return "changed" if after else "lost"
