@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from synthetic_run import Rows, write_table
+from synthetic_run import Table, write_table
 
 METHODS = ("IntegratedGradients", "ExpectedGradients", "Random")
 MEASURES = {
@@ -91,7 +91,7 @@ def write_attribution(
     return run
 
 
-def paired(rows: Rows) -> Rows:
+def paired(rows: Table) -> Table:
     """The same rows, with how far each is ahead of the random ones of its model, ± its own arm."""
     chance = {(row["model"], row["measure"]): row for row in rows if row["method"] == "Random"}
     found = []
@@ -109,7 +109,7 @@ def paired(rows: Rows) -> Rows:
     return found
 
 
-def _measures(random: Any, model: str, strength: float, method: str, n: int) -> Rows:
+def _measures(random: Any, model: str, strength: float, method: str, n: int) -> Table:
     found = []
     for measure, (better, first, last, chance) in MEASURES.items():
         mean = chance if method == "Random" else first + strength * (last - first)
@@ -142,7 +142,7 @@ def _pictures(
     draw: Draw,
     labels: Sequence[str],
     texts: Any,
-) -> Rows:
+) -> Table:
     rows = []
     folder = run / "figures" / "images"
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from advlens.intervals import wilson
-from synthetic_run import Rows, write_table
+from synthetic_run import Table, write_table
 
 CATEGORIES = ("color", "texture", "material", "scene", "part", "object")
 MINIMA = (0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1)
@@ -50,7 +50,7 @@ def write_dissection(
     pixels = picture or (
         lambda number: np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     )
-    tables: dict[str, Rows] = {name: [] for name in ("", "_images", "_pictures")}
+    tables: dict[str, Table] = {name: [] for name in ("", "_images", "_pictures")}
     for index, model in enumerate(models):
         strength = index / max(len(models) - 1, 1)
         for depth, (layer, size) in enumerate(zip(layers, units, strict=True)):
@@ -101,7 +101,7 @@ def write_dissection(
 
 def _unit(
     random: Any, strength: float, depth: int, unit: int, concepts: Sequence[str], attacked: bool
-) -> Rows:
+) -> Table:
     dead, rare = unit == 0, unit == 1
 
     def row(images: str, label: int, iou: float) -> dict[str, Any]:
@@ -133,8 +133,8 @@ def _unit(
 
 def _pictures(
     run: Path, random: Any, top: int, pixels: Any, attack: str, maps: bool, texts: Any
-) -> Rows:
-    rows: Rows = []
+) -> Table:
+    rows: Table = []
     folder = run / "figures" / "dissection"
     folder.mkdir(parents=True, exist_ok=True)
     for kind in (REAL, ADVERSARIAL) if attack else (REAL,):
@@ -162,8 +162,8 @@ def _pictures(
     return rows
 
 
-def _places(rows: Rows) -> list[tuple[str, str, Rows]]:
-    """Rows of each layer, and of all layers of a model with several."""
+def _places(rows: Table) -> list[tuple[str, str, Table]]:
+    """Table of each layer, and of all layers of a model with several."""
     found = []
     for model in dict.fromkeys(row["model"] for row in rows):
         mine = [row for row in rows if row["model"] == model]
@@ -174,7 +174,7 @@ def _places(rows: Rows) -> list[tuple[str, str, Rows]]:
     return found
 
 
-def _shares(rows: Rows) -> Any:
+def _shares(rows: Table) -> Any:
     for model, layer, mine in _places(rows):
         for images in dict.fromkeys(row["images"] for row in mine):
             shown = [row for row in mine if row["images"] == images]
@@ -200,7 +200,7 @@ def _shares(rows: Rows) -> Any:
                     }
 
 
-def _transitions(rows: Rows) -> Any:
+def _transitions(rows: Table) -> Any:
     for model, layer, mine in _places(rows):
         for images in (ADVERSARIAL, AGAIN):
             before = [row for row in mine if row["images"] == REAL]

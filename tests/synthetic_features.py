@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from synthetic_run import Rows, write_table
+from synthetic_run import Table, write_table
 
 STARTS = ("noise", "image")
 MEASURES = {
@@ -59,7 +59,7 @@ def write_features(
         draw: pixels of a picture.
         texts: applied to every free text.
     """
-    tables: dict[str, Rows] = {
+    tables: dict[str, Table] = {
         name: []
         for name in (
             "inversion",
@@ -104,7 +104,7 @@ def write_features(
 
 
 def _inversions(
-    tables: dict[str, Rows],
+    tables: dict[str, Table],
     model: str,
     index: int,
     strength: float,
@@ -151,7 +151,7 @@ def _inversions(
 
 
 def _visualizations(
-    tables: dict[str, Rows],
+    tables: dict[str, Table],
     model: str,
     index: int,
     strength: float,
@@ -182,7 +182,7 @@ def _visualizations(
 
 
 def _scores(
-    tables: dict[str, Rows],
+    tables: dict[str, Table],
     model: str,
     strength: float,
     n: int,

@@ -11,7 +11,7 @@ from PIL import Image
 
 from advlens.runs.tables import check_rows
 
-Rows = list[dict[str, Any]]
+Table = list[dict[str, Any]]
 MEASURES = ("lc", "consis_adv", "cs1", "cs2")
 LIKELY = {"attack": "LeastLikely", "norm": "L2", "steps": 10}
 FGSM = {"attack": "Fgsm", "norm": "Linf", "epsilon": 1 / 255, "steps": 1}
@@ -50,7 +50,7 @@ def write_run(
     )
     robust = [index / max(len(models) - 1, 1) for index in range(len(models))]
     k = max(2, images // 100)
-    tables: dict[str, Rows] = {
+    tables: dict[str, Table] = {
         name: []
         for name in (
             "accuracy",
@@ -94,7 +94,7 @@ def write_run(
     return run
 
 
-def write_table(run: Path, name: str, rows: Rows) -> None:
+def write_table(run: Path, name: str, rows: Table) -> None:
     """Write `results/<name>.csv` as a run does."""
     check_rows(name, rows)
     path = run / "results" / f"{name}.csv"
@@ -123,7 +123,7 @@ def _share(value: float, n: int, name: str = "top1") -> dict[str, float]:
 
 
 def _accuracy(
-    tables: dict[str, Rows], model: str, strength: float, images: int, random: Any, texts: Any
+    tables: dict[str, Table], model: str, strength: float, images: int, random: Any, texts: Any
 ) -> None:
     natural = 0.917 - 0.145 * strength
 
@@ -176,7 +176,7 @@ def _accuracy(
 
 
 def _units(
-    tables: dict[str, Rows],
+    tables: dict[str, Table],
     model: str,
     strength: float,
     layers: Sequence[str],
@@ -184,11 +184,11 @@ def _units(
     k: int,
     images: int,
     random: Any,
-) -> Rows:
-    live: Rows = []
+) -> Table:
+    live: Table = []
     for place, (layer, size) in enumerate(zip(layers, units, strict=True)):
         depth = place / max(len(layers) - 1, 1)
-        mine: Rows = []
+        mine: Table = []
         for unit in range(size):
             lc = float(
                 np.clip(0.14 + 0.4 * depth**2 + random.gamma(2, 0.05 + 0.05 * depth), 0.1, 1)
@@ -235,7 +235,7 @@ def _units(
 
 
 def _consistency(
-    tables: dict[str, Rows],
+    tables: dict[str, Table],
     model: str,
     strength: float,
     layers: Sequence[str],
@@ -294,7 +294,7 @@ def _consistency(
     )
 
 
-def _curves(tables: dict[str, Rows], model: str, live: Rows) -> None:
+def _curves(tables: dict[str, Table], model: str, live: Table) -> None:
     for images_name in ("least-likely", "equal-success"):
         for index in range(10):
             inside = [row for row in live if index <= 10 * row["lc"] < index + 1]
@@ -320,12 +320,12 @@ def _curves(tables: dict[str, Rows], model: str, live: Rows) -> None:
 
 
 def _pictures(
-    tables: dict[str, Rows],
+    tables: dict[str, Table],
     model: str,
     strength: float,
     layer: str,
     classes: Sequence[str],
-    live: Rows,
+    live: Table,
     shown: int,
     pixels: Any,
     run: Path,
@@ -451,7 +451,7 @@ def write_training(
         described: write the settings in words.
         texts: applied to every free text.
     """
-    rows: Rows = []
+    rows: Table = []
     for index, model in enumerate(models):
         mine = [_epoch(model, index, epoch, epochs, n) for epoch in range(1, epochs + 1)]
         best = max(mine, key=lambda row: row["natural"] + row["adversarial"])

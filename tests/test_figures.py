@@ -24,7 +24,7 @@ from advlens.report.figures.style import BAD, CATEGORIES, INK, MARKERS, MODELS, 
 from advlens.report.sections.dissection.tables import DissectionTables
 from advlens.report.sections.neurons.tables import NeuronTables
 from advlens.report.sections.training.tables import histories
-from advlens.runs.results import Results, Row
+from advlens.runs.results import Results, Rows
 from synthetic_dissection import write_dissection
 from synthetic_run import write_run, write_training
 
@@ -42,19 +42,19 @@ def tables(results: Results) -> NeuronTables:
     return NeuronTables.read(results)
 
 
-def shares(results: Results, minimum: float | None = 0.04) -> list[Row]:
+def shares(results: Results, minimum: float | None = 0.04) -> Rows:
     """Rows of the last layer; at all IoU thresholds those of all categories."""
     tables = DissectionTables.read(results)
     assert tables
-    return [
+    return Rows(
         row
         for row in tables.shares
         if row["layer"] == "layer2.0.conv2"
         and (row["minimum"] == minimum if minimum else row["category"] == "all")
-    ]
+    )
 
 
-def accuracy_rows(results: Results, name: str = "accuracy") -> list[Row]:
+def accuracy_rows(results: Results, name: str = "accuracy") -> Rows:
     rows = results.table(name)
     assert rows
     return rows
@@ -111,7 +111,7 @@ ROWS = PictureRowsBlock(
         for n in range(2)
     ],
 )
-DOTS = [
+DOTS = Rows(
     {"panel": panel, "group": group, "model": model, "mean": mean, "low": low, "high": mean + 0.2}
     for model, shift in (("standard", 0.0), ("robust", 0.3))
     for panel, group, mean, low in (
@@ -121,11 +121,11 @@ DOTS = [
         ("Third", "one", 0.0, -1.0),
         ("Fourth", "two", 1.0, 0.0),
     )
-]
-BARS = [
+)
+BARS = Rows(
     {"concept": f"{'long' * (n % 9)} {n}", "category": category, "real": 31 - n, "adversarial": n}
     for n, category in zip(range(31), 6 * [*CATEGORIES, "new"], strict=False)
-]
+)
 
 
 @pytest.fixture(
@@ -149,13 +149,13 @@ def draw(
     request: pytest.FixtureRequest, results: Results, tables: NeuronTables
 ) -> Callable[..., Figure]:
     live = [row for row in tables.units if row["layer"] == "layer2.0.conv2" and not row["dead"]]
-    floors = tables.random("lc")
+    floors = {model: found.value for model, found in tables.random("lc").items()}
     training = [row for history in histories(results) for row in history.epochs]
 
     def drawn(models: tuple[str, ...] = MODEL_NAMES, **width: float) -> Figure:
-        def named(rows: list[Row]) -> list[Row]:
+        def named(rows: Rows) -> Rows:
             names = dict(zip(MODEL_NAMES, models, strict=False))
-            return [{**row, "model": names[row["model"]]} for row in rows]
+            return Rows({**row, "model": names[row["model"]]} for row in rows)
 
         match request.param:
             case "dots":
@@ -180,7 +180,7 @@ def draw(
                 rows = named(shares(results, None))
                 return figures.shares_by_threshold(rows, models, minimum=0.04, **width)
             case "bars":
-                rows = [{**row, "concept": models[0]} for row in BARS]
+                rows = Rows({**row, "concept": models[0]} for row in BARS)
                 return figures.concept_bars(rows, adversarial=True, **width)
             case "measures":
                 return figures.measure_panels(named(DOTS), models, **width)
@@ -333,7 +333,7 @@ def test_sweep_draws_each_norm_from_epsilon_zero(results: Results) -> None:
 
 
 def test_histograms_hold_every_unit_and_mark_the_mean(tables: NeuronTables) -> None:
-    rows = [row for row in tables.units if row["layer"] == "layer1.0.conv2"]
+    rows = tables.units.where(layer="layer1.0.conv2")
     figure = figures.consistency_histograms(rows, MODEL_NAMES, floors={"robust": 0.13})
     panels = np.array(figure.axes).reshape(2, 2)
     for column, model in enumerate(MODEL_NAMES):
@@ -353,9 +353,9 @@ def test_histograms_hold_every_unit_and_mark_the_mean(tables: NeuronTables) -> N
 
 
 def test_more_models_stand_one_below_the_other(tables: NeuronTables) -> None:
-    rows = [row for row in tables.units if row["layer"] == "conv1"]
+    rows = tables.units.where(layer="conv1")
     models = ("standard", "robust", "third")
-    rows += [{**row, "model": "third"} for row in rows if row["model"] == "robust"]
+    rows += [{**row, "model": "third"} for row in rows.where(model="robust")]
     figure = figures.consistency_histograms(rows, models, floors={})
     panels = np.array(figure.axes).reshape(3, 2)
     assert [axes.get_title("left") for axes in panels[:, 0]] == list(models)
@@ -404,7 +404,7 @@ def rgb(color: str) -> tuple[float, ...]:
 
 
 def test_depth_shows_the_layer_means_in_order(tables: NeuronTables) -> None:
-    rows = [*tables.layers, {**tables.layers[0], "layer": "dead", "lc_mean": None}]
+    rows = Rows([*tables.layers, {**tables.layers[0], "layer": "dead", "lc_mean": None}])
     figure = figures.consistency_by_depth(rows, MODEL_NAMES, floors={"robust": 0.13})
     for axes, measures in zip(figure.axes, (("lc", "consis_adv"), ("cs1",), ("cs2",)), strict=True):
         mine = [row for row in tables.layers if row["model"] == "robust"]
@@ -515,7 +515,7 @@ def test_measures_have_a_panel_each_with_its_own_scale() -> None:
 
 
 def test_a_measure_without_an_interval_is_a_dot() -> None:
-    rows = [{**row, "low": None, "high": None} for row in DOTS]
+    rows = Rows({**row, "low": None, "high": None} for row in DOTS)
     figure = figures.measure_panels(rows, MODEL_NAMES)
     assert not any(c.get_segments() for axes in figure.axes for c in axes.collections)
     assert lines(figure.axes[0], 1)[0][0] == [0.8, -0.1]
@@ -571,7 +571,7 @@ def test_bars_pair_real_and_adversarial_detectors() -> None:
 
 
 def test_one_model_needs_no_legend(results: Results) -> None:
-    rows = [row for row in accuracy_rows(results) if row["model"] == "robust"]
+    rows = accuracy_rows(results).where(model="robust")
     assert not figures.accuracy_dots(rows, ("robust",), chance=0.1).legends
     assert figures.accuracy_dots(accuracy_rows(results), MODEL_NAMES, chance=0.1).legends
 

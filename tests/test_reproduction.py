@@ -13,7 +13,7 @@ import torch
 from advlens.datasets import ArrayData
 from advlens.errors import RunError
 from advlens.models import load_model
-from advlens.runs.folder import Row
+from advlens.runs.tables import Row
 from advlens.settings import AuditSettings
 from advlens.settings import packaged as packaged_module
 from advlens.settings.files import settings_from

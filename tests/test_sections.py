@@ -124,6 +124,8 @@ def test_comparison_of_other_forms() -> None:
     assert comparison(phrases, phrases=True) == (
         "0.250 on real images and 0.500 (0.400–0.600) under attack"
     )
+    three = {"first": found["b"], "then": found["b"], "last": estimate(0.6, 0.5, 0.7)}
+    assert comparison(three, phrases=True).endswith("0.600 (0.500–0.700) last")
 
 
 FOUND = {

@@ -13,16 +13,16 @@ from advlens.report import figures
 from advlens.report.figures.style import MARKERS, MODELS
 from advlens.report.figures.training import ON_TRAINING_IMAGES
 from advlens.report.sections.training.tables import histories
-from advlens.runs.results import Results, Row
+from advlens.runs.results import Results, Rows
 from synthetic_run import write_run, write_training
 
 MODEL_NAMES = ("standard", "robust")
 LOSSES = ("natural_loss", "adversarial_loss", "train_natural_loss", "train_adversarial_loss")
 
 
-def rows_of(folder: Path, epochs: int = 12, left_out: Sequence[str] = ()) -> list[Row]:
+def rows_of(folder: Path, epochs: int = 12, left_out: Sequence[str] = ()) -> Rows:
     run = write_training(write_run(folder / "run", shown=1), epochs=epochs, left_out=left_out)
-    return [row for history in histories(Results.read(run)) for row in history.epochs]
+    return Rows(row for history in histories(Results.read(run)) for row in history.epochs)
 
 
 def panels(figure: Figure) -> dict[str, Axes]:
@@ -106,7 +106,7 @@ def test_losses_far_apart_are_drawn_on_a_logarithmic_axis(tmp_path: Path) -> Non
     near = panels(figures.training_curves(rows, MODEL_NAMES))["natural_loss"]
     assert near.get_yscale() == "linear"
     assert near.get_ylim()[0] == 0
-    far = [{**row, "natural_loss": row["natural_loss"] / row["epoch"] ** 2} for row in rows]
+    far = Rows({**row, "natural_loss": row["natural_loss"] / row["epoch"] ** 2} for row in rows)
     axes = panels(figures.training_curves(far, MODEL_NAMES))["natural_loss"]
     assert axes.get_yscale() == "log"
     figure = axes.figure
@@ -114,7 +114,7 @@ def test_losses_far_apart_are_drawn_on_a_logarithmic_axis(tmp_path: Path) -> Non
     shown = [label.get_text() for label in axes.get_yticklabels()]
     assert "0.1" in shown
     assert not [label for label in shown if "$" in label]
-    below = [{**row, "natural_loss": row["natural_loss"] - 1.5} for row in rows]
+    below = Rows({**row, "natural_loss": row["natural_loss"] - 1.5} for row in rows)
     axes = panels(figures.training_curves(below, MODEL_NAMES))["natural_loss"]
     assert axes.get_yscale() == "linear"
     assert axes.get_ylim()[0] < 0
@@ -128,7 +128,7 @@ def test_epochs_are_whole_numbers(tmp_path: Path) -> None:
 
 
 def test_one_model_needs_only_the_key(tmp_path: Path) -> None:
-    rows = [row for row in rows_of(tmp_path) if row["model"] == "robust"]
+    rows = rows_of(tmp_path).where(model="robust")
     (key,) = figures.training_curves(rows, ("robust",)).legends
     assert [text.get_text() for text in key.get_texts()] == ["held out", "training", "epoch kept"]
     assert len(figures.training_curves(rows, MODEL_NAMES).legends) == 2

@@ -142,15 +142,15 @@ def ranking(
             for found in estimates
         )
     }
-    behind = {m: tuple(second for second in models if (m, second) in ahead) for m in models}
+    direction: Direction = "lower" if lower else "higher"
+    for model in models:
+        others = tuple(other for other in models if other != model)
+        if others and all((model, other) in ahead for other in others):
+            return (Says(measure, (model,), direction, others),)
     groups: dict[tuple[str, ...], tuple[str, ...]] = {}
     for second in models:
         if firsts := tuple(first for first in models if (first, second) in ahead):
             groups[firsts] = (*groups.get(firsts, ()), second)
-    groups = next(
-        ({(m,): behind[m]} for m in models if len(behind[m]) == len(models) - 1 > 0), groups
-    )
-    direction: Direction = "lower" if lower else "higher"
     if groups or len(models) < 2:
         return tuple(Says(measure, firsts, direction, rest) for firsts, rest in groups.items())
     return (Says(measure, models, "open"),)
@@ -188,6 +188,20 @@ def changed(
     if before.overlaps(after):
         return Says(measure, (of,), "open", (than,))
     return Says(measure, (of,), "higher" if after.value > before.value else "lower", (than,))
+
+
+FAR_APART = 0.1
+"""Successes of an attack further apart than this make what it does to two models incomparable."""
+
+
+def far_apart(successes: Mapping[str, Estimate]) -> bool:
+    """Whether the highest success of an attack is far above the lowest, beyond the intervals."""
+    found = sorted(successes.values(), key=lambda success: success.value)
+    return (
+        len(found) > 1
+        and found[-1].value - found[0].value > FAR_APART
+        and not found[0].overlaps(found[-1])
+    )
 
 
 MOVES = {"lower": "falls", "higher": "rises", "open": "stays within its intervals"}
@@ -256,7 +270,7 @@ def comparison(
         for second, other in known[index + 1 :]
         if one.overlaps(other)
     ]
-    if len(known) < 2:
+    if len(known) < 2 or form == "count" or (phrases and len(known) > 2):
         return values
     if not open_pairs:
         return f"{values}; the intervals are disjoint"

@@ -127,7 +127,7 @@ def test_the_share_on_real_images_carries_its_interval(run: Path) -> None:
     for model in BOTH:
         assert near(found.estimates[0].estimates[model], share(at(real, model)))
         assert near(everywhere.estimates[model], share(at(real, model, None)))
-        assert f"{LAST} in {model}" in found.note
+        assert f"The last dissected layer is {LAST};" in found.note
     assert found.estimates[0].n == "48 units"
 
 
@@ -196,12 +196,12 @@ def test_a_rise_that_chance_gives_too_is_told(run: Path, detectors: int, told: b
 def test_changes_of_categories_are_named_where_established(run: Path) -> None:
     set_share(run, "robust", "real", "part", 0.5)
     set_share(run, "robust", "adversarial", "color", 0.7)
-    part, color = "detectors of part", "detectors of color"
+    part, color = "part detectors", "color detectors"
     assert Says(part, ("robust",), "lower", ("real images",)) in dissection.says(run, part)
     assert Says(color, ("robust",), "higher", ("real images",)) in dissection.says(run, color)
     found = dissection.finding(run, part)
-    assert "fewer detectors of part in robust" in found.claim
-    assert "more detectors of color in robust" in found.claim
+    assert "fewer part detectors in robust" in found.claim
+    assert "more color detectors in robust" in found.claim
     assert dissection.measured(run, part, "robust").estimates["on real images"].value == 0.5
 
 
@@ -423,7 +423,8 @@ def test_a_small_data_set_is_a_warning(run: Path, n: int, labels: int, small: bo
 def test_dead_units_and_thresholds_of_zero_are_counted(run: Path) -> None:
     found = dissection.finding(run, "units with a threshold of 0")
     assert found.claim == (
-        "4 units never respond to these images; 4 respond so rarely that their threshold is 0."
+        "Units that never respond to these images: 4; that respond so rarely that their threshold "
+        "is 0: 4."
     )
     assert found.warning
     for measured in found.estimates:

@@ -16,7 +16,8 @@ from advlens.datasets import ArrayData
 from advlens.maps import DiscrepancyMap, highlighted
 from advlens.models import Classifier
 from advlens.prepared import prepare
-from advlens.runs.folder import Row, Run
+from advlens.runs.folder import Run
+from advlens.runs.tables import Row
 from advlens.statistics import TopK
 
 ATTACK = LeastLikely(threat=L2(epsilon=0.5), steps=2, seed=3)

@@ -19,8 +19,8 @@ from advlens.models import Classifier, load_model
 from advlens.models.classifier import device_of, tensors_of
 from advlens.prepared import Prepared, prepare
 from advlens.progress import Progress
-from advlens.runs.folder import Row
 from advlens.runs.record import without_home
+from advlens.runs.tables import Row
 from advlens.settings import AuditSettings, DissectSettings
 
 Data = TypeVar("Data", bound=ImageData)

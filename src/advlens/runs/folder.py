@@ -22,7 +22,7 @@ from advlens.distributed import Processes
 from advlens.errors import RunError
 from advlens.files import atomic
 from advlens.folders import open_plain, read_object, why
-from advlens.runs.tables import check_rows
+from advlens.runs.tables import Row, check_rows
 
 ABOUT = "about"
 """Key of an identity for the words that describe its hashes, such as the name of a data set."""
@@ -31,7 +31,7 @@ SHOWN, LONGEST = 6, 60
 HEADER = 2**23
 """Maximum size of a state's list of tensors, in bytes."""
 
-Row = Mapping[str, Any]
+
 Tables = dict[str, list[Row]]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from advlens.errors import RunError
 from advlens.folders import open_plain, read_object, why
-from advlens.runs.tables import TABLES
+from advlens.runs.tables import TABLES, Row
 from advlens.words import Estimate
 
 LARGEST_RECORD = 2**24
@@ -25,16 +25,14 @@ LONGEST_ROW, LONGEST_TEXT = 2**16, 10_000
 """Characters of a row of a table, and of a text of the record, at most."""
 MOST_MODELS, MOST_COLUMNS = 100, 200
 
-Row = Mapping[str, Any]
-"""A row of a table: the value of each column."""
-
 
 class Rows(list[Row]):
     """Rows of a table, found by what their columns hold."""
 
     def where(self, **keys: Any) -> "Rows":
-        """Those whose columns hold these values."""
-        return Rows(row for row in self if all(row[name] == key for name, key in keys.items()))
+        """Those whose columns hold these values, or one of the values of a tuple."""
+        wanted = {name: key if isinstance(key, tuple) else (key,) for name, key in keys.items()}
+        return Rows(row for row in self if all(row[name] in wanted[name] for name in wanted))
 
     def one(self, **keys: Any) -> Row | None:
         """The first of these, if there is one."""
@@ -54,6 +52,10 @@ class Rows(list[Row]):
         for row in self:
             found.setdefault(operator.itemgetter(*columns)(row), Rows()).append(row)
         return list(found.values())
+
+    def ordered(self, column: str) -> "Rows":
+        """By what a column holds, lowest first."""
+        return Rows(sorted(self, key=operator.itemgetter(column)))
 
     def by(self, column: str) -> dict[Any, Row]:
         """The row of each value of a column; the last one, of several."""

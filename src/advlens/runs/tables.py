@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from advlens.errors import RunError
 
+Row = Mapping[str, Any]
+"""A row of a table: the value of each column."""
 Columns = dict[str, tuple[Any, str]]
 """For each column, its type, such as str or float | None, and its meaning."""
 _OPEN = float | None

@@ -38,7 +38,8 @@ from advlens.models import Classifier
 from advlens.models.classifier import device_of
 from advlens.prepared import CHECKED, Prepared, prepare
 from advlens.progress import Progress
-from advlens.runs.folder import ABOUT, Row, Run, fingerprint, open_run, write_csv, write_json
+from advlens.runs.folder import ABOUT, Run, fingerprint, open_run, write_csv, write_json
+from advlens.runs.tables import Row
 from advlens.settings import AttackSettings
 
 CALIBRATION = 96

@@ -16,8 +16,9 @@ from advlens.datasets import ImageData
 from advlens.errors import RunError, SettingsError
 from advlens.files import locked
 from advlens.models import Classifier, load_model, network_of
-from advlens.runs.folder import Row, write_csv, write_text
+from advlens.runs.folder import write_csv, write_text
 from advlens.runs.results import Results
+from advlens.runs.tables import Row
 from advlens.settings import AuditSettings, TrainSettings, parse_number
 from advlens.settings.files import settings_from
 from advlens.settings.packaged import packaged, recipe_settings

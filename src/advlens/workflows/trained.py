@@ -31,15 +31,7 @@ from advlens.models.classifier import device_of
 from advlens.prepared import prepare
 from advlens.progress import Progress
 from advlens.report.page import write_report
-from advlens.runs.folder import (
-    Row,
-    Tables,
-    fingerprint,
-    read_json,
-    write_json,
-    write_tables,
-    write_text,
-)
+from advlens.runs.folder import Tables, fingerprint, read_json, write_json, write_tables, write_text
 from advlens.runs.record import (
     data_record,
     machine,
@@ -48,6 +40,7 @@ from advlens.runs.record import (
     versions,
     without_home,
 )
+from advlens.runs.tables import Row
 from advlens.settings import DRAWS
 from advlens.training import Training
 from advlens.training.history import training_tables

@@ -26,7 +26,8 @@ from advlens.auditing.subjects import Subject
 from advlens.datasets import ImageData
 from advlens.interop import CaptumAttribution, OwnAttribution, make_attribution
 from advlens.intervals import mean_interval
-from advlens.runs.folder import Row, Tables
+from advlens.runs.folder import Tables
+from advlens.runs.tables import Row
 from advlens.settings import AuditSettings
 
 INTEGRATED, EXPECTED, RANDOM = "IntegratedGradients", "ExpectedGradients", "Random"

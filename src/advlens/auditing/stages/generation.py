@@ -20,7 +20,8 @@ from advlens.fid.representations import FeatureNetwork
 from advlens.intervals import mean_interval, wilson
 from advlens.models import Classifier
 from advlens.models.classifier import device_of
-from advlens.runs.folder import Row, Tables
+from advlens.runs.folder import Tables
+from advlens.runs.tables import Row
 from advlens.settings import AuditSettings
 
 JOB = "generation.images"

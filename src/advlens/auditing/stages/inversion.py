@@ -18,7 +18,8 @@ from advlens.features import Inversion, noise_images
 from advlens.fid.distances import feature_distances
 from advlens.fid.representations import FeatureNetwork
 from advlens.intervals import mean_interval
-from advlens.runs.folder import Row, Tables
+from advlens.runs.folder import Tables
+from advlens.runs.tables import Row
 from advlens.settings import AuditSettings
 
 STARTS = ("noise", "image")

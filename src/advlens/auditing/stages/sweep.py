@@ -15,7 +15,8 @@ from advlens.auditing.subjects import Subject
 from advlens.datasets import ImageData
 from advlens.evaluation import Accuracy, must_fall, must_have_gradients, must_reach_chance
 from advlens.losses import log_odds
-from advlens.runs.folder import Row, Tables
+from advlens.runs.folder import Tables
+from advlens.runs.tables import Row
 from advlens.settings import AuditSettings
 
 SWEEP_L2 = (0.25, 0.5, 1.0, 2.0, 4.0)  # multiples of the main attack's radius

@@ -18,7 +18,7 @@ from advlens.report.figures.style import (
     new_figure,
     styled,
 )
-from advlens.runs.results import Row
+from advlens.runs.results import Rows
 from advlens.words import NORMS, attack_name
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @styled
 def accuracy_dots(
-    rows: Sequence[Row], models: Sequence[str], *, chance: float, width: float = WIDTH
+    rows: Rows, models: Sequence[str], *, chance: float, width: float = WIDTH
 ) -> Figure:
     """Top-1 accuracy as dots with 95 % whiskers: one group a kind of images, one line a model.
 
@@ -44,7 +44,7 @@ def accuracy_dots(
     figure = new_figure(0.95 + 0.2 * lines, width=width)
     axes = figure.add_subplot()
     for index, model in enumerate(models):
-        mine = [row for row in rows if row["model"] == model]
+        mine = rows.where(model=model)
         heights = [groups.index(attack_name(row)) * pitch + index for row in mine]
         values, low, high = (
             [100 * row[name] for row in mine] for name in ("top1", "top1_low", "top1_high")
@@ -87,7 +87,7 @@ def accuracy_dots(
 
 @styled
 def accuracy_sweep(
-    rows: Sequence[Row], models: Sequence[str], *, chance: float, width: float = WIDTH
+    rows: Rows, models: Sequence[str], *, chance: float, width: float = WIDTH
 ) -> Figure:
     """Top-1 accuracy against epsilon with 95 % bands, one panel a norm.
 
@@ -102,9 +102,9 @@ def accuracy_sweep(
     panels = figure.subplots(1, len(norms), sharey=True, squeeze=False)[0]
     for norm, axes in zip(norms, panels, strict=True):
         for index, model in enumerate(models):
-            mine = [row for row in rows if row["model"] == model]
-            mine = [row for row in mine if row["epsilon"] == 0 or row["norm"] == norm]
-            _line(axes, sorted(mine, key=lambda row: row["epsilon"]), norm, index)
+            mine = rows.where(model=model)
+            mine = Rows([*mine.where(epsilon=0), *mine.where(norm=norm)])
+            _line(axes, mine.ordered("epsilon"), norm, index)
         axes.axhline(100 * chance, color=MUTED.light, linestyle=DOTTED, linewidth=1)
         axes.set_xlabel("ε in 1/255" if norm == "Linf" else "ε in pixel units")
         axes.set_title(NORMS.get(norm, norm))
@@ -126,7 +126,7 @@ def accuracy_sweep(
     return figure
 
 
-def _line(axes: Axes, rows: Sequence[Row], norm: str, index: int) -> None:
+def _line(axes: Axes, rows: Rows, norm: str, index: int) -> None:
     scale = 255 if norm == "Linf" else 1
     radii = [scale * row["epsilon"] for row in rows]
     low, high = ([100 * row[f"top1_{end}"] for row in rows] for end in ("low", "high"))

@@ -21,7 +21,7 @@ from advlens.report.figures.style import (
     short,
     styled,
 )
-from advlens.runs.results import Row
+from advlens.runs.results import Rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +33,7 @@ KINDS = ("real", "adversarial")
 
 
 @styled
-def category_shares(rows: Sequence[Row], *, width: float = WIDTH) -> Figure:
+def category_shares(rows: Rows, *, width: float = WIDTH) -> Figure:
     """Share of units that detect a concept, stacked by category: Table 2 of D19 as bars.
 
     A line across each bar marks the share by chance.
@@ -42,17 +42,12 @@ def category_shares(rows: Sequence[Row], *, width: float = WIDTH) -> Figure:
         rows: of `dissection_shares.csv` at one IoU threshold, the category "all" included.
         width: inches.
     """
-    groups = list(dict.fromkeys((row["model"], row["layer"], row["units"]) for row in rows))
-    bars, height = [], 0.0
-    for group in groups:
+    bars, names, height = [], [], 0.0
+    for group in rows.split("model", "layer", "units"):
         height += 0.85  # room for the name above
+        names.append((height, group[0]))
         for kind in KINDS:
-            mine = [
-                row
-                for row in rows
-                if (row["model"], row["layer"], row["units"], row["images"]) == (*group, kind)
-            ]
-            if mine:
+            if mine := group.where(images=kind):
                 bars.append((height, kind, mine))
                 height += 1
     figure = new_figure(1.15 + 0.235 * height, width=width)
@@ -70,7 +65,7 @@ def category_shares(rows: Sequence[Row], *, width: float = WIDTH) -> Figure:
                 edgecolor=SURFACE.light,
             )
             left += 100 * row["share"]
-        (total,) = [row for row in mine if row["category"] == "all"]
+        (total,) = mine.where(category="all")
         axes.annotate(
             f"{100 * total['share']:.1f}",
             (100 * max(total["share"], total["permuted_share"]), place),
@@ -83,14 +78,10 @@ def category_shares(rows: Sequence[Row], *, width: float = WIDTH) -> Figure:
             100 * total["permuted_share"], place - 0.48, place + 0.48, color=INK.light, linewidth=2
         )
     letters = 44 if width > NARROW else 24
-    for model, layer, units in groups:
-        first = next(
-            place
-            for place, _, mine in bars
-            if (mine[0]["model"], mine[0]["layer"]) == (model, layer)
-        )
+    for first, row in names:
+        model, layer = (short(row[name], letters // 2) for name in ("model", "layer"))
         axes.annotate(
-            f"{short(model, letters // 2)}, {short(layer, letters // 2)}, {units} units",
+            f"{model}, {layer}, {row['units']} units",
             (0, first - 0.5),
             xytext=(0, 2),
             textcoords="offset points",
@@ -124,7 +115,7 @@ def _categories(figure: Figure, found: Sequence[str]) -> None:
 
 @styled
 def shares_by_threshold(
-    rows: Sequence[Row], models: Sequence[str], *, minimum: float, width: float = WIDTH
+    rows: Rows, models: Sequence[str], *, minimum: float, width: float = WIDTH
 ) -> Figure:
     """Share of detectors against the IoU threshold, with 95 % bands; dotted: by chance.
 
@@ -134,14 +125,14 @@ def shares_by_threshold(
         minimum: the threshold of the other figures, marked.
         width: inches.
     """
-    kinds = [kind for kind in KINDS if any(row["images"] == kind for row in rows)]
+    kinds = [kind for kind in KINDS if rows.one(images=kind)]
     figure = new_figure(3.3, width=width)
     panels = figure.subplots(1, len(kinds), sharex=True, sharey=True, squeeze=False)[0]
     for kind, axes in zip(kinds, panels, strict=True):
         for index, model in enumerate(models):
-            mine = [row for row in rows if (row["model"], row["images"]) == (model, kind)]
+            mine = rows.where(model=model, images=kind)
             if mine:
-                _swept(axes, sorted(mine, key=lambda row: row["minimum"]), index)
+                _swept(axes, mine.ordered("minimum"), index)
         axes.axvline(minimum, color=MUTED.light, linewidth=1)
         axes.set_title(f"{kind.capitalize()} images")
         axes.set_xlabel("IoU threshold")
@@ -152,7 +143,7 @@ def shares_by_threshold(
     return figure
 
 
-def _swept(axes: Axes, rows: Sequence[Row], index: int) -> None:
+def _swept(axes: Axes, rows: Rows, index: int) -> None:
     minima, color = [row["minimum"] for row in rows], colors(index).light
     low, high = ([100 * row[end] for row in rows] for end in ("low", "high"))
     axes.fill_between(minima, low, high, color=color, alpha=0.16, linewidth=0)
@@ -162,7 +153,7 @@ def _swept(axes: Axes, rows: Sequence[Row], index: int) -> None:
 
 
 @styled
-def concept_bars(rows: Sequence[Row], *, adversarial: bool, width: float = WIDTH) -> Figure:
+def concept_bars(rows: Rows, *, adversarial: bool, width: float = WIDTH) -> Figure:
     """Detectors of each concept, most frequent first; under each bar, pale, those under attack.
 
     Args:

@@ -17,7 +17,7 @@ from advlens.report.figures.style import (
     short,
     styled,
 )
-from advlens.runs.results import Row
+from advlens.runs.results import Rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @styled
-def measure_panels(rows: Sequence[Row], models: Sequence[str], *, width: float = WIDTH) -> Figure:
+def measure_panels(rows: Rows, models: Sequence[str], *, width: float = WIDTH) -> Figure:
     """Means as dots with 95 % whiskers: one panel a measure, one group a method, one line a model.
 
     Args:
@@ -41,7 +41,7 @@ def measure_panels(rows: Sequence[Row], models: Sequence[str], *, width: float =
     figure = new_figure(0.6 + down * (0.8 + 0.15 * lines), width=width)
     panels = figure.subplots(down, across, sharey=True, squeeze=False).flatten()
     for title, axes in zip(titles, panels, strict=False):
-        mine = [row for row in rows if row["panel"] == title]
+        mine = rows.where(panel=title)
         _panel(axes, mine, models, groups)
         axes.set_title(title)
         axes.set_ylim(lines - 1, -1)
@@ -52,10 +52,10 @@ def measure_panels(rows: Sequence[Row], models: Sequence[str], *, width: float =
     return figure
 
 
-def _panel(axes: Axes, rows: Sequence[Row], models: Sequence[str], groups: Sequence[str]) -> None:
+def _panel(axes: Axes, rows: Rows, models: Sequence[str], groups: Sequence[str]) -> None:
     pitch = len(models) + 1
     for index, model in enumerate(models):
-        mine = [row for row in rows if row["model"] == model]
+        mine = rows.where(model=model)
         heights = [groups.index(row["group"]) * pitch + index for row in mine]
         color = colors(index).light
         known = [(row, y) for row, y in zip(mine, heights, strict=True) if row["low"] is not None]

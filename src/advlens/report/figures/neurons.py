@@ -20,7 +20,7 @@ from advlens.report.figures.style import (
     short,
     styled,
 )
-from advlens.runs.results import Row
+from advlens.runs.results import Rows
 from advlens.words import number
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ FEW = 5
 
 @styled
 def consistency_histograms(
-    rows: Sequence[Row], models: Sequence[str], *, floors: Mapping[str, float], width: float = WIDTH
+    rows: Rows, models: Sequence[str], *, floors: Mapping[str, float], width: float = WIDTH
 ) -> Figure:
     """How consistent the units of a layer are: Figure 5 of D19, on shared axes.
 
@@ -54,7 +54,7 @@ def consistency_histograms(
     highest = max(row[measure] for row in rows for measure in ("lc", "consis_adv_fgsm"))
     edges = np.linspace(0, highest * 1.0001, 21)
     for column, model in enumerate(shown):
-        mine = [row for row in rows if row["model"] == model]
+        mine = rows.where(model=model)
         color = colors(models.index(model)).light
         for axes, measure, alpha in zip(
             panels[:, column], ("lc", "consis_adv_fgsm"), (0.85, 0.45), strict=True
@@ -92,9 +92,7 @@ def _mark_mean(axes: Axes, mean: float, highest: float) -> None:
 
 
 @styled
-def consistency_curves(
-    rows: Sequence[Row], models: Sequence[str], *, width: float = WIDTH
-) -> Figure:
+def consistency_curves(rows: Rows, models: Sequence[str], *, width: float = WIDTH) -> Figure:
     """CS1 and CS2 against LC over the units of all layers: Figure 10 of D22.
 
     One column a kind of adversarial images; under the curves, the number of units in each bin.
@@ -105,14 +103,14 @@ def consistency_curves(
         width: inches.
     """
     names = {"least-likely": "Equal ε", "equal-success": "Equal success"}
-    kinds = list(dict.fromkeys(row["images"] for row in rows))
+    kinds = rows.values("images")
     figure = new_figure(5.6, width=width)
     panels = figure.subplots(
         3, len(kinds), sharex=True, sharey="row", squeeze=False, height_ratios=(1, 1, 0.42)
     )
     for column, kind in enumerate(kinds):
         for index, model in enumerate(models):
-            mine = [row for row in rows if (row["model"], row["images"]) == (model, kind)]
+            mine = rows.where(model=model, images=kind)
             for axes, measure in zip(panels[:2, column], ("cs1", "cs2"), strict=True):
                 _curve(axes, mine, measure, index)
             _counts(panels[2, column], mine, index, len(models))
@@ -129,7 +127,7 @@ def consistency_curves(
     return figure
 
 
-def _curve(axes: Axes, rows: Sequence[Row], measure: str, index: int) -> None:
+def _curve(axes: Axes, rows: Rows, measure: str, index: int) -> None:
     """The bins with enough units as a line in its band, the others as hollow markers."""
     line, color = look(index), colors(index).light
     hollow = line | {"linestyle": "", "markerfacecolor": "none", "markeredgecolor": color}
@@ -149,7 +147,7 @@ def _curve(axes: Axes, rows: Sequence[Row], measure: str, index: int) -> None:
     axes.fill_between([row["lc"] for row in many], low, high, color=color, alpha=0.16, linewidth=0)
 
 
-def _counts(axes: Axes, rows: Sequence[Row], index: int, models: int) -> None:
+def _counts(axes: Axes, rows: Rows, index: int, models: int) -> None:
     for row in rows:
         width = (row["bin_high"] - row["bin_low"]) * 0.86 / models
         left = row["bin_low"] + (row["bin_high"] - row["bin_low"]) * 0.07 + index * width
@@ -158,7 +156,7 @@ def _counts(axes: Axes, rows: Sequence[Row], index: int, models: int) -> None:
 
 @styled
 def consistency_by_depth(
-    rows: Sequence[Row], models: Sequence[str], *, floors: Mapping[str, float], width: float = WIDTH
+    rows: Rows, models: Sequence[str], *, floors: Mapping[str, float], width: float = WIDTH
 ) -> Figure:
     """Layer means along the network with 95 % bands: LC over consis_adv, CS1, CS2.
 
@@ -168,17 +166,17 @@ def consistency_by_depth(
         floors: LC of random images for each model that has it.
         width: inches.
     """
-    layers = {model: [row["layer"] for row in rows if row["model"] == model] for model in models}
+    layers = {model: rows.where(model=model).values("layer") for model in models}
     same = len({tuple(names) for names in layers.values()}) == 1
     figure = new_figure(6.2, width=width)
     panels = figure.subplots(3, 1, sharex=True, height_ratios=(1.25, 1, 1))
     for index, model in enumerate(models):
-        mine = [row for row in rows if row["model"] == model]
+        mine = rows.where(model=model)
         place = {
             name: position if same else position / max(len(layers[model]) - 1, 1)
             for position, name in enumerate(layers[model])
         }
-        live = [row for row in mine if row["lc_mean"] is not None]
+        live = mine.known("lc_mean")
         if not live:
             continue
         positions = [place[row["layer"]] for row in live]

@@ -17,7 +17,7 @@ from advlens.report.figures.style import (
     new_figure,
     styled,
 )
-from advlens.runs.results import Row
+from advlens.runs.results import Rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ FAR = 20
 
 
 @styled
-def training_curves(rows: Sequence[Row], models: Sequence[str], *, width: float = WIDTH) -> Figure:
+def training_curves(rows: Rows, models: Sequence[str], *, width: float = WIDTH) -> Figure:
     """Accuracy over cross entropy by epoch: natural on the left, adversarial on the right.
 
     Solid lines are held-out images, their accuracies with 95 % bands; dashed ones are training
@@ -63,7 +63,7 @@ def training_curves(rows: Sequence[Row], models: Sequence[str], *, width: float 
     panels = figure.subplot_mosaic(layout, sharex=True)
     for name, axes in panels.items():
         for index, model in enumerate(models):
-            _curves(axes, [row for row in rows if row["model"] == model], name, index)
+            _curves(axes, rows.where(model=model), name, index)
         axes.set_title(TITLES[name])
         axes.margins(x=0.04)
         axes.locator_params(axis="x", integer=True, nbins=6 if width > NARROW else 4)
@@ -82,17 +82,17 @@ def training_curves(rows: Sequence[Row], models: Sequence[str], *, width: float 
     return figure
 
 
-def _recorded(rows: Sequence[Row], name: str) -> bool:
+def _recorded(rows: Rows, name: str) -> bool:
     columns = (name, ON_TRAINING_IMAGES[name])
-    return any(row[column] is not None for row in rows for column in columns)
+    return any(rows.known(column) for column in columns)
 
 
-def _curves(axes: Axes, rows: Sequence[Row], name: str, index: int) -> None:
+def _curves(axes: Axes, rows: Rows, name: str, index: int) -> None:
     """One model in one panel."""
     share = name in ("natural", "adversarial")
     scale, color = 100 if share else 1, colors(index).light
     for column in dict.fromkeys((ON_TRAINING_IMAGES[name], name)):
-        shown = [row for row in rows if row[column] is not None]
+        shown = rows.known(column)
         held_out = column == name != "loss"
         epochs, values = ([r["epoch"] for r in shown], [scale * r[column] for r in shown])
         if shown:
@@ -107,14 +107,14 @@ def _curves(axes: Axes, rows: Sequence[Row], name: str, index: int) -> None:
             axes.fill_between(
                 [row["epoch"] for row in known], low, high, color=color, alpha=0.16, linewidth=0
             )
-        for epoch in (row for row in shown if row["kept"]):
+        for epoch in shown.where(kept=True):
             mark = look(index) | {"linestyle": "", "zorder": 3, "clip_on": False}
             if not held_out:
                 mark |= {"markerfacecolor": SURFACE.light, "markeredgecolor": color}
             axes.plot(epoch["epoch"], scale * epoch[column], **mark)
 
 
-def _loss_axis(axes: Axes, rows: Sequence[Row], name: str) -> None:
+def _loss_axis(axes: Axes, rows: Rows, name: str) -> None:
     from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
     columns = {name, ON_TRAINING_IMAGES[name]}

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 from advlens.report.blocks import MODEL, Column, Finding, Measured, N, Section, TableBlock
-from advlens.runs.results import Results, Row, Rows
+from advlens.runs.results import Results, Rows
+from advlens.runs.tables import Row
 from advlens.words import Estimate, attack_name, listed, percent, ranked, ranking
 
 TITLES = {

@@ -11,8 +11,9 @@ from advlens.datasets import ImageData
 from advlens.errors import SettingsError
 from advlens.files import locked
 from advlens.models import Classifier, list_models, load_model, network_of
-from advlens.runs.folder import Row, Run, fingerprint, write_csv, write_text
+from advlens.runs.folder import Run, fingerprint, write_csv, write_text
 from advlens.runs.results import Results
+from advlens.runs.tables import Row
 from advlens.settings import AuditSettings, PruneSettings, TrainSettings
 from advlens.settings.files import settings_from
 from advlens.settings.packaged import packaged_names, recipe_settings

@@ -5,8 +5,8 @@ from itertools import groupby
 
 from advlens.intervals import mean_interval
 from advlens.models import Classifier
-from advlens.runs.folder import Row
 from advlens.runs.results import Results
+from advlens.runs.tables import Row
 from advlens.words import number, percent
 
 _SHARE = ("top1", "success", "dead", "zeros")

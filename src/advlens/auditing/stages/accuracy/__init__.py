@@ -17,7 +17,8 @@ from advlens.datasets import ImageData
 from advlens.errors import SettingsError
 from advlens.evaluation import Accuracy
 from advlens.interop import AutoAttack, ForeignAttack, make_attack
-from advlens.runs.folder import Row, Tables
+from advlens.runs.folder import Tables
+from advlens.runs.tables import Row
 from advlens.settings import AuditSettings
 
 

@@ -15,7 +15,8 @@ from advlens.datasets import ImageData
 from advlens.interop.autoattack import PARTS, AutoAttack
 from advlens.intervals import wilson
 from advlens.progress import Progress
-from advlens.runs.folder import Row, Tables
+from advlens.runs.folder import Tables
+from advlens.runs.tables import Row
 
 ROUNDS = ("natural", *PARTS)
 

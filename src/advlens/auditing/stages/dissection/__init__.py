@@ -19,7 +19,8 @@ from advlens.dissection import Dissection, Dissector
 from advlens.intervals import wilson
 from advlens.maps import DiscrepancyMap
 from advlens.prepared import check_layer
-from advlens.runs.folder import Row, Tables
+from advlens.runs.folder import Tables
+from advlens.runs.tables import Row
 from advlens.settings import DRAWS, AuditSettings, DissectSettings
 
 LAST, ALL = "last", "all"

@@ -12,7 +12,7 @@ from advlens.auditing.stage import Context
 from advlens.dissection import Concepts, Dissector, Kind, Upsampling
 from advlens.dissection.masks import Cells, masks
 from advlens.maps import DiscrepancyMap, highlighted, marked
-from advlens.runs.folder import Row
+from advlens.runs.tables import Row
 from advlens.wordnet import similarity_matrix
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from advlens.datasets import BrodenData, Concept
 from advlens.dissection import Concepts, Kind
 from advlens.intervals import wilson
-from advlens.runs.folder import Row
+from advlens.runs.tables import Row
 
 Dissected = Mapping[str, Mapping[Kind, Concepts]]
 SWEEP = (0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.10)

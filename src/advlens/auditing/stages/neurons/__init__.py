@@ -26,7 +26,8 @@ from advlens.datasets import ImageData
 from advlens.errors import DataError
 from advlens.intervals import wilson
 from advlens.maps import DiscrepancyMap
-from advlens.runs.folder import Row, Tables
+from advlens.runs.folder import Tables
+from advlens.runs.tables import Row
 from advlens.settings import AuditSettings
 from advlens.statistics import TopK
 from advlens.wordnet import similarity_matrix

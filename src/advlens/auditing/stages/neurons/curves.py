@@ -7,7 +7,7 @@ import torch
 
 from advlens.consistency import LayerConsistency
 from advlens.intervals import Z95
-from advlens.runs.folder import Row
+from advlens.runs.tables import Row
 
 
 def curve(layers: Sequence[LayerConsistency], *, bins: int = 10) -> list[Row]:

@@ -11,7 +11,7 @@ from advlens.auditing.pictures import images_of, near_classes, slug, write_png
 from advlens.auditing.stage import Context
 from advlens.consistency import LayerConsistency
 from advlens.maps import DiscrepancyMap, highlighted
-from advlens.runs.folder import Row
+from advlens.runs.tables import Row
 from advlens.statistics import TopK
 
 SHOWN = 8  # images per unit and kind, as in D22's figures

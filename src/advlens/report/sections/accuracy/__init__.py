@@ -13,7 +13,8 @@ from advlens.report.blocks import (
     TableBlock,
 )
 from advlens.report.sections.accuracy.findings import findings, naturally, strongest
-from advlens.runs.results import Results, Row, Rows
+from advlens.runs.results import Results, Rows
+from advlens.runs.tables import Row
 from advlens.words import Estimate, attack_name, count, listed, percent
 
 

@@ -1,7 +1,8 @@
 """What the accuracy tables say about these models, in sentences."""
 
 from advlens.report.blocks import Finding, Measured
-from advlens.runs.results import Results, Row, Rows
+from advlens.runs.results import Results, Rows
+from advlens.runs.tables import Row
 from advlens.words import Direction, Estimate, Says, attack_name, listed, radius, ranked, ranking
 
 NATURAL = "accuracy on natural images"
@@ -108,7 +109,7 @@ def _sweep_findings(results: Results, sweep: Rows) -> list[Finding]:
     start = sweep.where(epsilon=0).estimates("top1")
     for norm in larger.values("norm"):
         name = norm.replace("Linf", "L∞")
-        rows = Rows(sorted(larger.where(norm=norm), key=lambda row: row["epsilon"]))
+        rows = larger.where(norm=norm).ordered("epsilon")
         says, parts, estimates = list[Says](), list[str](), list[Measured]()
         for model in results.models:
             mine = rows.where(model=model)

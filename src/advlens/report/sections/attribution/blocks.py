@@ -1,7 +1,5 @@
 """Tables, the figure and the heat maps of the attribution section."""
 
-from typing import Any
-
 from advlens.report import figures
 from advlens.report.blocks import (
     MODEL,
@@ -18,7 +16,8 @@ from advlens.report.blocks import (
 )
 from advlens.report.sections.attribution.findings import LARGE_GAP
 from advlens.report.sections.attribution.tables import RANDOM, AttributionTables, described, named
-from advlens.runs.results import Row, Rows
+from advlens.runs.results import Rows
+from advlens.runs.tables import Row
 from advlens.words import file_name, number, percent
 
 ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
@@ -48,7 +47,7 @@ def _title(tables: AttributionTables, measure: str) -> str:
 
 
 def _figure(tables: AttributionTables) -> FigureBlock:
-    rows: list[dict[str, Any]] = [
+    rows = Rows(
         {
             "panel": _title(tables, measure),
             "group": named(method).split()[0],
@@ -61,7 +60,7 @@ def _figure(tables: AttributionTables) -> FigureBlock:
         if described(measure).claimed
         for method in _shown(tables)
         for model, found in tables.values(method, measure).items()
-    ]
+    )
     values = "; ".join(
         f"{row['panel'].strip(' ↑↓')}, {row['group']}, {row['model']}: {number(row['mean'])}"
         for row in rows

@@ -5,7 +5,8 @@ from functools import cached_property
 from typing import NamedTuple
 
 from advlens.errors import RunError
-from advlens.runs.results import Results, Row, Rows
+from advlens.runs.results import Results, Rows
+from advlens.runs.tables import Row
 from advlens.words import Estimate, count, listed
 
 RANDOM = "Random"

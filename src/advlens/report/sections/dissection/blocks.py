@@ -2,12 +2,12 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from advlens.report import figures
 from advlens.report.blocks import LAYER, MODEL, Block, Column, FigureBlock, NoteBlock, TableBlock
 from advlens.report.sections.dissection.tables import KINDS, DissectionTables, chance, share
-from advlens.runs.results import Row
+from advlens.runs.results import Rows
+from advlens.runs.tables import Row
 from advlens.words import count, file_name, percent
 
 NAMES = dict(zip(KINDS, ("Real", "Adversarial", "Re-estimated"), strict=True))
@@ -54,19 +54,18 @@ def _rows(
 def _shares_figure(tables: DissectionTables) -> FigureBlock:
     each = tables.places
     places = each if len(each) <= MOST_GROUPS else tables.last
-    rows = [
+    rows = Rows(
         row
         for place in places
         for images in ("real", "adversarial")
         if tables.share(place, images)
         for category in (*tables.categories, "all")
         if (row := tables.share(place, images, category))
-    ]
+    )
     values = "; ".join(
         f"{row['model']}, {row['layer']}, {row['images']}: {percent(row['share'])}, by chance "
         f"{percent(row['permuted_share'])}"
-        for row in rows
-        if row["category"] == "all"
+        for row in rows.where(category="all")
     )
     return FigureBlock(
         name="dissection-shares",
@@ -253,11 +252,11 @@ def _chart(tables: DissectionTables, model: str, layer: str) -> FigureBlock | No
         )
         for images in ("real", "adversarial")
     }
-    rows: list[dict[str, Any]] = [
+    rows = Rows(
         {"concept": concept, "category": category}
         | {images: counts[concept, category] for images, counts in found.items()}
         for concept, category in found["real"] | found["adversarial"]
-    ]
+    )
     if not rows:
         return None
     rows.sort(key=lambda row: (-row["real"] - row["adversarial"], -row["real"], row["concept"]))
@@ -286,17 +285,16 @@ def _chart(tables: DissectionTables, model: str, layer: str) -> FigureBlock | No
 
 def sweep(tables: DissectionTables) -> list[Block]:
     """How far the shares hang on the IoU threshold."""
-    rows = [
+    rows = Rows(
         row
         for model, layer in tables.last
         for row in tables.shares.where(model=model, layer=layer, category="all")
-    ]
-    if len({row["minimum"] for row in rows}) < 2:
+    )
+    if len(rows.values("minimum")) < 2:
         return []
     ends = "; ".join(
         f"{row['model']}, {row['images']}, {row['minimum']:g}: {percent(row['share'])}"
-        for row in rows
-        if row["images"] in ("real", "adversarial")
+        for row in rows.where(images=("real", "adversarial"))
     )
     return [
         NoteBlock(

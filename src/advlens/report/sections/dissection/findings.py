@@ -8,13 +8,23 @@ from advlens.report.sections.dissection.tables import (
     chance,
     share,
 )
-from advlens.runs.results import Row
-from advlens.words import Estimate, Says, changed, count, listed, moves, percent, ranked, ranking
+from advlens.runs.tables import Row
+from advlens.words import (
+    Estimate,
+    Says,
+    changed,
+    count,
+    far_apart,
+    listed,
+    moves,
+    percent,
+    ranked,
+    ranking,
+    shared,
+)
 
 HEAVIEST = 1e6
 """The largest weight λ that the search of the Adam attack tries."""
-FAR_APART = 0.1
-"""Successes further apart than this make two models incomparable under attack."""
 WEAK = 0.5
 """Success below which an attack that changes little says little."""
 BRODEN = {"n": 63_305, "labels": 1_197}
@@ -62,7 +72,7 @@ def _real(tables: DissectionTables) -> list[Finding]:
         if row := tables.share((model, layer), "real"):
             claim += f", by chance {percent(row['permuted_share'])}"
     everywhere = tables.detectors(tables.together, "real")
-    places = [f"{layer} in {model}" for model, layer in tables.last if model in found]
+    layers = {model: layer for model, layer in tables.last if model in found}
     return [
         Finding(
             claim=f"{claim}.",
@@ -70,7 +80,7 @@ def _real(tables: DissectionTables) -> list[Finding]:
             estimates=[_shares(measure, found)]
             + [_shares(f"{measure}, all dissected layers", everywhere)] * bool(everywhere),
             note=f"Detectors are units with an IoU above {tables.minimum:g}. The last dissected "
-            f"layer is {listed(places)}; intervals are over units.",
+            f"layer is {shared(layers, 'in')}; intervals are over units.",
             important=True,
         )
     ]
@@ -122,7 +132,8 @@ def _above_chance(row: Row) -> bool:
 
 def _attacked(tables: DissectionTables) -> list[Finding]:
     """D19's Table 2 in words."""
-    says, estimates, values, attacks = list[Says](), list[Measured](), dict[str, str](), []
+    says, estimates = list[Says](), list[Measured]()
+    values, attacks = dict[str, str](), dict[str, str]()
     by_chance = dict[str, Estimate]()
     for place in tables.last:
         rows = {
@@ -149,7 +160,7 @@ def _attacked(tables: DissectionTables) -> list[Finding]:
                 values[model] += f", by chance {percent(rows['under attack']['permuted_share'])}"
             values[model] += ")"
         if row := tables.attacked(model):
-            attacks.append(f"{attack(row)} on {model}")
+            attacks[model] = attack(row)
     if not says:
         return []
     return [
@@ -158,7 +169,7 @@ def _attacked(tables: DissectionTables) -> list[Finding]:
             says=says,
             estimates=estimates
             + [_shares(f"{DETECTORS} by chance, {AGAIN}", by_chance)] * bool(by_chance),
-            note=(f"The attack is {listed(attacks)}. " if attacks else "")
+            note=(f"The attack is {shared(attacks)}. " if attacks else "")
             + "Activation thresholds are those of the real images. "
             + OVER_UNITS,
             important=True,
@@ -177,7 +188,11 @@ def _fates(tables: DissectionTables) -> list[Finding]:
         return []
     kept = {model: found.estimate(found.kept) for model, found in fates.items()}
     gained = [f"{count(found.gained)} in {model}" for model, found in fates.items()]
-    says = ranking("detectors that keep their concept", kept) if comparable(tables) else ()
+    says = (
+        ranking("detectors that keep their concept", kept)
+        if not far_apart(_successes(tables))
+        else ()
+    )
     texts = [f"{percent(found.value)} of the detectors in {model}" for model, found in kept.items()]
     claim = f"Under attack, {listed(texts)} keep their very concept"
     if says:
@@ -222,7 +237,7 @@ def _by_category(tables: DissectionTables) -> list[Finding]:
             )
             if not real or not adversarial:
                 continue
-            name, before, after = f"detectors of {category}", share(real), share(adversarial)
+            name, before, after = f"{category} detectors", share(real), share(adversarial)
             said = changed(name, model, before, after)
             if said.direction != "open":
                 says.append(said)
@@ -253,14 +268,6 @@ def _successes(tables: DissectionTables) -> dict[str, Estimate]:
     }
 
 
-def comparable(tables: DissectionTables) -> bool:
-    """Whether the attack's success is alike on all models."""
-    found = sorted(_successes(tables).values(), key=lambda success: success.value)
-    return not found or bool(
-        found[-1].value - found[0].value <= FAR_APART or found[0].overlaps(found[-1])
-    )
-
-
 def _success(tables: DissectionTables) -> list[Finding]:
     found = _successes(tables)
     if not found:
@@ -272,7 +279,7 @@ def _success(tables: DissectionTables) -> list[Finding]:
             f"The attack rarely reached its target on {listed(weak)}: that little changes there "
             "says little."
         )
-    elif not comparable(tables):
+    elif far_apart(found):
         least, *_, most = sorted(found, key=lambda model: found[model].value)
         says = [Says(name, (most,), "higher", (least,))]
         claim = "Under attack the models cannot be compared: the attack's success differs."
@@ -340,8 +347,8 @@ def _thresholds(tables: DissectionTables) -> list[Finding]:
     quantile = next((row["quantile"] for row in tables.images), 0.005)
     return [
         Finding(
-            claim=f"{count(dead)} units never respond to these images; {count(zero)} respond so "
-            "rarely that their threshold is 0.",
+            claim=f"Units that never respond to these images: {count(dead)}; that respond so "
+            f"rarely that their threshold is 0: {count(zero)}.",
             estimates=[
                 Measured(name="units that are never positive", estimates=silent, form="count"),
                 Measured(name="units with a threshold of 0", estimates=rare, form="count"),

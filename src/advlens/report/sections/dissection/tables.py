@@ -7,8 +7,8 @@ from functools import cached_property
 from advlens.errors import RunError
 from advlens.intervals import wilson
 from advlens.report.figures import category_order
-from advlens.runs.results import Results, Row, Rows
-from advlens.runs.tables import TABLES
+from advlens.runs.results import Results, Rows
+from advlens.runs.tables import TABLES, Row
 from advlens.words import ATTACKS, Estimate, attack_name, count, listed, number, percent
 
 ALL = "all layers"

@@ -14,7 +14,7 @@ from advlens.report.blocks import (
     UnitBrowserBlock,
 )
 from advlens.report.sections.dissection.tables import DissectionTables, Unit, unit_of
-from advlens.runs.results import Row
+from advlens.runs.tables import Row
 from advlens.words import file_name, number
 
 
@@ -77,7 +77,7 @@ def _grid(tables: DissectionTables, unit: Unit) -> Grid:
                 framed=row["framed"],
                 map=row["map"],
             )
-            for row in sorted(rows, key=lambda row: row["rank"])
+            for row in rows.ordered("rank")
         ]
 
     real, adversarial = (tables.by_unit[images].get(unit) for images in ("real", "adversarial"))

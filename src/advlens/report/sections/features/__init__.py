@@ -16,7 +16,8 @@ from advlens.report.blocks import (
 from advlens.report.sections.features import generation, inversion
 from advlens.report.sections.features.findings import findings, start_text
 from advlens.report.sections.features.tables import FeatureTables
-from advlens.runs.results import Results, Row, Rows
+from advlens.runs.results import Results, Rows
+from advlens.runs.tables import Row
 from advlens.words import number
 
 HEADINGS = {"visualized": "Visualized", "most": "Most active", "least": "Least active"}
@@ -148,7 +149,7 @@ def _row(rows: Rows) -> PictureRow:
     """One component of one model."""
     component, columns = rows[0]["component"], []
     for kind, heading in HEADINGS.items():
-        mine = sorted(rows.where(kind=kind), key=lambda row: row["rank"])
+        mine = rows.where(kind=kind).ordered("rank")
         if mine:
             columns.append(
                 PictureColumn(heading=heading, pictures=[_picture(row, component) for row in mine])

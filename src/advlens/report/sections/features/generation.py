@@ -19,7 +19,8 @@ from advlens.report.blocks import (
     TableBlock,
 )
 from advlens.report.sections.features.tables import KINDS, FeatureTables, Network, network
-from advlens.runs.results import Row, Rows
+from advlens.runs.results import Rows
+from advlens.runs.tables import Row
 from advlens.words import Estimate, count, listed, number
 
 IMAGES = Column(header="Images", cell=lambda row: row["images"].capitalize(), kind="text")
@@ -111,10 +112,7 @@ def _pictures(tables: FeatureTables) -> list[Block]:
 def _row(tables: FeatureTables, rows: Rows, name: str) -> PictureRow:
     def column(kind: str, model: str, heading: str, alt: str) -> list[PictureColumn]:
         mine = rows.where(kind=kind, model=model)
-        pictures = [
-            Picture(file=row["file"], alt=f"{alt} {name}")
-            for row in sorted(mine, key=lambda row: row["rank"])
-        ]
+        pictures = [Picture(file=row["file"], alt=f"{alt} {name}") for row in mine.ordered("rank")]
         of_model = kind == "generated"
         return [PictureColumn(heading=heading, pictures=pictures, model=of_model)] * bool(pictures)
 
@@ -131,7 +129,7 @@ def _row(tables: FeatureTables, rows: Rows, name: str) -> PictureRow:
 
 
 def _figure(tables: FeatureTables) -> list[Block]:
-    rows: list[dict[str, Any]] = []
+    rows = Rows()
     for measured in tables.networks[:1]:
         for measure in ("fid", "kid"):
             found = {images: tables.distance(images, measure, measured) for images in KINDS}
@@ -217,7 +215,7 @@ def _distances(tables: FeatureTables) -> list[Block]:
 
 def _shares(tables: FeatureTables) -> list[Block]:
     names = {"confidence": "the model's own probability", "recognized": "recognized"}
-    rows = [row for row in tables.generation if row["measure"] in names]
+    rows = tables.generation.where(measure=tuple(names))
     if not rows:
         return []
     return [
@@ -309,7 +307,7 @@ def _differences(tables: FeatureTables, found: Reference, ours: Rows) -> str:
 def inversion_table(tables: FeatureTables) -> list[Block]:
     """Table 3 or 6 of B23 beside ours."""
     found = reference(tables)
-    ours = [row for row in tables.inversion if row["measure"] in tables.layers]
+    ours = tables.inversion.where(measure=tuple(tables.layers))
     if found is None or not ours:
         return []
     rows: list[dict[str, Any]] = [

@@ -15,7 +15,8 @@ from advlens.report.blocks import (
 from advlens.report.sections.features.findings import start_text
 from advlens.report.sections.features.generation import inversion_table
 from advlens.report.sections.features.tables import FeatureTables, layer_name
-from advlens.runs.results import Row, Rows
+from advlens.runs.results import Rows
+from advlens.runs.tables import Row
 from advlens.words import Estimate, count, file_name, listed, number
 
 TITLES = {"representation": "Own representation", "pixels": "Pixels"}
@@ -49,9 +50,9 @@ def _pictures(tables: FeatureTables) -> list[Block]:
             file="inversion_pictures.csv",
             rows=[
                 _row(tables, mine)
-                for mine in Rows(
-                    sorted(rows.where(start=start), key=lambda row: row["rank"])
-                ).split("rank", "start_label", "target_label")
+                for mine in rows.where(start=start)
+                .ordered("rank")
+                .split("rank", "start_label", "target_label")
             ],
         )
         for start in rows.values("start")
@@ -100,8 +101,8 @@ def _reference(heading: str, file: str, alt: str) -> PictureColumn:
 
 
 def _networks(tables: FeatureTables) -> str:
-    found = dict.fromkeys(r["features"] for r in tables.inversion if r["measure"] in tables.layers)
-    return f", of features by {listed(list(found))}" if found else ""
+    found = tables.inversion.where(measure=tuple(tables.layers)).values("features")
+    return f", of features by {listed(found)}" if found else ""
 
 
 def _table(tables: FeatureTables) -> list[Block]:

@@ -6,7 +6,8 @@ from functools import cached_property
 from typing import NamedTuple
 
 from advlens.errors import RunError
-from advlens.runs.results import Results, Row, Rows
+from advlens.runs.results import Results, Rows
+from advlens.runs.tables import Row
 from advlens.words import Estimate
 
 KINDS = ("generated", "start", "real")
@@ -92,7 +93,7 @@ class FeatureTables:
     @cached_property
     def distances(self) -> Rows:
         """Rows of FID and KID."""
-        return Rows(row for row in self.generation if row["measure"] in DISTANCES)
+        return self.generation.where(measure=DISTANCES)
 
     def distance(self, images: str, measure: str, measured: Network) -> dict[str, Estimate]:
         """FID or KID of a kind of images from real ones, for each model."""

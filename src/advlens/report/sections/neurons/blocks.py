@@ -18,7 +18,8 @@ from advlens.report.blocks import (
 )
 from advlens.report.sections.neurons.findings import is_framed
 from advlens.report.sections.neurons.tables import MEASURES, NeuronTables
-from advlens.runs.results import Row, Rows
+from advlens.runs.results import Rows
+from advlens.runs.tables import Row
 from advlens.words import Estimate, attack_name, count, file_name, listed, number, percent
 
 SETS = {
@@ -64,7 +65,11 @@ def table1(tables: NeuronTables) -> list[Block]:
 def histograms(tables: NeuronTables) -> list[Block]:
     """Figure 5 of D19."""
     last = tables.last_layers.values("model", "layer")
-    live = [row for row in tables.units if (row["model"], row["layer"]) in last and not row["dead"]]
+    live = Rows(
+        row
+        for model, layer in last
+        for row in tables.units.where(model=model, layer=layer, dead=False)
+    )
     if not live:
         return []
     means = "; ".join(
@@ -295,9 +300,7 @@ def _grid(tables: NeuronTables, model: str, layer: str, unit: int) -> Grid:
                 framed=is_framed(row),
                 map=row["map"],
             )
-            for row in sorted(
-                tables.pictures.where(images=kind, **key), key=lambda row: row["rank"]
-            )
+            for row in tables.pictures.where(images=kind, **key).ordered("rank")
         ]
         for kind in ("real", "adversarial")
     )

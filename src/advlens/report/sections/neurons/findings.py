@@ -2,13 +2,15 @@
 
 from advlens.report.blocks import Finding, Measured
 from advlens.report.sections.neurons.tables import NeuronTables
-from advlens.runs.results import Row, Rows
+from advlens.runs.results import Rows
+from advlens.runs.tables import Row
 from advlens.words import (
     Estimate,
     Says,
     attack_name,
     changed,
     count,
+    far_apart,
     listed,
     moves,
     number,
@@ -17,8 +19,6 @@ from advlens.words import (
     shared,
 )
 
-FAR_APART = 0.1
-"""Successes further apart than this make CS values of two models incomparable."""
 CONTROL = 0.95
 """CS1 that noise must leave, so that a low CS1 under attack is the attack's doing."""
 FEW = 10
@@ -61,7 +61,7 @@ def _under_fgsm(tables: NeuronTables) -> list[Finding]:
             says=says,
             estimates=[*estimates, _success(tables.table1, "images misclassified under FGSM")],
             note="Where fewer images are misclassified, less can change."
-            if _far_apart(behind)
+            if far_apart(behind.estimates("success"))
             else "",
             important=True,
         )
@@ -72,7 +72,7 @@ def _at_equal_epsilon(tables: NeuronTables) -> list[Finding]:
     rows = tables.at_last("least-likely", "cs1")
     if not rows:
         return []
-    apart = _far_apart(rows)
+    apart = far_apart(rows.estimates("success"))
     claim, says = _highest(rows, "at equal ε")
     if apart:
         claim = "At equal ε the models cannot be compared by CS: the attack's success differs."
@@ -101,7 +101,7 @@ def _at_equal_success(tables: NeuronTables) -> list[Finding]:
     rows = tables.at_last("equal-success", "cs1")
     if len(rows) < 2:
         return []
-    missed, matched = _far_apart(rows), ""
+    missed, matched = far_apart(rows.estimates("success")), ""
     claim, says = _highest(rows, "at equal attack success")
     if missed:
         claim = "Equal success was not reached, so CS does not compare the models."
@@ -186,13 +186,6 @@ def _attacks(rows: Rows) -> str:
     return shared({row["model"]: attack_name(row) for row in rows})
 
 
-def _far_apart(rows: Rows) -> bool:
-    found = sorted(rows.estimates("success").values(), key=lambda success: success.value)
-    return len(found) > 1 and (
-        found[-1].value - found[0].value > FAR_APART and not found[0].overlaps(found[-1])
-    )
-
-
 def _control(tables: NeuronTables) -> list[Finding]:
     found = tables.at_last("noise", "cs1").estimates()
     if not found:
@@ -221,7 +214,7 @@ def _trends(tables: NeuronTables) -> list[Finding]:
     says: dict[str, list[Says]] = {"CS1": [], "CS2": []}
     estimates = []
     for model in tables.models:
-        mine = sorted(_filled(tables).where(model=model), key=lambda row: row["lc"])
+        mine = _filled(tables).where(model=model).ordered("lc")
         if len(mine) < 2:
             continue
         ends = {f"at LC {number(row['lc'])}": row for row in (mine[0], mine[-1])}

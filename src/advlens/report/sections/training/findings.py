@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from advlens.report.blocks import Finding, Measured
 from advlens.report.sections.training.tables import History, share
-from advlens.runs.results import Row
+from advlens.runs.tables import Row
 from advlens.words import Estimate, Says, changed, count, listed, percent
 
 KINDS = {"natural": "train_natural_accuracy", "adversarial": "train_adversarial_accuracy"}

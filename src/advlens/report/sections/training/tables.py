@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from advlens.intervals import wilson
-from advlens.runs.results import Results, Row, Rows
+from advlens.runs.results import Results, Rows
+from advlens.runs.tables import Row
 from advlens.words import Estimate
 
 
