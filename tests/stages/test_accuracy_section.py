@@ -44,14 +44,14 @@ def test_each_model_says_what_the_strongest_attack_leaves(run: Path) -> None:
     [
         (0.25, ("lower", ("chance",)), "falls to chance or below"),
         (0.251, ("lower", ("half",)), "loses more than half of its accuracy"),
-        (0.458, ("lower", ("half",)), "loses more than half of its accuracy"),
-        (0.459, ("higher", ("half",)), "keeps at least half of its accuracy"),
+        (0.449, ("lower", ("half",)), "loses more than half of its accuracy"),
+        (0.45, ("higher", ("half",)), "keeps at least half of its accuracy"),
     ],
 )
 def test_the_verb_follows_what_is_left(run: Path, left: float, said: tuple, verb: str) -> None:
-    """Chance is 1/4 here, natural accuracy .917."""
-    for attack in ("Fgsm", "Pgd"):
-        put(run, "accuracy", {"attack": attack}, top1=left)
+    """Chance is 1/4 here, natural accuracy .9. FGSM leaves more, and does not count."""
+    put(run, "accuracy", {}, top1=0.9)
+    put(run, "accuracy", {"attack": "Pgd"}, top1=left)
     found = accuracy.finding(run, "accuracy", "standard")
     assert found.says == [Says("accuracy", ("standard",), *said)]
     assert found.claim == f"standard {verb} under attack."
@@ -121,7 +121,7 @@ def test_models_that_faced_no_common_attack_are_compared_naturally(run: Path) ->
     assert [len(accuracy.says(run, measure)) for measure in (NATURAL, PGD)] == [1, 0]
 
 
-@pytest.mark.parametrize(("top1", "at"), [(0.39, "half at ε = 0.25"), (0.41, "half at ε = 0.5")])
+@pytest.mark.parametrize(("top1", "at"), [(0.399, "half at ε = 0.25"), (0.4, "half at ε = 0.5")])
 def test_the_sweep_names_the_first_radius_that_halves(run: Path, top1: float, at: str) -> None:
     put(run, "sweep", {}, top1=0.8)
     put(run, "sweep", {"norm": "L2", "epsilon": "0.25"}, top1=top1)
@@ -132,7 +132,8 @@ def test_the_sweep_names_the_first_radius_that_halves(run: Path, top1: float, at
     radius = at.removeprefix("half ")
     found = accuracy.finding(run, "accuracy in L2")
     assert found.claim == (
-        f"Half of the natural accuracy is lost in L2: standard {radius} and robust {radius}."
+        f"Half of the natural accuracy is lost in L2: standard by {radius[3:]} and robust by "
+        f"{radius[3:]}."
     )
     (row,) = [
         row

@@ -243,6 +243,22 @@ def test_shares_not_above_chance_are_a_warning(run: Path) -> None:
     assert found.important
 
 
+@pytest.mark.parametrize(("low", "direction"), [(0.17, "open"), (0.18, "lower")])
+def test_more_detectors_than_by_chance_hang_on_the_intervals(
+    run: Path, low: float, direction: str
+) -> None:
+    """A share of .3 against 10 of 100 units by chance, whose interval ends at .174 (Wilson)."""
+    put(
+        run,
+        "dissection_shares",
+        {},
+        **{"share": 0.3, "low": low, "high": 0.4, "units": 100},
+        **{"permuted_detectors": 10, "permuted_share": 0.1},
+    )
+    (said,) = dissection.says(run, "share of detectors by chance on real images")
+    assert said.direction == direction
+
+
 def test_the_table_of_shares_has_each_category_with_its_chance(run: Path) -> None:
     last, together, every = dissection.tables(run, "dissection_shares.csv")
     assert every.folded

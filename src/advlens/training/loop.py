@@ -28,7 +28,7 @@ from advlens.models import Classifier
 from advlens.models.classifier import device_of
 from advlens.prepared import CHECKED
 from advlens.progress import Progress
-from advlens.runs.folder import Row
+from advlens.runs.tables import Row
 from advlens.seeding import derived
 from advlens.signals import ENDING, remembered_signals
 from advlens.training.augmentation import Augmentation, centered

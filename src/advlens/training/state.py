@@ -18,7 +18,8 @@ from advlens.folders import parse_object
 from advlens.models import Classifier, save_weights
 from advlens.models.classifier import device_of
 from advlens.runs.checkpoint import as_bytes, from_bytes, load_checkpoint, misfit, save_checkpoint
-from advlens.runs.folder import ABOUT, Row, differences, fingerprint, write_text
+from advlens.runs.folder import ABOUT, differences, fingerprint, write_text
+from advlens.runs.tables import Row
 
 SAVED = ("step", "seconds", "busy", "learning_rate", "sums", "rows", "best", "best_weights")
 """The attributes that a checkpoint holds as they are."""

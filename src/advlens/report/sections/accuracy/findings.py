@@ -105,7 +105,7 @@ def _compared(measure: str, where: str, estimates: dict[str, Estimate]) -> Findi
 def _sweep_findings(results: Results, sweep: Rows) -> list[Finding]:
     """For each norm the first radius measured at which a model keeps less than half."""
     findings = []
-    larger = Rows(row for row in sweep if row["epsilon"] > 0)
+    larger = Rows(row for row in sweep.known("epsilon") if row["epsilon"] > 0)
     start = sweep.where(epsilon=0).estimates("top1")
     for norm in larger.values("norm"):
         name = norm.replace("Linf", "L∞")
@@ -117,10 +117,10 @@ def _sweep_findings(results: Results, sweep: Rows) -> list[Finding]:
                 continue
             halved = next((row for row in mine if row["top1"] < start[model].value / 2), None)
             row = halved or mine[-1]
-            at = f"at ε = {radius(row)}"
+            at, by = f"at ε = {radius(row)}", f"by ε = {radius(row)}"
             direction: Direction = "lower" if halved else "higher"
             says.append(Says(f"accuracy in {name}", (model,), direction, (f"half {at}",)))
-            parts.append(f"{model} {at if halved else 'at none of these radii'}")
+            parts.append(f"{model} {by if halved else 'at none of these radii'}")
             found = {"on natural images": start[model], at: Estimate.of(row, "top1")}
             estimates.append(
                 Measured(name=f"accuracy in {name}", model=model, estimates=found, form="percent")
