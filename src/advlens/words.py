@@ -20,6 +20,8 @@ ATTACKS = {
 SEVERAL = 3
 """Models above which a sentence names only the first and the last."""
 ENDS = ("low", "high")
+ATTACK = ("attack", "norm", "epsilon", "steps")
+"""Columns that an attack is known by, beside its settings."""
 NORMS = {"Linf": "L∞", "L2": "L2"}
 
 

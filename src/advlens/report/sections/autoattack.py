@@ -5,7 +5,7 @@ from collections.abc import Callable
 from advlens.report.blocks import MODEL, Column, Finding, Measured, N, Section, TableBlock
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
-from advlens.words import Estimate, attack_name, listed, percent, ranked, ranking
+from advlens.words import ATTACK, Estimate, attack_name, percent, ranked, ranking
 
 TITLES = {
     "natural": "Natural",
@@ -29,7 +29,7 @@ def section(results: Results) -> Section | None:
         lead="AutoAttack runs four attacks one after the other, each on the images that the ones "
         "before it have left; an image counts as right only if none of the four changes the "
         "prediction. Published robust accuracies are usually measured so.",
-        findings=_findings(last),
+        findings=[_finding(mine) for mine in last.split(*ATTACK)],
         blocks=[
             TableBlock(
                 caption="Top-1 accuracy on a seeded subset, natural and after each attack in turn. "
@@ -55,30 +55,30 @@ def section(results: Results) -> Section | None:
 
 def _after(rows: Rows, after: str) -> Callable[[Row], str]:
     """The cell of a column: the accuracy of the same model and ball after this attack."""
-    found = {(r["model"], attack_name(r)): r["top1"] for r in rows.where(after=after)}
-    return lambda row: percent(found[row["model"], attack_name(row)])
+    mine = rows.where(after=after)
+
+    def cell(row: Row) -> str:
+        found = mine.one(**{name: row[name] for name in ("model", *ATTACK)})
+        return percent(found["top1"]) if found else "–"
+
+    return cell
 
 
-def _findings(last: Rows) -> list[Finding]:
-    findings = []
-    for name in dict.fromkeys(map(attack_name, last)):
-        found = Rows(row for row in last if attack_name(row) == name).estimates("top1")
-        measure = f"accuracy under {name}"
-        says = ranking(measure, found)
-        under = f"Under {name}, "
-        kept = [f"{model} keeps {percent(each.value)}" for model, each in found.items()]
-        claim = f"{under}{listed(kept)}"
-        if says:
-            claim = ranked(
-                says, "predictions of", "are right more often", where=under, what="accuracy"
-            )
-        findings.append(
-            Finding(
-                claim=f"{claim}.",
-                says=says,
-                estimates=[Measured(name=measure, estimates=found, form="percent")],
-                note="Each image's worst case over AutoAttack's four attacks, on a seeded, "
-                "class-balanced subset.",
-            )
-        )
-    return findings
+def _finding(mine: Rows) -> Finding:
+    """What the models keep under one attack."""
+    found, name = mine.estimates("top1"), attack_name(mine[0])
+    measure, under = f"accuracy under {name}", f"Under {name}, "
+    says = ranking(measure, found)
+    if says:
+        more = "are right more often"
+        claim = ranked(says, "predictions of", more, where=under, what="accuracy")
+    else:
+        ((model, kept),) = found.items()
+        claim = f"{under}{model} keeps {percent(kept.value)}"
+    return Finding(
+        claim=f"{claim}.",
+        says=says,
+        estimates=[Measured(name=measure, estimates=found, form="percent")],
+        note="Each image's worst case over AutoAttack's four attacks, on a seeded, class-balanced "
+        "subset.",
+    )

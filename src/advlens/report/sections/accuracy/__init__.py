@@ -15,7 +15,7 @@ from advlens.report.blocks import (
 from advlens.report.sections.accuracy.findings import findings, naturally, strongest
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
-from advlens.words import Estimate, attack_name, count, listed, percent
+from advlens.words import ATTACK, Estimate, attack_name, count, listed, percent
 
 
 def section(results: Results) -> Section | None:
@@ -109,7 +109,6 @@ def _accuracy_figure(results: Results, rows: Rows) -> FigureBlock:
 
 
 def _accuracy_table(rows: Rows) -> TableBlock:
-    order = list(dict.fromkeys(attack_name(row) for row in rows))
     draws = sorted(rows.known("draws").values("draws"))
     randomized = (
         f" Of a randomized model it is the mean over {listed([str(n) for n in draws])} fresh "
@@ -121,7 +120,7 @@ def _accuracy_table(rows: Rows) -> TableBlock:
         + (randomized if draws else ""),
         file="accuracy.csv",
         columns=_accuracy_columns(rows),
-        rows=sorted(rows, key=lambda row: order.index(attack_name(row))),
+        rows=[row for mine in rows.split(*ATTACK, "settings") for row in mine],
     )
 
 

@@ -3,7 +3,17 @@
 from advlens.report.blocks import Finding, Measured
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
-from advlens.words import Direction, Estimate, Says, attack_name, listed, radius, ranked, ranking
+from advlens.words import (
+    ATTACK,
+    Direction,
+    Estimate,
+    Says,
+    attack_name,
+    listed,
+    radius,
+    ranked,
+    ranking,
+)
 
 NATURAL = "accuracy on natural images"
 
@@ -81,13 +91,13 @@ def _comparisons(rows: Rows, natural: dict[str, Estimate]) -> list[Finding]:
     if len(natural) < 2:
         return []
     found = [_compared(NATURAL, "On natural images, ", natural)]
-    shared: dict[str, dict[str, Estimate]] = {}
-    for row in attacked(rows):
-        shared.setdefault(attack_name(row), {})[row["model"]] = Estimate.of(row, "top1")
-    faced = {name: each for name, each in shared.items() if each.keys() == natural.keys()}
-    if faced:
-        name = min(faced, key=lambda name: max(each.value for each in faced[name].values()))
-        found.append(_compared(f"accuracy under {name}", f"Under {name}, ", faced[name]))
+    each = attacked(rows).split(*ATTACK, "settings")
+    if faced := [mine for mine in each if mine.by("model").keys() == natural.keys()]:
+        worst = min(faced, key=lambda mine: max(mine.values("top1")))
+        name = attack_name(worst[0])
+        found.append(
+            _compared(f"accuracy under {name}", f"Under {name}, ", worst.estimates("top1"))
+        )
     return found
 
 

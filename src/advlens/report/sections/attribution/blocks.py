@@ -49,6 +49,7 @@ def _title(tables: AttributionTables, measure: str) -> str:
 def _figure(tables: AttributionTables) -> FigureBlock:
     rows = Rows(
         {
+            "measure": described(measure).title,
             "panel": _title(tables, measure),
             "group": named(method).split()[0],
             "model": model,
@@ -62,8 +63,7 @@ def _figure(tables: AttributionTables) -> FigureBlock:
         for model, found in tables.values(method, measure).items()
     )
     values = "; ".join(
-        f"{row['panel'].strip(' ↑↓')}, {row['group']}, {row['model']}: {number(row['mean'])}"
-        for row in rows
+        f"{row['measure']}, {row['group']}, {row['model']}: {number(row['mean'])}" for row in rows
     )
     return FigureBlock(
         name="attribution-measures",

@@ -25,7 +25,7 @@ from advlens.words import Estimate, count, listed, number
 
 IMAGES = Column(header="Images", cell=lambda row: row["images"].capitalize(), kind="text")
 FEATURES = Column(header="Features", cell=lambda row: network(row).text, kind="long")
-TITLES = {"fid": "FID ↓", "kid": "KID ↓", "recognized": "Recognized ↑"}
+ARROWS = {"FID": "↓", "KID": "↓", "Recognized": "↑"}
 CIFAR10 = {
     "airplane",
     "automobile",
@@ -131,19 +131,18 @@ def _row(tables: FeatureTables, rows: Rows, name: str) -> PictureRow:
 def _figure(tables: FeatureTables) -> list[Block]:
     rows = Rows()
     for measured in tables.networks[:1]:
-        for measure in ("fid", "kid"):
-            found = {images: tables.distance(images, measure, measured) for images in KINDS}
-            rows += _dots(TITLES[measure], found)
+        for measure in ("FID", "KID"):
+            found = {kind: tables.distance(kind, measure.lower(), measured) for kind in KINDS}
+            rows += _dots(measure, found)
     for recognizer in tables.recognizers:
         if len(tables.recognized("generated", recognizer)) == len(tables.models):
             found = {images: tables.recognized(images, recognizer) for images in KINDS}
-            rows += _dots(TITLES["recognized"], found)
+            rows += _dots("Recognized", found)
             break
     if not rows:
         return []
     values = "; ".join(
-        f"{row['panel'][:-2]}, {row['group']}, {row['model']}: {number(row['mean'])}"
-        for row in rows
+        f"{row['measure']}, {row['group']}, {row['model']}: {number(row['mean'])}" for row in rows
     )
     return [
         FigureBlock(
@@ -157,10 +156,11 @@ def _figure(tables: FeatureTables) -> list[Block]:
     ]
 
 
-def _dots(panel: str, found: Mapping[str, Mapping[str, Estimate]]) -> list[dict[str, Any]]:
+def _dots(measure: str, found: Mapping[str, Mapping[str, Estimate]]) -> list[dict[str, Any]]:
     return [
         {
-            "panel": panel,
+            "measure": measure,
+            "panel": f"{measure} {ARROWS[measure]}",
             "group": images,
             "model": model,
             "mean": estimate.value,

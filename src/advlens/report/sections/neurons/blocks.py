@@ -20,7 +20,17 @@ from advlens.report.sections.neurons.findings import is_framed
 from advlens.report.sections.neurons.tables import MEASURES, NeuronTables
 from advlens.runs.results import Rows
 from advlens.runs.tables import Row
-from advlens.words import Estimate, attack_name, count, file_name, listed, number, percent
+from advlens.words import (
+    NORMS,
+    Estimate,
+    attack_name,
+    count,
+    file_name,
+    listed,
+    number,
+    percent,
+    radius,
+)
 
 SETS = {
     "least-likely": "Equal ε",
@@ -125,7 +135,9 @@ def consistency_table(tables: NeuronTables) -> TableBlock:
 
 
 def _radius(row: Row) -> str:
-    return attack_name(row).split(", ")[-1].replace("ε = ", "")
+    if row["epsilon"] is None:
+        return "–"
+    return f"{NORMS.get(row['norm'], row['norm'])} {radius(row)}"
 
 
 def curves(tables: NeuronTables) -> list[Block]:
