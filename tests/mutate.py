@@ -3,11 +3,12 @@
     python tests/mutate.py [--only TEXT] [--write docs/mutants.md]
 
 The faults stand in `tests/mutants/*.toml`: a file, its text before and after, and the tests that
-should fail. Results are kept in `.mutants.json`; a fault is tried again where its own lines, its
-source file or its tests are others. `--only` takes those whose name holds a text.
+should fail. Results are kept in `.mutants.json`; a fault is tried again where its own lines, or the
+code of its source file or its tests, are others. `--only` takes those whose name holds a text.
 """
 
 import argparse
+import ast
 import hashlib
 import json
 import os
@@ -48,8 +49,8 @@ and *survives* if all pass.
 $ python tests/mutate.py --write docs/mutants.md
 ```
 
-A run goes on where the last one was ended. A fault is tried again once its
-source file or its tests change; `--only TEXT` takes those whose file or words hold a text.
+A run goes on where the last one was ended. A fault is tried again once the code of its source file
+or its tests change; `--only TEXT` takes those whose file or words hold a text.
 
 The faults stand in `tests/mutants/*.toml`, each with the tests that should notice it. The suite
 checks that each still has its place in the source (`tests/test_mutants.py`). A new formula gets a
@@ -81,10 +82,20 @@ class Mutant:
         return source.replace(self.before, self.after)
 
     def key(self) -> str:
-        """Another one where the fault, its source file or its tests are others."""
+        """Another one where the fault, or the code of its source file or its tests, is another."""
         paths = (SOURCE / self.file, *(ROOT / "tests" / test for test in self.tests))
-        parts = [self.before, self.after, *(path.read_text(encoding="utf-8") for path in paths)]
+        parts = [self.before, self.after, *map(code, paths)]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+@cache
+def code(path: Path) -> str:
+    """What a file does: its tree, without comments and docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            node.value.value = ""
+    return ast.dump(tree)
 
 
 def mutants() -> list[Mutant]:

@@ -100,6 +100,29 @@ def test_a_lower_bound_keeps_what_a_higher_threshold_needs() -> None:
         )
 
 
+def test_a_position_at_its_threshold_is_not_in_the_mask() -> None:
+    """Label pixels lie on the positions, so that many values are exactly their unit's threshold."""
+    maps = torch.randint(4, (5, 3, 6, 6), generator=torch.Generator().manual_seed(2)).float()
+    thresholds = torch.tensor([0.0, 1.0, 2.0])
+    above = masks(
+        Cells.above(maps, thresholds),
+        thresholds,
+        Upsampling.of((6, 6), (6, 6), (6, 6), None),
+    )
+    assert torch.equal(dense(above, 5, 3, (6, 6)), maps > thresholds[:, None, None])
+
+
+@pytest.mark.parametrize(("small", "covered"), [(2.0**-40, True), (0.0, False)])
+def test_a_value_above_its_threshold_by_less_than_float32_can_tell(
+    small: float, covered: bool
+) -> None:
+    """In the middle between 1 and 2⁻⁴⁰ the map is ½ + 2⁻⁴¹; in float32, 2⁻⁴⁰ − ½ is −½."""
+    maps, thresholds = torch.tensor([[[[1.0, small], [1.0, small]]]]), torch.tensor([0.5])
+    middle = Upsampling.of((2, 2), (1, 1), (2, 2), None)
+    above = masks(Cells.above(maps, thresholds), thresholds, middle)
+    assert dense(above, 1, 1, (1, 1)).item() is covered
+
+
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     maps = torch.rand(4, 3, 5, 5, generator=torch.Generator().manual_seed(1))
     limits = torch.full((3,), 0.7)
