@@ -105,7 +105,7 @@ def test_comparison_orders_and_names_what_is_open() -> None:
     three = close | {"c": estimate(0.1, 0.0, 0.2)}
     assert comparison(three) == (
         "b 0.900 (0.850–0.950), a 0.880 (0.800–0.900) and c 0.100 (0.0000–0.200); the intervals "
-        "overlap of b and a"
+        "overlap for b and a"
     )
     assert comparison(three | {"c": found["b"]}).endswith("; the intervals overlap")
     four = found | {"c": estimate(0.7, 0.6, 0.75), "d": estimate(0.5, 0.45, 0.55)}

@@ -278,7 +278,7 @@ def comparison(
         return f"{values}; the intervals are disjoint"
     if 2 * len(open_pairs) == len(known) * (len(known) - 1):
         return f"{values}; the intervals overlap"
-    return f"{values}; the intervals overlap of {'; of '.join(open_pairs)}"
+    return f"{values}; the intervals overlap for {'; for '.join(open_pairs)}"
 
 
 def attack_name(row: Mapping[str, Any]) -> str:
