@@ -6,8 +6,9 @@ UV = .venv/bin/uv
 unexport PYTHONDONTWRITEBYTECODE
 .PHONY: demo test test-kernels check docs benchmarks clean
 
+# DEMO="--images 100" makes it shorter
 demo: .venv/ready
-	.venv/bin/advlens demo
+	.venv/bin/advlens demo $(DEMO)
 
 # What the tests of a file share is made once if one process has the whole file. Files go out in the
 # order of their collection, which is random: sorted by their number of tests, the longest are last.
