@@ -1,8 +1,11 @@
 """Accuracy counts and the checks for gradient masking."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy import stats
 from torch import Tensor, nn
 
 from advlens import load_data, load_model
@@ -166,3 +169,20 @@ def test_vanishing_gradients_fail(blind: int, n: int, passed: bool) -> None:
 def test_chance_is_reached_up_to_the_interval() -> None:
     assert must_reach_chance("free", Accuracy(n=100, top1=14, top5=50), 10).passed
     assert not must_reach_chance("free", Accuracy(n=100, top1=30, top5=50), 10).passed
+
+
+def test_the_interval_of_several_draws_has_their_variance_beside_that_of_the_images() -> None:
+    """Wilson's interval for as many images as have the variance p(1 − p)/n + (t/z)² s²/D."""
+    n, right = 200, [150, 162, 141, 158, 149, 170]
+    accuracy = Accuracy(n=n, top1=sum(right), draws=6, by_draw=right)
+    p, shares = sum(right) / (6 * n), [count / n for count in right]
+    s2 = math.fsum((share - p) ** 2 for share in shares) / 5
+    z, t = stats.norm.ppf(0.975), stats.t.ppf(0.975, 5)
+    variance = p * (1 - p) / n + (t / z) ** 2 * s2 / 6
+    m = p * (1 - p) / variance
+    center = (p + z**2 / (2 * m)) / (1 + z**2 / m)
+    half = z * math.sqrt(p * (1 - p) / m + z**2 / (4 * m**2)) / (1 + z**2 / m)
+    low, high = accuracy.interval()
+    # our t is right to .05 % here, and s²/D is about half of the variance
+    assert (high - low) / 2 == pytest.approx(half, rel=1e-3)
+    assert (low + high) / 2 == pytest.approx(center, rel=1e-4)

@@ -83,10 +83,10 @@ def rows(*values: float) -> Tensor:
 @pytest.mark.parametrize(
     ("logits", "words"),
     [
-        (rows(0.5, 0.2, 0.3), "that sum to 1, which are no logits"),
-        (rows(0.5, 0.2, 0.309), "that sum to 1, which are no logits"),
-        (rows(0.5, 0.2, 0.311), "values from 0 to 1, which are no logits"),
-        (rows(1.0, 0.9, 0.0), "values from 0 to 1, which are no logits"),
+        (rows(0.5, 0.2, 0.3), "that sum to 1, which are not logits"),
+        (rows(0.5, 0.2, 0.309), "that sum to 1, which are not logits"),
+        (rows(0.5, 0.2, 0.311), "values from 0 to 1, which are not logits"),
+        (rows(1.0, 0.9, 0.0), "values from 0 to 1, which are not logits"),
         (rows(0.49, 0.21, 0.3), ""),  # the logits of new weights may be so small
         (rows(1.00001, 0.0, 0.0), ""),
         (rows(0.9, -0.00001, 0.1), ""),
@@ -114,4 +114,4 @@ def test_beyond_the_range_of_guessing(right: int, guesses: bool) -> None:
     shift[:wrong] = 1 + torch.arange(wrong) // 3 % 2
     labels, predicted = RIGHT, (RIGHT + shift) % 3
     text = said(torch.nn.functional.one_hot(predicted, 3) * 9.0, labels)
-    assert ("is guessing" in text) == guesses
+    assert ("guessing gives" in text) == guesses

@@ -53,7 +53,7 @@ def test_distance_holds_the_image_back(smooth, pixels):
     assert rates[0] < 0.2 < 0.8 < rates[-1]
 
 
-@pytest.mark.parametrize(("targeted", "success"), [(True, 0.8), (False, 0.95)])
+@pytest.mark.parametrize(("targeted", "success"), [(True, 0.8), (False, 0.95), (False, 1.0)])
 def test_calibration_finds_the_smallest_weight(targeted, success, smooth, pixels, labels):
     model = prepare(smooth)
     attack = AdamAttack(targeted=targeted).calibrate(model, pixels, labels, success=success)
