@@ -292,7 +292,7 @@ def test_an_expected_accuracy_outside_the_interval_ends_the_audit_before_its_fir
         patch.setattr(passes, "_pass", None)
         for expected in ((high + 1e-6,), (low - 1e-6, other)):
             wrong = dataclasses.replace(settings, expect_accuracy=expected)
-            found = f"is right on {right[0] / 60:.1%} .* of the 60 images of noise, and"
+            found = f"is right on {right[0] / 60:.1%} .* of the 60 images of noise, but"
             with pytest.raises(ModelError, match=f"^tiny {found} {expected[0]:.1%} is expected"):
                 audit(models, images(), tmp_path, settings=wrong)
         three = dataclasses.replace(settings, expect_accuracy=(0.5, 0.5, 0.5))

@@ -42,8 +42,11 @@ def count(value: int) -> str:
 
 def perhaps(name: str, known: Collection[str], count: int = 1) -> str:
     """What the author of an unknown name may have meant, as the end of a sentence, or nothing."""
-    close = difflib.get_close_matches(name, known, n=count)
-    return f"; perhaps you meant {' or '.join(close)}" if close else ""
+    names = {each.lower(): each for each in known}
+    close = [names[each] for each in difflib.get_close_matches(name.lower(), names, n=count)]
+    *first, last = close or [""]
+    meant = f"{', '.join(first)} or {last}" if first else last
+    return f"; perhaps you meant {meant}" if last else ""
 
 
 def listed(texts: Sequence[str]) -> str:

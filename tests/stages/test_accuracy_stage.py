@@ -9,10 +9,11 @@ from torch import nn
 
 from advlens.attacks import Attack, Fgsm, GaussianNoise, Pgd
 from advlens.attacks.threat import L2, Linf, Uniform
-from advlens.auditing import audit, choices, subjects
+from advlens.auditing import audit, subjects
+from advlens.auditing.stages import accuracy
 from advlens.datasets import ArrayData
 from advlens.errors import SettingsError
-from advlens.interop import chosen_attack as make_named
+from advlens.interop import make_attack as make_named
 from advlens.models import Classifier
 from advlens.prepared import prepare
 from advlens.report.sections.accuracy import section
@@ -116,7 +117,7 @@ def test_radii_that_are_drawn_and_attacks_without_one_are_measured_and_named(tmp
         ("Darker", "", None, 1, "share=0.75"): Darker(share=0.75),
         ("foolbox:L1PGD", "L1", 2.0, 3, ""): make_named("foolbox:L1PGD(epsilon=2, steps=3)"),
     }
-    monkeypatch.setattr(choices, "_attacks", lambda *_: [*attacks.values()])
+    monkeypatch.setattr(accuracy, "_attacks", lambda *_: [*attacks.values()])
     model = classifier("plain", randomized=False)
     data = images(model)
     settings = AuditSettings(stages=("accuracy",), batch_size=20, device="cpu")
