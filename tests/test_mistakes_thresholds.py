@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from advlens.arrays import Labels
-from advlens.auditing.mistakes import FEWEST, MOST_APART, MOST_OFF, FirstNorm, Seen, mistakes
+from advlens.auditing.mistakes import (
+    FEWEST,
+    MOST_APART,
+    MOST_OFF,
+    FirstNorm,
+    Seen,
+    assigned,
+    mistakes,
+)
 
 SURE = torch.eye(3).repeat(10, 1) * 9
 """Logits of 30 images, whose predictions are 0, 1, 2, 0 …"""
@@ -115,3 +123,12 @@ def test_beyond_the_range_of_guessing(right: int, guesses: bool) -> None:
     labels, predicted = RIGHT, (RIGHT + shift) % 3
     text = said(torch.nn.functional.one_hot(predicted, 3) * 9.0, labels)
     assert ("guessing gives" in text) == guesses
+
+
+def test_a_constant_answer_is_no_other_order_of_the_outputs() -> None:
+    """24 of 30 images are of class 0 and all are taken for class 1: 24 would be right as 0."""
+    labels = torch.tensor([0] * 24 + [1] * 6)
+    text = said(SURE[1].expand(30, 3), labels)
+    assert "guessing gives" in text
+    assert "if its outputs" not in text
+    assert assigned(torch.ones_like(labels), labels, 3).tolist() == [1, 0, 2]

@@ -234,7 +234,7 @@ def assigned(predicted: Labels, labels: Labels, classes: int) -> Int64[Tensor, "
     """The output that stands for each class: the most frequent pairs first, each used once.
 
     Among equally frequent pairs, those with class and output equal come first. A class without a
-    pair keeps its own output.
+    pair keeps its own output, or gets one that is left where its own is taken.
     """
     pairs = Counter(zip(labels.tolist(), predicted.tolist(), strict=True))
     order = torch.arange(classes)
@@ -244,4 +244,6 @@ def assigned(predicted: Labels, labels: Labels, classes: int) -> Int64[Tensor, "
             order[label] = output
             given.add(label)
             taken.add(output)
+    without = torch.tensor(sorted(taken - given), dtype=torch.int64)
+    order[without] = torch.tensor(sorted(given - taken), dtype=torch.int64)
     return order
