@@ -175,7 +175,7 @@ def page(results: dict[str, dict[str, str]]) -> str:
     head = PAGE.format(
         killed=killed,
         count=len(tried),
-        share=f"{100 * killed / len(tried):.0f}%",
+        share=f"{100 * killed / len(tried):.1f}%",
         date=max(days, default="no day"),
     )
     lines = ["| file | fault | result |", "| --- | --- | --- |"]
