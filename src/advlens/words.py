@@ -238,7 +238,7 @@ def shared(texts: Mapping[str, str], word: str = "for") -> str:
 
 
 Form = Literal["number", "percent", "count"]
-"""How estimates are written: 0.500, 50.0%, or 12 of 24, where n is the whole."""
+"""The way to write estimates, as 0.500, as 50.0%, or as 12 of 24, where n is the whole."""
 
 
 def comparison(
