@@ -150,6 +150,12 @@ def test_nothing_is_missing_of_a_whole_model() -> None:
     assert found.warnings == []
 
 
+def test_autoattack_comes_last_since_it_takes_hours() -> None:
+    made = subject(whole, images())
+    settings = dataclasses.replace(SMALL, autoattack=5)
+    assert [stage.name for stage in audit_stages(made, settings)] == [*ALL, "autoattack"]
+
+
 def test_the_default_says_nothing_of_concepts_that_are_not_given() -> None:
     with pytest.raises(SettingsError, match="the stage dissection needs concepts"):
         AuditSettings(stages=("accuracy", "dissection"))

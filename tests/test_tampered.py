@@ -300,7 +300,7 @@ def test_a_tampered_checkpoint_is_one_sentence(name: str, trained: Path, tmp_pat
     state = torch.load(trained / "last.pt", weights_only=True)
     DAMAGES[name](state)  # type: ignore[no-untyped-call]
     torch.save(state, tmp_path / "last.pt")
-    with pytest.raises(CheckpointError, match=r"last\.pt is damaged: .*; remove it to begin anew"):
+    with pytest.raises(CheckpointError, match=r"last\.pt is damaged: .*; remove it to start again"):
         Training(epochs=1, batch_size=8, validation=4)(classifier(0), images(), tmp_path)
 
 

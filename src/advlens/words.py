@@ -201,11 +201,11 @@ FAR_APART = 0.1
 
 def far_apart(successes: Mapping[str, Estimate]) -> bool:
     """Whether the highest success of an attack is far above the lowest, beyond the intervals."""
-    found = sorted(successes.values(), key=lambda success: success.value)
+    ordered = sorted(successes.values(), key=lambda success: success.value)
     return (
-        len(found) > 1
-        and found[-1].value - found[0].value > FAR_APART
-        and not found[0].overlaps(found[-1])
+        len(ordered) > 1
+        and ordered[-1].value - ordered[0].value > FAR_APART
+        and not ordered[0].overlaps(ordered[-1])
     )
 
 

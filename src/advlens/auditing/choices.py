@@ -27,6 +27,8 @@ def audit_stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
         for stage in STAGES.load(name)(subject, settings)
     ]
     _check_names(stages)
+    # what a flag adds to a stage comes last: AutoAttack takes hours
+    stages.sort(key=lambda stage: stage.name not in STAGES.names)
     return _able(subject, stages, by_name=settings.by_name, seed=settings.seed)
 
 

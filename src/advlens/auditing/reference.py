@@ -26,7 +26,12 @@ def feature_network(subject: Subject, settings: AuditSettings) -> FeatureNetwork
     """
     if settings.inception is not None:
         return _inception(settings.inception)
-    return Representation(reference(device_of(subject.classifier)))
+    return _representation(device_of(subject.classifier))
+
+
+@cache
+def _representation(device: torch.device) -> FeatureNetwork:
+    return Representation(reference(device))
 
 
 @cache

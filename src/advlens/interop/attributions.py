@@ -198,12 +198,12 @@ class CaptumAttribution:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnAttribution:
-    """An attribution of the user's own, a call as those of ours are.
+    """An attribution of the user's own, called as ours are.
 
     Attributes:
         name: module and class, with its settings.
         method: `method(model, images, labels, ids=ids) -> Attribution`; it may take a `background`.
-        target, starts_from: what it explains and starts from in words; not known of these.
+        target, starts_from: the score and the baselines in words; a user's own does not tell them.
     """
 
     name: str
@@ -223,7 +223,7 @@ class OwnAttribution:
         """The attribution of each image.
 
         Raises:
-            ModelError: the method returns something else.
+            ModelError: the method returns anything but finite attributions of these images.
         """
         given: dict[str, Any] = {"ids": ids}
         if "background" in inspect.signature(self.method).parameters:

@@ -51,15 +51,15 @@ def found(spec: MethodSpec, module: ModuleType, kind: type) -> Any:
 
 
 def users(spec: MethodSpec, kind: type, others: str) -> Any:
-    """The class of the user's own that a specification `package.module:Class` names.
+    """The user's own class that a specification `package.module:Class` names.
 
     Args:
-        spec: what names it.
-        kind: what it is made from.
-        others: what could be meant instead, as "attacks; use foolbox:NAME".
+        spec: the specification.
+        kind: the class that it must derive from.
+        others: the alternatives, for the error, as "attacks; use foolbox:NAME".
 
     Raises:
-        SettingsError: there is no such module or class, or it is of another kind.
+        SettingsError: there is no such module or class, or it derives from another one.
     """
     try:
         thing = named(spec.library, spec.name)

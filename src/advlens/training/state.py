@@ -202,11 +202,11 @@ class State:
                 if others := differences(identity, json.loads(self.identity)):
                     raise RunError(
                         f"{path.parent} holds a run with other settings, data or model: {others}; "
-                        "choose another --out, or remove the folder to start anew"
+                        "choose another --out, or remove the folder to start again"
                     )
         problem = problem or self._problem(content) or self._optimizer_problem(content["optimizer"])
         if problem:
-            raise CheckpointError(f"{path} is damaged: {problem}; remove it to begin anew")
+            raise CheckpointError(f"{path} is damaged: {problem}; remove it to start again")
 
     def _problem(self, content: Mapping[str, Any]) -> str:
         """What in a checkpoint of the right layout contradicts itself, or nothing."""
