@@ -135,16 +135,16 @@ def ranking(
         estimates: of each model, once for each way in which it was measured.
         lower: lower is better.
     """
-    models = tuple(dict.fromkeys(model for found in estimates for model in found))
+    models = tuple(dict.fromkeys(model for each in estimates for model in each))
     ahead = {
         (first, second)
         for first in models
         for second in models
         if all(
-            {first, second} <= found.keys()
-            and (found[second].value - found[first].value) * (1 if lower else -1) > 0
-            and not found[first].overlaps(found[second])
-            for found in estimates
+            {first, second} <= each.keys()
+            and (each[second].value - each[first].value) * (1 if lower else -1) > 0
+            and not each[first].overlaps(each[second])
+            for each in estimates
         )
     }
     direction: Direction = "lower" if lower else "higher"
@@ -227,7 +227,7 @@ def moves(
     models: dict[str, list[str]] = {words[key]: [] for key in words}
     for said in says:
         models[words[said.direction]] += [f"{name}{more.get(name, '')}" for name in said.of]
-    return listed([f"{verb} in {listed(found)}" for verb, found in models.items() if found])
+    return listed([f"{verb} in {listed(names)}" for verb, names in models.items() if names])
 
 
 def shared(texts: Mapping[str, str], word: str = "for") -> str:
@@ -254,10 +254,10 @@ def comparison(
         phrases: they are of one model, in their order, each by a phrase such as "on real images".
     """
 
-    def text(found: Estimate) -> str:
+    def text(estimate: Estimate) -> str:
         if form == "count":
-            return f"{count(round(found.value * found.n))} of {count(found.n)}"
-        return found.text(as_percent=form == "percent")
+            return f"{count(round(estimate.value * estimate.n))} of {count(estimate.n)}"
+        return estimate.text(as_percent=form == "percent")
 
     ordered = list(estimates.items())
     if not phrases:
@@ -266,9 +266,9 @@ def comparison(
     values = listed(texts)
     if len(texts) > SEVERAL and not phrases:
         values = f"from {texts[0]} down to {texts[-1]}"
-    if len(ordered) > 1 and len({text(found) for found in estimates.values()}) == 1:
+    if len(ordered) > 1 and len({text(estimate) for estimate in estimates.values()}) == 1:
         return f"{text(ordered[0][1])} {'' if phrases else 'for '}{listed(list(estimates))}"
-    known = [(name, found) for name, found in ordered if found.low is not None]
+    known = [(name, estimate) for name, estimate in ordered if estimate.low is not None]
     open_pairs = [
         f"{first} and {second}"
         for index, (first, one) in enumerate(known)
@@ -297,10 +297,12 @@ def attack_name(row: Mapping[str, Any]) -> str:
         name += f" ({settings})"
     if row["epsilon"] is None:
         return name
-    return f"{name}, {NORMS.get(row['norm'], row['norm'])} ε = {radius(row)}".replace(",  ", ", ")
+    return f"{name}, {NORMS.get(row['norm'], row['norm'])} ε = {radius_text(row)}".replace(
+        ",  ", ", "
+    )
 
 
-def radius(row: Mapping[str, Any]) -> str:
+def radius_text(row: Mapping[str, Any]) -> str:
     """Epsilon in pixel units of [0, 1]; as a fraction of 255 where that is the shorter way."""
     levels = 255 * row["epsilon"]
     if row["norm"] == "Linf" and abs(levels - round(levels)) < 0.01:

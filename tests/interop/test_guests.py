@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from advlens.errors import DataError, ModelError, SettingsError
-from advlens.interop.guests import check_arguments, found, guest, library
+from advlens.interop.guests import check_arguments, guest, library, library_class
 from advlens.settings import MethodSpec
 
 
@@ -97,10 +97,10 @@ def test_a_library_that_is_missing_says_how_to_get_it():
 def test_an_unknown_name_has_a_hint():
     torch_nn = library("torch", "torch.nn")
     with pytest.raises(SettingsError, match=r"torch has no module 'Relu'; perhaps .*ReLU"):
-        found(MethodSpec("torch", "Relu", {}), torch_nn, nn.Module)
+        library_class(MethodSpec("torch", "Relu", {}), torch_nn, nn.Module)
     with pytest.raises(SettingsError, match="has no module 'Parameter'"):
-        found(MethodSpec("torch", "Parameter", {}), torch_nn, nn.Module)
-    assert found(MethodSpec("torch", "ReLU", {}), torch_nn, nn.Module) is nn.ReLU
+        library_class(MethodSpec("torch", "Parameter", {}), torch_nn, nn.Module)
+    assert library_class(MethodSpec("torch", "ReLU", {}), torch_nn, nn.Module) is nn.ReLU
 
 
 def test_settings_that_a_call_does_not_take():

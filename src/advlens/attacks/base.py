@@ -141,8 +141,8 @@ class Attack:
                 )
             if prepared.randomized:
                 # one lucky draw spares no image
-                found: Logits = prepared(self(prepared, images, labels, ids=ids))
-                return found
+                logits: Logits = prepared(self(prepared, images, labels, ids=ids))
+                return logits
             left = (~self.goal(logits, labels).reached(logits)).nonzero().squeeze(1)
             if len(left):
                 ids = ids.to(left.device)[left]

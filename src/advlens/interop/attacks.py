@@ -15,7 +15,7 @@ from advlens.attacks import Attack, Bim, Fgsm, GaussianNoise, LeastLikely, Pgd
 from advlens.attacks.base import needed
 from advlens.attacks.threat import L2, Linf
 from advlens.errors import ModelError, SettingsError
-from advlens.interop.guests import check_arguments, found, guest, library, users
+from advlens.interop.guests import check_arguments, guest, library, library_class, users
 from advlens.prepared import Prepared
 from advlens.seeding import derived
 from advlens.settings.spec import MethodSpec, parse_method
@@ -227,7 +227,7 @@ def _users(spec: MethodSpec, seed: int) -> Attack:
 
 def _foolbox(spec: MethodSpec, seed: int) -> Attack:
     foolbox = library("foolbox")
-    kind = found(spec, foolbox.attacks, foolbox.attacks.base.Attack)
+    kind = library_class(spec, foolbox.attacks, foolbox.attacks.base.Attack)
     if inspect.isabstract(kind):
         raise SettingsError(f"{spec} is what attacks of foolbox are made from; name one of them")
     wanted = inspect.signature(kind.run).parameters["criterion"].annotation
@@ -258,7 +258,7 @@ def _foolbox(spec: MethodSpec, seed: int) -> Attack:
 
 def _torchattacks(spec: MethodSpec, seed: int) -> Attack:
     torchattacks = library("torchattacks")
-    kind = found(spec, torchattacks, torchattacks.attack.Attack)
+    kind = library_class(spec, torchattacks, torchattacks.attack.Attack)
     known = inspect.signature(kind).parameters
     if "eps" in spec.settings:
         raise SettingsError(f"{spec} cannot be made: give epsilon, not eps")

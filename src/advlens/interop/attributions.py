@@ -22,7 +22,7 @@ from advlens.attribution.base import (
 )
 from advlens.attribution.baselines import Baseline, blurred, noise
 from advlens.errors import ModelError, SettingsError
-from advlens.interop.guests import check_arguments, found, guest, library, users
+from advlens.interop.guests import check_arguments, guest, library, library_class, users
 from advlens.models.classifier import check_images
 from advlens.prepared import Prepared, number_images, place_images, prepare
 from advlens.seeding import derived
@@ -301,7 +301,7 @@ def _users(spec: MethodSpec, seed: int) -> OwnAttribution:
 
 def _fit(spec: MethodSpec, captum: ModuleType) -> Any:
     """The class that a specification names, if it explains an image."""
-    kind = found(spec, captum, captum.Attribution)
+    kind = library_class(spec, captum, captum.Attribution)
     for name, reason in UNFIT.items():
         if issubclass(kind, getattr(captum, name, ())):  # an older captum lacks some
             raise SettingsError(f"{spec} {reason}")
@@ -324,14 +324,14 @@ class _Score(nn.Module):
 
 def _layer(name: str, layer: str, scored: nn.Module) -> nn.Module:
     """A convolution by its name in tables; a block by its own: its last convolution."""
-    found = {
+    convolutions = {
         path: module for path, module in scored.named_modules() if isinstance(module, nn.Conv2d)
     }
-    own = [path for path in found if f".{path}".endswith(f".{layer}")]
-    within = [path for path in found if f".{layer}." in f".{path}"]
+    own = [path for path in convolutions if f".{path}".endswith(f".{layer}")]
+    within = [path for path in convolutions if f".{layer}." in f".{path}"]
     if not own + within:
         raise ModelError(f"{name}: the model has no convolution {layer!r}, nor one within it")
-    return found[min(own, key=len) if own else within[-1]]
+    return convolutions[min(own, key=len) if own else within[-1]]
 
 
 def _separated(model: Prepared) -> nn.Module:

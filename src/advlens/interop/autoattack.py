@@ -70,8 +70,8 @@ class AutoAttack(Attack):
             reference.apgd_targeted.n_target_classes = reference.fab.n_target_classes = targets
             if targets < 3:
                 raise ValueError("its targeted loss needs at least four classes")
-            found, _ = reference.run_standard_evaluation(images.clone(), labels.clone())
-            result: Images = found.detach().to(images)
+            attacked, _ = reference.run_standard_evaluation(images.clone(), labels.clone())
+            result: Images = attacked.detach().to(images)
         inside = ball.holds(result - images) & (result == result.clamp(0, 1)).all((1, 2, 3))
         if not bool(inside.all()):
             raise ModelError(f"AutoAttack ({name}) leaves its ball, so no accuracy means anything")

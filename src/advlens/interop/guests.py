@@ -36,7 +36,7 @@ def library(name: str, module: str = "") -> ModuleType:
         ) from error
 
 
-def found(spec: MethodSpec, module: ModuleType, kind: type) -> Any:
+def library_class(spec: MethodSpec, module: ModuleType, kind: type) -> Any:
     """The class of a library that a specification names.
 
     Raises:

@@ -29,9 +29,9 @@ class Measured:
     def n(self) -> str:
         """ "1,000 images", if it is the same for all; nothing where it is not known."""
         known = {
-            name: f"{count(found.n)} {self.counted}"
-            for name, found in self.estimates.items()
-            if found.n and self.form != "count"
+            name: f"{count(estimate.n)} {self.counted}"
+            for name, estimate in self.estimates.items()
+            if estimate.n and self.form != "count"
         }
         return shared(known, "" if self.model else "for") if known else ""
 

@@ -295,12 +295,12 @@ def _page(
 
 def _in_short(sections: Sequence[Section]) -> list[tuple[Section, Finding]]:
     """The most important findings: the first of each section, then each second one."""
-    found = [
+    candidates = [
         (rank, place, finding)
         for place, section in enumerate(sections)
         for rank, finding in enumerate(f for f in section.findings if f.important)
     ]
-    chosen = sorted(found, key=lambda item: item[:2])[:IN_SHORT]
+    chosen = sorted(candidates, key=lambda item: item[:2])[:IN_SHORT]
     return [
         (sections[place], finding)
         for rank, place, finding in sorted(chosen, key=lambda item: item[1::-1])
@@ -311,9 +311,9 @@ def _flow(text: str) -> Any:
     """Text in which no value is parted from its interval, nor a letter from its number."""
     from markupsafe import Markup, escape
 
-    def together(found: re.Match[str]) -> str:
-        value = f"<strong>{found[1]}</strong> " if found[1] else ""
-        return f'<span class="together">{value}{found[2]}</span>'
+    def together(match: re.Match[str]) -> str:
+        value = f"<strong>{match[1]}</strong> " if match[1] else ""
+        return f'<span class="together">{value}{match[2]}</span>'
 
     return Markup(_TOGETHER.sub(together, str(escape(text))))
 

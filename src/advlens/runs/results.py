@@ -48,10 +48,10 @@ class Rows(list[Row]):
 
     def split(self, *columns: str) -> "list[Rows]":
         """The rows of each value of a column, or of several together."""
-        found: dict[Any, Rows] = {}
+        groups: dict[Any, Rows] = {}
         for row in self:
-            found.setdefault(operator.itemgetter(*columns)(row), Rows()).append(row)
-        return list(found.values())
+            groups.setdefault(operator.itemgetter(*columns)(row), Rows()).append(row)
+        return list(groups.values())
 
     def ordered(self, column: str) -> "Rows":
         """By what a column holds, lowest first."""
@@ -289,13 +289,13 @@ def _problem(value: Any, expected: Any, where: str) -> str:
     if isinstance(expected, dict):
         if not isinstance(value, dict):
             return f"{where} is not an object"
-        found = (
+        problems = (
             _problem(value[key], kind, f"{where}'s {key}")
             if key in value
             else f"{where} has no {key}"
             for key, kind in expected.items()
         )
-        return next(filter(None, found), "")
+        return next(filter(None, problems), "")
     if isinstance(expected, list):
         if not isinstance(value, list):
             return f"{where} is not a list"

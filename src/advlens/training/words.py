@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from advlens.attacks import Attack
 from advlens.training import Training
 from advlens.training.objectives import Objective
-from advlens.words import attack_name, radius
+from advlens.words import attack_name, radius_text
 
 OBJECTIVES = {
     "Standard": "standard training",
@@ -71,7 +71,7 @@ def _attack(attack: Attack) -> str:
     row, ball = attack.columns(), attack.within()
     if ball is None or not ball.spread:
         return attack_name(row)
-    return f"{attack_name(row | {'epsilon': ball.radii[0]})} to {radius(row)}"
+    return f"{attack_name(row | {'epsilon': ball.radii[0]})} to {radius_text(row)}"
 
 
 def _settings(training: Training) -> str:

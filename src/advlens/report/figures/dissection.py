@@ -102,10 +102,10 @@ def _room(value: float, factor: float) -> float:
     return max(value, 1e-3) * factor
 
 
-def _categories(figure: Figure, found: Sequence[str]) -> None:
+def _categories(figure: Figure, categories: Sequence[str]) -> None:
     from matplotlib.patches import Patch
 
-    names = category_order({*found} - {"all"})
+    names = category_order({*categories} - {"all"})
     handles = [Patch(color=category_color(name).light, label=short(name)) for name in names]
     columns = max(1, int(11 * figure.get_figwidth() // (3 + max(map(len, ["", *names])))))
     figure.legend(

@@ -230,6 +230,6 @@ def dark(drawing: str) -> str:
     exchanged = {shade.light: shade.dark for shade in shades}
     return re.sub(
         r"(?<=[: \"])#[0-9a-f]{6}(?=[;\"])",
-        lambda found: exchanged.get(found.group(), found.group()),
+        lambda color: exchanged.get(color.group(), color.group()),
         drawing,
     )

@@ -58,27 +58,27 @@ def _after(rows: Rows, after: str) -> Callable[[Row], str]:
     mine = rows.where(after=after)
 
     def cell(row: Row) -> str:
-        found = mine.one(**{name: row[name] for name in ("model", *ATTACK)})
-        return percent(found["top1"]) if found else "–"
+        step = mine.one(**{name: row[name] for name in ("model", *ATTACK)})
+        return percent(step["top1"]) if step else "–"
 
     return cell
 
 
 def _finding(mine: Rows) -> Finding:
     """What the models keep under one attack."""
-    found, name = mine.estimates("top1"), attack_name(mine[0])
+    accuracies, name = mine.estimates("top1"), attack_name(mine[0])
     measure, under = f"accuracy under {name}", f"Under {name}, "
-    says = ranking(measure, found)
+    says = ranking(measure, accuracies)
     if says:
         more = "are right more often"
         claim = ranked(says, "predictions of", more, where=under, what="accuracy")
     else:
-        ((model, kept),) = found.items()
+        ((model, kept),) = accuracies.items()
         claim = f"{under}{model} keeps {percent(kept.value)}"
     return Finding(
         claim=f"{claim}.",
         says=says,
-        estimates=[Measured(name=measure, estimates=found, form="percent")],
+        estimates=[Measured(name=measure, estimates=accuracies, form="percent")],
         note="Each image's worst case over AutoAttack's four attacks, on a seeded, class-balanced "
         "subset.",
     )

@@ -10,7 +10,7 @@ from advlens.words import (
     Says,
     attack_name,
     listed,
-    radius,
+    radius_text,
     ranked,
     ranking,
 )
@@ -90,15 +90,15 @@ def _comparisons(rows: Rows, natural: dict[str, Estimate]) -> list[Finding]:
     """The models beside each other: natural, and under the strongest attack that all faced."""
     if len(natural) < 2:
         return []
-    found = [_compared(NATURAL, "On natural images, ", natural)]
+    comparisons = [_compared(NATURAL, "On natural images, ", natural)]
     each = attacked(rows).split(*ATTACK, "settings")
     if faced := [mine for mine in each if mine.by("model").keys() == natural.keys()]:
         worst = min(faced, key=lambda mine: max(mine.values("top1")))
         name = attack_name(worst[0])
-        found.append(
+        comparisons.append(
             _compared(f"accuracy under {name}", f"Under {name}, ", worst.estimates("top1"))
         )
-    return found
+    return comparisons
 
 
 def _compared(measure: str, where: str, estimates: dict[str, Estimate]) -> Finding:
@@ -127,16 +127,18 @@ def _sweep_findings(results: Results, sweep: Rows) -> list[Finding]:
                 continue
             halved = next((row for row in mine if row["top1"] < start[model].value / 2), None)
             row = halved or mine[-1]
-            at, by = f"at ε = {radius(row)}", f"by ε = {radius(row)}"
+            at, by = f"at ε = {radius_text(row)}", f"by ε = {radius_text(row)}"
             direction: Direction = "lower" if halved else "higher"
             says.append(Says(f"accuracy in {name}", (model,), direction, (f"half {at}",)))
             parts.append(f"{model} {by if halved else 'at none of these radii'}")
-            found = {"on natural images": start[model], at: Estimate.of(row, "top1")}
+            accuracies = {"on natural images": start[model], at: Estimate.of(row, "top1")}
             estimates.append(
-                Measured(name=f"accuracy in {name}", model=model, estimates=found, form="percent")
+                Measured(
+                    name=f"accuracy in {name}", model=model, estimates=accuracies, form="percent"
+                )
             )
         if parts:
-            radii = list(dict.fromkeys(map(radius, rows)))
+            radii = list(dict.fromkeys(map(radius_text, rows)))
             findings.append(
                 Finding(
                     claim=f"Half of the natural accuracy is lost in {name}: {listed(parts)}.",

@@ -100,14 +100,14 @@ def _scores(tables: AttributionTables) -> list[Score]:
 
     def score(measure: str, label: str, explanation: str, *, bar: bool) -> Score:
         chance = tables.values(RANDOM, measure)
-        found = tables.values(method, measure)
+        estimates = tables.values(method, measure)
         return Score(
             label=label,
             explanation=explanation,
-            estimates=found,
+            estimates=estimates,
             notes={
                 model: f"random {number(chance[model].value)}" if model in chance else ""
-                for model in found
+                for model in estimates
             },
             bar=bar,
         )

@@ -53,14 +53,14 @@ def _figure(tables: AttributionTables) -> FigureBlock:
             "panel": _title(tables, measure),
             "group": named(method).split()[0],
             "model": model,
-            "mean": found.value,
-            "low": found.low,
-            "high": found.high,
+            "mean": estimate.value,
+            "low": estimate.low,
+            "high": estimate.high,
         }
         for measure in tables.measures
         if described(measure).claimed
         for method in _shown(tables)
-        for model, found in tables.values(method, measure).items()
+        for model, estimate in tables.values(method, measure).items()
     )
     values = "; ".join(
         f"{row['measure']}, {row['group']}, {row['model']}: {number(row['mean'])}" for row in rows
@@ -77,8 +77,8 @@ def _figure(tables: AttributionTables) -> FigureBlock:
 def _table(tables: AttributionTables) -> TableBlock:
     def column(method: str) -> Column:
         def cell(row: Row) -> str:
-            found = tables.values(method, row["measure"]).get(row["model"])
-            return found.text() if found else "–"
+            estimate = tables.values(method, row["measure"]).get(row["model"])
+            return estimate.text() if estimate else "–"
 
         return Column(header=named(method), cell=cell)
 

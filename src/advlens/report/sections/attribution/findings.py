@@ -33,8 +33,8 @@ def findings(tables: AttributionTables) -> list[Finding]:
 
 def _aheads(tables: AttributionTables, measure: str) -> dict[str, dict[str, Estimate]]:
     """For each method by how much its attributions are better than random ones."""
-    found = {method: tables.ahead(method, measure) for method in tables.methods}
-    return {method: ahead for method, ahead in found.items() if ahead}
+    aheads = {method: tables.ahead(method, measure) for method in tables.methods}
+    return {method: ahead for method, ahead in aheads.items() if ahead}
 
 
 def _ranking(tables: AttributionTables, measure: str) -> tuple[Says, ...]:
@@ -88,13 +88,13 @@ def _faithful(tables: AttributionTables) -> list[Finding]:
     least: dict[str, tuple[Estimate, str]] = {}
     for measure in FAITHFUL:
         for method, ahead in _aheads(tables, measure).items():
-            for model, found in ahead.items():
+            for model, lead in ahead.items():
                 where = f"{described(measure).title.lower()} by {named(method)}"
-                if model not in least or _low(found) < _low(least[model][0]):
-                    least[model] = (found, where)
+                if model not in least or _low(lead) < _low(least[model][0]):
+                    least[model] = (lead, where)
     if not least:
         return []
-    sure = tuple(model for model, (found, _) in least.items() if found.above(0))
+    sure = tuple(model for model, (lead, _) in least.items() if lead.above(0))
     unsure = tuple(model for model in least if model not in sure)
     name, claims, says = "smallest lead over random attributions", [], list[Says]()
     if sure:
@@ -114,9 +114,7 @@ def _faithful(tables: AttributionTables) -> list[Finding]:
         Finding(
             claim=" ".join(claims),
             says=says,
-            estimates=[
-                Measured(name=name, estimates={m: found for m, (found, _) in least.items()})
-            ],
+            estimates=[Measured(name=name, estimates={m: lead for m, (lead, _) in least.items()})],
             note="The lead is the area between the curves of attributions and of random ones, "
             f"where it is smallest over insertion, deletion and methods: {where}.",
             important=bool(unsure),
@@ -135,7 +133,7 @@ def _measured(tables: AttributionTables, measure: str) -> Finding:
     title, more = words.title.lower(), f"are {words.adjective}"
     says = _ranking(tables, measure)
     each = {m: ranking(f"{title}, {named(m)}", ahead) for m, ahead in aheads.items()}
-    each = {method: found for method, found in each.items() if found}
+    each = {method: ranks for method, ranks in each.items() if ranks}
     if not says:
         models = tuple(next(iter(aheads.values())))
         beyond = _beyond(aheads, models[0])
@@ -143,12 +141,12 @@ def _measured(tables: AttributionTables, measure: str) -> Finding:
         verb = "are" if beyond else "are not established to be"
         claim = f"Attributions of {models[0]} {verb} {words.adjective} than random ones."
     elif says[0].direction == "open" and any(
-        s.direction != "open" for f in each.values() for s in f
+        said.direction != "open" for ranks in each.values() for said in ranks
     ):
-        says = tuple(said for found in each.values() for said in found)
+        says = tuple(said for ranks in each.values() for said in ranks)
         claim = " ".join(
-            f"{ranked(found, 'attributions of', more, where=f'By {named(m)}, ', what=title)}."
-            for m, found in each.items()
+            f"{ranked(ranks, 'attributions of', more, where=f'By {named(m)}, ', what=title)}."
+            for m, ranks in each.items()
         )
     else:
         claim = f"{ranked(says, 'attributions of', more)}."
@@ -161,7 +159,7 @@ def _measured(tables: AttributionTables, measure: str) -> Finding:
     return Finding(
         claim=claim,
         says=says,
-        estimates=[Measured(name=name, estimates=found) for name, found in leads.items()],
+        estimates=[Measured(name=name, estimates=estimates) for name, estimates in leads.items()],
         note=f"The lead is over random attributions of the same image; {tables.better[measure]} is "
         "better.",
     )
@@ -174,17 +172,17 @@ def _beyond(aheads: Mapping[str, Mapping[str, Estimate]], model: str) -> bool:
 
 def _gaps(tables: AttributionTables) -> list[Finding]:
     """Whether attributions add up to the score that they explain."""
-    found = {method: tables.values(method, "gap") for method in tables.methods}
-    found = {method: gaps for method, gaps in found.items() if gaps}
-    if not found:
+    by_method = {method: tables.values(method, "gap") for method in tables.methods}
+    by_method = {method: gaps for method, gaps in by_method.items() if gaps}
+    if not by_method:
         return []
     large = {
         method: tuple(model for model, gap in gaps.items() if gap.value > LARGE_GAP)
-        for method, gaps in found.items()
+        for method, gaps in by_method.items()
     }
     large = {method: models for method, models in large.items() if models}
     texts = [f"{named(method)} in {listed(models)}" for method, models in large.items()]
-    most = max(gap.value for gaps in found.values() for gap in gaps.values())
+    most = max(gap.value for gaps in by_method.values() for gap in gaps.values())
     return [
         Finding(
             claim=f"Attributions do not add up to the score that they explain: {'; '.join(texts)}."
@@ -197,7 +195,7 @@ def _gaps(tables: AttributionTables) -> list[Finding]:
             ],
             estimates=[
                 Measured(name=f"completeness gap, {named(method)}", estimates=gaps, form="percent")
-                for method, gaps in found.items()
+                for method, gaps in by_method.items()
             ],
             note="The gap is a part of the score."
             + (

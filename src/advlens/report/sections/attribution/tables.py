@@ -85,8 +85,8 @@ class AttributionTables:
     @cached_property
     def measures(self) -> list[str]:
         """Names, in the report's order; those it does not know come last."""
-        found = self.rows.values("measure")
-        return [m for m in MEASURES if m in found] + [m for m in found if m not in MEASURES]
+        measured = self.rows.values("measure")
+        return [m for m in MEASURES if m in measured] + [m for m in measured if m not in MEASURES]
 
     @cached_property
     def better(self) -> dict[str, str]:

@@ -82,10 +82,10 @@ def _shares_table(
 ) -> TableBlock:
     def column(category: str) -> Column:
         def cell(row: Row) -> str:
-            found = tables.share((row["model"], row["layer"]), row["images"], category)
-            if found is None:
+            share = tables.share((row["model"], row["layer"]), row["images"], category)
+            if share is None:
                 return "–"
-            return f"{100 * found['share']:.1f} / {100 * found['permuted_share']:.1f}"
+            return f"{100 * share['share']:.1f} / {100 * share['permuted_share']:.1f}"
 
         return Column(header=category.capitalize(), cell=cell)
 
@@ -137,10 +137,10 @@ def transitions(tables: DissectionTables) -> list[Block]:
     """What becomes of each detector under attack."""
     places = [*tables.last, *tables.together]
     rows = [
-        {"model": place[0], "layer": place[1], "images": images, "fates": found}
+        {"model": place[0], "layer": place[1], "images": images, "fates": fates}
         for place in places
         for images in KINDS[1:]
-        if (found := tables.fates(place, images))
+        if (fates := tables.fates(place, images))
     ]
     if not rows:
         return []
@@ -191,11 +191,11 @@ def _matrix(tables: DissectionTables, places: Sequence[tuple[str, str]], where: 
 
     def column(after: str) -> Column:
         def cell(row: Row) -> str:
-            found = cells.get((row["model"], row["layer"], row["before"], after))
-            if found is None or not found["units"]:
+            moved = cells.get((row["model"], row["layer"], row["before"], after))
+            if moved is None or not moved["units"]:
                 return "·"
-            same = f" ({count(found['same_concept'])})" if after == row["before"] != "none" else ""
-            return f"{count(found['units'])}{same}"
+            same = f" ({count(moved['same_concept'])})" if after == row["before"] != "none" else ""
+            return f"{count(moved['units'])}{same}"
 
         return Column(header=f"→ {after}", cell=cell)
 
@@ -244,7 +244,7 @@ def concepts(tables: DissectionTables) -> list[Block]:
 
 
 def _chart(tables: DissectionTables, model: str, layer: str) -> FigureBlock | None:
-    found: dict[str, Counter[tuple[str, str]]] = {
+    counted: dict[str, Counter[tuple[str, str]]] = {
         images: Counter(
             (row["concept"], row["category"])
             for row in tables.units.where(model=model, layer=layer, images=images)
@@ -254,8 +254,8 @@ def _chart(tables: DissectionTables, model: str, layer: str) -> FigureBlock | No
     }
     rows = Rows(
         {"concept": concept, "category": category}
-        | {images: counts[concept, category] for images, counts in found.items()}
-        for concept, category in found["real"] | found["adversarial"]
+        | {images: counts[concept, category] for images, counts in counted.items()}
+        for concept, category in counted["real"] | counted["adversarial"]
     )
     if not rows:
         return None

@@ -51,33 +51,33 @@ def findings(tables: DissectionTables) -> list[Finding]:
 
 
 def _shares(
-    name: str, found: dict[str, Estimate], counted: str = "units", model: str = ""
+    name: str, shares: dict[str, Estimate], counted: str = "units", model: str = ""
 ) -> Measured:
-    return Measured(name=name, model=model, estimates=found, form="percent", counted=counted)
+    return Measured(name=name, model=model, estimates=shares, form="percent", counted=counted)
 
 
 def _real(tables: DissectionTables) -> list[Finding]:
-    found = tables.detectors(tables.last, "real")
-    if not found:
+    shares = tables.detectors(tables.last, "real")
+    if not shares:
         return []
     measure = f"{DETECTORS} on real images"
-    says = ranking(measure, found)
+    says = ranking(measure, shares)
     if says:
         more = "detect a concept more often"
         claim = ranked(says, "units of", more, where="On real images, ", what=f"the {DETECTORS}")
     else:
-        ((model, value),) = found.items()
+        ((model, value),) = shares.items()
         layer = dict(tables.last)[model]
         claim = f"{percent(value.value)} of the units of {layer} in {model} detect a concept"
         if row := tables.share((model, layer), "real"):
             claim += f", by chance {percent(row['permuted_share'])}"
     everywhere = tables.detectors(tables.together, "real")
-    layers = {model: layer for model, layer in tables.last if model in found}
+    layers = {model: layer for model, layer in tables.last if model in shares}
     return [
         Finding(
             claim=f"{claim}.",
             says=says,
-            estimates=[_shares(measure, found)]
+            estimates=[_shares(measure, shares)]
             + [_shares(f"{measure}, all dissected layers", everywhere)] * bool(everywhere),
             note=f"Detectors are units with an IoU above {tables.minimum:g}. The last dissected "
             f"layer is {shared(layers, 'in')}; intervals are over units.",
@@ -92,13 +92,13 @@ def _chance(tables: DissectionTables) -> list[Finding]:
     missed: dict[str, tuple[str, ...]] = {}
     for images in ("real", "adversarial"):
         rows = {place[0]: tables.share(place, images) for place in tables.last}
-        found = {model: row for model, row in rows.items() if row}
-        if found:
+        known = {model: row for model, row in rows.items() if row}
+        if known:
             name = f"{DETECTORS} by chance on {images} images"
-            by_chance = {model: chance(row) for model, row in found.items()}
+            by_chance = {model: chance(row) for model, row in known.items()}
             estimates.append(_shares(name, by_chance))
-            above = tuple(model for model, row in found.items() if _above_chance(row))
-            missed[images] = tuple(model for model in found if model not in above)
+            above = tuple(model for model, row in known.items() if _above_chance(row))
+            missed[images] = tuple(model for model in known if model not in above)
             if above:
                 says.append(Says(name, above, "lower", (DETECTORS,)))
             if missed[images]:
@@ -147,11 +147,11 @@ def _attacked(tables: DissectionTables) -> list[Finding]:
         }
         if not {REAL, "under attack"} <= rows.keys():
             continue
-        model, found = place[0], {kind: share(row) for kind, row in rows.items()}
-        before, after = found[REAL], found["under attack"]
+        model, shares = place[0], {kind: share(row) for kind, row in rows.items()}
+        before, after = shares[REAL], shares["under attack"]
         said = changed(DETECTORS, model, before, after)
         says.append(said)
-        estimates.append(_shares(DETECTORS, found, model=model))
+        estimates.append(_shares(DETECTORS, shares, model=model))
         if again := rows.get(AGAIN):
             by_chance[model] = chance(again)
         if said.direction != "open":
@@ -180,20 +180,20 @@ def _attacked(tables: DissectionTables) -> list[Finding]:
 def _fates(tables: DissectionTables) -> list[Finding]:
     """Which detectors keep their concept: what shares alone do not say."""
     fates = {
-        model: found
+        model: fate
         for model, layer in tables.last
-        if (found := tables.fates((model, layer), "adversarial")) and found.detectors
+        if (fate := tables.fates((model, layer), "adversarial")) and fate.detectors
     }
     if not fates:
         return []
-    kept = {model: found.estimate(found.kept) for model, found in fates.items()}
-    gained = [f"{count(found.gained)} in {model}" for model, found in fates.items()]
+    kept = {model: fate.estimate(fate.kept) for model, fate in fates.items()}
+    gained = [f"{count(fate.gained)} in {model}" for model, fate in fates.items()]
     says = (
         ranking("detectors that keep their concept", kept)
         if not far_apart(_successes(tables))
         else ()
     )
-    texts = [f"{percent(found.value)} of the detectors in {model}" for model, found in kept.items()]
+    texts = [f"{percent(part.value)} of the detectors in {model}" for model, part in kept.items()]
     claim = f"Under attack, {listed(texts)} keep their very concept"
     if says:
         more, what = "keep their very concept more often", "how many keep their concept"
@@ -204,7 +204,7 @@ def _fates(tables: DissectionTables) -> list[Finding]:
             says=says,
             estimates=[
                 _shares("detectors that keep their concept", kept, "detectors"),
-                *(_fate(model, found) for model, found in fates.items()),
+                *(_fate(model, fate) for model, fate in fates.items()),
             ],
             note=f"Other units detect a concept only under attack: {listed(gained)}. Last "
             "dissected layer; intervals over detectors.",
@@ -241,8 +241,8 @@ def _by_category(tables: DissectionTables) -> list[Finding]:
             said = changed(name, model, before, after)
             if said.direction != "open":
                 says.append(said)
-                found = {REAL: before, "under attack": after}
-                estimates.append(_shares(name, found, model=model))
+                shares = {REAL: before, "under attack": after}
+                estimates.append(_shares(name, shares, model=model))
     if not says:
         return []
     changes = [
@@ -269,18 +269,18 @@ def _successes(tables: DissectionTables) -> dict[str, Estimate]:
 
 
 def _success(tables: DissectionTables) -> list[Finding]:
-    found = _successes(tables)
-    if not found:
+    successes = _successes(tables)
+    if not successes:
         return []
     name = "attack success"
-    if weak := tuple(model for model, success in found.items() if success.value < WEAK):
+    if weak := tuple(model for model, success in successes.items() if success.value < WEAK):
         says = [Says(name, weak, "lower", (f"{WEAK}",))]
         claim = (
             f"The attack rarely reached its target on {listed(weak)}: that little changes there "
             "says little."
         )
-    elif far_apart(found):
-        least, *_, most = sorted(found, key=lambda model: found[model].value)
+    elif far_apart(successes):
+        least, *_, most = sorted(successes, key=lambda model: successes[model].value)
         says = [Says(name, (most,), "higher", (least,))]
         claim = "Under attack the models cannot be compared: the attack's success differs."
     else:
@@ -289,7 +289,7 @@ def _success(tables: DissectionTables) -> list[Finding]:
         Finding(
             claim=claim,
             says=says,
-            estimates=[_shares(name, found, "images")],
+            estimates=[_shares(name, successes, "images")],
             note="Success is the share of images predicted as the attack's target. Where the "
             "model still sees the images as what they are, its units mostly do too.",
             important=True,
@@ -341,7 +341,9 @@ def _thresholds(tables: DissectionTables) -> list[Finding]:
         silent[model] = Estimate.only(len(rows.where(dead=True)) / n, n)
         low = [row for row in rows.where(dead=False) if row["threshold"] <= 0]
         rare[model] = Estimate.only(len(low) / n, n)
-    dead, zero = (sum(round(e.value * e.n) for e in found.values()) for found in (silent, rare))
+    dead, zero = (
+        sum(round(e.value * e.n) for e in estimates.values()) for estimates in (silent, rare)
+    )
     if not dead and not zero:
         return []
     quantile = next((row["quantile"] for row in tables.images), 0.005)

@@ -76,8 +76,8 @@ class DissectionTables:
     @cached_property
     def layers(self) -> dict[str, list[str]]:
         """The dissected layers of each model that has some, in their order."""
-        found = {model: self.units.where(model=model).values("layer") for model in self.models}
-        return {model: layers for model, layers in found.items() if layers}
+        by_model = {model: self.units.where(model=model).values("layer") for model in self.models}
+        return {model: layers for model, layers in by_model.items() if layers}
 
     @property
     def places(self) -> list[tuple[str, str]]:

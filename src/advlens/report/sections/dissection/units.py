@@ -24,8 +24,8 @@ def pictures(tables: DissectionTables) -> list[Block]:
         return []
     units = dict.fromkeys(map(unit_of, tables.pictures))
     layers = {
-        model: [layer for layer in found[::-1] if any(u[:2] == (model, layer) for u in units)]
-        for model, found in tables.layers.items()
+        model: [layer for layer in layers[::-1] if any(u[:2] == (model, layer) for u in units)]
+        for model, layers in tables.layers.items()
     }
     text = (
         "For a few units, the images of highest response. Within the yellow line the unit exceeds "
@@ -134,10 +134,10 @@ def browser(tables: DissectionTables) -> list[Block]:
     ]
     measured = []
     for column, cell in columns:
-        found = {cell(unit) for unit in real} - {None}
-        if column.filter == "choice" and len(found) < 2:
+        values = {cell(unit) for unit in real} - {None}
+        if column.filter == "choice" and len(values) < 2:
             column = dataclasses.replace(column, filter="")
-        if found:
+        if values:
             measured.append((column, cell))
     return [
         UnitBrowserBlock(

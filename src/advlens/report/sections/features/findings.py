@@ -12,16 +12,16 @@ UNMATCHED = 0.5
 
 def findings(tables: FeatureTables) -> list[Finding]:
     """The most important ones first."""
-    found: list[Finding] = []
+    result: list[Finding] = []
     for place, measure in enumerate(tables.layers or ["pixels"]):
-        found += _inverted(tables, measure, important=place == 0)
-    found += _unmatched(tables)
+        result += _inverted(tables, measure, important=place == 0)
+    result += _unmatched(tables)
     for place, measured in enumerate(tables.networks):
-        found += [
+        result += [
             *_nearest(tables, measured, important=place == 0),
             *_bounds(tables, measured),
         ]
-    return [*found, *_recognized(tables), *_few(tables), *_features(tables)]
+    return [*result, *_recognized(tables), *_few(tables), *_features(tables)]
 
 
 def start_text(start: str) -> str:
@@ -31,8 +31,8 @@ def start_text(start: str) -> str:
 
 def _each(tables: FeatureTables, measure: str) -> dict[str, dict[str, Estimate]]:
     """For each start the models' mean distances."""
-    found = {start: tables.inverted(start, measure) for start in tables.starts}
-    return {start: distances for start, distances in found.items() if distances}
+    by_start = {start: tables.inverted(start, measure) for start in tables.starts}
+    return {start: distances for start, distances in by_start.items() if distances}
 
 
 def _inverted(tables: FeatureTables, measure: str, *, important: bool) -> list[Finding]:
@@ -45,16 +45,18 @@ def _inverted(tables: FeatureTables, measure: str, *, important: bool) -> list[F
     names = {start: f"{name}, from {start_text(start)}" for start in each}
     what = f"how near inverted images come, by {by},"
     says = ranking(name, *each.values(), lower=True)
-    apart = {start: ranking(names[start], found, lower=True) for start, found in each.items()}
-    apart = {start: found for start, found in apart.items() if found}
+    apart = {
+        start: ranking(names[start], distances, lower=True) for start, distances in each.items()
+    }
+    apart = {start: says for start, says in apart.items() if says}
     if not says:
         ((model, _),) = next(iter(each.values())).items()
-        far = [f"{found[model].text()} from {start_text(s)}" for s, found in each.items()]
+        far = [f"{distances[model].text()} from {start_text(s)}" for s, distances in each.items()]
         claim = f"Inverted images of {model} lie at a distance of {listed(far)}, by {by}."
-    elif len({tuple(said[1:] for said in found) for found in apart.values()}) <= 1:
+    elif len({tuple(said[1:] for said in says) for says in apart.values()}) <= 1:
         claim = f"{ranked(says, 'inverted images of', more, what=what)}."
     else:
-        says = tuple(said for found in apart.values() for said in found)
+        says = tuple(said for says in apart.values() for said in says)
         claim = " ".join(
             f"{ranked(f, 'inverted images of', more, where=f'From {start_text(s)}, ', what=what)}."
             for s, f in apart.items()
@@ -65,10 +67,13 @@ def _inverted(tables: FeatureTables, measure: str, *, important: bool) -> list[F
             claim=claim,
             says=says,
             estimates=[
-                *(Measured(name=names[start], estimates=found) for start, found in each.items()),
                 *(
-                    Measured(name=_representation(start), estimates=found)
-                    for start, found in matched.items()
+                    Measured(name=names[start], estimates=distances)
+                    for start, distances in each.items()
+                ),
+                *(
+                    Measured(name=_representation(start), estimates=distances)
+                    for start, distances in matched.items()
                 ),
             ],
             note="Means of each image's distance from its target; lower is nearer.",
@@ -85,20 +90,20 @@ def _unmatched(tables: FeatureTables) -> list[Finding]:
     """An inversion that did not reach its target says nothing about the representation."""
     each = _each(tables, "representation")
     far = {
-        start: tuple(model for model, found in distances.items() if found.value > UNMATCHED)
+        start: tuple(model for model, distance in distances.items() if distance.value > UNMATCHED)
         for start, distances in each.items()
     }
     far = {start: models for start, models in far.items() if models}
     if not far:
         return []
-    models = list(dict.fromkeys(model for found in far.values() for model in found))
+    models = list(dict.fromkeys(model for models in far.values() for model in models))
     steps = listed([count(n) for n in sorted(tables.inversion.values("steps"))])
     return [
         Finding(
             claim=f"Inversions did not reach the representations of {listed(models)}.",
             says=[
-                Says(_representation(start), found, "higher", (f"{UNMATCHED}",))
-                for start, found in far.items()
+                Says(_representation(start), models, "higher", (f"{UNMATCHED}",))
+                for start, models in far.items()
             ],
             estimates=[
                 Measured(name=_representation(start), estimates=each[start]) for start in far
@@ -125,9 +130,9 @@ def _nearest(tables: FeatureTables, measured: Network, *, important: bool) -> li
     if not kid and not fid:
         return []
     says = ranking("KID", kid, lower=True)
-    name, found = ("KID", kid) if kid else ("FID", fid)
-    if len(found) == 1:
-        ((model, value),) = found.items()
+    name, distances = ("KID", kid) if kid else ("FID", fid)
+    if len(distances) == 1:
+        ((model, value),) = distances.items()
         claim = f"Images generated by {model} have a {name} of {value.text()} from real ones"
     elif says:
         more = "are nearer to real ones"
@@ -172,13 +177,13 @@ def _otherwise(said: Says, fid: Mapping[str, Estimate]) -> bool:
 def _bounds(tables: FeatureTables, measured: Network) -> list[Finding]:
     """Whether generation brought images nearer to real ones than they were at the start."""
     name = "kid" if tables.distance("generated", "kid", measured) else "fid"
-    found = {
+    by_images = {
         images: tables.distance(images, name, measured) for images in ("generated", "start", "real")
     }
-    start, title = found["start"], name.upper()
+    start, title = by_images["start"], name.upper()
     says = [
         changed(f"{title} of generated images", model, start[model], after, "start images")
-        for model, after in found["generated"].items()
+        for model, after in by_images["generated"].items()
         if model in start
     ]
     if not says:
@@ -194,7 +199,7 @@ def _bounds(tables: FeatureTables, measured: Network) -> list[Finding]:
             says=says,
             estimates=[
                 Measured(name=f"{title} of {images} images", estimates=each)
-                for images, each in found.items()
+                for images, each in by_images.items()
                 if each
             ],
             note=_behind(tables, measured),
@@ -205,11 +210,11 @@ def _bounds(tables: FeatureTables, measured: Network) -> list[Finding]:
 def _recognized(tables: FeatureTables) -> list[Finding]:
     """Whether others see the class: what only its own model takes for it shows it to nobody."""
     each = {name: tables.recognized("generated", name) for name in tables.recognizers}
-    each = {name: found for name, found in each.items() if found}
-    models = [model for model in tables.models if any(model in found for found in each.values())]
+    each = {name: shares for name, shares in each.items() if shares}
+    models = [model for model in tables.models if any(model in shares for shares in each.values())]
     if not models:
         return []
-    asked = next((name for name, found in each.items() if len(found) == len(models) > 1), None)
+    asked = next((name for name, shares in each.items() if len(shares) == len(models) > 1), None)
     says: tuple[Says, ...] = ()
     if asked:
         says = ranking(f"recognized by {asked}", each[asked])
@@ -220,14 +225,14 @@ def _recognized(tables: FeatureTables) -> list[Finding]:
         claim = ranked(says, "images generated by", more, what=what)
     else:
         texts = [
-            f"{_range([found[model].value for found in each.values() if model in found])} of the "
+            f"{_range([by[model].value for by in each.values() if model in by])} of the "
             f"images of {model}"
             for model in models
         ]
         claim = f"Other networks recognize the wanted class in {listed(texts)}"
     estimates = []
-    for name, found in each.items():
-        estimates.append(Measured(name=f"recognized by {name}", estimates=found, form="percent"))
+    for name, shares in each.items():
+        estimates.append(Measured(name=f"recognized by {name}", estimates=shares, form="percent"))
         if starts := tables.recognized("start", name):
             title = f"start images recognized by {name}"
             estimates.append(Measured(name=title, estimates=starts, form="percent"))
@@ -248,18 +253,18 @@ def _range(values: list[float]) -> str:
 
 def _few(tables: FeatureTables) -> list[Finding]:
     """As many images as features are needed for a covariance of full rank."""
-    found: dict[Network, list[int]] = {}
+    samples: dict[Network, list[int]] = {}
     for row in tables.distances.where(measure="fid"):
         least = min(n for n in (row["n"], row["n_real"]) if n is not None)
         if row["dimension"] and least <= row["dimension"]:
-            found.setdefault(network(row), []).append(least)
-    if not found:
+            samples.setdefault(network(row), []).append(least)
+    if not samples:
         return []
-    texts = [f"{count(min(sizes))} images, {measured.text}" for measured, sizes in found.items()]
+    texts = [f"{count(min(sizes))} images, {measured.text}" for measured, sizes in samples.items()]
     return [
         Finding(
             claim="FID rests on fewer images than features and is too high; only KID compares.",
-            says=[Says("images of FID", tuple(m.text for m in found), "lower", ("features",))],
+            says=[Says("images of FID", tuple(m.text for m in samples), "lower", ("features",))],
             note=f"{listed(texts)}: the covariance of so few images is singular, and FID is "
             "biased upward, for every model alike. FIDs of equal n may be compared, none with "
             "published ones.",

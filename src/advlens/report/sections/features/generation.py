@@ -132,12 +132,12 @@ def _figure(tables: FeatureTables) -> list[Block]:
     rows = Rows()
     for measured in tables.networks[:1]:
         for measure in ("FID", "KID"):
-            found = {kind: tables.distance(kind, measure.lower(), measured) for kind in KINDS}
-            rows += _dots(measure, found)
+            distances = {kind: tables.distance(kind, measure.lower(), measured) for kind in KINDS}
+            rows += _dots(measure, distances)
     for recognizer in tables.recognizers:
         if len(tables.recognized("generated", recognizer)) == len(tables.models):
-            found = {images: tables.recognized(images, recognizer) for images in KINDS}
-            rows += _dots("Recognized", found)
+            shares = {images: tables.recognized(images, recognizer) for images in KINDS}
+            rows += _dots("Recognized", shares)
             break
     if not rows:
         return []
@@ -156,7 +156,7 @@ def _figure(tables: FeatureTables) -> list[Block]:
     ]
 
 
-def _dots(measure: str, found: Mapping[str, Mapping[str, Estimate]]) -> list[dict[str, Any]]:
+def _dots(measure: str, by_images: Mapping[str, Mapping[str, Estimate]]) -> list[dict[str, Any]]:
     return [
         {
             "measure": measure,
@@ -167,7 +167,7 @@ def _dots(measure: str, found: Mapping[str, Mapping[str, Estimate]]) -> list[dic
             "low": estimate.low,
             "high": estimate.high,
         }
-        for images, estimates in found.items()
+        for images, estimates in by_images.items()
         for model, estimate in estimates.items()
     ]
 
@@ -178,8 +178,8 @@ def _distances(tables: FeatureTables) -> list[Block]:
 
     def column(measure: str) -> Column:
         def cell(row: Row) -> str:
-            found = tables.distance(row["images"], measure, network(row)).get(row["model"])
-            return found.text() if found else "–"
+            distance = tables.distance(row["images"], measure, network(row)).get(row["model"])
+            return distance.text() if distance else "–"
 
         return Column(header=measure.upper(), cell=cell)
 
@@ -246,19 +246,19 @@ def reference(tables: FeatureTables) -> Reference | None:
 
 def fid_table(tables: FeatureTables) -> list[Block]:
     """Table 2 or 5 of B23 beside ours."""
-    found = reference(tables)
+    paper = reference(tables)
     ours = tables.distances.where(measure="fid")
-    if found is None or not ours:
+    if paper is None or not ours:
         return []
     rows: list[dict[str, Any]] = [
         {
-            "source": f"B23, {found.fid_table}",
+            "source": f"B23, {paper.fid_table}",
             "images": images,
             "value": f"{value:g}",
-            "n": found.n,
+            "n": paper.n,
             "features": "Inception-v3; size and resize not stated",
         }
-        for images, value in found.fid
+        for images, value in paper.fid
     ]
     rows += [
         {
@@ -272,8 +272,8 @@ def fid_table(tables: FeatureTables) -> list[Block]:
     ]
     return [
         TableBlock(
-            caption=f"FID in B23 ({found.data}) and here. Values do not compare across the two, "
-            f"only the order of models: {_differences(tables, found, ours)}.",
+            caption=f"FID in B23 ({paper.data}) and here. Values do not compare across the two, "
+            f"only the order of models: {_differences(tables, paper, ours)}.",
             file="generation.csv",
             columns=[
                 Column(header="Source", cell=lambda row: row["source"], kind="text"),
@@ -287,7 +287,7 @@ def fid_table(tables: FeatureTables) -> list[Block]:
     ]
 
 
-def _differences(tables: FeatureTables, found: Reference, ours: Rows) -> str:
+def _differences(tables: FeatureTables, paper: Reference, ours: Rows) -> str:
     texts = [
         "B23 draws its start images from Gaussians of the very test images that it measures "
         "against, here those of other images"
@@ -296,23 +296,23 @@ def _differences(tables: FeatureTables, found: Reference, ours: Rows) -> str:
     if others:
         texts.append(f"{listed(list(others))} measures here in place of Inception")
     sizes = sorted(ours.values("n"))
-    if sizes != [found.n]:
+    if sizes != [paper.n]:
         texts.append(
             f"FID falls with the number of images, {listed([count(n) for n in sizes])} here, "
-            f"{count(found.n)} there"
+            f"{count(paper.n)} there"
         )
     return "; ".join(texts)
 
 
 def inversion_table(tables: FeatureTables) -> list[Block]:
     """Table 3 or 6 of B23 beside ours."""
-    found = reference(tables)
+    paper = reference(tables)
     ours = tables.inversion.where(measure=tuple(tables.layers))
-    if found is None or not ours:
+    if paper is None or not ours:
         return []
     rows: list[dict[str, Any]] = [
         {
-            "source": f"B23, {found.inversion_table}",
+            "source": f"B23, {paper.inversion_table}",
             "model": model,
             "start": start,
             "value": f"{value:g}",
@@ -320,7 +320,7 @@ def inversion_table(tables: FeatureTables) -> list[Block]:
             "measure": "192 features of Inception-v3",
             "steps": STEPS,
         }
-        for model, *values in found.inversion
+        for model, *values in paper.inversion
         for start, value in zip(("first figure", "second figure"), values, strict=True)
     ]
     rows += [
@@ -337,7 +337,7 @@ def inversion_table(tables: FeatureTables) -> list[Block]:
     ]
     return [
         TableBlock(
-            caption=f"Distance of inverted images in B23 ({found.data}) and here. Values do not "
+            caption=f"Distance of inverted images in B23 ({paper.data}) and here. Values do not "
             "compare across the two, only the order of models: B23 takes three images as one "
             "vector, which makes a distance about √3 times that of one image; features and steps "
             "stand in their columns.",

@@ -101,8 +101,8 @@ def _reference(heading: str, file: str, alt: str) -> PictureColumn:
 
 
 def _networks(tables: FeatureTables) -> str:
-    found = tables.inversion.where(measure=tuple(tables.layers)).values("features")
-    return f", of features by {listed(found)}" if found else ""
+    networks = tables.inversion.where(measure=tuple(tables.layers)).values("features")
+    return f", of features by {listed(networks)}" if networks else ""
 
 
 def _table(tables: FeatureTables) -> list[Block]:
@@ -112,10 +112,10 @@ def _table(tables: FeatureTables) -> list[Block]:
     def column(measure: str) -> Column:
         def cell(row: Row) -> str:
             keys = {"start": row["start"], "model": row["model"], "measure": measure}
-            found = tables.inversion.one(**keys)
-            if not found:
+            distance = tables.inversion.one(**keys)
+            if not distance:
                 return "–"
-            return f"{Estimate.of(found).text()}; start {number(found['untouched'])}"
+            return f"{Estimate.of(distance).text()}; start {number(distance['untouched'])}"
 
         title = TITLES.get(measure) or layer_name(measure).capitalize()
         return Column(header=title, cell=cell)

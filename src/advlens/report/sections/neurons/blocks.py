@@ -29,7 +29,7 @@ from advlens.words import (
     listed,
     number,
     percent,
-    radius,
+    radius_text,
 )
 
 SETS = {
@@ -107,8 +107,8 @@ def consistency_table(tables: NeuronTables) -> TableBlock:
 
     def column(header: str, measure: str) -> Column:
         def cell(row: Row) -> str:
-            found = tables.at_last(row["images"], measure).estimates().get(row["model"])
-            return found.text() if found else "–"
+            estimate = tables.at_last(row["images"], measure).estimates().get(row["model"])
+            return estimate.text() if estimate else "–"
 
         return Column(header=header, cell=cell)
 
@@ -137,7 +137,7 @@ def consistency_table(tables: NeuronTables) -> TableBlock:
 def _radius(row: Row) -> str:
     if row["epsilon"] is None:
         return "–"
-    return f"{NORMS.get(row['norm'], row['norm'])} {radius(row)}"
+    return f"{NORMS.get(row['norm'], row['norm'])} {radius_text(row)}"
 
 
 def curves(tables: NeuronTables) -> list[Block]:
@@ -270,7 +270,7 @@ def floors(tables: NeuronTables) -> list[Block]:
 
 
 def _floors(tables: NeuronTables) -> dict[str, float]:
-    return {model: found.value for model, found in tables.random("lc").items()}
+    return {model: estimate.value for model, estimate in tables.random("lc").items()}
 
 
 def pictures(tables: NeuronTables) -> list[Block]:

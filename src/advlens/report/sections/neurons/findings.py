@@ -49,8 +49,8 @@ def _under_fgsm(tables: NeuronTables) -> list[Finding]:
         model = row["model"]
         real, adversarial = Estimate.of(row, "consis"), Estimate.of(row, "consis_adv")
         says.append(changed("consistency", model, real, adversarial))
-        found = {"on real images": real, f"under {attack_name(row)}": adversarial}
-        estimates.append(Measured(name="consistency", model=model, estimates=found))
+        consistencies = {"on real images": real, f"under {attack_name(row)}": adversarial}
+        estimates.append(Measured(name="consistency", model=model, estimates=consistencies))
         if says[-1].direction != "open":
             shares[model] = f" (by {100 * abs(1 - adversarial.value / real.value):.0f}%)"
     behind = tables.at_last("fgsm", "consis_adv")
@@ -108,8 +108,8 @@ def _at_equal_success(tables: NeuronTables) -> list[Finding]:
         says = [Says("CS1 at equal attack success", tuple(rows.values("model")), "open")]
     else:
         pairs = sorted({(best, less) for said in says for best in said.of for less in said.than})
-        found = {pair: _lead_at_equal_lc(tables, *pair) for pair in pairs}
-        leads = {pair: lead for pair, lead in found.items() if lead is not None}
+        by_pair = {pair: _lead_at_equal_lc(tables, *pair) for pair in pairs}
+        leads = {pair: lead for pair, lead in by_pair.items() if lead is not None}
         if leads:
             texts = [f"{best} less that of {less} is {x:+.3f}" for (best, less), x in leads.items()]
             matched = (
@@ -174,8 +174,10 @@ def _highest(rows: Rows, where: str) -> tuple[str, list[Says]]:
 
 
 def _both(tables: NeuronTables, images: str, where: str) -> list[Measured]:
-    found = {m: tables.at_last(images, m.lower()).estimates() for m in ("CS1", "CS2")}
-    return [Measured(name=f"{m} {where}", estimates=each) for m, each in found.items() if each]
+    similarities = {m: tables.at_last(images, m.lower()).estimates() for m in ("CS1", "CS2")}
+    return [
+        Measured(name=f"{m} {where}", estimates=each) for m, each in similarities.items() if each
+    ]
 
 
 def _success(rows: Rows, name: str) -> Measured:
@@ -187,10 +189,10 @@ def _attacks(rows: Rows) -> str:
 
 
 def _control(tables: NeuronTables) -> list[Finding]:
-    found = tables.at_last("noise", "cs1").estimates()
-    if not found:
+    similarities = tables.at_last("noise", "cs1").estimates()
+    if not similarities:
         return []
-    weak = [model for model, cs1 in found.items() if cs1.value < CONTROL]
+    weak = [model for model, cs1 in similarities.items() if cs1.value < CONTROL]
     bound = (f"{CONTROL}",)
     return [
         Finding(
@@ -199,8 +201,8 @@ def _control(tables: NeuronTables) -> list[Finding]:
             else "Noise of the same length changes little: the effect is the attack's.",
             says=[Says("CS1 under noise", tuple(weak), "lower", bound)]
             if weak
-            else [Says("CS1 under noise", tuple(found), "higher", bound)],
-            estimates=[Measured(name="CS1 under noise", estimates=found)],
+            else [Says("CS1 under noise", tuple(similarities), "higher", bound)],
+            estimates=[Measured(name="CS1 under noise", estimates=similarities)],
             note=f"The Gaussian noise is as long as the attack at equal ε; at least {CONTROL} is "
             "expected."
             + (" A part of a low CS1 is the size of the change, not its aim." if weak else ""),
@@ -218,10 +220,10 @@ def _trends(tables: NeuronTables) -> list[Finding]:
         if len(mine) < 2:
             continue
         ends = {f"at LC {number(row['lc'])}": row for row in (mine[0], mine[-1])}
-        for name, found in says.items():
+        for name, said in says.items():
             each = {at: Estimate.of(row, name.lower(), n="units") for at, row in ends.items()}
             before, after = (Estimate.of(row, name.lower(), n="units") for row in ends.values())
-            found.append(changed(name, model, before, after, "units of low LC"))
+            said.append(changed(name, model, before, after, "units of low LC"))
             measured = Measured(name=name, model=model, estimates=each, counted="units")
             estimates.append(measured)
     if not estimates:
@@ -229,8 +231,8 @@ def _trends(tables: NeuronTables) -> list[Finding]:
     return [
         Finding(
             claim="From units of low LC to units of high LC, "
-            f"{'; '.join(f'{name} {moves(found)}' for name, found in says.items())}.",
-            says=[said for found in says.values() for said in found],
+            f"{'; '.join(f'{name} {moves(said)}' for name, said in says.items())}.",
+            says=[said for said in says.values() for said in said],
             estimates=estimates,
             note="All convolutions, at equal success. Intervals are over units; the bins are the "
             f"first and the last with at least {FEW} units.",
@@ -277,17 +279,17 @@ def _bias(tables: NeuronTables) -> list[Finding]:
 
 
 def _dead(tables: NeuronTables) -> list[Finding]:
-    found, dead = dict[str, Estimate](), 0
+    shares, dead = dict[str, Estimate](), 0
     for model in tables.layers.values("model"):
         mine = tables.layers.where(model=model)
         silent, units = (sum(row[name] for row in mine) for name in ("dead", "units"))
-        found[model] = Estimate.only(silent / max(units, 1), units)
+        shares[model] = Estimate.only(silent / max(units, 1), units)
         dead += silent
     return [
         Finding(
             claim=f"{count(dead) if dead else 'No'} unit{'' if dead == 1 else 's'} "
             f"{'is' if dead == 1 else 'are'} dead.",
-            estimates=[Measured(name="dead units", estimates=found, form="count")],
+            estimates=[Measured(name="dead units", estimates=shares, form="count")],
             note=f"They are positive on none of the {count(tables.images)} real images, and left "
             "out of all means.",
         )
@@ -296,19 +298,19 @@ def _dead(tables: NeuronTables) -> list[Finding]:
 
 def _frames(tables: NeuronTables) -> list[Finding]:
     shown = tables.pictures.where(images="adversarial")
-    found = {
+    framed_shares = {
         model: Estimate.only(sum(map(is_framed, mine)) / len(mine), len(mine))
         for model in shown.values("model")
         if (mine := shown.where(model=model))
     }
-    if not found:
+    if not framed_shares:
         return []
-    framed = round(sum(each.value * each.n for each in found.values()))
+    framed = round(sum(each.value * each.n for each in framed_shares.values()))
     return [
         Finding(
             claim=f"Of the adversarial pictures below, {count(framed)} are mistaken for what the "
             "unit stands for.",
-            estimates=[Measured(name="framed pictures", estimates=found, form="count")],
+            estimates=[Measured(name="framed pictures", estimates=framed_shares, form="count")],
             note="These are framed: misclassified as a class near the unit's real images "
             "(D22). A few chosen units are no sample, so the shares carry no interval.",
         )

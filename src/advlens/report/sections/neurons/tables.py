@@ -47,8 +47,10 @@ class NeuronTables:
     def at_last(self, images: str, measure: str) -> Rows:
         """Rows of `consistency.csv` for one kind of images, at each model's last convolution."""
         rows = self.consistency.where(images=images, measure=measure).known("mean")
-        found = (rows.one(model=last["model"], layer=last["layer"]) for last in self.last_layers)
-        return Rows(filter(None, found))
+        last_rows = (
+            rows.one(model=last["model"], layer=last["layer"]) for last in self.last_layers
+        )
+        return Rows(filter(None, last_rows))
 
     def random(self, measure: str) -> dict[str, Estimate]:
         """A measure (lc, cs1) of random images in place of the top ones, for each model."""

@@ -43,11 +43,11 @@ def _made(history: History, *, important: bool) -> Finding:
     )
 
 
-def _accuracy(name: str, history: History, found: dict[str, Estimate]) -> Measured:
+def _accuracy(name: str, history: History, accuracies: dict[str, Estimate]) -> Measured:
     return Measured(
         name=name,
         model=history.model,
-        estimates=found,
+        estimates=accuracies,
         form="percent",
         counted="held-out images",
     )
@@ -66,7 +66,7 @@ def _cost(history: History) -> list[str]:
 
 def _falls(trained: Sequence[History]) -> list[Finding]:
     """Whether adversarial accuracy falls again, beyond what its intervals leave open."""
-    found, steady, values = list[Finding](), list[Says](), list[Measured]()
+    falls, steady, values = list[Finding](), list[Says](), list[Measured]()
     for history in trained:
         peak, last, model = history.peak, history.last, history.model
         if not peak["n"] or peak is last:
@@ -81,10 +81,10 @@ def _falls(trained: Sequence[History]) -> list[Finding]:
             steady.append(said)
             values.append(measured)
         else:
-            found.append(_fall(history, said, measured))
+            falls.append(_fall(history, said, measured))
     if steady:
         models = listed([said.of[0] for said in steady])
-        found.append(
+        falls.append(
             Finding(
                 claim="After its best epoch, adversarial accuracy on held-out images does not fall "
                 f"beyond its interval in {models}.",
@@ -92,7 +92,7 @@ def _falls(trained: Sequence[History]) -> list[Finding]:
                 estimates=values,
             )
         )
-    return found
+    return falls
 
 
 def _fall(history: History, said: Says, measured: Measured) -> Finding:

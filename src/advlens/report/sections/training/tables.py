@@ -41,12 +41,12 @@ def histories(results: Results) -> list[History]:
     """From `training.csv` and `training_settings.csv`, in the order of the run."""
     rows = results.table("training")
     words = results.table("training_settings").by("model")
-    found = []
+    trained = list[History]()
     for model in results.models:
         mine = rows.where(model=model)
         if mine.one(kept=True):
-            found.append(History(model, mine, words.get(model, {})))
-    return found
+            trained.append(History(model, mine, words.get(model, {})))
+    return trained
 
 
 def share(row: Row, column: str) -> Estimate:
