@@ -133,6 +133,7 @@ class Attack:
             prepared = prepare(model)
             images = place_images(prepared, images)
             labels, ids = check_labels(labels, images), number_images(images, ids)
+            prepared.check(images)  # given logits do not show whether the model is randomized
             logits = prepared(images) if clean is None else clean.clone()
             if logits.isnan().any():
                 raise NumericError(
@@ -141,8 +142,8 @@ class Attack:
                 )
             if prepared.randomized:
                 # one lucky draw spares no image
-                logits: Logits = prepared(self(prepared, images, labels, ids=ids))
-                return logits
+                fresh: Logits = prepared(self(prepared, images, labels, ids=ids))
+                return fresh
             left = (~self.goal(logits, labels).reached(logits)).nonzero().squeeze(1)
             if len(left):
                 ids = ids.to(left.device)[left]
