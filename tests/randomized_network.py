@@ -16,6 +16,9 @@ class Live(Prepared):
         super().__init__(model, torch.float32)
         self.randomized, self.model = True, model
 
+    def check(self, images: Tensor) -> None:
+        """Its passes count as different, whatever they give."""
+
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images).float()
 
