@@ -107,6 +107,12 @@ class Classifier(nn.Module):
         head: str | None = None,
     ):
         super().__init__()
+        if not isinstance(name, str) or not name:
+            raise ModelError(f"the name of a classifier must be a text, not {name!r}")
+        if interpolation not in ("bilinear", "bicubic"):
+            raise ModelError(
+                f"{name}: interpolation must be bilinear or bicubic, not {interpolation!r}"
+            )
         if not isinstance(network, nn.Module):
             raise ModelError(
                 f"{name}: the network must be a torch.nn.Module, not {type(network).__name__}"

@@ -220,10 +220,10 @@ def _trends(tables: NeuronTables) -> list[Finding]:
         if len(mine) < 2:
             continue
         ends = {f"at LC {number(row['lc'])}": row for row in (mine[0], mine[-1])}
-        for name, said in says.items():
+        for name, told in says.items():
             each = {at: Estimate.of(row, name.lower(), n="units") for at, row in ends.items()}
             before, after = (Estimate.of(row, name.lower(), n="units") for row in ends.values())
-            said.append(changed(name, model, before, after, "units of low LC"))
+            told.append(changed(name, model, before, after, "units of low LC"))
             measured = Measured(name=name, model=model, estimates=each, counted="units")
             estimates.append(measured)
     if not estimates:
@@ -231,8 +231,8 @@ def _trends(tables: NeuronTables) -> list[Finding]:
     return [
         Finding(
             claim="From units of low LC to units of high LC, "
-            f"{'; '.join(f'{name} {moves(said)}' for name, said in says.items())}.",
-            says=[said for said in says.values() for said in said],
+            f"{'; '.join(f'{name} {moves(told)}' for name, told in says.items())}.",
+            says=[said for told in says.values() for said in told],
             estimates=estimates,
             note="All convolutions, at equal success. Intervals are over units; the bins are the "
             f"first and the last with at least {FEW} units.",
