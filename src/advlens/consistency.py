@@ -34,6 +34,8 @@ MEASURES = ("lc", "consis_adv", "cs1", "cs2")
 Similarity = Float64[Tensor, "classes classes"]
 PerUnit = Float64[Tensor, " units"]
 Counts = Float64[Tensor, "units classes"]
+MOST = 5
+"""Number of classes that `LayerConsistency.classes` names for a unit."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,26 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class TopClasses:
+    """The classes of each unit's k images: consis(n, c) of D19 (eq. 1), the most frequent first.
+
+    Attributes:
+        classes: class numbers; of equal shares the smaller number comes first.
+        shares: their shares of the k images, in [0, 1]; 0 for classes that do not occur.
+    """
+
+    classes: Int64[Tensor, "units most"]
+    shares: Float64[Tensor, "units most"]
+
+
+@dataclass(frozen=True)
 class LayerConsistency:
     """The measures of one layer.
 
     Attributes:
         values: for each measure one number per unit, NaN for dead units.
+        classes: the first `MOST` classes of each unit's "real" images (p), of its "adversarial"
+            ones (q), and of their "target" classes (q̃).
         corrected: LC corrected for the bias of k images, (k·LC − 1)/(k − 1), per unit.
         dead: units whose response is positive on no real image; all means leave them out.
         intervals: mean over the live units with a 95 % interval over images.
@@ -68,6 +85,7 @@ class LayerConsistency:
     """
 
     values: dict[str, Float64[Tensor, " units"]]
+    classes: dict[str, TopClasses]
     corrected: Float64[Tensor, " units"]
     dead: Bool[Tensor, " units"]
     intervals: dict[str, Interval]
@@ -78,6 +96,13 @@ def class_counts(labels: Int64[Tensor, "units k"], classes: int) -> Counts:
     """The number of each unit's k images in each class."""
     counts = torch.zeros(len(labels), classes, dtype=torch.float64)
     return counts.scatter_add_(1, labels, torch.ones(labels.shape, dtype=torch.float64))
+
+
+def top_classes(counts: Counts, most: int = MOST) -> TopClasses:
+    """The classes of highest share of each unit, at most `most` of them."""
+    ordered, classes = counts.sort(dim=1, descending=True, stable=True)
+    shares = ordered / counts.sum(dim=1, keepdim=True)
+    return TopClasses(classes[:, :most].clone(), shares[:, :most].clone())
 
 
 def level(counts: Counts, similarity: Similarity) -> PerUnit:
@@ -153,6 +178,11 @@ def layer_consistency(
     values = {name: torch.where(dead, torch.nan, value) for name, value in values.items()}
     return LayerConsistency(
         values=values,
+        classes={
+            "real": top_classes(n_p),
+            "adversarial": top_classes(n_q),
+            "target": top_classes(n_t),
+        },
         corrected=(top * values["lc"] - 1) / (top - 1),
         dead=dead,
         intervals={name: _interval(values[name], influences[name], top) for name in MEASURES},

@@ -310,6 +310,11 @@ def radius_text(row: Mapping[str, Any]) -> str:
     return f"{row['epsilon']:.3g}"
 
 
+def shares(rows: Sequence[Mapping[str, Any]], most: int = 3) -> str:
+    """The first classes of a unit's images and their shares: "cat 45%, dog 20%"."""
+    return ", ".join(f"{row['class']} {row['share']:.0%}" for row in rows[:most])
+
+
 def file_name(*parts: str | int) -> str:
     """A file name that is safe, readable, and another one for other parts."""
     text = "/".join(map(str, parts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from advlens.words import Estimate, Form, Says, count, shared
@@ -157,6 +157,8 @@ class Grid:
     """Name and formatted value, such as {"LC": "0.533"}."""
     real: Sequence[Cell]
     adversarial: Sequence[Cell]
+    classes: Mapping[str, str] = field(default_factory=dict)
+    """For real, adversarial and target the most frequent classes, such as "cat 45%, dog 20%"."""
 
 
 @dataclass(frozen=True, kw_only=True)

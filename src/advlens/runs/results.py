@@ -46,12 +46,16 @@ class Rows(list[Row]):
         """What a column holds, or several as a tuple; each once, in the order of the rows."""
         return list(dict.fromkeys(map(operator.itemgetter(*columns), self)))
 
-    def split(self, *columns: str) -> "list[Rows]":
-        """The rows of each value of a column, or of several together."""
+    def grouped(self, *columns: str) -> "dict[Any, Rows]":
+        """The rows of each value of a column, or of several as a tuple."""
         groups: dict[Any, Rows] = {}
         for row in self:
             groups.setdefault(operator.itemgetter(*columns)(row), Rows()).append(row)
-        return list(groups.values())
+        return groups
+
+    def split(self, *columns: str) -> "list[Rows]":
+        """The groups alone, in the order of their first rows."""
+        return list(self.grouped(*columns).values())
 
     def ordered(self, column: str) -> "Rows":
         """By what a column holds, lowest first."""

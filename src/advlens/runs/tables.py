@@ -144,6 +144,16 @@ TABLES: dict[str, Table] = {
             "consis_adv_fgsm": (_OPEN, "consis_adv under FGSM"),
         },
     ),
+    "unit_classes": Table(
+        "a class of a live unit's top images: consis(n, c) of D19 (eq. 1), the first five",
+        _UNIT
+        | {
+            "images": (str, "real, adversarial, or target: the targets of the adversarial images"),
+            **_RANK,
+            "class": (str, "the class"),
+            "share": (float, "its share of the unit's top images"),
+        },
+    ),
     "layers": Table(
         "the means over the live units of a layer",
         _LAYER

@@ -230,6 +230,11 @@ class _Neurons(Work):
                 for layer, consistency in main.items()
                 for row in self._unit_rows(layer, consistency, measured[FGSM][layer])
             ],
+            "unit_classes": [
+                row
+                for layer, consistency in main.items()
+                for row in self._classes(layer, consistency)
+            ],
             "layers": [self._layer_row(layer, consistency) for layer, consistency in main.items()],
             "consistency": [
                 row
@@ -293,6 +298,30 @@ class _Neurons(Work):
                 **{name: None if dead else column[unit] for name, column in columns.items()},
             }
             for unit, dead in enumerate(main.dead.tolist())
+        ]
+
+    def _classes(self, layer: str, consistency: LayerConsistency) -> list[Row]:
+        """The classes of each live unit's top images, most frequent first."""
+        names = self.context.data.classes
+        live = (~consistency.dead).nonzero().flatten().tolist()
+        columns = {
+            images: (top.classes.tolist(), top.shares.tolist())
+            for images, top in consistency.classes.items()
+        }
+        return [
+            {
+                "model": self.context.name,
+                "layer": layer,
+                "unit": unit,
+                "images": images,
+                "rank": rank,
+                "class": names[label],
+                "share": share,
+            }
+            for unit in live
+            for images, (classes, shares) in columns.items()
+            for rank, (label, share) in enumerate(zip(classes[unit], shares[unit], strict=True))
+            if share
         ]
 
     def _layer_row(self, layer: str, consistency: LayerConsistency) -> Row:

@@ -51,6 +51,7 @@ class DissectionTables:
     images: Rows
     pictures: Rows
     neurons: Rows
+    classes: Rows
 
     @classmethod
     def read(cls, results: Results) -> "DissectionTables | None":
@@ -66,6 +67,7 @@ class DissectionTables:
             images=results.table("dissection_images"),
             pictures=results.table("dissection_pictures"),
             neurons=results.table("units"),
+            classes=results.table("unit_classes"),
         )
 
     @cached_property

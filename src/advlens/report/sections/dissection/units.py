@@ -15,7 +15,7 @@ from advlens.report.blocks import (
 )
 from advlens.report.sections.dissection.tables import DissectionTables, Unit, unit_of
 from advlens.runs.tables import Row
-from advlens.words import file_name, number
+from advlens.words import file_name, number, shares
 
 
 def pictures(tables: DissectionTables) -> list[Block]:
@@ -105,10 +105,14 @@ def browser(tables: DissectionTables) -> list[Block]:
     if not real:
         return []
     neurons = {unit_of(row): row for row in tables.neurons}
+    classes = tables.classes.grouped("images", "model", "layer", "unit")
     pictured = set(map(unit_of, tables.pictures))
 
     def of(rows: Mapping[Unit, Row], name: str) -> Callable[[Unit], str | float | None]:
         return lambda unit: rows[unit][name] if unit in rows else None
+
+    def most(images: str) -> Callable[[Unit], str | None]:
+        return lambda unit: shares(classes.get((images, *unit), ()), 2) or None
 
     def attacked(name: str) -> Callable[[Unit], str | float | None]:
         return of(adversarial, name)
@@ -131,6 +135,11 @@ def browser(tables: DissectionTables) -> list[Block]:
         (BrowserColumn(header="Change", kind="text", filter="choice"), change),
         (BrowserColumn(header="LC", kind="number"), of(neurons, "lc")),
         (BrowserColumn(header="CS1", kind="number"), of(neurons, "cs1")),
+        (BrowserColumn(header="Classes", kind="text", filter="search"), most("real")),
+        (
+            BrowserColumn(header="Classes under attack", kind="text", filter="search"),
+            most("adversarial"),
+        ),
     ]
     measured = []
     for column, cell in columns:

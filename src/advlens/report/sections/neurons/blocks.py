@@ -328,4 +328,5 @@ def _grid(tables: NeuronTables, model: str, layer: str, unit: int) -> Grid:
         },
         real=real,
         adversarial=adversarial,
+        classes=tables.frequent.get((model, layer, unit), {}),
     )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from advlens.runs.results import Results, Rows
-from advlens.words import Estimate
+from advlens.words import Estimate, shares
 
 MEASURES = ("lc", "consis_adv", "cs1", "cs2")
 
@@ -17,6 +17,7 @@ class NeuronTables:
     images: int
     layers: Rows
     units: Rows
+    classes: Rows
     consistency: Rows
     floors: Rows
     table1: Rows
@@ -31,6 +32,7 @@ class NeuronTables:
             images=results.record["data"]["images"],
             layers=results.table("layers"),
             units=results.table("units"),
+            classes=results.table("unit_classes"),
             consistency=results.table("consistency"),
             floors=results.table("floors"),
             table1=results.table("table1_d19").known("consis"),
@@ -51,6 +53,15 @@ class NeuronTables:
             rows.one(model=last["model"], layer=last["layer"]) for last in self.last_layers
         )
         return Rows(filter(None, last_rows))
+
+    @cached_property
+    def frequent(self) -> dict[tuple[str, str, int], dict[str, str]]:
+        """For each unit and kind of images the most frequent classes, as "cat 45%, dog 20%"."""
+        units = self.classes.grouped("model", "layer", "unit")
+        return {
+            unit: {kind: shares(part) for kind, part in rows.grouped("images").items()}
+            for unit, rows in units.items()
+        }
 
     def random(self, measure: str) -> dict[str, Estimate]:
         """A measure (lc, cs1) of random images in place of the top ones, for each model."""
