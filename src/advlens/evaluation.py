@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise, zip_longest
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from advlens.arrays import Ids, Images, Labels, Logits
@@ -42,7 +43,9 @@ class Accuracy:
         """Top-1 accuracy in [0, 1]."""
         return self.top1 / max(self.n * self.draws, 1)
 
-    def update(self, logits: Logits, labels: Labels, clean: Logits | None = None) -> None:
+    def update(
+        self, logits: Logits, labels: Labels, clean: Logits | None = None
+    ) -> Bool[Tensor, " n"]:
         """Process a batch.
 
         Args:
@@ -51,12 +54,16 @@ class Accuracy:
             clean: logits of the natural images if `logits` are of attacked ones: an image that is
                 wrong without the attack does not count as right under it. Top-5 uses `logits`
                 alone.
+
+        Returns:
+            Whether each image counts as right.
         """
         hits = _hits(logits, labels)
         right = hits[:, 0] if clean is None else hits[:, 0] & _hits(clean, labels)[:, 0]
         self.n += len(labels)
         self.top1 += int(right.sum())
         self.top5 += int(hits.any(dim=1).sum())
+        return right
 
     def update_under(
         self,
@@ -67,25 +74,28 @@ class Accuracy:
         *,
         ids: Ids,
         clean: Logits,
-    ) -> None:
+    ) -> Bool[Tensor, " n"] | None:
         """Attack a batch, or leave it as it is, and process it.
 
         All images are attacked: an image that is wrong already, or fooled at an early step, no
         longer changes top-1 but still changes top-5. With five classes or fewer, such images are
         dropped on the way. Each of several draws is a fresh pass over the same attacked images.
+
+        Returns:
+            Whether each image counts as right; None for several draws.
         """
         if self.draws > 1:
             attacked = images if attack is None else attack(model, images, labels, ids=ids)
             self._update_draws(model, attacked, labels)
-        elif attack is None:
-            self.update(clean, labels)
-        elif clean.shape[1] <= RANKS:
+            return None
+        if attack is None:
+            return self.update(clean, labels)
+        if clean.shape[1] <= RANKS:
             logits = attack.outcomes(model, images, labels, ids=ids, clean=clean)
-            self.update(logits, labels, clean)
-        else:
-            with torch.no_grad():
-                logits = model(attack(model, images, labels, ids=ids))
-            self.update(logits, labels, clean)
+            return self.update(logits, labels, clean)
+        with torch.no_grad():
+            logits = model(attack(model, images, labels, ids=ids))
+        return self.update(logits, labels, clean)
 
     def _update_draws(self, model: Prepared, images: Images, labels: Labels) -> None:
         with torch.no_grad():

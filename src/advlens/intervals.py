@@ -21,6 +21,62 @@ def wilson(successes: float, n: float) -> tuple[float, float]:
     return low, high
 
 
+def paired_interval(both: int, first: int, second: int, neither: int) -> tuple[float, float]:
+    """95 % interval of the difference of two shares of the same trials (Newcombe 1998, method 10).
+
+    Args:
+        both: trials in which both succeed.
+        first: trials in which only the first succeeds.
+        second: trials in which only the second succeeds.
+        neither: trials in which both fail.
+    """
+    n = both + first + second + neither
+    if n == 0:
+        return -1.0, 1.0
+    a, b = both + first, both + second
+    (a_low, a_high), (b_low, b_high) = wilson(a, n), wilson(b, n)
+    agreement = float(both * neither - first * second)
+    if agreement > 0:
+        agreement = max(agreement - n / 2, 0.0)  # his continuity correction
+    spread = math.sqrt(a * (n - a) * b * (n - b))
+    phi = agreement / spread if spread else 0.0
+
+    def length(one: float, other: float) -> float:
+        return math.sqrt(max(one**2 - 2 * phi * one * other + other**2, 0.0))
+
+    difference = (first - second) / n
+    below = length(a / n - a_low, b_high - b / n)
+    above = length(a_high - a / n, b / n - b_low)
+    return difference - below, difference + above
+
+
+def mcnemar(first: int, second: int) -> float:
+    """The exact two-sided p of two equal shares, from the trials in which only one succeeds.
+
+    Each of these is of either kind with probability 1/2 (McNemar 1947).
+    """
+    n, least = first + second, min(first, second)
+    if 2 * least == n:
+        return 1.0
+    # sums of binomial coefficients, in logarithms: 2ⁿ is no float for n > 1023
+    logs = [_log_choose(n, k) - n * math.log(2) for k in range(least + 1)]
+    top = max(logs)
+    return min(1.0, 2 * math.exp(top) * math.fsum(math.exp(log - top) for log in logs))
+
+
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number, so that one false claim in all is rare (Holm 1979)."""
+    corrected, highest = [0.0] * len(values), 0.0
+    for rank, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        highest = max(highest, min(1.0, (len(values) - rank) * values[place]))
+        corrected[place] = highest
+    return corrected
+
+
 def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
     """The mean of n independent values and its 95 % interval by Student's t; none for n < 2."""
     n = len(values)

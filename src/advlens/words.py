@@ -123,7 +123,10 @@ class Says(NamedTuple):
 
 
 def ranking(
-    measure: str, *estimates: Mapping[str, Estimate], lower: bool = False
+    measure: str,
+    *estimates: Mapping[str, Estimate],
+    lower: bool = False,
+    established: Collection[tuple[str, str]] | None = None,
 ) -> tuple[Says, ...]:
     """Who is ahead of whom beyond the intervals, by all of these estimates.
 
@@ -134,19 +137,10 @@ def ranking(
         measure: its name.
         estimates: of each model, once for each way in which it was measured.
         lower: lower is better.
+        established: who is ahead of whom by a paired test, which intervals cannot replace.
     """
     models = tuple(dict.fromkeys(model for each in estimates for model in each))
-    ahead = {
-        (first, second)
-        for first in models
-        for second in models
-        if all(
-            {first, second} <= each.keys()
-            and (each[second].value - each[first].value) * (1 if lower else -1) > 0
-            and not each[first].overlaps(each[second])
-            for each in estimates
-        )
-    }
+    ahead = _apart(models, estimates, lower) if established is None else established
     direction: Direction = "lower" if lower else "higher"
     for model in models:
         others = tuple(other for other in models if other != model)
@@ -159,6 +153,23 @@ def ranking(
     if groups or len(models) < 2:
         return tuple(Says(measure, firsts, direction, rest) for firsts, rest in groups.items())
     return (Says(measure, models, "open"),)
+
+
+def _apart(
+    models: Sequence[str], estimates: Sequence[Mapping[str, Estimate]], lower: bool
+) -> set[tuple[str, str]]:
+    """Pairs of models of which the first is ahead of the second beyond the intervals."""
+    return {
+        (first, second)
+        for first in models
+        for second in models
+        if all(
+            {first, second} <= each.keys()
+            and (each[second].value - each[first].value) * (1 if lower else -1) > 0
+            and not each[first].overlaps(each[second])
+            for each in estimates
+        )
+    }
 
 
 def ranked(says: Sequence[Says], things: str, more: str, *, where: str = "", what: str = "") -> str:
@@ -242,7 +253,11 @@ Form = Literal["number", "percent", "count"]
 
 
 def comparison(
-    estimates: Mapping[str, Estimate], form: Form = "number", *, phrases: bool = False
+    estimates: Mapping[str, Estimate],
+    form: Form = "number",
+    *,
+    phrases: bool = False,
+    paired: bool = False,
 ) -> str:
     """Estimates by model from highest to lowest, and which differences the intervals leave open.
 
@@ -252,6 +267,7 @@ def comparison(
         estimates: by model, or by phrase.
         form: of the values.
         phrases: they are of one model, in their order, each by a phrase such as "on real images".
+        paired: the intervals do not decide on the differences, so nothing is said of them.
     """
 
     def text(estimate: Estimate) -> str:
@@ -275,7 +291,7 @@ def comparison(
         for second, other in known[index + 1 :]
         if one.overlaps(other)
     ]
-    if len(known) < 2 or form == "count" or (phrases and len(known) > 2):
+    if len(known) < 2 or form == "count" or paired or (phrases and len(known) > 2):
         return values
     if not open_pairs:
         return f"{values}; the intervals are disjoint"

@@ -24,6 +24,8 @@ class Measured:
     form: Form = "number"
     counted: str = "images"
     """What n counts."""
+    paired: bool = False
+    """A paired test decides on the differences, not whether intervals overlap."""
 
     @property
     def n(self) -> str:

@@ -103,6 +103,32 @@ TERMS = (
 TABLES: dict[str, Table] = {
     "accuracy": Table("the accuracy of a model under an attack", _ACCURACY),
     "sweep": Table("the accuracy of a model on a subset, at one of several radii", _ACCURACY),
+    "accuracy_images": Table(
+        "which of a thousand images a model predicts right under an attack",
+        _MODEL
+        | _ATTACK
+        | {
+            "settings": (str, "as in accuracy.csv"),
+            "first": (int, "the number of the first image in the data"),
+            "right": (str, "a digit for each image: 1 if it is predicted right, else 0"),
+        },
+    ),
+    "differences": Table(
+        "two models compared on the same images",
+        {
+            "measure": (str, "what is compared"),
+            **_ATTACK,
+            "settings": (str, "as in accuracy.csv"),
+            "model": (str, "the first model"),
+            "other": (str, "the second model"),
+            "difference": (float, "the first model's value less the second's"),
+            "low": (float, "its 95 % interval, lower end"),
+            "high": (float, "its 95 % interval, upper end"),
+            "p": (float, "the probability of such a difference between equal models"),
+            "p_holm": (float, "p corrected for all comparisons of this table (Holm 1979)"),
+            **_N,
+        },
+    ),
     "checks": Table(
         "a check for masked gradients",
         _MODEL

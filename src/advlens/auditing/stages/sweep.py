@@ -13,7 +13,7 @@ from advlens.auditing.stage import Context, Need, Stage, View
 from advlens.auditing.stages.accuracy import Counts
 from advlens.auditing.subjects import Subject
 from advlens.datasets import ImageData
-from advlens.evaluation import Accuracy, must_fall, must_have_gradients, must_reach_chance
+from advlens.evaluation import must_fall, must_have_gradients, must_reach_chance
 from advlens.losses import log_odds
 from advlens.runs.folder import Tables
 from advlens.runs.tables import Row
@@ -83,14 +83,13 @@ class _Sweep(Counts):
     blind = 0
     """Images on which the gradient that attacks climb is exactly 0."""
 
-    def _take(self, accuracy: Accuracy, attack: Attack | None, view: View) -> None:
+    def _take(self, key: str, attack: Attack | None, view: View) -> Tensor | None:
         """Measure top-1 alone: fooled images are dropped, which saves most of the steps."""
-        if attack is None or accuracy.draws > 1:
-            super()._take(accuracy, attack, view)
-            return
+        if attack is None or self.draws > 1:
+            return super()._take(key, attack, view)
         given = {"ids": view.ids, "clean": view.logits}
         logits = attack.outcomes(view.prepared, view.images, view.labels, **given)
-        accuracy.update(logits, view.labels, view.logits)
+        return self.counts[key].update(logits, view.labels, view.logits)
 
     def _row(self, key: str) -> Row:
         row = super()._row(key)

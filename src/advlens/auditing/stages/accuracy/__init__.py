@@ -1,6 +1,6 @@
 """Accuracy on the images and under attack."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -20,6 +20,11 @@ from advlens.interop import AutoAttack, ForeignAttack, make_attack
 from advlens.runs.folder import Tables
 from advlens.runs.tables import Row
 from advlens.settings import AuditSettings
+
+BLOCK = 1000
+"""Images in a row of `accuracy_images.csv`."""
+UNSEEN = -1
+"""Marks images that another process saw."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +47,7 @@ class AccuracyStage:
 
     def start(self, context: Context) -> "Counts":
         attacks = {str(i): attack for i, attack in enumerate(self.attacks)}
-        return Counts(context, {"natural": None, **attacks}, self.draws)
+        return _Accuracy(context, {"natural": None, **attacks}, self.draws)
 
 
 def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
@@ -107,11 +112,12 @@ class Counts(Work):
     def update(self, view: View) -> None:
         for key, attack in self.attacks.items():
             known = _unattacked(attack)
-            self._take(self.counts[key], attack, view)
+            self._take(key, attack, view)
             self.unattacked[key] += _unattacked(attack) - known
 
-    def _take(self, accuracy: Accuracy, attack: Attack | None, view: View) -> None:
-        accuracy.update_under(
+    def _take(self, key: str, attack: Attack | None, view: View) -> Tensor | None:
+        """Whether each image counts as right; None for several draws."""
+        return self.counts[key].update_under(
             attack, view.prepared, view.images, view.labels, ids=view.ids, clean=view.logits
         )
 
@@ -149,15 +155,54 @@ class Counts(Work):
         return {self.table: [self._row(key) for key in self.attacks], "unattacked": left}
 
     def _row(self, key: str) -> Row:
+        told = self._told(key)
+        settings = told.pop("settings")
+        measured = self.counts[key].compute()
+        return {"model": self.context.name, **told, **measured, "settings": settings}
+
+    def _told(self, key: str) -> dict[str, Any]:
+        """The columns that tell which attack it is."""
         attack = self.attacks[key]
         if attack is None:
-            named: Row = NATURAL
-            settings = ""
-        else:
-            named = attack.columns()
-            settings = attack.unusual(seed=self.context.seed, draws=self.draws)
-        measured = self.counts[key].compute()
-        return {"model": self.context.name, **named, **measured, "settings": settings}
+            return {**NATURAL, "settings": ""}
+        settings = attack.unusual(seed=self.context.seed, draws=self.draws)
+        return {**attack.columns(), "settings": settings}
+
+
+class _Accuracy(Counts):
+    """Counts that also keep which images are right, by which models are compared."""
+
+    def __init__(self, context: Context, attacks: dict[str, Attack | None], draws: int):
+        super().__init__(context, attacks, draws)
+        size = (len(attacks), len(context.data) if draws == 1 else 0)
+        self.right = torch.full(size, UNSEEN, dtype=torch.int8)
+
+    def _take(self, key: str, attack: Attack | None, view: View) -> Tensor | None:
+        right = super()._take(key, attack, view)
+        if right is not None:
+            self.right[list(self.attacks).index(key), view.ids] = right.cpu().to(torch.int8)
+        return right
+
+    def state(self) -> dict[str, Tensor]:
+        return super().state() | {"accuracy.right": self.right}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        super().restore(state)
+        self.right = state["accuracy.right"]
+
+    def merge(self, other: Self) -> None:
+        super().merge(other)
+        torch.maximum(self.right, other.right, out=self.right)
+
+    def compute(self) -> Tables:
+        return super().compute() | {"accuracy_images": list(self._image_rows())}
+
+    def _image_rows(self) -> Iterator[Row]:
+        for key, right in zip(self.attacks, self.right.tolist(), strict=True):
+            told = self._told(key)
+            for first in range(0, len(right), BLOCK):
+                digits = "".join(map(str, right[first : first + BLOCK]))
+                yield {"model": self.context.name, **told, "first": first, "right": digits}
 
 
 def _unattacked(attack: Attack | None) -> int:

@@ -1,5 +1,7 @@
 """What the accuracy tables say about these models, in sentences."""
 
+import math
+
 from advlens.report.blocks import Finding, Measured
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
@@ -9,6 +11,7 @@ from advlens.words import (
     Estimate,
     Says,
     attack_name,
+    count,
     listed,
     radius_text,
     ranked,
@@ -16,6 +19,8 @@ from advlens.words import (
 )
 
 NATURAL = "accuracy on natural images"
+SIGNIFICANT = 0.05
+"""A corrected p below this establishes a difference."""
 
 
 def findings(results: Results, rows: Rows, sweep: Rows, checks: Rows) -> list[Finding]:
@@ -23,7 +28,7 @@ def findings(results: Results, rows: Rows, sweep: Rows, checks: Rows) -> list[Fi
     natural = naturally(rows)
     return [
         *_model_findings(results, natural, strongest(results.models, rows)),
-        *_comparisons(rows, natural),
+        *_comparisons(rows, natural, results.table("differences")),
         *_sweep_findings(results, sweep),
         *_check_findings(checks),
     ]
@@ -86,30 +91,57 @@ def _model_findings(
     return findings
 
 
-def _comparisons(rows: Rows, natural: dict[str, Estimate]) -> list[Finding]:
+def _comparisons(rows: Rows, natural: dict[str, Estimate], differences: Rows) -> list[Finding]:
     """The models beside each other: natural, and under the strongest attack that all faced."""
     if len(natural) < 2:
         return []
-    comparisons = [_compared(NATURAL, "On natural images, ", natural)]
+    unattacked = rows.where(attack="natural")
+    comparisons = [_compared(NATURAL, "On natural images, ", unattacked, differences)]
     each = attacked(rows).split(*ATTACK, "settings")
     if faced := [mine for mine in each if mine.by("model").keys() == natural.keys()]:
         worst = min(faced, key=lambda mine: max(mine.values("top1")))
         name = attack_name(worst[0])
         comparisons.append(
-            _compared(f"accuracy under {name}", f"Under {name}, ", worst.estimates("top1"))
+            _compared(f"accuracy under {name}", f"Under {name}, ", worst, differences)
         )
     return comparisons
 
 
-def _compared(measure: str, where: str, estimates: dict[str, Estimate]) -> Finding:
-    says = ranking(measure, estimates)
+def _compared(measure: str, where: str, rows: Rows, differences: Rows) -> Finding:
+    """By paired differences if all of them are known, else by whether intervals overlap."""
+    estimates = rows.estimates("top1")
+    named = {name: rows[0][name] for name in (*ATTACK, "settings")}
+    mine = differences.where(measure="accuracy", **named)
+    paired = len(mine) == math.comb(len(estimates), 2)
+    leads = {pair: lead for row in mine for pair, lead in [_lead(row)]}
+    established = {pair for pair, (_, p) in leads.items() if p < SIGNIFICANT}
+    says = ranking(measure, estimates, established=established if paired else None)
     claim = ranked(says, "predictions of", "are right more often", where=where, what="accuracy")
+    measured = [Measured(name=measure, estimates=estimates, form="percent", paired=paired)]
+    if paired:
+        texts = {f"{model} less {other}": lead for (model, other), (lead, _) in leads.items()}
+        measured.append(
+            Measured(name="paired differences", estimates=texts, form="percent", paired=True)
+        )
     return Finding(
         claim=f"{claim}.",
         says=says,
-        estimates=[Measured(name=measure, estimates=estimates, form="percent")],
+        estimates=measured,
+        note="The models predict the same images, so their differences are paired: McNemar's exact "
+        f"test, corrected for {count(len(differences))} comparisons (Holm)."
+        if paired
+        else "",
         important=True,
     )
+
+
+def _lead(row: Row) -> tuple[tuple[str, str], tuple[Estimate, float]]:
+    """The model ahead and the other one of a row of `differences.csv`, by how much, and p."""
+    lead = Estimate(value=row["difference"], low=row["low"], high=row["high"], n=row["n"])
+    if lead.value >= 0:
+        return (row["model"], row["other"]), (lead, row["p_holm"])
+    lead = Estimate(value=-lead.value, low=-row["high"], high=-row["low"], n=row["n"])
+    return (row["other"], row["model"]), (lead, row["p_holm"])
 
 
 def _sweep_findings(results: Results, sweep: Rows) -> list[Finding]:
