@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from scipy.stats import binomtest
 
-from advlens.auditing.differences import differences
+from advlens.auditing.differences import compared
 from advlens.intervals import Z95, holm, mcnemar, paired_interval, wilson
 
 TABLES = [(20, 12, 2, 16), (0, 5, 0, 0), (7, 0, 0, 9), (50, 3, 9, 2), (1, 20, 30, 1), (0, 0, 0, 4)]
@@ -85,7 +85,7 @@ def test_each_pair_of_models_is_compared_under_each_attack_that_both_faced():
     a, b, c = "1101" * 50, "1000" * 50, "1101" * 49 + "0101"
     rows = [row("a", a[:100]), row("b", b), row("a", a[100:], 100), row("c", c)]
     rows += [row("a", a, epsilon=1.0), row("b", b, attack="Fgsm")]
-    made = differences(rows)
+    made = compared({"accuracy_images": rows})["differences"]
     assert [(r["model"], r["other"]) for r in made] == [("a", "b"), ("a", "c"), ("b", "c")]
     ab, ac, bc = made
     assert (ab["difference"], ab["n"], ab["epsilon"]) == (0.5, 200, 0.5)
@@ -97,4 +97,4 @@ def test_each_pair_of_models_is_compared_under_each_attack_that_both_faced():
 
 
 def test_models_that_saw_other_numbers_of_images_are_not_compared():
-    assert differences([row("a", "110"), row("b", "11")]) == []
+    assert not any(compared({"accuracy_images": [row("a", "110"), row("b", "11")]}).values())

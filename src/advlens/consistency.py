@@ -75,6 +75,7 @@ class LayerConsistency:
         corrected: LC corrected for the bias of k images, (k·LC − 1)/(k − 1), per unit.
         dead: units whose response is positive on no real image; all means leave them out.
         intervals: mean over the live units with a 95 % interval over images.
+        influences: change of each of these means when an image is left out, by image id.
         top: k, the number of top images.
 
     The intervals are jackknife intervals: each image in turn is left out of every top set that
@@ -89,6 +90,7 @@ class LayerConsistency:
     corrected: Float64[Tensor, " units"]
     dead: Bool[Tensor, " units"]
     intervals: dict[str, Interval]
+    influences: dict[str, Float64[Tensor, " images"]]
     top: int
 
 
@@ -186,6 +188,7 @@ def layer_consistency(
         corrected=(top * values["lc"] - 1) / (top - 1),
         dead=dead,
         intervals={name: _interval(values[name], influences[name], top) for name in MEASURES},
+        influences=influences,
         top=top,
     )
 

@@ -50,6 +50,28 @@ def paired_interval(both: int, first: int, second: int, neither: int) -> tuple[f
     return difference - below, difference + above
 
 
+def paired_jackknife(
+    difference: float, first: Sequence[float], second: Sequence[float], top: int
+) -> tuple[float, float, float]:
+    """95 % interval of a difference of two means of top sets from the same images, and its p.
+
+    The standard error is √((k − 1)/k Σ (a − b)²) over images (see `consistency.LayerConsistency`).
+
+    Args:
+        difference: of the means without their bias.
+        first: a, the change of the first mean when each image is left out.
+        second: b, that of the second mean.
+        top: k, the images in a top set.
+
+    Returns:
+        The ends of the interval, and the two-sided p of no difference, by the normal distribution.
+    """
+    squares = math.fsum((a - b) ** 2 for a, b in zip(first, second, strict=True))
+    error = math.sqrt((top - 1) / top * squares)
+    p = math.erfc(abs(difference) / error / math.sqrt(2)) if error else float(difference == 0)
+    return difference - Z95 * error, difference + Z95 * error, p
+
+
 def mcnemar(first: int, second: int) -> float:
     """The exact two-sided p of two equal shares, from the trials in which only one succeeds.
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from advlens.auditing.choices import audit_stages, dissect_stages
-from advlens.auditing.differences import differences
+from advlens.auditing.differences import compared
 from advlens.auditing.opening import check_expected, looked_at, warn
 from advlens.auditing.passes import finished, run_stages
 from advlens.auditing.record import Settings, identity, record, training_tables
@@ -205,7 +205,7 @@ def _walk(
             tables.setdefault("skipped", []).extend({"model": name, **r} for r in subject.skipped)
             for name, rows in training.items():
                 tables.setdefault(name, []).extend(rows)
-        tables["differences"] = differences(tables.get("accuracy_images", []))
+        tables |= compared(tables)
         missing = [
             (subject.classifier.name, stage.name)
             for subject, part, wanted in zip(subjects, parts, stages, strict=True)

@@ -6,48 +6,125 @@ what makes each of them uncertain cancels.
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from advlens.intervals import holm, mcnemar, paired_interval
+from advlens.intervals import holm, mcnemar, paired_interval, paired_jackknife
+from advlens.runs.folder import Tables
 from advlens.runs.tables import Row
 
-NAMED = ("attack", "norm", "epsilon", "steps", "settings")
-"""Columns that tell the attack."""
+ATTACK = ("attack", "norm", "epsilon", "steps")
+Means = Mapping[tuple[str, str], Mapping[str, "_Mean"]]
+EQUAL = "equal-success"
+"""The set whose attack is another one for each model."""
 
 
-def differences(accuracy: Sequence[Row]) -> list[Row]:
-    """The rows of `differences.csv`, for each attack and each pair of models that faced it.
+@dataclass
+class _Mean:
+    """A mean over the units of a model's last convolution, without bias, and its influences."""
 
-    Args:
-        accuracy: the rows of `accuracy_images.csv`.
-    """
-    right: dict[tuple[object, ...], dict[str, str]] = {}
-    for row in sorted(accuracy, key=lambda row: row["first"]):
-        faced = right.setdefault(tuple(row[name] for name in NAMED), {})
-        faced[row["model"]] = faced.get(row["model"], "") + row["right"]
-    rows = [
-        {"measure": "accuracy", **dict(zip(NAMED, attack, strict=True)), **_compared(*pair)}
-        for attack, faced in right.items()
-        for pair in itertools.combinations(faced.items(), 2)
-        if len(pair[0][1]) == len(pair[1][1])
-    ]
+    row: Row
+    influences: list[float] = field(default_factory=list)
+
+    def comparable(self, other: "_Mean") -> bool:
+        """Whether both are of top sets of one size from the same images."""
+        sizes = [(len(mean.influences), mean.row["top"]) for mean in (self, other)]
+        return sizes[0] == sizes[1]
+
+    def less(self, other: "_Mean") -> dict[str, Any]:
+        """The columns of this mean less the other one."""
+        difference = self.row["corrected"] - other.row["corrected"]
+        both = self.influences, other.influences
+        ends = paired_jackknife(difference, *both, self.row["top"])
+        return _columns(difference, *ends, len(self.influences))
+
+
+def compared(tables: Tables) -> Tables:
+    """The tables `differences` and `changes` from the per-image tables of a run."""
+    means = _means(tables.get("consistency_images", []))
+    differences = [*_accuracies(tables.get("accuracy_images", [])), *_consistencies(means)]
+    return {"differences": _corrected(differences), "changes": _corrected(_changes(means))}
+
+
+def _corrected(rows: Sequence[Row]) -> list[Row]:
     corrected = holm([row["p"] for row in rows])
-    return [{**row, "p_holm": p, "n": row.pop("n")} for row, p in zip(rows, corrected, strict=True)]
+    return [row | {"p_holm": p} for row, p in zip(map(dict, rows), corrected, strict=True)]
 
 
-def _compared(one: tuple[str, str], two: tuple[str, str]) -> dict[str, Any]:
+def _columns(difference: float, low: float, high: float, p: float, n: int) -> dict[str, Any]:
+    return {"difference": difference, "low": low, "high": high, "p": p, "p_holm": p, "n": n}
+
+
+def _accuracies(rows: Sequence[Row]) -> list[Row]:
+    """Each pair of models, for each attack that both faced."""
+    right: dict[tuple[object, ...], dict[str, str]] = {}
+    for row in sorted(rows, key=lambda row: row["first"]):
+        faced = right.setdefault(tuple(row[name] for name in (*ATTACK, "settings")), {})
+        faced[row["model"]] = faced.get(row["model"], "") + row["right"]
+    return [
+        {
+            "measure": "accuracy",
+            "images": "",
+            **dict(zip((*ATTACK, "settings"), attack, strict=True)),
+            "model": model,
+            "other": other,
+            **_paired_shares(faced[model], faced[other]),
+        }
+        for attack, faced in right.items()
+        for model, other in itertools.combinations(faced, 2)
+        if len(faced[model]) == len(faced[other])
+    ]
+
+
+def _paired_shares(digits: str, others: str) -> dict[str, Any]:
     """Two models by the digits of the images that they predict right."""
-    (model, digits), (other, others) = one, two
     seen = Counter(zip(digits, others, strict=True))
     first, second = seen["1", "0"], seen["0", "1"]
-    low, high = paired_interval(seen["1", "1"], first, second, seen["0", "0"])
-    return {
-        "model": model,
-        "other": other,
-        "difference": (first - second) / len(digits),
-        "low": low,
-        "high": high,
-        "p": mcnemar(first, second),
-        "n": len(digits),
-    }
+    ends = paired_interval(seen["1", "1"], first, second, seen["0", "0"])
+    n = len(digits)
+    return _columns((first - second) / n, *ends, mcnemar(first, second), n)
+
+
+def _means(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, _Mean]]:
+    """By set of images and measure, then by model; unknown means are left out."""
+    means: dict[tuple[str, str], dict[str, _Mean]] = {}
+    for row in sorted(rows, key=lambda row: row["first"]):
+        if row["corrected"] is not None:
+            faced = means.setdefault((row["images"], row["measure"]), {})
+            mean = faced.setdefault(row["model"], _Mean(row))
+            mean.influences += map(float, row["influences"].split())
+    return means
+
+
+def _consistencies(means: Means) -> list[Row]:
+    """Each pair of models, for each set of images that both faced, and each measure."""
+    rows: list[Row] = []
+    for (images, measure), faced in means.items():
+        for (model, one), (other, two) in itertools.combinations(faced.items(), 2):
+            attack = {name: one.row[name] for name in ATTACK}
+            if images == EQUAL:
+                attack["epsilon"] = None  # each model has its own
+            elif attack != {name: two.row[name] for name in ATTACK}:
+                continue
+            if one.comparable(two):
+                named = {"measure": measure, "images": images, **attack, "settings": ""}
+                rows.append({**named, "model": model, "other": other, **one.less(two)})
+    return rows
+
+
+def _changes(means: Means) -> list[Row]:
+    """Each model's consistency on each set of adversarial images less that on real ones."""
+    real = means.get(("real", "lc"), {})
+    return [
+        {
+            "model": model,
+            "images": images,
+            **{name: mean.row[name] for name in ATTACK},
+            **mean.less(real[model]),
+        }
+        for (images, measure), faced in means.items()
+        if measure == "consis_adv"
+        for model, mean in faced.items()
+        if model in real and mean.comparable(real[model])
+    ]

@@ -60,6 +60,14 @@ _MEAN: Columns = {
     "high": (_OPEN, "its 95 % interval, upper end"),
 }
 _N: Columns = {"n": (int, "number of images behind it")}
+_DIFFERENCE: Columns = {
+    "difference": (float, "the first value less the second"),
+    "low": (float, "its 95 % interval, lower end"),
+    "high": (float, "its 95 % interval, upper end"),
+    "p": (float, "the probability of such a difference between equals"),
+    "p_holm": (float, "p corrected for all comparisons of this table (Holm 1979)"),
+    **_N,
+}
 _RANK: Columns = {"rank": (int, "rank, from 0")}
 _FILE: Columns = {"file": (str, "the picture, relative to the run folder")}
 _CLASSES: Columns = {
@@ -116,18 +124,18 @@ TABLES: dict[str, Table] = {
     "differences": Table(
         "two models compared on the same images",
         {
-            "measure": (str, "what is compared"),
+            "measure": (str, "accuracy, consis_adv, cs1 or cs2"),
+            "images": (str, "the set, as in consistency.csv; real for LC; empty for accuracy"),
             **_ATTACK,
             "settings": (str, "as in accuracy.csv"),
             "model": (str, "the first model"),
             "other": (str, "the second model"),
-            "difference": (float, "the first model's value less the second's"),
-            "low": (float, "its 95 % interval, lower end"),
-            "high": (float, "its 95 % interval, upper end"),
-            "p": (float, "the probability of such a difference between equal models"),
-            "p_holm": (float, "p corrected for all comparisons of this table (Holm 1979)"),
-            **_N,
+            **_DIFFERENCE,
         },
+    ),
+    "changes": Table(
+        "a model's consistency on adversarial images less that on real ones, last convolution",
+        _MODEL | {"images": (str, "the set, as in consistency.csv"), **_ATTACK, **_DIFFERENCE},
     ),
     "checks": Table(
         "a check for masked gradients",
@@ -205,6 +213,19 @@ TABLES: dict[str, Table] = {
         | {"measure": (str, "the measure"), **_MEAN, "mean": (_OPEN, "the mean over units")}
         | {"units": (int, "live units")}
         | _N,
+    ),
+    "consistency_images": Table(
+        "what images contribute to a mean over the live units of the last convolution",
+        _MODEL
+        | {"images": (str, "the set, as in consistency.csv; real for LC")}
+        | _ATTACK
+        | {
+            "measure": (str, "the measure"),
+            "corrected": (_OPEN, "the mean without the bias of few images"),
+            "top": (int, "images of each unit, k"),
+            "first": (int, "the number of the first of these images in the data"),
+            "influences": (str, "for each image the change of the mean when it is left out"),
+        },
     ),
     "floors": Table(
         "the value of a measure by chance",

@@ -1,7 +1,7 @@
 """What each unit stands for on real images, and whether that holds under attack."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from advlens.attacks import Attack, Fgsm, GaussianNoise, LeastLikely, smallest
-from advlens.attacks.base import least_likely
+from advlens.attacks.base import NATURAL, least_likely
 from advlens.attacks.threat import L2, Linf
 from advlens.auditing.stage import Context, Need, Stage, View, Work
 from advlens.auditing.stages.neurons.curves import curve
@@ -32,6 +32,8 @@ from advlens.settings import AuditSettings
 from advlens.statistics import TopK
 from advlens.wordnet import similarity_matrix
 
+BLOCK = 500
+"""Images in a row of `consistency_images.csv`."""
 UNSEEN = -1  # marks a class of images that another process saw
 MAIN, EQUAL, FGSM, NOISE = "least-likely", "equal-success", "fgsm", "noise"
 
@@ -242,6 +244,11 @@ class _Neurons(Work):
                 for layer, consistency in layers.items()
                 for row in self._consistency_rows(name, layer, consistency)
             ],
+            "consistency_images": [
+                row
+                for name, layers in measured.items()
+                for row in self._image_rows(name, layers[last])
+            ],
             "floors": self._floor_rows(),
             "table1_d19": [self._table1_row(last, measured[FGSM][last])],
             "curves": [
@@ -342,7 +349,6 @@ class _Neurons(Work):
 
     def _consistency_rows(self, name: str, layer: str, consistency: LayerConsistency) -> list[Row]:
         attack = self.sets[name]
-        targeted = name in (MAIN, EQUAL)
         return [
             {
                 "model": self.context.name,
@@ -351,15 +357,38 @@ class _Neurons(Work):
                 **attack.columns(),
                 **self._success(name),
                 "measure": measure,
-                "mean": _finite(interval.mean),
-                "low": _finite(interval.low),
-                "high": _finite(interval.high),
+                "mean": _finite(consistency.intervals[measure].mean),
+                "low": _finite(consistency.intervals[measure].low),
+                "high": _finite(consistency.intervals[measure].high),
                 "units": int((~consistency.dead).sum()),
                 "n": len(self.targets),
             }
-            for measure, interval in consistency.intervals.items()
-            if targeted or measure != "cs2"  # without a target there is no CS2
+            for measure in self._measures(name)
         ]
+
+    def _image_rows(self, name: str, consistency: LayerConsistency) -> Iterator[Row]:
+        """What each image contributes to a layer's means, for comparisons on the same images."""
+        for measure in self._measures(name):
+            of_real = measure == "lc"
+            if of_real and name != MAIN:
+                continue  # the real images are the same in all sets
+            interval, influence = consistency.intervals[measure], consistency.influences[measure]
+            for first in range(0, len(influence), BLOCK):
+                part = influence[first : first + BLOCK].tolist()
+                yield {
+                    "model": self.context.name,
+                    "images": "real" if of_real else name,
+                    **(NATURAL if of_real else self.sets[name].columns()),
+                    "measure": measure,
+                    "corrected": _finite(interval.corrected),
+                    "top": consistency.top,
+                    "first": first,
+                    "influences": " ".join(f"{value:.6g}" for value in part),
+                }
+
+    def _measures(self, name: str) -> Sequence[str]:
+        """The measures of a set of attacked images: without a target there is no CS2."""
+        return MEASURES if name in (MAIN, EQUAL) else MEASURES[:-1]
 
     def _floor_rows(self) -> list[Row]:
         labels = self.context.data.labels

@@ -1,8 +1,7 @@
 """What the accuracy tables say about these models, in sentences."""
 
-import math
-
 from advlens.report.blocks import Finding, Measured
+from advlens.report.paired import Paired
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
 from advlens.words import (
@@ -11,7 +10,6 @@ from advlens.words import (
     Estimate,
     Says,
     attack_name,
-    count,
     listed,
     radius_text,
     ranked,
@@ -19,8 +17,6 @@ from advlens.words import (
 )
 
 NATURAL = "accuracy on natural images"
-SIGNIFICANT = 0.05
-"""A corrected p below this establishes a difference."""
 
 
 def findings(results: Results, rows: Rows, sweep: Rows, checks: Rows) -> list[Finding]:
@@ -108,40 +104,21 @@ def _comparisons(rows: Rows, natural: dict[str, Estimate], differences: Rows) ->
 
 
 def _compared(measure: str, where: str, rows: Rows, differences: Rows) -> Finding:
-    """By paired differences if all of them are known, else by whether intervals overlap."""
+    """By paired differences if they are known, else by whether intervals overlap."""
     estimates = rows.estimates("top1")
     named = {name: rows[0][name] for name in (*ATTACK, "settings")}
-    mine = differences.where(measure="accuracy", **named)
-    paired = len(mine) == math.comb(len(estimates), 2)
-    leads = {pair: lead for row in mine for pair, lead in [_lead(row)]}
-    established = {pair for pair, (_, p) in leads.items() if p < SIGNIFICANT}
-    says = ranking(measure, estimates, established=established if paired else None)
+    paired = Paired(differences.where(measure="accuracy", **named), len(differences))
+    known = paired.of_all(estimates)
+    says = ranking(measure, estimates, established=paired.established if known else None)
     claim = ranked(says, "predictions of", "are right more often", where=where, what="accuracy")
-    measured = [Measured(name=measure, estimates=estimates, form="percent", paired=paired)]
-    if paired:
-        texts = {f"{model} less {other}": lead for (model, other), (lead, _) in leads.items()}
-        measured.append(
-            Measured(name="paired differences", estimates=texts, form="percent", paired=True)
-        )
+    measured = [Measured(name=measure, estimates=estimates, form="percent", paired=known)]
     return Finding(
         claim=f"{claim}.",
         says=says,
-        estimates=measured,
-        note="The models predict the same images, so their differences are paired: McNemar's exact "
-        f"test, corrected for {count(len(differences))} comparisons (Holm)."
-        if paired
-        else "",
+        estimates=[*measured, paired.measured("percent")] if known else measured,
+        note=paired.note("McNemar's exact test") if known else "",
         important=True,
     )
-
-
-def _lead(row: Row) -> tuple[tuple[str, str], tuple[Estimate, float]]:
-    """The model ahead and the other one of a row of `differences.csv`, by how much, and p."""
-    lead = Estimate(value=row["difference"], low=row["low"], high=row["high"], n=row["n"])
-    if lead.value >= 0:
-        return (row["model"], row["other"]), (lead, row["p_holm"])
-    lead = Estimate(value=-lead.value, low=-row["high"], high=-row["low"], n=row["n"])
-    return (row["other"], row["model"]), (lead, row["p_holm"])
 
 
 def _sweep_findings(results: Results, sweep: Rows) -> list[Finding]:

@@ -1,6 +1,7 @@
 """What the neuron tables say about these models, in sentences."""
 
 from advlens.report.blocks import Finding, Measured
+from advlens.report.paired import Paired, change
 from advlens.report.sections.neurons.tables import NeuronTables
 from advlens.runs.results import Rows
 from advlens.runs.tables import Row
@@ -48,21 +49,29 @@ def _under_fgsm(tables: NeuronTables) -> list[Finding]:
     for row in tables.table1:
         model = row["model"]
         real, adversarial = Estimate.of(row, "consis"), Estimate.of(row, "consis_adv")
-        says.append(changed("consistency", model, real, adversarial))
+        paired = tables.changes.one(model=model, images="fgsm")
+        says.append(
+            change("consistency", paired)
+            if paired
+            else changed("consistency", model, real, adversarial)
+        )
         consistencies = {"on real images": real, f"under {attack_name(row)}": adversarial}
-        estimates.append(Measured(name="consistency", model=model, estimates=consistencies))
+        estimates.append(
+            Measured(
+                name="consistency", model=model, estimates=consistencies, paired=paired is not None
+            )
+        )
         if says[-1].direction != "open":
             shares[model] = f" (by {100 * abs(1 - adversarial.value / real.value):.0f}%)"
-    behind = tables.at_last("fgsm", "consis_adv")
+    unequal = far_apart(tables.at_last("fgsm", "consis_adv").estimates("success"))
+    note = "Where fewer images are misclassified, less can change." if unequal else ""
     return [
         Finding(
             claim="Under FGSM, the consistency of the last convolution's units "
             f"{moves(says, more=shares)}.",
             says=says,
             estimates=[*estimates, _success(tables.table1, "images misclassified under FGSM")],
-            note="Where fewer images are misclassified, less can change."
-            if far_apart(behind.estimates("success"))
-            else "",
+            note=" ".join(filter(None, [note, tables.tested])),
             important=True,
         )
     ]
@@ -73,7 +82,8 @@ def _at_equal_epsilon(tables: NeuronTables) -> list[Finding]:
     if not rows:
         return []
     apart = far_apart(rows.estimates("success"))
-    claim, says = _highest(rows, "at equal ε")
+    paired = tables.paired("least-likely", "cs1")
+    claim, says = _highest(rows, "at equal ε", paired)
     if apart:
         claim = "At equal ε the models cannot be compared by CS: the attack's success differs."
         says = [Says("CS1 at equal ε", tuple(rows.values("model")), "open")]
@@ -84,12 +94,13 @@ def _at_equal_epsilon(tables: NeuronTables) -> list[Finding]:
             estimates=[
                 _success(rows, "attack success"),
                 *_both(tables, "least-likely", "at equal ε"),
+                *_leads(rows, paired),
             ],
             note=f"The attack is {_attacks(rows)}; the units are those of the last convolution."
             + (
                 " CS says mostly where the attack failed: compare the models at equal success."
                 if apart
-                else ""
+                else _tested(rows, paired)
             ),
             important=True,
             warning=apart,
@@ -102,7 +113,8 @@ def _at_equal_success(tables: NeuronTables) -> list[Finding]:
     if len(rows) < 2:
         return []
     missed, matched = far_apart(rows.estimates("success")), ""
-    claim, says = _highest(rows, "at equal attack success")
+    paired = tables.paired("equal-success", "cs1")
+    claim, says = _highest(rows, "at equal attack success", paired)
     if missed:
         claim = "Equal success was not reached, so CS does not compare the models."
         says = [Says("CS1 at equal attack success", tuple(rows.values("model")), "open")]
@@ -129,9 +141,10 @@ def _at_equal_success(tables: NeuronTables) -> list[Finding]:
             estimates=[
                 _success(rows, "attack success"),
                 *_both(tables, "equal-success", "at equal attack success"),
+                *_leads(rows, paired),
             ],
             note=f"The attack is {_attacks(rows)}; the units are those of the last convolution."
-            f"{matched}",
+            f"{'' if missed else _tested(rows, paired)}{matched}",
             important=True,
             warning=missed,
         )
@@ -161,9 +174,21 @@ def _filled(tables: NeuronTables) -> Rows:
     return Rows(row for row in rows if row["units"] >= FEW)
 
 
-def _highest(rows: Rows, where: str) -> tuple[str, list[Says]]:
+def _leads(rows: Rows, paired: Paired) -> list[Measured]:
+    """The paired differences of CS1, if they are known."""
+    return [paired.measured()] if paired.of_all(rows.values("model")) else []
+
+
+def _tested(rows: Rows, paired: Paired) -> str:
+    known = paired.of_all(rows.values("model"))
+    return f" {paired.note('a jackknife over images')}" if known else ""
+
+
+def _highest(rows: Rows, where: str, paired: Paired) -> tuple[str, list[Says]]:
     """Which model's units keep most of what they stand for."""
-    says = ranking(f"CS1 {where}", rows.estimates())
+    known = paired.of_all(rows.values("model"))
+    established = paired.established if known else None
+    says = ranking(f"CS1 {where}", rows.estimates(), established=established)
     if not says:
         row = rows[0]
         claim = f"Under the targeted attack, CS1 of {row['model']} is {number(row['mean'])}."
@@ -176,7 +201,13 @@ def _highest(rows: Rows, where: str) -> tuple[str, list[Says]]:
 def _both(tables: NeuronTables, images: str, where: str) -> list[Measured]:
     similarities = {m: tables.at_last(images, m.lower()).estimates() for m in ("CS1", "CS2")}
     return [
-        Measured(name=f"{m} {where}", estimates=each) for m, each in similarities.items() if each
+        Measured(
+            name=f"{m} {where}",
+            estimates=each,
+            paired=tables.paired(images, m.lower()).of_all(each),
+        )
+        for m, each in similarities.items()
+        if each
     ]
 
 

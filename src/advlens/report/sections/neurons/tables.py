@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+from advlens.report.paired import Paired
 from advlens.runs.results import Results, Rows
-from advlens.words import Estimate, shares
+from advlens.words import Estimate, count, shares
 
 MEASURES = ("lc", "consis_adv", "cs1", "cs2")
 
@@ -23,6 +24,8 @@ class NeuronTables:
     table1: Rows
     curves: Rows
     pictures: Rows
+    differences: Rows
+    changes: Rows
 
     @classmethod
     def read(cls, results: Results) -> "NeuronTables":
@@ -38,6 +41,8 @@ class NeuronTables:
             table1=results.table("table1_d19").known("consis"),
             curves=results.table("curves"),
             pictures=results.table("pictures"),
+            differences=results.table("differences"),
+            changes=results.table("changes"),
         )
 
     @cached_property
@@ -62,6 +67,21 @@ class NeuronTables:
             unit: {kind: shares(part) for kind, part in rows.grouped("images").items()}
             for unit, rows in units.items()
         }
+
+    @property
+    def tested(self) -> str:
+        """How changes from real to adversarial images were tested, if they were."""
+        if not self.changes:
+            return ""
+        return (
+            "Both are of the same images, so a change is tested by a paired jackknife over images, "
+            f"corrected for {count(len(self.changes))} comparisons (Holm)."
+        )
+
+    def paired(self, images: str, measure: str) -> Paired:
+        """The differences between models in a measure of a set of adversarial images."""
+        rows = self.differences.where(images=images, measure=measure)
+        return Paired(rows, len(self.differences))
 
     def random(self, measure: str) -> dict[str, Estimate]:
         """A measure (lc, cs1) of random images in place of the top ones, for each model."""
