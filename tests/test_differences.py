@@ -3,12 +3,13 @@
 import math
 import random
 from collections import Counter
+from statistics import median
 
 import pytest
 from scipy.stats import binomtest
 
 from advlens.auditing.differences import compared
-from advlens.intervals import Z95, holm, mcnemar, paired_interval, wilson
+from advlens.intervals import Z95, holm, mcnemar, median_interval, paired_interval, wilson
 
 TABLES = [(20, 12, 2, 16), (0, 5, 0, 0), (7, 0, 0, 9), (50, 3, 9, 2), (1, 20, 30, 1), (0, 0, 0, 4)]
 """Trials in which both succeed, only the first, only the second, neither."""
@@ -98,3 +99,20 @@ def test_each_pair_of_models_is_compared_under_each_attack_that_both_faced():
 
 def test_models_that_saw_other_numbers_of_images_are_not_compared():
     assert not any(compared({"accuracy_images": [row("a", "110"), row("b", "11")]}).values())
+
+
+@pytest.mark.parametrize(
+    ("n", "rank", "covered"), [(6, 1, 0.96875), (9, 2, 0.9609375), (16, 4, 0.97873)]
+)
+def test_the_median_has_the_interval_of_order_statistics(n, rank, covered):
+    values = random.Random(n).sample(range(1000), n)
+    ordered = sorted(values)
+    assert median_interval(values) == (median(values), ordered[rank - 1], ordered[-rank])
+    outside = sum(math.comb(n, k) for k in range(rank)) / 2**n
+    assert 1 - 2 * outside == pytest.approx(covered, abs=1e-5)
+    assert 2 * (outside + math.comb(n, rank) / 2**n) > 0.05  # a narrower one would not do
+
+
+def test_the_median_of_few_values_has_no_interval():
+    assert median_interval([3.0, 1.0, 2.0, 9.0, 4.0]) == (3.0, None, None)
+    assert math.isnan(median_interval([])[0])

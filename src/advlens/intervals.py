@@ -1,6 +1,7 @@
-"""95 % intervals of shares and means."""
+"""95 % intervals of shares, means and medians, and of differences on the same images."""
 
 import math
+import statistics
 from collections.abc import Sequence
 
 Z95 = 1.959963984540054  # two-sided 95 % quantile of the standard normal
@@ -108,6 +109,20 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float |
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
     half = student(n - 1) * spread
     return mean, mean - half, mean + half
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """The median of n independent values and its 95 % interval; none for n < 6.
+
+    The interval reaches from the r-th smallest to the r-th largest value, with the largest r for
+    which the binomial distribution gives it 95 %: it assumes nothing of the values.
+    """
+    ordered, n = sorted(values), len(values)
+    median = statistics.median(ordered) if n else math.nan
+    outside, place = 0.0, -1
+    while (outside := outside + 2 * math.exp(_log_choose(n, place + 1) - n * math.log(2))) <= 0.05:
+        place += 1
+    return (median, None, None) if place < 0 else (median, ordered[place], ordered[-1 - place])
 
 
 def student(v: int) -> float:

@@ -354,6 +354,7 @@ TABLES: dict[str, Table] = {
             "measure": (str, "the measure"),
             "better": (str, "higher or lower"),
             **_MEAN,
+            "mean": (float, "the mean; of the gap the median"),
             **_N,
             **_interval("ahead", "mean lead over random numbers, image by image", _OPEN),
         },

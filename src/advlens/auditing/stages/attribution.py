@@ -25,7 +25,7 @@ from advlens.auditing.stage import Context, Need, Stage, View, Work
 from advlens.auditing.subjects import Subject
 from advlens.datasets import ImageData
 from advlens.interop import CaptumAttribution, OwnAttribution, make_attribution
-from advlens.intervals import mean_interval
+from advlens.intervals import mean_interval, median_interval
 from advlens.runs.folder import Tables
 from advlens.runs.tables import Row
 from advlens.settings import AuditSettings
@@ -214,7 +214,9 @@ class _Attributions(Work):
         known = values[values.isfinite()].tolist()
         if not known:
             return None  # random numbers have no completeness gap
-        mean, low, high = mean_interval(known)
+        # the gap is skewed and ≥ 0, which the interval of its mean would not respect
+        middle = median_interval if measure == "gap" else mean_interval
+        mean, low, high = middle(known)
         return {
             "model": self.context.name,
             "method": name,

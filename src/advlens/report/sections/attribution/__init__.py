@@ -55,7 +55,7 @@ MEASURES = {
     "gap": Term(
         name="Completeness gap",
         meaning="The share of the score that the attributions, summed up, miss or invent. It is an "
-        "error of the computation, not of the model.",
+        "error of the computation, not of the model. Its value is the median of the images.",
     ),
 }
 

@@ -188,13 +188,13 @@ def _gaps(tables: AttributionTables) -> list[Finding]:
             claim=f"Attributions do not add up to the score that they explain: {'; '.join(texts)}."
             if large
             else "Attributions add up to the score that they explain, within "
-            f"{percent(most)} on average.",
+            f"{percent(most)} for the median image.",
             says=[
                 Says(f"completeness gap, {named(method)}", models, "higher", (f"{LARGE_GAP}",))
                 for method, models in large.items()
             ],
             estimates=[
-                Measured(name=f"completeness gap, {named(method)}", estimates=gaps, form="percent")
+                Measured(name=f"median gap, {named(method)}", estimates=gaps, form="percent")
                 for method, gaps in by_method.items()
             ],
             note="The gap is a part of the score."
