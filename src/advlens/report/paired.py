@@ -37,7 +37,8 @@ class Paired:
     def measured(self, form: Form = "number") -> Measured:
         """The differences, each with the higher model first."""
         texts = {" less ".join(_order(row)): _lead(row) for row in self.rows}
-        return Measured(name="paired differences", estimates=texts, form=form, paired=True)
+        name = "paired differences" + (", in percentage points" if form == "percent" else "")
+        return Measured(name=name, estimates=texts, form=form, paired=True)
 
     def note(self, test: str) -> str:
         """How they were tested, in a sentence."""
