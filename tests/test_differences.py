@@ -116,3 +116,39 @@ def test_the_median_has_the_interval_of_order_statistics(n, rank, covered):
 def test_the_median_of_few_values_has_no_interval():
     assert median_interval([3.0, 1.0, 2.0, 9.0, 4.0]) == (3.0, None, None)
     assert math.isnan(median_interval([])[0])
+
+
+def test_detectors_are_compared_unit_by_unit():
+    """Of 40 units 12 keep a detector, 3 lose theirs, 5 gain one; the first layer does not count."""
+    cells = {
+        ("color", "color"): 8,
+        ("color", "object"): 4,
+        ("color", "none"): 3,
+        ("object", "object"): 0,
+        ("none", "object"): 5,
+        ("none", "none"): 20,
+    }
+    rows = [
+        {
+            "model": "a",
+            "layer": layer,
+            "images": images,
+            "before": before,
+            "after": after,
+            "units": units,
+        }
+        for layer, images in (("conv1", "adversarial"), ("conv2", "adversarial"), ("conv2", "x"))
+        for (before, after), units in cells.items()
+    ]
+    made = compared({"dissection_transitions": rows})["changes"]
+    assert [(r["measure"], r["layer"]) for r in made] == [
+        ("detectors", "conv2"),
+        ("color detectors", "conv2"),
+        ("object detectors", "conv2"),
+    ]
+    expected = [(12, 5, 3, 20), (8, 0, 7, 25), (0, 9, 0, 31)]
+    for change, (both, gained, lost, neither) in zip(made, expected, strict=True):
+        assert change["difference"] == pytest.approx((gained - lost) / 40)
+        assert (change["low"], change["high"]) == paired_interval(both, gained, lost, neither)
+        assert change["p"] == mcnemar(gained, lost)
+        assert change["n"] == 40

@@ -16,6 +16,8 @@ from advlens.runs.tables import Row
 
 ATTACK = ("attack", "norm", "epsilon", "steps")
 Means = Mapping[tuple[str, str], Mapping[str, "_Mean"]]
+ALL, NONE = "all layers", "none"
+"""Names in `dissection_transitions.csv`."""
 EQUAL = "equal-success"
 """The set whose attack is another one for each model."""
 
@@ -44,7 +46,8 @@ def compared(tables: Tables) -> Tables:
     """The tables `differences` and `changes` from the per-image tables of a run."""
     means = _means(tables.get("consistency_images", []))
     differences = [*_accuracies(tables.get("accuracy_images", [])), *_consistencies(means)]
-    return {"differences": _corrected(differences), "changes": _corrected(_changes(means))}
+    changes = [*_changes(means), *_detectors(tables.get("dissection_transitions", []))]
+    return {"differences": _corrected(differences), "changes": _corrected(changes)}
 
 
 def _corrected(rows: Sequence[Row]) -> list[Row]:
@@ -118,9 +121,10 @@ def _changes(means: Means) -> list[Row]:
     real = means.get(("real", "lc"), {})
     return [
         {
+            "measure": "consistency",
             "model": model,
+            "layer": mean.row["layer"],
             "images": images,
-            **{name: mean.row[name] for name in ATTACK},
             **mean.less(real[model]),
         }
         for (images, measure), faced in means.items()
@@ -128,3 +132,28 @@ def _changes(means: Means) -> list[Row]:
         for model, mean in faced.items()
         if model in real and mean.comparable(real[model])
     ]
+
+
+def _detectors(transitions: Sequence[Row]) -> list[Row]:
+    """How many units of each model's last layer detect something, or a category, under attack."""
+    rows: list[Row] = []
+    last = {row["model"]: row["layer"] for row in transitions if row["layer"] != ALL}
+    for model, layer in last.items():
+        cells = {
+            (row["before"], row["after"]): row["units"]
+            for row in transitions
+            if (row["model"], row["layer"], row["images"]) == (model, layer, "adversarial")
+        }
+        categories = dict.fromkeys(before for before, _ in cells if before != NONE)
+        measures = {"detectors": (*categories,)}
+        measures |= {f"{category} detectors": (category,) for category in categories}
+        for measure, wanted in measures.items():
+            seen = Counter[tuple[bool, bool]]()
+            for (before, after), units in cells.items():
+                seen[after in wanted, before in wanted] += units
+            gained, lost, n = seen[True, False], seen[False, True], seen.total()
+            ends = paired_interval(seen[True, True], gained, lost, seen[False, False])
+            named = {"measure": measure, "model": model, "layer": layer, "images": "adversarial"}
+            change = _columns((gained - lost) / n, *ends, mcnemar(gained, lost), n)
+            rows.append(named | change)
+    return rows

@@ -134,8 +134,14 @@ TABLES: dict[str, Table] = {
         },
     ),
     "changes": Table(
-        "a model's consistency on adversarial images less that on real ones, last convolution",
-        _MODEL | {"images": (str, "the set, as in consistency.csv"), **_ATTACK, **_DIFFERENCE},
+        "a measure of a model's last layer of units on adversarial images less that on real ones",
+        {
+            "measure": (str, "consistency, detectors, or the detectors of a category"),
+            **_LAYER,
+            "images": (str, "the set, as in consistency.csv or dissection.csv"),
+            **_DIFFERENCE,
+            "n": (int, "number of images, or of units for detectors"),
+        },
     ),
     "checks": Table(
         "a check for masked gradients",
@@ -216,7 +222,7 @@ TABLES: dict[str, Table] = {
     ),
     "consistency_images": Table(
         "what images contribute to a mean over the live units of the last convolution",
-        _MODEL
+        _LAYER
         | {"images": (str, "the set, as in consistency.csv; real for LC")}
         | _ATTACK
         | {

@@ -247,7 +247,7 @@ class _Neurons(Work):
             "consistency_images": [
                 row
                 for name, layers in measured.items()
-                for row in self._image_rows(name, layers[last])
+                for row in self._image_rows(name, last, layers[last])
             ],
             "floors": self._floor_rows(),
             "table1_d19": [self._table1_row(last, measured[FGSM][last])],
@@ -366,7 +366,7 @@ class _Neurons(Work):
             for measure in self._measures(name)
         ]
 
-    def _image_rows(self, name: str, consistency: LayerConsistency) -> Iterator[Row]:
+    def _image_rows(self, name: str, layer: str, consistency: LayerConsistency) -> Iterator[Row]:
         """What each image contributes to a layer's means, for comparisons on the same images."""
         for measure in self._measures(name):
             of_real = measure == "lc"
@@ -377,6 +377,7 @@ class _Neurons(Work):
                 part = influence[first : first + BLOCK].tolist()
                 yield {
                     "model": self.context.name,
+                    "layer": layer,
                     "images": "real" if of_real else name,
                     **(NATURAL if of_real else self.sets[name].columns()),
                     "measure": measure,

@@ -12,7 +12,6 @@ from advlens.runs.tables import Row
 from advlens.words import (
     Estimate,
     Says,
-    changed,
     count,
     far_apart,
     listed,
@@ -149,7 +148,7 @@ def _attacked(tables: DissectionTables) -> list[Finding]:
             continue
         model, shares = place[0], {kind: share(row) for kind, row in rows.items()}
         before, after = shares[REAL], shares["under attack"]
-        said = changed(DETECTORS, model, before, after)
+        said = tables.change(DETECTORS, place, rows[REAL], rows["under attack"])
         says.append(said)
         estimates.append(_shares(DETECTORS, shares, model=model))
         if again := rows.get(AGAIN):
@@ -171,7 +170,8 @@ def _attacked(tables: DissectionTables) -> list[Finding]:
             + [_shares(f"{DETECTORS} by chance, {AGAIN}", by_chance)] * bool(by_chance),
             note=(f"The attack is {shared(attacks)}. " if attacks else "")
             + "Activation thresholds are those of the real images. "
-            + OVER_UNITS,
+            + OVER_UNITS
+            + tables.tested,
             important=True,
         )
     ]
@@ -228,7 +228,7 @@ def _fate(model: str, fates: Fates) -> Measured:
 
 
 def _by_category(tables: DissectionTables) -> list[Finding]:
-    """Categories whose share changes beyond its intervals."""
+    """Categories whose share is established to change."""
     says, estimates = list[Says](), list[Measured]()
     for model, layer in tables.last:
         for category in tables.categories:
@@ -237,11 +237,11 @@ def _by_category(tables: DissectionTables) -> list[Finding]:
             )
             if not real or not adversarial:
                 continue
-            name, before, after = f"{category} detectors", share(real), share(adversarial)
-            said = changed(name, model, before, after)
+            name = f"{category} detectors"
+            said = tables.change(name, (model, layer), real, adversarial)
             if said.direction != "open":
                 says.append(said)
-                shares = {REAL: before, "under attack": after}
+                shares = {REAL: share(real), "under attack": share(adversarial)}
                 estimates.append(_shares(name, shares, model=model))
     if not says:
         return []
@@ -254,7 +254,8 @@ def _by_category(tables: DissectionTables) -> list[Finding]:
             claim=f"By category, these changes under attack are established: {listed(changes)}.",
             says=says,
             estimates=estimates,
-            note=f"{OVER_UNITS} Where a category is not named, its intervals overlap.",
+            note=OVER_UNITS
+            + (tables.tested or " Where a category is not named, its intervals overlap."),
         )
     ]
 

@@ -7,9 +7,20 @@ from functools import cached_property
 from advlens.errors import RunError
 from advlens.intervals import wilson
 from advlens.report.figures import category_order
+from advlens.report.paired import change
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import TABLES, Row
-from advlens.words import ATTACKS, Estimate, attack_name, count, listed, number, percent
+from advlens.words import (
+    ATTACKS,
+    Estimate,
+    Says,
+    attack_name,
+    changed,
+    count,
+    listed,
+    number,
+    percent,
+)
 
 ALL = "all layers"
 MINIMUM = 0.04
@@ -52,6 +63,7 @@ class DissectionTables:
     pictures: Rows
     neurons: Rows
     classes: Rows
+    changes: Rows
 
     @classmethod
     def read(cls, results: Results) -> "DissectionTables | None":
@@ -68,6 +80,7 @@ class DissectionTables:
             pictures=results.table("dissection_pictures"),
             neurons=results.table("units"),
             classes=results.table("unit_classes"),
+            changes=results.table("changes"),
         )
 
     @cached_property
@@ -126,6 +139,31 @@ class DissectionTables:
     def attacked(self, model: str) -> Row | None:
         """The row of `dissection_images.csv` of a model that was attacked."""
         return next((row for row in self.images.where(model=model) if row["attack"]), None)
+
+    def change(self, name: str, place: tuple[str, str], before: Row, after: Row) -> Says:
+        """How a share of detectors changes under attack: unit by unit, or by its intervals.
+
+        Args:
+            name: the detectors.
+            place: model and layer.
+            before, after: their rows of `dissection_shares.csv`.
+        """
+        model, layer = place
+        measure = name.removeprefix("share of ")
+        where = {"measure": measure, "model": model, "layer": layer, "images": "adversarial"}
+        if row := self.changes.one(**where):
+            return change(name, row)
+        return changed(name, model, share(before), share(after))
+
+    @property
+    def tested(self) -> str:
+        """How changes were tested, if they were, as the end of a note."""
+        return (
+            " Changes are tested unit by unit: McNemar's exact test, corrected for "
+            f"{count(len(self.changes))} comparisons (Holm)."
+            if self.changes.one(measure="detectors")
+            else ""
+        )
 
     def fates(self, place: tuple[str, str], images: str) -> Fates | None:
         """What becomes of the units at a place."""
