@@ -3,13 +3,21 @@
 import math
 import random
 from collections import Counter
-from statistics import median
+from statistics import mean, median
 
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_1samp
 
 from advlens.auditing.differences import compared
-from advlens.intervals import Z95, holm, mcnemar, median_interval, paired_interval, wilson
+from advlens.intervals import (
+    Z95,
+    holm,
+    mcnemar,
+    median_interval,
+    paired_interval,
+    paired_mean,
+    wilson,
+)
 
 TABLES = [(20, 12, 2, 16), (0, 5, 0, 0), (7, 0, 0, 9), (50, 3, 9, 2), (1, 20, 30, 1), (0, 0, 0, 4)]
 """Trials in which both succeed, only the first, only the second, neither."""
@@ -152,3 +160,42 @@ def test_detectors_are_compared_unit_by_unit():
         assert (change["low"], change["high"]) == paired_interval(both, gained, lost, neither)
         assert change["p"] == mcnemar(gained, lost)
         assert change["n"] == 40
+
+
+@pytest.mark.parametrize("better", ["higher", "lower"])
+def test_attributions_are_compared_by_their_leads_over_random_ones(better):
+    draw, sign = random.Random(1), {"higher": 1, "lower": -1}[better]
+    values = {
+        (model, method): [draw.gauss(0, 1) for _ in range(7)]
+        for model in "ab"
+        for method in ("IG", "Random")
+    }
+    values["a", "IG"][3] = math.nan
+    rows = [
+        {
+            "model": model,
+            "method": method,
+            "measure": "insertion",
+            "first": first,
+            "values": " ".join(f"{value!r}" for value in numbers[first : first + 4]),
+        }
+        for (model, method), numbers in values.items()
+        for first in (0, 4)
+    ]
+    measured = [{"measure": "insertion", "better": better}]
+    (made,) = compared({"attribution_images": rows, "attribution": measured})["differences"]
+    apart = [
+        sign * ((values["a", "IG"][i] - values["a", "Random"][i]) - (b - r))
+        for i, (b, r) in enumerate(zip(values["b", "IG"], values["b", "Random"], strict=True))
+        if i != 3
+    ]
+    test = ttest_1samp(apart, 0)
+    ends = test.confidence_interval(0.95)
+    assert (made["model"], made["other"], made["method"], made["n"]) == ("a", "b", "IG", 6)
+    numbers = [made[name] for name in ("difference", "low", "high", "p")]
+    assert numbers == pytest.approx([mean(apart), ends.low, ends.high, test.pvalue], rel=1e-9)
+
+
+def test_equal_differences_have_a_p_of_0_or_1():
+    assert paired_mean([0.5, 0.5, 0.5]) == (0.5, 0.5, 0.5, 0)
+    assert paired_mean([0.0, 0.0]) == (0, 0, 0, 1)

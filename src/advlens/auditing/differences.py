@@ -5,12 +5,14 @@ what makes each of them uncertain cancels.
 """
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from advlens.intervals import holm, mcnemar, paired_interval, paired_jackknife
+from advlens.attacks.base import NATURAL
+from advlens.intervals import holm, mcnemar, paired_interval, paired_jackknife, paired_mean
 from advlens.runs.folder import Tables
 from advlens.runs.tables import Row
 
@@ -18,7 +20,7 @@ ATTACK = ("attack", "norm", "epsilon", "steps")
 Means = Mapping[tuple[str, str], Mapping[str, "_Mean"]]
 ALL, NONE = "all layers", "none"
 """Names in `dissection_transitions.csv`."""
-EQUAL = "equal-success"
+EQUAL, RANDOM = "equal-success", "Random"
 """The set whose attack is another one for each model."""
 
 
@@ -45,7 +47,11 @@ class _Mean:
 def compared(tables: Tables) -> Tables:
     """The tables `differences` and `changes` from the per-image tables of a run."""
     means = _means(tables.get("consistency_images", []))
-    differences = [*_accuracies(tables.get("accuracy_images", [])), *_consistencies(means)]
+    differences = [
+        *_accuracies(tables.get("accuracy_images", [])),
+        *_consistencies(means),
+        *_attributions(tables.get("attribution_images", []), tables.get("attribution", [])),
+    ]
     changes = [*_changes(means), *_detectors(tables.get("dissection_transitions", []))]
     return {"differences": _corrected(differences), "changes": _corrected(changes)}
 
@@ -69,6 +75,7 @@ def _accuracies(rows: Sequence[Row]) -> list[Row]:
         {
             "measure": "accuracy",
             "images": "",
+            "method": "",
             **dict(zip((*ATTACK, "settings"), attack, strict=True)),
             "model": model,
             "other": other,
@@ -111,9 +118,35 @@ def _consistencies(means: Means) -> list[Row]:
             elif attack != {name: two.row[name] for name in ATTACK}:
                 continue
             if one.comparable(two):
-                named = {"measure": measure, "images": images, **attack, "settings": ""}
+                named = {"measure": measure, "images": images, "method": "", **attack}
+                named["settings"] = ""
                 rows.append({**named, "model": model, "other": other, **one.less(two)})
     return rows
+
+
+def _attributions(rows: Sequence[Row], measured: Sequence[Row]) -> list[Row]:
+    """Each pair of models, for each method and measure, by leads over random attributions."""
+    signs = {row["measure"]: 1 if row["better"] == "higher" else -1 for row in measured}
+    values: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for row in sorted(rows, key=lambda row: row["first"]):
+        of_models = values.setdefault((row["method"], row["measure"]), {})
+        of_models.setdefault(row["model"], []).extend(map(float, row["values"].split()))
+    made: list[Row] = []
+    for (method, measure), of_models in values.items():
+        random = values[RANDOM, measure]
+        leads = {
+            model: [signs[measure] * (a - b) for a, b in zip(own, random[model], strict=True)]
+            for model, own in of_models.items()
+            if method != RANDOM and measure in signs
+        }
+        for (model, one), (other, two) in itertools.combinations(leads.items(), 2):
+            known = [a - b for a, b in zip(one, two, strict=False) if math.isfinite(a - b)]
+            if len(one) == len(two) and len(known) > 1:
+                difference, low, high, p = paired_mean(known)
+                named = {"measure": measure, "images": "", "method": method, **NATURAL}
+                named |= {"settings": "", "model": model, "other": other}
+                made.append(named | _columns(difference, low, high, p, len(known)))
+    return made
 
 
 def _changes(means: Means) -> list[Row]:

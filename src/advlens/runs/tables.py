@@ -124,8 +124,12 @@ TABLES: dict[str, Table] = {
     "differences": Table(
         "two models compared on the same images",
         {
-            "measure": (str, "accuracy, consis_adv, cs1 or cs2"),
-            "images": (str, "the set, as in consistency.csv; real for LC; empty for accuracy"),
+            "measure": (
+                str,
+                "accuracy, a measure of consistency, or attributions' lead over random ones",
+            ),
+            "images": (str, "the set, as in consistency.csv; real for LC; else empty"),
+            "method": (str, "the attribution method, or empty"),
             **_ATTACK,
             "settings": (str, "as in accuracy.csv"),
             "model": (str, "the first model"),
@@ -363,6 +367,16 @@ TABLES: dict[str, Table] = {
             "mean": (float, "the mean; of the gap the median"),
             **_N,
             **_interval("ahead", "mean lead over random numbers, image by image", _OPEN),
+        },
+    ),
+    "attribution_images": Table(
+        "a measure of an attribution method for each of some explained images",
+        _MODEL
+        | {
+            "method": (str, "the method, or Random"),
+            "measure": (str, "the measure"),
+            "first": (int, "the number of the first of these images among the explained ones"),
+            "values": (str, "a value for each image; nan where there is none"),
         },
     ),
     "attribution_methods": Table(

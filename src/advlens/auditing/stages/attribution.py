@@ -1,6 +1,6 @@
 """Which pixels drive a prediction (B23, section 2.3), and how good that attribution is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self
@@ -31,6 +31,8 @@ from advlens.runs.tables import Row
 from advlens.settings import AuditSettings
 
 INTEGRATED, EXPECTED, RANDOM = "IntegratedGradients", "ExpectedGradients", "Random"
+BLOCK = 500
+"""Images in a row of `attribution_images.csv`."""
 FULL_COLOR = 6.0
 """Multiple of a map's mean size that gets full color: the same scale for all models."""
 BETTER = {
@@ -205,6 +207,7 @@ class _Attributions(Work):
                 for measure in BETTER
                 if (row := self._measure_row(name, measure)) is not None
             ],
+            "attribution_images": list(self._image_rows()),
             "attribution_methods": [self._method_row(name) for name in self.methods],
             "attribution_pictures": self._pictures(),
         }
@@ -228,6 +231,20 @@ class _Attributions(Work):
             "n": len(known),
             **self._ahead(name, measure),
         }
+
+    def _image_rows(self) -> Iterator[Row]:
+        for name in self.methods:
+            for measure in BETTER:
+                values = self.values[f"{name}.{measure}"].tolist()
+                for first in range(0, len(values), BLOCK):
+                    part = values[first : first + BLOCK]
+                    yield {
+                        "model": self.context.name,
+                        "method": name,
+                        "measure": measure,
+                        "first": first,
+                        "values": " ".join(f"{value:.6g}" for value in part),
+                    }
 
     def _ahead(self, name: str, measure: str) -> Row:
         """How much the method is better than random numbers, image by image."""

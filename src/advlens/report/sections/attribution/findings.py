@@ -37,9 +37,16 @@ def _aheads(tables: AttributionTables, measure: str) -> dict[str, dict[str, Esti
     return {method: ahead for method, ahead in aheads.items() if ahead}
 
 
-def _ranking(tables: AttributionTables, measure: str) -> tuple[Says, ...]:
-    """What all methods establish."""
-    return ranking(described(measure).title.lower(), *_aheads(tables, measure).values())
+def _ranking(tables: AttributionTables, measure: str, method: str = "") -> tuple[Says, ...]:
+    """What all methods establish, or one of them."""
+    aheads = {m: a for m, a in _aheads(tables, measure).items() if method in ("", m)}
+    pairs = [tables.paired(each, measure) for each in aheads]
+    known = all(pair.of_all(ahead) for pair, ahead in zip(pairs, aheads.values(), strict=True))
+    established = (
+        set.intersection(*(pair.established for pair in pairs)) if pairs and known else None
+    )
+    title = described(measure).title.lower() + (f", {named(method)}" if method else "")
+    return ranking(title, *aheads.values(), established=established)
 
 
 def _compared(tables: AttributionTables, measures: list[str]) -> list[Finding]:
@@ -66,9 +73,8 @@ def _compared(tables: AttributionTables, measures: list[str]) -> list[Finding]:
         Finding(
             claim=f"{claim}.",
             says=says,
-            note=f"By {listed([named(method) for method in tables.methods])} alike: the intervals "
-            "are disjoint of how far each model's attributions are ahead of random ones, each "
-            "image compared with itself. The numbers stand with each measure."
+            note=f"By {listed([named(method) for method in tables.methods])} alike. "
+            f"{tables.tested} The numbers stand with each measure."
             + (f" Not established: {listed(left)}." if left else ""),
             important=True,
         )
@@ -132,7 +138,7 @@ def _measured(tables: AttributionTables, measure: str) -> Finding:
     aheads, words = _aheads(tables, measure), described(measure)
     title, more = words.title.lower(), f"are {words.adjective}"
     says = _ranking(tables, measure)
-    each = {m: ranking(f"{title}, {named(m)}", ahead) for m, ahead in aheads.items()}
+    each = {method: _ranking(tables, measure, method) for method in aheads}
     each = {method: ranks for method, ranks in each.items() if ranks}
     if not says:
         models = tuple(next(iter(aheads.values())))
@@ -154,12 +160,16 @@ def _measured(tables: AttributionTables, measure: str) -> Finding:
         if weak := tuple(model for model in ahead if not _beyond(aheads, model)):
             says = (*says, Says(title, weak, "open", (RANDOM,)))
             claim += f" In {listed(weak)}, they are not established to beat random ones."
-    leads = {f"lead in {title}, {named(m)}": ahead for m, ahead in aheads.items()}
-    leads[f"{title} of random attributions"] = tables.values(RANDOM, measure)
+    pairs = {m: tables.paired(m, measure).of_all(ahead) for m, ahead in aheads.items()}
+    leads = [
+        Measured(name=f"lead in {title}, {named(m)}", estimates=ahead, paired=pairs[m])
+        for m, ahead in aheads.items()
+    ]
+    chance = tables.values(RANDOM, measure)
     return Finding(
         claim=claim,
         says=says,
-        estimates=[Measured(name=name, estimates=estimates) for name, estimates in leads.items()],
+        estimates=[*leads, Measured(name=f"{title} of random attributions", estimates=chance)],
         note=f"The lead is over random attributions of the same image; {tables.better[measure]} is "
         "better.",
     )

@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from advlens.errors import RunError
+from advlens.report.paired import Paired
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
 from advlens.words import Estimate, count, listed
@@ -56,6 +57,7 @@ class AttributionTables:
     rows: Rows
     settings: Rows
     pictures: Rows
+    differences: Rows
 
     @classmethod
     def read(cls, results: Results) -> "AttributionTables | None":
@@ -75,6 +77,7 @@ class AttributionTables:
             rows=rows,
             settings=results.table("attribution_methods"),
             pictures=results.table("attribution_pictures"),
+            differences=results.table("differences"),
         )
 
     @cached_property
@@ -119,6 +122,21 @@ class AttributionTables:
         if not self.better.get(measure):
             return {}
         return self.rows.where(method=method, measure=measure).estimates("ahead")
+
+    def paired(self, method: str, measure: str) -> Paired:
+        """The differences between the models' leads over random attributions."""
+        rows = self.differences.where(method=method, measure=measure)
+        return Paired(rows, len(self.differences))
+
+    @property
+    def tested(self) -> str:
+        """How the models were compared: on the same images, or by their intervals."""
+        if self.differences.where(method=tuple(self.methods)):
+            return Paired(self.differences, len(self.differences)).note("Student's t")
+        return (
+            "The intervals are disjoint of how far each model's attributions are ahead of random "
+            "ones, each image compared with itself."
+        )
 
     def setting(self, method: str) -> str:
         """How a method was computed, such as "10 noise images as baselines, probability"."""
