@@ -6,9 +6,11 @@ from collections import Counter
 from statistics import mean, median
 
 import pytest
-from scipy.stats import binomtest, ttest_1samp
+import torch
+from scipy.stats import binomtest, norm, ttest_1samp
 
 from advlens.auditing.differences import compared
+from advlens.consistency import layer_consistency
 from advlens.intervals import (
     Z95,
     holm,
@@ -18,6 +20,7 @@ from advlens.intervals import (
     paired_mean,
     wilson,
 )
+from advlens.statistics import TopK
 
 TABLES = [(20, 12, 2, 16), (0, 5, 0, 0), (7, 0, 0, 9), (50, 3, 9, 2), (1, 20, 30, 1), (0, 0, 0, 4)]
 """Trials in which both succeed, only the first, only the second, neither."""
@@ -199,3 +202,88 @@ def test_attributions_are_compared_by_their_leads_over_random_ones(better):
 def test_equal_differences_have_a_p_of_0_or_1():
     assert paired_mean([0.5, 0.5, 0.5]) == (0.5, 0.5, 0.5, 0)
     assert paired_mean([0.0, 0.0]) == (0, 0, 0, 1)
+
+
+C = torch.tensor([[1.0, 0.4, 0.1], [0.4, 1.0, 0.3], [0.1, 0.3, 1.0]], dtype=torch.float64)
+
+
+def form(first: list[int], second: list[int]) -> float:
+    """The mean similarity of all pairs of classes."""
+    return mean(float(C[a, b]) for a in first for b in second)
+
+
+def naive_means(p_ids, q_ids, labels, targets, left_out=None):
+    """The means over units of the four measures, without one image in all top sets."""
+    values = {"lc": [], "consis_adv": [], "cs1": [], "cs2": []}
+    for ps, qs in zip(p_ids, q_ids, strict=True):
+        p = [labels[i] for i in ps if i != left_out]
+        q = [labels[i] for i in qs if i != left_out]
+        t = [targets[i] for i in qs if i != left_out]
+        values["lc"].append(form(p, p))
+        values["consis_adv"].append(form(q, q))
+        for name, other in (("cs1", q), ("cs2", t)):
+            values[name].append(form(p, other) / math.sqrt(form(p, p) * form(other, other)))
+    return {name: mean(each) for name, each in values.items()}
+
+
+def test_influences_are_changes_of_the_means_when_an_image_is_left_out():
+    generator = torch.Generator().manual_seed(0)
+    labels, targets = (torch.randint(3, (20,), generator=generator) for _ in range(2))
+    tops = [TopK(5, 4), TopK(5, 4)]
+    for top in tops:
+        top.update(torch.rand(20, 4, generator=generator), torch.arange(20))
+    layer = layer_consistency(*tops, labels, targets, C)
+    ids = [top.compute()[1].tolist() for top in tops]
+    whole = naive_means(*ids, labels.tolist(), targets.tolist())
+    for image in range(20):
+        without = naive_means(*ids, labels.tolist(), targets.tolist(), image)
+        for measure, expected in without.items():
+            influence = layer.influences[measure][image].item()
+            assert influence == pytest.approx(expected - whole[measure], abs=1e-12)
+            assert layer.intervals[measure].mean == pytest.approx(whole[measure], abs=1e-12)
+
+
+FGSM = {"attack": "Fgsm", "norm": "Linf", "epsilon": 0.01, "steps": 1}
+
+
+def means_row(model: str, images: str, measure: str, corrected: float | None, influences):
+    return [
+        {
+            "model": model,
+            "layer": "conv",
+            "images": images,
+            **FGSM,
+            "measure": measure,
+            "corrected": corrected,
+            "top": 4,
+            "first": first,
+            "influences": " ".join(f"{value!r}" for value in influences[first : first + 3]),
+        }
+        for first in (3, 0)
+    ]
+
+
+def test_consistency_is_compared_by_a_paired_jackknife():
+    draw = random.Random(2)
+    a, b, c = ([draw.gauss(0, 0.1) for _ in range(6)] for _ in range(3))
+    rows = means_row("a", "fgsm", "consis_adv", 0.5, a) + means_row("b", "fgsm", "cs1", 0.1, a)
+    rows += means_row("b", "fgsm", "consis_adv", 0.9, b) + means_row("a", "real", "lc", 0.7, c)
+    rows += means_row("c", "fgsm", "consis_adv", None, c)
+    made = compared({"consistency_images": rows})
+    (between,), (change,) = made["differences"], made["changes"]
+    assert (between["measure"], between["model"], between["other"]) == ("consis_adv", "a", "b")
+    assert (change["measure"], change["model"], change["images"]) == ("consistency", "a", "fgsm")
+    for row, value, one, two in ((between, -0.4, a, b), (change, -0.2, a, c)):
+        error = math.sqrt(3 / 4 * sum((x - y) ** 2 for x, y in zip(one, two, strict=True)))
+        expected = [value, value - Z95 * error, value + Z95 * error, 2 * norm.cdf(value / error)]
+        assert [row[n] for n in ("difference", "low", "high", "p")] == pytest.approx(expected)
+
+
+def test_attacks_of_different_radii_are_compared_at_equal_success_alone():
+    rows = means_row("a", "equal-success", "cs1", 0.5, [0.1] * 6)
+    rows += means_row("b", "equal-success", "cs1", 0.4, [0.2] * 6)
+    other = [row | {"images": "least-likely"} for row in rows]
+    for row in rows[2:] + other[2:]:
+        row["epsilon"] = 0.02
+    (made,) = compared({"consistency_images": rows + other})["differences"]
+    assert (made["images"], made["epsilon"]) == ("equal-success", None)
