@@ -146,7 +146,9 @@ FILES: dict[str, Callable[[], bytes]] = {
     "whole-module.pt": lambda: saved(Network()),
     # archives that grow, sizes that lie
     "bomb.pt": lambda: archive(
-        {"a/data.pkl": pickled({}), "a/data/0": bytes(1 << 28)}, compression=zipfile.ZIP_DEFLATED
+        {"a/data.pkl": pickled({}), "a/data/0": bytes(1 << 28)},
+        compression=zipfile.ZIP_DEFLATED,
+        compresslevel=1,
     ),
     "compressed.pt": lambda: zipped(bytes(10**6), compression=zipfile.ZIP_DEFLATED),
     "expanded.pt": lambda: saved({**state(), "conv.weight": torch.zeros(1).expand(1 << 40)}),

@@ -32,6 +32,9 @@ MESSAGES = {
     "lying-bomb.pt": "it is compressed, which torch.save never does",
     "list.pt": "holds a list; it must hold a dictionary of named tensors",
     "empty-dictionary.pt": "holds an empty dictionary",
+    "many-instructions.pt": "it has more than 200,000 instructions",
+    "keys-of-one-hash.pt": "a dictionary's key is not a plain value",
+    "memo-of-one-hash.pt": "a place in the memo is not a plain number",
 }
 
 
