@@ -128,7 +128,7 @@ def test_locked_refuses_a_second_process_and_is_free_after_sigkill(tmp_path, mon
         pass
 
 
-def test_locked_needs_a_folder_and_follows_no_link(tmp_path):
+def test_locked_needs_a_folder_and_a_lock_and_follows_no_link(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="file"), locked(tmp_path / "file"):
         pass
@@ -137,6 +137,9 @@ def test_locked_needs_a_folder_and_follows_no_link(tmp_path):
     with pytest.raises(RunError, match="cannot use the folder"), locked(tmp_path / "run"):
         pass
     assert not (tmp_path / "elsewhere").exists()
+    monkeypatch.setattr(fcntl, "flock", failing(errno.EIO))
+    with pytest.raises(RunError, match=r"cannot lock .*Input/output error"), locked(tmp_path):
+        pass
 
 
 NO_LOCKS = [errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK]
@@ -215,12 +218,6 @@ def test_of_processes_that_take_over_at_once_one_holds(tmp_path):
     workers = [subprocess.Popen(command) for _ in range(3)]
     assert [worker.wait(60) for worker in workers] == [0, 0, 0]
     assert (tmp_path / "number").read_text() == "150"
-
-
-def test_a_lock_that_fails_otherwise_says_how(tmp_path, monkeypatch):
-    monkeypatch.setattr(fcntl, "flock", failing(errno.EIO))
-    with pytest.raises(RunError, match=r"cannot lock .*Input/output error"), locked(tmp_path):
-        pass
 
 
 # fetch
