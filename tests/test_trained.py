@@ -189,41 +189,44 @@ SHARED: dict[str, Any] = {"half": True, "mean": 1 / 3}
 """A mean of 1/3 is stored with six digits: all processes must measure with those."""
 
 
-def _finish_together(out: Path, pixels: Tensor, labels: Tensor, state: dict[str, Tensor]) -> None:
+def _finish_together(out: Path, tests: list[ArrayData], state: dict[str, Tensor]) -> None:
     trained.write_report = lambda run: run
+    measure = trained._measure
     with joined(torch.device("cpu")) as processes:
-
-        def finished() -> dict[str, Any]:
-            network = SmoothNetwork().eval()
-            network.load_state_dict(state)
-            mine = out / str(processes.rank)  # other machines may not see the first one's folder
-            return ended(network, images(pixels, labels), mine, processes=processes, **SHARED)
-
-        measured = finished()
-        trained._measure = None  # a second call would fail
-        assert finished()["natural"] == measured["natural"]
-        (out / f"{processes.rank}.json").write_text(json.dumps(measured))
+        for test in tests:
+            folder = out / str(len(test))
+            mine = folder / str(processes.rank)  # other machines may not see the first one's folder
+            measured = []
+            for how in (measure, None):  # a second measurement would fail
+                trained._measure = how
+                network = SmoothNetwork().eval()
+                network.load_state_dict(state)
+                measured.append(ended(network, test, mine, processes=processes, **SHARED))
+            assert measured[0]["natural"] == measured[1]["natural"]
+            (folder / f"{processes.rank}.json").write_text(json.dumps(measured[0]))
 
 
 @pytest.mark.usefixtures("no_report")
-@pytest.mark.parametrize("count", [23, 1])
 def test_processes_count_each_image_once_and_only_the_first_writes(
-    count: int, smooth: nn.Module, pixels: Tensor, labels: Tensor, tmp_path: Path
+    smooth: nn.Module, pixels: Tensor, labels: Tensor, tmp_path: Path
 ) -> None:
-    for folder in (tmp_path / "0", tmp_path / "alone"):
-        folder.mkdir()
-        (folder / "metrics.jsonl").write_text(METRICS)
-    pixels, labels = pixels[:count], labels[:count]
-    state = dict(smooth.state_dict())
-    assert end(start(2, _finish_together, tmp_path, pixels, labels, state)) == [0, 0]
-    assert not (tmp_path / "1").exists()
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
-    alone = ended(smooth, images(pixels, labels), tmp_path / "alone", **SHARED)
-    for key in ("natural", "attacked", "weights", "mean", "trained"):
-        assert first[key] == second[key] == alone[key]
-    assert first["natural"]["n"] == first["attacked"]["n"] == count
-    assert first["mean"] == torch.tensor([0.333333] * 3).tolist()
-    assert read(tmp_path / "0", "accuracy") == read(tmp_path / "alone", "accuracy")
+    tests = [images(pixels[:count], labels[:count]) for count in (23, 1)]
+    for folder in ("23/0", "23/alone", "1/0", "1/alone"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "metrics.jsonl").write_text(METRICS)
+    start_of = {name: tensor.clone() for name, tensor in smooth.state_dict().items()}
+    assert end(start(2, _finish_together, tmp_path, tests, start_of)) == [0, 0]
+    for test in tests:
+        folder, count = tmp_path / str(len(test)), len(test)
+        assert not (folder / "1").exists()
+        first, second = (json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1))
+        smooth.load_state_dict(start_of)
+        alone = ended(smooth, test, folder / "alone", **SHARED)
+        for key in ("natural", "attacked", "weights", "mean", "trained"):
+            assert first[key] == second[key] == alone[key]
+        assert first["natural"]["n"] == first["attacked"]["n"] == count
+        assert first["mean"] == torch.tensor([0.333333] * 3).tolist()
+        assert read(folder / "0", "accuracy") == read(folder / "alone", "accuracy")
 
 
 def test_a_folder_in_use_is_refused(run: Run, tmp_path: Path) -> None:
