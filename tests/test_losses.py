@@ -23,16 +23,6 @@ def confident(margin: float) -> tuple[torch.Tensor, torch.Tensor]:
     return logits.unsqueeze(0), torch.tensor([4])
 
 
-@pytest.mark.parametrize("margin", MARGINS)
-def test_values_equal_naive_float64(margin):
-    logits, labels = confident(margin)
-    others = [float(value) for i, value in enumerate(logits[0]) if i != 4]
-    odds = sum(math.exp(value - margin) for value in others)  # (1 − p) / p
-    found = log_odds(logits.float(), labels), cross_entropy(logits.float(), labels)
-    assert found[0].item() == pytest.approx(math.log(odds), abs=1e-5)
-    assert found[1].item() == pytest.approx(math.log1p(odds), rel=2e-5, abs=0)
-
-
 def naive_gradient(logits: torch.Tensor, label: int) -> np.ndarray:
     """softmax − one-hot, the label's component as the negative sum of the others: no 1 − p."""
     values = np.exp(logits[0].numpy() - logits[0].max().item())
@@ -48,8 +38,13 @@ def gradient(loss, logits: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("margin", MARGINS)
-def test_gradient_equals_naive_float64(margin):
+def test_values_and_gradients_equal_naive_float64(margin):
     logits, labels = confident(margin)
+    others = [float(value) for i, value in enumerate(logits[0]) if i != 4]
+    odds = sum(math.exp(value - margin) for value in others)  # (1 − p) / p
+    found = log_odds(logits.float(), labels), cross_entropy(logits.float(), labels)
+    assert found[0].item() == pytest.approx(math.log(odds), abs=1e-5)
+    assert found[1].item() == pytest.approx(math.log1p(odds), rel=2e-5, abs=0)
     expected = naive_gradient(logits, 4)
     np.testing.assert_allclose(gradient(cross_entropy, logits, labels), expected, rtol=3e-5)
     # the log odds have the same direction, and a length that does not vanish

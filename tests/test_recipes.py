@@ -119,32 +119,24 @@ def pgd20(epsilon: float, step_size: float) -> Adversarial:
     return Adversarial(attack=attack)
 
 
+def imagenet(epsilon: Any, **augmentation: float) -> dict[str, Any]:
+    attack = Pgd(threat=epsilon, steps=10)
+    crops = Augmentation(crop=0, resized_crop=(0.08, 1.0), **augmentation)
+    return {"validation_attack": attack, "augmentation": crops}
+
+
+B23: dict[str, Any] = {"epochs": 100, "batch_size": 200, "weight_decay": 5e-4}
+B23 |= {"optimizer": "adam", "learning_rate": 1e-4, "schedule": "constant"}
+D22: dict[str, Any] = {"epochs": round(300_000 * 100 / 1_281_167), "batch_size": 100}
+D22 |= {"momentum": 0.9, "nesterov": False, "weight_decay": 5e-5}
+D22 |= {"learning_rate": 0.05, "schedule": "plateau", "validation": 10_000}
 PRINTED = {
     "b23-cifar10-standard": Training(objective=Standard(), optimizer="sgd", **CIFAR10),
     "b23-cifar10-l2": Training(objective=pgd20(0.5, 0.1), optimizer="sgd", **CIFAR10),
     "b23-imagenet150-l2": Training(
-        objective=pgd20(1.5, 2.5 * 1.5 / 20),
-        epochs=100,
-        batch_size=200,
-        optimizer="adam",
-        learning_rate=1e-4,
-        weight_decay=5e-4,
-        schedule="constant",
-        validation_attack=Pgd(threat=L2(epsilon=1.5), steps=10),
-        augmentation=Augmentation(crop=0, rotation=20.0, resized_crop=(0.08, 1.0)),
+        objective=pgd20(1.5, 2.5 * 1.5 / 20), **B23, **imagenet(L2(epsilon=1.5), rotation=20.0)
     ),
-    "d22-resnet18-standard": Training(
-        epochs=round(300_000 * 100 / 1_281_167),
-        batch_size=100,
-        learning_rate=0.05,
-        momentum=0.9,
-        nesterov=False,
-        weight_decay=5e-5,
-        schedule="plateau",
-        validation=10_000,
-        validation_attack=Pgd(threat=Linf(epsilon=4 / 255), steps=10),
-        augmentation=Augmentation(crop=0, resized_crop=(0.08, 1.0)),
-    ),
+    "d22-resnet18-standard": Training(**D22, **imagenet(Linf(epsilon=4 / 255))),
 }
 
 

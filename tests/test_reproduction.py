@@ -33,6 +33,7 @@ TOP1 = {"table": "accuracy", "column": "top1", "percent": True}
 NATURAL = {"what": "natural", **TOP1, "where": {"attack": "natural"}}
 FGSM = {"what": "FGSM", **TOP1, "where": {"attack": "Fgsm", "epsilon": "1/255"}}
 CONSIS = {"what": "consis", "table": "table1_d19", "column": "consis", "ordered": False}
+QUICK = {"train_images": 9, "test_images": 6, "audit": {"steps": 1}}
 FILES: dict[tuple[str, str], dict[str, Any]] = {
     ("recipes", "tiny-standard"): SETTINGS,
     ("recipes", "tiny-l2"): SETTINGS | {"objective": "adversarial", "half": True},
@@ -50,12 +51,7 @@ FILES: dict[tuple[str, str], dict[str, Any]] = {
             NATURAL | {"paper": {"standard": 90.0, "l2": 80.0}},
             FGSM | {"paper": {"random": 10.0}},
         ],
-        "quick": {
-            "train_images": 9,
-            "test_images": 6,
-            "train": {"epochs": 1, "validation": 3, "nesterov": True},
-            "audit": {"steps": 1},
-        },
+        "quick": QUICK | {"train": {"epochs": 1, "validation": 3, "nesterov": True}},
     },
 }
 
