@@ -20,6 +20,7 @@ from synthetic_attribution import write_attribution
 from synthetic_dissection import write_dissection
 from synthetic_features import write_features
 from synthetic_run import read, write_run, write_training
+from unrendered import unrendered
 
 PAYLOADS = (
     "<script>alert(1)</script>",
@@ -78,7 +79,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_attribution(run, labels=PAYLOADS, **small)
     few = {"classes": PAYLOADS[::6], "components": (3,), "features": PAYLOADS[0], "top": 1}
     write_features(run, **few, **small)
-    write_report(run, [accuracy, neurons, training, dissection, attribution, features])
+    with unrendered("png"):
+        write_report(run, [accuracy, neurons, training, dissection, attribution, features])
     return run
 
 
