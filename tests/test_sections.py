@@ -59,16 +59,11 @@ def test_numbers_in_words() -> None:
     assert [listed(["a", "b", "c"][:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "overlap"),
-    [(0.4, 0.6, True), (0.6, 0.7, True), (0.61, 0.7, False), (0.1, 0.3, False), (None, None, True)],
-)
-def test_intervals_overlap_when_they_share_a_point(
-    low: float | None, high: float | None, overlap: bool
-) -> None:
-    one, other = estimate(0.5, 0.4, 0.6), estimate(0.5, low, high)
-    assert one.overlaps(other) is overlap
-    assert other.overlaps(one) is overlap
+def test_intervals_overlap_when_they_share_a_point() -> None:
+    one, ends = estimate(0.5, 0.4, 0.6), ((0.4, 0.6), (0.6, 0.7), (0.61, 0.7), (0.1, 0.3), ())
+    others = [estimate(0.5, *each) for each in ends]
+    assert [one.overlaps(other) for other in others] == [True, True, False, False, True]
+    assert [other.overlaps(one) for other in others] == [True, True, False, False, True]
 
 
 def test_above_a_bound_needs_an_interval() -> None:
@@ -95,27 +90,23 @@ def test_an_interval_has_enough_digits_to_be_seen(
 
 LOW, HIGH = estimate(0.1, 0.05, 0.15), estimate(0.9, 0.85, 0.95)
 CLOSE, WIDE = estimate(0.88, 0.8, 0.9), estimate(0.1, 0.0, 0.2)
+FOUR = {"a": LOW, "b": HIGH, "c": estimate(0.7, 0.6, 0.75), "d": estimate(0.5, 0.45, 0.55)}
+LOWEST, HIGHEST = "a 0.100 (0.0500–0.150)", "b 0.900 (0.850–0.950)"
 
 
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        (
-            {"a": LOW, "b": HIGH},
-            "b 0.900 (0.850–0.950) and a 0.100 (0.0500–0.150); the intervals are disjoint",
-        ),
+        ({"a": LOW, "b": HIGH}, f"{HIGHEST} and {LOWEST}; the intervals are disjoint"),
         ({"a": CLOSE, "b": HIGH}, "…; the intervals overlap"),
         (
             {"a": CLOSE, "b": HIGH, "c": WIDE},
-            "b 0.900 (0.850–0.950), a 0.880 (0.800–0.900) and c 0.100 (0.0000–0.200); "
+            f"{HIGHEST}, a 0.880 (0.800–0.900) and c 0.100 (0.0000–0.200); "
             "the intervals overlap for b and a",
         ),
         ({"a": CLOSE, "b": HIGH, "c": HIGH}, "…; the intervals overlap"),
-        (
-            {"a": LOW, "b": HIGH, "c": estimate(0.7, 0.6, 0.75), "d": estimate(0.5, 0.45, 0.55)},
-            "from b 0.900 (0.850–0.950) down to a 0.100 (0.0500–0.150); the intervals are disjoint",
-        ),
-        ({"a": estimate(0.25), "b": HIGH}, "b 0.900 (0.850–0.950) and a 0.250"),
+        (FOUR, f"from {HIGHEST} down to {LOWEST}; the intervals are disjoint"),
+        ({"a": estimate(0.25), "b": HIGH}, f"{HIGHEST} and a 0.250"),
         ({"a": HIGH, "b": HIGH}, "0.900 (0.850–0.950) for a and b"),
     ],
 )
@@ -141,11 +132,8 @@ FOUND = {
     "b": estimate(0.5, 0.4, 0.6),
     "c": estimate(0.55, 0.5, 0.7),
     "d": estimate(0.9),
-    **{
-        name: estimate(value, value, value)
-        for name, value in zip("wxyz", (1, 2, 3, 3), strict=True)
-    },
 }
+FOUND |= {name: estimate(n, n, n) for name, n in {"w": 1, "x": 2, "y": 3, "z": 3}.items()}
 
 
 def found(models: str) -> dict[str, Estimate]:
