@@ -1,9 +1,13 @@
-"""A run folder as plain data and as pandas frames."""
+"""A run folder as plain data and as pandas frames, or refused with the place of the damage."""
 
+import json
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas
 import pytest
@@ -11,7 +15,7 @@ import pytest
 from advlens.errors import RunError, SettingsError
 from advlens.runs.folder import write_csv
 from advlens.runs.reader import read_run
-from advlens.runs.results import Results
+from advlens.runs.results import Results, Rows
 from advlens.runs.tables import TABLES
 from synthetic_run import read, write_run
 
@@ -117,8 +121,6 @@ def test_a_frame_without_pandas_says_how_to_get_it(
 def test_wrong_folders_and_tables_are_one_sentence(run: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"there is no run folder .*none; name one made by"):
         read_run(tmp_path / "none")
-    with pytest.raises(RunError, match=r"cannot read .*run.json: it is not there; name a folder"):
-        read_run(tmp_path)
     for table, words in (("unit", r"'unit'; it has accuracy, .*units"), ("../run", r"'\.\./run'")):
         with pytest.raises(RunError, match=f"has no table {words}"):
             read_run(run).rows(table)
@@ -128,3 +130,112 @@ def test_wrong_folders_and_tables_are_one_sentence(run: Path, tmp_path: Path) ->
     (run / "results" / "units.csv").write_bytes(b"\xff\xfe")
     with pytest.raises(RunError, match=r"units.csv is damaged"):
         read_run(run).rows("units")
+
+
+# damage
+
+
+def change(run: Path, alter: Callable[[dict[str, Any]], object]) -> None:
+    record = json.loads((run / "run.json").read_text())
+    alter(record)
+    (run / "run.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("alter", "named"),
+    [
+        (lambda r: r.pop("models"), "the record has no models"),
+        (lambda r: r.update(models=[]), "at least one model"),
+        (lambda r: r.update(models={}), "the record's models is not a list"),
+        (lambda r: r["models"][0].pop("parameters"), "the record's models has no parameters"),
+        (lambda r: r["models"][1].update(name="standard"), "under its own name"),
+        (lambda r: r["models"][0]["layers"][0].update(units="6"), "layers's units is '6'"),
+        (lambda r: r["data"].update(classes=[]), "needs classes"),
+        (lambda r: r["data"].update(classes=["a", 1]), "classes is '1'"),
+        (lambda r: r.update(seed=True), "seed is 'True'"),
+        (lambda r: r.update(settings=[]), "settings is '[]'"),
+        (lambda r: r["stages"][0].update(seconds=None), "seconds is 'None'"),
+        (lambda r: r["stages"][0].update(seconds=float("nan")), "NaN"),
+    ],
+)
+def test_a_damaged_record_is_refused(
+    run: Path, alter: Callable[[dict[str, Any]], object], named: str
+) -> None:
+    assert Results.read(run).chance == 0.25
+    change(run, alter)
+    with pytest.raises(RunError, match=re.escape(named)) as caught:
+        Results.read(run)
+    assert "run.json" in str(caught.value)
+    assert "advlens audit" in str(caught.value)
+
+
+def test_a_record_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"cannot read .*run.json: it is not there; name a folder"):
+        read_run(tmp_path)
+    for content in (b"", b"{", b"[" * 100_000, b"\xff", b"[]", b"null"):
+        (tmp_path / "run.json").write_bytes(content)
+        with pytest.raises(RunError, match=r"run\.json"):
+            Results.read(tmp_path)
+
+
+COLUMNS = {"model": str, "unit": int, "lc": float | None, "dead": bool}
+
+
+def table(run: Path, content: bytes) -> Rows:
+    (run / "results" / "mine.csv").write_bytes(content)
+    return Results.read(run).table("mine", COLUMNS)
+
+
+def test_table_types_its_values_and_leaves_other_columns(run: Path) -> None:
+    text = b'model,extra,unit,dead,lc\nrobust,x,1e+06,true,\nstandard,"a,\nb",2,false,0.25\n'
+    assert table(run, text) == [
+        {"model": "robust", "unit": 1_000_000, "lc": None, "dead": True},
+        {"model": "standard", "unit": 2, "lc": 0.25, "dead": False},
+    ]
+    assert Results.read(run).table("nothing", COLUMNS) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("robust,1,0.5", "line 2 has 3 cells, not 4"),
+        ("robust,1.5,0.5,true", "unit in line 2 is '1.5', not a whole number"),
+        ("robust,,0.5,true", "unit in line 2 is '', not a number"),
+        ("robust,1,nan,true", "lc in line 2 is 'nan', not finite"),
+        ("robust,1,-inf,true", "lc in line 2 is '-inf', not finite"),
+        ("robust,1,x,true", "lc in line 2 is 'x', not a number"),
+        ("robust,1,0.5,True", "dead in line 2 is 'True', not true or false"),
+        ("other,1,0.5,true", "'other', which run.json does not name"),
+        ('"robust,1,0.5,true', "mine.csv is damaged"),
+        (b"\xff,1,0.5,true", "mine.csv is damaged"),
+        ("x" * 200_000, "mine.csv is damaged"),
+    ],
+)
+def test_a_damaged_table_is_refused(run: Path, line: str | bytes, named: str) -> None:
+    content = line.encode() if isinstance(line, str) else line
+    with pytest.raises(RunError, match=re.escape(named)) as caught:
+        table(run, b"model,unit,lc,dead\n" + content + b"\n")
+    assert "mine.csv" in str(caught.value)
+
+
+@pytest.mark.parametrize(("header", "column"), [(b"", "model"), (b"model,unit,dead\n", "lc")])
+def test_a_table_without_a_column_is_refused(run: Path, header: bytes, column: str) -> None:
+    with pytest.raises(RunError, match=rf"mine\.csv.*it has no column {column}"):
+        table(run, header)
+
+
+def test_file_stays_in_the_run_folder(run: Path, tmp_path: Path) -> None:
+    results = Results.read(run)
+    assert results.file("figures/images/0.png").is_file()
+    (tmp_path / "outside.png").write_bytes(b"")
+    (run / "link.png").symlink_to(tmp_path / "outside.png")
+    absolute = str(tmp_path / "outside.png")
+    for name in ("../outside.png", absolute, "link.png", "a\0b", "x" * 5000, "none.png", "", "."):
+        with pytest.raises(RunError, match="not in the folder"):
+            results.file(name)
+
+
+def test_invisible_characters_are_marked(run: Path) -> None:
+    """Control and direction characters, and half a surrogate pair, which no file could hold."""
+    change(run, lambda record: record["models"][0].update(name="a\x00b\u202ec\ud800d"))
+    assert Results.read(run).models == ("a\ufffdb\ufffdc\ufffdd", "robust")

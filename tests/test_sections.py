@@ -1,19 +1,13 @@
-"""Numbers in words, and run folders that are whole or refused with the place of the damage."""
+"""Numbers and comparisons in words, and what sections are made of."""
 
-import json
 import re
-import shutil
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advlens.errors import RunError
 from advlens.report.blocks import BrowserColumn, Cell, UnitBrowserBlock
-from advlens.runs.results import Results, Rows
+from advlens.runs.results import Rows
 from advlens.words import (
     Estimate,
     Says,
@@ -30,17 +24,6 @@ from advlens.words import (
     ranking,
     shared,
 )
-from synthetic_run import write_run
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_run(tmp_path_factory.mktemp("run"), layers=("conv",), units=(2,), shown=1)
-
-
-@pytest.fixture
-def run(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "run"))
 
 
 def estimate(value: float, low: float | None = None, high: float | None = None) -> Estimate:
@@ -242,17 +225,13 @@ def test_cell_caption_names_the_prediction_only_where_it_differs() -> None:
 
 
 def test_browser_holds_each_text_once_and_rounds_numbers() -> None:
-    columns = [
-        BrowserColumn(header="Model", kind="model"),
-        BrowserColumn(header="Unit", kind="unit"),
-        BrowserColumn(header="Concept", kind="text"),
-        BrowserColumn(header="IoU", kind="number"),
-    ]
+    kinds = ("model", "unit", "text", "number")
+    columns = [BrowserColumn(header="H", kind=kind) for kind in kinds]
     rows = [["a", 7, "", 0.123456], ["a", 12, "dog", None]]
     named = {"title": "", "caption": "", "file": ""}
     block = UnitBrowserBlock(columns=columns, grids=["", "a-grid"], rows=rows, **named)
     assert block.data == {
-        "kinds": ["model", "unit", "text", "number"],
+        "kinds": list(kinds),
         "texts": ["a", "", "dog"],
         "rows": [[0, 7, 1, 0.1235], [0, 12, 2, None]],
         "grids": {1: "a-grid"},
@@ -291,112 +270,3 @@ def test_estimates_take_the_columns_that_a_table_has() -> None:
     assert Estimate.of({"share": 0.2, **ends}, "share", "units") == wanted
     ends = {"cs1_low": 0.1, "cs1_high": 0.3, "low": 9, "n": 7}
     assert Estimate.of({"cs1": 0.2, **ends}, "cs1") == wanted
-
-
-# the run folder
-
-
-def change(run: Path, alter: Callable[[dict[str, Any]], object]) -> None:
-    record = json.loads((run / "run.json").read_text())
-    alter(record)
-    (run / "run.json").write_text(json.dumps(record))
-
-
-@pytest.mark.parametrize(
-    ("alter", "named"),
-    [
-        (lambda r: r.pop("models"), "the record has no models"),
-        (lambda r: r.update(models=[]), "at least one model"),
-        (lambda r: r.update(models={}), "the record's models is not a list"),
-        (lambda r: r["models"][0].pop("parameters"), "the record's models has no parameters"),
-        (lambda r: r["models"][1].update(name="standard"), "under its own name"),
-        (lambda r: r["models"][0]["layers"][0].update(units="6"), "layers's units is '6'"),
-        (lambda r: r["data"].update(classes=[]), "needs classes"),
-        (lambda r: r["data"].update(classes=["a", 1]), "classes is '1'"),
-        (lambda r: r.update(seed=True), "seed is 'True'"),
-        (lambda r: r.update(settings=[]), "settings is '[]'"),
-        (lambda r: r["stages"][0].update(seconds=None), "seconds is 'None'"),
-        (lambda r: r["stages"][0].update(seconds=float("nan")), "NaN"),
-    ],
-)
-def test_a_damaged_record_is_refused(
-    run: Path, alter: Callable[[dict[str, Any]], object], named: str
-) -> None:
-    assert Results.read(run).chance == 0.25
-    change(run, alter)
-    with pytest.raises(RunError, match=re.escape(named)) as caught:
-        Results.read(run)
-    assert "run.json" in str(caught.value)
-    assert "advlens audit" in str(caught.value)
-
-
-def test_a_record_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="it is not there; name a folder made by"):
-        Results.read(tmp_path)
-    for content in (b"", b"{", b"[" * 100_000, b"\xff", b"[]", b"null"):
-        (tmp_path / "run.json").write_bytes(content)
-        with pytest.raises(RunError, match=r"run\.json"):
-            Results.read(tmp_path)
-
-
-COLUMNS = {"model": str, "unit": int, "lc": float | None, "dead": bool}
-
-
-def table(run: Path, content: bytes) -> Rows:
-    (run / "results" / "mine.csv").write_bytes(content)
-    return Results.read(run).table("mine", COLUMNS)
-
-
-def test_table_types_its_values_and_leaves_other_columns(run: Path) -> None:
-    text = b'model,extra,unit,dead,lc\nrobust,x,1e+06,true,\nstandard,"a,\nb",2,false,0.25\n'
-    assert table(run, text) == [
-        {"model": "robust", "unit": 1_000_000, "lc": None, "dead": True},
-        {"model": "standard", "unit": 2, "lc": 0.25, "dead": False},
-    ]
-    assert Results.read(run).table("nothing", COLUMNS) == []
-
-
-@pytest.mark.parametrize(
-    ("line", "named"),
-    [
-        ("robust,1,0.5", "line 2 has 3 cells, not 4"),
-        ("robust,1.5,0.5,true", "unit in line 2 is '1.5', not a whole number"),
-        ("robust,,0.5,true", "unit in line 2 is '', not a number"),
-        ("robust,1,nan,true", "lc in line 2 is 'nan', not finite"),
-        ("robust,1,-inf,true", "lc in line 2 is '-inf', not finite"),
-        ("robust,1,x,true", "lc in line 2 is 'x', not a number"),
-        ("robust,1,0.5,True", "dead in line 2 is 'True', not true or false"),
-        ("other,1,0.5,true", "'other', which run.json does not name"),
-        ('"robust,1,0.5,true', "mine.csv is damaged"),
-        (b"\xff,1,0.5,true", "mine.csv is damaged"),
-        ("x" * 200_000, "mine.csv is damaged"),
-    ],
-)
-def test_a_damaged_table_is_refused(run: Path, line: str | bytes, named: str) -> None:
-    content = line.encode() if isinstance(line, str) else line
-    with pytest.raises(RunError, match=re.escape(named)) as caught:
-        table(run, b"model,unit,lc,dead\n" + content + b"\n")
-    assert "mine.csv" in str(caught.value)
-
-
-@pytest.mark.parametrize(("header", "column"), [(b"", "model"), (b"model,unit,dead\n", "lc")])
-def test_a_table_without_a_column_is_refused(run: Path, header: bytes, column: str) -> None:
-    with pytest.raises(RunError, match=rf"mine\.csv.*it has no column {column}"):
-        table(run, header)
-
-
-def test_file_stays_in_the_run_folder(run: Path, tmp_path: Path) -> None:
-    results = Results.read(run)
-    assert results.file("figures/images/0.png").is_file()
-    (tmp_path / "outside.png").write_bytes(b"")
-    (run / "link.png").symlink_to(tmp_path / "outside.png")
-    absolute = str(tmp_path / "outside.png")
-    for name in ("../outside.png", absolute, "link.png", "a\0b", "x" * 5000, "none.png", "", "."):
-        with pytest.raises(RunError, match="not in the folder"):
-            results.file(name)
-
-
-def test_invisible_characters_are_marked(run: Path) -> None:
-    """Control and direction characters, and half a surrogate pair, which no file could hold."""
-    change(run, lambda record: record["models"][0].update(name="a\x00b\u202ec\ud800d"))
-    assert Results.read(run).models == ("a\ufffdb\ufffdc\ufffdd", "robust")
