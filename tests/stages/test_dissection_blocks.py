@@ -46,6 +46,8 @@ def test_the_table_of_shares_has_each_category_with_its_chance(made: Path) -> No
                 value = f"{100 * share(mine, category).value:.1f}"
                 assert row[category.capitalize()] == f"{value} / {by_chance}"
     assert len(every) == 2 * 3 * 3 * 7
+    folded = [block.folded for block in dissection.tables(made, "dissection_shares.csv")]
+    assert folded == [False, False, True]
 
 
 def test_the_tables_of_fates_count_units_from_category_to_category(made: Path) -> None:
