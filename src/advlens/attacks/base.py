@@ -132,9 +132,9 @@ class Attack:
             prepared = prepare(model)
             images = place_images(prepared, images)
             labels, ids = check_labels(labels, images), number_images(images, ids)
-            prepared.check(images)  # given logits do not show whether the model is randomized
             if (ball := self.within()) is not None:
                 ball.check_count(len(images))
+            prepared.check(images)  # given logits do not show whether the model is randomized
             logits = prepared(images) if clean is None else clean.clone()
             if logits.isnan().any():
                 raise NumericError(
