@@ -80,7 +80,6 @@ WRONG_WORDS = [
     (AUDIT + " --images 2001", "2001.*1 to 2000"),
     (AUDIT + " --stages", "stages"),
     (ATTACK + " --step-size -1/255", "step_size.*-0.0039"),
-    (TRAIN + " --average 1", "average.*1"),
     (ATTACK + " --method fgsm --steps 3", "steps.*fgsm"),
     # that do not go together
     (TRAIN + " --resized-crop .5 1", "crop and resized_crop.*set crop to 0"),
