@@ -78,6 +78,7 @@ def section(results):
 """
 RUN = """
 import io, contextlib, sys
+from advlens import cli
 
 with contextlib.redirect_stdout(io.StringIO()) as help:
     with contextlib.suppress(SystemExit):

@@ -85,7 +85,7 @@ with remembered_signals() as received:
 SAYS = ("interrupted", "stopped by SIGTERM", "stopped by SIGHUP")
 
 
-@pytest.mark.parametrize(("number", "says"), zip(ENDING, SAYS, strict=True))
+@pytest.mark.parametrize(("number", "says"), [*zip(ENDING, SAYS, strict=True)])
 def test_a_signal_that_comes_while_the_program_is_imported(number, says):
     code = f"""
 import os, runpy, sys

@@ -12,7 +12,9 @@ from torch.distributed import TCPStore
 
 FORKSERVER = multiprocessing.get_context("forkserver")
 # imported once for all children; torch imports its compiler at an optimizer's first step
-FORKSERVER.set_forkserver_preload(["advlens.training", "torch._dynamo"])
+FORKSERVER.set_forkserver_preload(
+    ["advlens.training", "torch._dynamo", "advlens.auditing", "pytest"]
+)
 SERVERS: list[TCPStore] = []
 """Where the processes of a test meet, for as long as the tests run."""
 
