@@ -80,7 +80,7 @@ def _record(**changes: Any) -> Tamper:
 
 
 def _many(record: dict[str, Any]) -> None:
-    record["models"] = [record["models"][0] | {"name": str(number)} for number in range(5000)]
+    record["models"] = [record["models"][0] | {"name": str(number)} for number in range(101)]
 
 
 PICTURES = "results/pictures.csv"
