@@ -120,11 +120,11 @@ def test_chance_is_the_same_count_with_the_labels_of_other_images(data, maps):
 
 
 def test_real_images_and_a_real_network(shared_data, tmp_path):
-    """AlexNet's last convolution on 40 of the images of mini-broden."""
+    """AlexNet's last convolution on 20 of the images of mini-broden."""
     real = shared_data / "mini-broden"
     for path in real.glob("*.csv"):
         shutil.copy(path, tmp_path)
-    lines = (real / "index.csv").read_text().splitlines(keepends=True)[:41]
+    lines = (real / "index.csv").read_text().splitlines(keepends=True)[:21]
     (tmp_path / "index.csv").write_text("".join(lines))
     for name in re.findall(r"[^,;\n]+\.(?:jpg|png)", "".join(lines)):
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ def test_real_images_and_a_real_network(shared_data, tmp_path):
     model = load_model(f"torchvision:alexnet.features@{weights}")
     data = BrodenData(tmp_path, size=224)
     found = Dissection()(model, data)["features.10"]["real"]
-    (batch,) = data.batches(40)
+    (batch,) = data.batches(20)
     _, layers = prepare(model).maps(batch.images, ["features.10"], logits=False)
     maps = layers["features.10"].double().numpy()
     thresholds = by_hand.thresholds(maps, 0.005)

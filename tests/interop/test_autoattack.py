@@ -15,17 +15,17 @@ from advlens.prepared import prepare
 from advlens.seeding import derived
 
 reference = library("autoattack", "pyautoattack")
-IDS = torch.arange(3)
+IDS = torch.arange(2)
 
 
 @pytest.mark.parametrize("threat", [L2(epsilon=0.3), Linf(epsilon=0.02)], ids=["L2", "Linf"])
 @pytest.mark.parametrize("part", ["apgd-ce", "apgd-t", "fab-t"])
 def test_a_part_is_what_the_reference_does(part, threat, smooth, pixels, labels):
     model = prepare(smooth)
-    right = (model(pixels).argmax(dim=1) == labels).nonzero()[:3, 0]
+    right = (model(pixels).argmax(dim=1) == labels).nonzero()[:2, 0]
     images, classes = pixels[right], labels[right]
     found = AutoAttack(threat=threat, seed=5).part(part, model, images, classes, IDS)
-    settings = {"norm": threat.norm, "eps": threat.epsilon, "seed": derived(5, 0, 1, 2) % 2**32}
+    settings = {"norm": threat.norm, "eps": threat.epsilon, "seed": derived(5, 0, 1) % 2**32}
     with guest("", model, 0) as host:
         theirs = reference.AutoAttack(host, **settings, device="cpu")
         theirs.attacks_to_run = [part]
