@@ -58,6 +58,12 @@ def step(objective: Objective, batch: TrainingBatch) -> tuple[Tensor, dict[str, 
     return loss.detach(), {k: v.grad for k, v in parameters.items() if v.grad is not None}
 
 
+def by_hand(network: nn.Module, loss: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """A loss and its gradients, as `step` gives them."""
+    names, values = zip(*network.named_parameters(), strict=True)
+    return loss.detach(), dict(zip(names, torch.autograd.grad(loss, values), strict=True))
+
+
 def cross_entropy(logits: Tensor) -> Tensor:
     """Mean over images of log Σ exp(z) − z_y, written out; differentiable."""
     rows = [row.exp().sum().log() - row[label] for row, label in zip(logits, LABELS, strict=True)]
@@ -66,13 +72,10 @@ def cross_entropy(logits: Tensor) -> Tensor:
 
 def forward(network: nn.Module, images: Tensor, training: bool) -> tuple[Tensor, dict]:
     """Logits and features, written out; in training, normalized by the batch's own statistics."""
-    hidden = F.conv2d(images, network.first.weight, padding=1)
-    norm = network.norm
+    hidden, norm = F.conv2d(images, network.first.weight, padding=1), network.norm
+    mean, variance = norm.running_mean, norm.running_var
     if training:
-        mean = hidden.mean(dim=(0, 2, 3))
-        variance = hidden.var(dim=(0, 2, 3), correction=0)
-    else:
-        mean, variance = norm.running_mean, norm.running_var
+        mean, variance = hidden.mean(dim=(0, 2, 3)), hidden.var(dim=(0, 2, 3), correction=0)
     scale = norm.weight / (variance + norm.eps).sqrt()
     normal = (hidden - mean.view(-1, 1, 1)) * scale.view(-1, 1, 1) + norm.bias.view(-1, 1, 1)
     hidden = torch.tanh(normal)

@@ -2,16 +2,20 @@
 
 import math
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
+import pytest
+
+from advlens.errors import RunError
 from advlens.report.blocks import FigureBlock, Finding, Measured, Section, TableBlock
 from advlens.runs.results import Results
-from advlens.words import Estimate, Says
+from advlens.words import Estimate
+from synthetic_run import around, put
 
-BOTH = ("standard", "robust")
 Kind = TypeVar("Kind")
 
 
@@ -42,9 +46,27 @@ class Maker:
         (found,) = self.findings(run, measure, model)
         return found
 
-    def says(self, run: Path, measure: str) -> list[Says]:
-        """What the findings say of a measure."""
-        return [s for f in self.made(run).findings for s in f.says if s.measure == measure]
+    def told(self, run: Path, measure: str) -> str:
+        """What the findings say of a measure, "warning: a, b higher than c | d open"."""
+        texts = []
+        for finding in self.made(run).findings:
+            parts = [
+                f"{', '.join(s.of)} {s.direction}"
+                + (f" than {', '.join(s.than)}" if s.than else "")
+                for s in finding.says
+                if s.measure == measure
+            ]
+            if parts:
+                texts.append(("warning: " if finding.warning else "") + "; ".join(parts))
+        return " | ".join(texts)
+
+    def tells(self, run: Path, changes: str, measure: str, told: str, words: str = "") -> None:
+        """After these changes of tables this is told of a measure, in these words."""
+        puts(run, changes)
+        found = self.told(run, measure)
+        assert found == told, found
+        text = " ".join(f"{f.claim} {f.note}" for f in self.findings(run, measure))
+        assert words in text, text
 
     def measured(self, run: Path, measure: str, model: str = "") -> Measured:
         """The estimates of a measure, of one finding."""
@@ -62,6 +84,10 @@ class Maker:
     def tables(self, run: Path, file: str) -> list[TableBlock]:
         return [block for block in self.blocks(run, TableBlock) if block.file == file]
 
+    def cells(self, run: Path, file: str) -> list[list[dict[str, str]]]:
+        """The rows of each of these tables, by header."""
+        return [cells(block) for block in self.tables(run, file)]
+
     def check(self, run: Path) -> Section:
         """Every text is finished, and no measure is without estimates."""
         section = self.made(run)
@@ -74,6 +100,43 @@ class Maker:
                 assert re.fullmatch(r"\S(.*\S)?", measured.name)
                 assert not measured.name.endswith(".")
         return section
+
+    def refuses(self, run: Path, table: str, column: str, value: str, named: str) -> None:
+        """With this value in a column of a table, there is no section, but one sentence."""
+        put(run, table, {}, **{column: value})
+        with pytest.raises(RunError, match=re.escape(named)) as caught:
+            self.section(Results.read(run))
+        assert f"{table}.csv is damaged" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def puts(run: Path, changes: str) -> None:
+    """Write values into rows: "sweep: top1=0.9; accuracy attack=Pgd model=robust: top1=0.4±0.1"."""
+    for change in filter(None, changes.split("; ")):
+        rows, _, values = change.partition(": ")
+        table, *where = rows.split()
+        found: dict[str, object] = {}
+        for value in values.split():
+            name, _, text = value.partition("=")
+            middle, interval, arm = text.partition("±")
+            found[name] = middle
+            if interval:
+                ends = around(float(middle), float(arm), "" if name in ("mean", "share") else name)
+                found |= {end: ends[end] for end in list(ends)[1:]}
+        put(run, table, dict(key.split("=") for key in where), **found)
+
+
+def copied(run: Path, folder: Path) -> Path:
+    """A run that may be changed, without pictures, of which sections know only the names."""
+    shutil.copytree(run / "results", folder / "results")
+    shutil.copy(run / "run.json", folder)
+    return folder
+
+
+def remove(run: Path, *tables: str) -> None:
+    """As if a stage had not written them."""
+    for name in tables:
+        (run / "results" / f"{name}.csv").unlink()
 
 
 def texts(section: Section) -> list[str]:
@@ -92,21 +155,9 @@ def cells(block: TableBlock) -> list[dict[str, str]]:
 
 def estimate(row: Mapping[str, str], name: str = "", n: str = "n") -> Estimate:
     """That of a row as text: the columns `name` and its ends, or mean, low and high."""
-    value, low, high = (
-        (f"{name}", f"{name}_low", f"{name}_high") if name else ("mean", "low", "high")
-    )
-    ends = (float(row[end]) if row[end] else None for end in (low, high))
-    return Estimate(value=float(row[value]), low=next(ends), high=next(ends), n=int(row[n]))
-
-
-def higher(measure: str, one: str, other: str = "") -> Says:
-    """One model is higher than another; of two, than the other one."""
-    return Says(measure, (one,), "higher", (other or BOTH[one == BOTH[0]],))
-
-
-def nothing(measure: str) -> Says:
-    """No difference between the two models is established."""
-    return Says(measure, BOTH, "open")
+    value, *ends = (name, f"{name}_low", f"{name}_high") if name else ("mean", "low", "high")
+    low, high = (float(row[end]) if row[end] else None for end in ends)
+    return Estimate(value=float(row[value]), low=low, high=high, n=int(row[n]))
 
 
 def number(x: float) -> str:
@@ -117,7 +168,9 @@ def number(x: float) -> str:
     return f"{x:.{max(digits, 0)}f}"
 
 
-def around(value: float, arm: float = 0.01, name: str = "") -> dict[str, Any]:
-    """Columns of a value with an interval of ± arm."""
-    names = (f"{name}", f"{name}_low", f"{name}_high") if name else ("mean", "low", "high")
-    return dict(zip(names, (value, value - arm, value + arm), strict=True))
+def in_words(found: Estimate) -> str:
+    """A value and its interval, derived a second time."""
+    if found.low is None or found.high is None:
+        return number(found.value)
+    to = "–" if found.low >= 0 else " to "
+    return f"{number(found.value)} ({number(found.low)}{to}{number(found.high)})"

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,91 +12,56 @@ from PIL import Image
 
 from advlens.runs.tables import check_rows
 
-Table = list[dict[str, Any]]
+Row = dict[str, Any]
+Table = list[Row]
+Texts = Callable[[str], str]
+BOTH = ("standard", "robust")
+LAYERS = ("conv1", "layer1.0.conv2", "layer2.0.conv2")
+TABLES = "accuracy sweep checks units layers consistency floors table1_d19 curves pictures"
+N, TOP = 1000, 10
+"""Images in the data set, and of each unit."""
 MEASURES = ("lc", "consis_adv", "cs1", "cs2")
 LIKELY = {"attack": "LeastLikely", "norm": "L2", "steps": 10}
 FGSM = {"attack": "Fgsm", "norm": "Linf", "epsilon": 1 / 255, "steps": 1}
+CHECKS = """\
+accuracy falls with epsilon (L2) | does not rise | natural: 91.0%, l2 1.0: 0.0%
+accuracy falls with the number of steps | does not rise | steps 1: 9.1%, steps 10: 0.4%
+with every pixel free, accuracy is at most chance | at most chance, 10.0% | 0.0%"""
+SETTINGS = "SGD with Nesterov momentum 0.9, weight decay 0.0005"
+OBJECTIVES = (
+    "standard training",
+    "adversarial training (PGD-2, L2 ε = 0.5)",
+    "TRADES (PGD-10, L∞ ε = 8/255, weight 6)",
+)
 
 
-def write_run(
-    run: Path,
-    *,
-    models: Sequence[str] = ("standard", "robust"),
-    layers: Sequence[str] = ("conv1", "layer1.0.conv2", "layer2.0.conv2"),
-    units: Sequence[int] = (6, 8, 12),
-    classes: Sequence[str] = ("airplane", "cat", "dog", "ship"),
-    images: int = 1000,
-    seed: int = 0,
-    shown: int = 2,
-    picture: Callable[[int], np.ndarray] | None = None,
-    texts: Callable[[str], str] = lambda text: text,
-) -> Path:
-    """Write `run.json`, `results/` and pictures; the first model breaks under attack.
+def row(**columns: Any) -> Row:
+    """A row of a table, or a part of it."""
+    return columns
 
-    Args:
-        run: the folder.
-        models: their names.
-        layers: of each model.
-        units: of each layer.
-        classes: names.
-        images: in the data set.
-        seed: of all numbers.
-        shown: units of each rule whose pictures are shown.
-        picture: pixels of image `id` (default: noise of 8×8).
-        texts: applied to every free text.
-    """
-    random = np.random.default_rng(seed)
-    pixels = picture or (
-        lambda number: np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    )
-    robust = [index / max(len(models) - 1, 1) for index in range(len(models))]
-    k = max(2, images // 100)
-    tables: dict[str, Table] = {
-        name: []
-        for name in (
-            "accuracy",
-            "sweep",
-            "checks",
-            "units",
-            "layers",
-            "consistency",
-            "floors",
-            "table1_d19",
-            "curves",
-            "pictures",
-        )
-    }
-    for model, strength in zip(models, robust, strict=True):
-        _accuracy(tables, model, strength, images, random, texts)
-        found = _units(tables, model, strength, layers, units, k, images, random)
-        _consistency(tables, model, strength, layers, units, images, random)
-        _curves(tables, model, found)
-        _pictures(tables, model, strength, layers[-1], classes, found, shown, pixels, run, random)
-        for floor, measure, kind, value in (
-            ("LC, all classes alike", "lc", "uniform", 0.12),
-            (f"LC of {k} random images", "lc", "random", 0.13),
-            (f"CS1 of {k} random images", "cs1", "random", 0.91),
-        ):
-            tables["floors"].append(
-                {
-                    "model": model,
-                    "floor": floor,
-                    "measure": measure,
-                    "kind": kind,
-                    "value": value,
-                    "n": images,
-                }
-            )
-    for name, rows in tables.items():
-        write_table(run, name, rows)
-    record = _record(models, layers, units, classes, images, texts)
-    run.mkdir(parents=True, exist_ok=True)
-    (run / "run.json").write_text(json.dumps(record), encoding="utf-8")
-    return run
+
+def around(value: float, arm: float = 0.01, name: str = "") -> Row:
+    """Columns of a value with an interval of ± arm."""
+    names = (name, f"{name}_low", f"{name}_high") if name else ("mean", "low", "high")
+    return dict(zip(names, (value, value - arm, value + arm), strict=True))
+
+
+def noise(number: int) -> np.ndarray:
+    """An image of 8×8 pixels."""
+    return np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+
+
+def write_picture(run: Path, file: str, pixels: np.ndarray) -> str:
+    """Write a PNG into a run folder; its name."""
+    (run / file).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(run / file)
+    return file
 
 
 def write_table(run: Path, name: str, rows: Table) -> None:
-    """Write `results/<name>.csv` as a run does."""
+    """Write `results/<name>.csv` as a run does; nothing without rows."""
+    if not rows:
+        return
     check_rows(name, rows)
     path = run / "results" / f"{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,313 +79,240 @@ def _cell(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _share(value: float, n: int, name: str = "top1") -> dict[str, float]:
+def read(run: Path, table: str) -> list[dict[str, str]]:
+    """The rows of a table of a run folder, as text."""
+    with open(run / "results" / f"{table}.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def rows_of(run: Path, table: str, **wanted: str) -> list[dict[str, str]]:
+    """Those rows whose columns hold these texts."""
+    return [row for row in read(run, table) if wanted.items() <= row.items()]
+
+
+def change(run: Path, table: str, alter: Callable[[Row], object]) -> None:
+    """Write a table again, each row altered."""
+    rows: Table = list(read(run, table))
+    for row in rows:
+        alter(row)
+    write_table(run, table, rows)
+
+
+def put(run: Path, table: str, where: dict[str, str], **values: Any) -> None:
+    """Write other values into the rows of a table whose columns hold these texts."""
+    change(run, table, lambda row: where.items() <= row.items() and row.update(values))
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What all tables of a run have in common."""
+
+    run: Path
+    layers: Sequence[str]
+    units: Sequence[int]
+    classes: Sequence[str]
+    shown: int
+    texts: Texts
+    random: np.random.Generator
+    tables: dict[str, Table]
+
+
+def write_run(
+    run: Path,
+    *,
+    models: Sequence[str] = BOTH,
+    layers: Sequence[str] = LAYERS,
+    units: Sequence[int] = (6, 8, 12),
+    classes: Sequence[str] = ("airplane", "cat", "dog", "ship"),
+    shown: int = 2,
+    texts: Texts = str,
+) -> Path:
+    """Write `run.json`, `results/` and pictures; the first model breaks under attack.
+
+    Units are those of each layer, and so many of each rule are shown: of 0 there are no pictures.
+    Every free text is changed by `texts`.
+    """
+    tables: dict[str, Table] = {name: [] for name in TABLES.split()}
+    random = np.random.default_rng(0)
+    made = _Made(run, layers, units, classes, shown, texts, random, tables)
+    for index, model in enumerate(models):
+        strength = index / max(len(models) - 1, 1)
+        _accuracy(made, model, strength)
+        live = _units(made, model, strength)
+        _consistency(made, model, strength)
+        _curves(made, model, live)
+        _pictures(made, model, strength, live)
+        for floor, measure, kind, value in (
+            ("LC, all classes alike", "lc", "uniform", 0.12),
+            (f"LC of {TOP} random images", "lc", "random", 0.13),
+            (f"CS1 of {TOP} random images", "cs1", "random", 0.91),
+        ):
+            found = row(model=model, floor=floor, measure=measure, kind=kind, value=value, n=N)
+            tables["floors"].append(found)
+    for name, rows in tables.items():
+        write_table(run, name, rows)
+    (run / "run.json").write_text(json.dumps(_record(made, models)), encoding="utf-8")
+    return run
+
+
+def _share(value: float, n: int, name: str = "top1") -> Row:
     half = 1.96 * (max(value * (1 - value), 1e-4) / n) ** 0.5
-    return {
-        name: value,
-        f"{name}_low": max(0.0, value - half),
-        f"{name}_high": min(1.0, value + half),
-    }
+    ends = {f"{name}_low": max(0.0, value - half), f"{name}_high": min(1.0, value + half)}
+    return {name: value, **ends}
 
 
-def _accuracy(
-    tables: dict[str, Table], model: str, strength: float, images: int, random: Any, texts: Any
-) -> None:
+def _accuracy(made: _Made, model: str, strength: float) -> None:
     natural = 0.917 - 0.145 * strength
 
-    def row(attack: str, norm: str, epsilon: float, steps: int, n: int) -> dict[str, Any]:
+    def under(attack: str, norm: str, epsilon: float, steps: int, n: int) -> Row:
         hardness = epsilon * (12 if norm == "Linf" else 1.1) * (1 + 0.3 * (steps > 1))
         left = natural * float(np.exp(-((hardness / (0.07 + 0.75 * strength)) ** 1.3)))
-        return {
-            "model": model,
-            "attack": attack,
-            "norm": norm,
-            "epsilon": epsilon,
-            "steps": steps,
-            **_share(left, n),
-            "top5": min(1.0, left + 0.25 * (1 - left)),
-            "n": n,
-            "draws": None,
-            "top1_spread": None,
-            "settings": "",
-        }
+        found = row(model=model, attack=attack, norm=norm, epsilon=epsilon, steps=steps)
+        found |= _share(left, n) | row(top5=min(1.0, left + 0.25 * (1 - left)), n=n)
+        return found | row(draws=None, top1_spread=None, settings="")
 
-    tables["accuracy"] += [
-        row("natural", "", 0.0, 0, images),
-        row("Fgsm", "Linf", 1 / 255, 1, images),
-        row("Fgsm", "Linf", 4 / 255, 1, images),
-        row("Pgd", "L2", 0.5, 20, images),
-    ]
-    subset = max(images // 20, 10)
-    tables["sweep"] += [row("natural", "", 0.0, 0, subset)]
-    tables["sweep"] += [row("Pgd", "L2", e, 10, subset) for e in (0.125, 0.25, 0.5, 1.0, 2.0)]
-    tables["sweep"] += [row("Pgd", "Linf", e / 255, 10, subset) for e in (1, 2, 4, 8, 16)]
-    for check, expected, found in (
-        ("accuracy falls with epsilon (L2)", "does not rise", "natural: 91.0%, l2 1.0: 0.0%"),
-        (
-            "accuracy falls with the number of steps",
-            "does not rise",
-            "steps 1: 9.1%, steps 10: 0.4%",
-        ),
-        ("with every pixel free, accuracy is at most chance", "at most chance, 10.0%", "0.0%"),
-    ):
-        passed = not ("steps" in check and strength == 0 and model.endswith("masked"))
-        tables["checks"].append(
-            {
-                "model": model,
-                "check": texts(check),
-                "expected": texts(expected),
-                "found": texts(found),
-                "passed": passed,
-            }
-        )
+    few = 50
+    fgsm = [under("Fgsm", "Linf", levels / 255, 1, N) for levels in (1, 4)]
+    made.tables["accuracy"] += [under("natural", "", 0.0, 0, N), *fgsm]
+    made.tables["accuracy"] += [under("Pgd", "L2", 0.5, 20, N)]
+    made.tables["sweep"] += [under("natural", "", 0.0, 0, few)]
+    made.tables["sweep"] += [under("Pgd", "L2", e, 10, few) for e in (0.125, 0.25, 0.5, 1.0, 2.0)]
+    made.tables["sweep"] += [under("Pgd", "Linf", e / 255, 10, few) for e in (1, 2, 4, 8, 16)]
+    for line in CHECKS.splitlines():
+        check, expected, found = map(made.texts, line.split(" | "))
+        words = row(model=model, check=check, expected=expected, found=found, passed=True)
+        made.tables["checks"].append(words)
 
 
-def _units(
-    tables: dict[str, Table],
-    model: str,
-    strength: float,
-    layers: Sequence[str],
-    units: Sequence[int],
-    k: int,
-    images: int,
-    random: Any,
-) -> Table:
-    live: Table = []
-    for place, (layer, size) in enumerate(zip(layers, units, strict=True)):
-        depth = place / max(len(layers) - 1, 1)
+def _units(made: _Made, model: str, strength: float) -> Table:
+    """Rows of units and of layers; those of the live units."""
+    random, live = made.random, []
+    for place, (layer, size) in enumerate(zip(made.layers, made.units, strict=True)):
+        depth = place / max(len(made.layers) - 1, 1)
         mine: Table = []
         for unit in range(size):
-            lc = float(
-                np.clip(0.14 + 0.4 * depth**2 + random.gamma(2, 0.05 + 0.05 * depth), 0.1, 1)
-            )
+            lc = 0.14 + 0.4 * depth**2 + random.gamma(2, 0.05 + 0.05 * depth)
+            lc = float(np.clip(lc, 0.1, 1))
             telling = (lc - 0.1) / 0.9
             cs1 = 0.9 - (0.75 - 0.68 * strength) * (0.25 + 0.75 * telling) + random.normal(0, 0.03)
             cs2 = 0.3 + (0.55 - 0.5 * strength) * telling + random.normal(0, 0.04)
-            adversarial = lc * (0.35 + 0.55 * strength) + random.normal(0.03, 0.02)
-            dead = unit == 1 and place == len(layers) - 1
-            values = {
-                "lc": lc,
-                "consis_adv": float(np.clip(adversarial, 0.1, 1)),
-                "cs1": float(np.clip(cs1, 0, 1)),
-                "cs2": float(np.clip(cs2, 0, 1)),
-                "lc_corrected": (k * lc - 1) / (k - 1),
-                "consis_adv_fgsm": float(np.clip(adversarial + 0.01, 0.1, 1)),
-            }
-            mine.append(
-                {
-                    "model": model,
-                    "layer": layer,
-                    "unit": unit,
-                    "dead": dead,
-                    **{name: None if dead else value for name, value in values.items()},
-                }
-            )
-        tables["units"] += mine
-        live += [row for row in mine if not row["dead"]]
-        row: dict[str, Any] = {
-            "model": model,
-            "layer": layer,
-            "units": size,
-            "dead": sum(r["dead"] for r in mine),
-            "top": k,
-            "n": images,
-        }
-        for measure in (*MEASURES, "lc_corrected"):
-            mean = float(np.mean([r[measure] for r in mine if not r["dead"]]))
-            row |= {f"{measure}_mean": mean}
-            if measure != "lc_corrected":
-                row |= {f"{measure}_low": mean - 0.015, f"{measure}_high": mean + 0.015}
-        tables["layers"].append(row)
+            attacked = lc * (0.35 + 0.55 * strength) + random.normal(0.03, 0.02)
+            consistent, fgsm = np.clip([attacked, attacked + 0.01], 0.1, 1).tolist()
+            cs1, cs2 = np.clip([cs1, cs2], 0, 1).tolist()
+            values = row(lc=lc, consis_adv=consistent, cs1=cs1, cs2=cs2)
+            values |= row(lc_corrected=(TOP * lc - 1) / (TOP - 1), consis_adv_fgsm=fgsm)
+            dead = unit == 1 and place == len(made.layers) - 1
+            shown = dict.fromkeys(values) if dead else values
+            mine.append(row(model=model, layer=layer, unit=unit, dead=dead) | shown)
+        made.tables["units"] += mine
+        known = [found for found in mine if not found["dead"]]
+        live += known
+        means = {name: float(np.mean([found[name] for found in known])) for name in values}
+        found = row(model=model, layer=layer, units=size, dead=size - len(known), top=TOP)
+        found |= row(n=N)
+        for name in MEASURES:
+            found |= {f"{name}_mean": means[name]}
+            found |= {f"{name}_low": means[name] - 0.015, f"{name}_high": means[name] + 0.015}
+        made.tables["layers"].append(found | row(lc_corrected_mean=means["lc_corrected"]))
     return live
 
 
-def _consistency(
-    tables: dict[str, Table],
-    model: str,
-    strength: float,
-    layers: Sequence[str],
-    units: Sequence[int],
-    images: int,
-    random: Any,
-) -> None:
-    means = {row["layer"]: row for row in tables["layers"] if row["model"] == model}
-    sets = (
-        ("least-likely", LIKELY | {"epsilon": 1.0}, 1 - 0.969 * strength),
-        ("equal-success", LIKELY | {"epsilon": 0.31 + 2.2 * strength}, 0.95),
-        ("fgsm", FGSM, 0.62 - 0.37 * strength),
-        ("noise", {"attack": "GaussianNoise", "norm": "L2", "epsilon": 1.0, "steps": 1}, 0.1),
-    )
-    for images_name, attack, success in sets:
-        for layer, size in zip(layers, units, strict=True):
-            for measure in (
-                MEASURES if "least" in images_name or "equal" in images_name else MEASURES[:3]
-            ):
+def _consistency(made: _Made, model: str, strength: float) -> None:
+    means = {found["layer"]: found for found in made.tables["layers"] if found["model"] == model}
+    faint = row(attack="GaussianNoise", norm="L2", epsilon=1.0, steps=1)
+    fooled = 0.62 - 0.37 * strength
+    for images, attack, success in (
+        ("least-likely", LIKELY | row(epsilon=1.0), 1 - 0.969 * strength),
+        ("equal-success", LIKELY | row(epsilon=0.31 + 2.2 * strength), 0.95),
+        ("fgsm", FGSM, fooled),
+        ("noise", faint, 0.1),
+    ):
+        for layer, size in zip(made.layers, made.units, strict=True):
+            for measure in MEASURES if attack["attack"] == "LeastLikely" else MEASURES[:3]:
                 mean = means[layer][f"{measure}_mean"]
-                if images_name == "equal-success":
-                    mean = 0.6 * mean + 0.1 if measure == "cs1" else mean
-                if images_name == "noise" and measure == "cs1":
+                if images == "equal-success" and measure == "cs1":
+                    mean = 0.6 * mean + 0.1
+                if images == "noise" and measure == "cs1":
                     mean = 0.985
-                tables["consistency"].append(
-                    {
-                        "model": model,
-                        "layer": layer,
-                        "images": images_name,
-                        **attack,
-                        **_share(success, images, "success"),
-                        "measure": measure,
-                        "mean": mean,
-                        "low": mean - 0.015,
-                        "high": mean + 0.015,
-                        "units": size,
-                        "n": images,
-                    }
-                )
-    last = means[layers[-1]]
-    tables["table1_d19"].append(
-        {
-            "model": model,
-            "layer": layers[-1],
-            "consis": last["lc_mean"],
-            "consis_low": last["lc_low"],
-            "consis_high": last["lc_high"],
-            "consis_adv": last["consis_adv_mean"],
-            "consis_adv_low": last["consis_adv_low"],
-            "consis_adv_high": last["consis_adv_high"],
-            **FGSM,
-            **_share(0.62 - 0.37 * strength, images, "success"),
-            "units": units[-1] - last["dead"],
-            "n": images,
-        }
-    )
+                found = row(model=model, layer=layer, images=images, **attack)
+                found |= _share(success, N, "success") | row(measure=measure)
+                found |= around(mean, 0.015) | row(units=size, n=N)
+                made.tables["consistency"].append(found)
+    last = means[made.layers[-1]]
+    found = row(model=model, layer=made.layers[-1])
+    for name, measure in (("consis", "lc"), ("consis_adv", "consis_adv")):
+        found |= around(last[f"{measure}_mean"], 0.015, name)
+    found |= FGSM | _share(fooled, N, "success")
+    found |= row(units=made.units[-1] - last["dead"], n=N)
+    made.tables["table1_d19"].append(found)
 
 
-def _curves(tables: dict[str, Table], model: str, live: Table) -> None:
-    for images_name in ("least-likely", "equal-success"):
+def _curves(made: _Made, model: str, live: Table) -> None:
+    for images, factor in (("least-likely", 1), ("equal-success", 0.9)):
         for index in range(10):
-            inside = [row for row in live if index <= 10 * row["lc"] < index + 1]
+            inside = [unit for unit in live if index <= 10 * unit["lc"] < index + 1]
             if not inside:
                 continue
-            row: dict[str, Any] = {
-                "model": model,
-                "images": images_name,
-                "bin_low": index / 10,
-                "bin_high": (index + 1) / 10,
-                "lc": float(np.mean([r["lc"] for r in inside])),
-            }
+            found = row(model=model, images=images, bin_low=index / 10, bin_high=(index + 1) / 10)
+            found |= row(lc=float(np.mean([unit["lc"] for unit in inside])))
             for measure in ("cs1", "cs2"):
-                values = [r[measure] for r in inside]
-                mean = float(np.mean(values)) * (0.9 if images_name == "equal-success" else 1)
-                half = (
-                    1.96 * float(np.std(values)) / len(values) ** 0.5 if len(values) > 1 else None
-                )
-                row[measure] = mean
-                row[f"{measure}_low"] = None if half is None else mean - half
-                row[f"{measure}_high"] = None if half is None else mean + half
-            tables["curves"].append(row | {"units": len(inside)})
+                values = [unit[measure] for unit in inside]
+                arm = 1.96 * float(np.std(values)) / len(values) ** 0.5
+                columns = around(float(np.mean(values)) * factor, arm, measure)
+                if len(values) < 2:
+                    columns |= {f"{measure}_low": None, f"{measure}_high": None}
+                found |= columns
+            made.tables["curves"].append(found | row(units=len(inside)))
 
 
-def _pictures(
-    tables: dict[str, Table],
-    model: str,
-    strength: float,
-    layer: str,
-    classes: Sequence[str],
-    live: Table,
-    shown: int,
-    pixels: Any,
-    run: Path,
-    random: Any,
-) -> None:
-    mine = sorted((r for r in live if r["layer"] == layer), key=lambda row: -row["lc"])
-    picked = [("highest LC", row) for row in mine[:shown]]
-    picked += [("median LC", row) for row in mine[len(mine) // 2 :][:shown]]
-    place = len(tables["pictures"])
+def _pictures(made: _Made, model: str, strength: float, live: Table) -> None:
+    random, names, layer = made.random, made.classes, made.layers[-1]
+    rows = made.tables["pictures"]
+    mine = sorted((unit for unit in live if unit["layer"] == layer), key=lambda unit: -unit["lc"])
+    picked = [("highest LC", unit) for unit in mine[: made.shown]]
+    picked += [("median LC", unit) for unit in mine[len(mine) // 2 :][: made.shown]]
     for chosen, unit in picked:
-        favorite = int(random.integers(len(classes)))
+        favorite = int(random.integers(len(names)))
         for kind in ("real", "adversarial"):
             for rank in range(8):
-                number = int(random.integers(1000)) * len(classes) + favorite
+                number = int(random.integers(1000)) * len(names) + favorite
                 fooled = kind == "adversarial" and random.random() > strength
                 if fooled:
-                    number = int(random.integers(1000 * len(classes)))
-                label = classes[number % len(classes)]
-                predicted = classes[favorite] if fooled else label
-                file = f"figures/images/{place}.png"
-                (run / file).parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels(number)).save(run / file)
-                place += 1
-                tables["pictures"].append(
-                    {
-                        "model": model,
-                        "layer": layer,
-                        "unit": unit["unit"],
-                        "lc": unit["lc"],
-                        "chosen": chosen,
-                        "images": kind,
-                        "rank": rank,
-                        "id": number,
-                        "label": label,
-                        "predicted": predicted,
-                        "response": 9.0 - rank,
-                        "framed": kind == "adversarial",
-                        "file": file,
-                        "map": "",
-                    }
-                )
+                    number = int(random.integers(1000 * len(names)))
+                label = names[number % len(names)]
+                predicted = names[favorite] if fooled else label
+                file = f"figures/images/{len(rows)}.png"
+                write_picture(made.run, file, noise(number))
+                found = row(model=model, layer=layer, unit=unit["unit"], lc=unit["lc"])
+                found |= row(chosen=chosen, images=kind, rank=rank, id=number, label=label)
+                found |= row(predicted=predicted, response=9.0 - rank)
+                rows.append(found | row(framed=kind == "adversarial", file=file, map=""))
 
 
-def _record(
-    models: Sequence[str],
-    layers: Sequence[str],
-    units: Sequence[int],
-    classes: Sequence[str],
-    images: int,
-    texts: Any,
-) -> dict[str, Any]:
+def _record(made: _Made, models: Sequence[str]) -> Row:
+    texts = made.texts
+    layers = [row(name=n, units=u) for n, u in zip(made.layers, made.units, strict=True)]
+    network = row(parameters=272474, layers=layers, image_size=32, mean=[0.4914, 0.4822, 0.4465])
+    network |= row(std=[0.247, 0.243, 0.262], classes=len(made.classes), batch_norm_folded=True)
+    cost = row(seconds=812.4, peak_memory_mb=1402.7, images_per_second=12.3)
+    settings = {"epsilon": 0.5, "limit": None, texts("fgsm"): [1 / 255, 0.0157]}
+    data = row(name=texts("CIFAR-10 test"), fingerprint="0f" * 32, images=N)
     return {
         "advlens": "0.1.0",
         "command": texts("advlens audit --model resnet20@a.safetensors --data cifar10:DIR"),
         "created": "2026-03-01T12:00:00+00:00",
         "seed": 0,
-        "settings": {
-            "epsilon": 0.5,
-            "limit": None,
-            texts("fgsm"): [1 / 255, 0.0157],
-            "a": {"b": texts("c")},
-        },
+        "settings": settings | {"a": {"b": texts("c")}},
         "models": [
-            {
-                "name": model,
-                "spec": texts(f"cifar_resnet20@{index}.safetensors"),
-                "weights": f"{index + 10:02x}" * 32,
-                "parameters": 272474,
-                "layers": [{"name": n, "units": u} for n, u in zip(layers, units, strict=True)],
-                "image_size": 32,
-                "mean": [0.4914, 0.4822, 0.4465],
-                "std": [0.247, 0.243, 0.262],
-                "classes": len(classes),
-                "batch_norm_folded": True,
-            }
+            row(name=model, spec=texts(f"cifar_resnet20@{index}.safetensors"))
+            | row(weights=f"{index + 10:02x}" * 32, **network)
             for index, model in enumerate(models)
         ],
-        "data": {
-            "name": texts("CIFAR-10 test"),
-            "fingerprint": "0f" * 32,
-            "images": images,
-            "classes": list(classes),
-            "synsets": None,
-        },
-        "versions": {"python": "3.11.7", "torch": "2.10.0", "numpy": texts("2.4.6")},
-        "machine": {"device": texts("cpu"), "threads": 2, "tf32": False},
+        "data": data | row(classes=list(made.classes), synsets=None),
+        "versions": row(python="3.11.7", torch="2.10.0", numpy=texts("2.4.6")),
+        "machine": row(device=texts("cpu"), threads=2, tf32=False),
         "stages": [
-            {
-                "stage": stage,
-                "model": model,
-                "seconds": 812.4,
-                "peak_memory_mb": 1402.7,
-                "images_per_second": 12.3,
-            }
+            row(stage=stage, model=model, **cost)
             for model in models
             for stage in ("accuracy", "neurons")
         ],
@@ -431,46 +324,27 @@ def _record(
 def write_training(
     run: Path,
     *,
-    models: Sequence[str] = ("standard", "robust"),
+    models: Sequence[str] = BOTH,
     epochs: int = 60,
-    n: int = 1000,
     left_out: Sequence[str] = (),
     described: bool = True,
-    texts: Callable[[str], str] = lambda text: text,
+    texts: Texts = str,
 ) -> Path:
     """Write `training.csv` and `training_settings.csv`: standard, adversarial, and TRADES models.
 
-    The adversarial one overfits robustly from two thirds of its epochs on.
-
-    Args:
-        run: the folder.
-        models: their names; the first one is trained on natural images.
-        epochs: of each.
-        n: held-out images.
-        left_out: columns without values, as older trainings leave them.
-        described: write the settings in words.
-        texts: applied to every free text.
+    The adversarial one overfits robustly from two thirds of its epochs on. Columns that are left
+    out have no values, as older trainings leave them, which described no settings in words either.
     """
     rows: Table = []
     for index, model in enumerate(models):
-        mine = [_epoch(model, index, epoch, epochs, n) for epoch in range(1, epochs + 1)]
-        best = max(mine, key=lambda row: row["natural"] + row["adversarial"])
-        best["kept"] = True
-        rows += [row | dict.fromkeys(left_out) for row in mine]
+        mine = [_epoch(model, index, epoch, epochs) for epoch in range(1, epochs + 1)]
+        max(mine, key=lambda found: found["natural"] + found["adversarial"])["kept"] = True
+        rows += [found | dict.fromkeys(left_out) for found in mine]
     write_table(run, "training", rows)
-    objectives = (
-        "standard training",
-        "adversarial training (PGD-2, L2 ε = 0.5)",
-        "TRADES (PGD-10, L∞ ε = 8/255, weight 6)",
-    )
     words = [
-        {
-            "model": model,
-            "recipe": texts("" if index else "cifar10-standard"),
-            "objective": texts(objectives[min(index, 2)]),
-            "attack": texts("PGD-10, L2 ε = 0.5"),
-            "settings": texts("SGD with Nesterov momentum 0.9, weight decay 0.0005"),
-        }
+        row(model=model, recipe=texts("" if index else "cifar10-standard"))
+        | row(objective=texts(OBJECTIVES[min(index, 2)]), attack=texts("PGD-10, L2 ε = 0.5"))
+        | row(settings=texts(SETTINGS))
         for index, model in enumerate(models)
     ]
     if described:
@@ -478,59 +352,26 @@ def write_training(
     return run
 
 
-def _epoch(model: str, index: int, epoch: int, epochs: int, n: int) -> dict[str, Any]:
-    random = np.random.default_rng([index, epoch])
-    t = epoch / epochs
+def _epoch(model: str, index: int, epoch: int, epochs: int) -> Row:
+    random, t = np.random.default_rng([index, epoch]), epoch / epochs
     learned = 1 - 0.75 * float(np.exp(-3.2 * t))
     over = max(0.0, t - 0.66) * (0.35 if index == 1 else 0.0)
     natural = (0.95, 0.86, 0.81)[min(index, 2)] * learned
     adversarial = (0.02, 0.6, 0.57)[min(index, 2)] * learned - over
     adversarial += 0.2 * float(np.exp(-9 * t)) if index == 0 else 0
-    gap, robust_gap = 0.07 * t**2, 0.1 * t + 1.2 * over
-    noise = random.normal(0, 0.008, 2)
-
-    def counted(share: float) -> float:
-        return round(float(np.clip(share, 0, 1)) * n) / n
-
-    row: dict[str, Any] = {
-        "model": model,
-        "epoch": epoch,
-        "learning_rate": 0.2 * (1 - t) if t < 1 else 0.0,
-        "loss": 2.1 - 1.5 * learned,
-        "train_natural_loss": 2.2 * (1 - natural - gap) + 0.05,
-        "train_natural_accuracy": natural + gap,
-        "train_adversarial_loss": 2.3 * (1 - adversarial - robust_gap) + 0.1,
-        "train_adversarial_accuracy": adversarial + robust_gap,
-        "train_distance": None,
-        "train_divergence": 0.3 * learned if index == 2 else None,
-        "natural": counted(natural + noise[0]),
-        "adversarial": counted(adversarial + noise[1]),
-        "natural_loss": 2.2 * (1 - natural) + 0.1,
-        "adversarial_loss": 6 + 14 * t if index == 0 else 2.4 * (1 - adversarial) + 0.2,
-        "n": n,
-        "images_per_second": 900.0 - 600 * min(index, 1),
-        "seconds": 61.5 * epoch,
-        "kept": False,
-    }
+    more, more_attacked = natural + 0.07 * t**2, adversarial + 0.1 * t + 1.2 * over
+    seen = np.array([natural, adversarial]) + random.normal(0, 0.008, 2)
+    counted = np.round(np.clip(seen, 0, 1) * N) / N
+    found = row(model=model, epoch=epoch, learning_rate=0.2 * (1 - t) if t < 1 else 0.0)
+    found |= row(loss=2.1 - 1.5 * learned, train_natural_loss=2.2 * (1 - more) + 0.05)
+    found |= row(train_natural_accuracy=more)
+    found |= row(train_adversarial_loss=2.3 * (1 - more_attacked) + 0.1)
+    found |= row(train_adversarial_accuracy=more_attacked)
+    found |= row(train_distance=None, train_divergence=0.3 * learned if index == 2 else None)
+    found |= row(natural=float(counted[0]), adversarial=float(counted[1]))
+    found |= row(natural_loss=2.2 * (1 - natural) + 0.1)
+    found |= row(adversarial_loss=6 + 14 * t if index == 0 else 2.4 * (1 - adversarial) + 0.2)
+    found |= row(n=N, images_per_second=900.0 - 600 * min(index, 1), seconds=61.5 * epoch)
     if index == 0:
-        row |= dict.fromkeys(("train_adversarial_loss", "train_adversarial_accuracy"))
-    return row
-
-
-def read(run: Path, table: str) -> list[dict[str, str]]:
-    """The rows of a table of a run folder, as text."""
-    with open(run / "results" / f"{table}.csv", encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def change(run: Path, table: str, alter: Callable[[dict[str, Any]], object]) -> None:
-    """Write a table again, each row altered."""
-    rows: list[dict[str, Any]] = list(read(run, table))
-    for row in rows:
-        alter(row)
-    write_table(run, table, rows)
-
-
-def put(run: Path, table: str, where: dict[str, str], **values: Any) -> None:
-    """Write other values into the rows of a table whose columns hold these texts."""
-    change(run, table, lambda row: where.items() <= row.items() and row.update(values))
+        found |= dict.fromkeys(("train_adversarial_loss", "train_adversarial_accuracy"))
+    return found | row(kept=False)

@@ -62,11 +62,12 @@ def _secret(path: Path) -> None:
     path.symlink_to(secret)
 
 
-def _first_picture(change: Callable[[Path], object]) -> Tamper:
-    def tamper(run: Path) -> None:
-        change(sorted((run / "figures" / "images").iterdir())[0])
+def _to(target: str) -> Callable[[Path], object]:
+    return lambda path: path.symlink_to(target)
 
-    return tamper
+
+def _first_picture(change: Callable[[Path], object]) -> Tamper:
+    return lambda run: change(sorted((run / "figures" / "images").iterdir())[0])
 
 
 def _all_pictures(run: Path) -> None:
@@ -78,6 +79,11 @@ def _record(**changes: Any) -> Tamper:
     return _json("run.json", lambda record: record.update(changes))
 
 
+def _many(record: dict[str, Any]) -> None:
+    record["models"] = [record["models"][0] | {"name": str(number)} for number in range(101)]
+
+
+PICTURES = "results/pictures.csv"
 REPORTED: dict[str, Tamper] = {
     "record is no JSON": _bytes("run.json", b"{"),
     "record is a list": _bytes("run.json", b"[1]"),
@@ -91,13 +97,10 @@ REPORTED: dict[str, Tamper] = {
     "record is huge": _instead("run.json", _huge),
     "record is a folder": _instead("run.json", Path.mkdir),
     "record is a pipe": _instead("run.json", os.mkfifo),
-    "record is a link": _instead("run.json", lambda path: path.symlink_to("/etc/hostname")),
+    "record is a link": _instead("run.json", _to("/etc/hostname")),
     "record without models": _record(models=[]),
     "record of one model twice": _json("run.json", lambda r: r["models"].append(r["models"][0])),
-    "record of many models": _json(
-        "run.json",
-        lambda r: r.update(models=[{**r["models"][0], "name": str(i)} for i in range(5000)]),
-    ),
+    "record of many models": _json("run.json", _many),
     "models are a text": _record(models="standard"),
     "seed is true": _record(seed=True),
     "seed is beyond 64 bits": _record(seed=10**80),
@@ -119,23 +122,19 @@ REPORTED: dict[str, Tamper] = {
     "table is of another model": _text(ACCURACY, "\nstandard,", "\nother,"),
     "table has nan": _text(ACCURACY, ",natural,,0,", ",natural,,nan,"),
     "table has a huge count": _text(ACCURACY, ",natural,,0,0,", ",natural,,0,1e300,"),
-    "results lead out": _instead("results", lambda path: path.symlink_to("/tmp")),
-    "figures lead out": _instead("figures", lambda path: path.symlink_to("/tmp")),
+    "results lead out": _instead("results", _to("/tmp")),
+    "figures lead out": _instead("figures", _to("/tmp")),
     "results are a pipe": _instead("results", os.mkfifo),
-    "picture leads out": _first_picture(
-        lambda path: (path.unlink(), path.symlink_to("/etc/hostname"))
-    ),
-    "picture is a pipe": _first_picture(lambda path: (path.unlink(), os.mkfifo(path))),
+    "picture leads out": _first_picture(lambda p: (p.unlink(), p.symlink_to("/etc/hostname"))),
+    "picture is a pipe": _first_picture(lambda p: (p.unlink(), os.mkfifo(p))),
     "pictures are SVG": _all_pictures,
-    "picture is a bomb": _first_picture(lambda path: Image.new("1", (20_000, 20_000)).save(path)),
+    "picture is a bomb": _first_picture(lambda p: Image.new("1", (20_000, 20_000)).save(p)),
     "picture has a long tail": _first_picture(
-        lambda path: path.write_bytes(path.read_bytes() + bytes(10**6))
+        lambda p: p.write_bytes(p.read_bytes() + bytes(10**6))
     ),
-    "pictures table leads out": _text(
-        "results/pictures.csv", "figures/images/", "../../../../../etc/"
-    ),
-    "pictures table has a null character": _text("results/pictures.csv", "figures/", "fig\0ures/"),
-    "pictures table has a long name": _text("results/pictures.csv", "figures/", "f" * 5000),
+    "pictures table leads out": _text(PICTURES, "figures/images/", "../../../../../etc/"),
+    "pictures table has a null character": _text(PICTURES, "figures/", "fig\0ures/"),
+    "pictures table has a long name": _text(PICTURES, "figures/", "f" * 5000),
 }
 """For `advlens report` and `read_run`, on what `synthetic_run.write_run` makes."""
 
@@ -157,6 +156,10 @@ def _state(change: Callable[[dict[str, torch.Tensor]], object], position: str = 
         save_file(state, run / STATE, metadata={"position": position or position_then})
 
     return tamper
+
+
+def _tensor(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Tamper:
+    return _state(lambda state: state.update({name: change(state[name])}))
 
 
 COUNTS = "accuracy.counts"
@@ -185,15 +188,12 @@ CONTINUED: dict[str, Tamper] = {
     "a part is a long text": _bytes(PART, b'{"tables": "' + "🙂".encode() + b"x" * 2**25 + b'"}'),
     "a part is a pipe": _instead(PART, os.mkfifo),
     "a part is a folder": _instead(PART, Path.mkdir),
-    "a part leads out": _instead(PART, lambda path: path.symlink_to("/etc/hostname")),
+    "a part leads out": _instead(PART, _to("/etc/hostname")),
     "the parts lead out": _instead("parts", lambda path: path.symlink_to(path.parents[1])),
-    "the results lead out": lambda run: (
-        (run / "results").rename(run.parent / "moved"),
-        (run / "results").symlink_to(run.parent),
-    ),
+    "the results lead out": _instead("results", lambda path: path.symlink_to(path.parents[1])),
     "the identity is a list": _bytes("parts/identity.json", b"[]"),
     "the identity is another": _json(
-        "parts/identity.json", lambda found: found["settings"].update(steps=99)
+        "parts/identity.json", lambda i: i["settings"].update(steps=99)
     ),
     "the identity has other types": _bytes("parts/identity.json", b'{"settings": 3, "about": 4}'),
     "a state is empty": _bytes(STATE, b""),
@@ -201,15 +201,11 @@ CONTINUED: dict[str, Tamper] = {
     "a state claims a huge header": _bytes(STATE, struct.pack("<Q", 2**40) + b"{}"),
     "a state is a pipe": _instead(STATE, os.mkfifo),
     "a state lacks a tensor": _state(lambda state: state.pop(COUNTS)),
-    "a state has another shape": _state(
-        lambda state: state.update({COUNTS: torch.zeros(99, 3, dtype=torch.int64)})
+    "a state has another shape": _tensor(
+        COUNTS, lambda counts: torch.zeros(99, 3, dtype=counts.dtype)
     ),
-    "a state has another type": _state(
-        lambda state: state.update({COUNTS: state[COUNTS].double()})
-    ),
-    "a state has NaN": _state(
-        lambda state: state.update({"accuracy.seconds": torch.tensor(torch.nan)})
-    ),
+    "a state has another type": _tensor(COUNTS, torch.Tensor.double),
+    "a state has NaN": _tensor("accuracy.seconds", lambda _: torch.tensor(torch.nan)),
     "a state has negative counts": _state(lambda state: state[COUNTS].sub_(10**9)),
     "a position is beyond the images": _state(lambda state: None, "10000"),
     "a position is negative": _state(lambda state: None, "-5"),

@@ -8,20 +8,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
-from advlens.report.blocks import (
-    Block,
-    BrowserColumn,
-    Cell,
-    Grid,
-    GridBlock,
-    Section,
-    UnitBrowserBlock,
-)
+from advlens.report.blocks import BrowserColumn, Cell, Grid, GridBlock, Section, UnitBrowserBlock
 from advlens.report.page import write_report
 from advlens.report.sections.dissection import section as dissection
 from advlens.runs.results import Results
 from synthetic_dissection import write_dissection
-from synthetic_run import read, write_run
+from synthetic_run import BOTH, rows_of, write_run
 from unrendered import unrendered
 from work import at_most
 
@@ -29,7 +21,6 @@ CALLS = 5_000_000
 """Of functions, at most, to write the page of ten thousand units."""
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
-MODELS = ("standard", "robust")
 PAGE = 25
 
 
@@ -47,9 +38,9 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = write_run(tmp_path_factory.mktemp("browser") / "run", models=MODELS, shown=1)
+    run = write_run(tmp_path_factory.mktemp("browser") / "run", shown=1)
     concepts = [HOSTILE, *(f"concept {n}" for n in range(1, 20))]
-    write_dissection(run, models=MODELS, shown=1, concepts=concepts, units=(40, 48))
+    write_dissection(run, shown=1, concepts=concepts, units=(40, 48))
     with unrendered():
         write_report(run, [dissection])
     return run
@@ -135,7 +126,7 @@ def filter_of(page: Page, label: str) -> Locator:
 
 
 def test_all_units_are_there_as_in_the_plain_table(page: Page, run: Path) -> None:
-    units = [row for row in read(run, "dissection") if row["images"] == "real"]
+    units = rows_of(run, "dissection", images="real")
     assert len(shown(page)) == PAGE
     assert status(page) == f"{len(units)} of {len(units)} units, 1 to 25 shown"
     found = everything(page)
@@ -245,15 +236,8 @@ def test_filters_and_headers_are_reached_by_the_tabulator(page: Page) -> None:
     for _ in range(6 + 1 + 12 + 1):
         page.keyboard.press("Tab")
         names.append(page.evaluate("document.activeElement.tagName"))
-    assert names == [
-        *["SELECT"] * 3,
-        "INPUT",
-        "INPUT",
-        "BUTTON",
-        "DIV",
-        *["BUTTON"] * 12,
-        "TR",
-    ]
+    filters = "SELECT SELECT SELECT INPUT INPUT BUTTON"
+    assert " ".join(names) == f"{filters} DIV {'BUTTON ' * 12}TR"
 
 
 def test_on_a_phone_nothing_sticks_out(phone: Page) -> None:
@@ -306,45 +290,33 @@ def test_without_scripts_there_is_a_plain_table(chromium: Browser, run: Path) ->
 
 
 UNITS: list[list[str | float | None]] = [
-    [MODELS[n % 2], f"layer{n % 17}", n, f"concept {n * 7919 % 1200}", n * 7919 % 9973 / 9973]
+    [BOTH[n % 2], f"layer{n % 17}", n, f"concept {n * 7919 % 1200}", n * 7919 % 9973 / 9973]
     for n in range(10_000)
 ]
 
 
 def many(results: Results) -> Section:
     """A browser of 10 000 units, without anything else."""
-    cell = Cell(file="figures/images/0.png", label="", predicted="")
-    grid = Grid(
-        name="a-grid",
-        model=MODELS[0],
-        layer="layer0",
-        unit=0,
-        measures={},
-        real=[cell],
-        adversarial=[],
-    )
-    blocks: list[Block] = [
-        UnitBrowserBlock(
-            title="All units",
-            caption="C.",
-            file="units.csv",
-            rows=UNITS,
-            grids=["a-grid", *[""] * 9_999],
-            columns=[
-                BrowserColumn(header="Model", kind="model", filter="choice"),
-                BrowserColumn(header="Layer", kind="text", filter="choice"),
-                BrowserColumn(header="Unit", kind="unit"),
-                BrowserColumn(header="Concept", kind="text", filter="search"),
-                BrowserColumn(header="IoU", kind="number", filter="minimum"),
-            ],
-        ),
+    cells = {"real": [Cell(file="figures/images/0.png", label="", predicted="")], "adversarial": []}
+    grid = Grid(name="a-grid", model=BOTH[0], layer="layer0", unit=0, measures={}, **cells)
+    columns = [
+        BrowserColumn(header="Model", kind="model", filter="choice"),
+        BrowserColumn(header="Layer", kind="text", filter="choice"),
+        BrowserColumn(header="Unit", kind="unit"),
+        BrowserColumn(header="Concept", kind="text", filter="search"),
+        BrowserColumn(header="IoU", kind="number", filter="minimum"),
+    ]
+    names = {"title": "All units", "caption": "C.", "file": "units.csv"}
+    rows = {"rows": UNITS, "grids": ["a-grid", *[""] * 9_999]}
+    blocks = [
+        UnitBrowserBlock(columns=columns, **names, **rows),
         GridBlock(title="G", caption="C.", grids=[grid], labels="predicted"),
     ]
     return Section(title="Many", anchor="many", lead="L.", findings=[], blocks=blocks)
 
 
 def test_ten_thousand_units_stay_quick(chromium: Browser, tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", models=MODELS, shown=1)
+    run = write_run(tmp_path / "run", shown=1)
     with at_most(calls=CALLS):
         write_report(run, [many])
     assert (run / "report.html").stat().st_size < 4e6

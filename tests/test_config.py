@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,97 +18,72 @@ from advlens.settings import (
     show_number,
 )
 
+WRITTEN = {"4/255": 4 / 255, ".0157": 0.0157, "0.5": 0.5, "1": 1.0, "1e-3": 0.001, "-1/2": -0.5}
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("4/255", 4 / 255),
-        (".0157", 0.0157),
-        ("0.5", 0.5),
-        ("1", 1.0),
-        ("1e-3", 0.001),
-        ("-1/2", -0.5),
-    ],
-)
-def test_numbers_are_decimal_or_fractions(text: str, value: float) -> None:
-    assert parse_number(text) == value
+
+@pytest.mark.parametrize("text", WRITTEN)
+def test_numbers_are_decimal_or_fractions(text):
+    assert parse_number(text) == WRITTEN[text]
 
 
 @pytest.mark.parametrize("text", ["", "four", "4/", "/255", "1/2/3", "4/0", "0x1", "4 255"])
-def test_other_texts_are_no_numbers(text: str) -> None:
+def test_other_texts_are_no_numbers(text):
     with pytest.raises(ValueError, match=r"is not a number such as 0\.0157 or 4/255"):
         parse_number(text)
 
 
-@given(st.integers(1, 254))
-def test_levels_are_shown_as_fractions(level: int) -> None:
+@given(st.integers(1, 254), st.floats(1e-6, 1e4))
+def test_what_is_shown_is_read_again_and_levels_are_fractions(level, value):
     assert show_number(level / 255) == f"{level}/255"
-
-
-@given(st.floats(1e-6, 1e4))
-def test_what_is_shown_is_read_again(value: float) -> None:
     assert parse_number(show_number(value)) == pytest.approx(value, rel=1e-5)
 
 
-def test_nothing_is_shown_as_auto() -> None:
-    assert show_number(None) == "auto"
-    assert [show_number(v) for v in (0.0, 0.5, 1.0, 3.0)] == ["0", "0.5", "1", "3"]
+def test_nothing_is_shown_as_auto():
+    assert [show_number(v) for v in (None, 0.0, 0.5, 1.0, 3.0)] == ["auto", "0", "0.5", "1", "3"]
 
 
+NAN, INF = math.nan, math.inf
 POSITIVE = {
-    AuditSettings: (
-        "images",
-        "epsilon",
-        "steps",
-        "sweep_images",
-        "sweep_steps",
-        "neuron_epsilon",
-        "neuron_steps",
-        "neuron_step_size",
-        "sigma",
-        "batch_size",
-    ),
-    AttackSettings: ("epsilon", "steps", "step_size", "images", "batch_size"),
-    TrainSettings: (
-        "epochs",
-        "batch_size",
-        "learning_rate",
-        "validation",
-        "epsilon",
-        "attack_steps",
-        "step_size",
-        "clip",
-        "threads",
-    ),
+    AuditSettings: "images epsilon steps sweep_images sweep_steps neuron_epsilon neuron_steps "
+    "neuron_step_size sigma batch_size",
+    AttackSettings: "epsilon steps step_size images batch_size",
+    DissectSettings: "epsilon steps step_size units images batch_size",
+    TrainSettings: "epochs batch_size learning_rate validation epsilon attack_steps step_size clip "
+    "threads",
 }
-RANGES = [
-    *(
-        (kind, name, value)
-        for kind, names in POSITIVE.items()
-        for name in names
-        for value in (0, -1, math.nan, math.inf)
-    ),
-    *((kind, "seed", value) for kind in POSITIVE for value in (-1, 2**63)),
-    *((AuditSettings, name, value) for name in ("top", "success") for value in (0, 1.1, math.nan)),
-    *(
-        (TrainSettings, name, value)
-        for name in ("weight_decay", "beta", "alpha", "momentum", "average", "crop", "rotation")
-        for value in (-0.1, math.nan, math.inf)
-    ),
-    *((TrainSettings, name, 1.1) for name in ("alpha", "momentum", "average")),
-    (TrainSettings, "rotation", 181.0),
-    *(
-        (TrainSettings, name, value)
-        for name in ("epsilon_range", "resized_crop")
-        for value in ((0.0, 0.5), (0.5, 0.4), (0.1, math.inf), (math.nan, 0.5))
-    ),
-    (TrainSettings, "resized_crop", (0.5, 1.5)),
-    (AuditSettings, "fgsm", (1 / 255, 1.5)),
-    (AuditSettings, "stages", ()),
-    *((AuditSettings, "expect_accuracy", (value,)) for value in (-0.1, 93.0, math.nan)),
-    (DissectSettings, "step_size", 0.0),
-    (AuditSettings, "synsets", Path("no such file.csv")),
+NOT_NEGATIVE = "weight_decay beta alpha momentum average crop rotation"
+# names of settings, and values that none of them takes
+OTHER = [
+    *((kind, names, (0, -1, NAN, INF)) for kind, names in POSITIVE.items()),
+    *((kind, "seed", (-1, 2**63)) for kind in POSITIVE),
+    (AuditSettings, "top success", (0, 1.1, NAN)),
+    (AuditSettings, "fgsm", ((1 / 255, 1.5), (NAN,))),
+    (AuditSettings, "stages", ((),)),
+    (AuditSettings, "expect_accuracy", ((-0.1,), (93.0,), (NAN,))),
+    (AuditSettings, "synsets", (Path("no such file.csv"),)),
+    (AuditSettings, "samples", (5,)),
+    (AuditSettings, "draws", (1,)),
+    (AttackSettings, "draws", (0,)),
+    (DissectSettings, "quantile minimum", (0.0, 1.0)),
+    (DissectSettings, "layers", ((),)),
+    (TrainSettings, NOT_NEGATIVE, (-0.1, NAN, INF)),
+    (TrainSettings, "alpha momentum average", (1.1,)),
+    (TrainSettings, "rotation", (181.0,)),
+    (TrainSettings, "epsilon_range resized_crop", ((0.0, 0.5), (0.5, 0.4), (0.1, INF), (NAN, 0.5))),
+    (TrainSettings, "resized_crop", ((0.5, 1.5),)),
 ]
+RANGES = [
+    (kind, name, value)
+    for kind, names, values in OTHER
+    for name in names.split()
+    for value in values
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "value"), RANGES)
+def test_a_value_out_of_range_is_refused_by_name(kind, name, value):
+    with pytest.raises(SettingsError, match=rf"^{name}\b"):
+        kind(**{name: value})
 
 
 @pytest.mark.parametrize(
@@ -119,90 +93,75 @@ RANGES = [
         ("autoattack needs the stage accuracy", {"autoattack": 9, "stages": ("sweep",)}),
         ("natural leaves all attacks out", {"natural": True, "autoattack": 9}),
         ("natural leaves all attacks out", {"natural": True, "attack": ("Pgd(norm=L2)",)}),
-        ("stage dissection needs concepts", {"stages": ("dissection",)}),
+        ("stage dissection needs concepts", {"stages": ("accuracy", "dissection")}),
+        ("autoattack must be a finite number ≥ 0", {"autoattack": -1}),
+        ("autoattack_linf must be .* ≤ 1", {"autoattack_linf": 2.0, "autoattack": 5}),
+        ("autoattack_linf needs autoattack", {"autoattack_linf": 0.1}),
     ],
 )
-def test_settings_that_do_not_go_together_are_refused(said: str, settings: dict[str, Any]) -> None:
+def test_settings_that_do_not_go_together_are_refused(said, settings):
     with pytest.raises(SettingsError, match=said):
         AuditSettings(**settings)
 
 
-@pytest.mark.parametrize(("kind", "name", "value"), RANGES)
-def test_a_value_out_of_range_is_refused_by_name(kind: type, name: str, value: object) -> None:
-    with pytest.raises(SettingsError, match=rf"^{name}\b"):
-        kind(**{name: value})
+IGNORED = {
+    "fgsm": "steps step_size weight layer",
+    "noise": "steps step_size weight layer",
+    "pgd": "weight layer",
+    "bim": "weight layer",
+    "least-likely": "weight layer",
+    "feature": "weight",
+    "adam": "epsilon layer",
+}
+TEXTS = {"layer": "conv1", "head": "conv1"}
 
 
-@pytest.mark.parametrize(
-    ("method", "names"),
-    [
-        ("fgsm", ["steps", "step_size", "weight", "layer"]),
-        ("noise", ["steps", "step_size", "weight", "layer"]),
-        ("pgd", ["weight", "layer"]),
-        ("bim", ["weight", "layer"]),
-        ("least-likely", ["weight", "layer"]),
-        ("feature", ["weight"]),
-        ("adam", ["epsilon", "layer"]),
-    ],
-)
-def test_settings_that_a_method_ignores_are_refused(method: str, names: list[str]) -> None:
-    for field in dataclasses.fields(AttackSettings):
-        if field.default is not None:
+@pytest.mark.parametrize("method", IGNORED)
+def test_settings_that_a_method_ignores_are_refused(method):
+    for name in [f.name for f in dataclasses.fields(AttackSettings) if f.default is None]:
+        values = {"method": method, name: TEXTS.get(name, 1)}
+        if name not in IGNORED[method].split():
+            AttackSettings(**values)
             continue
-        values = {"method": method, field.name: "conv1" if field.name in ("layer", "head") else 1}
-        if field.name in names:
-            with pytest.raises(SettingsError, match=f"{field.name} means nothing to .* {method}"):
-                AttackSettings(**values)
-        else:
+        with pytest.raises(SettingsError, match=f"{name} means nothing to .* {method}"):
             AttackSettings(**values)
 
 
-GIVEN = {
-    "epsilon_range": (0.1, 0.2),
-    "attack_steps": 3,
-    "step_size": 0.1,
-    "alpha": 0.3,
-    "beta": 2.0,
-    "distance": "cosine",
-    "layer": "conv1",
-    "gradient": "attacked",
-    "clean_pass": "shared",
+@pytest.mark.parametrize("name", ["epsilon", "step_size"])
+def test_a_dissection_under_adam_has_no_radius(name):
+    with pytest.raises(SettingsError, match=f"^{name} means nothing to the attack adam"):
+        DissectSettings(attack="adam", **{name: 1.0})
+
+
+# a value other than the default for each setting that some objective ignores
+GIVEN = {"epsilon_range": (0.1, 0.2), "attack_steps": 3, "step_size": 0.1, "alpha": 0.3}
+GIVEN |= {"beta": 2.0, "distance": "cosine", "layer": "conv1", "gradient": "attacked"}
+GIVEN |= {"clean_pass": "shared"}
+OPTIONAL = "epsilon momentum clip average resized_crop threads head"
+MEANINGLESS = {
+    "standard": " ".join(GIVEN),
+    "adversarial": "alpha beta distance layer gradient clean_pass",
+    "consistency": "attack_steps step_size",
+    "trades": "alpha distance layer gradient clean_pass",
+    "unrelaxed": "distance gradient clean_pass",
 }
-"""A value other than the default for each setting that some objective ignores."""
 
 
-@pytest.mark.parametrize(
-    ("objective", "names"),
-    [
-        ("standard", set(GIVEN)),
-        ("adversarial", {"alpha", "beta", "distance", "layer", "gradient", "clean_pass"}),
-        ("consistency", {"attack_steps", "step_size"}),
-        ("trades", {"alpha", "distance", "layer", "gradient", "clean_pass"}),
-        ("unrelaxed", {"distance", "gradient", "clean_pass"}),
-    ],
-)
-def test_settings_that_an_objective_ignores_are_refused(objective: str, names: set[str]) -> None:
+@pytest.mark.parametrize("objective", MEANINGLESS)
+def test_settings_that_an_objective_ignores_are_refused(objective):
     optional = {f.name for f in dataclasses.fields(TrainSettings) if f.default is None}
-    assert optional - GIVEN.keys() == {
-        "epsilon",
-        "momentum",
-        "clip",
-        "average",
-        "resized_crop",
-        "threads",
-        "head",
-    }
+    assert optional - GIVEN.keys() == {*OPTIONAL.split()}
     for name, value in GIVEN.items():
         values = {"objective": objective, name: value}
-        if name in names:
-            with pytest.raises(SettingsError, match=f"^{name} means nothing to .* {objective};"):
-                TrainSettings(**values)
-        else:
+        if name not in MEANINGLESS[objective].split():
+            TrainSettings(**values)
+            continue
+        with pytest.raises(SettingsError, match=f"^{name} means nothing to .* {objective};"):
             TrainSettings(**values)
 
 
 @pytest.mark.parametrize(("name", "value"), [("momentum", 0.9), ("nesterov", False)])
-def test_settings_of_sgd_are_refused_for_adam(name: str, value: object) -> None:
+def test_settings_of_sgd_are_refused_for_adam(name, value):
     with pytest.raises(SettingsError, match=f"^{name} means nothing to the optimizer adam"):
         TrainSettings(optimizer="adam", **{name: value})
     TrainSettings(optimizer="sgd", **{name: value})

@@ -6,8 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
+from advlens.attacks import GaussianNoise, LeastLikely
+from advlens.attacks.threat import L2
 from advlens.consistency import (
+    Consistency,
     LayerConsistency,
     agreement,
     class_counts,
@@ -16,12 +20,14 @@ from advlens.consistency import (
     random_floor,
     uniform_floor,
 )
-from advlens.errors import DataError
+from advlens.errors import DataError, SettingsError
+from advlens.models import Classifier
 from advlens.statistics import TopK
-from advlens.wordnet import CIFAR10_SYNSETS, similarity_matrix
+from advlens.wordnet import CIFAR10_SYNSETS, distance, similarity_matrix
 
 CLASSES = 10
 C = torch.from_numpy(similarity_matrix(tuple(CIFAR10_SYNSETS.values())))
+LIVE = (0, 1, 3, 4)
 
 
 def tops(responses: np.ndarray, k: int) -> TopK:
@@ -30,26 +36,20 @@ def tops(responses: np.ndarray, k: int) -> TopK:
     return top
 
 
-def naive_form(first: list[int], second: list[int]) -> float:
-    """Σ over all pairs of images of C[class, class], over the number of pairs: pᵀCq."""
-    pairs = itertools.product(first, second)
-    return math.fsum(float(C[a, b]) for a, b in pairs) / (len(first) * len(second))
+def naive(similarity, p: list[int], q: list[int], t: list[int]) -> dict[str, float]:
+    def form(first: list[int], second: list[int]) -> float:
+        """Σ over all pairs of images of C[class, class], over the number of pairs: pᵀCq."""
+        pairs = itertools.product(first, second)
+        return math.fsum(float(similarity[a][b]) for a, b in pairs) / (len(first) * len(second))
 
-
-def naive(p: list[int], q: list[int], t: list[int]) -> dict[str, float]:
     def cosine(a: list[int], b: list[int]) -> float:
-        return naive_form(a, b) / math.sqrt(naive_form(a, a) * naive_form(b, b))
+        return form(a, b) / math.sqrt(form(a, a) * form(b, b))
 
-    return {
-        "lc": naive_form(p, p),
-        "consis_adv": naive_form(q, q),
-        "cs1": cosine(p, q),
-        "cs2": cosine(p, t),
-    }
+    return {"lc": form(p, p), "consis_adv": form(q, q), "cs1": cosine(p, q), "cs2": cosine(p, t)}
 
 
 @pytest.fixture(scope="module")
-def random_layer() -> dict[str, object]:
+def random_layer() -> dict[str, np.ndarray]:
     """60 images, 5 units of which one is dead, k = 6; images shared by both top sets."""
     random = np.random.default_rng(3)
     labels, targets = random.integers(0, CLASSES, 60), random.integers(0, CLASSES, 60)
@@ -60,76 +60,59 @@ def random_layer() -> dict[str, object]:
 
 
 def measure(layer: dict[str, np.ndarray], k: int = 6) -> LayerConsistency:
-    return layer_consistency(
-        tops(layer["real"], k),
-        tops(layer["adversarial"], k),
-        torch.from_numpy(layer["labels"]),
-        torch.from_numpy(layer["targets"]),
-        C,
-    )
+    top = [tops(layer[kind], k) for kind in ("real", "adversarial")]
+    classes = [torch.from_numpy(layer[name]) for name in ("labels", "targets")]
+    return layer_consistency(*top, *classes, C)
 
 
 def top_ids(responses: np.ndarray, unit: int, k: int) -> list[int]:
     values = responses[:, unit].astype(np.float32)
-    return np.lexsort((np.arange(len(values)), -values))[:k].tolist()
+    return sorted(range(len(values)), key=lambda i: (-values[i], i))[:k]
 
 
-def test_every_unit_equals_the_sum_over_pairs_of_images(random_layer: dict) -> None:
+def by_loops(layer: dict[str, np.ndarray], unit: int, without: int | None = None, similarity=C):
+    """All four of a unit's lists of 6 images, one image perhaps left out."""
+    p, q = (top_ids(layer[kind], unit, 6) for kind in ("real", "adversarial"))
+    p, q = ([i for i in ids if i != without] for ids in (p, q))
+    labels, targets = layer["labels"], layer["targets"]
+    return naive(similarity, labels[p].tolist(), labels[q].tolist(), targets[q].tolist())
+
+
+def test_every_unit_equals_the_sum_over_pairs_of_images(random_layer):
     found = measure(random_layer)
     assert found.dead.tolist() == [False, False, True, False, False]
-    for unit in (0, 1, 3, 4):
-        p = top_ids(random_layer["real"], unit, 6)
-        q = top_ids(random_layer["adversarial"], unit, 6)
-        labels, targets = random_layer["labels"], random_layer["targets"]
-        expected = naive(labels[p].tolist(), labels[q].tolist(), targets[q].tolist())
+    for unit in LIVE:
+        expected = by_loops(random_layer, unit)
         for name, value in expected.items():
             assert found.values[name][unit].item() == pytest.approx(value, abs=1e-12), name
-        assert found.corrected[unit].item() == pytest.approx(
-            (6 * expected["lc"] - 1) / 5, abs=1e-12
-        )
+        corrected = (6 * expected["lc"] - 1) / 5
+        assert found.corrected[unit].item() == pytest.approx(corrected, abs=1e-12)
     assert all(torch.isnan(values[2]) for values in found.values.values())
 
 
-def test_interval_equals_the_jackknife_that_leaves_each_image_out(random_layer: dict) -> None:
+def test_interval_equals_the_jackknife_that_leaves_each_image_out(random_layer):
     """Written a second time: drop every image from the lists, average the units again."""
-    k, live = 6, (0, 1, 3, 4)
-    labels, targets = random_layer["labels"], random_layer["targets"]
-    lists = {
-        unit: (
-            top_ids(random_layer["real"], unit, k),
-            top_ids(random_layer["adversarial"], unit, k),
-        )
-        for unit in live
-    }
 
-    def mean_without(image: int | None, name: str) -> float:
-        values = []
-        for p, q in lists.values():
-            p, q = ([i for i in ids if i != image] for ids in (p, q))
-            values.append(naive(labels[p].tolist(), labels[q].tolist(), targets[q].tolist())[name])
-        return math.fsum(values) / len(values)
+    def means_without(image: int | None) -> dict[str, float]:
+        units = [by_loops(random_layer, unit, image) for unit in LIVE]
+        return {name: math.fsum(unit[name] for unit in units) / len(units) for name in units[0]}
 
-    found = measure(random_layer)
+    whole, parts = means_without(None), [means_without(image) for image in range(60)]
+    found, scale = measure(random_layer), 5 / 6  # (k − 1) / k
     for name, interval in found.intervals.items():
-        whole = mean_without(None, name)
-        changes = [mean_without(image, name) - whole for image in range(60)]
-        scale = (k - 1) / k
-        corrected = whole - scale * math.fsum(changes)
+        changes = [part[name] - whole[name] for part in parts]
+        corrected = whole[name] - scale * math.fsum(changes)
         error = 1.959963984540054 * math.sqrt(scale * math.fsum(c * c for c in changes))
-        assert interval.mean == pytest.approx(whole, abs=1e-12)
+        ends = sorted([whole[name], corrected])
+        assert interval.mean == pytest.approx(whole[name], abs=1e-12)
         assert interval.corrected == pytest.approx(corrected, abs=1e-10)
-        assert interval.low == pytest.approx(max(0, min(whole, corrected) - error), abs=1e-10)
-        assert interval.high == pytest.approx(min(1, max(whole, corrected) + error), abs=1e-10)
+        assert interval.low == pytest.approx(max(0, ends[0] - error), abs=1e-10)
+        assert interval.high == pytest.approx(min(1, ends[1] + error), abs=1e-10)
+    unbiased = found.corrected.nanmean().item()  # the jackknife of LC has a closed form
+    assert found.intervals["lc"].corrected == pytest.approx(unbiased, abs=1e-12)
 
 
-def test_jackknife_of_lc_is_the_closed_form_without_bias(random_layer: dict) -> None:
-    found = measure(random_layer)
-    assert found.intervals["lc"].corrected == pytest.approx(
-        found.corrected.nanmean().item(), abs=1e-12
-    )
-
-
-def test_intervals_cover_the_truth() -> None:
+def test_intervals_cover_the_truth():
     """At least 93 % of 300 seeded repetitions with k = 20, where the plain value is biased."""
     random = np.random.default_rng(0)
     shares = np.array([0.5, 0.2, 0.1, 0.1, 0.05, 0.05, 0, 0, 0, 0])
@@ -137,14 +120,10 @@ def test_intervals_cover_the_truth() -> None:
     labels = torch.arange(2000) % CLASSES
     covered, plain = 0, []
     for _ in range(300):
-        ids = np.concatenate(
-            [
-                random.choice(200, count, replace=False) * CLASSES + label
-                for label, count in enumerate(random.multinomial(20, shares))
-            ]
-        )
+        counts = enumerate(random.multinomial(20, shares))
+        ids = [random.choice(200, n, replace=False) * CLASSES + label for label, n in counts]
         responses = np.zeros((2000, 1))
-        responses[ids] = 1
+        responses[np.concatenate(ids)] = 1
         top = tops(responses, 20)
         interval = layer_consistency(top, top, labels, labels, C).intervals["lc"]
         covered += interval.low <= truth <= interval.high
@@ -154,11 +133,8 @@ def test_intervals_cover_the_truth() -> None:
     assert np.mean(plain) - truth == pytest.approx(bias * 19 / 20, rel=0.35)
 
 
-def test_bounds_and_extremes() -> None:
-    one, other = (
-        torch.eye(CLASSES, dtype=torch.float64)[[3]] * 5,
-        torch.eye(CLASSES).double()[[7]] * 2,
-    )
+def test_bounds_and_extremes():
+    one, other = (torch.eye(CLASSES).double()[[k]] * n for k, n in ((3, 5), (7, 2)))
     assert level(one, C).item() == 1
     assert agreement(one, one, C).item() == 1
     assert agreement(one, other, C).item() == pytest.approx(C[3, 7].item(), abs=1e-15)
@@ -166,22 +142,101 @@ def test_bounds_and_extremes() -> None:
     assert level(even, C).item() == pytest.approx(uniform_floor(C), abs=1e-15)
 
 
-def test_floors() -> None:
+def test_floors():
     labels = torch.arange(1000) % CLASSES
     lc, cs1 = random_floor(labels, C, 20, seed=0)
-    floor = uniform_floor(C)
     # k images drawn without replacement: k diagonal pairs, and k(k − 1) of different images
-    other = (1000 * floor - 1) / 999
+    other = (1000 * uniform_floor(C) - 1) / 999
     assert lc == pytest.approx((1 + 19 * other) / 20, abs=0.003)
     assert 0.5 < cs1 < 0.9
     assert random_floor(labels, C, 20, seed=0) == (lc, cs1)
 
 
-def test_one_image_is_no_top_set(random_layer: dict) -> None:
+def test_class_counts():
+    counts = class_counts(torch.tensor([[0, 0, 2], [1, 2, 1]]), 3)
+    assert counts.tolist() == [[2, 0, 1], [0, 2, 1]]
+
+
+# `Consistency` on images in memory
+
+SYNSETS = ("n02121620", "n02084071", "n04194289", "n04490091", "n01639765")
+IMAGES = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+LABELS = torch.arange(24) % 5
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            *(nn.Conv2d(3, 6, 3), nn.Tanh(), nn.Conv2d(6, 6, 3, 2), nn.Tanh()),
+            *(nn.Flatten(), nn.Linear(24, 5)),
+        )
+    return Classifier(network, name="tanh", synsets=SYNSETS, image_size=8, resize=8)
+
+
+def responses(classifier: Classifier, images: Tensor) -> dict[str, np.ndarray]:
+    """Spatial maxima behind both convolutions, not below 0, N×units."""
+    first, _, second, *_ = classifier.network
+    with torch.no_grad():
+        maps = torch.tanh(first(images))
+        pairs = {"0": maps, "2": torch.tanh(second(maps))}
+    return {name: maps.amax(dim=(2, 3)).clamp(min=0).numpy() for name, maps in pairs.items()}
+
+
+def test_the_method_equals_loops_over_units_and_images(classifier):
+    attack = LeastLikely(threat=L2(epsilon=0.7), steps=3)
+    found = Consistency(attack=attack, top=0.25, batch_size=10)(classifier, IMAGES, LABELS)
+    assert list(found) == ["0", "2"]
+    similarity = [[math.exp(-(distance(a, b) ** 2) / 2) for b in SYNSETS] for a in SYNSETS]
+    with torch.no_grad():
+        targets = classifier(IMAGES).argmin(dim=1).numpy()
+    real, adversarial = (responses(classifier, x) for x in (IMAGES, attack(classifier, IMAGES)))
+    for name, measured in found.items():
+        layer = {"real": real[name], "adversarial": adversarial[name]}
+        layer |= {"labels": LABELS.numpy(), "targets": targets}
+        assert measured.top == 6
+        for unit in range(6):
+            for key, value in by_loops(layer, unit, similarity=similarity).items():
+                assert measured.values[key][unit].item() == pytest.approx(value, rel=1e-10)
+    assert not any(measured.dead.any() for measured in found.values())
+
+
+def test_synsets_may_be_given_instead(classifier):
+    bare, method = classifier.network, Consistency(top=0.2)
+    with pytest.raises(SettingsError, match="pass them as synsets"):
+        method(bare, IMAGES, LABELS)
+    given, own = method(bare, IMAGES, LABELS, SYNSETS), method(classifier, IMAGES, LABELS)
+    for layer in own:
+        assert torch.equal(given[layer].values["cs2"], own[layer].values["cs2"])
+    other = method(classifier, IMAGES, LABELS, SYNSETS[::-1])
+    assert not torch.equal(other["0"].values["lc"], own["0"].values["lc"])
+
+
+@pytest.mark.parametrize(("share", "top"), [(0.01, 2), (0.2, 5), (0.22, 5), (0.23, 6), (1.0, 24)])
+def test_a_share_is_the_nearest_number_of_images(share, top, classifier):
+    """Of 24 images .2 are 4.8, .22 are 5.28, .23 are 5.52; 2 are the least.
+
+    And a control without noise changes nothing.
+    """
+    nothing = GaussianNoise(threat=L2(epsilon=0.0))
+    for layer in Consistency(attack=nothing, top=share)(classifier, IMAGES, LABELS).values():
+        assert layer.top == top
+        assert torch.allclose(layer.values["cs1"], torch.ones(6, dtype=torch.float64))
+
+
+def test_too_few_images_are_refused(classifier, random_layer):
+    for count in (0, 1):
+        with pytest.raises(DataError, match="too small a top set"):
+            Consistency()(classifier, IMAGES[:count], LABELS[:count])
     with pytest.raises(DataError, match="too small a top set"):
         measure(random_layer, k=1)
 
 
-def test_class_counts() -> None:
-    counts = class_counts(torch.tensor([[0, 0, 2], [1, 2, 1]]), 3)
-    assert counts.tolist() == [[2, 0, 1], [0, 2, 1]]
+WRONG = [("top", 0.0), ("top", 1.5), ("top", math.nan), ("sigma", -1.0), ("batch_size", 0)]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_wrong_settings_are_refused(name, value):
+    with pytest.raises(SettingsError, match=name):
+        Consistency(**{name: value})

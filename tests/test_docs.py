@@ -1,7 +1,9 @@
 """The examples of the documentation run as they stand; those that cannot say why."""
 
 import contextlib
+import functools
 import importlib
+import io
 import os
 import re
 import shlex
@@ -44,21 +46,25 @@ def blocks(page: Path) -> list[Block]:
     text = page.read_text(encoding="utf-8")
     return [
         Block(
-            language=found["language"],
-            body=found["body"],
-            place=f"{page.relative_to(ROOT)}:{text[: found.start()].count(chr(10)) + 1}",
-            mark=found["mark"] or "",
-            note=found["note"] or "",
+            found["language"],
+            found["body"],
+            f"{page.relative_to(ROOT)}:{text[: found.start()].count(chr(10)) + 1}",
+            found["mark"] or "",
+            found["note"] or "",
         )
         for found in FENCE.finditer(text)
         if not found["language"].startswith("{")  # Sphinx's own
     ]
 
 
+def lines_of(block: Block) -> list[str]:
+    return block.body.replace("\\\n", " ").splitlines()
+
+
 def commands(block: Block) -> list[tuple[list[str], list[str]]]:
     """The words of each command of a console block, and the output that is shown below it."""
     result: list[tuple[list[str], list[str]]] = []
-    for line in block.body.replace("\\\n", " ").splitlines():
+    for line in lines_of(block):
         if line.startswith("$ "):
             result.append((shlex.split(line[2:], comments=True), []))
         elif line:
@@ -66,19 +72,18 @@ def commands(block: Block) -> list[tuple[list[str], list[str]]]:
     return result
 
 
-ALL = [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES]
-RUN = [
-    pytest.param(page, id=str(page.relative_to(ROOT)))
-    for page in PAGES
-    if str(page.relative_to(ROOT)) not in OWN_TEST
-    and any(block.mark != "not run" and block.language not in PROSE for block in blocks(page))
-]
+def runs(block: Block) -> bool:
+    return block.mark != "not run" and block.language not in PROSE
 
 
-@pytest.mark.parametrize("page", RUN)
+ALL = {str(page.relative_to(ROOT)): page for page in PAGES}
+RUN = {n: page for n, page in ALL.items() if n not in OWN_TEST and any(map(runs, blocks(page)))}
+
+
+@pytest.mark.parametrize("page", RUN.values(), ids=RUN)
 def test_examples_run(page, tmp_path, monkeypatch, capsys):
     """Figures are rendered for the first page alone; all come from the same code."""
-    monkeypatch.setattr(pruning, "SAMPLE_TESTED", 40)  # each pruned model is attacked on these
+    monkeypatch.setattr(pruning, "SAMPLE_TESTED", 20)  # each pruned model is attacked on these
     with contextlib.nullcontext() if page == PAGES[0] else unrendered():
         run_page(page, tmp_path, monkeypatch, capsys)
 
@@ -89,9 +94,7 @@ def run_page(page, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(datasets, "FILES", {**datasets.FILES})  # a page may add a kind of data
     before = set(sys.modules)
     names = {"__name__": "__main__"}
-    for block in blocks(page):
-        if block.mark == "not run" or block.language in PROSE:
-            continue
+    for block in filter(runs, blocks(page)):
         try:
             if block.mark == "file":
                 Path(block.note).write_text(block.body, encoding="utf-8")
@@ -121,25 +124,27 @@ def run_commands(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
         assert re.search(pattern, said.out, re.DOTALL), said.out
 
 
-@pytest.mark.parametrize("page", ALL)
-def test_flags_of_commands_that_are_not_run_exist(page, capsys):
+@functools.cache
+def known(verb: str) -> set[str]:
+    """The flags in the help of a verb."""
+    with contextlib.redirect_stdout(io.StringIO()) as told, pytest.raises(SystemExit):
+        main([verb, "--help"])
+    return {"", "--list", *re.findall(r"--[\w-]+", told.getvalue())}
+
+
+@pytest.mark.parametrize("page", ALL.values(), ids=ALL)
+def test_flags_of_commands_that_are_not_run_exist(page):
     for block in blocks(page):
-        if block.mark != "not run" or block.language not in ("console", "bash"):
-            continue
-        for verb, flag in flags(block):
-            assert verb in COMMANDS, f"{block.place}: advlens {verb}"
-            with pytest.raises(SystemExit):
-                main([verb, "--help"])
-            known = {*re.findall(r"--[\w-]+", capsys.readouterr().out), "--list"}
-            assert flag in {*known, ""}, f"{block.place}: advlens {verb} {flag}"
+        if block.mark == "not run" and block.language in ("console", "bash"):
+            for verb, flag in flags(block):
+                assert verb in COMMANDS, f"{block.place}: advlens {verb}"
+                assert flag in known(verb), f"{block.place}: advlens {verb} {flag}"
 
 
 def flags(block: Block) -> set[tuple[str, str]]:
     """Verb and flag of what a block's commands ask of advlens; no flag for the verb alone."""
-    body = block.body.replace("\\\n", " ")
-    lines = [line.removeprefix("$ ").partition(" # ")[0] for line in body.splitlines()]
     found = set()
-    for line in lines:
+    for line in (line.removeprefix("$ ").partition(" # ")[0] for line in lines_of(block)):
         called = re.search(r"(?:advlens\.cli|\badvlens) +([a-z]+)(.*)", line)
         if called and line.split()[0] not in ("pip", "#SBATCH"):
             asked = re.findall(r"(?<= )--[\w-]+", called[2])
@@ -147,12 +152,8 @@ def flags(block: Block) -> set[tuple[str, str]]:
     return found
 
 
-def test_a_page_with_a_test_of_its_own_has_it():
-    for page, test in OWN_TEST.items():
-        assert (ROOT / test).exists(), f"{page} is not run here"
-
-
-def test_every_fence_is_seen():
+def test_every_fence_is_seen_and_a_page_with_a_test_of_its_own_has_it():
+    assert all((ROOT / test).exists() for test in OWN_TEST.values())
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         fences = len(re.findall(r"^ *```", text, re.MULTILINE))

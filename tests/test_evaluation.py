@@ -1,5 +1,6 @@
 """Accuracy counts and the checks for gradient masking."""
 
+import copy
 import math
 
 import pytest
@@ -8,16 +9,23 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor, nn
 
-from advlens import load_data, load_model
-from advlens.attacks import Attack, Bim, Fgsm, GaussianNoise
-from advlens.attacks.threat import L2, Linf
-from advlens.errors import NumericError
+from advlens import L2, Bim, Fgsm, GaussianNoise, Linf, NumericError, load_data, load_model
 from advlens.evaluation import Accuracy, must_fall, must_have_gradients, must_reach_chance
 from advlens.intervals import wilson
 from advlens.prepared import prepare
 
 
-def test_counts_equal_a_loop_and_merge_exactly() -> None:
+def ranks(logits: Tensor) -> list[list[int]]:
+    """The classes of each image, best first."""
+    return [sorted(range(len(row)), key=lambda c: -row[c]) for row in logits.tolist()]
+
+
+def hits(logits: Tensor, labels: Tensor, k: int) -> int:
+    """Images whose label is among the first k classes."""
+    return sum(c in row[:k] for row, c in zip(ranks(logits), labels.tolist(), strict=True))
+
+
+def test_counts_equal_a_loop_and_merge_exactly():
     logits = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(50) % 8
     whole, first, second = Accuracy(), Accuracy(), Accuracy()
@@ -25,23 +33,21 @@ def test_counts_equal_a_loop_and_merge_exactly() -> None:
     first.update(logits[:17], labels[:17])
     second.update(logits[17:], labels[17:])
     first.merge(second)
-    ranked = [sorted(range(8), key=lambda c: -row[c])[:5] for row in logits.tolist()]
-    top1 = sum(r[0] == label for r, label in zip(ranked, labels.tolist(), strict=True))
-    top5 = sum(label in r for r, label in zip(ranked, labels.tolist(), strict=True))
+    top1, top5 = hits(logits, labels, 1), hits(logits, labels, 5)
     low, high = wilson(top1, 50)
     expected = {"top1": top1 / 50, "top1_low": low, "top1_high": high, "top5": top5 / 50, "n": 50}
     expected |= {"draws": None, "top1_spread": None}
     assert whole.compute() == first.compute() == expected
 
 
-def test_top5_of_few_classes_counts_all() -> None:
+def test_top5_of_few_classes_counts_all():
     accuracy = Accuracy()
     accuracy.update(torch.randn(4, 3), torch.tensor([0, 1, 2, 0]))
     assert accuracy.compute()["top5"] == 1
 
 
 @pytest.mark.parametrize("name", ["cifar10-standard", "cifar10-l2"])
-def test_top5_of_a_single_step_is_counted_on_its_result(name: str) -> None:
+def test_top5_of_a_single_step_is_counted_on_its_result(name):
     """Beside a count by hand: the usual loss, no prepared copy, each image's classes in a list."""
     model, data = load_model(name), load_data("sample").subset(600, seed=0)
     prepared, accuracy, by_hand = prepare(model), Accuracy(), 0
@@ -56,16 +62,15 @@ def test_top5_of_a_single_step_is_counted_on_its_result(name: str) -> None:
         loss = F.cross_entropy(model(inputs).double(), labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, inputs)
         with torch.no_grad():
-            logits = model((images + 4 / 255 * gradient.sign()).clamp(0, 1)).tolist()
-        ranked = [sorted(range(10), key=lambda c: -row[c])[:5] for row in logits]
-        by_hand += sum(label in row for row, label in zip(ranked, labels.tolist(), strict=True))
+            logits = model((images + 4 / 255 * gradient.sign()).clamp(0, 1))
+        by_hand += hits(logits, labels, 5)
     # signs of gradients near 0 are rounding: they may move an image over the edge
     assert accuracy.n == 90
     assert abs(accuracy.top5 - by_hand) <= 1
 
 
 @pytest.fixture(scope="module")
-def ranked_network() -> nn.Module:
+def ranked_network():
     """Eight classes, so that the first five are not all; smooth, so that steps are the same."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -92,7 +97,7 @@ def by_hand(network: nn.Module, images: Tensor, labels: Tensor, steps: int, size
     return torch.stack(found)
 
 
-def test_under_an_iterated_attack_the_returned_iterate_counts(ranked_network: nn.Module) -> None:
+def test_under_an_iterated_attack_the_returned_iterate_counts(ranked_network):
     images = torch.rand(80, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     prepared, ids = prepare(ranked_network), torch.arange(80)
     with torch.no_grad():
@@ -106,16 +111,12 @@ def test_under_an_iterated_attack_the_returned_iterate_counts(ranked_network: nn
         parts.update_under(
             attack, prepared, images[part], labels[part], ids=ids[part], clean=clean[part]
         )
-    network = nn.Sequential(*ranked_network).double()
-    logits = by_hand(network, images, labels, 4, 0.04)
-    network.float()
-    ranked = [sorted(range(8), key=lambda c: -row[c]) for row in logits.tolist()]
-    right = (clean.argmax(dim=1) == labels).tolist()
-    rows = list(zip(ranked, labels.tolist(), right, strict=True))
+    logits = by_hand(copy.deepcopy(ranked_network).double(), images, labels, 4, 0.04)
+    right = clean.argmax(dim=1) == labels
     assert whole == parts
     assert whole.n == 80
-    assert whole.top1 == sum(row[0] == label and before for row, label, before in rows)
-    assert whole.top5 == sum(label in row[:5] for row, label, _ in rows)
+    assert whole.top1 == hits(logits[right], labels[right], 1)
+    assert whole.top5 == hits(logits, labels, 5)
     dropping = attack.outcomes(prepared, images, labels, clean=clean)
     early = (dropping.topk(5).indices == labels[:, None]).any(dim=1)
     assert int(early.sum()) > whole.top5  # where fooled images are dropped, it is too high
@@ -124,9 +125,7 @@ def test_under_an_iterated_attack_the_returned_iterate_counts(ranked_network: nn
 @pytest.mark.parametrize(
     "attack", [Fgsm(threat=L2(epsilon=0.3)), GaussianNoise(threat=L2(epsilon=3.0))]
 )
-def test_an_image_that_is_wrong_before_the_attack_is_not_right_under_it(
-    attack: Attack, ranked_network: nn.Module
-) -> None:
+def test_an_image_that_is_wrong_before_the_attack_is_not_right_under_it(attack, ranked_network):
     images = torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     prepared, ids, accuracy = prepare(ranked_network), torch.arange(40), Accuracy()
     with torch.no_grad():
@@ -140,38 +139,35 @@ def test_an_image_that_is_wrong_before_the_attack_is_not_right_under_it(
     assert accuracy.top1 == int(right.sum())
 
 
-def test_logits_that_are_nan_are_no_accuracy() -> None:
+def test_logits_that_are_nan_are_no_accuracy():
     with pytest.raises(NumericError, match="returns NaN"):
         Accuracy().update(torch.full((2, 3), torch.nan), torch.tensor([0, 1]))
 
 
-@pytest.mark.parametrize(
-    ("counts", "passed"),
-    [((90, 50, 50, 10), True), ((90, 50, 51, 10), True), ((90, 50, 53, 10), False)],
-)
-def test_a_rise_beyond_one_image_fails(counts: tuple[int, ...], passed: bool) -> None:
-    accuracies = [Accuracy(n=100, top1=count, top5=100) for count in counts]
+@pytest.mark.parametrize(("count", "passed"), [(50, True), (51, True), (53, False)])
+def test_a_rise_beyond_one_image_fails(count, passed):
+    accuracies = [Accuracy(n=100, top1=top1, top5=100) for top1 in (90, 50, count, 10)]
     check = must_fall("falls", ["0", "1", "2", "3"], accuracies)
     assert check.passed is passed
     assert "1: 50.0%" in check.found
 
 
-@pytest.mark.parametrize(
-    ("blind", "n", "passed"),
-    [(0, 40, True), (1, 40, True), (2, 40, False), (5, 500, True), (6, 500, False)],
-)
-def test_vanishing_gradients_fail(blind: int, n: int, passed: bool) -> None:
+BLIND = [(0, 40, True), (1, 40, True), (2, 40, False), (5, 500, True), (6, 500, False)]
+
+
+@pytest.mark.parametrize(("blind", "n", "passed"), BLIND)
+def test_vanishing_gradients_fail(blind, n, passed):
     check = must_have_gradients("there", blind, n)
     assert check.passed is passed
     assert check.found == f"{blind} of {n} images without a gradient"
 
 
-def test_chance_is_reached_up_to_the_interval() -> None:
+def test_chance_is_reached_up_to_the_interval():
     assert must_reach_chance("free", Accuracy(n=100, top1=14, top5=50), 10).passed
     assert not must_reach_chance("free", Accuracy(n=100, top1=30, top5=50), 10).passed
 
 
-def test_the_interval_of_several_draws_has_their_variance_beside_that_of_the_images() -> None:
+def test_the_interval_of_several_draws_has_their_variance_beside_that_of_the_images():
     """Wilson's interval for as many images as have the variance p(1 − p)/n + (t/z)² s²/D."""
     n, right = 200, [150, 162, 141, 158, 149, 170]
     accuracy = Accuracy(n=n, top1=sum(right), draws=6, by_draw=right)

@@ -27,6 +27,10 @@ def source(dimension: int) -> Source:
     return Source(network="N", layer="l", dimension=dimension, resize="as they are", weights=None)
 
 
+def computed(*features: Tensor) -> list[Moments]:
+    return [statistics(part).compute() for part in features]
+
+
 def statistics(features: Tensor) -> FeatureStatistics:
     seen = FeatureStatistics(source(features.shape[1]))
     seen.update(features)
@@ -52,9 +56,6 @@ def from_features(first: Tensor, second: Tensor) -> float:
     return float(apart + sum(part.square().sum() for part in parts) - 2 * root)
 
 
-# Fréchet distance
-
-
 @pytest.mark.parametrize("decades", [0, 3, 6])
 def test_diagonal_gaussians_have_a_closed_form(decades: int) -> None:
     random = torch.Generator().manual_seed(1)
@@ -62,9 +63,8 @@ def test_diagonal_gaussians_have_a_closed_form(decades: int) -> None:
     first, second = (torch.rand(64, generator=random).double() * scales + scales for _ in range(2))
     means = torch.randn(2, 64, generator=random, dtype=torch.float64)
     expected = (means[0] - means[1]).square().sum() + (first - second).square().sum()
-    found = frechet_distance(
-        moments(means[0], first.square().diag()), moments(means[1], second.square().diag())
-    )
+    squares = first.square().diag(), second.square().diag()
+    found = frechet_distance(moments(means[0], squares[0]), moments(means[1], squares[1]))
     assert found == pytest.approx(float(expected), abs=1e-8)
     assert found > 1
 
@@ -75,28 +75,27 @@ def test_equals_the_formula_with_scipys_root() -> None:
     root = scipy.linalg.sqrtm(a @ b).real
     apart = ((first.mean(0) - second.mean(0)) ** 2).sum().item()
     expected = apart + np.trace(a + b - 2 * root)
-    found = fid(statistics(first).compute(), statistics(second).compute())
+    found = fid(*computed(first, second))
     assert found.value == pytest.approx(expected, rel=1e-10)
     assert found.n == (200, 300)
 
 
 def test_equals_torch_fidelity() -> None:
     first, second = normal(500, 100, 1), normal(400, 100, 2)
-    oracle = fid_statistics_to_metric(
-        fid_features_to_statistics(first), fid_features_to_statistics(second), verbose=False
-    )["frechet_inception_distance"]
-    found = fid(statistics(first).compute(), statistics(second).compute())
-    assert found.value == pytest.approx(oracle, rel=1e-9)
+    theirs = fid_features_to_statistics(first), fid_features_to_statistics(second)
+    oracle = fid_statistics_to_metric(*theirs, verbose=False)["frechet_inception_distance"]
+    assert fid(*computed(first, second)).value == pytest.approx(oracle, rel=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("n", "m", "rank"), [(20, 30, 50), (2, 2, 50), (20, 400, 50), (400, 400, 7), (51, 52, 50)]
-)
+SINGULAR = [(20, 30, 50), (2, 2, 50), (20, 400, 50), (400, 400, 7), (51, 52, 50)]
+
+
+@pytest.mark.parametrize(("n", "m", "rank"), SINGULAR)
 def test_singular_covariances(n: int, m: int, rank: int) -> None:
     """Fewer images than features, or features that depend on each other."""
     first, second = normal(n, 50, 1), normal(m, 50, 2)
     first[:, rank:] = first[:, : 50 - rank].repeat(1, 7)[:, : 50 - rank] if rank < 50 else 0
-    pair = statistics(first).compute(), statistics(second).compute()
+    pair = computed(first, second)
     expected = from_features(first, second)
     assert frechet_distance(*pair) == pytest.approx(expected, rel=1e-10)
     assert frechet_distance(*pair[::-1]) == pytest.approx(expected, rel=1e-10)
@@ -106,26 +105,18 @@ def test_nearly_singular_covariances_lose_nothing() -> None:
     """A Cholesky factor exists, but the roots of the eigenvalues would be of rounding."""
     scales = torch.logspace(0, -9, 60, dtype=torch.float64)
     first, second = normal(500, 60, 0) * scales, normal(500, 60, 3) * scales
-    pair = statistics(first).compute(), statistics(second).compute()
+    pair = computed(first, second)
     assert not torch.linalg.cholesky_ex(pair[0].covariance).info
     assert frechet_distance(*pair) == pytest.approx(from_features(first, second), abs=1e-11)
 
 
-@pytest.mark.parametrize("n", [10, 500])
-def test_a_set_is_at_no_distance_from_itself(n: int) -> None:
-    same = statistics(normal(n, 50)).compute()
-    assert 0 <= frechet_distance(same, same) < 1e-10
-
-
-def test_sets_without_spread() -> None:
-    first, second = torch.zeros(3, 4), torch.ones(5, 4)
-    assert frechet_distance(statistics(first).compute(), statistics(second).compute()) == 4
-
-
-def test_moments_must_be_finite() -> None:
-    good = statistics(normal(9, 3)).compute()
+def test_sets_at_no_distance_and_without_spread() -> None:
+    for n in (10, 500):
+        (same,) = computed(normal(n, 50))
+        assert 0 <= frechet_distance(same, same) < 1e-10
+    assert frechet_distance(*computed(torch.zeros(3, 4), torch.ones(5, 4))) == 4
     with pytest.raises(NumericError, match="NaN or infinite"):
-        frechet_distance(good, replace(good, mean=good.mean * math.nan))
+        frechet_distance(same, replace(same, mean=same.mean * math.nan))
 
 
 def test_features_of_different_sources_do_not_mix() -> None:
@@ -136,9 +127,6 @@ def test_features_of_different_sources_do_not_mix() -> None:
         fid(first.compute(), other.compute())
     with pytest.raises(DataError, match="different sources"):
         first.merge(other)
-
-
-# statistics
 
 
 @pytest.mark.parametrize("sizes", [[1] * 30, [30], [7, 0, 13, 10], [29, 1]])
@@ -157,29 +145,17 @@ def test_streamed_equals_whole(sizes: list[int], shards: bool) -> None:
     np.testing.assert_allclose(found.covariance, np.cov(features.double().T), rtol=1e-9)
 
 
-def test_moments_do_not_change_with_later_images() -> None:
-    seen = statistics(normal(9, 3))
-    found = seen.compute()
-    mean, covariance = found.mean.clone(), found.covariance.clone()
-    seen.update(normal(9, 3, 5))
-    assert torch.equal(found.mean, mean)
-    assert torch.equal(found.covariance, covariance)
-
-
-def test_a_merged_accumulator_is_left_alone() -> None:
+def test_later_images_change_neither_moments_nor_what_was_merged() -> None:
     first, second = FeatureStatistics(source(3)), statistics(normal(9, 3))
-    before = second.compute()
+    first.merge(FeatureStatistics(source(3)))
     first.merge(second)
+    found, before = first.compute(), second.compute()
+    mean, covariance = before.mean.clone(), before.covariance.clone()
+    assert torch.equal(found.mean, mean)
     first.update(normal(9, 3, 5))
-    assert torch.equal(second.compute().covariance, before.covariance)
-    assert torch.equal(second.compute().mean, before.mean)
-
-
-def test_nothing_merged_into_nothing() -> None:
-    seen = FeatureStatistics(source(3))
-    seen.merge(FeatureStatistics(source(3)))
-    seen.merge(statistics(normal(9, 3)))
-    assert torch.equal(seen.compute().mean, statistics(normal(9, 3)).compute().mean)
+    for same in (found, before, second.compute()):
+        assert torch.equal(same.mean, mean)
+        assert torch.equal(same.covariance, covariance)
 
 
 def test_too_few_images_or_bad_features() -> None:
@@ -189,30 +165,18 @@ def test_too_few_images_or_bad_features() -> None:
         statistics(torch.tensor([[1.0, math.nan]]))
 
 
-# what is said about a distance
-
-
 def test_a_score_is_never_bare() -> None:
-    few = fid(statistics(normal(9, 12)).compute(), statistics(normal(40, 12, 1)).compute())
-    assert few.warning is not None
+    few, as_many, many = (fid(*computed(normal(n, 12), normal(40, 12, 1))) for n in (9, 12, 13))
     assert "9 images are too few for the covariance of 12" in few.warning
     for part in ("FID", "n = 9 and 40", "N, layer l, images as they are", few.warning):
         assert part in str(few)
-    as_many = fid(statistics(normal(12, 12)).compute(), statistics(normal(40, 12)).compute())
     assert as_many.warning is not None
-    many = fid(statistics(normal(13, 12)).compute(), statistics(normal(40, 12)).compute())
-    assert many.warning is None
-    assert many.interval is None
+    assert many.warning is many.interval is None
     other = kid(normal(9, 12), normal(40, 12), source(12))
     assert other.warning is None
     assert "±" in str(other)
-    assert other.error is not None
-    low, high = other.interval
-    assert low == pytest.approx(other.value - 1.959964 * other.error)
-    assert high == pytest.approx(other.value + 1.959964 * other.error)
-
-
-# KID
+    half = 1.959964 * other.error
+    assert other.interval == pytest.approx((other.value - half, other.value + half))
 
 
 def mmd(first: Tensor, second: Tensor) -> float:
@@ -242,9 +206,8 @@ def test_kid_and_its_error_equal_the_double_loop() -> None:
 
 def test_kid_equals_torch_fidelitys_with_one_subset() -> None:
     first, second = normal(60, 20, 1), normal(60, 20, 2)
-    oracle = kid_features_to_metric(
-        first, second, kid_subsets=1, kid_subset_size=60, verbose=False, rng_seed=0
-    )
+    settings = {"kid_subsets": 1, "kid_subset_size": 60, "verbose": False, "rng_seed": 0}
+    oracle = kid_features_to_metric(first, second, **settings)
     found = kid(first, second, source(20))
     assert found.value == pytest.approx(oracle[KEY_METRIC_KID_MEAN], rel=1e-9)
 
@@ -287,9 +250,6 @@ def test_kid_refuses_what_it_cannot_use() -> None:
         kid(normal(2, 3), normal(9, 3), source(3))
     with pytest.raises(NumericError, match="NaN"):
         kid(normal(9, 3) * math.nan, normal(9, 3), source(3))
-
-
-# per image, and bounds
 
 
 def test_feature_distances() -> None:

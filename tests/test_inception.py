@@ -21,7 +21,7 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from advlens.datasets import load_data
 from advlens.errors import CheckpointError, DataError
 from advlens.fid import inception
-from advlens.fid.distances import FeatureStatistics, Moments, fid
+from advlens.fid.distances import FeatureStatistics, fid
 from advlens.fid.inception import Inception, content, fetch_inception, read_inception, tf1_resize
 from advlens.fid.representations import Source
 
@@ -45,11 +45,8 @@ def random_state() -> dict[str, Tensor]:
 
 def whole(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """With the classifier and the counters that pytorch-fid's file has."""
-    counters = {
-        name.replace("running_var", "num_batches_tracked"): torch.tensor(0)
-        for name in state
-        if name.endswith("running_var")
-    }
+    names = [name.replace("running_var", "num_batches_tracked") for name in state]
+    counters = {name: torch.tensor(0) for name in set(names) - state.keys()}
     classifier = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
     return {**state, **counters, **classifier}
 
@@ -60,14 +57,16 @@ def oracle(state: dict[str, Tensor]) -> fidelity.FeatureExtractorInceptionV3:
         return fidelity.FeatureExtractorInceptionV3("inception", list(LAYERS))
 
 
-@pytest.fixture(scope="module")
-def networks() -> tuple[Inception, fidelity.FeatureExtractorInceptionV3]:
-    """Ours and torch-fidelity's with the same random weights."""
-    state = random_state()
+def ours(**settings: object) -> Inception:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inception, "read_inception", lambda _: dict(state))
-        ours = Inception(Path(), batch_size=2)
-    return ours, oracle(state)
+        patch.setattr(inception, "read_inception", lambda _: random_state())
+        return Inception(Path(), **settings)
+
+
+@pytest.fixture(scope="module")
+def first() -> Inception:
+    """The first layer alone, of random weights."""
+    return ours(layers=["192"])
 
 
 @pytest.fixture(scope="module")
@@ -79,21 +78,21 @@ def weights() -> Path:
     return Path(path)
 
 
-def halves_of(features: Tensor, source: Source) -> list[Moments]:
+def distances(found: Tensor, expected: Tensor, source: Source) -> tuple[float, float]:
+    """Between the first half of the images and the second: ours, and torch-fidelity's."""
     moments = []
-    for half in features.split(len(features) // 2):
+    for half in found.split(len(found) // 2):
         seen = FeatureStatistics(source)
         seen.update(half)
         moments.append(seen.compute())
-    return moments
+    oracles = [fid_features_to_statistics(half) for half in expected.split(len(found) // 2)]
+    theirs = fid_statistics_to_metric(*oracles, verbose=False)["frechet_inception_distance"]
+    return fid(*moments).value, theirs
 
 
 def noise(n: int, height: int, width: int) -> Tensor:
     shape = (n, 3, height, width)
     return torch.randint(256, shape, generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-
-
-# resizing
 
 
 @pytest.mark.parametrize("size", [(32, 32), (128, 128), (299, 299), (400, 31)])
@@ -119,69 +118,47 @@ def test_resize_equals_its_formula() -> None:
     np.testing.assert_allclose(found[0, 2], expected, atol=1e-6)
 
 
-# features
-
-
-@pytest.mark.parametrize("size", [32, 128])
-def test_random_features_and_distances_equal_torch_fidelitys(networks, size: int) -> None:
-    ours, theirs = networks
-    images = noise(4, size, size)
-    found = ours(images.float() / 255)
-    for layer, expected in zip(LAYERS, theirs(images), strict=True):
+def test_random_features_and_distances_equal_torch_fidelitys(first) -> None:
+    network, images = ours(batch_size=3), noise(4, 128, 128)
+    found = network(images.float() / 255)
+    for layer, expected in zip(LAYERS, oracle(random_state())(images), strict=True):
         assert found[layer].shape == (4, int(layer))
         assert found[layer].dtype == torch.float32
         assert expected.std() > 0.01
         np.testing.assert_allclose(found[layer], expected, rtol=1e-4, atol=1e-4 * expected.std())
         if layer == "192":  # their eigenvalues of 2048 features take a while
-            moments = halves_of(found[layer], ours.sources[layer])
-            oracles = [fid_features_to_statistics(half) for half in expected.split(2)]
-    value = fid_statistics_to_metric(*oracles, verbose=False)["frechet_inception_distance"]
-    assert fid(*moments).value == pytest.approx(value, rel=1e-3)
+            value, theirs = distances(found[layer], expected, network.sources[layer])
+            assert value == pytest.approx(theirs, rel=1e-3)
+    assert torch.equal(first(images.float() / 255)["192"], found["192"])
+    source = network.sources["2048"]
+    text = "FID Inception-v3 (2015-12-05), layer 2048, images resized bilinearly to 299×299 by"
+    assert str(source).startswith(text)
+    assert (source.dimension, source.weights) == (2048, content(random_state()))
 
 
-def test_one_layer_computes_nothing_behind_it(monkeypatch: pytest.MonkeyPatch, networks) -> None:
-    state = random_state()
-    monkeypatch.setattr(inception, "read_inception", lambda _: state)
-    first = Inception(Path(), layers=["192"])
+def test_one_layer_computes_nothing_behind_it(first) -> None:
     assert list(first.sources) == ["192"]
     assert not [name for name, _ in first._network.named_modules() if "Mixed" in name]
-    images = noise(1, 32, 32).float() / 255
-    found = first(images)
-    assert list(found) == ["192"]
-    assert torch.equal(found["192"], networks[0](images)["192"])
+    assert list(first(torch.zeros(1, 3, 8, 8))) == ["192"]
 
 
-def test_pixels_are_those_of_a_png(networks) -> None:
+def test_pixels_are_those_of_a_png(first) -> None:
     images = noise(1, 32, 32).float() / 255
     moved = (images + 0.4 / 255).clamp(0, 1)
-    assert torch.equal(networks[0](images)["2048"], networks[0](moved)["2048"])
+    assert torch.equal(first(images)["192"], first(moved)["192"])
+    for wrong in (torch.full((1, 3, 8, 8), 2.0), torch.zeros(1, 1, 8, 8)):
+        with pytest.raises(DataError, match="images must"):
+            first(wrong)
 
 
-@pytest.mark.parametrize("images", [torch.full((1, 3, 8, 8), 2.0), torch.zeros(1, 1, 8, 8)])
-def test_images_must_be_pixels(networks, images: Tensor) -> None:
-    with pytest.raises(DataError, match="images must"):
-        networks[0](images)
-
-
-def test_global_settings_come_back(networks) -> None:
+def test_global_settings_come_back(first) -> None:
     def settings() -> list[object]:
         cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
         return [cudnn.enabled, cudnn.deterministic, cudnn.allow_tf32, matmul.fp32_precision]
 
     before = settings()
-    networks[0](torch.zeros(1, 3, 8, 8))
+    first(torch.zeros(1, 3, 8, 8))
     assert settings() == before
-
-
-def test_features_are_named(networks) -> None:
-    found = networks[0].sources["2048"]
-    text = "FID Inception-v3 (2015-12-05), layer 2048, images resized bilinearly to 299×299 by"
-    assert str(found).startswith(text)
-    assert found.dimension == 2048
-    assert found.weights == content(random_state())
-
-
-# weights files
 
 
 @pytest.fixture
@@ -195,9 +172,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_pytorch_fids_file(
-    small: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, legacy: bool
-) -> None:
+def test_pytorch_fids_file(small, tmp_path: Path, monkeypatch, legacy: bool) -> None:
     """By the SHA-256 of the file, whatever its tensors; classifier and counters are left out."""
     path = tmp_path / "weights.pth"
     extra = {"fc.weight": torch.ones(4), "a.bn.num_batches_tracked": torch.tensor(3)}
@@ -226,17 +201,17 @@ class Payload:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda s: s.pop("a.bn.bias"), "a.bn.bias is missing, not"),
-        (lambda s: s.update(b=torch.ones(3)), r"b is \(3,\), not of this network"),
-        (lambda s: s.update({"a.bn.bias": torch.ones(3)}), r"a.bn.bias is \(3,\), not \(2,\)"),
-        (lambda s: s.update({"a.bn.bias": torch.zeros(2)}), "other weights"),
-        (lambda s: s.update({"a.bn.bias": torch.ones(2).double()}), "other weights"),
-        (lambda s: s.update({"a.bn.bias": torch.ones(2) * math.nan}), "other weights"),
-    ],
-)
+OTHERS = [
+    (lambda s: s.pop("a.bn.bias"), "a.bn.bias is missing, not"),
+    (lambda s: s.update(b=torch.ones(3)), r"b is \(3,\), not of this network"),
+    (lambda s: s.update({"a.bn.bias": torch.ones(3)}), r"a.bn.bias is \(3,\), not \(2,\)"),
+    (lambda s: s.update({"a.bn.bias": torch.zeros(2)}), "other weights"),
+    (lambda s: s.update({"a.bn.bias": torch.ones(2).double()}), "other weights"),
+    (lambda s: s.update({"a.bn.bias": torch.ones(2) * math.nan}), "other weights"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), OTHERS)
 def test_other_networks(small: dict[str, Tensor], tmp_path: Path, change, message: str) -> None:
     change(small)
     path = tmp_path / "weights.safetensors"
@@ -257,14 +232,11 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path, kind: str, suffix: str) -
     elif kind == "text":
         path.write_text("not a weights file")
     else:
-        zipped = kind == "state"
-        torch.save(
-            {"Conv2d_1a_3x3.conv.weight": payload}, path, _use_new_zipfile_serialization=zipped
-        )
-    with pytest.raises(CheckpointError, match="weights"):
-        Inception(path)
-    with pytest.raises(CheckpointError, match="weights"):
-        fetch_inception(tmp_path / "to", path)
+        state, zipped = {"Conv2d_1a_3x3.conv.weight": payload}, kind == "state"
+        torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    for read in (Inception, lambda path: fetch_inception(tmp_path / "to", path)):
+        with pytest.raises(CheckpointError, match="weights"):
+            read(path)
     assert not sentinel.exists()
     assert not (tmp_path / "to").exists()
 
@@ -298,21 +270,15 @@ def test_a_download_is_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (len(pins["sha256"]), pins["size"]) == (64, 95_628_359)
 
 
-# with the real weights
-
-
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("scale", [1, 4])
 def test_real_features_and_distances_equal_torch_fidelitys(weights: Path, scale: int) -> None:
     """32 pictures of the packaged sample, at 32 and 128 pixels."""
-    ours, theirs = Inception(weights), oracle(read_inception(weights))
+    network, theirs = Inception(weights), oracle(read_inception(weights))
     pictures = load_data("sample").images(range(32)).float() / 255
     pictures = pictures.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
-    found = ours(pictures)
-    expected = dict(zip(LAYERS, theirs((pictures * 255).round().byte()), strict=True))
-    for layer in LAYERS:
-        np.testing.assert_allclose(found[layer], expected[layer], atol=1e-4)
-        moments = halves_of(found[layer], ours.sources[layer])
-        oracles = [fid_features_to_statistics(half) for half in expected[layer].split(16)]
-        value = fid_statistics_to_metric(*oracles, verbose=False)["frechet_inception_distance"]
-        assert fid(*moments).value == pytest.approx(value, rel=1e-3)
+    found, expected = network(pictures), theirs((pictures * 255).round().byte())
+    for layer, values in zip(LAYERS, expected, strict=True):
+        np.testing.assert_allclose(found[layer], values, atol=1e-4)
+        value, oracles = distances(found[layer], values, network.sources[layer])
+        assert value == pytest.approx(oracles, rel=1e-3)

@@ -18,9 +18,8 @@ def test_a_convolutional_network():
     assert lines(text, "parameters") == ["685,994"]
     assert lines(text, "weights") == [load_model("cifar10-l2").weights]
     assert lines(text, "image size") == ["32, cropped from a shorter side of 32, resized bilinear"]
-    assert lines(text, "normalization") == [
-        "mean 0.4914, 0.4822, 0.4465; std 0.247, 0.2435, 0.2616"
-    ]
+    expected = "mean 0.4914, 0.4822, 0.4465; std 0.247, 0.2435, 0.2616"
+    assert lines(text, "normalization") == [expected]
     assert lines(text, "classes")[0].startswith("airplane, automobile, bird")
     assert lines(text, "representation") == ["the 128 inputs of linear"]
     layers = lines(text, "layer")
@@ -32,8 +31,9 @@ def test_a_transformer():
     text = show_model("timm:vit_tiny_patch16_224:32")
     assert lines(text, "image size") == ["32, cropped from a shorter side of 35, resized bicubic"]
     assert lines(text, "weights") == ["random"]
-    assert lines(text, "classes")[0].startswith("1000: tench, goldfish")
-    assert lines(text, "classes")[0].endswith("… toilet tissue")
+    (classes,) = lines(text, "classes")
+    assert classes.startswith("1000: tench, goldfish")
+    assert classes.endswith("… toilet tissue")
     assert lines(text, "representation") == ["the 192 inputs of head"]
     layers = lines(text, "layer")
     assert layers[0] == "patch_embed.proj, 192 units: channels of a convolution"
@@ -72,51 +72,44 @@ def test_other_networks(tmp_path, monkeypatch):
     assert lines(text, "representation") == ["none: the model has no linear layer"]
 
 
-@pytest.fixture
-def checkpoint(tmp_path):
-    """As the robustness library writes it."""
+@pytest.fixture(scope="module")
+def network():
     torch.manual_seed(0)
-    network = CifarResNet((3, 3, 3), (16, 32, 64), "pad").state_dict()
+    return CifarResNet((3, 3, 3), (16, 32, 64), "pad").eval()
+
+
+@pytest.fixture
+def checkpoint(network, tmp_path):
+    """As the robustness library writes it."""
     state = {}
     for normalizer, model in (("normalizer", "model"), ("attacker.normalize", "attacker.model")):
         state |= {f"module.{normalizer}.new_mean": torch.full((3, 1, 1), 0.25)}
         state |= {f"module.{normalizer}.new_std": torch.full((3, 1, 1), 0.5)}
-        state |= {f"module.{model}.{name}": tensor for name, tensor in network.items()}
+        state |= {f"module.{model}.{name}": t for name, t in network.state_dict().items()}
     path = tmp_path / "checkpoint.pt.best"
     torch.save({"model": state, "optimizer": {"state": {}}, "epoch": 3}, path)
     return path
 
 
-def test_convert_says_what_was_read_dropped_and_found(checkpoint, tmp_path):
-    out = tmp_path / "converted.safetensors"
+def test_convert_says_what_was_read_dropped_and_found(network, checkpoint, tmp_path):
+    out, twice = tmp_path / "converted.safetensors", tmp_path / "again.safetensors"
     text = convert(f"resnet20@{checkpoint}", out)
     assert lines(text, "read") == ["116 tensors, named model.… in the file"]
     assert lines(text, "dropped") == ["attacker.model.…, an equal copy"]
-    assert lines(text, "found") == [
-        "module.normalizer.new_mean",
-        "module.attacker.normalize.new_mean",
-        "module.normalizer.new_std",
-        "module.attacker.normalize.new_std",
-    ]
+    normalizers = ("normalizer", "attacker.normalize")
+    means, stds = ([f"module.{n}.new_{kind}" for n in normalizers] for kind in ("mean", "std"))
+    assert lines(text, "found") == means + stds
     assert lines(text, "normalization") == ["mean 0.25, 0.25, 0.25; std 0.5, 0.5, 0.5"]
     assert lines(text, "written") == [str(out)]
     images = torch.rand(2, 3, 32, 32)
-    built = [load_model(f"resnet20@{file}") for file in (checkpoint, out)]
-    assert torch.equal(built[0](images), built[1](images))
-    again = convert(f"resnet20@{out}", tmp_path / "again.safetensors")
+    expected = network((images - 0.25) / 0.5)
+    for file in (checkpoint, out):
+        assert torch.equal(load_model(f"resnet20@{file}")(images), expected)
+    again = convert(f"resnet20@{out}", twice)
     assert lines(again, "read") == ["97 tensors"]
     assert lines(again, "dropped") == lines(again, "found") == []
-    assert out.read_bytes() == (tmp_path / "again.safetensors").read_bytes()
-
-
-def test_command_line(checkpoint, tmp_path, capsys):
-    out = tmp_path / "converted.safetensors"
-    assert main(["models", "convert", f"resnet20@{checkpoint}", "--out", str(out)]) == 0
-    assert f"written        {out}" in capsys.readouterr().out
-    assert main(["models", "show", f"resnet20@{out}"]) == 0
-    assert "name           converted\n" in capsys.readouterr().out
-    assert main(["models"]) == 0
-    assert "\ntorchvision:vit_b_16\n" in capsys.readouterr().out
+    assert out.read_bytes() == twice.read_bytes()
+    assert lines(convert("resnet20", twice), "read") == ["116 tensors"]  # of no file
 
 
 @pytest.mark.parametrize(
@@ -151,7 +144,12 @@ def test_what_a_file_holds_beside_the_weights(tmp_path, capsys):
     assert main(words) == 1
     assert "loss.weight is not in the network; leave out" in capsys.readouterr().err
     assert main([*words, "--ignore-keys", "nothing", "loss.*"]) == 0
-    assert lines(capsys.readouterr().out, "dropped") == ["n_averaged, a counter"]
+    text = capsys.readouterr().out
+    assert lines(text, "dropped") == ["n_averaged, a counter"]
+    assert lines(text, "written") == [str(out)]
     again, original = load_model(f"resnet14@{out}"), load_model("cifar10-l2")
     assert torch.equal(again.network.linear.weight, original.network.linear.weight)
     assert main(["models", "show", f"resnet14@{path}", "--ignore-keys", "loss.weight"]) == 0
+    assert lines(capsys.readouterr().out, "name") == ["swa"]
+    assert main(["models"]) == 0
+    assert "\ntorchvision:vit_b_16\n" in capsys.readouterr().out

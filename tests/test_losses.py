@@ -12,21 +12,15 @@ from advlens.losses import cross_entropy, divergence, feature_distance, log_odds
 MARGINS = [-90, -40, -5, 0, 5, 10, 17, 25, 40, 60, 80, 87]
 
 
+def randn(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).double()
+
+
 def confident(margin: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of ten classes whose label leads all the others by the margin or more."""
     logits = torch.linspace(0, -6, 10, dtype=torch.float64)
     logits[4] = margin
     return logits.unsqueeze(0), torch.tensor([4])
-
-
-@pytest.mark.parametrize("margin", MARGINS)
-def test_values_equal_naive_float64(margin):
-    logits, labels = confident(margin)
-    others = [float(value) for i, value in enumerate(logits[0]) if i != 4]
-    odds = sum(math.exp(value - margin) for value in others)  # (1 − p) / p
-    found = log_odds(logits.float(), labels), cross_entropy(logits.float(), labels)
-    assert found[0].item() == pytest.approx(math.log(odds), abs=1e-5)
-    assert found[1].item() == pytest.approx(math.log1p(odds), rel=2e-5, abs=0)
 
 
 def naive_gradient(logits: torch.Tensor, label: int) -> np.ndarray:
@@ -44,8 +38,13 @@ def gradient(loss, logits: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("margin", MARGINS)
-def test_gradient_equals_naive_float64(margin):
+def test_values_and_gradients_equal_naive_float64(margin):
     logits, labels = confident(margin)
+    others = [float(value) for i, value in enumerate(logits[0]) if i != 4]
+    odds = sum(math.exp(value - margin) for value in others)  # (1 − p) / p
+    found = log_odds(logits.float(), labels), cross_entropy(logits.float(), labels)
+    assert found[0].item() == pytest.approx(math.log(odds), abs=1e-5)
+    assert found[1].item() == pytest.approx(math.log1p(odds), rel=2e-5, abs=0)
     expected = naive_gradient(logits, 4)
     np.testing.assert_allclose(gradient(cross_entropy, logits, labels), expected, rtol=3e-5)
     # the log odds have the same direction, and a length that does not vanish
@@ -56,7 +55,7 @@ def test_gradient_equals_naive_float64(margin):
 @pytest.mark.parametrize("margin", [17.5, 25, 40, 60, 80])
 def test_plain_float32_cross_entropy_would_fail(margin):
     logits, labels = confident(margin)
-    weight = torch.randn(10, 500, generator=torch.Generator().manual_seed(0)).double()
+    weight = randn(0, 10, 500)
     signs = np.sign(naive_gradient(logits, 4) @ weight.numpy())
     ours = np.sign(gradient(cross_entropy, logits, labels) @ weight.numpy())
     plain = np.sign(gradient(F.cross_entropy, logits, labels) @ weight.numpy())
@@ -65,33 +64,27 @@ def test_plain_float32_cross_entropy_would_fail(margin):
 
 
 def test_log_odds_are_positive_exactly_where_another_class_leads():
-    logits = torch.randn(400, 2, generator=torch.Generator().manual_seed(1)).double()
+    logits = randn(1, 400, 2)
     labels = torch.zeros(400, dtype=torch.int64)
     assert torch.equal(log_odds(logits, labels) > 0, logits.argmax(dim=1) != 0)
 
 
 def test_losses_are_per_image():
-    logits = torch.randn(7, 5, generator=torch.Generator().manual_seed(2)).double()
-    labels = torch.arange(7) % 5
+    logits, labels = randn(2, 7, 5).requires_grad_(), torch.arange(7) % 5
     expected = F.cross_entropy(logits, labels, reduction="none")
     torch.testing.assert_close(cross_entropy(logits, labels), expected)
-    assert torch.autograd.gradcheck(
-        lambda z: cross_entropy(z, labels), logits.clone().requires_grad_()
-    )
+    assert torch.autograd.gradcheck(lambda z: cross_entropy(z, labels), logits)
 
 
-def naive_divergence(logits: np.ndarray, others: np.ndarray) -> float:
+def naive_divergence(*logits: np.ndarray) -> float:
     """Σ p log(p/q), one exponential at a time."""
-    found = []
-    for z in (logits, others):
-        total = math.fsum(math.exp(v) for v in z)
-        found.append([math.exp(v) / total for v in z])
+    exps = [[math.exp(v) for v in z] for z in logits]
+    found = [[v / math.fsum(part) for v in part] for part in exps]
     return math.fsum(p * math.log(p / q) for p, q in zip(*found, strict=True))
 
 
 def test_divergence_equals_naive_float64():
-    generator = torch.Generator().manual_seed(5)
-    logits, others = (3 * torch.randn(8, 6, generator=generator).double() for _ in range(2))
+    logits, others = 3 * randn(5, 2, 8, 6)
     rows = zip(logits.numpy(), others.numpy(), strict=True)
     expected = [naive_divergence(*row) for row in rows]
     np.testing.assert_allclose(divergence(logits, others).numpy(), expected, rtol=1e-10)
@@ -100,15 +93,14 @@ def test_divergence_equals_naive_float64():
     assert divergence(logits, logits).abs().max() < 1e-14
     peer = F.kl_div(others.log_softmax(1), logits.softmax(1), reduction="batchmean")
     torch.testing.assert_close(divergence(logits, others).mean(), peer)
-    inputs = logits.clone().requires_grad_(), others.clone().requires_grad_()
-    assert torch.autograd.gradcheck(divergence, inputs)
+    assert torch.autograd.gradcheck(divergence, [z.requires_grad_() for z in (logits, others)])
 
 
 @pytest.mark.parametrize("margin", [0, 5, 17, 25, 40, 80])
 def test_gradient_of_the_divergence_equals_naive_float64(margin):
     """q − p towards the second argument; the label's component is minus the sum of the others."""
     logits, _ = confident(margin)
-    others = logits + 0.3 * torch.randn(1, 10, generator=torch.Generator().manual_seed(6)).double()
+    others = logits + 0.3 * randn(6, 1, 10)
     logits, others = logits.float().double(), others.float().double()  # both see the same numbers
     expected = naive_gradient(others, 4) - naive_gradient(logits, 4)
     leaf = others.float().requires_grad_()
@@ -124,8 +116,7 @@ def test_gradient_of_the_divergence_equals_naive_float64(margin):
 
 @pytest.mark.parametrize("kind", ["squared", "absolute", "cosine"])
 def test_feature_distances_are_averaged_over_elements_per_image(kind):
-    generator = torch.Generator().manual_seed(3)
-    a, b = (torch.randn(3, 4, 2, 2, generator=generator).double() for _ in range(2))
+    a, b = randn(3, 2, 3, 4, 2, 2)
     for one, other, found in zip(a, b, feature_distance(a, b, kind), strict=True):
         pairs = list(zip(one.flatten().tolist(), other.flatten().tolist(), strict=True))
         if kind == "cosine":
@@ -138,7 +129,7 @@ def test_feature_distances_are_averaged_over_elements_per_image(kind):
         assert found.item() == pytest.approx(expected, rel=1e-12)
     if kind == "squared":
         assert torch.equal(feature_distance(a, b), feature_distance(a, b, "squared"))
-    inputs = a.clone().requires_grad_(), b.clone().requires_grad_()
+    inputs = a.requires_grad_(), b.requires_grad_()
     assert torch.autograd.gradcheck(lambda x, y: feature_distance(x, y, kind), inputs)
 
 
@@ -151,21 +142,21 @@ def test_the_cosine_distance_of_silent_features_has_a_finite_gradient():
 
 def test_a_divergence_next_to_none_keeps_its_digits():
     """KL(p ‖ q) ≈ ½ Σ p (d − Σ p d)² for logits that differ by a tiny d, where each term is 1."""
-    generator = torch.Generator().manual_seed(7)
-    logits = 3 * torch.randn(8, 6, generator=generator)
-    others = logits + 1e-4 * torch.randn(8, 6, generator=generator)
+    logits, noise = randn(7, 2, 8, 6).float()
+    logits *= 3
+    others = logits + 1e-4 * noise
     p, d = logits.double().softmax(dim=1), others.double() - logits.double()
     away = d - (p * d).sum(dim=1, keepdim=True)
-    # what the series leaves out is of relative size d
-    close = {"rtol": 1e-3, "atol": 0}
     found = divergence(logits, others.requires_grad_())
-    torch.testing.assert_close(found.double(), 0.5 * (p * away.square()).sum(dim=1), **close)
+    expected = 0.5 * (p * away.square()).sum(dim=1)
+    # what the series leaves out is of relative size d
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=0)
     (gradient,) = torch.autograd.grad(found.sum(), others)
     assert (torch.cosine_similarity(gradient.double(), p * away) > 1 - 1e-6).all()
 
 
 def test_a_divergence_leaves_masked_classes_out():
-    logits, others = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(8))
+    logits, others = randn(8, 2, 4, 5)
     masked = [F.pad(z, (0, 1), value=-torch.inf).requires_grad_() for z in (logits, others)]
     found = divergence(*masked)
     torch.testing.assert_close(found, divergence(logits, others))

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advlens.errors import AdvlensError, DataError, ModelError, NumericError, SettingsError
+from advlens.errors import DataError, ModelError, NumericError, SettingsError
 from advlens.maps import DiscrepancyMap, highlighted, marked
 from advlens.prepared import prepare
 from advlens.seeding import Stream
 from flops import flops
+from steps_by_hand import stream
 
 UNITS = [[4, 0], [1, 1], [2, 4]]
 
@@ -20,14 +21,9 @@ def network() -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(33)  # most units respond to most of the images below
         return nn.Sequential(
-            nn.Conv2d(3, 6, 3),
-            nn.BatchNorm2d(6),
-            nn.ReLU(),
-            nn.Conv2d(6, 5, 3, stride=2),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(5, 4),
+            *(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU()),
+            *(nn.Conv2d(6, 5, 3, stride=2), nn.ReLU()),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4)),
         ).eval()
 
 
@@ -51,13 +47,10 @@ def images() -> Tensor:
     return torch.rand(3, 3, 9, 14, generator=torch.Generator().manual_seed(1))
 
 
-def by_hand(
-    maps: nn.Module, image: Tensor, unit: int, patch: int, stride: int, seed: int, number: int
-) -> tuple[list[list[float]], bool]:
+def by_hand(maps, image: Tensor, unit: int, patch: int, stride: int, seed: int, number: int):
     """The map by loops, and whether some occluder raised the response."""
     height, width = image.shape[1:]
-    bits = np.random.Philox(key=[seed, number], counter=[0, 0, 0, int(Stream.OCCLUDER)])
-    occluder = np.random.Generator(bits).random((patch, patch, 3), dtype=np.float32)
+    occluder = stream(seed, number, Stream.OCCLUDER).random((patch, patch, 3), dtype=np.float32)
     original = maps(image[None])[0, unit]
     places = list(itertools.product(range(original.shape[0]), range(original.shape[1])))
     y, x = max(places, key=lambda place: original[place].item())
@@ -65,8 +58,7 @@ def by_hand(
         [p for p in range(length) if p % stride == 0 and p + patch < length] + [length - patch]
         for length in (height, width)
     )
-    change: dict[tuple[float, float], float] = {}
-    raised = False
+    change, raised = {}, False
     for top, left in itertools.product(tops, lefts):
         covered = image.clone()
         for row, column, channel in itertools.product(range(patch), range(patch), range(3)):
@@ -74,8 +66,7 @@ def by_hand(
         difference = (maps(covered[None])[0, unit, y, x] - original[y, x]).item()
         difference *= original[y, x].item() > 0
         raised |= difference > 1e-3
-        center = top + (patch - 1) / 2, left + (patch - 1) / 2
-        change[center] = abs(difference)
+        change[top + (patch - 1) / 2, left + (patch - 1) / 2] = abs(difference)
     centers = [sorted({place[axis] for place in change}) for axis in (0, 1)]
 
     def around(pixel: int, line: list[float]) -> list[tuple[float, float]]:
@@ -93,24 +84,25 @@ def by_hand(
     return [[read(row, column) for column in range(width)] for row in range(height)], raised
 
 
-@pytest.mark.parametrize("build", [network, Branching])
-@pytest.mark.parametrize(("patch", "stride"), [(3, 2), (2, 5), (4, 1), (9, 3)])
+CASES = [(network, 3, 2), (network, 2, 5), (network, 4, 1), (network, 9, 3), (Branching, 3, 2)]
+
+
+@pytest.mark.parametrize(("build", "patch", "stride"), CASES)
 def test_equals_loops(build: type, patch: int, stride: int, images: Tensor) -> None:
     model = build().double()
     layers = model.layers if isinstance(model, Branching) else model
     method = DiscrepancyMap(patch=patch, stride=stride, batch_size=7, seed=5)
-    ids = torch.tensor([11, 3, 8])
+    ids, rises, found_any = torch.tensor([11, 3, 8]), [], []
     prepared = prepare(model, dtype=torch.float64)
     found = method(prepared, images.double(), units=UNITS, ids=ids)
     assert found.shape == (3, 2, 9, 14)
-    rises, found_any = [], []
     for image, units, number, ours in zip(images.double(), UNITS, ids.tolist(), found, strict=True):
         for unit, one in zip(units, ours, strict=True):
-            last = lambda x: layers[:4](x).relu()  # noqa: E731
             with torch.no_grad():
-                expected, raised = by_hand(last, image, unit, patch, stride, 5, number)
-            rises.append(raised)
+                given = image, unit, patch, stride, 5, number
+                expected, raised = by_hand(lambda x: layers[:4](x).relu(), *given)
             np.testing.assert_allclose(one.numpy(), expected, rtol=1e-9, atol=1e-12)
+            rises.append(raised)
             found_any.append(bool(one.any()))
     assert any(rises) or patch == 9  # so that the sign would show
     assert 0 < sum(found_any) < 6  # one unit does not respond to one image
@@ -120,25 +112,11 @@ def test_equals_loops(build: type, patch: int, stride: int, images: Tensor) -> N
 
 def test_an_earlier_layer_by_its_name(images: Tensor) -> None:
     model = network()
-    method = DiscrepancyMap(patch=3, stride=2)
-    found = method(model, images[:1], layer="0", units=[[5]])
+    found = DiscrepancyMap(patch=3, stride=2)(model, images[:1], layer="0", units=[[5]])
     with torch.no_grad():
-        first = lambda x: model[:3](x.float()).double()  # noqa: E731
-        expected, _ = by_hand(first, images[0].double(), 5, 3, 2, 0, 0)
+        given = images[0].double(), 5, 3, 2, 0, 0
+        expected, _ = by_hand(lambda x: model[:3](x.float()).double(), *given)
     np.testing.assert_allclose(found[0, 0].numpy(), expected, rtol=1e-4, atol=1e-6)
-
-
-def test_a_spot_changes_only_where_the_occluder_covers_it() -> None:
-    layer = nn.Conv2d(3, 2, 1, bias=False)
-    with torch.no_grad():
-        layer.weight.copy_(torch.tensor([[1.0, 0, 0], [0, 1, 0]]).view(2, 3, 1, 1))
-    image = torch.zeros(1, 3, 12, 12)
-    image[0, 0, 7, 4] = 1
-    found = DiscrepancyMap(patch=3, stride=1)(nn.Sequential(layer), image, units=[[0, 1]])
-    covered = torch.zeros(12, 12, dtype=torch.bool)
-    covered[6:9, 3:6] = True
-    assert torch.equal(found[0, 0] > 0, covered)
-    assert not found[0, 1].any()  # the unit sees nothing of it: no maximum, no map
 
 
 @pytest.mark.parametrize("units", [1, 4])
@@ -154,9 +132,10 @@ def test_passes_are_one_per_place_and_one_more(units: int, images: Tensor) -> No
     assert taken == 3 * (places + 1) * forward + upsampling
 
 
-@pytest.mark.parametrize(
-    ("shape", "places"), [((224, 224), 72**2), ((32, 32), 31**2), ((160, 128), 78 * 62)]
-)
+SIZES = [((224, 224), 72**2), ((32, 32), 31**2), ((160, 128), 78 * 62)]
+
+
+@pytest.mark.parametrize(("shape", "places"), SIZES)
 def test_sizes_follow_the_image(shape: tuple[int, int], places: int) -> None:
     """At 224 the paper's 11 and 3; at 32 the smallest, 2 and 1; at 128 pixels 6 and 2."""
     model = Branching()
@@ -174,9 +153,8 @@ def test_any_batch_gives_the_same(images: Tensor) -> None:
     whole = DiscrepancyMap(patch=2, stride=3)(model, images, units=UNITS, ids=ids)
     for size in (1, 5, 64):
         parts = DiscrepancyMap(patch=2, stride=3, batch_size=size)
-        torch.testing.assert_close(
-            parts(model, images, units=UNITS, ids=ids), whole, rtol=1e-5, atol=1e-6
-        )
+        found = parts(model, images, units=UNITS, ids=ids)
+        torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-6)
         alone = parts(model, images[1:2], units=torch.tensor(UNITS[1:2]), ids=ids[1:2])
         torch.testing.assert_close(alone, whole[1:2], rtol=1e-5, atol=1e-6)
 
@@ -197,26 +175,25 @@ def test_no_images_and_no_units(images: Tensor) -> None:
     assert method(network(), images, units=[[], [], []]).shape == (3, 0, 9, 14)
 
 
-@pytest.mark.parametrize(
-    ("settings", "call", "error", "words"),
-    [
-        ({"patch": 0}, {}, SettingsError, "patch must be a positive"),
-        ({"stride": -1}, {}, SettingsError, "stride must be a positive"),
-        ({"batch_size": 0}, {}, SettingsError, "batch_size must be a positive"),
-        ({"patch": 10}, {}, DataError, "9 × 14 pixels are smaller than the occluder of 10"),
-        ({}, {"units": [[0], [1], [5]]}, SettingsError, "units are 0 to 4, but units 0 to 5"),
-        ({}, {"units": [[0], [1], [-1]]}, SettingsError, "units are 0 to 4, but units -1 to 1"),
-        ({}, {"units": [[0], [1]]}, SettingsError, "each of the 3 images"),
-        ({}, {"units": [[0], [1], [1, 2]]}, SettingsError, "each of the 3 images"),
-        ({}, {"units": [0, 1, 2]}, SettingsError, "each of the 3 images"),
-        ({}, {"units": [[0.5]] * 3}, SettingsError, "whole numbers"),
-        ({}, {"units": [["a"]] * 3}, SettingsError, "whole numbers"),
-        ({}, {"layer": "9"}, ModelError, "no convolution named '9'"),
-    ],
-)
-def test_wrong_use_is_one_sentence(
-    settings: dict, call: dict, error: type[AdvlensError], words: str, images: Tensor
-) -> None:
+THREE = "each of the 3 images"
+WRONG = [
+    ({"patch": 0}, {}, SettingsError, "patch must be a positive"),
+    ({"stride": -1}, {}, SettingsError, "stride must be a positive"),
+    ({"batch_size": 0}, {}, SettingsError, "batch_size must be a positive"),
+    ({"patch": 10}, {}, DataError, "9 × 14 pixels are smaller than the occluder of 10"),
+    ({}, {"units": [[0], [1], [5]]}, SettingsError, "units are 0 to 4, but units 0 to 5"),
+    ({}, {"units": [[0], [1], [-1]]}, SettingsError, "units are 0 to 4, but units -1 to 1"),
+    ({}, {"units": [[0], [1]]}, SettingsError, THREE),
+    ({}, {"units": [[0], [1], [1, 2]]}, SettingsError, THREE),
+    ({}, {"units": [0, 1, 2]}, SettingsError, THREE),
+    ({}, {"units": [[0.5]] * 3}, SettingsError, "whole numbers"),
+    ({}, {"units": [["a"]] * 3}, SettingsError, "whole numbers"),
+    ({}, {"layer": "9"}, ModelError, "no convolution named '9'"),
+]
+
+
+@pytest.mark.parametrize(("settings", "call", "error", "words"), WRONG)
+def test_wrong_use_is_one_sentence(settings, call, error, words, images: Tensor) -> None:
     with pytest.raises(error, match=words):
         DiscrepancyMap(**settings)(network(), images, **({"units": UNITS} | call))
 

@@ -1,5 +1,6 @@
 """The usual mistakes: what tells them, against naive forms of it, and when nothing is said."""
 
+import copy
 import itertools
 import math
 import re
@@ -10,14 +11,13 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from advlens import Classifier, ModelError, NumericError, load_model
 from advlens.auditing import opening
 from advlens.auditing.mistakes import assigned, guessing, reordered
 from advlens.auditing.opening import looked_at
 from advlens.auditing.subjects import Subject
 from advlens.datasets import DataView, ImageData, load_data
-from advlens.errors import ModelError, NumericError
 from advlens.intervals import Z95
-from advlens.models import Classifier, load_model
 from advlens.prepared import prepare
 
 SAMPLE = load_data("sample")
@@ -57,36 +57,36 @@ class Behind(nn.Module):
         return self.change(self.network(images))
 
 
-def normalized(
-    network: nn.Module, scale: float = 1.0, *, like: str = "cifar10-standard"
-) -> Classifier:
-    model = load_model(like)
-    mean, std = ((scale * v).flatten().tolist() for v in (model.mean, model.std))
-    return Classifier(
-        network, name="m", mean=mean, std=std, classes=model.classes, image_size=32, resize=32
-    )
+def normalized(network: nn.Module, scale: float = 1.0) -> Classifier:
+    model = load_model("cifar10-standard")
+    numbers = {name: (scale * getattr(model, name)).flatten().tolist() for name in ("mean", "std")}
+    sizes = {"image_size": 32, "resize": 32}
+    return Classifier(network, name="m", classes=model.classes, **sizes, **numbers)
 
 
-def test_guessing_equals_all_deals_of_the_predictions() -> None:
+def one_dimensional() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3072), nn.Linear(3072, 10))
+
+
+def test_guessing_equals_all_deals_of_the_predictions():
     labels, predicted = torch.tensor([0, 0, 0, 1, 1, 2]), torch.tensor([0, 1, 1, 1, 3, 2])
-    shares = [
-        sum(int(label == predicted[place]) for label, place in zip(labels, deal, strict=True)) / 6
-        for deal in itertools.permutations(range(6))
-    ]
+    deals = itertools.permutations(range(6))
+    shares = [float((labels == predicted[[*deal]]).sum()) / 6 for deal in deals]
     mean = math.fsum(shares) / len(shares)
     spread = math.sqrt(math.fsum((share - mean) ** 2 for share in shares) / len(shares))
     assert guessing(predicted, labels, 4) == pytest.approx((mean, mean + Z95 * spread), rel=1e-12)
 
 
-def test_who_always_says_the_same_guesses() -> None:
+def test_who_always_says_the_same_guesses():
     labels = torch.tensor([0] * 90 + [1] * 10)
     assert guessing(torch.zeros_like(labels), labels, 2) == pytest.approx((0.9, 0.9), rel=1e-12)
-    one_class = guessing(torch.zeros(25, dtype=torch.int64), torch.zeros(25, dtype=torch.int64), 5)
-    assert one_class == pytest.approx((0.2, 0.2 + Z95 * math.sqrt(0.2 * 0.8 / 25)), rel=1e-12)
+    zeros = torch.zeros(25, dtype=torch.int64)
+    one_class = (0.2, 0.2 + Z95 * math.sqrt(0.2 * 0.8 / 25))
+    assert guessing(zeros, zeros, 5) == pytest.approx(one_class, rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_order_of_a_good_model_is_the_best_one(seed: int) -> None:
+def test_the_order_of_a_good_model_is_the_best_one(seed):
     labels = torch.randint(7, (200,), generator=random(seed))
     order = torch.randperm(7, generator=random(seed + 50))
     noisy = torch.rand(200, generator=random(seed)) < 0.2
@@ -99,7 +99,7 @@ def test_the_order_of_a_good_model_is_the_best_one(seed: int) -> None:
     assert assigned(predicted, labels, 7).tolist() == best.tolist() == order.tolist()
 
 
-def test_an_order_is_counted_on_images_that_it_is_not_from() -> None:
+def test_an_order_is_counted_on_images_that_it_is_not_from():
     labels = torch.randint(6, (150,), generator=random(0))
     predicted = torch.randint(6, (150,), generator=random(1))
     halves: dict[int, list[int]] = {0: [], 1: []}
@@ -115,19 +115,19 @@ def test_an_order_is_counted_on_images_that_it_is_not_from() -> None:
 
 
 @pytest.mark.parametrize("shift", [1, -1, 4])
-def test_a_shift_is_named(shift: int) -> None:
+def test_a_shift_is_named(shift):
     labels = torch.arange(40) % 10
     found = reordered((labels + shift) % 10, labels, 10)
     assert (found.right, found.shift) == (40, shift)
 
 
-@pytest.mark.parametrize("count", [1, 2, 20, 300])
+@pytest.mark.parametrize("count", [1, 20, 120])
 @pytest.mark.parametrize("name", PACKAGED)
-def test_nothing_is_said_of_the_packaged_models(name: str, count: int) -> None:
+def test_nothing_is_said_of_the_packaged_models(name, count):
     assert warnings(load_model(name), SAMPLE.subset(count, seed=count)) == []
 
 
-def test_nothing_is_said_of_weak_models_with_equal_and_unequal_classes() -> None:
+def test_nothing_is_said_of_weak_models_with_equal_and_unequal_classes():
     often_wrong = Behind(lambda logits: logits + 10 * torch.sin(1000 * logits))
     assert warnings(normalized(often_wrong), SAMPLE.subset(200, seed=0)) == []
     cats, dogs = ((SAMPLE.labels == c).nonzero()[:, 0].tolist() for c in (3, 5))
@@ -143,25 +143,19 @@ ORDERS = {
         "on 18. if its outputs have another order, such as '(cat' for images of 'dog|dog' .* 'cat)",
     ),
     "all": (lambda y: torch.randperm(10, generator=random(3))[y], "outputs have another order"),
+    "at random": (
+        lambda y: y[torch.randperm(200, generator=random(0))],
+        r"of 200 images, where guessing gives 10.0% and up to 1\d.\d%,",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", ORDERS)
-def test_labels_in_another_order(case: str) -> None:
+def test_labels_in_another_order(case):
     change, said = ORDERS[case]
     (sentence,) = warnings(load_model("cifar10-standard"), relabeled(change))
     assert sentence.startswith("cifar10-standard is right on ")
     assert re.search(said, sentence)
-
-
-def test_labels_dealt_at_random_are_guessing() -> None:
-    (sentence,) = warnings(
-        load_model("cifar10-standard"),
-        relabeled(lambda y: y[torch.randperm(200, generator=random(0))]),
-    )
-    assert re.search(
-        r"is right on .* of 200 images, where guessing gives 10.0% and up to 1\d.\d%,", sentence
-    )
 
 
 NORMALIZATIONS = {
@@ -169,47 +163,40 @@ NORMALIZATIONS = {
     "twice": (lambda n: normalized(nn.Sequential(normalized(n))), r"variance is 1\d\.\d .*twice"),
     "to 255": (lambda n: normalized(n, 255.0), r"deviation 0\.00\d+ after .*scale of \[0, 1\]"),
     "none, for 1d": (
-        lambda n: normalized(
-            nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3072), nn.Linear(3072, 10))
-        ),
-        "statistics of a new layer .* in 1, its first batch normalization",
+        lambda n: normalized(one_dimensional()),
+        "statistics of a new .* in 1, its",
     ),
 }
 
 
 @pytest.mark.parametrize("case", NORMALIZATIONS)
-def test_normalization_that_is_not_that_of_the_training(case: str) -> None:
+def test_normalization_that_is_not_that_of_the_training(case):
     make, said = NORMALIZATIONS[case]
     model = make(load_model("cifar10-standard").network)
     first = warnings(model, SAMPLE.subset(60, seed=0))[0]
     assert re.search(said, first)
 
 
-def test_the_statistics_at_the_first_batch_normalization() -> None:
+def test_the_statistics_at_the_first_batch_normalization():
     model, data = load_model("cifar10-standard"), SAMPLE.subset(40, seed=0)
     pixels = data.images(range(40)).double() / 255
-    network = model.network.double()
+    first, norm = copy.deepcopy(model.network.conv1).double(), model.network.bn1
     with torch.no_grad():
-        maps = network.conv1((pixels - model.mean.double()) / model.std.double())
-    norm, ratios, off = network.bn1, [], []
+        maps = first((pixels - model.mean.double()) / model.std.double())
+    ratios, off = [], []
     for channel in range(32):
         values = maps[:, channel].flatten()
         mean = float(values.sum()) / len(values)
-        variance = float(((values - mean) ** 2).sum()) / len(values)
-        ratios.append(variance / float(norm.running_var[channel]))
-        off.append(
-            abs(mean - float(norm.running_mean[channel])) / float(norm.running_var[channel]) ** 0.5
-        )
-    network.float()
+        known, spread = float(norm.running_mean[channel]), float(norm.running_var[channel])
+        ratios.append(float(((values - mean) ** 2).sum()) / len(values) / spread)
+        off.append(abs(mean - known) / spread**0.5)
     watched = opening._Watched(model, prepare(model))
     with torch.no_grad():
-        seen = watched.look((batch.images for batch in data.batches(16)), data.labels)
-    assert seen is not None
-    assert seen.norm is not None
-    assert (seen.norm.layer, seen.norm.fresh) == ("bn1", False)
+        seen = watched.look((batch.images for batch in data.batches(16)), data.labels).norm
+    assert (seen.layer, seen.fresh) == ("bn1", False)
     # sums of squares in float64 of float32 values: their rounding is all that differs
-    assert seen.norm.variance == pytest.approx(sorted(ratios)[15], rel=1e-4)
-    assert seen.norm.off == pytest.approx(sorted(off)[15], abs=1e-4)
+    assert seen.variance == pytest.approx(sorted(ratios)[15], rel=1e-4)
+    assert seen.off == pytest.approx(sorted(off)[15], abs=1e-4)
 
 
 OUTPUTS = {
@@ -221,7 +208,7 @@ OUTPUTS = {
 
 
 @pytest.mark.parametrize("case", OUTPUTS)
-def test_outputs_that_are_no_logits(case: str) -> None:
+def test_outputs_that_are_no_logits(case):
     change, said = OUTPUTS[case]
     (sentence,) = warnings(normalized(Behind(change)), SAMPLE.subset(60, seed=0))
     assert said in sentence
@@ -244,25 +231,26 @@ def without_running_statistics() -> nn.Module:
     return network
 
 
-def by_the_batch() -> nn.Module:
-    return Behind(lambda logits: logits - logits.mean(dim=0))
+DEPENDENT = {
+    "training": lambda: Stuck(nn.Identity()),
+    "no statistics": without_running_statistics,
+    "centered": lambda: Behind(lambda logits: logits - logits.mean(dim=0)),
+}
 
 
-@pytest.mark.parametrize(
-    "make", [lambda: Stuck(nn.Identity()), without_running_statistics, by_the_batch]
-)
-def test_answers_that_depend_on_the_batch(make: Callable[[], nn.Module]) -> None:
+@pytest.mark.parametrize("make", DEPENDENT.values(), ids=DEPENDENT)
+def test_answers_that_depend_on_the_batch(make):
     found = looked_at(looked(normalized(make()), SAMPLE.subset(60, seed=0)), 64, 0)
     assert "m returns for an image depends on the other images of its batch" in found[0]
 
 
-def test_new_weights_are_guessing() -> None:
-    (first, second) = warnings(load_model("resnet20"), SAMPLE.subset(40, seed=0))
+def test_new_weights_are_guessing():
+    first, second = warnings(load_model("resnet20"), SAMPLE.subset(40, seed=0))
     assert "has the statistics of a new layer (mean 0, variance 1) in bn1, its first" in first
     assert re.search("right on .* of 40 images, where guessing gives", second)
 
 
-def test_the_model_comes_back_as_it_was_given() -> None:
+def test_the_model_comes_back_as_it_was_given():
     model = load_model("cifar10-standard").train()
     model.network.layer1.eval()
     before = [module.training for module in model.modules()]
@@ -274,9 +262,9 @@ def test_the_model_comes_back_as_it_was_given() -> None:
     assert all(torch.equal(state[key], tensor) for key, tensor in model.state_dict().items())
 
 
-def test_a_model_of_one_batch_size_is_looked_at_through_its_prepared_copy() -> None:
+def test_a_model_of_one_batch_size_is_looked_at_through_its_prepared_copy():
     def of_one_size(logits: Tensor) -> Tensor:
-        if len(logits) not in (64,):
+        if len(logits) != 64:
             raise ValueError("batches of 64 only")
         return logits
 
@@ -285,7 +273,7 @@ def test_a_model_of_one_batch_size_is_looked_at_through_its_prepared_copy() -> N
     assert "counted -1 from the labels" in sentence
 
 
-def test_a_forward_that_fails_and_nan_are_one_sentence() -> None:
+def test_a_forward_that_fails_and_nan_are_one_sentence():
     def fail(logits: Tensor) -> Tensor:
         raise IndexError("of 7")
 

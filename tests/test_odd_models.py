@@ -1,7 +1,6 @@
 """Whole audits of unusual models: a result, or one sentence before the computing."""
 
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,25 +13,10 @@ from advlens.errors import AdvlensError
 
 CLASSES = ("cat", "dog", "ship")
 SYNSETS = ("n02121620", "n02084071", "n04194289")
-SETTINGS = AuditSettings(
-    steps=1,
-    sweep_images=6,
-    sweep_steps=1,
-    neuron_steps=1,
-    batch_size=8,
-    top=0.2,
-    explained=2,
-    points=2,
-    baselines=1,
-    samples=2,
-    visualized=1,
-    visualization_steps=1,
-    inverted=2,
-    inversion_steps=1,
-    generated=1,
-    generation_steps=1,
-    device="cpu",
-)
+ONES = """steps sweep_steps neuron_steps baselines visualized visualization_steps inversion_steps
+    generated generation_steps"""
+SIZES = {"sweep_images": 6, "batch_size": 8, "top": 0.2, "explained": 2, "points": 2, "samples": 2}
+SETTINGS = AuditSettings(**dict.fromkeys(ONES.split(), 1), **SIZES, inverted=2, device="cpu")
 
 
 def images(height: int = 12, width: int = 12) -> ArrayData:
@@ -44,18 +28,11 @@ def images(height: int = 12, width: int = 12) -> ArrayData:
 
 def small(channels: int = 3, outputs: int = 3) -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(channels, 4, 3),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(4, outputs),
-    ).eval()
+    layers = nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(4, outputs)).eval()
 
 
-class Masked(nn.Module):
-    """Never predicts its last class, which is the true one of some images."""
-
+class Masked(nn.Module):  # never predicts its last class, which is the true one of some images
     def __init__(self) -> None:
         super().__init__()
         self.network = small()
@@ -74,9 +51,7 @@ class TwoInputs(nn.Module):
         return (pixels * mask).mean((2, 3))
 
 
-class Flat(nn.Module):
-    """For images of 12×20 pixels."""
-
+class Flat(nn.Module):  # for images of 12×20 pixels
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
@@ -102,25 +77,24 @@ def quantized() -> nn.Module:
 
 
 @pytest.fixture(autouse=True)
-def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_report(monkeypatch):
     """Leaves out the figures, which take most of a tiny audit's time."""
     monkeypatch.setattr(auditing, "write_report", lambda run: run / "report.html")
 
 
-@pytest.mark.parametrize(
-    ("model", "shape", "lacks"),
-    [
-        pytest.param(Masked, (12, 12), set(), id="a masked class"),
-        pytest.param(lambda: small().double(), (12, 12), set(), id="double"),
-        pytest.param(lambda: small().half(), (12, 12), set(), id="half"),
-        pytest.param(Flat, (12, 20), set(), id="not square"),
-        pytest.param(Means, (12, 12), {"units", "inversion"}, id="no parameters"),
-        pytest.param(quantized, (12, 12), {"units", "inversion", "attribution"}, id="quantized"),
-    ],
-)
-def test_an_audit_measures_what_there_is(
-    model, shape: tuple[int, int], lacks: set[str], tmp_path: Path
-) -> None:
+ODD = {  # the model, the size of its images, the tables that are not made
+    "a masked class": (Masked, (12, 12), set()),
+    "double": (lambda: small().double(), (12, 12), set()),
+    "half": (lambda: small().half(), (12, 12), set()),
+    "not square": (Flat, (12, 20), set()),
+    "no parameters": (Means, (12, 12), {"units", "inversion"}),
+    "quantized": (quantized, (12, 12), {"units", "inversion", "attribution"}),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_audit_measures_what_there_is(name, tmp_path):
+    model, shape, lacks = ODD[name]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*TypedStorage is deprecated")
         network, data = model().eval(), images(*shape)
@@ -135,22 +109,16 @@ def test_an_audit_measures_what_there_is(
     assert natural["top1"] == pytest.approx(right, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("model", "sentence"),
-    [
-        (
-            lambda: small(channels=1),
-            r"to have 1 channels, but got 3 channels instead\); it must ta",
-        ),
-        (TwoInputs, r"missing 1 required positional argument: 'mask'\); it must take pixels in"),
-        (lambda: small(outputs=1), r"returns \(1,\) for one image, but noise has 3 classes"),
-        (lambda: small()[:1], r"returns \(4, 10, 10\) for one image, but noise has 3 classes"),
-    ],
-    ids=["one channel", "two inputs", "one output", "maps"],
-)
-def test_what_cannot_be_audited_is_refused_before_the_run(
-    model, sentence: str, tmp_path: Path
-) -> None:
+REFUSED = {
+    r"to have 1 channels, but got 3 channels instead\); it must ta": lambda: small(channels=1),
+    r"missing 1 required positional argument: 'mask'\); it must take pixels in": TwoInputs,
+    r"returns \(1,\) for one image, but noise has 3 classes": lambda: small(outputs=1),
+    r"returns \(4, 10, 10\) for one image, but noise has 3 classes": lambda: small()[:1],
+}
+
+
+@pytest.mark.parametrize("sentence", REFUSED)
+def test_what_cannot_be_audited_is_refused_before_the_run(sentence, tmp_path):
     with pytest.raises(AdvlensError, match=sentence):
-        advlens.audit([model()], images(), tmp_path, settings=SETTINGS)
+        advlens.audit([REFUSED[sentence]()], images(), tmp_path, settings=SETTINGS)
     assert not (tmp_path / "run.json").exists()

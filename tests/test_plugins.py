@@ -9,32 +9,27 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
-from advlens import plugins
+from advlens import AuditSettings, ModelError, SettingsError, plugins, read_run
 from advlens.attacks import Attack
 from advlens.attribution import Attribution
 from advlens.auditing.choices import audit_stages
 from advlens.auditing.subjects import Subject
 from advlens.cli import main
-from advlens.datasets import ArrayData
-from advlens.errors import ModelError, SettingsError
 from advlens.interop import OwnAttribution, make_attack, make_attribution
-from advlens.models import Classifier
 from advlens.plugins import SECTIONS, STAGES
 from advlens.prepared import prepare
 from advlens.report.page import write_report
-from advlens.runs.reader import read_run
-from advlens.settings import AuditSettings
+from own_network import NETWORK
+from small_runs import noise, small
 from synthetic_run import write_run
 
 STAGE = """
 from dataclasses import dataclass
-
 import torch
-
 from advlens.auditing.stage import Work
-
 
 @dataclass(frozen=True)
 class Brightness:
@@ -47,7 +42,6 @@ class Brightness:
 
     def start(self, context):
         return Sums(context)
-
 
 class Sums(Work):
     def __init__(self, context):
@@ -70,35 +64,17 @@ class Sums(Work):
         total, n = self.sums.tolist()
         return {"brightness": [{"model": self.context.name, "mean": total / n, "n": int(n)}]}
 
-
 def stages(subject, settings):
     return [Brightness()]
 """
 SECTION = """
 from advlens.report.blocks import Finding, Section
 
-
 def section(results):
     rows = results.table("brightness", {"model": str, "mean": float, "n": int})
-    if not rows:
-        return None
     claim = f"The images of {rows[0]['model']} are <{rows[0]['mean']:.2f}> bright."
-    return Section(
-        title="Brightness",
-        anchor="brightness",
-        lead="How bright the images are.",
-        findings=[Finding(claim=claim, note=f"n = {rows[0]['n']}")],
-        blocks=[],
-    )
-"""
-NETWORK = """
-import torch
-from advlens import Classifier
-
-def network():
-    torch.manual_seed(0)
-    layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
-    return Classifier(layers, name="tiny", classes=("cat", "dog"), image_size=8, resize=8)
+    told = {"title": "Brightness", "anchor": "brightness", "lead": "How bright the images are."}
+    return Section(findings=[Finding(claim=claim, note=f"n = {rows[0]['n']}")], blocks=[], **told)
 """
 RUN = """
 import io, contextlib, sys
@@ -114,6 +90,14 @@ print(help.getvalue())
 """
 
 
+PIXELS = torch.full((2, 3, 8, 8), 0.5)
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 2)).eval()
+
+
 def install(folder: Path, name: str = "toy", **groups: str) -> None:
     """What pip leaves of a package: its entry points, each `name = module:function`."""
     made = folder / f"{name}-1.0.dist-info"
@@ -124,7 +108,7 @@ def install(folder: Path, name: str = "toy", **groups: str) -> None:
 
 
 @pytest.fixture
-def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def outside(tmp_path, monkeypatch):
     """A folder on the import path, whose packages are known anew."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -138,51 +122,35 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             del sys.modules[name]
 
 
-def test_an_analysis_of_another_package_is_in_stages_run_and_report(tmp_path: Path) -> None:
+def test_an_analysis_of_another_package_is_in_stages_run_and_report(tmp_path):
     install(tmp_path, stages="brightness = toy_stage:stages", sections="bright = toy_page:section")
-    (tmp_path / "toy_stage.py").write_text(STAGE)
-    (tmp_path / "toy_page.py").write_text(SECTION)
-    (tmp_path / "net.py").write_text(NETWORK)
-    for label, level in (("cat", 0), ("dog", 255)):
+    for name, code in (("toy_stage", STAGE), ("toy_page", SECTION), ("net", NETWORK)):
+        (tmp_path / f"{name}.py").write_text(code)
+    for label, level in (("cat", 0), ("dog", 255), ("ship", 51)):
         for split in ("train", "val"):
             folder = tmp_path / "images" / split / label
             folder.mkdir(parents=True)
-            pixels = torch.full((8, 8, 3), level, dtype=torch.uint8)
             for number in range(2):
-                write_image(pixels, folder / f"{number}.png")
-    path = os.pathsep.join([str(tmp_path), *sys.path])
-    done = subprocess.run(
-        [sys.executable, "-c", RUN],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+                Image.new("RGB", (8, 8), (level,) * 3).save(folder / f"{number}.png")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    told = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-c", RUN], check=False, **told)
     assert done.returncode == 0, done.stderr
     assert re.search(r"generation,brightness\}", done.stdout.replace("\n", "")), done.stdout
-    assert read_run(tmp_path / "run").rows("brightness") == [{"model": "tiny", "mean": 0.5, "n": 4}]
+    run = read_run(tmp_path / "run")
+    assert run.rows("brightness") == [{"model": "tiny", "mean": 0.4, "n": 6}]
+    assert [stage["stage"] for stage in run.record["stages"]] == ["accuracy", "brightness"]
     page = (tmp_path / "run/report.html").read_text(encoding="utf-8")
-    assert "The images of tiny are &lt;0.50&gt; bright." in page
-    assert [stage["stage"] for stage in read_run(tmp_path / "run").record["stages"]] == [
-        "accuracy",
-        "brightness",
-    ]
+    assert "The images of tiny are &lt;0.40&gt; bright." in page
 
 
-def write_image(pixels: torch.Tensor, path: Path) -> None:
-    from PIL import Image
-
-    Image.fromarray(pixels.numpy()).save(path)
-
-
-def test_the_packages_own_come_first_in_their_order(outside: Path) -> None:
+def test_the_packages_own_come_first_in_their_order(outside):
     install(outside, stages="brightness = toy:stages\naaa = toy:stages")
     assert STAGES.names == (*STAGES.first, "aaa", "brightness")
     assert SECTIONS.names == SECTIONS.first
 
 
-def test_every_file_of_ours_is_listed_and_has_what_it_promises() -> None:
+def test_every_file_of_ours_is_listed_and_has_what_it_promises():
     for family in (STAGES, SECTIONS):
         folder = Path(plugins.__file__).parent / family.folder
         files = {path.stem for path in folder.iterdir() if not path.stem.startswith("__")}
@@ -198,7 +166,7 @@ def test_every_file_of_ours_is_listed_and_has_what_it_promises() -> None:
         ("def other(): pass", "no attribute 'section'"),
     ],
 )
-def test_a_package_that_fails_is_named(outside: Path, code: str, reason: str) -> None:
+def test_a_package_that_fails_is_named(outside, code, reason):
     install(outside, sections="bright = toy_broken:section")
     (outside / "toy_broken.py").write_text(code)
     run = write_run(outside / "run")
@@ -206,20 +174,17 @@ def test_a_package_that_fails_is_named(outside: Path, code: str, reason: str) ->
         write_report(run)
 
 
-def test_a_section_that_fails_is_not_our_bug(
-    outside: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_section_that_fails_is_not_our_bug(outside, capsys):
     install(outside, sections="bright = toy_fails:section")
     (outside / "toy_fails.py").write_text("def section(results):\n    return 1 / 0\n")
-    run = write_run(outside / "run")
-    assert main(["report", str(run)]) == 1
-    said = capsys.readouterr().err
+    assert main(["report", str(write_run(outside / "run"))]) == 1
     where = f"{outside / 'toy_fails.py'}, line 2"
-    assert f"the code in {where} fails: ZeroDivisionError: division by zero; fix it" in said
+    told = f"the code in {where} fails: ZeroDivisionError: division by zero; fix it"
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["accuracy", "brightness"])
-def test_two_of_one_name_are_refused(outside: Path, name: str) -> None:
+def test_two_of_one_name_are_refused(outside, name):
     install(outside, stages=f"{name} = toy:stages")
     install(outside, "twin", stages=f"{name} = twin:stages")
     with pytest.raises(SettingsError, match=f"both bring '{name}'.*uninstall one"):
@@ -235,22 +200,13 @@ def test_two_of_one_name_are_refused(outside: Path, name: str) -> None:
         (["accuracy"], "two stages are named 'accuracy'"),
     ],
 )
-def test_names_of_stages_that_files_cannot_bear(
-    outside: Path, names: list[str], reason: str
-) -> None:
-    (outside / "toy_names.py").write_text(
-        STAGE.replace("[Brightness()]", f"[Brightness(name) for name in {names}]")
-    )
+def test_names_that_files_cannot_bear(outside, names, reason):
+    own = STAGE.replace("[Brightness()]", f"[Brightness(name) for name in {names}]")
+    (outside / "toy_names.py").write_text(own)
     install(outside, stages="bright = toy_names:stages")
-    classifier = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), name="tiny")
-    subject = Subject("tiny", classifier, prepare(classifier.eval()))
-    subject.data = ArrayData(
-        torch.zeros(4, 3, 8, 8, dtype=torch.uint8),
-        name="black",
-        labels=torch.arange(4) % 2,
-        classes=("a", "b"),
-        synsets=None,
-    )
+    classifier = small(model, size=8, classes=None)
+    subject = Subject("tiny", classifier, prepare(classifier))
+    subject.data = noise(4, ("a", "b"), size=8)
     settings = AuditSettings(stages=("accuracy",))
     object.__setattr__(settings, "stages", ("accuracy", "bright"))  # chosen before it was there
     subject.choose_radii(settings)
@@ -260,23 +216,17 @@ def test_names_of_stages_that_files_cannot_bear(
 
 OWN = """
 from dataclasses import dataclass
-
 import torch
-
 from advlens.attacks import Attack
 from advlens.attacks.threat import Threat
 from advlens.attribution import Attribution
-
 
 @dataclass(frozen=True, kw_only=True)
 class Darker(Attack):
     by: float = 0.5
 
     def _attack(self, model, images, labels, ids):
-        if self.by > 1:
-            raise ValueError("too dark")
         return images * (1 - self.by)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Shift(Attack):
@@ -284,7 +234,6 @@ class Shift(Attack):
 
     def _attack(self, model, images, labels, ids):
         return self.threat.project(images + 1, images)
-
 
 @dataclass(frozen=True)
 class Constant:
@@ -299,17 +248,15 @@ class Constant:
         values = values[0] if self.flat else values
         return Attribution(values, targets, unknown, unknown, torch.zeros_like(targets))
 
-
 def function():
     pass
-
 
 not_callable = type("NotCallable", (), {})
 """
 
 
 @pytest.fixture
-def own(outside: Path) -> Path:
+def own(outside):
     (outside / "mine").mkdir()
     (outside / "mine/__init__.py").touch()
     (outside / "mine/methods.py").write_text(OWN)
@@ -317,66 +264,51 @@ def own(outside: Path) -> Path:
     return outside
 
 
-def model() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(192, 2)).eval()
-
-
 @pytest.mark.usefixtures("own")
-def test_attacks_of_ones_own() -> None:
-    pixels = torch.full((2, 3, 8, 8), 0.5)
+def test_attacks_of_ones_own():
     darker = make_attack("mine.methods:Darker(by=.2)", seed=3)
     assert isinstance(darker, Attack)
     assert darker.seed == 3
-    assert torch.equal(darker(model(), pixels), pixels * 0.8)
+    assert torch.equal(darker(model(), PIXELS), PIXELS * 0.8)
     shift = make_attack("mine.methods:Shift(norm=Linf, epsilon=8/255)")
-    torch.testing.assert_close(shift(model(), pixels), pixels + 8 / 255)
+    torch.testing.assert_close(shift(model(), PIXELS), PIXELS + 8 / 255)
 
 
 @pytest.mark.usefixtures("own")
-def test_attributions_of_ones_own() -> None:
-    pixels = torch.full((2, 3, 8, 8), 0.5)
+def test_attributions_of_ones_own():
     method = make_attribution("mine.methods:Constant(value=2)", seed=5)
     assert isinstance(method, OwnAttribution)
-    assert method.name == "mine.methods:Constant(value=2)"
-    assert method.method.seed == 5
-    made = method(prepare(model()), pixels, background=pixels)
+    assert (method.name, method.method.seed) == ("mine.methods:Constant(value=2)", 5)
+    made = method(prepare(model()), PIXELS, background=PIXELS)
     assert isinstance(made, Attribution)
-    assert torch.equal(made.values, torch.full_like(pixels, 2))
+    assert torch.equal(made.values, torch.full_like(PIXELS, 2))
     for wrong in ("flat=True", "value=1e999"):
         method = make_attribution(f"mine.methods:Constant({wrong})")
         with pytest.raises(ModelError, match=r"must return .*finite .* shape \(2, 3, 8, 8\)"):
-            method(prepare(model()), pixels)
+            method(prepare(model()), PIXELS)
+
+
+ATTACK, ATTRIBUTION = make_attack, make_attribution
 
 
 @pytest.mark.usefixtures("own")
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    ("make", "text", "reason"),
     [
-        ("mine.methods:Lighter", "no such class can be imported from here: AttributeError"),
-        ("mine.nothing:Darker", "No module named 'mine.nothing'"),
-        ("mine.methods:function", "must be a class made from advlens's Attack, not <function"),
-        ("mine.methods:Constant", "must be a class made from advlens's Attack, not <class"),
-        ("mine.methods:Darker(to=1)", "unexpected keyword argument 'to'; it takes seed, by"),
-        ("mine.methods:Shift(epsilon=1)", "norm must be Linf or L2, not None"),
-        ("mine.methods:Shift(norm=L2)", "epsilon must be a finite number > 0"),
+        (ATTACK, "Lighter", "no such class can be imported from here: AttributeError"),
+        (ATTACK, "function", "must be a class made from advlens's Attack, not <function"),
+        (ATTACK, "Constant", "must be a class made from advlens's Attack, not <class"),
+        (ATTACK, "Darker(to=1)", "unexpected keyword argument 'to'; it takes seed, by"),
+        (ATTACK, "Shift(epsilon=1)", "norm must be Linf or L2, not None"),
+        (ATTACK, "Shift(norm=L2)", "epsilon must be a finite number > 0"),
+        (ATTRIBUTION, "Missing", "no such class can be imported from here"),
+        (ATTRIBUTION, "function", "must be a class, not <function"),
+        (ATTRIBUTION, "not_callable", "has no __call__(model, images, labels, *, ids)"),
+        (ATTRIBUTION, "Constant(size=1)", "unexpected keyword argument 'size'; it takes value"),
     ],
 )
-def test_attacks_that_are_none(text: str, reason: str) -> None:
+def test_classes_that_are_no_methods(make, text, reason):
     with pytest.raises(SettingsError, match=re.escape(reason)):
-        make_attack(text)
-
-
-@pytest.mark.usefixtures("own")
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("mine.methods:Missing", "no such class can be imported from here"),
-        ("mine.methods:function", "must be a class, not <function"),
-        ("mine.methods:not_callable", "has no __call__(model, images, labels, *, ids)"),
-        ("mine.methods:Constant(size=1)", "unexpected keyword argument 'size'; it takes value"),
-    ],
-)
-def test_attributions_that_are_none(text: str, reason: str) -> None:
-    with pytest.raises(SettingsError, match=re.escape(reason)):
-        make_attribution(text)
+        make(f"mine.methods:{text}")
+    with pytest.raises(SettingsError, match=r"No module named 'mine\.nothing'"):
+        make(f"mine.nothing:{text}")

@@ -7,15 +7,13 @@ from advlens.progress import Progress
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def clock(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     return now
 
 
-def test_a_line_every_few_seconds_with_rate_and_rest(
-    clock: list[float], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_line_every_few_seconds_with_rate_and_rest(clock, capsys):
     with Progress("model: accuracy", 100, done=20) as progress:
         for _ in range(4):
             clock[0] += 4
@@ -27,9 +25,7 @@ def test_a_line_every_few_seconds_with_rate_and_rest(
     ]
 
 
-def test_nothing_more_is_said_after_an_error(
-    clock: list[float], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_more_is_said_after_an_error(clock, capsys):
     def fails() -> None:
         with Progress("model", 10) as progress:
             progress.update(1)
@@ -40,7 +36,7 @@ def test_nothing_more_is_said_after_an_error(
     assert capsys.readouterr().err.splitlines() == ["model: 0/10 images"]
 
 
-def test_of_several_processes_one_speaks(capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_several_processes_one_speaks(capsys):
     with Progress("model", 10, every=0.0, shown=False) as progress:
         progress.update(10)
     assert progress.done == 10

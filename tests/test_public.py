@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -12,73 +13,28 @@ import pytest
 import advlens
 
 SOURCE = Path(advlens.__file__)
-NAMES = {
-    "AdamAttack",
-    "Adversarial",
-    "AdvlensError",
-    "AuditSettings",
-    "Augmentation",
-    "AutoAttack",
-    "Bim",
-    "CheckpointError",
-    "ClassGeneration",
-    "Classifier",
-    "Consistency",
-    "DataError",
-    "DiscrepancyMap",
-    "DissectSettings",
-    "Dissection",
-    "Divergence",
-    "ExpectedGradients",
-    "FeatureAttack",
-    "FeatureConsistency",
-    "FeatureVisualization",
-    "Fgsm",
-    "GaussianNoise",
-    "IntegratedGradients",
-    "Inversion",
-    "L2",
-    "LeastLikely",
-    "Linf",
-    "ModelError",
-    "NumericError",
-    "Pgd",
-    "RunError",
-    "RunResults",
-    "SettingsError",
-    "Standard",
-    "Trades",
-    "Training",
-    "Uniform",
-    "Unrelaxed",
-    "__version__",
-    "audit",
-    "dissect",
-    "load_data",
-    "load_model",
-    "make_attack",
-    "make_attribution",
-    "read_run",
-}
+LISTED = (
+    "AdamAttack Adversarial AdvlensError AuditSettings Augmentation AutoAttack Bim "
+    "CheckpointError ClassGeneration Classifier Consistency DataError DiscrepancyMap "
+    "DissectSettings Dissection Divergence ExpectedGradients FeatureAttack FeatureConsistency "
+    "FeatureVisualization Fgsm GaussianNoise IntegratedGradients Inversion L2 LeastLikely "
+    "Linf ModelError NumericError Pgd RunError RunResults SettingsError Standard Trades "
+    "Training Uniform Unrelaxed __version__ audit dissect load_data load_model make_attack "
+    "make_attribution read_run"
+)
+NAMES = {*LISTED.split()}
 
 
-def in_new_process(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
-
-
-def test_all_is_exact() -> None:
+def test_all_is_exact():
     assert len(advlens.__all__) == len(set(advlens.__all__))
     assert set(advlens.__all__) == NAMES
     assert set(dir(advlens)) == NAMES
 
 
-def test_type_checkers_see_the_same_names() -> None:
+def test_type_checkers_see_the_same_names():
     tree = ast.parse(SOURCE.read_text())
-    (block,) = [
-        n for n in tree.body if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.dump(n.test)
-    ]
+    blocks = [each for each in tree.body if isinstance(each, ast.If)]
+    (block,) = [each for each in blocks if "TYPE_CHECKING" in ast.dump(each.test)]
     seen = {
         alias.name: part.module
         for part in block.body
@@ -89,7 +45,7 @@ def test_type_checkers_see_the_same_names() -> None:
     assert {*seen, "__version__"} == NAMES
 
 
-def test_names_come_when_they_are_used() -> None:
+def test_names_come_when_they_are_used():
     code = (
         "import sys, advlens\n"
         "assert not {'torch', 'numpy', 'tyro'} & sys.modules.keys()\n"
@@ -101,26 +57,26 @@ def test_names_come_when_they_are_used() -> None:
         "try: advlens.nothing\n"
         "except AttributeError as error: print(error)\n"
     )
-    heavy, error = in_new_process(code).splitlines()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    heavy, error = done.stdout.splitlines()
     assert set(heavy.split()) <= {"PIL._imaging"}  # the others are imported where they are used
     assert error == "module 'advlens' has no attribute 'nothing'"
 
 
 @pytest.mark.parametrize("name", sorted(NAMES - {"__version__", "audit", "dissect"}))
-def test_every_public_name_is_documented(name: str) -> None:
+def test_every_public_name_is_documented(name):
     thing = getattr(advlens, name)
     assert inspect.getdoc(thing)
     assert thing.__module__.startswith("advlens.")
     if dataclasses.is_dataclass(thing):
         documentation = "".join(inspect.getdoc(base) or "" for base in thing.__mro__[:-1])
         for field in dataclasses.fields(thing):
-            assert f"{field.name}" in documentation, field.name
+            assert field.name in documentation, field.name
     for member, value in vars(thing).items() if inspect.isclass(thing) else ():
         if inspect.isfunction(value) and not member.startswith("_"):
             assert inspect.getdoc(getattr(thing, member)), member
 
 
-def test_the_version_is_that_of_the_package() -> None:
-    from importlib.metadata import version
-
+def test_the_version_is_that_of_the_package():
     assert advlens.__version__ == version("advlens")

@@ -11,8 +11,7 @@ from advlens.attacks import Divergence, FeatureAttack, Fgsm, Pgd
 from advlens.attacks.threat import L2, Linf, Uniform
 from advlens.cli.commands import TrainCommand
 from advlens.cli.parsing import parse
-from advlens.errors import SettingsError
-from advlens.models import load_model
+from advlens.models import Classifier, load_model
 from advlens.settings import TrainSettings
 from advlens.settings.packaged import packaged_names
 from advlens.training import Augmentation, Training
@@ -24,18 +23,13 @@ def objective(**settings: Any) -> object:
     return make_training(TrainSettings(**settings)).objective
 
 
-@pytest.mark.parametrize(
-    ("name", "made"),
-    [
-        ("standard", Standard),
-        ("adversarial", Adversarial),
-        ("consistency", FeatureConsistency),
-        ("unrelaxed", Unrelaxed),
-    ],
-)
-def test_the_settings_default_to_what_the_classes_default_to(name: str, made: type) -> None:
-    settings = TrainSettings(objective=name)  # type: ignore[arg-type]
-    assert make_training(settings) == Training(objective=made())
+DEFAULTS = {"standard": Standard, "adversarial": Adversarial}
+DEFAULTS |= {"consistency": FeatureConsistency, "unrelaxed": Unrelaxed}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_the_settings_default_to_what_the_classes_default_to(name: Any) -> None:
+    assert make_training(TrainSettings(objective=name)) == Training(objective=DEFAULTS[name]())
 
 
 def test_trades_has_the_weight_and_steps_of_its_paper_and_the_ball_of_the_settings() -> None:
@@ -43,109 +37,58 @@ def test_trades_has_the_weight_and_steps_of_its_paper_and_the_ball_of_the_settin
     inner = Divergence(threat=Linf(epsilon=8 / 255), steps=10, step_size=0.96 / 255, select="last")
     assert made == Trades(attack=inner)
     assert Trades().weight == 6.0
-    assert objective(objective="trades", beta=2.0, attack_steps=4, epsilon=1.0) == Trades(
-        weight=2.0, attack=Divergence(threat=L2(epsilon=1.0), steps=4, step_size=0.3, select="last")
-    )
+    made = objective(objective="trades", beta=2.0, attack_steps=4, epsilon=1.0)
+    inner = Divergence(threat=L2(epsilon=1.0), steps=4, step_size=0.3, select="last")
+    assert made == Trades(weight=2.0, attack=inner)
 
 
 def test_every_setting_arrives() -> None:
-    settings = TrainSettings(
-        objective="adversarial",
-        epochs=3,
-        batch_size=7,
-        learning_rate=0.1,
-        momentum=0.8,
-        nesterov=False,
-        weight_decay=1e-4,
-        schedule="cosine",
-        clip=0.1,
-        average=0.99,
-        crop=0,
-        flip=False,
-        rotation=20.0,
-        resized_crop=(0.5, 1.0),
-        validation=5,
-        precision="bf16",
-        channels_last=False,
-        compile=True,
-        norm="linf",
-        epsilon=4 / 255,
-        attack_steps=5,
-        seed=9,
-    )
+    same: dict[str, Any] = {"epochs": 3, "batch_size": 7, "validation": 5, "seed": 9}
+    same |= {"learning_rate": 0.1, "momentum": 0.8, "nesterov": False, "weight_decay": 1e-4}
+    same |= {"schedule": "cosine", "clip": 0.1, "average": 0.99}
+    same |= {"precision": "bf16", "channels_last": False, "compile": True, "keep": "last"}
+    varied: dict[str, Any] = {
+        "crop": 0,
+        "flip": False,
+        "rotation": 20.0,
+        "resized_crop": (0.5, 1.0),
+    }
+    attack: dict[str, Any] = {"norm": "linf", "epsilon": 4 / 255, "attack_steps": 5}
+    settings = TrainSettings(objective="adversarial", **same, **varied, **attack)
     linf = Linf(epsilon=4 / 255)
+    inner = Pgd(threat=linf, steps=5, step_size=1.2 * 4 / 255 / 5, select="last")
     assert make_training(settings) == Training(
-        objective=Adversarial(
-            attack=Pgd(threat=linf, steps=5, step_size=1.2 * 4 / 255 / 5, select="last")
-        ),
-        epochs=3,
-        batch_size=7,
-        learning_rate=0.1,
-        momentum=0.8,
-        nesterov=False,
-        weight_decay=1e-4,
-        schedule="cosine",
-        clip=0.1,
-        average=0.99,
-        augmentation=Augmentation(crop=0, flip=False, rotation=20.0, resized_crop=(0.5, 1.0)),
-        validation=5,
+        objective=Adversarial(attack=inner),
+        augmentation=Augmentation(**varied),
         validation_attack=Pgd(threat=linf, steps=10),
-        precision="bf16",
-        channels_last=False,
-        compile=True,
-        seed=9,
+        **same,
     )
     assert make_test_attack(settings) == Pgd(threat=linf, steps=20, seed=9)
     assert make_training(TrainSettings(optimizer="adam")) == Training(optimizer="adam")
 
 
 def test_the_settings_of_each_objective_arrive() -> None:
-    assert objective(objective="adversarial", epsilon=1.0, step_size=0.25) == Adversarial(
-        attack=Pgd(threat=L2(epsilon=1.0), steps=2, step_size=0.25, select="last")
-    )
-    drawn = L2(epsilon=Uniform(low=0.25, high=0.5))
-    assert objective(objective="adversarial", epsilon_range=(0.25, 0.5)) == Adversarial(
-        attack=Pgd(threat=drawn, steps=2, step_size=None, select="last")
-    )
+    inner: dict[str, Any] = {"steps": 2, "select": "last"}
+    attack = Pgd(threat=L2(epsilon=1.0), step_size=0.25, **inner)
+    made = objective(objective="adversarial", epsilon=1.0, step_size=0.25)
+    assert made == Adversarial(attack=attack)
+    attack = Pgd(threat=L2(epsilon=Uniform(low=0.25, high=0.5)), step_size=None, **inner)
+    made = objective(objective="adversarial", epsilon_range=(0.25, 0.5))
+    assert made == Adversarial(attack=attack)
+
+    drawn = {"epsilon_range": (1 / 255, 2 / 255)}
     small = Linf(epsilon=Uniform(low=1 / 255, high=2 / 255))
-    assert objective(
-        objective="consistency",
-        alpha=0.1,
-        beta=9.0,
-        epsilon_range=(1 / 255, 2 / 255),
-        distance="cosine",
-        layer="representation",
-        gradient="attacked",
-        clean_pass="shared",
-    ) == FeatureConsistency(
-        alpha=0.1,
-        beta=9.0,
-        attack=Fgsm(threat=small),
-        distance="cosine",
-        layer="representation",
-        gradient="attacked",
-        clean_pass="shared",
-    )
-    inner: dict[str, Any] = {"threat": small, "steps": 3, "step_size": 0.01, "select": "last"}
-    assert objective(
-        objective="unrelaxed",
-        alpha=0.1,
-        beta=9.0,
-        epsilon_range=(1 / 255, 2 / 255),
-        layer="conv1",
-        attack_steps=3,
-        step_size=0.01,
-    ) == Unrelaxed(
-        alpha=0.1,
-        beta=9.0,
-        attack=Pgd(**inner),
-        feature_attack=FeatureAttack(**inner, layer="conv1"),
-    )
+    given: dict[str, Any] = {"alpha": 0.1, "beta": 9.0, "distance": "cosine"}
+    given |= {"layer": "representation", "gradient": "attacked", "clean_pass": "shared"}
+    made = objective(objective="consistency", **given, **drawn)
+    assert made == FeatureConsistency(attack=Fgsm(threat=small), **given)
 
-
-def test_settings_that_exclude_each_other_are_refused() -> None:
-    with pytest.raises(SettingsError, match="crop and resized_crop exclude each other"):
-        make_training(TrainSettings(resized_crop=(0.5, 1.0)))
+    weights = {"alpha": 0.1, "beta": 9.0}
+    given = {"layer": "conv1", "attack_steps": 3, "step_size": 0.01}
+    inner = {"threat": small, "steps": 3, "step_size": 0.01, "select": "last"}
+    attacks: Any = {"attack": Pgd(**inner), "feature_attack": FeatureAttack(**inner, layer="conv1")}
+    made = objective(objective="unrelaxed", **weights, **given, **drawn)
+    assert made == Unrelaxed(**weights, **attacks)
 
 
 def parsed(name: str, tmp_path: Path, *more: str) -> TrainCommand:
@@ -167,58 +110,33 @@ def test_a_packaged_recipe_can_be_trained(name: str, tmp_path: Path) -> None:
 
 
 # what the papers print (and, for B23's optimizers, its code); where, see the files
+CIFAR10: dict[str, Any] = {"epochs": 100, "batch_size": 128, "learning_rate": 0.01, "clip": 0.1}
+CIFAR10 |= {"momentum": 0.9, "nesterov": False, "weight_decay": 5e-4, "schedule": "cosine"}
+
+
+def pgd20(epsilon: float, step_size: float) -> Adversarial:
+    attack = Pgd(threat=L2(epsilon=epsilon), steps=20, step_size=step_size, select="last")
+    return Adversarial(attack=attack)
+
+
+def imagenet(epsilon: Any, **augmentation: float) -> dict[str, Any]:
+    attack = Pgd(threat=epsilon, steps=10)
+    crops = Augmentation(crop=0, resized_crop=(0.08, 1.0), **augmentation)
+    return {"validation_attack": attack, "augmentation": crops}
+
+
+B23: dict[str, Any] = {"epochs": 100, "batch_size": 200, "weight_decay": 5e-4}
+B23 |= {"optimizer": "adam", "learning_rate": 1e-4, "schedule": "constant"}
+D22: dict[str, Any] = {"epochs": round(300_000 * 100 / 1_281_167), "batch_size": 100}
+D22 |= {"momentum": 0.9, "nesterov": False, "weight_decay": 5e-5}
+D22 |= {"learning_rate": 0.05, "schedule": "plateau", "validation": 10_000}
 PRINTED = {
-    "b23-cifar10-standard": Training(
-        objective=Standard(),
-        epochs=100,
-        batch_size=128,
-        optimizer="sgd",
-        learning_rate=0.01,
-        momentum=0.9,
-        nesterov=False,
-        weight_decay=5e-4,
-        schedule="cosine",
-        clip=0.1,
-    ),
-    "b23-cifar10-l2": Training(
-        objective=Adversarial(
-            attack=Pgd(threat=L2(epsilon=0.5), steps=20, step_size=0.1, select="last")
-        ),
-        epochs=100,
-        batch_size=128,
-        optimizer="sgd",
-        learning_rate=0.01,
-        momentum=0.9,
-        nesterov=False,
-        weight_decay=5e-4,
-        schedule="cosine",
-        clip=0.1,
-    ),
+    "b23-cifar10-standard": Training(objective=Standard(), optimizer="sgd", **CIFAR10),
+    "b23-cifar10-l2": Training(objective=pgd20(0.5, 0.1), optimizer="sgd", **CIFAR10),
     "b23-imagenet150-l2": Training(
-        objective=Adversarial(
-            attack=Pgd(threat=L2(epsilon=1.5), steps=20, step_size=2.5 * 1.5 / 20, select="last")
-        ),
-        epochs=100,
-        batch_size=200,
-        optimizer="adam",
-        learning_rate=1e-4,
-        weight_decay=5e-4,
-        schedule="constant",
-        validation_attack=Pgd(threat=L2(epsilon=1.5), steps=10),
-        augmentation=Augmentation(crop=0, rotation=20.0, resized_crop=(0.08, 1.0)),
+        objective=pgd20(1.5, 2.5 * 1.5 / 20), **B23, **imagenet(L2(epsilon=1.5), rotation=20.0)
     ),
-    "d22-resnet18-standard": Training(
-        epochs=round(300_000 * 100 / 1_281_167),
-        batch_size=100,
-        learning_rate=0.05,
-        momentum=0.9,
-        nesterov=False,
-        weight_decay=5e-5,
-        schedule="plateau",
-        validation=10_000,
-        validation_attack=Pgd(threat=Linf(epsilon=4 / 255), steps=10),
-        augmentation=Augmentation(crop=0, resized_crop=(0.08, 1.0)),
-    ),
+    "d22-resnet18-standard": Training(**D22, **imagenet(Linf(epsilon=4 / 255))),
 }
 
 
@@ -242,21 +160,15 @@ def test_flags_win_over_a_recipe(tmp_path: Path) -> None:
 
 
 def test_a_packaged_model_can_be_trained_on_under_another_name() -> None:
-    classifier = load_classifier("cifar10-standard", TrainSettings(device="cpu"))
-    assert classifier.name == "cifar10-standard, fine-tuned"
-    assert load_classifier("resnet14", TrainSettings(device="cpu")).name == "resnet14"
+    for model, name in (("cifar10-standard", "cifar10-standard, fine-tuned"), ("resnet14",) * 2):
+        assert load_classifier(model, TrainSettings(device="cpu")).name == name
 
 
 def test_training_images_come_whole_and_test_images_cropped(tmp_path: Path) -> None:
-    for split in ("train", "val"):
-        for name in ("cat", "dog"):
-            folder = tmp_path / split / name
-            folder.mkdir(parents=True)
-            Image.new("RGB", (300, 280)).save(folder / "a.png")
-    classifier = load_classifier(
-        "advlens.recipes.networks:small_imagenet_150", TrainSettings(device="cpu")
-    )
-    classifier.resize = 160
+    for folder in ("train/cat", "train/dog", "val/cat", "val/dog"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("RGB", (300, 280)).save(tmp_path / folder / "a.png")
+    classifier = Classifier(torch.nn.Flatten(), name="any", image_size=128, resize=160)
     train, test = load_images(f"folder:{tmp_path}", classifier)
     assert train.image_shape == (3, 160, 160)
     assert test.image_shape == (3, 128, 128)

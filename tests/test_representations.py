@@ -15,12 +15,8 @@ from advlens.models import Classifier
 def classifier() -> Classifier:
     torch.manual_seed(0)
     layers = nn.Sequential(
-        nn.Conv2d(3, 6, 3),
-        nn.BatchNorm2d(6),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(6, 4),
+        *(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)),
     )
     return Classifier(layers, name="tiny", mean=[0.5] * 3, image_size=8, weights="ab").eval()
 
@@ -38,11 +34,9 @@ def test_features(classifier: Classifier, size: int) -> None:
 
 def test_features_are_named(classifier: Classifier) -> None:
     (source,) = Representation(classifier).sources.values()
-    assert source.dimension == 6
-    assert source.weights == "ab"
-    assert str(source) == (
-        "tiny, layer representation, images resized bilinearly with antialiasing to 8×8"
-    )
+    assert (source.dimension, source.weights) == (6, "ab")
+    words = "tiny, layer representation, images resized bilinearly with antialiasing to 8×8"
+    assert str(source) == words
 
 
 def test_refusals(classifier: Classifier) -> None:

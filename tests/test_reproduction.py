@@ -1,7 +1,6 @@
 """Reproductions: their files, a tiny one end to end and interrupted, and the table shown."""
 
 import copy
-import csv
 import json
 import re
 from pathlib import Path
@@ -22,20 +21,19 @@ from advlens.workflows import reproduction
 from advlens.workflows.reproduction import Work, compared, orders, reproduce, table
 from advlens.workflows.training import make_training
 from own_network import NETWORK
-from synthetic_run import write_run
+from synthetic_run import read, write_run
 from training.tiny import counted_steps
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
 
-SETTINGS = {
-    "model": "reproduction_network:network",
-    "epochs": 2,
-    "batch_size": 8,
-    "validation": 6,
-    "about": "tiny",
-    "threads": 1,
-    "nesterov": False,
-}
+WNIDS = ("n02121620", "n02084071", "n04194289")
+SETTINGS = {"model": "reproduction_network:network", "about": "tiny", "threads": 1}
+SETTINGS |= {"epochs": 2, "batch_size": 8, "validation": 6, "nesterov": False}
+TOP1 = {"table": "accuracy", "column": "top1", "percent": True}
+NATURAL = {"what": "natural", **TOP1, "where": {"attack": "natural"}}
+FGSM = {"what": "FGSM", **TOP1, "where": {"attack": "Fgsm", "epsilon": "1/255"}}
+CONSIS = {"what": "consis", "table": "table1_d19", "column": "consis", "ordered": False}
+QUICK = {"train_images": 9, "test_images": 6, "audit": {"steps": 1}}
 FILES: dict[tuple[str, str], dict[str, Any]] = {
     ("recipes", "tiny-standard"): SETTINGS,
     ("recipes", "tiny-l2"): SETTINGS | {"objective": "adversarial", "half": True},
@@ -50,37 +48,11 @@ FILES: dict[tuple[str, str], dict[str, Any]] = {
         },
         "audit": {"stages": ["accuracy"], "steps": 2, "fgsm": ["1/255"]},
         "rows": [
-            {
-                "what": "natural",
-                "table": "accuracy",
-                "column": "top1",
-                "percent": True,
-                "where": {"attack": "natural"},
-                "paper": {"standard": 90.0, "l2": 80.0},
-            },
-            {
-                "what": "FGSM",
-                "table": "accuracy",
-                "column": "top1",
-                "percent": True,
-                "where": {"attack": "Fgsm", "epsilon": "1/255"},
-                "paper": {"random": 10.0},
-            },
+            NATURAL | {"paper": {"standard": 90.0, "l2": 80.0}},
+            FGSM | {"paper": {"random": 10.0}},
         ],
-        "quick": {
-            "train_images": 9,
-            "test_images": 6,
-            "train": {"epochs": 1, "validation": 3, "nesterov": True},
-            "audit": {"steps": 1},
-        },
+        "quick": QUICK | {"train": {"epochs": 1, "validation": 3, "nesterov": True}},
     },
-}
-CONSIS = {
-    "what": "consis",
-    "table": "table1_d19",
-    "column": "consis",
-    "ordered": False,
-    "paper": {"standard": 0.5, "l2": 0.4},
 }
 
 
@@ -99,24 +71,18 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     labels = torch.arange(36) % 3
     pixels[torch.arange(36), labels] //= 3
 
-    def split(name: str, part: slice) -> ArrayData:
-        return ArrayData(
-            pixels[part].byte(),
-            name=name,
-            classes=("cat", "dog", "ship"),
-            synsets=("n02121620", "n02084071", "n04194289"),
-            labels=labels[part],
-        )
-
-    parts = {"train": split("tiny train", slice(18)), "test": split("tiny test", slice(18, 36))}
+    known = {"classes": ("cat", "dog", "ship"), "synsets": WNIDS}
+    parts = {
+        name: ArrayData(pixels[part].byte(), name=f"tiny {name}", labels=labels[part], **known)
+        for name, part in (("train", slice(18)), ("test", slice(18, 36)))
+    }
     (tmp_path / "images").mkdir()
-    monkeypatch.setattr(
-        "advlens.workflows.training.load_data",
-        lambda spec, *, split="test", transform: parts[split],
-    )
-    monkeypatch.setattr(
-        "advlens.auditing.subjects.load_data", lambda spec, *, transform: parts["test"]
-    )
+
+    def load(spec: str, *, split: str = "test", transform: object) -> ArrayData:
+        return parts[split]
+
+    for module in ("workflows.training", "auditing.subjects"):
+        monkeypatch.setattr(f"advlens.{module}.load_data", load)
     for module in ("workflows.trained", "auditing"):  # reports have tests of their own
         monkeypatch.setattr(f"advlens.{module}.write_report", lambda out: out)
     return tmp_path
@@ -125,18 +91,11 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(out: str, *, quick: bool = False) -> tuple[str, list[dict[str, str]]]:
     """What is said to the user, and the rows of the table."""
     said: list[str] = []
-    path = reproduce(
-        "tiny",
-        "folder:images",
-        Path(out),
-        quick=quick,
-        command="advlens reproduce tiny",
-        report=said.append,
-    )
+    given: Any = {"command": "advlens reproduce tiny", "report": said.append}
+    path = reproduce("tiny", "folder:images", Path(out), quick=quick, **given)
     assert path == Path(out) / "reproduction.md"
     assert path.read_text() in "\n".join(said)
-    with open(Path(out) / "results/reproduction.csv", newline="") as file:
-        return "\n".join(said), list(csv.DictReader(file))
+    return "\n".join(said), read(Path(out), "reproduction")
 
 
 def test_the_table_has_the_paper_beside_what_the_audit_found(
@@ -144,18 +103,14 @@ def test_the_table_has_the_paper_beside_what_the_audit_found(
 ) -> None:
     content = copy.deepcopy(FILES["reproductions", "tiny"])
     content["audit"] |= {"stages": ["accuracy", "neurons"], "neuron_steps": 1, "top": 0.2}
-    content["rows"].append(CONSIS)
+    content["rows"].append(CONSIS | {"paper": {"standard": 0.5, "l2": 0.4}})
     monkeypatch.setitem(FILES, ("reproductions", "tiny"), content)
     text, rows = run("out")
-    assert "# tiny (full form)" in text
-    assert "tiny networks (nowhere)" in text
-    assert "Made by `advlens reproduce tiny`." in text
-    assert [(row["what"], row["model"], row["paper"]) for row in rows] == [
-        ("natural", "standard", "90"),
-        ("natural", "l2", "80"),
-        ("FGSM", "random", "10"),
-        ("consis", "standard", "0.5"),
-        ("consis", "l2", "0.4"),
+    for part in ("# tiny (full form)", "tiny networks (nowhere)", "by `advlens reproduce tiny`."):
+        assert part in text
+    assert [" ".join((row["what"], row["model"], row["paper"])) for row in rows] == [
+        *("natural standard 90", "natural l2 80", "FGSM random 10"),
+        *("consis standard 0.5", "consis l2 0.4"),
     ]
     assert {(row["n"], row["quick"]) for row in rows} == {("18", "false")}
     for row in rows:
@@ -167,9 +122,8 @@ def test_the_table_has_the_paper_beside_what_the_audit_found(
     assert re.search(r"- natural: standard > l2 (holds|does not hold) here", text)
     assert "- consis" not in text
     settings = (world / "out/l2/model.md").read_text()
-    assert "Adversarial(attack=" in settings
-    assert "epochs=2" in settings
-    assert "nesterov=False" in settings
+    for part in ("Adversarial(attack=", "epochs=2", "nesterov=False"):
+        assert part in settings
 
 
 def test_the_quick_form_changes_recipes_and_takes_less(world: Path) -> None:
@@ -177,10 +131,10 @@ def test_the_quick_form_changes_recipes_and_takes_less(world: Path) -> None:
     assert "# tiny (quick form" in text
     assert {(row["n"], row["quick"]) for row in rows} == {("6", "true")}
     settings = (world / "out/l2/model.md").read_text()
-    assert "epochs=1, " in settings
-    assert "nesterov=True" in settings
-    assert "steps=1, step_size=0.6" in settings
-    assert "tiny-l2, quick form" in settings
+    for part in ("epochs=1, ", "nesterov=True", "steps=1, step_size=0.6", "tiny-l2, quick form"):
+        assert part in settings
+    with pytest.raises(RunError, match="another --out"):
+        run("out")
 
 
 def test_the_same_command_continues_where_it_was_stopped(
@@ -188,34 +142,25 @@ def test_the_same_command_continues_where_it_was_stopped(
 ) -> None:
     _, whole = run("whole")
     with monkeypatch.context() as patched:
-        counted = counted_steps(patched, interrupt=3)  # two steps an epoch: in the second model
+        counted_steps(patched, interrupt=3)  # two steps an epoch: in the second model
         with pytest.raises(SystemExit, match="143"):
             run("out")
-    assert len(counted) == 3
+
+    def stop(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    counted = counted_steps(monkeypatch)
     with monkeypatch.context() as patched:
-        counted = counted_steps(patched)
-
-        def stop(*args: object, **kwargs: object) -> None:
-            raise KeyboardInterrupt
-
         patched.setattr(reproduction, "audit", stop)
         with pytest.raises(KeyboardInterrupt):
             run("out")
     assert len(counted) == 2 * 2 * 2 - 3
-    with monkeypatch.context() as patched:
-        counted = counted_steps(patched)
-        weights = [(world / "out" / label / "model.safetensors") for label in ("standard", "l2")]
-        before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in weights]
-        _, rows = run("out")
-        assert before == [(path.read_bytes(), path.stat().st_mtime_ns) for path in weights]
-    assert counted == []
+    weights = [(world / "out" / label / "model.safetensors") for label in ("standard", "l2")]
+    before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in weights]
+    _, rows = run("out")
+    assert before == [(path.read_bytes(), path.stat().st_mtime_ns) for path in weights]
+    assert len(counted) == 2 * 2 * 2 - 3
     assert rows == whole
-
-
-def test_another_form_in_the_same_folder_is_refused(world: Path) -> None:
-    run("out", quick=True)
-    with pytest.raises(RunError, match="another --out"):
-        run("out")
 
 
 # The packaged files
@@ -239,26 +184,21 @@ def test_a_packaged_reproduction_holds_together(name: str, quick: bool, tmp_path
     settings = settings_from(AuditSettings, audit, name)
     for row in content["rows"]:
         assert row["paper"].keys() <= content["models"].keys()
-        stage = {"accuracy": "accuracy", "table1_d19": "neurons"}[row["table"]]
-        assert stage in settings.stages
+        assert {"accuracy": "accuracy", "table1_d19": "neurons"}[row["table"]] in settings.stages
         assert ("percent" in row) == (row["table"] == "accuracy")
 
 
-def test_the_papers_numbers(tmp_path: Path) -> None:
-    rows = packaged("reproductions", "b23-cifar10")["rows"]
-    assert [row["paper"] for row in rows] == [
-        {"standard": 93.2, "l2": 85.0},
-        {"standard": 0.36, "l2": 64.6},
-    ]
-    rows = packaged("reproductions", "b23-imagenet150")["rows"]
-    assert [row["paper"] for row in rows] == [
-        {"standard": 70.1, "l2": 55.8},
-        {"standard": 0.88, "l2": 35.4},
-    ]
-    rows = packaged("reproductions", "d19-imagenet")["rows"]
+def test_the_papers_numbers() -> None:
+    def papers(name: str) -> list[dict[str, float]]:
+        return [row["paper"] for row in packaged("reproductions", name)["rows"]]
+
+    assert papers("b23-cifar10") == [{"standard": 93.2, "l2": 85.0}, {"standard": 0.36, "l2": 64.6}]
+    standard, attacked = papers("b23-imagenet150")
+    assert standard == {"standard": 70.1, "l2": 55.8}
+    assert attacked == {"standard": 0.88, "l2": 35.4}
     values = {
         (row["what"].split(", ", 1)[1], label): value
-        for row in rows
+        for row in packaged("reproductions", "d19-imagenet")["rows"]
         for label, value in row["paper"].items()
     }
     assert len(values) == 24
@@ -283,15 +223,8 @@ def test_the_quick_form_tests_on_images_that_it_does_not_train_on(tmp_path: Path
 
 
 def row(what: str, model: str, paper: float, ours: float, half: float) -> Row:
-    return {
-        "what": what,
-        "model": model,
-        "paper": paper,
-        "ours": ours,
-        "low": ours - half,
-        "high": ours + half,
-        "n": 500,
-    }
+    values = {"ours": ours, "low": ours - half, "high": ours + half, "n": 500}
+    return {"what": what, "model": model, "paper": paper, **values}
 
 
 def test_the_table_is_read_as_it_is() -> None:
@@ -307,10 +240,10 @@ def test_the_table_is_read_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("standard", "robust", "half", "said"),
     [
-        (50, 40, 4, "standard > l2 holds here."),
-        (50, 40, 6, "standard > l2 holds here, but the intervals overlap."),
-        (40, 50, 4, "standard > l2 does not hold here."),
-        (50, 50, 4, "standard > l2 does not hold here."),
+        (50, 40, 4, "holds here."),
+        (50, 40, 6, "holds here, but the intervals overlap."),
+        (40, 50, 4, "does not hold here."),
+        (50, 50, 4, "does not hold here."),
     ],
 )
 def test_the_order_of_the_paper_is_looked_for(
@@ -319,28 +252,29 @@ def test_the_order_of_the_paper_is_looked_for(
     rows = [
         row("natural", "l2", 85.0, robust, half),
         row("natural", "standard", 93.2, standard, half),
-        row("alone", "l2", 1.0, 1, 1),
-        row("same", "a", 1.0, 1, 1),
-        row("same", "b", 1.1, 1, 1),
     ]
+    others = (("alone", "l2", 1.0), ("same", "a", 1.0), ("same", "b", 1.1))
+    rows += [row(*one, ours=1, half=1) for one in others]
     wanted = [{"what": "natural"}, {"what": "alone"}, {"what": "same", "ordered": False}]
-    assert orders(wanted, rows) == ["The paper's order:", "", f"- natural: {said}"]
+    lines = ["The paper's order:", "", f"- natural: standard > l2 {said}"]
+    assert orders(wanted, rows) == lines
     assert orders(wanted[1:], rows) == []
+
+
+def results(run: Path, table: str, text: str) -> Path:
+    (write_run(run, models=("a",)) / "results" / f"{table}.csv").write_text(text)
+    return run
 
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_results_without_the_one_row_are_refused(count: int, tmp_path: Path) -> None:
-    path = write_run(tmp_path, models=("a",)) / "results/accuracy.csv"
-    path.write_text("model,attack,top1,top1_low,top1_high,n\n" + "a,natural,.5,.4,.6,9\n" * count)
-    wanted = {"what": "x", "table": "accuracy", "column": "top1", "paper": {"l": 1}}
+    text = "model,attack,top1,top1_low,top1_high,n\n" + "a,natural,.5,.4,.6,9\n" * count
     with pytest.raises(RunError, match=f"has {count} rows"):
-        compared(wanted, tmp_path, {"l": "a"})
+        compared(NATURAL | {"paper": {"l": 1}}, results(tmp_path, "accuracy", text), {"l": "a"})
 
 
 def test_a_dead_layer_leaves_its_cells_empty(tmp_path: Path) -> None:
-    path = write_run(tmp_path, models=("a",)) / "results/table1_d19.csv"
-    path.write_text("model,consis,consis_low,consis_high,n\na,,,,9\n")
-    wanted = {"what": "x", "table": "table1_d19", "column": "consis", "paper": {"l": 1}}
-    (found,) = compared(wanted, tmp_path, {"l": "a"})
+    run = results(tmp_path, "table1_d19", "model,consis,consis_low,consis_high,n\na,,,,9\n")
+    (found,) = compared(CONSIS | {"paper": {"l": 1}}, run, {"l": "a"})
     assert str(found["ours"]) == "nan"
     assert "nan (nan to nan)" in table([found])[2]

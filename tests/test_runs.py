@@ -1,7 +1,6 @@
 """The run folder: whole files, one run per folder, states that come back bit for bit."""
 
 import json
-from pathlib import Path
 from types import NoneType
 from typing import get_args
 
@@ -11,26 +10,17 @@ import torch
 from advlens.errors import RunError
 from advlens.runs.folder import Run, fingerprint, read_json, write_csv
 from advlens.runs.tables import TABLES
+from small_runs import results
 
 
-def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
-    Run(tmp_path, {"settings": {"seed": 0}, "data": "a"})
-    Run(tmp_path, {"settings": {"seed": 0}, "data": "a"})
-    with pytest.raises(RunError, match=r"seed is 0 there and 1 here; choose another --out"):
-        Run(tmp_path, {"settings": {"seed": 1}, "data": "a"})
-
-
-def test_parts_and_states_come_back(tmp_path: Path) -> None:
+def test_parts_and_states_come_back(tmp_path):
     run = Run(tmp_path, {})
     assert run.part(0, "accuracy") is None
     run.save_part(0, "accuracy", {"tables": {"accuracy": [{"top1": 0.1 + 0.2}]}})
     assert run.part(0, "accuracy") == {"tables": {"accuracy": [{"top1": 0.1 + 0.2}]}}
     assert run.state(1, "neurons", 200) is None
-    state = {
-        "keys": torch.tensor([2**62, -5]),
-        "x": torch.tensor([0.1], dtype=torch.float64),
-        **{f"odd{n}": torch.arange(n, dtype=torch.float64) for n in (1, 2, 3)},
-    }
+    state = {f"odd{n}": torch.arange(n, dtype=torch.float64) for n in (1, 2, 3)}
+    state |= {"keys": torch.tensor([2**62, -5]), "x": torch.tensor([0.1], dtype=torch.float64)}
     run.save_state(1, "neurons", 128, state)
     position, found = run.state(1, "neurons", 200) or (0, {})
     assert position == 128
@@ -43,7 +33,7 @@ def test_parts_and_states_come_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"\x00" * 64, b"[1]"])
-def test_a_damaged_file_is_named(tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_file_is_named(tmp_path, damage):
     run = Run(tmp_path, {})
     run.save_part(0, "accuracy", {})
     (tmp_path / "parts" / "0-accuracy.json").write_bytes(damage)
@@ -54,22 +44,15 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: bytes) -> None:
         run.state(0, "x", 9)
 
 
-def test_csv_cells(tmp_path: Path) -> None:
-    row = {
-        "name": 'a,"b"\n',
-        "share": 1 / 3,
-        "flag": True,
-        "none": None,
-        "nan": float("nan"),
-        "n": 10**7,
-    }
-    write_csv(tmp_path / "t.csv", [row])
+def test_csv_cells(tmp_path):
+    row = {"name": 'a,"b"\n', "share": 1 / 3, "flag": True, "none": None, "nan": float("nan")}
+    write_csv(tmp_path / "t.csv", [row | {"n": 10**7}])
     assert (tmp_path / "t.csv").read_text() == (
         'name,share,flag,none,nan,n\n"a,""b""\n",0.333333,true,,,10000000\n'
     )
 
 
-def test_json_is_never_nan(tmp_path: Path) -> None:
+def test_json_is_never_nan(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         Run(tmp_path, {}).save_part(0, "x", {"value": float("nan")})
     assert not list((tmp_path / "parts").glob("0-x*"))
@@ -77,7 +60,7 @@ def test_json_is_never_nan(tmp_path: Path) -> None:
     assert read_json(tmp_path / "x.json") == {"a": 1}
 
 
-def test_fingerprint_sees_every_change() -> None:
+def test_fingerprint_sees_every_change():
     base = [("a", torch.zeros(2, 3)), ("b", torch.tensor(1))]
     others = [
         [("c", torch.zeros(2, 3)), ("b", torch.tensor(1))],
@@ -85,12 +68,8 @@ def test_fingerprint_sees_every_change() -> None:
         [("a", torch.zeros(2, 3).double()), ("b", torch.tensor(1))],
         [("a", torch.zeros(2, 3)), ("b", torch.tensor(2))],
     ]
-    prints = {fingerprint(tensors) for tensors in (base, *others)}
-    assert len(prints) == 5
+    assert len({fingerprint(tensors) for tensors in (base, *others)}) == 5
     assert fingerprint(base) == fingerprint([(name, t.clone()) for name, t in base])
-
-
-# tables
 
 
 ROW = dict.fromkeys(TABLES["checks"].columns, 0)
@@ -104,21 +83,16 @@ ROW = dict.fromkeys(TABLES["checks"].columns, 0)
         ({"extra": 1}, "lacks check, expected, found, model, passed and adds extra"),
     ],
 )
-def test_a_row_that_lacks_or_adds_a_column_is_refused(
-    row: dict[str, int], said: str, tmp_path: Path
-) -> None:
+def test_a_row_that_lacks_or_adds_a_column_is_refused(row, said, tmp_path):
     run = Run(tmp_path, {})
     with pytest.raises(RunError, match=said):
         run.write_tables({"checks": [ROW, row]})
     assert not (tmp_path / "results").exists()
     run.write_tables({"checks": [ROW], "of-others": [{"any": 1}]})
-    assert sorted(path.stem for path in (tmp_path / "results").iterdir()) == [
-        "checks",
-        "of-others",
-    ]
+    assert [*results(tmp_path)] == ["checks.csv", "of-others.csv"]
 
 
-def test_every_column_has_a_type_that_can_be_read_and_a_meaning() -> None:
+def test_every_column_has_a_type_that_can_be_read_and_a_meaning():
     for name, table in TABLES.items():
         assert table.meaning
         assert "model" in table.columns

@@ -11,29 +11,23 @@ IDS = torch.tensor([3, 11, 4, 2**40])
 
 @pytest.mark.parametrize("draw", [uniform, normal])
 def test_numbers_belong_to_the_image_not_to_the_batch(draw):
-    together = draw(7, IDS, (2, 5), Stream.START)
-    apart = torch.cat([draw(7, IDS[i : i + 1], (2, 5), Stream.START) for i in range(4)])
-    assert together.shape == (4, 2, 5)
+    together, *apart = (
+        draw(7, ids, (2, 5), Stream.START) for ids in (IDS, *IDS.split(1), IDS.flip(0), IDS[:0])
+    )
     assert together.dtype == torch.float32
-    assert torch.equal(together, apart)
-    assert torch.equal(draw(7, IDS.flip(0), (2, 5), Stream.START), together.flip(0))
-    assert draw(7, IDS[:0], (2, 5), Stream.START).shape == (0, 2, 5)
+    assert torch.equal(together, torch.cat(apart[:4]))
+    assert torch.equal(together.flip(0), apart[4])
+    assert (together.shape, apart[5].shape) == ((4, 2, 5), (0, 2, 5))
 
 
 def test_the_numbers_stay_the_same_for_ever():
     """Adversarial sets are stored as recipes, so these values may never change."""
-    torch.testing.assert_close(
-        uniform(0, torch.tensor([0]), (3,), Stream.START),
-        torch.tensor([[0.034741879, 0.011546731, 0.611950219]]),
-        rtol=0,
-        atol=1e-7,
-    )
-    torch.testing.assert_close(
-        normal(1, torch.tensor([5]), (3,), Stream.NOISE),
-        torch.tensor([[-0.495742083, 1.122296810, -1.176298022]]),
-        rtol=0,
-        atol=1e-6,
-    )
+    found = uniform(0, torch.tensor([0]), (3,), Stream.START)
+    wanted = torch.tensor([[0.034741879, 0.011546731, 0.611950219]])
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-7)
+    found = normal(1, torch.tensor([5]), (3,), Stream.NOISE)
+    wanted = torch.tensor([[-0.495742083, 1.122296810, -1.176298022]])
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
     assert derived(0, 1, 2) == 3071860871404845570
 
 

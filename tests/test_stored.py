@@ -11,16 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from advlens.attacks import (
-    AdamAttack,
-    Attack,
-    Bim,
-    FeatureAttack,
-    Fgsm,
-    GaussianNoise,
-    LeastLikely,
-    Pgd,
-)
+from advlens.attacks import AdamAttack, Bim, FeatureAttack, Fgsm, GaussianNoise, LeastLikely, Pgd
 from advlens.attacks.threat import L2, Linf
 from advlens.datasets import ArrayData, Transform, load_data
 from advlens.distributed import joined
@@ -37,14 +28,17 @@ PGD = Pgd(threat=Linf(epsilon=9.7 / 255), steps=3)
 
 
 @pytest.fixture
-def classifier(smooth: nn.Module) -> Classifier:
+def classifier(smooth):
     return Classifier(smooth, name="smooth", classes=CLASSES, image_size=8, resize=8)
 
 
+def images(pixels, labels, classes=CLASSES):
+    return ArrayData(pixels, name="noise", classes=classes, synsets=None, labels=labels)
+
+
 @pytest.fixture
-def data(pixels: torch.Tensor, labels: torch.Tensor) -> ArrayData:
-    whole = (pixels * 255).round().byte()
-    return ArrayData(whole, name="noise", classes=CLASSES, synsets=None, labels=labels)
+def data(pixels, labels):
+    return images((pixels * 255).round().byte(), labels)
 
 
 def read(out: Path, data: ArrayData) -> np.ndarray:
@@ -65,9 +59,7 @@ def rows(out: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     "attack", [PGD, LeastLikely(threat=L2(epsilon=0.6), steps=3)], ids=["pgd", "least-likely"]
 )
-def test_files_and_table_hold_what_the_attack_did(
-    attack: Attack, classifier: Classifier, data: ArrayData, tmp_path: Path
-) -> None:
+def test_files_and_table_hold_what_the_attack_did(attack, classifier, data, tmp_path):
     computed, stored = store_attack(classifier, data, attack, tmp_path, batch_size=10)
     originals = data.pixels.double() / 255
     attacked = attack(classifier, originals.float(), data.labels)
@@ -80,14 +72,14 @@ def test_files_and_table_hold_what_the_attack_did(
     change = found.transpose(0, 3, 1, 2) / 255 - originals.numpy()
     with torch.no_grad():
         clean = classifier(originals.float())
-        images = torch.from_numpy(found.copy()).permute(0, 3, 1, 2).float() / 255
-        again, before = classifier(images).argmax(dim=1), classifier(attacked).argmax(dim=1)
-    targeted = isinstance(attack, LeastLikely)
-    targets = clean.argmin(dim=1)
-    hits = again == targets if targeted else again != data.labels
-    assert (stored.hits, stored.n) == (int(hits.sum()), 24)
-    hits_before = before == targets if targeted else before != data.labels
-    assert computed.hits == int(hits_before.sum())
+        stored_images = torch.from_numpy(found.copy()).permute(0, 3, 1, 2).float() / 255
+        again, before = (classifier(x).argmax(dim=1) for x in (stored_images, attacked))
+    targeted, targets = isinstance(attack, LeastLikely), clean.argmin(dim=1)
+    hits, hits_before = (
+        predicted == targets if targeted else predicted != data.labels
+        for predicted in (again, before)
+    )
+    assert (stored.hits, stored.n, computed.hits) == (int(hits.sum()), 24, int(hits_before.sum()))
     for i, row in enumerate(rows(tmp_path)):
         assert int(row["id"]) == i
         assert row["label"] == CLASSES[data.labels[i]]
@@ -102,50 +94,40 @@ def test_files_and_table_hold_what_the_attack_did(
     assert record["attack"] == repr(attack)
 
 
-def test_rounding_stays_within_half_a_level_of_the_ball(
-    classifier: Classifier, data: ArrayData, tmp_path: Path
-) -> None:
-    store_attack(classifier, data, PGD, tmp_path)
-    largest = max(float(row["linf"]) for row in rows(tmp_path))
-    assert 9.7 / 255 < largest <= 10.2 / 255
-
-
-def test_success_that_rounding_undoes_is_not_counted(tmp_path: Path) -> None:
+def test_success_that_rounding_undoes_is_not_counted(tmp_path):
     pixels = torch.full((4, 3, 8, 8), 100, dtype=torch.uint8)
     edge = nn.Linear(3 * 8 * 8, 5)
     with torch.no_grad():
         edge.weight.zero_()[0] = 1
         edge.bias.zero_()[0] = 0.01 - 3 * 8 * 8 * 100 / 255  # a hair's breadth on class 0's side
     classifier = Classifier(nn.Sequential(nn.Flatten(), edge), name="edge", classes=CLASSES)
-    labels = torch.zeros(4, dtype=torch.int64)
-    data = ArrayData(pixels, name="gray", classes=CLASSES, synsets=None, labels=labels)
+    data = images(pixels, torch.zeros(4, dtype=torch.int64))
     weak = Pgd(threat=Linf(epsilon=0.49 / 255), steps=3)  # every value goes back where it was
     assert store_attack(classifier, data, weak, tmp_path) == (Success(4, 4), Success(0, 4))
     assert np.array_equal(read(tmp_path, data), pixels.permute(0, 2, 3, 1).numpy())
 
 
-def test_the_stored_folder_is_data(classifier: Classifier, data: ArrayData, tmp_path: Path) -> None:
+def test_the_stored_folder_is_data_within_half_a_level_of_the_ball(classifier, data, tmp_path):
     store_attack(classifier, data, PGD, tmp_path)
+    largest = max(float(row["linf"]) for row in rows(tmp_path))
+    assert 9.7 / 255 < largest <= 10.2 / 255
     folder = load_data(f"folder:{tmp_path}/images", transform=Transform(size=8, resize=8))
     again = folder.aligned(CLASSES, None)
     order = sorted(range(24), key=lambda i: (CLASSES[data.labels[i]], i))
     assert again.labels.tolist() == data.labels[order].tolist()
-    images = again.images(range(24)).permute(0, 2, 3, 1).numpy()
-    assert np.array_equal(images, read(tmp_path, data)[order])
+    found = again.images(range(24)).permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(found, read(tmp_path, data)[order])
 
 
-def test_an_interrupted_run_computes_only_what_is_missing(
-    classifier: Classifier, data: ArrayData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_computes_only_what_is_missing(classifier, data, tmp_path, monkeypatch):
     store_attack(classifier, data, PGD, tmp_path / "whole", batch_size=8)
     real, left = stored_module.atomic, 13
 
-    def interrupted(path: Path, mode: str = "wb") -> object:
+    def interrupted(path, mode="wb"):
         nonlocal left
-        if path.suffix == ".png":
-            left -= 1
-            if left == 0:
-                raise KeyboardInterrupt
+        left -= path.suffix == ".png"
+        if left == 0:
+            raise KeyboardInterrupt
         return real(path, mode)
 
     out = tmp_path / "again"
@@ -156,25 +138,20 @@ def test_an_interrupted_run_computes_only_what_is_missing(
     assert len(list(out.rglob("*.png"))) == 12
     (out / "images" / CLASSES[data.labels[0]] / "000000.png").unlink()
 
-    calls: list[list[int]] = []
-    attack = Pgd.__call__
+    calls, attack = [], Pgd.__call__
 
-    def watched(self: Pgd, *args: object, ids: torch.Tensor) -> torch.Tensor:
+    def watched(self, *args, ids):
         calls.append(ids.tolist())
-        return attack(self, *args, ids=ids)  # type: ignore[arg-type]
+        return attack(self, *args, ids=ids)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Pgd, "__call__", watched)
-        store_attack(classifier, data, PGD, out, batch_size=8)
+    monkeypatch.setattr(Pgd, "__call__", watched)
+    store_attack(classifier, data, PGD, out, batch_size=8)
     assert calls == [list(range(8)), list(range(8, 16)), list(range(16, 24))]
     for path in (tmp_path / "whole").rglob("*"):
         if path.suffix in (".png", ".csv"):
             assert path.read_bytes() == (out / path.relative_to(tmp_path / "whole")).read_bytes()
-    calls.clear()
-    with monkeypatch.context() as patched:
-        patched.setattr(Pgd, "__call__", watched)
-        store_attack(classifier, data, PGD, out, batch_size=8)
-    assert calls == []
+    store_attack(classifier, data, PGD, out, batch_size=8)
+    assert len(calls) == 3
 
 
 def _share(classifier: Classifier, data: ArrayData, out: Path) -> None:
@@ -183,20 +160,16 @@ def _share(classifier: Classifier, data: ArrayData, out: Path) -> None:
     (out / f"{processes.rank}.txt").write_text(str(found))
 
 
-def test_processes_write_the_images_of_one(
-    classifier: Classifier, data: ArrayData, tmp_path: Path
-) -> None:
-    found = store_attack(classifier, data, PGD, tmp_path / "one", batch_size=3)
-    assert end(start(2, _share, classifier, data, tmp_path / "two")) == [0, 0]
-    assert np.array_equal(read(tmp_path / "one", data), read(tmp_path / "two", data))
-    assert rows(tmp_path / "one") == rows(tmp_path / "two")
-    for rank in (0, 1):
-        assert (tmp_path / "two" / f"{rank}.txt").read_text() == str(found)
+def test_processes_write_the_images_of_one(classifier, data, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    found = store_attack(classifier, data, PGD, one, batch_size=3)
+    assert end(start(2, _share, classifier, data, two)) == [0, 0]
+    assert np.array_equal(read(one, data), read(two, data))
+    assert rows(one) == rows(two)
+    assert [(two / f"{rank}.txt").read_text() for rank in (0, 1)] == [str(found)] * 2
 
 
-def test_what_cannot_be_stored_is_refused(
-    classifier: Classifier, data: ArrayData, tmp_path: Path
-) -> None:
+def test_what_cannot_be_stored_is_refused(classifier, data, tmp_path):
     store_attack(classifier, data, PGD, tmp_path)
     with pytest.raises(RunError, match=r"attack is .*steps=3.* there and .*steps=4.* here"):
         store_attack(classifier, data, dataclasses.replace(PGD, steps=4), tmp_path)
@@ -206,66 +179,53 @@ def test_what_cannot_be_stored_is_refused(
     Image.new("RGB", (4, 4)).save(file)
     with pytest.raises(DataError, match=file.name):
         store_attack(classifier, data, PGD, tmp_path)
+    nameless, bad = Classifier(classifier.network, name="nameless"), tmp_path / "bad"
     for name in ("a/b", "..", ".hidden", "", "two\nlines"):
-        classes = (name, *CLASSES[1:])
-        bad = ArrayData(
-            data.pixels, name="noise", classes=classes, synsets=None, labels=data.labels
-        )
-        nameless = Classifier(classifier.network, name="nameless")
+        given = images(data.pixels, data.labels, (name, *CLASSES[1:]))
         with pytest.raises(DataError, match="cannot be a folder"):
-            store_attack(nameless, bad, PGD, tmp_path / "bad")
-    few = ArrayData(
-        data.pixels, name="few", classes=CLASSES[:2], synsets=None, labels=data.labels % 2
-    )
-    with pytest.raises(DataError, match=r"\(5,\) for one image, but few has 2 classes"):
-        store_attack(Classifier(classifier.network, name="nameless"), few, PGD, tmp_path / "bad")
-    assert not (tmp_path / "bad").exists()
+            store_attack(nameless, given, PGD, bad)
+    few = images(data.pixels, data.labels % 2, CLASSES[:2])
+    with pytest.raises(DataError, match=r"\(5,\) for one image, but noise has 2 classes"):
+        store_attack(nameless, few, PGD, bad)
+    assert not bad.exists()
 
 
-LINF, L2_BALL = Linf(epsilon=8 / 255), L2(epsilon=0.5)
+LINF, L2_BALL, CONV = Linf(epsilon=8 / 255), L2(epsilon=0.5), "network.conv1"
+NAMED = [  # settings, and the attack that they name
+    ({}, Pgd(threat=LINF)),
+    ({"method": "fgsm", "epsilon": 0.1, "seed": 4}, Fgsm(threat=Linf(epsilon=0.1), seed=4)),
+    ({"method": "bim", "norm": "l2", "steps": 5}, Bim(threat=L2_BALL, steps=5)),
+    ({"norm": "l2", "step_size": 0.1}, Pgd(threat=L2_BALL, step_size=0.1)),
+    ({"method": "least-likely"}, LeastLikely(threat=LINF)),
+    ({"method": "feature", "layer": CONV}, FeatureAttack(threat=LINF, layer=CONV)),
+    ({"method": "noise", "norm": "l2"}, GaussianNoise(threat=L2_BALL)),
+    ({"method": "adam", "weight": 2.0}, AdamAttack(weight=2.0)),
+    (
+        {"method": "adam", "weight": 2.0, "steps": 9, "step_size": 0.1},
+        AdamAttack(weight=2.0, steps=9, step_size=0.1),
+    ),
+]
 
 
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        (AttackSettings(), Pgd(threat=LINF)),
-        (
-            AttackSettings(method="fgsm", epsilon=0.1, seed=4),
-            Fgsm(threat=Linf(epsilon=0.1), seed=4),
-        ),
-        (AttackSettings(method="bim", norm="l2", steps=5), Bim(threat=L2_BALL, steps=5)),
-        (AttackSettings(norm="l2", step_size=0.1), Pgd(threat=L2_BALL, step_size=0.1)),
-        (AttackSettings(method="least-likely"), LeastLikely(threat=LINF)),
-        (
-            AttackSettings(method="feature", layer="network.conv1"),
-            FeatureAttack(threat=LINF, layer="network.conv1"),
-        ),
-        (AttackSettings(method="noise", norm="l2"), GaussianNoise(threat=L2_BALL)),
-        (AttackSettings(method="adam", weight=2.0), AdamAttack(weight=2.0)),
-        (
-            AttackSettings(method="adam", weight=2.0, steps=9, step_size=0.1),
-            AdamAttack(weight=2.0, steps=9, step_size=0.1),
-        ),
-    ],
-)
-def test_settings_name_the_attack(
-    settings: AttackSettings, expected: Attack, classifier: Classifier, data: ArrayData
-) -> None:
-    assert chosen_attack(settings, classifier, data) == expected
+@pytest.mark.parametrize(("settings", "expected"), NAMED)
+def test_settings_name_the_attack(settings, expected, classifier, data):
+    assert chosen_attack(AttackSettings(**settings), classifier, data) == expected
 
 
-def test_the_weight_of_adam_is_calibrated(classifier: Classifier, data: ArrayData) -> None:
+def test_the_weight_of_adam_is_calibrated(classifier, data):
     attack = chosen_attack(AttackSettings(method="adam"), classifier, data)
     assert isinstance(attack, AdamAttack)
-    images = data.pixels.float() / 255
+    pixels = data.pixels.float() / 255
     with torch.no_grad():
-        targets = classifier(images).argmin(dim=1)
-        reached = classifier(attack(classifier, images)).argmax(dim=1) == targets
+        targets = classifier(pixels).argmin(dim=1)
         weaker = dataclasses.replace(attack, weight=attack.weight / 1.2)
-        short = classifier(weaker(classifier, images)).argmax(dim=1) == targets
-    assert reached.double().mean() >= 0.95 > short.double().mean()
+        reached, short = (
+            (classifier(chosen(classifier, pixels)).argmax(dim=1) == targets).double().mean()
+            for chosen in (attack, weaker)
+        )
+    assert reached >= 0.95 > short
 
 
-def test_success_is_shown_with_its_interval() -> None:
+def test_success_is_shown_with_its_interval():
     assert str(Success(5, 10)) == "50.0% (95 % interval 23.7% to 76.3%, n = 10)"
     assert Success(0, 0).compute() == {"share": 0.0, "low": 0.0, "high": 1.0, "n": 0}

@@ -10,20 +10,13 @@ import functools
 import pytest
 import torch
 
-from advlens.attacks import Divergence, FeatureAttack, Fgsm, Pgd
+from advlens.attacks import Divergence, FeatureAttack, Pgd
 from advlens.attacks.threat import L2
 from advlens.models.classifier import Classifier
 from advlens.models.resnet import CifarResNet
 from advlens.prepared import live_features, prepare
-from advlens.training.objectives import (
-    Adversarial,
-    FeatureConsistency,
-    Objective,
-    Standard,
-    Trades,
-    TrainingBatch,
-    Unrelaxed,
-)
+from advlens.training import objectives
+from advlens.training.objectives import FeatureConsistency, Objective, TrainingBatch
 from flops import flops
 
 IMAGES, CLASSES, K, M = 6, 10, 3, 2
@@ -48,15 +41,12 @@ def batch() -> TrainingBatch:
     return TrainingBatch(classifier, lambda: copied, features, images, labels, labels, 0)
 
 
-def a_step(objective: Objective, batch: TrainingBatch) -> None:
-    parameters = list(batch.network.parameters())
-    torch.autograd.backward(objective(batch), inputs=parameters)
-
-
+FEATURES = FeatureAttack(threat=BALL, steps=M, select="last")
+KL = Divergence(threat=BALL, steps=K, select="last")
 COSTS = {  # units; backward passes to the weights alone; passes without the linear layer
-    "standard": (Standard(), 3, 1, 0),
-    "pgd": (Adversarial(attack=PGD), 2 * K + 3, 1, 0),
-    "pgd worst": (Adversarial(attack=Pgd(threat=BALL, steps=K)), 2 * K + 4, 1, 0),
+    "standard": (objectives.Standard(), 3, 1, 0),
+    "pgd": (objectives.Adversarial(attack=PGD), 2 * K + 3, 1, 0),
+    "pgd worst": (objectives.Adversarial(attack=Pgd(threat=BALL, steps=K)), 2 * K + 4, 1, 0),
     "mixed": (FeatureConsistency(beta=0), 8, 2, 0),
     "mixed shared": (FeatureConsistency(beta=0, clean_pass="shared"), 7, 2, 0),
     "separate": (FeatureConsistency(), 8, 2, 0),
@@ -64,17 +54,10 @@ COSTS = {  # units; backward passes to the weights alone; passes without the lin
     "representation": (FeatureConsistency(layer="representation", distance="cosine"), 8, 2, 0),
     "shared": (FeatureConsistency(clean_pass="shared"), 7, 2, 0),
     "shared attacked": (FeatureConsistency(clean_pass="shared", gradient="attacked"), 6, 1, 0),
-    "trades": (
-        Trades(attack=Divergence(threat=BALL, steps=K, select="last")),
-        2 * K + 7,
-        2,
-        0,
-    ),
+    "trades": (objectives.Trades(attack=KL), 2 * K + 7, 2, 0),
     "unrelaxed": (
-        Unrelaxed(attack=PGD, feature_attack=FeatureAttack(threat=BALL, steps=M, select="last")),
-        2 * K + 2 * M + 10,
-        3,
-        1 + 2 * M + 2,
+        objectives.Unrelaxed(attack=PGD, feature_attack=FEATURES),
+        *(2 * K + 2 * M + 10, 3, 1 + 2 * M + 2),
     ),
 }
 
@@ -87,18 +70,5 @@ def test_units_of_a_step(
         unit = flops(lambda: batch.prepared()(batch.images))
         assert flops(lambda: batch.network(batch.images)) == unit
     expected = units * unit - to_weights * FIRST - without * LINEAR
-    assert flops(lambda: a_step(objective, batch)) == expected
-
-
-def test_a_plain_training_step_is_counted_alike(batch: TrainingBatch) -> None:
-    """Three units less the images' gradient, also where backward() is called without inputs."""
-    with torch.no_grad():
-        unit = flops(lambda: batch.network(batch.images))
-    plain = flops(lambda: batch.network(batch.images).square().sum().backward())
-    assert plain == 3 * unit - FIRST
-
-
-def test_fgsm_by_itself_is_two_of_the_units(batch: TrainingBatch) -> None:
-    with torch.no_grad():
-        unit = flops(lambda: batch.prepared()(batch.images))
-    assert flops(lambda: batch.attacked(Fgsm(threat=BALL))) == 2 * unit
+    parameters = list(batch.network.parameters())
+    assert flops(lambda: torch.autograd.backward(objective(batch), inputs=parameters)) == expected

@@ -14,14 +14,13 @@ from advlens.report.figures.style import MARKERS, MODELS
 from advlens.report.figures.training import ON_TRAINING_IMAGES
 from advlens.report.sections.training.tables import histories
 from advlens.runs.results import Results, Rows
-from synthetic_run import write_run, write_training
+from synthetic_run import BOTH, write_run, write_training
 
-MODEL_NAMES = ("standard", "robust")
 LOSSES = ("natural_loss", "adversarial_loss", "train_natural_loss", "train_adversarial_loss")
 
 
 def rows_of(folder: Path, epochs: int = 12, left_out: Sequence[str] = ()) -> Rows:
-    run = write_training(write_run(folder / "run", shown=1), epochs=epochs, left_out=left_out)
+    run = write_training(write_run(folder, shown=0), epochs=epochs, left_out=left_out)
     return Rows(row for history in histories(Results.read(run)) for row in history.epochs)
 
 
@@ -55,15 +54,14 @@ def marks(axes: Axes, index: int) -> list[tuple[float, float]]:
 
 def test_solid_is_held_out_dashed_is_training_and_the_kept_epoch_is_marked(tmp_path: Path) -> None:
     rows = rows_of(tmp_path)
-    drawn = panels(figures.training_curves(rows, MODEL_NAMES))
+    drawn = panels(figures.training_curves(rows, BOTH))
     assert list(drawn) == ["natural", "adversarial", "natural_loss", "adversarial_loss"]
     for name, axes in drawn.items():
         scale = 1 if name.endswith("loss") else 100
-        for index, model in enumerate(MODEL_NAMES):
-            mine = [row for row in rows if row["model"] == model]
-            kept = []
+        for index, model in enumerate(BOTH):
+            mine, kept = rows.where(model=model), []
             for column, dashed in ((ON_TRAINING_IMAGES[name], True), (name, False)):
-                known = [row for row in mine if row[column] is not None]
+                known = mine.known(column)
                 wanted = [(row["epoch"], pytest.approx(scale * row[column])) for row in known]
                 assert curve(axes, index, dashed) == wanted
                 kept += [point for point, row in zip(wanted, known, strict=True) if row["kept"]]
@@ -74,12 +72,11 @@ def test_solid_is_held_out_dashed_is_training_and_the_kept_epoch_is_marked(tmp_p
 
 def test_bands_are_the_intervals_of_held_out_accuracies(tmp_path: Path) -> None:
     rows = rows_of(tmp_path)
-    axes = panels(figures.training_curves(rows, MODEL_NAMES))["adversarial"]
+    axes = panels(figures.training_curves(rows, BOTH))["adversarial"]
     bands = [artist for artist in axes.collections if isinstance(artist, PolyCollection)]
-    for band, model in zip(bands, MODEL_NAMES, strict=True):
-        ends = [
-            wilson(round(row["adversarial"] * 1000), 1000) for row in rows if row["model"] == model
-        ]
+    for band, model in zip(bands, BOTH, strict=True):
+        mine = rows.where(model=model)
+        ends = [wilson(round(row["adversarial"] * 1000), 1000) for row in mine]
         heights = band.get_paths()[0].vertices[:, 1]
         assert heights.min() == pytest.approx(100 * min(low for low, _ in ends))
         assert heights.max() == pytest.approx(100 * max(high for _, high in ends))
@@ -87,48 +84,44 @@ def test_bands_are_the_intervals_of_held_out_accuracies(tmp_path: Path) -> None:
 
 def test_without_cross_entropy_the_loss_of_the_objective_is_shown(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, left_out=LOSSES)
-    drawn = panels(figures.training_curves(rows, MODEL_NAMES))
+    drawn = panels(figures.training_curves(rows, BOTH))
     assert list(drawn) == ["natural", "adversarial", "loss"]
-    mine = [(row["epoch"], row["loss"]) for row in rows if row["model"] == "robust"]
+    mine = [(row["epoch"], row["loss"]) for row in rows.where(model="robust")]
     assert curve(drawn["loss"], 1, dashed=True) == mine
     assert not curve(drawn["loss"], 1, dashed=False)
     assert drawn["loss"].get_title("left") == "Loss of the objective"
-
-
-def test_one_kind_of_loss_takes_the_whole_row(tmp_path: Path) -> None:
-    rows = rows_of(tmp_path, left_out=LOSSES[1::2])
-    drawn = panels(figures.training_curves(rows, MODEL_NAMES))
+    # one kind of cross entropy takes the whole row
+    rows = Rows({**row, "natural_loss": 1.0} for row in rows)
+    drawn = panels(figures.training_curves(rows, BOTH))
     assert list(drawn) == ["natural", "adversarial", "natural_loss"]
 
 
 def test_losses_far_apart_are_drawn_on_a_logarithmic_axis(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, left_out=("train_natural_loss",))
-    near = panels(figures.training_curves(rows, MODEL_NAMES))["natural_loss"]
+    near = panels(figures.training_curves(rows, BOTH))["natural_loss"]
     assert near.get_yscale() == "linear"
     assert near.get_ylim()[0] == 0
     far = Rows({**row, "natural_loss": row["natural_loss"] / row["epoch"] ** 2} for row in rows)
-    axes = panels(figures.training_curves(far, MODEL_NAMES))["natural_loss"]
+    axes = panels(figures.training_curves(far, BOTH))["natural_loss"]
     assert axes.get_yscale() == "log"
-    figure = axes.figure
-    figure.canvas.draw()
+    axes.figure.canvas.draw()
     shown = [label.get_text() for label in axes.get_yticklabels()]
     assert "0.1" in shown
     assert not [label for label in shown if "$" in label]
     below = Rows({**row, "natural_loss": row["natural_loss"] - 1.5} for row in rows)
-    axes = panels(figures.training_curves(below, MODEL_NAMES))["natural_loss"]
+    axes = panels(figures.training_curves(below, BOTH))["natural_loss"]
     assert axes.get_yscale() == "linear"
     assert axes.get_ylim()[0] < 0
 
 
 def test_epochs_are_whole_numbers(tmp_path: Path) -> None:
-    figure = figures.training_curves(rows_of(tmp_path, epochs=2), MODEL_NAMES)
+    figure = figures.training_curves(rows_of(tmp_path, epochs=2), BOTH)
     for axes in figure.axes:
-        ticks = axes.get_xticks()
-        assert all(float(tick).is_integer() for tick in ticks)
+        assert all(float(tick).is_integer() for tick in axes.get_xticks())
 
 
 def test_one_model_needs_only_the_key(tmp_path: Path) -> None:
     rows = rows_of(tmp_path).where(model="robust")
     (key,) = figures.training_curves(rows, ("robust",)).legends
     assert [text.get_text() for text in key.get_texts()] == ["held out", "training", "epoch kept"]
-    assert len(figures.training_curves(rows, MODEL_NAMES).legends) == 2
+    assert len(figures.training_curves(rows, BOTH).legends) == 2

@@ -1,6 +1,7 @@
 """What the step of every objective needs, and what it leaves as it was."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -8,16 +9,9 @@ import torch.nn.functional as F
 
 from advlens.attacks import Attack
 from advlens.prepared import Prepared, live_features
+from advlens.training import objectives
 from advlens.training.network import mixed
-from advlens.training.objectives import (
-    Adversarial,
-    FeatureConsistency,
-    Objective,
-    Standard,
-    Trades,
-    TrainingBatch,
-    Unrelaxed,
-)
+from advlens.training.objectives import FeatureConsistency, Objective, TrainingBatch
 from objectives_by_hand import IDS, LABELS, SEED, Untraceable, batch_of, step
 
 
@@ -27,16 +21,16 @@ def batch() -> TrainingBatch:
 
 
 ALL: dict[str, Objective] = {
-    "standard": Standard(),
-    "adversarial": Adversarial(),
+    "standard": objectives.Standard(),
+    "adversarial": objectives.Adversarial(),
     "mixed": FeatureConsistency(beta=0.0),
     "mixed shared": FeatureConsistency(beta=0.0, clean_pass="shared"),
-    "trades": Trades(),
+    "trades": objectives.Trades(),
     "consistency": FeatureConsistency(),
     "consistency shared": FeatureConsistency(clean_pass="shared"),
     "consistency shared attacked": FeatureConsistency(clean_pass="shared", gradient="attacked"),
     "cosine": FeatureConsistency(distance="cosine", layer="representation"),
-    "unrelaxed": Unrelaxed(),
+    "unrelaxed": objectives.Unrelaxed(),
 }
 each_objective = pytest.mark.parametrize("objective", ALL.values(), ids=ALL)
 
@@ -44,15 +38,11 @@ each_objective = pytest.mark.parametrize("objective", ALL.values(), ids=ALL)
 @each_objective
 def test_networks_that_cannot_be_traced(objective: Objective) -> None:
     """Their features are read by hooks."""
-    untraceable = batch_of(Untraceable)
+    untraceable, batch = batch_of(Untraceable), batch_of()
     loss, gradients = step(objective, untraceable)
-    batch = batch_of()
-    hooked = dataclasses.replace(
-        batch,
-        prepared=untraceable.prepared,
-        features=lambda layer: live_features(batch.network, layer, traced=False),
-    )
-    expected, traced = step(objective, hooked)
+    hooked = functools.partial(live_features, batch.network, traced=False)
+    batch = dataclasses.replace(batch, prepared=untraceable.prepared, features=hooked)
+    expected, traced = step(objective, batch)
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(gradients, traced, rtol=1e-9, atol=1e-12)
 
@@ -86,12 +76,10 @@ def state_of(batch: TrainingBatch) -> list:
     ]
 
 
+UNRELAXED = objectives.Unrelaxed()
 ATTACKS: list[Attack] = [
-    Adversarial().attack,
-    FeatureConsistency().attack,
-    Trades().attack,
-    Unrelaxed().attack,
-    Unrelaxed().feature_attack,
+    *(kind().attack for kind in (objectives.Adversarial, FeatureConsistency, objectives.Trades)),
+    *(UNRELAXED.attack, UNRELAXED.feature_attack),
 ]
 
 
@@ -103,10 +91,8 @@ def test_the_attack_sees_evaluation_mode_and_leaves_no_trace(
     attacked = batch.attacked(attack)
     assert state_of(batch) == before
     assert not attacked.requires_grad
-    seeded = dataclasses.replace(attack, seed=SEED)
-    fresh = Prepared(batch.network, torch.float64)
-    expected = seeded(fresh, batch.images, LABELS, ids=IDS)
-    assert torch.equal(attacked, expected)
+    seeded, fresh = dataclasses.replace(attack, seed=SEED), Prepared(batch.network, torch.float64)
+    assert torch.equal(attacked, seeded(fresh, batch.images, LABELS, ids=IDS))
 
 
 @each_objective
@@ -135,8 +121,7 @@ def test_the_share_of_a_process_weighs_what_is_in_the_gradient_early(
 ) -> None:
     """The loop multiplies the loss returned by the share; the other part has it already."""
     whole = step(objective, batch)
-    part = batch_of()
-    part = dataclasses.replace(part, share=0.25)
+    part = dataclasses.replace(batch_of(), share=0.25)
     loss = objective(part)
     torch.autograd.backward(loss * part.share, inputs=list(part.network.parameters()))
     torch.testing.assert_close(loss, whole[0], check_dtype=False)

@@ -1,7 +1,6 @@
 """Settings of another type than their field's are refused in a sentence."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -40,12 +39,7 @@ NET = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
         (AuditSettings, {"epsilon": "auto"}, "epsilon must be a number or None, not 'auto'"),
         (AuditSettings, {"natural": "yes"}, "natural must be True or False, not 'yes'"),
         (AuditSettings, {"stages": ["accuracy", 3]}, "stages must be a tuple, each part a string"),
-        (
-            AuditSettings,
-            {"stages": ["acuracy"]},
-            "stages names 'acuracy', which is not a stage; perhaps you meant accuracy; there are "
-            "accuracy, sweep, ",
-        ),
+        (AuditSettings, {"stages": ["acuracy"]}, "stages names 'acuracy', .* accuracy; there are"),
         (AuditSettings, {"synsets": 3}, "synsets must be a path or None, not 3"),
         (DissectSettings, {"layers": "all"}, "layers must be a tuple, each part a string"),
         (AttackSettings, {"method": "pdg"}, "method must be one of fgsm, bim, pgd, "),
@@ -59,24 +53,23 @@ NET = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
         (Augmentation, {"crop": "4"}, "crop must be a whole number, not '4'"),
     ],
 )
-def test_another_type_is_refused(kind: Any, settings: dict[str, Any], sentence: str) -> None:
+def test_another_type_is_refused(kind, settings, sentence):
     where = "" if kind.__name__.endswith("Settings") else f"{kind.__name__}: "
     with pytest.raises(SettingsError, match=f"^{where}{sentence}"):
         kind(**settings)
 
 
-def test_what_means_the_same_is_taken() -> None:
-    settings = AuditSettings(
-        stages=["accuracy"],  # type: ignore[arg-type]
-        steps=np.int64(3),  # type: ignore[arg-type]
-        epsilon=1,
-        sigma=np.float32(0.5),  # type: ignore[arg-type]
-        inception="folder",  # type: ignore[arg-type]
-    )
+def test_what_means_the_same_is_taken():
+    like = {"stages": ["accuracy"], "steps": np.int64(3), "epsilon": 1, "sigma": np.float32(0.5)}
+    settings = AuditSettings(inception="folder", **like)
     assert (settings.stages, settings.steps, settings.epsilon) == (("accuracy",), 3, 1)
     assert (type(settings.steps), type(settings.sigma), settings.sigma) == (int, float, 0.5)
     assert settings.inception == Path("folder")
-    assert Linf(epsilon=torch.tensor([0.1, 0.2])).epsilon.shape == (2,)  # type: ignore[union-attr]
+    assert Linf(epsilon=torch.tensor([0.1, 0.2])).epsilon.shape == (2,)
+
+
+IMAGES = torch.rand(1, 3, 2, 2), torch.tensor([0])
+GRADIENTS = IntegratedGradients(steps=2)
 
 
 @pytest.mark.parametrize(
@@ -85,11 +78,8 @@ def test_what_means_the_same_is_taken() -> None:
         (lambda: advlens.load_model(nn.Flatten()), "a model is loaded by its name"),
         (lambda: advlens.load_data(Path("images")), "data are loaded by their name"),
         (lambda: advlens.make_attack(3), "a method is named by a string"),
-        (
-            lambda: Classifier(nn.Flatten(), name="net", classes="abc"),
-            "net: classes must be a list",
-        ),
-        (lambda: Classifier(nn.Flatten(), name="net", classes=10), "net: classes must be a list"),
+        (lambda: Classifier(NET, name="net", classes="abc"), "net: classes must be a list"),
+        (lambda: Classifier(NET, name="net", classes=10), "net: classes must be a list"),
         (lambda: Classifier(3, name="net"), "net: the network must be a torch.nn.Module, not int"),
         (lambda: Classifier(NET, name="net", image_size="32"), "net: image_size must be a number"),
         (lambda: Classifier(NET, name="net", resize=0), "net: resize must be a number of pixels"),
@@ -98,17 +88,15 @@ def test_what_means_the_same_is_taken() -> None:
         (lambda: logits_of((torch.rand(1, 2),), 3.5), "returns no head 3.5; there are: 0"),
         (lambda: advlens.load_data("sample", transform=32), "transform must be advlens.datasets"),
         (
-            lambda: IntegratedGradients(steps=2)(
-                NET, torch.rand(1, 3, 2, 2), torch.tensor([0]), baselines="black"
-            ),
-            "baselines must be a float tensor, not str; convert an array",
+            lambda: GRADIENTS(NET, *IMAGES, baselines="black"),
+            "baselines must be a float tensor, no",
         ),
         (
-            lambda: Pgd(threat=BALL)("cifar10-l2", torch.rand(1, 3, 8, 8), torch.tensor([0])),
-            "the model must be a torch.nn.Module, not str",
+            lambda: Pgd(threat=BALL)("cifar10-l2", *IMAGES),
+            "the model must be a torch.nn.Module, not",
         ),
     ],
 )
-def test_what_is_no_name_and_no_model_is_refused(call: Any, sentence: str) -> None:
+def test_what_is_no_name_and_no_model_is_refused(call, sentence):
     with pytest.raises(AdvlensError, match=sentence):
         call()

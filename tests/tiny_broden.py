@@ -1,7 +1,7 @@
 """A tiny synthetic data set in the Broden layout, with every form that a cell may take."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,26 +62,24 @@ def write_tiny_broden(
         row = tiny_row(i, random, label_size)
         place = np.arange(size) * label_size // size
         pixels = RGB[row["color"][0]][place][:, place] + random.integers(-25, 26, (size, size, 3))
-        pixels = pixels.clip(0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / "images" / "a" / f"{i}.jpg", quality=95)
+        image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+        image.save(folder / "images" / "a" / f"{i}.jpg", quality=95)
         cells = []
         for category in categories:
             items = []
-            for depth, item in enumerate(row[category]):
-                if isinstance(item, int):
-                    items.append(str(item))
-                    continue
-                items.append(f"a/{i}_{category}_{depth + 1}.png")
-                save_label_map(folder / "images" / items[-1], item)
+            for depth, item in enumerate(row[category], 1):
+                items.append(
+                    str(item) if isinstance(item, int) else f"a/{i}_{category}_{depth}.png"
+                )
+                if not isinstance(item, int):
+                    save_label_map(folder / "images" / items[-1], item)
             cells.append(";".join(items))
             layers = [np.broadcast_to(item, (label_size, label_size)) for item in row[category]]
             for number in NAMES:
-                if any((layer == number).any() for layer in layers):
-                    share = np.any([layer == number for layer in layers], axis=0).mean()
-                    present[category, number].append(share)
+                if (shown := np.any([layer == number for layer in layers], axis=0)).any():
+                    present[category, number].append(shown.mean())
         rows.append([f"a/{i}.jpg", "train", size, size, label_size, label_size, *cells])
-    columns = ["image", "split", "ih", "iw", "sh", "sw", *categories]
-    write_csv(folder / "index.csv", [columns, *rows])
+    write_csv(folder / "index.csv", ",".join(["image,split,ih,iw,sh,sw", *categories]), rows)
     write_label_tables(folder, {key: shares for key, shares in present.items() if shares})
     return folder
 
@@ -94,34 +92,25 @@ def save_label_map(path: Path, labels: np.ndarray) -> None:
 
 def write_label_tables(folder: Path, present: dict[tuple[str, int], list[float]]) -> None:
     """label.csv, category.csv and c_<category>.csv from each label's shares of the images."""
-    of_label = {n: [c for c, m in present if m == n] for n in sorted({n for _, n in present})}
-    labels, category_rows = [], []
-    for n, categories in of_label.items():
-        counts = ";".join(f"{c}({len(present[c, n])})" for c in categories)
-        total = [share for c in categories for share in present[c, n]]
-        labels.append([n, NAMES[n], counts, len(total), f"{sum(total):.6f}", ""])
+    labels, listed = [], []
+    for n in sorted({n for _, n in present}):
+        own = {c: shares for (c, m), shares in present.items() if m == n}
+        counts = ";".join(f"{c}({len(shares)})" for c, shares in own.items())
+        every = [share for shares in own.values() for share in shares]
+        labels.append([n, NAMES[n], counts, len(every), f"{sum(every):.6f}", ""])
     for category in dict.fromkeys(c for c, _ in present):
-        own = [n for c, n in present if c == category]
-        frequency = sum(len(present[category, n]) for n in own)
-        category_rows.append([category, min(own), max(own), len(own), frequency])
+        of_label = {n: shares for (c, n), shares in present.items() if c == category}
+        frequency = sum(map(len, of_label.values()))
+        listed.append([category, min(of_label), max(of_label), len(of_label), frequency])
         lines = [
-            [
-                code,
-                n,
-                NAMES[n],
-                len(present[category, n]),
-                f"{sum(present[category, n]):.6f}",
-            ]
-            for code, n in enumerate(own, 1)
+            [code, n, NAMES[n], len(shares), f"{sum(shares):.6f}"]
+            for code, (n, shares) in enumerate(of_label.items(), 1)
         ]
-        columns = ["code", "number", "name", "frequency", "coverage"]
-        write_csv(folder / f"c_{category}.csv", [columns, *lines])
-    columns = ["number", "name", "category", "frequency", "coverage", "syns"]
-    write_csv(folder / "label.csv", [columns, *labels])
-    columns = ["name", "first", "last", "count", "frequency"]
-    write_csv(folder / "category.csv", [columns, *category_rows])
+        write_csv(folder / f"c_{category}.csv", "code,number,name,frequency,coverage", lines)
+    write_csv(folder / "label.csv", "number,name,category,frequency,coverage,syns", labels)
+    write_csv(folder / "category.csv", "name,first,last,count,frequency", listed)
 
 
-def write_csv(path: Path, rows: Sequence[Sequence[object]]) -> None:
+def write_csv(path: Path, columns: str, rows: Iterable[Sequence[object]]) -> None:
     with open(path, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+        csv.writer(file, lineterminator="\n").writerows([columns.split(","), *rows])

@@ -12,7 +12,9 @@ from torch.distributed import TCPStore
 
 FORKSERVER = multiprocessing.get_context("forkserver")
 # imported once for all children; torch imports its compiler at an optimizer's first step
-FORKSERVER.set_forkserver_preload(["advlens.training", "torch._dynamo"])
+FORKSERVER.set_forkserver_preload(
+    ["advlens.training", "torch._dynamo", "advlens.auditing", "pytest"]
+)
 SERVERS: list[TCPStore] = []
 """Where the processes of a test meet, for as long as the tests run."""
 
@@ -23,15 +25,9 @@ def start(count: int, target: Callable[..., None], *args: Any) -> list[BaseProce
     port = SERVERS[-1].port
     processes: list[BaseProcess] = []
     for rank in range(count):
-        place = {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(count),
-            "LOCAL_WORLD_SIZE": str(count),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "TORCHELASTIC_USE_AGENT_STORE": "True",
-        }
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        place |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
         given = (place, torch.get_num_threads(), target, *args)
         processes.append(FORKSERVER.Process(target=_run, args=given))
         processes[-1].start()
@@ -50,8 +46,8 @@ def end(processes: list[BaseProcess], timeout: float = 60) -> list[int | None]:
     return [process.exitcode for process in processes]
 
 
-def _run(place: dict[str, str], threads: int, target: Callable[..., None], *args: Any) -> None:
+def _run(place: dict[str, Any], threads: int, target: Callable[..., None], *args: Any) -> None:
     torch.set_num_threads(threads)  # the tests' own: sums shared out otherwise round otherwise
     os.fsync = lambda descriptor: None  # the disk is not tested, as in conftest.py
-    os.environ.update(place)
+    os.environ.update({name: str(value) for name, value in place.items()})
     target(*args)

@@ -12,14 +12,22 @@ from PIL import Image
 
 
 @contextmanager
-def unrendered() -> Iterator[None]:
-    """Within the block every figure is saved as an empty one: rendering takes seconds a report."""
+def unrendered(*formats: str) -> Iterator[None]:
+    """Within the block every figure is saved as an empty one: rendering takes seconds a report.
+
+    Where formats are named, only files of these; the others are drawn, but not laid out.
+    """
     png = io.BytesIO()
     Image.new("1", (1, 1)).save(png, "PNG")
     empty = {"png": png.getvalue(), "svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>'}
 
+    save = Figure.savefig
+
     def savefig(figure: Figure, file: Any, **options: Any) -> None:
-        file.write(empty[options["format"]])
+        if options["format"] in (formats or empty):
+            file.write(empty[options["format"]])
+        else:
+            save(figure, file, **options)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Figure, "savefig", savefig)

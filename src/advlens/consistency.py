@@ -21,13 +21,13 @@ from torch import Tensor, nn
 
 from advlens.arrays import Images, Labels
 from advlens.attacks import Attack, LeastLikely
-from advlens.attacks.base import least_likely, positive
+from advlens.attacks.base import least_likely
 from advlens.attacks.threat import L2
+from advlens.checks import check_numbers, check_positive, check_types
 from advlens.errors import DataError, SettingsError
 from advlens.intervals import Z95
 from advlens.prepared import prepare
 from advlens.statistics import TopK
-from advlens.typed import check_types
 from advlens.wordnet import similarity_matrix
 
 MEASURES = ("lc", "consis_adv", "cs1", "cs2")
@@ -307,9 +307,8 @@ class Consistency:
 
     def __post_init__(self) -> None:
         check_types(self)
-        positive("Consistency", top=self.top, sigma=self.sigma, batch_size=self.batch_size)
-        if self.top > 1:
-            raise SettingsError(f"Consistency: top must be a share of at most 1, not {self.top}")
+        check_positive(self, "sigma", "batch_size")
+        check_numbers(self, "top", above=0, most=1)
 
     def __call__(
         self,

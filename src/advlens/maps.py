@@ -15,11 +15,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from advlens.arrays import Ids, Images
-from advlens.attacks.base import positive
+from advlens.checks import check_positive, check_types
 from advlens.errors import DataError, NumericError, SettingsError
 from advlens.prepared import number_images, place_images, prepare
 from advlens.seeding import Stream, uniform
-from advlens.typed import check_types
 
 Units = Int64[Tensor, "n k"]
 Pixels = Float[Tensor, "n h w 3"]
@@ -52,8 +51,7 @@ class DiscrepancyMap:
 
     def __post_init__(self) -> None:
         check_types(self)
-        given = {"patch": self.patch, "stride": self.stride, "batch_size": self.batch_size}
-        positive("DiscrepancyMap", **{key: size for key, size in given.items() if size is not None})
+        check_positive(self, "patch", "stride", "batch_size")
 
     def __call__(
         self,

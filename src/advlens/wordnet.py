@@ -8,7 +8,6 @@ The packaged table was built from WordNet 3.0, Copyright 2006 by Princeton Unive
 """
 
 import lzma
-import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,8 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from advlens.errors import DataError, NumericError, SettingsError
+from advlens.checks import check_number
+from advlens.errors import DataError, NumericError
 
 CIFAR10_SYNSETS: Mapping[str, str] = MappingProxyType(
     {
@@ -82,8 +82,7 @@ def similarity_matrix(
         NumericError: C is not positive definite, so it defines no norm (ImageNet at σ=2).
         SettingsError: `sigma` is not a positive number.
     """
-    if not 0 < sigma < math.inf:
-        raise SettingsError(f"sigma is {sigma}; the similarity needs a positive number, such as 1")
+    check_number("sigma", sigma, above=0)
     similarity = np.exp(-((distance_matrix(wnids) / sigma) ** 2) / 2)
     distinct = np.unique(wnids, return_index=True)[1]
     eigenvalues = np.linalg.eigvalsh(similarity[np.ix_(distinct, distinct)])

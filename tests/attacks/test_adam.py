@@ -35,22 +35,8 @@ def test_update(targeted, weight, smooth, pixels, labels):
     with torch.no_grad():
         classes = smooth(pixels).argmin(dim=1) if targeted else labels
     expected = by_torch(smooth, pixels, classes, attack)
-    found = attack(smooth, pixels, labels)
-    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4)
-
-
-def test_distance_holds_the_image_back(smooth, pixels):
-    """The smaller λ, the nearer the result; the larger, the more images reach their target."""
-    model = prepare(smooth)
-    goal = AdamAttack().goal(model(pixels))
-    lengths, rates = [], []
-    for weight in (0.01, 1.0, 100.0):
-        found = AdamAttack(weight=weight)(model, pixels)
-        lengths.append((found - pixels).flatten(1).norm(dim=1).mean().item())
-        rates.append(goal.reached(model(found)).float().mean().item())
-    assert lengths == sorted(lengths)
-    assert rates == sorted(rates)
-    assert rates[0] < 0.2 < 0.8 < rates[-1]
+    found = attack(smooth, pixels, labels).double()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(("targeted", "success"), [(True, 0.8), (False, 0.95), (False, 1.0)])
@@ -67,12 +53,9 @@ def test_calibration_finds_the_smallest_weight(targeted, success, smooth, pixels
     assert rate(attack.weight / 1.1) < success
 
 
-def test_calibration_that_cannot_succeed_returns_the_largest_weight(smooth, pixels):
+def test_the_smallest_weight_and_the_largest_where_none_succeeds(smooth, pixels):
     attack = AdamAttack(steps=1, step_size=1e-6).calibrate(smooth, pixels)
     assert attack.weight == 1e6
-
-
-def test_smallest():
     for wanted in (3e-4, 0.7, 5e5):
         found = smallest(lambda value, wanted=wanted: value >= wanted, 1e-4, 1e6, ratio=1.1)
         assert wanted <= found <= 1.1 * wanted

@@ -24,9 +24,10 @@ from advlens.runs.tables import TABLES
 from advlens.words import attack_name
 
 BALL = L2(epsilon=0.5)
+OURS = dataclass(frozen=True, kw_only=True)
 
 
-@dataclass(frozen=True, kw_only=True)
+@OURS
 class Own(Attack):
     """A user's own attack, without a ball."""
 
@@ -34,7 +35,7 @@ class Own(Attack):
     kinds: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True, kw_only=True)
+@OURS
 class OwnInBall(Own):
     """And one in a ball, which takes steps and does not say so."""
 
@@ -42,7 +43,7 @@ class OwnInBall(Own):
     steps: int = 9
 
 
-@dataclass(frozen=True, kw_only=True)
+@OURS
 class OwnBall(Attack):
     """And one whose ball is none of ours."""
 
@@ -50,7 +51,7 @@ class OwnBall(Attack):
     found: list[int] = field(default_factory=list, init=False)
 
 
-@dataclass(frozen=True, kw_only=True)
+@OURS
 class OwnSteps(GradientAttack):
     """And one that climbs gradients."""
 
@@ -58,6 +59,8 @@ class OwnSteps(GradientAttack):
     steps: int = 9
 
 
+FOOLBOX = make_attack("foolbox:L1PGD(epsilon=3, steps=8, rel_stepsize=.1)")
+TORCHATTACKS = make_attack("torchattacks:CW(epsilon=.5, steps=5)")
 COLUMNS: dict[str, tuple[Attack, tuple[str, str, float | None, int]]] = {
     "fgsm": (Fgsm(threat=Linf(epsilon=0.25)), ("Fgsm", "Linf", 0.25, 1)),
     "whole radius": (Fgsm(threat=Linf(epsilon=1)), ("Fgsm", "Linf", 1.0, 1)),
@@ -69,14 +72,8 @@ COLUMNS: dict[str, tuple[Attack, tuple[str, str, float | None, int]]] = {
     "adam": (AdamAttack(steps=7), ("AdamAttack", "", None, 7)),
     "noise": (GaussianNoise(threat=BALL), ("GaussianNoise", "L2", 0.5, 1)),
     "autoattack": (AutoAttack(threat=BALL), ("AutoAttack", "L2", 0.5, 1)),
-    "foolbox": (
-        make_attack("foolbox:L1PGD(epsilon=3, steps=8, rel_stepsize=.1)"),
-        ("foolbox:L1PGD(rel_stepsize=0.1)", "L1", 3.0, 8),
-    ),
-    "torchattacks": (
-        make_attack("torchattacks:CW(epsilon=.5, steps=5)"),
-        ("torchattacks:CW", "L2", 0.5, 5),
-    ),
+    "foolbox": (FOOLBOX, ("foolbox:L1PGD(rel_stepsize=0.1)", "L1", 3.0, 8)),
+    "torchattacks": (TORCHATTACKS, ("torchattacks:CW", "L2", 0.5, 5)),
     "own": (Own(), ("Own", "", None, 1)),
     "own ball": (OwnBall(threat="a cube"), ("OwnBall", "", None, 1)),
     "own in a ball": (OwnInBall(threat=BALL), ("OwnInBall", "L2", 0.5, 1)),
@@ -85,11 +82,12 @@ COLUMNS: dict[str, tuple[Attack, tuple[str, str, float | None, int]]] = {
 
 
 @pytest.mark.parametrize(("attack", "expected"), COLUMNS.values(), ids=COLUMNS)
-def test_an_attack_names_itself(attack, expected):
+def test_an_attack_names_itself_and_tells_no_defaults(attack, expected):
     columns = attack.columns()
     assert tuple(columns.values()) == expected
     assert isinstance(columns["epsilon"], float | None)
     assert columns.keys() == NATURAL.keys() < TABLES["accuracy"].columns.keys()
+    assert attack.unusual() == ("threat=a cube" if isinstance(attack, OwnBall) else "")
 
 
 DRAWN = Linf(epsilon=Uniform(low=4 / 255, high=16 / 255))
@@ -109,30 +107,25 @@ def test_radii_that_differ_are_told(kind, threat, largest, told):
     assert attack.unusual() == told
 
 
-@pytest.mark.parametrize(
-    ("attack", "usual", "told"),
-    [
-        (Pgd(threat=BALL, steps=3, step_size=0.1, restarts=3), {}, "step_size=0.1, restarts=3"),
-        (Pgd(threat=BALL, seed=4, draws=2), {}, "seed=4, draws=2"),
-        (Pgd(threat=BALL, seed=4, draws=2), {"seed": 4, "draws": 2}, ""),
-        (Pgd(threat=BALL), {"seed": 4, "draws": 2}, "seed=0, draws=1"),
-        (Fgsm(threat=DRAWN, label="predicted"), {}, RADII["drawn"][2] + ", label=predicted"),
-        (AdamAttack(weight=1 / 3, targeted=False), {}, "weight=0.333333, targeted=False"),
-        (Own(tries=5, kinds=["a"]), {}, "tries=5, kinds=['a']"),
-        (OwnInBall(threat=BALL, steps=10), {}, "steps=10"),
-        (OwnSteps(threat=BALL, steps=10), {}, ""),
-        (OwnBall(threat="a cube"), {}, "threat=a cube"),
-        (make_attack("foolbox:LinfPGD(epsilon=.1)", seed=3), {"seed": 3}, ""),
-        (make_attack("foolbox:LinfPGD(epsilon=.1)", seed=3), {}, "seed=3"),
-    ],
-)
+TOLD = [
+    (Pgd(threat=BALL, steps=3, step_size=0.1, restarts=3), {}, "step_size=0.1, restarts=3"),
+    (Pgd(threat=BALL, seed=4, draws=2), {}, "seed=4, draws=2"),
+    (Pgd(threat=BALL, seed=4, draws=2), {"seed": 4, "draws": 2}, ""),
+    (Pgd(threat=BALL), {"seed": 4, "draws": 2}, "seed=0, draws=1"),
+    (Fgsm(threat=DRAWN, label="predicted"), {}, RADII["drawn"][2] + ", label=predicted"),
+    (AdamAttack(weight=1 / 3, targeted=False), {}, "weight=0.333333, targeted=False"),
+    (Own(tries=5, kinds=["a"]), {}, "tries=5, kinds=['a']"),
+    (OwnInBall(threat=BALL, steps=10), {}, "steps=10"),
+    (OwnSteps(threat=BALL, steps=10), {}, ""),
+    (OwnBall(threat="a cube"), {}, "threat=a cube"),
+    (make_attack("foolbox:LinfPGD(epsilon=.1)", seed=3), {"seed": 3}, ""),
+    (make_attack("foolbox:LinfPGD(epsilon=.1)", seed=3), {}, "seed=3"),
+]
+
+
+@pytest.mark.parametrize(("attack", "usual", "told"), TOLD)
 def test_settings_that_are_not_as_usual_are_told(attack, usual, told):
     assert attack.unusual(**usual) == told
-
-
-@pytest.mark.parametrize("attack", [each for each, _ in COLUMNS.values()], ids=COLUMNS)
-def test_defaults_are_not_told(attack):
-    assert attack.unusual() == ("threat=a cube" if isinstance(attack, OwnBall) else "")
 
 
 def test_what_an_attack_has_found_is_no_setting():

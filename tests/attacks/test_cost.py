@@ -19,10 +19,7 @@ from advlens.attacks import (
     Pgd,
 )
 from advlens.attacks.threat import L2, Linf, Uniform
-from advlens.models.classifier import Classifier
-from advlens.models.resnet import CifarResNet
-from advlens.prepared import prepare
-from flops import flops
+from flops import counted_resnet, flops
 
 BALL, K = L2(epsilon=0.1), 3
 
@@ -52,25 +49,21 @@ UNITS = {
 
 @pytest.fixture(scope="module")
 def resnet():
-    """A prepared ResNet with projection shortcuts, its images and predictions, and one unit."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = CifarResNet((1, 1), (4, 8), "projection")
-    model = prepare(Classifier(network, name="tiny", image_size=16))
-    images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    labels = model(images).argmax(dim=1)
+    """A prepared network, its images and predictions, and one unit."""
+    model, images, unit = counted_resnet(6)
     with torch.no_grad():
-        unit = flops(lambda: model(images))
-    return model, images, labels, unit
+        return model, images, model(images).argmax(dim=1), 6 * unit
 
 
 def test_a_unit_is_the_sum_over_layers(resnet):
     """Multiplications and additions of each convolution and the linear layer, by hand."""
-    _, images, _, unit = resnet
+    model, images, _, unit = resnet
     full, half = 16 * 16, 8 * 8
     by_hand = 9 * 3 * 4 * full + 2 * 9 * 4 * 4 * full + 9 * 4 * 8 * half + 9 * 8 * 8 * half
     by_hand += 4 * 8 * half + 8 * 10  # the projection and the linear layer
     assert unit == 2 * by_hand * len(images)
+    with torch.no_grad():
+        assert flops(lambda: model.record(images)) == unit
 
 
 @pytest.mark.parametrize(("attack", "units"), UNITS.values(), ids=UNITS)
@@ -86,12 +79,6 @@ def test_feature_attack(resnet):
     for select, units in (("last", 1 + 2 * K), ("worst", 2 + 2 * K)):
         attack = FeatureAttack(threat=BALL, steps=K, select=select)
         assert flops(lambda attack=attack: attack(model, images)) == units * unit
-
-
-def test_record(resnet):
-    model, images, _, unit = resnet
-    with torch.no_grad():
-        assert flops(lambda: model.record(images)) == unit
 
 
 def test_outcomes_cost_only_the_images_that_hold_out(resnet):

@@ -5,74 +5,53 @@ import copy
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from advlens.attacks import Divergence, FeatureAttack
 from advlens.attacks.threat import L2, Linf
 from advlens.prepared import prepare
 from advlens.seeding import Stream
+from steps_by_hand import moved, stream
 
 
 def test_feature_attack_raises_the_distance(smooth, pixels):
     model, threat = prepare(smooth), L2(epsilon=0.5)
 
-    def distances(images, layer):
-        network = copy.deepcopy(smooth).double()
-        hidden = torch.tanh(network.conv1(2 * images.double() - 1))
-        maps = hidden if layer == "conv1" else torch.tanh(network.conv2(hidden))
-        return torch.relu(maps)
+    def distance(images, layer):
+        parts = []
+        for x in (images, pixels):
+            hidden = torch.tanh(smooth.conv1(2 * x - 1))
+            maps = hidden if layer == "conv1" else torch.tanh(smooth.conv2(hidden))
+            parts.append(torch.relu(maps))
+        return (parts[0] - parts[1]).square().flatten(1).mean(dim=1)
 
+    start = threat.sample(pixels, seed=0, ids=torch.arange(24))
     for layer in ("conv1", "conv2"):
-        attack = FeatureAttack(threat=threat, steps=8, layer=layer)
-        start = threat.sample(pixels, seed=0, ids=torch.arange(24))
-        found = attack(model, pixels)
-        with torch.no_grad():
-            clean = distances(pixels, layer)
-            at_start, at_end = (
-                (distances(x, layer) - clean).square().flatten(1).mean(dim=1)
-                for x in (start, found)
-            )
-        assert (at_end > 1.5 * at_start).all()
+        found = FeatureAttack(threat=threat, steps=8, layer=layer)(model, pixels)
+        assert (distance(found, layer) > 1.5 * distance(start, layer)).all()
     assert torch.equal(FeatureAttack(threat=threat, steps=8)(model, pixels), found)  # the last
 
 
-def start_by_hand(images: np.ndarray, ids, seed: int) -> np.ndarray:
+def start_by_hand(images: Tensor, ids, seed: int) -> Tensor:
     """Gaussian noise of standard deviation 0.001 from each image's own stream."""
-    found = []
-    for image, number in zip(images, ids.tolist(), strict=True):
-        bits = np.random.Philox(key=[seed, number], counter=[0, 0, 0, Stream.START])
-        noise = np.random.Generator(bits).standard_normal(image.shape, dtype=np.float32)
-        found.append(np.clip(image + 0.001 * noise, 0, 1))
-    return np.stack(found)
+    draws = [stream(seed, number, Stream.START) for number in ids.tolist()]
+    noise = [draw.standard_normal(images.shape[1:], dtype=np.float32) for draw in draws]
+    return (images.double() + 0.001 * torch.from_numpy(np.stack(noise))).clamp(0, 1)
 
 
 def divergence_loop(network, norm, epsilon, steps, size, images, ids, seed):
     """Each image by itself, with log p and log q written out (Zhang et al. 2019, algorithm 1)."""
-    network = copy.deepcopy(network).double()
-    clean = images.double().numpy()
-    start, iterates = start_by_hand(clean, ids, seed), []
-    for image, current in zip(clean, start, strict=True):
-        z = network(torch.from_numpy(image)[None])[0].detach()
-        log_p = z - torch.log(torch.exp(z).sum())
-        kept = []
-        for step in range(steps + 1):
-            x = torch.from_numpy(current)[None].requires_grad_()
+    network, iterates = copy.deepcopy(network).double(), []
+    for image, start in zip(images.double(), start_by_hand(images, ids, seed), strict=True):
+        z = network(image[None])[0].detach()
+        log_p, current, kept = z - z.exp().sum().log(), start, []
+        for _ in range(steps + 1):
+            x = current[None].requires_grad_()
             w = network(x)[0]
-            log_q = w - torch.log(torch.exp(w).sum())
-            loss = (log_p.exp() * (log_p - log_q)).sum()
+            loss = (log_p.exp() * (log_p - (w - w.exp().sum().log()))).sum()
             kept.append((loss.item(), current))
-            if step == steps:
-                break
-            loss.backward()
-            gradient = x.grad[0].numpy()
-            if norm is Linf:
-                moved = current + size * np.sign(gradient)
-                change = np.clip(moved - image, -epsilon, epsilon)
-            else:
-                moved = current + size * gradient / np.sqrt((gradient**2).sum())
-                change = moved - image
-                change *= min(1, epsilon / np.sqrt((change**2).sum()))
-            current = np.clip(image + change, 0, 1)
+            (gradient,) = torch.autograd.grad(loss, x)
+            current = moved(norm, current, gradient[0], size, image, epsilon)
         iterates.append(kept)
     return iterates
 
@@ -90,9 +69,9 @@ def test_divergence_equals_the_loop_of_trades(norm, epsilon, size, smooth, pixel
     for i, kept in enumerate(iterates):
         highest = max(kept, key=lambda pair: pair[0])[1]
         for found, expected in ((last[i], kept[-1][1]), (worst[i], highest)):
-            away = np.abs(found.double().numpy() - expected)
+            away = (found - expected).abs()
             assert away.max() < (2 * epsilon if norm is Linf else 5e-4)
-            same += (away < 5e-4).mean() / 48
+            same += (away < 5e-4).double().mean().item() / 48
         assert kept[-1][0] > 10 * kept[0][0] > 0
     assert same > 0.99
 
@@ -135,11 +114,12 @@ class Rounds(nn.Module):
 @pytest.mark.parametrize(("norm", "epsilon"), [(Linf, 0.03), (L2, 0.4)])
 def test_where_nothing_has_moved_the_noise_is_followed(norm, epsilon, levels, bias, smooth, pixels):
     """And no gradient that is rounding: one image is the same in any batch and at any place."""
-    model, threat, ids = Rounds(smooth, levels, bias), norm(epsilon=epsilon), torch.arange(24)
+    model, ids = prepare(Rounds(smooth, levels, bias)), torch.arange(24)
     middle = (pixels * 64).round().clamp(1, 63) / 64
+    threat = norm(epsilon=epsilon)
     attack = Divergence(threat=threat, steps=1, step_size=epsilon / 4, select="last")
     found = attack(model, middle, ids=ids)
-    start = torch.from_numpy(start_by_hand(middle.numpy(), ids, 0)).float()
+    start = start_by_hand(middle, ids, 0).float()
     noise = start - middle
     along = noise.sign() if norm is Linf else noise / noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     expected = (start + epsilon / 4 * along).clamp(0, 1)

@@ -2,20 +2,21 @@
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from advlens.attacks import Bim, Fgsm, GaussianNoise, LeastLikely, Pgd
+from advlens.attacks.gradient import _Worst
 from advlens.attacks.threat import L2, Linf, Uniform
 from advlens.prepared import prepare
+from steps_by_hand import moved
 
 EPS = torch.finfo(torch.float32).eps
-in_both = pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.float64], ids=["float32", "float64"]
-)
+in_both = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+each_norm = pytest.mark.parametrize("norm", [Linf, L2])
+RADIUS, SIZE = {Linf: 0.03, L2: 0.5}, {Linf: 0.008, L2: 0.2}
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -24,125 +25,75 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(found.double(), expected.double(), rtol=0, atol=atol)
 
 
-def naive_gradient(network, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """∇ₓ of plain cross entropy, one image at a time."""
-    found = []
-    for image, label in zip(images, classes, strict=True):
-        x = torch.from_numpy(image).unsqueeze(0).requires_grad_()
-        F.cross_entropy(network(x), torch.tensor([int(label)])).backward()
-        found.append(x.grad.numpy()[0])
-    return np.stack(found)
-
-
-def naive_step(norm, gradient: np.ndarray) -> np.ndarray:
-    if norm is Linf:
-        # float32 knows a gradient to 3 ε of its image's largest value: no sign is one of rounding
-        sizes = np.abs(gradient).reshape(len(gradient), -1)
-        assert (sizes.min(axis=1) > 16 * EPS * sizes.max(axis=1)).all()
-        return np.sign(gradient)
-    return np.stack([g / np.sqrt((g**2).sum()) for g in gradient])
-
-
-def naive_projection(norm, candidates: np.ndarray, images: np.ndarray, epsilon: float):
-    found = []
-    for candidate, image in zip(candidates, images, strict=True):
-        change = candidate - image
-        if norm is Linf:
-            change = np.minimum(np.maximum(change, -epsilon), epsilon)
-        else:
-            length = np.sqrt((change**2).sum())
-            change = change * (epsilon / length if length > epsilon else 1)
-        found.append(np.minimum(np.maximum(image + change, 0), 1))
-    return np.stack(found)
-
-
 def naive_iterates(network, norm, epsilon, steps, size, images, classes, start, sign=1):
-    """x₀ … x_K."""
-    network = copy.deepcopy(network).double()
-    clean, iterates = images.double().numpy(), [start.double().numpy()]
+    """x₀ … x_K, along ∇ₓ of plain cross entropy, one image at a time."""
+    network, iterates = copy.deepcopy(network).double(), [start.double()]
     for _ in range(steps):
-        gradient = sign * naive_gradient(network, iterates[-1], classes.numpy())
-        moved = iterates[-1] + size * naive_step(norm, gradient)
-        iterates.append(naive_projection(norm, moved, clean, epsilon))
-    return [torch.from_numpy(x) for x in iterates]
+        following = []
+        for current, image, label in zip(iterates[-1], images.double(), classes, strict=True):
+            x = current[None].requires_grad_()
+            loss = sign * F.cross_entropy(network(x), label[None])
+            gradient = torch.autograd.grad(loss, x)[0][0]
+            if norm is Linf:
+                # float32 knows a gradient to 3 ε of its largest value: no sign is one of rounding
+                assert gradient.abs().min() > 16 * EPS * gradient.abs().max()
+            following.append(moved(norm, current, gradient, size, image, epsilon))
+        iterates.append(torch.stack(following))
+    return iterates
+
+
+KINDS = [(Fgsm, False), (Bim, False), (Pgd, True), (LeastLikely, False), (LeastLikely, True)]
 
 
 @in_both
-@pytest.mark.parametrize("norm", [Linf, L2])
-def test_fgsm(norm, dtype, smooth, pixels, labels):
-    smooth, pixels = smooth.to(dtype), pixels.to(dtype)
-    epsilon = 0.03 if norm is Linf else 0.5
-    expected = naive_iterates(smooth, norm, epsilon, 1, epsilon, pixels, labels, pixels)[-1]
-    threat = norm(epsilon=epsilon)
-    found = Fgsm(threat=threat)(smooth, pixels, labels)
-    assert_close(found, expected)
-    # one step of BIM, and of PGD at a start without randomness, is FGSM
-    one = Bim(threat=threat, steps=1, step_size=epsilon, select="last")(smooth, pixels, labels)
-    assert_close(one, found)
+@each_norm
+@pytest.mark.parametrize(("kind", "random"), KINDS)
+def test_updates(kind, random, norm, dtype, smooth, pixels, labels):
+    smooth, pixels, targeted = smooth.to(dtype), pixels.to(dtype), kind is LeastLikely
+    threat, ids, seed = norm(epsilon=RADIUS[norm]), torch.arange(24), 0 if targeted else 3
+    settings = {"steps": 6, "step_size": SIZE[norm], "select": "last", "seed": seed}
+    if targeted:
+        settings["random_start"] = random
+        with torch.no_grad():
+            labels = smooth(pixels).argmin(dim=1)
+    attack = Fgsm(threat=threat) if kind is Fgsm else kind(threat=threat, **settings)
+    steps, size = (1, RADIUS[norm]) if kind is Fgsm else (6, SIZE[norm])
+    start = threat.sample(pixels, seed=seed, ids=ids) if random else pixels
+    given = pixels, labels, start, -1 if targeted else 1
+    expected = naive_iterates(smooth, norm, RADIUS[norm], steps, size, *given)[-1]
+    assert_close(attack(smooth, pixels, None if targeted else labels, ids=ids), expected)
 
 
-@pytest.mark.parametrize("norm", [Linf, L2])
+@each_norm
 def test_a_step_along_a_given_gradient(norm, pixels):
     """FGSM's own step, radii drawn as in a call."""
     ids = torch.arange(24) + 3
     attack = Fgsm(threat=norm(epsilon=Uniform(low=0.1, high=0.9)), seed=4)
     gradient = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
-    radii = Uniform(low=0.1, high=0.9).draw(4, ids).view(-1, 1, 1, 1).numpy()
-    step = naive_step(norm, gradient.double().numpy())
-    expected = np.clip(pixels.double().numpy() + radii * step, 0, 1)
-    found = attack.along(gradient, pixels, ids)
-    assert_close(found, torch.from_numpy(expected))
-
-
-@in_both
-@pytest.mark.parametrize("norm", [Linf, L2])
-@pytest.mark.parametrize("kind", [Bim, Pgd])
-def test_bim_and_pgd(kind, norm, dtype, smooth, pixels, labels):
-    smooth, pixels = smooth.to(dtype), pixels.to(dtype)
-    epsilon, size = (0.03, 0.008) if norm is Linf else (0.5, 0.2)
-    threat, ids = norm(epsilon=epsilon), torch.arange(24) + 5
-    start = pixels if kind is Bim else threat.sample(pixels, seed=3, ids=ids)
-    expected = naive_iterates(smooth, norm, epsilon, 6, size, pixels, labels, start)[-1]
-    attack = kind(threat=threat, steps=6, step_size=size, select="last", seed=3)
-    found = attack(smooth, pixels, labels, ids=ids)
-    assert_close(found, expected)
-
-
-@in_both
-@pytest.mark.parametrize("norm", [Linf, L2])
-def test_least_likely(norm, dtype, smooth, pixels):
-    smooth, pixels = smooth.to(dtype), pixels.to(dtype)
-    epsilon, size = (0.03, 0.008) if norm is Linf else (0.5, 0.2)
-    with torch.no_grad():
-        target = smooth(pixels).argmin(dim=1)
-    expected = naive_iterates(smooth, norm, epsilon, 6, size, pixels, target, pixels, sign=-1)[-1]
-    attack = LeastLikely(threat=norm(epsilon=epsilon), steps=6, step_size=size, select="last")
-    assert_close(attack(smooth, pixels), expected)
-    start = attack.threat.sample(pixels, seed=0, ids=torch.arange(24))
-    expected = naive_iterates(smooth, norm, epsilon, 6, size, pixels, target, start, sign=-1)[-1]
-    random = LeastLikely(
-        threat=norm(epsilon=epsilon), steps=6, step_size=size, select="last", random_start=True
-    )
-    assert_close(random(smooth, pixels), expected)
+    radii = Uniform(low=0.1, high=0.9).draw(4, ids).tolist()
+    rows = zip(pixels.double(), gradient.double(), radii, strict=True)
+    expected = [moved(norm, image, along, radius, image, radius) for image, along, radius in rows]
+    assert_close(attack.along(gradient, pixels, ids), torch.stack(expected))
 
 
 def test_default_step_size(smooth, pixels, labels):
-    default = Pgd(threat=L2(epsilon=0.6), steps=5, select="last")
-    given = Pgd(threat=L2(epsilon=0.6), steps=5, step_size=2.5 * 0.6 / 5, select="last")
-    assert_close(default(smooth, pixels, labels), given(smooth, pixels, labels))
+    settings = {"threat": L2(epsilon=0.6), "steps": 5, "select": "last"}
+    given = Pgd(**settings, step_size=2.5 * 0.6 / 5)(smooth, pixels, labels)
+    assert_close(Pgd(**settings)(smooth, pixels, labels), given)
 
 
 def test_predicted_label(smooth, pixels, labels):
     with torch.no_grad():
         predicted = smooth(pixels).argmax(dim=1)
-    for make in (
-        lambda label: Fgsm(threat=Linf(epsilon=0.02), label=label),
-        lambda label: Bim(threat=L2(epsilon=0.5), steps=3, label=label),
-        lambda label: Pgd(threat=L2(epsilon=0.5), steps=3, label=label),
+    ball = L2(epsilon=0.5)
+    for kind, settings in (
+        (Fgsm, {"threat": Linf(epsilon=0.02)}),
+        (Bim, {"threat": ball, "steps": 3}),
+        (Pgd, {"threat": ball, "steps": 3}),
     ):
-        expected = make("true")(smooth, pixels, predicted)
-        assert torch.equal(make("predicted")(smooth, pixels), expected)
-        assert not torch.equal(make("true")(smooth, pixels, labels), expected)
+        expected = kind(**settings)(smooth, pixels, predicted)
+        assert torch.equal(kind(**settings, label="predicted")(smooth, pixels), expected)
+        assert not torch.equal(kind(**settings)(smooth, pixels, labels), expected)
 
 
 def worst_by_hand(network, iterates: list, classes: torch.Tensor, targeted: bool) -> torch.Tensor:
@@ -195,6 +146,25 @@ def test_restarts_return_the_worst_of_their_runs(dtype, smooth, pixels, labels):
         assert_close(attack(smooth, pixels, labels), expected)
 
 
+def test_the_worst_look_succeeds_most_and_then_scores_highest():
+    """12 images, 9 looks, some of them at a part of the images; against a sort of each one's."""
+    random = torch.Generator().manual_seed(0)
+    worst, looks = _Worst(), [[] for _ in range(12)]
+    for number in range(9):
+        left = torch.arange(12) if number < 3 else torch.arange(number, 12, 2)
+        kept = torch.full((len(left), 2), float(number))
+        reached = torch.randint(3, (len(left),), generator=random) / 2  # shares of two draws
+        score = torch.randint(-3, 4, (len(left),), generator=random).float()
+        worst.see(kept, reached, score, left)
+        for image, *look in zip(left.tolist(), reached.tolist(), score.tolist(), strict=True):
+            looks[image].append((*look, -number))  # of equal looks the first stays
+    for image, seen in enumerate(looks):
+        reached_most, highest, first = max(seen)
+        assert worst.kept[image].tolist() == [-first, -first]
+        assert (worst.reached[image].item(), worst.score[image].item()) == (reached_most, highest)
+    assert any(max(seen)[1] < max(score for _, score, _ in seen) for seen in looks)
+
+
 def robust(attack, smooth, pixels, labels) -> float:
     rows = attack.outcomes(smooth, pixels, labels)
     return (rows.argmax(dim=1) == labels).float().mean().item()
@@ -211,28 +181,25 @@ def crowd(smooth):
 @pytest.mark.parametrize(("norm", "scale"), [(Linf, 0.015), (L2, 0.25)])
 def test_a_stronger_attacker_never_helps_the_defender(norm, scale, smooth, crowd):
     model = prepare(smooth)
-    by_epsilon = [
-        robust(Pgd(threat=norm(epsilon=scale * e), steps=5), model, *crowd) for e in (0, 0.5, 1, 2)
-    ]
-    assert by_epsilon == sorted(by_epsilon, reverse=True)
-    assert by_epsilon[0] == 1 > by_epsilon[1] > by_epsilon[2] > by_epsilon[3]
     threat = norm(epsilon=scale)
+
+    def fall(attacks):
+        rates = [robust(attack, model, *crowd) for attack in attacks]
+        assert rates == sorted(rates, reverse=True)
+        return rates
+
+    radii = [scale * e for e in (0, 0.5, 1, 2)]
+    rates = fall(Pgd(threat=norm(epsilon=epsilon), steps=5) for epsilon in radii)
+    assert rates[0] == 1 > rates[1] > rates[2] > rates[3]
     # the same step size: more steps only add iterates
-    by_steps = [
-        robust(Bim(threat=threat, steps=k, step_size=scale / 5), model, *crowd)
-        for k in (1, 3, 5, 10, 20)
-    ]
-    assert by_steps == sorted(by_steps, reverse=True)
-    by_restarts = [
-        robust(Pgd(threat=threat, steps=3, restarts=r), model, *crowd) for r in (1, 2, 4)
-    ]
-    assert by_restarts == sorted(by_restarts, reverse=True)
-    assert robust(Fgsm(threat=threat), model, *crowd) >= by_steps[-1]
+    rates = fall(Bim(threat=threat, steps=k, step_size=scale / 5) for k in (1, 3, 5, 10, 20))
+    assert robust(Fgsm(threat=threat), model, *crowd) >= rates[-1]
+    fall(Pgd(threat=threat, steps=3, restarts=restarts) for restarts in (1, 2, 4))
     free = Pgd(threat=Linf(epsilon=1.0), steps=10)
     assert robust(free, model, *crowd) <= 0.2  # chance
 
 
-@pytest.mark.parametrize("norm", [Linf, L2])
+@each_norm
 def test_noise_has_exactly_the_length(norm):
     gray = torch.full((50, 3, 8, 8), 0.5)
     threat = norm(epsilon=0.2)

@@ -1,5 +1,6 @@
 """Models whose passes differ: expectation over transformation, and accuracy over draws."""
 
+import copy
 import random
 from dataclasses import replace
 
@@ -8,18 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advlens import load_data, load_model
-from advlens.attacks import (
-    AdamAttack,
-    Bim,
-    Divergence,
-    FeatureAttack,
-    Fgsm,
-    GradientAttack,
-    LeastLikely,
-    Pgd,
-    base,
-)
+from advlens import load_data
+from advlens.attacks import Bim, Divergence, GradientAttack, LeastLikely, Pgd, base
 from advlens.attacks.threat import L2
 from advlens.errors import SettingsError
 from advlens.evaluation import Accuracy
@@ -27,6 +18,7 @@ from advlens.intervals import wilson
 from advlens.prepared import prepare
 from every_attack import ATTACKS, BALL, each, pixels_apart
 from randomized_network import Live, Shifted
+from steps_by_hand import moved
 
 SHIFTS = (0, 3, 1, 5)
 DRAWS = len(SHIFTS)
@@ -36,14 +28,12 @@ DRAWING = {name: attack for name, attack in ATTACKS.items() if isinstance(attack
 
 @each(DRAWING)
 def test_draws_of_a_model_that_does_not_vary_change_nothing(attack, smooth, pixels, labels):
-    model = prepare(smooth)
-    found = replace(attack, draws=3)(model, pixels, labels)
-    expected = attack(model, pixels, labels)  # means of equal float32 numbers
-    torch.testing.assert_close(found, expected, rtol=0, atol=pixels_apart(attack))
-    rows = replace(attack, draws=3).outcomes(model, pixels, labels)
-    expected = attack.outcomes(model, pixels, labels)
+    given, three = (prepare(smooth), pixels, labels), replace(attack, draws=3)
+    atol = pixels_apart(attack)  # means of equal float32 numbers
+    torch.testing.assert_close(three(*given), attack(*given), rtol=0, atol=atol)
     atol = 3e-3 if isinstance(attack, Divergence) else 1e-3
-    torch.testing.assert_close(rows, expected, rtol=1e-3, atol=atol)
+    expected = attack.outcomes(*given)
+    torch.testing.assert_close(three.outcomes(*given), expected, rtol=1e-3, atol=atol)
 
 
 def by_hand(network: nn.Module, images: Tensor, goals: Tensor, sign: int, steps: int) -> Tensor:
@@ -51,7 +41,7 @@ def by_hand(network: nn.Module, images: Tensor, goals: Tensor, sign: int, steps:
     found = []
     for image, goal in zip(images.double(), goals.tolist(), strict=True):
         current, worst = image, (-1.0, -torch.inf, image)
-        for step in range(steps + 1):
+        for _ in range(steps + 1):
             scores, hits, total = [], [], torch.zeros_like(image)
             for shift in SHIFTS:
                 inputs = current.clone().requires_grad_()
@@ -63,9 +53,7 @@ def by_hand(network: nn.Module, images: Tensor, goals: Tensor, sign: int, steps:
                 hits.append((int(logits.argmax()) == goal) == (sign < 0))
             seen = (sum(hits) / DRAWS, sum(scores) / DRAWS, current)
             worst = max(worst, seen, key=lambda look: look[:2])
-            if step < steps:
-                moved = current + 2.5 * 0.4 / steps * total / total.norm() - image
-                current = (image + moved * min(1, 0.4 / moved.norm())).clamp(0, 1)
+            current = moved(L2, current, total, 2.5 * 0.4 / steps, image, 0.4)
         found.append(worst[2])
     return torch.stack(found)
 
@@ -73,8 +61,7 @@ def by_hand(network: nn.Module, images: Tensor, goals: Tensor, sign: int, steps:
 def test_gradients_and_choices_are_means_over_draws(smooth, pixels, labels):
     """A model that takes its shifts by turns: so many draws are its exact mean."""
     images, labels = pixels[:10], labels[:10]
-    double = type(smooth)().double()
-    double.load_state_dict(smooth.state_dict())
+    double = copy.deepcopy(smooth).double()
     model = Live(Shifted(smooth, SHIFTS))
     bim = Bim(threat=BALL, steps=3, draws=DRAWS)
     expected = by_hand(double, images, labels, 1, 3).float()
@@ -115,31 +102,36 @@ def test_a_mean_of_ones_may_round_to_less_than_one(smooth, pixels, labels, monke
     expected = attack.outcomes(smooth, pixels, labels)
 
     def less(looks):
-        found = mean(looks)
-        return found._replace(reached=found.reached * (1 - 2**-23))
+        return (found := mean(looks))._replace(reached=found.reached * (1 - 2**-23))
 
     monkeypatch.setattr(base, "_mean", less)
     assert torch.equal(attack.outcomes(smooth, pixels, labels), expected)
 
 
-@pytest.mark.parametrize(
-    ("draws", "kind"), [(0, "positive"), (-1, "positive"), (float("nan"), "whole"), (1.5, "whole")]
-)
+NO_DRAWS = [(0, "positive"), (-1, "positive"), (float("nan"), "whole"), (1.5, "whole")]
+
+
+@pytest.mark.parametrize(("draws", "kind"), NO_DRAWS)
 def test_impossible_draws_are_refused(draws, kind):
-    for make in (lambda: Fgsm(threat=BALL, draws=draws), lambda: AdamAttack(draws=draws)):
+    for attack in (ATTACKS["fgsm"], ATTACKS["adam"], ATTACKS["feature"]):
         with pytest.raises(SettingsError, match=f"draws must be a {kind} number"):
-            make()
-    with pytest.raises(SettingsError, match=f"draws must be a {kind} number"):
-        FeatureAttack(threat=BALL, draws=draws)
+            replace(attack, draws=draws)
 
 
 def test_accuracy_of_a_randomized_model_is_that_of_a_plain_loop():
-    """A packaged network behind a random shift: attacked and counted over the live model."""
+    """A network behind a random shift: attacked and counted over the live model."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pool = nn.Conv2d(3, 8, 5, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(4), nn.Flatten()
+        network = nn.Sequential(*pool, nn.Linear(128, 10)).eval()
+    with torch.no_grad():
+        network[4].weight *= 8
     random.seed(0)
-    network, data = load_model("cifar10-standard"), load_data("sample").subset(24, seed=0)
-    (batch,) = data.batches(24)
-    images, labels, still = batch.images, batch.labels, prepare(network)
-    live, attack = Live(Shifted(still, most=4)), Pgd(threat=L2(epsilon=0.2), steps=2, draws=3)
+    (batch,) = load_data("sample").subset(24, seed=0).batches(24)
+    images, still = batch.images, prepare(network)
+    labels = still(images).argmax(dim=1)
+    labels[::4] = (labels[::4] + 1) % 10
+    live, attack = Live(Shifted(still, most=2)), Pgd(threat=L2(epsilon=0.2), steps=2, draws=3)
     clean = live(images).detach()
     natural, attacked = Accuracy(draws=6), Accuracy(draws=6)
     for accuracy, how in ((natural, None), (attacked, attack)):
@@ -152,11 +144,8 @@ def test_accuracy_of_a_randomized_model_is_that_of_a_plain_loop():
         hits = ranked == labels[:, None]
         return hits[..., 0].double().mean().item(), hits.any(dim=-1).double().mean().item()
 
-    found = attacked.compute()
-    for row, pixels in (
-        (natural.compute(), images),
-        (found, attack(live, images, labels, ids=batch.ids)),
-    ):
+    found, moved_images = attacked.compute(), attack(live, images, labels, ids=batch.ids)
+    for row, pixels in ((natural.compute(), images), (found, moved_images)):
         top1, top5 = plain(pixels)
         assert 0 <= row["top1_spread"] < 0.2
         assert row["top1_low"] <= top1 <= row["top1_high"]
@@ -169,10 +158,9 @@ def test_accuracy_of_a_randomized_model_is_that_of_a_plain_loop():
 def test_the_interval_holds_the_truth(shared):
     """Images are drawn, and passes: the truth is the mean over all of both."""
     rng, n, draws, inside = np.random.default_rng(0), 100, 10, []
-    truth = (
-        1 / (1 + np.exp(-(2 * rng.normal(size=10**6) + shared * rng.normal(size=10**6))))
-    ).mean()
-    for _ in range(500):
+    logits = 2 * rng.normal(size=200_000) + shared * rng.normal(size=200_000)
+    truth = (1 / (1 + np.exp(-logits))).mean()
+    for _ in range(300):
         logits = 2 * rng.normal(size=(n, 1)) + shared * rng.normal(size=(1, draws))
         right = rng.random((n, draws)) < 1 / (1 + np.exp(-logits))
         by_draw = [int(count) for count in right.sum(axis=0)]

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from advlens.seeding import Stream, derived
+from steps_by_hand import stream
 
 
 def score_and_gradient(
@@ -19,31 +20,21 @@ def score_and_gradient(
 
 
 def noise(shape: tuple[int, ...], seed: int, number: int, draw: int) -> Tensor:
-    bits = np.random.Philox(key=[derived(seed, draw), number], counter=[0, 0, 0, int(Stream.NOISE)])
-    return torch.from_numpy(np.random.Generator(bits).random(shape, dtype=np.float32)).double()
+    numbers = stream(derived(seed, draw), number, Stream.NOISE)
+    return torch.from_numpy(numbers.random(shape, dtype=np.float32)).double()
 
 
 def integrated(
-    model: nn.Module,
-    image: Tensor,
-    baseline: Tensor,
-    label: int,
-    target: str,
-    steps: int,
-    divisor: int,
+    model: nn.Module, image: Tensor, baseline: Tensor, label: int, target: str, m: int, divisor: int
 ) -> tuple[Tensor, float]:
-    """(x − x′) · 1/(2 divisor) Σ (g_i + g_{i−1}), and F(x) − F(x′)."""
-    image, baseline = image.double(), baseline.double()
-    total = torch.zeros_like(image)
-    for i in range(1, steps + 1):
-        _, now = score_and_gradient(model, baseline + i / steps * (image - baseline), label, target)
-        _, before = score_and_gradient(
-            model, baseline + (i - 1) / steps * (image - baseline), label, target
-        )
-        total += now + before
-    high, _ = score_and_gradient(model, image, label, target)
-    low, _ = score_and_gradient(model, baseline, label, target)
-    return (image - baseline) * total / (2 * divisor), high - low
+    """(x − x′) · 1/(2 divisor) Σ (g_i + g_{i−1}), i = 1 … m, and F(x) − F(x′)."""
+    change = image.double() - baseline.double()
+    points = [baseline.double() + i / m * change for i in range(m + 1)]
+    values, gradients = zip(
+        *(score_and_gradient(model, point, label, target) for point in points), strict=True
+    )
+    total = sum(gradients[i] + gradients[i - 1] for i in range(1, m + 1))
+    return change * total / (2 * divisor), values[m] - values[0]
 
 
 def expected(
@@ -60,8 +51,7 @@ def expected(
 
 def samples(seed: int, number: int, count: int, background: int, stratified: bool) -> list:
     """The draws that an image gets."""
-    bits = np.random.Philox(key=[seed, number], counter=[0, 0, 0, int(Stream.NOISE)])
-    generator = np.random.Generator(bits)
+    generator = stream(seed, number, Stream.NOISE)
     alphas = generator.random(count)
     if not stratified:
         return list(zip(generator.integers(background, size=count), alphas, strict=True))
@@ -69,3 +59,12 @@ def samples(seed: int, number: int, count: int, background: int, stratified: boo
     while len(cards) < count:
         cards += generator.permutation(background).tolist()
     return [(cards[i], (i // 2 + alphas[i]) / (count / 2)) for i in range(count)]
+
+
+def linear() -> tuple[nn.Module, Tensor, Tensor]:
+    """A linear model of three images 3×8×8, their labels, and the weights of these."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(192, 5))
+    labels = torch.tensor([4, 0, 2])
+    return model, labels, model[1].weight[labels].view(3, 3, 8, 8).detach()

@@ -1,16 +1,14 @@
 """What every attribution promises, whatever its definition."""
 
 from dataclasses import replace
-from functools import partial
 
-import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from advlens.attribution import ExpectedGradients, IntegratedGradients, RandomAttribution
 from advlens.errors import DataError, NumericError, SettingsError
 from advlens.prepared import prepare
+from smooth_network import Breaks, Mixed, state_of
 
 METHODS = {
     "noise": IntegratedGradients(steps=3, baselines=2, seed=1),
@@ -39,13 +37,15 @@ def call(method, model, images, *arguments, **given):
 @each(METHODS)
 def test_result(method, smooth, pixels, labels):
     found = call(method, smooth, pixels, labels)
-    assert found.values.shape == pixels.shape
-    assert found.values.dtype == pixels.dtype
+    assert (found.values.shape, found.values.dtype) == (pixels.shape, pixels.dtype)
     assert found.maps.shape == (24, 8, 8)
     assert torch.equal(found.targets, labels)
     assert found.gap.shape == found.error.shape == found.points.shape == (24,)
     assert (found.gap.isnan() if isinstance(method, RandomAttribution) else found.gap >= 0).all()
     assert (found.values.flatten(1) != 0).any(dim=1).all()
+    empty = call(method, smooth, pixels[:0])
+    assert empty.values.shape == (0, 3, 8, 8)
+    assert empty.gap.shape == empty.targets.shape == (0,)
 
 
 @each(METHODS)
@@ -68,14 +68,14 @@ def test_same_result_in_any_batch(method, smooth, pixels, labels):
         torch.testing.assert_close(found.values, together.values, **close)
         torch.testing.assert_close(found.error, together.error, equal_nan=True, **close)
         assert torch.equal(found.points, together.points)
-    parts = [
-        call(method, model, pixels[i : i + 5], labels[i : i + 5], ids=ids[i : i + 5]).values
-        for i in range(0, 24, 5)
-    ]
-    torch.testing.assert_close(torch.cat(parts), together.values, **close)
+
+    def part(chosen):
+        return call(method, model, pixels[chosen], labels[chosen], ids=ids[chosen]).values
+
+    parts = torch.cat([part(slice(i, i + 5)) for i in range(0, 24, 5)])
+    torch.testing.assert_close(parts, together.values, **close)
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
-    shuffled = call(method, model, pixels[order], labels[order], ids=ids[order])
-    torch.testing.assert_close(shuffled.values, together.values[order], **close)
+    torch.testing.assert_close(part(order), together.values[order], **close)
 
 
 @each(RANDOM)
@@ -102,13 +102,6 @@ def test_random_numbers_change_with_the_image(smooth, pixels, labels):
 
 
 @each(METHODS)
-def test_empty_batch(method, smooth, pixels):
-    found = call(method, smooth, pixels[:0])
-    assert found.values.shape == (0, 3, 8, 8)
-    assert found.gap.shape == found.targets.shape == (0,)
-
-
-@each(METHODS)
 def test_grad_mode_and_channels_last_images_do_not_matter(method, smooth, pixels, labels):
     expected = call(method, smooth, pixels, labels).values
     with torch.no_grad():
@@ -121,94 +114,67 @@ def test_grad_mode_and_channels_last_images_do_not_matter(method, smooth, pixels
 
 
 @each(METHODS)
-def test_images_must_be_pixels(method, smooth, pixels, labels):
+def test_images_must_be_pixels_and_labels_classes(method, smooth, pixels, labels):
+    model = prepare(smooth)
     for images in ((pixels - 0.45) / 0.25, pixels * 255):
         with pytest.raises(DataError, match=r"images must lie in \[0, 1\]"):
-            call(method, smooth, images, labels)
-
-
-@each(METHODS)
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda labels: labels[:5], "one class number .* for each of the 24 images"),
-        (lambda labels: labels.float(), "one class number .* not torch.float32"),
-        (lambda labels: labels + 1, "classes of the model, 0 to 4, not 1 to 5"),
-        (lambda labels: labels - 1, "classes of the model, 0 to 4, not -1 to 3"),
-    ],
-)
-def test_labels_must_be_classes(method, change, words, smooth, pixels, labels):
-    with pytest.raises(SettingsError, match=words):
-        call(method, smooth, pixels, change(labels))
-
-
-class Breaks(nn.Module):
-    """Returns NaN, or has an infinite gradient, for dark images."""
-
-    def __init__(self, network: nn.Module, logits: bool):
-        super().__init__()
-        self.network, self.logits = network, logits
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        under = torch.relu(0.3 - x.mean(dim=(1, 2, 3))).unsqueeze(1)
-        # the root's gradient at 0 is infinite
-        broken = torch.where(under > 0, torch.nan, 0.0) if self.logits else (under - under).sqrt()
-        return self.network(x) + broken
+            call(method, model, images, labels)
+    for wrong, words in (
+        (labels[:5], "one class number .* for each of the 24 images"),
+        (labels.float(), "one class number .* not torch.float32"),
+        (labels + 1, "classes of the model, 0 to 4, not 1 to 5"),
+        (labels - 1, "classes of the model, 0 to 4, not -1 to 3"),
+    ):
+        with pytest.raises(SettingsError, match=words):
+            call(method, model, pixels, wrong)
 
 
 @pytest.mark.parametrize("logits", [True, False], ids=["logits", "gradient"])
 @each(FOLLOW)
 def test_non_finite_values_are_an_error(method, logits, smooth, pixels, labels):
-    given = {"background": torch.zeros(2, 3, 8, 8)} if "Expected" in repr(method) else {}
     says = "Breaks returns NaN" if logits else f"{type(method).__name__}: the model returns NaN"
     with pytest.raises(NumericError, match=says):
-        call(method, Breaks(smooth, logits), pixels * 0.5, labels, **given)
+        call(method, Breaks(smooth, -1, logits), pixels, labels)
     if isinstance(method, IntegratedGradients):  # broken on the way only
+        broken = Breaks(smooth, 0.6, True)
         with pytest.raises(NumericError, match="check its weights"):
-            method(Breaks(smooth, True), pixels, labels, baselines=torch.zeros(3, 8, 8))
-
-
-class Mixed(nn.Module):
-    """Batch normalization and dropout, in mixed modes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Dropout(0.5)
-        )
-        self.linear = nn.Linear(4 * 6 * 6, 5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.linear(torch.flatten(self.body(x), 1))
-
-
-def state_of(model: nn.Module) -> list:
-    """Everything that a method could leave behind."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return [
-        [(name, m.training, len(m._forward_hooks)) for name, m in model.named_modules()],
-        [(name, t.requires_grad, t.tolist()) for name, t in tensors.items()],
-        [None if t.grad is None else t.grad.tolist() for t in tensors.values()],
-        torch.get_rng_state().tolist(),
-        np.random.get_state()[1].tolist(),  # noqa: NPY002
-        torch.is_grad_enabled(),
-    ]
+            method(broken, pixels * 0.5, labels, baselines=torch.ones(3, 8, 8))
 
 
 @each(METHODS)
 def test_no_residue(method, pixels, labels):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = Mixed().train()
-    model.body[1].eval()
-    model.body[0].weight.requires_grad_(False)
-    model(pixels).sum().backward()
-    before, images = state_of(model), pixels.clone()
-    first = call(method, model, pixels, labels)
+    model, before = Mixed(pixels), pixels.clone()
+    state = state_of(model)
+    first = call(method, model, pixels, labels).values
     with pytest.raises(SettingsError):
         call(method, model, pixels, labels + 99)
-    assert state_of(model) == before
-    assert torch.equal(images, pixels)
-    again = partial(call, method, prepare(model), pixels, labels)
-    assert torch.equal(again().values, first.values)
-    assert torch.equal(call(method, model.eval(), pixels, labels).values, first.values)
+    assert state_of(model) == state
+    assert torch.equal(before, pixels)
+    assert torch.equal(call(method, prepare(model), pixels, labels).values, first)
+    assert torch.equal(call(method, model.eval(), pixels, labels).values, first)
+
+
+WRONG = [
+    (IntegratedGradients, {"steps": 0}, "steps must be a positive"),
+    (IntegratedGradients, {"baselines": 0}, "baselines must be a positive"),
+    (IntegratedGradients, {"batch_size": 0}, "batch_size must be a positive"),
+    (IntegratedGradients, {"max_steps": -1}, "max_steps must be a positive"),
+    (IntegratedGradients, {"tolerance": 0.0}, "tolerance must be a positive"),
+    (IntegratedGradients, {"tolerance": 0.1, "max_steps": 20}, "max_steps 20 is below steps 50"),
+    (IntegratedGradients, {"baseline": "white"}, "baseline must be one of noise, black, blurred"),
+    (IntegratedGradients, {"target": "loss"}, "target must be one of probability, logit"),
+    (IntegratedGradients, {"formula": "simpson"}, "formula must be one of trapezoid, paper"),
+    (IntegratedGradients, {"seed": -1}, "seed must be a whole number ≥ 0"),
+    (ExpectedGradients, {"samples": 0}, "samples must be a positive"),
+    (ExpectedGradients, {"samples": 7}, "samples must be at least 2, and even"),
+    (ExpectedGradients, {"samples": 1, "stratified": False}, "samples must be at least 2"),
+    (ExpectedGradients, {"batch_size": 0}, "batch_size must be a positive"),
+    (ExpectedGradients, {"target": "loss"}, "target must be one of"),
+    (ExpectedGradients, {"seed": -3}, "seed must be a whole number ≥ 0"),
+]
+
+
+@pytest.mark.parametrize(("kind", "settings", "words"), WRONG)
+def test_wrong_settings_are_one_sentence(kind, settings, words):
+    with pytest.raises(SettingsError, match=words):
+        kind(**settings)

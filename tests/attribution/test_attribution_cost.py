@@ -1,5 +1,7 @@
 """Every attribution does exactly the passes that it is allowed, and no more of them at once."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -12,24 +14,16 @@ from advlens.attribution import (
     Stability,
 )
 from advlens.attribution.baselines import blurred
-from advlens.models.classifier import Classifier
-from advlens.models.resnet import CifarResNet
 from advlens.prepared import prepare
-from flops import flops
+from flops import counted_resnet, flops
 
 M, N, BACKGROUND = 5, 8, 12
 
 
 @pytest.fixture(scope="module")
 def resnet():
-    """A prepared ResNet with projection shortcuts, 6 images, a background, and one unit."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = CifarResNet((1, 1), (4, 8), "projection")
-    pixels = torch.rand(6 + BACKGROUND, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    model = prepare(Classifier(network, name="tiny", image_size=16), pixels)
-    with torch.no_grad():
-        unit = flops(lambda: model(pixels[:1]))
+    """A prepared network, 6 images, a background, and one unit."""
+    model, pixels, unit = counted_resnet(6 + BACKGROUND)
     return model, pixels[:6], pixels[6:], unit
 
 
@@ -56,9 +50,8 @@ def test_integrated_gradients(batch_size, known, resnet):
 def test_a_tolerance_costs_only_the_images_that_exceed_it(resnet):
     model, images, _, unit = resnet
     gaps = IntegratedGradients(steps=M, baseline="black")(model, images).gap
-    method = IntegratedGradients(
-        steps=M, baseline="black", tolerance=gaps.median().item(), max_steps=2 * M
-    )
+    settings = {"tolerance": gaps.median().item(), "max_steps": 2 * M}
+    method = IntegratedGradients(steps=M, baseline="black", **settings)
     points = method(model, images).points
     assert points.tolist() == [1 + M * (1 + (gap > gaps.median()).item()) for gap in gaps]
     assert flops(lambda: method(model, images)) == 2 * int(points.sum()) * unit
@@ -101,29 +94,26 @@ class Counting(nn.Module):
         return self.linear(x.flatten(1))
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        lambda many, size: IntegratedGradients(steps=many, baselines=3, batch_size=size),
-        lambda many, size: IntegratedGradients(
-            steps=2, tolerance=1e-30, max_steps=2 * many, batch_size=size
-        ),
-        lambda many, size: ExpectedGradients(samples=2 * many, batch_size=size),
-        lambda many, size: Faithfulness(steps=many, batch_size=size),
-    ],
-    ids=["integrated", "tolerance", "expected", "faithfulness"],
-)
-def test_the_largest_batch_is_the_one_set(method, pixels):
+BATCHES = {
+    "integrated": lambda many: IntegratedGradients(steps=many, baselines=3),
+    "tolerance": lambda many: IntegratedGradients(steps=2, tolerance=1e-30, max_steps=2 * many),
+    "expected": lambda many: ExpectedGradients(samples=2 * many),
+    "faithfulness": lambda many: Faithfulness(steps=many),
+}
+
+
+@pytest.mark.parametrize("make", BATCHES.values(), ids=BATCHES)
+def test_the_largest_batch_is_the_one_set(make, pixels):
     """Whatever the number of images and steps; and no batch but the last of a row is smaller."""
     model, background = prepare(Counting(), pixels), torch.rand(40, 3, 8, 8)
     for count, many, size in ((1, 40, 16), (24, 3, 16), (8, 40, 16), (24, 40, 7)):
         Counting.seen.clear()
-        given = {}
-        if isinstance(method(many, size), ExpectedGradients):
+        method, given = replace(make(many), batch_size=size), {}
+        if isinstance(method, ExpectedGradients):
             given["background"] = background
-        if isinstance(method(many, size), Faithfulness):
+        if isinstance(method, Faithfulness):
             given |= {"maps": pixels[:count].sum(dim=1), "targets": torch.zeros(count).long()}
-        method(many, size)(model, pixels[:count], **given)
+        method(model, pixels[:count], **given)
         assert max(Counting.seen) <= size
         assert sum(seen < size for seen in Counting.seen) <= 8
         assert len(Counting.seen) <= sum(Counting.seen) / size + 8

@@ -67,27 +67,23 @@ def shaps(smooth, image, background, samples):
 
 
 @pytest.mark.parametrize("peer", [captums, shaps])
-@pytest.mark.parametrize("stratified", [True, False])
-def test_expected_gradients(peer, stratified, smooth, pixels):
+def test_expected_gradients(peer, smooth, pixels):
     """Each value's mean over repeats is within 3 standard errors of the peer's."""
     image, background, samples = pixels[:1], pixels[8:], 40
     state = np.random.get_state()  # noqa: NPY002
     theirs = peer(smooth, image, background, samples).double()
     np.random.set_state(state)  # noqa: NPY002
-    ours = ExpectedGradients(samples=samples, stratified=stratified)(
-        smooth,
-        image.expand(REPEATS, -1, -1, -1),
-        torch.ones(REPEATS).long(),
-        background=background,
-    ).values.double()
-    for first, second in ((ours, theirs), (ours.sum((1, 2, 3)), theirs.sum((1, 2, 3)))):
-        error = ((first.var(dim=0) + second.var(dim=0)) / REPEATS).sqrt()
-        away = (first.mean(dim=0) - second.mean(dim=0)).abs() / error
-        assert (away < 3).double().mean() > 0.97  # neighbors go together
-        assert away.square().mean() < 3
-    if not stratified:  # the same method: the same spread
-        spread = [part.sum(dim=(1, 2, 3)).std().item() for part in (ours, theirs)]
-        assert spread[0] == pytest.approx(spread[1], rel=0.35)
+    given = image.expand(REPEATS, -1, -1, -1), torch.ones(REPEATS).long()
+    for stratified in (True, False):
+        method = ExpectedGradients(samples=samples, stratified=stratified)
+        ours = method(smooth, *given, background=background).values.double()
+        for first, second in ((ours, theirs), (ours.sum((1, 2, 3)), theirs.sum((1, 2, 3)))):
+            error = ((first.var(dim=0) + second.var(dim=0)) / REPEATS).sqrt()
+            away = (first.mean(dim=0) - second.mean(dim=0)).abs() / error
+            assert (away < 3).double().mean() > 0.97  # neighbors go together
+            assert away.square().mean() < 3
+    spread = [part.sum(dim=(1, 2, 3)).std().item() for part in (ours, theirs)]
+    assert spread[0] == pytest.approx(spread[1], rel=0.35)  # the same method: the same spread
 
 
 @pytest.fixture
@@ -95,55 +91,44 @@ def maps():
     return torch.randn(24, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def quiet(metric, **given):
+def quiet(metric, model, images, labels, values, **given):
+    """What a metric of Quantus finds."""
+    arrays = {"x_batch": images.numpy(), "y_batch": labels.numpy(), "a_batch": values.numpy()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return np.array(metric(s_batch=None, device="cpu", **given))
+        return np.array(metric(model=model, **arrays, s_batch=None, device="cpu", **given))
+
+
+PLAIN = {"normalise": False, "disable_warnings": True}
 
 
 def test_sparseness(smooth, pixels, labels, maps):
-    theirs = quiet(
-        quantus.Sparseness(abs=True, normalise=False, disable_warnings=True),
-        model=smooth,
-        x_batch=pixels.numpy(),
-        y_batch=labels.numpy(),
-        a_batch=maps[:, None].numpy(),
-    )
+    metric = quantus.Sparseness(abs=True, **PLAIN)
+    theirs = quiet(metric, smooth, pixels, labels, maps[:, None])
     np.testing.assert_allclose(sparseness(maps).numpy(), theirs, rtol=1e-5)
 
 
 @pytest.mark.parametrize("curve", ["deletion", "insertion"])
 def test_pixel_flipping(curve, smooth, pixels, labels, maps):
     """Quantus flips 16 of 192 values a step: whole pixels after every third one, 16 of them."""
-    image, empty = pixels, blurred(pixels)
-    start, end = (image, empty) if curve == "deletion" else (empty, image)
+    start, end = (pixels, blurred(pixels))[:: 1 if curve == "deletion" else -1]
 
     def flip(arr, indices, **_):
-        changed = arr.copy()
-        np.put_along_axis(
-            changed, indices, np.take_along_axis(end.flatten(1).numpy(), indices, 1), axis=1
-        )
+        changed, values = arr.copy(), end.flatten(1).numpy()
+        np.put_along_axis(changed, indices, np.take_along_axis(values, indices, 1), axis=1)
         return changed
 
-    metric = quantus.PixelFlipping(
-        features_in_step=16, perturb_func=flip, normalise=False, abs=False, disable_warnings=True
-    )
-    theirs = quiet(
-        metric,
-        model=smooth,
-        x_batch=start.numpy(),
-        y_batch=labels.numpy(),
-        a_batch=maps[:, None].expand(-1, 3, -1, -1).numpy(),
-        softmax=True,
-        channel_first=True,
-    )
-    found = Faithfulness(steps=4, fill="blurred")(smooth, image, maps, labels)
+    metric = quantus.PixelFlipping(features_in_step=16, perturb_func=flip, abs=False, **PLAIN)
+    values = maps[:, None].expand(-1, 3, -1, -1)
+    theirs = quiet(metric, smooth, start, labels, values, softmax=True, channel_first=True)
+    found = Faithfulness(steps=4, fill="blurred")(smooth, pixels, maps, labels)
     np.testing.assert_allclose(getattr(found, curve)[:, 1:].numpy(), theirs[:, 2::3], atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("kind", "reduce"), [(quantus.AvgSensitivity, torch.mean), (quantus.MaxSensitivity, torch.amax)]
-)
+KINDS = [(quantus.AvgSensitivity, torch.mean), (quantus.MaxSensitivity, torch.amax)]
+
+
+@pytest.mark.parametrize(("kind", "reduce"), KINDS)
 def test_sensitivity(kind, reduce, smooth, pixels, labels):
     method = IntegratedGradients(steps=4, baseline="black")
     draws = iter(range(3))
@@ -157,17 +142,8 @@ def test_sensitivity(kind, reduce, smooth, pixels, labels):
         return method(model, images, classes).values.numpy()
 
     before = method(smooth, pixels, labels)
-    metric = kind(
-        nr_samples=3, perturb_func=perturb, abs=False, normalise=False, disable_warnings=True
-    )
-    theirs = quiet(
-        metric,
-        model=smooth,
-        x_batch=pixels.numpy(),
-        y_batch=labels.numpy(),
-        a_batch=before.values.numpy(),
-        explain_func=explain,
-        channel_first=True,
-    )
+    metric = kind(nr_samples=3, perturb_func=perturb, abs=False, **PLAIN)
+    given = {"explain_func": explain, "channel_first": True}
+    theirs = quiet(metric, smooth, pixels, labels, before.values, **given)
     found = Stability(radius=0.05, draws=3)(method, smooth, pixels, before)
     np.testing.assert_allclose(reduce(found, dim=1).numpy(), theirs, rtol=1e-4)

@@ -25,8 +25,7 @@ from advlens.seeding import Stream, derived, uniform
 
 @pytest.fixture
 def maps():
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(6, 7, 9, generator=generator)
+    return torch.randn(6, 7, 9, generator=torch.Generator().manual_seed(1))
 
 
 def test_sparseness_is_the_gini_index(maps):
@@ -34,8 +33,7 @@ def test_sparseness_is_the_gini_index(maps):
     for one, found in zip(maps, sparseness(maps), strict=True):
         sizes = one.abs().flatten().tolist()
         differences = [abs(a - b) for a, b in itertools.product(sizes, sizes)]
-        mean = sum(sizes) / len(sizes)
-        by_hand = sum(differences) / len(differences) / (2 * mean)
+        by_hand = sum(differences) / len(differences) / (2 * sum(sizes) / len(sizes))
         assert found.item() == pytest.approx(by_hand, rel=1e-6)
     even, point = torch.full((1, 4, 5), -2.0), torch.zeros(1, 4, 5)
     point[0, 1, 1] = -1e-30
@@ -81,19 +79,14 @@ def test_overlap(maps):
             overlap(maps, maps, share=share)
 
 
-def test_nothing_to_measure_is_nan(maps):
+def test_nothing_to_measure_is_nan_and_no_images_no_values(maps):
     nothing = torch.zeros_like(maps)
-    assert sparseness(nothing).isnan().all()
-    assert total_variation(nothing).isnan().all()
-    for first, second in ((nothing, maps), (maps, nothing), (nothing, nothing + 1)):
-        assert rank_correlation(first, second).isnan().all()
-        assert overlap(first, second).isnan().all()
-
-
-def test_no_images(maps):
     for measure in (sparseness, total_variation):
+        assert measure(nothing).isnan().all()
         assert measure(maps[:0]).shape == (0,)
     for measure in (rank_correlation, overlap):
+        for first, second in ((nothing, maps), (maps, nothing), (nothing, nothing + 1)):
+            assert measure(first, second).isnan().all()
         assert measure(maps[:0], maps[:0]).shape == (0,)
 
 
@@ -126,13 +119,11 @@ def test_faithfulness_equals_loops(fill, steps, smooth, pixels, labels):
             empty = blurred(images[row : row + 1].double())[0]
             if fill == "mean":
                 empty = image.mean(dim=(1, 2))[:, None, None].expand_as(image)
-            places = sorted(
-                itertools.product(range(8), range(8)),
-                key=lambda place: (-maps[row][place].item(), place),
-            )
-            for start, end, curve in (
-                (image, empty, found.deletion[row]),
-                (empty, image, found.insertion[row]),
+            places = list(itertools.product(range(8), range(8)))
+            places.sort(key=lambda place: -maps[row][place].item())  # of equal ones the first
+            for start, end, curve, area in (
+                (image, empty, found.deletion, found.deletion_area),
+                (empty, image, found.insertion, found.insertion_area),
             ):
                 expected = []
                 for k in range(steps + 1):
@@ -140,10 +131,9 @@ def test_faithfulness_equals_loops(fill, steps, smooth, pixels, labels):
                     for y, x in places[: round(k * 64 / steps)]:
                         shown[:, y, x] = end[:, y, x]
                     expected.append(model(shown[None]).softmax(dim=1)[0, labels[row]].item())
-                assert curve.tolist() == pytest.approx(expected, abs=1e-5)
-                area = sum((a + b) / 2 for a, b in itertools.pairwise(expected)) / steps
-                areas = found.deletion_area if start is image else found.insertion_area
-                assert areas[row].item() == pytest.approx(area, abs=1e-5)
+                assert curve[row].tolist() == pytest.approx(expected, abs=1e-5)
+                under = sum((a + b) / 2 for a, b in itertools.pairwise(expected)) / steps
+                assert area[row].item() == pytest.approx(under, abs=1e-5)
 
 
 def test_faithfulness_tells_a_good_map_from_a_random_one(smooth, pixels):
@@ -167,16 +157,16 @@ def test_wrong_maps_and_settings(smooth, pixels, labels):
     with pytest.raises(NumericError, match="SmoothNetwork returns NaN"):
         measure(broken, pixels, torch.zeros(24, 8, 8), labels)
     assert measure(smooth, pixels[:0], torch.zeros(0, 8, 8), labels[:0]).insertion.shape == (0, 3)
-    for wrong in (
-        {"steps": 0},
-        {"fill": "white"},
-        {"batch_size": -1},
+    for kind, wrong in (
+        (Faithfulness, {"steps": 0}),
+        (Faithfulness, {"fill": "white"}),
+        (Faithfulness, {"batch_size": -1}),
+        (Stability, {"radius": 0.0}),
+        (Stability, {"draws": 0}),
+        (Stability, {"seed": -1}),
     ):
         with pytest.raises(SettingsError, match=next(iter(wrong))):
-            Faithfulness(**wrong)
-    for wrong in ({"radius": 0.0}, {"draws": 0}, {"seed": -1}):
-        with pytest.raises(SettingsError, match=next(iter(wrong))):
-            Stability(**wrong)
+            kind(**wrong)
 
 
 class Spy:

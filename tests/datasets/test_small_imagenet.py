@@ -5,6 +5,7 @@ import hashlib
 import re
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,11 @@ from advlens.cli import main
 from advlens.datasets import Transform, imagenet, load_data, small_imagenet
 from advlens.datasets.small_imagenet import Counts, build_small_imagenet
 from advlens.errors import DataError, RunError, SettingsError
-from tiny_imagenet import WNIDS, class_folders, jpeg, write
+from tiny_imagenet import WNIDS, cases, class_folders, jpeg, write
 from together import FORKSERVER
 
 COUNTS = Counts(classes=4, train=5, val=2)
+SMALL = Transform(size=16, resize=16)
 CLASSES = WNIDS[100:110]
 
 
@@ -65,10 +67,8 @@ def test_contents(images: Path, tmp_path: Path, seed: int) -> None:
     assert [(row["label"], row["wnid"]) for row in table] == [*zip("0123", wnids, strict=True)]
     sources = {row["image"]: row["source"] for row in rows(to / "sources.csv")}
     for wnid in wnids:
-        names = [f"{wnid}/{wnid}_{i}.JPEG" for i in range(9)]
-        chosen = first(names, 7, seed)
-        splits = {"train": chosen[:5], "val": chosen[5:]}
-        for split, expected in splits.items():
+        chosen = first([f"{wnid}/{wnid}_{i}.JPEG" for i in range(9)], 7, seed)
+        for split, expected in (("train", chosen[:5]), ("val", chosen[5:])):
             made = {f"{split}/{name.replace('JPEG', 'png')}": name for name in expected}
             assert {k: v for k, v in sources.items() if k.startswith(f"{split}/{wnid}")} == made
     steps = Compose([Resize(16), CenterCrop(16), PILToTensor()])
@@ -78,22 +78,20 @@ def test_contents(images: Path, tmp_path: Path, seed: int) -> None:
             pixels = torch.from_numpy(np.array(file)).permute(2, 0, 1)
         assert torch.equal(pixels, steps(pil_loader(str(images / "train" / source))))
     assert rows(to / "damaged.csv") == []
-    transform = Transform(size=16, resize=16)
     for split, count in (("train", 20), ("test", 8)):
-        data = load_data(f"small-imagenet:{to}", split=split, transform=transform)
-        folder = load_data(f"folder:{to}", split=split, transform=transform)
+        data = load_data(f"small-imagenet:{to}", split=split, transform=SMALL)
+        folder = load_data(f"folder:{to}", split=split, transform=SMALL)
         assert (len(data), data.synsets, data.files) == (count, tuple(wnids), folder.files)
         assert torch.equal(data.labels, folder.labels)
         assert data.classes == tuple(row["name"] for row in table)
     assert {path.name for path in tmp_path.iterdir()} == {"imagenet", "small"}
 
 
-def test_seeds(images: Path, tmp_path: Path) -> None:
-    same = [contents(build(images, tmp_path / name, seed=3)) for name in ("a", "b")]
-    assert same[0] == same[1]
-    assert contents(build(images, tmp_path / "c", seed=4)).keys() != same[0].keys()
-    whole = contents(build(images / "train", tmp_path / "d", seed=3))
-    assert whole == same[0]
+def test_the_class_folders_themselves(images: Path, tmp_path: Path) -> None:
+    whole, inner = (
+        build(each, tmp_path / f"of-{each.name}") for each in (images, images / "train")
+    )
+    assert contents(whole) == contents(inner)
 
 
 def test_a_finished_set_is_kept(images: Path, tmp_path: Path) -> None:
@@ -139,10 +137,9 @@ def test_v2(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     found = [row for row in rows(to / "sources.csv") if row["image"].startswith("v2/")]
     assert [row["image"].split("/")[1] for row in found] == wnids
     assert [row["source"].split("/")[0] for row in found] == [str(WNIDS.index(w)) for w in wnids]
-    transform = Transform(size=16, resize=16)
-    later = load_data(f"folder:{to}/v2", transform=transform)
+    later = load_data(f"folder:{to}/v2", transform=SMALL)
     assert (later.synsets, later.labels.tolist()) == (tuple(wnids), [0, 1, 2, 3])
-    assert len(load_data(f"small-imagenet:{to}", transform=transform)) == 8
+    assert len(load_data(f"small-imagenet:{to}", transform=SMALL)) == 8
 
 
 def build_slowly(images: Path, to: Path) -> None:
@@ -160,7 +157,7 @@ def build_slowly(images: Path, to: Path) -> None:
 def test_a_killed_process_is_continued(images: Path, tmp_path: Path) -> None:
     expected = contents(build(images, tmp_path / "whole"))
     to, done = tmp_path / "small", tmp_path / ".small.partial" / "done"
-    for classes in (1, 2, 3):
+    for classes in (1, 3):
         process = FORKSERVER.Process(target=build_slowly, args=(images, to))
         process.start()
         while len(list(done.glob("*.json"))) < classes:
@@ -175,65 +172,54 @@ def test_a_killed_process_is_continued(images: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
-def test_another_command_does_not_take_over(images: Path, tmp_path: Path) -> None:
+def test_no_room_and_too_little(images: Path, tmp_path: Path) -> None:
     to = tmp_path / "small"
+    with pytest.raises(SettingsError, match=r"lies in .*, which is read"):
+        build(images, images / "small")
+    with pytest.raises(DataError, match=r"has 8 class folders .* at least 7 images, not 9"):
+        build(images, to, counts=Counts(classes=9, train=5, val=2))
+    write(images / "train" / CLASSES[0] / f"{CLASSES[0]}_0.png", jpeg(0))
+    with pytest.raises(DataError, match="differ in their suffix alone"):
+        build(images, to, counts=Counts(classes=8, train=5, val=2))
     write(tmp_path / ".small.partial" / small_imagenet.ORIGIN, b"another\n")
     with pytest.raises(RunError, match=r"\.small\.partial exists and was not made from these"):
         build(images, to)
-    with pytest.raises(SettingsError, match=r"lies in .*, which is read"):
-        build(images, images / "small")
+    assert not to.exists()
 
 
-def test_too_little(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"has 8 class folders .* at least 7 images, not 9"):
-        build(images, tmp_path / "small", counts=Counts(classes=9, train=5, val=2))
-    write(images / "train" / CLASSES[0] / f"{CLASSES[0]}_0.png", jpeg(0))
-    with pytest.raises(DataError, match="differ in their suffix alone"):
-        build(images, tmp_path / "small", counts=Counts(classes=8, train=5, val=2))
-    assert not (tmp_path / "small").exists()
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "missing": lambda path: path.unlink(),
+    "more": lambda path: shutil.copy(path, path.with_name("more.png")),
+    "class": lambda path: shutil.rmtree(path.parent),
+    "no table": lambda path: (path.parents[2] / "classes.csv").unlink(),
+}
 
 
-@pytest.mark.parametrize("change", ["missing", "more", "class", "no table"])
-def test_a_changed_set(images: Path, tmp_path: Path, change: str) -> None:
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_changed_set(images: Path, tmp_path: Path, change: Callable[[Path], object]) -> None:
     to = build(images, tmp_path / "small")
-    path = sorted((to / "val").glob("*/*.png"))[0]
-    if change == "missing":
-        path.unlink()
-    elif change == "more":
-        shutil.copy(path, path.with_name("more.png"))
-    elif change == "class":
-        shutil.rmtree(path.parent)
-    else:
-        (to / "classes.csv").unlink()
+    change(sorted((to / "val").glob("*/*.png"))[0])
     with pytest.raises(DataError, match=str(to)):
-        load_data(f"small-imagenet:{to}", transform=Transform(size=16, resize=16))
+        load_data(f"small-imagenet:{to}", transform=SMALL)
 
 
-@pytest.mark.parametrize(
-    ("words", "message", "code"),
-    [
-        ("small-imagenet --to {tmp}/small", "small-imagenet needs --images", 2),
-        ("small-imagenet --to {tmp}/small --images {tmp}/none", "cannot read the folder .*none", 1),
-        (
-            "small-imagenet --to {tmp}/small --images {tmp}/imagenet",
-            "has 0 class folders .* 650 images, not 150",
-            1,
-        ),
-        ("small-imagenet --to {tmp}/imagenet/x --images {tmp}/imagenet", "lies in", 2),
-        ("small-imagenet --to {tmp}/small --images {tmp}/imagenet --size 64", "--size does not", 2),
-        ("small-imagenet --to {tmp}/small --images {tmp}/imagenet --seed x", "seed", 2),
-        ("cifar10 --to {tmp}/small --seed 1", "--seed does not go with cifar10", 2),
-    ],
-)
+WRONG = """
+2 | small-imagenet --to {tmp}/small | small-imagenet needs --images
+2 | small-imagenet --to {tmp}/imagenet/x --images {tmp}/imagenet | lies in
+2 | small-imagenet --to {tmp}/small --images {tmp}/imagenet --size 64 | --size does not
+2 | small-imagenet --to {tmp}/small --images {tmp}/imagenet --seed x | seed
+2 | cifar10 --to {tmp}/small --seed 1 | --seed does not go with cifar10
+1 | small-imagenet --to {tmp}/small --images {tmp}/none | cannot read the folder .*none
+1 | small-imagenet --to {tmp}/small --images {tmp}/imagenet | has 0 class .* 650 images, not 150
+"""
+
+
+@pytest.mark.parametrize("case", cases(WRONG))
 def test_wrong_use_of_the_command(
-    images: Path,
-    tmp_path: Path,
-    words: str,
-    message: str,
-    code: int,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, images: Path, case: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["data", *words.format(tmp=tmp_path).split()]) == code
+    code, words, message = case
+    assert main(["data", *words.format(tmp=tmp_path).split()]) == int(code)
     assert re.search(message, capsys.readouterr().err)
     assert [path.name for path in tmp_path.iterdir()] == ["imagenet"]
     assert not (images / "x").exists()
@@ -248,7 +234,6 @@ def test_the_command(
     small = dict(build_small_imagenet.__kwdefaults__, counts=COUNTS)  # 150 classes take a while
     monkeypatch.setattr(build_small_imagenet, "__kwdefaults__", small)
     to = tmp_path / "small"
-    words = ["data", "small-imagenet", "--images", str(images), "--to", str(to), "--seed", "5"]
-    assert main(words) == 0
+    assert main(f"data small-imagenet --images {images} --to {to} --seed 5".split()) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(to)
     assert contents(to) == contents(build(images, tmp_path / "again", seed=5, size=128))

@@ -1,6 +1,7 @@
 """Tiny-ImageNet-200 in its own layout, and the real one where it is at hand."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from torchvision.datasets import ImageFolder
 
 from advlens.datasets import FileData, Transform, load_data, read_image, tiny_imagenet
 from advlens.errors import DataError
-from tiny_imagenet import WNIDS, jpeg, write
+from tiny_imagenet import WNIDS, Edit, content, gone, jpeg, write
 
 SIZE = Transform(size=64, resize=64)
 CLASSES = (WNIDS[281], WNIDS[1], WNIDS[999])  # wnids.txt of the real one is unsorted as well
@@ -34,7 +35,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def load(root: Path, split: str = "test"):
+def load(root: Path, split: str = "test") -> FileData:
     return load_data(f"tiny-imagenet:{root}", split=split, transform=SIZE)
 
 
@@ -45,9 +46,8 @@ def wnids(data: FileData) -> dict[str, str]:
 
 
 def test_validation(root: Path) -> None:
-    expected = {}
-    for line in (root / "val" / "val_annotations.txt").read_text().splitlines():
-        expected[line.split("\t")[0]] = line.split("\t")[1]
+    lines = (root / "val" / "val_annotations.txt").read_text().splitlines()
+    expected = dict(line.split("\t")[:2] for line in lines)
     for folder in (root, root.parent):
         data = load(folder)
         assert wnids(data) == expected
@@ -61,63 +61,44 @@ def test_validation(root: Path) -> None:
 
 def test_training_equals_torchvision(root: Path) -> None:
     data, other = load(root, "train"), ImageFolder(str(root / "train"))
-    ours = [
-        (str(data.root / name), label)
-        for name, label in zip(data.files, data.labels.tolist(), strict=True)
-    ]
-    assert ours == other.samples
+    files = [str(data.root / name) for name in data.files]
+    assert list(zip(files, data.labels.tolist(), strict=True)) == other.samples
     assert data.name == "Tiny-ImageNet train"
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("wnids missing", "cannot read .*wnids.txt: No such file"),
-        ("wnid twice", "names 2 classes in 3 lines, not 3"),
-        ("wnid unknown", "'n00000000' is not a noun"),
-        ("wnids binary", "cannot read .*wnids.txt"),
-        ("image missing", "'val_1.JPEG' is not both in .*images and in .*val_annotations.txt"),
-        ("image more", "'val_99.JPEG' is not both"),
-        ("line twice", "line 7 of .* repeats an image"),
-        ("line without class", "line 7 of .* names no class"),
-        ("line of another class", "line 7 of .* names no class"),
-        ("class short", "holds 1 images of n02123045, not 2"),
-        ("train class missing", "lacks 1 of the 3 class folders"),
-        ("train class more", "n01440764 is not a class of Tiny-ImageNet"),
-        ("train short", "holds 3 images of n02123045, not 4"),
-    ],
-)
-def test_what_is_refused(root: Path, change: str, message: str) -> None:
-    table = root / "val" / "val_annotations.txt"
-    lines = table.read_text().splitlines()
-    images = root / "val" / "images"
-    if change == "wnids missing":
-        (root / "wnids.txt").unlink()
-    elif change.startswith("wnid"):
-        text = {"wnid twice": CLASSES[0], "wnid unknown": "n00000000", "wnids binary": "\xff"}[
-            change
-        ]
-        write(root / "wnids.txt", f"{CLASSES[0]}\n{CLASSES[1]}\n{text}\n".encode("latin-1"))
-    elif change == "image missing":
-        (images / "val_1.JPEG").unlink()
-    elif change == "image more":
-        write(images / "val_99.JPEG", jpeg(0))
-    elif change.startswith("line"):
-        more = {"line twice": lines[0], "line without class": "val_99.JPEG"}
-        table.write_text(
-            "\n".join([*lines, more.get(change, f"val_99.JPEG\t{WNIDS[5]}\t0\t0\t1\t1")])
-        )
-    elif change == "class short":
-        table.write_text("\n".join(line for line in lines if not line.startswith("val_0.")))
-        (images / "val_0.JPEG").unlink()
-    elif change == "train class missing":
-        (root / "train" / CLASSES[0]).rename(root / "elsewhere")
-    elif change == "train class more":
-        write(root / "train" / WNIDS[0] / "images" / "a.JPEG", jpeg(0))
-    elif change == "train short":
-        (root / "train" / CLASSES[0] / "images" / f"{CLASSES[0]}_0.JPEG").unlink()
+def third_class(text: str) -> Edit:
+    return content("wnids.txt", f"{CLASSES[0]}\n{CLASSES[1]}\n{text}\n")
+
+
+def table(change: Callable[[str], str]) -> Edit:
+    path = "val/val_annotations.txt"
+    return lambda root: write(root / path, change((root / path).read_text()).encode())
+
+
+TRAIN = f"train/{CLASSES[0]}"
+REFUSED: dict[str, tuple[Edit, str]] = {
+    "wnids missing": (gone("wnids.txt"), "cannot read .*wnids.txt: No such file"),
+    "wnid twice": (third_class(CLASSES[0]), "names 2 classes in 3 lines, not 3"),
+    "wnid unknown": (third_class("n00000000"), "'n00000000' is not a noun"),
+    "wnids binary": (third_class("\xff"), "cannot read .*wnids.txt"),
+    "image missing": (gone("val/images/val_1.JPEG"), "'val_1.JPEG' is not both in .*images and in"),
+    "image more": (content("val/images/val_99.JPEG"), "'val_99.JPEG' is not both in .*val_annot"),
+    "line twice": (table(lambda text: text + text[:30]), "line 7 of .* repeats an image"),
+    "line without class": (table(lambda text: f"{text}val_99.JPEG"), "line 7 of .* names no class"),
+    "line of another class": (table(lambda text: f"{text}val_99.JPEG\t{WNIDS[5]}"), "line 7 of "),
+    "class short": (table(lambda t: t.replace(CLASSES[0], CLASSES[2], 1)), "holds 1 images of n02"),
+    "train class missing": (gone(TRAIN), "lacks 1 of the 3 class folders"),
+    "train class more": (content(f"train/{WNIDS[0]}/a.JPEG"), "n01440764 is not a class of Tiny-"),
+    "train short": (gone(f"{TRAIN}/images/{CLASSES[0]}_0.JPEG"), "holds 3 images of n02123045"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused(root: Path, case: str) -> None:
+    edit, message = REFUSED[case]
+    edit(root)
     with pytest.raises(DataError, match=message):
-        load(root, "train" if change.startswith("train") else "test")
+        load(root, "train" if case.startswith("train") else "test")
 
 
 def test_the_real_one() -> None:

@@ -8,12 +8,12 @@ import numpy as np
 from PIL import Image
 
 
-def rows_of(folder: Path) -> list[dict]:
-    with open(folder / "index.csv", newline="") as file:
+def rows_of(path: Path) -> list[dict]:
+    with open(path, newline="") as file:
         return list(csv.DictReader(file))
 
 
-def labels_of(folder: Path, row: dict, categories: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def labels_of(folder: Path, row: dict, categories: list[str]) -> tuple[np.ndarray, list[bool]]:
     """Which labels each pixel carries, label_count×h×w, and which categories the image carries."""
     shape = int(row["sh"]), int(row["sw"])
     carried = np.zeros((1000, *shape), dtype=bool)
@@ -27,19 +27,21 @@ def labels_of(folder: Path, row: dict, categories: list[str]) -> tuple[np.ndarra
             for number in np.unique(numbers):
                 carried[number] |= numbers == number
     carried[0] = False
-    return carried, np.array(
-        [bool(set(row[category].split(";")) - {"", "0"}) for category in categories]
-    )
+    return carried, [bool(set(row[category].split(";")) - {"", "0"}) for category in categories]
 
 
 def categories_of(folder: Path, categories: list[str]) -> dict[int, set[str]]:
     """The categories that list a label."""
     found: dict[int, set[str]] = {}
     for category in categories:
-        with open(folder / f"c_{category}.csv", newline="") as file:
-            for line in csv.DictReader(file):
-                found.setdefault(int(line["number"]), set()).add(category)
+        for line in rows_of(folder / f"c_{category}.csv"):
+            found.setdefault(int(line["number"]), set()).add(category)
     return found
+
+
+def thresholds(maps: np.ndarray, quantile: float) -> np.ndarray:
+    """Of each unit."""
+    return np.array([threshold(values, quantile) for values in maps.swapaxes(0, 1)])
 
 
 def threshold(values: np.ndarray, quantile: float) -> float:
@@ -56,17 +58,7 @@ def upsampled(
     return np.array([np.interp(ys, centers[0], line) for line in across.T]).T
 
 
-def dissect(
-    folder: Path,
-    maps: np.ndarray,
-    thresholds: np.ndarray,
-    centers,
-    image: int,
-    categories: list[str],
-    *,
-    order: list[int] | None = None,
-    lite: bool = False,
-) -> np.ndarray:
+def dissect(folder, maps, thresholds, centers, image, categories, *, order=None, lite=False):
     """IoU of every unit with every label number.
 
     Args:
@@ -79,7 +71,7 @@ def dissect(
         order: whose labels each image gets (default: its own).
         lite: count a mask only where it touches a label of the category.
     """
-    rows, of_label = rows_of(folder), categories_of(folder, categories)
+    rows, of_label = rows_of(folder / "index.csv"), categories_of(folder, categories)
     units = maps.shape[1]
     both, either = np.zeros((units, 1000)), np.zeros((units, 1000))
     for position in range(len(rows)):

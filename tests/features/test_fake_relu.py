@@ -46,22 +46,23 @@ def network() -> Network:
     return Network(nn.ReLU())
 
 
+@pytest.fixture
+def x() -> Tensor:
+    return torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(2)).requires_grad_()
+
+
 def gradient(values: Tensor, images: Tensor, *, unblock: bool = True) -> Tensor:
     if unblock:
         pass_blocked_gradients(values)
     return torch.autograd.grad(values.sum(), images)[0]
 
 
-def images(n: int = 4) -> Tensor:
-    return torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(2)).requires_grad_()
-
-
 @pytest.mark.parametrize("traceable", [True, False], ids=["traced", "not traceable"])
 @pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
-def test_a_dead_component_gets_the_gradient_before_its_relu(activation, traceable):
+def test_a_dead_component_gets_the_gradient_before_its_relu(activation, traceable, x):
     torch.manual_seed(0)
     network = Network(activation, traceable=traceable)
-    model, x = prepare(network), images()
+    model = prepare(network)
     assert model.folded == traceable
     dead, alive = (model.representation(x)[:, i] for i in (0, 2))
     assert torch.equal(dead, torch.zeros(4))
@@ -88,9 +89,8 @@ def test_a_dead_component_is_visualized_from_noise(network):
     assert found.objective[4] > model.representation(starts)[4, 2] + 0.01
 
 
-def test_only_images_that_are_blocked_as_a_whole(network):
+def test_only_images_that_are_blocked_as_a_whole(network, x):
     """Of two components, one dead: the plain gradient. In one batch with blocked images."""
-    x = images()
     chosen = torch.tensor([[0, 1], [0, 2], [0, 0], [2, 3]])
 
     def values(x: Tensor) -> Tensor:
@@ -104,33 +104,26 @@ def test_only_images_that_are_blocked_as_a_whole(network):
         assert bool(plain[i].any()) != blocked
 
 
-def test_only_the_last_relu():
+def test_only_the_last_relu(x):
     """One further in front blocks as ever: its gradient is nobody's direction."""
     torch.manual_seed(0)
-    network = nn.Sequential(
-        nn.Conv2d(3, 4, 3),
-        nn.ReLU(),
-        nn.Conv2d(4, 4, 3),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(64, 2),
-    )
+    first, second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+    network = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
     with torch.no_grad():
-        network[0].bias.fill_(-50)
-        network[2].bias.fill_(1)
-    x = images()
+        first.bias.fill_(-50)
+        second.bias.fill_(1)
     assert not gradient(network(x)[:, 0], x).any()
     found = ClassGeneration(steps=2)(network, x.detach(), torch.tensor([0, 1, 0, 1]))
     assert torch.equal(found.images, x.detach())
 
 
-def test_each_branch_has_a_last_relu(network):
+def test_each_branch_has_a_last_relu(x):
     """Concatenated branches, as in Inception: a component of the first, dead, one of the second."""
 
     class Branches(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.first, self.second, self.linear = nn.Conv2d(3, 2, 3), nn.Conv2d(3, 2, 5), None
+            self.first, self.second = nn.Conv2d(3, 2, 3), nn.Conv2d(3, 2, 5)
             self.linear = nn.Linear(4, 3)
             with torch.no_grad():
                 self.first.bias.fill_(-5)
@@ -140,7 +133,7 @@ def test_each_branch_has_a_last_relu(network):
             return self.linear(torch.cat(both, dim=1))
 
     torch.manual_seed(0)
-    network, x = Branches(), images()
+    network = Branches()
     model = prepare(network)
     expected = gradient(network.first(x)[:, 1].mean(dim=(1, 2)), x)
     torch.testing.assert_close(gradient(model.representation(x)[:, 1], x), expected)
@@ -148,9 +141,9 @@ def test_each_branch_has_a_last_relu(network):
     torch.testing.assert_close(gradient(model.representation(x)[:, 3], x), plain)
 
 
-def test_nothing_stays_behind(network):
+def test_nothing_stays_behind(network, x):
     """The next pass through the same model is blocked again unless it asks."""
-    x, model = images(), prepare(network)
+    model = prepare(network)
     assert gradient(model.representation(x)[:, 0], x).any()
     assert not gradient(model.representation(x)[:, 0], x, unblock=False).any()
     pass_blocked_gradients(torch.zeros(3))  # without a graph there is nothing to do

@@ -1,18 +1,16 @@
 """features.methods: against naive float64 loops, robustness' algorithm, and closed forms."""
 
 import copy
-import re
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from advlens.attacks.threat import L2
 from advlens.errors import DataError, ModelError, NumericError, SettingsError
 from advlens.features import ClassGeneration, FeatureVisualization, Inversion
-from advlens.models import Classifier
-from advlens.models.resnet import CifarResNet
-from advlens.prepared import prepare
-from flops import flops
+from flops import counted_resnet, flops
+from steps_by_hand import moved
 
 SHORT = {"epsilon": 0.8, "step_size": 0.3, "steps": 6}
 CLOSE = {"rtol": 0, "atol": 1e-5}
@@ -41,12 +39,8 @@ def by_hand(network, method, start, target) -> tuple[Tensor, float]:
         else:
             loss = -network(pixels[None])[0, target]
             objective = -loss.item()
-        loss.backward()
-        moved = current - method.step_size * pixels.grad / (pixels.grad**2).sum() ** 0.5
-        length = ((moved - start) ** 2).sum() ** 0.5
-        if length > method.epsilon:
-            moved = start + (moved - start) * method.epsilon / length
-        current = moved.clamp(0, 1)
+        (gradient,) = torch.autograd.grad(loss, pixels)
+        current = moved(L2, current, -gradient, method.step_size, start, method.epsilon)
     return current, objective
 
 
@@ -79,20 +73,14 @@ def test_robustness_library():
     """MadryLab's robustness 1.2.1, attacker.py and attack_steps.py, with its published losses."""
     torch.manual_seed(0)
     network = nn.Sequential(
-        nn.Conv2d(3, 8, 3, 2, 1),
-        nn.Tanh(),
-        nn.Flatten(),
-        nn.Linear(128, 12),
-        nn.Tanh(),
-        nn.Linear(12, 4),
+        *(nn.Conv2d(3, 8, 3, 2, 1), nn.Tanh(), nn.Flatten()),
+        *(nn.Linear(128, 12), nn.Tanh(), nn.Linear(12, 4)),
     )
     starts, targets = torch.rand(2, 5, 3, 8, 8)
     wanted = network[:-1](targets).detach()
 
-    def inversion(inputs: Tensor) -> Tensor:
-        return torch.div(
-            torch.norm(network[:-1](inputs) - wanted, dim=1), torch.norm(wanted, dim=1)
-        )
+    def inversion(x: Tensor) -> Tensor:
+        return torch.norm(network[:-1](x) - wanted, dim=1) / torch.norm(wanted, dim=1)
 
     def theirs(loss, sign: int, eps: float, step_size: float, iterations: int) -> Tensor:
         x = starts
@@ -106,20 +94,16 @@ def test_robustness_library():
                 x = torch.clamp(starts + diff, 0, 1)
         return x
 
+    threes, twos = torch.full((5,), 3), torch.full((5,), 2)
     for eps in (0.5, 1000.0):
         settings = {"epsilon": eps, "step_size": 0.2, "steps": 7}
-        for method, target, loss, sign in (
-            (Inversion(**settings), targets, inversion, -1),
-            (
-                FeatureVisualization(**settings),
-                torch.full((5,), 3),
-                lambda x: network[:-1](x)[:, 3],
-                1,
-            ),
-            (ClassGeneration(**settings), torch.full((5,), 2), lambda x: network(x)[:, 2], 1),
+        for kind, target, loss, sign in (
+            (Inversion, targets, inversion, -1),
+            (FeatureVisualization, threes, lambda x: network[:-1](x)[:, 3], 1),
+            (ClassGeneration, twos, lambda x: network(x)[:, 2], 1),
         ):
-            expected = theirs(loss, sign, eps, 0.2, 7)
-            torch.testing.assert_close(method(network, starts, target).images, expected, **CLOSE)
+            found = kind(**settings)(network, starts, target).images
+            torch.testing.assert_close(found, theirs(loss, sign, eps, 0.2, 7), **CLOSE)
 
 
 def rotation() -> tuple[nn.Module, Tensor]:
@@ -134,7 +118,10 @@ def rotation() -> tuple[nn.Module, Tensor]:
 
 
 def test_inversion_of_a_linear_network_goes_straight_to_the_image():
-    """There ‖R(x) − R(x_t)‖ = ‖x − x_t‖, so K steps end Kσ nearer, on the line between both."""
+    """There ‖R(x) − R(x_t)‖ = ‖x − x_t‖, so K steps end Kσ nearer, on the line between both.
+
+    And at R(x) = R(x_t) the distance has no gradient, which must not become NaN.
+    """
     network, _ = rotation()
     starts, targets = 0.3 + 0.4 * torch.rand(2, 6, 3, 4, 4)
     apart = (targets - starts).flatten(1).norm(dim=1)
@@ -147,26 +134,18 @@ def test_inversion_of_a_linear_network_goes_straight_to_the_image():
     near = Inversion(epsilon=3.5 * size, step_size=size, steps=9)(network, starts, targets).images
     way = (3.5 * size / apart).view(-1, 1, 1, 1)
     torch.testing.assert_close(near, starts + way * (targets - starts), **CLOSE)
-
-
-def test_an_image_that_is_its_own_target_stays():
-    """At R(x) = R(x_t) the distance has no gradient; it must not become NaN."""
-    network, _ = rotation()
-    images = torch.rand(3, 3, 4, 4)
-    found = Inversion(steps=3)(network, images, images)
-    assert torch.equal(found.images, images)
-    assert torch.equal(found.objective, torch.zeros(3))
+    still = Inversion(steps=3)(network, starts, starts)
+    assert torch.equal(still.images, starts)
+    assert not still.objective.any()
 
 
 def test_visualization_of_a_linear_network_follows_the_weights():
     network, turn = rotation()
     starts = torch.full((2, 3, 4, 4), 0.5)
-    found = FeatureVisualization(step_size=0.1, steps=2)(
-        network, starts, torch.tensor([[3, 7]] * 2)
-    )
-    direction = (turn[3] + turn[7]) / 2**0.5
-    expected = starts + 0.2 * direction.view(3, 4, 4)
-    torch.testing.assert_close(found.images, expected, **CLOSE)
+    method = FeatureVisualization(step_size=0.1, steps=2)
+    found = method(network, starts, torch.tensor([[3, 7]] * 2)).images
+    expected = starts + 0.2 * (turn[3] + turn[7]).view(3, 4, 4) / 2**0.5
+    torch.testing.assert_close(found, expected, **CLOSE)
 
 
 @pytest.mark.parametrize("scale", [1e-25, 0.0])
@@ -178,33 +157,19 @@ def test_a_tiny_gradient_makes_whole_steps_and_none_makes_none(scale, smooth, pi
     torch.testing.assert_close(method(smooth, pixels[:8], targets).images, expected, **CLOSE)
 
 
-@pytest.fixture(scope="module")
-def resnet():
-    """A prepared ResNet, images, and the cost of the logits and of the representation."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = CifarResNet((1, 1), (4, 8), "projection")
-    images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    model = prepare(Classifier(network, name="tiny", image_size=16), images)
+def test_k_steps_are_2k_units():
+    model, images, whole = counted_resnet(6)
     with torch.no_grad():
-        whole = flops(lambda: model(images))
         part = flops(lambda: model.representation(images))
-    assert whole == part + 2 * 8 * 10 * len(images)  # without the linear layer
-    return model, images, whole, part
+    assert 6 * whole == part + 2 * 8 * 10 * 6  # without the linear layer
+    for size in (6, 4):
 
+        def cost(kind, targets, size=size) -> int:
+            return flops(lambda: kind(steps=3, batch_size=size)(model, images, targets))
 
-@pytest.mark.parametrize("batch_size", [6, 4])
-def test_k_steps_are_2k_units(batch_size, resnet):
-    model, images, whole, part = resnet
-    settings = {"steps": 3, "batch_size": batch_size}
-    numbers = torch.arange(6)
-
-    def cost(method, targets) -> int:
-        return flops(lambda: method(model, images, targets))
-
-    assert cost(FeatureVisualization(**settings), numbers) == 6 * part
-    assert cost(ClassGeneration(**settings), numbers) == 6 * whole
-    assert cost(Inversion(**settings), images.flip(0)) == 7 * part  # one for the targets' own
+        assert cost(FeatureVisualization, torch.arange(6)) == 6 * part
+        assert cost(ClassGeneration, torch.arange(6)) == 6 * 6 * whole
+        assert cost(Inversion, images.flip(0)) == 7 * part  # one for the targets' own
 
 
 def test_the_papers_settings():
@@ -213,18 +178,15 @@ def test_the_papers_settings():
     assert ClassGeneration() == ClassGeneration(epsilon=30, step_size=0.5, steps=60)
 
 
-WRONG = {
-    "epsilon": lambda: FeatureVisualization(epsilon=-1),
-    "step_size": lambda: Inversion(step_size=float("nan")),
-    "steps": lambda: ClassGeneration(steps=0),
-    "batch_size": lambda: Inversion(batch_size=0),
-}
-
-
-@pytest.mark.parametrize(("word", "build"), WRONG.items(), ids=WRONG)
-def test_wrong_settings(word, build):
-    with pytest.raises(SettingsError, match=f"{word} must be a positive number"):
-        build()
+def test_wrong_settings():
+    for kind, word, value in (
+        (FeatureVisualization, "epsilon", -1),
+        (Inversion, "step_size", float("nan")),
+        (ClassGeneration, "steps", 0),
+        (Inversion, "batch_size", 0),
+    ):
+        with pytest.raises(SettingsError, match=f"{word} must be a positive number"):
+            kind(**{word: value})
 
 
 def test_wrong_targets(smooth, pixels):
@@ -241,10 +203,9 @@ def test_wrong_targets(smooth, pixels):
             FeatureVisualization(steps=1)(smooth, starts, targets)
     with pytest.raises(SettingsError, match="classes 0 to 4, but no 5"):
         ClassGeneration(steps=1)(smooth, starts, torch.tensor([0, 5]))
-    with pytest.raises(DataError, match=re.escape("images must lie in [0, 1]")):
-        Inversion(steps=1)(smooth, starts, 2 + starts)
-    with pytest.raises(DataError, match=re.escape("images must lie in [0, 1]")):
-        Inversion(steps=1)(smooth, 2 + starts, starts)
+    for given in ((starts, 2 + starts), (2 + starts, starts)):
+        with pytest.raises(DataError, match=r"images must lie in \[0, 1\]"):
+            Inversion(steps=1)(smooth, *given)
 
 
 def test_what_has_no_representation(pixels):

@@ -13,22 +13,9 @@ from advlens.interop.guests import library
 foolbox, torchattacks = library("foolbox"), library("torchattacks")
 captum = library("captum", "captum.attr")
 
-SMALL = {
-    "steps": 2,
-    "iters": 2,
-    "n_restarts": 1,
-    "max_evals": 20,
-    "popsize": 4,
-    "n_queries": 4,
-    "max_iterations": 10,
-    "binary_search_steps": 2,
-    "num_classes": 5,
-    "n_classes": 5,
-    "initial_num_evals": 5,
-    "max_num_evals": 10,
-    "max_iter": 2,
-    "times": 2,
-}
+SMALL = """steps=2 iters=2 n_restarts=1 max_evals=20 popsize=4 n_queries=4 max_iterations=10
+    binary_search_steps=2 num_classes=5 n_classes=5 initial_num_evals=5 max_num_evals=10 max_iter=2
+    times=2"""
 COMPILED = {
     "L0BrendelBethgeAttack": "L0",
     "L1BrendelBethgeAttack": "L1",
@@ -47,15 +34,17 @@ NO_ATTACK = {
     "MultiAttack": "wraps other attacks",
 }
 NO_ATTRIBUTION = {
-    "Attribution": "what attributions are made from",
-    "GradientAttribution": "what attributions are made from",
-    "PerturbationAttribution": "what attributions are made from",
+    **dict.fromkeys(
+        ("Attribution", "GradientAttribution", "PerturbationAttribution"),
+        "what attributions are made from",
+    ),
     "FeaturePermutation": "compares the images of a batch",
     "ShapleyValues": "never ends; use captum:ShapleyValueSampling",
     "DataLoaderAttribution": "wraps another attribution",
-    "LLMAttribution": "explains language models",
-    "LLMGradientAttribution": "explains language models",
-    "RemoteLLMAttribution": "explains language models",
+    **dict.fromkeys(
+        ("LLMAttribution", "LLMGradientAttribution", "RemoteLLMAttribution"),
+        "explains language models",
+    ),
     "LimeBase": "missing a required argument",
 }
 NEEDED = {
@@ -75,25 +64,19 @@ def classes(module):
 
 def small(kind):
     known = inspect.signature(kind).parameters
-    return "".join(f", {key}={value}" for key, value in SMALL.items() if key in known)
+    return "".join(f", {each}" for each in SMALL.split() if each.partition("=")[0] in known)
 
 
-@pytest.mark.parametrize("name", classes(foolbox.attacks))
-def test_every_attack_of_foolbox(name, smooth, pixels, labels, monkeypatch):
-    kind = getattr(foolbox.attacks, name)
-    _runs_or_is_refused("foolbox", kind, name, smooth, pixels, labels, monkeypatch)
+NAMES = [("foolbox", foolbox.attacks, name) for name in classes(foolbox.attacks)]
+NAMES += [("torchattacks", torchattacks, name) for name in classes(torchattacks)]
 
 
-@pytest.mark.parametrize("name", classes(torchattacks))
-def test_every_attack_of_torchattacks(name, smooth, pixels, labels, monkeypatch):
-    kind = getattr(torchattacks, name)
-    _runs_or_is_refused("torchattacks", kind, name, smooth, pixels, labels, monkeypatch)
-
-
-def _runs_or_is_refused(library_name, kind, name, model, pixels, labels, monkeypatch):
+@pytest.mark.parametrize(("peer", "module", "name"), NAMES, ids=[f"{n[0]}:{n[2]}" for n in NAMES])
+def test_every_attack(peer, module, name, smooth, pixels, labels, monkeypatch):
+    kind = getattr(module, name)
     known = inspect.signature(kind).parameters
     norm = ", norm=L2" if "distance" in known else ""
-    text = f"{library_name}:{name}(epsilon=.5{norm}{small(kind)})"
+    text = f"{peer}:{name}(epsilon=.5{norm}{small(kind)})"
     if name in NO_ATTACK:
         with pytest.raises(SettingsError, match=NO_ATTACK[name]) as caught:
             make_attack(text)
@@ -101,9 +84,7 @@ def _runs_or_is_refused(library_name, kind, name, model, pixels, labels, monkeyp
         return
     if name in COMPILED:
         if importlib.util.find_spec("numba") is None:  # which compiles them
-            with pytest.raises(
-                SettingsError, match=r"needs a library that is not installed: .*numba"
-            ):
+            with pytest.raises(SettingsError, match=r"library that is not installed: .*numba"):
                 make_attack(text)
             return
         monkeypatch.setattr(kind, "instantiate_optimizer", lambda self: None)
@@ -111,7 +92,7 @@ def _runs_or_is_refused(library_name, kind, name, model, pixels, labels, monkeyp
         return
     attack = make_attack(text)
     images = pixels[1:3]  # both right
-    changed = attack(model, images, labels[1:3])
+    changed = attack(smooth, images, labels[1:3])
     assert changed.shape == images.shape
     assert attack.threat.holds(changed - images).all()
     assert 0 <= changed.min() <= changed.max() <= 1

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from weights_files import Network, state
 
 from advlens.models.matching import match
@@ -11,115 +11,90 @@ MEAN, STD = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.4, 0.5, 0.6])
 OWN = Network().state_dict()
 
 
-def prefixed(prefix: str, tensors: dict | None = None) -> dict[str, torch.Tensor]:
-    return {prefix + name: t for name, t in (state() if tensors is None else tensors).items()}
+def prefixed(*prefixes: str) -> dict[str, Tensor]:
+    return {prefix + name: tensor for prefix in prefixes for name, tensor in state().items()}
 
 
-def normalizer(mean: str, std: str, shape: tuple[int, ...] = (3, 1, 1)) -> dict[str, torch.Tensor]:
-    return {mean: MEAN.view(shape), std: STD.view(shape)}
+def normalizer(*names: str, shape: tuple[int, ...] = (3, 1, 1)) -> dict[str, Tensor]:
+    """Means, and standard deviations, under names that alternate."""
+    return {n: (STD if i % 2 else MEAN).view(shape) for i, n in enumerate(names)}
 
 
-FORMS = {  # the file, the prefix found, the copies found, whether a normalizer is found
-    "plain": (lambda: state(), "", (), False),
-    "DataParallel": (lambda: prefixed("module."), "", (), False),
+FORMS = {  # the normalizers in the file, its other tensors, the prefix found, the copies found
+    "plain": ({}, state(), "", ()),
+    "DataParallel": ({}, prefixed("module."), "", ()),
     "DataParallel around a part": (
-        lambda: {n.replace("conv.", "conv.module."): t for n, t in state().items()},
+        {},
+        {name.replace("conv.", "conv.module."): tensor for name, tensor in state().items()},
         "",
         (),
-        False,
     ),
-    "torch.compile": (lambda: prefixed("_orig_mod.module."), "", (), False),
-    "any wrapper": (lambda: prefixed("a.b.c."), "a.b.c.", (), False),
+    "torch.compile": ({}, prefixed("_orig_mod.module."), "", ()),
+    "any wrapper": ({}, prefixed("a.b.c."), "a.b.c.", ()),
     "robustness": (
-        lambda: {
-            **normalizer("module.normalizer.new_mean", "module.normalizer.new_std"),
-            **prefixed("module.model."),
-            **normalizer("module.attacker.normalize.new_mean", "module.attacker.normalize.new_std"),
-            **prefixed("module.attacker.model."),
-        },
+        normalizer(
+            *("module.normalizer.new_mean", "module.normalizer.new_std"),
+            *("module.attacker.normalize.new_mean", "module.attacker.normalize.new_std"),
+        ),
+        prefixed("module.model.", "module.attacker.model."),
         "model.",
         ("attacker.model.",),
-        True,
     ),
     "robustness, own network": (
-        lambda: {
-            **normalizer("normalizer.new_mean", "normalizer.new_std"),
-            **prefixed("model.model."),
-            **prefixed("attacker.model.model."),
-        },
+        normalizer("normalizer.new_mean", "normalizer.new_std"),
+        prefixed("model.model.", "attacker.model.model."),
         "model.model.",
         ("attacker.model.model.",),
-        True,
     ),
     "RobustBench": (
-        lambda: {
-            **normalizer("normalize.mean", "normalize.std", (1, 3, 1, 1)),
-            **prefixed("model."),
-        },
+        normalizer("normalize.mean", "normalize.std", shape=(1, 3, 1, 1)),
+        prefixed("model."),
         "model.",
         (),
-        True,
     ),
-    "a sequence": (
-        lambda: {**normalizer("module.0.mean", "module.0.std"), **prefixed("module.1.")},
-        "1.",
-        (),
-        True,
-    ),
-    "mu and sigma": (lambda: {**normalizer("mu", "sigma", (1, 3, 1, 1)), **state()}, "", (), True),
-    "an equal copy": (
-        lambda: {**prefixed("net."), **prefixed("best_net.")},
-        "net.",
-        ("best_net.",),
-        False,
-    ),
+    "a sequence": (normalizer("module.0.mean", "module.0.std"), prefixed("module.1."), "1.", ()),
+    "mu and sigma": (normalizer("mu", "sigma", shape=(1, 3, 1, 1)), state(), "", ()),
+    "an equal copy": ({}, prefixed("net.", "best_net."), "net.", ("best_net.",)),
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_wrappers(form):
-    build, prefix, copies, normalized = FORMS[form]
-    file = build()
+    normalizers, tensors, prefix, copies = FORMS[form]
+    file = normalizers | tensors
     found = match(file, OWN)
-    assert found.prefix == prefix
-    assert found.copies == copies
-    assert found.unknown == ()
+    assert (found.prefix, found.copies, found.unknown) == (prefix, copies, ())
     expected = state()
     assert found.tensors.keys() == OWN.keys()
     assert all(torch.equal(found.tensors[name], expected[name]) for name in OWN)
     assert all(file[source] is found.tensors[name] for name, source in found.names.items())
-    if normalized:
+    assert set(found.normalizers) == normalizers.keys()
+    if normalizers:
         assert found.mean == pytest.approx((0.1, 0.2, 0.3))
         assert found.std == pytest.approx((0.4, 0.5, 0.6))
-        assert set(found.normalizers) == {
-            n
-            for n in file
-            if n.split(".")[-1] in ("mean", "std", "new_mean", "new_std", "mu", "sigma")
-        }
     else:
-        assert (found.mean, found.std, found.normalizers) == (None, None, ())
+        assert (found.mean, found.std) == (None, None)
 
 
 def test_what_fits_nothing_is_named():
-    file = {**prefixed("model."), "model.extra": torch.zeros(1), "ema.decay": torch.zeros(1)}
-    found = match(file, OWN)
-    assert found.unknown == ("model.extra", "ema.decay")
-    assert match({"a": torch.zeros(1)}, OWN).unknown == ("a",)
+    one = torch.zeros(1)
+    file = prefixed("model.") | {"model.extra": one, "ema.decay": one}
+    assert match(file, OWN).unknown == ("model.extra", "ema.decay")
+    assert match({"a": one}, OWN).unknown == ("a",)
     assert match({}, OWN).tensors == {}
+    # a part of a copy is no copy
+    part = {"old.conv.bias": torch.zeros(4)}
+    assert match(state() | part, OWN).unknown == ("old.conv.bias",)
 
 
 def test_counters_are_dropped_by_themselves():
-    one = torch.ones(1)
-    counters = {
-        "n_averaged": torch.tensor(3),
-        "module.total_ops": one,
-        "module.conv.total_params": one,
-        "head.num_batches_tracked": torch.tensor(1),
-    }
-    found = match({**prefixed("module."), **counters}, OWN)
+    names = ["n_averaged", "module.total_ops", "module.conv.total_params"]
+    counters = dict.fromkeys([*names, "head.num_batches_tracked"], torch.ones(()))
+    found = match(prefixed("module.") | counters, OWN)
     assert (set(found.counters), found.unknown) == (set(counters), ())
+    one = torch.ones(1)
     large = {"total_ops": torch.ones(2), "total_opsets": one, "n_averaged.weight": one}
-    found = match({**state(), **large}, OWN)
+    found = match(state() | large, OWN)
     assert (found.counters, set(found.unknown)) == ((), set(large))
 
 
@@ -140,56 +115,39 @@ def test_an_incomplete_network_is_still_found_by_its_prefix():
     assert OWN.keys() - found.tensors.keys() == {"conv.bias"}
 
 
-def test_a_part_of_a_copy_is_no_copy():
-    file = {**state(), "old.conv.bias": torch.zeros(4)}
-    assert match(file, OWN).unknown == ("old.conv.bias",)
-
-
 def test_tensors_with_three_values_are_no_normalizers_unless_they_are_left_over():
     network = nn.Sequential()
     network.register_buffer("mean", MEAN)
     network.register_buffer("std", STD)
     found = match(network.state_dict(), network.state_dict())
     assert (found.mean, found.normalizers) == (None, ())
-    alone = match({**state(), "normalize.mean": MEAN}, OWN)
+    alone = match(state() | {"normalize.mean": MEAN}, OWN)
     assert (alone.mean, alone.unknown) == (None, ("normalize.mean",))
-    four = match({**state(), "mean": torch.zeros(4), "std": torch.ones(4)}, OWN)
+    four = match(state() | {"mean": torch.zeros(4), "std": torch.ones(4)}, OWN)
     assert (four.mean, four.unknown) == (None, ("mean", "std"))
 
 
-@pytest.mark.parametrize(
-    ("file", "message"),
-    [
-        (
-            lambda: {**prefixed("a."), **prefixed("bb."), "bb.linear.bias": torch.ones(5)},
-            r"a.linear.bias and bb.linear.bias are not the same",
-        ),
-        (
-            lambda: {**state(), "mean": MEAN, "std": STD, "x.mean": STD},
-            "mean and x.mean are not the same",
-        ),
-        (
-            lambda: {**state(), "mean": 255 * MEAN, "std": 255 * STD},
-            r"mean, .*, is not on the \[0, 1\] scale of pixels",
-        ),
-        (
-            lambda: {**state(), "module.conv.bias": torch.zeros(4)},
-            "conv.bias and module.conv.bias name the same tensor",
-        ),
-    ],
-)
-def test_contradictions(file, message):
+TWO = prefixed("a.", "bb.")
+CONTRADICTIONS = {
+    "a.linear.bias and bb.linear.bias are not the same": TWO | {"bb.linear.bias": torch.ones(5)},
+    "mean and x.mean are not the same": state() | {"mean": MEAN, "std": STD, "x.mean": STD},
+    r"mean, .*, is not on the \[0, 1\] scale of pixels": (
+        state() | {"mean": 255 * MEAN, "std": 255 * STD}
+    ),
+    "conv.bias and module.conv.bias name the same tensor": (
+        state() | {"module.conv.bias": torch.zeros(4)}
+    ),
+}
+
+
+@pytest.mark.parametrize("message", CONTRADICTIONS)
+def test_contradictions(message):
     with pytest.raises(ValueError, match=message):
-        match(file(), OWN)
+        match(CONTRADICTIONS[message], OWN)
 
 
 def test_copies_of_another_shape_than_the_networks_are_not_compared():
     """They may be of any size; the wrong shape is said when they are loaded."""
-    huge = torch.zeros(1).expand(1 << 40)
-    file = {
-        **prefixed("a."),
-        **prefixed("bb."),
-        "a.conv.bias": huge,
-        "bb.conv.bias": torch.ones(1).expand(1 << 40),
-    }
-    assert match(file, OWN).tensors["conv.bias"].shape == (1 << 40,)
+    zeros, ones = (value.expand(1 << 40) for value in (torch.zeros(1), torch.ones(1)))
+    found = match(TWO | {"a.conv.bias": zeros, "bb.conv.bias": ones}, OWN)
+    assert found.tensors["conv.bias"].shape == (1 << 40,)

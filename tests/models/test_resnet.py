@@ -12,9 +12,7 @@ def count(model) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize(
-    ("blocks", "millions"), [(3, 0.27), (5, 0.46), (7, 0.66), (9, 0.85)], ids=str
-)
+@pytest.mark.parametrize(("blocks", "millions"), [(3, 0.27), (5, 0.46), (7, 0.66), (9, 0.85)])
 def test_sizes_of_he_et_al_table_6(blocks, millions):
     network = CifarResNet((blocks,) * 3, (16, 32, 64), "pad")
     assert count(network) / 1e6 == pytest.approx(millions, abs=0.005)

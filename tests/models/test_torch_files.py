@@ -1,36 +1,22 @@
 """models.torch_files: the tensors that torch.save wrote, without torch.load."""
 
 import argparse
-import io
 import pickle
 import struct
 import zipfile
-from pathlib import Path
 
 import pytest
 import torch
+from hostile_files import number, replaced, saved
 from torch import nn
 
 from advlens.models.torch_files import torch_file
 
 BASE = torch.arange(24.0)
-DTYPES = [
-    torch.float16,
-    torch.bfloat16,
-    torch.float32,
-    torch.float64,
-    torch.int8,
-    torch.uint8,
-    torch.int16,
-    torch.int32,
-    torch.int64,
-    torch.bool,
-    torch.complex64,
-    torch.float8_e4m3fn,
-    torch.uint16,
-]
+DTYPES = """float16 bfloat16 float32 float64 int8 uint8 int16 int32 int64 bool complex64
+    float8_e4m3fn uint16"""
 VALUES = {
-    **{str(dtype): BASE.to(dtype) for dtype in DTYPES},
+    **{dtype: BASE.to(getattr(torch, dtype)) for dtype in DTYPES.split()},
     "matrix": BASE.view(4, 6),
     "transposed": BASE.view(4, 6).t(),
     "channels last": BASE.view(1, 3, 2, 4).to(memory_format=torch.channels_last),
@@ -44,15 +30,15 @@ VALUES = {
 each_form = pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 
 
-def written(path: Path, value, legacy: bool = False) -> Path:
-    torch.save(value, path, _use_new_zipfile_serialization=not legacy)
-    return path
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "file"
 
 
 @each_form
 @pytest.mark.parametrize("name", VALUES)
-def test_tensors_as_torch_wrote_them(name, legacy, tmp_path):
-    path = written(tmp_path / "file", {"x": VALUES[name]}, legacy)
+def test_tensors_as_torch_wrote_them(name, legacy, path):
+    path.write_bytes(saved({"x": VALUES[name]}, legacy))
     with torch_file(path) as file:
         found = file.tensor(file.content["x"])
     expected = VALUES[name].detach()
@@ -64,8 +50,8 @@ def test_tensors_as_torch_wrote_them(name, legacy, tmp_path):
 
 
 @each_form
-def test_shared_storages_are_read_once(legacy, tmp_path):
-    path = written(tmp_path / "file", {"a": BASE, "b": BASE[3:], "c": BASE.clone()}, legacy)
+def test_shared_storages_are_read_once(legacy, path):
+    path.write_bytes(saved({"a": BASE, "b": BASE[3:], "c": BASE.clone()}, legacy))
     with torch_file(path) as file:
         a, b, c = (file.tensor(file.content[key]) for key in "abc")
     assert torch.equal(b, BASE[3:])
@@ -74,36 +60,14 @@ def test_shared_storages_are_read_once(legacy, tmp_path):
 
 
 @each_form
-def test_only_tensors_are_tensors(legacy, tmp_path):
-    content = {
-        "n": 3,
-        "t": [BASE],
-        "a": argparse.Namespace(x=1),
-        "s": torch.eye(3).to_sparse(),
-        "size": torch.Size([1]),
-    }
-    with torch_file(written(tmp_path / "file", content, legacy)) as file:
+def test_only_tensors_are_tensors(legacy, path):
+    sparse, size = torch.eye(3).to_sparse(), torch.Size([1])
+    content = {"n": 3, "t": [BASE], "a": argparse.Namespace(x=1), "s": sparse, "size": size}
+    path.write_bytes(saved(content, legacy))
+    with torch_file(path) as file:
         assert [file.tensor(value) for value in file.content.values()] == [None] * 5
         assert file.content["n"] == 3
         assert torch.equal(file.tensor(file.content["t"][0]), BASE)
-
-
-def rewritten(path: Path, old: bytes, new: bytes) -> None:
-    """Change a byte string in the pickle of a zip file."""
-    content = path.read_bytes()
-    with (
-        zipfile.ZipFile(io.BytesIO(content)) as source,
-        zipfile.ZipFile(path, "w") as archive,
-    ):
-        for record in source.infolist():
-            data = source.read(record)
-            if record.filename.endswith(("data.pkl", "byteorder")):
-                data = data.replace(old, new)
-            archive.writestr(record, data)
-
-
-def number(value: int) -> bytes:
-    return pickle.dumps(value, protocol=2)[2:-1]
 
 
 @pytest.mark.parametrize(
@@ -118,38 +82,28 @@ def number(value: int) -> bytes:
         (b"storage", b"sturage", "without a storage"),
     ],
 )
-def test_tensors_that_do_not_lie_in_their_storage(old, new, message, tmp_path):
-    path = written(tmp_path / "file", {"w": torch.zeros(777)[7:]})
-    rewritten(path, old, new)
+def test_tensors_that_do_not_lie_in_their_storage(old, new, message, path):
+    path.write_bytes(replaced(saved({"w": torch.zeros(777)[7:]}), old, new))
     with torch_file(path) as file, pytest.raises(Exception, match=message):
         file.tensor(file.content["w"])
 
 
-def test_other_kinds_of_files_are_named(tmp_path):
-    path = written(tmp_path / "file", {"w": BASE})
-    rewritten(path, b"little", b"big")
-    with pytest.raises(ValueError, match="big-endian"), torch_file(path):
-        pass
+def test_other_kinds_of_files_are_named(path):
+    cut, lying = saved({"w": torch.zeros(777)}, legacy=True), struct.pack("<Q", 1 << 61)
+    assert cut.count(struct.pack("<Q", 777)) == 1
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("model/constants.pkl", b"")
-    with pytest.raises(ValueError, match="TorchScript, which is code"), torch_file(path):
-        pass
-    for content, message in ((b"", "empty"), (pickle.dumps(3), "not written by torch.save")):
+    for content, message in (
+        (path.read_bytes(), "TorchScript, which is code"),
+        (replaced(saved({"w": BASE}), b"little", b"big"), "big-endian"),
+        (b"", "empty"),
+        (pickle.dumps(3), "not written by torch.save"),
+        (cut[:-1], "cut off"),
+        (cut.replace(struct.pack("<Q", 777), lying), "cut off"),
+    ):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=message), torch_file(path):
             pass
-
-
-def test_legacy_files_that_are_cut_off_or_lie(tmp_path):
-    path = written(tmp_path / "file", {"w": torch.zeros(777)}, legacy=True)
-    content = path.read_bytes()
-    path.write_bytes(content[:-1])
-    with pytest.raises(ValueError, match="cut off"), torch_file(path):
-        pass
-    assert content.count(struct.pack("<Q", 777)) == 1
-    path.write_bytes(content.replace(struct.pack("<Q", 777), struct.pack("<Q", 1 << 61)))
-    with pytest.raises(ValueError, match="cut off"), torch_file(path):
-        pass
 
 
 def python_2(tensor: torch.Tensor) -> bytes:
@@ -166,8 +120,7 @@ def python_2(tensor: torch.Tensor) -> bytes:
     return head + content + keys + struct.pack("<Q", len(tensor)) + data
 
 
-def test_files_of_python_2(tmp_path):
-    path = tmp_path / "resnet18_places365.pth.tar"
+def test_files_of_python_2(path):
     path.write_bytes(python_2(torch.arange(6.0)))
     with torch_file(path) as file:
         ordered = file.content["state_dict"]

@@ -12,14 +12,12 @@ from advlens.datasets import load_data
 from advlens.errors import CheckpointError, ModelError, SettingsError
 from advlens.models import (
     Classifier,
-    convert_model,
     imagenet_synsets,
     list_models,
     load_model,
     network_of,
     save_weights,
 )
-from advlens.models.resnet import CifarResNet
 
 CIFAR = [name for name in list_models() if name.startswith("resnet")]
 PACKAGED = [name for name in list_models() if name.startswith("cifar10-")]
@@ -38,30 +36,32 @@ def test_cifar_networks(name):
 
 def test_seed_decides_random_weights_and_global_state_stays():
     before = torch.get_rng_state()
-    first, same, other = (
-        load_model("resnet14"),
-        load_model("resnet14"),
-        load_model("resnet14", seed=1),
-    )
+    first, same, other = (load_model("resnet14", seed=seed) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), before)
     weights = [built.network.conv1.weight for built in (first, same, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
 
+@pytest.fixture(scope="module")
+def sample():
+    data = load_data("sample").subset(100, seed=0)
+    return data.images(range(100)).float() / 255, data.labels
+
+
+def accuracy(classifier, images, labels) -> float:
+    with torch.no_grad():
+        return (classifier(images).argmax(dim=1) == labels).float().mean().item()
+
+
 @pytest.mark.parametrize("name", PACKAGED)
-def test_packaged_models(name):
+def test_packaged_models(name, sample):
     classifier = load_model(name)
     assert classifier.name == name
     assert len(classifier.weights) == 64
-    data = load_data("sample").subset(200, seed=0)
-    with torch.no_grad():
-        predicted = classifier(data.images(range(len(data))).float() / 255).argmax(dim=1)
-    assert (predicted == data.labels).float().mean() > 0.7
-    with pytest.raises(
-        SettingsError,
-        match=f"{name} has its own weights; for others give {network_of(name)}@x",
-    ):
+    assert accuracy(classifier, *sample) > 0.7
+    message = f"{name} has its own weights; for others give {network_of(name)}@x"
+    with pytest.raises(SettingsError, match=message):
         load_model(f"{name}@x")
 
 
@@ -79,6 +79,11 @@ def test_weights_from_a_file(tmp_path):
         load_model(f"resnet14@{path}")
     with pytest.raises(CheckpointError, match="no weights file at"):
         load_model(f"resnet20@{tmp_path / 'none.pt'}")
+    (tmp_path / "robust").mkdir()  # a training names all of its files alike
+    for file in ("model", "best"):
+        again = path.rename(tmp_path / "robust" / f"{file}.safetensors")
+        assert load_model(f"resnet20@{again}").name == "robust"
+        path = again
 
 
 @pytest.mark.parametrize(
@@ -89,21 +94,12 @@ def test_other_weights_of_the_same_network(spec, network):
     assert network_of(spec) == network
 
 
-def test_weights_of_a_training_are_named_by_its_folder(tmp_path):
-    for file in ("model", "best"):
-        path = tmp_path / "robust" / f"{file}.safetensors"
-        path.parent.mkdir(exist_ok=True)
-        save_weights(load_model("resnet20"), path)
-        assert load_model(f"resnet20@{path}").name == "robust"
-
-
 @pytest.mark.parametrize("depth", [20, 32, 56])
 def test_public_weights_load(depth, shared_data):
     path = shared_data / "cifar10-models" / f"resnet{depth}.safetensors"
     classifier = load_model(f"resnet{depth}@{path}")
     assert classifier.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
-    logits = classifier(torch.zeros(1, 3, 32, 32))
-    assert logits.argmax().item() in range(10)
+    assert classifier(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 
 
 def test_public_resnet20_reaches_its_accuracy(shared_data):
@@ -112,10 +108,8 @@ def test_public_resnet20_reaches_its_accuracy(shared_data):
         pytest.skip("ADVLENS_CIFAR10 does not name the folder of CIFAR-10's binary version")
     data = load_data(f"cifar10:{os.environ['ADVLENS_CIFAR10']}", split="test")
     classifier = load_model(f"resnet20@{shared_data / 'cifar10-models' / 'resnet20.safetensors'}")
-    with torch.no_grad():
-        predicted = classifier(data.images(range(500)).float() / 255).argmax(dim=1)
-    accuracy = (predicted == data.labels[:500]).float().mean().item()
-    assert accuracy == pytest.approx(0.9173, abs=0.035)
+    found = accuracy(classifier, data.images(range(500)).float() / 255, data.labels[:500])
+    assert found == pytest.approx(0.9173, abs=0.035)
 
 
 FACTORIES = """
@@ -154,8 +148,7 @@ def own_module(tmp_path, monkeypatch) -> str:
 def test_factory(own_module, tmp_path):
     path = list(sys.path)
     classifier = load_model(f"{own_module}:classifier")
-    assert classifier.name == "own"
-    assert classifier.classes == ("a", "b", "c", "d")
+    assert (classifier.name, classifier.classes) == ("own", tuple("abcd"))
     wrapped = load_model(f"{own_module}:network")
     assert isinstance(wrapped, Classifier)
     assert wrapped.name == "network"
@@ -191,44 +184,8 @@ def test_unknown_names():
         load_model("")
 
 
-def test_torchvision():
-    classifier = load_model("torchvision:resnet18")
-    assert classifier.name == "resnet18"
-    assert (classifier.image_size, classifier.resize) == (224, 256)
-    assert classifier.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
-    assert len(classifier.synsets) == 1000
-    assert classifier(torch.rand(1, 3, 64, 64)).shape == (1, 1000)
-
-
-def test_torchvision_alexnet():
-    assert load_model("torchvision:alexnet")(torch.rand(1, 3, 64, 64)).shape == (1, 1000)
-
-
-def test_torchvision_inception_normalizes_once():
-    classifier = load_model("torchvision:inception_v3")
-    assert classifier.network.transform_input is False
-    assert classifier.mean.flatten().tolist() == [0.5, 0.5, 0.5]
-    assert (classifier.image_size, classifier.resize) == (299, 342)
-
-
 def test_imagenet_synsets():
     synsets = imagenet_synsets()
     assert len(set(synsets)) == 1000
     assert list(synsets) == sorted(synsets)
     assert synsets[281] == "n02123045"  # tabby
-
-
-def test_converted_weights_are_the_same_model(tmp_path):
-    network = CifarResNet((3, 3, 3), (16, 32, 64), "pad")
-    file, out = tmp_path / "checkpoint.pt", tmp_path / "converted.safetensors"
-    state = {f"module.model.{name}": tensor for name, tensor in network.state_dict().items()}
-    state |= {"module.normalizer.new_mean": torch.full((3, 1, 1), 0.25)}
-    state |= {"module.normalizer.new_std": torch.full((3, 1, 1), 0.5)}
-    torch.save({"model": state, "epoch": 3}, file)
-    classifier, found = convert_model(f"resnet20@{file}", out)
-    assert found.prefix == "model."
-    images = torch.rand(2, 3, 32, 32)
-    assert torch.equal(classifier(images), network.eval()((images - 0.25) / 0.5))
-    assert torch.equal(load_model(f"resnet20@{out}")(images), classifier(images))
-    assert convert_model("cifar10-l2", out)[1].prefix == ""
-    assert convert_model("resnet20", out)[1] is None

@@ -1,21 +1,25 @@
 """Networks of every kind that a prepared copy has to deal with."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import nn
+from torch.nn.utils import parametrizations, spectral_norm
+from torchvision.models import ResNet, inception_v3
+from torchvision.models.resnet import Bottleneck
 
 from advlens.models.classifier import Classifier
 from advlens.models.resnet import CifarResNet
+
+conv = partial(nn.Conv2d, kernel_size=3, padding=1)
 
 
 def vgg(relu: type[nn.Module] = nn.ReLU, **kwargs) -> nn.Module:
     layers: list[nn.Module] = []
     for inputs, outputs in ((3, 6), (6, 8)):
-        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs)]
-        layers += [relu(**kwargs), nn.MaxPool2d(2)]
+        layers += [conv(inputs, outputs), nn.BatchNorm2d(outputs), relu(**kwargs), nn.MaxPool2d(2)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(), nn.Linear(8 * 4 * 4, 5))
 
 
@@ -24,13 +28,10 @@ class Functional(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 6, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(6)
-        self.conv2 = nn.Conv2d(6, 6, 3, padding=1)
-        self.bn2 = nn.BatchNorm2d(6, affine=False)
-        self.conv3 = nn.Conv2d(6, 8, 3, stride=2)
+        self.conv1, self.bn1 = conv(3, 6, bias=False), nn.BatchNorm2d(6)
+        self.conv2, self.bn2 = conv(6, 6), nn.BatchNorm2d(6, affine=False)
+        self.conv3, self.linear = nn.Conv2d(6, 8, 3, stride=2), nn.Linear(8 * 7 * 7, 5)
         self.register_buffer("gain", torch.tensor(1.5), persistent=False)
-        self.linear = nn.Linear(8 * 7 * 7, 5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         first = F.relu(self.bn1(self.conv1(x * self.gain)), inplace=True)
@@ -39,9 +40,7 @@ class Functional(nn.Module):
         return self.linear(torch.flatten(third, 1))
 
 
-class Ignored(nn.Module):
-    """Works in place and ignores what the call returns."""
-
+class Ignored(nn.Module):  # works in place and ignores what the call returns
     def __init__(self) -> None:
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)
@@ -57,9 +56,7 @@ class Ignored(nn.Module):
         return self.linear(torch.flatten(out, 1))
 
 
-class Branching(nn.Module):
-    """Control flow that depends on the images; one branch is never taken."""
-
+class Branching(nn.Module):  # control flow that depends on the images; one branch is never taken
     def __init__(self) -> None:
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)
@@ -87,14 +84,12 @@ class NormAndActivation(nn.BatchNorm2d):
         return torch.tanh(super().forward(x))
 
 
-class Shared(nn.Module):
-    """A normalization behind two convolutions, and a convolution used twice."""
-
+class Shared(nn.Module):  # a normalization behind two convolutions, and a convolution used twice
     def __init__(self) -> None:
         super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
-        self.bn, self.twice = nn.BatchNorm2d(6), nn.Conv2d(6, 6, 3, padding=1)
-        self.bn_twice, self.linear = nn.BatchNorm2d(6), nn.Linear(6 * 16 * 16, 5)
+        self.conv1, self.conv2, self.bn = conv(3, 6), conv(6, 6), nn.BatchNorm2d(6)
+        self.twice, self.bn_twice = conv(6, 6), nn.BatchNorm2d(6)
+        self.linear = nn.Linear(6 * 16 * 16, 5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = F.relu(self.bn(self.conv1(x)))
@@ -103,35 +98,28 @@ class Shared(nn.Module):
         return self.linear(torch.flatten(F.relu(self.twice(out)), 1))
 
 
+class ReadTwice(nn.Module):  # a convolution whose own output is needed beside the normalized one
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn, self.linear = conv(3, 6), nn.BatchNorm2d(6), nn.Linear(6 * 16 * 16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = self.conv(x)
+        return self.linear(torch.flatten(self.bn(maps) + maps, 1))
+
+
 def tied() -> nn.Module:
     """Two convolutions with one weight, of which only the first is folded."""
-    model = nn.Sequential(
-        nn.Conv2d(3, 3, 3, padding=1, bias=False),
-        nn.BatchNorm2d(3),
-        nn.ReLU(),
-        nn.Conv2d(3, 3, 3, padding=1, bias=False),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(768, 5),
-    )
-    model[3].weight = model[0].weight
-    return model
+    first, second = conv(3, 3, bias=False), conv(3, 3, bias=False)
+    second.weight = first.weight
+    maps = first, nn.BatchNorm2d(3), nn.ReLU(), second, nn.ReLU()
+    return nn.Sequential(*maps, nn.Flatten(), nn.Linear(768, 5))
 
 
-def spectral() -> nn.Module:
-    """The weight of the first convolution is made by a hook before every call."""
+def _of_vgg(position: int, layer: nn.Module) -> nn.Module:
     model = vgg()
-    model[0] = nn.utils.spectral_norm(model[0])
+    model[position] = layer
     return model
-
-
-def _of_vgg(position: int, layer: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
-    def build() -> nn.Module:
-        model = vgg()
-        model[position] = layer()
-        return model
-
-    return build
 
 
 def _classifier() -> nn.Module:
@@ -139,45 +127,41 @@ def _classifier() -> nn.Module:
     return Classifier(network, name="c", mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.2))
 
 
-def _parametrized() -> nn.Module:
-    model = vgg()
-    nn.utils.parametrizations.weight_norm(model[0])
-    return model
-
-
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "resnet, pad": lambda: CifarResNet((1, 2), (4, 6), "pad", classes=5),
-    "resnet, projection": lambda: CifarResNet((2, 1), (4, 6), "projection", classes=5),
-    "classifier": _classifier,
-    "vgg": vgg,
-    "vgg, in place": lambda: vgg(inplace=True),
-    "leaky": lambda: vgg(nn.LeakyReLU),
-    "functional": Functional,
-    "results ignored": Ignored,
-    "control flow": Branching,
-    "convolution subclass": _of_vgg(4, lambda: Standardized(6, 8, 3, padding=1)),
-    "norm subclass": _of_vgg(1, lambda: NormAndActivation(6)),
-    "no running statistics": _of_vgg(1, lambda: nn.BatchNorm2d(6, track_running_stats=False)),
-    "shared layers": Shared,
-    "tied weights": tied,
-    "spectral norm": spectral,
-    "weight norm": _parametrized,
-    "torchvision resnet18": lambda: torchvision.models.resnet18(num_classes=5),
-    "torchvision inception": lambda: torchvision.models.inception_v3(
-        num_classes=5, aux_logits=False, init_weights=False
-    ),
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    # how it is built, and how many normalizations can be folded
+    "resnet, pad": (lambda: CifarResNet((1, 2), (4, 6), "pad", classes=5), 7),
+    "resnet, projection": (lambda: CifarResNet((2, 1), (4, 6), "projection", classes=5), 8),
+    "classifier": (_classifier, 7),
+    "vgg": (vgg, 2),
+    "vgg, in place": (lambda: vgg(inplace=True), 2),
+    "leaky": (lambda: vgg(nn.LeakyReLU), 2),
+    "functional": (Functional, 2),
+    "results ignored": (Ignored, 1),
+    "control flow": (Branching, 0),
+    "convolution subclass": (lambda: _of_vgg(4, Standardized(6, 8, 3, padding=1)), 1),
+    "norm subclass": (lambda: _of_vgg(1, NormAndActivation(6)), 1),
+    "no running statistics": (lambda: _of_vgg(1, nn.BatchNorm2d(6, track_running_stats=False)), 1),
+    "shared layers": (Shared, 0),
+    "read twice": (ReadTwice, 0),
+    "tied weights": (tied, 1),
+    # the old one makes the weight by a hook before every call, the new one when it is read
+    "spectral norm": (lambda: _of_vgg(0, spectral_norm(conv(3, 6))), 1),
+    "weight norm": (lambda: _of_vgg(0, parametrizations.weight_norm(conv(3, 6))), 1),
+    "bottlenecks": (lambda: ResNet(Bottleneck, [2, 1, 1, 1], 5, width_per_group=8), 20),
+    "inception": (lambda: inception_v3(num_classes=5, aux_logits=False, init_weights=False), 94),
 }
-SLOW = {"torchvision resnet18", "torchvision inception"}
+SLOW = {"bottlenecks": 64, "inception": 75}  # the side of their images
 UNTRACEABLE = {"control flow"}
 
 
 def build(name: str) -> tuple[nn.Module, torch.Tensor]:
     """A network with lively batch statistics, in training mode, and images for it."""
     generator = torch.Generator().manual_seed(1)
-    images = torch.rand(4, 3, *(2 * (96 if name in SLOW else 16,)), generator=generator)
+    side = SLOW.get(name, 16)
+    images = torch.rand(4, 3, side, side, generator=generator)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        model = NETWORKS[name]().train()
+        model = NETWORKS[name][0]().train()
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._NormBase):
                 module.momentum = 1.0  # take over the statistics of one batch
@@ -186,3 +170,11 @@ def build(name: str) -> tuple[nn.Module, torch.Tensor]:
                     module.bias.uniform_(-0.5, 0.5)
         model(images)
     return model, images
+
+
+def logits_and_gradient(model: nn.Module, images: torch.Tensor):
+    inputs = images.clone().requires_grad_()
+    logits = model(inputs)
+    mix = torch.linspace(-1, 1, logits.numel()).view_as(logits).to(logits)
+    (gradient,) = torch.autograd.grad((logits * mix).sum(), inputs)
+    return logits.detach(), gradient

@@ -6,85 +6,46 @@ import threading
 import pytest
 import torch
 import torch.nn.functional as F
-from prepared_networks import NETWORKS, SLOW, UNTRACEABLE, build
+from prepared_networks import NETWORKS, SLOW, UNTRACEABLE, build, logits_and_gradient
 from torch import nn
 
 from advlens.prepared import Prepared, prepare
 
+NORMS = nn.modules.batchnorm._NormBase
 each_network = pytest.mark.parametrize("name", NETWORKS)
 each_quick_network = pytest.mark.parametrize("name", [n for n in NETWORKS if n not in SLOW])
-FOLDED = {
-    "resnet, pad": 7,
-    "resnet, projection": 8,
-    "classifier": 7,
-    "vgg": 2,
-    "vgg, in place": 2,
-    "leaky": 2,
-    "functional": 2,
-    "results ignored": 1,
-    "control flow": 0,
-    "convolution subclass": 1,
-    "norm subclass": 1,
-    "no running statistics": 1,
-    "shared layers": 0,
-    "tied weights": 1,
-    "spectral norm": 1,
-    "weight norm": 1,
-    "torchvision resnet18": 20,
-    "torchvision inception": 94,
-}
 
 
 def norms(model: nn.Module) -> int:
-    kinds = nn.modules.batchnorm._NormBase
-    return len({module for module in model.modules() if isinstance(module, kinds)})
-
-
-def logits_and_gradient(model: nn.Module, images: torch.Tensor):
-    inputs = images.clone().requires_grad_()
-    logits = model(inputs)
-    mix = torch.linspace(-1, 1, logits.shape[1]).to(logits)
-    (gradient,) = torch.autograd.grad((logits @ mix).sum(), inputs)
-    return logits.detach(), gradient
+    return len({module for module in model.modules() if isinstance(module, NORMS)})
 
 
 @each_network
 def test_same_logits_and_input_gradients(name):
-    """In float64, where folding is exact to the last digits."""
+    """In float64, where folding is exact to the last digits; float32 rounds as the model does."""
     model, images = build(name)
+    plain = logits_and_gradient(copy.deepcopy(model).eval(), images)
+    copied = prepare(model)
+    assert norms(model) - norms(copied) == NETWORKS[name][1]
+    rounded = logits_and_gradient(copied, images)
+    assert rounded[0].dtype == torch.float32
+
     model, images = model.double().eval(), images.double()
     copied = prepare(model, images)
     assert (copied.traced, copied.folded) == (name not in UNTRACEABLE,) * 2
-    logits, gradient = logits_and_gradient(model, images)
-    found, found_gradient = logits_and_gradient(copied, images)
-    scale = logits.abs().max()
-    torch.testing.assert_close(found, logits, rtol=0, atol=float(1e-9 * scale))
-    scale = gradient.abs().max()
-    assert scale > 0
-    torch.testing.assert_close(found_gradient, gradient, rtol=0, atol=float(1e-9 * scale))
-
-
-@each_network
-def test_float32_is_as_good(name):
-    model, images = build(name)
-    exact, gradient = logits_and_gradient(copy.deepcopy(model).double().eval(), images.double())
-    plain, plain_gradient = logits_and_gradient(copy.deepcopy(model).eval(), images)
-    found, found_gradient = logits_and_gradient(prepare(model), images)
-    assert found.dtype == torch.float32
+    exact, found = (logits_and_gradient(network, images) for network in (model, copied))
+    for value, expected in zip(found, exact, strict=True):
+        scale = expected.abs().max()
+        assert scale > 0
+        torch.testing.assert_close(value, expected, rtol=0, atol=float(1e-9 * scale))
 
     def error(value, reference):
         """Of the middle image: a ReLU next to 0 that rounding switches is one image's matter."""
         away = (value - reference).flatten(1).norm(dim=1)
         return (away / reference.flatten(1).norm(dim=1)).median()
 
-    assert error(found, exact) < 4 * error(plain, exact) + 1e-6
-    assert error(found_gradient, gradient) < 4 * error(plain_gradient, gradient) + 1e-6
-
-
-@each_network
-def test_norms_are_folded_where_they_can_be(name):
-    model, _ = build(name)
-    assert norms(model) - norms(prepare(model)) == FOLDED[name]
+    for value, others, reference in zip(rounded, plain, exact, strict=True):
+        assert error(value, reference) < 4 * error(others, reference) + 1e-6
 
 
 @each_quick_network
@@ -99,30 +60,28 @@ def test_model_is_untouched(name):
         assert len(new._forward_hooks) == len(old._forward_hooks)
     for old, new in zip(before.state_dict().values(), model.state_dict().values(), strict=True):
         assert torch.equal(new, old)
-    assert all(parameter.requires_grad for parameter in model.parameters())
-    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
     assert not any(parameter.requires_grad for parameter in copied.parameters())
     assert not any(module.training for module in copied.modules())
 
 
-@pytest.mark.parametrize("name", [n for n in NETWORKS if n not in SLOW | {"spectral norm"}])
+@pytest.mark.parametrize("name", [n for n in NETWORKS if n not in {*SLOW, "spectral norm"}])
 def test_update_equals_a_fresh_copy(name):
     model, images = build(name)
     copied = prepare(model)
     copied.record(images), copied.features(images)  # so that all graphs exist
     before = copied(images)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    labels = torch.tensor([0, 1, 2, 3])
     for _ in range(2):
         copied.update(model)
         # as in training: batch normalization must go on in training mode after an update
-        F.cross_entropy(model(images.flip(0)), labels).backward()
+        F.cross_entropy(model(images.flip(0)), torch.arange(4)).backward()
         optimizer.step()
         optimizer.zero_grad()
     if hasattr(model, "set_normalization"):
         model.set_normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats:
+        if isinstance(module, NORMS) and module.track_running_stats:
             assert module.training
             assert module.num_batches_tracked >= 3
     copied.update(model)
@@ -138,6 +97,7 @@ def test_update_equals_a_fresh_copy(name):
 def test_models_that_torch_cannot_copy_are_run_themselves():
     model, images = build("vgg")
     exact, gradient = logits_and_gradient(copy.deepcopy(model).eval(), images)
+    model[1].eval()
     modes = [module.training for module in model.modules()]
     model.lock = threading.Lock()
     copied = prepare(model, images)
@@ -150,6 +110,7 @@ def test_models_that_torch_cannot_copy_are_run_themselves():
     assert torch.equal(found, exact)
     assert torch.equal(found_gradient, gradient)
     assert set(copied.record(images)[1]) == set(copied.layers) == {"0", "4"}
+    copied.maps(images, ["0"])
     assert [module.training for module in model.modules()] == modes
     model[-1].weight.data.mul_(2)
     copied.update(model)
@@ -175,14 +136,10 @@ def test_bfloat16_copy():
     assert all(values.dtype == torch.float32 for values in copied.record(images)[1].values())
 
 
-def test_prepared_copies_are_returned_as_they_are():
-    copied = prepare(build("vgg")[0])
+def test_prepared_copies_are_returned_as_they_are_and_channels_last():
+    copied = prepare(build("resnet, pad")[0])
     assert isinstance(copied, Prepared)
     assert prepare(copied) is copied
-
-
-def test_convolutions_are_channels_last():
-    copied = prepare(build("resnet, pad")[0])
     weights = [p for p in copied.parameters() if p.ndim == 4 and p.shape[1] > 1]
     assert weights
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)

@@ -1,199 +1,135 @@
 """Transformers, ConvNeXt, mixers and others, and the hidden units of their MLPs."""
 
+import copy
 from collections.abc import Callable
+from functools import cache, partial
 
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
-import torchvision
+from prepared_networks import logits_and_gradient
+from timm import create_model
 from timm.models.mlp_mixer import MlpMixer
 from torch import nn
+from torchvision import models
 from torchvision.models.convnext import CNBlockConfig
+from torchvision.models.efficientnet import MBConvConfig
 
 from advlens.errors import ModelError
 from advlens.models import Classifier
 from advlens.prepared import live_features, prepare
 from advlens.prepared.units import maps_of_hidden
 
-
-def vit() -> nn.Module:
-    return torchvision.models.VisionTransformer(
-        image_size=32,
-        patch_size=8,
-        num_layers=2,
-        num_heads=2,
-        hidden_dim=16,
-        mlp_dim=24,
-        num_classes=5,
-    )
-
-
-def convnext() -> nn.Module:
-    settings = [CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 2)]
-    return torchvision.models.ConvNeXt(settings, num_classes=5)
-
-
-def swin() -> nn.Module:
-    return torchvision.models.SwinTransformer(
-        patch_size=[4, 4],
-        embed_dim=8,
-        depths=[1, 1],
-        num_heads=[1, 2],
-        window_size=[4, 4],
-        num_classes=5,
-    )
-
-
-def of_timm(name: str, **given: object) -> Callable[[], nn.Module]:
-    return lambda: timm.create_model(name, num_classes=5, **given)
-
-
+SMALL = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 16}
 VIT = {"img_size": 32, "depth": 2}
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, dict[str, str], dict[str, tuple]]] = {
-    # how it is built, the images' size, each layer of hidden units with the module that holds its
-    # values behind the non-linearity, and the shape of some layers' maps, in order
+CONVNEXT = [CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 2)]
+SWIN = {"patch_size": [4, 4], "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2]}
+TIMM_SWIN = {"img_size": 32, "window_size": 4, "embed_dim": 12, "depths": (1, 1)}
+MIXER = {"img_size": 32, "patch_size": 16, "num_blocks": 1, "embed_dim": 24}
+MBCONVS = [MBConvConfig(1, 3, 1, 16, 8, 1), MBConvConfig(4, 3, 2, 8, 16, 2)]
+DENSE = {"growth_rate": 8, "block_config": (2, 2), "num_init_features": 16}
+NETWORKS: dict[str, tuple[Callable[..., nn.Module], list[str], dict[str, tuple]]] = {
+    # what builds it for 5 classes, its layers of hidden units in order, the shape of some maps
     "torchvision vit": (
-        vit,
-        32,
-        {
-            f"encoder.layers.encoder_layer_{n}.mlp.0": f"encoder.layers.encoder_layer_{n}.mlp.1"
-            for n in range(2)
-        },
+        partial(models.VisionTransformer, mlp_dim=24, **SMALL),
+        [f"encoder.layers.encoder_layer_{n}.mlp.0" for n in range(2)],
         {"conv_proj": (16, 4, 4), "encoder.layers.encoder_layer_0.mlp.0": (24, 4, 4)},
     ),
     "timm vit_tiny_patch16_224": (
-        of_timm("vit_tiny_patch16_224", **VIT),
-        32,
-        {f"blocks.{n}.mlp.fc1": f"blocks.{n}.mlp.act" for n in range(2)},
+        partial(create_model, "vit_tiny_patch16_224", **VIT),
+        [f"blocks.{n}.mlp.fc1" for n in range(2)],
         {"patch_embed.proj": (192, 2, 2), "blocks.1.mlp.fc1": (768, 2, 2)},
     ),
     "timm vit with registers": (
-        of_timm("vit_little_patch16_reg4_gap_256", **VIT),
-        32,
-        {f"blocks.{n}.mlp.fc1": f"blocks.{n}.mlp.act" for n in range(2)},
+        partial(create_model, "vit_little_patch16_reg4_gap_256", **VIT),
+        [f"blocks.{n}.mlp.fc1" for n in range(2)],
         {"blocks.1.mlp.fc1": (1792, 2, 2)},
     ),
     "torchvision convnext": (
-        convnext,
-        32,
-        {f"features.{name}.block.3": f"features.{name}.block.4" for name in ("1.0", "3.0", "3.1")},
-        {
-            "features.0.0": (8, 8, 8),
-            "features.1.0.block.0": (8, 8, 8),
-            "features.1.0.block.3": (32, 8, 8),
-            "features.3.1.block.3": (64, 4, 4),
-        },
+        partial(models.ConvNeXt, block_setting=CONVNEXT),
+        [f"features.{name}.block.3" for name in ("1.0", "3.0", "3.1")],
+        {"features.0.0": (8, 8, 8), "features.3.1.block.3": (64, 4, 4)},
     ),
     "timm convnext": (
-        of_timm("convnext_tiny", depths=(1, 1, 1, 1), dims=(8, 16, 16, 16)),
-        32,
-        {f"stages.{n}.blocks.0.mlp.fc1": f"stages.{n}.blocks.0.mlp.act" for n in range(4)},
+        partial(create_model, "convnext_tiny", depths=(1, 1, 1, 1), dims=(8, 16, 16, 16)),
+        [f"stages.{n}.blocks.0.mlp.fc1" for n in range(4)],
         {"stem.0": (8, 8, 8), "stages.1.blocks.0.mlp.fc1": (64, 4, 4)},
     ),
     "torchvision swin": (
-        swin,
-        32,
-        {f"features.{n}.0.mlp.0": f"features.{n}.0.mlp.1" for n in (1, 3)},
-        {
-            "features.0.0": (8, 8, 8),
-            "features.1.0.mlp.0": (32, 8, 8),
-            "features.3.0.mlp.0": (64, 4, 4),
-        },
+        partial(models.SwinTransformer, window_size=[4, 4], **SWIN),
+        [f"features.{n}.0.mlp.0" for n in (1, 3)],
+        {"features.1.0.mlp.0": (32, 8, 8), "features.3.0.mlp.0": (64, 4, 4)},
     ),
     "timm swin, tokens in a line": (
-        of_timm(
-            "swin_tiny_patch4_window7_224",
-            img_size=32,
-            window_size=4,
-            embed_dim=12,
-            depths=(1, 1),
-            num_heads=(1, 2),
-        ),
-        32,
-        {f"layers.{n}.blocks.0.mlp.fc1": f"layers.{n}.blocks.0.mlp.act" for n in range(2)},
+        partial(create_model, "swin_tiny_patch4_window7_224", **TIMM_SWIN, num_heads=(1, 2)),
+        [f"layers.{n}.blocks.0.mlp.fc1" for n in range(2)],
         {"layers.0.blocks.0.mlp.fc1": (48, 8, 8), "layers.1.blocks.0.mlp.fc1": (96, 4, 4)},
     ),
     "timm mixer": (
-        lambda: MlpMixer(num_classes=5, img_size=64, patch_size=32, num_blocks=1, embed_dim=24),
-        64,
-        {f"blocks.0.mlp_{kind}.fc1": f"blocks.0.mlp_{kind}.act" for kind in ("tokens", "channels")},
+        partial(MlpMixer, **MIXER),
+        [f"blocks.0.mlp_{kind}.fc1" for kind in ("tokens", "channels")],
         {"stem.proj": (24, 2, 2), "blocks.0.mlp_channels.fc1": (96, 2, 2)},
     ),
-    "torchvision mobilenet_v3_small": (
-        lambda: torchvision.models.mobilenet_v3_small(num_classes=5),
-        64,
-        {},
-        {"features.0.0": (16, 32, 32), "features.12.0": (576, 2, 2)},
-    ),
-    "torchvision efficientnet_b0": (
-        lambda: torchvision.models.efficientnet_b0(num_classes=5),
-        32,
-        {},
-        {"features.0.0": (32, 16, 16), "features.8.0": (1280, 1, 1)},
-    ),
-    "torchvision densenet121": (
-        lambda: torchvision.models.densenet121(num_classes=5),
-        32,
-        {},
-        {"features.conv0": (64, 16, 16), "features.denseblock4.denselayer16.conv2": (32, 1, 1)},
-    ),
-    "timm resnet18": (
-        of_timm("resnet18"),
-        64,
-        {},
-        {"conv1": (64, 32, 32), "layer4.1.conv2": (512, 2, 2)},
-    ),
-    "timm efficientnet_b0": (
-        of_timm("efficientnet_b0"),
-        32,
-        {},
-        {"conv_head": (1280, 1, 1)},
-    ),
+    "mobilenet": (models.mobilenet_v3_small, [], {"features.0.0": (16, 16, 16)}),
+    "mbconv": (partial(models.EfficientNet, MBCONVS, 0.2), [], {"features.0.0": (16, 16, 16)}),
+    "densenet": (partial(models.DenseNet, **DENSE), [], {"features.conv0": (16, 16, 16)}),
+    "timm resnet18": (partial(create_model, "resnet18"), [], {"conv1": (64, 16, 16)}),
+    "norm-act": (partial(create_model, "mobilenetv3_small_050"), [], {"conv_stem": (16, 16, 16)}),
 }
+BEHIND = {"0": "1", "3": "4", "fc1": "act"}
+"""The last part of a layer's name, and that of the non-linearity behind it."""
 each_network = pytest.mark.parametrize("name", NETWORKS)
-with_hidden_units = pytest.mark.parametrize("name", [n for n in NETWORKS if NETWORKS[n][2]])
 
 
+@cache
 def build(name: str) -> tuple[nn.Module, torch.Tensor]:
     """A network in evaluation mode, no parameter zero or nearly so, and images for it."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        model = NETWORKS[name][0]().eval()
+        model = NETWORKS[name][0](num_classes=5).eval()
         for parameter in model.parameters():
             if parameter.abs().max() < 1e-3:
                 parameter.normal_(std=0.5)
-        size = NETWORKS[name][1]
-        return model, torch.rand(3, 3, size, size)
+        return model, torch.rand(3, 3, 32, 32)
 
 
 @each_network
 def test_same_logits_and_input_gradients(name):
     model, images = build(name)
-    model, images = model.double(), images.double()
-    copied = prepare(model, dtype=torch.float64)
+    model, images = copy.deepcopy(model).double(), images.double()
+    copied = prepare(model)
     assert copied.folded
-    results = []
-    for network in (model, copied):
-        inputs = images.clone().requires_grad_()
-        logits = network(inputs)
-        mix = torch.linspace(-1, 1, 5).to(logits)
-        results.append((logits, *torch.autograd.grad((logits @ mix).sum(), inputs)))
-    (logits, gradient), (found, found_gradient) = results
+    (logits, gradient), (found, found_gradient) = (
+        logits_and_gradient(network, images) for network in (model, copied)
+    )
     assert logits.abs().max() > 1e-3
     assert gradient.abs().max() > 0
-    torch.testing.assert_close(found.double(), logits, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, logits, rtol=1e-5, atol=1e-6)
     scale = float(gradient.abs().max())
     torch.testing.assert_close(found_gradient, gradient, rtol=0, atol=1e-8 * scale)
 
 
+def by_hooks(model: nn.Module, images: torch.Tensor, layer: str) -> torch.Tensor:
+    """The hidden units of a layer."""
+    kept, (block, _, last) = [], layer.rpartition(".")
+    module = model.get_submodule(f"{block}.{BEHIND[last]}")
+    hook = module.register_forward_hook(lambda m, i, o: kept.append(o))
+    with torch.no_grad():
+        model(images)
+    hook.remove()
+    (values,) = kept
+    return values
+
+
 @each_network
 def test_units_and_records(name):
+    """The place of hidden units by hand: row by row, the patches behind all other tokens."""
     model, images = build(name)
-    _, _, hidden, shapes = NETWORKS[name]
+    _, hidden, shapes = NETWORKS[name]
     copied = prepare(model)
-    linear = {n for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-    assert copied.layers.keys() & linear == hidden.keys()
+    linear = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    assert [layer for layer in copied.layers if layer in linear] == hidden
+    assert not hidden or copied.last == hidden[-1]
     with torch.no_grad():
         logits, responses = copied.record(images)
         torch.testing.assert_close(logits, model(images), rtol=1e-3, atol=1e-4)
@@ -207,27 +143,9 @@ def test_units_and_records(name):
             torch.testing.assert_close(maps.amax(dim=(2, 3)), responses[layer])
         found = copied.representation(images)
         assert found.ndim == 2
-        layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
-        assert any(found.shape[1] == layer.in_features for layer in layers)
-
-
-def by_hooks(model: nn.Module, images: torch.Tensor, module: str) -> torch.Tensor:
-    kept = []
-    hook = model.get_submodule(module).register_forward_hook(lambda m, i, o: kept.append(o))
-    with torch.no_grad():
-        model(images)
-    hook.remove()
-    (values,) = kept
-    return values
-
-
-@with_hidden_units
-def test_hidden_units_are_where_hooks_on_the_model_find_them(name):
-    """Each place by hand: row by row, the patches behind all other tokens."""
-    model, images = build(name)
-    copied = prepare(model)
-    for layer, module in NETWORKS[name][2].items():
-        values = by_hooks(model, images, module)
+        assert found.shape[1] in {layer.in_features for layer in linear.values()}
+    for layer in hidden:
+        values = by_hooks(model, images, layer)
         assert copied.layers[layer] == values.shape[-1]
         if "mlp_tokens" in layer:  # these units look at all places at once
             with pytest.raises(ModelError, match=f"{layer} works on have no place in the image"):
@@ -244,29 +162,23 @@ def test_hidden_units_are_where_hooks_on_the_model_find_them(name):
                         there = values[:, values.shape[1] - (rows - row) * columns + column]
                     torch.testing.assert_close(maps[:, :, row, column], F.relu(there))
             expected = maps.amax(dim=(2, 3))
-        torch.testing.assert_close(copied.record(images)[1][layer], expected)
+        torch.testing.assert_close(responses[layer], expected)
 
 
 def test_other_tokens_than_patches_do_not_count():
     """The class token responds more than any patch."""
-    model, images = build("torchvision vit")
+    model, images = copy.deepcopy(build("torchvision vit"))
     layer = "encoder.layers.encoder_layer_1.mlp.0"
     with torch.no_grad():
         model.class_token.mul_(100)
-    values = by_hooks(model, images, layer.replace("mlp.0", "mlp.1"))
+    values = by_hooks(model, images, layer)
     assert (values[:, 0] > values[:, 1:].amax(dim=1)).any()
     found = prepare(model).record(images)[1][layer]
     torch.testing.assert_close(found, values[:, 1:].amax(dim=1).clamp(min=0))
 
 
-@with_hidden_units
-def test_the_last_layer_is_of_the_last_mlp(name):
-    model, _ = build(name)
-    assert prepare(model).last == list(NETWORKS[name][2])[-1]
-
-
 def test_live_features_of_hidden_units():
-    model, images = build("torchvision vit")
+    model, images = copy.deepcopy(build("torchvision vit"))
     logits, features = live_features(model)(images)
     torch.testing.assert_close(logits, model(images))
     assert features.shape == (3, 24, 4, 4)
@@ -277,8 +189,7 @@ def test_live_features_of_hidden_units():
 
 def test_names_in_a_classifier():
     model, images = build("torchvision vit")
-    classifier = Classifier(model, name="v", mean=(0.5,) * 3, std=(0.2,) * 3)
-    copied = prepare(classifier)
+    copied = prepare(Classifier(model, name="v", mean=(0.5,) * 3, std=(0.2,) * 3))
     assert "encoder.layers.encoder_layer_0.mlp.0" in copied.layers
     assert copied.features(images).shape == (3, 24, 4, 4)
     assert copied.fields(copied.last) is None  # attention reaches everywhere
@@ -300,10 +211,6 @@ class Heads(nn.Module):
         return self.head(x.mean(dim=(2, 3)))
 
 
-def test_other_linear_layers_have_no_units():
-    assert list(prepare(Heads()).layers) == ["conv1", "conv2"]
-
-
 class Positions(nn.Module):
     """A positional encoding with a convolution, which sees only how large the images are."""
 
@@ -319,7 +226,8 @@ class Positions(nn.Module):
         return self.head(x.mean(dim=(2, 3)))
 
 
-def test_layers_that_see_no_image_have_no_units():
+def test_other_linear_layers_and_those_that_see_no_image_have_no_units():
+    assert list(prepare(Heads()).layers) == ["conv1", "conv2"]
     assert list(prepare(Positions()).layers) == ["conv"]
 
 

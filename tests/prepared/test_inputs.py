@@ -8,17 +8,18 @@ from advlens.attacks import AdamAttack, Bim, Fgsm, GaussianNoise, Pgd
 from advlens.attacks.threat import L2
 from advlens.attribution import IntegratedGradients
 from advlens.attribution.measures import Faithfulness
-from advlens.errors import AdvlensError, DataError, SettingsError
+from advlens.errors import DataError, SettingsError
 from advlens.features import ClassGeneration
 from advlens.interop import make_attack
 from advlens.prepared import check_labels, place_images
 
 BALL = L2(epsilon=0.4)
+ADAM = AdamAttack(steps=1, targeted=False)
 USE_LABELS = {
     "fgsm": Fgsm(threat=BALL),
     "bim": Bim(threat=BALL, steps=2),
     "pgd last": Pgd(threat=BALL, steps=2, select="last"),
-    "adam": AdamAttack(steps=2, targeted=False),
+    "adam": ADAM,
     "foolbox": make_attack("foolbox:LinfFastGradientAttack(epsilon=0.02)"),
     "torchattacks": make_attack("torchattacks:FGSM(epsilon=0.02)"),
 }
@@ -32,37 +33,37 @@ WRONG = {
     "one-hot": (lambda y: nn.functional.one_hot(y, 5), r"\(24, 5\); for one-hot rows pass"),
     "float": (lambda y: y.float(), r"not torch.float32 \(24,\)"),
     "bool": (lambda y: y > 2, r"not torch.bool \(24,\)"),
+    "complex": (lambda y: y.to(torch.complex64), r"not torch.complex64 \(24,\)"),
+    "empty": (lambda y: torch.empty(0), r"not torch.float32 \(0,\)"),
     "list": (lambda y: y.tolist(), r"not a list; pass torch.as_tensor\(labels\)"),
     "numpy": (lambda y: y.numpy(), "not a ndarray; pass torch.as_tensor"),
+    "text": (lambda y: "cat", "not a str; pass torch.as_tensor"),
+    "number": (lambda y: 3, "not a int; pass torch.as_tensor"),
+    "dictionary": (lambda y: {"labels": y}, "not a dict; pass torch.as_tensor"),
 }
 
 
 @pytest.mark.parametrize(("change", "words"), WRONG.values(), ids=WRONG)
+def test_labels_must_be_classes(change, words, smooth, pixels, labels):
+    wrong = change(labels)
+    for attack in USE_LABELS.values():
+        for call in (attack, attack.outcomes):
+            with pytest.raises(SettingsError, match=words):
+                call(smooth, pixels, wrong)
+    with pytest.raises(SettingsError, match=words):
+        ADAM.calibrate(smooth, pixels, wrong)
+    with pytest.raises(SettingsError, match=words):
+        Faithfulness(steps=2)(smooth, pixels, torch.zeros(24, 8, 8), wrong)
+    with pytest.raises(SettingsError, match=words):
+        IntegratedGradients(steps=1, baseline="black")(smooth, pixels, wrong)
+
+
 @pytest.mark.parametrize("attack", USE_LABELS.values(), ids=USE_LABELS)
-def test_labels_of_attacks_must_be_classes(attack, change, words, smooth, pixels, labels):
-    with pytest.raises(SettingsError, match=words):
-        attack(smooth, pixels, change(labels))
-    with pytest.raises(SettingsError, match=words):
-        attack.outcomes(smooth, pixels, change(labels))
-
-
-@pytest.mark.parametrize(("change", "words"), WRONG.values(), ids=WRONG)
-def test_labels_of_others_must_be_classes(change, words, smooth, pixels, labels):
-    adam = AdamAttack(steps=1, targeted=False)
-    with pytest.raises(SettingsError, match=words):
-        adam.calibrate(smooth, pixels, change(labels))
-    with pytest.raises(SettingsError, match=words):
-        Faithfulness(steps=2)(smooth, pixels, torch.zeros(24, 8, 8), change(labels))
-    with pytest.raises(SettingsError, match=words):
-        IntegratedGradients(steps=1, baseline="black")(smooth, pixels, change(labels))
-
-
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.int8, torch.uint8])
-@pytest.mark.parametrize("attack", USE_LABELS.values(), ids=USE_LABELS)
-def test_any_integers_are_labels(attack, dtype, smooth, pixels, labels):
-    found = attack(smooth, pixels, labels.to(dtype))
-    assert torch.equal(found, attack(smooth, pixels, labels))
-    rows = attack.outcomes(smooth, pixels, labels.to(dtype))
+def test_any_integers_are_labels(attack, smooth, pixels, labels):
+    expected = attack(smooth, pixels, labels)
+    for dtype in (torch.int32, torch.int16, torch.int8, torch.uint8):
+        assert torch.equal(attack(smooth, pixels, labels.to(dtype)), expected)
+    rows = attack.outcomes(smooth, pixels, labels.byte())
     assert torch.equal(rows, attack.outcomes(smooth, pixels, labels))
 
 
@@ -89,26 +90,10 @@ def test_images_and_targets_must_be_tensors(smooth, pixels, labels):
 
 def test_inputs_move_to_the_device_of_the_model(pixels, labels):
     """The meta device stands for an accelerator: nothing is computed on it, but it is another."""
-    away = nn.Conv2d(3, 4, 3).to("meta")
-    without_parameters = nn.BatchNorm2d(3, affine=False).to("meta")
-    for model in (away, without_parameters):
-        images = place_images(model, pixels)
+    for model in (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(3, affine=False)):  # buffers alone
+        images = place_images(model.to("meta"), pixels)
         assert images.device.type == "meta"
         assert check_labels(labels.int(), images).device.type == "meta"
     for model in (nn.Conv2d(3, 4, 3), nn.ReLU()):
         assert place_images(model, pixels).device == pixels.device
     assert check_labels(None, pixels) is None
-
-
-def test_nothing_else_than_a_sentence(smooth, pixels, labels):
-    """Whatever stands for labels, it is one of advlens's own errors."""
-    for wrong in (
-        "cat",
-        3,
-        {"labels": labels},
-        object(),
-        torch.empty(0),
-        labels.to(torch.complex64),
-    ):
-        with pytest.raises(AdvlensError, match="labels must be one class number"):
-            Pgd(threat=BALL, steps=1)(smooth, pixels, wrong)

@@ -1,13 +1,14 @@
 """prepared.trial: a copy is the model, or it is not used."""
 
 import random
-import threading
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from prepared_networks import logits_and_gradient
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -23,48 +24,20 @@ IMAGES = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 def body() -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = nn.Sequential(
-            nn.Conv2d(3, 6, 3),
-            nn.BatchNorm2d(6),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(2),
-            nn.Flatten(),
-            nn.Linear(24, 5),
-        )
+        maps = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(2)
+        network = nn.Sequential(*maps, nn.Flatten(), nn.Linear(24, 5))
         network[1].running_mean.uniform_(-0.2, 0.2)
         network[1].running_var.uniform_(0.5, 2)
     return network
 
 
-class Around(nn.Module):
-    def __init__(self) -> None:
+class Around(nn.Module):  # a network within a forward that may be given as a function
+    def __init__(self, function=None):
         super().__init__()
-        self.net = body()
+        self.net, self.function = body(), function
 
-
-class PythonShift(Around):
     def forward(self, x):
-        return self.net(torch.roll(x, random.randint(-5, 5), 3))
-
-
-class NumpyGain(Around):
-    def forward(self, x):
-        return self.net(x * float(np.random.uniform(0.5, 1.5)))  # noqa: NPY002
-
-
-class FixedShapeNoise(Around):
-    def forward(self, x):
-        return self.net(x + 0.1 * torch.randn(1, 3, 16, 16))
-
-
-class LikeNoise(Around):
-    def forward(self, x):
-        return self.net(x + 0.1 * torch.randn_like(x))
-
-
-class Dropped(Around):
-    def forward(self, x):
-        return self.net(F.dropout(x, 0.3, training=True))
+        return self.function(self.net, x)
 
 
 class OwnGenerator(Around):
@@ -76,13 +49,22 @@ class OwnGenerator(Around):
         return self.net(x * float(self.generator.uniform(0.5, 1.5)))
 
 
-RANDOM = [PythonShift, NumpyGain, FixedShapeNoise, LikeNoise, Dropped, OwnGenerator]
+fixed_shape = partial(Around, lambda net, x: net(x + 0.1 * torch.randn(1, 3, 16, 16)))
+like = partial(Around, lambda net, x: net(x + 0.1 * torch.randn_like(x)))
+RANDOM = {
+    "python": partial(Around, lambda net, x: net(torch.roll(x, random.randint(-5, 5), 3))),
+    "numpy": partial(Around, lambda net, x: net(x * float(np.random.uniform(0.5, 1.5)))),  # noqa: NPY002
+    "fixed shape": fixed_shape,
+    "like": like,
+    "dropout": partial(Around, lambda net, x: net(F.dropout(x, 0.3, training=True))),
+    "own generator": OwnGenerator,
+}
 
 
 @pytest.mark.parametrize("kind", RANDOM)
 def test_what_a_model_draws_stays_random(kind):
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
-    copied = prepare(kind().eval(), IMAGES)
+    copied = prepare(RANDOM[kind]().eval(), IMAGES)
     assert random.getstate() == states[0]
     assert np.random.get_state()[1].tolist() == states[1]  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), states[2])
@@ -93,8 +75,8 @@ def test_what_a_model_draws_stays_random(kind):
 
 
 def test_noise_that_a_graph_can_draw_is_drawn_along_it():
-    assert prepare(LikeNoise().eval(), IMAGES).folded
-    assert not prepare(FixedShapeNoise().eval(), IMAGES).traced
+    assert prepare(like().eval(), IMAGES).folded
+    assert not prepare(fixed_shape().eval(), IMAGES).traced
 
 
 class Autocast(Around):
@@ -116,15 +98,7 @@ class Scaled(Around):
         return 100 * logits if scale is None else logits
 
 
-class WithLoss(Around):
-    def forward(self, x, labels=None):
-        logits = self.net(x)
-        return logits if labels is None else F.cross_entropy(logits, labels)
-
-
-class Strided(Around):
-    """Reads the memory of its maps."""
-
+class Strided(Around):  # reads the memory of its maps
     def forward(self, x):
         maps = self.net[1](self.net[0](x)).relu()
         rows = maps.as_strided((x.shape[0], 6 * 14 * 14), (6 * 14 * 14, 1))
@@ -145,31 +119,24 @@ class ViewedBranch(Viewed):
         return super().forward(x + 1 if x.sum() < -1e9 else x)
 
 
-class Counting(Around):
-    """Another branch from its third call on."""
-
+class Counting(Around):  # takes another branch after fifty calls
     def __init__(self) -> None:
         super().__init__()
         self.calls = 0
-
-    def forward(self, x):
-        self.calls += 1
-        return self.net(x) * (2 if self.calls > 50 else 1)
-
-
-class BufferCounting(Around):
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("calls", torch.zeros(()))
 
     def forward(self, x):
         self.calls = self.calls + 1
         return self.net(x) * (2.0 if int(self.calls) > 50 else 1.0)
 
 
-class Closed(Around):
-    """Its forward hangs on the object that was copied."""
+class BufferCounting(Counting):
+    def __init__(self) -> None:
+        super().__init__()
+        del self.calls
+        self.register_buffer("calls", torch.zeros(()))
 
+
+class Closed(Around):  # its forward hangs on the object that was copied
     def __init__(self) -> None:
         super().__init__()
         self.forward = lambda x: self.net(x)
@@ -181,7 +148,6 @@ KINDS = {
     Autocast: (False, OTHERS),
     PartlyDetached: (False, OTHERS),
     Scaled: (True, ""),
-    WithLoss: (True, ""),
     Strided: (True, "without the channels-last layout"),
     Viewed: (True, ""),
     ViewedBranch: (False, "cannot trace the forward of ViewedBranch"),
@@ -201,31 +167,22 @@ def test_the_copy_is_the_model(kind):
     assert words in " ".join(copied.notes)
     assert not copied.randomized
 
-    def look(module):
-        inputs = IMAGES.clone().requires_grad_()
-        logits = module(inputs)
-        weights = torch.linspace(-1, 1, logits.numel()).view_as(logits)
-        return logits, torch.autograd.grad((logits * weights).sum(), inputs)[0]
-
-    for found, expected in zip(look(copied), look(model), strict=True):
+    looks = logits_and_gradient(copied, IMAGES), logits_and_gradient(model, IMAGES)
+    for found, expected in zip(*looks, strict=True):
         assert (found - expected).norm() <= 1e-5 * expected.norm()
 
 
-def test_a_state_goes_on_and_the_model_keeps_its_own():
-    for kind in (Counting, BufferCounting):
-        model = kind().eval()
-        copied = prepare(model, IMAGES)
-        assert int(model.calls) == 0
-        first = copied(IMAGES)
-        for _ in range(60):
-            later = copied(IMAGES)
-        torch.testing.assert_close(later, 2 * first)
-        assert int(model.calls) == 0
+@pytest.mark.parametrize("kind", [Counting, BufferCounting])
+def test_a_state_goes_on_and_the_model_keeps_its_own(kind):
+    model = kind().eval()
+    copied = prepare(model, IMAGES)
+    assert int(model.calls) == 0
+    first, *_, later = (copied(IMAGES) for _ in range(61))
+    torch.testing.assert_close(later, 2 * first)
+    assert int(model.calls) == 0
 
 
-class Breaking(Around):
-    """Fails, or returns NaN, from a certain call on."""
-
+class Breaking(Around):  # fails, or returns NaN, from a certain call on
     def __init__(self, calls: int, value: float | None = None):
         super().__init__()
         self.calls, self.value = calls, value
@@ -250,47 +207,31 @@ def test_a_model_that_breaks_is_an_error(calls):
         attack(Breaking(calls, torch.nan).eval(), IMAGES, torch.arange(6) % 5)
 
 
-class Rooted(Around):
-    """The gradient of a root at 0 is NaN: here, in the first image alone."""
-
-    def forward(self, x):
-        under = x[:, :, :1, :1].flatten(1).mean(dim=1, keepdim=True)
-        return self.net(x) + (under * (under > 0.5)).sqrt()
-
-
 def test_a_gradient_that_is_nan_each_time_is_not_random():
+    """That of a root at 0: here, in the first image alone."""
+
+    def rooted(net, x):
+        under = x[:, :, :1, :1].flatten(1).mean(dim=1, keepdim=True)
+        return net(x) + (under * (under > 0.5)).sqrt()
+
     images = IMAGES.clone()
     images[:, :, 0, 0] = 0.8
     images[0, :, 0, 0] = 0.2
-    copied = prepare(Rooted().eval(), images)
-    assert copied.folded
-    assert not copied.randomized
-    assert not copied.notes
+    copied = prepare(Around(rooted).eval(), images)
+    assert (copied.folded, copied.randomized, copied.notes) == (True, False, ())
 
 
-class Detached(Around):
-    def forward(self, x):
-        return self.net(x.detach())
+WITHOUT_PATH = {
+    "detached": partial(Around, lambda net, x: net(x.detach())),
+    "numpy": partial(Around, lambda net, x: net(torch.from_numpy(x.numpy() * 1.0))),
+    "rounded": partial(Around, lambda net, x: net(x.mul(255).to(torch.uint8).float() / 255)),
+    "votes": partial(Around, lambda net, x: F.one_hot(net(x).argmax(1), 5)),
+}
 
 
-class ThroughNumpy(Around):
-    def forward(self, x):
-        return self.net(torch.from_numpy(x.numpy() * 1.0))
-
-
-class Votes(Around):
-    def forward(self, x):
-        return F.one_hot(self.net(x).argmax(1), 5)
-
-
-class Rounded(Around):
-    def forward(self, x):
-        return self.net(x.mul(255).to(torch.uint8).float() / 255)
-
-
-@pytest.mark.parametrize("kind", [Detached, ThroughNumpy, Votes, Rounded])
+@pytest.mark.parametrize("kind", WITHOUT_PATH)
 def test_without_a_path_the_gradient_is_zero(kind):
-    model = kind().eval()
+    model = WITHOUT_PATH[kind]().eval()
     copied = prepare(model, IMAGES)
     assert any("no gradient flows" in note for note in copied.notes)
     inputs = IMAGES.clone().requires_grad_()
@@ -298,20 +239,13 @@ def test_without_a_path_the_gradient_is_zero(kind):
     torch.testing.assert_close(logits, model(IMAGES).float())
     (gradient,) = torch.autograd.grad(logits.sum(), inputs)
     assert torch.equal(gradient, torch.zeros_like(gradient))
-    for values in copied.record(IMAGES.clone().requires_grad_())[1].values():
-        assert values.requires_grad
+    assert all(values.requires_grad for values in copied.record(inputs)[1].values())
     attacked = Pgd(threat=Linf(epsilon=0.1), steps=2)(model, IMAGES, torch.arange(6) % 5)
     assert attacked.shape == IMAGES.shape
 
 
-class Reentrant(Around):
-    def forward(self, x):
-        return self.net[3:](checkpoint(self.net[:3], x, use_reentrant=True))
-
-
-class Lazy(nn.Sequential):
-    def __init__(self) -> None:
-        super().__init__(nn.Flatten(), nn.LazyLinear(5))
+def reentrant(net, x):
+    return net[3:](checkpoint(net[:3], x, use_reentrant=True))
 
 
 class TwoInputs(Around):
@@ -320,8 +254,8 @@ class TwoInputs(Around):
 
 
 REFUSED = {
-    Reentrant: "the gradient of the logits of Reentrant .* use_reentrant",
-    Lazy: "Lazy has lazy layers without weights; run it once on images before",
+    partial(Around, reentrant): "the gradient of the logits of Around .* use_reentrant",
+    lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(5)): "has lazy layers .*; run it once on ima",
     TwoInputs: "TwoInputs fails on a batch of images .* missing 1 required positional argument",
     lambda: nn.Conv2d(1, 5, 3): "Conv2d fails on a batch of images .*channel",
     lambda: nn.Sequential(body(), nn.Flatten(0)): r"returns \(10,\) for 2 images",
@@ -334,18 +268,9 @@ def test_what_cannot_be_run_is_refused_in_a_sentence(make):
         prepare(make().eval(), IMAGES)
 
 
-class FixedBatch(Around):
-    def __init__(self, size: int):
-        super().__init__()
-        self.size = size
-
-    def forward(self, x):
-        return self.net(x).reshape(self.size, -1)[: len(x)].reshape(self.size, 5)
-
-
 @pytest.mark.parametrize("size", [CHECKED, 6])
 def test_a_fixed_batch_size_is_filled_up(size):
-    model = FixedBatch(size).eval()
+    model = Around(lambda net, x: net(x).reshape(size, -1)[: len(x)].reshape(size, 5)).eval()
     copied = prepare(model, IMAGES)
     assert any(f"takes batches of {size} images only" in note for note in copied.notes)
     expected = model.net(IMAGES)
@@ -368,13 +293,16 @@ def test_numbers_that_hang_on_the_batch_are_said():
     assert prepare(body(), IMAGES).notes == ()
 
 
+WRAPS = {"parallel": nn.DataParallel, "compiled": partial(torch.compile, backend="eager")}
+
+
 # PyTorch's compiler warns of the minor version of Python and of gradients that it looks at
 @pytest.mark.filterwarnings(
     "ignore:Guards may run slower",
     "ignore:The .grad attribute of a Tensor",
     "ignore:`torch.jit.script_method` is deprecated",
 )
-@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+@pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
 @pytest.mark.parametrize("inside", [False, True])
 def test_wrappers_are_looked_through(wrap, inside):
     network = body().eval()
@@ -383,8 +311,8 @@ def test_wrappers_are_looked_through(wrap, inside):
     copied = prepare(model, IMAGES)
     assert copied.folded
     assert list(copied.layers) == ["0"]
-    torch.testing.assert_close(copied(IMAGES), network(IMAGES))
     before = copied(IMAGES)
+    torch.testing.assert_close(before, network(IMAGES))
     with torch.no_grad():
         network[0].weight.mul_(2)
         network[5].weight.mul_(2)
@@ -396,9 +324,9 @@ def test_wrappers_are_looked_through(wrap, inside):
 def test_averaged_models_and_scripts_run():
     network = body().eval()
     expected = network(IMAGES)
-    averaged = torch.optim.swa_utils.AveragedModel(network).eval()
-    assert prepare(averaged, IMAGES).folded
-    torch.testing.assert_close(prepare(averaged, IMAGES)(IMAGES), expected)
+    averaged = prepare(torch.optim.swa_utils.AveragedModel(network).eval(), IMAGES)
+    assert averaged.folded
+    torch.testing.assert_close(averaged(IMAGES), expected)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated, but saved scripts are around
         scripted = torch.jit.script(network)
@@ -418,30 +346,15 @@ def test_the_copy_has_the_precision_of_the_model(dtype):
         assert (logits - expected).abs().max() <= allowed * expected.abs().max()
 
 
+class Fixed(nn.Module):
+    def forward(self, x):
+        return torch.stack([x.mean((1, 2, 3)), x.amax((1, 2, 3))], 1)
+
+
 def test_masked_classes_and_models_without_tensors():
-    class Masked(Around):
-        def forward(self, x):
-            mask = torch.tensor([0, 0, -torch.inf, 0, 0])
-            return self.net(x) + mask
-
-    assert prepare(Masked().eval(), IMAGES).folded
-
-    class Fixed(nn.Module):
-        def forward(self, x):
-            return torch.stack([x.mean((1, 2, 3)), x.amax((1, 2, 3))], 1)
-
+    masked = Around(lambda net, x: net(x) + torch.tensor([0, 0, -torch.inf, 0, 0]))
+    assert prepare(masked.eval(), IMAGES).folded
     copied = prepare(Fixed(), IMAGES)
     torch.testing.assert_close(copied(IMAGES), Fixed()(IMAGES))
     assert copied.device == torch.device("cpu")
     assert copied.layers == {}
-
-
-def test_a_model_with_a_lock_inside_is_run_itself_and_keeps_its_modes():
-    model = Around()
-    model.forward = model.net.forward
-    model.net[1].eval()
-    model.lock = threading.Lock()
-    modes = [module.training for module in model.modules()]
-    copied = prepare(model, IMAGES)
-    copied(IMAGES), copied.record(IMAGES), copied.maps(IMAGES, ["net.0"])
-    assert [module.training for module in model.modules()] == modes

@@ -5,10 +5,10 @@ import weakref
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision
 from prepared_networks import NETWORKS, SLOW, UNTRACEABLE, build
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.models.resnet import Bottleneck
 
 from advlens.errors import ModelError
 from advlens.models.resnet import BasicBlock
@@ -32,9 +32,10 @@ def outputs(model: nn.Module, images: torch.Tensor) -> dict[str, list[torch.Tens
     return kept
 
 
-def resnet_units(model: nn.Module, images: torch.Tensor, block: type, shortcut: str):
+def resnet_units(model: nn.Module, images: torch.Tensor, block=BasicBlock, shortcut="shortcut"):
     """Maps of each convolution: a block's last one is read behind its sum and ReLU."""
-    kept, expected = outputs(model, images), {"conv1": F.relu(outputs(model, images)["bn1"][0])}
+    kept = outputs(model, images)
+    expected = {"conv1": F.relu(kept["bn1"][0])}
     for name, module in model.named_modules():
         if isinstance(module, block):
             last = 3 if hasattr(module, "conv3") else 2
@@ -46,11 +47,21 @@ def resnet_units(model: nn.Module, images: torch.Tensor, block: type, shortcut: 
     return expected
 
 
+def vgg_units(model: nn.Module, images: torch.Tensor):
+    kept = outputs(model, images)
+    return {"0": F.relu(kept["2"][0]), "4": F.relu(kept["6"][0])}
+
+
 def functional_units(model: nn.Module, images: torch.Tensor):
     kept = outputs(model, images)
     first = F.relu(kept["bn1"][0])
     second = F.relu(kept["bn2"][0] + first)
     return {"conv1": first, "conv2": second, "conv3": F.relu(F.gelu(kept["conv3"][0]))}
+
+
+def two_units(model: nn.Module, images: torch.Tensor):
+    kept = outputs(model, images)
+    return {"conv1": F.relu(kept["bn1"][0]), "conv2": F.relu(kept["conv2"][0])}
 
 
 def shared_units(model: nn.Module, images: torch.Tensor):
@@ -60,28 +71,17 @@ def shared_units(model: nn.Module, images: torch.Tensor):
 
 
 EXPECTED = {
-    "resnet, pad": lambda m, x: resnet_units(m, x, BasicBlock, "shortcut"),
-    "resnet, projection": lambda m, x: resnet_units(m, x, BasicBlock, "shortcut"),
-    "classifier": lambda m, x: resnet_units(
-        m.network, (x - m.mean) / m.std, BasicBlock, "shortcut"
-    ),
-    "vgg": lambda m, x: {"0": outputs(m, x)["2"][0], "4": outputs(m, x)["6"][0]},
-    "leaky": lambda m, x: {"0": F.relu(outputs(m, x)["2"][0]), "4": F.relu(outputs(m, x)["6"][0])},
+    "resnet, pad": resnet_units,
+    "resnet, projection": resnet_units,
+    "classifier": lambda m, x: resnet_units(m.network, (x - m.mean) / m.std),
+    "vgg": vgg_units,
+    "leaky": vgg_units,
     "functional": functional_units,
-    "norm subclass": lambda m, x: {"0": outputs(m, x)["2"][0], "4": outputs(m, x)["6"][0]},
-    "results ignored": lambda m, x: {
-        "conv1": F.relu(outputs(m, x)["bn1"][0]),
-        "conv2": F.relu(outputs(m, x)["conv2"][0]),
-    },
-    "control flow": lambda m, x: {
-        "conv1": F.relu(outputs(m, x)["bn1"][0]),
-        "conv2": F.relu(outputs(m, x)["conv2"][0]),
-        "never": torch.zeros(4, 8, 12, 12),
-    },
+    "norm subclass": vgg_units,
+    "results ignored": two_units,
+    "control flow": lambda m, x: two_units(m, x) | {"never": torch.zeros(4, 8, 12, 12)},
     "shared layers": shared_units,
-    "torchvision resnet18": lambda m, x: resnet_units(
-        m, x, torchvision.models.resnet.BasicBlock, "downsample"
-    ),
+    "bottlenecks": lambda m, x: resnet_units(m, x, Bottleneck, "downsample"),
 }
 
 
@@ -97,7 +97,6 @@ def test_units_are_where_hooks_on_the_model_find_them(name):
         assert set(responses) == set(expected) == set(copied.layers)
         for layer, maps in expected.items():
             assert copied.layers[layer] == maps.shape[1]
-            assert responses[layer].shape == (len(images), maps.shape[1])
             values = maps.flatten(2).amax(dim=2)
             torch.testing.assert_close(responses[layer], values, rtol=1e-4, atol=1e-4)
             assert (values > 0).any() or layer == "never"
@@ -106,36 +105,10 @@ def test_units_are_where_hooks_on_the_model_find_them(name):
                 torch.testing.assert_close(found, maps, rtol=1e-4, atol=1e-4)
 
 
-def test_bottleneck_blocks():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        block = torchvision.models.resnet.Bottleneck
-        model = torchvision.models.ResNet(block, [2, 1, 1, 1], num_classes=5)
-    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    expected = resnet_units(model, images, block, "downsample")
-    with torch.no_grad():
-        _, responses = prepare(model).record(images)
-    assert set(responses) == set(expected)
-    for layer, maps in expected.items():
-        values = maps.flatten(2).amax(dim=2)
-        torch.testing.assert_close(responses[layer], values, rtol=1e-3, atol=1e-4)
-
-
 def test_layers_are_named_in_the_order_of_execution():
-    assert list(prepare(build("classifier")[0]).layers) == [
-        "conv1",
-        "layer1.0.conv1",
-        "layer1.0.conv2",
-        "layer2.0.conv1",
-        "layer2.0.conv2",
-        "layer2.1.conv1",
-        "layer2.1.conv2",
-    ]
-    assert list(prepare(build("torchvision resnet18")[0]).layers)[:3] == [
-        "conv1",
-        "layer1.0.conv1",
-        "layer1.0.conv2",
-    ]
+    blocks = ("layer1.0", "layer2.0", "layer2.1")
+    expected = ["conv1", *(f"{block}.conv{n}" for block in blocks for n in (1, 2))]
+    assert list(prepare(build("classifier")[0]).layers) == expected
 
 
 def test_last_layer_is_the_one_whose_units_come_last():
@@ -164,8 +137,9 @@ def test_network_without_convolutions():
     torch.testing.assert_close(logits, model(images))
     with pytest.raises(ModelError, match="there are: none"):
         copied.features(images)
-    with pytest.raises(ModelError, match="Sequential has no convolution to take features from"):
-        live_features(model)
+    for layer in (None, "conv1"):
+        with pytest.raises(ModelError, match="Sequential has no convolution to take features from"):
+            live_features(model, layer)
 
 
 class Counted(nn.Flatten):
@@ -189,9 +163,7 @@ def test_features_compute_nothing_behind_their_layer():
     assert Counted.passes == before + 1
 
 
-class PeakMemory(TorchDispatchMode):
-    """The most bytes that tensors made inside held at one time."""
-
+class PeakMemory(TorchDispatchMode):  # the most bytes that tensors made inside held at one time
     def __init__(self) -> None:
         super().__init__()
         self.held, self.peak = 0, 0
@@ -209,15 +181,12 @@ class PeakMemory(TorchDispatchMode):
         self.held -= size
 
 
-class Deep(nn.Module):
-    """Twelve layers of equal maps; traceable or not."""
-
+class Deep(nn.Module):  # twelve layers of equal maps; traceable or not
     def __init__(self, traceable: bool):
         super().__init__()
-        self.traceable = traceable
+        self.traceable, self.linear = traceable, nn.Linear(8, 5)
         layers = [nn.Sequential(nn.Conv2d(c, 8, 1), nn.BatchNorm2d(8)) for c in [3] + [8] * 11]
         self.layers = nn.ModuleList(layers)
-        self.linear = nn.Linear(8, 5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.traceable and x.amax() > 2:
@@ -248,6 +217,7 @@ def test_live_features(name):
     """Of every layer, of the last one, and what the last linear layer reads."""
     model, images = build(name)
     copied = prepare(model.eval(), images)
+    *_, linear = (module for module in model.modules() if isinstance(module, nn.Linear))
     layers = ["conv1", "conv2"] if name in UNTRACEABLE else [None, *copied.layers]
     with torch.no_grad():
         for layer in (*layers, "representation"):
@@ -255,14 +225,15 @@ def test_live_features(name):
             torch.testing.assert_close(logits, copied(images), rtol=1e-4, atol=1e-4)
             if layer == "representation":
                 expected = copied.representation(images)
+                torch.testing.assert_close(linear(expected), logits, rtol=1e-4, atol=1e-4)
             else:
                 expected = copied.features(images, layer)
             torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
+    assert not any(m._forward_pre_hooks for m in copied.modules()) or name == "spectral norm"
 
 
 def test_live_features_by_hooks():
-    model, images = build("vgg")
-    network = model.train()
+    network, images = build("vgg")
     _, features = live_features(network, "4", traced=False)(images)
     features.square().mean().backward()
     assert features.shape == (4, 8, 8, 8)
@@ -283,8 +254,8 @@ def test_live_features_name_the_layers_that_there_are():
     convolutions = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
     with pytest.raises(ModelError, match="no linear layer, so no representation"):
         live_features(convolutions, "representation")
-    with pytest.raises(ModelError, match="no convolution"):
-        live_features(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), "conv1")
+    with pytest.raises(ModelError, match="no linear layer, so no representation"):
+        prepare(convolutions).representation(torch.rand(3, 3, 16, 16))
 
 
 @pytest.mark.parametrize(
@@ -301,13 +272,10 @@ def test_live_features_are_the_model_itself(layer, behind):
     assert model.get_submodule(behind).weight.grad is None
     with torch.no_grad():
         model.linear.bias += 1
-    shifted, _ = live(images)
-    torch.testing.assert_close(shifted, logits + 1)
+    torch.testing.assert_close(live(images)[0], logits + 1)
 
 
-class ChangesItsRepresentation(nn.Module):
-    """Writes into what the linear layer has read."""
-
+class ChangesItsRepresentation(nn.Module):  # writes into what the linear layer has read
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.linear = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)

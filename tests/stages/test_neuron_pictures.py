@@ -38,16 +38,8 @@ def context(tmp_path: Path) -> Context:
         pixels, name="noise", classes=("a", "b", "c"), synsets=None, labels=torch.arange(12) % 3
     )
     classifier = Classifier(network, name="tiny", image_size=10, resize=10).eval()
-    return Context(
-        name="tiny",
-        classifier=classifier,
-        prepared=prepare(classifier),
-        data=data,
-        run=Run(tmp_path, {}),
-        number=0,
-        seed=0,
-        batch_size=5,
-    )
+    made = {"classifier": classifier, "prepared": prepare(classifier), "data": data}
+    return Context(name="tiny", run=Run(tmp_path, {}), number=0, seed=0, batch_size=5, **made)
 
 
 def attacked(context: Context, kind: str, numbers: list[int]) -> Tensor:
@@ -65,16 +57,8 @@ def made(context: Context, discrepancy: DiscrepancyMap | None) -> list[Row]:
             logits, responses = context.prepared.record(everything)
         tops[kind], predicted[kind] = TopK(8, 6), logits.argmax(dim=1)
         tops[kind].update(responses[LAYER], torch.arange(12))
-    return picture_rows(
-        context,
-        LAYER,
-        UNITS,
-        ATTACK,
-        tops=tops,
-        predicted=predicted,
-        similarity=torch.eye(3).double(),
-        discrepancy=discrepancy,
-    )
+    seen = {"tops": tops, "predicted": predicted, "similarity": torch.eye(3).double()}
+    return picture_rows(context, LAYER, UNITS, ATTACK, **seen, discrepancy=discrepancy)
 
 
 def png(path: Path) -> np.ndarray:
@@ -84,24 +68,16 @@ def png(path: Path) -> np.ndarray:
 
 def test_each_picture_has_the_map_of_its_image_and_unit(context: Context) -> None:
     rows = made(context, METHOD)
-    assert [(row["unit"], row["images"], row["rank"]) for row in rows] == [
-        (chosen.unit, kind, rank)
-        for chosen in UNITS
-        for kind in ("real", "adversarial")
-        for rank in range(8)
-    ]
+    kinds = ("real", "adversarial")
+    wanted = [(each.unit, kind, rank) for each in UNITS for kind in kinds for rank in range(8)]
+    assert [(row["unit"], row["images"], row["rank"]) for row in rows] == wanted
     assert len({row["map"] for row in rows} | {row["file"] for row in rows}) == 2 * len(rows)
     for row in rows:
         image = attacked(context, row["images"], [row["id"]])
         shown = (image[0] * 255).round().permute(1, 2, 0).numpy()
         assert np.abs(png(context.folder / row["file"]) - shown).max() <= 1
-        alone = METHOD(
-            context.classifier,
-            image,
-            layer=LAYER,
-            units=[[row["unit"]]],
-            ids=torch.tensor([row["id"]]),
-        )
+        only = {"units": [[row["unit"]]], "ids": torch.tensor([row["id"]])}
+        alone = METHOD(context.classifier, image, layer=LAYER, **only)
         expected = (highlighted(image[0], alone[0, 0]) * 255).round().permute(1, 2, 0).numpy()
         assert np.abs(png(context.folder / row["map"]) - expected).max() <= 1
 
@@ -109,15 +85,10 @@ def test_each_picture_has_the_map_of_its_image_and_unit(context: Context) -> Non
 def test_without_maps_their_column_is_empty(context: Context) -> None:
     rows = made(context, None)
     assert {row["map"] for row in rows} == {""}
-    assert sorted(
-        path.name for path in (context.folder / "figures" / "images").iterdir()
-    ) == sorted(Path(row["file"]).name for row in rows)
+    written = {path.name for path in (context.folder / "figures" / "images").iterdir()}
+    assert written == {Path(row["file"]).name for row in rows}
 
 
 def test_no_live_unit_no_picture(context: Context) -> None:
-    assert (
-        picture_rows(
-            context, LAYER, [], ATTACK, tops={}, predicted={}, similarity=torch.eye(3).double()
-        )
-        == []
-    )
+    seen = {"tops": {}, "predicted": {}, "similarity": torch.eye(3).double()}
+    assert picture_rows(context, LAYER, [], ATTACK, **seen) == []

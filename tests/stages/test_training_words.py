@@ -17,6 +17,8 @@ from advlens.training.objectives import (
 )
 from advlens.training.words import in_words
 
+PGD = Pgd(threat=L2(epsilon=0.5), steps=7)
+FEATURES = FeatureAttack(threat=L2(epsilon=0.25), steps=3)
 DRAWN = Fgsm(threat=Linf(epsilon=Uniform(low=4 / 255, high=16 / 255)))
 
 
@@ -24,10 +26,7 @@ DRAWN = Fgsm(threat=Linf(epsilon=Uniform(low=4 / 255, high=16 / 255)))
     ("objective", "words"),
     [
         (Standard(), "standard training"),
-        (
-            Adversarial(attack=Pgd(threat=L2(epsilon=0.5), steps=7)),
-            "adversarial training (PGD-7, L2 ε = 0.5)",
-        ),
+        (Adversarial(attack=PGD), "adversarial training (PGD-7, L2 ε = 0.5)"),
         (
             FeatureConsistency(alpha=0.25, beta=2.0, attack=DRAWN),
             "training for consistent features (FGSM, L∞ ε = 4/255 to 16/255, alpha 0.25, beta 2)",
@@ -42,11 +41,7 @@ DRAWN = Fgsm(threat=Linf(epsilon=Uniform(low=4 / 255, high=16 / 255)))
             "TRADES (PGD-10, L∞ ε = 8/255, weight 6)",
         ),
         (
-            Unrelaxed(
-                attack=Pgd(threat=L2(epsilon=0.5), steps=7),
-                feature_attack=FeatureAttack(threat=L2(epsilon=0.25), steps=3),
-                alpha=0.5,
-            ),
+            Unrelaxed(attack=PGD, feature_attack=FEATURES, alpha=0.5),
             "unrelaxed training for consistent features (PGD-7, L2 ε = 0.5, feature attack-3, "
             "L2 ε = 0.25, alpha 0.5, beta 1)",
         ),

@@ -23,19 +23,10 @@ from advlens.training.objectives import Adversarial, FeatureConsistency, Objecti
 from together import end, start
 
 CPU = torch.device("cpu")
+ONE_STEP = dataclasses.replace(SHORT, objective=Standard(), epochs=1, batch_size=47, validation=13)
+PLAIN = {"learning_rate": 1.0, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
 # the change of the weights in one such step is the gradient itself
-ONE_STEP = Training(
-    epochs=1,
-    batch_size=47,
-    validation=13,
-    optimizer="sgd",
-    learning_rate=1.0,
-    momentum=0.0,
-    nesterov=False,
-    weight_decay=0.0,
-    schedule="constant",
-    validation_attack=Pgd(threat=L2(epsilon=0.5), steps=2),
-)
+ONE_STEP = dataclasses.replace(ONE_STEP, schedule="constant", **PLAIN)
 OBJECTIVES: dict[str, Objective] = {
     "standard": Standard(),
     "pgd": Adversarial(attack=Pgd(threat=Linf(epsilon=0.1), steps=2, select="last")),
@@ -45,30 +36,51 @@ OBJECTIVES: dict[str, Objective] = {
 }
 
 
-def train_together(out: Path, settings: Training, dtype: torch.dtype = torch.float32) -> None:
+Jobs = dict[str, tuple[Training, torch.dtype]]
+"""What processes train one after the other, by the names of their folders."""
+
+
+def train_together(out: Path, jobs: Jobs) -> None:
     with joined(CPU) as processes:
-        weights = train(out, settings, processes, dtype)
-        plain = {name: tensor.contiguous() for name, tensor in weights.items()}
-        save_file(plain, out / f"weights-{processes.rank}.safetensors")
+        for name, (settings, dtype) in jobs.items():
+            weights = train(out / name, settings, processes, dtype)
+            plain = {key: tensor.contiguous() for key, tensor in weights.items()}
+            save_file(plain, out / name / f"{processes.rank}.safetensors")
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"), [("standard", torch.float32), *((n, torch.float64) for n in OBJECTIVES)]
-)
+def weights_of(out: Path, *ranks: int) -> list[dict[str, Tensor]]:
+    return [load_file(out / f"{rank}.safetensors") for rank in ranks]
+
+
+ALIKE: Jobs = {
+    f"{name}-{dtype}": (dataclasses.replace(ONE_STEP, objective=OBJECTIVES[name]), dtype)
+    for name, dtype in [("standard", torch.float32), *((n, torch.float64) for n in OBJECTIVES)]
+}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of trainings by two processes."""
+    out = tmp_path_factory.mktemp("two")
+    jobs = ALIKE | {"whole": (SHORT, torch.float32)}
+    assert end(start(2, train_together, out, jobs)) == [0, 0]
+    return out
+
+
+@pytest.mark.parametrize("name", ALIKE)
 def test_gradients_and_counts_are_those_of_one_process(
-    name: str, dtype: torch.dtype, tmp_path: Path
+    name: str, two: Path, tmp_path: Path
 ) -> None:
     """The standard objective in float32 too, where rounding switches no ReLU.
 
     The value nearest to 0 is 8e-6 of the largest, 70 ε. Those of other objectives lie nearer, and
     an attack's step has the sign of a gradient that may be as small.
     """
-    settings = dataclasses.replace(ONE_STEP, objective=OBJECTIVES[name])
+    settings, dtype = ALIKE[name]
     close = {torch.float32: 1e-5, torch.float64: 1e-9}[dtype]
     before = dict(classifier().to(dtype).state_dict())
-    alone = train(tmp_path / "one", settings, dtype=dtype)
-    assert end(start(2, train_together, tmp_path / "two", settings, dtype)) == [0, 0]
-    first, second = (load_file(tmp_path / "two" / f"weights-{rank}.safetensors") for rank in (0, 1))
+    alone = train(tmp_path, settings, dtype=dtype)
+    first, second = weights_of(two / name, 0, 1)
     assert same(first, second)
     for key, tensor in alone.items():
         if tensor.is_floating_point():
@@ -77,40 +89,36 @@ def test_gradients_and_counts_are_those_of_one_process(
             assert (shared - gradient).norm() <= close * gradient.norm(), key
         else:
             assert torch.equal(tensor, first[key])
-    (one,), (two,) = (without_time(metrics(tmp_path / n)) for n in ("one", "two"))
-    for key in ("epoch", "n", "natural", "adversarial", "learning_rate"):
-        assert one[key] == two[key]
-    assert one.keys() == two.keys()
+    (one,), (both,) = (without_time(metrics(out)) for out in (tmp_path, two / name))
+    assert one.keys() == both.keys()
+    assert all(one[k] == both[k] for k in ["epoch", "n", "natural", "adversarial", "learning_rate"])
     # losses and distances are added up in float32; by float32 weights they follow from steps of 1
     rel = {torch.float32: 1e-4, torch.float64: 1e-6}[dtype]
-    assert list(one.values()) == pytest.approx(list(two.values()), rel=rel)
+    assert list(one.values()) == pytest.approx(list(both.values()), rel=rel)
 
 
 def test_three_processes_share_uneven_batches(tmp_path: Path) -> None:
     """47 training images in batches of 16, 16 and 15; 13 held out."""
     settings = dataclasses.replace(ONE_STEP, batch_size=16, learning_rate=0.05)
     alone = train(tmp_path / "one", settings, dtype=torch.float64)
-    together = start(3, train_together, tmp_path / "three", settings, torch.float64)
-    assert end(together) == [0, 0, 0]
-    weights = load_file(tmp_path / "three" / "weights-2.safetensors")
-    for key, tensor in alone.items():
-        torch.testing.assert_close(weights[key], tensor, rtol=1e-9, atol=1e-12)
+    jobs: Jobs = {"three": (settings, torch.float64)}
+    assert end(start(3, train_together, tmp_path, jobs)) == [0, 0, 0]
+    (weights,) = weights_of(tmp_path / "three", 2)
+    torch.testing.assert_close(weights, alone, rtol=1e-9, atol=1e-12)
 
 
-def test_a_signal_to_one_process_stops_all_and_the_run_continues(tmp_path: Path) -> None:
-    assert end(start(2, train_together, tmp_path / "whole", SHORT)) == [0, 0]
-    processes = start(2, train_together, tmp_path / "cut", SHORT)
-    last = tmp_path / "cut" / "last.pt"
+def test_a_signal_to_one_process_stops_all_and_the_run_continues(two: Path, tmp_path: Path) -> None:
+    whole, cut, last = two / "whole", tmp_path / "cut", tmp_path / "cut/last.pt"
+    jobs: Jobs = {"cut": (SHORT, torch.float32)}
+    processes = start(2, train_together, tmp_path, jobs)
     while not last.exists() and all(process.is_alive() for process in processes):
         time.sleep(0.001)
     os.kill(processes[1].pid or 0, signal.SIGTERM)
     assert end(processes) == [143, 143]
     assert 1 <= load_checkpoint(last)["step"] < 18
-    assert end(start(2, train_together, tmp_path / "cut", SHORT)) == [0, 0]
-    for rank in (0, 1):
-        name = f"weights-{rank}.safetensors"
-        assert same(load_file(tmp_path / "whole" / name), load_file(tmp_path / "cut" / name))
-    assert without_time(metrics(tmp_path / "cut")) == without_time(metrics(tmp_path / "whole"))
+    assert end(start(2, train_together, tmp_path, jobs)) == [0, 0]
+    assert all(map(same, weights_of(whole, 0, 1), weights_of(cut, 0, 1)))
+    assert without_time(metrics(cut)) == without_time(metrics(whole))
 
 
 def lose_the_other(out: Path) -> None:
@@ -157,15 +165,15 @@ def test_a_batch_must_have_an_image_for_each_process(tmp_path: Path) -> None:
         SHORT(classifier(), images(), tmp_path, report=silent, processes=Processes(1, 20))
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [
-        nn.BatchNorm1d(4),
-        nn.BatchNorm2d(4),
-        nn.BatchNorm2d(4, momentum=None),
-        nn.BatchNorm2d(4, affine=False, track_running_stats=False),
-    ],
-)
+LAYERS = {
+    "1d": nn.BatchNorm1d(4),
+    "2d": nn.BatchNorm2d(4),
+    "whole average": nn.BatchNorm2d(4, momentum=None),
+    "bare": nn.BatchNorm2d(4, affine=False, track_running_stats=False),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_synchronized_batch_norm_of_one_part_is_torchs(
     layer: nn.Module, dtype: torch.dtype
@@ -189,22 +197,16 @@ def test_synchronized_batch_norm_of_one_part_is_torchs(
             (network(given) * weights).sum().backward()
         torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=10 * close, atol=close)
         torch.testing.assert_close(ours(values), theirs(values), rtol=10 * close, atol=close)
-    for tensor, expected in zip(
-        ours.state_dict().values(), theirs.state_dict().values(), strict=True
-    ):
-        torch.testing.assert_close(tensor, expected, rtol=close, atol=close / 10)
+    states = (list(network.state_dict().values()) for network in (ours, theirs))
+    torch.testing.assert_close(*states, rtol=close, atol=close / 10)
 
 
 def test_synchronized_networks_share_their_tensors_and_leave_the_plain_one() -> None:
     plain = classifier()
     shared = synchronized(plain, Processes(0, 2))
-    for (name, tensor), (other_name, other) in zip(
-        [*plain.named_parameters(), *plain.named_buffers()],
-        [*shared.named_parameters(), *shared.named_buffers()],
-        strict=True,
-    ):
-        assert name == other_name
-        assert tensor is other
+    tensors = [dict([*n.named_parameters(), *n.named_buffers()]) for n in (plain, shared)]
+    assert tensors[0].keys() == tensors[1].keys()
+    assert all(tensor is tensors[1][name] for name, tensor in tensors[0].items())
     assert type(plain.network[1]) is nn.BatchNorm2d  # type: ignore[index]
     assert type(shared.network[1]) is not nn.BatchNorm2d  # type: ignore[index, union-attr]
     assert synchronized(plain, Processes()) is plain

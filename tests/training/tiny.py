@@ -42,16 +42,9 @@ def images(count: int = 60, side: int = 8) -> ArrayData:
 def classifier(seed: int = 0) -> Classifier:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = nn.Sequential(
-            nn.Conv2d(3, 6, 3, bias=False),
-            nn.BatchNorm2d(6),
-            nn.ReLU(),
-            nn.Conv2d(6, 8, 3, 2),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(8, 3),
-        )
+        first, second = nn.Conv2d(3, 6, 3, bias=False), nn.Conv2d(6, 8, 3, 2)
+        start = first, nn.BatchNorm2d(6), nn.ReLU(), second, nn.ReLU()
+        network = nn.Sequential(*start, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
     return Classifier(network, name="tiny", classes=CLASSES, image_size=8, resize=8)
 
 
@@ -67,7 +60,7 @@ class Watch:
 
 
 class Whole(NamedTuple):
-    """A training that nothing has interrupted: its weights and its folder."""
+    """A training that nothing has interrupted."""
 
     weights: dict[str, Tensor]
     out: Path

@@ -1,6 +1,5 @@
 """What all attacks share: how they are called, what they want, and the gradient they follow."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, NamedTuple, Protocol, Self
@@ -133,6 +132,8 @@ class Attack:
             prepared = prepare(model)
             images = place_images(prepared, images)
             labels, ids = check_labels(labels, images), number_images(images, ids)
+            if (ball := self.within()) is not None:
+                ball.check_count(len(images))
             prepared.check(images)  # given logits do not show whether the model is randomized
             logits = prepared(images) if clean is None else clean.clone()
             if logits.isnan().any():
@@ -325,10 +326,3 @@ def needed(labels: Labels | None, logits: Logits) -> Labels:
 def least_likely(logits: Logits) -> Labels:
     """argmin f(x) for each image, among the classes that a model does not mask with −∞."""
     return logits.masked_fill(logits == -torch.inf, torch.inf).argmin(dim=1)
-
-
-def positive(name: str, **values: float) -> None:
-    """Raise SettingsError for a setting that is not a positive finite number."""
-    for key, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise SettingsError(f"{name}: {key} must be a positive number, not {value}")

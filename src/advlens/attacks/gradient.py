@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from advlens.arrays import Ids, Images, Labels, Logits, PerImage
-from advlens.attacks.base import Ascent, Attack, Goal, averaged, positive
+from advlens.attacks.base import Ascent, Attack, Goal, averaged
+from advlens.checks import check_positive, check_types
 from advlens.prepared import Prepared
-from advlens.typed import check_types
 
 Select = Literal["worst", "last"]
 
@@ -37,8 +37,7 @@ class GradientAttack(Attack):
 
     def __post_init__(self) -> None:
         check_types(self)
-        given = {name: vars(self).get(name) for name in POSITIVE}
-        positive(type(self).__name__, **{k: v for k, v in given.items() if v is not None})
+        check_positive(self, *(name for name in POSITIVE if name in vars(self)))
 
     def columns(self) -> dict[str, Any]:
         return super().columns() | {"steps": self.steps}

@@ -7,6 +7,7 @@ from advlens.arrays import Ids, Images, Labels, Logits
 from advlens.attacks.base import Attack, Goal, least_likely, needed
 from advlens.attacks.gradient import GradientAttack, Select
 from advlens.attacks.threat import Threat
+from advlens.checks import check_types
 from advlens.prepared import Prepared
 from advlens.seeding import Stream, derived, normal
 
@@ -131,6 +132,9 @@ class GaussianNoise(Attack):
     """
 
     threat: Threat
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     def _attack(self, model: Prepared, images: Images, labels: Labels | None, ids: Ids) -> Images:
         noise = normal(self.seed, ids, images.shape[1:], Stream.NOISE).to(images)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from advlens.arrays import Ids, Images, PerImage
+from advlens.checks import check_types
 from advlens.errors import SettingsError
 from advlens.seeding import Stream, normal, uniform
-from advlens.typed import check_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +84,13 @@ class Threat:
         drawn = "uniform from " if isinstance(self.epsilon, Uniform) else ""
         return f"{drawn}{low:g} to {high:g}"
 
+    def check_count(self, images: int) -> None:
+        """Refuse radii that are not one for each of so many images."""
+        if isinstance(self.epsilon, Tensor) and len(self.epsilon) != images:
+            raise SettingsError(
+                f"epsilon has {len(self.epsilon)} values for {images} images; give one each"
+            )
+
     def at(self, positions: Tensor) -> Self:
         """The balls of the images at these positions alone."""
         if isinstance(self.epsilon, Tensor):
@@ -101,10 +108,7 @@ class Threat:
         if isinstance(self.epsilon, Uniform):
             raise SettingsError("epsilon has yet to be drawn for these images; use threat.drawn")
         if isinstance(self.epsilon, Tensor):
-            if len(self.epsilon) != len(like):
-                raise SettingsError(
-                    f"epsilon has {len(self.epsilon)} values for {len(like)} images; give one each"
-                )
+            self.check_count(len(like))
             return self.epsilon.to(like).view(-1, 1, 1, 1)
         return self.epsilon
 

@@ -10,8 +10,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from advlens.arrays import Ids, Images, Labels, Logits, PerImage
-from advlens.attacks.base import positive
-from advlens.errors import NumericError, SettingsError
+from advlens.checks import check_positive, check_seed, check_types
+from advlens.errors import NumericError
 from advlens.losses import cross_entropy, log_odds, rounding
 from advlens.prepared import (
     Prepared,
@@ -22,7 +22,6 @@ from advlens.prepared import (
     prepare,
 )
 from advlens.seeding import Stream, derived, normal
-from advlens.typed import check_types
 
 Maps = Float[Tensor, "n h w"]
 Target = Literal["probability", "logit"]
@@ -71,7 +70,8 @@ class RandomAttribution:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_settings("RandomAttribution", self.seed, batch_size=self.batch_size)
+        check_positive(self, "batch_size")
+        check_seed(self)
 
     def __call__(
         self,
@@ -159,13 +159,6 @@ def variance(values: Float[Tensor, "n k"]) -> PerImage:
     away = values - values.mean(dim=1, keepdim=True)
     spread: PerImage = away.square().sum(dim=1) / (values.shape[1] - 1)
     return spread
-
-
-def check_settings(name: str, seed: int, **sizes: float) -> None:
-    """Raise SettingsError for a size that is not positive or a seed that is negative."""
-    positive(name, **sizes)
-    if seed < 0:
-        raise SettingsError(f"{name}: seed must be a whole number ≥ 0, not {seed}")
 
 
 def check_finite(name: str, *results: Tensor) -> None:

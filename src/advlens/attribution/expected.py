@@ -12,7 +12,6 @@ from advlens.attribution.base import (
     Attribution,
     Target,
     check_finite,
-    check_settings,
     chunks,
     completeness,
     predicted,
@@ -21,10 +20,10 @@ from advlens.attribution.base import (
     variance,
 )
 from advlens.attribution.path import Numbers, Places, walk
+from advlens.checks import check_positive, check_seed, check_types
 from advlens.errors import DataError, SettingsError
 from advlens.prepared import number_images, place_images, prepare
 from advlens.seeding import Stream, generators
-from advlens.typed import check_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +53,8 @@ class ExpectedGradients:
     def __post_init__(self) -> None:
         check_types(self)
         name = "ExpectedGradients"
-        check_settings(name, self.seed, samples=self.samples, batch_size=self.batch_size)
+        check_positive(self, "samples", "batch_size")
+        check_seed(self)
         if self.samples < 2 or (self.stratified and self.samples % 2):
             raise SettingsError(
                 f"{name}: samples must be at least 2, and even where stratified (two for each part "

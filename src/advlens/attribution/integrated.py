@@ -9,12 +9,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from advlens.arrays import Ids, Images, Labels, PerImage
-from advlens.attacks.base import positive
 from advlens.attribution.base import (
     Attribution,
     Target,
     check_finite,
-    check_settings,
     chunks,
     completeness,
     score,
@@ -25,9 +23,9 @@ from advlens.attribution.base import (
 )
 from advlens.attribution.baselines import Baseline, Starts, blurred, fixed, given, noise
 from advlens.attribution.path import Numbers, Places, walk
+from advlens.checks import check_positive, check_seed, check_types
 from advlens.errors import SettingsError
 from advlens.prepared import Prepared, check_labels, number_images, place_images, prepare
-from advlens.typed import check_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +64,12 @@ class IntegratedGradients:
 
     def __post_init__(self) -> None:
         check_types(self)
-        name = "IntegratedGradients"
-        sizes = {"steps": self.steps, "baselines": self.baselines, "max_steps": self.max_steps}
-        check_settings(name, self.seed, **sizes, batch_size=self.batch_size)
-        if self.tolerance is not None:
-            positive(name, tolerance=self.tolerance)
-            if self.max_steps < self.steps:
-                raise SettingsError(
-                    f"{name}: max_steps {self.max_steps} is below steps {self.steps}"
-                )
+        check_positive(self, "steps", "baselines", "tolerance", "max_steps", "batch_size")
+        check_seed(self)
+        if self.tolerance is not None and self.max_steps < self.steps:
+            raise SettingsError(
+                f"IntegratedGradients: max_steps {self.max_steps} is below steps {self.steps}"
+            )
 
     def __call__(
         self,

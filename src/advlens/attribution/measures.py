@@ -17,15 +17,14 @@ from advlens.attribution.base import (
     Attribution,
     Maps,
     check_finite,
-    check_settings,
     chunks,
     score,
 )
 from advlens.attribution.baselines import blurred
+from advlens.checks import check_positive, check_seed, check_types
 from advlens.errors import DataError, SettingsError
 from advlens.prepared import check_classes, check_labels, number_images, place_images, prepare
 from advlens.seeding import Stream, derived, uniform
-from advlens.typed import check_types
 
 
 def sparseness(maps: Maps) -> PerImage:
@@ -119,7 +118,7 @@ class Faithfulness:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_settings("Faithfulness", 0, steps=self.steps, batch_size=self.batch_size)
+        check_positive(self, "steps", "batch_size")
 
     def __call__(self, model: nn.Module, images: Images, maps: Maps, targets: Labels) -> Curves:
         """The curves of each image's map, for the class that it explains.
@@ -177,7 +176,8 @@ class Stability:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_settings("Stability", self.seed, radius=self.radius, draws=self.draws)
+        check_positive(self, "radius", "draws")
+        check_seed(self)
 
     def __call__(
         self,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, UseAppendAction, arg
 
+from advlens.checks import check_positive
 from advlens.errors import SettingsError
 from advlens.settings import (
     AttackSettings,
@@ -18,7 +19,6 @@ from advlens.settings import (
     TrainSettings,
     train_settings,
 )
-from advlens.settings.numbers import check_positive
 
 ModelSpec = Annotated[str, arg(metavar="MODEL")]
 DataSpec = Annotated[str, arg(metavar="DATA")]
@@ -42,7 +42,7 @@ class Common:
     patience: float = 5
 
     def __post_init__(self) -> None:
-        check_positive(self, "patience")
+        check_positive(self, "patience", where="")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from advlens.arrays import Ids, Images, Labels
+from advlens.checks import check_types
 from advlens.datasets.forms import (
     check_labels,
     check_names,
@@ -23,7 +24,6 @@ from advlens.datasets.forms import (
     check_stream,
 )
 from advlens.errors import DataError, SettingsError
-from advlens.typed import check_types
 
 Stream = Generator[UInt8[Tensor, "n 3 h w"], None, None]
 """Batches of images on the CPU, 0 to 255; closing it stops the threads that work for it."""

@@ -6,15 +6,14 @@ from typing import Literal
 from torch import nn
 
 from advlens.attacks import Attack
+from advlens.checks import check_numbers, check_positive, check_types
 from advlens.datasets import BrodenData
 from advlens.dissection.layer import Concepts, Kind
 from advlens.dissection.tally import Counting
 from advlens.dissection.walk import Dissector
 from advlens.distributed import Processes
-from advlens.errors import SettingsError
 from advlens.models.classifier import device_of
 from advlens.prepared import Prepared, prepare
-from advlens.typed import check_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +48,8 @@ class Dissection:
 
     def __post_init__(self) -> None:
         check_types(self)
-        if not 0 < self.quantile < 1:
-            raise SettingsError(f"quantile must lie between 0 and 1, not {self.quantile}")
-        for name in ("top", "batch_size"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} must be at least 1, not {getattr(self, name)}")
+        check_numbers(self, "quantile", above=0, below=1)
+        check_positive(self, "top", "batch_size")
 
     def __call__(
         self, model: nn.Module, data: BrodenData, attack: Attack | None = None

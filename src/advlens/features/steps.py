@@ -16,12 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from advlens.arrays import Images, PerImage
-from advlens.attacks.base import positive
 from advlens.attacks.threat import L2
+from advlens.checks import check_positive, check_types
 from advlens.errors import NumericError, RunError, SettingsError
 from advlens.features.fake_relu import pass_blocked_gradients
 from advlens.prepared import Prepared, place_images, prepare
-from advlens.typed import check_types
 
 ImageScore = Callable[[Images], PerImage]
 
@@ -64,9 +63,7 @@ class Synthesis:
 
     def __post_init__(self) -> None:
         check_types(self)
-        name = type(self).__name__
-        positive(name, epsilon=self.epsilon, step_size=self.step_size)
-        positive(name, steps=self.steps, batch_size=self.batch_size)
+        check_positive(self, "epsilon", "step_size", "steps", "batch_size")
 
     def __call__(self, model: nn.Module, starts: Images, targets: Tensor) -> Synthesized:
         """Turn N starts into images, in full batches.

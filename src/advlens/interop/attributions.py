@@ -14,20 +14,19 @@ from advlens.attribution.base import (
     Attribution,
     Target,
     check_finite,
-    check_settings,
     completeness,
     predicted,
     score,
     uncertainty,
 )
 from advlens.attribution.baselines import Baseline, blurred, noise
+from advlens.checks import check_positive, check_seed, check_types
 from advlens.errors import ModelError, SettingsError
 from advlens.interop.guests import check_arguments, guest, library, library_class, users
 from advlens.models.classifier import check_images
 from advlens.prepared import Prepared, number_images, place_images, prepare
 from advlens.seeding import derived
 from advlens.settings.spec import MethodSpec, parse_method
-from advlens.typed import check_types
 
 OURS = ("target", "baseline")
 UNFIT = {
@@ -93,7 +92,8 @@ class CaptumAttribution:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_settings(self.name, self.seed, batch_size=self.batch_size)
+        check_positive(self, "batch_size", where=self.name)
+        check_seed(self, where=self.name)
 
     @property
     def starts_from(self) -> str:

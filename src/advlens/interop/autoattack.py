@@ -7,12 +7,12 @@ from advlens.arrays import Ids, Images, Labels
 from advlens.attacks import Attack
 from advlens.attacks.base import needed
 from advlens.attacks.threat import Threat
+from advlens.checks import check_types
 from advlens.errors import ModelError, SettingsError
 from advlens.interop.attacks import Ball
 from advlens.interop.guests import guest, library
 from advlens.prepared import Prepared
 from advlens.seeding import derived
-from advlens.typed import check_types
 
 PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
 """The attacks of its standard version, in their order; each takes on what the others have left."""

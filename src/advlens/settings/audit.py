@@ -1,6 +1,5 @@
 """The settings of an audit, and of a single attack."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,18 +7,11 @@ from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
+from advlens.checks import check_numbers, check_positive, check_seed
 from advlens.errors import SettingsError
 from advlens.plugins import STAGES
 from advlens.settings.models import ModelSettings
-from advlens.settings.numbers import (
-    DRAWS,
-    AutoRadius,
-    NoHint,
-    Radius,
-    check_between,
-    check_positive,
-    check_seed,
-)
+from advlens.settings.numbers import DRAWS, AutoRadius, NoHint, Radius
 from advlens.settings.spec import parse_method
 from advlens.words import perhaps
 
@@ -163,22 +155,19 @@ class AuditSettings(ModelSettings):
             "inversion_steps",
             "generated",
             "generation_steps",
+            where="",
         )
-        check_seed(self.seed)
-        for name in ("top", "success"):
-            if not 0 < getattr(self, name) <= 1:
-                raise SettingsError(
-                    f"{name} must be a share between 0 and 1, not {getattr(self, name)}"
-                )
+        check_seed(self, where="")
+        check_numbers(self, "top", "success", where="", above=0, most=1)
         if not all(0 < value <= 1 for value in self.fgsm):
             raise SettingsError(
                 f"fgsm radii must lie between 0 and 1 in pixel units, not {self.fgsm}"
             )
         for text in (*self.attack, *self.attribution):
             parse_method(text)
-        check_between(self, 0, math.inf, "autoattack")
-        check_between(self, 2, math.inf, "draws")
-        check_between(self, 0, 1, "autoattack_linf")
+        check_numbers(self, "autoattack", where="", least=0)
+        check_numbers(self, "draws", where="", least=2)
+        check_numbers(self, "autoattack_linf", where="", least=0, most=1)
         if self.autoattack_linf and not self.autoattack:
             raise SettingsError("autoattack_linf needs autoattack, the number of its images")
         for value in self.expect_accuracy:
@@ -256,9 +245,10 @@ class AttackSettings(ModelSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "epsilon", "steps", "step_size", "weight", "images", "batch_size")
-        check_between(self, 1, math.inf, "draws")
-        check_seed(self.seed)
+        positive = ("epsilon", "steps", "step_size", "weight", "images", "batch_size")
+        check_positive(self, *positive, where="")
+        check_numbers(self, "draws", where="", least=1)
+        check_seed(self, where="")
         for name in self._MEANS_NOTHING[self.method]:
             if getattr(self, name) is not None:
                 raise SettingsError(

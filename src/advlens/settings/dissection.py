@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from advlens.checks import check_numbers, check_positive, check_seed
 from advlens.errors import SettingsError
 from advlens.settings.models import ModelSettings
-from advlens.settings.numbers import AutoRadius, NoHint, check_positive, check_seed
+from advlens.settings.numbers import AutoRadius, NoHint
 
 Layers = tuple[str, ...]
 
@@ -58,13 +59,10 @@ class DissectSettings(ModelSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "epsilon", "steps", "step_size", "units", "images", "batch_size")
-        check_seed(self.seed)
-        for name in ("quantile", "minimum"):
-            if not 0 < getattr(self, name) < 1:
-                raise SettingsError(
-                    f"{name} must be a share between 0 and 1, not {getattr(self, name)}"
-                )
+        positive = ("epsilon", "steps", "step_size", "units", "images", "batch_size")
+        check_positive(self, *positive, where="")
+        check_numbers(self, "quantile", "minimum", where="", above=0, below=1)
+        check_seed(self, where="")
         for name in ("epsilon", "step_size"):
             if getattr(self, name) is not None and self.attack != "least-likely":
                 raise SettingsError(

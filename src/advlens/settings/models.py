@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+from advlens.checks import check_types
 from advlens.settings.numbers import NoHint
-from advlens.typed import check_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,4 +22,4 @@ class ModelSettings:
     head: Annotated[str | None, NoHint] = None
 
     def __post_init__(self) -> None:
-        check_types(self, named=False)  # named like the flags
+        check_types(self, where="")  # named like the flags

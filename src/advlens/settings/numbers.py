@@ -1,12 +1,9 @@
 """Numbers in settings: how they are written, read and checked."""
 
-import math
 from typing import Annotated
 
 from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
-
-from advlens.errors import SettingsError
 
 DRAWS = 10
 """Default passes of a randomized model: a single pass would be an accident."""
@@ -70,26 +67,3 @@ Range = Annotated[
         str_from_instance=lambda value: [show_number(v) for v in value or (None, None)],
     ),
 ]
-
-
-def check_positive(settings: object, *names: str) -> None:
-    """Refuse a setting that is neither None nor a finite number > 0, by name."""
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise SettingsError(f"{name} must be a positive number, not {value}")
-
-
-def check_between(settings: object, low: float, high: float, *names: str) -> None:
-    """Refuse a setting that is neither None nor a finite number from low to high, by name."""
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and not (math.isfinite(value) and low <= value <= high):
-            limit = "" if high == math.inf else f" and ≤ {high:g}"
-            raise SettingsError(f"{name} must be a finite number ≥ {low:g}{limit}, not {value}")
-
-
-def check_seed(seed: int) -> None:
-    """Refuse an invalid seed."""
-    if not 0 <= seed < 2**63:
-        raise SettingsError(f"seed must be a whole number from 0 to 2⁶³ − 1, not {seed}")

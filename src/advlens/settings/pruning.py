@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+from advlens.checks import check_number, check_positive
 from advlens.errors import SettingsError
 from advlens.settings.audit import AuditSettings, Stages
-from advlens.settings.numbers import NoHint, check_positive
+from advlens.settings.numbers import NoHint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +44,11 @@ class PruneSettings(AuditSettings, FineTuneSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "epochs", "learning_rate", "train_images", "threads")
+        check_positive(self, "epochs", "learning_rate", "train_images", "threads", where="")
         if not self.sparsity:
             raise SettingsError("sparsity names no share of channels; give some, such as .25 .5")
         labels = [f"{value:g}" for value in self.sparsity]
         for value, label in zip(self.sparsity, labels, strict=True):
-            if not 0 <= value < 1:
-                raise SettingsError(f"sparsity must be a share ≥ 0 and < 1, not {label}")
+            check_number("sparsity", value, least=0, below=1)
             if labels.count(label) > 1:
                 raise SettingsError(f"sparsity has {label} twice; give each share once")

@@ -6,17 +6,11 @@ from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import OmitArgPrefixes
 
+from advlens.checks import check_numbers, check_positive, check_seed
 from advlens.errors import SettingsError
 from advlens.settings.audit import Norm
 from advlens.settings.models import ModelSettings
-from advlens.settings.numbers import (
-    AutoRadius,
-    NoHint,
-    Range,
-    check_between,
-    check_positive,
-    check_seed,
-)
+from advlens.settings.numbers import AutoRadius, NoHint, Range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,11 +173,13 @@ class TrainSettings(ObjectiveSettings, OptimizerSettings, AugmentationSettings, 
             "step_size",
             "clip",
             "threads",
+            where="",
         )
-        check_between(self, 0, math.inf, "weight_decay", "beta", "crop")
-        check_between(self, 0, 1, "alpha", "momentum", "average")
-        check_between(self, 0, 180, "rotation")
-        check_seed(self.seed)
+        check_numbers(self, "weight_decay", "beta", "crop", where="", least=0)
+        check_numbers(self, "alpha", where="", least=0, most=1)
+        check_numbers(self, "momentum", "average", where="", least=0, below=1)
+        check_numbers(self, "rotation", where="", least=0, most=180)
+        check_seed(self, where="")
         for name in ("epsilon_range", "resized_crop"):
             low, high = getattr(self, name) or (0.5, 0.5)
             if not (0 < low <= high < math.inf and (high <= 1 or name == "epsilon_range")):

@@ -10,8 +10,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from advlens.arrays import Images
+from advlens.checks import check_numbers, check_types
 from advlens.errors import SettingsError
-from advlens.typed import check_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +36,8 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         check_types(self)
-        if self.crop < 0:
-            raise SettingsError(f"crop must be a number of pixels ≥ 0, not {self.crop}")
-        if not 0 <= self.rotation <= 180:
-            raise SettingsError(f"rotation must lie between 0 and 180 degrees, not {self.rotation}")
+        check_numbers(self, "crop", least=0)
+        check_numbers(self, "rotation", least=0, most=180)
         if self.resized_crop is not None:
             low, high = self.resized_crop
             if not 0 < low <= high <= 1:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from advlens.arrays import Ids, Images, Labels
 from advlens.attacks import Attack, Pgd
 from advlens.attacks.threat import L2
+from advlens.checks import check_numbers, check_positive, check_types
 from advlens.datasets import ImageData
 from advlens.distributed import Processes
 from advlens.errors import NumericError, SettingsError
@@ -38,7 +39,6 @@ from advlens.training.objectives import Objective, Standard, TrainingBatch
 from advlens.training.schedule import Schedule, rate
 from advlens.training.state import State, identity
 from advlens.training.validation import MEASURED, measure
-from advlens.typed import check_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,14 +96,8 @@ class Training:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("epochs", "batch_size", "learning_rate", "validation", "clip"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise SettingsError(f"{name} must be a positive number, not {value}")
-        for name in ("momentum", "average"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 1:
-                raise SettingsError(f"{name} must lie between 0 and 1, not {value}")
+        check_positive(self, "epochs", "batch_size", "learning_rate", "validation", "clip")
+        check_numbers(self, "momentum", "average", least=0, below=1)
 
     def __call__(
         self,

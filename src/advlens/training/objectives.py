@@ -6,7 +6,6 @@ in units: a forward pass is 1, a backward pass to the images 1, to the weights 2
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, cast
@@ -16,12 +15,11 @@ from torch import Tensor, nn
 
 from advlens.arrays import Ids, Images, Labels, Logits
 from advlens.attacks import Attack, Divergence, FeatureAttack, Fgsm, Pgd
-from advlens.attacks.base import positive
 from advlens.attacks.threat import L2, Linf, Uniform
+from advlens.checks import check_numbers, check_positive, check_types
 from advlens.errors import SettingsError
 from advlens.losses import FeatureDistance, cross_entropy, divergence, feature_distance
 from advlens.prepared import Prepared
-from advlens.typed import check_types
 
 Featured = Callable[[Images], tuple[Logits, Tensor]]
 """A network that returns features beside its logits."""
@@ -134,15 +132,13 @@ class FeatureConsistency:
 
     def __post_init__(self) -> None:
         check_types(self)
-        name = type(self).__name__
-        _check_alpha(name, self.alpha)
-        if not 0 <= self.beta < math.inf:
-            raise SettingsError(f"{name}: beta must be a finite number ≥ 0, not {self.beta}")
+        check_numbers(self, "alpha", least=0, most=1)
+        check_numbers(self, "beta", least=0)
         fits = isinstance(self.attack, Fgsm) and self.attack.label == "true" and self.alpha > 0
         if self.clean_pass == "shared" and not fits:
             raise SettingsError(
-                f'{name}: clean_pass="shared" needs alpha > 0 and an Fgsm attack on the true '
-                f"label, not alpha={self.alpha} and {self.attack}; use the separate pass"
+                'FeatureConsistency: clean_pass="shared" needs alpha > 0 and an Fgsm attack on the '
+                f"true label, not alpha={self.alpha} and {self.attack}; use the separate pass"
             )
 
     def __call__(self, batch: TrainingBatch) -> Tensor:
@@ -206,7 +202,7 @@ class Trades:
 
     def __post_init__(self) -> None:
         check_types(self)
-        positive(type(self).__name__, weight=self.weight)
+        check_positive(self, "weight")
 
     def __call__(self, batch: TrainingBatch) -> Tensor:
         attacked = batch.attacked(self.attack)
@@ -240,8 +236,8 @@ class Unrelaxed:
 
     def __post_init__(self) -> None:
         check_types(self)
-        _check_alpha(type(self).__name__, self.alpha)
-        positive(type(self).__name__, beta=self.beta)
+        check_numbers(self, "alpha", least=0, most=1)
+        check_positive(self, "beta")
 
     def __call__(self, batch: TrainingBatch) -> Tensor:
         attacked, moved = batch.attacked(self.attack), batch.attacked(self.feature_attack)
@@ -266,8 +262,3 @@ def _distance(features: Tensor, others: Tensor, kind: FeatureDistance = "squared
 def _precise(values: Tensor) -> Tensor:
     """The values in float32 where mixed precision left less."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def _check_alpha(name: str, alpha: float) -> None:
-    if not 0 <= alpha <= 1:
-        raise SettingsError(f"{name}: alpha must lie between 0 and 1, not {alpha}")

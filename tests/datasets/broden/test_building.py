@@ -6,11 +6,9 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +17,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from advlens.datasets import BrodenData, build_broden, read_rgb
+from advlens.datasets.broden import building
 from advlens.datasets.broden.colors import FOCAL, color_index
 from advlens.datasets.broden.sources import nearest
 from advlens.errors import DataError, RunError, SettingsError
 from tiny_broden import save_label_map
+from tiny_imagenet import Edit, cases, content, gone, linked, picture, png, replaced
+from together import FORKSERVER
 
 LABELS = """\
 value,name,category
@@ -65,12 +66,11 @@ def made(tmp_path: Path) -> Path:
         for category, values in masks_of(i, width, height).items():
             mask = tmp_path / "masks" / category / f"{os.path.splitext(name)[0]}.png"
             mask.parent.mkdir(parents=True, exist_ok=True)
-            if category == "object":
-                Image.fromarray(values.astype(np.uint8)).save(mask)
-            elif category == "material":
-                Image.fromarray(values.astype(np.uint16)).save(mask)  # 16 bits
-            else:
+            if category == "part":
                 save_label_map(mask, values)
+            else:
+                depth = np.uint8 if category == "object" else np.uint16
+                Image.fromarray(values.astype(depth)).save(mask)
     plates = np.zeros((30, 40), np.uint8)
     plates[3:9] = 3
     image = Image.fromarray(plates, "P")
@@ -85,13 +85,17 @@ def made(tmp_path: Path) -> Path:
 
 
 def build(made: Path, to: str = "set", **options: object) -> Path:
-    return build_broden(
-        made / "images",
-        made / "masks",
-        made / "labels.csv",
-        made / to,
-        **{"whole": made / "whole.csv", "size": 32, "label_size": 16, **options},
-    )
+    sources = [made / name for name in ("images", "masks", "labels.csv")]
+    options = {"whole": made / "whole.csv", "size": 32, "label_size": 16, **options}
+    return build_broden(*sources, made / to, **options)
+
+
+def times(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
 
 
 def test_labels_lie_where_the_masks_have_them(made: Path) -> None:
@@ -99,10 +103,8 @@ def test_labels_lie_where_the_masks_have_them(made: Path) -> None:
     assert sorted(row.image for row in data.rows) == sorted(NAMES)
     assert (data.image_shape, data.label_shape) == ((3, 32, 32), (16, 16))
     names = {0: None} | {concept.number: concept.name for concept in data.concepts}
-    meaning = {
-        (category, int(value)): name or None
-        for value, name, category in list(csv.reader(LABELS.splitlines()))[1:]
-    }
+    lines = (line.split(",") for line in LABELS.splitlines()[1:])
+    meaning = {(category, int(value)): name or None for value, name, category in lines}
     for i, row in enumerate(data.rows):
         found = data.annotations([i])
         j = NAMES.index(row.image)
@@ -111,7 +113,8 @@ def test_labels_lie_where_the_masks_have_them(made: Path) -> None:
         masks = masks_of(j, width, height) if name in SIZES else {}
         if name == "a/0.png":
             masks["dishes"] = np.where((np.arange(30) // 3 - 1) // 2 == 0, 3, 0)[:, None] + [0] * 40
-        whole = {line.split(",")[2] for line in WHOLE.splitlines() if line.startswith(name)}
+        said = [line.split(",") for line in WHOLE.splitlines() if line.startswith(name)]
+        whole = {label for _, _, label in said}
         assert {names[n] for n in found.whole[0].tolist()} - {None} == whole
         image = read_rgb(made / "images" / name).resize((16, 16), Image.Resampling.BICUBIC)
         colors = color_index(np.asarray(image))
@@ -123,8 +126,7 @@ def test_labels_lie_where_the_masks_have_them(made: Path) -> None:
                 ours = {names[n] for n in found.maps[0, :, y, x].tolist()}
                 assert ours - {None} == expected - {None} - whole
         carried = {c for c, has in zip(data.categories, found.carries[0], strict=True) if has}
-        labeled = {line.split(",")[1] for line in WHOLE.splitlines() if line.startswith(name)}
-        assert carried == {"color", *masks, *labeled}
+        assert carried == {"color", *masks, *(category for _, category, _ in said)}
 
 
 def tables(folder: Path) -> dict[str, list[dict]]:
@@ -157,13 +159,12 @@ def tables(folder: Path) -> dict[str, list[dict]]:
 def test_tables_are_counted_again(made: Path) -> None:
     folder = build(made)
     found = tables(folder)
-    categories = [row["name"] for row in found["category"]]
     present: dict[tuple[str, int], list[float]] = {}
     for row in found["index"]:
         assert (row["ih"], row["iw"], row["sh"], row["sw"]) == (32, 32, 16, 16)
         with Image.open(folder / "images" / row["image"]) as image:
             assert (image.size, image.format, image.mode) == ((32, 32), "JPEG", "RGB")
-        for category in categories:
+        for category in [line["name"] for line in found["category"]]:
             layers = []
             for item in row[category] if isinstance(row[category], list) else [row[category]]:
                 if isinstance(item, int):
@@ -174,11 +175,8 @@ def test_tables_are_counted_again(made: Path) -> None:
                     rgb = np.asarray(image).astype(int)
                 layers.append(rgb[..., 0] + 256 * rgb[..., 1])
             for number in range(1, 200):
-                share = (
-                    np.any([layer == number for layer in layers], axis=0).mean() if layers else 0
-                )
-                if share:
-                    present.setdefault((category, number), []).append(share)
+                if (shown := np.any([layer == number for layer in layers], axis=0)).any():
+                    present.setdefault((category, number), []).append(shown.mean())
     numbers = [row["number"] for row in found["label"]]
     assert numbers == list(range(1, len(numbers) + 1))
     frequencies = [row["frequency"] for row in found["label"]]
@@ -192,22 +190,19 @@ def test_tables_are_counted_again(made: Path) -> None:
         assert row["frequency"] == sum(map(len, own.values()))
         assert row["coverage"] == pytest.approx(sum(map(sum, own.values())), abs=1e-6)
     assert [row["name"] for row in found["label"] if len(row["category"]) == 2] == ["fur"]
-    firsts = []
+    firsts = [row["first"] for row in found["category"]]
+    assert firsts == sorted(firsts)
     for row in found["category"]:
-        codes = found[f"c_{row['name']}"]
-        assert [code["code"] for code in codes] == list(range(1, len(codes) + 1))
         own = {n: shares for (c, n), shares in present.items() if c == row["name"]}
-        assert {code["number"]: code["frequency"] for code in codes} == {
-            n: len(shares) for n, shares in own.items()
-        }
-        for code in codes:
-            assert code["coverage"] == pytest.approx(sum(own[code["number"]]), abs=1e-6)
-            assert code["name"] == names[code["number"]]
+        most_first = sorted(own, key=lambda n: (-len(own[n]), n))
+        assert found[f"c_{row['name']}"] == [
+            {"code": code, "number": n, "name": names[n], "frequency": len(own[n])}
+            | {"coverage": pytest.approx(sum(own[n]), abs=1e-6)}
+            for code, n in enumerate(most_first, 1)
+        ]
         total = sum(map(len, own.values()))
         expected = (min(own), max(own), len(own), total)
         assert (row["first"], row["last"], row["count"], row["frequency"]) == expected
-        firsts.append(row["first"])
-    assert firsts == sorted(firsts)
 
 
 def test_order_and_split(made: Path) -> None:
@@ -227,30 +222,25 @@ def test_images_alone(made: Path) -> None:
     red = next(concept.number for concept in data.concepts if concept.name == "red-c")
     i = [row.image for row in data.rows].index("d.jpg")
     assert (data.annotations([i]).maps == red).all()
-    assert data.images([i])[0].float().mean(dim=(1, 2)).tolist() == pytest.approx(
-        [190, 0, 50], abs=3
-    )
+    means = data.images([i])[0].float().mean(dim=(1, 2)).tolist()
+    assert means == pytest.approx([190, 0, 50], abs=3)
 
 
 def test_the_same_again(made: Path) -> None:
     folder = build(made)
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    before = times(folder)
     assert build(made) == folder
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-    again = build(made, "other")
-    files = sorted(path.relative_to(folder) for path in folder.rglob("*.*"))
-    assert [path.read_bytes() for path in map(folder.joinpath, files)] == [
-        path.read_bytes() for path in map(again.joinpath, files)
-    ]
+    assert times(folder) == before
+    assert contents(build(made, "other")) == contents(folder)
     assert not list(made.glob(".*"))
 
 
-CHANGES: dict[str, Callable[[Path], object]] = {
+CHANGES: dict[str, Edit] = {
     "image": lambda made: shutil.copy(made / "images/d.png", made / "images/e.png"),
     "pixel": lambda made: Image.new("RGB", (20, 20), (191, 0, 50)).save(made / "images/d.png"),
     "mask": lambda made: (made / "masks/part/c.png").unlink(),
-    "label": lambda made: (made / "labels.csv").write_text(LABELS.replace(",cat,", ",cow,")),
-    "whole": lambda made: (made / "whole.csv").write_text(WHOLE.replace("dog", "cat")),
+    "label": content("labels.csv", LABELS.replace(",cat,", ",cow,")),
+    "whole": content("whole.csv", WHOLE.replace("dog", "cat")),
 }
 
 
@@ -258,12 +248,10 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 def test_another_set_is_not_overwritten(made: Path, case: str) -> None:
     folder = build(made)
     CHANGES[case](made)
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    before = times(folder)
     with pytest.raises(RunError, match=r"set exists and was not made from these"):
         build(made)
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-    with pytest.raises(RunError, match="exists"):
-        build(made, size=33)
+    assert times(folder) == before
 
 
 def test_a_folder_of_something_else(made: Path) -> None:
@@ -276,146 +264,93 @@ def test_a_folder_of_something_else(made: Path) -> None:
     assert len(BrodenData(build(made))) == 5  # an empty folder is no harm
 
 
-@pytest.mark.parametrize("to", ["images", "images/set", "masks/object/set"])
-def test_not_into_what_is_read(made: Path, to: str) -> None:
-    with pytest.raises(SettingsError, match="is read; choose another"):
-        build(made, to)
+def test_wrong_folders(made: Path) -> None:
+    for to in ("images", "images/set", "masks/object/set"):
+        with pytest.raises(SettingsError, match="is read; choose another"):
+            build(made, to)
+    for masks, labels in [(made / "masks", None), (None, made / "labels.csv")]:
+        with pytest.raises(DataError, match="give both"):
+            build_broden(made / "images", masks, labels, made / "set")
 
 
 @pytest.mark.parametrize("option", ["size", "label_size"])
 def test_sizes(made: Path, option: str) -> None:
     with pytest.raises(SettingsError, match="at least 1 pixel"):
         build(made, **{option: 0})
+    folder = build(made)
+    with pytest.raises(RunError, match="set exists"):
+        build(made, **{option: 33})
+    assert build(made) == folder
+
+
+def build_and_die(made: Path) -> None:
+    building._renumber = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    build(made)
 
 
 def test_after_one_that_was_killed(made: Path) -> None:
-    run = """
-import os, signal, sys
-from pathlib import Path
-from advlens.datasets.broden import building
-building._renumber = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-made = Path(sys.argv[1])
-building.build_broden(made / "images", None, None, made / "set", size=32, label_size=16)
-"""
-    killed = subprocess.run([sys.executable, "-c", run, str(made)], timeout=60, check=False)
-    assert killed.returncode == -signal.SIGKILL
-    assert (made / ".set.partial" / "images").is_dir()
+    process = FORKSERVER.Process(target=build_and_die, args=(made,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
     assert not (made / "set").exists()
-    assert len(BrodenData(build(made))) == 5
+    (made / ".set.partial" / "images" / "left.jpg").touch()
+    assert contents(build(made)) == contents(build(made, "other"))
     assert not list(made.glob(".*"))
 
 
-def gray(path: Path, *, size: tuple[int, int] = (40, 30), **options: object) -> None:
-    Image.new("L", size, 1).save(path, **options)
+def square(mode: str, color: Any) -> Edit:
+    return lambda made: Image.new(mode, (20, 20), color).save(made / MASK)
 
 
-BAD: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no images": (lambda m: shutil.rmtree(m / "images"), "images"),
-    "empty images": (
-        lambda m: (shutil.rmtree(m / "images"), (m / "images").mkdir()),
-        "holds no image",
-    ),
-    "no masks": (lambda m: shutil.rmtree(m / "masks"), "masks"),
-    "empty masks": (
-        lambda m: (shutil.rmtree(m / "masks"), (m / "masks").mkdir()),
-        "holds no masks",
-    ),
-    "no table": (lambda m: (m / "labels.csv").unlink(), "no file .*labels.csv"),
-    "no column": (
-        lambda m: (m / "labels.csv").write_text("number,name,category\n"),
-        "0 columns named 'value'",
-    ),
-    "bad value": (
-        lambda m: (m / "labels.csv").write_text("value,name,category\n70000,a,b\n"),
-        "labels.csv line 2: value is '70000'",
-    ),
-    "value twice": (
-        lambda m: (m / "labels.csv").write_text(LABELS + "1,cow,object\n"),
-        "labels.csv line 11: value 1 of object occurs twice",
-    ),
+def copy(name: str) -> Edit:
+    return lambda made: shutil.copy(made / "images/d.png", made / "images" / name)
+
+
+def more(words: str) -> Edit:
+    """One line more in a table."""
+    name, line = words.split(" ", 1)
+    return content(name, f"{LABELS if name == 'labels.csv' else WHOLE}{line}\n")
+
+
+LINES = """
+labels.csv 70000,a,b         | labels.csv line 11: value is '70000'
+labels.csv 1,cow,object      | labels.csv line 11: value 1 of object occurs twice
+whole.csv e.png,scene,x      | whole.csv line 7: there is no image 'e.png'
+whole.csv d.png,scene,       | whole.csv line 7: there is no image 'd.png', or its label has no name
+whole.csv a/1.jpg,object,dog | whole.csv line 7: a/1.jpg has dog twice
+whole.csv d.png,color,red-c  | whole.csv line 7: 'color' cannot be a category
+"""
+NO_CATEGORY = ["", "color", "image", "sh", "../x", "a b", "a_b", "a/b", "ä", "x\u202ey"]
+MASK = "masks/object/d.png"
+BAD: dict[str, tuple[Edit, str]] = {
+    **{words: (more(words), message) for words, message in cases(LINES)},
     **{
-        f"category {name!r}": (
-            lambda m, name=name: (m / "labels.csv").write_text(LABELS + f"1,cow,{name}\n"),
-            "labels.csv line 11: .* cannot be a category",
-        )
-        for name in ["", "color", "image", "sh", "../x", "a b", "a_b", "a/b", "ä", "x\u202ey"]
+        f"category {name!r}": (more(f"labels.csv 1,cow,{name}"), "line 11: .* cannot be a category")
+        for name in NO_CATEGORY
     },
-    "unprintable name": (
-        lambda m: (m / "labels.csv").write_text(LABELS + "5,co\u202ew,object\n"),
-        "labels.csv line 11",
-    ),
-    "two names": (
-        lambda m: shutil.copy(m / "images/d.png", m / "images/d.jpg"),
-        "d.png and d.jpg cannot both|rename the file",
-    ),
-    "semicolon": (
-        lambda m: shutil.copy(m / "images/d.png", m / "images/d;e.png"),
-        "d;e.png .*rename the file",
-    ),
-    "control character": (
-        lambda m: shutil.copy(m / "images/d.png", m / "images/d\ne.png"),
-        "not a printable path",
-    ),
-    "damaged image": (lambda m: (m / "images/d.png").write_bytes(b"x"), "cannot read the image"),
-    "image linked out": (
-        lambda m: (m / "images/e.png").symlink_to(m / "masks/object/c.png"),
-        "leads out of",
-    ),
-    "mask without an image": (
-        lambda m: gray(m / "masks/object/e.png"),
-        "the mask .*e.png belongs to no image and category",
-    ),
-    "mask of an unlisted category": (
-        lambda m: ((m / "masks/stuff").mkdir(), gray(m / "masks/stuff/d.png")),
-        "the mask .*stuff/d.png belongs to no image and category",
-    ),
-    "JPEG mask": (lambda m: gray(m / "masks/object/d.jpg"), "the mask .*d.jpg belongs to no image"),
-    "mask of another size": (
-        lambda m: gray(m / "masks/object/d.png", size=(20, 21)),
-        "has 21x20 pixels .*, its image 20x20",
-    ),
-    "mask with alpha": (
-        lambda m: Image.new("RGBA", (20, 20)).save(m / "masks/object/d.png"),
-        "the mask .*d.png is a PNG of color type 6",
-    ),
-    "mask of one bit": (
-        lambda m: Image.new("1", (20, 20)).save(m / "masks/object/d.png"),
-        "the mask .*d.png is a PNG of color type 0 and 1 bits",
-    ),
-    "mask that is a picture": (
-        lambda m: Image.new("RGB", (20, 20), (1, 2, 3)).save(m / "masks/object/d.png"),
-        "the mask .*d.png is a picture",
-    ),
-    "mask that is no PNG": (
-        lambda m: (m / "masks/object/d.png").write_bytes(b"x" * 99),
-        "the mask .*d.png is not a PNG",
-    ),
-    "truncated mask": (
-        lambda m: (m / "masks/object/c.png").write_bytes(
-            (m / "masks/object/c.png").read_bytes()[:50]
-        ),
-        "cannot read the mask .*c.png",
-    ),
-    "unlisted value": (
-        lambda m: Image.new("L", (20, 20), 77).save(m / "masks/object/d.png"),
-        "the mask .*d.png holds value 77, which the table of labels does not list",
-    ),
-    "whole: no such image": (
-        lambda m: (m / "whole.csv").write_text(WHOLE + "e.png,scene,x\n"),
-        "whole.csv line 7: there is no image 'e.png'",
-    ),
-    "whole: no name": (
-        lambda m: (m / "whole.csv").write_text(WHOLE + "d.png,scene,\n"),
-        "whole.csv line 7",
-    ),
-    "whole: twice": (
-        lambda m: (m / "whole.csv").write_text(WHOLE + "a/1.jpg,object,dog\n"),
-        "whole.csv line 7: a/1.jpg has dog twice",
-    ),
-    "whole: color": (
-        lambda m: (m / "whole.csv").write_text(WHOLE + "d.png,color,red-c\n"),
-        "whole.csv line 7: 'color' cannot be a category",
-    ),
+    "bad name": (more("labels.csv 5,co\u202ew,object"), "labels.csv line 11"),
+    "no images": (gone("images"), "images"),
+    "no masks": (gone("masks"), "masks"),
+    "empty images": (replaced("images", os.mkdir), "holds no image"),
+    "empty masks": (replaced("masks", os.mkdir), "holds no masks"),
+    "no table": (gone("labels.csv"), "no file .*labels.csv"),
+    "no column": (content("labels.csv", "number,name,category\n"), "0 columns named 'value'"),
+    "two names": (copy("d.jpg"), "d.png and d.jpg cannot both|rename the file"),
+    "semicolon": (copy("d;e.png"), "d;e.png .*rename the file"),
+    "control character": (copy("d\ne.png"), "not a printable path"),
+    "damaged image": (content("images/d.png", b"x"), "cannot read the image"),
+    "image linked out": (linked("images/e.png", "../whole.csv"), "leads out of"),
+    "mask of no image": (picture("masks/object/e.png"), "the mask .*e.png belongs to no image and"),
+    "mask of no category": (lambda m: (m / "masks/part").rename(m / "masks/x"), "x/.* belongs to"),
+    "JPEG mask": (picture("masks/object/d.jpg"), "the mask .*d.jpg belongs to no image and"),
+    "mask of another size": (picture(MASK, "L"), "has 16x16 pixels .*, its image 20x20"),
+    "mask with alpha": (picture(MASK, "RGBA"), "the mask .*d.png is a PNG of color type 6"),
+    "mask of one bit": (picture(MASK, "1"), "the mask .*d.png is a PNG of color type 0 and 1 bits"),
+    "picture for a mask": (square("RGB", (1, 2, 3)), "the mask .*d.png is a picture"),
+    "mask that is no PNG": (content(MASK, b"x" * 99), "the mask .*d.png is not a PNG"),
+    "truncated mask": (content(MASK, png(20, 20, 8, 0, bytes(420))[:50]), "cannot read the mask"),
+    "unlisted value": (square("L", 77), "the mask .*d.png holds value 77, which the table"),
 }
 
 
@@ -429,16 +364,10 @@ def test_damage(made: Path, case: str) -> None:
     assert not (made / ".set.partial").exists()
 
 
-def test_masks_and_table_go_together(made: Path) -> None:
-    for masks, labels in [(made / "masks", None), (None, made / "labels.csv")]:
-        with pytest.raises(DataError, match="give both"):
-            build_broden(made / "images", masks, labels, made / "set")
-
-
 @settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))
 def test_nearest(height: int, width: int, side: int) -> None:
     values = np.arange(height * width, dtype=np.uint16).reshape(height, width)
     centers = [Fraction(2 * i + 1, 2 * side) for i in range(side)]
-    expected = [[values[int(y * height), int(x * width)] for x in centers] for y in centers]
-    assert nearest(values, side).tolist() == expected
+    ys, xs = ([int(center * length) for center in centers] for length in (height, width))
+    assert nearest(values, side).tolist() == [[values[y, x] for x in xs] for y in ys]

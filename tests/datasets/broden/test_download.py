@@ -5,7 +5,7 @@ import hashlib
 import random
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -31,7 +31,7 @@ class Answers(BaseHTTPRequestHandler):
         start = int(asked[1]) if asked else None
         self.server.asked.append((self.path, start))
         with contextlib.suppress(OSError):  # the client has gone
-            getattr(self, self.path.strip("/"))(start)
+            ANSWERS[self.path.strip("/")](self, start)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -53,38 +53,21 @@ class Answers(BaseHTTPRequestHandler):
             part = body[start:end]
             self.answer(206, part, Content_Range=span, Content_Length=len(body) - start)
 
-    def breaks(self, start: int | None) -> None:
-        self.good(start, end=(start or 0) + 100_000)
 
-    def without_ranges(self, start: int | None) -> None:
-        self.good(None)
-
-    def without_length(self, start: int | None) -> None:
-        self.answer(200, BODY)
-
-    def other(self, start: int | None) -> None:
-        self.good(start, bytes(len(BODY)))
-
-    def shorter(self, start: int | None) -> None:
-        self.good(start, BODY[:1000])
-
-    def longer(self, start: int | None) -> None:
-        self.good(start, BODY * 2)
-
-    def wrong_span(self, start: int | None) -> None:
-        self.answer(206, BODY, Content_Range=f"bytes 7-{len(BODY) - 1}/{len(BODY)}")
-
-    def absent(self, start: int | None) -> None:
-        self.answer(404, b"", Content_Length=0)
-
-    def moved(self, start: int | None) -> None:
-        self.answer(302, b"", Location=self.server.url.replace("https", "http") + "/good")
-
-    def to_file(self, start: int | None) -> None:
-        self.answer(302, b"", Location="file:///etc/hostname")
-
-    def silent(self, start: int | None) -> None:
-        self.server.end.wait(5)
+ANSWERS: dict[str, Callable[[Answers, int | None], object]] = {
+    "good": lambda to, start: to.good(start),
+    "breaks": lambda to, start: to.good(start, end=(start or 0) + 100_000),
+    "without_ranges": lambda to, start: to.good(None),
+    "without_length": lambda to, start: to.answer(200, BODY),
+    "other": lambda to, start: to.good(start, bytes(len(BODY))),
+    "shorter": lambda to, start: to.good(start, BODY[:1000]),
+    "longer": lambda to, start: to.good(start, BODY * 2),
+    "wrong_span": lambda to, start: to.answer(206, BODY, Content_Range="bytes 7-299999/300000"),
+    "absent": lambda to, start: to.answer(404, b"", Content_Length=0),
+    "moved": lambda to, start: to.answer(302, b"", Location=f"{to.server.plain}/good"),
+    "to_file": lambda to, start: to.answer(302, b"", Location="file:///etc/hostname"),
+    "silent": lambda to, start: to.server.end.wait(5),
+}
 
 
 class Server(ThreadingHTTPServer):
@@ -92,7 +75,8 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answers)
         self.asked: list[tuple[str, int | None]] = []
         self.end = threading.Event()
-        self.url = f"https://127.0.0.1:{self.server_port}"
+        self.plain = f"http://127.0.0.1:{self.server_port}"
+        self.url = self.plain.replace("http", "https")
 
 
 @pytest.fixture
@@ -112,6 +96,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         thread.join()
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "file"
+
+
 def get(server: Server, path: Path, *names: str, md5: str | None = MD5) -> Path:
     urls = [f"{server.url}/{name}" for name in names]
     return fetch_continued(urls, path, md5=md5, most=400_000)
@@ -119,99 +108,93 @@ def get(server: Server, path: Path, *names: str, md5: str | None = MD5) -> Path:
 
 @pytest.mark.parametrize("md5", [MD5, None])
 @pytest.mark.parametrize("name", ["good", "without_ranges", "without_length"])
-def test_download(server: Server, tmp_path: Path, name: str, md5: str | None) -> None:
+def test_download(server: Server, path: Path, name: str, md5: str | None) -> None:
     for _ in range(2):
-        assert get(server, tmp_path / "file", name, md5=md5).read_bytes() == BODY
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+        assert get(server, path, name, md5=md5).read_bytes() == BODY
+    assert [path.name for path in path.parent.iterdir()] == ["file"]
     assert server.asked == [(f"/{name}", None)]  # once: what is there is kept
 
 
 @pytest.mark.parametrize("md5", [MD5, None])
-def test_it_goes_on_where_it_broke_off(server: Server, tmp_path: Path, md5: str | None) -> None:
+def test_it_goes_on_where_it_broke_off(server: Server, path: Path, md5: str | None) -> None:
     for had in (100_000, 200_000):
         with pytest.raises(DataError, match=rf"broke off after {had} of 300000.* same command"):
-            get(server, tmp_path / "file", "breaks", md5=md5)
-        assert (tmp_path / "file.part").read_bytes() == BODY[:had]
-        assert not (tmp_path / "file").exists()
-    assert get(server, tmp_path / "file", "breaks", md5=md5).read_bytes() == BODY
+            get(server, path, "breaks", md5=md5)
+        assert path.with_suffix(".part").read_bytes() == BODY[:had]
+        assert not path.exists()
+    assert get(server, path, "breaks", md5=md5).read_bytes() == BODY
     assert [start for _, start in server.asked] == [None, 100_000, 200_000]
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert [path.name for path in path.parent.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("name", ["good", "without_ranges", "without_length"])
-@pytest.mark.parametrize("had", [0, 1, HALF, len(BODY) - 1, len(BODY)])
-def test_from_any_part(server: Server, tmp_path: Path, name: str, had: int) -> None:
-    (tmp_path / "file.part").write_bytes(BODY[:had])
-    assert get(server, tmp_path / "file", name).read_bytes() == BODY
-    assert [start for _, start in server.asked] == [had or None]
+def test_from_any_part(server: Server, path: Path, name: str) -> None:
+    places = (0, 1, HALF, len(BODY) - 1, len(BODY))
+    for had in places:
+        path.with_name(f"{had}.part").write_bytes(BODY[:had])
+        assert get(server, path.with_name(str(had)), name).read_bytes() == BODY
+    assert [start for _, start in server.asked] == [had or None for had in places]
 
 
-def test_the_next_address_goes_on(server: Server, tmp_path: Path) -> None:
-    path = get(server, tmp_path / "file", "absent", "breaks", "silent", "good")
+def test_the_next_address_goes_on(server: Server, path: Path) -> None:
+    get(server, path, "absent", "breaks", "silent", "good")
     assert path.read_bytes() == BODY
     assert [start for _, start in server.asked] == [None, None, 100_000, 100_000]
 
 
-def test_a_part_of_another_file(server: Server, tmp_path: Path) -> None:
+def test_a_part_of_another_file(server: Server, path: Path) -> None:
     """The hash tells; the next call begins anew."""
-    (tmp_path / "file.part").write_bytes(b"x" * HALF)
+    path.with_suffix(".part").write_bytes(b"x" * HALF)
     with pytest.raises(DataError, match=f"its MD5 is .*, not {MD5}"):
-        get(server, tmp_path / "file", "good")
-    assert list(tmp_path.iterdir()) == []
-    assert get(server, tmp_path / "file", "good").read_bytes() == BODY
+        get(server, path, "good")
+    assert list(path.parent.iterdir()) == []
+    assert get(server, path, "good").read_bytes() == BODY
 
 
 BAD = {
-    "absent": "404",
-    "other": "its MD5 is",
-    "shorter": "its MD5 is",
-    "longer": "it has more than 400000 bytes",
-    "to_file": "file:///etc/hostname.* not allowed",
-    "silent": "timed out",
+    **{"absent": "404", "other": "its MD5 is", "shorter": "its MD5 is", "silent": "timed out"},
+    **{"longer": "more than 400000 bytes", "to_file": "file:///etc/hostname.* not allowed"},
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_refused(server: Server, tmp_path: Path, name: str) -> None:
+def test_refused(server: Server, path: Path, name: str) -> None:
     with pytest.raises(DataError, match=BAD[name]) as error:
-        get(server, tmp_path / "file", name)
+        get(server, path, name)
     assert f"{server.url}/{name}" in str(error.value)
     assert "--archive" in str(error.value)
-    assert not (tmp_path / "file").exists()
+    assert not path.exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("shorter", "less than what came before, which is removed"),
-        ("wrong_span", f"asked for the bytes from {HALF}, it sends bytes 7-"),
-    ],
-)
-def test_refused_to_go_on(server: Server, tmp_path: Path, name: str, message: str) -> None:
-    (tmp_path / "file.part").write_bytes(BODY[:HALF])
+SHORTER = "less than what came before, which is removed"
+WRONG_SPAN = f"asked for the bytes from {HALF}, it sends bytes 7-"
+
+
+@pytest.mark.parametrize(("name", "message"), [("shorter", SHORTER), ("wrong_span", WRONG_SPAN)])
+def test_refused_to_go_on(server: Server, path: Path, name: str, message: str) -> None:
+    path.with_suffix(".part").write_bytes(BODY[:HALF])
     with pytest.raises(DataError, match=message):
-        get(server, tmp_path / "file", name, md5=None)
-    assert (tmp_path / "file.part").exists() == (name == "wrong_span")
+        get(server, path, name, md5=None)
+    assert path.with_suffix(".part").exists() == (name == "wrong_span")
 
 
-def test_plain_http_only_where_the_hash_is_known(server: Server, tmp_path: Path) -> None:
-    url = server.url.replace("https", "http")
+def test_plain_http_only_where_the_hash_is_known(server: Server, path: Path) -> None:
     with pytest.raises(DataError, match="not an https address"):
-        fetch_continued([f"{url}/good"], tmp_path / "file", md5=None, most=400_000)
+        fetch_continued([f"{server.plain}/good"], path, md5=None, most=400_000)
     assert server.asked == []
     with pytest.raises(DataError, match=r"leads to http://.*, not an https address"):
-        get(server, tmp_path / "file", "moved", md5=None)
-    fetch_continued([f"{url}/good"], tmp_path / "file", md5=MD5, most=400_000)
-    (tmp_path / "file").unlink()
-    assert get(server, tmp_path / "file", "moved").read_bytes() == BODY
+        get(server, path, "moved", md5=None)
+    fetch_continued([f"{server.plain}/good"], path, md5=MD5, most=400_000)
+    path.unlink()
+    assert get(server, path, "moved").read_bytes() == BODY
 
 
-def test_too_slow(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_slow(server: Server, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "TIMEOUT", -1e9)
     with pytest.raises(DataError, match="bytes came in time"):
-        get(server, tmp_path / "file", "good")
+        get(server, path, "good")
 
 
-def test_a_folder_that_cannot_be_written(server: Server, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written(server: Server, path: Path) -> None:
     with pytest.raises(RunError, match=r"cannot write .*none"):
-        get(server, tmp_path / "none" / "file", "good")
+        get(server, path.parent / "none" / "file", "good")

@@ -13,6 +13,7 @@ from advlens.cli import main
 from advlens.datasets import BrodenData
 from advlens.datasets.broden import fetching
 from tiny_broden import write_tiny_broden
+from tiny_imagenet import cases
 
 
 def test_broden_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -20,17 +21,16 @@ def test_broden_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (tmp_path / folder).mkdir(parents=True)
     Image.new("RGB", (20, 20), (190, 0, 50)).save(tmp_path / "images/1.png")
     Image.fromarray(np.eye(20, dtype=np.uint8)).save(tmp_path / "masks/object/1.png")
-    (tmp_path / "labels.csv").write_text("value,name,category\n1,line,object\n")
-    (tmp_path / "whole.csv").write_text("image,category,name\n1.png,scene,desk-s\n")
-    words = ["data", "broden-from", "--to", str(tmp_path / "set")]
-    for flag in ("images", "masks", "labels.csv", "whole.csv"):
-        words += [f"--{flag.removesuffix('.csv')}", str(tmp_path / flag)]
+    (tmp_path / "labels").write_text("value,name,category\n1,line,object\n")
+    (tmp_path / "whole").write_text("image,category,name\n1.png,scene,desk-s\n")
+    flags = [f"--{flag} {tmp_path / flag}" for flag in ("images", "masks", "labels", "whole")]
+    words = f"data broden-from --to {tmp_path / 'set'} {' '.join(flags)}".split()
     assert main([*words, "--size", "20", "--label-size", "10"]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'set'}\n"
     data = BrodenData(tmp_path / "set")
     assert (data.image_shape, data.label_shape) == ((3, 20, 20), (10, 10))
     assert {concept.name for concept in data.concepts} == {"red-c", "line", "desk-s"}
-    assert main([*words]) == 1
+    assert main(words) == 1
     assert "was not made from these" in capsys.readouterr().err
 
 
@@ -56,19 +56,19 @@ def test_broden_from_an_archive(
     assert second == f"{tmp_path / 'to' / 'broden1_384'}"
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("cifar10 --resolution 227", "--resolution does not go with cifar10"),
-        ("cifar10 --images x", "--images does not go with cifar10"),
-        ("broden --masks x", "--masks does not go with broden"),
-        ("broden --label-size 7", "--label-size does not go with broden"),
-        ("broden --resolution 225", "225.*resolution"),
-        ("broden-from --images x --archive y", "--archive does not go with broden-from"),
-        ("broden-from --masks x --labels y", "needs --images"),
-        ("broden-from --images x --size 1.5", "size.*1.5"),
-    ],
-)
+WRONG = """
+cifar10 --resolution 227             | --resolution does not go with cifar10
+cifar10 --images x                   | --images does not go with cifar10
+broden --masks x                     | --masks does not go with broden
+broden --label-size 7                | --label-size does not go with broden
+broden --resolution 225              | 225.*resolution
+broden-from --images x --archive y   | --archive does not go with broden-from
+broden-from --masks x --labels y     | needs --images
+broden-from --images x --size 1.5    | size.*1.5
+"""
+
+
+@pytest.mark.parametrize(("words", "message"), cases(WRONG))
 def test_wrong_use(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, message: str
 ) -> None:

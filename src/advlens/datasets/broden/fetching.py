@@ -110,14 +110,7 @@ def unpack(archive: Path, folder: Path, name: str) -> None:
                     _write(path, source.read)
         BrodenData(partial)
         os.rename(partial, folder)
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        OSError,
-        RuntimeError,
-        NotImplementedError,
-    ) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
         raise DataError(f"cannot read the archive {archive}: {error}; get it again") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -1,12 +1,18 @@
-"""Type checks of settings: Python makes none, and would read a string as a tuple of letters."""
+"""Checks of settings: of types, where Python would read a string as a tuple of letters, and limits.
+
+Each of them says in one sentence what a setting must be, and what it is. The sentence begins with
+the name of the settings' class, unless `where` is something else or empty.
+"""
 
 import contextlib
+import math
+import operator
 from collections.abc import Sequence
 from dataclasses import fields
 from numbers import Integral, Real
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypedDict, Union, Unpack, get_args, get_origin, get_type_hints
 
 from advlens.errors import SettingsError
 
@@ -18,15 +24,62 @@ WORDS = {
     Path: "a path",
     type(None): "None",
 }
+SIGNS: dict[str, tuple[Any, str]] = {
+    "above": (operator.gt, ">"),
+    "least": (operator.ge, "≥"),
+    "below": (operator.lt, "<"),
+    "most": (operator.le, "≤"),
+}
 PLAIN = (str, bytes, int, float, tuple, list, dict, set, type(None))
 
 
-def check_types(settings: Any, *, named: bool = True) -> None:
+class Limits(TypedDict, total=False):
+    """Where a number lies."""
+
+    above: float
+    least: float
+    below: float
+    most: float
+
+
+def check_number(name: str, value: float, **limits: Unpack[Limits]) -> None:
+    """Refuse a value that is not a finite number within the limits."""
+    signs = [(*SIGNS[key], limit) for key, limit in limits.items()]
+    if math.isfinite(value) and all(holds(value, limit) for holds, _, limit in signs):
+        return
+    wanted = "a finite number " + " and ".join(f"{sign} {limit:g}" for _, sign, limit in signs)
+    wanted = "a positive number" if limits == {"above": 0} else wanted
+    raise SettingsError(f"{name} must be {wanted}, not {value}")
+
+
+def check_numbers(
+    settings: object, *names: str, where: str | None = None, **limits: Unpack[Limits]
+) -> None:
+    """Refuse a setting that is neither None nor a finite number within the limits."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None:
+            check_number(f"{_start(settings, where)}{name}", value, **limits)
+
+
+def check_positive(settings: object, *names: str, where: str | None = None) -> None:
+    """Refuse a setting that is neither None nor a finite number > 0."""
+    check_numbers(settings, *names, where=where, above=0)
+
+
+def check_seed(settings: Any, *, where: str | None = None) -> None:
+    """Refuse a seed that is not 0 … 2⁶³ − 1."""
+    if not 0 <= settings.seed < 2**63:
+        start, seed = _start(settings, where), settings.seed
+        raise SettingsError(f"{start}seed must be a whole number ≥ 0 and < 2⁶³, not {seed}")
+
+
+def check_types(settings: Any, *, where: str | None = None) -> None:
     """Refuse a setting whose type differs from its field's; lists become tuples, strings paths.
 
     Args:
         settings: a dataclass.
-        named: whether the message begins with the class name.
+        where: what the sentence begins with.
 
     Raises:
         SettingsError: a setting has the wrong type; the message names it and what it may be.
@@ -37,9 +90,14 @@ def check_types(settings: Any, *, named: bool = True) -> None:
         try:
             fitted = _fitted(value, hints[field.name])
         except TypeError as error:
-            where = f"{type(settings).__name__}: " if named else ""
-            raise SettingsError(f"{where}{field.name} must be {error}, not {value!r}") from None
+            name = f"{_start(settings, where)}{field.name}"
+            raise SettingsError(f"{name} must be {error}, not {value!r}") from None
         object.__setattr__(settings, field.name, fitted)
+
+
+def _start(settings: object, where: str | None) -> str:
+    where = type(settings).__name__ if where is None else where
+    return f"{where}: " if where else ""
 
 
 def _fitted(value: Any, hint: Any) -> Any:

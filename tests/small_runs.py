@@ -1,0 +1,98 @@
+"""Audits of small networks on noise: what they are given, and what they leave."""
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from advlens import Classifier, auditing
+from advlens.datasets import ArrayData
+
+CLASSES = ("cat", "dog", "ship")
+SYNSETS = ("n02121620", "n02084071", "n04194289")
+
+
+def noise(
+    count: int,
+    classes: tuple[str, ...] = CLASSES,
+    *,
+    size: int = 12,
+    seed: int = 0,
+    labels: Tensor | None = None,
+    synsets: tuple[str, ...] | None = None,
+    telling: bool = False,
+) -> ArrayData:
+    """Random pixels, labels in turn unless they are given; telling ones are darker in a channel."""
+    random = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (count, 3, size, size), generator=random, dtype=torch.uint8)
+    labels = torch.arange(count) % len(classes) if labels is None else labels
+    if telling:
+        pixels[torch.arange(count), labels] //= 3
+    return ArrayData(pixels, name="noise", classes=classes, synsets=synsets, labels=labels)
+
+
+def convolution(
+    width: int, pool: int, classes: int, rectifier: type[nn.Module] = nn.ReLU
+) -> nn.Module:
+    """One convolution of so many units, its maps pooled to pool², and a linear layer."""
+    layers = [nn.Conv2d(3, width, 3), rectifier(), nn.AdaptiveAvgPool2d(pool), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(width * pool**2, classes))
+
+
+def small(
+    make: Callable[[], nn.Module],
+    name: str = "tiny",
+    *,
+    seed: int = 0,
+    classes: tuple[str, ...] | None = CLASSES,
+    size: int = 12,
+    synsets: tuple[str, ...] | None = None,
+) -> Classifier:
+    """A classifier of images of size², its weights drawn from a seed."""
+    torch.manual_seed(seed)
+    sizes = {"image_size": size, "resize": size}
+    return Classifier(make(), name=name, classes=classes, synsets=synsets, **sizes).eval()
+
+
+@contextmanager
+def unreported() -> Iterator[None]:
+    """Within the block audits write no report, which takes most of a small one's time."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(auditing, "write_report", lambda out: out / "report.html")
+        yield
+
+
+def audited(models: Any, data: Any, out: Path, **more: Any) -> Path:
+    """The folder of an audit without its report."""
+    with unreported():
+        auditing.audit(models, data, out, **more)
+    return out
+
+
+def rows(run: Path, name: str) -> list[dict[str, str]]:
+    """A table."""
+    with open(run / "results" / f"{name}.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def results(run: Path) -> dict[str, bytes]:
+    """All tables, byte for byte."""
+    return {path.name: path.read_bytes() for path in sorted((run / "results").iterdir())}
+
+
+def write_pictures(folder: Path, count: int, classes: Sequence[str] = CLASSES) -> None:
+    """Noise of 8×8, so much of each class, for training and validation; each class has its tint."""
+    random = torch.Generator().manual_seed(0)
+    for split in ("train", "val"):
+        for label, name in enumerate(classes):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = torch.randint(0, 256, (8, 8, 3), generator=random).byte()
+                pixels[:, :, label] //= 3
+                Image.fromarray(pixels.numpy()).save(folder / split / name / f"{number}.png")
