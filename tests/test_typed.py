@@ -83,6 +83,11 @@ GRADIENTS = IntegratedGradients(steps=2)
         (lambda: Classifier(3, name="net"), "net: the network must be a torch.nn.Module, not int"),
         (lambda: Classifier(NET, name="net", image_size="32"), "net: image_size must be a number"),
         (lambda: Classifier(NET, name="net", resize=0), "net: resize must be a number of pixels"),
+        (lambda: Classifier(NET, name=3), "the name of a classifier must be a text, not 3"),
+        (
+            lambda: Classifier(NET, name="net", interpolation="area"),
+            "net: interpolation must be bilinear or bicubic, not 'area'",
+        ),
         (lambda: advlens.load_model("resnet14", device="gpu"), "there is no device 'gpu' here"),
         (lambda: advlens.load_model("resnet14", device="cuda:99"), "there is no device 'cuda:99'"),
         (lambda: logits_of((torch.rand(1, 2),), 3.5), "returns no head 3.5; there are: 0"),
