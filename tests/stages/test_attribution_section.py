@@ -141,7 +141,7 @@ BETTER, OPEN = "robust higher than standard", "standard, robust open"
             "warning: robust higher than Random; standard open than Random",
             ": deletion by Expected Gradients.",
         ),
-        (GAP, "standard gap 0.099 IntegratedGradients", "", " within 9.9% on average."),
+        (GAP, "standard gap 0.099 IntegratedGradients", "", " within 9.9% for the median image."),
         (
             GAP,
             "standard gap 0.101 IntegratedGradients",

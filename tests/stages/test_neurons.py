@@ -17,7 +17,8 @@ def layer(lc: list[float], cs1: list[float], dead: list[bool] | None = None) -> 
     gone = torch.tensor(dead or [False] * len(lc))
     values = {name: torch.where(gone, math.nan, v) for name, v in values.items()}
     nothing = Interval(0, 0, 0, 0)
-    return LayerConsistency(values, values["lc"], gone, dict.fromkeys(values, nothing), 10)
+    nothings = dict.fromkeys(values, nothing)
+    return LayerConsistency(values, {}, values["lc"], gone, nothings, {}, 10)
 
 
 def test_bins_hold_every_live_unit_once():

@@ -204,10 +204,10 @@ def _gaps(tables: AttributionTables) -> list[Finding]:
                 for method, models in large.items()
             ],
             estimates=[
-                Measured(name=f"median gap, {named(method)}", estimates=gaps, form="percent")
+                Measured(name=f"completeness gap, {named(method)}", estimates=gaps, form="percent")
                 for method, gaps in by_method.items()
             ],
-            note="The gap is a part of the score."
+            note="The gap is a part of the score; its value is the median of the images."
             + (
                 f" Above {percent(LARGE_GAP)} a heat map shows something else than the score; more "
                 "steps or samples close the gap."
