@@ -163,12 +163,26 @@ def _tensor(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Tamper
 
 
 COUNTS = "accuracy.counts"
+ATTACK = {"attack": "Fgsm", "norm": "Linf", "epsilon": 0.01, "steps": 1}
+RIGHT = {"model": "tiny0", **ATTACK, "settings": "", "right": "1"}
+INFLUENCE = {
+    **{"model": "tiny0", "layer": "0", "images": "real", **ATTACK, "measure": "lc"},
+    **{"corrected": "much", "top": 2, "first": 0, "influences": "0.1"},
+}
 CONTINUED: dict[str, Tamper] = {
     "a table's name leads out": _tables({"../../ESCAPED": [{"a": 1}]}),
     "a table's name is absolute": _tables({"/tmp/ESCAPED": [{"a": 1}]}),
     "a table's name has a null character": _tables({"a\0b": [{"a": 1}]}),
     "a table's name is long": _tables({"a" * 5000: [{"a": 1}]}),
     "a table's name has a drive": _tables({"C:\\ESCAPED": [{"a": 1}]}),
+    "images have no numbers": _tables({"accuracy_images": [{"model": "tiny0", "right": "1"}]}),
+    "an image's number is a text": _tables(
+        {"accuracy_images": [RIGHT | {"first": "0"}, RIGHT | {"first": 1}]}
+    ),
+    "influences are words": _tables({"consistency_images": [INFLUENCE | {"influences": "a"}]}),
+    "a mean is a text": _tables(
+        {"consistency_images": [INFLUENCE, INFLUENCE | {"images": "fgsm", "measure": "consis_adv"}]}
+    ),
     "tables are a list": _tables([1]),
     "a table is a number": _tables({"accuracy": 1}),
     "rows are lists": _tables({"accuracy": [[1]]}),

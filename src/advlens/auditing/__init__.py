@@ -17,7 +17,7 @@ from advlens.auditing.stage import Stage
 from advlens.auditing.subjects import ImageCheck, Subject, distinguish, labeled_subject, opened
 from advlens.datasets import BrodenData, ImageData, Transform
 from advlens.distributed import Processes, local_device
-from advlens.errors import SettingsError
+from advlens.errors import RunError, SettingsError
 from advlens.files import locked
 from advlens.report.page import write_report
 from advlens.report.sections.accuracy import unattacked
@@ -205,7 +205,13 @@ def _walk(
             tables.setdefault("skipped", []).extend({"model": name, **r} for r in subject.skipped)
             for name, rows in training.items():
                 tables.setdefault(name, []).extend(rows)
-        tables |= compared(tables)
+        try:
+            tables |= compared(tables)
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(
+                f"the tables in {out / 'parts'} do not fit together ({type(error).__name__}: "
+                f"{error}); remove the folder {out} to start again"
+            ) from error
         missing = [
             (subject.classifier.name, stage.name)
             for subject, part, wanted in zip(subjects, parts, stages, strict=True)
