@@ -91,7 +91,8 @@ def test_each_measure_says_how_far_ahead_of_random_each_model_is(made: Path) -> 
         better = MEASURES[measure][0]
         sign = 1 if better == "higher" else -1
         chance = {model: value(made, model, "Random", measure) for model in BOTH}
-        for method, measured in zip(GRADIENTS, found.estimates, strict=False):
+        methods = GRADIENTS[:1] if measure == "agreement" else GRADIENTS  # it counts once
+        for method, measured in zip(methods, found.estimates[:-1], strict=True):
             assert measured.name == f"lead in {words}, {NAMES[method]}"
             assert measured.n == "100 images"
             for model, lead in measured.estimates.items():

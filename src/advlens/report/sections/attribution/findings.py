@@ -33,7 +33,7 @@ def findings(tables: AttributionTables) -> list[Finding]:
 
 def _aheads(tables: AttributionTables, measure: str) -> dict[str, dict[str, Estimate]]:
     """For each method by how much its attributions are better than random ones."""
-    aheads = {method: tables.ahead(method, measure) for method in tables.methods}
+    aheads = {method: tables.ahead(method, measure) for method in tables.compared(measure)}
     return {method: ahead for method, ahead in aheads.items() if ahead}
 
 

@@ -85,6 +85,15 @@ class AttributionTables:
         """Those compared with random attributions."""
         return [method for method in self.rows.values("method") if method != RANDOM]
 
+    def compared(self, measure: str) -> list[str]:
+        """The methods by which a measure compares models.
+
+        The agreement of Integrated Gradients with expected gradients is that of expected gradients
+        with Integrated Gradients, and counts once.
+        """
+        twice = measure == "agreement" and "IntegratedGradients" in self.methods
+        return [each for each in self.methods if not (twice and each == "ExpectedGradients")]
+
     @cached_property
     def measures(self) -> list[str]:
         """Names, in the report's order; those it does not know come last."""
