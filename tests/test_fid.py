@@ -204,6 +204,65 @@ def test_kid_and_its_error_equal_the_double_loop() -> None:
     assert found.error == pytest.approx(math.sqrt(variance), rel=1e-9)
 
 
+def mmd_of_classes(parts: dict[int, Tensor], shares: dict[int, float], second: Tensor) -> float:
+    """The MMD² of a mixture of classes, each by its own images, and of independent images."""
+
+    def kernels(x: Tensor, y: Tensor) -> Tensor:
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    def mean(x: Tensor, y: Tensor) -> float:
+        if x is not y:
+            return float(kernels(x, y).mean())
+        return float((kernels(x, x).sum() - kernels(x, x).trace()) / (len(x) * (len(x) - 1)))
+
+    own = sum(shares[a] * shares[b] * mean(parts[a], parts[b]) for a in parts for b in parts)
+    across = sum(shares[a] * mean(parts[a], second) for a in parts)
+    return own + mean(second, second) - 2 * across
+
+
+def test_kid_of_fixed_numbers_of_each_class_equals_the_means_over_classes() -> None:
+    first, second, classes = normal(12, 5, 1), normal(9, 5, 2), torch.tensor([2, 0, 2, 7] * 3)
+    first[classes == 2] += 1
+    parts = {each: first[classes == each] for each in (0, 2, 7)}
+    shares = {each: len(part) / 12 for each, part in parts.items()}
+    found = kid(first, second, source(5), classes=classes)
+    assert found.value == pytest.approx(mmd_of_classes(parts, shares, second), rel=1e-10)
+    variance = 0.0
+    for each, part in parts.items():
+        rest = [
+            mmd_of_classes({**parts, each: torch.cat([part[:i], part[i + 1 :]])}, shares, second)
+            for i in range(len(part))
+        ]
+        variance += (len(part) - 1) ** 2 / len(part) * np.var(rest, ddof=1)
+    rest = [
+        mmd_of_classes(parts, shares, torch.cat([second[:i], second[i + 1 :]])) for i in range(9)
+    ]
+    variance += 8**2 / 9 * np.var(rest, ddof=1)
+    assert found.error == pytest.approx(math.sqrt(variance), rel=1e-9)
+
+
+def test_kid_of_fixed_numbers_of_each_class_is_unbiased_and_its_error_holds() -> None:
+    """As if the images were independent, it is too low, and its error several times too large."""
+    random, d = torch.Generator().manual_seed(0), 4
+    centers = torch.randn(5, d, generator=random, dtype=torch.float64) * 2
+    classes = torch.arange(5).repeat(6)
+    found, plain = [], []
+    for _ in range(300):
+        noise = torch.randn(430, d, generator=random, dtype=torch.float64) * 0.3
+        first = centers[classes] + noise[:30]
+        second = centers[torch.randint(5, (400,), generator=random)] + noise[30:]
+        found.append(kid(first, second, source(d), classes=classes))
+        plain.append(kid(first, second, source(d)))
+    values, wrong = (np.array([one.value for one in each]) for each in (found, plain))
+    spread = values.std(ddof=1)
+    assert abs(values.mean()) < 3 * spread / math.sqrt(len(values))
+    assert wrong.mean() < -3 * wrong.std(ddof=1) / math.sqrt(len(wrong))
+    errors, wide = (math.sqrt(np.mean([one.error**2 for one in each])) for each in (found, plain))
+    assert 0.95 * spread < errors < 1.6 * spread
+    assert wide > 2 * spread
+    assert np.mean([one.interval[0] <= 0 <= one.interval[1] for one in found]) > 0.92
+
+
 def test_kid_equals_torch_fidelitys_with_one_subset() -> None:
     first, second = normal(60, 20, 1), normal(60, 20, 2)
     settings = {"kid_subsets": 1, "kid_subset_size": 60, "verbose": False, "rng_seed": 0}
@@ -248,6 +307,8 @@ def test_kid_is_unbiased_and_its_error_holds(shift: float) -> None:
 def test_kid_refuses_what_it_cannot_use() -> None:
     with pytest.raises(DataError, match="at least 3"):
         kid(normal(2, 3), normal(9, 3), source(3))
+    with pytest.raises(DataError, match="2 images of a set or class are too few"):
+        kid(normal(9, 3), normal(9, 3), source(3), classes=torch.tensor([0] * 7 + [1] * 2))
     with pytest.raises(NumericError, match="NaN"):
         kid(normal(9, 3) * math.nan, normal(9, 3), source(3))
 

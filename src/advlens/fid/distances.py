@@ -6,6 +6,7 @@ because it means nothing without them.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from advlens.arrays import PerImage
+from advlens.arrays import Labels, PerImage
 from advlens.errors import DataError, NumericError
 from advlens.fid.representations import Features, Source
 from advlens.intervals import Z95
@@ -201,7 +202,14 @@ def _rounding(eigenvalues: Tensor) -> float:
     return len(eigenvalues) * eps * max(eigenvalues[-1].item(), 0.0)
 
 
-def kid(first: Features, second: Features, source: Source, *, block: int = 1024) -> Distance:
+def kid(
+    first: Features,
+    second: Features,
+    source: Source,
+    *,
+    classes: Labels | None = None,
+    block: int = 1024,
+) -> Distance:
     """Unbiased MMD² with the kernel k(x, y) = (xᵀy / d + 1)³, over all pairs of images.
 
     Σ_{i≠j} k(xᵢ, xⱼ) / m(m−1) + Σ_{i≠j} k(yᵢ, yⱼ) / n(n−1) − 2 Σ k(xᵢ, yⱼ) / mn. Bińkowski et al.
@@ -209,38 +217,69 @@ def kid(first: Features, second: Features, source: Source, *, block: int = 1024)
     is the jackknife's over the images of both sets, which is not too small on average (Efron and
     Stein 1981).
 
+    A set that is made with a fixed number of images m_c of each class has fewer pairs of one class
+    than independent images: their sum counts m_c / (m_c − 1) times, with the divisor m² for all
+    pairs, and the jackknife leaves images out within classes.
+
     Args:
         first, second: the features of the images of two sets.
         source: the source of the features.
+        classes: the class of each image of the first set, if their numbers are fixed.
         block: images per step; memory follows its square.
 
     Raises:
-        DataError: a set has fewer than 3 images.
+        DataError: a set, or a class, has fewer than 3 images.
         NumericError: a feature is not finite.
     """
-    m, n = len(first), len(second)
-    if min(m, n) < 3:
-        raise DataError(f"{min(m, n)} images are too few for a KID with its error; give at least 3")
+    strata = [torch.arange(len(first))]
+    if classes is not None:
+        strata = [(classes == each).nonzero()[:, 0] for each in sorted({*classes.tolist()})]
+    least = min(len(second), *map(len, strata))
+    if least < 3:
+        what = "images" if classes is None else "images of a set or class"
+        raise DataError(f"{least} {what} are too few for a KID with its error; give at least 3")
     if not (torch.isfinite(first).all() and torch.isfinite(second).all()):
         raise NumericError(f"a feature of {source} is NaN or infinite; check the images")
     across = _kernel_sums(first, second, block)
-    within = [_kernel_sums(part, part, block)[0] - _self_kernel(part) for part in (first, second)]
-    between = across[0].sum() / (m * n)
-    means = [sums.sum() / (len(sums) * (len(sums) - 1)) for sums in within]
-    variance = 0.0
-    for own, other in zip(within, across, strict=True):
-        count = len(own)
-        # the value without each image of this set, except for terms that are the same for all
-        left = (own.sum() - 2 * own) / ((count - 1) * (count - 2))
-        left -= 2 * (other.sum() - other) / (m * n / count * (count - 1))
-        variance += (count - 1) / count * (left - left.mean()).square().sum().item()
+    between = across[0].sum() / (len(first) * len(second))
+    parts = [
+        _within(first, across[0] / len(second), strata, block),
+        _within(second, across[1] / len(first), [torch.arange(len(second))], block),
+    ]
     return Distance(
         measure="KID",
-        value=(means[0] + means[1] - 2 * between).item(),
-        error=math.sqrt(variance),
-        n=(m, n),
+        value=(parts[0][0] + parts[1][0] - 2 * between).item(),
+        error=math.sqrt(parts[0][1] + parts[1][1]),
+        n=(len(first), len(second)),
         source=source,
     )
+
+
+def _within(
+    features: Features, across: Tensor, strata: Sequence[Tensor], block: int
+) -> tuple[Tensor, float]:
+    """The mean kernel of a set's pairs, and the set's part of the jackknife variance of a KID.
+
+    Args:
+        features: the features of the set's images.
+        across: the mean kernel of each image and the images of the other set.
+        strata: the images of each class, or all of them.
+        block: images per step.
+    """
+    m = len(features)
+    others = _kernel_sums(features, features, block)[0] - _self_kernel(features)
+    mean, variance = others.new_zeros(()), 0.0
+    for stratum in strata:
+        count, part = len(stratum), features[stratum]
+        same = _kernel_sums(part, part, block)[0] - _self_kernel(part)
+        other = others[stratum] - same
+        mean = mean + (other.sum() + same.sum() * count / (count - 1)) / m**2
+        # the value without each image, except for terms that are the same for all
+        left = (same.sum() - 2 * same) * count**2 / ((count - 1) * (count - 2))
+        left += 2 * (other.sum() - other) * count / (count - 1)
+        left = left / m**2 - 2 * (across[stratum].sum() - across[stratum]) * count / (count - 1) / m
+        variance += (count - 1) / count * (left - left.mean()).square().sum().item()
+    return mean, variance
 
 
 def _kernel(first: Features, second: Features) -> Float64[Tensor, "m n"]:

@@ -151,7 +151,7 @@ class _Generation(Work):
         made = synthesized(context, JOB, stage.method, starts, labels).cpu()
         rows = [self._row("real", distance) for distance in self._bounds()]
         for kind, images in (("start", starts), ("generated", made)):
-            rows += [self._row(kind, distance) for distance in self._distances(images)]
+            rows += [self._row(kind, distance) for distance in self._distances(images, labels)]
             rows += self._judged(kind, images, labels)
         if not context.processes.first:
             return {}
@@ -166,13 +166,16 @@ class _Generation(Work):
             [kid(first, second, self.source)] if min(map(len, self.kept)) > 2 else []
         )
 
-    def _distances(self, images: Images) -> list[Distance]:
+    def _distances(self, images: Images, labels: Labels) -> list[Distance]:
         features = self._features(images)
         moments = FeatureStatistics(self.source)
         moments.update(features)
         distances = [fid(moments.compute(), self.moments[1].compute())]
         enough = min(len(features), len(self.kept[1])) > 2
-        return distances + ([kid(features, self.kept[1], self.source)] if enough else [])
+        if not enough:
+            return distances
+        fixed = labels if labels.bincount().clamp(max=3)[labels].min() == 3 else None
+        return [*distances, kid(features, self.kept[1], self.source, classes=fixed)]
 
     def _features(self, images: Images) -> Tensor:
         network = self.stage.network
