@@ -192,6 +192,13 @@ def test_chance_stands_beside_the_measures(run: Path) -> None:
     assert not neurons.findings(run, "LC of random images")
 
 
+@pytest.mark.parametrize(("top", "small"), [(15, ("robust",)), (16, ())])
+def test_small_top_sets_speak_of_their_size_alone(run: Path, top: int, small: tuple) -> None:
+    puts(run, f"layers: top=16; layers model=robust: top={top}")
+    says = [said for each in neurons.check(run).findings for said in each.says]
+    assert [said.of for said in says if said.measure == "top images"] == [small] * bool(small)
+
+
 def test_the_bias_of_lc_is_corrected(made: Path) -> None:
     """(k·LC − 1)/(k − 1) = LC − (1 − LC)/(k − 1)."""
     biases = []

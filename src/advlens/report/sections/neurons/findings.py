@@ -22,6 +22,8 @@ from advlens.words import (
 
 CONTROL = 0.95
 """CS1 that noise must leave, so that a low CS1 under attack is the attack's doing."""
+ENOUGH = 16
+"""Top images from which CS1 and CS2 speak of larger sets, too."""
 FEW = 10
 """Units below which a bin of the curves is not spoken of."""
 
@@ -36,6 +38,7 @@ def findings(tables: NeuronTables) -> list[Finding]:
         *_trends(tables),
         *_chance(tables),
         *_bias(tables),
+        *_small(tables),
         *_dead(tables),
         *_frames(tables),
     ]
@@ -305,6 +308,22 @@ def _bias(tables: NeuronTables) -> list[Finding]:
             ],
             note="From the top k images LC is biased upward by (1 − LC)/(k − 1), because each "
             f"image is also compared with itself; {k}.",
+        )
+    ]
+
+
+def _small(tables: NeuronTables) -> list[Finding]:
+    """Whether top sets are too small for CS to speak of larger ones."""
+    small = {row["model"]: row["top"] for row in tables.last_layers if row["top"] < ENOUGH}
+    if not small or not tables.consistency:
+        return []
+    return [
+        Finding(
+            claim=f"CS1 and CS2 are those of the top {listed(sorted({*map(str, small.values())}))} "
+            "images of each unit, and may differ for larger sets.",
+            says=[Says("top images", tuple(small), "lower", (f"{ENOUGH}",))],
+            note=f"From fewer than {ENOUGH} images their intervals hold for sets of this size; "
+            "more images (--images), or a larger --top, give larger sets.",
         )
     ]
 
