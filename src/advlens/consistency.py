@@ -35,7 +35,7 @@ Similarity = Float64[Tensor, "classes classes"]
 PerUnit = Float64[Tensor, " units"]
 Counts = Float64[Tensor, "units classes"]
 MOST = 5
-"""Number of classes that `LayerConsistency.classes` names for a unit."""
+"""Number of classes that `LayerConsistency.classes` names for a unit, at most."""
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,17 @@
-"""Curves of CS against LC, and the choice of units to show."""
+"""Curves of CS against LC, the choice of units to show, and the classes of their images."""
 
 import math
+from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from advlens.auditing.stages.neurons.curves import curve
 from advlens.auditing.stages.neurons.pictures import choose_units
-from advlens.consistency import Interval, LayerConsistency
+from advlens.auditing.stages.neurons.rows import class_rows
+from advlens.consistency import Interval, LayerConsistency, layer_consistency
+from advlens.statistics import TopK
 
 
 def layer(lc: list[float], cs1: list[float], dead: list[bool] | None = None) -> LayerConsistency:
@@ -53,3 +57,25 @@ def test_shown_units_are_the_highest_and_the_median_live_ones():
     assert chosen[:3] == [(unit, "highest LC") for unit in (0, 2, 3)]
     assert chosen[3:] == [(unit, "median LC") for unit in (4, 5, 6)]
     assert [unit.unit for unit in choose_units(layer([0.2, 0.1], [0, 0]))] == [0, 1]
+
+
+def test_the_classes_of_a_unit_are_those_of_its_top_images():
+    labels, classes = torch.tensor([2, 0, 2, 1, 1, 2, 3, 0]), ("a", "b", "c", "d")
+    tops = [TopK(5, 2), TopK(5, 2)]
+    responses = torch.arange(16.0).view(8, 2) % 11 - torch.tensor([0.0, 20])  # the second is dead
+    for top, given in zip(tops, (responses, responses.flip(0)), strict=True):
+        top.update(given, torch.arange(8))
+    layer = layer_consistency(*tops, labels, labels.flip(0), torch.eye(4, dtype=torch.float64))
+    context = SimpleNamespace(name="m", data=SimpleNamespace(classes=classes))
+    rows = list(class_rows(context, "conv", layer))
+    assert [(row["unit"], row["images"]) for row in rows] == [
+        (0, "real"),
+        (0, "adversarial"),
+        (0, "target"),
+    ]
+    for row, top, own in zip(rows, (*tops, tops[1]), (labels, labels, labels.flip(0)), strict=True):
+        seen = Counter(own[top.compute()[1][0]].tolist())
+        ordered = sorted(seen, key=lambda label: (-seen[label], label))
+        named = [(row[f"class_{i}"], row[f"share_{i}"]) for i in range(1, 6)]
+        wanted = [(classes[label], seen[label] / 5) for label in ordered]
+        assert named == wanted + [(None, None)] * (5 - len(wanted))

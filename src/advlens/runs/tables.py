@@ -110,13 +110,18 @@ TABLES: dict[str, Table] = {
         },
     ),
     "unit_classes": Table(
-        "a class of a live unit's top images: consis(n, c) of D19 (eq. 1), the first five",
+        "the classes of a live unit's top images: consis(n, c) of D19 (eq. 1), the first five",
         UNIT
         | {
             "images": (str, "real, adversarial, or target: the targets of the adversarial images"),
-            **RANK,
-            "class": (str, "the class"),
-            "share": (float, "its share of the unit's top images"),
+            **{
+                column: kind
+                for rank in range(1, 6)
+                for column, kind in {
+                    f"class_{rank}": (str | None, f"the class of rank {rank}, if there is one"),
+                    f"share_{rank}": (float | None, "its share of the unit's top images"),
+                }.items()
+            },
         },
     ),
     "layers": Table(

@@ -14,6 +14,7 @@ from advlens.attacks.threat import L2, Linf
 from advlens.auditing.stage import Context, Need, Stage, View, Work
 from advlens.auditing.stages.neurons.curves import curve
 from advlens.auditing.stages.neurons.pictures import choose_units, picture_rows
+from advlens.auditing.stages.neurons.rows import class_rows, finite, image_rows
 from advlens.auditing.subjects import Subject
 from advlens.consistency import (
     MEASURES,
@@ -32,8 +33,6 @@ from advlens.settings import AuditSettings
 from advlens.statistics import TopK
 from advlens.wordnet import similarity_matrix
 
-BLOCK = 500
-"""Images in a row of `consistency_images.csv`."""
 UNSEEN = -1  # marks a class of images that another process saw
 MAIN, EQUAL, FGSM, NOISE = "least-likely", "equal-success", "fgsm", "noise"
 
@@ -235,7 +234,7 @@ class _Neurons(Work):
             "unit_classes": [
                 row
                 for layer, consistency in main.items()
-                for row in self._classes(layer, consistency)
+                for row in class_rows(self.context, layer, consistency)
             ],
             "layers": [self._layer_row(layer, consistency) for layer, consistency in main.items()],
             "consistency": [
@@ -244,11 +243,7 @@ class _Neurons(Work):
                 for layer, consistency in layers.items()
                 for row in self._consistency_rows(name, layer, consistency)
             ],
-            "consistency_images": [
-                row
-                for name, layers in measured.items()
-                for row in self._image_rows(name, last, layers[last])
-            ],
+            "consistency_images": list(self._image_rows(measured, last)),
             "floors": self._floor_rows(),
             "table1_d19": [self._table1_row(last, measured[FGSM][last])],
             "curves": [
@@ -307,30 +302,6 @@ class _Neurons(Work):
             for unit, dead in enumerate(main.dead.tolist())
         ]
 
-    def _classes(self, layer: str, consistency: LayerConsistency) -> list[Row]:
-        """The classes of each live unit's top images, most frequent first."""
-        names = self.context.data.classes
-        live = (~consistency.dead).nonzero().flatten().tolist()
-        columns = {
-            images: (top.classes.tolist(), top.shares.tolist())
-            for images, top in consistency.classes.items()
-        }
-        return [
-            {
-                "model": self.context.name,
-                "layer": layer,
-                "unit": unit,
-                "images": images,
-                "rank": rank,
-                "class": names[label],
-                "share": share,
-            }
-            for unit in live
-            for images, (classes, shares) in columns.items()
-            for rank, (label, share) in enumerate(zip(classes[unit], shares[unit], strict=True))
-            if share
-        ]
-
     def _layer_row(self, layer: str, consistency: LayerConsistency) -> Row:
         row: dict[str, object] = {
             "model": self.context.name,
@@ -345,7 +316,7 @@ class _Neurons(Work):
             row |= {f"{name}_mean": interval.mean, f"{name}_low": interval.low}
             row |= {f"{name}_high": interval.high}
         row["lc_corrected_mean"] = consistency.intervals["lc"].corrected
-        return {key: _finite(value) for key, value in row.items()}
+        return {key: finite(value) for key, value in row.items()}
 
     def _consistency_rows(self, name: str, layer: str, consistency: LayerConsistency) -> list[Row]:
         attack = self.sets[name]
@@ -357,35 +328,25 @@ class _Neurons(Work):
                 **attack.columns(),
                 **self._success(name),
                 "measure": measure,
-                "mean": _finite(consistency.intervals[measure].mean),
-                "low": _finite(consistency.intervals[measure].low),
-                "high": _finite(consistency.intervals[measure].high),
+                "mean": finite(consistency.intervals[measure].mean),
+                "low": finite(consistency.intervals[measure].low),
+                "high": finite(consistency.intervals[measure].high),
                 "units": int((~consistency.dead).sum()),
                 "n": len(self.targets),
             }
             for measure in self._measures(name)
         ]
 
-    def _image_rows(self, name: str, layer: str, consistency: LayerConsistency) -> Iterator[Row]:
+    def _image_rows(
+        self, measured: dict[str, dict[str, LayerConsistency]], layer: str
+    ) -> Iterator[Row]:
         """What each image contributes to a layer's means, for comparisons on the same images."""
-        for measure in self._measures(name):
-            of_real = measure == "lc"
-            if of_real and name != MAIN:
-                continue  # the real images are the same in all sets
-            interval, influence = consistency.intervals[measure], consistency.influences[measure]
-            for first in range(0, len(influence), BLOCK):
-                part = influence[first : first + BLOCK].tolist()
-                yield {
-                    "model": self.context.name,
-                    "layer": layer,
-                    "images": "real" if of_real else name,
-                    **(NATURAL if of_real else self.sets[name].columns()),
-                    "measure": measure,
-                    "corrected": _finite(interval.corrected),
-                    "top": consistency.top,
-                    "first": first,
-                    "influences": " ".join(f"{value:.6g}" for value in part),
-                }
+        real = measured[MAIN][layer]  # the same in all sets
+        yield from image_rows(self.context, layer, real, ["lc"], images="real", **NATURAL)
+        for name, layers in measured.items():
+            measures = [measure for measure in self._measures(name) if measure != "lc"]
+            named = {"images": name, **self.sets[name].columns()}
+            yield from image_rows(self.context, layer, layers[layer], measures, **named)
 
     def _measures(self, name: str) -> Sequence[str]:
         """The measures of a set of attacked images: without a target there is no CS2."""
@@ -420,9 +381,4 @@ class _Neurons(Work):
             row |= {f"{column}_high": interval.high}
         row |= {**self.sets[FGSM].columns(), **self._success(FGSM)}
         row |= {"units": int((~consistency.dead).sum()), "n": len(self.targets)}
-        return {key: _finite(value) for key, value in row.items()}
-
-
-def _finite(value: object) -> object:
-    """An empty cell in place of NaN, which stands where all units of a layer are dead."""
-    return None if isinstance(value, float) and value != value else value
+        return {key: finite(value) for key, value in row.items()}

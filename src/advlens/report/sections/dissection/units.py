@@ -105,14 +105,14 @@ def browser(tables: DissectionTables) -> list[Block]:
     if not real:
         return []
     neurons = {unit_of(row): row for row in tables.neurons}
-    classes = tables.classes.grouped("images", "model", "layer", "unit")
+    classes = {(row["images"], *unit_of(row)): shares(row, 2) for row in tables.classes}
     pictured = set(map(unit_of, tables.pictures))
 
     def of(rows: Mapping[Unit, Row], name: str) -> Callable[[Unit], str | float | None]:
         return lambda unit: rows[unit][name] if unit in rows else None
 
     def most(images: str) -> Callable[[Unit], str | None]:
-        return lambda unit: shares(classes.get((images, *unit), ()), 2) or None
+        return lambda unit: classes.get((images, *unit))
 
     def attacked(name: str) -> Callable[[Unit], str | float | None]:
         return of(adversarial, name)

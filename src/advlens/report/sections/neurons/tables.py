@@ -63,10 +63,7 @@ class NeuronTables:
     def frequent(self) -> dict[tuple[str, str, int], dict[str, str]]:
         """For each unit and kind of images the most frequent classes, as "cat 45%, dog 20%"."""
         units = self.classes.grouped("model", "layer", "unit")
-        return {
-            unit: {kind: shares(part) for kind, part in rows.grouped("images").items()}
-            for unit, rows in units.items()
-        }
+        return {unit: {row["images"]: shares(row) for row in rows} for unit, rows in units.items()}
 
     @property
     def tested(self) -> str:

@@ -1,0 +1,63 @@
+"""Rows of what the top images of a layer's units show, and of what each image contributes."""
+
+from collections.abc import Iterator, Sequence
+
+from advlens.auditing.stage import Context
+from advlens.consistency import MOST, LayerConsistency
+from advlens.runs.tables import Row
+
+BLOCK = 500
+"""Images in a row of `consistency_images.csv`."""
+
+
+def class_rows(context: Context, layer: str, consistency: LayerConsistency) -> Iterator[Row]:
+    """The classes of each live unit's top images, most frequent first."""
+    names = context.data.classes
+    live = (~consistency.dead).nonzero().flatten().tolist()
+    for images, top in consistency.classes.items():
+        classes, shares = top.classes[live].tolist(), top.shares[live].tolist()
+        for unit, numbers, parts in zip(live, classes, shares, strict=True):
+            row: dict[str, object] = {"model": context.name, "layer": layer, "unit": unit}
+            row["images"] = images
+            for rank in range(MOST):
+                known = rank < len(parts) and parts[rank] > 0
+                row[f"class_{rank + 1}"] = names[numbers[rank]] if known else None
+                row[f"share_{rank + 1}"] = parts[rank] if known else None
+            yield row
+
+
+def image_rows(
+    context: Context,
+    layer: str,
+    consistency: LayerConsistency,
+    measures: Sequence[str],
+    **named: object,
+) -> Iterator[Row]:
+    """For each measure what images contribute to its mean over a layer's units.
+
+    Args:
+        context: the stage's context.
+        layer: the layer's name.
+        consistency: its measures.
+        measures: some of their names.
+        named: the columns that name the set of images.
+    """
+    for measure in measures:
+        interval, influences = consistency.intervals[measure], consistency.influences[measure]
+        for first in range(0, len(influences), BLOCK):
+            part = influences[first : first + BLOCK].tolist()
+            yield {
+                "model": context.name,
+                "layer": layer,
+                **named,
+                "measure": measure,
+                "corrected": finite(interval.corrected),
+                "top": consistency.top,
+                "first": first,
+                "influences": " ".join(f"{value:.6g}" for value in part),
+            }
+
+
+def finite(value: object) -> object:
+    """An empty cell in place of NaN, which stands where all units of a layer are dead."""
+    return None if isinstance(value, float) and value != value else value
