@@ -1,7 +1,8 @@
-"""Checks of settings: of types, where Python would read a string as a tuple of letters, and limits.
+"""Checks of the types and limits of settings.
 
-Each of them says in one sentence what a setting must be, and what it is. The sentence begins with
-the name of the settings' class, unless `where` is something else or empty.
+Each check says in one sentence what a setting must be and what it is. The sentence begins with the
+name of the settings' class, or with `where`. Types matter because Python would, for example, take a
+string for a tuple of letters.
 """
 
 import contextlib

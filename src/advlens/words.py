@@ -326,7 +326,7 @@ def radius_text(row: Mapping[str, Any]) -> str:
     return f"{row['epsilon']:.3g}"
 
 
-def shares(row: Mapping[str, Any], most: int = 3) -> str:
+def classes_text(row: Mapping[str, Any], most: int = 3) -> str:
     """The first classes of a unit's images and their shares: "cat 45%, dog 20%"."""
     pairs = [(row[f"class_{rank}"], row[f"share_{rank}"]) for rank in range(1, most + 1)]
     return ", ".join(f"{name} {share:.0%}" for name, share in pairs if name is not None)

@@ -138,15 +138,15 @@ FILES: dict[str, Callable[[], bytes]] = {
     for place, build in PLACES.items()
 } | {
     # what is deep
-    "deep-function.pt": lambda: weights(named("a", "b") + b")R" * 20_000),
+    "deep-function.pt": lambda: weights(named("a", "b") + b")R" * 60_000),
     "deep-parameter.pt": lambda: weights(
-        PARAMETER + KEPT + b"h\0" * 10_000 + tensor() + b"\x85R" * 10_000
+        PARAMETER + KEPT + b"h\0" * 20_000 + tensor() + b"\x85R" * 20_000
     ),
     "deep-storage-name.pt": lambda: legacy(keys=DEEP + b"\x85", rest=EIGHT),
-    "deep-state.pt": lambda: content((b"}" + text("model")) * 10_000 + b"}" + b"s" * 10_000),
+    "deep-state.pt": lambda: content((b"}" + text("model")) * 30_000 + b"}" + b"s" * 30_000),
     "state-in-itself.pt": lambda: content(b"}\x94" + text("model") + b"h\0s"),
     # what collides, or is compared again and again
-    "keys-of-one-hash.pt": lambda: content(pairs(number(i * PRIME) + b"N" for i in range(30_000))),
+    "keys-of-one-hash.pt": lambda: content(pairs(number(i * PRIME) + b"N" for i in range(80_000))),
     "memo-of-one-hash.pt": lambda: content(
         b"N" + b"".join(b"p%d\n" % ((i << 64) * PRIME) for i in range(150_000))
     ),
@@ -156,13 +156,13 @@ FILES: dict[str, Callable[[], bytes]] = {
     "long-equal-storages.pt": lambda: content(
         (text("s" * 4 * MB) + KEPT)
         + pairs(
-            text(f"a{i}") + tensor(STORAGE.replace(text("0"), b"h\0") + b"tQ") for i in range(4_500)
+            text(f"a{i}") + tensor(STORAGE.replace(text("0"), b"h\0") + b"tQ") for i in range(9_000)
         )
     ),
-    "long-module.pt": lambda: content(text("m" * 8 * MB) + KEPT + b"h\0h\0\x930" * 15_000 + b"}"),
+    "long-module.pt": lambda: content(text("m" * 8 * MB) + KEPT + b"h\0h\0\x930" * 45_000 + b"}"),
     "many-axes.pt": lambda: content(
         (b"(" + b"K\1" * 30_000 + b"t" + KEPT)
-        + pairs(text(f"a{i}") + tensor(size=b"h\0", stride=b"h\0") for i in range(2_000))
+        + pairs(text(f"a{i}") + tensor(size=b"h\0", stride=b"h\0") for i in range(5_000))
     ),
     "many-dots.pt": lambda: saved({f"{i}{'.' * 990}": torch.zeros(1) for i in range(3_000)}),
     # numbers
@@ -180,15 +180,19 @@ FILES: dict[str, Callable[[], bytes]] = {
     "negative-storage.pt": lambda: weights(tensor(STORAGE[:-2] + number(-1) + b"tQ")),
     # views that claim what they have not
     "400-000-classes.pt": lambda: saved(
-        state() | {"linear.weight": torch.zeros(1, 4).expand(400_000, 4)}
+        {
+            **state(),
+            "linear.weight": torch.zeros(1, 4).expand(400_000, 4),
+            "linear.bias": torch.zeros(1).expand(400_000),
+        }
     ),
     "overlapping-windows.pt": lambda: saved(
         state() | {"linear.weight": torch.zeros(100_000).as_strided((90_000, 9_000), (1, 1))}
     ),
     # much of something
-    "4-000-tensors.pt": lambda: saved({f"a{i}": torch.zeros(1) for i in range(4_000)}),
-    "45-000-names.pt": lambda: content(
-        tensor() + KEPT + pairs(text(f"a{i}") + b"h\0" for i in range(45_000))
+    "6-000-tensors.pt": lambda: saved({f"a{i}": torch.zeros(1) for i in range(6_000)}),
+    "90-000-names.pt": lambda: content(
+        tensor() + KEPT + pairs(text(f"a{i}") + b"h\0" for i in range(90_000))
     ),
     "20-copies.pt": lambda: saved(
         {f"part{i}.{name}": t for i in range(20) for name, t in state().items()}
@@ -203,11 +207,11 @@ FILES: dict[str, Callable[[], bytes]] = {
         keys=text("0") + KEPT + b"(" + b"h\0" * 90_000 + b"t", rest=EIGHT * 90_000
     ),
     "all-states.pt": lambda: content(
-        (pairs(number(i) + b"N" for i in range(45_000)) + KEPT)
+        (pairs(number(i) + b"N" for i in range(90_000)) + KEPT)
         + pairs(text(key) + b"h\0" for key in STATES)
     ),
     "long-pairs.pt": lambda: content(
-        (b"](" + b"(K\1Nl" * 20_000 + b"e" + KEPT)
+        (b"](" + b"(K\1Nl" * 40_000 + b"e" + KEPT)
         + pairs(text(key) + ORDERED + b"h\0\x85R" for key in STATES)
     ),
     # archives

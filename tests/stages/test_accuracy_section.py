@@ -6,7 +6,7 @@ import pytest
 
 from advlens.report.blocks import FigureBlock, TableBlock
 from advlens.report.sections.accuracy import section
-from sections import Maker, cells, copied, estimate, remove
+from sections import Maker, cells, estimate, remove
 from synthetic_run import BOTH, put, rows_of, write_run
 
 accuracy = Maker(section)
@@ -17,11 +17,6 @@ L2, LINF = "accuracy in L2", "accuracy in L∞"
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_run(tmp_path_factory.mktemp("run"), shown=0)
-
-
-@pytest.fixture
-def run(made: Path, tmp_path: Path) -> Path:
-    return copied(made, tmp_path)
 
 
 def test_tables_may_be_absent(run: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from advlens.report.blocks import FigureBlock, PictureRowsBlock, TableBlock
 from advlens.report.sections.attribution import section
 from advlens.words import Estimate
-from sections import Maker, copied, estimate, in_words, number, remove
+from sections import Maker, estimate, in_words, number, remove
 from synthetic_attribution import MEASURES, METHODS, paired, write_attribution
 from synthetic_run import BOTH, around, put, read, rows_of, write_run, write_table
 
@@ -33,11 +33,6 @@ GAP = "completeness gap, Integrated Gradients"
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_attribution(write_run(tmp_path_factory.mktemp("run"), shown=0))
-
-
-@pytest.fixture
-def run(made: Path, tmp_path: Path) -> Path:
-    return copied(made, tmp_path)
 
 
 def value(run: Path, model: str, method: str, measure: str) -> Estimate:

@@ -11,7 +11,7 @@ from advlens.report.blocks import FigureBlock, GridBlock, NoteBlock, UnitBrowser
 from advlens.report.sections.dissection import section
 from advlens.report.sections.dissection.findings import HEAVIEST
 from advlens.words import Estimate
-from sections import Maker, copied, puts, remove, texts
+from sections import Maker, puts, remove, texts
 from synthetic_dissection import counted, fate, share, units, write_dissection
 from synthetic_run import BOTH, LAYERS, change, put, rows_of, write_run
 
@@ -32,11 +32,6 @@ ZERO = "units with a threshold of 0"
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dissection(write_run(tmp_path_factory.mktemp("run"), shown=0))
-
-
-@pytest.fixture
-def run(made: Path, tmp_path: Path) -> Path:
-    return copied(made, tmp_path)
 
 
 def near(found: Estimate, wanted: Estimate) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from advlens.report.blocks import FigureBlock, PictureRow, PictureRowsBlock, TableBlock
 from advlens.report.sections.features import section
 from advlens.words import Estimate
-from sections import Maker, copied, estimate, in_words, number, remove
+from sections import Maker, estimate, in_words, number, remove
 from synthetic_features import TABLES, write_features
 from synthetic_run import BOTH, put, rows_of, write_run
 
@@ -31,11 +31,6 @@ WHAT = {
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_features(write_run(tmp_path_factory.mktemp("run"), shown=0))
-
-
-@pytest.fixture
-def run(made: Path, tmp_path: Path) -> Path:
-    return copied(made, tmp_path)
 
 
 def other(folder: Path, models: tuple[str, ...] = BOTH, **features: Any) -> Path:

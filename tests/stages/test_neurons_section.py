@@ -8,7 +8,7 @@ import pytest
 from advlens.report.blocks import FigureBlock, GridBlock, NoteBlock
 from advlens.report.sections.neurons import section
 from advlens.words import Estimate
-from sections import Maker, copied, estimate, number, puts, remove
+from sections import Maker, estimate, number, puts, remove
 from synthetic_run import (
     BOTH,
     LAYERS,
@@ -36,11 +36,6 @@ CONTROL = "consistency images=noise model=standard layer=layer2.0.conv2: mean="
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_run(tmp_path_factory.mktemp("run"))
-
-
-@pytest.fixture
-def run(made: Path, tmp_path: Path) -> Path:
-    return copied(made, tmp_path)
 
 
 def means(run: Path, images: str, measure: str, name: str = "") -> dict[str, Estimate]:

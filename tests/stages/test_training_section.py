@@ -9,7 +9,7 @@ from advlens.intervals import wilson
 from advlens.report.blocks import FigureBlock, TableBlock
 from advlens.report.sections.training import section
 from advlens.words import Direction, Estimate
-from sections import Maker, cells, copied, remove
+from sections import Maker, cells, remove
 from synthetic_run import BOTH, OBJECTIVES, change, put, read, rows_of, write_run, write_training
 
 trainings = Maker(section)
@@ -23,11 +23,6 @@ train_adversarial_accuracy train_divergence natural_loss adversarial_loss images
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_training(write_run(tmp_path_factory.mktemp("run"), shown=0))
-
-
-@pytest.fixture
-def run(made: Path, tmp_path: Path) -> Path:
-    return copied(made, tmp_path)
 
 
 def epochs(run: Path, model: str) -> list[dict[str, float]]:

@@ -190,8 +190,11 @@ def _walk(
     trainings = [training_tables(subject) for subject in subjects] if processes.first else []
     parts = [finished(run, n, *pair) for n, pair in enumerate(zip(subjects, stages, strict=True))]
 
-    def publish() -> None:
-        """Write the tables and the record of what is finished so far."""
+    def publish(*, comparing: bool = False) -> None:
+        """Write the tables and the record of what is finished so far.
+
+        Models are compared before and after the computing, not each time that a stage finishes.
+        """
         done: list[dict[str, Any]] = [
             {stage.name: part[stage.name] for stage in wanted if stage.name in part}
             for part, wanted in zip(parts, stages, strict=True)
@@ -206,7 +209,7 @@ def _walk(
             for name, rows in training.items():
                 tables.setdefault(name, []).extend(rows)
         try:
-            tables |= compared(tables)
+            tables |= compared(tables) if comparing else {}
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(
                 f"the tables in {out / 'parts'} do not fit together ({type(error).__name__}: "
@@ -222,11 +225,11 @@ def _walk(
         write_json(out / "run.json", record(subjects, done, settings, device, command, missing))
 
     if processes.first:
-        publish()
+        publish(comparing=True)
     for number, (subject, wanted) in enumerate(zip(subjects, stages, strict=True)):
         run_stages(run, number, subject, wanted, settings, processes, parts[number], publish)
     if processes.first:
-        publish()
+        publish(comparing=True)
         warn(unattacked(Results.read(out)), processes)
         return write_report(out)
     return out / "report.html"

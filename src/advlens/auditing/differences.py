@@ -8,28 +8,35 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from advlens.attacks.base import NATURAL
+from advlens.auditing.per_image import by_model
+from advlens.auditing.stages.attribution import RANDOM
+from advlens.auditing.stages.dissection.rows import NONE, TOGETHER
+from advlens.auditing.stages.neurons import EQUAL
 from advlens.intervals import holm, mcnemar, paired_interval, paired_jackknife, paired_mean
 from advlens.runs.folder import Tables
 from advlens.runs.tables import Row
+from advlens.words import ATTACK
 
-ATTACK = ("attack", "norm", "epsilon", "steps")
-Means = Mapping[tuple[str, str], Mapping[str, "_Mean"]]
-ALL, NONE = "all layers", "none"
-"""Names in `dissection_transitions.csv`."""
-EQUAL, RANDOM = "equal-success", "Random"
-"""The set whose attack is another one for each model."""
+Means = Mapping[tuple[Any, ...], Mapping[str, "_Mean"]]
+"""By set of images and measure, then by model."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Mean:
     """A mean over the units of a model's last convolution, without bias, and its influences."""
 
     row: Row
-    influences: list[float] = field(default_factory=list)
+    influences: list[float]
+
+    @property
+    def attack(self) -> dict[str, Any]:
+        """The columns of the attack; at equal success each model has its own radius."""
+        own = {"epsilon": None} if self.row["images"] == EQUAL else {}
+        return {name: self.row[name] for name in ATTACK} | own
 
     def comparable(self, other: "_Mean") -> bool:
         """Whether both are of top sets of one size from the same images."""
@@ -67,76 +74,67 @@ def _columns(difference: float, low: float, high: float, p: float, n: int) -> di
 
 def _accuracies(rows: Sequence[Row]) -> list[Row]:
     """Each pair of models, for each attack that both faced."""
-    right: dict[tuple[object, ...], dict[str, str]] = {}
-    for row in sorted(rows, key=lambda row: row["first"]):
-        faced = right.setdefault(tuple(row[name] for name in (*ATTACK, "settings")), {})
-        faced[row["model"]] = faced.get(row["model"], "") + row["right"]
-    return [
-        {
-            "measure": "accuracy",
-            "images": "",
-            "method": "",
-            **dict(zip((*ATTACK, "settings"), attack, strict=True)),
-            "model": model,
-            "other": other,
-            **_paired_shares(faced[model], faced[other]),
-        }
-        for attack, faced in right.items()
-        for model, other in itertools.combinations(faced, 2)
-        if len(faced[model]) == len(faced[other])
-    ]
+    columns, made = (*ATTACK, "settings"), list[Row]()
+    for attack, models in by_model(rows, *columns).items():
+        right = {model: "".join(row["right"] for row in part) for model, part in models.items()}
+        named = {"measure": "accuracy", "images": "", "method": ""}
+        named |= dict(zip(columns, attack, strict=True))
+        for (model, one), (other, two) in itertools.combinations(right.items(), 2):
+            if len(one) == len(two):
+                pair = {"model": model, "other": other}
+                made.append(
+                    {**named, **pair, **_paired_shares(Counter(zip(one, two, strict=True)))}
+                )
+    return made
 
 
-def _paired_shares(digits: str, others: str) -> dict[str, Any]:
-    """Two models by the digits of the images that they predict right."""
-    seen = Counter(zip(digits, others, strict=True))
-    first, second = seen["1", "0"], seen["0", "1"]
+def _paired_shares(seen: Counter[tuple[str, str]]) -> dict[str, Any]:
+    """The columns of two shares of the same trials, from how often each pair of digits is seen."""
+    first, second, n = seen["1", "0"], seen["0", "1"], seen.total()
     ends = paired_interval(seen["1", "1"], first, second, seen["0", "0"])
-    n = len(digits)
     return _columns((first - second) / n, *ends, mcnemar(first, second), n)
 
 
-def _means(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, _Mean]]:
-    """By set of images and measure, then by model; unknown means are left out."""
-    means: dict[tuple[str, str], dict[str, _Mean]] = {}
-    for row in sorted(rows, key=lambda row: row["first"]):
-        if row["corrected"] is not None:
-            faced = means.setdefault((row["images"], row["measure"]), {})
-            mean = faced.setdefault(row["model"], _Mean(row))
-            mean.influences += map(float, row["influences"].split())
-    return means
+def _means(rows: Sequence[Row]) -> Means:
+    """The means that are known."""
+    return {
+        key: {
+            model: _Mean(part[0], [float(v) for row in part for v in row["influences"].split()])
+            for model, part in models.items()
+            if part[0]["corrected"] is not None
+        }
+        for key, models in by_model(rows, "images", "measure").items()
+    }
 
 
 def _consistencies(means: Means) -> list[Row]:
     """Each pair of models, for each set of images that both faced, and each measure."""
     rows: list[Row] = []
-    for (images, measure), faced in means.items():
-        for (model, one), (other, two) in itertools.combinations(faced.items(), 2):
-            attack = {name: one.row[name] for name in ATTACK}
-            if images == EQUAL:
-                attack["epsilon"] = None  # each model has its own
-            elif attack != {name: two.row[name] for name in ATTACK}:
-                continue
-            if one.comparable(two):
-                named = {"measure": measure, "images": images, "method": "", **attack}
-                named["settings"] = ""
-                rows.append({**named, "model": model, "other": other, **one.less(two)})
+    for (images, measure), models in means.items():
+        for (model, one), (other, two) in itertools.combinations(models.items(), 2):
+            if one.attack == two.attack and one.comparable(two):
+                named = {"measure": measure, "images": images, "method": "", **one.attack}
+                named |= {"settings": "", "model": model, "other": other}
+                rows.append(named | one.less(two))
     return rows
 
 
 def _attributions(rows: Sequence[Row], measured: Sequence[Row]) -> list[Row]:
     """Each pair of models, for each method and measure, by leads over random attributions."""
     signs = {row["measure"]: 1 if row["better"] == "higher" else -1 for row in measured}
-    values: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for row in sorted(rows, key=lambda row: row["first"]):
-        of_models = values.setdefault((row["method"], row["measure"]), {})
-        of_models.setdefault(row["model"], []).extend(map(float, row["values"].split()))
+    values = {
+        key: {
+            model: [float(v) for row in part for v in row["values"].split()]
+            for model, part in models.items()
+        }
+        for key, models in by_model(rows, "method", "measure").items()
+    }
     made: list[Row] = []
-    for (method, measure), of_models in values.items():
-        random = values[RANDOM, measure]
+    for (method, measure), models in values.items():
+        chance = values[RANDOM, measure]
         leads = {
-            model: [signs[measure] * (a - b) for a, b in zip(own, random[model], strict=True)]
-            for model, own in of_models.items()
+            model: [signs[measure] * (a - b) for a, b in zip(own, chance[model], strict=True)]
+            for model, own in models.items()
             if method != RANDOM and measure in signs
         }
         for (model, one), (other, two) in itertools.combinations(leads.items(), 2):
@@ -170,7 +168,7 @@ def _changes(means: Means) -> list[Row]:
 def _detectors(transitions: Sequence[Row]) -> list[Row]:
     """How many units of each model's last layer detect something, or a category, under attack."""
     rows: list[Row] = []
-    last = {row["model"]: row["layer"] for row in transitions if row["layer"] != ALL}
+    last = {row["model"]: row["layer"] for row in transitions if row["layer"] != TOGETHER}
     for model, layer in last.items():
         cells = {
             (row["before"], row["after"]): row["units"]
@@ -181,12 +179,9 @@ def _detectors(transitions: Sequence[Row]) -> list[Row]:
         measures = {"detectors": (*categories,)}
         measures |= {f"{category} detectors": (category,) for category in categories}
         for measure, wanted in measures.items():
-            seen = Counter[tuple[bool, bool]]()
+            seen = Counter[tuple[str, str]]()
             for (before, after), units in cells.items():
-                seen[after in wanted, before in wanted] += units
-            gained, lost, n = seen[True, False], seen[False, True], seen.total()
-            ends = paired_interval(seen[True, True], gained, lost, seen[False, False])
+                seen[f"{after in wanted:d}", f"{before in wanted:d}"] += units
             named = {"measure": measure, "model": model, "layer": layer, "images": "adversarial"}
-            change = _columns((gained - lost) / n, *ends, mcnemar(gained, lost), n)
-            rows.append(named | change)
+            rows.append(named | _paired_shares(seen))
     return rows

@@ -266,13 +266,14 @@ def _within(
         strata: the images of each class, or all of them.
         block: images per step.
     """
-    m = len(features)
-    others = _kernel_sums(features, features, block)[0] - _self_kernel(features)
-    mean, variance = others.new_zeros(()), 0.0
+    m, own = len(features), _self_kernel(features)
+    whole = _kernel_sums(features, features, block)[0] - own
+    mean, variance = whole.new_zeros(()), 0.0
     for stratum in strata:
-        count, part = len(stratum), features[stratum]
-        same = _kernel_sums(part, part, block)[0] - _self_kernel(part)
-        other = others[stratum] - same
+        count, part, same = len(stratum), features[stratum], whole[stratum]
+        if count < m:
+            same = _kernel_sums(part, part, block)[0] - own[stratum]
+        other = whole[stratum] - same
         mean = mean + (other.sum() + same.sum() * count / (count - 1)) / m**2
         # the value without each image, except for terms that are the same for all
         left = (same.sum() - 2 * same) * count**2 / ((count - 1) * (count - 2))

@@ -60,7 +60,7 @@ def _lead(row: Row) -> Estimate:
     return Estimate(value=abs(row["difference"]), low=low, high=high, n=row["n"])
 
 
-def change(measure: str, row: Row) -> Says:
+def tested_change(measure: str, row: Row) -> Says:
     """How a measure of a model changes from real images, by a row of `changes.csv`."""
     if row["p_holm"] >= SIGNIFICANT:
         return Says(measure, (row["model"],), "open", ("real images",))

@@ -33,7 +33,7 @@ TABLES: dict[str, Table] = {
     "accuracy": Table("the accuracy of a model under an attack", ACCURACY),
     "sweep": Table("the accuracy of a model on a subset, at one of several radii", ACCURACY),
     "accuracy_images": Table(
-        "which of a thousand images a model predicts right under an attack",
+        "which of some images a model predicts right under an attack",
         MODEL
         | ATTACK
         | {

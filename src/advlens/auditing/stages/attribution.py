@@ -20,6 +20,7 @@ from advlens.attribution import (
     sparseness,
     total_variation,
 )
+from advlens.auditing.per_image import in_blocks
 from advlens.auditing.pictures import enlarged, heat_map, slug, write_png
 from advlens.auditing.stage import Context, Need, Stage, View, Work
 from advlens.auditing.subjects import Subject
@@ -31,8 +32,6 @@ from advlens.runs.tables import Row
 from advlens.settings import AuditSettings
 
 INTEGRATED, EXPECTED, RANDOM = "IntegratedGradients", "ExpectedGradients", "Random"
-BLOCK = 500
-"""Images in a row of `attribution_images.csv`."""
 FULL_COLOR = 6.0
 """Multiple of a map's mean size that gets full color: the same scale for all models."""
 BETTER = {
@@ -237,16 +236,9 @@ class _Attributions(Work):
             for measure in BETTER:
                 if (name, measure) == (EXPECTED, "agreement"):
                     continue  # that with Integrated Gradients, which is there already
-                values = self.values[f"{name}.{measure}"].tolist()
-                for first in range(0, len(values), BLOCK):
-                    part = values[first : first + BLOCK]
-                    yield {
-                        "model": self.context.name,
-                        "method": name,
-                        "measure": measure,
-                        "first": first,
-                        "values": " ".join(f"{value:.6g}" for value in part),
-                    }
+                named = {"model": self.context.name, "method": name, "measure": measure}
+                for block in in_blocks("values", self.values[f"{name}.{measure}"].tolist()):
+                    yield {**named, **block}
 
     def _ahead(self, name: str, measure: str) -> Row:
         """How much the method is better than random numbers, image by image."""

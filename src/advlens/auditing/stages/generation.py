@@ -174,7 +174,7 @@ class _Generation(Work):
         enough = min(len(features), len(self.kept[1])) > 2
         if not enough:
             return distances
-        fixed = labels if labels.bincount().clamp(max=3)[labels].min() == 3 else None
+        fixed = labels if labels.bincount()[labels].min() >= 3 else None
         return [*distances, kid(features, self.kept[1], self.source, classes=fixed)]
 
     def _features(self, images: Images) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from advlens.attacks import Attack, Fgsm, GradientAttack, Pgd
 from advlens.attacks.base import NATURAL
 from advlens.attacks.threat import L2, Linf, Threat
+from advlens.auditing.per_image import in_blocks
 from advlens.auditing.stage import Context, Need, Stage, View, Work
 from advlens.auditing.stages.accuracy.autoattack import AutoAttackStage
 from advlens.auditing.subjects import Subject
@@ -21,8 +22,6 @@ from advlens.runs.folder import Tables
 from advlens.runs.tables import Row
 from advlens.settings import AuditSettings
 
-BLOCK = 1000
-"""Images in a row of `accuracy_images.csv`."""
 UNSEEN = -1
 """Marks images that another process saw."""
 
@@ -189,6 +188,8 @@ class _Accuracy(Counts):
     def restore(self, state: dict[str, Tensor]) -> None:
         super().restore(state)
         self.right = state["accuracy.right"]
+        if not bool(((self.right >= UNSEEN) & (self.right <= 1)).all()):
+            raise ValueError("its marks of right images are not −1, 0 or 1")
 
     def merge(self, other: Self) -> None:
         super().merge(other)
@@ -199,10 +200,8 @@ class _Accuracy(Counts):
 
     def _image_rows(self) -> Iterator[Row]:
         for key, right in zip(self.attacks, self.right.tolist(), strict=True):
-            told = self._told(key)
-            for first in range(0, len(right), BLOCK):
-                digits = "".join(map(str, right[first : first + BLOCK]))
-                yield {"model": self.context.name, **told, "first": first, "right": digits}
+            for block in in_blocks("right", right, separator=""):
+                yield {"model": self.context.name, **self._told(key), **block}
 
 
 def _unattacked(attack: Attack | None) -> int:

@@ -2,12 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
+from advlens.auditing.per_image import in_blocks
 from advlens.auditing.stage import Context
 from advlens.consistency import MOST, LayerConsistency
 from advlens.runs.tables import Row
-
-BLOCK = 500
-"""Images in a row of `consistency_images.csv`."""
 
 
 def class_rows(context: Context, layer: str, consistency: LayerConsistency) -> Iterator[Row]:
@@ -43,18 +41,16 @@ def image_rows(
         named: the columns that name the set of images.
     """
     for measure in measures:
-        interval, influences = consistency.intervals[measure], consistency.influences[measure]
-        for first in range(0, len(influences), BLOCK):
-            part = influences[first : first + BLOCK].tolist()
+        corrected = finite(consistency.intervals[measure].corrected)
+        for block in in_blocks("influences", consistency.influences[measure].tolist()):
             yield {
                 "model": context.name,
                 "layer": layer,
                 **named,
                 "measure": measure,
-                "corrected": finite(interval.corrected),
+                "corrected": corrected,
                 "top": consistency.top,
-                "first": first,
-                "influences": " ".join(f"{value:.6g}" for value in part),
+                **block,
             }
 
 

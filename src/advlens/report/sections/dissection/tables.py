@@ -7,7 +7,7 @@ from functools import cached_property
 from advlens.errors import RunError
 from advlens.intervals import wilson
 from advlens.report.figures import category_order
-from advlens.report.paired import change
+from advlens.report.paired import tested_change
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import TABLES, Row
 from advlens.words import (
@@ -152,7 +152,7 @@ class DissectionTables:
         measure = name.removeprefix("share of ")
         where = {"measure": measure, "model": model, "layer": layer, "images": "adversarial"}
         if row := self.changes.one(**where):
-            return change(name, row)
+            return tested_change(name, row)
         return changed(name, model, share(before), share(after))
 
     @property

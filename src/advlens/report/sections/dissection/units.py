@@ -15,7 +15,7 @@ from advlens.report.blocks import (
 )
 from advlens.report.sections.dissection.tables import DissectionTables, Unit, unit_of
 from advlens.runs.tables import Row
-from advlens.words import file_name, number, shares
+from advlens.words import classes_text, file_name, number
 
 
 def pictures(tables: DissectionTables) -> list[Block]:
@@ -105,7 +105,7 @@ def browser(tables: DissectionTables) -> list[Block]:
     if not real:
         return []
     neurons = {unit_of(row): row for row in tables.neurons}
-    classes = {(row["images"], *unit_of(row)): shares(row, 2) for row in tables.classes}
+    classes = {(row["images"], *unit_of(row)): classes_text(row, 2) for row in tables.classes}
     pictured = set(map(unit_of, tables.pictures))
 
     def of(rows: Mapping[Unit, Row], name: str) -> Callable[[Unit], str | float | None]:

@@ -1,7 +1,7 @@
 """What the neuron tables say about these models, in sentences."""
 
 from advlens.report.blocks import Finding, Measured
-from advlens.report.paired import Paired, change
+from advlens.report.paired import Paired, tested_change
 from advlens.report.sections.neurons.tables import NeuronTables
 from advlens.runs.results import Rows
 from advlens.runs.tables import Row
@@ -54,7 +54,7 @@ def _under_fgsm(tables: NeuronTables) -> list[Finding]:
         real, adversarial = Estimate.of(row, "consis"), Estimate.of(row, "consis_adv")
         paired = tables.changes.one(model=model, images="fgsm")
         says.append(
-            change("consistency", paired)
+            tested_change("consistency", paired)
             if paired
             else changed("consistency", model, real, adversarial)
         )

@@ -5,7 +5,7 @@ from functools import cached_property
 
 from advlens.report.paired import Paired
 from advlens.runs.results import Results, Rows
-from advlens.words import Estimate, count, shares
+from advlens.words import Estimate, classes_text, count
 
 MEASURES = ("lc", "consis_adv", "cs1", "cs2")
 
@@ -63,7 +63,9 @@ class NeuronTables:
     def frequent(self) -> dict[tuple[str, str, int], dict[str, str]]:
         """For each unit and kind of images the most frequent classes, as "cat 45%, dog 20%"."""
         units = self.classes.grouped("model", "layer", "unit")
-        return {unit: {row["images"]: shares(row) for row in rows} for unit, rows in units.items()}
+        return {
+            unit: {row["images"]: classes_text(row) for row in rows} for unit, rows in units.items()
+        }
 
     @property
     def tested(self) -> str:
