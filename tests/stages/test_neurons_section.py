@@ -50,7 +50,9 @@ def test_tables_may_be_absent(run: Path) -> None:
     assert all(measure in names for measure in ("LC", "consis_adv", "CS1", "CS2"))
     remove(run, "units", "consistency", "floors", "table1_d19", "curves", "pictures")
     found = neurons.check(run)
-    assert [b.name for b in neurons.blocks(run, FigureBlock)] == ["consistency-by-depth"]
+    assert [b.name for b in neurons.blocks(run, FigureBlock)] == [
+        "consistency-by-depth-least-likely"
+    ]
     assert [f.estimates[0].name for f in found.findings] == ["LC", "dead units"]
     remove(run, "layers")
     assert neurons.absent(run)

@@ -5,7 +5,7 @@ from functools import cached_property
 
 from advlens.report.paired import Paired
 from advlens.runs.results import Results, Rows
-from advlens.words import Estimate, classes_text, count
+from advlens.words import ATTACKS, Estimate, classes_text, count
 
 MEASURES = ("lc", "consis_adv", "cs1", "cs2")
 
@@ -66,6 +66,24 @@ class NeuronTables:
         return {
             unit: {row["images"]: classes_text(row) for row in rows} for unit, rows in units.items()
         }
+
+    @cached_property
+    def main(self) -> str:
+        """The name of the main attack's set: the first of `consistency.csv`."""
+        return next(iter(self.consistency.values("images")), "least-likely")
+
+    @cached_property
+    def headings(self) -> dict[str, str]:
+        """What the sets of attacked images are called, in order."""
+        names = {self.main: "Equal ε", "equal-success": "Equal success"}
+        for row in self.consistency.where(images=self.main, epsilon=None):
+            names[self.main] = str(ATTACKS.get(row["attack"], row["attack"]))
+        return names | {"fgsm": names.get("fgsm", "FGSM"), "noise": "Noise (control)"}
+
+    @property
+    def targeted(self) -> bool:
+        """Whether the main attack aims at a class."""
+        return all(row["targeted"] is not False for row in self.at_last(self.main, "cs1"))
 
     @property
     def tested(self) -> str:
