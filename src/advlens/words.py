@@ -327,7 +327,7 @@ def _without_ball(row: Mapping[str, Any]) -> str:
     text = f", {row['steps']} steps" if row["steps"] and row["steps"] > 1 else ""
     if settings:
         weight = settings.removeprefix("weight=")
-        text += f" ({settings})" if weight == settings else f", λ = {weight}"
+        text += f" ({settings})" if weight == settings else f", λ = {float(weight):.3g}"
     return text if distance is None else f"{text}, at a mean L2 distance of {number(distance)}"
 
 

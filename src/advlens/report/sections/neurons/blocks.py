@@ -30,6 +30,7 @@ from advlens.words import (
     number,
     percent,
     radius_text,
+    shared,
 )
 
 MAPS = (
@@ -101,9 +102,8 @@ def consistency_table(tables: NeuronTables) -> TableBlock:
     told = "An attack succeeds where the image is misclassified."
     if tables.targeted:
         told = (
-            f"{tables.headings[tables.main]} and equal success: the attack aims at the least "
-            "likely class and succeeds where that is predicted. FGSM and noise succeed where the "
-            "image is misclassified."
+            "The main attack aims at the least likely class and succeeds where that is predicted; "
+            "FGSM and noise succeed where the image is misclassified."
         )
 
     def column(header: str, measure: str) -> Column:
@@ -141,12 +141,13 @@ def _radius(row: Row) -> str:
 
 def curves(tables: NeuronTables) -> list[Block]:
     """Figure 10 of D22."""
-    if not tables.curves:
+    rows = Rows(row for row in tables.curves if row["images"] in tables.headings)
+    if not rows:
         return []
     ends = "; ".join(
         f"{row['model']}, {tables.headings[row['images']]}, LC {number(row['lc'])}: CS1 "
         f"{number(row['cs1'])}, CS2 {number(row['cs2'])}, {row['units']} units"
-        for row in _ends(tables.curves, "model", "images")
+        for row in _ends(rows, "model", "images")
     )
     return [
         NoteBlock(
@@ -158,14 +159,14 @@ def curves(tables: NeuronTables) -> list[Block]:
         FigureBlock(
             name=f"consistency-curves-{tables.main}",
             draw=lambda width: figures.consistency_curves(
-                tables.curves, tables.models, headings=tables.headings, width=width
+                rows, tables.models, headings=tables.headings, width=width
             ),
             alt=f"Curves of CS1 and CS2 against LC. {ends}.",
             caption="Mean CS1 and CS2 of the units in each bin of LC, with 95% intervals over "
             f"images; hollow: fewer than {figures.FEW} units; below, how many a bin holds. "
             + " ".join(
                 f"{tables.headings[images]}: {behind(tables, images)}."
-                for images in tables.curves.values("images")
+                for images in rows.values("images")
             ),
         ),
     ]
@@ -192,7 +193,7 @@ def behind(tables: NeuronTables, images: str) -> str:
 def named(tables: NeuronTables, images: str | None = None) -> str:
     """The attack behind a set of adversarial images, by default the main one."""
     rows = tables.at_last(images or tables.main, "cs1")
-    return listed(list(dict.fromkeys(map(attack_name, rows)))) or "an attack"
+    return shared({row["model"]: attack_name(row) for row in rows}) if rows else "an attack"
 
 
 def depth(tables: NeuronTables) -> list[Block]:

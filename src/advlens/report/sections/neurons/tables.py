@@ -5,7 +5,7 @@ from functools import cached_property
 
 from advlens.report.paired import Paired
 from advlens.runs.results import Results, Rows
-from advlens.words import ATTACKS, Estimate, classes_text, count
+from advlens.words import Estimate, classes_text, count
 
 MEASURES = ("lc", "consis_adv", "cs1", "cs2")
 
@@ -74,10 +74,16 @@ class NeuronTables:
 
     @cached_property
     def headings(self) -> dict[str, str]:
-        """What the sets of attacked images are called, in order."""
+        """What the sets of attacked images are called, in order.
+
+        An attack without a radius that was calibrated is the one at equal success.
+        """
         names = {self.main: "Equal ε", "equal-success": "Equal success"}
-        for row in self.consistency.where(images=self.main, epsilon=None):
-            names[self.main] = str(ATTACKS.get(row["attack"], row["attack"]))
+        if self.consistency.where(images=self.main, epsilon=None):
+            (own, equal) = (self.at_last(images, "cs1") for images in (self.main, "equal-success"))
+            names[self.main] = " and ".join(own.values("attack"))
+            if own.values("settings") == equal.values("settings"):
+                del names[self.main]
         return names | {"fgsm": names.get("fgsm", "FGSM"), "noise": "Noise (control)"}
 
     @property
