@@ -16,6 +16,7 @@ from advlens import __version__
 from advlens.cli.commands import (
     AttackCommand,
     AuditCommand,
+    CompareCommand,
     DataCommand,
     DemoCommand,
     DissectCommand,
@@ -46,7 +47,7 @@ LISTS: dict[str, Literal["recipes", "reproductions"]] = {
     "reproduce": "reproductions",
 }
 
-ALONE = ("reproduce", "prune", "report", "data", "models")
+ALONE = ("reproduce", "prune", "compare", "report", "data", "models")
 """Verbs that run in one process."""
 
 
@@ -292,6 +293,12 @@ def _report(command: ReportCommand, line: str) -> None:
     say(write_report(command.run))
 
 
+def _compare(command: CompareCommand, line: str) -> None:
+    from advlens.auditing.comparison import compare
+
+    say(compare(command.runs, command.out, command=line))
+
+
 def _data(command: DataCommand, line: str) -> None:
     from advlens.datasets import (
         build_broden,
@@ -355,6 +362,7 @@ VERBS: dict[str, Callable[[Any, str], None]] = {
     "train": _train,
     "prune": _prune,
     "reproduce": _reproduce,
+    "compare": _compare,
     "report": _report,
     "data": _data,
     "models": _models,
