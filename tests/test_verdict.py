@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from advlens.report.verdict import ENOUGH, MARKS, TITLES, Claim, not_measured, verdict
+from advlens.report.verdict import (
+    ENOUGH,
+    MARKS,
+    TITLES,
+    Claim,
+    in_lines,
+    not_measured,
+    verdict,
+)
 from advlens.runs.results import Results
 from sections import copied, puts, remove
 from synthetic_attribution import write_attribution
@@ -123,3 +131,12 @@ def test_losers_are_named_as_winners_are(made: Path):
     """Each model has a claim about each thing."""
     about = [[claim.about for claim in each] for each in verdict(Results.read(made)).values()]
     assert about[0] == about[1] == ["natural", "Linf", "L2", "units", "attributions", "features"]
+
+
+def test_the_terminal_says_the_same(made: Path):
+    lines = in_lines(Results.read(made))
+    assert lines[0] == "standard"
+    assert lines[7] == "robust"
+    assert lines[-1] == "Not measured: AutoAttack, concepts of units."
+    claim = claims(made, "standard")["L2"]
+    assert lines[3] == f"  ✗ Attacks in L2: does not hold. {claim.text}"

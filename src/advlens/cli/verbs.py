@@ -160,27 +160,27 @@ def _demo(command: DemoCommand, line: str) -> None:
 def _audit(command: AuditCommand, line: str) -> None:
     from advlens.auditing import audit, rehearsed
     from advlens.distributed import local_device
+    from advlens.report.verdict import in_lines
+    from advlens.runs.results import Results
 
     settings = command.settings
     if not command.common.dry_run:
         with _joined(command, local_device(settings.device)) as processes:
-            say(
-                audit(
-                    command.model,
-                    command.data,
-                    command.out,
-                    settings=settings,
-                    command=line,
-                    processes=processes,
-                )
+            report = audit(
+                command.model,
+                command.data,
+                command.out,
+                settings=settings,
+                command=line,
+                processes=processes,
             )
+        if first():
+            say("\n".join([*in_lines(Results.read(command.out)), str(report)]))
         return
     subjects, stages = rehearsed(command.model, command.data, settings)
     loaded = [(subject.classifier, subject.data) for subject in subjects]
-    first = subjects[0]
-    settings = dataclasses.replace(
-        settings, epsilon=first.epsilon, neuron_epsilon=first.neuron_epsilon
-    )
+    epsilon, on_units = subjects[0].epsilon, subjects[0].neuron_epsilon
+    settings = dataclasses.replace(settings, epsilon=epsilon, neuron_epsilon=on_units)
     told = [
         f"stages of {subject.classifier.name}: {', '.join(stage.name for stage in own)}"
         for subject, own in zip(subjects, stages, strict=True)

@@ -72,6 +72,19 @@ def verdict(results: Results) -> dict[str, list[Claim]]:
     }
 
 
+def in_lines(results: Results) -> list[str]:
+    """The verdict for a terminal."""
+    lines = []
+    for model, claims in verdict(results).items():
+        lines.append(model)
+        for claim in claims:
+            sign, mark = MARKS[claim.mark]
+            lines.append(f"  {sign} {TITLES[claim.about]}: {mark}. {claim.text}")
+    if missing := not_measured(results):
+        lines.append(f"Not measured: {', '.join(missing)}.")
+    return lines
+
+
 def not_measured(results: Results) -> list[str]:
     """What the run says nothing about, in words."""
     rows = results.table("accuracy")
