@@ -159,6 +159,7 @@ def _demo(command: DemoCommand, line: str) -> None:
 
 def _audit(command: AuditCommand, line: str) -> None:
     from advlens.auditing import audit, rehearsed
+    from advlens.auditing.record import radii
     from advlens.distributed import local_device
     from advlens.report.verdict import in_lines
     from advlens.runs.results import Results
@@ -179,8 +180,7 @@ def _audit(command: AuditCommand, line: str) -> None:
         return
     subjects, stages = rehearsed(command.model, command.data, settings)
     loaded = [(subject.classifier, subject.data) for subject in subjects]
-    epsilon, on_units = subjects[0].epsilon, subjects[0].neuron_epsilon
-    settings = dataclasses.replace(settings, epsilon=epsilon, neuron_epsilon=on_units)
+    settings = dataclasses.replace(settings, **radii(subjects[0], settings))
     told = [
         f"stages of {subject.classifier.name}: {', '.join(stage.name for stage in own)}"
         for subject, own in zip(subjects, stages, strict=True)
