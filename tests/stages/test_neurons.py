@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from advlens.auditing.stages.neurons.curves import curve
-from advlens.auditing.stages.neurons.pictures import choose_units
+from advlens.auditing.stages.neurons.pictures import choose_units, shown_units
 from advlens.auditing.stages.neurons.rows import class_rows
 from advlens.consistency import Interval, LayerConsistency, layer_consistency
 from advlens.statistics import TopK
@@ -57,6 +57,20 @@ def test_shown_units_are_the_highest_and_the_median_live_ones():
     assert chosen[:3] == [(unit, "highest LC") for unit in (0, 2, 3)]
     assert chosen[3:] == [(unit, "median LC") for unit in (4, 5, 6)]
     assert [unit.unit for unit in choose_units(layer([0.2, 0.1], [0, 0]))] == [0, 1]
+    fewer = [[unit.unit for unit in choose_units(layer(lc, lc), count)] for count in (1, 2, 3, 5)]
+    assert fewer == [[0], [0, 4], [0, 8, 4], [0, 8, 2, 3, 4]]
+
+
+def test_named_units_are_shown_in_their_order_dead_ones_without_lc():
+    lc = [0.75, 0.125, 0.5]
+    layers = {"a": layer(lc, lc), "b": layer(lc, lc, [False, True, False])}
+    found = shown_units(layers, ("b:1", "a:2", "b:0", "c:0", "a:3", "b:1"), 6)
+    assert {name: [(u.unit, u.lc, u.chosen) for u in units] for name, units in found.items()} == {
+        "b": [(1, None, "your choice"), (0, 0.75, "your choice")],
+        "a": [(2, 0.5, "your choice")],
+    }
+    for nothing_there in ((), ("c:0", "a:3")):
+        assert shown_units(layers, nothing_there, 2) == {"b": choose_units(layers["b"], 2)}
 
 
 def test_the_classes_of_a_unit_are_those_of_its_top_images():

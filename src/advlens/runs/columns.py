@@ -44,6 +44,8 @@ ATTACK: Columns = {
     "epsilon": (OPEN, "the radius, of pixels in [0, 1]; the largest of several; empty without"),
     "steps": (int, "gradient steps"),
 }
+NAMED = "your choice"
+"""Why a unit is shown that the user named."""
 MEAN: Columns = {
     "mean": (float, "the mean"),
     "low": (OPEN, "its 95 % interval, lower end"),

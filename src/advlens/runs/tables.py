@@ -202,7 +202,7 @@ TABLES: dict[str, Table] = {
         "an image that excites a unit most",
         UNIT
         | {
-            "lc": (float, "the unit's LC"),
+            "lc": (OPEN, "the unit's LC; empty if it is dead"),
             "chosen": (str, "why this unit is shown"),
             "images": (str, "real or adversarial"),
             **RANK,
@@ -274,6 +274,7 @@ TABLES: dict[str, Table] = {
         "an image that excites a unit most, with its mask",
         UNIT
         | {
+            "chosen": (str | None, "why this unit is shown"),
             "images": (str, "real or adversarial"),
             **RANK,
             "id": (int, "the image's number in the data"),
@@ -281,6 +282,7 @@ TABLES: dict[str, Table] = {
             **CLASSES,
             **FRAMED,
         },
+        later=("chosen",),
     ),
     "attribution": Table(
         "a measure of an attribution method",

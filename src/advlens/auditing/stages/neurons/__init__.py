@@ -13,7 +13,7 @@ from advlens.attacks.base import NATURAL, least_likely
 from advlens.attacks.threat import L2, Linf
 from advlens.auditing.stage import Context, Need, Stage, View, Work
 from advlens.auditing.stages.neurons.curves import curve
-from advlens.auditing.stages.neurons.pictures import choose_units, picture_rows
+from advlens.auditing.stages.neurons.pictures import picture_rows, shown_units
 from advlens.auditing.stages.neurons.rows import class_rows, finite, image_rows
 from advlens.auditing.subjects import Subject
 from advlens.consistency import (
@@ -29,7 +29,7 @@ from advlens.intervals import wilson
 from advlens.maps import DiscrepancyMap
 from advlens.runs.folder import Tables
 from advlens.runs.tables import Row
-from advlens.settings import AuditSettings
+from advlens.settings import UNITS, AuditSettings
 from advlens.statistics import TopK
 from advlens.wordnet import similarity_matrix
 
@@ -55,6 +55,9 @@ class NeuronStage:
         fgsm_epsilon: L∞ radius of FGSM.
         top: share of the images that represents a unit (D22: .01).
         sigma: width of the class similarity (D22 eq. 10).
+        units: the units that are shown with their images, as LAYER:NUMBER (default: some of the
+            last layer).
+        shown: number of units of the last layer that are shown if none is named.
         discrepancy: whether the pictures of units get discrepancy maps, which take a pass per
             picture and occluder position.
         draws: draws of the attacks on a randomized model.
@@ -68,6 +71,8 @@ class NeuronStage:
     fgsm_epsilon: float = 1 / 255
     top: float = 0.01
     sigma: float = 1.0
+    units: tuple[str, ...] = ()
+    shown: int = UNITS
     discrepancy: bool = False
     seed: int = 0
     draws: int = 1
@@ -92,6 +97,8 @@ def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
         fgsm_epsilon=min(settings.fgsm, default=1 / 255),
         top=settings.top,
         sigma=settings.sigma,
+        units=settings.units,
+        shown=settings.shown or UNITS,
         discrepancy=settings.discrepancy,
         seed=settings.seed,
         draws=subject.draws(settings),
@@ -252,18 +259,21 @@ class _Neurons(Work):
                 for row in curve(list(measured[name].values()))
             ],
         }
-        chosen = choose_units(main[last])
         attacked = self.sets[MAIN]
-        tables["pictures"] = picture_rows(
-            self.context,
-            last,
-            chosen,
-            attacked,
-            tops={"real": self.tops["real"][last], "adversarial": self.tops[MAIN][last]},
-            predicted={"real": self.predicted["real"], "adversarial": self.predicted[MAIN]},
-            similarity=self.similarity,
-            discrepancy=self._discrepancy(),
-        )
+        tables["pictures"] = [
+            row
+            for layer, units in shown_units(main, self.stage.units, self.stage.shown).items()
+            for row in picture_rows(
+                self.context,
+                layer,
+                units,
+                attacked,
+                tops={"real": self.tops["real"][layer], "adversarial": self.tops[MAIN][layer]},
+                predicted={"real": self.predicted["real"], "adversarial": self.predicted[MAIN]},
+                similarity=self.similarity,
+                discrepancy=self._discrepancy(),
+            )
+        ]
         return tables
 
     def _discrepancy(self) -> DiscrepancyMap | None:
