@@ -43,9 +43,10 @@ def test_nothing_is_shown_as_auto():
 
 
 NAN, INF = math.nan, math.inf
+NATURAL = {"natural": True}
 POSITIVE = {
     AuditSettings: "images epsilon steps sweep_images sweep_steps neuron_epsilon neuron_steps "
-    "neuron_step_size sigma batch_size",
+    "neuron_step_size sigma batch_size shown",
     AttackSettings: "epsilon steps step_size images batch_size",
     DissectSettings: "epsilon steps step_size units images batch_size",
     TrainSettings: "epochs batch_size learning_rate validation epsilon attack_steps step_size clip "
@@ -63,6 +64,9 @@ OTHER = [
     (AuditSettings, "synsets", (Path("no such file.csv"),)),
     (AuditSettings, "samples", (5,)),
     (AuditSettings, "draws", (1,)),
+    (AuditSettings, "units", (("conv1",), ("conv1:x",), ("conv1:-1",), (":1",), ("a:1", "7"))),
+    (AuditSettings, "components", ((-1,), (3, -2), (0.5,), ("3",))),
+    (DissectSettings, "units", ((), ("conv1",), ("6",), 1.5, "conv1:3")),
     (AttackSettings, "draws", (0,)),
     (DissectSettings, "quantile minimum", (0.0, 1.0)),
     (DissectSettings, "layers", ((),)),
@@ -97,6 +101,10 @@ def test_a_value_out_of_range_is_refused_by_name(kind, name, value):
         ("autoattack must be a finite number ≥ 0", {"autoattack": -1}),
         ("autoattack_linf must be .* ≤ 1", {"autoattack_linf": 2.0, "autoattack": 5}),
         ("autoattack_linf needs autoattack", {"autoattack_linf": 0.1}),
+        ("units needs the stage neurons or dissection", {"units": ("a:1",), "stages": ("sweep",)}),
+        ("components needs the stage vis", {"components": (1,), "stages": ("neurons",)}),
+        ("natural measures accuracy alone; give it without units", {"units": ("a:1",), **NATURAL}),
+        ("natural measures .* without components", {"components": (1,), **NATURAL}),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(said, settings):

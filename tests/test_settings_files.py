@@ -108,6 +108,39 @@ def test_a_flag_replaces_the_models_of_a_file(tmp_path):
     assert (settings.fgsm, settings.epsilon) == ((2 / 255, 0.5), 0.25)
 
 
+CHOICES = {
+    "--units 3:5,a.b:12 7:0 --components 130,492": (("3:5", "a.b:12", "7:0"), (130, 492), None),
+    "--units=3:5 --components 130 492 --shown 24": (("3:5",), (130, 492), 24),
+    'units = ["3:5", "a.b:12"]\ncomponents = [1, 0]': (("3:5", "a.b:12"), (1, 0), None),
+    'units = "3:5,a.b:12"\ncomponents = "1,0"\nshown = 3': (("3:5", "a.b:12"), (1, 0), 3),
+    "units = []\ncomponents = []": ((), (), None),
+}
+
+
+@pytest.mark.parametrize("given", CHOICES)
+def test_units_and_components_are_named_with_commas_or_spaces(given, tmp_path):
+    words = given.split()
+    if not given.startswith("--"):
+        (tmp_path / "mine.toml").write_text(given)
+        words = ["--config", str(tmp_path / "mine.toml")]
+    settings = parse(["audit", *START[1:], "--model", "resnet14", *words])[0].settings
+    assert (settings.units, settings.components, settings.shown) == CHOICES[given]
+
+
+@pytest.mark.parametrize(
+    ("given", "units"), [("6", 6), ("3:5,3:7", ("3:5", "3:7")), ("3:5 3:7", ("3:5", "3:7"))]
+)
+def test_a_dissection_is_told_how_many_units_or_which(given, units):
+    words = ["dissect", *START[1:], "--model", "resnet14", "--units", *given.split()]
+    assert parse(words)[0].settings.units == units
+
+
+def test_a_component_is_a_whole_number():
+    words = ["visualize", *START[1:], "--model", "resnet14", "--components", "3,x"]
+    with pytest.raises(SettingsError, match=r"--components: 'x' is not a whole number$"):
+        parse(words)
+
+
 def test_the_record_names_the_recipe_and_writes_the_file_out(file):
     last = ["--epochs", "3"]
     words, recorded, origins = with_settings([*START, *R.split(), "--config", file, *last])
