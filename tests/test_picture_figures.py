@@ -165,7 +165,7 @@ def test_units_have_real_over_adversarial_images(run: Path, model: str) -> None:
 
     wanted = [line(kind, *pair) for pair in (units[:2], units[2:]) for kind in KINDS]
     assert {len(row) for row in wanted} == {16}
-    check(run, f"units-{model}-{LAYERS[-1].replace('.', '-')}", wanted)
+    check(run, f"units-{model}-{LAYERS[-1].replace('.', '-')}-least-likely", wanted)
 
 
 @pytest.mark.parametrize("layer", LAYERS[1:])

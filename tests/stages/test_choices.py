@@ -136,7 +136,8 @@ def test_so_many_units_of_the_last_layer_are_shown_if_none_is_named(tmp_path):
 
 def test_every_grid_is_a_figure_that_its_page_links(finished):
     names = {
-        *("units-tiny-3", "units-tiny-0", "units-other-0", "generation", "visualization"),
+        *("units-tiny-3-least-likely", "units-tiny-0-least-likely", "units-other-0-least-likely"),
+        *("generation", "visualization"),
         *("attributions-integrated-gradients", "attributions-expected-gradients"),
         *("inversions-noise", "inversions-image"),
     }

@@ -303,7 +303,8 @@ def pictures(tables: NeuronTables) -> list[Block]:
     if any(row["map"] for row in tables.pictures):
         text += MAPS
     blocks: list[Block] = [NoteBlock(title="What excites a unit", text=text)]
-    sheets = file_names("units", tables.pictures.values("model", "layer"))
+    places = tables.pictures.values("model", "layer")
+    sheets = file_names("units", [(*place, tables.main) for place in places])
     for chosen in tables.pictures.values("chosen"):
         rows = tables.pictures.where(chosen=chosen)
         each = [rows.where(model=m).values("model", "layer", "unit") for m in tables.models]
@@ -312,7 +313,7 @@ def pictures(tables: NeuronTables) -> list[Block]:
             GridBlock(
                 title=f"Units of {chosen}",
                 caption=f"Adversarial images: {behind(tables, tables.main)}.",
-                grids=[_grid(tables, *key, sheet=sheets[key[:2]]) for key in keys],
+                grids=[_grid(tables, *key, sheet=sheets[*key[:2], tables.main]) for key in keys],
             )
         )
     return blocks
