@@ -13,7 +13,6 @@ from advlens import GaussianNoise, Linf, Pgd
 from advlens.checks import check_number, check_numbers, check_positive, check_seed
 from advlens.errors import SettingsError
 
-BALL = Linf(epsilon=0.1)
 TINY = 5e-324
 
 
@@ -60,18 +59,6 @@ def test_a_sentence_begins_with_what_is_asked_for(where: str, start: str) -> Non
         check_positive(Settings(0), "rate", where=where)
     with pytest.raises(SettingsError, match=f"^{start}seed must be"):
         check_seed(Settings(seed=-1), where=where)
-
-
-@pytest.mark.parametrize(
-    ("settings", "sentence"),
-    [
-        ({"threat": "linf"}, "GaussianNoise: threat must be Threat(…), not 'linf'"),
-        ({"threat": BALL, "seed": "1"}, "GaussianNoise: seed must be a whole number, not '1'"),
-    ],
-)
-def test_noise_has_typed_settings_like_an_attack(settings: Any, sentence: str) -> None:
-    with pytest.raises(SettingsError, match=f"^{re.escape(sentence)}$"):
-        GaussianNoise(**settings)
 
 
 @pytest.mark.parametrize("count", [3, 5])

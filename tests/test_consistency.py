@@ -104,6 +104,7 @@ def test_interval_equals_the_jackknife_that_leaves_each_image_out(random_layer):
         corrected = whole[name] - scale * math.fsum(changes)
         error = 1.959963984540054 * math.sqrt(scale * math.fsum(c * c for c in changes))
         ends = sorted([whole[name], corrected])
+        assert found.influences[name].tolist() == pytest.approx(changes, abs=1e-12)
         assert interval.mean == pytest.approx(whole[name], abs=1e-12)
         assert interval.corrected == pytest.approx(corrected, abs=1e-10)
         assert interval.low == pytest.approx(max(0, ends[0] - error), abs=1e-10)
@@ -140,6 +141,8 @@ def test_bounds_and_extremes():
     assert agreement(one, other, C).item() == pytest.approx(C[3, 7].item(), abs=1e-15)
     even = torch.ones(1, CLASSES, dtype=torch.float64)
     assert level(even, C).item() == pytest.approx(uniform_floor(C), abs=1e-15)
+    counts = class_counts(torch.tensor([[0, 0, 2], [1, 2, 1]]), 3)
+    assert counts.tolist() == [[2, 0, 1], [0, 2, 1]]
 
 
 def test_floors():
@@ -150,11 +153,6 @@ def test_floors():
     assert lc == pytest.approx((1 + 19 * other) / 20, abs=0.003)
     assert 0.5 < cs1 < 0.9
     assert random_floor(labels, C, 20, seed=0) == (lc, cs1)
-
-
-def test_class_counts():
-    counts = class_counts(torch.tensor([[0, 0, 2], [1, 2, 1]]), 3)
-    assert counts.tolist() == [[2, 0, 1], [0, 2, 1]]
 
 
 # `Consistency` on images in memory

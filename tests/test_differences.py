@@ -6,11 +6,9 @@ from collections import Counter
 from statistics import mean, median
 
 import pytest
-import torch
 from scipy.stats import binomtest, norm, ttest_1samp
 
 from advlens.auditing.differences import compared
-from advlens.consistency import layer_consistency
 from advlens.intervals import (
     Z95,
     holm,
@@ -20,7 +18,6 @@ from advlens.intervals import (
     paired_mean,
     wilson,
 )
-from advlens.statistics import TopK
 
 TABLES = [(20, 12, 2, 16), (0, 5, 0, 0), (7, 0, 0, 9), (50, 3, 9, 2), (1, 20, 30, 1), (0, 0, 0, 4)]
 """Trials in which both succeed, only the first, only the second, neither."""
@@ -122,76 +119,46 @@ def test_the_median_has_the_interval_of_order_statistics(n, rank, covered):
     outside = sum(math.comb(n, k) for k in range(rank)) / 2**n
     assert 1 - 2 * outside == pytest.approx(covered, abs=1e-5)
     assert 2 * (outside + math.comb(n, rank) / 2**n) > 0.05  # a narrower one would not do
-
-
-def test_the_median_of_few_values_has_no_interval():
-    assert median_interval([3.0, 1.0, 2.0, 9.0, 4.0]) == (3.0, None, None)
+    assert median_interval(values[:5]) == (median(values[:5]), None, None)  # too few
     assert math.isnan(median_interval([])[0])
 
 
 def test_detectors_are_compared_unit_by_unit():
     """Of 40 units 12 keep a detector, 3 lose theirs, 5 gain one; the first layer does not count."""
-    cells = {
-        ("color", "color"): 8,
-        ("color", "object"): 4,
-        ("color", "none"): 3,
-        ("object", "object"): 0,
-        ("none", "object"): 5,
-        ("none", "none"): 20,
-    }
+    cells = {("color", "color"): 8, ("color", "object"): 4, ("color", "none"): 3}
+    cells |= {("object", "object"): 0, ("none", "object"): 5, ("none", "none"): 20}
+    names = ("model", "layer", "images", "before", "after", "units")
     rows = [
-        {
-            "model": "a",
-            "layer": layer,
-            "images": images,
-            "before": before,
-            "after": after,
-            "units": units,
-        }
+        dict(zip(names, ("a", layer, images, *change, units), strict=True))
         for layer, images in (("conv1", "adversarial"), ("conv2", "adversarial"), ("conv2", "x"))
-        for (before, after), units in cells.items()
+        for change, units in cells.items()
     ]
     made = compared({"dissection_transitions": rows})["changes"]
-    assert [(r["measure"], r["layer"]) for r in made] == [
-        ("detectors", "conv2"),
-        ("color detectors", "conv2"),
-        ("object detectors", "conv2"),
-    ]
+    measures = [f"{kind}detectors" for kind in ("", "color ", "object ")]
+    assert [(r["measure"], r["layer"]) for r in made] == [(name, "conv2") for name in measures]
     expected = [(12, 5, 3, 20), (8, 0, 7, 25), (0, 9, 0, 31)]
     for change, (both, gained, lost, neither) in zip(made, expected, strict=True):
         assert change["difference"] == pytest.approx((gained - lost) / 40)
         assert (change["low"], change["high"]) == paired_interval(both, gained, lost, neither)
-        assert change["p"] == mcnemar(gained, lost)
-        assert change["n"] == 40
+        assert (change["p"], change["n"]) == (mcnemar(gained, lost), 40)
 
 
 @pytest.mark.parametrize("better", ["higher", "lower"])
 def test_attributions_are_compared_by_their_leads_over_random_ones(better):
     draw, sign = random.Random(1), {"higher": 1, "lower": -1}[better]
-    values = {
-        (model, method): [draw.gauss(0, 1) for _ in range(7)]
-        for model in "ab"
-        for method in ("IG", "Random")
-    }
+    pairs = [(model, method) for model in "ab" for method in ("IG", "Random")]
+    values = {pair: [draw.gauss(0, 1) for _ in range(7)] for pair in pairs}
     values["a", "IG"][3] = math.nan
     rows = [
-        {
-            "model": model,
-            "method": method,
-            "measure": "insertion",
-            "first": first,
-            "values": " ".join(f"{value!r}" for value in numbers[first : first + 4]),
-        }
+        {"model": model, "method": method, "measure": "insertion", "first": first}
+        | {"values": " ".join(map(repr, numbers[first : first + 4]))}
         for (model, method), numbers in values.items()
         for first in (0, 4)
     ]
     measured = [{"measure": "insertion", "better": better}]
     (made,) = compared({"attribution_images": rows, "attribution": measured})["differences"]
-    apart = [
-        sign * ((values["a", "IG"][i] - values["a", "Random"][i]) - (b - r))
-        for i, (b, r) in enumerate(zip(values["b", "IG"], values["b", "Random"], strict=True))
-        if i != 3
-    ]
+    columns = zip(*(values[pair] for pair in pairs), strict=True)
+    apart = [sign * ((a - r) - (b - s)) for i, (a, r, b, s) in enumerate(columns) if i != 3]
     test = ttest_1samp(apart, 0)
     ends = test.confidence_interval(0.95)
     assert (made["model"], made["other"], made["method"], made["n"]) == ("a", "b", "IG", 6)
@@ -204,63 +171,14 @@ def test_equal_differences_have_a_p_of_0_or_1():
     assert paired_mean([0.0, 0.0]) == (0, 0, 0, 1)
 
 
-C = torch.tensor([[1.0, 0.4, 0.1], [0.4, 1.0, 0.3], [0.1, 0.3, 1.0]], dtype=torch.float64)
-
-
-def form(first: list[int], second: list[int]) -> float:
-    """The mean similarity of all pairs of classes."""
-    return mean(float(C[a, b]) for a in first for b in second)
-
-
-def naive_means(p_ids, q_ids, labels, targets, left_out=None):
-    """The means over units of the four measures, without one image in all top sets."""
-    values = {"lc": [], "consis_adv": [], "cs1": [], "cs2": []}
-    for ps, qs in zip(p_ids, q_ids, strict=True):
-        p = [labels[i] for i in ps if i != left_out]
-        q = [labels[i] for i in qs if i != left_out]
-        t = [targets[i] for i in qs if i != left_out]
-        values["lc"].append(form(p, p))
-        values["consis_adv"].append(form(q, q))
-        for name, other in (("cs1", q), ("cs2", t)):
-            values[name].append(form(p, other) / math.sqrt(form(p, p) * form(other, other)))
-    return {name: mean(each) for name, each in values.items()}
-
-
-def test_influences_are_changes_of_the_means_when_an_image_is_left_out():
-    generator = torch.Generator().manual_seed(0)
-    labels, targets = (torch.randint(3, (20,), generator=generator) for _ in range(2))
-    tops = [TopK(5, 4), TopK(5, 4)]
-    for top in tops:
-        top.update(torch.rand(20, 4, generator=generator), torch.arange(20))
-    layer = layer_consistency(*tops, labels, targets, C)
-    ids = [top.compute()[1].tolist() for top in tops]
-    whole = naive_means(*ids, labels.tolist(), targets.tolist())
-    for image in range(20):
-        without = naive_means(*ids, labels.tolist(), targets.tolist(), image)
-        for measure, expected in without.items():
-            influence = layer.influences[measure][image].item()
-            assert influence == pytest.approx(expected - whole[measure], abs=1e-12)
-            assert layer.intervals[measure].mean == pytest.approx(whole[measure], abs=1e-12)
-
-
 FGSM = {"attack": "Fgsm", "norm": "Linf", "epsilon": 0.01, "steps": 1}
 
 
 def means_row(model: str, images: str, measure: str, corrected: float | None, influences):
-    return [
-        {
-            "model": model,
-            "layer": "conv",
-            "images": images,
-            **FGSM,
-            "measure": measure,
-            "corrected": corrected,
-            "top": 4,
-            "first": first,
-            "influences": " ".join(f"{value!r}" for value in influences[first : first + 3]),
-        }
-        for first in (3, 0)
-    ]
+    told = {"model": model, "layer": "conv", "images": images, **FGSM, "measure": measure}
+    parts = {first: " ".join(map(repr, influences[first : first + 3])) for first in (3, 0)}
+    told |= {"corrected": corrected, "top": 4}
+    return [told | {"first": first, "influences": part} for first, part in parts.items()]
 
 
 def test_consistency_is_compared_by_a_paired_jackknife():

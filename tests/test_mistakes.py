@@ -75,14 +75,10 @@ def test_guessing_equals_all_deals_of_the_predictions():
     mean = math.fsum(shares) / len(shares)
     spread = math.sqrt(math.fsum((share - mean) ** 2 for share in shares) / len(shares))
     assert guessing(predicted, labels, 4) == pytest.approx((mean, mean + Z95 * spread), rel=1e-12)
-
-
-def test_who_always_says_the_same_guesses():
-    labels = torch.tensor([0] * 90 + [1] * 10)
-    assert guessing(torch.zeros_like(labels), labels, 2) == pytest.approx((0.9, 0.9), rel=1e-12)
-    zeros = torch.zeros(25, dtype=torch.int64)
+    labels, zeros = torch.tensor([0] * 90 + [1] * 10), torch.zeros(100, dtype=torch.int64)
+    assert guessing(zeros, labels, 2) == pytest.approx((0.9, 0.9), rel=1e-12)
     one_class = (0.2, 0.2 + Z95 * math.sqrt(0.2 * 0.8 / 25))
-    assert guessing(zeros, zeros, 5) == pytest.approx(one_class, rel=1e-12)
+    assert guessing(zeros[:25], zeros[:25], 5) == pytest.approx(one_class, rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -162,10 +158,7 @@ NORMALIZATIONS = {
     "none": (lambda n: Classifier(n, name="m"), r"variance is 0\.0\d+ .*without the normalization"),
     "twice": (lambda n: normalized(nn.Sequential(normalized(n))), r"variance is 1\d\.\d .*twice"),
     "to 255": (lambda n: normalized(n, 255.0), r"deviation 0\.00\d+ after .*scale of \[0, 1\]"),
-    "none, for 1d": (
-        lambda n: normalized(one_dimensional()),
-        "statistics of a new .* in 1, its",
-    ),
+    "none, for 1d": (lambda n: normalized(one_dimensional()), "statistics of a new .* in 1, its"),
 }
 
 
@@ -197,21 +190,6 @@ def test_the_statistics_at_the_first_batch_normalization():
     # sums of squares in float64 of float32 values: their rounding is all that differs
     assert seen.variance == pytest.approx(sorted(ratios)[15], rel=1e-4)
     assert seen.off == pytest.approx(sorted(off)[15], abs=1e-4)
-
-
-OUTPUTS = {
-    "softmax": (lambda y: y.softmax(1), "values from 0 to 1 that sum to 1, which are not logits"),
-    "sigmoid": (lambda y: y.sigmoid(), "values from 0 to 1, which are not logits"),
-    "votes": (lambda y: nn.functional.one_hot(y.argmax(1), 10).float(), "that sum to 1, which are"),
-    "log-softmax": (lambda y: y.log_softmax(1), "returns log-probabilities"),
-}
-
-
-@pytest.mark.parametrize("case", OUTPUTS)
-def test_outputs_that_are_no_logits(case):
-    change, said = OUTPUTS[case]
-    (sentence,) = warnings(normalized(Behind(change)), SAMPLE.subset(60, seed=0))
-    assert said in sentence
 
 
 class Stuck(Behind):
