@@ -11,6 +11,7 @@ from advlens.arrays import Images
 from advlens.prepared import Prepared, live_features
 from advlens.seeding import Stream
 from advlens.training.objectives import Objective, TrainingBatch
+from steps_by_hand import stream
 
 SEED = 11
 IDS = torch.tensor([4, 17, 2, 900, 31, 8])
@@ -88,11 +89,8 @@ def forward(network: nn.Module, images: Tensor, training: bool) -> tuple[Tensor,
 
 def radii(low: float, high: float) -> Tensor:
     """One uniform radius per image, from the image's own stream of random numbers."""
-    found = []
-    for number in IDS.tolist():
-        bits = np.random.Philox(key=[SEED, number], counter=[0, 0, 0, Stream.EPSILON])
-        found.append(low + (high - low) * np.random.Generator(bits).random((), dtype=np.float32))
-    return torch.tensor(found, dtype=torch.float64).view(-1, 1, 1, 1)
+    draws = [stream(SEED, n, Stream.EPSILON).random((), dtype=np.float32) for n in IDS.tolist()]
+    return low + (high - low) * torch.tensor(np.array(draws)).double().view(-1, 1, 1, 1)
 
 
 def fgsm(batch: TrainingBatch, low: float, high: float, training: bool) -> Tensor:

@@ -194,7 +194,14 @@ def focused(page: Page) -> str:
     return text
 
 
-def test_keys_move_between_rows_and_open_pictures(page: Page) -> None:
+def test_keys_clicks_and_the_tabulator_reach_everything(page):
+    filter_of(page, "Model").focus()
+    names = []
+    for _ in range(6 + 1 + 12 + 1):
+        page.keyboard.press("Tab")
+        names.append(page.evaluate("document.activeElement.tagName"))
+    filters = "SELECT SELECT SELECT INPUT INPUT BUTTON"
+    assert " ".join(names) == f"{filters} DIV {'BUTTON ' * 12}TR"
     rows = page.locator(".units tbody tr")
     rows.nth(0).focus()
     page.keyboard.press("ArrowDown")
@@ -220,24 +227,11 @@ def test_keys_move_between_rows_and_open_pictures(page: Page) -> None:
     assert "layer1.0.conv2, unit 3" in grid.inner_text()
     assert page.evaluate("document.activeElement.id") == grid.get_attribute("id")
     assert grid.evaluate("e => e.getBoundingClientRect().top >= 0")
-
-
-def test_a_click_on_a_pictured_row_opens_it(page: Page) -> None:
     page.locator(".units tbody tr.pictured td").nth(4).click()
     assert page.locator("article:target").count() == 1
     assert page.locator(".units tbody tr.pictured a").first.get_attribute("aria-label") == (
         "3, with pictures"
     )
-
-
-def test_filters_and_headers_are_reached_by_the_tabulator(page: Page) -> None:
-    filter_of(page, "Model").focus()
-    names = []
-    for _ in range(6 + 1 + 12 + 1):
-        page.keyboard.press("Tab")
-        names.append(page.evaluate("document.activeElement.tagName"))
-    filters = "SELECT SELECT SELECT INPUT INPUT BUTTON"
-    assert " ".join(names) == f"{filters} DIV {'BUTTON ' * 12}TR"
 
 
 def test_on_a_phone_nothing_sticks_out(phone: Page) -> None:

@@ -134,7 +134,7 @@ def test_intervals_cover_the_truth():
     assert np.mean(plain) - truth == pytest.approx(bias * 19 / 20, rel=0.35)
 
 
-def test_bounds_and_extremes():
+def test_bounds_extremes_and_floors():
     one, other = (torch.eye(CLASSES).double()[[k]] * n for k, n in ((3, 5), (7, 2)))
     assert level(one, C).item() == 1
     assert agreement(one, one, C).item() == 1
@@ -143,9 +143,6 @@ def test_bounds_and_extremes():
     assert level(even, C).item() == pytest.approx(uniform_floor(C), abs=1e-15)
     counts = class_counts(torch.tensor([[0, 0, 2], [1, 2, 1]]), 3)
     assert counts.tolist() == [[2, 0, 1], [0, 2, 1]]
-
-
-def test_floors():
     labels = torch.arange(1000) % CLASSES
     lc, cs1 = random_floor(labels, C, 20, seed=0)
     # k images drawn without replacement: k diagonal pairs, and k(k − 1) of different images
@@ -229,12 +226,3 @@ def test_too_few_images_are_refused(classifier, random_layer):
             Consistency()(classifier, IMAGES[:count], LABELS[:count])
     with pytest.raises(DataError, match="too small a top set"):
         measure(random_layer, k=1)
-
-
-WRONG = [("top", 0.0), ("top", 1.5), ("top", math.nan), ("sigma", -1.0), ("batch_size", 0)]
-
-
-@pytest.mark.parametrize(("name", "value"), WRONG)
-def test_wrong_settings_are_refused(name, value):
-    with pytest.raises(SettingsError, match=name):
-        Consistency(**{name: value})

@@ -48,9 +48,11 @@ def test_the_paired_interval_equals_the_formula(table):
     assert paired_interval(*table) == pytest.approx((-high, -low), abs=1e-12)
 
 
-def test_the_paired_interval_is_that_of_newcombe_1998():
+def test_paired_values_of_newcombe_1998_and_of_equal_differences():
     assert paired_interval(20, 12, 2, 16) == pytest.approx((0.0562, 0.3292), abs=5e-5)
     assert paired_interval(0, 0, 0, 0) == (-1, 1)
+    assert paired_mean([0.5, 0.5, 0.5]) == (0.5, 0.5, 0.5, 0)
+    assert paired_mean([0.0, 0.0]) == (0, 0, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -103,10 +105,6 @@ def test_each_pair_of_models_is_compared_under_each_attack_that_both_faced():
     assert ac["difference"] == pytest.approx(1 / 200)
     assert bc["difference"] == pytest.approx(-99 / 200)
     assert [r["p_holm"] for r in made] == holm([r["p"] for r in made])
-
-
-def test_models_that_saw_other_numbers_of_images_are_not_compared():
-    assert not any(compared({"accuracy_images": [row("a", "110"), row("b", "11")]}).values())
 
 
 @pytest.mark.parametrize(
@@ -166,11 +164,6 @@ def test_attributions_are_compared_by_their_leads_over_random_ones(better):
     assert numbers == pytest.approx([mean(apart), ends.low, ends.high, test.pvalue], rel=1e-9)
 
 
-def test_equal_differences_have_a_p_of_0_or_1():
-    assert paired_mean([0.5, 0.5, 0.5]) == (0.5, 0.5, 0.5, 0)
-    assert paired_mean([0.0, 0.0]) == (0, 0, 0, 1)
-
-
 FGSM = {"attack": "Fgsm", "norm": "Linf", "epsilon": 0.01, "steps": 1}
 
 
@@ -197,7 +190,7 @@ def test_consistency_is_compared_by_a_paired_jackknife():
         assert [row[n] for n in ("difference", "low", "high", "p")] == pytest.approx(expected)
 
 
-def test_attacks_of_different_radii_are_compared_at_equal_success_alone():
+def test_other_images_are_not_compared_and_other_radii_at_equal_success_alone():
     rows = means_row("a", "equal-success", "cs1", 0.5, [0.1] * 6)
     rows += means_row("b", "equal-success", "cs1", 0.4, [0.2] * 6)
     other = [row | {"images": "least-likely"} for row in rows]
@@ -205,3 +198,4 @@ def test_attacks_of_different_radii_are_compared_at_equal_success_alone():
         row["epsilon"] = 0.02
     (made,) = compared({"consistency_images": rows + other})["differences"]
     assert (made["images"], made["epsilon"]) == ("equal-success", None)
+    assert not any(compared({"accuracy_images": [row("a", "110"), row("b", "11")]}).values())

@@ -136,10 +136,18 @@ def test_random_features_and_distances_equal_torch_fidelitys(first) -> None:
     assert (source.dimension, source.weights) == (2048, content(random_state()))
 
 
-def test_one_layer_computes_nothing_behind_it(first) -> None:
+def test_one_layer_computes_nothing_behind_it_and_global_settings_come_back(first):
     assert list(first.sources) == ["192"]
     assert not [name for name, _ in first._network.named_modules() if "Mixed" in name]
     assert list(first(torch.zeros(1, 3, 8, 8))) == ["192"]
+
+    def settings() -> list[object]:
+        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+        return [cudnn.enabled, cudnn.deterministic, cudnn.allow_tf32, matmul.fp32_precision]
+
+    before = settings()
+    first(torch.zeros(1, 3, 8, 8))
+    assert settings() == before
 
 
 def test_pixels_are_those_of_a_png(first) -> None:
@@ -149,16 +157,6 @@ def test_pixels_are_those_of_a_png(first) -> None:
     for wrong in (torch.full((1, 3, 8, 8), 2.0), torch.zeros(1, 1, 8, 8)):
         with pytest.raises(DataError, match="images must"):
             first(wrong)
-
-
-def test_global_settings_come_back(first) -> None:
-    def settings() -> list[object]:
-        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-        return [cudnn.enabled, cudnn.deterministic, cudnn.allow_tf32, matmul.fp32_precision]
-
-    before = settings()
-    first(torch.zeros(1, 3, 8, 8))
-    assert settings() == before
 
 
 @pytest.fixture
@@ -241,14 +239,11 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path, kind: str, suffix: str) -
     assert not (tmp_path / "to").exists()
 
 
-def test_files_that_are_not_there(tmp_path: Path) -> None:
+def test_files_that_are_not_there_and_a_local_copy(tmp_path, small):
     with pytest.raises(CheckpointError, match=r"no .*none\.pth; fetch it with"):
         read_inception(tmp_path / "none.pth")
     with pytest.raises(CheckpointError, match=r"6726825d\.pth or .*safetensors; fetch it with"):
         read_inception(tmp_path)
-
-
-def test_a_local_copy_is_checked_and_copied(small: dict[str, Tensor], tmp_path: Path) -> None:
     archive = tmp_path / "mine.safetensors"
     save_file(small, archive)
     path = fetch_inception(tmp_path / "to", archive)

@@ -52,24 +52,10 @@ def test_values_and_gradients_equal_naive_float64(margin):
     np.testing.assert_allclose(gradient(log_odds, logits, labels), scaled, rtol=3e-5)
 
 
-@pytest.mark.parametrize("margin", [17.5, 25, 40, 60, 80])
-def test_plain_float32_cross_entropy_would_fail(margin):
-    logits, labels = confident(margin)
-    weight = randn(0, 10, 500)
-    signs = np.sign(naive_gradient(logits, 4) @ weight.numpy())
-    ours = np.sign(gradient(cross_entropy, logits, labels) @ weight.numpy())
-    plain = np.sign(gradient(F.cross_entropy, logits, labels) @ weight.numpy())
-    assert (ours == signs).all()
-    assert (plain != signs).mean() > 0.1
-
-
-def test_log_odds_are_positive_exactly_where_another_class_leads():
+def test_losses_are_per_image_and_log_odds_positive_exactly_where_another_class_leads():
     logits = randn(1, 400, 2)
     labels = torch.zeros(400, dtype=torch.int64)
     assert torch.equal(log_odds(logits, labels) > 0, logits.argmax(dim=1) != 0)
-
-
-def test_losses_are_per_image():
     logits, labels = randn(2, 7, 5).requires_grad_(), torch.arange(7) % 5
     expected = F.cross_entropy(logits, labels, reduction="none")
     torch.testing.assert_close(cross_entropy(logits, labels), expected)
@@ -106,12 +92,6 @@ def test_gradient_of_the_divergence_equals_naive_float64(margin):
     leaf = others.float().requires_grad_()
     (found,) = torch.autograd.grad(divergence(logits.float(), leaf).sum(), leaf)
     np.testing.assert_allclose(found.double().numpy()[0], expected, rtol=1e-6)  # 8 ε of the result
-    if margin < 17:
-        return
-    plain = others.float().requires_grad_()
-    loss = F.kl_div(plain.log_softmax(1), logits.float().softmax(1), reduction="batchmean")
-    (lost,) = torch.autograd.grad(loss, plain)
-    assert abs(lost[0, 4].item() - expected[4]) > 0.2 * abs(expected[4])
 
 
 @pytest.mark.parametrize("kind", ["squared", "absolute", "cosine"])

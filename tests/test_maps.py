@@ -169,17 +169,21 @@ def test_each_image_and_seed_has_its_own_occluder(images: Tensor) -> None:
     assert not torch.allclose(maps, other, rtol=0.01)
 
 
-def test_no_images_and_no_units(images: Tensor) -> None:
+def test_pixels_and_responses_are_checked_and_there_may_be_none(images):
     method = DiscrepancyMap(patch=3)
     assert method(network(), images[:0], units=torch.empty(0, 2, dtype=int)).shape == (0, 2, 9, 14)
     assert method(network(), images, units=[[], [], []]).shape == (3, 0, 9, 14)
+    with pytest.raises(DataError, match=r"\[0, 1\]"):
+        DiscrepancyMap()(network(), images + 1, units=UNITS)
+    model = network()
+    with torch.no_grad():
+        model[3].bias[4] = torch.inf
+    with pytest.raises(NumericError, match="not finite"):
+        DiscrepancyMap()(model, images, units=UNITS)
 
 
 THREE = "each of the 3 images"
 WRONG = [
-    ({"patch": 0}, {}, SettingsError, "patch must be a positive"),
-    ({"stride": -1}, {}, SettingsError, "stride must be a positive"),
-    ({"batch_size": 0}, {}, SettingsError, "batch_size must be a positive"),
     ({"patch": 10}, {}, DataError, "9 × 14 pixels are smaller than the occluder of 10"),
     ({}, {"units": [[0], [1], [5]]}, SettingsError, "units are 0 to 4, but units 0 to 5"),
     ({}, {"units": [[0], [1], [-1]]}, SettingsError, "units are 0 to 4, but units -1 to 1"),
@@ -196,16 +200,6 @@ WRONG = [
 def test_wrong_use_is_one_sentence(settings, call, error, words, images: Tensor) -> None:
     with pytest.raises(error, match=words):
         DiscrepancyMap(**settings)(network(), images, **({"units": UNITS} | call))
-
-
-def test_pixels_and_responses_are_checked(images: Tensor) -> None:
-    with pytest.raises(DataError, match=r"\[0, 1\]"):
-        DiscrepancyMap()(network(), images + 1, units=UNITS)
-    model = network()
-    with torch.no_grad():
-        model[3].bias[4] = torch.inf
-    with pytest.raises(NumericError, match="not finite"):
-        DiscrepancyMap()(model, images, units=UNITS)
 
 
 @pytest.mark.parametrize("side", [12, 224])

@@ -30,40 +30,25 @@ def test_nothing_is_said_of_a_model_without_mistakes() -> None:
     assert said(labels=RIGHT, norm=FirstNorm("bn", False, 1.0, 0.0)) == ""
 
 
-@pytest.mark.parametrize(
-    ("variance", "off", "cause"),
-    [
-        (4.99, 1.99, ""),
-        (1 / 4.99, 1.99, ""),
-        (5.01, 0.0, "as with images normalized twice"),
-        (1 / 5.01, 0.0, "as without the normalization"),
-        (1.0, 2.01, "as with images normalized twice"),
-    ],
-)
-def test_variances_five_times_apart_or_means_two_deviations_off(
-    variance: float, off: float, cause: str
-) -> None:
+TWICE, WITHOUT = "as with images normalized twice", "as without the normalization"
+NORMS = [(4.99, 1.99, ""), (1 / 4.99, 1.99, ""), (5.01, 0, TWICE), (1 / 5.01, 0, WITHOUT)]
+
+
+@pytest.mark.parametrize(("variance", "off", "cause"), [*NORMS, (1.0, 2.01, TWICE)])
+def test_variances_five_times_apart_or_means_two_deviations_off(variance, off, cause) -> None:
     text = said(norm=FirstNorm("bn", False, variance, off))
     assert cause in text
     assert bool(text) == bool(cause)
 
 
-@pytest.mark.parametrize(
-    ("mean", "deviation", "wrong"),
-    [
-        (50.0, 1.0, False),
-        (50.1, 1.0, True),
-        (-50.1, 1.0, True),
-        (0.0, 50.0, False),
-        (0.0, 50.1, True),
-        (0.0, 0.02, False),
-        (0.0, 0.019, True),
-        (0.0, 0.0, False),
-    ],
-)
-def test_the_scale_of_normalized_pixels(mean: float, deviation: float, wrong: bool) -> None:
+WITHIN = [(50.0, 1.0), (0.0, 50.0), (0.0, 0.02), (0.0, 0.0)]
+BEYOND = [(50.1, 1.0), (-50.1, 1.0), (0.0, 50.1), (0.0, 0.019)]
+
+
+@pytest.mark.parametrize(("mean", "deviation"), WITHIN + BEYOND)
+def test_the_scale_of_normalized_pixels(mean: float, deviation: float) -> None:
     text = said(means=(0.0, mean, 0.0), deviations=(0.0, deviation, 0.0))
-    assert ("on the scale of [0, 1]" in text) == wrong
+    assert ("on the scale of [0, 1]" in text) == ((mean, deviation) in BEYOND)
 
 
 @pytest.mark.parametrize("count", [FEWEST - 1, FEWEST])
@@ -79,19 +64,19 @@ def rows(*values: float) -> Tensor:
     return torch.tensor([values] * 30, dtype=torch.float64)
 
 
+SUMS, RANGE = "that sum to 1, which are not logits", "values from 0 to 1, which are not logits"
+LOGARITHMS = {f: rows(*(math.log(f * p) for p in (0.7, 0.2, 0.1))) for f in (1, 1.009, 1.011)}
+
+
 @pytest.mark.parametrize(
     ("logits", "words"),
     [
-        (rows(0.5, 0.2, 0.3), "that sum to 1, which are not logits"),
-        (rows(0.5, 0.2, 0.309), "that sum to 1, which are not logits"),
-        (rows(0.5, 0.2, 0.311), "values from 0 to 1, which are not logits"),
-        (rows(1.0, 0.9, 0.0), "values from 0 to 1, which are not logits"),
+        *((rows(0.5, 0.2, 0.3), SUMS), (rows(0.5, 0.2, 0.309), SUMS)),
+        *((rows(0.5, 0.2, 0.311), RANGE), (rows(1.0, 0.9, 0.0), RANGE)),
         (rows(0.49, 0.21, 0.3), ""),  # the logits of new weights may be so small
-        (rows(1.00001, 0.0, 0.0), ""),
-        (rows(0.9, -0.00001, 0.1), ""),
-        (rows(*(math.log(p) for p in (0.7, 0.2, 0.1))), "returns log-probabilities"),
-        (rows(*(math.log(1.009 * p) for p in (0.7, 0.2, 0.1))), "returns log-probabilities"),
-        (rows(*(math.log(1.011 * p) for p in (0.7, 0.2, 0.1))), ""),
+        *((rows(1.00001, 0.0, 0.0), ""), (rows(0.9, -0.00001, 0.1), "")),
+        *((LOGARITHMS[factor], "returns log-probabilities") for factor in (1, 1.009)),
+        (LOGARITHMS[1.011], ""),
     ],
 )
 def test_what_passes_as_probabilities(logits: Tensor, words: str) -> None:

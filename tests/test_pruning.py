@@ -78,14 +78,11 @@ def test_without_sparsity_nothing_changes_in_training(tmp_path: Path) -> None:
     assert same(trained.state_dict(), plain.state_dict())
 
 
-def test_a_convolution_keeps_a_channel() -> None:
+def test_a_convolution_keeps_a_channel_and_what_has_none_is_refused():
     model = classifier()
     with pytest.raises(SettingsError, match=r"leaves none of the 6 channels of layer 0; give"):
         prune(model, 0.95)
     assert same(classifier().state_dict(), model.state_dict())
-
-
-def test_what_has_no_convolution_is_refused() -> None:
     model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), name="flat")
     with pytest.raises(ModelError, match="no convolution to prune; name another model"):
         kept_channels(model, 0.5)

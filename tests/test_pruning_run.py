@@ -97,9 +97,7 @@ def the(rows: list[dict[str, str]], **wanted: str) -> dict[str, str]:
     return row
 
 
-def test_every_model_is_pruned_fine_tuned_and_audited(
-    whole: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_model_is_pruned_fine_tuned_and_audited(whole, monkeypatch):
     monkeypatch.chdir(whole.parent)
     text, rows = (whole / "said.txt").read_text(), read(whole, "pruning")
     names = ("first-0", "first-0.5", "second-0", "second-0.5")
@@ -144,9 +142,7 @@ def test_every_model_is_pruned_fine_tuned_and_audited(
         assert the(rows, **where, table="units")["n"] == str(len(alive))
 
 
-def test_the_same_command_continues_to_the_same_bytes(
-    world: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_command_continues_to_the_same_bytes(world, whole, monkeypatch):
     for step in (1, 3):  # a step an epoch: in the first model, then in its second one
         with monkeypatch.context() as patched:
             counted_steps(patched, interrupt=step)
@@ -172,7 +168,7 @@ def test_the_same_command_continues_to_the_same_bytes(
         assert path.read_bytes() == (whole.parent / path).read_bytes(), path
 
 
-def test_the_sample_is_cut_into_images_to_tune_and_to_audit() -> None:
+def test_the_sample_is_cut_into_images_to_tune_and_to_audit():
     model = load_model("cifar10-standard")
     tuned, audited = pruning.images("sample", model, PruneSettings(train_images=100))
     assert (len(tuned), len(audited)) == (100, 500)
@@ -182,7 +178,7 @@ def test_the_sample_is_cut_into_images_to_tune_and_to_audit() -> None:
     assert not seen & {image.numpy().tobytes() for image in audited.images(range(500))}
 
 
-def test_a_packaged_model_has_its_own_recipe() -> None:
+def test_a_packaged_model_has_its_own_recipe():
     names = ["cifar10-standard", "cifar10-l2", "cifar10-consistency"]
     wholes = [load_model(name) for name in names]
     plan = pruning.variants(names, wholes, PruneSettings(sparsity=(0.25, 0.5)))
@@ -236,16 +232,12 @@ def sentence(
 
 
 @pytest.mark.parametrize(("words", "said"), WRONG)
-def test_wrong_use_is_one_sentence(
-    words: str, said: str, sentence: Callable[[str, int], str]
-) -> None:
+def test_wrong_use_is_one_sentence(words, said, sentence):
     model = "--model cifar10-l2" if words and "--model" not in words else ""
     assert re.search(said, sentence(f"{model} {words} --data sample", 2))
 
 
-def test_data_that_cannot_serve_is_refused_before_anything_is_written(
-    world: Path, sentence: Callable[[str, int], str]
-) -> None:
+def test_data_that_cannot_serve_is_refused_before_anything_is_written(world, sentence):
     """Models are not fine-tuned on what they are audited on."""
     model = "--model pruning_network:network@first.safetensors --recipes cifar10-standard"
     for words, said, code in [
@@ -258,9 +250,7 @@ def test_data_that_cannot_serve_is_refused_before_anything_is_written(
         assert re.search(said, sentence(f"{model} --data {words}", code))
 
 
-def test_a_dry_run_says_what_fine_tunes_what(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_says_what_fine_tunes_what(tmp_path, capsys):
     out = tmp_path / "out"
     words = f"prune --model cifar10-l2 --data sample --out {out} --sparsity .25 --dry-run"
     assert main(words.split()) == 0

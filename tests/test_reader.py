@@ -30,16 +30,13 @@ def run(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "run"))
 
 
-def test_a_run_as_plain_data(made: Path) -> None:
+def test_a_run_as_plain_data_has_one_type_for_each_column(made):
     found = read_run(str(made))
     assert found.folder == made
     assert found.models == ("standard", "robust")
     assert found.record["settings"]
     assert set(found.tables) == {path.stem for path in (made / "results").glob("*.csv")}
     assert {"accuracy", "units", "layers"} <= set(found.tables)
-
-
-def test_columns_have_one_type_each(made: Path) -> None:
     accuracy = read_run(made).rows("accuracy")[0]
     kinds = [type(accuracy[column]) for column in ("model", "top1", "n", "steps")]
     assert kinds == [str, float, int, int]
@@ -61,7 +58,7 @@ def write_without(run: Path, table: str, column: str) -> None:
     write_csv(run / "results" / f"{table}.csv", rows)
 
 
-def test_a_column_that_an_earlier_version_did_not_write_is_empty(run: Path) -> None:
+def test_a_column_that_an_earlier_version_did_not_write_is_empty(run):
     write_without(run, "floors", "kind")
     assert "kind" not in read_run(run).rows("floors")[0]
     found = Results.read(run).table("floors")
@@ -73,7 +70,7 @@ def test_a_column_that_an_earlier_version_did_not_write_is_empty(run: Path) -> N
             Results.read(run).table(table)
 
 
-def test_names_stay_texts_and_empty_cells_are_none(run: Path) -> None:
+def test_names_stay_texts_and_empty_cells_are_none(run):
     write_csv(run / "results" / "odd.csv", ODD)
     assert read_run(run).rows("odd") == ODD
     # but concepts go by their numbers
@@ -85,7 +82,7 @@ def test_names_stay_texts_and_empty_cells_are_none(run: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Mismatched null-like values:FutureWarning")  # pandas 2
-def test_frames_are_what_pandas_reads(run: Path) -> None:
+def test_frames_are_what_pandas_reads(run):
     found = read_run(run)
     for table in found.tables:
         plain = pandas.read_csv(run / "results" / f"{table}.csv")
@@ -102,15 +99,10 @@ def test_frames_are_what_pandas_reads(run: Path) -> None:
     assert (frame["ok"].dtype, frame["count"].dtype) == (bool, "int64")
 
 
-def test_pandas_is_imported_only_for_frames() -> None:
+def test_pandas_is_imported_only_for_frames_which_say_how_to_get_it(made, monkeypatch):
     code = "import sys, advlens; advlens.read_run; print('pandas' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split()[0] == "False"
-
-
-def test_a_frame_without_pandas_says_how_to_get_it(
-    made: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     found = read_run(made)
     assert found.rows("accuracy")
@@ -118,7 +110,7 @@ def test_a_frame_without_pandas_says_how_to_get_it(
         found.frame("accuracy")
 
 
-def test_wrong_folders_and_tables_are_one_sentence(run: Path, tmp_path: Path) -> None:
+def test_wrong_folders_and_tables_are_one_sentence(run, tmp_path):
     with pytest.raises(RunError, match=r"there is no run folder .*none; name one made by"):
         read_run(tmp_path / "none")
     for table, words in (("unit", r"'unit'; it has accuracy, .*units"), ("../run", r"'\.\./run'")):
@@ -158,9 +150,7 @@ def change(run: Path, alter: Callable[[dict[str, Any]], object]) -> None:
         (lambda r: r["stages"][0].update(seconds=float("nan")), "NaN"),
     ],
 )
-def test_a_damaged_record_is_refused(
-    run: Path, alter: Callable[[dict[str, Any]], object], named: str
-) -> None:
+def test_a_damaged_record_is_refused(run, alter, named):
     assert Results.read(run).chance == 0.25
     change(run, alter)
     with pytest.raises(RunError, match=re.escape(named)) as caught:
@@ -169,7 +159,7 @@ def test_a_damaged_record_is_refused(
     assert "advlens audit" in str(caught.value)
 
 
-def test_a_record_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_record_that_is_none_is_refused(tmp_path):
     with pytest.raises(RunError, match=r"cannot read .*run.json: it is not there; name a folder"):
         read_run(tmp_path)
     for content in (b"", b"{", b"[" * 100_000, b"\xff", b"[]", b"null"):
@@ -186,7 +176,7 @@ def table(run: Path, content: bytes) -> Rows:
     return Results.read(run).table("mine", COLUMNS)
 
 
-def test_table_types_its_values_and_leaves_other_columns(run: Path) -> None:
+def test_table_types_its_values_and_leaves_other_columns(run):
     text = b'model,extra,unit,dead,lc\nrobust,x,1e+06,true,\nstandard,"a,\nb",2,false,0.25\n'
     assert table(run, text) == [
         {"model": "robust", "unit": 1_000_000, "lc": None, "dead": True},
@@ -211,7 +201,7 @@ def test_table_types_its_values_and_leaves_other_columns(run: Path) -> None:
         ("x" * 200_000, "mine.csv is damaged"),
     ],
 )
-def test_a_damaged_table_is_refused(run: Path, line: str | bytes, named: str) -> None:
+def test_a_damaged_table_is_refused(run, line, named):
     content = line.encode() if isinstance(line, str) else line
     with pytest.raises(RunError, match=re.escape(named)) as caught:
         table(run, b"model,unit,lc,dead\n" + content + b"\n")
@@ -219,12 +209,12 @@ def test_a_damaged_table_is_refused(run: Path, line: str | bytes, named: str) ->
 
 
 @pytest.mark.parametrize(("header", "column"), [(b"", "model"), (b"model,unit,dead\n", "lc")])
-def test_a_table_without_a_column_is_refused(run: Path, header: bytes, column: str) -> None:
+def test_a_table_without_a_column_is_refused(run, header, column):
     with pytest.raises(RunError, match=rf"mine\.csv.*it has no column {column}"):
         table(run, header)
 
 
-def test_file_stays_in_the_run_folder(run: Path, tmp_path: Path) -> None:
+def test_file_stays_in_the_run_folder(run, tmp_path):
     results = Results.read(run)
     assert results.file("figures/images/0.png").is_file()
     (tmp_path / "outside.png").write_bytes(b"")
@@ -235,7 +225,7 @@ def test_file_stays_in_the_run_folder(run: Path, tmp_path: Path) -> None:
             results.file(name)
 
 
-def test_invisible_characters_are_marked(run: Path) -> None:
+def test_invisible_characters_are_marked(run):
     """Control and direction characters, and half a surrogate pair, which no file could hold."""
     change(run, lambda record: record["models"][0].update(name="a\x00b\u202ec\ud800d"))
     assert Results.read(run).models == ("a\ufffdb\ufffdc\ufffdd", "robust")

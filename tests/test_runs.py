@@ -44,15 +44,12 @@ def test_a_damaged_file_is_named(tmp_path, damage):
         run.state(0, "x", 9)
 
 
-def test_csv_cells(tmp_path):
+def test_csv_cells_and_json_that_is_never_nan(tmp_path):
     row = {"name": 'a,"b"\n', "share": 1 / 3, "flag": True, "none": None, "nan": float("nan")}
     write_csv(tmp_path / "t.csv", [row | {"n": 10**7}])
     assert (tmp_path / "t.csv").read_text() == (
         'name,share,flag,none,nan,n\n"a,""b""\n",0.333333,true,,,10000000\n'
     )
-
-
-def test_json_is_never_nan(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         Run(tmp_path, {}).save_part(0, "x", {"value": float("nan")})
     assert not list((tmp_path / "parts").glob("0-x*"))

@@ -91,14 +91,11 @@ def test_flags_win_over_the_file_and_the_file_over_the_recipe(words, file):
     assert tuple(getattr(settings, name) for name in names) == PRECEDENCE[words]
 
 
-def test_a_file_can_name_the_recipe(tmp_path):
+def test_a_file_can_name_the_recipe_and_a_flag_replaces_its_models(tmp_path):
     (tmp_path / "mine.toml").write_text('recipe = "cifar10-l2"\nepochs = 2\n')
     command, _ = parse([*START, "--config", str(tmp_path / "mine.toml")])
     assert (command.recipe, command.model) == ("cifar10-l2", "resnet14")
     assert (command.settings.epochs, command.settings.attack_steps) == (2, 2)
-
-
-def test_a_flag_replaces_the_models_of_a_file(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('model = "resnet20"\nsteps = 7\nfgsm = ["2/255", 0.5]\nepsilon = "1/4"\n')
     words = ["audit", *START[1:], "--config", str(path), "--model", "resnet14", "--steps=9"]

@@ -176,7 +176,7 @@ def test_a_folder_that_is_deleted_under_a_training_ends_it(tmp_path):
     assert not out.exists()
 
 
-def test_a_held_folder_that_was_replaced_is_not_written(tmp_path):
+def test_a_held_folder_that_was_replaced_or_is_gone_says_so(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     with held(folder):
@@ -188,8 +188,6 @@ def test_a_held_folder_that_was_replaced_is_not_written(tmp_path):
         write_text(tmp_path / "beside.txt", "x")
     write_text(folder / "c.txt", "x")  # it is anyone's now
 
-
-def test_a_read_that_fails_because_the_folder_is_gone_says_so(tmp_path):
     def work(folder: Path) -> None:
         folder.mkdir()
         with held(folder):
@@ -197,7 +195,7 @@ def test_a_read_that_fails_because_the_folder_is_gone_says_so(tmp_path):
             (folder / "c.txt").read_text()
 
     with pytest.raises(RunError, match="removed or replaced"):
-        work(tmp_path / "run")
+        work(tmp_path / "gone")
 
 
 def test_links_are_refused_only_where_a_run_writes(tmp_path):

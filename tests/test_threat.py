@@ -49,7 +49,7 @@ def cases(draw):
     return draw(st.sampled_from(NORMS))(epsilon=epsilon), images, candidates
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(cases())
 def test_invariants(case):
     threat, images, candidates = case
@@ -93,9 +93,6 @@ def test_l2_start_is_uniform_in_the_ball(size):
     spread = 3.5 / (2000 * direction.shape[1]) ** 0.5
     assert direction.mean(dim=0).abs().max() < spread
     assert (direction.square().mean(dim=0) * direction.shape[1] - 1).abs().max() < 0.2
-    # a radius drawn as u itself, as in torchattacks, fails
-    share = torch.rand(2000, generator=torch.Generator().manual_seed(0)).double()
-    assert kolmogorov_smirnov((share ** difference.shape[1]).numpy()) > 1.95
 
 
 def test_linf_start_is_uniform_in_the_box():
@@ -194,13 +191,6 @@ def test_a_radius_is_drawn_for_each_image_whatever_its_batch(norm):
     assert same.epsilon.tolist() == [0.25] * 4
 
 
-def test_a_radius_to_be_drawn_is_recorded_whole_and_compares():
-    threat = Linf(epsilon=Uniform(low=0.1, high=0.25))
-    assert repr(threat) == "Linf(epsilon=Uniform(low=0.1, high=0.25))"
-    assert threat == Linf(epsilon=Uniform(low=0.1, high=0.25))
-    assert hash(threat) == hash(Linf(epsilon=Uniform(low=0.1, high=0.25)))
-
-
 RANGES = [(0.2, 0.1), (-0.1, 0.1), (math.nan, 1), (0, math.nan), (0, math.inf), (-math.inf, 0)]
 
 
@@ -210,8 +200,12 @@ def test_impossible_ranges_are_refused(low, high):
         Uniform(low=low, high=high)
 
 
-def test_lengths():
+def test_lengths_and_a_radius_to_be_drawn_that_is_recorded_whole():
     difference = torch.zeros(2, 3, 2, 2)
     difference[0, 0, 0, 0], difference[0, 1, 1, 1] = 3.0, -4.0
     assert Linf(epsilon=1).length(difference).tolist() == [4, 0]
     assert L2(epsilon=1).length(difference).tolist() == [5, 0]
+    threat = Linf(epsilon=Uniform(low=0.1, high=0.25))
+    assert repr(threat) == "Linf(epsilon=Uniform(low=0.1, high=0.25))"
+    assert threat == Linf(epsilon=Uniform(low=0.1, high=0.25))
+    assert hash(threat) == hash(Linf(epsilon=Uniform(low=0.1, high=0.25)))

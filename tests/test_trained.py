@@ -59,7 +59,7 @@ def ended(
 
 
 @pytest.fixture
-def test_set(pixels: Tensor, labels: Tensor) -> ArrayData:
+def test_set(pixels, labels):
     return images(pixels, labels)
 
 
@@ -84,9 +84,7 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize("kind", ["float32", "float16"])
-def test_the_stored_weights_are_measured_and_described(
-    kind: str, run: Run, smooth: nn.Module, test_set: ArrayData, tmp_path: Path
-) -> None:
+def test_the_stored_weights_are_measured_and_described(kind, run, smooth, test_set, tmp_path):
     measured, path = run(half=kind == "float16"), tmp_path / "model.safetensors"
     weights = load_file(path)
     assert {t.dtype for t in weights.values()} == {getattr(torch, kind)}
@@ -120,9 +118,7 @@ def test_the_stored_weights_are_measured_and_described(
     assert "recipe" not in card
 
 
-def test_the_same_command_again_measures_nothing_and_writes_the_same(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_command_again_measures_nothing_and_writes_the_same(run, tmp_path, monkeypatch):
     def contents() -> dict[str, bytes]:
         files = [path for path in tmp_path.rglob("*") if path.is_file()]
         return {str(path.relative_to(tmp_path)): path.read_bytes() for path in files}
@@ -138,7 +134,7 @@ def test_the_same_command_again_measures_nothing_and_writes_the_same(
 
 
 @pytest.mark.usefixtures("no_report")
-def test_the_run_folder_is_one_that_a_report_can_be_made_of(run: Run, tmp_path: Path) -> None:
+def test_the_run_folder_is_one_that_a_report_can_be_made_of(run, tmp_path):
     measured = run(recipe="tiny-standard")
     results = Results.read(tmp_path)
     record = results.record
@@ -170,9 +166,7 @@ def test_the_run_folder_is_one_that_a_report_can_be_made_of(run: Run, tmp_path: 
 
 
 @pytest.mark.usefixtures("no_report")
-def test_what_was_measured_otherwise_is_measured_again(
-    run: Run, test_set: ArrayData, tmp_path: Path
-) -> None:
+def test_what_was_measured_otherwise_is_measured_again(run, test_set, tmp_path):
     first = run()
     stronger = run(Pgd(threat=L2(epsilon=0.6), steps=20))
     assert stronger["attacked"]["top1"] < first["attacked"]["top1"]
@@ -208,8 +202,8 @@ def _finish_together(out: Path, tests: list[ArrayData], state: dict[str, Tensor]
 
 @pytest.mark.usefixtures("no_report")
 def test_processes_count_each_image_once_and_only_the_first_writes(
-    smooth: nn.Module, pixels: Tensor, labels: Tensor, tmp_path: Path
-) -> None:
+    smooth, pixels, labels, tmp_path
+):
     tests = [images(pixels[:count], labels[:count]) for count in (23, 1)]
     for folder in ("23/0", "23/alone", "1/0", "1/alone"):
         (tmp_path / folder).mkdir(parents=True)
@@ -229,12 +223,9 @@ def test_processes_count_each_image_once_and_only_the_first_writes(
         assert read(folder / "0", "accuracy") == read(folder / "alone", "accuracy")
 
 
-def test_a_folder_in_use_is_refused(run: Run, tmp_path: Path) -> None:
+def test_a_folder_in_use_and_damaged_metrics_are_refused(run, tmp_path):
     with locked(tmp_path), pytest.raises(RunError, match="another advlens process"):
         run()
-
-
-def test_damaged_metrics_are_named(run: Run, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(METRICS.replace("0.875", "8.75"))
     with pytest.raises(DataError, match=r"metrics\.jsonl is damaged: natural in line 3 is 8\.75"):
         run()

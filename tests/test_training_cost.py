@@ -16,7 +16,7 @@ from advlens.models.classifier import Classifier
 from advlens.models.resnet import CifarResNet
 from advlens.prepared import live_features, prepare
 from advlens.training import objectives
-from advlens.training.objectives import FeatureConsistency, Objective, TrainingBatch
+from advlens.training.objectives import FeatureConsistency, TrainingBatch
 from flops import flops
 
 IMAGES, CLASSES, K, M = 6, 10, 3, 2
@@ -63,9 +63,7 @@ COSTS = {  # units; backward passes to the weights alone; passes without the lin
 
 
 @pytest.mark.parametrize(("objective", "units", "to_weights", "without"), COSTS.values(), ids=COSTS)
-def test_units_of_a_step(
-    objective: Objective, units: int, to_weights: int, without: int, batch: TrainingBatch
-) -> None:
+def test_units_of_a_step(objective, units, to_weights, without, batch):
     with torch.no_grad():
         unit = flops(lambda: batch.prepared()(batch.images))
         assert flops(lambda: batch.network(batch.images)) == unit

@@ -114,13 +114,10 @@ def test_losses_far_apart_are_drawn_on_a_logarithmic_axis(tmp_path: Path) -> Non
     assert axes.get_ylim()[0] < 0
 
 
-def test_epochs_are_whole_numbers(tmp_path: Path) -> None:
+def test_epochs_are_whole_numbers_and_one_model_needs_only_the_key(tmp_path):
     figure = figures.training_curves(rows_of(tmp_path, epochs=2), BOTH)
     for axes in figure.axes:
         assert all(float(tick).is_integer() for tick in axes.get_xticks())
-
-
-def test_one_model_needs_only_the_key(tmp_path: Path) -> None:
     rows = rows_of(tmp_path).where(model="robust")
     (key,) = figures.training_curves(rows, ("robust",)).legends
     assert [text.get_text() for text in key.get_texts()] == ["held out", "training", "epoch kept"]

@@ -83,7 +83,7 @@ def test_the_table_holds_every_noun_below_one_root(table: Table) -> None:
     assert all(parent in table for hypernyms, _ in table.values() for parent in hypernyms)
 
 
-def test_known_distances() -> None:
+def test_known_distances_and_those_of_imagenet(imagenet_distances):
     for first, second, expected in (
         (TABBY, TABBY, 0),
         (TABBY, DOMESTIC_CAT, 1),
@@ -92,9 +92,6 @@ def test_known_distances() -> None:
         (EINSTEIN, PHYSICIST, 1),  # an instance hypernym
     ):
         assert wordnet.distance(first, second) == expected
-
-
-def test_imagenet_distances_have_the_known_range_and_median(imagenet_distances: np.ndarray) -> None:
     pairs = imagenet_distances[np.triu_indices(1000, 1)]
     assert (pairs.min(), pairs.max(), np.median(pairs)) == (2, 26, 13)
 
@@ -143,16 +140,13 @@ def test_similarity_is_a_gaussian_of_the_distance(sigma: float) -> None:
         assert similarity[i, j] == pytest.approx(math.exp(-d * d / (2 * sigma**2)), rel=1e-12)
 
 
-def test_similarity_of_imagenet_is_positive_definite_at_sigma_1_and_refused_at_2() -> None:
+def test_similarity_of_imagenet_is_positive_definite_at_sigma_1_and_refused_at_2():
     least = np.linalg.eigvalsh(wordnet.similarity_matrix(IMAGENET))[0]
     assert least == pytest.approx(0.75, abs=5e-4)
     with pytest.raises(NumericError, match=r"1000 classes at sigma=2 .* not positive definite"):
         wordnet.similarity_matrix(IMAGENET, sigma=2)
     with pytest.raises(NumericError, match="not positive definite"):  # singular by rounding
         wordnet.similarity_matrix([TABBY, KITTY], sigma=1e9)
-
-
-def test_classes_may_share_a_wnid() -> None:
     similarity = wordnet.similarity_matrix([TABBY, WOLFHOUND, TABBY])
     np.testing.assert_array_equal(similarity[0], similarity[2])
     assert similarity[0, 2] == 1
@@ -164,14 +158,11 @@ def test_sigma_must_be_positive(sigma: float) -> None:
         wordnet.similarity_matrix([TABBY], sigma)
 
 
-def test_every_cifar10_synset_has_its_class_among_its_lemmas() -> None:
+def test_lemmas_and_names_of_one_sense():
     names = "airplane automobile bird cat deer dog frog horse ship truck"
     assert " ".join(wordnet.CIFAR10_SYNSETS) == names
     assert all(name in wordnet.lemmas(wnid) for name, wnid in wordnet.CIFAR10_SYNSETS.items())
     assert wordnet.lemmas(TABBY) == ("tabby", "tabby cat")  # words with spaces
-
-
-def test_resolve_takes_wnids_and_nouns_of_one_sense() -> None:
     names = [KITTY, "Persian cat", "persian_cat", "TABBY_CAT", "wolfhound"]
     assert wordnet.resolve(names) == (KITTY, PERSIAN_CAT, PERSIAN_CAT, TABBY, WOLFHOUND)
     assert len(wordnet.resolve(["ddC"])) == 1  # one synset holds "ddC" and "DDC"
@@ -224,14 +215,7 @@ def test_all_imagenet_distances_are_nltks(nltk_wordnet: Any, imagenet_distances)
         np.testing.assert_array_equal(imagenet_distances[i], nearest)
 
 
-def test_cifar10_distances_are_nltks(nltk_wordnet: Any) -> None:
-    wnids = wordnet.CIFAR10_SYNSETS.values()
-    theirs = [nltk_synset(nltk_wordnet, wnid) for wnid in wnids]
-    expected = [[one.shortest_path_distance(other) for other in theirs] for one in theirs]
-    assert [[wordnet.distance(a, b) for b in wnids] for a in wnids] == expected
-
-
-def test_the_table_says_what_nltk_reads(nltk_wordnet: Any, table: Table) -> None:
+def test_the_table_and_cifar10_distances_are_nltks(nltk_wordnet, table):
     for wnid in random.Random(0).sample(sorted(table), 1000):
         synset = nltk_synset(nltk_wordnet, wnid)
         above = synset.hypernyms() + synset.instance_hypernyms()
@@ -239,6 +223,10 @@ def test_the_table_says_what_nltk_reads(nltk_wordnet: Any, table: Table) -> None
         assert sorted(hypernyms) == sorted(f"n{parent.offset():08d}" for parent in above)
         assert words == [lemma.name() for lemma in synset.lemmas()]
         assert wordnet.lemmas(wnid) == tuple(word.replace("_", " ") for word in words)
+    wnids = wordnet.CIFAR10_SYNSETS.values()
+    theirs = [nltk_synset(nltk_wordnet, wnid) for wnid in wnids]
+    expected = [[one.shortest_path_distance(other) for other in theirs] for one in theirs]
+    assert [[wordnet.distance(a, b) for b in wnids] for a in wnids] == expected
 
 
 def test_the_table_is_rebuilt_from_data_noun(wordnet_base: Path, tmp_path: Path) -> None:

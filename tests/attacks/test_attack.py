@@ -13,7 +13,6 @@ from torch import nn
 from advlens.attacks import (
     AdamAttack,
     Bim,
-    Divergence,
     FeatureAttack,
     Fgsm,
     GaussianNoise,
@@ -206,7 +205,12 @@ def test_non_finite_values_are_an_error(attack, logits, smooth, pixels, labels, 
             attack(prepare(Breaks(smooth, 0.855, logits), images), images, labels)
 
 
-def test_non_finite_features_are_an_error(smooth, late):
+def test_non_finite_features_and_scores_of_the_last_iterate_are_errors(
+    smooth, pixels, labels, late
+):
+    images, broken = pixels.clamp(0.1, 0.85), Breaks(smooth, 0.855, logits=True)
+    with pytest.raises(NumericError, match="step 2 is not finite; the model returns NaN"):
+        Bim(threat=Linf(epsilon=0.05), steps=1)(broken, images, labels)
     convolution = smooth.conv1
     smooth.conv1 = Breaks(convolution, 0.4, logits=True)  # it reads 2x − 1
     with pytest.raises(NumericError, match=FIRST):
@@ -215,12 +219,6 @@ def test_non_finite_features_are_an_error(smooth, late):
         convolution.bias.fill_(torch.nan)
     with pytest.raises(NumericError, match="SmoothNetwork returns NaN on images in"):
         FeatureAttack(threat=BALL)(smooth, late[0])
-
-
-def test_non_finite_scores_of_the_last_iterate_are_an_error(smooth, pixels, labels):
-    images, broken = pixels.clamp(0.1, 0.85), Breaks(smooth, 0.855, logits=True)
-    with pytest.raises(NumericError, match="step 2 is not finite; the model returns NaN"):
-        Bim(threat=Linf(epsilon=0.05), steps=1)(broken, images, labels)
 
 
 @each(ATTACKS | DRAWN_TOO)
@@ -320,24 +318,3 @@ def test_a_masked_class_is_no_target_and_no_score_can_move_it(targeted):
     assert not gradient.any()
     # beside a masked one, class 1 has the log odds log e^0.5 / e^2
     assert score[1].item() == pytest.approx((1 if targeted else -1) * 1.5, rel=1e-6)
-
-
-WRONG = [
-    (Pgd, {"steps": 0}, "steps must be a positive number, not"),
-    (Bim, {"step_size": -0.1}, "step_size must be a positive number, not"),
-    (LeastLikely, {"step_size": math.nan}, "step_size must be a positive number, not"),
-    (Pgd, {"restarts": 0}, "restarts must be a positive number, not"),
-    (AdamAttack, {"weight": 0}, "weight must be a positive number, not"),
-    (AdamAttack, {"steps": -1}, "steps must be a positive number, not"),
-    (Pgd, {"select": "best"}, "select must be one of"),
-    (Bim, {"label": "least"}, "label must be one of"),
-    (Fgsm, {"label": "True"}, "label must be one of"),
-    (Divergence, {"select": "first"}, "select must be one of"),
-]
-
-
-@pytest.mark.parametrize(("kind", "setting", "words"), WRONG)
-def test_wrong_settings_are_refused(kind, setting, words):
-    ball = {} if kind is AdamAttack else {"threat": BALL}
-    with pytest.raises(SettingsError, match=words):
-        kind(**ball, **setting)

@@ -128,16 +128,13 @@ def test_settings_that_are_not_as_usual_are_told(attack, usual, told):
     assert attack.unusual(**usual) == told
 
 
-def test_what_an_attack_has_found_is_no_setting():
+def test_what_an_attack_has_found_is_no_setting_and_no_radius_is_none_in_words():
     attack = OwnBall(threat="a cube")
     attack.found.append(3)
     assert attack.unusual() == "threat=a cube"
     foreign = make_attack("foolbox:BoundaryAttack(epsilon=.1)")
     foreign.unattacked.append(3)
     assert foreign.unusual() == ""
-
-
-def test_an_attack_without_a_radius_has_none_in_words():
     rows = [attack.columns() | {"settings": attack.unusual()} for attack in (Own(tries=3), Own())]
     assert [attack_name(row) for row in rows] == ["Own (tries=3)", "Own"]
     assert attack_name(Fgsm(threat=DRAWN).columns()) == "FGSM, L∞ ε = 16/255"

@@ -76,13 +76,10 @@ def test_a_step_along_a_given_gradient(norm, pixels):
     assert_close(attack.along(gradient, pixels, ids), torch.stack(expected))
 
 
-def test_default_step_size(smooth, pixels, labels):
+def test_default_step_size_and_predicted_label(smooth, pixels, labels):
     settings = {"threat": L2(epsilon=0.6), "steps": 5, "select": "last"}
     given = Pgd(**settings, step_size=2.5 * 0.6 / 5)(smooth, pixels, labels)
     assert_close(Pgd(**settings)(smooth, pixels, labels), given)
-
-
-def test_predicted_label(smooth, pixels, labels):
     with torch.no_grad():
         predicted = smooth(pixels).argmax(dim=1)
     ball = L2(epsilon=0.5)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from advlens import load_data
 from advlens.attacks import Bim, Divergence, GradientAttack, LeastLikely, Pgd, base
 from advlens.attacks.threat import L2
-from advlens.errors import SettingsError
 from advlens.evaluation import Accuracy
 from advlens.intervals import wilson
 from advlens.prepared import prepare
@@ -106,16 +105,6 @@ def test_a_mean_of_ones_may_round_to_less_than_one(smooth, pixels, labels, monke
 
     monkeypatch.setattr(base, "_mean", less)
     assert torch.equal(attack.outcomes(smooth, pixels, labels), expected)
-
-
-NO_DRAWS = [(0, "positive"), (-1, "positive"), (float("nan"), "whole"), (1.5, "whole")]
-
-
-@pytest.mark.parametrize(("draws", "kind"), NO_DRAWS)
-def test_impossible_draws_are_refused(draws, kind):
-    for attack in (ATTACKS["fgsm"], ATTACKS["adam"], ATTACKS["feature"]):
-        with pytest.raises(SettingsError, match=f"draws must be a {kind} number"):
-            replace(attack, draws=draws)
 
 
 def test_accuracy_of_a_randomized_model_is_that_of_a_plain_loop():

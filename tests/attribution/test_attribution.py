@@ -114,19 +114,11 @@ def test_grad_mode_and_channels_last_images_do_not_matter(method, smooth, pixels
 
 
 @each(METHODS)
-def test_images_must_be_pixels_and_labels_classes(method, smooth, pixels, labels):
+def test_images_must_be_pixels(method, smooth, pixels, labels):
     model = prepare(smooth)
     for images in ((pixels - 0.45) / 0.25, pixels * 255):
         with pytest.raises(DataError, match=r"images must lie in \[0, 1\]"):
             call(method, model, images, labels)
-    for wrong, words in (
-        (labels[:5], "one class number .* for each of the 24 images"),
-        (labels.float(), "one class number .* not torch.float32"),
-        (labels + 1, "classes of the model, 0 to 4, not 1 to 5"),
-        (labels - 1, "classes of the model, 0 to 4, not -1 to 3"),
-    ):
-        with pytest.raises(SettingsError, match=words):
-            call(method, model, pixels, wrong)
 
 
 @pytest.mark.parametrize("logits", [True, False], ids=["logits", "gradient"])
@@ -152,29 +144,3 @@ def test_no_residue(method, pixels, labels):
     assert torch.equal(before, pixels)
     assert torch.equal(call(method, prepare(model), pixels, labels).values, first)
     assert torch.equal(call(method, model.eval(), pixels, labels).values, first)
-
-
-WRONG = [
-    (IntegratedGradients, {"steps": 0}, "steps must be a positive"),
-    (IntegratedGradients, {"baselines": 0}, "baselines must be a positive"),
-    (IntegratedGradients, {"batch_size": 0}, "batch_size must be a positive"),
-    (IntegratedGradients, {"max_steps": -1}, "max_steps must be a positive"),
-    (IntegratedGradients, {"tolerance": 0.0}, "tolerance must be a positive"),
-    (IntegratedGradients, {"tolerance": 0.1, "max_steps": 20}, "max_steps 20 is below steps 50"),
-    (IntegratedGradients, {"baseline": "white"}, "baseline must be one of noise, black, blurred"),
-    (IntegratedGradients, {"target": "loss"}, "target must be one of probability, logit"),
-    (IntegratedGradients, {"formula": "simpson"}, "formula must be one of trapezoid, paper"),
-    (IntegratedGradients, {"seed": -1}, "seed must be a whole number ≥ 0"),
-    (ExpectedGradients, {"samples": 0}, "samples must be a positive"),
-    (ExpectedGradients, {"samples": 7}, "samples must be at least 2, and even"),
-    (ExpectedGradients, {"samples": 1, "stratified": False}, "samples must be at least 2"),
-    (ExpectedGradients, {"batch_size": 0}, "batch_size must be a positive"),
-    (ExpectedGradients, {"target": "loss"}, "target must be one of"),
-    (ExpectedGradients, {"seed": -3}, "seed must be a whole number ≥ 0"),
-]
-
-
-@pytest.mark.parametrize(("kind", "settings", "words"), WRONG)
-def test_wrong_settings_are_one_sentence(kind, settings, words):
-    with pytest.raises(SettingsError, match=words):
-        kind(**settings)

@@ -47,7 +47,7 @@ def test_integrated_gradients(batch_size, known, resnet):
         assert method(model, images, labels).points.tolist() == [points] * 6
 
 
-def test_a_tolerance_costs_only_the_images_that_exceed_it(resnet):
+def test_a_tolerance_costs_only_the_images_that_exceed_it_and_measures_their_passes(resnet):
     model, images, _, unit = resnet
     gaps = IntegratedGradients(steps=M, baseline="black")(model, images).gap
     settings = {"tolerance": gaps.median().item(), "max_steps": 2 * M}
@@ -55,6 +55,15 @@ def test_a_tolerance_costs_only_the_images_that_exceed_it(resnet):
     points = method(model, images).points
     assert points.tolist() == [1 + M * (1 + (gap > gaps.median()).item()) for gap in gaps]
     assert flops(lambda: method(model, images)) == 2 * int(points.sum()) * unit
+    model, images, _, unit = resnet
+    random = RandomAttribution()(model, images)
+    assert flops(lambda: RandomAttribution()(model, images)) == 6 * unit
+    curves = Faithfulness(steps=7)
+    assert flops(lambda: curves(model, images, random.maps, random.targets)) == 6 * 14 * unit
+    method = IntegratedGradients(steps=M, baseline="black")
+    changes = Stability(draws=3)
+    cost = flops(lambda: changes(method, model, images, method(model, images)))
+    assert cost == 4 * 12 * (1 + M) * unit
 
 
 @pytest.mark.parametrize("batch_size", [4, 64])
@@ -65,18 +74,6 @@ def test_expected_gradients(batch_size, stratified, resnet):
     method = ExpectedGradients(samples=N, stratified=stratified, batch_size=batch_size)
     cost = flops(lambda: method(model, images, background=background))
     assert cost == (6 * (2 * N + 1) + BACKGROUND) * unit
-
-
-def test_measures(resnet):
-    model, images, _, unit = resnet
-    random = RandomAttribution()(model, images)
-    assert flops(lambda: RandomAttribution()(model, images)) == 6 * unit
-    curves = Faithfulness(steps=7)
-    assert flops(lambda: curves(model, images, random.maps, random.targets)) == 6 * 14 * unit
-    method = IntegratedGradients(steps=M, baseline="black")
-    changes = Stability(draws=3)
-    cost = flops(lambda: changes(method, model, images, method(model, images)))
-    assert cost == 4 * 12 * (1 + M) * unit
 
 
 class Counting(nn.Module):

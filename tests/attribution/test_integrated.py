@@ -145,7 +145,7 @@ def test_tolerance_doubles_the_intervals_where_the_gap_is_too_large(smooth, pixe
     assert torch.equal(none.points, plain[4].points)
 
 
-def test_given_baselines(smooth, images):
+def test_given_baselines_and_wrong_ones(smooth, images):
     black = IntegratedGradients(steps=4, baseline="black")(smooth, images)
     method = IntegratedGradients(steps=4)
     for baselines in (torch.zeros(3, 8, 8), torch.zeros(1, 3, 8, 8), torch.zeros(3, 3, 8, 8)):
@@ -155,6 +155,14 @@ def test_given_baselines(smooth, images):
     one = method(smooth, images[:1], baselines=images[1:2])
     three = method(smooth, images, baselines=images[[1, 2, 0]])
     torch.testing.assert_close(one.values[0], three.values[0], rtol=0, atol=1e-6)
+    for baselines, words in (
+        (torch.zeros(2, 3, 8, 8), "one for each of the 3 images"),
+        (torch.zeros(3, 4, 8), "one image for all"),
+        (torch.zeros(8, 8), "one image for all"),
+        (torch.full((3, 8, 8), -1.0), r"must lie in \[0, 1\]"),
+    ):
+        with pytest.raises(DataError, match=words):
+            IntegratedGradients(steps=2)(smooth, images, baselines=baselines)
 
 
 @pytest.mark.parametrize("target", ["probability", "logit"])
@@ -186,14 +194,3 @@ def test_the_standard_error_is_that_of_the_draws(smooth, images):
     spread = found.values.sum(dim=(1, 2, 3)).std().item()
     assert found.error.square().mean().sqrt().item() == pytest.approx(spread, rel=0.15)
     assert IntegratedGradients(steps=2, baselines=1)(smooth, images).error.isnan().all()
-
-
-def test_wrong_baselines_are_one_sentence(smooth, images):
-    for baselines, words in (
-        (torch.zeros(2, 3, 8, 8), "one for each of the 3 images"),
-        (torch.zeros(3, 4, 8), "one image for all"),
-        (torch.zeros(8, 8), "one image for all"),
-        (torch.full((3, 8, 8), -1.0), r"must lie in \[0, 1\]"),
-    ):
-        with pytest.raises(DataError, match=words):
-            IntegratedGradients(steps=2)(smooth, images, baselines=baselines)

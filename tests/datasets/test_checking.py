@@ -58,7 +58,7 @@ def test_all_damaged_images_are_named_at_once(root: Path, known: Path) -> None:
     assert str(error.value).count("cannot read the image") == 5  # long lists are cut
 
 
-def test_left_out(root: Path, known: Path) -> None:
+def test_left_out_and_sets_in_memory(root, known):
     whole = load(root)
     seen: list[int] = []
     data, damaged = readable(whole, skip=True, known=known, on_images=seen.append)
@@ -69,6 +69,8 @@ def test_left_out(root: Path, known: Path) -> None:
     assert sum(len(batch.ids) for batch in data.batches(5)) == len(data) == 17
     assert torch.equal(data.images(range(17)), whole.images(kept))
     assert data.fingerprint() != whole.fingerprint()
+    data = load_data("sample")
+    assert readable(data, skip=False, known=known)[0] is data
 
 
 def test_what_was_found_holds(root: Path, known: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,11 +96,6 @@ def test_mended_in_place(root: Path, known: Path, monkeypatch: pytest.MonkeyPatc
     mend(root)
     assert left_out(root, known) == damaged != {}
     assert left_out(root, known, skip=False) == {}
-
-
-def test_sets_in_memory(known: Path) -> None:
-    data = load_data("sample")
-    assert readable(data, skip=False, known=known)[0] is data
 
 
 def share(root: Path, folder: Path) -> None:

@@ -39,7 +39,7 @@ def load(root: Path, **options: object) -> FolderData:
     return data
 
 
-def test_layout(root: Path) -> None:
+def test_layout_and_ignored_files(root):
     data = load(root)
     assert data.classes == ("ant", "cat", "dog")
     assert data.files == ["ant/images/x.jpeg", "cat/a.PNG", "cat/b.jpg", "dog/10.JPEG", "dog/2.png"]
@@ -48,6 +48,11 @@ def test_layout(root: Path) -> None:
     assert (data.name, data.synsets, data.image_shape) == ("folder pets", None, (3, 8, 8))
     for i, name in enumerate(data.files):
         assert torch.equal(data.images([i])[0], read_image(root / name, SMALL))
+    for name in ("README.md", "train.csv", ".hidden/1.png", ".DS_Store", "archive.zip"):
+        write(root / name, b"x")
+    for name in (".hidden", ".cache/x.bin", "Thumbs.db", "desktop.ini", "boxes.TXT"):
+        write(root / "cat" / name, b"x")
+    assert len(load(root)) == 5
 
 
 def test_layout_equals_torchvision(shared_data: Path) -> None:
@@ -66,7 +71,7 @@ def test_wordnet_ids(tmp_path: Path) -> None:
     assert load(tmp_path).synsets is None
 
 
-def test_relative_and_home_paths(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_wordnet_ids_and_links_within(root, monkeypatch):
     monkeypatch.chdir(root)
     monkeypatch.setenv("HOME", str(root.parent))
     for spec in ("folder:.", "folder:../pets", "folder:~/pets"):
@@ -74,6 +79,14 @@ def test_relative_and_home_paths(root: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert (data.name, len(data)) == ("folder pets", 5)
     monkeypatch.chdir("/")
     assert len(data.images(range(5))) == 5
+    (root / "cat" / "c.png").symlink_to("../dog/2.png")
+    (root / "wolf").symlink_to("dog")
+    data = load(root)
+    assert data.classes == ("ant", "cat", "dog", "wolf")
+    assert len(data) == 8
+    assert torch.equal(data.images([3]), data.images([5]))
+    root.with_name("link").symlink_to(root)
+    assert len(load(root.with_name("link"))) == 8
 
 
 def test_splits(root: Path) -> None:
@@ -92,25 +105,6 @@ def test_splits(root: Path) -> None:
     assert load(root).name == "folder pets/val"
     assert load(root).classes == ("cat", "dog")
     assert load(root / "train").classes == ("cat",)
-
-
-def test_ignored_files(root: Path) -> None:
-    for name in ("README.md", "train.csv", ".hidden/1.png", ".DS_Store", "archive.zip"):
-        write(root / name, b"x")
-    for name in (".hidden", ".cache/x.bin", "Thumbs.db", "desktop.ini", "boxes.TXT"):
-        write(root / "cat" / name, b"x")
-    assert len(load(root)) == 5
-
-
-def test_links_within(root: Path) -> None:
-    (root / "cat" / "c.png").symlink_to("../dog/2.png")
-    (root / "wolf").symlink_to("dog")
-    data = load(root)
-    assert data.classes == ("ant", "cat", "dog", "wolf")
-    assert len(data) == 8
-    assert torch.equal(data.images([3]), data.images([5]))
-    root.with_name("link").symlink_to(root)
-    assert len(load(root.with_name("link"))) == 8
 
 
 FOREIGN = ["a.gif", "a", "a.png.part", "deep/er/a.csv", "a.jpg\n", "a.npy"]
@@ -166,7 +160,13 @@ def numbered(path: Path, transform: Transform) -> torch.Tensor:
     return torch.full((3, 8, 8), number, dtype=torch.uint8)
 
 
-def test_order(many: FolderData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_order_and_exceptions_in_it(many: FolderData, monkeypatch: pytest.MonkeyPatch) -> None:
+    (many.root / "a" / "025.png").write_bytes(b"damaged")
+    batches = many.batches(10)
+    assert [len(next(batches).ids) for _ in range(2)] == [10, 10]
+    for use in (lambda: next(batches), lambda: many.images([24, 25, 26])):
+        with pytest.raises(DataError, match=r"a/025\.png"):
+            use()
     monkeypatch.setattr(reading, "read_image", numbered)
     ids = np.random.default_rng(0).permutation(200).tolist()
     found = [batch.images[:, 0, 0, 0] * 255 for batch in many.batches(7, ids)]
@@ -194,24 +194,12 @@ def test_bounded_and_ended(many: FolderData, monkeypatch: pytest.MonkeyPatch) ->
     assert not any("ThreadPool" in thread.name for thread in threading.enumerate())
 
 
-def test_exceptions_come_in_order(many: FolderData) -> None:
-    (many.root / "a" / "025.png").write_bytes(b"damaged")
-    batches = many.batches(10)
-    assert [len(next(batches).ids) for _ in range(2)] == [10, 10]
-    with pytest.raises(DataError, match=r"a/025\.png"):
-        next(batches)
-    with pytest.raises(DataError, match=r"a/025\.png"):
-        many.images([24, 25, 26])
-
-
 def test_fingerprint(root: Path, tmp_path: Path) -> None:
     first = load(root).fingerprint()
     assert load(root).fingerprint() == first
     assert load_data(f"folder:{root}").fingerprint() != first  # another transform
-    moved = shutil.copytree(root, tmp_path / "elsewhere")
-    assert load(moved).fingerprint() == first
-    prints = {first}
-    path, renamed = root / "cat" / "a.PNG", root / "cat" / "c.PNG"
+    assert load(shutil.copytree(root, tmp_path / "elsewhere")).fingerprint() == first
+    path, renamed, prints = root / "cat" / "a.PNG", root / "cat" / "c.PNG", {first}
     content = path.read_bytes()
     for change in (
         lambda: path.write_bytes(content[:-1] + bytes([content[-1] ^ 1])),  # same name and size

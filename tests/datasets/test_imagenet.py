@@ -7,13 +7,27 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy.io import loadmat
 from torchvision.datasets import imagenet as torchvision_imagenet
 
 import tiny_imagenet as tiny
 from advlens.datasets import FileData, Transform, imagenet, load_data, read_image
 from advlens.datasets import devkit as devkit_module
 from advlens.errors import AdvlensError, DataError, SettingsError
-from tiny_imagenet import KIT, META, TRUTH, WNIDS, Edit, archive, content, devkit, gone, meta, truth
+from tiny_imagenet import (
+    KIT,
+    META,
+    TRUTH,
+    WNIDS,
+    Edit,
+    archive,
+    content,
+    devkit,
+    gone,
+    linked,
+    meta,
+    truth,
+)
 
 SMALL = Transform(size=8, resize=8)
 COUNT = 12
@@ -81,8 +95,6 @@ def test_class_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def naive(root: Path) -> list[str]:
     """The wnid of each image as SciPy and a few lines say."""
-    from scipy.io import loadmat
-
     with tarfile.open(root / KIT_TAR) as tar:
         content, lines = (tar.extractfile(f"{KIT}/{name}").read() for name in (META, TRUTH))
     rows = loadmat(io.BytesIO(content), squeeze_me=True)["synsets"]
@@ -164,16 +176,6 @@ def kaggle(*lines: str) -> Edit:
     return content(KAGGLE, "\n".join(lines))
 
 
-def linked_image(root: Path) -> None:
-    flat(root / "val")
-    (root / "val" / next(iter(IMAGE_13))).symlink_to("/etc/hostname")
-
-
-def linked_folder(root: Path) -> None:
-    flat(root.parent / "val")
-    (root / "val").symlink_to("../val")
-
-
 def kit_of(names: list[str], kind: bytes = tarfile.REGTYPE) -> Edit:
     return lambda root: add_empty(root / KIT_TAR, "w:gz", names, kind)
 
@@ -189,8 +191,8 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "image missing": (images(REST), "holds 11 images ILSVRC2012_val_<number>.JPEG, but there are"),
     "image 13": (images(REST | IMAGE_13), "holds 12 images .* labels for 12, from number 1 on"),
     "image twice": (lambda r: add_empty(r / TAR, "a", [LAST]), f"see its member 13, '{LAST}'"),
-    "image linked out": (linked_image, LEADS),
-    "folder linked out": (linked_folder, LEADS),
+    "image linked out": (linked(f"val/{next(iter(IMAGE_13))}", "/etc/hostname"), LEADS),
+    "folder linked out": (linked("val", "../val"), LEADS),
     "label missing": (labels(*LINES[1:]), "holds 12 images .*, but there are labels for 11"),
     "label 0": (labels(b"0", *LINES[1:]), "cannot read the labels of ImageNet's devkit in .*: 0;"),
     "label x": (labels(b"x", *LINES[1:]), "labels of ImageNet's devkit in .*invalid literal"),
@@ -212,6 +214,8 @@ REFUSED: dict[str, tuple[Edit, str]] = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_refused(tarred: Path, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devkit_module, "MAX_UNPACKED", 3_000_000)
+    if "linked" in case:
+        flat((tarred if "image" in case else tarred.parent) / "val")
     edit, message = REFUSED[case]
     edit(tarred)
     before = sorted(tarred.rglob("*"))

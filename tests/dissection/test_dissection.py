@@ -99,16 +99,13 @@ def test_every_iou_equals_the_definition(data, maps, upsampling, counting):
         assert (ious > 0).sum() > 20
 
 
-def test_under_attack_with_both_thresholds(data, maps):
+def test_under_attack_with_both_thresholds_and_by_chance(data, maps):
     found = Dissection(quantile=QUANTILE, batch_size=16)(network(), data, ATTACK)["3"]
     real, attacked = maps(16, False, "3"), maps(16, True, "3")
     for kind, source in (("adversarial", real), ("adversarial-reestimated", attacked)):
         thresholds = by_hand.thresholds(source, QUANTILE)
         check(found[kind], thresholds, by_loops(data, attacked, thresholds, CENTERS["3"]))
     assert not torch.equal(found["real"].ious, found["adversarial"].ious)
-
-
-def test_chance_is_the_same_count_with_the_labels_of_other_images(data, maps):
     settings = Dissection(quantile=QUANTILE, seed=5)
     found = settings(network(), data)["3"]["real"]
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(5)).tolist()
@@ -251,16 +248,13 @@ def test_processes_share_the_images_and_agree_with_one(data, tmp_path):
                 assert torch.equal(kept[key], value), key
 
 
-def test_a_stack_without_a_classifier_and_one_that_cannot_be_traced(data):
+def test_stacks_untraceable_models_and_dead_units(data):
     stack = network()[:5]
     found = Dissection(quantile=QUANTILE)(stack, data)
     bilinear = Dissection(quantile=QUANTILE, upsampling="bilinear")
     hooked, plain = bilinear(Untraceable(stack), data), bilinear(stack, data)
     assert torch.equal(hooked["network.3"]["real"].ious, plain["3"]["real"].ious)
     assert not torch.equal(found["3"]["real"].ious, plain["3"]["real"].ious)
-
-
-def test_dead_units_detect_nothing(data):
     model = network()
     with torch.no_grad():
         model[3].bias[2] = -1e3
@@ -269,17 +263,11 @@ def test_dead_units_detect_nothing(data):
     assert (found.labels[2], found.iou[2], found.thresholds[2]) == (0, 0, 0)
 
 
-def test_what_cannot_be_meant_is_refused(data):
-    for wrong in ({"quantile": 0}, {"quantile": 1}, {"top": 0}, {"batch_size": 0}):
-        with pytest.raises(SettingsError, match=next(iter(wrong))):
-            Dissection(**wrong)
+def test_what_cannot_be_meant_is_refused(data, monkeypatch):
     with pytest.raises(ModelError, match="no convolution named '9'; there are: 0, 3"):
         Dissection(layers=("9",))(network(), data)
     with pytest.raises(ModelError, match="no convolution"):
         Dissection()(nn.Sequential(nn.Flatten(), nn.Linear(3072, 2)), data)
-
-
-def test_thresholds_that_cannot_fit_are_refused_at_once(data, monkeypatch):
     sysconf = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 7}
     monkeypatch.setattr("os.sysconf", sysconf.__getitem__)
     # 40 · 15 · 15 and 40 · 7 · 7 positions: 271 values of 6 units and 59 of 5,

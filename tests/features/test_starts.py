@@ -102,7 +102,7 @@ def test_merged_shards_are_the_whole(first, second):
     assert other.count.tolist() == [second, 0]
 
 
-def test_samples_depend_on_seed_id_and_class_alone():
+def test_samples_are_images_of_blocks_and_depend_on_seed_id_and_class_alone():
     gaussian = fitted([images(FEW), images(MANY, seed=1)])
     labels, ids = torch.tensor([0, 1, 0, 1, 1]), torch.tensor([5, 6, 7, 8, 9])
     together = gaussian.sample(labels, ids)
@@ -111,9 +111,6 @@ def test_samples_depend_on_seed_id_and_class_alone():
         torch.testing.assert_close(alone, together[i], rtol=0, atol=1e-6)
     assert len({tuple(image.flatten().tolist()) for image in together}) == 5
     assert not torch.equal(gaussian.sample(labels, ids, seed=1), together)
-
-
-def test_samples_are_images_of_blocks():
     colors = images(FEW)[..., :1, :1].sub(0.5).sign().clamp(0, 1).expand(-1, -1, 10, 6)
     samples = fitted([colors]).sample(torch.zeros(50, dtype=torch.int64))
     assert (samples.shape, samples.dtype) == ((50, 3, 10, 6), torch.float32)

@@ -139,16 +139,7 @@ def test_what_means_nothing_is_an_error(result, reason, smooth, pixels, labels):
     assert "\n" not in str(caught.value)
 
 
-def test_rounding_beyond_the_ball_is_forgiven_and_clamped(smooth, pixels, labels):
-    assert adapted(lambda x: x + 5e-7)(smooth, pixels, labels).max() == 1
-
-
-def test_labels_are_needed(smooth, pixels):
-    with pytest.raises(SettingsError, match="needs the true labels"):
-        make_attack("foolbox:LinfPGD(epsilon=.1)")(smooth, pixels)
-
-
-def test_names_hold_what_no_other_column_holds_and_ours_have_the_same_grammar():
+def test_names_labels_and_rounding(smooth, pixels, labels):
     assert make_attack("foolbox:LinfPGD(epsilon=.1, steps=3)").name == "foolbox:LinfPGD"
     named = make_attack("torchattacks:APGD(epsilon=.1, norm=L2, loss=dlr, n_restarts=2)")
     assert isinstance(named, ForeignAttack)
@@ -157,6 +148,9 @@ def test_names_hold_what_no_other_column_holds_and_ours_have_the_same_grammar():
     assert make_attack("Pgd(norm=Linf, epsilon=8/255, steps=3)", seed=4) == ours
     ours = Fgsm(threat=L2(epsilon=1), label="predicted")
     assert make_attack("Fgsm(norm=L2, epsilon=1, label=predicted)") == ours
+    with pytest.raises(SettingsError, match="needs the true labels"):
+        make_attack("foolbox:LinfPGD(epsilon=.1)")(smooth, pixels)
+    assert adapted(lambda x: x + 5e-7)(smooth, pixels, labels).max() == 1
 
 
 REFUSED = {

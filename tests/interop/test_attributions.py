@@ -178,13 +178,10 @@ def test_memory_is_that_of_a_chunk(smooth, pixels, monkeypatch):
     torch.testing.assert_close(found.values, wanted.values, rtol=1e-2, atol=1e-3)
 
 
-def test_a_model_that_cannot_be_traced_is_explained_as_it_is(smooth, pixels):
+def test_models_that_cannot_be_traced_and_nothing_is_left_on_one(smooth, pixels):
     method = make_attribution("captum:Saliency")
     expected = method(smooth, pixels).values
     torch.testing.assert_close(method(Untraceable(smooth), pixels).values, expected)
-
-
-def test_nothing_is_left_on_the_model(smooth, pixels):
     model = prepare(smooth)
     before = state_of(model)
     for text in ("DeepLift", "GuidedBackprop"):

@@ -234,18 +234,7 @@ def test_what_cannot_be_built(spec, message, monkeypatch):
         load_model(spec)
 
 
-def test_own_weights_of_a_library_that_cannot_be_reached(monkeypatch):
-    def offline(*_, **__):
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(torchvision.models, "get_model", offline)
-    monkeypatch.setattr(timm, "create_model", offline)
-    for spec in ("torchvision:resnet18@DEFAULT", "timm:resnet18@DEFAULT"):
-        with pytest.raises(ModelError, match=r"cannot build .*:resnet18: OSError: no route"):
-            load_model(spec)
-
-
-def test_own_weights_of_a_library(monkeypatch):
+def test_own_weights_of_a_library_fetched_or_not(monkeypatch):
     """What is fetched is up to the library; its name is recorded."""
     asked = []
 
@@ -257,6 +246,15 @@ def test_own_weights_of_a_library(monkeypatch):
     expected = "timm mobilenetv3_small_050.lamb_in1k"
     assert load_model("timm:mobilenetv3_small_050@DEFAULT").weights == expected
     assert asked == [True]
+
+    def offline(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torchvision.models, "get_model", offline)
+    monkeypatch.setattr(timm, "create_model", offline)
+    for spec in ("torchvision:resnet18@DEFAULT", "timm:resnet18@DEFAULT"):
+        with pytest.raises(ModelError, match=r"cannot build .*:resnet18: OSError: no route"):
+            load_model(spec)
 
 
 def test_timm_is_an_extra(monkeypatch):

@@ -113,26 +113,19 @@ def test_public_resnet20_reaches_its_accuracy(shared_data):
 
 
 FACTORIES = """
-import torch
+import os
 from torch import nn
 from advlens.models import Classifier
 
-def network():
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+class fails:
+    def __init__(self): raise KeyError("a fault of the user's")
 
-def classifier():
-    return Classifier(nn.Conv2d(3, 4, 3), name="own", mean=(0.5, 0.5, 0.5), classes=list("abcd"))
+class moves(nn.Identity):
+    def __init__(self): super().__init__(); os.chdir("/")
 
-def number():
-    return 7
-
-def fails():
-    raise KeyError("a fault of the user's")
-
-def moves():
-    import os
-    os.chdir("/")
-    return nn.Identity()
+network = lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+number = lambda: 7
+classifier = lambda: Classifier(nn.Conv2d(3, 4, 3), name="own", classes=list("abcd"))
 """
 
 
@@ -175,16 +168,13 @@ def test_factories_that_fail(attribute, message, own_module):
     assert sys.path == before
 
 
-def test_unknown_names():
+def test_unknown_names_and_imagenets():
     with pytest.raises(ModelError, match="ModuleNotFoundError"):
         load_model("no_such_module:factory")
     with pytest.raises(SettingsError, match=r"no model named 'resnet19'; perhaps .*resnet18"):
         load_model("resnet19")
     with pytest.raises(SettingsError, match="no model named ''"):
         load_model("")
-
-
-def test_imagenet_synsets():
     synsets = imagenet_synsets()
     assert len(set(synsets)) == 1000
     assert list(synsets) == sorted(synsets)

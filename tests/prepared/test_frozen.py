@@ -136,7 +136,7 @@ def test_a_layer_whose_weight_hangs_on_the_last_training_step():
     torch.testing.assert_close(copied(images), model.eval()(images))
 
 
-def test_bfloat16_copy():
+def test_copies_in_bfloat16_and_of_copies():
     model, images = build("resnet, pad")
     copied, exact = prepare(model, dtype=torch.bfloat16), prepare(model)(images)
     found = copied(images)
@@ -145,9 +145,6 @@ def test_bfloat16_copy():
     copied.update(model)
     assert torch.equal(copied(images), found)
     assert all(values.dtype == torch.float32 for values in copied.record(images)[1].values())
-
-
-def test_prepared_copies_are_returned_as_they_are_and_channels_last():
     copied = prepare(build("resnet, pad")[0])
     assert isinstance(copied, Prepared)
     assert prepare(copied) is copied

@@ -177,7 +177,7 @@ def test_other_tokens_than_patches_do_not_count():
     torch.testing.assert_close(found, values[:, 1:].amax(dim=1).clamp(min=0))
 
 
-def test_live_features_of_hidden_units():
+def test_live_features_and_names_in_a_classifier():
     model, images = copy.deepcopy(build("torchvision vit"))
     logits, features = live_features(model)(images)
     torch.testing.assert_close(logits, model(images))
@@ -185,9 +185,6 @@ def test_live_features_of_hidden_units():
     features.square().mean().backward()
     assert model.conv_proj.weight.grad.abs().max() > 0
     assert model.heads.head.weight.grad is None
-
-
-def test_names_in_a_classifier():
     model, images = build("torchvision vit")
     copied = prepare(Classifier(model, name="v", mean=(0.5,) * 3, std=(0.2,) * 3))
     assert "encoder.layers.encoder_layer_0.mlp.0" in copied.layers
@@ -226,11 +223,6 @@ class Positions(nn.Module):
         return self.head(x.mean(dim=(2, 3)))
 
 
-def test_other_linear_layers_and_those_that_see_no_image_have_no_units():
-    assert list(prepare(Heads()).layers) == ["conv1", "conv2"]
-    assert list(prepare(Positions()).layers) == ["conv"]
-
-
 class Gated(nn.Module):
     """A squeeze-and-excitation gate of linear layers in a residual branch: one value an image."""
 
@@ -245,7 +237,7 @@ class Gated(nn.Module):
         return self.linear(x.mean(dim=(2, 3)))
 
 
-def test_gates_of_linear_layers_are_maps_of_one_place():
+def test_other_linear_layers_have_no_units_and_gates_maps_of_one_place():
     torch.manual_seed(0)
     model, images = Gated(), torch.rand(3, 3, 8, 8)
     copied = prepare(model)
@@ -253,6 +245,8 @@ def test_gates_of_linear_layers_are_maps_of_one_place():
     assert copied.features(images, "gate.0").shape == (3, 2, 1, 1)
     expected = model.gate[:2](model.conv(images).mean(dim=(2, 3)))
     torch.testing.assert_close(copied.record(images)[1]["gate.0"], expected.detach())
+    assert list(prepare(Heads()).layers) == ["conv1", "conv2"]
+    assert list(prepare(Positions()).layers) == ["conv"]
 
 
 @pytest.mark.parametrize(

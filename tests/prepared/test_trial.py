@@ -321,7 +321,7 @@ def test_wrappers_are_looked_through(wrap, inside):
     torch.testing.assert_close(copied(IMAGES), network(IMAGES))
 
 
-def test_averaged_models_and_scripts_run():
+def test_averaged_models_scripts_and_masked_classes_run():
     network = body().eval()
     expected = network(IMAGES)
     averaged = prepare(torch.optim.swa_utils.AveragedModel(network).eval(), IMAGES)
@@ -331,6 +331,12 @@ def test_averaged_models_and_scripts_run():
         warnings.simplefilter("ignore")  # torch.jit is deprecated, but saved scripts are around
         scripted = torch.jit.script(network)
     torch.testing.assert_close(prepare(scripted, IMAGES)(IMAGES), expected)
+    masked = Around(lambda net, x: net(x) + torch.tensor([0, 0, -torch.inf, 0, 0]))
+    assert prepare(masked.eval(), IMAGES).folded
+    copied = prepare(Fixed(), IMAGES)
+    torch.testing.assert_close(copied(IMAGES), Fixed()(IMAGES))
+    assert copied.device == torch.device("cpu")
+    assert copied.layers == {}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
@@ -349,12 +355,3 @@ def test_the_copy_has_the_precision_of_the_model(dtype):
 class Fixed(nn.Module):
     def forward(self, x):
         return torch.stack([x.mean((1, 2, 3)), x.amax((1, 2, 3))], 1)
-
-
-def test_masked_classes_and_models_without_tensors():
-    masked = Around(lambda net, x: net(x) + torch.tensor([0, 0, -torch.inf, 0, 0]))
-    assert prepare(masked.eval(), IMAGES).folded
-    copied = prepare(Fixed(), IMAGES)
-    torch.testing.assert_close(copied(IMAGES), Fixed()(IMAGES))
-    assert copied.device == torch.device("cpu")
-    assert copied.layers == {}

@@ -124,16 +124,13 @@ def test_a_failed_check_is_a_warning_that_says_what_it_means(run: Path) -> None:
     assert found.important
 
 
-def test_blocks_hold_every_row(made: Path) -> None:
+def test_blocks_hold_every_row_and_scores_the_natural_and_the_lowest_accuracy(made):
     tables = {block.file: cells(block) for block in accuracy.blocks(made, TableBlock)}
     sizes = {name: len(rows) for name, rows in tables.items()}
     assert sizes == {"accuracy.csv": 8, "sweep.csv": 22, "checks.csv": 6}
     shown = list(tables["accuracy.csv"][0].values())
     assert shown == ["natural images", "standard", "91.7%", "90.0–93.4", "93.8%", "1,000"]
     assert tables["checks.csv"][0]["Result"] == "passed"
-
-
-def test_scores_are_the_natural_and_the_lowest_accuracy(made: Path) -> None:
     natural, worst = accuracy.made(made).scores
     values = [float(row["top1"]) for row in rows_of(made, "accuracy", model="robust")]
     assert natural.estimates["robust"].value == values[0]

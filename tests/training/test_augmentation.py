@@ -1,7 +1,6 @@
 """Varied images against loops over pixels and torchvision."""
 
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -9,7 +8,6 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
-from advlens.errors import SettingsError
 from advlens.training.augmentation import Augmentation, rotated
 
 IMAGES = torch.randint(
@@ -120,18 +118,3 @@ def test_angles_are_uniform_between_the_bounds() -> None:
     y = (weight * line.view(-1, 1)).sum(dim=(1, 2))
     angles = torch.rad2deg(torch.atan2(-y, x))
     torch.testing.assert_close(angles, 20 * (2 * numbers[3].double() - 1), atol=1.0, rtol=0)
-
-
-WRONG = [("crop", -1), ("rotation", 200.0), ("rotation", float("nan"))]
-WRONG += [("resized_crop", (0.5, 0.2)), ("resized_crop", (0.0, 1.0))]
-
-
-@pytest.mark.parametrize(("name", "value"), WRONG)
-def test_wrong_settings_are_refused(name: str, value: Any) -> None:
-    with pytest.raises(SettingsError, match=name):
-        Augmentation(**{"crop": 0, name: value})
-
-
-def test_crops_of_both_kinds_exclude_each_other() -> None:
-    with pytest.raises(SettingsError, match="crop and resized_crop exclude each other"):
-        Augmentation(crop=4, resized_crop=(0.1, 1.0))

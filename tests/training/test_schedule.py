@@ -7,14 +7,11 @@ import torch
 from advlens.training.schedule import PATIENCE, plateaus, rate
 
 
-def test_one_cycle_rises_for_a_quarter_and_falls_to_zero() -> None:
+def test_one_cycle_cosine_and_constant():
     progress = np.linspace(0, 1, 101)
     expected = np.interp(progress, [0, 0.25, 1], [0, 1, 0])
     rates = [rate("one-cycle", p, []) for p in progress]
     np.testing.assert_allclose(rates, expected, atol=1e-15)
-
-
-def test_cosine_and_constant() -> None:
     progress = np.linspace(0, 1, 11)
     rates = [rate("cosine", p, []) for p in progress]
     np.testing.assert_allclose(rates, np.cos(progress * np.pi / 2) ** 2, atol=1e-15)

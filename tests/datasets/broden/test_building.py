@@ -226,7 +226,13 @@ def test_images_alone(made: Path) -> None:
     assert means == pytest.approx([190, 0, 50], abs=3)
 
 
-def test_the_same_again(made: Path) -> None:
+def test_the_same_again_also_after_one_that_was_killed(made: Path) -> None:
+    process = FORKSERVER.Process(target=build_and_die, args=(made,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert not (made / "set").exists()
+    (made / ".set.partial" / "images" / "left.jpg").touch()
     folder = build(made)
     before = times(folder)
     assert build(made) == folder
@@ -254,7 +260,7 @@ def test_another_set_is_not_overwritten(made: Path, case: str) -> None:
     assert times(folder) == before
 
 
-def test_a_folder_of_something_else(made: Path) -> None:
+def test_another_folder_is_left_alone_and_those_that_are_read(made):
     (made / "set").mkdir()
     (made / "set" / "mine").write_text("mine")
     with pytest.raises(RunError, match="set exists"):
@@ -262,9 +268,6 @@ def test_a_folder_of_something_else(made: Path) -> None:
     assert [path.name for path in (made / "set").iterdir()] == ["mine"]
     (made / "set" / "mine").unlink()
     assert len(BrodenData(build(made))) == 5  # an empty folder is no harm
-
-
-def test_wrong_folders(made: Path) -> None:
     for to in ("images", "images/set", "masks/object/set"):
         with pytest.raises(SettingsError, match="is read; choose another"):
             build(made, to)
@@ -286,17 +289,6 @@ def test_sizes(made: Path, option: str) -> None:
 def build_and_die(made: Path) -> None:
     building._renumber = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     build(made)
-
-
-def test_after_one_that_was_killed(made: Path) -> None:
-    process = FORKSERVER.Process(target=build_and_die, args=(made,))
-    process.start()
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL
-    assert not (made / "set").exists()
-    (made / ".set.partial" / "images" / "left.jpg").touch()
-    assert contents(build(made)) == contents(build(made, "other"))
-    assert not list(made.glob(".*"))
 
 
 def square(mode: str, color: Any) -> Edit:

@@ -4,19 +4,16 @@ import contextlib
 import hashlib
 import random
 import re
-import threading
 from collections.abc import Callable, Iterator
-from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from urllib.request import HTTPSHandler
 
 import pytest
 
-from advlens import files
 from advlens.datasets.broden import download
 from advlens.datasets.broden.download import fetch_continued
 from advlens.errors import DataError, RunError
+from https_server import Server, serving
 
 BODY = random.Random(0).randbytes(300_000)
 MD5 = hashlib.md5(BODY).hexdigest()
@@ -70,30 +67,10 @@ ANSWERS: dict[str, Callable[[Answers, int | None], object]] = {
 }
 
 
-class Server(ThreadingHTTPServer):
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answers)
-        self.asked: list[tuple[str, int | None]] = []
-        self.end = threading.Event()
-        self.plain = f"http://127.0.0.1:{self.server_port}"
-        self.url = self.plain.replace("http", "https")
-
-
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server of http addresses, and of https ones without the encryption."""
-    monkeypatch.setattr(
-        HTTPSHandler, "https_open", lambda self, request: self.do_open(HTTPConnection, request)
-    )
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(files, "TIMEOUT", 0.3)
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+def server() -> Iterator[Server]:
+    with serving(Answers) as server:
         yield server
-        server.end.set()
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -136,19 +113,18 @@ def test_from_any_part(server: Server, path: Path, name: str) -> None:
     assert [start for _, start in server.asked] == [had or None for had in places]
 
 
-def test_the_next_address_goes_on(server: Server, path: Path) -> None:
+def test_the_next_address_goes_on_and_a_part_of_another_file_is_told_by_its_hash(
+    server: Server, path: Path
+) -> None:
     get(server, path, "absent", "breaks", "silent", "good")
     assert path.read_bytes() == BODY
     assert [start for _, start in server.asked] == [None, None, 100_000, 100_000]
-
-
-def test_a_part_of_another_file(server: Server, path: Path) -> None:
-    """The hash tells; the next call begins anew."""
+    path.unlink()
     path.with_suffix(".part").write_bytes(b"x" * HALF)
     with pytest.raises(DataError, match=f"its MD5 is .*, not {MD5}"):
         get(server, path, "good")
     assert list(path.parent.iterdir()) == []
-    assert get(server, path, "good").read_bytes() == BODY
+    assert get(server, path, "good").read_bytes() == BODY  # it begins anew
 
 
 BAD = {
@@ -189,12 +165,9 @@ def test_plain_http_only_where_the_hash_is_known(server: Server, path: Path) -> 
     assert get(server, path, "moved").read_bytes() == BODY
 
 
-def test_too_slow(server: Server, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_had_or_written(server, path, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT", -1e9)
     with pytest.raises(DataError, match="bytes came in time"):
         get(server, path, "good")
-
-
-def test_a_folder_that_cannot_be_written(server: Server, path: Path) -> None:
     with pytest.raises(RunError, match=r"cannot write .*none"):
         get(server, path.parent / "none" / "file", "good")
