@@ -93,8 +93,7 @@ def test_the_tables_have_the_columns_and_the_pictures_that_others_rely_on(finish
         found = list(rows(finished, name)[0])
         assert (found[:5] if name == "layers" else found) == columns.split()
     units = rows(finished, "units")
-    assert len(units) == 2 * (6 + 8)
-    assert {row["model"] for row in units} == {"tiny", "tiny (2)"}
+    assert (len(units), {row["model"] for row in units}) == (2 * (6 + 8), {"tiny", "tiny (2)"})
     pictures = rows(finished, "pictures")
     assert {row["images"] for row in pictures} == {"real", "adversarial"}
     for row in pictures:

@@ -124,8 +124,7 @@ def refused(words: str, file: str, tmp: Path, capsys: pytest.CaptureFixture[str]
     (tmp / "settings.toml").write_bytes(file.encode("latin-1"))
     assert main(words.format(out=tmp / "out", tmp=tmp).split()) == 2
     out, err = capsys.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1
+    assert (out, err.count("\n")) == ("", 1)
     assert err.startswith("advlens: ")
     assert "Traceback" not in err
     assert not set(err) & set("│╭╰")

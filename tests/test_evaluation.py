@@ -89,9 +89,7 @@ def test_under_an_iterated_attack_the_returned_iterate_counts(ranked_network):
     with torch.no_grad():
         logits = ranked_network(attack(ranked_network, images, labels))
     right = clean.argmax(dim=1) == labels
-    assert whole == parts
-    assert whole.n == 80
-    assert whole.top1 == hits(logits[right], labels[right], 1)
+    assert (whole, whole.n, whole.top1) == (parts, 80, hits(logits[right], labels[right], 1))
     assert whole.top5 == hits(logits, labels, 5)
     dropping = attack.outcomes(prepared, images, labels, clean=clean)
     early = (dropping.topk(5).indices == labels[:, None]).any(dim=1)

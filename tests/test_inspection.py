@@ -23,8 +23,7 @@ def test_a_convolutional_network():
     assert lines(text, "classes")[0].startswith("airplane, automobile, bird")
     assert lines(text, "representation") == ["the 128 inputs of linear"]
     layers = lines(text, "layer")
-    assert len(layers) == 13
-    assert layers[0] == "conv1, 32 units: channels of a convolution"
+    assert (len(layers), layers[0]) == (13, "conv1, 32 units: channels of a convolution")
 
 
 def test_a_transformer():

@@ -41,7 +41,6 @@ def test_the_code_runs(tmp_path, monkeypatch, capsys):
     predicted = names["model"](large).argmax(dim=1)
     assert torch.equal(names["success"][1], predicted != labels)
     torch.testing.assert_close(large, attacked, atol=1e-5, rtol=0)
-    assert names["values"].shape == images.shape
-    assert names["best"]["attack"] == "natural"
+    assert (names["values"].shape, names["best"]["attack"]) == (images.shape, "natural")
     assert names["frame"]["top1"].max() == pytest.approx(names["best"]["top1"])
     assert "captum:DeepLift" in capsys.readouterr().out

@@ -26,8 +26,7 @@ NAMES = {*LISTED.split()}
 
 
 def test_all_is_exact_and_the_version_the_packages():
-    assert len(advlens.__all__) == len(set(advlens.__all__))
-    assert set(advlens.__all__) == NAMES
+    assert (len(advlens.__all__), set(advlens.__all__)) == (len(set(advlens.__all__)), NAMES)
     assert set(dir(advlens)) == NAMES
     assert advlens.__version__ == version("advlens")
 

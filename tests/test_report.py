@@ -133,8 +133,7 @@ def test_measures_without_bounds_have_no_bar_and_values_are_strong(run):
 
 def test_headings_descend_and_the_page_holds_what_was_audited(run):
     levels = [int(e.tag[1]) for e in page(run).iter() if re.fullmatch("h[1-6]", str(e.tag))]
-    assert levels[0] == 1
-    assert levels.count(1) == 1
+    assert (levels[0], levels.count(1)) == (1, 1)
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     record = json.loads((run / "run.json").read_text())
     shown = text_of(page(run))

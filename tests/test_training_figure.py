@@ -99,8 +99,7 @@ def test_without_cross_entropy_the_loss_of_the_objective_is_shown(tmp_path: Path
 def test_losses_far_apart_are_drawn_on_a_logarithmic_axis(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, left_out=("train_natural_loss",))
     near = panels(figures.training_curves(rows, BOTH))["natural_loss"]
-    assert near.get_yscale() == "linear"
-    assert near.get_ylim()[0] == 0
+    assert (near.get_yscale(), near.get_ylim()[0]) == ("linear", 0)
     far = Rows({**row, "natural_loss": row["natural_loss"] / row["epoch"] ** 2} for row in rows)
     axes = panels(figures.training_curves(far, BOTH))["natural_loss"]
     assert axes.get_yscale() == "log"

@@ -95,8 +95,7 @@ def test_subset_is_balanced(labels, draw, seed):
     subset = data.subset(count, seed)
     assert isinstance(subset, DataView)
     positions = subset.positions.tolist()
-    assert len(positions) == count
-    assert positions == sorted(set(positions))
+    assert (len(positions), positions) == (count, sorted(set(positions)))
     assert torch.equal(subset.labels, data.labels[positions])
     assert torch.equal(subset.images(range(count)), data.pixels[positions])
     have, chosen = Counter(labels), Counter(subset.labels.tolist())

@@ -112,5 +112,4 @@ def test_the_real_one() -> None:
     assert wnids(data) == expected
     train, other = load(Path(folder), "train"), ImageFolder(str(top / "train"))
     assert (len(data), len(train)) == (10_000, 100_000)
-    assert list(train.synsets) == other.classes
-    assert train.labels.tolist() == other.targets
+    assert (list(train.synsets), train.labels.tolist()) == (other.classes, other.targets)

@@ -98,8 +98,7 @@ def test_merged_shards_are_the_whole(first, second):
     merged.merge(other)
     labels = torch.zeros(9, dtype=torch.int64)
     assert torch.equal(merged.sample(labels), whole.sample(labels))
-    assert merged.count.tolist() == [first + second, 0]
-    assert other.count.tolist() == [second, 0]
+    assert (merged.count.tolist(), other.count.tolist()) == ([first + second, 0], [second, 0])
 
 
 def test_samples_are_images_of_blocks_and_depend_on_seed_id_and_class_alone():

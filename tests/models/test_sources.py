@@ -50,8 +50,7 @@ def test_timm_as_its_configuration_describes_it():
     assert classifier.image_size == cfg.input_size[1] == 224
     assert classifier.resize == int(224 / cfg.crop_pct) == 248
     assert classifier.interpolation == cfg.interpolation == "bicubic"
-    assert classifier.classes == imagenet_classes()
-    assert len(classifier.synsets) == 1000
+    assert (classifier.classes, len(classifier.synsets)) == (imagenet_classes(), 1000)
     assert classifier.weights is None
 
 

@@ -57,8 +57,7 @@ def accuracy(classifier, images, labels) -> float:
 @pytest.mark.parametrize("name", PACKAGED)
 def test_packaged_models(name, sample):
     classifier = load_model(name)
-    assert classifier.name == name
-    assert len(classifier.weights) == 64
+    assert (classifier.name, len(classifier.weights)) == (name, 64)
     assert accuracy(classifier, *sample) > 0.7
     message = f"{name} has its own weights; for others give {network_of(name)}@x"
     with pytest.raises(SettingsError, match=message):
@@ -176,6 +175,5 @@ def test_unknown_names_and_imagenets():
     with pytest.raises(SettingsError, match="no model named ''"):
         load_model("")
     synsets = imagenet_synsets()
-    assert len(set(synsets)) == 1000
-    assert list(synsets) == sorted(synsets)
+    assert (len(set(synsets)), list(synsets)) == (1000, sorted(synsets))
     assert synsets[281] == "n02123045"  # tabby

@@ -335,8 +335,7 @@ def test_averaged_models_scripts_and_masked_classes_run():
     assert prepare(masked.eval(), IMAGES).folded
     copied = prepare(Fixed(), IMAGES)
     torch.testing.assert_close(copied(IMAGES), Fixed()(IMAGES))
-    assert copied.device == torch.device("cpu")
-    assert copied.layers == {}
+    assert (copied.device, copied.layers) == (torch.device("cpu"), {})
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])

@@ -34,8 +34,7 @@ def epoch(number: int, natural: float = 0.5, adversarial: float = 0.25) -> dict[
 def test_every_row_has_every_column_of_the_weights_of_the_folder(tmp_path):
     for row in (OLD, NEW):
         (epoch,) = training_tables(write(tmp_path, row), "tiny")["training"]
-        assert list(epoch) == ["model", *COLUMNS, "kept"]
-        assert epoch["model"] == "tiny"
+        assert (list(epoch), epoch["model"]) == (["model", *COLUMNS, "kept"], "tiny")
         for name in COLUMNS:
             assert epoch[name] == row.get(name)
     write(tmp_path, OLD)

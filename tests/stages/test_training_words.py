@@ -54,8 +54,7 @@ def test_the_settings_and_the_attack_of_the_validation():
     )
     attack = Pgd(threat=Linf(epsilon=8 / 255), steps=3)
     words = in_words(Training(validation_attack=attack), "a-recipe")
-    assert words.attack == "PGD-3, L∞ ε = 8/255"
-    assert words.recipe == "a-recipe"
+    assert (words.attack, words.recipe) == ("PGD-3, L∞ ε = 8/255", "a-recipe")
     words = in_words(Training(validation_attack=AdamAttack(weight=1.0)), None)
     assert (words.attack, words.recipe) == ("Adam attack-20", "")
 

@@ -44,8 +44,7 @@ def test_each_epoch_is_told_once_it_is_safe_and_again_to_a_continued_run(tmp_pat
     assert [row["epoch"] for row in told] == [1, 2, 3]
     told.clear()
     SHORT(classifier(), images(), tmp_path, report=silent, on_epoch=told.append)
-    assert told == metrics(tmp_path)
-    assert len(told) == 6
+    assert (told, len(told)) == (metrics(tmp_path), 6)
 
 
 def begun(out: Path, settings: Training, checkpoints: int) -> BaseProcess:

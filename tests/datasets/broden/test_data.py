@@ -74,14 +74,12 @@ def test_annotations_equal_a_second_reading(folder, data):
             assert len(ours) == len(set(ours))  # none twice at a pixel
             assert set(ours) == labels
             seen |= labels
-    assert seen == {concept.number for concept in data.concepts}
-    assert max(seen) == 300
+    assert (seen, max(seen)) == ({concept.number for concept in data.concepts}, 300)
 
 
 def test_what_it_says_of_itself_and_of_a_subset(folder, data):
     assert (data.name, data.classes, data.synsets) == ("broden:tiny", ("unlabeled",), None)
-    assert data.labels.tolist() == [0] * N
-    assert data.categories == CATEGORIES
+    assert (data.labels.tolist(), data.categories) == ([0] * N, CATEGORIES)
     assert (data.label_count, data.label_shape, data.image_shape) == (301, (16, 16), (3, 32, 32))
     numbers = [concept.number for concept in data.concepts]
     assert numbers == [*range(1, 11), 300]
