@@ -29,8 +29,7 @@ class Network(nn.Module):
         self.head = nn.Linear(5, 3)
 
     def forward(self, images: Images) -> Tensor:
-        hidden = torch.tanh(self.norm(self.first(images)))
-        features = F.softplus(self.second(hidden))
+        features = F.softplus(self.second(torch.tanh(self.norm(self.first(images)))))
         return self.head(features.mean(dim=(2, 3)))
 
 

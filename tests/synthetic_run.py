@@ -133,8 +133,7 @@ def write_run(
     Every free text is changed by `texts`.
     """
     tables: dict[str, Table] = {name: [] for name in TABLES.split()}
-    random = np.random.default_rng(0)
-    made = _Made(run, layers, units, classes, shown, texts, random, tables)
+    made = _Made(run, layers, units, classes, shown, texts, np.random.default_rng(0), tables)
     for index, model in enumerate(models):
         strength = index / max(len(models) - 1, 1)
         _accuracy(made, model, strength)

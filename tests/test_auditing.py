@@ -301,8 +301,7 @@ def test_images_that_an_attack_cannot_begin_on_are_said(tmp_path, capsys):
     pixels[::2] = 50
     classes, labels = ("light", "dark"), torch.tensor([1, 0, 1, 0, 1, 0])
     data = ArrayData(pixels, name="grey", classes=classes, synsets=None, labels=labels)
-    boundary = ("foolbox:BoundaryAttack(epsilon=9, steps=1)",)
-    settings = dataclasses.replace(ONE_STEP, attack=boundary)
+    settings = dataclasses.replace(ONE_STEP, attack=("foolbox:BoundaryAttack(epsilon=9, steps=1)",))
     model = small(Dark, "dark", classes=classes, size=8)
     page = audit(model, data, tmp_path, settings=settings).read_text(encoding="utf-8")
     told = "found no image to start from for 3 of 6 images of dark: these count as not attacked"

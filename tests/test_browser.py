@@ -149,8 +149,7 @@ def test_sorting_by_every_column_both_ways(page: Page) -> None:
     for header in headers(page):
         orders = []
         for _ in range(2):
-            column = sort(page, header)
-            orders.append(column.get_attribute("aria-sort"))
+            orders.append(sort(page, header).get_attribute("aria-sort"))
             values = [row[header] for row in everything(page)]
             known = [value for value in values if value != "–"]
             assert values[: len(known)] == known  # absent values last, both ways
@@ -251,8 +250,7 @@ def test_texts_contrast_with_their_ground(chromium: Browser, run: Path) -> None:
         page = chromium.new_page(color_scheme=scheme)
         page.goto((run / "report.html").as_uri())
         for selector in (".units thead button", ".units td", ".filters label", ".units .reset"):
-            ratio = page.locator(selector).first.evaluate(CONTRAST)
-            assert ratio >= 4.5, (scheme, selector)
+            assert page.locator(selector).first.evaluate(CONTRAST) >= 4.5, (scheme, selector)
         page.close()
 
 

@@ -86,8 +86,7 @@ def refusing(world: Path, words: list[str]) -> None:
 
 
 def test_one_that_refuses_before_the_others_meet_it_says_why(world):
-    words = ["audit", *COMMON.split(), *PATIENT]
-    assert end(start(2, refusing, world, words)) == [1, 2]
+    assert end(start(2, refusing, world, ["audit", *COMMON.split(), *PATIENT])) == [1, 2]
     # the first one knows that a reason is given: it has nothing to add
     assert (world / "err0").read_text() == ""
     sentence = (world / "elsewhere/err1").read_text()

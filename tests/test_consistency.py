@@ -141,8 +141,7 @@ def test_bounds_extremes_and_floors():
     assert agreement(one, other, C).item() == pytest.approx(C[3, 7].item(), abs=1e-15)
     even = torch.ones(1, CLASSES, dtype=torch.float64)
     assert level(even, C).item() == pytest.approx(uniform_floor(C), abs=1e-15)
-    counts = class_counts(torch.tensor([[0, 0, 2], [1, 2, 1]]), 3)
-    assert counts.tolist() == [[2, 0, 1], [0, 2, 1]]
+    assert class_counts(torch.tensor([[0, 0, 2], [1, 2, 1]]), 3).tolist() == [[2, 0, 1], [0, 2, 1]]
     labels = torch.arange(1000) % CLASSES
     lc, cs1 = random_floor(labels, C, 20, seed=0)
     # k images drawn without replacement: k diagonal pairs, and k(k − 1) of different images

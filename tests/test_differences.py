@@ -28,8 +28,7 @@ def by_hand(a: int, b: int, c: int, d: int) -> tuple[float, float]:
     n = a + b + c + d
     product = (a + b) * (c + d) * (a + c) * (b + d)
     cross = a * d - b * c
-    corrected = cross - n / 2 if cross > n / 2 else min(cross, 0)
-    phi = corrected / math.sqrt(product) if product else 0
+    phi = (cross - n / 2 if cross > n / 2 else min(cross, 0)) / math.sqrt(product) if product else 0
     p, q = (a + b) / n, (a + c) / n
     (l1, u1), (l2, u2) = (wilson(share * n, n) for share in (p, q))
     for share, ends in ((p, (l1, u1)), (q, (l2, u2))):  # what Wilson's ends solve

@@ -143,8 +143,7 @@ def test_the_interval_of_several_draws_has_their_variance_beside_that_of_the_ima
     p, shares = sum(right) / (6 * n), [count / n for count in right]
     s2 = math.fsum((share - p) ** 2 for share in shares) / 5
     z, t = stats.norm.ppf(0.975), stats.t.ppf(0.975, 5)
-    variance = p * (1 - p) / n + (t / z) ** 2 * s2 / 6
-    m = p * (1 - p) / variance
+    m = p * (1 - p) / (p * (1 - p) / n + (t / z) ** 2 * s2 / 6)
     center = (p + z**2 / (2 * m)) / (1 + z**2 / m)
     half = z * math.sqrt(p * (1 - p) / m + z**2 / (4 * m**2)) / (1 + z**2 / m)
     low, high = accuracy.interval()

@@ -22,8 +22,7 @@ def test_each_pixel_is_covered_by_its_share_of_the_scale() -> None:
             share = min(abs(float(ATTRIBUTION[y, x])) / 1.25, 1.0)
             color = FOR if ATTRIBUTION[y, x] > 0 else AGAINST
             for channel, start in enumerate((1, 3, 5)):
-                ink = int(color[start : start + 2], 16) / 255
-                wanted = share * ink + (1 - share) * faint
+                wanted = share * (int(color[start : start + 2], 16) / 255) + (1 - share) * faint
                 assert float(found[channel, y, x]) == pytest.approx(wanted, abs=1e-6)
 
 

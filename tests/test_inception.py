@@ -114,8 +114,7 @@ def test_resize_equals_its_formula() -> None:
                     down = max(0.0, 1 - abs(min(y, 4.0) - row))
                     right = max(0.0, 1 - abs(min(x, 6.0) - column))
                     expected[i, j] += down * right * image[row, column]
-    found = tf1_resize(image.expand(1, 3, 5, 7), 11)
-    np.testing.assert_allclose(found[0, 2], expected, atol=1e-6)
+    np.testing.assert_allclose(tf1_resize(image.expand(1, 3, 5, 7), 11)[0, 2], expected, atol=1e-6)
 
 
 def test_random_features_and_distances_equal_torch_fidelitys(first) -> None:

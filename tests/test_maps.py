@@ -93,8 +93,7 @@ def test_equals_loops(build: type, patch: int, stride: int, images: Tensor) -> N
     layers = model.layers if isinstance(model, Branching) else model
     method = DiscrepancyMap(patch=patch, stride=stride, batch_size=7, seed=5)
     ids, rises, found_any = torch.tensor([11, 3, 8]), [], []
-    prepared = prepare(model, dtype=torch.float64)
-    found = method(prepared, images.double(), units=UNITS, ids=ids)
+    found = method(prepare(model, dtype=torch.float64), images.double(), units=UNITS, ids=ids)
     assert found.shape == (3, 2, 9, 14)
     for image, units, number, ours in zip(images.double(), UNITS, ids.tolist(), found, strict=True):
         for unit, one in zip(units, ours, strict=True):
@@ -143,8 +142,7 @@ def test_sizes_follow_the_image(shape: tuple[int, int], places: int) -> None:
     image = torch.rand(1, 3, *shape)
     prepared = prepare(model, image)
     Branching.seen.clear()
-    found = DiscrepancyMap()(prepared, image, units=[[1]])
-    assert found.shape == (1, 1, *shape)
+    assert DiscrepancyMap()(prepared, image, units=[[1]]).shape == (1, 1, *shape)
     assert sum(Branching.seen) == places + 1
 
 

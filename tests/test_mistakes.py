@@ -165,8 +165,7 @@ NORMALIZATIONS = {
 @pytest.mark.parametrize("case", NORMALIZATIONS)
 def test_normalization_that_is_not_that_of_the_training(case):
     make, said = NORMALIZATIONS[case]
-    model = make(load_model("cifar10-standard").network)
-    first = warnings(model, SAMPLE.subset(60, seed=0))[0]
+    first = warnings(make(load_model("cifar10-standard").network), SAMPLE.subset(60, seed=0))[0]
     assert re.search(said, first)
 
 

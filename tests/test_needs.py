@@ -37,8 +37,7 @@ class Line(nn.Module):
         self.convolution, self.linear = nn.Conv1d(36, 8, 3), nn.Linear(8, 3)
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = self.convolution(images.flatten(1, 2)).relu()
-        return self.linear(maps.mean(dim=2))
+        return self.linear(self.convolution(images.flatten(1, 2)).relu().mean(dim=2))
 
 
 def whole() -> nn.Module:

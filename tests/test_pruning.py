@@ -150,8 +150,7 @@ def removed(model: Classifier, kept: dict[str, Tensor]) -> nn.Sequential:
 
 def test_the_logits_are_those_of_a_network_without_the_channels(tmp_path: Path) -> None:
     model = classifier()
-    kept = trained("momentum", tmp_path, model)
-    small = removed(model, kept).double()
+    small = removed(model, trained("momentum", tmp_path, model)).double()
     pixels = torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(1)).double()
     with torch.no_grad():
         assert small(pixels).std() > 1e-3

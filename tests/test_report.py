@@ -151,8 +151,7 @@ def test_plots_come_for_light_and_dark_pages_and_for_phones(plotted: Path) -> No
     assert len(pictures) == 2
     for picture in pictures:
         *sources, image = picture
-        found = [source.attrib["srcset"] for source in sources]
-        assert len({*found, image.attrib["src"]}) == 4
+        assert len({*[source.attrib["srcset"] for source in sources], image.attrib["src"]}) == 4
         medias = [source.attrib["media"] for source in sources]
         kinds = [("dark" in media, "max-width" in media) for media in medias]
         assert kinds == [(True, True), (False, True), (True, False)]

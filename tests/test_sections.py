@@ -197,8 +197,7 @@ def test_changes_are_told_by_direction():
     ],
 )
 def test_attack_name(attack, norm, epsilon, steps, text):
-    row = {"attack": attack, "norm": norm, "epsilon": epsilon, "steps": steps}
-    assert attack_name(row) == text
+    assert attack_name({"attack": attack, "norm": norm, "epsilon": epsilon, "steps": steps}) == text
 
 
 @given(st.lists(st.tuples(st.text(), st.text()), min_size=2, max_size=6, unique=True))

@@ -109,8 +109,7 @@ def test_success_that_rounding_undoes_is_not_counted(tmp_path):
 
 def test_the_stored_folder_is_data_within_half_a_level_of_the_ball(classifier, data, tmp_path):
     store_attack(classifier, data, PGD, tmp_path)
-    largest = max(float(row["linf"]) for row in rows(tmp_path))
-    assert 9.7 / 255 < largest <= 10.2 / 255
+    assert 9.7 / 255 < max(float(row["linf"]) for row in rows(tmp_path)) <= 10.2 / 255
     folder = load_data(f"folder:{tmp_path}/images", transform=Transform(size=8, resize=8))
     again = folder.aligned(CLASSES, None)
     order = sorted(range(24), key=lambda i: (CLASSES[data.labels[i]], i))

@@ -136,8 +136,7 @@ def test_one_epsilon_per_image(norm):
     for i in range(3):
         one, part = norm(epsilon=epsilon[i].item()), slice(i, i + 1)
         assert torch.equal(projected[part], one.project(candidates[part], images[part]))
-        expected = one.sample(images[part], seed=1, ids=ids[part])
-        torch.testing.assert_close(sampled[part], expected)
+        torch.testing.assert_close(sampled[part], one.sample(images[part], seed=1, ids=ids[part]))
     positions = torch.tensor([2, 0])
     assert threat.at(positions).epsilon.tolist() == pytest.approx([0.4, 0.0])
     assert one.at(positions) is one
@@ -187,8 +186,7 @@ def test_a_radius_is_drawn_for_each_image_whatever_its_batch(norm):
     assert drawn.radius(torch.rand(4, 3, 2, 2)).shape == (4, 1, 1, 1)
     with pytest.raises(SettingsError, match="epsilon has yet to be drawn"):
         threat.project(torch.rand(4, 3, 2, 2), torch.rand(4, 3, 2, 2))
-    same = norm(epsilon=Uniform(low=0.25, high=0.25)).drawn(3, ids)
-    assert same.epsilon.tolist() == [0.25] * 4
+    assert norm(epsilon=Uniform(low=0.25, high=0.25)).drawn(3, ids).epsilon.tolist() == [0.25] * 4
 
 
 RANGES = [(0.2, 0.1), (-0.1, 0.1), (math.nan, 1), (0, math.nan), (0, math.inf), (-math.inf, 0)]

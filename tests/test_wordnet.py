@@ -230,8 +230,7 @@ def test_the_table_and_cifar10_distances_are_nltks(nltk_wordnet, table):
 
 
 def test_the_table_is_rebuilt_from_data_noun(wordnet_base: Path, tmp_path: Path) -> None:
-    build = runpy.run_path(str(BUILD_TOOL))["build"]
-    build(wordnet_base / "data.noun", tmp_path / "built.xz")
+    runpy.run_path(str(BUILD_TOOL))["build"](wordnet_base / "data.noun", tmp_path / "built.xz")
     # Other versions of liblzma may pack the same text into other bytes.
     built, packaged = (tmp_path / "built.xz").read_bytes(), (TABLES / "wordnet.txt.xz").read_bytes()
     assert lzma.decompress(built) == lzma.decompress(packaged)

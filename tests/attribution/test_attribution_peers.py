@@ -103,8 +103,7 @@ PLAIN = {"normalise": False, "disable_warnings": True}
 
 
 def test_sparseness(smooth, pixels, labels, maps):
-    metric = quantus.Sparseness(abs=True, **PLAIN)
-    theirs = quiet(metric, smooth, pixels, labels, maps[:, None])
+    theirs = quiet(quantus.Sparseness(abs=True, **PLAIN), smooth, pixels, labels, maps[:, None])
     np.testing.assert_allclose(sparseness(maps).numpy(), theirs, rtol=1e-5)
 
 

@@ -67,8 +67,7 @@ def test_exact_for_linear_models(pixels, background):
 def test_an_image_that_is_the_background_has_no_gap(target, smooth, pixels):
     method, model = ExpectedGradients(samples=4, target=target), prepare(smooth)
     for row in range(4):
-        found = method(model, pixels[: row + 1], background=pixels[row : row + 1])
-        assert found.gap[row] == 0
+        assert method(model, pixels[: row + 1], background=pixels[row : row + 1]).gap[row] == 0
 
 
 def repeated(model, image, background, **settings):

@@ -54,8 +54,7 @@ def test_batches(batch_size, ids, view):
         assert 1 <= len(batch.ids) <= batch_size
         assert (batch.ids.dtype, batch.labels.dtype) == (torch.int64, torch.int64)
         assert batch.images.dtype == torch.float32
-        exact = data.images(batch.ids.tolist()).double() / 255
-        assert torch.equal(batch.images, exact.float())
+        assert torch.equal(batch.images, (data.images(batch.ids.tolist()).double() / 255).float())
         assert torch.equal(batch.labels, data.labels[batch.ids])
 
 

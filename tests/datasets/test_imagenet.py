@@ -226,8 +226,7 @@ def test_what_is_refused(tarred: Path, case: str, monkeypatch: pytest.MonkeyPatc
 
 
 def test_names_in_an_archive_lead_nowhere(tarred: Path) -> None:
-    members = {"../escaped": b"x", "/tmp/escaped": b"x", **IMAGES}
-    path = archive(tarred / TAR, members)
+    path = archive(tarred / TAR, {"../escaped": b"x", "/tmp/escaped": b"x", **IMAGES})
     for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE):
         add_empty(path, "a", [f"link{kind}.JPEG"], kind)
     assert len(load(tarred).images(range(COUNT))) == COUNT

@@ -104,8 +104,7 @@ def test_a_finished_set_is_kept_and_made_of_the_class_folders_alike(images, tmp_
 
 
 def test_damaged_images_are_replaced_and_listed(images, tmp_path):
-    whole = build(images, tmp_path / "whole")
-    wnid = rows(whole / "classes.csv")[1]["wnid"]
+    wnid = rows(build(images, tmp_path / "whole") / "classes.csv")[1]["wnid"]
     order = first([f"{wnid}/{wnid}_{i}.JPEG" for i in range(9)], 9, 0)
     for name, content in ((order[0], jpeg(1)[:200]), (order[6], b"")):
         write(images / "train" / name, content)

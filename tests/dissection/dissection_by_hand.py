@@ -15,8 +15,7 @@ def rows_of(path: Path) -> list[dict]:
 
 def labels_of(folder: Path, row: dict, categories: list[str]) -> tuple[np.ndarray, list[bool]]:
     """Which labels each pixel carries, label_count×h×w, and which categories the image carries."""
-    shape = int(row["sh"]), int(row["sw"])
-    carried = np.zeros((1000, *shape), dtype=bool)
+    carried = np.zeros((1000, *(int(row["sh"]), int(row["sw"]))), dtype=bool)
     for category in categories:
         for item in filter(None, row[category].split(";")):
             if item.isdigit():

@@ -103,8 +103,7 @@ def test_a_position_at_its_threshold_is_not_in_the_mask():
 def test_a_value_above_its_threshold_by_less_than_float32_can_tell(small, covered):
     """In the middle between 1 and 2⁻⁴⁰ the map is ½ + 2⁻⁴¹; in float32, 2⁻⁴⁰ − ½ is −½."""
     maps = torch.tensor([[[[1.0, small], [1.0, small]]]])
-    found = above(maps, torch.tensor([0.5]), plain(2, 1, 2))
-    assert dense(found, 1, 1, (1, 1)).item() is covered
+    assert dense(above(maps, torch.tensor([0.5]), plain(2, 1, 2)), 1, 1, (1, 1)).item() is covered
 
 
 def test_chunks_change_nothing_and_nothing_above_is_an_empty_mask(monkeypatch):

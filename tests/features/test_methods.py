@@ -17,8 +17,7 @@ CLOSE = {"rtol": 0, "atol": 1e-5}
 
 
 def representation(network: nn.Module, images: Tensor) -> Tensor:
-    hidden = torch.tanh(network.conv1(2 * images - 1))
-    return torch.tanh(network.conv2(hidden)).flatten(1)
+    return torch.tanh(network.conv2(torch.tanh(network.conv1(2 * images - 1)))).flatten(1)
 
 
 def by_hand(network, method, start, target) -> tuple[Tensor, float]:
@@ -90,8 +89,7 @@ def test_robustness_library():
             with torch.no_grad():
                 norm = torch.norm(grad.view(grad.shape[0], -1), dim=1).view(-1, 1, 1, 1)
                 x = x + grad / (norm + 1e-10) * step_size
-                diff = (x - starts).renorm(p=2, dim=0, maxnorm=eps)
-                x = torch.clamp(starts + diff, 0, 1)
+                x = torch.clamp(starts + (x - starts).renorm(p=2, dim=0, maxnorm=eps), 0, 1)
         return x
 
     threes, twos = torch.full((5,), 3), torch.full((5,), 2)

@@ -59,8 +59,7 @@ def test_random_numbers_come_from_the_batchs_ids(text, smooth, pixels, labels):
         for places in ((slice(12), slice(12, 24)), (slice(12, 24), slice(12)))
     )
     assert torch.equal(torch.cat(first), torch.cat(second[::-1]))
-    other = attack(smooth, pixels[:12], labels[:12], ids=ids[12:])
-    assert not torch.equal(other, first[0])
+    assert not torch.equal(attack(smooth, pixels[:12], labels[:12], ids=ids[12:]), first[0])
     assert not torch.equal(make_attack(text, seed=1)(smooth, pixels[:12], labels[:12]), first[0])
 
 
@@ -217,8 +216,7 @@ def test_images_without_a_start_are_not_attacked_and_counted(name, pixels):
     assert attack.unattacked == [11, 13, 15]
     assert torch.equal(changed[1::2], images[1::2])
     assert (changed[::2] != images[::2]).any()
-    logits = attack.outcomes(Dark(), images, labels, ids=ids)
-    assert (logits.argmax(dim=1) == labels)[1::2].all()
+    assert (attack.outcomes(Dark(), images, labels, ids=ids).argmax(dim=1) == labels)[1::2].all()
     nobody = make_attack(f"foolbox:{name}(epsilon=5, steps=2)")
     assert torch.equal(nobody(Dark(), images[1::2], labels[1::2]), images[1::2])
     assert len(nobody.unattacked) == 3

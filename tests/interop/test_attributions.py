@@ -41,8 +41,7 @@ class Twice(nn.Module):
         self.relu, self.linear = nn.ReLU(inplace=True), nn.Linear(96, 5)
 
     def forward(self, x):
-        hidden = self.relu(self.second(self.relu(self.first(x))))
-        return F.relu(self.linear(hidden.flatten(1)) + 1)
+        return F.relu(self.linear(self.relu(self.second(self.relu(self.first(x)))).flatten(1)) + 1)
 
 
 @pytest.fixture
@@ -58,8 +57,7 @@ def test_captums_own_call_gives_the_same(text, settings, smooth, pixels, labels)
     given = {key: blurred(pixels) if value is blurred else value for key, value in settings.items()}
     with torch.enable_grad():
         theirs = getattr(captum, text.partition("(")[0])(smooth)
-        images = pixels.clone().requires_grad_()
-        wanted = theirs.attribute(images, target=labels, **given).detach()
+        wanted = theirs.attribute(pixels.clone().requires_grad_(), target=labels, **given).detach()
     torch.testing.assert_close(found.values, wanted, **CLOSE)
     assert torch.equal(found.targets, labels)
     assert found.error.isnan().all()

@@ -61,8 +61,7 @@ NAMES += [("torchattacks", torchattacks, name) for name in classes(torchattacks)
 @pytest.mark.parametrize(("peer", "module", "name"), NAMES, ids=[f"{n[0]}:{n[2]}" for n in NAMES])
 def test_every_attack(peer, module, name, smooth, pixels, labels, monkeypatch):
     kind = getattr(module, name)
-    known = inspect.signature(kind).parameters
-    norm = ", norm=L2" if "distance" in known else ""
+    norm = ", norm=L2" if "distance" in inspect.signature(kind).parameters else ""
     text = f"{peer}:{name}(epsilon=.5{norm}{small(kind)})"
     if name in NO_ATTACK:
         with pytest.raises(SettingsError, match=NO_ATTACK[name]) as caught:

@@ -85,8 +85,7 @@ def directory(count: int) -> bytes:
     whole = zipped(b"\x80\x04}.")
     start, end = whole.index(b"PK\1\2"), whole.index(b"PK\5\6")
     one = whole[start : whole.index(b"PK\1\2", start + 4)]
-    size = len(one) * count
-    tail = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 65535, 65535, size, start, 0)
+    tail = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 65535, 65535, (len(one) * count), start, 0)
     assert len(tail) == len(whole) - end
     return whole[:start] + one * count + tail
 

@@ -108,8 +108,7 @@ def test_states_and_extensions_reach_nothing():
     before, ordered = OrderedDict.move_to_end, named("collections", "OrderedDict")
     read_pickle(io.BytesIO(b"\x80\x02" + ordered + b"N}S'move_to_end'\nI1\ns\x86b."))
     assert OrderedDict.move_to_end is before
-    content = b"\x80\x02" + ordered + b")R}S'_metadata'\n}sb."
-    assert read_pickle(io.BytesIO(content))[0] == {}
+    assert read_pickle(io.BytesIO(b"\x80\x02" + ordered + b")R}S'_metadata'\n}sb."))[0] == {}
     copyreg.add_extension("collections", "OrderedDict", 240)
     try:
         with pytest.raises(KeyError, match="EXT1"):

@@ -185,8 +185,7 @@ def test_weights_that_ask_for_classes_in_vain(bias, weight, tmp_path, monkeypatc
 
 
 def test_places365_wants_its_classes(tmp_path):
-    network = torchvision.models.resnet18(num_classes=10)
-    torch.save(network.state_dict(), tmp_path / "ten.pt")
+    torch.save(torchvision.models.resnet18(num_classes=10).state_dict(), tmp_path / "ten.pt")
     with pytest.raises(CheckpointError, match=r"fc.bias is \(10,\), the network's is \(365,\)"):
         load_model(f"places365-resnet18@{tmp_path / 'ten.pt'}")
 

@@ -114,8 +114,7 @@ def python_2(tensor: torch.Tensor) -> bytes:
     content = b"\x80\x02}U\nstate_dictccollections\nOrderedDict\n" + pairs + b"\x85Rs."
     system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
     head = b"".join(pickle.dumps(v, 2) for v in (0x1950A86A20F9469CFC6C, 1001, system))
-    keys = b"\x80\x02]" + key + b"a."
-    return head + content + keys + struct.pack("<Q", len(tensor)) + data
+    return head + content + (b"\x80\x02]" + key + b"a.") + struct.pack("<Q", len(tensor)) + data
 
 
 def test_files_of_python_2(path):

@@ -132,8 +132,7 @@ def test_a_layer_whose_weight_hangs_on_the_last_training_step():
     """The old spectral norm keeps such a weight, which torch does not copy."""
     model, images = build("spectral norm")
     model(images).sum().backward()
-    copied = prepare(model, images)
-    torch.testing.assert_close(copied(images), model.eval()(images))
+    torch.testing.assert_close(prepare(model, images)(images), model.eval()(images))
 
 
 def test_copies_in_bfloat16_and_of_copies():

@@ -67,8 +67,7 @@ SWEPT = "sweep: top1=0.8; sweep norm=L2 epsilon=0.5: top1=0.1; sweep norm=L2 eps
 )
 def test_what_is_said(run: Path, measure: str, changes: str, told: str, words: str) -> None:
     if measure in ("accuracy", L2):  # the same of both models
-        between = "; " if measure == L2 else " | "
-        told = between.join(f"{model} {told}" for model in BOTH)
+        told = ("; " if measure == L2 else " | ").join(f"{model} {told}" for model in BOTH)
     accuracy.tells(run, changes, measure, told, words)
 
 

@@ -79,6 +79,5 @@ CHANGED: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("words", CHANGED)
 def test_what_differs_is_said(words: str) -> None:
-    settings = in_words(dataclasses.replace(Training(), **CHANGED[words]), None).settings
-    assert words in settings
+    assert words in in_words(dataclasses.replace(Training(), **CHANGED[words]), None).settings
     assert words not in in_words(Training(), None).settings

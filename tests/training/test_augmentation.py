@@ -16,8 +16,7 @@ IMAGES = torch.randint(
 
 
 def draws(seed: int = 0, count: int = 7) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(Augmentation.DRAWS, count, generator=generator)
+    return torch.rand(Augmentation.DRAWS, count, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize(("padding", "size"), [(4, 12), (2, 9), (0, 12)])
@@ -48,13 +47,11 @@ def test_crops_and_flips_equal_a_loop_over_pixels(padding: int, size: int) -> No
 
 def test_a_resized_crop_is_torchvisions_of_the_same_box() -> None:
     """Boxes of whole pixels, inside of which both interpolate alike."""
-    big = torch.rand(4, 3, 40, 40, generator=torch.Generator().manual_seed(0))
-    pixels = (big * 255).byte()
+    pixels = (torch.rand(4, 3, 40, 40, generator=torch.Generator().manual_seed(0)) * 255).byte()
     numbers = torch.zeros(Augmentation.DRAWS, 4)
     numbers[2] = torch.tensor([0.0, 0.9, 0.0, 0.9])  # the first and third are flipped
     numbers[5] = 0.5  # square
-    area = torch.tensor([20 / 40, 30 / 40, 10 / 40, 1.0]) ** 2
-    numbers[4] = (area - 0.05) / 0.95
+    numbers[4] = ((torch.tensor([20 / 40, 30 / 40, 10 / 40, 1.0]) ** 2) - 0.05) / 0.95
     boxes = [(20, 5, 12), (30, 10, 0), (10, 17, 30), (40, 0, 0)]
     for i, (side, top, left) in enumerate(boxes):
         room = max(40 - side, 1)
@@ -115,6 +112,5 @@ def test_angles_are_uniform_between_the_bounds() -> None:
     line = torch.arange(33.0, dtype=torch.float64) - 16
     weight = varied[:, 0] / varied[:, 0].sum(dim=(1, 2), keepdim=True)
     x = (weight * line).sum(dim=(1, 2))
-    y = (weight * line.view(-1, 1)).sum(dim=(1, 2))
-    angles = torch.rad2deg(torch.atan2(-y, x))
+    angles = torch.rad2deg(torch.atan2(-(weight * line.view(-1, 1)).sum(dim=(1, 2)), x))
     torch.testing.assert_close(angles, 20 * (2 * numbers[3].double() - 1), atol=1.0, rtol=0)

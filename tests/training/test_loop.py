@@ -80,8 +80,7 @@ def test_the_best_epoch_is_kept_or_on_request_the_last(whole, tmp_path):
     scores = [(row["natural"] + row["adversarial"]) / 2 for row in rows]
     better = [score > max(scores[:number], default=-1) for number, score in enumerate(scores)]
     assert [row["kept"] for row in rows] == better
-    best = load_checkpoint(whole.out / "last.pt")["best"]
-    assert best == pytest.approx(max(scores), rel=1e-12)
+    assert load_checkpoint(whole.out / "last.pt")["best"] == pytest.approx(max(scores), rel=1e-12)
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(whole, tmp_path):

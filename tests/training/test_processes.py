@@ -62,8 +62,7 @@ ALIKE: Jobs = {
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of trainings by two processes."""
     out = tmp_path_factory.mktemp("two")
-    jobs = ALIKE | {"whole": (SHORT, torch.float32)}
-    assert end(start(2, train_together, out, jobs)) == [0, 0]
+    assert end(start(2, train_together, out, (ALIKE | {"whole": (SHORT, torch.float32)}))) == [0, 0]
     return out
 
 

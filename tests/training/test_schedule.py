@@ -20,8 +20,7 @@ def test_one_cycle_cosine_and_constant():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_plateaus_are_those_of_torch(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    losses = (2 + np.cumsum(random.normal(-0.02, 0.3, 60))).clip(0.1).tolist()
+    losses = (2 + np.cumsum(np.random.default_rng(seed).normal(-0.02, 0.3, 60))).clip(0.1).tolist()
     losses[9] = min(losses[:9]) * 0.9
     losses[10:14] = [losses[9] * 0.99995] * 4  # a fall too small to count
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)

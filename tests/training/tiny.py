@@ -76,8 +76,7 @@ def train(
     processes: Processes = Processes(),
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
-    network = classifier().to(dtype)
-    trained = settings(network, images(), out, report=silent, processes=processes)
+    trained = settings(classifier().to(dtype), images(), out, report=silent, processes=processes)
     return {name: tensor.clone() for name, tensor in trained.state_dict().items()}
 
 

@@ -81,8 +81,7 @@ def test_what_it_says_of_itself_and_of_a_subset(folder, data):
     assert (data.name, data.classes, data.synsets) == ("broden:tiny", ("unlabeled",), None)
     assert (data.labels.tolist(), data.categories) == ([0] * N, CATEGORIES)
     assert (data.label_count, data.label_shape, data.image_shape) == (301, (16, 16), (3, 32, 32))
-    numbers = [concept.number for concept in data.concepts]
-    assert numbers == [*range(1, 11), 300]
+    assert [concept.number for concept in data.concepts] == [*range(1, 11), 300]
     assert data.concepts[-1] == Concept(300, "lamp", "object", ("object",))
     part = data.subset(9, seed=4)
     assert isinstance(part, BrodenData)

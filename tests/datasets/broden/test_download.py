@@ -47,8 +47,7 @@ class Answers(BaseHTTPRequestHandler):
             self.answer(416, b"", Content_Range=f"bytes */{len(body)}", Content_Length=0)
         else:
             span = f"bytes {start}-{len(body) - 1}/{len(body)}"
-            part = body[start:end]
-            self.answer(206, part, Content_Range=span, Content_Length=len(body) - start)
+            self.answer(206, body[start:end], Content_Range=span, Content_Length=len(body) - start)
 
 
 ANSWERS: dict[str, Callable[[Answers, int | None], object]] = {
@@ -79,8 +78,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def get(server: Server, path: Path, *names: str, md5: str | None = MD5) -> Path:
-    urls = [f"{server.url}/{name}" for name in names]
-    return fetch_continued(urls, path, md5=md5, most=400_000)
+    return fetch_continued([f"{server.url}/{name}" for name in names], path, md5=md5, most=400_000)
 
 
 @pytest.mark.parametrize("md5", [MD5, None])

@@ -170,8 +170,7 @@ def test_by_download(files, tmp_path, monkeypatch, resolution):
 
     monkeypatch.setattr(fetching, "fetch_continued", download)
     said: list[str] = []
-    folder = fetch_broden(tmp_path, resolution=resolution, say=said.append)
-    assert read(folder) == files
+    assert read(fetch_broden(tmp_path, resolution=resolution, say=said.append)) == files
     address = f"netdissect.csail.mit.edu/data/{name}.zip"
     urls, md5 = [f"https://{address}", f"http://{address}"], "be13c292eaef3300da03f8d0e48eab1c"
     if resolution != 224:  # plain http only where the hash is known

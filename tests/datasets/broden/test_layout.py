@@ -252,8 +252,7 @@ def test_links_within_byte_order_marks_and_empty_lines_are_no_damage(folder, mon
         put("index.csv", line, "image", name)(folder)
     assert torch.equal(BrodenData(folder).images(range(6)), expected)
     for path in folder.glob("*.csv"):
-        text = path.read_text().replace("\n", "\r\n\r\n")
-        path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_text().replace("\n", "\r\n\r\n").encode())
     assert len(BrodenData(folder)) == 6
     monkeypatch.setattr(layout, "MAX_TABLE_BYTES", 99)
     with pytest.raises(DataError, match=r"category\.csv has .* bytes, too many"):
