@@ -52,8 +52,7 @@ def batch_of(kind: type[Network] = Network, dtype: torch.dtype = torch.float64) 
 
 def step(objective: Objective, batch: TrainingBatch) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss and all gradients, as the training loop takes them."""
-    parameters = dict(batch.network.named_parameters())
-    loss = objective(batch)
+    parameters, loss = dict(batch.network.named_parameters()), objective(batch)
     torch.autograd.backward(loss, inputs=list(parameters.values()))
     return loss.detach(), {k: v.grad for k, v in parameters.items() if v.grad is not None}
 

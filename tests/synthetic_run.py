@@ -170,8 +170,7 @@ def _accuracy(made: _Made, model: str, strength: float) -> None:
         found |= _share(left, n) | row(top5=min(1.0, left + 0.25 * (1 - left)), n=n)
         return found | row(draws=None, top1_spread=None, settings="")
 
-    few = 50
-    fgsm = [under("Fgsm", "Linf", levels / 255, 1, N) for levels in (1, 4)]
+    few, fgsm = 50, [under("Fgsm", "Linf", levels / 255, 1, N) for levels in (1, 4)]
     made.tables["accuracy"] += [under("natural", "", 0.0, 0, N), *fgsm]
     made.tables["accuracy"] += [under("Pgd", "L2", 0.5, 20, N)]
     made.tables["sweep"] += [under("natural", "", 0.0, 0, few)]
@@ -237,8 +236,7 @@ def _consistency(made: _Made, model: str, strength: float) -> None:
                 found |= _share(success, N, "success") | row(measure=measure)
                 found |= around(mean, 0.015) | row(units=size, n=N)
                 made.tables["consistency"].append(found)
-    last = means[made.layers[-1]]
-    found = row(model=model, layer=made.layers[-1])
+    last, found = means[made.layers[-1]], row(model=model, layer=made.layers[-1])
     for name, measure in (("consis", "lc"), ("consis_adv", "consis_adv")):
         found |= around(last[f"{measure}_mean"], 0.015, name)
     found |= FGSM | _share(fooled, N, "success")

@@ -71,8 +71,7 @@ def test_another_file_is_refused_by_name(content, path):
 
 
 def test_damaged_files_load_or_are_refused(path):
-    whole = saved(STATE)
-    random = np.random.default_rng(0)
+    whole, random = saved(STATE), np.random.default_rng(0)
     refused = 0
     for _ in range(200):
         content = bytearray(whole)

@@ -195,8 +195,7 @@ def test_attack_writes_images_that_can_be_audited(world, capsys):
 def test_train_leaves_weights_and_a_card(world, capsys):
     words = ["train", "--recipe", "cifar10-l2", *MODEL, "--out", "trained", "--epochs", "2"]
     assert main([*words, "--batch-size", "8", "--validation", "6"]) == 0
-    out = capsys.readouterr().out
-    card = (world / "trained/model.md").read_text()
+    out, card = capsys.readouterr().out, (world / "trained/model.md").read_text()
     assert "cifar10-l2" in card
     assert f"`advlens {' '.join(words)} --batch-size 8 --validation 6`" in card
     assert "Adversarial(attack=Pgd(" in card

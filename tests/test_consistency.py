@@ -117,8 +117,7 @@ def test_intervals_cover_the_truth():
     """At least 93 % of 300 seeded repetitions with k = 20, where the plain value is biased."""
     random = np.random.default_rng(0)
     shares = np.array([0.5, 0.2, 0.1, 0.1, 0.05, 0.05, 0, 0, 0, 0])
-    truth = float(shares @ C.numpy() @ shares)
-    labels = torch.arange(2000) % CLASSES
+    truth, labels = float(shares @ C.numpy() @ shares), torch.arange(2000) % CLASSES
     covered, plain = 0, []
     for _ in range(300):
         counts = enumerate(random.multinomial(20, shares))

@@ -25,8 +25,7 @@ TABLES = [(20, 12, 2, 16), (0, 5, 0, 0), (7, 0, 0, 9), (50, 3, 9, 2), (1, 20, 30
 
 def by_hand(a: int, b: int, c: int, d: int) -> tuple[float, float]:
     """Newcombe's method 10 from the correlation of the two outcomes and the roots of Wilson's."""
-    n = a + b + c + d
-    product = (a + b) * (c + d) * (a + c) * (b + d)
+    n, product = a + b + c + d, (a + b) * (c + d) * (a + c) * (b + d)
     cross = a * d - b * c
     phi = (cross - n / 2 if cross > n / 2 else min(cross, 0)) / math.sqrt(product) if product else 0
     p, q = (a + b) / n, (a + c) / n

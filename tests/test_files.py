@@ -151,8 +151,7 @@ def holder(folder: Path, **changes: object) -> Path:
     """The lock of a process of this machine that has died, but for changes."""
     process = subprocess.Popen(["true"])
     process.wait()
-    since = "2026-01-02T03:04:05+00:00"
-    lock = folder / ".lock.held"
+    since, lock = "2026-01-02T03:04:05+00:00", folder / ".lock.held"
     held = {"host": socket.gethostname(), "pid": process.pid, "since": since, **changes}
     lock.write_text(json.dumps(held))
     return lock

@@ -30,8 +30,7 @@ LAYERS = ("192", "2048")
 
 def random_state() -> dict[str, Tensor]:
     """Weights at which activations neither vanish nor explode."""
-    random = torch.Generator().manual_seed(0)
-    state = {}
+    random, state = torch.Generator().manual_seed(0), {}
     for name, shape in inception.inception_shapes().items():
         noise = torch.randn(shape, generator=random)
         if len(shape) == 4:

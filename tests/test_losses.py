@@ -53,8 +53,7 @@ def test_values_and_gradients_equal_naive_float64(margin):
 
 
 def test_losses_are_per_image_and_log_odds_positive_exactly_where_another_class_leads():
-    logits = randn(1, 400, 2)
-    labels = torch.zeros(400, dtype=torch.int64)
+    logits, labels = randn(1, 400, 2), torch.zeros(400, dtype=torch.int64)
     assert torch.equal(log_odds(logits, labels) > 0, logits.argmax(dim=1) != 0)
     logits, labels = randn(2, 7, 5).requires_grad_(), torch.arange(7) % 5
     expected = F.cross_entropy(logits, labels, reduction="none")

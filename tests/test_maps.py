@@ -121,8 +121,7 @@ def test_an_earlier_layer_by_its_name(images: Tensor) -> None:
 @pytest.mark.parametrize("units", [1, 4])
 def test_passes_are_one_per_place_and_one_more(units: int, images: Tensor) -> None:
     model = prepare(network(), images)
-    method = DiscrepancyMap(patch=3, stride=2, batch_size=10)
-    places = 4 * 7
+    method, places = DiscrepancyMap(patch=3, stride=2, batch_size=10), 4 * 7
     forward = flops(lambda: model.features(images[:1]))  # nothing behind the layer
     lines = torch.rand(3, 4, 7, units), torch.rand(9, 4), torch.rand(14, 7)
     upsampling = flops(lambda: torch.einsum("npqk,yp,xq->nkyx", *lines))

@@ -87,8 +87,7 @@ def test_the_order_of_a_good_model_is_the_best_one(seed):
     order = torch.randperm(7, generator=random(seed + 50))
     noisy = torch.rand(200, generator=random(seed)) < 0.2
     drawn = torch.randint(7, (200,), generator=random(seed + 99))
-    predicted = torch.where(noisy, drawn, order[labels])
-    table = torch.zeros(7, 7)
+    predicted, table = torch.where(noisy, drawn, order[labels]), torch.zeros(7, 7)
     for label, output in zip(labels.tolist(), predicted.tolist(), strict=True):
         table[label, output] += 1
     _, best = linear_sum_assignment(table.numpy(), maximize=True)

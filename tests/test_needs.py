@@ -83,8 +83,7 @@ MISSING = {
 @pytest.mark.parametrize("case", MISSING)
 def test_a_default_is_left_out_with_a_warning_and_one_that_is_asked_for_is_an_error(case):
     make, data, missing, reason = MISSING[case]
-    rest = [name for name in ALL if name not in missing]
-    found = subject(make, data)
+    rest, found = [name for name in ALL if name not in missing], subject(make, data)
     assert [stage.name for stage in audit_stages(found, SMALL)] == rest
     (warning,) = found.warnings
     names, told = re.fullmatch(r"tiny is audited without (.*?): (.*)", warning).groups()

@@ -75,8 +75,7 @@ def test_feature_consistency_equals_the_formula(objective, batch):
     assert loss.item() == pytest.approx(parts.item(), rel=1e-12)
     random = np.random.default_rng(0)
     for name, parameter in network.named_parameters():
-        place = tuple(random.integers(size) for size in parameter.shape)
-        sides = []
+        place, sides = tuple(random.integers(size) for size in parameter.shape), []
         for change in (1e-5, -2e-5):
             parameter.data[place] += change
             sides.append(consistency(objective, batch, attacked, fixed).item())
@@ -87,8 +86,7 @@ def test_feature_consistency_equals_the_formula(objective, batch):
 
 def test_adversarial_is_the_loss_on_images_that_the_attack_changed(batch: TrainingBatch) -> None:
     attack = Pgd(threat=L2(epsilon=0.5), steps=2, step_size=0.3, select="last", seed=SEED)
-    attacked = attack(batch.prepared(), batch.images, LABELS, ids=IDS)
-    losses = []
+    attacked, losses = attack(batch.prepared(), batch.images, LABELS, ids=IDS), []
     for kind, images, objective in (
         ("natural", batch.images, objectives.Standard()),
         ("adversarial", attacked, objectives.Adversarial()),
@@ -127,8 +125,7 @@ def test_trades_is_cross_entropy_and_the_divergence_on_what_its_attack_made(batc
 @pytest.mark.parametrize("layer", [None, "first"])
 def test_unrelaxed_has_its_own_maximum_for_each_term(layer, batch):
     attack = FeatureAttack(threat=PAPERS, steps=3, select="last", layer=layer)
-    objective = Unrelaxed(alpha=0.2, beta=3.0, feature_attack=attack)
-    images = [batch.images]
+    objective, images = Unrelaxed(alpha=0.2, beta=3.0, feature_attack=attack), [batch.images]
     for each in (objective.attack, attack):
         seeded = dataclasses.replace(each, seed=SEED)
         images.append(seeded(batch.prepared(), batch.images, LABELS, ids=IDS))

@@ -85,8 +85,7 @@ def test_names_stay_texts_and_empty_cells_are_none(run):
 def test_frames_are_what_pandas_reads(run):
     found = read_run(run)
     for table in found.tables:
-        plain = pandas.read_csv(run / "results" / f"{table}.csv")
-        types = TABLES[table].types
+        plain, types = pandas.read_csv(run / "results" / f"{table}.csv"), TABLES[table].types
         reals = [name for name, kind in types.items() if kind in (float, float | None)]
         # pandas takes a column of 0 and 1 for whole numbers, in one run and not in the next
         plain = plain.astype(dict.fromkeys(reals, float))

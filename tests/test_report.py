@@ -135,8 +135,7 @@ def test_headings_descend_and_the_page_holds_what_was_audited(run):
     levels = [int(e.tag[1]) for e in page(run).iter() if re.fullmatch("h[1-6]", str(e.tag))]
     assert (levels[0], levels.count(1)) == (1, 1)
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
-    record = json.loads((run / "run.json").read_text())
-    shown = text_of(page(run))
+    record, shown = json.loads((run / "run.json").read_text()), text_of(page(run))
     assert text_of(elements(run, "h1")[0]) == "standard and robust on CIFAR-10 test"
     wanted = [model[name] for model in record["models"] for name in ("weights", "spec")]
     wanted += [record["command"], record["data"]["fingerprint"], "272,474", "3, 26", "torch 2.10.0"]

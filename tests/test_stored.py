@@ -95,8 +95,7 @@ def test_files_and_table_hold_what_the_attack_did(attack, classifier, data, tmp_
 
 
 def test_success_that_rounding_undoes_is_not_counted(tmp_path):
-    pixels = torch.full((4, 3, 8, 8), 100, dtype=torch.uint8)
-    edge = nn.Linear(3 * 8 * 8, 5)
+    pixels, edge = torch.full((4, 3, 8, 8), 100, dtype=torch.uint8), nn.Linear(3 * 8 * 8, 5)
     with torch.no_grad():
         edge.weight.zero_()[0] = 1
         edge.bias.zero_()[0] = 0.01 - 3 * 8 * 8 * 100 / 255  # a hair's breadth on class 0's side

@@ -53,8 +53,7 @@ def cases(draw):
 @given(cases())
 def test_invariants(case):
     threat, images, candidates = case
-    ids = torch.arange(len(images))
-    projected = threat.project(candidates, images)
+    ids, projected = torch.arange(len(images)), threat.project(candidates, images)
     for found in (projected, threat.sample(images, seed=1, ids=ids)):
         assert_within(threat, found, images)
         still = (torch.as_tensor(threat.epsilon) == 0).expand(len(images))

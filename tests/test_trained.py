@@ -135,8 +135,7 @@ def test_the_same_command_again_measures_nothing_and_writes_the_same(run, tmp_pa
 
 @pytest.mark.usefixtures("no_report")
 def test_the_run_folder_is_one_that_a_report_can_be_made_of(run, tmp_path):
-    measured = run(recipe="tiny-standard")
-    results = Results.read(tmp_path)
+    measured, results = run(recipe="tiny-standard"), Results.read(tmp_path)
     record = results.record
     assert results.models == ("smooth",)
     assert record["models"][0]["weights"] == sha256(tmp_path / "model.safetensors")
@@ -167,8 +166,7 @@ def test_the_run_folder_is_one_that_a_report_can_be_made_of(run, tmp_path):
 
 @pytest.mark.usefixtures("no_report")
 def test_what_was_measured_otherwise_is_measured_again(run, test_set, tmp_path):
-    first = run()
-    stronger = run(Pgd(threat=L2(epsilon=0.6), steps=20))
+    first, stronger = run(), run(Pgd(threat=L2(epsilon=0.6), steps=20))
     assert stronger["attacked"]["top1"] < first["attacked"]["top1"]
     assert run()["attacked"] == first["attacked"]
     test_set.labels = (test_set.labels + 1) % 5

@@ -85,8 +85,7 @@ ATTACKS: list[Attack] = [
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: type(a).__name__)
 def test_the_attack_sees_evaluation_mode_and_leaves_no_trace(attack, batch):
-    before = state_of(batch)
-    attacked = batch.attacked(attack)
+    before, attacked = state_of(batch), batch.attacked(attack)
     assert state_of(batch) == before
     assert not attacked.requires_grad
     seeded, fresh = dataclasses.replace(attack, seed=SEED), Prepared(batch.network, torch.float64)
@@ -114,8 +113,7 @@ def test_a_step_leaves_gradients_and_counted_batches_alone(objective, batch):
 @each_objective
 def test_the_share_of_a_process_weighs_what_is_in_the_gradient_early(objective, batch):
     """The loop multiplies the loss returned by the share; the other part has it already."""
-    whole = step(objective, batch)
-    part = dataclasses.replace(batch_of(), share=0.25)
+    whole, part = step(objective, batch), dataclasses.replace(batch_of(), share=0.25)
     loss = objective(part)
     torch.autograd.backward(loss * part.share, inputs=list(part.network.parameters()))
     torch.testing.assert_close(loss, whole[0], check_dtype=False)

@@ -12,8 +12,7 @@ from advlens.prepared import prepare
 
 def by_torch(network, images, classes, attack) -> torch.Tensor:
     """The formula of D22 eq. 4 (targeted) and eq. 2, minimized by torch.optim.Adam."""
-    network = copy.deepcopy(network).double()
-    images = images.double()
+    network, images = copy.deepcopy(network).double(), images.double()
     current = images.clone().requires_grad_()
     optimizer = torch.optim.Adam([current], lr=attack.step_size)
     sign = 1 if attack.targeted else -1

@@ -224,8 +224,7 @@ def test_non_finite_features_and_scores_of_the_last_iterate_are_errors(
 def test_no_residue_and_the_models_mode_does_not_matter(attack, pixels, labels):
     model = Mixed(pixels)
     model.linear.register_forward_hook(lambda *_: None)
-    before = state_of(model)
-    first = attack(model, pixels, labels)
+    before, first = state_of(model), attack(model, pixels, labels)
     attack.outcomes(model, pixels, labels)
     assert state_of(model) == before
     assert torch.isfinite(first).all()
@@ -268,8 +267,7 @@ def test_outcomes_count_as_the_full_attack(attack, smooth, pixels, labels):
         clean, kept = smooth(pixels), smooth(pixels)
         full = smooth(attack(smooth, pixels, labels))
     goal = attack.goal(clean, labels)
-    before = goal.reached(clean)
-    rows = attack.outcomes(smooth, pixels, labels)
+    before, rows = goal.reached(clean), attack.outcomes(smooth, pixels, labels)
     assert torch.equal(goal.reached(rows), before | goal.reached(full))
     torch.testing.assert_close(rows[before], clean[before], rtol=0, atol=1e-5)
     same = ~goal.reached(rows)  # an image that holds out has the logits of its worst iterate

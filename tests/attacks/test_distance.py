@@ -109,11 +109,9 @@ class Rounds(nn.Module):
 def test_where_nothing_has_moved_the_noise_is_followed(norm, epsilon, levels, bias, smooth, pixels):
     """And no gradient that is rounding: one image is the same in any batch and at any place."""
     model, ids = prepare(Rounds(smooth, levels, bias)), torch.arange(24)
-    middle = (pixels * 64).round().clamp(1, 63) / 64
-    threat = norm(epsilon=epsilon)
+    middle, threat = (pixels * 64).round().clamp(1, 63) / 64, norm(epsilon=epsilon)
     attack = Divergence(threat=threat, steps=1, step_size=epsilon / 4, select="last")
-    found = attack(model, middle, ids=ids)
-    start = start_by_hand(middle, ids, 0).float()
+    found, start = attack(model, middle, ids=ids), start_by_hand(middle, ids, 0).float()
     noise = start - middle
     along = noise.sign() if norm is Linf else noise / noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     expected = (start + epsilon / 4 * along).clamp(0, 1)

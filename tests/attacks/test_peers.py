@@ -76,8 +76,7 @@ def test_foolbox(kind, norm, peer, smooth, pixels, labels):
 def test_success_with_random_starts_is_within_a_point_of_foolbox(norm, smooth):
     images = torch.rand(1000, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     model = prepare(smooth)
-    labels = model(images).argmax(dim=1)
-    threat = norm(epsilon={Linf: 0.02, L2: 0.3}[norm])
+    labels, threat = model(images).argmax(dim=1), norm(epsilon={Linf: 0.02, L2: 0.3}[norm])
     rows = Pgd(threat=threat, steps=20).outcomes(model, images, labels)
     success = (rows.argmax(dim=1) != labels).float().mean().item()
     peer = {Linf: foolbox.attacks.LinfPGD, L2: foolbox.attacks.L2PGD}[norm](

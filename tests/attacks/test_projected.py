@@ -95,8 +95,7 @@ def test_default_step_size_and_predicted_label(smooth, pixels, labels):
 
 def worst_by_hand(network, iterates: list, classes: torch.Tensor, targeted: bool) -> torch.Tensor:
     """For each image the iterate with the most extreme loss, among those that succeed if any."""
-    network = copy.deepcopy(network).double()
-    chosen = []
+    network, chosen = copy.deepcopy(network).double(), []
     for i, label in enumerate(classes.tolist()):
         ranks = []
         for number, x in enumerate(iterates):
@@ -176,8 +175,7 @@ def crowd(smooth):
 
 @pytest.mark.parametrize(("norm", "scale"), [(Linf, 0.015), (L2, 0.25)])
 def test_a_stronger_attacker_never_helps_the_defender(norm, scale, smooth, crowd):
-    model = prepare(smooth)
-    threat = norm(epsilon=scale)
+    model, threat = prepare(smooth), norm(epsilon=scale)
 
     def fall(attacks):
         rates = [robust(attack, model, *crowd) for attack in attacks]
@@ -197,8 +195,7 @@ def test_a_stronger_attacker_never_helps_the_defender(norm, scale, smooth, crowd
 
 @each_norm
 def test_noise_has_exactly_the_length(norm):
-    gray = torch.full((50, 3, 8, 8), 0.5)
-    threat = norm(epsilon=0.2)
+    gray, threat = torch.full((50, 3, 8, 8), 0.5), norm(epsilon=0.2)
     noise = GaussianNoise(threat=threat)(nn.Identity(), gray) - gray
     torch.testing.assert_close(threat.length(noise), torch.full((50,), 0.2), rtol=1e-4, atol=0)
     assert noise.mean().abs() < 3.5 * noise.std() / noise.numel() ** 0.5

@@ -60,8 +60,7 @@ def by_hand(network: nn.Module, images: Tensor, goals: Tensor, sign: int, steps:
 def test_gradients_and_choices_are_means_over_draws(smooth, pixels, labels):
     """A model that takes its shifts by turns: so many draws are its exact mean."""
     images, labels = pixels[:10], labels[:10]
-    double = copy.deepcopy(smooth).double()
-    model = Live(Shifted(smooth, SHIFTS))
+    double, model = copy.deepcopy(smooth).double(), Live(Shifted(smooth, SHIFTS))
     bim = Bim(threat=BALL, steps=3, draws=DRAWS)
     expected = by_hand(double, images, labels, 1, 3).float()
     torch.testing.assert_close(bim(model, images, labels), expected, rtol=0, atol=2e-5)

@@ -50,8 +50,7 @@ def test_result(method, smooth, pixels, labels):
 
 @each(METHODS)
 def test_the_predicted_class_is_explained_where_no_label_is_given(method, smooth, pixels):
-    found = call(method, smooth, pixels)
-    predicted = smooth(pixels).argmax(dim=1)
+    found, predicted = call(method, smooth, pixels), smooth(pixels).argmax(dim=1)
     assert torch.equal(found.targets, predicted)
     same = call(method, smooth, pixels, predicted)
     torch.testing.assert_close(found.values, same.values, rtol=0, atol=0)
@@ -136,8 +135,7 @@ def test_non_finite_values_are_an_error(method, logits, smooth, pixels, labels):
 @each(METHODS)
 def test_no_residue(method, pixels, labels):
     model, before = Mixed(pixels), pixels.clone()
-    state = state_of(model)
-    first = call(method, model, pixels, labels).values
+    state, first = state_of(model), call(method, model, pixels, labels).values
     with pytest.raises(SettingsError):
         call(method, model, pixels, labels + 99)
     assert state_of(model) == state

@@ -60,8 +60,7 @@ def test_a_tolerance_costs_only_the_images_that_exceed_it_and_measures_their_pas
     assert flops(lambda: RandomAttribution()(model, images)) == 6 * unit
     curves = Faithfulness(steps=7)
     assert flops(lambda: curves(model, images, random.maps, random.targets)) == 6 * 14 * unit
-    method = IntegratedGradients(steps=M, baseline="black")
-    changes = Stability(draws=3)
+    method, changes = IntegratedGradients(steps=M, baseline="black"), Stability(draws=3)
     cost = flops(lambda: changes(method, model, images, method(model, images)))
     assert cost == 4 * 12 * (1 + M) * unit
 

@@ -129,8 +129,7 @@ KINDS = [(quantus.AvgSensitivity, torch.mean), (quantus.MaxSensitivity, torch.am
 
 @pytest.mark.parametrize(("kind", "reduce"), KINDS)
 def test_sensitivity(kind, reduce, smooth, pixels, labels):
-    method = IntegratedGradients(steps=4, baseline="black")
-    draws = iter(range(3))
+    method, draws = IntegratedGradients(steps=4, baseline="black"), iter(range(3))
 
     def perturb(arr, indices, **_):
         noise = uniform(derived(0, next(draws)), torch.arange(24), (3, 8, 8), Stream.NOISE)

@@ -103,8 +103,7 @@ def test_float32_is_right_where_probabilities_round_to_one(smooth, double, image
     """Near the image the gradient of the softmax itself would be 0."""
     model, exact = Scaled(smooth, 12), Scaled(double, 12)
     noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
-    start = images + 0.02 * (noise - images)
-    labels = smooth(images).argmax(dim=1)
+    start, labels = images + 0.02 * (noise - images), smooth(images).argmax(dim=1)
     assert (model(images).softmax(dim=1).amax(dim=1) == 1).any()
     found = IntegratedGradients(steps=3)(model, images, labels, baselines=start)
     for row, label in enumerate(labels.tolist()):

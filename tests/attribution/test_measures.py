@@ -109,8 +109,7 @@ def test_faithfulness_equals_loops(fill, steps, smooth, pixels, labels):
         found = Faithfulness(steps=steps, fill=fill, batch_size=size)(smooth, images, maps, labels)
         assert found.insertion.shape == found.deletion.shape == (4, steps + 1)
         for row in range(4):
-            image = images[row].double()
-            empty = blurred(images[row : row + 1].double())[0]
+            image, empty = images[row].double(), blurred(images[row : row + 1].double())[0]
             if fill == "mean":
                 empty = image.mean(dim=(1, 2))[:, None, None].expand_as(image)
             places = list(itertools.product(range(8), range(8)))
@@ -132,8 +131,7 @@ def test_faithfulness_equals_loops(fill, steps, smooth, pixels, labels):
 
 def test_faithfulness_tells_a_good_map_from_a_random_one(smooth, pixels):
     good = IntegratedGradients(steps=20, baseline="black", target="logit")(smooth, pixels)
-    bad = RandomAttribution()(smooth, pixels)
-    measure = Faithfulness(steps=16)
+    bad, measure = RandomAttribution()(smooth, pixels), Faithfulness(steps=16)
     ours, theirs = (measure(smooth, pixels, one.maps, one.targets) for one in (good, bad))
     assert ours.insertion_area.mean() > theirs.insertion_area.mean() + 0.1
     assert ours.deletion_area.mean() < theirs.deletion_area.mean() - 0.1

@@ -26,8 +26,7 @@ NAMES = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
 @pytest.fixture
 def batches(monkeypatch: pytest.MonkeyPatch) -> Files:
     """A CIFAR-10 of 10 random records a file, in place of the real one."""
-    random = np.random.default_rng(0)
-    content = {}
+    random, content = np.random.default_rng(0), {}
     for name in NAMES:
         records = random.integers(256, size=(RECORDS, 3073), dtype=np.uint8)
         records[:, 0] %= 10
@@ -138,8 +137,7 @@ def test_fetch_from_an_archive(batches: Files, tmp_path: Path, prefix: str) -> N
     members = official(batches)
     for info, _ in members:
         info.name = prefix + info.name
-    archive = pack(tmp_path / "a.tar.gz", members)
-    to = tmp_path / "new" / "to"
+    archive, to = pack(tmp_path / "a.tar.gz", members), tmp_path / "new" / "to"
     folder = fetch_cifar10(to, archive)
     assert folder == to / "cifar-10-batches-bin"
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == batches
@@ -249,8 +247,7 @@ def test_cut_and_other_files(batches: Files, tmp_path: Path) -> None:
 
 def test_flipped_bytes(batches: Files, tmp_path: Path) -> None:
     good = pack(tmp_path / "a.tar.gz", official(batches)).read_bytes()
-    random = np.random.default_rng(0)
-    archive = tmp_path / "b.tar.gz"
+    random, archive = np.random.default_rng(0), tmp_path / "b.tar.gz"
     for place in random.integers(len(good), size=20):
         archive.write_bytes(good[:place] + bytes([good[place] ^ 0x55]) + good[place + 1 :])
         to = tmp_path / str(place)

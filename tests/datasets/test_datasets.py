@@ -89,8 +89,7 @@ LABELS = st.lists(st.integers(0, 4), min_size=1, max_size=60)
 
 @given(LABELS, st.data(), st.integers(0, 2**32))
 def test_subset_is_balanced(labels, draw, seed):
-    data = make(labels, list("abcde"))
-    count = draw.draw(st.integers(1, len(labels)))
+    data, count = make(labels, list("abcde")), draw.draw(st.integers(1, len(labels)))
     subset = data.subset(count, seed)
     assert isinstance(subset, DataView)
     positions = subset.positions.tolist()

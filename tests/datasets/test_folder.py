@@ -147,8 +147,7 @@ def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FolderData
     monkeypatch.setattr(reading, "WORKERS", 4)
     for i in range(200):
         write(tmp_path / "a" / f"{i:03}.png", jpeg(0))
-    data = load(tmp_path)
-    before = threading.active_count()
+    data, before = load(tmp_path), threading.active_count()
     yield data
     assert threading.active_count() == before
 

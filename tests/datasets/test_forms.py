@@ -126,8 +126,7 @@ WRONG: dict[str, tuple[ImageData, str]] = {
 def test_what_a_stream_yields_is_checked(data: ImageData, reason: str) -> None:
     with pytest.raises(DataError, match=f"^own must yield a uint8 tensor .*not .*{reason}.*fix"):
         list(data.batches(2))
-    view = data.aligned(CLASSES[::-1], None).subset(6, 0)
-    cpu = torch.device("cpu")
+    view, cpu = data.aligned(CLASSES[::-1], None).subset(6, 0), torch.device("cpu")
     for use in (lambda: list(view.batches(2)), lambda: TrainingImages(data, cpu, shown=False)):
         with pytest.raises(DataError, match=r"own must yield .* fix its stream\(\)"):
             use()

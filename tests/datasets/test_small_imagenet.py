@@ -62,8 +62,7 @@ def first(names: list[str], count: int, seed: int) -> list[str]:
 def test_contents(images, tmp_path, seed):
     to = build(images, tmp_path / "small", seed=seed)
     enough = [wnid for number, wnid in enumerate(CLASSES) if number not in (2, 5)]
-    wnids = sorted(first(enough, 4, seed))
-    table = rows(to / "classes.csv")
+    wnids, table = sorted(first(enough, 4, seed)), rows(to / "classes.csv")
     assert [(row["label"], row["wnid"]) for row in table] == [*zip("0123", wnids, strict=True)]
     sources = {row["image"]: row["source"] for row in rows(to / "sources.csv")}
     for wnid in wnids:

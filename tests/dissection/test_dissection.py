@@ -203,8 +203,7 @@ def test_a_killed_dissection_goes_on(data, whole, memory):
     while again:
         for start in range(0, len(data), 8):
             if start in (8, 24):  # as if killed here, and started again
-                state = walk.state()
-                walk = dissector(data, memory)
+                state, walk = walk.state(), dissector(data, memory)
                 walk.restore({key: value.clone() for key, value in state.items()})
             (batch,) = data.batches(8, range(start, start + 8))
             walk.update(batch.ids, batch.images)

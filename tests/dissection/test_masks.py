@@ -108,8 +108,7 @@ def test_a_value_above_its_threshold_by_less_than_float32_can_tell(small, covere
 
 def test_chunks_change_nothing_and_nothing_above_is_an_empty_mask(monkeypatch):
     given = uniform(4, 3, 5, 5, seed=1), torch.full((3,), 0.7), plain(5, 11, 20)
-    whole = above(*given)
-    nothing = above(torch.zeros(2, 3, 5, 5), torch.ones(3), given[2])
+    whole, nothing = above(*given), above(torch.zeros(2, 3, 5, 5), torch.ones(3), given[2])
     assert (len(nothing.images), len(nothing.units), len(nothing.places)) == (0, 0, 0)
     monkeypatch.setattr(module, "CHUNK", 40)
     for ours, theirs in zip(vars(above(*given)).values(), vars(whole).values(), strict=True):

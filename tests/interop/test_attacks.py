@@ -99,8 +99,7 @@ def test_an_attack_without_a_radius_counts_only_inside_the_ball(smooth, pixels, 
     lengths = (gone - pixels).flatten(1).norm(dim=1)
     epsilon = lengths[lengths > 0].median().item()
     attack = make_attack(f"torchattacks:DeepFool(epsilon={epsilon}, steps=5)")
-    found = attack(smooth, pixels, labels)
-    inside = lengths <= epsilon + 1e-6
+    found, inside = attack(smooth, pixels, labels), lengths <= epsilon + 1e-6
     assert 0 < inside.sum() < 24
     torch.testing.assert_close(found[inside], gone[inside], rtol=0, atol=1e-5)
     assert torch.equal(found[~inside], pixels[~inside])

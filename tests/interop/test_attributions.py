@@ -75,8 +75,7 @@ def test_the_probability_is_ours(smooth, pixels):
     with torch.no_grad():
         sure[1].weight.copy_(torch.eye(5) * 16)
     found = make_attribution("captum:Saliency(target=probability, abs=False)")(sure, pixels)
-    double = sure.double()
-    images = pixels.double().requires_grad_()
+    double, images = sure.double(), pixels.double().requires_grad_()
     odds = double(images).log_softmax(dim=1).gather(1, found.targets[:, None])
     (wanted,) = torch.autograd.grad(odds.exp().sum(), images)
     size = wanted.flatten(1).norm(dim=1)

@@ -47,8 +47,7 @@ def test_block(shortcut, inputs, outputs, stride):
             kept = torch.einsum("oi,nihw->nohw", projection.weight[:, :, 0, 0], x)
             kept = naive_normalization(kept[:, :, ::stride, ::stride], norm)
         else:
-            kept = torch.zeros_like(second)
-            half = (outputs - inputs) // 2
+            kept, half = torch.zeros_like(second), (outputs - inputs) // 2
             kept[:, half : half + inputs] = x[:, :, ::stride, ::stride]
         torch.testing.assert_close(block(x), (second + kept).clamp(min=0))
 

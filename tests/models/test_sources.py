@@ -139,8 +139,7 @@ def _small_vgg(monkeypatch) -> None:
 
 @pytest.mark.usefixtures("_small_vgg")
 def test_places365_vgg16_in_both_forms_of_its_names(tmp_path):
-    named = load_model("places365-vgg16")
-    classes = places365_classes()
+    named, classes = load_model("places365-vgg16"), places365_classes()
     assert named.classes == classes == tuple(sorted(set(classes)))
     assert (len(classes), classes[0], classes[-1]) == (365, "airfield", "zen_garden")
     layers = [name for name, _ in named.network.features.named_children()]

@@ -239,8 +239,7 @@ UNFIT = {  # the tensor, what it is in the file, what is said of it
 @pytest.mark.parametrize("case", UNFIT)
 def test_every_tensor_must_fit(case, suffix, tmp_path):
     name, tensor, message = UNFIT[case]
-    changed = state() | {name: tensor}
-    path = tmp_path / f"weights.{suffix}"
+    changed, path = state() | {name: tensor}, tmp_path / f"weights.{suffix}"
     write({name: tensor for name, tensor in changed.items() if tensor is not None}, path)
     assert_refused(path, f"does not fit Network: .*{message}")
 

@@ -69,8 +69,7 @@ def test_weights_from_a_file(tmp_path):
     saved.set_normalization((0.3, 0.3, 0.3), (0.2, 0.2, 0.2))
     path = tmp_path / "mine.safetensors"
     save_weights(saved, path)
-    loaded = load_model(f"resnet20@{path}")
-    images = torch.rand(2, 3, 32, 32)
+    loaded, images = load_model(f"resnet20@{path}"), torch.rand(2, 3, 32, 32)
     assert torch.equal(loaded(images), saved.eval()(images))
     assert loaded.name == "mine"
     assert loaded.weights == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -138,8 +137,7 @@ def own_module(tmp_path, monkeypatch) -> str:
 
 
 def test_factory(own_module, tmp_path):
-    path = list(sys.path)
-    classifier = load_model(f"{own_module}:classifier")
+    path, classifier = list(sys.path), load_model(f"{own_module}:classifier")
     assert (classifier.name, classifier.classes) == ("own", tuple("abcd"))
     wrapped = load_model(f"{own_module}:network")
     assert isinstance(wrapped, Classifier)

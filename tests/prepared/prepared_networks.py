@@ -155,8 +155,7 @@ UNTRACEABLE = {"control flow"}
 
 def build(name: str) -> tuple[nn.Module, torch.Tensor]:
     """A network with lively batch statistics, in training mode, and images for it."""
-    generator = torch.Generator().manual_seed(1)
-    side = SLOW.get(name, 16)
+    generator, side = torch.Generator().manual_seed(1), SLOW.get(name, 16)
     images = torch.rand(4, 3, side, side, generator=generator)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)

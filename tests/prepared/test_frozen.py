@@ -63,8 +63,7 @@ def test_float32_is_as_good(name, monkeypatch):
 def test_model_is_untouched(name):
     model, images = build(name)
     next(iter(model.children())).eval()
-    before = copy.deepcopy(model)
-    copied = prepare(model)
+    before, copied = copy.deepcopy(model), prepare(model)
     copied(images), copied.record(images), copied.features(images), copied.update(model)
     for old, new in zip(before.modules(), model.modules(), strict=True):
         assert new.training == old.training
@@ -81,8 +80,7 @@ def test_update_equals_a_fresh_copy(name):
     model, images = build(name)
     copied = prepare(model)
     copied.record(images), copied.features(images)  # so that all graphs exist
-    before = copied(images)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    before, optimizer = copied(images), torch.optim.SGD(model.parameters(), lr=0.05)
     for _ in range(2):
         copied.update(model)
         # as in training: batch normalization must go on in training mode after an update

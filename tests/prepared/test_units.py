@@ -254,8 +254,7 @@ def test_live_features_by_hooks():
 )
 def test_live_features_are_the_model_itself(layer, behind):
     model, images = build("resnet, pad")
-    steps = model.bn1.num_batches_tracked.item()
-    live = live_features(model.train(), layer)
+    steps, live = model.bn1.num_batches_tracked.item(), live_features(model.train(), layer)
     logits, features = live(images)
     assert model.bn1.num_batches_tracked.item() == steps + 1
     features.square().mean().backward()

@@ -78,8 +78,7 @@ def test_it_leads_with_what_was_trained_and_which_epoch_was_kept(run):
 def test_robust_overfitting_needs_a_fall_and_a_rise(run):
     rows = epochs(run, "robust")
     peak, last = max(rows, key=lambda row: row["adversarial"]), rows[-1]
-    epoch = f"epoch {peak['epoch']:.0f}"
-    found = trainings.finding(run, OVER, "robust")
+    epoch, found = f"epoch {peak['epoch']:.0f}", trainings.finding(run, OVER, "robust")
     fall, rise = f"robust lower than {epoch}", f"robust higher than {epoch}"
     assert trainings.told(run, OVER).split(" | ")[1] == fall
     assert trainings.told(run, "adversarial accuracy on training images") == rise

@@ -23,8 +23,7 @@ def draws(seed: int = 0, count: int = 7) -> Tensor:
 def test_crops_and_flips_equal_a_loop_over_pixels(padding: int, size: int) -> None:
     numbers = draws()
     numbers[:2, 0], numbers[:2, 1] = 0, 1 - 2**-24
-    varied = Augmentation(crop=padding)(IMAGES, numbers, size)
-    room = 12 + 2 * padding - size
+    varied, room = Augmentation(crop=padding)(IMAGES, numbers, size), 12 + 2 * padding - size
     corners, flips = [], []
     for i in range(7):
         top, left = (int(numbers[axis, i].item() * (room + 1)) for axis in (0, 1))
@@ -98,8 +97,7 @@ def test_rotation_is_torchvisions(degrees: float) -> None:
     pixels = IMAGES.double() / 255
     varied = rotated(pixels, torch.full((7,), math.radians(degrees), dtype=torch.float64))
     expected = reference.rotate(pixels, degrees, InterpolationMode.BILINEAR)
-    inner = torch.zeros(12, 12, dtype=torch.bool)
-    line = torch.arange(12) - 5.5
+    inner, line = torch.zeros(12, 12, dtype=torch.bool), torch.arange(12) - 5.5
     inner[(line.view(-1, 1) ** 2 + line.view(1, -1) ** 2) < 25] = True  # corners blend otherwise
     torch.testing.assert_close(varied[:, :, inner], expected[:, :, inner], atol=1e-6, rtol=0)
 

@@ -72,8 +72,7 @@ def test_sigkills_at_any_moment_change_no_bit(tmp_path):
     """A checkpoint that is not written whole or not at all is torn by one kill in three."""
     settings = replace(SHORT, epochs=50, objective=Standard())
     whole = Whole(train(tmp_path / "whole", settings), tmp_path / "whole")
-    out = tmp_path / "killed"
-    random = np.random.default_rng(0)
+    out, random = tmp_path / "killed", np.random.default_rng(0)
     for number in range(16):
         process = begun(out, settings, int(random.integers(1, 4)))
         time.sleep(random.uniform(0, 0.02) * (number % 2))

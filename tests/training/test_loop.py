@@ -132,8 +132,7 @@ def test_a_run_equals_a_plain_loop(settings, tmp_path):
     watch, still = Watch(), Augmentation(crop=0, flip=False)
     settings = replace(settings, objective=watch, epochs=2, batch_size=16, validation=12, seed=5)
     train(tmp_path, replace(settings, augmentation=still), dtype=torch.float64)
-    plain = classifier().double()
-    state = load_checkpoint(tmp_path / "last.pt")
+    plain, state = classifier().double(), load_checkpoint(tmp_path / "last.pt")
     kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[settings.optimizer]
     extra = {"momentum": 0.9, "nesterov": settings.nesterov} if settings.optimizer == "sgd" else {}
     optimizer = kind(plain.parameters(), lr=1.0, weight_decay=5e-4, **extra)  # type: ignore[arg-type]
@@ -217,8 +216,7 @@ def test_the_prepared_copy_has_the_weights_of_its_step(tmp_path):
     @dataclass(frozen=True)
     class Compare:
         def __call__(self, batch: TrainingBatch) -> Tensor:
-            plain = copy.deepcopy(batch.network).eval()
-            prepared = batch.prepared()
+            plain, prepared = copy.deepcopy(batch.network).eval(), batch.prepared()
             torch.testing.assert_close(prepared(batch.images), plain(batch.images))
             assert batch.prepared() is prepared
             return Standard()(batch)

@@ -106,8 +106,7 @@ def test_labels_lie_where_the_masks_have_them(made: Path) -> None:
     lines = (line.split(",") for line in LABELS.splitlines()[1:])
     meaning = {(category, int(value)): name or None for value, name, category in lines}
     for i, row in enumerate(data.rows):
-        found = data.annotations([i])
-        j = NAMES.index(row.image)
+        found, j = data.annotations([i]), NAMES.index(row.image)
         name = [*SIZES, "d.png"][j]
         width, height = SIZES.get(name, (20, 20))
         masks = masks_of(j, width, height) if name in SIZES else {}

@@ -57,8 +57,7 @@ def test_real_images(shared_data: Path) -> None:
     """The maps were computed by this rule from the photographs; these are their JPEG copies."""
     data = BrodenData(shared_data / "mini-broden")
     numbers = {concept.name: concept.number for concept in data.concepts}
-    number = np.array([numbers[name] for name in FOCAL])
-    agreement = []
+    number, agreement = np.array([numbers[name] for name in FOCAL]), []
     for row in data.rows[::20]:
         image = read_rgb(data.root / "images" / row.image)
         small = image.resize((112, 112), Image.Resampling.BICUBIC)

@@ -184,8 +184,7 @@ def test_images_are_squeezed_whole(folder, data):
 
 
 def test_images_that_are_not_square(tmp_path):
-    folder = write_tiny_broden(tmp_path / "wide")
-    image = Image.new("RGB", (40, 24))
+    folder, image = write_tiny_broden(tmp_path / "wide"), Image.new("RGB", (40, 24))
     image.paste((255, 255, 255), (0, 0, 20, 24))
     image.save(folder / "images" / "a" / "0.jpg", quality=95)
     index = folder / "index.csv"
@@ -198,8 +197,7 @@ def test_images_that_are_not_square(tmp_path):
 
 
 def test_fingerprint(tmp_path, folder, data, monkeypatch):
-    copy = shutil.copytree(folder, tmp_path / "copy")
-    fingerprint = data.fingerprint()
+    copy, fingerprint = shutil.copytree(folder, tmp_path / "copy"), data.fingerprint()
     assert BrodenData(copy).fingerprint() == fingerprint
     assert BrodenData(copy, size=20).fingerprint() != fingerprint
     assert data.subset(N, seed=0).fingerprint() == fingerprint

@@ -233,8 +233,7 @@ def test_damage_that_reading_finds(folder: Path, opened: list[str], case: str) -
 
 
 def test_a_whole_set_is_read_and_nothing_else(folder: Path, opened: list[str]) -> None:
-    data = BrodenData(folder)
-    tables = {path for path in opened if path.endswith(".csv")}
+    data, tables = BrodenData(folder), {path for path in opened if path.endswith(".csv")}
     assert tables == {str(path) for path in folder.glob("*.csv")}
     assert not [path for path in opened if path.endswith((".jpg", ".png"))]  # not before its time
     opened.clear()
