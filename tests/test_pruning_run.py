@@ -108,7 +108,6 @@ def test_every_model_is_pruned_fine_tuned_and_audited(whole, monkeypatch):
     assert list(dict.fromkeys((row["model"], row["sparsity"]) for row in rows)) == order
     assert "## Units of the last convolution" in text
     assert "Inversion" not in text
-
     pruned = load_model("pruning_network:network@out/second-0.5/model.safetensors")
     kept = kept_channels(load_model("pruning_network:network@second.safetensors"), 0.5)
     for name, channels in kept.items():
@@ -119,7 +118,6 @@ def test_every_model_is_pruned_fine_tuned_and_audited(whole, monkeypatch):
     row = the(rows, model="second", sparsity="0.5", measure="zeros")
     assert (float(row["value"]), row["n"]) == (pytest.approx(gone / total, rel=1e-5), str(total))
     assert float(the(rows, model="second", sparsity="0", measure="zeros")["value"]) == 0
-
     assert "Adversarial(" in (whole / "second-0.5/model.md").read_text()
     card = (whole / "first-0.5/model.md").read_text()
     for part in ("Standard(", "learning_rate=0.02, ", "epochs=2, ", "validation=2, "):
@@ -127,7 +125,6 @@ def test_every_model_is_pruned_fine_tuned_and_audited(whole, monkeypatch):
     assert "cifar10-standard, shortened" in card
     test = float(the(rows, model="first", sparsity="0.5", case="natural")["value"])
     assert f"| natural | {test:.2%} " in card
-
     units = [u for u in read(whole / "audit", "units") if u["model"] == "second-0.5"]
     for scope, some in (("all", units), ("last", [u for u in units if u["layer"] == "3"])):
         where = {"model": "second", "sparsity": "0.5", "layers": scope}

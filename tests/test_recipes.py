@@ -75,14 +75,12 @@ def test_the_settings_of_each_objective_arrive() -> None:
     attack = Pgd(threat=L2(epsilon=Uniform(low=0.25, high=0.5)), step_size=None, **inner)
     made = objective(objective="adversarial", epsilon_range=(0.25, 0.5))
     assert made == Adversarial(attack=attack)
-
     drawn = {"epsilon_range": (1 / 255, 2 / 255)}
     small = Linf(epsilon=Uniform(low=1 / 255, high=2 / 255))
     given: dict[str, Any] = {"alpha": 0.1, "beta": 9.0, "distance": "cosine"}
     given |= {"layer": "representation", "gradient": "attacked", "clean_pass": "shared"}
     made = objective(objective="consistency", **given, **drawn)
     assert made == FeatureConsistency(attack=Fgsm(threat=small), **given)
-
     weights = {"alpha": 0.1, "beta": 9.0}
     given = {"layer": "conv1", "attack_steps": 3, "step_size": 0.01}
     inner = {"threat": small, "steps": 3, "step_size": 0.01, "select": "last"}

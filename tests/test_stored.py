@@ -68,7 +68,6 @@ def test_files_and_table_hold_what_the_attack_did(attack, classifier, data, tmp_
     # batches of another size may round a pixel that lies on the edge to the other side
     assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1
     assert (found != expected).mean() < 1e-3
-
     change = found.transpose(0, 3, 1, 2) / 255 - originals.numpy()
     with torch.no_grad():
         clean = classifier(originals.float())
@@ -135,7 +134,6 @@ def test_an_interrupted_run_computes_only_what_is_missing(classifier, data, tmp_
             store_attack(classifier, data, PGD, out, batch_size=8)
     assert len(list(out.rglob("*.png"))) == 12
     (out / "images" / CLASSES[data.labels[0]] / "000000.png").unlink()
-
     calls, attack = [], Pgd.__call__
 
     def watched(self, *args, ids):

@@ -99,7 +99,6 @@ def test_the_stored_weights_are_measured_and_described(kind, run, smooth, test_s
     assert measured["natural"]["top1"] == natural
     assert measured["attacked"]["top1"] == robust < natural
     assert measured["attacked"]["n"] == 24
-
     card = (tmp_path / "model.md").read_text()
     for part in (
         f"smooth, {sum(p.numel() for p in smooth.parameters()):,} parameters",
@@ -145,7 +144,6 @@ def test_the_run_folder_is_one_that_a_report_can_be_made_of(run, tmp_path):
     assert [stage["stage"] for stage in record["stages"]] == ["training", "test"]
     assert record["stages"][0]["seconds"] == 1234.5
     assert "| recipe | tiny-standard |" in (tmp_path / "model.md").read_text()
-
     rows = results.table("accuracy")
     assert list(read(tmp_path, "accuracy")[0]) == list(TABLES["accuracy"].columns)
     assert [(r["attack"], r["norm"], r["epsilon"], r["steps"], r["n"]) for r in rows] == [
@@ -155,7 +153,6 @@ def test_the_run_folder_is_one_that_a_report_can_be_made_of(run, tmp_path):
     for row, key in zip(rows, ("natural", "attacked"), strict=True):
         assert row["top1"] == pytest.approx(measured[key]["top1"], abs=1e-6)
         assert row["top1_low"] < row["top1"] < row["top1_high"]
-
     table = read(tmp_path, "training")
     assert [row["adversarial"] for row in table] == ["0.25", "0.5", "0.25"]
     assert [row["kept"] for row in table] == ["false", "true", "false"]

@@ -202,7 +202,6 @@ def test_all_imagenet_distances_are_nltks(nltk_wordnet: Any, imagenet_distances)
     generator = random.Random(0)
     for i, j in ([generator.randrange(1000) for _ in "ij"] for _ in range(500)):
         assert imagenet_distances[i, j] == synsets[i].shortest_path_distance(synsets[j])
-
     # All 499 500 pairs by NLTK's ancestors, because a call for each pair takes half a minute.
     ancestors = [
         dict(sorted(synset.hypernym_distances(), key=lambda pair: -pair[1])) for synset in synsets

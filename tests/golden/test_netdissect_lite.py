@@ -30,7 +30,6 @@ def test_same_concepts_as_netdissect_lite(shared_data: Path) -> None:
     model = Classifier(features, name="alexnet", **normalization)
     method = Dissection(upsampling="bilinear", counting="netdissect-lite")
     found = method(model, BrodenData(shared_data / "mini-broden"))["10"]["real"]
-
     path = Path(__file__).with_name("netdissect-lite-alexnet.csv")
     units, labels, iou, thresholds = np.loadtxt(path, delimiter=",", skiprows=1, unpack=True)
     assert units.tolist() == list(range(256))

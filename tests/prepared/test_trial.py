@@ -166,7 +166,6 @@ def test_the_copy_is_the_model(kind):
     assert copied.traced == traced
     assert words in " ".join(copied.notes)
     assert not copied.randomized
-
     looks = logits_and_gradient(copied, IMAGES), logits_and_gradient(model, IMAGES)
     for found, expected in zip(*looks, strict=True):
         assert (found - expected).norm() <= 1e-5 * expected.norm()
