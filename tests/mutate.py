@@ -41,8 +41,6 @@ COUNTS = re.compile(r"^\*\*.*faults are killed.*$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Mutant:
-    """One fault."""
-
     file: str
     fault: str
     before: str
@@ -80,7 +78,6 @@ def code(path: Path) -> str:
 
 
 def mutants() -> list[Mutant]:
-    """All that are listed."""
     return [
         Mutant(place["file"], each["fault"], each["before"], each["after"], tuple(tests))
         for path in sorted(LISTS.glob("*.toml"))

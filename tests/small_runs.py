@@ -83,13 +83,11 @@ def audited(models: Any, data: Any, out: Path, **more: Any) -> Path:
 
 
 def rows(run: Path, name: str) -> list[dict[str, str]]:
-    """A table."""
     with open(run / "results" / f"{name}.csv", newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def results(run: Path) -> dict[str, bytes]:
-    """All tables, byte for byte."""
     return {path.name: path.read_bytes() for path in sorted((run / "results").iterdir())}
 
 

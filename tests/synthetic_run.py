@@ -47,12 +47,10 @@ def around(value: float, arm: float = 0.01, name: str = "") -> Row:
 
 
 def noise(number: int) -> np.ndarray:
-    """An image of 8×8 pixels."""
     return np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
 
 
 def write_picture(run: Path, file: str, pixels: np.ndarray) -> str:
-    """Write a PNG into a run folder; its name."""
     (run / file).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(run / file)
     return file
@@ -80,13 +78,11 @@ def _cell(value: Any) -> str:
 
 
 def read(run: Path, table: str) -> list[dict[str, str]]:
-    """The rows of a table of a run folder, as text."""
     with open(run / "results" / f"{table}.csv", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def rows_of(run: Path, table: str, **wanted: str) -> list[dict[str, str]]:
-    """Those rows whose columns hold these texts."""
     return [row for row in read(run, table) if wanted.items() <= row.items()]
 
 
@@ -105,8 +101,6 @@ def put(run: Path, table: str, where: dict[str, str], **values: Any) -> None:
 
 @dataclass(frozen=True)
 class _Made:
-    """What all tables of a run have in common."""
-
     run: Path
     layers: Sequence[str]
     units: Sequence[int]

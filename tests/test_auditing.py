@@ -237,7 +237,6 @@ def trained(tmp_path):
 
 
 def audit_weights(out: Path, *weights: Path) -> dict[str, Any]:
-    """Audit resnet20 with these weights on a few images; return run.json."""
     data = noise(10, CIFAR10_CLASSES, size=32)
     audit([f"resnet20@{path}" for path in weights], data, out, settings=ONE_STEP)
     return read_json(out / "run.json")

@@ -80,7 +80,6 @@ def headers(page: Page) -> list[str]:
 
 
 def shown(page: Page) -> list[dict[str, str]]:
-    """The rows of the page of units, by header."""
     return by_header(page, page.evaluate(f"({ROWS})()"))
 
 
@@ -288,7 +287,6 @@ UNITS: list[list[str | float | None]] = [
 
 
 def many(results: Results) -> Section:
-    """A browser of 10 000 units, without anything else."""
     cells = {"real": [Cell(file="figures/images/0.png", label="", predicted="")], "adversarial": []}
     grid = Grid(name="a-grid", model=BOTH[0], layer="layer0", unit=0, measures={}, **cells)
     columns = [

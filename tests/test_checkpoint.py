@@ -23,8 +23,6 @@ def saved(content) -> bytes:
 
 
 class Evil:
-    """A pickle that would write a file when it is loaded."""
-
     def __init__(self, sentinel):
         self.sentinel = sentinel
 

@@ -157,7 +157,6 @@ def test_wrong_settings_in_a_file_are_one_sentence_that_names_it(
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
-    """The current folder, with a network of one's own and images of its three classes."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cli_network.py").write_text(NETWORK)
     write_pictures(tmp_path / "images", 6)
@@ -280,7 +279,6 @@ def test_every_end_has_its_code_and_a_traceback_only_for_debugging(
 
 
 def python(code: str, *words: str) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a new process."""
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
 

@@ -26,7 +26,6 @@ PATIENT = ["--patience", f"{PATIENCE}"]
 
 @pytest.fixture
 def world(tmp_path):
-    """A folder with a network and images."""
     (tmp_path / "processes_network.py").write_text(NETWORK)
     write_pictures(tmp_path / "images", 4)
     return tmp_path
@@ -47,7 +46,6 @@ def command(world: Path, words: list[str]) -> None:
 
 
 def said(world: Path) -> tuple[list[str], list[str]]:
-    """Standard output and standard error, by process."""
     outs = [(world / f"out{rank}").read_text() for rank in (0, 1)]
     return outs, [(world / f"err{rank}").read_text() for rank in (0, 1)]
 

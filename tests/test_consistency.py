@@ -169,7 +169,6 @@ def classifier() -> Classifier:
 
 
 def responses(classifier: Classifier, images: Tensor) -> dict[str, np.ndarray]:
-    """Spatial maxima behind both convolutions, not below 0, N×units."""
     first, _, second, *_ = classifier.network
     with torch.no_grad():
         maps = torch.tanh(first(images))

@@ -124,7 +124,6 @@ def run_commands(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
 
 @functools.cache
 def known(verb: str) -> set[str]:
-    """The flags in the help of a verb."""
     with contextlib.redirect_stdout(io.StringIO()) as told, pytest.raises(SystemExit):
         main([verb, "--help"])
     return {"", "--list", *re.findall(r"--[\w-]+", told.getvalue())}

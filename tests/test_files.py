@@ -36,7 +36,6 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def failing(number: int):
-    """A call that ends in an error of the system."""
 
     def fail(*_, **__):
         raise OSError(number, os.strerror(number))
@@ -140,7 +139,6 @@ NO_LOCKS = [errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK]
 
 @pytest.fixture(params=NO_LOCKS, ids=errno.errorcode.get)
 def _without_locks(request, monkeypatch):
-    """A file system that knows no flock."""
     monkeypatch.setattr(fcntl, "flock", failing(request.param))
 
 

@@ -64,13 +64,11 @@ def ours(**settings: object) -> Inception:
 
 @pytest.fixture(scope="module")
 def first() -> Inception:
-    """The first layer alone, of random weights."""
     return ours(layers=["192"])
 
 
 @pytest.fixture(scope="module")
 def weights() -> Path:
-    """The real weights."""
     path = os.environ.get("ADVLENS_INCEPTION")
     if not path:
         pytest.skip("ADVLENS_INCEPTION does not name the FID Inception-v3's weights")

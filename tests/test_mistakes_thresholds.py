@@ -60,7 +60,6 @@ def test_fewer_than_twenty_images_are_not_judged(count: int) -> None:
 
 
 def rows(*values: float) -> Tensor:
-    """30 images with these logits."""
     return torch.tensor([values] * 30, dtype=torch.float64)
 
 

@@ -109,7 +109,6 @@ def residual() -> Classifier:
 
 
 def trained(name: str, out: Path, model: Classifier) -> dict[str, Tensor]:
-    """Prunes and trains in place."""
     settings = dataclasses.replace(TRAININGS[name], epochs=2, batch_size=16, validation=12)
     kept = prune(model, 0.5)
     settings(model, images(), out, report=silent)

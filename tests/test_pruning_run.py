@@ -65,7 +65,6 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that was not interrupted."""
     with pytest.MonkeyPatch.context() as patch:
         folder = built(tmp_path_factory.mktemp("pruning"), patch)
         run()

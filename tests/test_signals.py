@@ -39,7 +39,6 @@ def test_another_thread_receives_none():
 
 
 def python(code: str, **options: Any) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a new process."""
     call = {"capture_output": True, "text": True, "check": False} | options
     done = subprocess.run([sys.executable, "-c", code], **call)
     return done.returncode, done.stdout, done.stderr

@@ -15,7 +15,6 @@ from advlens.statistics import TopK, UpperTail
 
 
 def sorted_top(values: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k largest of each column, by sorting all pairs (−value, id)."""
     ids = np.arange(len(values))
     best = [np.lexsort((ids, -values[:, unit].numpy()))[:k] for unit in range(values.shape[1])]
     return np.stack([values[b, u].numpy() for u, b in enumerate(best)]), np.stack(best)

@@ -42,7 +42,6 @@ def data(pixels, labels):
 
 
 def read(out: Path, data: ArrayData) -> np.ndarray:
-    """The stored images by id, N×H×W×3."""
     found = []
     for i, label in enumerate(data.labels.tolist()):
         with Image.open(out / "images" / CLASSES[label] / f"{i:06d}.png") as image:

@@ -75,7 +75,6 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory):
-    """An audit of two models that died in the second one's pass."""
     run = tmp_path_factory.mktemp("interrupted") / "run"
     with pytest.MonkeyPatch.context() as patch, killed(patch, after=5):
         go_on(run)

@@ -78,7 +78,6 @@ def run(smooth: nn.Module, test_set: ArrayData, tmp_path: Path) -> Run:
 
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves out the figures, which take most of the time."""
     monkeypatch.setattr(trained, "write_report", lambda run: None)
 
 

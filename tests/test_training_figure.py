@@ -42,7 +42,6 @@ def curve(axes: Axes, index: int, dashed: bool) -> list[tuple[float, float]]:
 
 
 def marks(axes: Axes, index: int) -> list[tuple[float, float]]:
-    """The markers of a model."""
     return [
         (line.get_xdata()[0], line.get_ydata()[0])
         for line in axes.lines

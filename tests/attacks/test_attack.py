@@ -41,7 +41,6 @@ DRAWN_TOO = {f"{name} drawn": DRAWN[name] for name in ("fgsm", "pgd", "pgd resta
 
 @pytest.fixture(scope="module")
 def prepared_cases():
-    """One prepared network and its images for all of hypothesis' cases."""
     generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -180,7 +179,6 @@ FIRST, LATER = "step 1 is not finite; the model returns NaN", "step [1-9] is not
 
 @pytest.fixture
 def late(pixels):
-    """Dark images, and the same with one that is bright."""
     dark = pixels.clamp(0.1, 0.3)
     bright = dark.clone()
     bright[5, 0, 0, 0] = 0.9

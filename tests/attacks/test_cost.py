@@ -49,7 +49,6 @@ UNITS = {
 
 @pytest.fixture(scope="module")
 def resnet():
-    """A prepared network, its images and predictions, and one unit."""
     model, images, unit = counted_resnet(6)
     with torch.no_grad():
         return model, images, model(images).argmax(dim=1), 6 * unit

@@ -167,7 +167,6 @@ def robust(attack, smooth, pixels, labels) -> float:
 
 @pytest.fixture
 def crowd(smooth):
-    """400 images that the network has right."""
     pixels = torch.rand(400, 3, 8, 8, generator=torch.Generator().manual_seed(8))
     with torch.no_grad():
         return pixels, smooth(pixels).argmax(dim=1)

@@ -22,7 +22,6 @@ M, N, BACKGROUND = 5, 8, 12
 
 @pytest.fixture(scope="module")
 def resnet():
-    """A prepared network, 6 images, a background, and one unit."""
     model, pixels, unit = counted_resnet(6 + BACKGROUND)
     return model, pixels[:6], pixels[6:], unit
 

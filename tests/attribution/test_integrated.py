@@ -89,8 +89,6 @@ def test_the_gap_falls_fourfold_when_intervals_double(target, smooth, pixels):
 
 
 class Scaled(nn.Module):
-    """The network's logits times a number."""
-
     def __init__(self, network: nn.Module, scale: float):
         super().__init__()
         self.network, self.scale = network, scale

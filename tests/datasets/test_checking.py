@@ -98,7 +98,6 @@ def test_mended_in_place(root: Path, known: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def share(root: Path, folder: Path) -> None:
-    """What each of several processes does."""
     with joined(torch.device("cpu")) as processes:
         known = folder / "known.json"
         data, damaged = readable(load(root), skip=True, known=known, processes=processes)

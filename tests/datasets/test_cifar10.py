@@ -41,7 +41,6 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> Files:
 
 @pytest.fixture
 def folder(batches: Files, tmp_path: Path) -> Path:
-    """The folder of that CIFAR-10."""
     folder = tmp_path / "data" / "cifar-10-batches-bin"
     folder.mkdir(parents=True)
     for name, data in batches.items():
@@ -115,7 +114,6 @@ def member(
 
 
 def official(batches: Files) -> list[Member]:
-    """The members of the archive, as the official one orders them."""
     files = [member(f"cifar-10-batches-bin/{name}", data) for name, data in batches.items()]
     readme = member("cifar-10-batches-bin/readme.html", b"<html>")
     return [member("cifar-10-batches-bin", kind=tarfile.DIRTYPE), *files, readme]
@@ -175,7 +173,6 @@ Change = Callable[[list[Member]], list[Member]]
 
 
 def first(change: Callable[[bytes], bytes], **options: Any) -> Change:
-    """With another first file."""
     name = "cifar-10-batches-bin/data_batch_1.bin"
     return lambda m: [m[0], member(name, change(m[1][1]), **options), *m[2:]]
 

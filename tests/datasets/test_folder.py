@@ -27,7 +27,6 @@ def add(path: Path) -> Path:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Three classes, one of them nested."""
     for name in ("dog/2.png", "dog/10.JPEG", "cat/b.jpg", "cat/a.PNG", "ant/images/x.jpeg"):
         add(tmp_path / "pets" / name)
     return tmp_path / "pets"

@@ -46,7 +46,6 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def tarred(tmp_path: Path) -> Path:
-    """The two archives as they are downloaded."""
     root = tmp_path / "imagenet"
     devkit(root, {"readme.txt": b"ILSVRC2012\n", META: meta(), TRUTH: truth(COUNT)})
     archive(root / TAR, dict(reversed(IMAGES.items())))  # their order is not to count

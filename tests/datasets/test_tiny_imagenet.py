@@ -40,7 +40,6 @@ def load(root: Path, split: str = "test") -> FileData:
 
 
 def wnids(data: FileData) -> dict[str, str]:
-    """The class of each file."""
     labels = data.labels.tolist()
     return {n: data.synsets[label] for n, label in zip(data.files, labels, strict=True)}
 

@@ -30,7 +30,6 @@ def labels_of(folder: Path, row: dict, categories: list[str]) -> tuple[np.ndarra
 
 
 def categories_of(folder: Path, categories: list[str]) -> dict[int, set[str]]:
-    """The categories that list a label."""
     found: dict[int, set[str]] = {}
     for category in categories:
         for line in rows_of(folder / f"c_{category}.csv"):
@@ -39,7 +38,6 @@ def categories_of(folder: Path, categories: list[str]) -> dict[int, set[str]]:
 
 
 def thresholds(maps: np.ndarray, quantile: float) -> np.ndarray:
-    """Of each unit."""
     return np.array([threshold(values, quantile) for values in maps.swapaxes(0, 1)])
 
 

@@ -147,7 +147,6 @@ FIELDS = ("labels", "iou", "thresholds", "permuted_labels", "permuted_iou", "dea
 
 
 def pairs(one: dict, other: dict):
-    """The concepts of every layer and kind in both."""
     return [(one[name][kind], other[name][kind]) for name in one for kind in one[name]]
 
 
@@ -188,7 +187,6 @@ def dissector(data, memory: int = 2**31, **more) -> Dissector:
 
 
 def walked(walk: Dissector, batches) -> dict:
-    """All passes of a dissection over the batches."""
     again = True
     while again:
         for batch in batches():
@@ -223,7 +221,6 @@ def _share(folder: Path, out: Path) -> None:
 
 
 def flat(walk: Dissector, found: dict) -> dict[str, Tensor]:
-    """All that a dissection finds."""
     kept = {
         f"{name}.{kind}.{field}": getattr(concepts, field)
         for name, kinds in found.items()

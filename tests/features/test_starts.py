@@ -44,7 +44,6 @@ def fitted(parts: list[Tensor], size: tuple[int, int] = (10, 6), step: int = 100
 
 
 def small(gaussian: ClassGaussian, n: int) -> np.ndarray:
-    """The blocks of n samples of the first class."""
     samples = gaussian.sample(torch.zeros(n, dtype=torch.int64))
     return samples[:, :, ::4, ::4].flatten(1).double().numpy()
 

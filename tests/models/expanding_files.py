@@ -41,7 +41,6 @@ def content(value: bytes) -> bytes:
 
 
 def weights(value: bytes, key: bytes = text("conv.weight")) -> bytes:
-    """A state dict of one entry."""
     return content(b"}" + key + value + b"s")
 
 
@@ -50,7 +49,6 @@ def tensor(storage=STORAGE + b"tQ", offset=b"K\0", size=b")", stride=b")", rest=
 
 
 def sized(size: int, stride: int = 1) -> bytes:
-    """A state dict of one tensor with one axis."""
     return weights(tensor(size=number(size) + b"\x85", stride=number(stride) + b"\x85"))
 
 
@@ -65,7 +63,6 @@ def legacy(magic=MAGIC, system=b"}", value=b"}", keys=b"]", rest=b"") -> bytes:
 
 
 def pairs(items: Iterable[bytes]) -> bytes:
-    """A dictionary of pairs."""
     return b"}(" + b"".join(items) + b"u"
 
 

@@ -129,7 +129,6 @@ classifier = lambda: Classifier(nn.Conv2d(3, 4, 3), name="own", classes=list("ab
 
 @pytest.fixture
 def own_module(tmp_path, monkeypatch) -> str:
-    """The name of a module in the current folder."""
     name = f"zoo_factories_{abs(hash(tmp_path))}"
     (tmp_path / f"{name}.py").write_text(FACTORIES)
     monkeypatch.chdir(tmp_path)

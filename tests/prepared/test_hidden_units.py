@@ -110,7 +110,6 @@ def test_same_logits_and_input_gradients(name):
 
 
 def by_hooks(model: nn.Module, images: torch.Tensor, layer: str) -> torch.Tensor:
-    """The hidden units of a layer."""
     kept, (block, _, last) = [], layer.rpartition(".")
     module = model.get_submodule(f"{block}.{BEHIND[last]}")
     hook = module.register_forward_hook(lambda m, i, o: kept.append(o))

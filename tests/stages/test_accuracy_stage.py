@@ -79,8 +79,6 @@ def test_an_audit_tells_draws_and_spread(tmp_path):
 
 @dataclass(frozen=True, kw_only=True)
 class Darker(Attack):
-    """An attack of a user's own, without a ball."""
-
     share: float = 0.5
 
     def _attack(self, model, images, labels, ids):

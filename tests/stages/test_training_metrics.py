@@ -107,7 +107,6 @@ def test_bytes_that_are_no_text_and_files_that_are_none(tmp_path):
 
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
-    """A folder as a training leaves it."""
     folder = write(write_run(tmp_path / "run", models=("theirs",), shown=0), OLD)
     write_csv(folder / "results" / "training_settings.csv", [{"model": "theirs", **vars(WORDS)}])
     return folder

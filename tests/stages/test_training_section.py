@@ -26,7 +26,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def epochs(run: Path, model: str) -> list[dict[str, float]]:
-    """The table's rows of a model, empty cells left out."""
     return [
         {key: float(value) for key, value in row.items() if key not in ("model", "kept") and value}
         | {"kept": row["kept"] == "true"}
@@ -40,7 +39,6 @@ def share(row: dict[str, float], kind: str) -> Estimate:
 
 
 def put_last(run: Path, **values: Any) -> None:
-    """Change the last epoch of the robust model."""
     put(run, "training", {"model": "robust", "epoch": "60"}, **values)
 
 

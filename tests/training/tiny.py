@@ -60,8 +60,6 @@ class Watch:
 
 
 class Whole(NamedTuple):
-    """A training that nothing has interrupted."""
-
     weights: dict[str, Tensor]
     out: Path
 

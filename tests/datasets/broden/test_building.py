@@ -299,7 +299,6 @@ def copy(name: str) -> Edit:
 
 
 def more(words: str) -> Edit:
-    """One line more in a table."""
     name, line = words.split(" ", 1)
     return content(name, f"{LABELS if name == 'labels.csv' else WHOLE}{line}\n")
 

@@ -21,8 +21,6 @@ HALF = len(BODY) // 2
 
 
 class Answers(BaseHTTPRequestHandler):
-    """One way to answer for each path."""
-
     def do_GET(self) -> None:
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         start = int(asked[1]) if asked else None

@@ -20,7 +20,6 @@ Entries = list[tuple[str, bytes, int]]
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What the archive holds below broden1_227/."""
     return read(write_tiny_broden(tmp_path_factory.mktemp("made") / "set", images=3))
 
 
