@@ -111,19 +111,6 @@ def test_the_standard_error(stratified, count, n, low, high, smooth, pixels, bac
     assert low < (found.error.square().mean().sqrt() / spread).item() < high
 
 
-@pytest.mark.parametrize("count", [16, 8])
-def test_stratified_varies_less(count, smooth, pixels, background):
-    """The same error with .7 of the samples, at most, in the sum as in the values."""
-    model, n = prepare(smooth), 16
-    plain, ours = (
-        repeated(model, pixels[0], background[:count], samples=n, stratified=stratified)
-        for stratified in (False, True)
-    )
-    assert ours.values.var(dim=0).mean() < 0.7 * plain.values.var(dim=0).mean()
-    sums = [found.values.sum(dim=(1, 2, 3)).var() for found in (ours, plain)]
-    assert sums[0] < 0.7 * sums[1]
-
-
 def test_wrong_background_is_one_sentence(smooth, pixels):
     for background, words in (
         (torch.zeros(0, 3, 8, 8), "at least one image"),

@@ -16,19 +16,14 @@ foolbox, torchattacks = library("foolbox"), library("torchattacks")
 
 PEERS = {
     "foolbox:LinfPGD(epsilon=8/255, steps=5)": ("Linf", 5),
-    "foolbox:L2PGD(epsilon=.5, steps=5, abs_stepsize=.2)": ("L2", 5),
     "foolbox:L1PGD(epsilon=4, steps=5)": ("L1", 5),
     "foolbox:L2DeepFoolAttack(epsilon=.3)": ("L2", 50),
-    "foolbox:LInfFMNAttack(epsilon=.02, steps=5)": ("Linf", 5),
     "foolbox:L0FMNAttack(epsilon=20, steps=20)": ("L0", 20),
     "foolbox:GaussianBlurAttack(epsilon=3, norm=L2, steps=4)": ("L2", 4),
     "foolbox:L2AdditiveGaussianNoiseAttack(epsilon=1)": ("L2", 1),
     "torchattacks:FGSM(epsilon=4/255)": ("Linf", 1),
-    "torchattacks:PGD(epsilon=8/255, steps=5)": ("Linf", 5),
-    "torchattacks:PGDL2(epsilon=.5, steps=5)": ("L2", 5),
     "torchattacks:APGD(epsilon=.5, norm=L2, steps=5)": ("L2", 5),
     "torchattacks:CW(epsilon=.5, steps=5)": ("L2", 5),
-    "torchattacks:DeepFool(epsilon=.3, steps=5)": ("L2", 5),
     "torchattacks:OnePixel(epsilon=3, steps=2)": ("L0", 2),
 }
 
