@@ -22,6 +22,12 @@ CALLS = 5_000_000
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 PAGE = 25
+ROWS = """() => [...document.querySelectorAll(".units tbody tr")].map(
+    row => [...row.cells].map(cell => cell.textContent))"""
+UNITS: list[list[str | float | None]] = [
+    [BOTH[n % 2], f"layer{n % 17}", n, f"concept {n * 7919 % 1200}", n * 7919 % 9973 / 9973]
+    for n in range(10_000)
+]
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +105,6 @@ def everything(page: Page) -> list[dict[str, str]]:
             }}"""
         ),
     )
-
-
-ROWS = """() => [...document.querySelectorAll(".units tbody tr")].map(
-    row => [...row.cells].map(cell => cell.textContent))"""
 
 
 def by_header(page: Page, rows: list[list[str]]) -> list[dict[str, str]]:
@@ -278,12 +280,6 @@ def test_without_scripts_there_is_a_plain_table(chromium: Browser, run: Path) ->
     assert tables.is_visible()
     assert not page.locator(".units").is_visible()
     context.close()
-
-
-UNITS: list[list[str | float | None]] = [
-    [BOTH[n % 2], f"layer{n % 17}", n, f"concept {n * 7919 % 1200}", n * 7919 % 9973 / 9973]
-    for n in range(10_000)
-]
 
 
 def many(results: Results) -> Section:

@@ -117,6 +117,13 @@ WRONG_RECIPES = [
     ("about = 'mine'", "no setting named about"),
     ("objective = 'standard'\nalpha = 0.5", "alpha means nothing"),
 ]
+WRONG_SETTINGS = [(AUDIT, *file) for file in WRONG_FILES] + [
+    (TRAIN, *file) for file in WRONG_RECIPES
+]
+MODEL = ["--model", "cli_network:network", "--data", "folder:images"]
+RECIPE = "train --recipe b23-imagenet150-l2 --epsilon-range 1/255 2/255 --no-flip"
+ASKED = {"recipe": "b23-imagenet150-l2", "optimizer": "adam", "epsilon_range": [1 / 255, 2 / 255]}
+ASKED |= {"resized_crop": [0.08, 1.0], "flip": False}
 
 
 def refused(words: str, file: str, tmp: Path, capsys: pytest.CaptureFixture[str]) -> str:
@@ -135,11 +142,6 @@ def refused(words: str, file: str, tmp: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(("words", "pattern"), WRONG_WORDS, ids=[words for words, _ in WRONG_WORDS])
 def test_wrong_use_is_one_sentence(words, pattern, tmp_path, capsys):
     assert re.search(pattern, refused(words, "", tmp_path, capsys), re.IGNORECASE)
-
-
-WRONG_SETTINGS = [(AUDIT, *file) for file in WRONG_FILES] + [
-    (TRAIN, *file) for file in WRONG_RECIPES
-]
 
 
 @pytest.mark.parametrize(("words", "toml", "pattern"), WRONG_SETTINGS)
@@ -161,9 +163,6 @@ def world(tmp_path, monkeypatch):
     (tmp_path / "cli_network.py").write_text(NETWORK)
     write_pictures(tmp_path / "images", 6)
     return tmp_path
-
-
-MODEL = ["--model", "cli_network:network", "--data", "folder:images"]
 
 
 def entries(folder: Path) -> set[str]:
@@ -204,11 +203,6 @@ def test_train_leaves_weights_and_a_card(world, capsys):
     out = capsys.readouterr().out
     assert "parameters     201" in out
     assert "layer          0, 6 units" in out
-
-
-RECIPE = "train --recipe b23-imagenet150-l2 --epsilon-range 1/255 2/255 --no-flip"
-ASKED = {"recipe": "b23-imagenet150-l2", "optimizer": "adam", "epsilon_range": [1 / 255, 2 / 255]}
-ASKED |= {"resized_crop": [0.08, 1.0], "flip": False}
 
 
 @pytest.mark.parametrize("words", ["audit", "evaluate", "neurons", "attack", "train", RECIPE])

@@ -28,6 +28,9 @@ from advlens.wordnet import CIFAR10_SYNSETS, distance, similarity_matrix
 CLASSES = 10
 C = torch.from_numpy(similarity_matrix(tuple(CIFAR10_SYNSETS.values())))
 LIVE = (0, 1, 3, 4)
+SYNSETS = ("n02121620", "n02084071", "n04194289", "n04490091", "n01639765")
+IMAGES = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+LABELS = torch.arange(24) % 5
 
 
 def tops(responses: np.ndarray, k: int) -> TopK:
@@ -151,10 +154,6 @@ def test_bounds_extremes_and_floors():
 
 
 # `Consistency` on images in memory
-
-SYNSETS = ("n02121620", "n02084071", "n04194289", "n04490091", "n01639765")
-IMAGES = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-LABELS = torch.arange(24) % 5
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from advlens.intervals import (
 
 TABLES = [(20, 12, 2, 16), (0, 5, 0, 0), (7, 0, 0, 9), (50, 3, 9, 2), (1, 20, 30, 1), (0, 0, 0, 4)]
 """Trials in which both succeed, only the first, only the second, neither."""
+FGSM = {"attack": "Fgsm", "norm": "Linf", "epsilon": 0.01, "steps": 1}
 
 
 def by_hand(a: int, b: int, c: int, d: int) -> tuple[float, float]:
@@ -159,9 +160,6 @@ def test_attributions_are_compared_by_their_leads_over_random_ones(better):
     assert (made["model"], made["other"], made["method"], made["n"]) == ("a", "b", "IG", 6)
     numbers = [made[name] for name in ("difference", "low", "high", "p")]
     assert numbers == pytest.approx([mean(apart), ends.low, ends.high, test.pvalue], rel=1e-9)
-
-
-FGSM = {"attack": "Fgsm", "norm": "Linf", "epsilon": 0.01, "steps": 1}
 
 
 def means_row(model: str, images: str, measure: str, corrected: float | None, influences):

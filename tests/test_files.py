@@ -29,6 +29,13 @@ from https_server import serving
 
 BODY = random.Random(0).randbytes(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
+NO_LOCKS = [errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK]
+without_locks = pytest.mark.usefixtures("_without_locks")
+DIFFERENT = dict.fromkeys(("short", "short_without_length"), "299999 bytes, not 300000")
+BAD = DIFFERENT | dict.fromkeys(("longer", "endless"), "more than 300000 bytes")
+BAD |= {"flipped": "SHA-256", "empty": "0 bytes, not 300000", "absent": "404"}
+BAD |= {"to_http": "not an https address", "to_file": "not allowed", "in_circles": "infinite loop"}
+BAD |= {"silent": "timed out", "dripping": "in time", "garbage": "no http"}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -134,15 +141,9 @@ def test_locked_needs_a_folder_and_a_lock_and_follows_no_link(tmp_path, monkeypa
         pass
 
 
-NO_LOCKS = [errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK]
-
-
 @pytest.fixture(params=NO_LOCKS, ids=errno.errorcode.get)
 def _without_locks(request, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", failing(request.param))
-
-
-without_locks = pytest.mark.usefixtures("_without_locks")
 
 
 def holder(folder: Path, **changes: object) -> Path:
@@ -287,13 +288,6 @@ def test_fetch(server, tmp_path, address):
         assert get(server, address, path) == path
         assert contents(path.parent) == {"file": BODY}
     assert len(server.asked) == 1 + (address == "moved")  # the second call found it whole
-
-
-DIFFERENT = dict.fromkeys(("short", "short_without_length"), "299999 bytes, not 300000")
-BAD = DIFFERENT | dict.fromkeys(("longer", "endless"), "more than 300000 bytes")
-BAD |= {"flipped": "SHA-256", "empty": "0 bytes, not 300000", "absent": "404"}
-BAD |= {"to_http": "not an https address", "to_file": "not allowed", "in_circles": "infinite loop"}
-BAD |= {"silent": "timed out", "dripping": "in time", "garbage": "no http"}
 
 
 @pytest.mark.parametrize("old", [{}, {"file": b"old"}], ids=["new", "old"])

@@ -15,6 +15,7 @@ from flops import flops
 from steps_by_hand import stream
 
 UNITS = [[4, 0], [1, 1], [2, 4]]
+SIZES = [((224, 224), 72**2), ((32, 32), 31**2), ((160, 128), 78 * 62)]
 
 
 def network() -> nn.Sequential:
@@ -128,9 +129,6 @@ def test_passes_are_one_per_place_and_one_more(units: int, images: Tensor) -> No
     taken = flops(lambda: method(model, images, units=[list(range(units))] * 3))
     assert forward < flops(lambda: model(images[:1]))
     assert taken == 3 * (places + 1) * forward + upsampling
-
-
-SIZES = [((224, 224), 72**2), ((32, 32), 31**2), ((160, 128), 78 * 62)]
 
 
 @pytest.mark.parametrize(("shape", "places"), SIZES)

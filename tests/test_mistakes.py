@@ -22,6 +22,12 @@ from advlens.prepared import prepare
 
 SAMPLE = load_data("sample")
 PACKAGED = ("cifar10-standard", "cifar10-l2", "cifar10-consistency", "cifar10-reference")
+NORMALIZATIONS = {
+    "none": (lambda n: Classifier(n, name="m"), r"variance is 0\.0\d+ .*without the normalization"),
+    "twice": (lambda n: normalized(nn.Sequential(normalized(n))), r"variance is 1\d\.\d .*twice"),
+    "to 255": (lambda n: normalized(n, 255.0), r"deviation 0\.00\d+ after .*scale of \[0, 1\]"),
+    "none, for 1d": (lambda n: normalized(one_dimensional()), "statistics of a new .* in 1, its"),
+}
 
 
 def random(seed: int) -> torch.Generator:
@@ -151,14 +157,6 @@ def test_labels_in_another_order(case):
     (sentence,) = warnings(load_model("cifar10-standard"), relabeled(change))
     assert sentence.startswith("cifar10-standard is right on ")
     assert re.search(said, sentence)
-
-
-NORMALIZATIONS = {
-    "none": (lambda n: Classifier(n, name="m"), r"variance is 0\.0\d+ .*without the normalization"),
-    "twice": (lambda n: normalized(nn.Sequential(normalized(n))), r"variance is 1\d\.\d .*twice"),
-    "to 255": (lambda n: normalized(n, 255.0), r"deviation 0\.00\d+ after .*scale of \[0, 1\]"),
-    "none, for 1d": (lambda n: normalized(one_dimensional()), "statistics of a new .* in 1, its"),
-}
 
 
 @pytest.mark.parametrize("case", NORMALIZATIONS)

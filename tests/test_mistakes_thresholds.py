@@ -12,6 +12,10 @@ from advlens.auditing.mistakes import FEWEST, FirstNorm, Seen, assigned, mistake
 SURE = torch.eye(3).repeat(10, 1) * 9
 """Logits of 30 images, whose predictions are 0, 1, 2, 0 …"""
 RIGHT = torch.arange(30) % 3
+TWICE, WITHOUT = "as with images normalized twice", "as without the normalization"
+NORMS = [(4.99, 1.99, ""), (1 / 4.99, 1.99, ""), (5.01, 0, TWICE), (1 / 5.01, 0, WITHOUT)]
+WITHIN = [(50.0, 1.0), (0.0, 50.0), (0.0, 0.02), (0.0, 0.0)]
+BEYOND = [(50.1, 1.0), (-50.1, 1.0), (0.0, 50.1), (0.0, 0.019)]
 
 
 def said(
@@ -30,19 +34,11 @@ def test_nothing_is_said_of_a_model_without_mistakes() -> None:
     assert said(labels=RIGHT, norm=FirstNorm("bn", False, 1.0, 0.0)) == ""
 
 
-TWICE, WITHOUT = "as with images normalized twice", "as without the normalization"
-NORMS = [(4.99, 1.99, ""), (1 / 4.99, 1.99, ""), (5.01, 0, TWICE), (1 / 5.01, 0, WITHOUT)]
-
-
 @pytest.mark.parametrize(("variance", "off", "cause"), [*NORMS, (1.0, 2.01, TWICE)])
 def test_variances_five_times_apart_or_means_two_deviations_off(variance, off, cause) -> None:
     text = said(norm=FirstNorm("bn", False, variance, off))
     assert cause in text
     assert bool(text) == bool(cause)
-
-
-WITHIN = [(50.0, 1.0), (0.0, 50.0), (0.0, 0.02), (0.0, 0.0)]
-BEYOND = [(50.1, 1.0), (-50.1, 1.0), (0.0, 50.1), (0.0, 0.019)]
 
 
 @pytest.mark.parametrize(("mean", "deviation"), WITHIN + BEYOND)

@@ -45,6 +45,7 @@ print(help.getvalue())
 
 
 PIXELS = torch.full((2, 3, 8, 8), 0.5)
+ATTACK, ATTRIBUTION = make_attack, make_attribution
 
 
 def model() -> nn.Module:
@@ -234,9 +235,6 @@ def test_attributions_of_ones_own():
         method = make_attribution(f"mine.methods:Constant({wrong})")
         with pytest.raises(ModelError, match=r"must return .*finite .* shape \(2, 3, 8, 8\)"):
             method(prepare(model()), PIXELS)
-
-
-ATTACK, ATTRIBUTION = make_attack, make_attribution
 
 
 @pytest.mark.usefixtures("own")

@@ -33,6 +33,12 @@ def network():
     model.synsets = {WNIDS}
     return model
 """
+WORDS = (
+    "prune --model pruning_network:network@first.safetensors --model "
+    "pruning_network:network@second.safetensors --data folder:images --out out --sparsity 0 .5 "
+    "--recipes cifar10-standard cifar10-l2 --epochs 2 --threads 1 --stages accuracy neurons "
+    "--steps 2 --neuron-steps 1 --top .2 --batch-size 8 --device cpu"
+)
 
 
 def built(folder: Path, patch: pytest.MonkeyPatch) -> Path:
@@ -69,14 +75,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = built(tmp_path_factory.mktemp("pruning"), patch)
         run()
     return folder / "out"
-
-
-WORDS = (
-    "prune --model pruning_network:network@first.safetensors --model "
-    "pruning_network:network@second.safetensors --data folder:images --out out --sparsity 0 .5 "
-    "--recipes cifar10-standard cifar10-l2 --epochs 2 --threads 1 --stages accuracy neurons "
-    "--steps 2 --neuron-steps 1 --top .2 --batch-size 8 --device cpu"
-)
 
 
 def run(*more: str) -> None:

@@ -15,6 +15,8 @@ from steps_by_hand import stream
 
 NORMS = [Linf, L2]
 each_norm = pytest.mark.parametrize("norm", NORMS)
+WRONG = [-1e-3, math.nan, math.inf, *map(torch.tensor, ([0.1, -0.1], [math.nan])), torch.eye(2)]
+RANGES = [(0.2, 0.1), (-0.1, 0.1), (math.nan, 1), (0, math.nan), (0, math.inf), (-math.inf, 0)]
 
 
 def random_images(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -143,9 +145,6 @@ def test_one_epsilon_per_image(norm):
         threat.project(candidates[:2], images[:2])
 
 
-WRONG = [-1e-3, math.nan, math.inf, *map(torch.tensor, ([0.1, -0.1], [math.nan])), torch.eye(2)]
-
-
 @each_norm
 @pytest.mark.parametrize("epsilon", WRONG)
 def test_impossible_epsilon_is_refused(norm, epsilon):
@@ -186,9 +185,6 @@ def test_a_radius_is_drawn_for_each_image_whatever_its_batch(norm):
     with pytest.raises(SettingsError, match="epsilon has yet to be drawn"):
         threat.project(torch.rand(4, 3, 2, 2), torch.rand(4, 3, 2, 2))
     assert norm(epsilon=Uniform(low=0.25, high=0.25)).drawn(3, ids).epsilon.tolist() == [0.25] * 4
-
-
-RANGES = [(0.2, 0.1), (-0.1, 0.1), (math.nan, 1), (0, math.nan), (0, math.inf), (-math.inf, 0)]
 
 
 @pytest.mark.parametrize(("low", "high"), RANGES)

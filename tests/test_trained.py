@@ -40,6 +40,8 @@ METRICS = """\
 {"epoch": 3, "loss": 1.25, "natural": 0.875, "adversarial": 0.25, "n": 8, "seconds": 1234.5}
 """
 Run = Callable[..., dict[str, Any]]
+SHARED: dict[str, Any] = {"half": True, "mean": 1 / 3}
+"""A mean of 1/3 is stored with six digits: all processes must measure with those."""
 
 
 def images(pixels: Tensor, labels: Tensor) -> ArrayData:
@@ -171,10 +173,6 @@ def test_what_was_measured_otherwise_is_measured_again(run, test_set, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"other weights")
     run()
     assert (tmp_path / "model.safetensors").read_bytes() == kept
-
-
-SHARED: dict[str, Any] = {"half": True, "mean": 1 / 3}
-"""A mean of 1/3 is stored with six digits: all processes must measure with those."""
 
 
 def _finish_together(out: Path, tests: list[ArrayData], state: dict[str, Tensor]) -> None:

@@ -28,6 +28,11 @@ PERSIAN_CAT, WOLFHOUND = "n02123394", "n02090475"
 EINSTEIN, PHYSICIST = "n10954498", "n10428004"
 
 Table = dict[str, tuple[list[str], list[str]]]
+SENSES = {
+    "no such thing": r"'no such thing' has 0 senses among the nouns of WordNet 3\.0; give",
+    "tabby": r"'tabby' has 2 senses .*\(n02122878 tabby, queen; n02123045 tabby, tabby cat\);",
+    "wolfhound,cat,dog": r"'cat' \(the first of 2 without .*\) has 8 senses .*; …\);",
+}
 
 
 @pytest.fixture(scope="module")
@@ -166,13 +171,6 @@ def test_lemmas_and_names_of_one_sense():
     names = [KITTY, "Persian cat", "persian_cat", "TABBY_CAT", "wolfhound"]
     assert wordnet.resolve(names) == (KITTY, PERSIAN_CAT, PERSIAN_CAT, TABBY, WOLFHOUND)
     assert len(wordnet.resolve(["ddC"])) == 1  # one synset holds "ddC" and "DDC"
-
-
-SENSES = {
-    "no such thing": r"'no such thing' has 0 senses among the nouns of WordNet 3\.0; give",
-    "tabby": r"'tabby' has 2 senses .*\(n02122878 tabby, queen; n02123045 tabby, tabby cat\);",
-    "wolfhound,cat,dog": r"'cat' \(the first of 2 without .*\) has 8 senses .*; …\);",
-}
 
 
 @pytest.mark.parametrize(("names", "message"), SENSES.items())

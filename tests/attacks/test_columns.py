@@ -25,6 +25,13 @@ from advlens.words import attack_name
 
 BALL = L2(epsilon=0.5)
 OURS = dataclass(frozen=True, kw_only=True)
+DRAWN = Linf(epsilon=Uniform(low=4 / 255, high=16 / 255))
+RADII = {
+    "drawn": (DRAWN, 16 / 255, "epsilon=uniform from 0.0156863 to 0.0627451"),
+    "drawn alike": (L2(epsilon=Uniform(low=0.5, high=0.5)), 0.5, ""),
+    "one per image": (L2(epsilon=torch.tensor([0.5, 0.25, 1])), 1.0, "epsilon=0.25 to 1"),
+    "alike per image": (L2(epsilon=torch.tensor([0.5, 0.5])), 0.5, ""),
+}
 
 
 @OURS
@@ -88,15 +95,6 @@ def test_an_attack_names_itself_and_tells_no_defaults(attack, expected):
     assert isinstance(columns["epsilon"], float | None)
     assert columns.keys() == NATURAL.keys() < TABLES["accuracy"].columns.keys()
     assert attack.unusual() == ("threat=a cube" if isinstance(attack, OwnBall) else "")
-
-
-DRAWN = Linf(epsilon=Uniform(low=4 / 255, high=16 / 255))
-RADII = {
-    "drawn": (DRAWN, 16 / 255, "epsilon=uniform from 0.0156863 to 0.0627451"),
-    "drawn alike": (L2(epsilon=Uniform(low=0.5, high=0.5)), 0.5, ""),
-    "one per image": (L2(epsilon=torch.tensor([0.5, 0.25, 1])), 1.0, "epsilon=0.25 to 1"),
-    "alike per image": (L2(epsilon=torch.tensor([0.5, 0.5])), 0.5, ""),
-}
 
 
 @pytest.mark.parametrize(("threat", "largest", "told"), RADII.values(), ids=RADII)

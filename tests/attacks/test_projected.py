@@ -17,6 +17,7 @@ EPS = torch.finfo(torch.float32).eps
 in_both = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 each_norm = pytest.mark.parametrize("norm", [Linf, L2])
 RADIUS, SIZE = {Linf: 0.03, L2: 0.5}, {Linf: 0.008, L2: 0.2}
+KINDS = [(Fgsm, False), (Bim, False), (Pgd, True), (LeastLikely, False), (LeastLikely, True)]
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -40,9 +41,6 @@ def naive_iterates(network, norm, epsilon, steps, size, images, classes, start, 
             following.append(moved(norm, current, gradient, size, image, epsilon))
         iterates.append(torch.stack(following))
     return iterates
-
-
-KINDS = [(Fgsm, False), (Bim, False), (Pgd, True), (LeastLikely, False), (LeastLikely, True)]
 
 
 @in_both

@@ -18,6 +18,12 @@ from advlens.prepared import prepare
 from flops import counted_resnet, flops
 
 M, N, BACKGROUND = 5, 8, 12
+BATCHES = {
+    "integrated": lambda many: IntegratedGradients(steps=many, baselines=3),
+    "tolerance": lambda many: IntegratedGradients(steps=2, tolerance=1e-30, max_steps=2 * many),
+    "expected": lambda many: ExpectedGradients(samples=2 * many),
+    "faithfulness": lambda many: Faithfulness(steps=many),
+}
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +93,6 @@ class Counting(nn.Module):
         if len(x):
             self.seen.append(len(x))
         return self.linear(x.flatten(1))
-
-
-BATCHES = {
-    "integrated": lambda many: IntegratedGradients(steps=many, baselines=3),
-    "tolerance": lambda many: IntegratedGradients(steps=2, tolerance=1e-30, max_steps=2 * many),
-    "expected": lambda many: ExpectedGradients(samples=2 * many),
-    "faithfulness": lambda many: Faithfulness(steps=many),
-}
 
 
 @pytest.mark.parametrize("make", BATCHES.values(), ids=BATCHES)

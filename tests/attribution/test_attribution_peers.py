@@ -24,6 +24,8 @@ with warnings.catch_warnings():
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 STEPS, REPEATS = 32, 60
+PLAIN = {"normalise": False, "disable_warnings": True}
+KINDS = [(quantus.AvgSensitivity, torch.mean), (quantus.MaxSensitivity, torch.amax)]
 
 
 @pytest.mark.parametrize("baseline", ["black", "blurred"])
@@ -99,9 +101,6 @@ def quiet(metric, model, images, labels, values, **given):
         return np.array(metric(model=model, **arrays, s_batch=None, device="cpu", **given))
 
 
-PLAIN = {"normalise": False, "disable_warnings": True}
-
-
 def test_sparseness(smooth, pixels, labels, maps):
     theirs = quiet(quantus.Sparseness(abs=True, **PLAIN), smooth, pixels, labels, maps[:, None])
     np.testing.assert_allclose(sparseness(maps).numpy(), theirs, rtol=1e-5)
@@ -122,9 +121,6 @@ def test_pixel_flipping(curve, smooth, pixels, labels, maps):
     theirs = quiet(metric, smooth, start, labels, values, softmax=True, channel_first=True)
     found = Faithfulness(steps=4, fill="blurred")(smooth, pixels, maps, labels)
     np.testing.assert_allclose(getattr(found, curve)[:, 1:].numpy(), theirs[:, 2::3], atol=1e-5)
-
-
-KINDS = [(quantus.AvgSensitivity, torch.mean), (quantus.MaxSensitivity, torch.amax)]
 
 
 @pytest.mark.parametrize(("kind", "reduce"), KINDS)

@@ -21,6 +21,7 @@ Files = dict[str, bytes]
 Member = tuple[tarfile.TarInfo, bytes]
 RECORDS = 10
 NAMES = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
+Change = Callable[[list[Member]], list[Member]]
 
 
 @pytest.fixture
@@ -167,9 +168,6 @@ def test_fetch_by_download(batches: Files, tmp_path: Path, monkeypatch: pytest.M
     assert calls == [(url, "c4a38c50", 170_052_171)]
     assert {path.name for path in folder.iterdir()} == set(batches)
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "cifar-10-batches-bin"}
-
-
-Change = Callable[[list[Member]], list[Member]]
 
 
 def first(change: Callable[[bytes], bytes], **options: Any) -> Change:

@@ -17,6 +17,7 @@ from advlens.errors import DataError, SettingsError
 Names = Sequence[str] | None
 ABC = ("ant", "bee", "cat")
 IN_ORDER = [0, 2, 1, 0, 2, 2, 1]
+LABELS = st.lists(st.integers(0, 4), min_size=1, max_size=60)
 
 
 def make(
@@ -82,9 +83,6 @@ IMPOSSIBLE: list[tuple[Callable[[], object], str]] = [
 def test_what_is_impossible(use, message):
     with pytest.raises(SettingsError, match=message):
         use()
-
-
-LABELS = st.lists(st.integers(0, 4), min_size=1, max_size=60)
 
 
 @given(LABELS, st.data(), st.integers(0, 2**32))

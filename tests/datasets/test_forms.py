@@ -15,6 +15,14 @@ CLASSES = ("ant", "bee", "cat")
 SYNSETS = ("n02219486", "n02206856", "n02121620")
 PIXELS = torch.arange(6 * 3 * 4 * 5).remainder(256).to(torch.uint8).view(6, 3, 4, 5)
 LABELS = torch.tensor([0, 1, 2, 2, 1, 0])
+MASK = torch.tensor([True] * 6)
+IDS = ([0.5], [1.0], ["1"], [None], MASK, MASK.numpy(), [True], 3, np.array([0.0]), [[0, 1]])
+GIVEN: list[tuple[dict[str, Any], str]] = [
+    *(({"labels": LABELS - 1}, "image 0 has -1"), ({"labels": LABELS.numpy()}, "as_tensor")),
+    *(({"labels": LABELS[:0]}, "holds no images"), ({"classes": ("a", "a", "b")}, "2 classes 'a'")),
+    ({"image_shape": (4, 5, 3)}, r"image_shape must be \(3, height, width\)"),
+    *(({"image_shape": shape}, "image_shape") for shape in ((3, 0, 5), 32, (3, 4.0, 5))),
+]
 
 
 def made(**changed: Any) -> ArrayData:
@@ -83,10 +91,6 @@ def test_what_is_right_is_taken_as_it_is():
         assert torch.equal(data.images([5, 0]), PIXELS[[5, 0]])
 
 
-MASK = torch.tensor([True] * 6)
-IDS = ([0.5], [1.0], ["1"], [None], MASK, MASK.numpy(), [True], 3, np.array([0.0]), [[0, 1]])
-
-
 @pytest.mark.parametrize("ids", IDS, ids=map(str, IDS))
 def test_ids_are_whole_numbers(ids: Any) -> None:
     for data in (made(), made().subset(6, 0)):
@@ -130,14 +134,6 @@ def test_what_a_stream_yields_is_checked(data: ImageData, reason: str) -> None:
     for use in (lambda: list(view.batches(2)), lambda: TrainingImages(data, cpu, shown=False)):
         with pytest.raises(DataError, match=r"own must yield .* fix its stream\(\)"):
             use()
-
-
-GIVEN: list[tuple[dict[str, Any], str]] = [
-    *(({"labels": LABELS - 1}, "image 0 has -1"), ({"labels": LABELS.numpy()}, "as_tensor")),
-    *(({"labels": LABELS[:0]}, "holds no images"), ({"classes": ("a", "a", "b")}, "2 classes 'a'")),
-    ({"image_shape": (4, 5, 3)}, r"image_shape must be \(3, height, width\)"),
-    *(({"image_shape": shape}, "image_shape") for shape in ((3, 0, 5), 32, (3, 4.0, 5))),
-]
 
 
 @pytest.mark.parametrize(("given", "reason"), GIVEN)

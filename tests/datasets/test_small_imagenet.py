@@ -25,6 +25,11 @@ from together import FORKSERVER
 COUNTS = Counts(classes=4, train=5, val=2)
 SMALL = Transform(size=16, resize=16)
 CLASSES = WNIDS[100:110]
+CHANGES: dict[str, Callable[[Path], object]] = {
+    **{"missing": Path.unlink, "class": lambda path: shutil.rmtree(path.parent)},
+    "more": lambda path: shutil.copy(path, path.with_name("more.png")),
+    "no table": lambda path: (path.parents[2] / "classes.csv").unlink(),
+}
 
 
 @pytest.fixture
@@ -180,13 +185,6 @@ def test_no_room_and_too_little(images, tmp_path):
     with pytest.raises(RunError, match=r"\.small\.partial exists and was not made from these"):
         build(images, to)
     assert not to.exists()
-
-
-CHANGES: dict[str, Callable[[Path], object]] = {
-    **{"missing": Path.unlink, "class": lambda path: shutil.rmtree(path.parent)},
-    "more": lambda path: shutil.copy(path, path.with_name("more.png")),
-    "no table": lambda path: (path.parents[2] / "classes.csv").unlink(),
-}
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)

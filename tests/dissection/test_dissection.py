@@ -27,6 +27,13 @@ from smooth_network import Untraceable
 QUANTILE = 0.03  # a share of so few positions that thresholds and masks differ from unit to unit
 ATTACK = LeastLikely(threat=L2(epsilon=2.0), steps=2)
 LAYERS = ("0", "3")
+# Convolution: positions 1, 3, 5 …; pooling: the middle of three of these.
+CENTERS = {"0": (1 + 2 * np.arange(15),) * 2, "3": (3 + 4 * np.arange(7),) * 2}
+BILINEAR = {
+    "0": ((np.arange(15) + 0.5) * 32 / 15 - 0.5,) * 2,
+    "3": ((np.arange(7) + 0.5) * 32 / 7 - 0.5,) * 2,
+}
+FIELDS = ("labels", "iou", "thresholds", "permuted_labels", "permuted_iou", "dead", "ious")
 
 
 def network() -> nn.Module:
@@ -37,14 +44,6 @@ def network() -> nn.Module:
         *(nn.Conv2d(6, 5, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)),
         *(nn.Flatten(), nn.Linear(5, 4)),
     ).eval()
-
-
-# Convolution: positions 1, 3, 5 …; pooling: the middle of three of these.
-CENTERS = {"0": (1 + 2 * np.arange(15),) * 2, "3": (3 + 4 * np.arange(7),) * 2}
-BILINEAR = {
-    "0": ((np.arange(15) + 0.5) * 32 / 15 - 0.5,) * 2,
-    "3": ((np.arange(7) + 0.5) * 32 / 7 - 0.5,) * 2,
-}
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +140,6 @@ def test_real_images_and_a_real_network(shared_data, tmp_path):
     ious = by_hand.dissect(tmp_path, *given, list(data.categories))
     np.testing.assert_allclose(found.ious[some], ious[:, : data.label_count], atol=1e-6)
     assert ious.max() > 0.1
-
-
-FIELDS = ("labels", "iou", "thresholds", "permuted_labels", "permuted_iou", "dead", "ious")
 
 
 def pairs(one: dict, other: dict):

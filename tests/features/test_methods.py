@@ -14,6 +14,13 @@ from steps_by_hand import moved
 
 SHORT = {"epsilon": 0.8, "step_size": 0.3, "steps": 6}
 CLOSE = {"rtol": 0, "atol": 1e-5}
+CASES = {
+    "one component": (FeatureVisualization(**SHORT), torch.arange(8) * 11),
+    "components": (FeatureVisualization(**SHORT), torch.arange(24).view(8, 3)),
+    "inversion": (Inversion(**SHORT), None),
+    "class": (ClassGeneration(**SHORT), torch.arange(8) % 5),
+    "free": (ClassGeneration(epsilon=1000, step_size=0.3, steps=6), torch.arange(8) % 5),
+}
 
 
 def representation(network: nn.Module, images: Tensor) -> Tensor:
@@ -41,15 +48,6 @@ def by_hand(network, method, start, target) -> tuple[Tensor, float]:
         (gradient,) = torch.autograd.grad(loss, pixels)
         current = moved(L2, current, -gradient, method.step_size, start, method.epsilon)
     return current, objective
-
-
-CASES = {
-    "one component": (FeatureVisualization(**SHORT), torch.arange(8) * 11),
-    "components": (FeatureVisualization(**SHORT), torch.arange(24).view(8, 3)),
-    "inversion": (Inversion(**SHORT), None),
-    "class": (ClassGeneration(**SHORT), torch.arange(8) % 5),
-    "free": (ClassGeneration(epsilon=1000, step_size=0.3, steps=6), torch.arange(8) % 5),
-}
 
 
 @pytest.mark.parametrize(("method", "targets"), CASES.values(), ids=CASES)

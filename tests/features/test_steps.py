@@ -14,6 +14,11 @@ from smooth_network import state_of
 
 STARTS, TARGETS = torch.rand(2, 7, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 NUMBERS = torch.tensor([0, 7, 1, 1, 4, 2, 6])
+METHODS = {
+    "visualization": (FeatureVisualization(steps=5, batch_size=3), NUMBERS),
+    "inversion": (Inversion(steps=5, batch_size=3, step_size=0.1), TARGETS),
+    "generation": (ClassGeneration(steps=5, batch_size=3), NUMBERS),
+}
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +26,6 @@ def resnet() -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return CifarResNet((1, 1), (4, 8), "projection", classes=8).eval()
-
-
-METHODS = {
-    "visualization": (FeatureVisualization(steps=5, batch_size=3), NUMBERS),
-    "inversion": (Inversion(steps=5, batch_size=3, step_size=0.1), TARGETS),
-    "generation": (ClassGeneration(steps=5, batch_size=3), NUMBERS),
-}
 
 
 @pytest.mark.parametrize(("method", "targets"), METHODS.values(), ids=METHODS)

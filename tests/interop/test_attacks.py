@@ -26,6 +26,11 @@ PEERS = {
     "torchattacks:CW(epsilon=.5, steps=5)": ("L2", 5),
     "torchattacks:OnePixel(epsilon=3, steps=2)": ("L0", 2),
 }
+FOOLBOX = {
+    "L2PGD": (0.5, {"steps": 4, "rel_stepsize": 0.3}),
+    "BoundaryAttack": (50, {"steps": 2}),  # all images have a start
+    "HopSkipJumpAttack": (50, {"steps": 2}),
+}
 
 
 @pytest.mark.parametrize(("text", "named"), PEERS.items(), ids=PEERS)
@@ -56,13 +61,6 @@ def test_random_numbers_come_from_the_batchs_ids(text, smooth, pixels, labels):
     assert torch.equal(torch.cat(first), torch.cat(second[::-1]))
     assert not torch.equal(attack(smooth, pixels[:12], labels[:12], ids=ids[12:]), first[0])
     assert not torch.equal(make_attack(text, seed=1)(smooth, pixels[:12], labels[:12]), first[0])
-
-
-FOOLBOX = {
-    "L2PGD": (0.5, {"steps": 4, "rel_stepsize": 0.3}),
-    "BoundaryAttack": (50, {"steps": 2}),  # all images have a start
-    "HopSkipJumpAttack": (50, {"steps": 2}),
-}
 
 
 @pytest.mark.parametrize("name", FOOLBOX)

@@ -30,6 +30,13 @@ THEIRS = {
     },
     "IntegratedGradients(baseline=blurred, n_steps=8)": {"n_steps": 8, "baselines": blurred},
 }
+COMPLETE = {"IntegratedGradients(n_steps=64)": 64, "DeepLift": 2, "Saliency": 1, "KernelShap": 25}
+DRAWN = [
+    "GradientShap(n_samples=4, stdevs=.1)",
+    "IntegratedGradients(n_steps=4, baseline=noise)",
+    "NoiseTunnel(attribution_method=Saliency, nt_samples=3)",
+    "KernelShap(n_samples=10)",
+]
 
 
 class Twice(nn.Module):
@@ -120,9 +127,6 @@ def test_guided_backprop_sees_functions(rectified, pixels):
     torch.testing.assert_close(found.values, wanted, rtol=1e-9, atol=1e-12)
 
 
-COMPLETE = {"IntegratedGradients(n_steps=64)": 64, "DeepLift": 2, "Saliency": 1, "KernelShap": 25}
-
-
 @pytest.mark.parametrize(("text", "points"), COMPLETE.items(), ids=COMPLETE)
 def test_gap_and_points(text, points, smooth, pixels):
     found = make_attribution(f"captum:{text}")(smooth, pixels[:3])
@@ -138,14 +142,6 @@ def test_gap_and_points(text, points, smooth, pixels):
     total = found.values.double().sum(dim=(1, 2, 3))
     away, known = (total - change).abs(), rounding(logits.float())
     assert ((found.gap * change.abs() - away).abs() <= known).all()
-
-
-DRAWN = [
-    "GradientShap(n_samples=4, stdevs=.1)",
-    "IntegratedGradients(n_steps=4, baseline=noise)",
-    "NoiseTunnel(attribution_method=Saliency, nt_samples=3)",
-    "KernelShap(n_samples=10)",
-]
 
 
 @pytest.mark.parametrize("text", DRAWN)

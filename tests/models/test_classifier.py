@@ -11,6 +11,7 @@ from advlens.errors import DataError, ModelError
 from advlens.models import Classifier, check_images
 
 build = partial(Classifier, nn.Identity(), name="c")
+ZEROS, ONES = (0, 0, 0), (1, 1, 1)
 
 
 def test_images_in_range_are_returned_as_they_are():
@@ -63,9 +64,6 @@ def test_normalization_is_inside_and_not_in_the_state():
     assert torch.equal(classifier(images), images)
     classifier = Classifier(nn.Linear(2, 2), name="c")
     assert list(classifier.state_dict()) == ["network.weight", "network.bias"]
-
-
-ZEROS, ONES = (0, 0, 0), (1, 1, 1)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ PLAIN = [
     *(OrderedDict(a=1, b=[2]), defaultdict(list, a=[1])),
 ]
 RAW = [b"", b"raw", b"r" * 300, {b"k": 2}, b"\xff"]
+ATTACKS = """os.system posix.system builtins.eval __builtin__.eval builtins.__import__
+    subprocess.Popen importlib.util.x multiprocessing.util.spawnv_passfds"""
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -115,10 +117,6 @@ def test_states_and_extensions_reach_nothing():
             read_pickle(io.BytesIO(b"\x80\x02\x82\xf0."))
     finally:
         copyreg.remove_extension("collections", "OrderedDict", 240)
-
-
-ATTACKS = """os.system posix.system builtins.eval __builtin__.eval builtins.__import__
-    subprocess.Popen importlib.util.x multiprocessing.util.spawnv_passfds"""
 
 
 @pytest.mark.parametrize("attack", ATTACKS.split())

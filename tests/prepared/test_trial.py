@@ -19,6 +19,7 @@ from advlens.prepared import prepare
 from advlens.prepared.trial import CHECKED
 
 IMAGES = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+WRAPS = {"parallel": nn.DataParallel, "compiled": partial(torch.compile, backend="eager")}
 
 
 def body() -> nn.Sequential:
@@ -289,9 +290,6 @@ def test_numbers_that_hang_on_the_batch_are_said():
     network[1].running_mean = network[1].running_var = None
     assert any("depends on the other images" in note for note in prepare(network, IMAGES).notes)
     assert prepare(body(), IMAGES).notes == ()
-
-
-WRAPS = {"parallel": nn.DataParallel, "compiled": partial(torch.compile, backend="eager")}
 
 
 # PyTorch's compiler warns of the minor version of Python and of gradients that it looks at

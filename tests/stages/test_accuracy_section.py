@@ -12,6 +12,10 @@ from synthetic_run import BOTH, put, rows_of, write_run
 accuracy = Maker(section)
 NATURAL, PGD = "accuracy on natural images", "accuracy under PGD-20, L2 ε = 0.5"
 L2, LINF = "accuracy in L2", "accuracy in L∞"
+LEFT = "accuracy: top1=0.9; accuracy attack=Pgd: top1="
+ABOVE = "accuracy attack=Fgsm: top1=0.4; accuracy attack=Pgd: top1=0.4; accuracy attack=natural: "
+APART = "accuracy model=robust norm=Linf: epsilon=0.5; accuracy model=robust attack=Pgd: steps=7"
+SWEPT = "sweep: top1=0.8; sweep norm=L2 epsilon=0.5: top1=0.1; sweep norm=L2 epsilon=0.25: top1="
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +31,6 @@ def test_tables_may_be_absent(run: Path) -> None:
     assert len(accuracy.made(run).findings) == 4
     remove(run, "accuracy")
     assert accuracy.absent(run)
-
-
-LEFT = "accuracy: top1=0.9; accuracy attack=Pgd: top1="
-ABOVE = "accuracy attack=Fgsm: top1=0.4; accuracy attack=Pgd: top1=0.4; accuracy attack=natural: "
-APART = "accuracy model=robust norm=Linf: epsilon=0.5; accuracy model=robust attack=Pgd: steps=7"
-SWEPT = "sweep: top1=0.8; sweep norm=L2 epsilon=0.5: top1=0.1; sweep norm=L2 epsilon=0.25: top1="
 
 
 @pytest.mark.parametrize(

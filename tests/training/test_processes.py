@@ -38,6 +38,16 @@ OBJECTIVES: dict[str, Objective] = {
 
 Jobs = dict[str, tuple[Training, torch.dtype]]
 """What processes train one after the other, by the names of their folders."""
+ALIKE: Jobs = {
+    f"{name}-{dtype}": (dataclasses.replace(ONE_STEP, objective=OBJECTIVES[name]), dtype)
+    for name, dtype in [("standard", torch.float32), *((n, torch.float64) for n in OBJECTIVES)]
+}
+LAYERS = {
+    "1d": nn.BatchNorm1d(4),
+    "2d": nn.BatchNorm2d(4),
+    "whole average": nn.BatchNorm2d(4, momentum=None),
+    "bare": nn.BatchNorm2d(4, affine=False, track_running_stats=False),
+}
 
 
 def train_together(out: Path, jobs: Jobs) -> None:
@@ -50,12 +60,6 @@ def train_together(out: Path, jobs: Jobs) -> None:
 
 def weights_of(out: Path, *ranks: int) -> list[dict[str, Tensor]]:
     return [load_file(out / f"{rank}.safetensors") for rank in ranks]
-
-
-ALIKE: Jobs = {
-    f"{name}-{dtype}": (dataclasses.replace(ONE_STEP, objective=OBJECTIVES[name]), dtype)
-    for name, dtype in [("standard", torch.float32), *((n, torch.float64) for n in OBJECTIVES)]
-}
 
 
 @pytest.fixture(scope="module")
@@ -157,14 +161,6 @@ def test_one_process_needs_no_group_and_each_of_many_an_image(monkeypatch, tmp_p
         assert processes.total(torch.ones(2)).tolist() == [1, 1]
     with pytest.raises(SettingsError, match="too small for 20 processes"):
         SHORT(classifier(), images(), tmp_path, report=silent, processes=Processes(1, 20))
-
-
-LAYERS = {
-    "1d": nn.BatchNorm1d(4),
-    "2d": nn.BatchNorm2d(4),
-    "whole average": nn.BatchNorm2d(4, momentum=None),
-    "bare": nn.BatchNorm2d(4, affine=False, track_running_stats=False),
-}
 
 
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)

@@ -47,6 +47,13 @@ a/1.jpg,object,dog
 """
 SIZES = {"a/0.png": (40, 30), "a/1.jpg": (24, 24), "b/2.jpeg": (16, 50), "c.PNG": (9, 8)}
 NAMES = [*(f"{os.path.splitext(name)[0]}.jpg" for name in SIZES), "d.jpg"]
+CHANGES: dict[str, Edit] = {
+    "image": lambda made: shutil.copy(made / "images/d.png", made / "images/e.png"),
+    "pixel": lambda made: Image.new("RGB", (20, 20), (191, 0, 50)).save(made / "images/d.png"),
+    "mask": lambda made: (made / "masks/part/c.png").unlink(),
+    "label": content("labels.csv", LABELS.replace(",cat,", ",cow,")),
+    "whole": content("whole.csv", WHOLE.replace("dog", "cat")),
+}
 
 
 def masks_of(i: int, width: int, height: int) -> dict[str, np.ndarray]:
@@ -238,15 +245,6 @@ def test_the_same_again_also_after_one_that_was_killed(made: Path) -> None:
     assert times(folder) == before
     assert contents(build(made, "other")) == contents(folder)
     assert not list(made.glob(".*"))
-
-
-CHANGES: dict[str, Edit] = {
-    "image": lambda made: shutil.copy(made / "images/d.png", made / "images/e.png"),
-    "pixel": lambda made: Image.new("RGB", (20, 20), (191, 0, 50)).save(made / "images/d.png"),
-    "mask": lambda made: (made / "masks/part/c.png").unlink(),
-    "label": content("labels.csv", LABELS.replace(",cat,", ",cow,")),
-    "whole": content("whole.csv", WHOLE.replace("dog", "cat")),
-}
 
 
 @pytest.mark.parametrize("case", CHANGES)

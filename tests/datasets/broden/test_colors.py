@@ -16,6 +16,7 @@ PRIMARIES = np.array([[0.64, 0.30, 0.15], [0.33, 0.60, 0.06], [0.03, 0.10, 0.79]
 WHITE = np.array([0.3127 / 0.3290, 1.0, (1 - 0.3127 - 0.3290) / 0.3290])
 TO_XYZ = PRIMARIES @ np.diag(np.linalg.solve(PRIMARIES, WHITE))
 PIXELS = st.lists(st.tuples(*[st.integers(0, 255)] * 3), min_size=1, max_size=9)
+FOCI = [(value >> 16, value >> 8 & 255, value & 255) for value in FOCAL.values()]
 
 
 def lab_by_hand(red: int, green: int, blue: int) -> tuple[float, float, float]:
@@ -35,9 +36,6 @@ def test_lab(pixels: list[tuple[int, int, int]]) -> None:
     found = lab(np.array(pixels, np.uint8))
     for pixel, values in zip(pixels, found, strict=True):
         assert values == pytest.approx(lab_by_hand(*pixel), abs=0.02)
-
-
-FOCI = [(value >> 16, value >> 8 & 255, value & 255) for value in FOCAL.values()]
 
 
 def test_focal_colors_are_themselves() -> None:

@@ -18,6 +18,12 @@ from https_server import Server, serving
 BODY = random.Random(0).randbytes(300_000)
 MD5 = hashlib.md5(BODY).hexdigest()
 HALF = len(BODY) // 2
+BAD = {
+    **{"absent": "404", "other": "its MD5 is", "shorter": "its MD5 is", "silent": "timed out"},
+    **{"longer": "more than 400000 bytes", "to_file": "file:///etc/hostname.* not allowed"},
+}
+SHORTER = "less than what came before, which is removed"
+WRONG_SPAN = f"asked for the bytes from {HALF}, it sends bytes 7-"
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -123,12 +129,6 @@ def test_the_next_address_goes_on_and_a_part_of_another_file_is_told_by_its_hash
     assert get(server, path, "good").read_bytes() == BODY  # it begins anew
 
 
-BAD = {
-    **{"absent": "404", "other": "its MD5 is", "shorter": "its MD5 is", "silent": "timed out"},
-    **{"longer": "more than 400000 bytes", "to_file": "file:///etc/hostname.* not allowed"},
-}
-
-
 @pytest.mark.parametrize("name", BAD)
 def test_refused(server: Server, path: Path, name: str) -> None:
     with pytest.raises(DataError, match=BAD[name]) as error:
@@ -136,10 +136,6 @@ def test_refused(server: Server, path: Path, name: str) -> None:
     assert f"{server.url}/{name}" in str(error.value)
     assert "--archive" in str(error.value)
     assert not path.exists()
-
-
-SHORTER = "less than what came before, which is removed"
-WRONG_SPAN = f"asked for the bytes from {HALF}, it sends bytes 7-"
 
 
 @pytest.mark.parametrize(("name", "message"), [("shorter", SHORTER), ("wrong_span", WRONG_SPAN)])

@@ -22,6 +22,10 @@ from tiny_broden import CATEGORIES, write_tiny_broden
 from tiny_imagenet import Edit, cases, content, gone, linked, picture, png, replaced
 
 OPENED: list[str] | None = None
+MAP, IMAGE, OTHER = "images/a/0_color_1.png", "images/a/0.jpg", "images/a/1.jpg"
+FUZZ = settings(
+    max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
 
 
 def _heard(event: str, args: tuple) -> None:
@@ -62,9 +66,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(template: Path, tmp_path: Path) -> Path:
     shutil.copytree(template, tmp_path, dirs_exist_ok=True)
     return tmp_path / "set"
-
-
-MAP, IMAGE, OTHER = "images/a/0_color_1.png", "images/a/0.jpg", "images/a/1.jpg"
 
 
 def put(table: str, line: int, column: str, value: str) -> Edit:
@@ -256,11 +257,6 @@ def test_links_within_byte_order_marks_and_empty_lines_are_no_damage(folder, mon
     monkeypatch.setattr(layout, "MAX_TABLE_BYTES", 99)
     with pytest.raises(DataError, match=r"category\.csv has .* bytes, too many"):
         BrodenData(folder)
-
-
-FUZZ = settings(
-    max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
 
 
 @FUZZ
