@@ -28,6 +28,19 @@ UNITS: list[list[str | float | None]] = [
     [BOTH[n % 2], f"layer{n % 17}", n, f"concept {n * 7919 % 1200}", n * 7919 % 9973 / 9973]
     for n in range(10_000)
 ]
+CONTRAST = """element => {
+    const light = color => {
+        const [r, g, b] = color.match(/[\\d.]+/g).map(Number).map(v => v / 255)
+            .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    let ground = element;
+    while (getComputedStyle(ground).backgroundColor === "rgba(0, 0, 0, 0)")
+        ground = ground.parentElement;
+    const [a, b] = [getComputedStyle(element).color, getComputedStyle(ground).backgroundColor]
+        .map(light).sort((x, y) => y - x);
+    return (a + 0.05) / (b + 0.05);
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -253,21 +266,6 @@ def test_texts_contrast_with_their_ground(chromium: Browser, run: Path) -> None:
         for selector in (".units thead button", ".units td", ".filters label", ".units .reset"):
             assert page.locator(selector).first.evaluate(CONTRAST) >= 4.5, (scheme, selector)
         page.close()
-
-
-CONTRAST = """element => {
-    const light = color => {
-        const [r, g, b] = color.match(/[\\d.]+/g).map(Number).map(v => v / 255)
-            .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-    };
-    let ground = element;
-    while (getComputedStyle(ground).backgroundColor === "rgba(0, 0, 0, 0)")
-        ground = ground.parentElement;
-    const [a, b] = [getComputedStyle(element).color, getComputedStyle(ground).backgroundColor]
-        .map(light).sort((x, y) => y - x);
-    return (a + 0.05) / (b + 0.05);
-}"""
 
 
 def test_without_scripts_there_is_a_plain_table(chromium: Browser, run: Path) -> None:

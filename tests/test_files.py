@@ -36,6 +36,24 @@ BAD = DIFFERENT | dict.fromkeys(("longer", "endless"), "more than 300000 bytes")
 BAD |= {"flipped": "SHA-256", "empty": "0 bytes, not 300000", "absent": "404"}
 BAD |= {"to_http": "not an https address", "to_file": "not allowed", "in_circles": "infinite loop"}
 BAD |= {"silent": "timed out", "dripping": "in time", "garbage": "no http"}
+SIZE = len(BODY)
+REDIRECTS = {
+    "moved": "/whole",
+    "to_http": "http://127.0.0.1:{port}/whole",
+    "to_file": "file:///etc/hostname",
+    "in_circles": "/in_circles",
+}
+BODIES = {  # the status, the body, the length that is announced
+    "whole": (200, BODY, SIZE),
+    "flipped": (200, BODY[:7] + bytes([BODY[7] ^ 1]) + BODY[8:], SIZE),
+    "short": (200, BODY[:-1], SIZE),
+    "short_without_length": (200, BODY[:-1], None),
+    "empty": (200, b"", 0),
+    "longer": (200, BODY + b"x", SIZE + 1),
+    "endless": (200, BODY, None),
+    "dripping": (200, b"", SIZE),
+    "absent": (404, b"", 0),
+}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -212,25 +230,6 @@ def test_of_processes_that_take_over_at_once_one_holds(tmp_path):
 
 
 # fetch
-
-SIZE = len(BODY)
-REDIRECTS = {
-    "moved": "/whole",
-    "to_http": "http://127.0.0.1:{port}/whole",
-    "to_file": "file:///etc/hostname",
-    "in_circles": "/in_circles",
-}
-BODIES = {  # the status, the body, the length that is announced
-    "whole": (200, BODY, SIZE),
-    "flipped": (200, BODY[:7] + bytes([BODY[7] ^ 1]) + BODY[8:], SIZE),
-    "short": (200, BODY[:-1], SIZE),
-    "short_without_length": (200, BODY[:-1], None),
-    "empty": (200, b"", 0),
-    "longer": (200, BODY + b"x", SIZE + 1),
-    "endless": (200, BODY, None),
-    "dripping": (200, b"", SIZE),
-    "absent": (404, b"", 0),
-}
 
 
 class Answers(BaseHTTPRequestHandler):

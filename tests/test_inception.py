@@ -26,6 +26,14 @@ from advlens.fid.inception import Inception, content, fetch_inception, read_ince
 from advlens.fid.representations import Source
 
 LAYERS = ("192", "2048")
+OTHERS = [
+    (lambda s: s.pop("a.bn.bias"), "a.bn.bias is missing, not"),
+    (lambda s: s.update(b=torch.ones(3)), r"b is \(3,\), not of this network"),
+    (lambda s: s.update({"a.bn.bias": torch.ones(3)}), r"a.bn.bias is \(3,\), not \(2,\)"),
+    (lambda s: s.update({"a.bn.bias": torch.zeros(2)}), "other weights"),
+    (lambda s: s.update({"a.bn.bias": torch.ones(2).double()}), "other weights"),
+    (lambda s: s.update({"a.bn.bias": torch.ones(2) * math.nan}), "other weights"),
+]
 
 
 def random_state() -> dict[str, Tensor]:
@@ -193,16 +201,6 @@ class Payload:
 
     def __reduce__(self):
         return os.mkdir, (str(self.path),)
-
-
-OTHERS = [
-    (lambda s: s.pop("a.bn.bias"), "a.bn.bias is missing, not"),
-    (lambda s: s.update(b=torch.ones(3)), r"b is \(3,\), not of this network"),
-    (lambda s: s.update({"a.bn.bias": torch.ones(3)}), r"a.bn.bias is \(3,\), not \(2,\)"),
-    (lambda s: s.update({"a.bn.bias": torch.zeros(2)}), "other weights"),
-    (lambda s: s.update({"a.bn.bias": torch.ones(2).double()}), "other weights"),
-    (lambda s: s.update({"a.bn.bias": torch.ones(2) * math.nan}), "other weights"),
-]
 
 
 @pytest.mark.parametrize(("change", "message"), OTHERS)

@@ -16,6 +16,18 @@ from steps_by_hand import stream
 
 UNITS = [[4, 0], [1, 1], [2, 4]]
 SIZES = [((224, 224), 72**2), ((32, 32), 31**2), ((160, 128), 78 * 62)]
+THREE = "each of the 3 images"
+WRONG = [
+    ({"patch": 10}, {}, DataError, "9 × 14 pixels are smaller than the occluder of 10"),
+    ({}, {"units": [[0], [1], [5]]}, SettingsError, "units are 0 to 4, but units 0 to 5"),
+    ({}, {"units": [[0], [1], [-1]]}, SettingsError, "units are 0 to 4, but units -1 to 1"),
+    ({}, {"units": [[0], [1]]}, SettingsError, THREE),
+    ({}, {"units": [[0], [1], [1, 2]]}, SettingsError, THREE),
+    ({}, {"units": [0, 1, 2]}, SettingsError, THREE),
+    ({}, {"units": [[0.5]] * 3}, SettingsError, "whole numbers"),
+    ({}, {"units": [["a"]] * 3}, SettingsError, "whole numbers"),
+    ({}, {"layer": "9"}, ModelError, "no convolution named '9'"),
+]
 
 
 def network() -> nn.Sequential:
@@ -175,20 +187,6 @@ def test_pixels_and_responses_are_checked_and_there_may_be_none(images):
         model[3].bias[4] = torch.inf
     with pytest.raises(NumericError, match="not finite"):
         DiscrepancyMap()(model, images, units=UNITS)
-
-
-THREE = "each of the 3 images"
-WRONG = [
-    ({"patch": 10}, {}, DataError, "9 × 14 pixels are smaller than the occluder of 10"),
-    ({}, {"units": [[0], [1], [5]]}, SettingsError, "units are 0 to 4, but units 0 to 5"),
-    ({}, {"units": [[0], [1], [-1]]}, SettingsError, "units are 0 to 4, but units -1 to 1"),
-    ({}, {"units": [[0], [1]]}, SettingsError, THREE),
-    ({}, {"units": [[0], [1], [1, 2]]}, SettingsError, THREE),
-    ({}, {"units": [0, 1, 2]}, SettingsError, THREE),
-    ({}, {"units": [[0.5]] * 3}, SettingsError, "whole numbers"),
-    ({}, {"units": [["a"]] * 3}, SettingsError, "whole numbers"),
-    ({}, {"layer": "9"}, ModelError, "no convolution named '9'"),
-]
 
 
 @pytest.mark.parametrize(("settings", "call", "error", "words"), WRONG)

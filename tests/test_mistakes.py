@@ -28,6 +28,19 @@ NORMALIZATIONS = {
     "to 255": (lambda n: normalized(n, 255.0), r"deviation 0\.00\d+ after .*scale of \[0, 1\]"),
     "none, for 1d": (lambda n: normalized(one_dimensional()), "statistics of a new .* in 1, its"),
 }
+ORDERS = {
+    "one up": (lambda y: (y + 1) % 10, r"right on \d of 200 .* on 18\d if .* counted -1 from"),
+    "one down": (lambda y: (y - 1) % 10, r"right on \d of 200 .* on 18\d if .* counted \+1 from"),
+    "two exchanged": (
+        lambda y: torch.tensor([0, 1, 2, 5, 4, 3, 6, 7, 8, 9])[y],
+        "on 18. if its outputs have another order, such as '(cat' for images of 'dog|dog' .* 'cat)",
+    ),
+    "all": (lambda y: torch.randperm(10, generator=random(3))[y], "outputs have another order"),
+    "at random": (
+        lambda y: y[torch.randperm(200, generator=random(0))],
+        r"of 200 images, where guessing gives 10.0% and up to 1\d.\d%,",
+    ),
+}
 
 
 def random(seed: int) -> torch.Generator:
@@ -134,21 +147,6 @@ def test_nothing_is_said_of_weak_models_with_equal_and_unequal_classes():
     cats, dogs = ((SAMPLE.labels == c).nonzero()[:, 0].tolist() for c in (3, 5))
     assert warnings(load_model("cifar10-l2"), SAMPLE.part([*cats, *dogs[:6]])) == []
     assert warnings(load_model("cifar10-l2"), SAMPLE.part(cats)) == []
-
-
-ORDERS = {
-    "one up": (lambda y: (y + 1) % 10, r"right on \d of 200 .* on 18\d if .* counted -1 from"),
-    "one down": (lambda y: (y - 1) % 10, r"right on \d of 200 .* on 18\d if .* counted \+1 from"),
-    "two exchanged": (
-        lambda y: torch.tensor([0, 1, 2, 5, 4, 3, 6, 7, 8, 9])[y],
-        "on 18. if its outputs have another order, such as '(cat' for images of 'dog|dog' .* 'cat)",
-    ),
-    "all": (lambda y: torch.randperm(10, generator=random(3))[y], "outputs have another order"),
-    "at random": (
-        lambda y: y[torch.randperm(200, generator=random(0))],
-        r"of 200 images, where guessing gives 10.0% and up to 1\d.\d%,",
-    ),
-}
 
 
 @pytest.mark.parametrize("case", ORDERS)

@@ -46,6 +46,45 @@ print(help.getvalue())
 
 PIXELS = torch.full((2, 3, 8, 8), 0.5)
 ATTACK, ATTRIBUTION = make_attack, make_attribution
+OWN = """
+from dataclasses import dataclass
+import torch
+from advlens.attacks import Attack
+from advlens.attacks.threat import Threat
+from advlens.attribution import Attribution
+
+@dataclass(frozen=True, kw_only=True)
+class Darker(Attack):
+    by: float = 0.5
+
+    def _attack(self, model, images, labels, ids):
+        return images * (1 - self.by)
+
+@dataclass(frozen=True, kw_only=True)
+class Shift(Attack):
+    threat: Threat
+
+    def _attack(self, model, images, labels, ids):
+        return self.threat.project(images + 1, images)
+
+@dataclass(frozen=True)
+class Constant:
+    value: float = 1.0
+    seed: int = 0
+    flat: bool = False
+
+    def __call__(self, model, images, labels=None, *, ids=None):
+        targets = model(images).argmax(dim=1)
+        unknown = torch.full((len(images),), torch.nan)
+        values = torch.full_like(images, self.value)
+        values = values[0] if self.flat else values
+        return Attribution(values, targets, unknown, unknown, torch.zeros_like(targets))
+
+def function():
+    pass
+
+not_callable = type("NotCallable", (), {})
+"""
 
 
 def model() -> nn.Module:
@@ -161,47 +200,6 @@ def test_names_that_files_cannot_bear(outside, names, reason):
     subject.choose_radii(settings)
     with pytest.raises(SettingsError, match=reason):
         audit_stages(subject, settings)
-
-
-OWN = """
-from dataclasses import dataclass
-import torch
-from advlens.attacks import Attack
-from advlens.attacks.threat import Threat
-from advlens.attribution import Attribution
-
-@dataclass(frozen=True, kw_only=True)
-class Darker(Attack):
-    by: float = 0.5
-
-    def _attack(self, model, images, labels, ids):
-        return images * (1 - self.by)
-
-@dataclass(frozen=True, kw_only=True)
-class Shift(Attack):
-    threat: Threat
-
-    def _attack(self, model, images, labels, ids):
-        return self.threat.project(images + 1, images)
-
-@dataclass(frozen=True)
-class Constant:
-    value: float = 1.0
-    seed: int = 0
-    flat: bool = False
-
-    def __call__(self, model, images, labels=None, *, ids=None):
-        targets = model(images).argmax(dim=1)
-        unknown = torch.full((len(images),), torch.nan)
-        values = torch.full_like(images, self.value)
-        values = values[0] if self.flat else values
-        return Attribution(values, targets, unknown, unknown, torch.zeros_like(targets))
-
-def function():
-    pass
-
-not_callable = type("NotCallable", (), {})
-"""
 
 
 @pytest.fixture

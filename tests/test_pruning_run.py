@@ -39,6 +39,23 @@ WORDS = (
     "--recipes cifar10-standard cifar10-l2 --epochs 2 --threads 1 --stages accuracy neurons "
     "--steps 2 --neuron-steps 1 --top .2 --batch-size 8 --device cpu"
 )
+WRONG = [
+    ("--model resnet14 --model cifar10-l2", "resnet14 has random weights.*resnet14@weights-file"),
+    ("--model cifar10-l2 --model cifar10-l2", "two models have the name cifar10-l2; give them"),
+    ("--model cifar10-reference", "no recipe .* cifar10-reference; choose one with --recipes"),
+    ("--recipes cifar10-l3", "'cifar10-l3' among the recipes.*cifar10-l2"),
+    ("--recipes a b", "recipes has 2 names for 1 models; give one for each"),
+    ("--sparsity 1", "sparsity must be a finite number ≥ 0 and < 1, not 1"),
+    ("--sparsity -.1", "sparsity must be a finite number ≥ 0 and < 1, not -0.1"),
+    ("--sparsity nan", "sparsity must be a finite number ≥ 0 and < 1, not nan"),
+    ("--sparsity .5 0.50", "sparsity has 0.5 twice; give each share once"),
+    ("--sparsity", "sparsity names no share of channels; give some"),
+    ("--sparsity half", "--sparsity.*half"),
+    ("--sparsity .99", "leaves none of the 32 channels of layer conv1; give a smaller one"),
+    ("--epochs 0", "epochs must be a positive number, not 0"),
+    ("--images 0", "images must be a positive number, not 0"),
+    ("", "Missing .*--model|no model is given"),
+]
 
 
 def built(folder: Path, patch: pytest.MonkeyPatch) -> Path:
@@ -185,25 +202,6 @@ def test_a_packaged_model_has_its_own_recipe():
     assert (training.learning_rate, training.seed) == (0.3, 4)
     one = PruneSettings(sparsity=(0.5,), recipes=("cifar10-l2",))
     assert {each.recipe for each in pruning.variants(names, wholes, one)} == {"cifar10-l2"}
-
-
-WRONG = [
-    ("--model resnet14 --model cifar10-l2", "resnet14 has random weights.*resnet14@weights-file"),
-    ("--model cifar10-l2 --model cifar10-l2", "two models have the name cifar10-l2; give them"),
-    ("--model cifar10-reference", "no recipe .* cifar10-reference; choose one with --recipes"),
-    ("--recipes cifar10-l3", "'cifar10-l3' among the recipes.*cifar10-l2"),
-    ("--recipes a b", "recipes has 2 names for 1 models; give one for each"),
-    ("--sparsity 1", "sparsity must be a finite number ≥ 0 and < 1, not 1"),
-    ("--sparsity -.1", "sparsity must be a finite number ≥ 0 and < 1, not -0.1"),
-    ("--sparsity nan", "sparsity must be a finite number ≥ 0 and < 1, not nan"),
-    ("--sparsity .5 0.50", "sparsity has 0.5 twice; give each share once"),
-    ("--sparsity", "sparsity names no share of channels; give some"),
-    ("--sparsity half", "--sparsity.*half"),
-    ("--sparsity .99", "leaves none of the 32 channels of layer conv1; give a smaller one"),
-    ("--epochs 0", "epochs must be a positive number, not 0"),
-    ("--images 0", "images must be a positive number, not 0"),
-    ("", "Missing .*--model|no model is given"),
-]
 
 
 @pytest.fixture

@@ -17,6 +17,28 @@ AUDIT: dict[str, Any] = {"images": 5, "epsilon": "auto", "neuron-epsilon": "1/2"
 AUDIT |= {"fgsm": ["2/255", 0.5, 1], "expect_accuracy": [1], "stages": ["sweep"], "success": 1}
 AUDIT |= {"discrepancy": True, "inception": "folder", "attribution": ["a", "b"]}
 VERBS = "audit evaluate neurons dissect attribute visualize invert generate attack train prune"
+WRONG = [
+    ({"epoch": 3}, "there is no setting named epoch; perhaps you meant epochs"),
+    ({"epsilon": "4/0"}, "epsilon: '4/0' is not a number such as 0.0157 or 4/255"),
+    ({"epsilon_range": [0.1, "x"]}, "epsilon_range: 'x' is not a number such as"),
+    ({"epochs": 1.5}, "epochs must be a whole number, not 1.5"),
+    ({"epochs": "auto"}, "epochs must be a whole number, not 'auto'"),
+    ({"flip": "yes"}, "flip must be True or False, not 'yes'"),
+    ({"learning_rate": True}, "learning_rate must be a number, not True"),
+    ({"learning_rate": -1}, "learning_rate must be a positive number, not -1.0"),
+    ({"optimizer": "lion"}, "optimizer must be one of sgd, adam, not 'lion'"),
+    ({"beta": {"a": 1}}, "beta must be a number or None, not"),
+]
+R = "--recipe cifar10-l2"
+# the words, epochs, batch_size, half, flip, clip, precision
+PRECEDENCE = {
+    R: (10, 128, True, True, None, "bf16"),
+    f"{R} --config FILE": (7, 32, False, False, 0.5, "bf16"),
+    "--config FILE --recipe=cifar10-l2": (7, 32, False, False, 0.5, "bf16"),
+    "--config=FILE --model resnet20": (7, 32, False, False, 0.5, "float32"),
+    f"{R} --config FILE --epochs 3 --half --flip": (3, 32, True, True, 0.5, "bf16"),
+    f"--no-half --epochs=3 {R} --precision float32": (3, 128, False, True, None, "float32"),
+}
 
 
 def same(found: Any, wanted: Any) -> None:
@@ -42,20 +64,6 @@ def test_settings_of_an_audit_are_those_of_its_flags():
     assert (found.epsilon, found.fgsm, found.success) == (None, (2 / 255, 0.5, 1.0), 1.0)
 
 
-WRONG = [
-    ({"epoch": 3}, "there is no setting named epoch; perhaps you meant epochs"),
-    ({"epsilon": "4/0"}, "epsilon: '4/0' is not a number such as 0.0157 or 4/255"),
-    ({"epsilon_range": [0.1, "x"]}, "epsilon_range: 'x' is not a number such as"),
-    ({"epochs": 1.5}, "epochs must be a whole number, not 1.5"),
-    ({"epochs": "auto"}, "epochs must be a whole number, not 'auto'"),
-    ({"flip": "yes"}, "flip must be True or False, not 'yes'"),
-    ({"learning_rate": True}, "learning_rate must be a number, not True"),
-    ({"learning_rate": -1}, "learning_rate must be a positive number, not -1.0"),
-    ({"optimizer": "lion"}, "optimizer must be one of sgd, adam, not 'lion'"),
-    ({"beta": {"a": 1}}, "beta must be a number or None, not"),
-]
-
-
 @pytest.mark.parametrize(("values", "message"), WRONG)
 def test_what_is_wrong_is_said_with_its_key(values, message):
     with pytest.raises(SettingsError, match=f"^here: {re.escape(message)}"):
@@ -70,18 +78,6 @@ def file(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("epochs = 7\nhalf = false\nbatch-size = 32\nflip = false\nclip = 0.5\n")
     return str(path)
-
-
-R = "--recipe cifar10-l2"
-# the words, epochs, batch_size, half, flip, clip, precision
-PRECEDENCE = {
-    R: (10, 128, True, True, None, "bf16"),
-    f"{R} --config FILE": (7, 32, False, False, 0.5, "bf16"),
-    "--config FILE --recipe=cifar10-l2": (7, 32, False, False, 0.5, "bf16"),
-    "--config=FILE --model resnet20": (7, 32, False, False, 0.5, "float32"),
-    f"{R} --config FILE --epochs 3 --half --flip": (3, 32, True, True, 0.5, "bf16"),
-    f"--no-half --epochs=3 {R} --precision float32": (3, 128, False, True, None, "float32"),
-}
 
 
 @pytest.mark.parametrize("words", PRECEDENCE)

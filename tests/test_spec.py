@@ -13,22 +13,6 @@ VALUES = (
     {"a": 1, "b": -2.5, "c": True, "d": None, "e": "Linf", "f": "two words"}
     | {"g": (3, 0.25, ("x",)), "h": -0.5, "i": (1,)},
 )
-
-
-@pytest.mark.parametrize("text", ["foolbox:LinfPGD(epsilon=8/255,steps=10)", WIDE])
-def test_a_method_with_settings(text):
-    found = parse_method(text)
-    assert found == MethodSpec("foolbox", "LinfPGD", {"epsilon": 8 / 255, "steps": 10})
-    assert type(found.settings["steps"]) is int
-
-
-def test_what_may_be_left_out_and_kinds_of_values():
-    assert parse_method("Pgd") == parse_method("Pgd()") == MethodSpec("", "Pgd", {})
-    assert str(parse_method("captum:Saliency(abs=False)")) == "captum:Saliency"
-    assert parse_method("a:B(x=1, y=2)").without("x") == {"y": 2}
-    assert parse_method(VALUES[0]).settings == VALUES[1]
-
-
 NO_FORM = ["", "a b", "foolbox:", "foolbox:L2PGD(", "foolbox:L2PGD)", "a:b:c"]
 NO_NUMBER = ["a.b()", "1/2/3", "b'1'", "1j", "{}", "lambda: 1"]
 REFUSED = {
@@ -45,6 +29,20 @@ REFUSED = {
     **{f"foolbox:L2PGD(x={'(' * 300}1{')' * 300})": "", f"foolbox:L2PGD(x={'-' * 400}1)": ""},
     f"foolbox:L2PGD(x={'1' * 1000})": "of the form",
 }
+
+
+@pytest.mark.parametrize("text", ["foolbox:LinfPGD(epsilon=8/255,steps=10)", WIDE])
+def test_a_method_with_settings(text):
+    found = parse_method(text)
+    assert found == MethodSpec("foolbox", "LinfPGD", {"epsilon": 8 / 255, "steps": 10})
+    assert type(found.settings["steps"]) is int
+
+
+def test_what_may_be_left_out_and_kinds_of_values():
+    assert parse_method("Pgd") == parse_method("Pgd()") == MethodSpec("", "Pgd", {})
+    assert str(parse_method("captum:Saliency(abs=False)")) == "captum:Saliency"
+    assert parse_method("a:B(x=1, y=2)").without("x") == {"y": 2}
+    assert parse_method(VALUES[0]).settings == VALUES[1]
 
 
 @pytest.mark.parametrize(("text", "reason"), REFUSED.items(), ids=range(len(REFUSED)))

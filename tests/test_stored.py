@@ -25,6 +25,21 @@ from together import end, start
 
 CLASSES = ("cat", "dog", "ship", "truck", "frog")
 PGD = Pgd(threat=Linf(epsilon=9.7 / 255), steps=3)
+LINF, L2_BALL, CONV = Linf(epsilon=8 / 255), L2(epsilon=0.5), "network.conv1"
+NAMED = [  # settings, and the attack that they name
+    ({}, Pgd(threat=LINF)),
+    ({"method": "fgsm", "epsilon": 0.1, "seed": 4}, Fgsm(threat=Linf(epsilon=0.1), seed=4)),
+    ({"method": "bim", "norm": "l2", "steps": 5}, Bim(threat=L2_BALL, steps=5)),
+    ({"norm": "l2", "step_size": 0.1}, Pgd(threat=L2_BALL, step_size=0.1)),
+    ({"method": "least-likely"}, LeastLikely(threat=LINF)),
+    ({"method": "feature", "layer": CONV}, FeatureAttack(threat=LINF, layer=CONV)),
+    ({"method": "noise", "norm": "l2"}, GaussianNoise(threat=L2_BALL)),
+    ({"method": "adam", "weight": 2.0}, AdamAttack(weight=2.0)),
+    (
+        {"method": "adam", "weight": 2.0, "steps": 9, "step_size": 0.1},
+        AdamAttack(weight=2.0, steps=9, step_size=0.1),
+    ),
+]
 
 
 @pytest.fixture
@@ -183,23 +198,6 @@ def test_what_cannot_be_stored_is_refused(classifier, data, tmp_path):
     with pytest.raises(DataError, match=r"\(5,\) for one image, but noise has 2 classes"):
         store_attack(nameless, few, PGD, bad)
     assert not bad.exists()
-
-
-LINF, L2_BALL, CONV = Linf(epsilon=8 / 255), L2(epsilon=0.5), "network.conv1"
-NAMED = [  # settings, and the attack that they name
-    ({}, Pgd(threat=LINF)),
-    ({"method": "fgsm", "epsilon": 0.1, "seed": 4}, Fgsm(threat=Linf(epsilon=0.1), seed=4)),
-    ({"method": "bim", "norm": "l2", "steps": 5}, Bim(threat=L2_BALL, steps=5)),
-    ({"norm": "l2", "step_size": 0.1}, Pgd(threat=L2_BALL, step_size=0.1)),
-    ({"method": "least-likely"}, LeastLikely(threat=LINF)),
-    ({"method": "feature", "layer": CONV}, FeatureAttack(threat=LINF, layer=CONV)),
-    ({"method": "noise", "norm": "l2"}, GaussianNoise(threat=L2_BALL)),
-    ({"method": "adam", "weight": 2.0}, AdamAttack(weight=2.0)),
-    (
-        {"method": "adam", "weight": 2.0, "steps": 9, "step_size": 0.1},
-        AdamAttack(weight=2.0, steps=9, step_size=0.1),
-    ),
-]
 
 
 @pytest.mark.parametrize(("settings", "expected"), NAMED)

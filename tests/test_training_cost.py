@@ -26,21 +26,6 @@ LINEAR = 2 * 8 * CLASSES * IMAGES
 """The linear layer's."""
 BALL = L2(epsilon=0.1)
 PGD = Pgd(threat=BALL, steps=K, select="last")
-
-
-@pytest.fixture
-def batch() -> TrainingBatch:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = CifarResNet((1, 1), (4, 8), "projection", classes=CLASSES)
-        images = torch.rand(IMAGES, 3, 16, 16)
-    classifier = Classifier(network, name="tiny", image_size=16).train()
-    copied = prepare(classifier, images)
-    features = functools.cache(lambda layer: live_features(classifier, layer))
-    labels = torch.arange(IMAGES)
-    return TrainingBatch(classifier, lambda: copied, features, images, labels, labels, 0)
-
-
 FEATURES = FeatureAttack(threat=BALL, steps=M, select="last")
 KL = Divergence(threat=BALL, steps=K, select="last")
 COSTS = {  # units; backward passes to the weights alone; passes without the linear layer
@@ -60,6 +45,19 @@ COSTS = {  # units; backward passes to the weights alone; passes without the lin
         *(2 * K + 2 * M + 10, 3, 1 + 2 * M + 2),
     ),
 }
+
+
+@pytest.fixture
+def batch() -> TrainingBatch:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = CifarResNet((1, 1), (4, 8), "projection", classes=CLASSES)
+        images = torch.rand(IMAGES, 3, 16, 16)
+    classifier = Classifier(network, name="tiny", image_size=16).train()
+    copied = prepare(classifier, images)
+    features = functools.cache(lambda layer: live_features(classifier, layer))
+    labels = torch.arange(IMAGES)
+    return TrainingBatch(classifier, lambda: copied, features, images, labels, labels, 0)
 
 
 @pytest.mark.parametrize(("objective", "units", "to_weights", "without"), COSTS.values(), ids=COSTS)

@@ -26,6 +26,29 @@ from advlens.settings import AttackSettings, TrainSettings
 
 BALL = Linf(epsilon=0.1)
 NET = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+IMAGES = torch.rand(1, 3, 2, 2), torch.tensor([0])
+GRADIENTS = IntegratedGradients(steps=2)
+
+
+CALLS = {
+    "a model is loaded by its name": lambda: advlens.load_model(nn.Flatten()),
+    "data are loaded by their name": lambda: advlens.load_data(Path("images")),
+    "a method is named by a string": lambda: advlens.make_attack(3),
+    "net: classes must be a list": lambda: Classifier(NET, name="net", classes="abc"),
+    "net: the network must be a torch.nn.Module, not int": lambda: Classifier(3, name="net"),
+    "net: image_size must be a number": lambda: Classifier(NET, name="net", image_size="32"),
+    "net: resize must be a number of pixels": lambda: Classifier(NET, name="net", resize=0),
+    "the name of a classifier must be a text, not 3": lambda: Classifier(NET, name=3),
+    "net: interpolation must be bilinear or bicubic, not 'area'": lambda: Classifier(
+        NET, name="net", interpolation="area"
+    ),
+    "there is no device 'gpu' here": lambda: advlens.load_model("resnet14", device="gpu"),
+    "there is no device 'cuda:99'": lambda: advlens.load_model("resnet14", device="cuda:99"),
+    "returns no head 3.5; there are: 0": lambda: logits_of((torch.rand(1, 2),), 3.5),
+    "transform must be advlens.datasets": lambda: advlens.load_data("sample", transform=32),
+    "baselines must be a float tensor, no": lambda: GRADIENTS(NET, *IMAGES, baselines="black"),
+    "the model must be a torch.nn.Module, not": lambda: Pgd(threat=BALL)("cifar10-l2", *IMAGES),
+}
 
 
 @pytest.mark.parametrize(
@@ -68,31 +91,6 @@ def test_what_means_the_same_is_taken():
     assert (type(settings.steps), type(settings.sigma), settings.sigma) == (int, float, 0.5)
     assert settings.inception == Path("folder")
     assert Linf(epsilon=torch.tensor([0.1, 0.2])).epsilon.shape == (2,)
-
-
-IMAGES = torch.rand(1, 3, 2, 2), torch.tensor([0])
-GRADIENTS = IntegratedGradients(steps=2)
-
-
-CALLS = {
-    "a model is loaded by its name": lambda: advlens.load_model(nn.Flatten()),
-    "data are loaded by their name": lambda: advlens.load_data(Path("images")),
-    "a method is named by a string": lambda: advlens.make_attack(3),
-    "net: classes must be a list": lambda: Classifier(NET, name="net", classes="abc"),
-    "net: the network must be a torch.nn.Module, not int": lambda: Classifier(3, name="net"),
-    "net: image_size must be a number": lambda: Classifier(NET, name="net", image_size="32"),
-    "net: resize must be a number of pixels": lambda: Classifier(NET, name="net", resize=0),
-    "the name of a classifier must be a text, not 3": lambda: Classifier(NET, name=3),
-    "net: interpolation must be bilinear or bicubic, not 'area'": lambda: Classifier(
-        NET, name="net", interpolation="area"
-    ),
-    "there is no device 'gpu' here": lambda: advlens.load_model("resnet14", device="gpu"),
-    "there is no device 'cuda:99'": lambda: advlens.load_model("resnet14", device="cuda:99"),
-    "returns no head 3.5; there are: 0": lambda: logits_of((torch.rand(1, 2),), 3.5),
-    "transform must be advlens.datasets": lambda: advlens.load_data("sample", transform=32),
-    "baselines must be a float tensor, no": lambda: GRADIENTS(NET, *IMAGES, baselines="black"),
-    "the model must be a torch.nn.Module, not": lambda: Pgd(threat=BALL)("cifar10-l2", *IMAGES),
-}
 
 
 @pytest.mark.parametrize("sentence", CALLS)

@@ -18,6 +18,14 @@ with warnings.catch_warnings():
 # the length of a gradient
 CLOSE = {"rtol": 0, "atol": 1e-9}
 EPSILON, SIZE, STEPS = {Linf: 0.03, L2: 0.5}, {Linf: 0.008, L2: 0.1}, 7
+FOOLBOX = {
+    "fgsm linf": (Fgsm, Linf, foolbox.attacks.LinfFastGradientAttack),
+    "fgsm l2": (Fgsm, L2, foolbox.attacks.L2FastGradientAttack),
+    "bim linf": (Bim, Linf, foolbox.attacks.LinfBasicIterativeAttack),
+    "bim l2": (Bim, L2, foolbox.attacks.L2BasicIterativeAttack),
+    "pgd linf": (Bim, Linf, foolbox.attacks.LinfPGD),
+    "pgd l2": (Bim, L2, foolbox.attacks.L2PGD),
+}
 
 
 def ours(kind, norm, **settings):
@@ -47,16 +55,6 @@ def test_torchattacks(kind, norm, peer, smooth, pixels, labels):
     smooth, pixels = smooth.double(), pixels.double()
     expected = peer(smooth)(pixels, labels)
     torch.testing.assert_close(ours(kind, norm)(smooth, pixels, labels), expected, **CLOSE)
-
-
-FOOLBOX = {
-    "fgsm linf": (Fgsm, Linf, foolbox.attacks.LinfFastGradientAttack),
-    "fgsm l2": (Fgsm, L2, foolbox.attacks.L2FastGradientAttack),
-    "bim linf": (Bim, Linf, foolbox.attacks.LinfBasicIterativeAttack),
-    "bim l2": (Bim, L2, foolbox.attacks.L2BasicIterativeAttack),
-    "pgd linf": (Bim, Linf, foolbox.attacks.LinfPGD),
-    "pgd l2": (Bim, L2, foolbox.attacks.L2PGD),
-}
 
 
 @pytest.mark.parametrize(("kind", "norm", "peer"), FOOLBOX.values(), ids=FOOLBOX)

@@ -13,6 +13,14 @@ from advlens.prepared import prepare
 
 CLOSE = {"rtol": 1e-4, "atol": 2e-5}
 REPEATS = 300
+ERRORS = [
+    (False, 16, 16, 0.9, 1.1),
+    (True, 16, 16, 0.9, 1.15),
+    (True, 16, 10, 0.9, 1.15),  # a part of the deck
+    (True, 12, 16, 0.9, 1.3),  # one deck and a part of another one
+    (True, 4, 16, 1.0, 3.0),  # four decks: too large, never too small
+    (True, 1, 16, 0.9, 1.1),
+]
 
 
 @pytest.fixture
@@ -90,16 +98,6 @@ def test_unbiased(stratified, count, samples, smooth, pixels, background):
     away = (found.mean(dim=0) - exact) / (spread / REPEATS**0.5)
     assert away.abs().max() < 4.5
     assert away.square().mean() < 1.35
-
-
-ERRORS = [
-    (False, 16, 16, 0.9, 1.1),
-    (True, 16, 16, 0.9, 1.15),
-    (True, 16, 10, 0.9, 1.15),  # a part of the deck
-    (True, 12, 16, 0.9, 1.3),  # one deck and a part of another one
-    (True, 4, 16, 1.0, 3.0),  # four decks: too large, never too small
-    (True, 1, 16, 0.9, 1.1),
-]
 
 
 @pytest.mark.parametrize(("stratified", "count", "n", "low", "high"), ERRORS)

@@ -22,6 +22,15 @@ Member = tuple[tarfile.TarInfo, bytes]
 RECORDS = 10
 NAMES = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
 Change = Callable[[list[Member]], list[Member]]
+PLACE = 7 * 3073
+WRONG: list[tuple[Callable[[bytes], bytes], str]] = [
+    (lambda content: content[:-1], "has 30729 bytes, expected 30730"),
+    (lambda content: content + b"x", "has 30731 bytes, expected 30730"),
+    (lambda content: content + bytes(3073), "has 33803 bytes, expected 30730"),
+    (lambda content: b"", "has 0 bytes, expected 30730"),
+    (lambda content: content[:PLACE] + b"\x0a" + content[PLACE + 1 :], "has a label 10"),
+    (lambda content: content[:PLACE] + b"\xff" + content[PLACE + 1 :], "has a label 255"),
+]
 
 
 @pytest.fixture
@@ -66,17 +75,6 @@ def test_records(folder: Path, batches: Files, parent: bool, split: str) -> None
         assert data.labels[i] == record[0]
         channel, row, column = random.integers((3, 32, 32))
         assert images[i, channel, row, column] == record[1 + channel * 1024 + row * 32 + column]
-
-
-PLACE = 7 * 3073
-WRONG: list[tuple[Callable[[bytes], bytes], str]] = [
-    (lambda content: content[:-1], "has 30729 bytes, expected 30730"),
-    (lambda content: content + b"x", "has 30731 bytes, expected 30730"),
-    (lambda content: content + bytes(3073), "has 33803 bytes, expected 30730"),
-    (lambda content: b"", "has 0 bytes, expected 30730"),
-    (lambda content: content[:PLACE] + b"\x0a" + content[PLACE + 1 :], "has a label 10"),
-    (lambda content: content[:PLACE] + b"\xff" + content[PLACE + 1 :], "has a label 255"),
-]
 
 
 @pytest.mark.parametrize(("change", "message"), WRONG, ids=range(6))

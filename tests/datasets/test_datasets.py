@@ -18,6 +18,35 @@ Names = Sequence[str] | None
 ABC = ("ant", "bee", "cat")
 IN_ORDER = [0, 2, 1, 0, 2, 2, 1]
 LABELS = st.lists(st.integers(0, 4), min_size=1, max_size=60)
+COUNTS = (-1, 0, 8, 2.5)
+SPECS = ("", "cifar10", "cifar10:", "folder:", "sample:x", "mnist:/x", "SAMPLE", "/x")
+KINDS = "use sample or cifar10:DIR, folder:DIR, .*, exact:DIR, broden:DIR"
+IMPOSSIBLE: list[tuple[Callable[[], object], str]] = [
+    *[(lambda n=n: make().batches(n), f"batches of {n} images") for n in (0, -1, 2.5)],
+    *[(lambda n=n: make().subset(n, 0), f"{n} images of .*; ask for 1 to 7") for n in COUNTS],
+    *[(lambda n=n: Transform(size=n, resize=256), f"crop {n} pixels") for n in (0, -3, 257)],
+    *[(lambda spec=spec: load_data(spec), KINDS) for spec in SPECS],
+]
+WNIDS = ("n02219486", "n02206856", "n02121620")
+
+
+LINKED = ("cat", "dog", "bee", "ant"), [3, 0, 2, 3, 0, 0, 2]
+# own wnids; the model's classes and wnids; the labels: by wnid where both know them, whatever the
+# names, else by name, else in order
+ALIGNED = [
+    (WNIDS, ("x", "y", "z"), WNIDS[::-1], [2, 0, 1, 2, 0, 0, 1]),
+    (WNIDS, None, ("n1", *WNIDS), [1, 3, 2, 1, 3, 3, 2]),
+    (WNIDS, LINKED[0], None, LINKED[1]),
+    (None, LINKED[0], ("n1", "n2", "n3", "n4"), LINKED[1]),
+    (None, None, ("cat", "bee", "ant"), [2, 0, 1, 2, 0, 0, 1]),
+    *((own, None, None, IN_ORDER) for own in (None, WNIDS)),
+]
+LACKING = {
+    "'cat' of some images 0 times": (None, ("ant", "bee"), None),
+    "'bee' of some images 2 times": (None, ("ant", "bee", "bee", "cat"), None),
+    "'n02121620' of some images 0 times": (WNIDS, ABC, WNIDS[:2]),
+    "'ant' of some images 0 times": (None, None, WNIDS),
+}
 
 
 def make(
@@ -68,17 +97,6 @@ def test_unknown_ids(ids):
             data.batches(2, ids)  # already here, not at the first batch
 
 
-COUNTS = (-1, 0, 8, 2.5)
-SPECS = ("", "cifar10", "cifar10:", "folder:", "sample:x", "mnist:/x", "SAMPLE", "/x")
-KINDS = "use sample or cifar10:DIR, folder:DIR, .*, exact:DIR, broden:DIR"
-IMPOSSIBLE: list[tuple[Callable[[], object], str]] = [
-    *[(lambda n=n: make().batches(n), f"batches of {n} images") for n in (0, -1, 2.5)],
-    *[(lambda n=n: make().subset(n, 0), f"{n} images of .*; ask for 1 to 7") for n in COUNTS],
-    *[(lambda n=n: Transform(size=n, resize=256), f"crop {n} pixels") for n in (0, -3, 257)],
-    *[(lambda spec=spec: load_data(spec), KINDS) for spec in SPECS],
-]
-
-
 @pytest.mark.parametrize(("use", "message"), IMPOSSIBLE, ids=range(len(IMPOSSIBLE)))
 def test_what_is_impossible(use, message):
     with pytest.raises(SettingsError, match=message):
@@ -116,22 +134,6 @@ def test_subsets_are_seeded_and_nested_and_every_image_has_its_chance():
     assert torch.equal(one.images(range(4)), other.images(range(4)))
 
 
-WNIDS = ("n02219486", "n02206856", "n02121620")
-
-
-LINKED = ("cat", "dog", "bee", "ant"), [3, 0, 2, 3, 0, 0, 2]
-# own wnids; the model's classes and wnids; the labels: by wnid where both know them, whatever the
-# names, else by name, else in order
-ALIGNED = [
-    (WNIDS, ("x", "y", "z"), WNIDS[::-1], [2, 0, 1, 2, 0, 0, 1]),
-    (WNIDS, None, ("n1", *WNIDS), [1, 3, 2, 1, 3, 3, 2]),
-    (WNIDS, LINKED[0], None, LINKED[1]),
-    (None, LINKED[0], ("n1", "n2", "n3", "n4"), LINKED[1]),
-    (None, None, ("cat", "bee", "ant"), [2, 0, 1, 2, 0, 0, 1]),
-    *((own, None, None, IN_ORDER) for own in (None, WNIDS)),
-]
-
-
 @pytest.mark.parametrize(("own", "classes", "synsets", "expected"), ALIGNED)
 def test_aligned(own: Names, classes: Names, synsets: Names, expected: list[int]) -> None:
     data = make(synsets=own)
@@ -148,14 +150,6 @@ def test_aligned_keeps_the_wordnet_ids_it_can():
     assert data.aligned(ABC[::-1], None).synsets == WNIDS[::-1]
     assert data.aligned((*ABC, "dog"), None).synsets is None
     assert make().aligned(ABC[::-1], WNIDS[::-1]).synsets == WNIDS[::-1]
-
-
-LACKING = {
-    "'cat' of some images 0 times": (None, ("ant", "bee"), None),
-    "'bee' of some images 2 times": (None, ("ant", "bee", "bee", "cat"), None),
-    "'n02121620' of some images 0 times": (WNIDS, ABC, WNIDS[:2]),
-    "'ant' of some images 0 times": (None, None, WNIDS),
-}
 
 
 @pytest.mark.parametrize("named", LACKING)

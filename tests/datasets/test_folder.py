@@ -18,6 +18,28 @@ from advlens.errors import DataError
 from tiny_imagenet import Edit, cases, content, jpeg, linked, replaced, write
 
 SMALL = Transform(size=8, resize=8)
+FOREIGN = ["a.gif", "a", "a.png.part", "deep/er/a.csv", "a.jpg\n", "a.npy"]
+UNPRINTABLE = ["new\nline", "\udcff", "\x1b[31m"]
+CIRCLES, OUT = ("gone", "c.png", "..", "."), "is a link that leads out of"
+LEAVING = """
+cat/c.png | /etc/hostname
+cat/c.png | ../../secret.png
+cat/deep  | ../../other
+bee       | ../other
+val       | ../others
+"""
+REFUSED: dict[str, tuple[Edit, str]] = {
+    **{f"{name!r}": (content(f"cat/{name}"), f"/cat/{name} is not an image") for name in FOREIGN},
+    **{f"class {name!r}": (content(f"{name}/1.png"), " has no printable") for name in UNPRINTABLE},
+    "pipe": (replaced("cat/c.png", os.mkfifo), "/cat/c.png is not an image file"),
+    "empty class": (lambda root: (root / "bee/images").mkdir(parents=True), "/bee holds no images"),
+    "absent": (shutil.rmtree, ""),
+    "empty": (lambda root: [shutil.rmtree(root), root.mkdir()], " holds no class folders"),
+    "no folder": (lambda root: [shutil.rmtree(root), root.touch()], ""),
+    "flat": (lambda root: [shutil.rmtree(root), add(root / "a.png")], " holds no class folders"),
+    **{f"to {to}": (linked("cat/c.png", to), "/cat/c.png ") for to in CIRCLES},
+    **{f"{name} to {to}": (linked(name, to), f"/{name} {OUT}") for name, to in cases(LEAVING)},
+}
 
 
 def add(path: Path) -> Path:
@@ -103,30 +125,6 @@ def test_splits(root: Path) -> None:
     assert load(root).name == "folder pets/val"
     assert load(root).classes == ("cat", "dog")
     assert load(root / "train").classes == ("cat",)
-
-
-FOREIGN = ["a.gif", "a", "a.png.part", "deep/er/a.csv", "a.jpg\n", "a.npy"]
-UNPRINTABLE = ["new\nline", "\udcff", "\x1b[31m"]
-CIRCLES, OUT = ("gone", "c.png", "..", "."), "is a link that leads out of"
-LEAVING = """
-cat/c.png | /etc/hostname
-cat/c.png | ../../secret.png
-cat/deep  | ../../other
-bee       | ../other
-val       | ../others
-"""
-REFUSED: dict[str, tuple[Edit, str]] = {
-    **{f"{name!r}": (content(f"cat/{name}"), f"/cat/{name} is not an image") for name in FOREIGN},
-    **{f"class {name!r}": (content(f"{name}/1.png"), " has no printable") for name in UNPRINTABLE},
-    "pipe": (replaced("cat/c.png", os.mkfifo), "/cat/c.png is not an image file"),
-    "empty class": (lambda root: (root / "bee/images").mkdir(parents=True), "/bee holds no images"),
-    "absent": (shutil.rmtree, ""),
-    "empty": (lambda root: [shutil.rmtree(root), root.mkdir()], " holds no class folders"),
-    "no folder": (lambda root: [shutil.rmtree(root), root.touch()], ""),
-    "flat": (lambda root: [shutil.rmtree(root), add(root / "a.png")], " holds no class folders"),
-    **{f"to {to}": (linked("cat/c.png", to), "/cat/c.png ") for to in CIRCLES},
-    **{f"{name} to {to}": (linked(name, to), f"/{name} {OUT}") for name, to in cases(LEAVING)},
-}
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -23,13 +23,6 @@ GIVEN: list[tuple[dict[str, Any], str]] = [
     ({"image_shape": (4, 5, 3)}, r"image_shape must be \(3, height, width\)"),
     *(({"image_shape": shape}, "image_shape") for shape in ((3, 0, 5), 32, (3, 4.0, 5))),
 ]
-
-
-def made(**changed: Any) -> ArrayData:
-    given = {"pixels": PIXELS, "classes": CLASSES, "synsets": None, "labels": LABELS} | changed
-    return ArrayData(given.pop("pixels"), name="mine", **given)
-
-
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "label -1": ({"labels": LABELS - 1}, r"0 to 2 .* 2 of 6 .*image 0 has -1"),
     "label 3": ({"labels": LABELS + 1}, r"0 to 2 .* 2 of 6 .*image 2 has 3"),
@@ -66,6 +59,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "two synsets alike": ({"synsets": (*SYNSETS[:2], SYNSETS[0])}, "2 classes 'n02219486'"),
     "fewer synsets": ({"synsets": SYNSETS[:2]}, "3 classes but 2 synsets"),
 }
+
+
+def made(**changed: Any) -> ArrayData:
+    given = {"pixels": PIXELS, "classes": CLASSES, "synsets": None, "labels": LABELS} | changed
+    return ArrayData(given.pop("pixels"), name="mine", **given)
 
 
 @pytest.mark.parametrize(("changed", "reason"), REFUSED.values(), ids=REFUSED)

@@ -30,6 +30,15 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "more": lambda path: shutil.copy(path, path.with_name("more.png")),
     "no table": lambda path: (path.parents[2] / "classes.csv").unlink(),
 }
+WRONG = """
+2 | small-imagenet --to {tmp}/small | small-imagenet needs --images
+2 | small-imagenet --to {tmp}/imagenet/x --images {tmp}/imagenet | lies in
+2 | small-imagenet --to {tmp}/small --images {tmp}/imagenet --size 64 | --size does not
+2 | small-imagenet --to {tmp}/small --images {tmp}/imagenet --seed x | seed
+2 | cifar10 --to {tmp}/small --seed 1 | --seed does not go with cifar10
+1 | small-imagenet --to {tmp}/small --images {tmp}/none | cannot read the folder .*none
+1 | small-imagenet --to {tmp}/small --images {tmp}/imagenet | has 0 class .* 650 images, not 150
+"""
 
 
 @pytest.fixture
@@ -193,17 +202,6 @@ def test_a_changed_set(images, tmp_path, change):
     change(sorted((to / "val").glob("*/*.png"))[0])
     with pytest.raises(DataError, match=str(to)):
         load_data(f"small-imagenet:{to}", transform=SMALL)
-
-
-WRONG = """
-2 | small-imagenet --to {tmp}/small | small-imagenet needs --images
-2 | small-imagenet --to {tmp}/imagenet/x --images {tmp}/imagenet | lies in
-2 | small-imagenet --to {tmp}/small --images {tmp}/imagenet --size 64 | --size does not
-2 | small-imagenet --to {tmp}/small --images {tmp}/imagenet --seed x | seed
-2 | cifar10 --to {tmp}/small --seed 1 | --seed does not go with cifar10
-1 | small-imagenet --to {tmp}/small --images {tmp}/none | cannot read the folder .*none
-1 | small-imagenet --to {tmp}/small --images {tmp}/imagenet | has 0 class .* 650 images, not 150
-"""
 
 
 @pytest.mark.parametrize("case", cases(WRONG))

@@ -31,6 +31,42 @@ FOOLBOX = {
     "BoundaryAttack": (50, {"steps": 2}),  # all images have a start
     "HopSkipJumpAttack": (50, {"steps": 2}),
 }
+WRONG = {
+    "further than told": (lambda x: (x + 0.2).clamp(0, 1), "leaves its ball .* of 24 images"),
+    "outside [0, 1]": (lambda x: x + 0.05, r"leaves its ball .*or \[0, 1\]"),
+    "not finite": (lambda x: x / 0, "returns no images"),
+    "another shape": (lambda x: x[1:], "returns no images"),
+    "no tensor": (None, "fails on this model .*AttributeError"),
+    "an exception": (lambda x: 1 // 0, "fails on this model .*ZeroDivisionError"),
+}
+REFUSED = {
+    "cleverhans:FGM(epsilon=1)": "no library 'cleverhans' of attacks; use foolbox:NAME",
+    "captum:Saliency(epsilon=1)": "no library 'captum' of attacks",
+    "foolbox:LinfPGD": "has no radius; .*foolbox:LinfPGD.epsilon=8/255",
+    "torchattacks:PGD(eps=8/255)": "has no radius",
+    "foolbox:LinfPDG(epsilon=.1)": "foolbox has no attack 'LinfPDG'; perhaps .*LinfPGD",
+    "foolbox:base(epsilon=.1)": "foolbox has no attack 'base'",
+    "foolbox:LinfPGD(epsilon=.1, step=3)": "foolbox:LinfPGD: .*'step'; it takes .*steps",
+    "foolbox:LinfPGD(epsilon=.1, norm=L2)": "works in Linf, not in L2",
+    "foolbox:LinfPGD(epsilon=-1)": "foolbox:LinfPGD: epsilon must be a finite number > 0, not -1",
+    "foolbox:LinfPGD(epsilon=1e999)": "epsilon must be a finite number > 0",
+    "foolbox:LinfPGD(epsilon=big)": "epsilon must be a number such as 8/255, not 'big'",
+    "foolbox:GaussianBlurAttack(epsilon=1)": "cannot be made: .*needs norm=L2",
+    "foolbox:GaussianBlurAttack(epsilon=1, norm=L7)": "needs norm=L2",
+    "torchattacks:PGDD(epsilon=.1)": "torchattacks has no attack 'PGDD'; perhaps .*PGD",
+    "torchattacks:PGD(epsilon=.1, iters=3)": "torchattacks:PGD: .*'iters'; it takes .*steps",
+    "torchattacks:PGD(epsilon=.1, eps=.2)": "give epsilon, not eps",
+    "torchattacks:PGD(epsilon=.1, norm=L2)": "works in Linf, not in L2",
+    "torchattacks:VANILA(epsilon=.1, norm=max)": "works in L0 or L1 or L2 or Linf, not in max",
+    "torchattacks:MultiAttack(epsilon=.1)": "it wraps other attacks",
+    "Pgd(epsilon=.1)": "Pgd: norm must be Linf or L2, not None",
+    "Pgd(norm=L1, epsilon=.1)": "Pgd: norm must be Linf or L2, not 'L1'",
+    "Pgd(norm=L2, epsilon=.1, step=3)": "Pgd: .*'step'; it takes .*steps",
+    "Pgd(norm=L2, epsilon=.1, steps=2.5)": "Pgd: steps must be a whole number, not 2.5",
+    "Pgd(norm=L2, epsilon=.1, step_size=long)": "Pgd: step_size must be a number or None",
+    "Pgd(norm=L2, epsilon=.1, label=wrong)": "label must be one of true, predicted",
+    "AdamAttack(epsilon=1)": "advlens has no attack 'AdamAttack'; use one of Bim, Fgsm",
+}
 
 
 @pytest.mark.parametrize(("text", "named"), PEERS.items(), ids=PEERS)
@@ -113,16 +149,6 @@ def adapted(result):
     return TorchattacksAttack(name="torchattacks:Wrong", steps=1, kind=Wrong, **given)
 
 
-WRONG = {
-    "further than told": (lambda x: (x + 0.2).clamp(0, 1), "leaves its ball .* of 24 images"),
-    "outside [0, 1]": (lambda x: x + 0.05, r"leaves its ball .*or \[0, 1\]"),
-    "not finite": (lambda x: x / 0, "returns no images"),
-    "another shape": (lambda x: x[1:], "returns no images"),
-    "no tensor": (None, "fails on this model .*AttributeError"),
-    "an exception": (lambda x: 1 // 0, "fails on this model .*ZeroDivisionError"),
-}
-
-
 @pytest.mark.parametrize(("result", "reason"), WRONG.values(), ids=WRONG)
 def test_what_means_nothing_is_an_error(result, reason, smooth, pixels, labels):
     with pytest.raises(ModelError, match=rf"torchattacks:Wrong {reason}") as caught:
@@ -142,36 +168,6 @@ def test_names_labels_and_rounding(smooth, pixels, labels):
     with pytest.raises(SettingsError, match="needs the true labels"):
         make_attack("foolbox:LinfPGD(epsilon=.1)")(smooth, pixels)
     assert adapted(lambda x: x + 5e-7)(smooth, pixels, labels).max() == 1
-
-
-REFUSED = {
-    "cleverhans:FGM(epsilon=1)": "no library 'cleverhans' of attacks; use foolbox:NAME",
-    "captum:Saliency(epsilon=1)": "no library 'captum' of attacks",
-    "foolbox:LinfPGD": "has no radius; .*foolbox:LinfPGD.epsilon=8/255",
-    "torchattacks:PGD(eps=8/255)": "has no radius",
-    "foolbox:LinfPDG(epsilon=.1)": "foolbox has no attack 'LinfPDG'; perhaps .*LinfPGD",
-    "foolbox:base(epsilon=.1)": "foolbox has no attack 'base'",
-    "foolbox:LinfPGD(epsilon=.1, step=3)": "foolbox:LinfPGD: .*'step'; it takes .*steps",
-    "foolbox:LinfPGD(epsilon=.1, norm=L2)": "works in Linf, not in L2",
-    "foolbox:LinfPGD(epsilon=-1)": "foolbox:LinfPGD: epsilon must be a finite number > 0, not -1",
-    "foolbox:LinfPGD(epsilon=1e999)": "epsilon must be a finite number > 0",
-    "foolbox:LinfPGD(epsilon=big)": "epsilon must be a number such as 8/255, not 'big'",
-    "foolbox:GaussianBlurAttack(epsilon=1)": "cannot be made: .*needs norm=L2",
-    "foolbox:GaussianBlurAttack(epsilon=1, norm=L7)": "needs norm=L2",
-    "torchattacks:PGDD(epsilon=.1)": "torchattacks has no attack 'PGDD'; perhaps .*PGD",
-    "torchattacks:PGD(epsilon=.1, iters=3)": "torchattacks:PGD: .*'iters'; it takes .*steps",
-    "torchattacks:PGD(epsilon=.1, eps=.2)": "give epsilon, not eps",
-    "torchattacks:PGD(epsilon=.1, norm=L2)": "works in Linf, not in L2",
-    "torchattacks:VANILA(epsilon=.1, norm=max)": "works in L0 or L1 or L2 or Linf, not in max",
-    "torchattacks:MultiAttack(epsilon=.1)": "it wraps other attacks",
-    "Pgd(epsilon=.1)": "Pgd: norm must be Linf or L2, not None",
-    "Pgd(norm=L1, epsilon=.1)": "Pgd: norm must be Linf or L2, not 'L1'",
-    "Pgd(norm=L2, epsilon=.1, step=3)": "Pgd: .*'step'; it takes .*steps",
-    "Pgd(norm=L2, epsilon=.1, steps=2.5)": "Pgd: steps must be a whole number, not 2.5",
-    "Pgd(norm=L2, epsilon=.1, step_size=long)": "Pgd: step_size must be a number or None",
-    "Pgd(norm=L2, epsilon=.1, label=wrong)": "label must be one of true, predicted",
-    "AdamAttack(epsilon=1)": "advlens has no attack 'AdamAttack'; use one of Bim, Fgsm",
-}
 
 
 @pytest.mark.parametrize(("text", "reason"), REFUSED.items(), ids=REFUSED)

@@ -37,6 +37,22 @@ DRAWN = [
     "NoiseTunnel(attribution_method=Saliency, nt_samples=3)",
     "KernelShap(n_samples=10)",
 ]
+REFUSED = {
+    "shap:Gradient": "no library 'shap' of attributions; use captum:NAME",
+    "Saliency": "no library '' of attributions",
+    "captum:Salience": "captum has no attribution 'Salience'; perhaps .*Saliency",
+    "captum:torch": "captum has no attribution 'torch'",
+    "captum:LayerGradCam(layer=conv1)": "explains a layer or a neuron",
+    "captum:Saliency(absolute=True)": "'absolute'; it takes .*abs",
+    "captum:Occlusion": "missing a required argument: 'sliding_window_shapes'",
+    "captum:GuidedGradCam": "missing a required argument: 'layer'",
+    "captum:FeaturePermutation": "compares the images of a batch",
+    "captum:DeepLift(baseline=grey)": "baseline must be one of noise, black, blurred, not 'grey'",
+    "captum:DeepLift(baselines=0)": "baselines is set by advlens",
+    "captum:Saliency(target=3)": "target must be one of probability, logit, not 3",
+    "captum:NoiseTunnel": "missing a required argument: 'attribution_method'",
+    "captum:NoiseTunnel(attribution_method=Noise)": "captum has no attribution 'Noise'",
+}
 
 
 class Twice(nn.Module):
@@ -182,24 +198,6 @@ def test_models_that_cannot_be_traced_and_nothing_is_left_on_one(smooth, pixels)
     with pytest.raises(ModelError, match=r"captum:Occlusion.* fails on this model"):
         make_attribution("captum:Occlusion(sliding_window_shapes=99)")(model, pixels[:1])
     assert state_of(model) == before
-
-
-REFUSED = {
-    "shap:Gradient": "no library 'shap' of attributions; use captum:NAME",
-    "Saliency": "no library '' of attributions",
-    "captum:Salience": "captum has no attribution 'Salience'; perhaps .*Saliency",
-    "captum:torch": "captum has no attribution 'torch'",
-    "captum:LayerGradCam(layer=conv1)": "explains a layer or a neuron",
-    "captum:Saliency(absolute=True)": "'absolute'; it takes .*abs",
-    "captum:Occlusion": "missing a required argument: 'sliding_window_shapes'",
-    "captum:GuidedGradCam": "missing a required argument: 'layer'",
-    "captum:FeaturePermutation": "compares the images of a batch",
-    "captum:DeepLift(baseline=grey)": "baseline must be one of noise, black, blurred, not 'grey'",
-    "captum:DeepLift(baselines=0)": "baselines is set by advlens",
-    "captum:Saliency(target=3)": "target must be one of probability, logit, not 3",
-    "captum:NoiseTunnel": "missing a required argument: 'attribution_method'",
-    "captum:NoiseTunnel(attribution_method=Noise)": "captum has no attribution 'Noise'",
-}
 
 
 @pytest.mark.parametrize(("text", "reason"), REFUSED.items(), ids=REFUSED)

@@ -24,6 +24,31 @@ PLAIN = [
 RAW = [b"", b"raw", b"r" * 300, {b"k": 2}, b"\xff"]
 ATTACKS = """os.system posix.system builtins.eval __builtin__.eval builtins.__import__
     subprocess.Popen importlib.util.x multiprocessing.util.spawnv_passfds"""
+EVIL = named("evil_module", "Evil")
+FORMS = {  # every way to ask for a call, by hand
+    "reduce": EVIL + b"(S'x'\ntR.",
+    "instance": b"(S'x'\nievil_module\nEvil\n.",
+    "object": b"(" + EVIL + b"S'x'\no.",
+    "new object": b"\x80\x02" + EVIL + b")\x81.",
+    "new object with keywords": b"\x80\x04" + EVIL + b")}\x92.",
+    "build": EVIL + b")R}S'x'\nI1\nsb.",
+    "build with slots": b"\x80\x02" + EVIL + b")\x81N}S'__class__'\nI1\ns\x86b.",
+    "set items": EVIL + b")RS'x'\nI1\ns.",
+    "append": EVIL + b")RS'x'\na.",
+    "stack": b"\x80\x04\x8c\x0bevil_module\x8c\x04Evil\x93)R.",
+    "call of a call": EVIL + b")R)R.",
+}
+DAMAGE = {
+    "exhausted": (b"", pickle.dumps([1, 2])[:-2]),
+    "pop from empty list": (b".", b"t."),
+    **{
+        "too short": (b"\x86.",),
+        "7": (b"g7\n.",),
+        "shorter": (b"}(K\x01u.",),
+        "unknown": (b"\xff.",),
+    },
+    "not a plain value": (b"}" + b")" + b"\x85" * 5 + b"K\x01s.", b"}]K\x01s."),
+}
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -57,22 +82,6 @@ def test_references():
     assert type(found["a"]) is Reference
     assert found["a"].identity == ("storage", "7")
     assert references == [found["a"]]
-
-
-EVIL = named("evil_module", "Evil")
-FORMS = {  # every way to ask for a call, by hand
-    "reduce": EVIL + b"(S'x'\ntR.",
-    "instance": b"(S'x'\nievil_module\nEvil\n.",
-    "object": b"(" + EVIL + b"S'x'\no.",
-    "new object": b"\x80\x02" + EVIL + b")\x81.",
-    "new object with keywords": b"\x80\x04" + EVIL + b")}\x92.",
-    "build": EVIL + b")R}S'x'\nI1\nsb.",
-    "build with slots": b"\x80\x02" + EVIL + b")\x81N}S'__class__'\nI1\ns\x86b.",
-    "set items": EVIL + b")RS'x'\nI1\ns.",
-    "append": EVIL + b")RS'x'\na.",
-    "stack": b"\x80\x04\x8c\x0bevil_module\x8c\x04Evil\x93)R.",
-    "call of a call": EVIL + b")R)R.",
-}
 
 
 @pytest.fixture
@@ -133,19 +142,6 @@ def test_other_names_are_names(other):
     found, _ = read_pickle(io.BytesIO(named(module, name) + b"."))
     assert type(found) is Name
     assert str(found) == other
-
-
-DAMAGE = {
-    "exhausted": (b"", pickle.dumps([1, 2])[:-2]),
-    "pop from empty list": (b".", b"t."),
-    **{
-        "too short": (b"\x86.",),
-        "7": (b"g7\n.",),
-        "shorter": (b"}(K\x01u.",),
-        "unknown": (b"\xff.",),
-    },
-    "not a plain value": (b"}" + b")" + b"\x85" * 5 + b"K\x01s.", b"}]K\x01s."),
-}
 
 
 @pytest.mark.parametrize("message", DAMAGE)

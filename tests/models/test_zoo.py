@@ -21,6 +21,21 @@ from advlens.models import (
 
 CIFAR = [name for name in list_models() if name.startswith("resnet")]
 PACKAGED = [name for name in list_models() if name.startswith("cifar10-")]
+FACTORIES = """
+import os
+from torch import nn
+from advlens.models import Classifier
+
+class fails:
+    def __init__(self): raise KeyError("a fault of the user's")
+
+class moves(nn.Identity):
+    def __init__(self): super().__init__(); os.chdir("/")
+
+network = lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+number = lambda: 7
+classifier = lambda: Classifier(nn.Conv2d(3, 4, 3), name="own", classes=list("abcd"))
+"""
 
 
 @pytest.mark.parametrize("name", CIFAR)
@@ -108,23 +123,6 @@ def test_public_resnet20_reaches_its_accuracy(shared_data):
     classifier = load_model(f"resnet20@{shared_data / 'cifar10-models' / 'resnet20.safetensors'}")
     found = accuracy(classifier, data.images(range(500)).float() / 255, data.labels[:500])
     assert found == pytest.approx(0.9173, abs=0.035)
-
-
-FACTORIES = """
-import os
-from torch import nn
-from advlens.models import Classifier
-
-class fails:
-    def __init__(self): raise KeyError("a fault of the user's")
-
-class moves(nn.Identity):
-    def __init__(self): super().__init__(); os.chdir("/")
-
-network = lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
-number = lambda: 7
-classifier = lambda: Classifier(nn.Conv2d(3, 4, 3), name="own", classes=list("abcd"))
-"""
 
 
 @pytest.fixture

@@ -39,6 +39,22 @@ OBJECTIVES: dict[str, Objective] = {
     f"unrelaxed {CONSISTENT} (PGD-7, L2 ε = 0.5, feature attack-3, L2 ε = 0.25, alpha 0.5, "
     "beta 1)": Unrelaxed(attack=PGD, feature_attack=FEATURES, alpha=0.5),
 }
+RESIZED = Augmentation(crop=0, resized_crop=(0.08, 1.0), rotation=20)
+CHANGED: dict[str, dict[str, object]] = {
+    "Adam,": {"optimizer": "adam"},
+    "SGD with momentum 0.9,": {"nesterov": False},
+    "from 0.01 down to 0 along a cosine": {"schedule": "cosine", "learning_rate": 0.01},
+    "from 0.05, lowered on plateaus": {"schedule": "plateau", "learning_rate": 0.05},
+    "learning rate 0.2,": {"schedule": "constant"},
+    "gradients clipped at 0.1": {"clip": 0.1},
+    "weights averaged with decay 0.999": {"average": 0.999},
+    "bf16 in the training step": {"precision": "bf16"},
+    "seed 7": {"seed": 7},
+    "128, resized crops of 8% to 100% of the area, flips, rotations up to 20°,": {
+        "augmentation": RESIZED
+    },
+    "128, images as they are, float32": {"augmentation": Augmentation(crop=0, flip=False)},
+}
 
 
 @pytest.mark.parametrize("words", OBJECTIVES)
@@ -57,24 +73,6 @@ def test_the_settings_and_the_attack_of_the_validation():
     assert (words.attack, words.recipe) == ("PGD-3, L∞ ε = 8/255", "a-recipe")
     words = in_words(Training(validation_attack=AdamAttack(weight=1.0)), None)
     assert (words.attack, words.recipe) == ("Adam attack-20", "")
-
-
-RESIZED = Augmentation(crop=0, resized_crop=(0.08, 1.0), rotation=20)
-CHANGED: dict[str, dict[str, object]] = {
-    "Adam,": {"optimizer": "adam"},
-    "SGD with momentum 0.9,": {"nesterov": False},
-    "from 0.01 down to 0 along a cosine": {"schedule": "cosine", "learning_rate": 0.01},
-    "from 0.05, lowered on plateaus": {"schedule": "plateau", "learning_rate": 0.05},
-    "learning rate 0.2,": {"schedule": "constant"},
-    "gradients clipped at 0.1": {"clip": 0.1},
-    "weights averaged with decay 0.999": {"average": 0.999},
-    "bf16 in the training step": {"precision": "bf16"},
-    "seed 7": {"seed": 7},
-    "128, resized crops of 8% to 100% of the area, flips, rotations up to 20°,": {
-        "augmentation": RESIZED
-    },
-    "128, images as they are, float32": {"augmentation": Augmentation(crop=0, flip=False)},
-}
 
 
 @pytest.mark.parametrize("words", CHANGED)

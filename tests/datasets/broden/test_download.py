@@ -24,6 +24,20 @@ BAD = {
 }
 SHORTER = "less than what came before, which is removed"
 WRONG_SPAN = f"asked for the bytes from {HALF}, it sends bytes 7-"
+ANSWERS: dict[str, Callable[[Answers, int | None], object]] = {
+    "good": lambda to, start: to.good(start),
+    "breaks": lambda to, start: to.good(start, end=(start or 0) + 100_000),
+    "without_ranges": lambda to, start: to.good(None),
+    "without_length": lambda to, start: to.answer(200, BODY),
+    "other": lambda to, start: to.good(start, bytes(len(BODY))),
+    "shorter": lambda to, start: to.good(start, BODY[:1000]),
+    "longer": lambda to, start: to.good(start, BODY * 2),
+    "wrong_span": lambda to, start: to.answer(206, BODY, Content_Range="bytes 7-299999/300000"),
+    "absent": lambda to, start: to.answer(404, b"", Content_Length=0),
+    "moved": lambda to, start: to.answer(302, b"", Location=f"{to.server.plain}/good"),
+    "to_file": lambda to, start: to.answer(302, b"", Location="file:///etc/hostname"),
+    "silent": lambda to, start: to.server.end.wait(5),
+}
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -52,22 +66,6 @@ class Answers(BaseHTTPRequestHandler):
         else:
             span = f"bytes {start}-{len(body) - 1}/{len(body)}"
             self.answer(206, body[start:end], Content_Range=span, Content_Length=len(body) - start)
-
-
-ANSWERS: dict[str, Callable[[Answers, int | None], object]] = {
-    "good": lambda to, start: to.good(start),
-    "breaks": lambda to, start: to.good(start, end=(start or 0) + 100_000),
-    "without_ranges": lambda to, start: to.good(None),
-    "without_length": lambda to, start: to.answer(200, BODY),
-    "other": lambda to, start: to.good(start, bytes(len(BODY))),
-    "shorter": lambda to, start: to.good(start, BODY[:1000]),
-    "longer": lambda to, start: to.good(start, BODY * 2),
-    "wrong_span": lambda to, start: to.answer(206, BODY, Content_Range="bytes 7-299999/300000"),
-    "absent": lambda to, start: to.answer(404, b"", Content_Length=0),
-    "moved": lambda to, start: to.answer(302, b"", Location=f"{to.server.plain}/good"),
-    "to_file": lambda to, start: to.answer(302, b"", Location="file:///etc/hostname"),
-    "silent": lambda to, start: to.server.end.wait(5),
-}
 
 
 @pytest.fixture
