@@ -83,7 +83,7 @@ def test_damaged_images_end_a_run_before_it_begins_or_are_left_out_and_listed(
     assert listed == rows(run, "skipped")
 
 
-def test_the_tables_have_the_columns_and_the_pictures_that_others_rely_on(finished):
+def test_the_tables_have_the_columns_that_others_rely_on_and_the_accuracy_of_a_loop(finished):
     scores = "top1 top1_low top1_high top5 n draws top1_spread settings"
     for name, columns in {
         "accuracy": f"model attack norm epsilon steps {scores}",
@@ -98,9 +98,6 @@ def test_the_tables_have_the_columns_and_the_pictures_that_others_rely_on(finish
     assert {row["images"] for row in pictures} == {"real", "adversarial"}
     for row in pictures:
         assert (finished / row["file"]).read_bytes().startswith(b"\x89PNG")
-
-
-def test_accuracy_equals_a_loop(finished):
     (model,), data = models(0), images()
     pixels = data.images(range(60)).float() / 255
     attacked = Fgsm(threat=Linf(epsilon=4 / 255))(model, pixels, data.labels)

@@ -248,15 +248,15 @@ def test_verbs_that_only_tell_and_one_that_takes_a_local_archive(capsys, tmp_pat
 # How it ends
 
 
-@pytest.mark.parametrize(
-    ("error", "code", "says"),
-    [
-        (RunError("the disk is full"), 1, "advlens: the disk is full\n"),
-        (NumericError("two\nlines"), 1, "advlens: two lines\n"),
-        (KeyboardInterrupt(), 130, "interrupted"),
-        (ZeroDivisionError("of 1"), 1, "bug.*ZeroDivisionError: of 1.*--debug"),
-    ],
-)
+ENDS = [
+    (RunError("the disk is full"), 1, "advlens: the disk is full\n"),
+    (NumericError("two\nlines"), 1, "advlens: two lines\n"),
+    (KeyboardInterrupt(), 130, "interrupted"),
+    (ZeroDivisionError("of 1"), 1, "bug.*ZeroDivisionError: of 1.*--debug"),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "says"), ENDS)
 def test_every_end_has_its_code_and_a_traceback_only_for_debugging(
     error, code, says, monkeypatch, capsys
 ):

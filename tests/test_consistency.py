@@ -193,7 +193,7 @@ def test_the_method_equals_loops_over_units_and_images(classifier):
     assert not any(measured.dead.any() for measured in found.values())
 
 
-def test_synsets_may_be_given_instead(classifier):
+def test_synsets_may_be_given_instead_and_images_must_suffice(classifier, random_layer):
     bare, method = classifier.network, Consistency(top=0.2)
     with pytest.raises(SettingsError, match="pass them as synsets"):
         method(bare, IMAGES, LABELS)
@@ -202,6 +202,11 @@ def test_synsets_may_be_given_instead(classifier):
         assert torch.equal(given[layer].values["cs2"], own[layer].values["cs2"])
     other = method(classifier, IMAGES, LABELS, SYNSETS[::-1])
     assert not torch.equal(other["0"].values["lc"], own["0"].values["lc"])
+    for count in (0, 1):
+        with pytest.raises(DataError, match="too small a top set"):
+            Consistency()(classifier, IMAGES[:count], LABELS[:count])
+    with pytest.raises(DataError, match="too small a top set"):
+        measure(random_layer, k=1)
 
 
 @pytest.mark.parametrize(("share", "top"), [(0.01, 2), (0.2, 5), (0.22, 5), (0.23, 6), (1.0, 24)])
@@ -214,11 +219,3 @@ def test_a_share_is_the_nearest_number_of_images(share, top, classifier):
     for layer in Consistency(attack=nothing, top=share)(classifier, IMAGES, LABELS).values():
         assert layer.top == top
         assert torch.allclose(layer.values["cs1"], torch.ones(6, dtype=torch.float64))
-
-
-def test_too_few_images_are_refused(classifier, random_layer):
-    for count in (0, 1):
-        with pytest.raises(DataError, match="too small a top set"):
-            Consistency()(classifier, IMAGES[:count], LABELS[:count])
-    with pytest.raises(DataError, match="too small a top set"):
-        measure(random_layer, k=1)

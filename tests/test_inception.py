@@ -140,7 +140,7 @@ def test_random_features_and_distances_equal_torch_fidelitys(first) -> None:
     assert (source.dimension, source.weights) == (2048, content(random_state()))
 
 
-def test_one_layer_computes_nothing_behind_it_and_global_settings_come_back(first):
+def test_one_layer_computes_nothing_behind_it_of_pixels_as_in_a_png(first):
     assert list(first.sources) == ["192"]
     assert not [name for name, _ in first._network.named_modules() if "Mixed" in name]
     assert list(first(torch.zeros(1, 3, 8, 8))) == ["192"]
@@ -152,9 +152,6 @@ def test_one_layer_computes_nothing_behind_it_and_global_settings_come_back(firs
     before = settings()
     first(torch.zeros(1, 3, 8, 8))
     assert settings() == before
-
-
-def test_pixels_are_those_of_a_png(first) -> None:
     images = noise(1, 32, 32).float() / 255
     moved = (images + 0.4 / 255).clamp(0, 1)
     assert torch.equal(first(images)["192"], first(moved)["192"])
@@ -188,10 +185,18 @@ def test_pytorch_fids_file(small, tmp_path: Path, monkeypatch, legacy: bool) -> 
     assert all(torch.equal(found[name], other[name]) for name in small)
 
 
-def test_the_pinned_tensors_in_any_format(small: dict[str, Tensor], tmp_path: Path) -> None:
-    path = tmp_path / inception.NAMES[".safetensors"]
-    save_file(small, path)
-    for given in (path, tmp_path):
+def test_files_that_are_not_there_and_local_ones_in_any_format(small, tmp_path):
+    with pytest.raises(CheckpointError, match=r"no .*none\.pth; fetch it with"):
+        read_inception(tmp_path / "none.pth")
+    with pytest.raises(CheckpointError, match=r"6726825d\.pth or .*safetensors; fetch it with"):
+        read_inception(tmp_path)
+    archive, to = tmp_path / "mine.safetensors", tmp_path / "to"
+    save_file(small, archive)
+    path = fetch_inception(to, archive)
+    assert path == to / "fid-inception-2015-12-05.safetensors" == to / inception.NAMES[path.suffix]
+    assert path.read_bytes() == archive.read_bytes()
+    assert fetch_inception(to) == path  # nothing is downloaded
+    for given in (path, to):
         assert read_inception(given).keys() == small.keys()
 
 
@@ -231,19 +236,6 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path, kind: str, suffix: str) -
             read(path)
     assert not sentinel.exists()
     assert not (tmp_path / "to").exists()
-
-
-def test_files_that_are_not_there_and_a_local_copy(tmp_path, small):
-    with pytest.raises(CheckpointError, match=r"no .*none\.pth; fetch it with"):
-        read_inception(tmp_path / "none.pth")
-    with pytest.raises(CheckpointError, match=r"6726825d\.pth or .*safetensors; fetch it with"):
-        read_inception(tmp_path)
-    archive = tmp_path / "mine.safetensors"
-    save_file(small, archive)
-    path = fetch_inception(tmp_path / "to", archive)
-    assert path == tmp_path / "to" / "fid-inception-2015-12-05.safetensors"
-    assert path.read_bytes() == archive.read_bytes()
-    assert fetch_inception(tmp_path / "to") == path  # nothing is downloaded
 
 
 def test_a_download_is_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

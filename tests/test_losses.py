@@ -112,11 +112,18 @@ def test_feature_distances_are_averaged_over_elements_per_image(kind):
     assert torch.autograd.gradcheck(lambda x, y: feature_distance(x, y, kind), inputs)
 
 
-def test_the_cosine_distance_of_silent_features_has_a_finite_gradient():
+def test_silent_features_and_masked_classes_have_finite_gradients():
     silent = torch.full((1, 3, 2, 2), -1.0, requires_grad=True)
     feature_distance(torch.relu(silent), torch.ones(1, 3, 2, 2), "cosine").sum().backward()
     assert silent.grad is not None
     assert torch.equal(silent.grad, torch.zeros_like(silent))
+    logits, others = randn(8, 2, 4, 5)
+    masked = [F.pad(z, (0, 1), value=-torch.inf).requires_grad_() for z in (logits, others)]
+    found = divergence(*masked)
+    torch.testing.assert_close(found, divergence(logits, others))
+    for gradient in torch.autograd.grad(found.sum(), masked):
+        assert gradient.isfinite().all()
+        assert not gradient[:, 5].any()
 
 
 def test_a_divergence_next_to_none_keeps_its_digits():
@@ -132,16 +139,6 @@ def test_a_divergence_next_to_none_keeps_its_digits():
     torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=0)
     (gradient,) = torch.autograd.grad(found.sum(), others)
     assert (torch.cosine_similarity(gradient.double(), p * away) > 1 - 1e-6).all()
-
-
-def test_a_divergence_leaves_masked_classes_out():
-    logits, others = randn(8, 2, 4, 5)
-    masked = [F.pad(z, (0, 1), value=-torch.inf).requires_grad_() for z in (logits, others)]
-    found = divergence(*masked)
-    torch.testing.assert_close(found, divergence(logits, others))
-    for gradient in torch.autograd.grad(found.sum(), masked):
-        assert gradient.isfinite().all()
-        assert not gradient[:, 5].any()
 
 
 def test_logits_of_another_batch_lie_within_their_rounding(smooth, pixels):

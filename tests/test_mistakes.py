@@ -234,7 +234,7 @@ def test_the_model_comes_back_as_it_was_given():
     assert all(torch.equal(state[key], tensor) for key, tensor in model.state_dict().items())
 
 
-def test_a_model_of_one_batch_size_is_looked_at_through_its_prepared_copy():
+def test_a_model_of_one_batch_size_is_looked_at_and_one_that_fails_is_one_sentence():
     def of_one_size(logits: Tensor) -> Tensor:
         if len(logits) != 64:
             raise ValueError("batches of 64 only")
@@ -244,8 +244,6 @@ def test_a_model_of_one_batch_size_is_looked_at_through_its_prepared_copy():
     (sentence,) = warnings(normalized(Behind(of_one_size)), shifted)
     assert "counted -1 from the labels" in sentence
 
-
-def test_a_forward_that_fails_and_nan_are_one_sentence():
     def fail(logits: Tensor) -> Tensor:
         raise IndexError("of 7")
 

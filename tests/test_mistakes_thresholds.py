@@ -30,10 +30,6 @@ def said(
     return " ".join(mistakes("m", ["a", "b", "c"], seen))
 
 
-def test_nothing_is_said_of_a_model_without_mistakes() -> None:
-    assert said(labels=RIGHT, norm=FirstNorm("bn", False, 1.0, 0.0)) == ""
-
-
 @pytest.mark.parametrize(("variance", "off", "cause"), [*NORMS, (1.0, 2.01, TWICE)])
 def test_variances_five_times_apart_or_means_two_deviations_off(variance, off, cause) -> None:
     text = said(norm=FirstNorm("bn", False, variance, off))
@@ -96,10 +92,11 @@ def test_beyond_the_range_of_guessing(right: int, guesses: bool) -> None:
     assert ("guessing gives" in text) == guesses
 
 
-def test_a_constant_answer_is_no_other_order_of_the_outputs() -> None:
+def test_neither_no_mistake_nor_a_constant_answer_is_another_order():
     """24 of 30 images are of class 0 and all are taken for class 1: 24 would be right as 0."""
     labels = torch.tensor([0] * 24 + [1] * 6)
     text = said(SURE[1].expand(30, 3), labels)
     assert "guessing gives" in text
     assert "if its outputs" not in text
     assert assigned(torch.ones_like(labels), labels, 3).tolist() == [1, 0, 2]
+    assert said(labels=RIGHT, norm=FirstNorm("bn", False, 1.0, 0.0)) == ""

@@ -1,6 +1,5 @@
 """The whole path of pruning: fine-tuned, audited, interrupted and refused."""
 
-import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from advlens.cli import main
 from advlens.cli.commands import PruneCommand
@@ -19,6 +17,7 @@ from advlens.settings import PruneSettings
 from advlens.workflows import pruning
 from advlens.workflows.pruning import prune_and_audit
 from advlens.workflows.pruning.channels import kept_channels
+from small_runs import write_pictures
 from synthetic_run import read
 from training.tiny import counted_steps
 
@@ -47,13 +46,11 @@ WRONG = [
     ("--recipes a b", "recipes has 2 names for 1 models; give one for each"),
     ("--sparsity 1", "sparsity must be a finite number ≥ 0 and < 1, not 1"),
     ("--sparsity -.1", "sparsity must be a finite number ≥ 0 and < 1, not -0.1"),
-    ("--sparsity nan", "sparsity must be a finite number ≥ 0 and < 1, not nan"),
     ("--sparsity .5 0.50", "sparsity has 0.5 twice; give each share once"),
     ("--sparsity", "sparsity names no share of channels; give some"),
     ("--sparsity half", "--sparsity.*half"),
     ("--sparsity .99", "leaves none of the 32 channels of layer conv1; give a smaller one"),
     ("--epochs 0", "epochs must be a positive number, not 0"),
-    ("--images 0", "images must be a positive number, not 0"),
     ("", "Missing .*--model|no model is given"),
 ]
 
@@ -62,14 +59,7 @@ def built(folder: Path, patch: pytest.MonkeyPatch) -> Path:
     """Makes a folder the current one, with two trained networks and a folder of images."""
     patch.chdir(folder)
     (folder / "pruning_network.py").write_text(NETWORK)
-    random = np.random.default_rng(0)
-    for split, wnid in itertools.product(("train", "val"), WNIDS):
-        images = folder / "images" / split / wnid
-        images.mkdir(parents=True)
-        for number in range(8):
-            pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-            pixels[..., WNIDS.index(wnid)] //= 3
-            Image.fromarray(pixels).save(images / f"{number}.png")
+    write_pictures(folder / "images", 8, WNIDS)
     for seed, name in enumerate(("first", "second")):
         model = load_model("pruning_network:network")
         random_weights = torch.Generator().manual_seed(seed)
@@ -178,7 +168,7 @@ def test_the_same_command_continues_to_the_same_bytes(world, whole, monkeypatch)
         assert path.read_bytes() == (whole.parent / path).read_bytes(), path
 
 
-def test_the_sample_is_cut_into_images_to_tune_and_to_audit():
+def test_the_sample_is_cut_and_packaged_models_have_their_own_recipes():
     model = load_model("cifar10-standard")
     tuned, audited = pruning.images("sample", model, PruneSettings(train_images=100))
     assert (len(tuned), len(audited)) == (100, 500)
@@ -186,9 +176,6 @@ def test_the_sample_is_cut_into_images_to_tune_and_to_audit():
     tuned, _ = pruning.images("sample", model, PruneSettings())
     seen = {image.numpy().tobytes() for image in tuned.images(range(1500))}
     assert not seen & {image.numpy().tobytes() for image in audited.images(range(500))}
-
-
-def test_a_packaged_model_has_its_own_recipe():
     names = ["cifar10-standard", "cifar10-l2", "cifar10-consistency"]
     wholes = [load_model(name) for name in names]
     plan = pruning.variants(names, wholes, PruneSettings(sparsity=(0.25, 0.5)))

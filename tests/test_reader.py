@@ -58,7 +58,7 @@ def write_without(run: Path, table: str, column: str) -> None:
     write_csv(run / "results" / f"{table}.csv", rows)
 
 
-def test_a_column_that_an_earlier_version_did_not_write_is_empty(run):
+def test_columns_that_are_absent_and_cells_that_are_empty(run):
     write_without(run, "floors", "kind")
     assert "kind" not in read_run(run).rows("floors")[0]
     found = Results.read(run).table("floors")
@@ -68,9 +68,6 @@ def test_a_column_that_an_earlier_version_did_not_write_is_empty(run):
         write_without(run, table, column)
         with pytest.raises(RunError, match=f"it has no column {column}"):
             Results.read(run).table(table)
-
-
-def test_names_stay_texts_and_empty_cells_are_none(run):
     write_csv(run / "results" / "odd.csv", ODD)
     assert read_run(run).rows("odd") == ODD
     # but concepts go by their numbers
@@ -168,6 +165,19 @@ def test_a_record_that_is_none_is_refused(tmp_path):
 
 
 COLUMNS = {"model": str, "unit": int, "lc": float | None, "dead": bool}
+LINES: list[tuple[str | bytes, str]] = [
+    ("robust,1,0.5", "line 2 has 3 cells, not 4"),
+    ("robust,1.5,0.5,true", "unit in line 2 is '1.5', not a whole number"),
+    ("robust,,0.5,true", "unit in line 2 is '', not a number"),
+    ("robust,1,nan,true", "lc in line 2 is 'nan', not finite"),
+    ("robust,1,x,true", "lc in line 2 is 'x', not a number"),
+    ("robust,1,0.5,True", "dead in line 2 is 'True', not true or false"),
+    ("other,1,0.5,true", "'other', which run.json does not name"),
+    *(
+        (line, "mine.csv is damaged")
+        for line in ('"robust,1,0.5,true', b"\xff,1,0.5", "x" * 200_000)
+    ),
+]
 
 
 def table(run: Path, content: bytes) -> Rows:
@@ -184,22 +194,7 @@ def test_table_types_its_values_and_leaves_other_columns(run):
     assert Results.read(run).table("nothing", COLUMNS) == []
 
 
-@pytest.mark.parametrize(
-    ("line", "named"),
-    [
-        ("robust,1,0.5", "line 2 has 3 cells, not 4"),
-        ("robust,1.5,0.5,true", "unit in line 2 is '1.5', not a whole number"),
-        ("robust,,0.5,true", "unit in line 2 is '', not a number"),
-        ("robust,1,nan,true", "lc in line 2 is 'nan', not finite"),
-        ("robust,1,-inf,true", "lc in line 2 is '-inf', not finite"),
-        ("robust,1,x,true", "lc in line 2 is 'x', not a number"),
-        ("robust,1,0.5,True", "dead in line 2 is 'True', not true or false"),
-        ("other,1,0.5,true", "'other', which run.json does not name"),
-        ('"robust,1,0.5,true', "mine.csv is damaged"),
-        (b"\xff,1,0.5,true", "mine.csv is damaged"),
-        ("x" * 200_000, "mine.csv is damaged"),
-    ],
-)
+@pytest.mark.parametrize(("line", "named"), LINES)
 def test_a_damaged_table_is_refused(run, line, named):
     content = line.encode() if isinstance(line, str) else line
     with pytest.raises(RunError, match=re.escape(named)) as caught:
@@ -213,7 +208,7 @@ def test_a_table_without_a_column_is_refused(run, header, column):
         table(run, header)
 
 
-def test_file_stays_in_the_run_folder(run, tmp_path):
+def test_files_stay_in_the_run_folder_and_invisible_characters_are_marked(run, tmp_path):
     results = Results.read(run)
     assert results.file("figures/images/0.png").is_file()
     (tmp_path / "outside.png").write_bytes(b"")
@@ -222,9 +217,6 @@ def test_file_stays_in_the_run_folder(run, tmp_path):
     for name in ("../outside.png", absolute, "link.png", "a\0b", "x" * 5000, "none.png", "", "."):
         with pytest.raises(RunError, match="not in the folder"):
             results.file(name)
-
-
-def test_invisible_characters_are_marked(run):
-    """Control and direction characters, and half a surrogate pair, which no file could hold."""
+    # Control and direction characters, and half a surrogate pair, which no file could hold
     change(run, lambda record: record["models"][0].update(name="a\x00b\u202ec\ud800d"))
     assert Results.read(run).models == ("a\ufffdb\ufffdc\ufffdd", "robust")

@@ -172,21 +172,18 @@ def shown_titles(run: Path) -> list[str]:
     return [text_of(e) for e in elements(run, "h2")]
 
 
-def test_a_section_without_its_tables_is_left_out(fresh: Path) -> None:
+def test_what_a_page_does_without_is_left_out(fresh):
+    write_report(fresh, [accuracy])
+    assert not elements(fresh, "script")
+    (policy,) = [e for e in elements(fresh, "meta") if "http-equiv" in e.attrib]
+    assert "script-src" not in policy.attrib["content"]
+    assert "runs no script" in text_of(page(fresh))
     (fresh / "results" / "layers.csv").unlink()
     (fresh / "results" / "accuracy.csv").unlink()
     write_report(fresh, [accuracy, neurons])
     assert shown_titles(fresh) == ["Read first", "In short", "What was measured", "How it was made"]
     assert "holds no results" in text_of(page(fresh))
     assert not (fresh / "figures" / "accuracy.svg").exists()
-
-
-def test_a_page_without_a_browser_runs_no_script(fresh: Path) -> None:
-    write_report(fresh, [accuracy])
-    assert not elements(fresh, "script")
-    (policy,) = [e for e in elements(fresh, "meta") if "http-equiv" in e.attrib]
-    assert "script-src" not in policy.attrib["content"]
-    assert "runs no script" in text_of(page(fresh))
 
 
 def made_up(name: str, *findings: Finding) -> Callable[[Results], Section]:
@@ -203,14 +200,11 @@ def in_short(run: Path) -> list[str]:
     return [text_of(item).split(".")[0] for item in elements(run, "ul", "claims")[0]]
 
 
-def test_a_new_stage_needs_only_its_section(fresh: Path) -> None:
+def test_a_new_stage_needs_only_its_section_and_the_top_has_sentences_of_all(fresh):
     write_report(fresh, [made_up("Mine", Finding(claim="Unimportant."), *claims("m", 12))])
     titles = ["Read first", "In short", "What was measured", "Mine", "How it was made"]
     assert shown_titles(fresh) == titles
     assert in_short(fresh) == [f"m{n}" for n in range(IN_SHORT)]
-
-
-def test_the_top_has_sentences_of_every_section(fresh: Path) -> None:
     sizes = {"a": 9, "b": 1, "c": 9}
     write_report(fresh, [made_up(name, *claims(name, n)) for name, n in sizes.items()])
     assert " ".join(in_short(fresh)) == "a0 a1 a2 a3 a4 b0 c0 c1 c2 c3"

@@ -50,20 +50,20 @@ def test_intervals_overlap_when_they_share_a_point_and_may_lie_above_a_bound():
     assert [estimate(0.5, low, 0.9).above(0.1) for low in (0.1, 0.11, None)] == [False, True, False]
 
 
-@pytest.mark.parametrize(
-    ("ends", "as_percent", "text"),
-    [
-        ((0.9173, 0.9118, 0.9225), True, "91.7% (91.2–92.2)"),
-        ((0.0, 0.0, 0.000384), True, "0.0% (0.00–0.04)"),
-        ((0.5333, 0.5211, 0.5456), False, "0.533 (0.521–0.546)"),
-        ((0.1, -0.2, 0.4), False, "0.100 (-0.200 to 0.400)"),
-        ((0.1, -0.2, 0.4), True, "10.0% (-20.0 to 40.0)"),
-        ((0.5,), False, "0.500"),
-    ],
-)
-def test_an_interval_has_enough_digits_to_be_seen(ends, as_percent, text):
-    assert estimate(*ends).text(as_percent=as_percent) == text
-    assert (estimate(*ends).interval() == "no interval") == (len(ends) == 1)
+INTERVALS = [
+    ((0.9173, 0.9118, 0.9225), True, "91.7% (91.2–92.2)"),
+    ((0.0, 0.0, 0.000384), True, "0.0% (0.00–0.04)"),
+    ((0.5333, 0.5211, 0.5456), False, "0.533 (0.521–0.546)"),
+    ((0.1, -0.2, 0.4), False, "0.100 (-0.200 to 0.400)"),
+    ((0.1, -0.2, 0.4), True, "10.0% (-20.0 to 40.0)"),
+    ((0.5,), False, "0.500"),
+]
+
+
+def test_an_interval_has_enough_digits_to_be_seen() -> None:
+    for ends, as_percent, text in INTERVALS:
+        assert estimate(*ends).text(as_percent=as_percent) == text
+        assert (estimate(*ends).interval() == "no interval") == (len(ends) == 1)
 
 
 LOW, HIGH = estimate(0.1, 0.05, 0.15), estimate(0.9, 0.85, 0.95)
@@ -185,19 +185,20 @@ def test_changes_are_told_by_direction():
     )
 
 
-@pytest.mark.parametrize(
-    ("attack", "norm", "epsilon", "steps", "text"),
-    [
-        ("natural", "", 0.0, 0, "natural images"),
-        ("Fgsm", "Linf", 0.0156863, 1, "FGSM, L∞ ε = 4/255"),
-        ("Pgd", "L2", 0.5, 20, "PGD-20, L2 ε = 0.5"),
-        ("Pgd", "Linf", 0.03, 5, "PGD-5, L∞ ε = 0.03"),
-        ("Mine", "L1", 2.0, 1, "Mine, L1 ε = 2"),
-        ("Mine", "", 2.0, 1, "Mine, ε = 2"),
-    ],
-)
-def test_attack_name(attack, norm, epsilon, steps, text):
-    assert attack_name({"attack": attack, "norm": norm, "epsilon": epsilon, "steps": steps}) == text
+NAMED = {
+    "natural images": ("natural", "", 0.0, 0),
+    "FGSM, L∞ ε = 4/255": ("Fgsm", "Linf", 0.0156863, 1),
+    "PGD-20, L2 ε = 0.5": ("Pgd", "L2", 0.5, 20),
+    "PGD-5, L∞ ε = 0.03": ("Pgd", "Linf", 0.03, 5),
+    "Mine, L1 ε = 2": ("Mine", "L1", 2.0, 1),
+    "Mine, ε = 2": ("Mine", "", 2.0, 1),
+}
+
+
+def test_attack_name() -> None:
+    columns = ("attack", "norm", "epsilon", "steps")
+    for text, values in NAMED.items():
+        assert attack_name(dict(zip(columns, values, strict=True))) == text
 
 
 @given(st.lists(st.tuples(st.text(), st.text()), min_size=2, max_size=6, unique=True))

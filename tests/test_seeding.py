@@ -31,7 +31,7 @@ def test_the_numbers_stay_the_same_for_ever():
     assert derived(0, 1, 2) == 3071860871404845570
 
 
-def test_streams_seeds_and_images_differ():
+def test_streams_seeds_and_images_differ_and_have_their_distributions():
     draws = {
         (seed, number, stream): uniform(seed, torch.tensor([number]), (8,), stream)
         for seed in (0, 1, 2**63, -1)
@@ -42,9 +42,6 @@ def test_streams_seeds_and_images_differ():
     assert len(values.unique()) == values.numel()
     seeds = {derived(seed, *keys) for seed in range(20) for keys in ((), (1,), (2,), (0, 1))}
     assert len(seeds) == 80
-
-
-def test_distributions():
     ids = torch.arange(500)
     flat = uniform(1, ids, (100,), Stream.START).numpy()
     assert flat.min() >= 0

@@ -101,7 +101,7 @@ def test_a_file_can_name_the_recipe_and_a_flag_replaces_its_models(tmp_path):
     assert (settings.fgsm, settings.epsilon) == ((2 / 255, 0.5), 0.25)
 
 
-def test_the_record_names_the_recipe_and_writes_the_file_out(file):
+def test_the_record_writes_the_file_out_and_switches_that_differ(file):
     last = ["--epochs", "3"]
     words, recorded, origins = with_settings([*START, *R.split(), "--config", file, *last])
     written = "--batch-size 32 --no-flip --clip 0.5"
@@ -110,9 +110,6 @@ def test_the_record_names_the_recipe_and_writes_the_file_out(file):
     assert "--half" not in words
     assert (origins["model"], origins["clip"]) == ("recipe cifar10-l2", file)
     assert "epochs" not in origins
-
-
-def test_a_switch_is_written_only_where_it_differs_from_the_default():
     settings = {"flip": True, "nesterov": False, "half": True, "compile": False, "dry-run": False}
     words, origins = flags_of("train", settings, "here")
     assert words == ["--no-nesterov", "--half"]

@@ -50,10 +50,9 @@ def test_a_second_signal_ends_the_process_at_once(second):
 import os, signal
 from advlens.signals import remembered_signals
 with remembered_signals():
-    os.kill(os.getpid(), signal.SIGTERM)
-    print("goes on", flush=True)
-    os.kill(os.getpid(), {int(second)})
-    print("too far", flush=True)
+    for number, told in ((signal.SIGTERM, "goes on"), ({int(second)}, "too far")):
+        os.kill(os.getpid(), number)
+        print(told, flush=True)
 """
     assert python(code) == (-second, "goes on\n", "")
 

@@ -117,17 +117,13 @@ def test_one_epsilon_per_image(attack, smooth, pixels, labels):
 
 
 @each(ATTACKS)
-def test_missing_labels(attack, smooth, pixels, labels):
+def test_images_must_be_pixels_and_labels_there(attack, smooth, pixels, labels):
     if any(attack is ATTACKS[name] for name in NEED_LABELS):
         for call in (attack, attack.outcomes):
             with pytest.raises(SettingsError, match="needs the true labels; pass them, or attack"):
                 call(smooth, pixels)
     else:
         assert torch.equal(attack(smooth, pixels), attack(smooth, pixels, labels))
-
-
-@each(ATTACKS)
-def test_images_must_be_pixels(attack, smooth, pixels, labels):
     model = prepare(smooth)
     for images in ((pixels - 0.45) / 0.25, pixels * 255, pixels.nan_to_num() * torch.nan):
         for call in (attack, attack.outcomes):

@@ -86,16 +86,15 @@ def test_no_image_is_spared_by_a_lucky_draw(attack, smooth, pixels, labels):
     assert (rows != model(pixels)).any(dim=1).all()
 
 
-def test_given_logits_do_not_hide_that_a_model_is_randomized(smooth, pixels):
+def test_neither_given_logits_nor_rounding_hide_what_a_randomized_model_does(
+    smooth, pixels, labels, monkeypatch
+):
     """An image that one pass misclassifies is attacked all the same."""
     model, bim = Shifted(smooth, most=3), Bim(threat=BALL, steps=2, draws=2)
     wrong = torch.eye(5)[torch.zeros(len(pixels), dtype=torch.int64)]
     rows = bim.outcomes(model, pixels, torch.ones(len(pixels), dtype=torch.int64), clean=wrong)
     assert (rows != wrong).any(dim=1).all()
-
-
-def test_a_mean_of_ones_may_round_to_less_than_one(smooth, pixels, labels, monkeypatch):
-    """As that of 41 float32 ones, each times 1/41, does: fooled in every draw stays fooled."""
+    # As that of 41 float32 ones, each times 1/41, does: fooled in every draw stays fooled
     attack, mean = Pgd(threat=BALL, steps=3, draws=3), base._mean
     expected = attack.outcomes(smooth, pixels, labels)
 

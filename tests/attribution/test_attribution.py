@@ -35,7 +35,7 @@ def call(method, model, images, *arguments, **given):
 
 
 @each(METHODS)
-def test_result(method, smooth, pixels, labels):
+def test_result_for_labels_and_for_predicted_classes(method, smooth, pixels, labels):
     found = call(method, smooth, pixels, labels)
     assert (found.values.shape, found.values.dtype) == (pixels.shape, pixels.dtype)
     assert found.maps.shape == (24, 8, 8)
@@ -46,10 +46,6 @@ def test_result(method, smooth, pixels, labels):
     empty = call(method, smooth, pixels[:0])
     assert empty.values.shape == (0, 3, 8, 8)
     assert empty.gap.shape == empty.targets.shape == (0,)
-
-
-@each(METHODS)
-def test_the_predicted_class_is_explained_where_no_label_is_given(method, smooth, pixels):
     found, predicted = call(method, smooth, pixels), smooth(pixels).argmax(dim=1)
     assert torch.equal(found.targets, predicted)
     same = call(method, smooth, pixels, predicted)

@@ -49,7 +49,7 @@ def test_sparseness_is_the_gini_index_and_total_variation_a_sum_over_neighbors(m
     assert total_variation(torch.cat([point, torch.ones(1, 5, 5)])).tolist() == [4, 0]
 
 
-def test_rank_correlation_is_scipys(maps):
+def test_rank_correlation_overlap_and_what_cannot_be_measured(maps):
     others = maps.flip(0) + maps
     coarse = (others * 2).round()  # many equal values
     for first, second in ((maps, others), (maps, coarse), (coarse, coarse.flip(0))):
@@ -59,9 +59,6 @@ def test_rank_correlation_is_scipys(maps):
             assert ours.item() == pytest.approx(expected, abs=1e-9)
     assert rank_correlation(maps, 3 * maps**3).tolist() == pytest.approx([1] * 6)
     assert rank_correlation(maps, -maps).tolist() == pytest.approx([-1] * 6)
-
-
-def test_overlap_and_what_cannot_be_measured(maps):
     others = maps + maps.flip(0)
     for share, top in ((0.1, 6), (0.5, 32), (1.0, 63), (0.001, 1)):
         for one, two, found in zip(maps, others, overlap(maps, others, share=share), strict=True):

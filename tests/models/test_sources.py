@@ -41,7 +41,7 @@ def test_torchvision_as_its_first_weights_describe_it(name, size, resize, interp
     assert classifier.classes == imagenet_classes()
 
 
-def test_timm_as_its_configuration_describes_it():
+def test_timm_as_its_configuration_and_tags_describe_it():
     classifier = load_model("timm:vit_tiny_patch16_224")
     cfg = timm.get_pretrained_cfg("vit_tiny_patch16_224")
     assert classifier.name == "vit_tiny_patch16_224"
@@ -52,9 +52,6 @@ def test_timm_as_its_configuration_describes_it():
     assert classifier.interpolation == cfg.interpolation == "bicubic"
     assert (classifier.classes, len(classifier.synsets)) == (imagenet_classes(), 1000)
     assert classifier.weights is None
-
-
-def test_a_tag_says_whose_images_it_is_for():
     plain, tagged = load_model("timm:resnet18"), load_model("timm:resnet18.tv_in1k")
     assert (plain.resize, tagged.resize) == (235, 256)
     assert tagged.interpolation == "bilinear"

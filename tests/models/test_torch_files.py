@@ -48,17 +48,13 @@ def test_tensors_as_torch_wrote_them(name, legacy, path):
 
 
 @each_form
-def test_shared_storages_are_read_once(legacy, path):
+def test_shared_storages_are_read_once_and_only_tensors_are_tensors(legacy, path):
     path.write_bytes(saved({"a": BASE, "b": BASE[3:], "c": BASE.clone()}, legacy))
     with torch_file(path) as file:
         a, b, c = (file.tensor(file.content[key]) for key in "abc")
     assert torch.equal(b, BASE[3:])
     assert a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
     assert a.untyped_storage().data_ptr() != c.untyped_storage().data_ptr()
-
-
-@each_form
-def test_only_tensors_are_tensors(legacy, path):
     sparse, size = torch.eye(3).to_sparse(), torch.Size([1])
     content = {"n": 3, "t": [BASE], "a": argparse.Namespace(x=1), "s": sparse, "size": size}
     path.write_bytes(saved(content, legacy))

@@ -103,7 +103,7 @@ def test_update_equals_a_fresh_copy(name):
         assert torch.equal(responses[layer], values)
 
 
-def test_models_that_torch_cannot_copy_are_run_themselves():
+def test_models_that_torch_cannot_copy_are_run_themselves_and_layers_of_the_last_step_copied():
     model, images = build("vgg")
     exact, gradient = logits_and_gradient(copy.deepcopy(model).eval(), images)
     model[1].eval()
@@ -124,10 +124,7 @@ def test_models_that_torch_cannot_copy_are_run_themselves():
     model[-1].weight.data.mul_(2)
     copied.update(model)
     assert not torch.equal(copied(images), exact)
-
-
-def test_a_layer_whose_weight_hangs_on_the_last_training_step():
-    """The old spectral norm keeps such a weight, which torch does not copy."""
+    # The old spectral norm keeps such a weight, which torch does not copy
     model, images = build("spectral norm")
     model(images).sum().backward()
     torch.testing.assert_close(prepare(model, images)(images), model.eval()(images))

@@ -75,9 +75,14 @@ def test_what_a_model_draws_stays_random(kind):
     assert len({tuple(draw.flatten().tolist()) for draw in draws}) > 3  # of eleven shifts, say
 
 
-def test_noise_that_a_graph_can_draw_is_drawn_along_it():
+def test_noise_is_drawn_along_graphs_and_numbers_that_hang_on_the_batch_are_said():
     assert prepare(like().eval(), IMAGES).folded
     assert not prepare(fixed_shape().eval(), IMAGES).traced
+    network = body()
+    network[1].track_running_stats = False
+    network[1].running_mean = network[1].running_var = None
+    assert any("depends on the other images" in note for note in prepare(network, IMAGES).notes)
+    assert prepare(body(), IMAGES).notes == ()
 
 
 class Autocast(Around):
@@ -282,14 +287,6 @@ def test_a_fixed_batch_size_is_filled_up(size):
     assert gradient[1:].abs().sum() == 0
     _, responses = copied.record(IMAGES[:5])
     torch.testing.assert_close(responses["net.0"], model.net[:3](IMAGES)[:5].amax((2, 3)))
-
-
-def test_numbers_that_hang_on_the_batch_are_said():
-    network = body()
-    network[1].track_running_stats = False
-    network[1].running_mean = network[1].running_var = None
-    assert any("depends on the other images" in note for note in prepare(network, IMAGES).notes)
-    assert prepare(body(), IMAGES).notes == ()
 
 
 # PyTorch's compiler warns of the minor version of Python and of gradients that it looks at

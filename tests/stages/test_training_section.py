@@ -137,7 +137,7 @@ def test_the_gap_is_that_of_the_epoch_kept_beyond_its_interval(
     assert f"At epoch {kept['epoch']:.0f}." in found.note
 
 
-def test_the_table_has_every_epoch_and_only_columns_with_values(made):
+def test_the_table_and_the_alternative_text_tell_every_epoch(made):
     (table,) = trainings.blocks(made, TableBlock)
     rows, shown = read(made, "training"), cells(table)
     assert table.folded
@@ -147,9 +147,6 @@ def test_the_table_has_every_epoch_and_only_columns_with_values(made):
     assert shown[0]["Natural, held out"] == f"{100 * float(rows[0]['natural']):.1f}%"
     assert (shown[0]["Adversarial, training"], shown[0]["Images/s"]) == ("–", "900")
     assert [row[""] == "kept" for row in shown] == [row["kept"] == "true" for row in rows]
-
-
-def test_the_alternative_text_tells_the_curves(made):
     (figure,) = trainings.blocks(made, FigureBlock)
     for model in BOTH:
         rows = epochs(made, model)

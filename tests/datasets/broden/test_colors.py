@@ -32,23 +32,18 @@ def lab_by_hand(red: int, green: int, blue: int) -> tuple[float, float, float]:
 
 @settings(deadline=None)
 @given(PIXELS)
-def test_lab(pixels: list[tuple[int, int, int]]) -> None:
+def test_lab_and_the_nearest_color(pixels):
     found = lab(np.array(pixels, np.uint8))
     for pixel, values in zip(pixels, found, strict=True):
         assert values == pytest.approx(lab_by_hand(*pixel), abs=0.02)
-
-
-def test_focal_colors_are_themselves() -> None:
-    assert color_index(np.array([FOCI], np.uint8)).tolist() == [[*range(11)]]
-
-
-@settings(deadline=None)
-@given(PIXELS)
-def test_nearest(pixels: list[tuple[int, int, int]]) -> None:
     focal = [lab_by_hand(*focus) for focus in FOCI]
     for pixel, index in zip(pixels, color_index(np.array([pixels], np.uint8))[0], strict=True):
         distances = [np.linalg.norm(np.subtract(lab_by_hand(*pixel), other)) for other in focal]
         assert distances[index] < min(distances) + 0.05
+
+
+def test_focal_colors_are_themselves() -> None:
+    assert color_index(np.array([FOCI], np.uint8)).tolist() == [[*range(11)]]
 
 
 def test_real_images(shared_data: Path) -> None:

@@ -171,7 +171,7 @@ def test_reading_is_lazy_and_bounded(data, monkeypatch):
     assert len(read) <= 6
 
 
-def test_images_are_squeezed_whole(folder, data):
+def test_images_are_squeezed_whole(folder, data, tmp_path):
     images = [image for batch in data.batches(8) for image in (batch.images * 255).round()]
     for i, image in enumerate(images):
         expected = Image.open(folder / "images" / "a" / f"{i}.jpg").convert("RGB")
@@ -181,9 +181,6 @@ def test_images_are_squeezed_whole(folder, data):
     image = read_rgb(folder / "images/a/3.jpg").resize((20, 20), Image.Resampling.BILINEAR)
     assert np.array_equal(small.images([3])[0].permute(1, 2, 0), np.asarray(image))
     assert torch.equal(small.annotations([3]).maps, data.annotations([3]).maps)
-
-
-def test_images_that_are_not_square(tmp_path):
     folder, image = write_tiny_broden(tmp_path / "wide"), Image.new("RGB", (40, 24))
     image.paste((255, 255, 255), (0, 0, 20, 24))
     image.save(folder / "images" / "a" / "0.jpg", quality=95)
