@@ -10,13 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from advlens import attacks, attribution, dissection, features
+from advlens import Consistency, Linf, SettingsError, attacks, attribution, dissection, features
 from advlens.attacks import Bim, Fgsm, GaussianNoise, Pgd
-from advlens.attacks.threat import Linf
 from advlens.attribution import ExpectedGradients, IntegratedGradients
 from advlens.checks import check_number, check_numbers, check_positive, check_seed
-from advlens.consistency import Consistency
-from advlens.errors import SettingsError
 from advlens.maps import DiscrepancyMap
 from advlens.training import Augmentation, Training, objectives
 from advlens.training.objectives import FeatureConsistency, Unrelaxed

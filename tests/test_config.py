@@ -8,15 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advlens.errors import SettingsError
-from advlens.settings import (
-    AttackSettings,
-    AuditSettings,
-    DissectSettings,
-    TrainSettings,
-    parse_number,
-    show_number,
-)
+from advlens import AuditSettings, DissectSettings, SettingsError
+from advlens.settings import AttackSettings, TrainSettings, parse_number, show_number
 
 WRITTEN = {"4/255": 4 / 255, ".0157": 0.0157, "0.5": 0.5, "1": 1.0, "1e-3": 0.001, "-1/2": -0.5}
 NAN, INF = math.nan, math.inf

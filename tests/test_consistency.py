@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advlens.attacks import GaussianNoise, LeastLikely
-from advlens.attacks.threat import L2
+from advlens import L2, Classifier, DataError, GaussianNoise, LeastLikely, SettingsError
 from advlens.consistency import (
     Consistency,
     LayerConsistency,
@@ -20,8 +19,6 @@ from advlens.consistency import (
     random_floor,
     uniform_floor,
 )
-from advlens.errors import DataError, SettingsError
-from advlens.models import Classifier
 from advlens.statistics import TopK
 from advlens.wordnet import CIFAR10_SYNSETS, distance, similarity_matrix
 

@@ -21,8 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from advlens import files, lockfile
-from advlens.errors import DataError, RunError
+from advlens import DataError, RunError, files, lockfile
 from advlens.files import atomic, fetch, locked
 from advlens.lockfile import held_by_file
 from https_server import serving

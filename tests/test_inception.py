@@ -18,8 +18,7 @@ from torch import Tensor
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-from advlens.datasets import load_data
-from advlens.errors import CheckpointError, DataError
+from advlens import CheckpointError, DataError, load_data
 from advlens.fid import inception
 from advlens.fid.distances import FeatureStatistics, fid
 from advlens.fid.inception import Inception, content, fetch_inception, read_inception, tf1_resize

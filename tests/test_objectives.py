@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 import objectives_by_hand as hand
-from advlens.attacks import Divergence, FeatureAttack, Fgsm, Pgd
-from advlens.attacks.threat import L2, Linf, Uniform
+from advlens import L2, Divergence, FeatureAttack, Fgsm, Linf, Pgd, Uniform
 from advlens.training import objectives
 from advlens.training.objectives import PAPERS, FeatureConsistency, TrainingBatch, Unrelaxed
 from objectives_by_hand import IDS, LABELS, SEED, batch_of, by_hand, cross_entropy, forward, step

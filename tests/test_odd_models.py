@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import advlens
-from advlens import AuditSettings
+from advlens import AdvlensError, AuditSettings
 from advlens.datasets import ArrayData
-from advlens.errors import AdvlensError
 from small_runs import CLASSES, SYNSETS, convolution, noise, unreported
 
 ONES = """steps sweep_steps neuron_steps baselines visualized visualization_steps inversion_steps

@@ -10,13 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advlens.errors import ModelError, SettingsError
-from advlens.models import Classifier
+from advlens import Adversarial, Classifier, ModelError, SettingsError, Standard, Training
 from advlens.models.resnet import CifarResNet
 from advlens.runs.results import Results
 from advlens.runs.tables import TABLES
-from advlens.training import Training
-from advlens.training.objectives import Adversarial, Standard
 from advlens.workflows.pruning.channels import kept_channels, prune
 from advlens.workflows.pruning.tables import kept_units, measured, tables, zeros
 from synthetic_run import write_table

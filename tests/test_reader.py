@@ -12,9 +12,8 @@ from typing import Any
 import pandas
 import pytest
 
-from advlens.errors import RunError, SettingsError
+from advlens import RunError, SettingsError, read_run
 from advlens.runs.folder import write_csv
-from advlens.runs.reader import read_run
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import TABLES
 from synthetic_run import read, write_run

@@ -7,14 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
+from advlens import L2, Augmentation, Classifier, Linf, Training, Uniform, load_model
 from advlens.attacks import Divergence, FeatureAttack, Fgsm, Pgd
-from advlens.attacks.threat import L2, Linf, Uniform
 from advlens.cli.commands import TrainCommand
 from advlens.cli.parsing import parse
-from advlens.models import Classifier, load_model
 from advlens.settings import TrainSettings
 from advlens.settings.packaged import packaged_names
-from advlens.training import Augmentation, Training
 from advlens.training.objectives import Adversarial, FeatureConsistency, Standard, Trades, Unrelaxed
 from advlens.workflows.training import load_classifier, load_images, make_test_attack, make_training
 

@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from advlens.errors import DataError, ModelError
+from advlens import Classifier, DataError, ModelError
 from advlens.fid.representations import Representation
-from advlens.models import Classifier
 
 
 @pytest.fixture

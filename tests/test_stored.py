@@ -11,13 +11,11 @@ import torch
 from PIL import Image
 from torch import nn
 
+from advlens import L2, Classifier, DataError, Linf, RunError
 from advlens.attacks import AdamAttack, Bim, FeatureAttack, Fgsm, GaussianNoise, LeastLikely, Pgd
-from advlens.attacks.threat import L2, Linf
 from advlens.datasets import ArrayData, Transform, load_data
 from advlens.distributed import joined
-from advlens.errors import DataError, RunError
 from advlens.files import locked
-from advlens.models import Classifier
 from advlens.settings import AttackSettings
 from advlens.workflows import attacked as stored_module
 from advlens.workflows.attacked import Success, chosen_attack, store_attack

@@ -11,17 +11,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from advlens.attacks import Pgd
-from advlens.attacks.threat import L2
+from advlens import L2, Classifier, DataError, Pgd, RunError, Training
 from advlens.datasets import ArrayData
 from advlens.distributed import joined
-from advlens.errors import DataError, RunError
 from advlens.files import locked, sha256
-from advlens.models import Classifier
 from advlens.runs.folder import read_json
 from advlens.runs.results import Results
 from advlens.runs.tables import TABLES
-from advlens.training import Training
 from advlens.training.words import in_words
 from advlens.workflows import trained
 from advlens.workflows.trained import finish

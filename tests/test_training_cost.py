@@ -10,9 +10,7 @@ import functools
 import pytest
 import torch
 
-from advlens.attacks import Divergence, FeatureAttack, Pgd
-from advlens.attacks.threat import L2
-from advlens.models.classifier import Classifier
+from advlens import L2, Classifier, Divergence, FeatureAttack, Pgd
 from advlens.models.resnet import CifarResNet
 from advlens.prepared import live_features, prepare
 from advlens.training import objectives

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from advlens import wordnet
-from advlens.errors import DataError, NumericError, SettingsError
+from advlens import DataError, NumericError, SettingsError, wordnet
 
 TABLES = resources.files("advlens") / "tables"
 IMAGENET = (TABLES / "imagenet-wnids.txt").read_text(encoding="ascii").split()

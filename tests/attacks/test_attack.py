@@ -10,19 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from advlens.attacks import (
-    AdamAttack,
-    Bim,
-    FeatureAttack,
-    Fgsm,
-    GaussianNoise,
-    Goal,
-    LeastLikely,
-    Pgd,
-)
+from advlens import L2, DataError, Linf, NumericError, Pgd, SettingsError, Uniform
+from advlens.attacks import AdamAttack, Bim, FeatureAttack, Fgsm, GaussianNoise, Goal, LeastLikely
 from advlens.attacks.base import least_likely
-from advlens.attacks.threat import L2, Linf, Uniform
-from advlens.errors import DataError, NumericError, SettingsError
 from advlens.losses import log_odds
 from advlens.prepared import prepare
 from every_attack import ATTACKS, BALL, each, logits_apart, pixels_apart

@@ -5,21 +5,10 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from advlens.attacks import (
-    AdamAttack,
-    Attack,
-    Bim,
-    Divergence,
-    FeatureAttack,
-    Fgsm,
-    GaussianNoise,
-    GradientAttack,
-    LeastLikely,
-    Pgd,
-)
+from advlens import AdamAttack, AutoAttack, Bim, Divergence, Fgsm, Pgd, make_attack
+from advlens.attacks import Attack, FeatureAttack, GaussianNoise, GradientAttack, LeastLikely
 from advlens.attacks.base import NATURAL
 from advlens.attacks.threat import L2, Linf, Threat, Uniform
-from advlens.interop import AutoAttack, make_attack
 from advlens.runs.tables import TABLES
 from advlens.words import attack_name
 

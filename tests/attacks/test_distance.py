@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advlens.attacks import Divergence, FeatureAttack
-from advlens.attacks.threat import L2, Linf
+from advlens import L2, Divergence, FeatureAttack, Linf
 from advlens.prepared import prepare
 from advlens.seeding import Stream
 from steps_by_hand import moved, stream

@@ -5,8 +5,7 @@ import warnings
 import pytest
 import torch
 
-from advlens.attacks import Bim, Fgsm, LeastLikely, Pgd
-from advlens.attacks.threat import L2, Linf
+from advlens import L2, Bim, Fgsm, LeastLikely, Linf, Pgd
 from advlens.prepared import prepare
 
 with warnings.catch_warnings():

@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from advlens.attacks import Bim, Fgsm, GaussianNoise, LeastLikely, Pgd
+from advlens import L2, Bim, Fgsm, GaussianNoise, LeastLikely, Linf, Pgd, Uniform
 from advlens.attacks.gradient import _Worst
-from advlens.attacks.threat import L2, Linf, Uniform
 from advlens.prepared import prepare
 from steps_by_hand import moved
 

@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advlens import load_data
+from advlens import L2, load_data
 from advlens.attacks import Bim, Divergence, GradientAttack, LeastLikely, Pgd, base
-from advlens.attacks.threat import L2
 from advlens.evaluation import Accuracy
 from advlens.intervals import wilson
 from advlens.prepared import prepare

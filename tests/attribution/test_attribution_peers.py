@@ -6,13 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from advlens.attribution import (
-    ExpectedGradients,
-    Faithfulness,
-    IntegratedGradients,
-    Stability,
-    sparseness,
-)
+from advlens import ExpectedGradients
+from advlens.attribution import Faithfulness, IntegratedGradients, Stability, sparseness
 from advlens.attribution.baselines import blurred
 from advlens.seeding import Stream, derived, uniform
 

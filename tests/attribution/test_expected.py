@@ -6,8 +6,7 @@ import paths_by_hand as by_hand
 import pytest
 import torch
 
-from advlens.attribution import ExpectedGradients, IntegratedGradients
-from advlens.errors import DataError
+from advlens import DataError, ExpectedGradients, IntegratedGradients
 from advlens.losses import rounding
 from advlens.prepared import prepare
 

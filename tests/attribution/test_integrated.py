@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from advlens.attribution import IntegratedGradients
+from advlens import DataError, IntegratedGradients
 from advlens.attribution.baselines import blurred
-from advlens.errors import DataError
 from advlens.losses import log_odds, rounding
 
 IDS = torch.tensor([7, 2, 30])

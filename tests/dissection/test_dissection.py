@@ -14,13 +14,10 @@ from torch import Tensor, nn
 
 import tiny_broden
 import together
-from advlens.attacks import LeastLikely
-from advlens.attacks.threat import L2
+from advlens import L2, LeastLikely, ModelError, SettingsError, load_model
 from advlens.datasets import BrodenData
 from advlens.dissection import Concepts, Dissection, Dissector
 from advlens.distributed import joined
-from advlens.errors import ModelError, SettingsError
-from advlens.models import load_model
 from advlens.prepared import prepare
 from smooth_network import Untraceable
 

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advlens.attacks.threat import L2
+from advlens import L2, ClassGeneration, FeatureVisualization, Inversion
 from advlens.errors import DataError, ModelError, NumericError, SettingsError
-from advlens.features import ClassGeneration, FeatureVisualization, Inversion
 from flops import counted_resnet, flops
 from steps_by_hand import moved
 

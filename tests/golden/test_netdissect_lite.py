@@ -15,9 +15,8 @@ import pytest
 from safetensors.torch import load_file
 from torchvision.models import alexnet
 
+from advlens import Classifier, Dissection
 from advlens.datasets import BrodenData
-from advlens.dissection import Dissection
-from advlens.models import Classifier
 
 
 @pytest.mark.timeout(600)  # 1 200 images through AlexNet, minutes on old processors

@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-from advlens.attacks import Fgsm, Pgd
-from advlens.attacks.threat import L2, Linf
-from advlens.errors import ModelError, SettingsError
+from advlens import L2, Fgsm, Linf, ModelError, Pgd, SettingsError
 from advlens.interop.attacks import Ball, ForeignAttack, TorchattacksAttack, make_attack
 from advlens.interop.guests import guest, library
 from advlens.prepared import prepare

@@ -7,11 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from advlens.attribution import IntegratedGradients
+from advlens import IntegratedGradients, make_attribution
 from advlens.attribution.baselines import blurred
 from advlens.errors import DataError, ModelError, NumericError, SettingsError
 from advlens.interop import attributions
-from advlens.interop.attributions import make_attribution
 from advlens.interop.guests import library
 from advlens.losses import rounding
 from advlens.prepared import prepare

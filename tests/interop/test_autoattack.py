@@ -6,9 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from advlens.attacks import Pgd
-from advlens.attacks.threat import L2, Linf, Uniform
-from advlens.errors import ModelError, SettingsError
+from advlens import L2, Linf, ModelError, Pgd, SettingsError, Uniform
 from advlens.interop.autoattack import PARTS, AutoAttack
 from advlens.interop.guests import guest, library
 from advlens.prepared import prepare

@@ -5,9 +5,7 @@ import inspect
 
 import pytest
 
-from advlens.errors import SettingsError
-from advlens.interop.attacks import make_attack
-from advlens.interop.attributions import make_attribution
+from advlens import SettingsError, make_attack, make_attribution
 from advlens.interop.guests import library
 
 foolbox, torchattacks = library("foolbox"), library("torchattacks")

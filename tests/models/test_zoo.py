@@ -8,16 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from advlens.datasets import load_data
-from advlens.errors import CheckpointError, ModelError, SettingsError
-from advlens.models import (
-    Classifier,
-    imagenet_synsets,
-    list_models,
-    load_model,
-    network_of,
-    save_weights,
-)
+from advlens import CheckpointError, ModelError, SettingsError, load_data, load_model
+from advlens.models import Classifier, imagenet_synsets, list_models, network_of, save_weights
 
 CIFAR = [name for name in list_models() if name.startswith("resnet")]
 PACKAGED = [name for name in list_models() if name.startswith("cifar10-")]

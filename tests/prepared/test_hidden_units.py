@@ -15,8 +15,7 @@ from torchvision import models
 from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.efficientnet import MBConvConfig
 
-from advlens.errors import ModelError
-from advlens.models import Classifier
+from advlens import Classifier, ModelError
 from advlens.prepared import live_features, prepare
 from advlens.prepared.units import maps_of_hidden
 

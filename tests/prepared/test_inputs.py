@@ -4,13 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from advlens import L2, ClassGeneration, DataError, SettingsError, make_attack
 from advlens.attacks import AdamAttack, Bim, Fgsm, GaussianNoise, Pgd
-from advlens.attacks.threat import L2
 from advlens.attribution import ExpectedGradients, IntegratedGradients, RandomAttribution
 from advlens.attribution.measures import Faithfulness
-from advlens.errors import DataError, SettingsError
-from advlens.features import ClassGeneration
-from advlens.interop import make_attack
 from advlens.prepared import check_labels, place_images, prepare
 
 BALL = L2(epsilon=0.4)

@@ -12,9 +12,7 @@ from prepared_networks import logits_and_gradient
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from advlens import Classifier, Pgd
-from advlens.attacks.threat import Linf
-from advlens.errors import ModelError, NumericError
+from advlens import Classifier, Linf, ModelError, NumericError, Pgd
 from advlens.prepared import prepare
 from advlens.prepared.trial import CHECKED
 

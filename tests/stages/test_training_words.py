@@ -4,9 +4,7 @@ import dataclasses
 
 import pytest
 
-from advlens.attacks import AdamAttack, FeatureAttack, Fgsm, Pgd
-from advlens.attacks.threat import L2, Linf, Uniform
-from advlens.training import Augmentation, Training
+from advlens import L2, AdamAttack, Augmentation, FeatureAttack, Fgsm, Linf, Pgd, Training, Uniform
 from advlens.training.objectives import (
     Adversarial,
     FeatureConsistency,

@@ -16,13 +16,11 @@ import torch
 from tiny import SHORT, Whole, assert_ends_as, classifier, images, metrics, silent, train
 from torch import Tensor, nn
 
-from advlens.attacks import Pgd
+from advlens import NumericError, Pgd, RunError, Training
 from advlens.datasets import ArrayData
-from advlens.errors import NumericError, RunError
 from advlens.files import locked
 from advlens.runs.checkpoint import load_checkpoint
 from advlens.runs.tables import Row
-from advlens.training import Training
 from advlens.training import loop as loop_module
 from advlens.training import state as state_module
 from advlens.training import validation as validation_module

@@ -13,12 +13,9 @@ from safetensors.torch import load_file, save_file
 from tiny import SHORT, classifier, images, metrics, same, silent, train, without_time
 from torch import Tensor, nn
 
-from advlens.attacks import Pgd
-from advlens.attacks.threat import L2, Linf
+from advlens import L2, Linf, Pgd, RunError, SettingsError, Training
 from advlens.distributed import Processes, joined, synchronized
-from advlens.errors import RunError, SettingsError
 from advlens.runs.checkpoint import load_checkpoint
-from advlens.training import Training
 from advlens.training.objectives import Adversarial, FeatureConsistency, Objective, Standard, Trades
 from together import end, start
 

@@ -11,12 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from advlens.attacks import Pgd
-from advlens.attacks.threat import L2
+from advlens import L2, Classifier, Pgd, Training
 from advlens.datasets import ArrayData
 from advlens.distributed import Processes
-from advlens.models import Classifier
-from advlens.training import Training
 from advlens.training.loop import Loop
 from advlens.training.objectives import Adversarial, Standard, TrainingBatch
 
