@@ -7,7 +7,6 @@ import os
 import random
 import runpy
 import shutil
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,7 @@ def wordnet_base() -> Path:
 
 
 @pytest.fixture(scope="module")
-def nltk_wordnet(wordnet_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def nltk_wordnet(wordnet_base: Path, tmp_path_factory: pytest.TempPathFactory):
     """NLTK's reader on Debian's WordNet 3.0, laid out as its corpus "wordnet"."""
     import nltk
 

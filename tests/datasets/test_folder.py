@@ -4,7 +4,6 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -139,7 +138,7 @@ def test_what_is_refused(root: Path, case: str) -> None:
 
 
 @pytest.fixture
-def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FolderData]:
+def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """200 images, the later the faster to read, and four threads."""
     monkeypatch.setattr(reading, "WORKERS", 4)
     for i in range(200):

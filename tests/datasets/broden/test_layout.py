@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,7 +36,7 @@ sys.addaudithook(_heard)
 
 
 @pytest.fixture
-def opened() -> Iterator[list[str]]:
+def opened():
     """The real paths of all that is opened during the test, by any library."""
     global OPENED
     OPENED = []
