@@ -8,40 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advlens.errors import SettingsError
-from advlens.settings import (
-    AttackSettings,
-    AuditSettings,
-    DissectSettings,
-    TrainSettings,
-    parse_number,
-    show_number,
-)
+from advlens import AuditSettings, DissectSettings, SettingsError
+from advlens.settings import AttackSettings, TrainSettings, parse_number, show_number
 
 WRITTEN = {"4/255": 4 / 255, ".0157": 0.0157, "0.5": 0.5, "1": 1.0, "1e-3": 0.001, "-1/2": -0.5}
-
-
-@pytest.mark.parametrize("text", WRITTEN)
-def test_numbers_are_decimal_or_fractions(text):
-    assert parse_number(text) == WRITTEN[text]
-
-
-@pytest.mark.parametrize("text", ["", "four", "4/", "/255", "1/2/3", "4/0", "0x1", "4 255"])
-def test_other_texts_are_no_numbers(text):
-    with pytest.raises(ValueError, match=r"is not a number such as 0\.0157 or 4/255"):
-        parse_number(text)
-
-
-@given(st.integers(1, 254), st.floats(1e-6, 1e4))
-def test_what_is_shown_is_read_again_and_levels_are_fractions(level, value):
-    assert show_number(level / 255) == f"{level}/255"
-    assert parse_number(show_number(value)) == pytest.approx(value, rel=1e-5)
-
-
-def test_nothing_is_shown_as_auto():
-    assert [show_number(v) for v in (None, 0.0, 0.5, 1.0, 3.0)] == ["auto", "0", "0.5", "1", "3"]
-
-
 NAN, INF = math.nan, math.inf
 NATURAL = {"natural": True}
 POSITIVE = {
@@ -82,6 +52,49 @@ RANGES = [
     for name in names.split()
     for value in values
 ]
+IGNORED = {
+    "fgsm": "steps step_size weight layer",
+    "noise": "steps step_size weight layer",
+    "pgd": "weight layer",
+    "bim": "weight layer",
+    "least-likely": "weight layer",
+    "feature": "weight",
+    "adam": "epsilon layer",
+}
+TEXTS = {"layer": "conv1", "head": "conv1"}
+# a value other than the default for each setting that some objective ignores
+GIVEN = {"epsilon_range": (0.1, 0.2), "attack_steps": 3, "step_size": 0.1, "alpha": 0.3}
+GIVEN |= {"beta": 2.0, "distance": "cosine", "layer": "conv1", "gradient": "attacked"}
+GIVEN |= {"clean_pass": "shared", "preset": "paper"}
+OPTIONAL = "epsilon momentum clip average resized_crop threads head"
+MEANINGLESS = {
+    "standard": " ".join(GIVEN),
+    "adversarial": "alpha preset beta distance layer gradient clean_pass",
+    "consistency": "attack_steps step_size",
+    "trades": "alpha preset distance layer gradient clean_pass",
+    "unrelaxed": "preset distance gradient clean_pass",
+}
+
+
+@pytest.mark.parametrize("text", WRITTEN)
+def test_numbers_are_decimal_or_fractions(text):
+    assert parse_number(text) == WRITTEN[text]
+
+
+@pytest.mark.parametrize("text", ["", "four", "4/", "/255", "1/2/3", "4/0", "0x1", "4 255"])
+def test_other_texts_are_no_numbers(text):
+    with pytest.raises(ValueError, match=r"is not a number such as 0\.0157 or 4/255"):
+        parse_number(text)
+
+
+@given(st.integers(1, 254), st.floats(1e-6, 1e4))
+def test_what_is_shown_is_read_again_and_levels_are_fractions(level, value):
+    assert show_number(level / 255) == f"{level}/255"
+    assert parse_number(show_number(value)) == pytest.approx(value, rel=1e-5)
+
+
+def test_nothing_is_shown_as_auto():
+    assert [show_number(v) for v in (None, 0.0, 0.5, 1.0, 3.0)] == ["auto", "0", "0.5", "1", "3"]
 
 
 @pytest.mark.parametrize(("kind", "name", "value"), RANGES)
@@ -112,18 +125,6 @@ def test_settings_that_do_not_go_together_are_refused(said, settings):
         AuditSettings(**settings)
 
 
-IGNORED = {
-    "fgsm": "steps step_size weight layer",
-    "noise": "steps step_size weight layer",
-    "pgd": "weight layer",
-    "bim": "weight layer",
-    "least-likely": "weight layer",
-    "feature": "weight",
-    "adam": "epsilon layer",
-}
-TEXTS = {"layer": "conv1", "head": "conv1"}
-
-
 @pytest.mark.parametrize("method", IGNORED)
 def test_settings_that_a_method_ignores_are_refused(method):
     for name in [f.name for f in dataclasses.fields(AttackSettings) if f.default is None]:
@@ -139,20 +140,6 @@ def test_settings_that_a_method_ignores_are_refused(method):
 def test_a_dissection_under_adam_has_no_radius(name):
     with pytest.raises(SettingsError, match=f"^{name} means nothing to the attack adam"):
         DissectSettings(attack="adam", **{name: 1.0})
-
-
-# a value other than the default for each setting that some objective ignores
-GIVEN = {"epsilon_range": (0.1, 0.2), "attack_steps": 3, "step_size": 0.1, "alpha": 0.3}
-GIVEN |= {"beta": 2.0, "distance": "cosine", "layer": "conv1", "gradient": "attacked"}
-GIVEN |= {"clean_pass": "shared", "preset": "paper"}
-OPTIONAL = "epsilon momentum clip average resized_crop threads head"
-MEANINGLESS = {
-    "standard": " ".join(GIVEN),
-    "adversarial": "alpha preset beta distance layer gradient clean_pass",
-    "consistency": "attack_steps step_size",
-    "trades": "alpha preset distance layer gradient clean_pass",
-    "unrelaxed": "preset distance gradient clean_pass",
-}
 
 
 @pytest.mark.parametrize("objective", MEANINGLESS)
