@@ -9,6 +9,7 @@ from torch import Tensor
 
 from advlens.arrays import Images, PerImage
 from advlens.auditing.jobs import synthesized
+from advlens.auditing.per_image import in_blocks
 from advlens.auditing.pictures import enlarged, slug, write_png
 from advlens.auditing.reference import feature_network
 from advlens.auditing.stage import Context, Need, Stage, View, Work
@@ -93,6 +94,7 @@ class _Inversion(Work):
         }
         wanted = self._seen(targets)
         rows: list[Row] = []
+        each: list[Row] = []
         pictures: list[Row] = []
         for start in STARTS:
             job = f"inversion.from-{start}"
@@ -104,6 +106,11 @@ class _Inversion(Work):
                 self._measured(self._seen(images), wanted) for images in (made, starts[start])
             )
             rows += [self._row(start, *key, measured[key], before[key]) for key in measured]
+            each += [
+                {"model": self.context.name, "start": start, "measure": measure, **block}
+                for (measure, _), values in measured.items()
+                for block in in_blocks("values", values.tolist())
+            ]
             pictures += self._pictures(
                 start,
                 starts[start],
@@ -112,7 +119,7 @@ class _Inversion(Work):
                 measured["representation", self.context.name],
                 others if start == "image" else None,
             )
-        return {"inversion": rows, "inversion_pictures": pictures}
+        return {"inversion": rows, "inversion_images": each, "inversion_pictures": pictures}
 
     def _others(self) -> list[int]:
         """For each image one of another class: the next among those chosen, or any of the data."""
@@ -166,6 +173,7 @@ class _Inversion(Work):
             "high": high,
             "n": len(values),
             "untouched": before.mean().item(),
+            "spread": values.std().item() if len(values) > 1 else None,
         }
 
     def _pictures(

@@ -21,7 +21,7 @@ def findings(tables: FeatureTables) -> list[Finding]:
             *_nearest(tables, measured, important=place == 0),
             *_bounds(tables, measured),
         ]
-    return [*result, *_recognized(tables), *_few(tables), *_features(tables)]
+    return [*result, *_recognized(tables), *_leak(tables), *_few(tables), *_features(tables)]
 
 
 def start_text(start: str) -> str:
@@ -121,7 +121,9 @@ def _behind(tables: FeatureTables, measured: Network) -> str:
     rows = tables.distances.where(**measured._asdict())
     made = max(rows.where(images="generated").values("n"), default=0)
     real = max(rows.known("n_real").values("n_real"), default=0)
-    return f"n = {count(made)} generated against {count(real)} real images; {measured.text}."
+    names = [name for name in rows.where(images="generated").values("real_set") if name]
+    of = f" of {listed(names)}" if names else ""
+    return f"n = {count(made)} generated against {count(real)} real images{of}; {measured.text}."
 
 
 def _nearest(tables: FeatureTables, measured: Network, *, important: bool) -> list[Finding]:
@@ -249,6 +251,24 @@ def _recognized(tables: FeatureTables) -> list[Finding]:
 def _range(values: list[float]) -> str:
     low, high = percent(min(values)), percent(max(values))
     return low if low == high else f"{low} to {high}"
+
+
+def _leak(tables: FeatureTables) -> list[Finding]:
+    """B23 fits the Gaussians to the images that it then compares with."""
+    if not tables.leaks:
+        return []
+    return [
+        Finding(
+            claim="Start images are drawn from Gaussians of the very images that they are compared "
+            "with, as in B23.",
+            says=[
+                Says("images of the Gaussians", (name,), "open", (name,)) for name in tables.leaks
+            ],
+            note="So FID and KID of start and generated images are too low: the starts know "
+            f"{listed(tables.leaks)} already. --gaussians train fits them to other images.",
+            warning=True,
+        )
+    ]
 
 
 def _few(tables: FeatureTables) -> list[Finding]:
