@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
+from advlens.attacks.base import NATURAL
 from advlens.report.blocks import FigureBlock, PictureRow, PictureRowsBlock, TableBlock
 from advlens.report.sections.features import section
 from advlens.runs.folder import write_csv
 from advlens.words import Estimate
 from sections import Maker, estimate, in_words, number, remove
 from synthetic_features import TABLES, write_features
-from synthetic_run import BOTH, put, rows_of, write_run
+from synthetic_run import BOTH, put, rows_of, write_run, write_table
 
 features = Maker(section)
 CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
@@ -130,6 +131,33 @@ def test_what_is_said(run: Path, measure: str, changes: str, told: str, words: s
     features.tells(run, changes, measure, told, words)
     otherwise = any("FID orders them otherwise" in f.claim for f in features.made(run).findings)
     assert otherwise == (changes == f"{OF_FID}153")
+
+
+@pytest.mark.parametrize(
+    ("noise", "image", "told"),
+    [
+        ((-2.0, 0.04), (-1.0, 0.001), (INVERTED, "robust lower than standard")),
+        ((-2.0, 0.04), (-1.0, 0.06), (f"{INVERTED}, from noise", "robust lower than standard")),
+        ((-2.0, 0.06), (-1.0, 0.06), (INVERTED, "standard, robust open")),
+        ((2.0, 0.04), (1.0, 0.001), (INVERTED, "standard lower than robust")),
+    ],
+)
+def test_paired_distances_decide_whose_inversions_come_nearer(run: Path, noise, image, told):
+    named = {"measure": LAYER, "images": "", **NATURAL, "settings": ""}
+    named |= {"model": "robust", "other": "standard", "n": 24}
+    rows = [
+        named
+        | {"method": start, "difference": d, "low": d - 0.5, "high": d + 0.5}
+        | {"p": p, "p_holm": p}
+        for start, (d, p) in (("noise", noise), ("image", image))
+    ]
+    write_table(run, "differences", rows)
+    assert features.told(run, told[0]) == told[1]
+    finding = features.finding(run, "paired differences, from noise")
+    assert "differences are paired: Student's t, corrected for 2 comparisons" in finding.note
+    lead = features.measured(run, "paired differences, from noise").estimates
+    first, second = ("robust", "standard") if noise[0] > 0 else ("standard", "robust")
+    assert lead == {f"{first} less {second}": Estimate(value=2.0, low=1.5, high=2.5, n=24)}
 
 
 def test_claims_rest_on_the_tables(made: Path) -> None:

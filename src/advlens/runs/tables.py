@@ -48,10 +48,11 @@ TABLES: dict[str, Table] = {
         {
             "measure": (
                 str,
-                "accuracy, a measure of consistency, or attributions' lead over random ones",
+                "accuracy, a measure of consistency, attributions' lead over random ones, or a "
+                "distance of inverted images",
             ),
             "images": (str, "the set, as in consistency.csv; real for LC; else empty"),
-            "method": (str, "the attribution method, or empty"),
+            "method": (str, "the attribution method, the start of inversions, or empty"),
             **ATTACK,
             "settings": (str, "as in accuracy.csv"),
             "model": (str, "the first model"),

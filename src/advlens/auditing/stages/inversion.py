@@ -24,6 +24,8 @@ from advlens.runs.tables import Row
 from advlens.settings import AuditSettings
 
 STARTS = ("noise", "image")
+OWN = "representation"
+"""The distance in a model's own features, which are not those of another model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +118,7 @@ class _Inversion(Work):
                 starts[start],
                 targets,
                 made,
-                measured["representation", self.context.name],
+                measured[OWN, self.context.name],
                 others if start == "image" else None,
             )
         return {"inversion": rows, "inversion_images": each, "inversion_pictures": pictures}
@@ -138,7 +140,7 @@ class _Inversion(Work):
             own = context.prepared.representation(given)
         features = network(given)
         return {
-            ("representation", context.name): own,
+            (OWN, context.name): own,
             ("pixels", ""): images.flatten(1),
             **{
                 (f"{source.layer} ({source.dimension} features)", source.network): features[layer]
@@ -151,7 +153,7 @@ class _Inversion(Work):
     ) -> dict[tuple[str, str], PerImage]:
         """Distance of each image from its target; in the own representation, relative to length."""
         distances = {key: feature_distances(seen[key], wanted[key]).cpu() for key in seen}
-        own = "representation", self.context.name
+        own = OWN, self.context.name
         distances[own] /= wanted[own].double().norm(dim=1).cpu()
         return distances
 

@@ -1,6 +1,7 @@
 """What the tables of features say about these models, in sentences."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping
 
 from advlens.report.blocks import Finding, Measured
 from advlens.report.sections.features.tables import STARTS, FeatureTables, Network, network
@@ -44,9 +45,13 @@ def _inverted(tables: FeatureTables, measure: str, *, important: bool) -> list[F
     name, more = f"distance by {by}", f"come nearer to their targets, by {by},"
     names = {start: f"{name}, from {start_text(start)}" for start in each}
     what = f"how near inverted images come, by {by},"
-    says = ranking(name, *each.values(), lower=True)
+    nearer = {start: _nearer(tables, start, measure, each[start]) for start in each}
+    known = [pairs for pairs in nearer.values() if pairs is not None]
+    everywhere = set.intersection(*known) if len(known) == len(each) else None
+    says = ranking(name, *each.values(), lower=True, established=everywhere)
     apart = {
-        start: ranking(names[start], distances, lower=True) for start, distances in each.items()
+        start: ranking(names[start], distances, lower=True, established=nearer[start])
+        for start, distances in each.items()
     }
     apart = {start: says for start, says in apart.items() if says}
     if not says:
@@ -68,18 +73,41 @@ def _inverted(tables: FeatureTables, measure: str, *, important: bool) -> list[F
             says=says,
             estimates=[
                 *(
-                    Measured(name=names[start], estimates=distances)
+                    Measured(
+                        name=names[start], estimates=distances, paired=nearer[start] is not None
+                    )
                     for start, distances in each.items()
+                ),
+                *(
+                    dataclasses.replace(measured, name=f"{measured.name}, from {start_text(start)}")
+                    for start, pairs in nearer.items()
+                    if pairs is not None
+                    for measured in [tables.paired(start, measure).measured()]
                 ),
                 *(
                     Measured(name=_representation(start), estimates=distances)
                     for start, distances in matched.items()
                 ),
             ],
-            note="Means of each image's distance from its target; lower is nearer.",
+            note="Means of each image's distance from its target; lower is nearer."
+            + (f" {_tested(tables, each, measure)}" if known else ""),
             important=important,
         )
     ]
+
+
+def _nearer(
+    tables: FeatureTables, start: str, measure: str, models: Collection[str]
+) -> set[tuple[str, str]] | None:
+    """Pairs of models of which the first comes nearer by the paired test, where it is known."""
+    paired = tables.paired(start, measure)
+    if not paired.of_all(models):
+        return None
+    return {(lower, higher) for higher, lower in paired.established}
+
+
+def _tested(tables: FeatureTables, starts: Iterable[str], measure: str) -> str:
+    return tables.paired(next(iter(starts)), measure).note("Student's t")
 
 
 def _representation(start: str) -> str:

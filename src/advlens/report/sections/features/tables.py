@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from advlens.errors import RunError
+from advlens.report.paired import Paired
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
 from advlens.words import Estimate, count
@@ -48,6 +49,7 @@ class FeatureTables:
     visualization_pictures: Rows
     generation: Rows
     generation_pictures: Rows
+    differences: Rows
 
     @classmethod
     def read(cls, results: Results) -> "FeatureTables | None":
@@ -63,7 +65,10 @@ class FeatureTables:
         if not any(tables.values()):
             return None
         return cls(
-            models=results.models, classes=tuple(results.record["data"]["classes"]), **tables
+            models=results.models,
+            classes=tuple(results.record["data"]["classes"]),
+            differences=results.table("differences"),
+            **tables,
         )
 
     @cached_property
@@ -84,6 +89,11 @@ class FeatureTables:
     def inverted(self, start: str, measure: str) -> dict[str, Estimate]:
         """Mean distance of inverted images from their targets for each model."""
         return self.inversion.where(start=start, measure=measure).estimates()
+
+    def paired(self, start: str, measure: str) -> Paired:
+        """The differences between models in a distance of inverted images."""
+        rows = self.differences.where(measure=measure, method=start)
+        return Paired(rows, len(self.differences))
 
     @cached_property
     def networks(self) -> list[Network]:
