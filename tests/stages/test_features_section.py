@@ -116,6 +116,7 @@ NEARER, OPEN = "robust lower than standard", "standard, robust open"
         (KID, f"{OF_FID}153", NEARER, "; FID orders them otherwise."),  # the other has 152
         (FID, "generation measure=kid: measure=confidence", OPEN, "FID alone establishes no diff"),
         (MADE, "", f"{AFTER} lower than start images", "nearer to real ones in robust and farther"),
+        (MADE, "", f"{AFTER} lower than start images", COMPARED.partition(".")[2]),
         (MADE, STARTED, f"{AFTER} open than start images", ""),
         (MADE, "generation images=start: images=real", "", ""),
         # a covariance of 2048 features needs 2049 images

@@ -232,7 +232,7 @@ def _bounds(tables: FeatureTables, measured: Network) -> list[Finding]:
                 for images, each in by_images.items()
                 if each
             ],
-            note=_behind(tables, measured),
+            note=_behind(tables, measured) + tables.compared(),
         )
     ]
 
