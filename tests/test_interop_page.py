@@ -18,12 +18,12 @@ def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
-def test_the_commands_are_understood():
-    commands = [b.replace("\\\n", " ") for b in blocks("console")]
-    ours = [c.removeprefix("$ ") for c in commands if c.startswith("$ advlens")]
-    assert len(ours) == 3
+def test_the_commands_are_understood(tmp_path):
+    commands = "".join(block.replace("\\\n", " ") for block in blocks("console"))
+    ours = re.findall(r"^\$ advlens (.*)$", commands, re.MULTILINE)
+    assert len(ours) == 6
     for line in ours:
-        parse(shlex.split(line)[1:])
+        parse(shlex.split(line.replace(":DIR", f":{tmp_path}")))
 
 
 def test_the_code_runs(tmp_path, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import shutil
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -178,8 +179,9 @@ def test_what_a_page_does_without_is_left_out(fresh):
     (policy,) = [e for e in elements(fresh, "meta") if "http-equiv" in e.attrib]
     assert "script-src" not in policy.attrib["content"]
     assert "runs no script" in text_of(page(fresh))
-    (fresh / "results" / "layers.csv").unlink()
-    (fresh / "results" / "accuracy.csv").unlink()
+    for name in ("layers", "accuracy"):
+        (fresh / "results" / f"{name}.csv").unlink()
+    shutil.rmtree(fresh / "figures")
     write_report(fresh, [accuracy, neurons])
     assert shown_titles(fresh) == ["Read first", "In short", "What was measured", "How it was made"]
     assert "holds no results" in text_of(page(fresh))

@@ -221,7 +221,7 @@ def flat(walk: Dissector, found: dict) -> dict[str, Tensor]:
         for field in FIELDS
     }
     kept |= {f"predicted.{kind}": values for kind, values in walk.predicted.items()}
-    return kept | {"targets": walk.targets}
+    return kept | {"reached": walk.reached}
 
 
 def test_processes_share_the_images_and_agree_with_one(data, tmp_path):
