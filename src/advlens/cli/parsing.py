@@ -38,7 +38,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "data": commands.DataCommand,
     "models": commands.ModelsCommand,
 }
-REPEATED = ("model", "attack", "attribution")
+REPEATED = ("model", "attack", "attribution", "use")
 """Keys whose flag is repeated for each value."""
 DESCRIPTION = (
     "Audit, train and compare image classifiers by their behavior on real and adversarial images. "
