@@ -103,14 +103,14 @@ def fgsm(batch: TrainingBatch, low: float, high: float, training: bool) -> Tenso
 
 
 def distance(features: Tensor, others: Tensor, kind: str) -> Tensor:
-    """Mean over images of the distance over elements, with sums written out."""
+    """Mean over images of the distance, with sums over elements written out."""
     found = []
     for one, other in zip(features.flatten(1), others.flatten(1), strict=True):
         if kind == "cosine":
             found.append(1 - (one * other).sum() / ((one**2).sum() * (other**2).sum()).sqrt())
         else:
-            size = (one - other) ** 2 if kind == "squared" else (one - other).abs()
-            found.append(size.sum() / size.numel())
+            size = (one - other).abs() if kind == "absolute" else (one - other) ** 2
+            found.append(size.sum() / (1 if kind == "summed" else size.numel()))
     return torch.stack(found).mean()
 
 

@@ -59,7 +59,7 @@ def write_dissection(
         share = 0.95 if index else 0.98
         low, high = wilson(round(share * 1200), 1200)
         attacked = row(success=share, success_low=low, success_high=high)
-        attacked |= row(steps=20, weight=0.5, distance=0.71)
+        attacked |= row(steps=20, settings="", targeted=True, weight=0.5, distance=0.71)
         found = row(model=model, data=texts("mini-broden"), n=1200, labels=68, attack=attack)
         found |= row(norm="", epsilon=None) | (attacked if attack else dict.fromkeys(attacked))
         found |= row(upsampling="centered", counting="all", quantile=0.005, minimum=0.04, passes=1)

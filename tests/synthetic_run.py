@@ -21,6 +21,7 @@ TABLES = "accuracy sweep checks units layers consistency floors table1_d19 curve
 N, TOP = 1000, 10
 """Images in the data set, and of each unit."""
 MEASURES = ("lc", "consis_adv", "cs1", "cs2")
+MAIN = "least-likely"
 LIKELY = {"attack": "LeastLikely", "norm": "L2", "steps": 10}
 FGSM = {"attack": "Fgsm", "norm": "Linf", "epsilon": 1 / 255, "steps": 1}
 CHECKS = """\
@@ -202,14 +203,14 @@ def _units(made: _Made, model: str, strength: float) -> Table:
             values = row(lc=lc, consis_adv=consistent, cs1=cs1, cs2=cs2)
             values |= row(lc_corrected=(TOP * lc - 1) / (TOP - 1), consis_adv_fgsm=fgsm)
             dead = unit == 1 and place == len(made.layers) - 1
-            shown = dict.fromkeys(values) if dead else values
+            shown = (dict.fromkeys(values) if dead else values) | row(attacked=MAIN)
             mine.append(row(model=model, layer=layer, unit=unit, dead=dead) | shown)
         made.tables["units"] += mine
         known = [found for found in mine if not found["dead"]]
         live += known
         means = {name: float(np.mean([found[name] for found in known])) for name in values}
         found = row(model=model, layer=layer, units=size, dead=size - len(known), top=TOP)
-        found |= row(n=N)
+        found |= row(n=N, attacked=MAIN)
         for name in MEASURES:
             found |= {f"{name}_mean": means[name]}
             found |= {f"{name}_low": means[name] - 0.015, f"{name}_high": means[name] + 0.015}
@@ -222,7 +223,7 @@ def _consistency(made: _Made, model: str, strength: float) -> None:
     faint = row(attack="GaussianNoise", norm="L2", epsilon=1.0, steps=1)
     fooled = 0.62 - 0.37 * strength
     for images, attack, success in (
-        ("least-likely", LIKELY | row(epsilon=1.0), 1 - 0.969 * strength),
+        (MAIN, LIKELY | row(epsilon=1.0), 1 - 0.969 * strength),
         ("equal-success", LIKELY | row(epsilon=0.31 + 2.2 * strength), 0.95),
         ("fgsm", FGSM, fooled),
         ("noise", faint, 0.1),
@@ -234,7 +235,8 @@ def _consistency(made: _Made, model: str, strength: float) -> None:
                     mean = 0.6 * mean + 0.1
                 if images == "noise" and measure == "cs1":
                     mean = 0.985
-                found = row(model=model, layer=layer, images=images, **attack)
+                found = row(model=model, layer=layer, images=images, **attack, settings="")
+                found |= row(targeted=attack["attack"] == "LeastLikely", distance=0.9)
                 found |= _share(success, N, "success") | row(measure=measure)
                 found |= around(mean, 0.015) | row(units=size, n=N)
                 made.tables["consistency"].append(found)
@@ -248,7 +250,7 @@ def _consistency(made: _Made, model: str, strength: float) -> None:
 
 
 def _curves(made: _Made, model: str, live: Table) -> None:
-    for images, factor in (("least-likely", 1), ("equal-success", 0.9)):
+    for images, factor in ((MAIN, 1), ("equal-success", 0.9)):
         for index in range(10):
             inside = [unit for unit in live if index <= 10 * unit["lc"] < index + 1]
             if not inside:
@@ -285,7 +287,7 @@ def _pictures(made: _Made, model: str, strength: float, live: Table) -> None:
                 write_picture(made.run, file, noise(number))
                 found = row(model=model, layer=layer, unit=unit["unit"], lc=unit["lc"])
                 found |= row(chosen=chosen, images=kind, rank=rank, id=number, label=label)
-                found |= row(predicted=predicted, response=9.0 - rank)
+                found |= row(predicted=predicted, response=9.0 - rank, attacked=MAIN)
                 rows.append(found | row(framed=kind == "adversarial", file=file, map=""))
 
 

@@ -87,7 +87,8 @@ def test_the_tables_have_the_columns_and_the_pictures_that_others_rely_on(finish
     expected = {
         "accuracy": "model attack norm epsilon steps top1 top1_low top1_high top5 n draws "
         "top1_spread settings",
-        "units": "model layer unit dead lc consis_adv cs1 cs2 lc_corrected consis_adv_fgsm",
+        "units": "model layer unit dead lc consis_adv cs1 cs2 lc_corrected consis_adv_fgsm "
+        "attacked",
         "layers": "model layer units dead top",
     }
     for name, columns in expected.items():
@@ -160,11 +161,15 @@ def test_equal_success_takes_the_smallest_radius_that_reaches_it(tmp_path):
 
 
 def test_the_step_size_of_the_attack_on_the_units_goes_with_its_radius(tmp_path):
-    def tables(name: str, step_size: float | None) -> dict[str, bytes]:
+    def tables(name: str, step_size: float | None) -> list[dict[str, str]]:
         settings = dataclasses.replace(
             SETTINGS, stages=("neurons",), neuron_epsilon=1.0, neuron_step_size=step_size
         )
-        return results(audited(models(0), images(), tmp_path / name, settings=settings))
+        run = audited(models(0), images(), tmp_path / name, settings=settings)
+        told = [] if step_size is None else [f"step_size={step_size:g}"]
+        found = [row for name in ("units", "consistency", "curves") for row in rows(run, name)]
+        assert {row.get("settings", "") for row in found} >= {"", *told}
+        return [row | {"settings": ""} for row in found]
 
     auto = tables("auto", None)
     assert tables("the same", 2.5 * 1.0 / 2) == auto  # at equal success as well

@@ -136,14 +136,14 @@ def test_a_dissection_under_adam_has_no_radius(name):
 # a value other than the default for each setting that some objective ignores
 GIVEN = {"epsilon_range": (0.1, 0.2), "attack_steps": 3, "step_size": 0.1, "alpha": 0.3}
 GIVEN |= {"beta": 2.0, "distance": "cosine", "layer": "conv1", "gradient": "attacked"}
-GIVEN |= {"clean_pass": "shared"}
+GIVEN |= {"clean_pass": "shared", "preset": "paper"}
 OPTIONAL = "epsilon momentum clip average resized_crop threads head"
 MEANINGLESS = {
     "standard": " ".join(GIVEN),
-    "adversarial": "alpha beta distance layer gradient clean_pass",
+    "adversarial": "alpha preset beta distance layer gradient clean_pass",
     "consistency": "attack_steps step_size",
-    "trades": "alpha distance layer gradient clean_pass",
-    "unrelaxed": "distance gradient clean_pass",
+    "trades": "alpha preset distance layer gradient clean_pass",
+    "unrelaxed": "preset distance gradient clean_pass",
 }
 
 
@@ -158,6 +158,12 @@ def test_settings_that_an_objective_ignores_are_refused(objective):
             continue
         with pytest.raises(SettingsError, match=f"^{name} means nothing to .* {objective};"):
             TrainSettings(**values)
+
+
+def test_the_papers_preset_sets_distance_and_weight():
+    for name, value in (("beta", 2.0), ("distance", "cosine")):
+        with pytest.raises(SettingsError, match=f"the preset paper sets {name}; leave"):
+            TrainSettings(objective="consistency", preset="paper", **{name: value})
 
 
 @pytest.mark.parametrize(("name", "value"), [("momentum", 0.9), ("nesterov", False)])

@@ -263,9 +263,11 @@ def test_influences_are_changes_of_the_means_when_an_image_is_left_out():
     labels, targets = (torch.randint(3, (20,), generator=generator) for _ in range(2))
     tops = [TopK(5, 4), TopK(5, 4)]
     for top in tops:
-        top.update(torch.rand(20, 4, generator=generator), torch.arange(20))
+        responses = torch.rand(20, 4, generator=generator)
+        responses[:, 0] -= 2  # the first unit is dead
+        top.update(responses, torch.arange(20))
     layer = layer_consistency(*tops, labels, targets, C)
-    ids = [top.compute()[1].tolist() for top in tops]
+    ids = [top.compute()[1][1:].tolist() for top in tops]
     whole = naive_means(*ids, labels.tolist(), targets.tolist())
     for image in range(20):
         without = naive_means(*ids, labels.tolist(), targets.tolist(), image)

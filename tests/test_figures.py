@@ -61,7 +61,7 @@ def plotted(results: Results) -> dict[str, tuple[Callable[..., Figure], Rows, di
         "dots": (figures.accuracy_dots, results.table("accuracy"), {"chance": 0.25}),
         "sweep": (figures.accuracy_sweep, results.table("sweep"), {"chance": 0.25}),
         "histograms": (figures.consistency_histograms, live, {"floors": floors}),
-        "curves": (figures.consistency_curves, tables.curves, {}),
+        "curves": (figures.consistency_curves, tables.curves, {"headings": tables.headings}),
         "depth": (figures.consistency_by_depth, tables.layers, {"floors": floors}),
         "training": (figures.training_curves, epochs, {}),
         "shares": (category_shares, shares(results), {}),
@@ -153,7 +153,7 @@ def test_a_model_has_one_color_and_marker_everywhere(results: Results) -> None:
     tables = NeuronTables.read(results)
     for axes in (
         figures.accuracy_sweep(results.table("sweep"), BOTH, chance=0.1).axes[0],
-        figures.consistency_curves(tables.curves, BOTH).axes[0],
+        figures.consistency_curves(tables.curves, BOTH, headings=tables.headings).axes[0],
         figures.consistency_by_depth(tables.layers, BOTH, floors={}).axes[1],
     ):
         lines = [line for line in axes.lines if line.get_linestyle() == "-"][:2]

@@ -114,8 +114,8 @@ def test_gradient_of_the_divergence_equals_naive_float64(margin):
     assert abs(lost[0, 4].item() - expected[4]) > 0.2 * abs(expected[4])
 
 
-@pytest.mark.parametrize("kind", ["squared", "absolute", "cosine"])
-def test_feature_distances_are_averaged_over_elements_per_image(kind):
+@pytest.mark.parametrize("kind", ["squared", "summed", "absolute", "cosine"])
+def test_feature_distances_are_averaged_or_summed_over_elements_per_image(kind):
     a, b = randn(3, 2, 3, 4, 2, 2)
     for one, other, found in zip(a, b, feature_distance(a, b, kind), strict=True):
         pairs = list(zip(one.flatten().tolist(), other.flatten().tolist(), strict=True))
@@ -124,8 +124,8 @@ def test_feature_distances_are_averaged_over_elements_per_image(kind):
             lengths = math.fsum(x * x for x, _ in pairs) * math.fsum(y * y for _, y in pairs)
             expected = 1 - product / math.sqrt(lengths)
         else:
-            power = {"squared": 2, "absolute": 1}[kind]
-            expected = math.fsum(abs(x - y) ** power for x, y in pairs) / len(pairs)
+            power, parts = {"squared": (2, 16), "summed": (2, 1), "absolute": (1, 16)}[kind]
+            expected = math.fsum(abs(x - y) ** power for x, y in pairs) / parts
         assert found.item() == pytest.approx(expected, rel=1e-12)
     if kind == "squared":
         assert torch.equal(feature_distance(a, b), feature_distance(a, b, "squared"))

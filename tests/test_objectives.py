@@ -28,7 +28,9 @@ def batch() -> TrainingBatch:
 
 SIDES = list(itertools.product(["both", "attacked"], ["separate", "shared"]))
 CASES = [
-    (distance, None, *side) for distance in ("squared", "absolute", "cosine") for side in SIDES
+    (distance, None, *side)
+    for distance in ("squared", "summed", "absolute", "cosine")
+    for side in SIDES
 ]
 CASES += [("squared", layer, *side) for layer in ("first", "representation") for side in SIDES[2:]]
 WEAK = Fgsm(threat=Linf(epsilon=Uniform(low=0.01, high=0.2)))
@@ -196,7 +198,7 @@ WRONG: list[tuple[Callable[..., objectives.Objective], dict[str, Any], str]] = [
     (FeatureConsistency, {"beta": math.inf}, "beta must be a finite number ≥ 0, not inf"),
     (Unrelaxed, {"beta": 0}, "Unrelaxed: beta must be a positive number, not 0"),
     (objectives.Trades, {"weight": 0}, "Trades: weight must be a positive number, not 0"),
-    (FeatureConsistency, {"distance": "l2"}, "distance must be one of squared, absolute"),
+    (FeatureConsistency, {"distance": "l2"}, "distance must be one of squared, summed, absolute"),
     (FeatureConsistency, {"gradient": "clean"}, "gradient must be one of both, attacked"),
     (FeatureConsistency, {"clean_pass": "x"}, "clean_pass must be one of separate, shared"),
     (FeatureConsistency, SHARED | {"attack": Bim(threat=PAPERS)}, 'clean_pass="shared" needs a'),

@@ -110,7 +110,7 @@ def test_more_models_stand_one_below_the_other(tables: NeuronTables) -> None:
 
 
 def test_curves_stand_at_the_bins_with_their_counts(tables: NeuronTables) -> None:
-    figure = figures.consistency_curves(tables.curves, BOTH)
+    figure = figures.consistency_curves(tables.curves, BOTH, headings=tables.headings)
     panels = np.array(figure.axes).reshape(3, 2)
     for column, kind in enumerate(("least-likely", "equal-success")):
         for index, model in enumerate(BOTH):

@@ -83,6 +83,11 @@ def test_the_settings_of_each_objective_arrive() -> None:
     made = objective(objective="consistency", **given, **drawn)
     assert made == FeatureConsistency(attack=Fgsm(threat=small), **given)
 
+    paper = objective(objective="consistency", preset="paper", alpha=0.1, **drawn)
+    printed: dict[str, Any] = {"distance": "summed", "beta": 1.0}
+    assert paper == FeatureConsistency(attack=Fgsm(threat=small), alpha=0.1, **printed)
+    assert objective(objective="consistency", **drawn).beta == 25
+
     weights = {"alpha": 0.1, "beta": 9.0}
     given = {"layer": "conv1", "attack_steps": 3, "step_size": 0.01}
     inner = {"threat": small, "steps": 3, "step_size": 0.01, "select": "last"}

@@ -12,7 +12,8 @@ WordNet similarity C of the classes:
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,8 +21,7 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor, nn
 
 from advlens.arrays import Images, Labels
-from advlens.attacks import Attack, LeastLikely
-from advlens.attacks.base import least_likely
+from advlens.attacks import AdamAttack, Attack, LeastLikely
 from advlens.attacks.threat import L2
 from advlens.checks import check_numbers, check_positive, check_types
 from advlens.errors import DataError, SettingsError
@@ -32,6 +32,7 @@ from advlens.wordnet import similarity_matrix
 
 MEASURES = ("lc", "consis_adv", "cs1", "cs2")
 Similarity = Float64[Tensor, "classes classes"]
+Changes = tuple[Int64[Tensor, "units k"], Float64[Tensor, "units k"]]
 PerUnit = Float64[Tensor, " units"]
 Counts = Float64[Tensor, "units classes"]
 MOST = 5
@@ -75,7 +76,9 @@ class LayerConsistency:
         corrected: LC corrected for the bias of k images, (k·LC − 1)/(k − 1), per unit.
         dead: units whose response is positive on no real image; all means leave them out.
         intervals: mean over the live units with a 95 % interval over images.
-        influences: change of each of these means when an image is left out, by image id.
+        changes: for each measure, pairs of image ids and changes of a unit's value when each of
+            these images is left out, both of shape units × k.
+        images: number of images.
         top: k, the number of top images.
 
     The intervals are jackknife intervals: each image in turn is left out of every top set that
@@ -90,8 +93,21 @@ class LayerConsistency:
     corrected: Float64[Tensor, " units"]
     dead: Bool[Tensor, " units"]
     intervals: dict[str, Interval]
-    influences: dict[str, Float64[Tensor, " images"]]
+    changes: dict[str, tuple[Changes, ...]]
+    images: int
     top: int
+
+    @cached_property
+    def influences(self) -> dict[str, Float64[Tensor, " images"]]:
+        """Change of each of these means when an image is left out, by image id."""
+        return {name: self.influence(name, ~self.dead) / (~self.dead).sum() for name in MEASURES}
+
+    def influence(self, measure: str, units: Bool[Tensor, " units"]) -> Float64[Tensor, " images"]:
+        """Change of the sum of a measure over some units when an image is left out, by image id."""
+        total = torch.zeros(self.images, dtype=torch.float64)
+        for ids, change in self.changes[measure]:
+            total.scatter_add_(0, ids[units].flatten(), change[units].flatten())
+        return total
 
 
 def class_counts(labels: Int64[Tensor, "units k"], classes: int) -> Counts:
@@ -156,29 +172,21 @@ def layer_consistency(
         "cs1": agreement(n_p, n_q, similarity),
         "cs2": agreement(n_p, n_t, similarity),
     }
-    influences = {
-        "lc": _influence(
-            images, dead, (p_ids, _level_without(n_p, p, similarity) - values["lc"][:, None])
-        ),
-        "consis_adv": _influence(
-            images,
-            dead,
-            (q_ids, _level_without(n_q, q, similarity) - values["consis_adv"][:, None]),
-        ),
+    changes: dict[str, tuple[Changes, ...]] = {
+        measure: ((ids, _level_without(n, own, similarity) - values[measure][:, None]),)
+        for measure, ids, n, own in (("lc", p_ids, n_p, p), ("consis_adv", q_ids, n_q, q))
     }
     for measure, labels_q, n in (("cs1", q, n_q), ("cs2", t, n_t)):
         value = values[measure][:, None]
         without_p, without_q = _agreement_without(
             n_p, p, n, labels_q, p_in_q, q_position, similarity
         )
-        influences[measure] = _influence(
-            images,
-            dead,
+        changes[measure] = (
             (p_ids, without_p - value),
             (q_ids, torch.where(q_in_p, 0, without_q - value)),
         )
     values = {name: torch.where(dead, torch.nan, value) for name, value in values.items()}
-    return LayerConsistency(
+    layer = LayerConsistency(
         values=values,
         classes={
             "real": top_classes(n_p),
@@ -187,9 +195,38 @@ def layer_consistency(
         },
         corrected=(top * values["lc"] - 1) / (top - 1),
         dead=dead,
-        intervals={name: _interval(values[name], influences[name], top) for name in MEASURES},
-        influences=influences,
+        intervals={},
+        changes=changes,
+        images=images,
         top=top,
+    )
+    intervals = {name: interval_of(name, [layer], [~dead]) for name in MEASURES}
+    return replace(layer, intervals=intervals)
+
+
+def interval_of(
+    measure: str, layers: Sequence[LayerConsistency], units: Sequence[Bool[Tensor, " units"]]
+) -> Interval:
+    """The mean of a measure over some units of some layers, with its interval over images.
+
+    Args:
+        measure: its name.
+        layers: the layers, all of the same images and top sets of one size.
+        units: which units of each layer.
+    """
+    pairs = list(zip(layers, units, strict=True))
+    values = torch.cat([layer.values[measure][some] for layer, some in pairs])
+    total = torch.stack([layer.influence(measure, some) for layer, some in pairs]).sum(dim=0)
+    mean, influence, top = values.mean().item(), total / len(values), layers[0].top
+    # each top set is one sample of k images, whose jackknife factor is (k − 1) / k
+    scale = (top - 1) / top
+    corrected = mean - scale * influence.sum().item()
+    error = Z95 * math.sqrt(scale * influence.square().sum().item())
+    return Interval(
+        mean,
+        max(0.0, min(mean, corrected) - error),
+        min(1.0, max(mean, corrected) + error),
+        corrected,
     )
 
 
@@ -266,35 +303,14 @@ def _positions(ids: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     return ordered.gather(1, place) == ids, order.gather(1, place)
 
 
-def _influence(images: int, dead: Tensor, *parts: tuple[Tensor, Tensor]) -> Float64[Tensor, " n"]:
-    """Change of the mean over live units when each image is left out, of shape N."""
-    total = torch.zeros(images, dtype=torch.float64)
-    live = ~dead
-    for ids, change in parts:
-        total.scatter_add_(0, ids[live].flatten(), change[live].flatten())
-    return total / live.sum()
-
-
-def _interval(values: PerUnit, influence: Float64[Tensor, " n"], top: int) -> Interval:
-    mean = values.nanmean().item()
-    # each top set is one sample of k images, whose jackknife factor is (k − 1) / k
-    scale = (top - 1) / top
-    corrected = mean - scale * influence.sum().item()
-    error = Z95 * math.sqrt(scale * influence.square().sum().item())
-    return Interval(
-        mean,
-        max(0.0, min(mean, corrected) - error),
-        min(1.0, max(mean, corrected) + error),
-        corrected,
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class Consistency:
     """LC, consis_adv, CS1 and CS2 of every unit of every convolution, for images in memory.
 
     Attributes:
-        attack: the attack that makes the adversarial images.
+        attack: the attack that makes the adversarial images. An Adam attack without a λ gets it
+            on the first batch. CS2 compares the classes that the attack aims at; if it aims at
+            none, those that the model predicts under it.
         top: share of the images that represents a unit (D22: .01), at least 2 of them.
         sigma: width of the class similarity C (D22 eq. 10).
         batch_size: images per step.
@@ -338,15 +354,20 @@ class Consistency:
         real, adversarial = (
             {layer: TopK(k, units) for layer, units in prepared.layers.items()} for _ in range(2)
         )
-        targets = torch.zeros(len(images), dtype=torch.int64)
+        targets, attack = torch.zeros(len(images), dtype=torch.int64), self.attack
+        if isinstance(attack, AdamAttack) and attack.weight is None:
+            attack = attack.calibrate(
+                prepared, images[: self.batch_size], labels[: self.batch_size]
+            )
         for start in range(0, len(images), self.batch_size):
             ids = torch.arange(start, min(start + self.batch_size, len(images)))
             batch = images[ids]
-            attacked = self.attack(prepared, batch, labels[ids], ids=ids)
+            attacked = attack(prepared, batch, labels[ids], ids=ids)
             with torch.no_grad():
                 logits, responses = prepared.record(batch)
-                _, under_attack = prepared.record(attacked)
-            targets[ids] = least_likely(logits).cpu()
+                changed, under_attack = prepared.record(attacked)
+            goal = attack.goal(logits, labels[ids].to(logits.device))
+            targets[ids] = (goal.classes if goal.targeted else changed.argmax(dim=1)).cpu()
             for layer in prepared.layers:
                 real[layer].update(responses[layer].cpu(), ids)
                 adversarial[layer].update(under_attack[layer].cpu(), ids)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from advlens.arrays import Labels, Logits, PerImage
 
-FeatureDistance = Literal["squared", "absolute", "cosine"]
+FeatureDistance = Literal["squared", "summed", "absolute", "cosine"]
 
 
 def log_odds(logits: Logits, labels: Labels) -> PerImage:
@@ -58,12 +58,13 @@ def rounding(logits: Logits) -> PerImage:
 def feature_distance(
     features: Tensor, others: Tensor, kind: FeatureDistance = "squared"
 ) -> PerImage:
-    """Distance of each image's features, averaged over their elements (D19 eq. 6, D22 eq. 9).
+    """Distance of each image's features (D19 eq. 6, D22 eq. 9).
 
-    The distance is "squared" or "absolute" differences, or "cosine": 1 − cos of the two vectors.
+    The distance is "squared" or "absolute" differences, averaged over the elements; "summed", the
+    squared Euclidean distance of the papers; or "cosine": 1 − cos of the two vectors.
     """
     if kind == "cosine":
         return 1 - F.cosine_similarity(features.flatten(1), others.flatten(1))
     difference = features - others
-    size = difference.square() if kind == "squared" else difference.abs()
-    return size.flatten(1).mean(dim=1)
+    size = difference.abs() if kind == "absolute" else difference.square()
+    return size.flatten(1).sum(dim=1) if kind == "summed" else size.flatten(1).mean(dim=1)

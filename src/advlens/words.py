@@ -304,18 +304,31 @@ def attack_name(row: Mapping[str, Any]) -> str:
     """The attack of a row in words: "PGD-20, L2 ε = 0.5", "FGSM, L∞ ε = 4/255".
 
     Settings that are not the attack's defaults follow its name: "PGD-20 (step_size=0.1), …".
+    Without a ball: "Adam attack, 20 steps, λ = 0.5, at a mean L2 distance of 0.71".
     """
-    attack, steps = row["attack"], row["steps"]
+    attack, steps, settings = row["attack"], row["steps"], row.get("settings")
     if attack == "natural":
         return "natural images"
-    name: str = ATTACKS.get(attack, attack) + (f"-{steps}" if steps and steps > 1 else "")
-    if settings := row.get("settings"):
-        name += f" ({settings})"
+    name: str = ATTACKS.get(attack, attack)
     if row["epsilon"] is None:
-        return name
+        return name + _without_ball(row)
+    name += f"-{steps}" if steps and steps > 1 else ""
+    if settings:
+        name += f" ({settings})"
     return f"{name}, {NORMS.get(row['norm'], row['norm'])} ε = {radius_text(row)}".replace(
         ",  ", ", "
     )
+
+
+def _without_ball(row: Mapping[str, Any]) -> str:
+    settings, distance = row.get("settings"), row.get("distance")
+    if not settings and row.get("weight") is not None:
+        settings = f"weight={row['weight']:g}"
+    text = f", {row['steps']} steps" if row["steps"] and row["steps"] > 1 else ""
+    if settings:
+        weight = settings.removeprefix("weight=")
+        text += f" ({settings})" if weight == settings else f", λ = {float(weight):.3g}"
+    return text if distance is None else f"{text}, at a mean L2 distance of {number(distance)}"
 
 
 def radius_text(row: Mapping[str, Any]) -> str:

@@ -185,7 +185,8 @@ REFUSED = {
     "Pgd(norm=L2, epsilon=.1, steps=2.5)": "Pgd: steps must be a whole number, not 2.5",
     "Pgd(norm=L2, epsilon=.1, step_size=long)": "Pgd: step_size must be a number or None",
     "Pgd(norm=L2, epsilon=.1, label=wrong)": "label must be one of true, predicted",
-    "AdamAttack(epsilon=1)": "advlens has no attack 'AdamAttack'; use one of Bim, Fgsm",
+    "Adam(epsilon=1)": "advlens has no attack 'Adam'; use one of AdamAttack, Bim, FeatureAttack",
+    "AdamAttack(epsilon=1)": "unexpected keyword argument 'epsilon'; it takes seed, draws, weight",
 }
 
 

@@ -102,7 +102,7 @@ DATA = "dissection_images: labels=599 n="
         ("color detectors", COLOR, "robust higher than real images", "more color detectors in ro"),
         (CHANCE, f"{SHARE}low=0.17", f"warning: standard, robust open than {UNDER}", ""),
         (CHANCE, f"{SHARE}low=0.18", f"standard, robust lower than {UNDER}", ""),
-        (SUCCESS, "dissection_images: success=0.499±0.01", WEAK, "rarely reached its target"),
+        (SUCCESS, "dissection_images: success=0.499±0.01", WEAK, "rarely succeeded"),
         (SUCCESS, "dissection_images: success=0.501±0.01", "", ""),
         (SUCCESS, f"{ATTACK}success=0.801±0.01", "", ""),
         (SUCCESS, f"{ATTACK}success=0.799±0.01", "warning: standard higher than robust", ""),

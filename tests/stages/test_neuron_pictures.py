@@ -58,7 +58,7 @@ def made(context: Context, discrepancy: DiscrepancyMap | None) -> list[Row]:
         tops[kind], predicted[kind] = TopK(8, 6), logits.argmax(dim=1)
         tops[kind].update(responses[LAYER], torch.arange(12))
     seen = {"tops": tops, "predicted": predicted, "similarity": torch.eye(3).double()}
-    return picture_rows(context, LAYER, UNITS, ATTACK, **seen, discrepancy=discrepancy)
+    return picture_rows(context, LAYER, UNITS, ATTACK, "pgd", **seen, discrepancy=discrepancy)
 
 
 def png(path: Path) -> np.ndarray:
@@ -91,4 +91,4 @@ def test_without_maps_their_column_is_empty(context: Context) -> None:
 
 def test_no_live_unit_no_picture(context: Context) -> None:
     seen = {"tops": {}, "predicted": {}, "similarity": torch.eye(3).double()}
-    assert picture_rows(context, LAYER, [], ATTACK, **seen) == []
+    assert picture_rows(context, LAYER, [], ATTACK, "pgd", **seen) == []

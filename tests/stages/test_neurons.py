@@ -1,62 +1,106 @@
 """Curves of CS against LC, the choice of units to show, and the classes of their images."""
 
 import math
+import statistics
 from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import Tensor
 
 from advlens.auditing.stages.neurons.curves import curve
 from advlens.auditing.stages.neurons.pictures import choose_units
 from advlens.auditing.stages.neurons.rows import class_rows
-from advlens.consistency import Interval, LayerConsistency, layer_consistency
+from advlens.consistency import LayerConsistency, layer_consistency
 from advlens.statistics import TopK
 
 
-def layer(lc: list[float], cs1: list[float], dead: list[bool] | None = None) -> LayerConsistency:
-    values = {"lc": torch.tensor(lc).double(), "cs1": torch.tensor(cs1).double()}
-    values["consis_adv"] = values["lc"]
-    values["cs2"] = 1 - values["cs1"]
-    gone = torch.tensor(dead or [False] * len(lc))
-    values = {name: torch.where(gone, math.nan, v) for name, v in values.items()}
-    nothing = Interval(0, 0, 0, 0)
-    nothings = dict.fromkeys(values, nothing)
-    return LayerConsistency(values, {}, values["lc"], gone, nothings, {}, 10)
+def layer(
+    seed: int, units: int = 5, *, images: int = 30, top: int = 4, similarity: Tensor | None = None
+) -> tuple[LayerConsistency, list[set[int]], list[set[int]]]:
+    """A layer of random responses, and its units' top images, real and adversarial."""
+    random = torch.Generator().manual_seed(seed)
+    tops = [TopK(top, units), TopK(top, units)]
+    for each in tops:
+        responses = torch.rand(images, units, generator=random)
+        responses[:, 0] -= 2.0 * (each is tops[0])  # the first unit is dead
+        each.update(responses, torch.arange(images))
+    kept = [[set(ids.tolist()) for ids in each.compute()[1]] for each in tops]
+    matrix = SIMILARITY if similarity is None else similarity
+    return layer_consistency(*tops, LABELS[:images], TARGETS[:images], matrix), *kept
 
 
-def test_bins_hold_every_live_unit_once():
-    random = torch.Generator().manual_seed(0)
-    lc = torch.rand(200, generator=random) * 0.7 + 0.1
-    cs1 = torch.rand(200, generator=random)
-    halves = (slice(90), slice(90, 200))
-    rows = curve([layer(lc[half].tolist(), cs1[half].tolist()) for half in halves])
-    assert sum(row["units"] for row in rows) == 200
-    assert len(rows) <= 11
+CLASSES = 5
+SIMILARITY = torch.eye(CLASSES).double() * 0.6 + 0.4
+LABELS = torch.arange(400) % CLASSES
+TARGETS = (LABELS * 3 + 1) % CLASSES
+
+
+def cosine(first: list[int], second: list[int]) -> float:
+    """pᵀCq / (‖p‖_C ‖q‖_C) by sums over pairs of images."""
+
+    def inner(some: list[int], others: list[int]) -> float:
+        return sum(SIMILARITY[a, b].item() for a in some for b in others)
+
+    return inner(first, second) / math.sqrt(inner(first, first) * inner(second, second))
+
+
+def test_bins_hold_every_live_unit_once_with_a_jackknife_over_images() -> None:
+    made = [layer(0), layer(1, units=8)]
+    rows = curve([each[0] for each in made], bins=3)
+    units = [
+        (each.values["lc"][unit].item(), real[unit], adversarial[unit])
+        for each, real, adversarial in made
+        for unit in range(1, len(real))
+    ]
+    assert sum(row["units"] for row in rows) == len(units) == 11
+    assert max(row["units"] for row in rows) > 1
     for row in rows:
-        inside = (lc.double() >= row["bin_low"]) & (lc.double() < row["bin_high"])
-        assert row["units"] == inside.sum()
-        assert row["lc"] == pytest.approx(lc[inside].mean().item(), rel=1e-6)
-        assert row["cs1"] == pytest.approx(cs1[inside].mean().item(), rel=1e-6)
-        half = 1.96 * cs1[inside].std().item() / math.sqrt(inside.sum())
-        assert row["cs1_high"] - row["cs1"] == pytest.approx(half, rel=1e-3)
+        mine = [unit for unit in units if row["bin_low"] <= unit[0] < row["bin_high"]]
+        assert row["units"] == len(mine)
+        assert row["lc"] == pytest.approx(statistics.fmean(lc for lc, _, _ in mine), rel=1e-12)
+        for name, classes in (("cs1", LABELS), ("cs2", TARGETS)):
+
+            def mean(without: int | None, mine=mine, classes=classes) -> float:
+                """The mean over the bin's units with an image left out of all top sets."""
+                values = [
+                    cosine(
+                        [int(LABELS[i]) for i in real - {without}],
+                        [int(classes[i]) for i in adversarial - {without}],
+                    )
+                    for _, real, adversarial in mine
+                ]
+                return statistics.fmean(values)
+
+            whole = mean(None)
+            changes = [mean(image) - whole for image in range(30)]
+            corrected = whole - 0.75 * sum(changes)
+            error = 1.959964 * math.sqrt(0.75 * sum(change**2 for change in changes))
+            ends = (max(0, min(whole, corrected) - error), min(1, max(whole, corrected) + error))
+            assert row[name] == pytest.approx(whole, rel=1e-12)
+            assert (row[f"{name}_low"], row[f"{name}_high"]) == pytest.approx(ends, rel=1e-6)
 
 
-def test_small_values_get_fine_bins_and_one_unit_no_interval():
-    rows = curve([layer([0.002, 0.004, 0.021], [0.1, 0.2, 0.3])])
-    assert rows[0]["bin_high"] - rows[0]["bin_low"] == pytest.approx(0.002)
-    assert rows[-1]["cs1_low"] is None
-    assert curve([layer([0.5], [0.5], [True])]) == []
+def test_small_values_get_fine_bins_and_dead_layers_none() -> None:
+    unlike = torch.eye(CLASSES).double() * 0.03 + 0.001
+    found, *_ = layer(2, units=40, similarity=unlike)
+    rows = curve([found])
+    assert {round(row["bin_high"] - row["bin_low"], 9) for row in rows} <= {0.001, 0.002, 0.005}
+    assert len(rows) <= 11
+    assert curve([layer(2, units=1)[0]]) == []
 
 
 def test_shown_units_are_the_highest_and_the_median_live_ones():
-    lc = [0.9, 0.1, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.9]
-    chosen = [
-        (unit.unit, unit.chosen) for unit in choose_units(layer(lc, lc, [False] * 8 + [True]))
-    ]
+    def known(*lc: float, dead: int | None = None) -> LayerConsistency:
+        gone = torch.arange(len(lc)) == (-1 if dead is None else dead)
+        return SimpleNamespace(values={"lc": torch.tensor(lc)}, dead=gone)
+
+    layer = known(0.9, 0.1, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.9, dead=8)
+    chosen = [(unit.unit, unit.chosen) for unit in choose_units(layer)]
     assert chosen[:3] == [(unit, "highest LC") for unit in (0, 2, 3)]
     assert chosen[3:] == [(unit, "median LC") for unit in (4, 5, 6)]
-    assert [unit.unit for unit in choose_units(layer([0.2, 0.1], [0, 0]))] == [0, 1]
+    assert [unit.unit for unit in choose_units(known(0.2, 0.1))] == [0, 1]
 
 
 def test_the_classes_of_a_unit_are_those_of_its_top_images():
@@ -67,12 +111,13 @@ def test_the_classes_of_a_unit_are_those_of_its_top_images():
         top.update(given, torch.arange(8))
     layer = layer_consistency(*tops, labels, labels.flip(0), torch.eye(4, dtype=torch.float64))
     context = SimpleNamespace(name="m", data=SimpleNamespace(classes=classes))
-    rows = list(class_rows(context, "conv", layer))
+    rows = list(class_rows(context, "conv", layer, "pgd"))
     assert [(row["unit"], row["images"]) for row in rows] == [
         (0, "real"),
         (0, "adversarial"),
         (0, "target"),
     ]
+    assert {row["attacked"] for row in rows} == {"pgd"}
     for row, top, own in zip(rows, (*tops, tops[1]), (labels, labels, labels.flip(0)), strict=True):
         seen = Counter(own[top.compute()[1][0]].tolist())
         ordered = sorted(seen, key=lambda label: (-seen[label], label))

@@ -8,7 +8,7 @@ import pytest
 from advlens.report.blocks import FigureBlock, GridBlock, NoteBlock
 from advlens.report.sections.neurons import section
 from advlens.words import Estimate
-from sections import Maker, estimate, number, puts, remove
+from sections import Maker, cells, estimate, number, puts, remove
 from synthetic_run import (
     BOTH,
     LAYERS,
@@ -50,7 +50,9 @@ def test_tables_may_be_absent(run: Path) -> None:
     assert all(measure in names for measure in ("LC", "consis_adv", "CS1", "CS2"))
     remove(run, "units", "consistency", "floors", "table1_d19", "curves", "pictures")
     found = neurons.check(run)
-    assert [b.name for b in neurons.blocks(run, FigureBlock)] == ["consistency-by-depth"]
+    assert [b.name for b in neurons.blocks(run, FigureBlock)] == [
+        "consistency-by-depth-least-likely"
+    ]
     assert [f.estimates[0].name for f in found.findings] == ["LC", "dead units"]
     remove(run, "layers")
     assert neurons.absent(run)
@@ -310,3 +312,46 @@ def test_scores_explain_the_four_measures(made: Path) -> None:
     assert cs1.notes["robust"] == "least-likely PGD-10, L2 ε = 2.51; success 95.0%"
     for score, measure in ((cs1, "cs1"), (cs2, "cs2")):
         assert score.estimates == means(made, "equal-success", measure)
+
+
+def named_main(run: Path, name: str, **values: str) -> Any:
+    """The section of a run whose main attack is another one."""
+    for table in ("consistency", "curves"):
+        put(run, table, {"images": "least-likely"}, images=name)
+    put(run, "consistency", {"images": name}, **values)
+    return neurons.check(run)
+
+
+def test_a_calibrated_attack_is_named_and_is_that_of_equal_success(run: Path) -> None:
+    adam = {"attack": "AdamAttack", "norm": "", "epsilon": "", "settings": "weight=0.12345"}
+    put(run, "consistency", {"images": "equal-success"}, **adam)
+    found = named_main(run, "adam-attack", **adam)
+    told = "Adam attack, 10 steps, λ = 0.123, at a mean L2 distance of 0.900"
+    blocks = {block.name: block for block in neurons.blocks(run, FigureBlock)}
+    curves = blocks["consistency-curves-adam-attack"]
+    assert f"Equal success: {told}; success" in curves.caption
+    assert told in blocks["consistency-by-depth-adam-attack"].caption
+    assert not [finding for finding in found.findings if "at equal ε" in finding.claim]
+    notes = [block.text for block in neurons.blocks(run, NoteBlock)]
+    assert any(text.startswith("Figure 10 of D22:") for text in notes)
+    (table,) = neurons.tables(run, "consistency.csv")
+    assert f"The main attack is {told}." in table.caption
+    assert {row["Attack"] for row in cells(table)} == {"Equal success", "FGSM", "Noise (control)"}
+    put(run, "consistency", {"images": "adam-attack"}, settings="weight=5")
+    assert neurons.check(run)
+    (table,) = neurons.tables(run, "consistency.csv")
+    assert "AdamAttack" in {row["Attack"] for row in cells(table)}
+
+
+def test_an_attack_that_aims_at_no_class_succeeds_where_images_are_misclassified(run: Path) -> None:
+    put(run, "consistency", {"images": "fgsm"}, images="other")
+    named_main(run, "fgsm", targeted="false", attack="Fgsm", norm="Linf", steps="1")
+    (table,) = neurons.tables(run, "consistency.csv")
+    assert "An attack succeeds where the image is misclassified. The main attack is FGSM" in (
+        table.caption
+    )
+    notes = [block.text for block in neurons.blocks(run, NoteBlock)]
+    assert any(text.startswith("As in Figure 10 of D22, but under another") for text in notes)
+    assert {row["Attack"] for row in cells(table)} == {
+        *("Equal ε", "Equal success", "Noise (control)")
+    }

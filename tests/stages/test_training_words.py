@@ -57,7 +57,7 @@ def test_the_attack_of_the_validation_is_named() -> None:
     assert words.attack == "PGD-3, L∞ ε = 8/255"
     assert words.recipe == "a-recipe"
     words = in_words(Training(validation_attack=AdamAttack(weight=1.0)), None)
-    assert (words.attack, words.recipe) == ("Adam attack-20", "")
+    assert (words.attack, words.recipe) == ("Adam attack, 20 steps", "")
 
 
 def test_the_settings_as_they_are_by_default() -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from advlens.arrays import Ids, Images, Labels, Logits, PerImage
 from advlens.attacks.base import Goal, least_likely, needed
 from advlens.attacks.gradient import GradientAttack
+from advlens.errors import SettingsError
 from advlens.losses import cross_entropy
 from advlens.prepared import Prepared, check_labels, place_images, prepare
 
@@ -26,13 +27,13 @@ class AdamAttack(GradientAttack):
     papers leave λ open: `calibrate` finds the smallest one that reaches a success rate.
 
     Attributes:
-        weight: λ.
+        weight: λ; None for one that has yet to be calibrated.
         steps: Adam steps (D22: 10 to 20).
         step_size: Adam's learning rate in pixel units (D22: 5 of 255).
         targeted: towards the least likely class of the clean image; otherwise away from the label.
     """
 
-    weight: float = 1.0
+    weight: float | None = 1.0
     steps: int = 20
     step_size: float = 5 / 255
     targeted: bool = True
@@ -43,6 +44,11 @@ class AdamAttack(GradientAttack):
         return _Likelihood(needed(labels, clean))
 
     def _attack(self, model: Prepared, images: Images, labels: Labels | None, ids: Ids) -> Images:
+        if self.weight is None:
+            raise SettingsError(
+                "the weight λ of the Adam attack is not set; give one, or take the attack that "
+                "calibrate returns"
+            )
         ascent = self._ascent(model, images, labels)
         current, first, second = images, torch.zeros_like(images), torch.zeros_like(images)
         for step in range(1, self.steps + 1):

@@ -158,6 +158,22 @@ class Attack:
         ball = vars(self).get("threat")
         return ball if isinstance(ball, Threat) else None
 
+    @property
+    def radius(self) -> float | None:
+        """The largest radius of the ball that the attack stays within, where it has one."""
+        radius: float | None = self.columns()["epsilon"]
+        return radius
+
+    def with_radius(self, epsilon: float) -> Self:
+        """The same attack in a ball of another radius; a step size changes in proportion."""
+        ball, size = self.within(), vars(self).get("step_size")
+        if ball is None or self.radius is None:
+            raise SettingsError(f"{type(self).__name__} has no radius that could be another")
+        changed: dict[str, Any] = {"threat": replace(ball, epsilon=epsilon)}
+        if size is not None:
+            changed["step_size"] = size * epsilon / self.radius
+        return replace(self, **changed)
+
     def columns(self) -> dict[str, Any]:
         """The columns that name the attack in the tables of a run: attack, norm, epsilon, steps.
 

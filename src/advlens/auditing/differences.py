@@ -15,7 +15,7 @@ from advlens.attacks.base import NATURAL
 from advlens.auditing.per_image import by_model
 from advlens.auditing.stages.attribution import RANDOM
 from advlens.auditing.stages.dissection.rows import NONE, TOGETHER
-from advlens.auditing.stages.neurons import EQUAL
+from advlens.auditing.stages.neurons.attacked import EQUAL
 from advlens.intervals import holm, mcnemar, paired_interval, paired_jackknife, paired_mean
 from advlens.runs.folder import Tables
 from advlens.runs.tables import Row

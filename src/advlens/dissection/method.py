@@ -59,7 +59,8 @@ class Dissection:
         Args:
             model: pixels in [0, 1] → logits; without an attack, any output.
             data: images with labeled pixels, of the model's size.
-            attack: the attack that makes the adversarial images; it must need no labels.
+            attack: the attack that makes the adversarial images. These have no labels: one that
+                needs them leaves the class that the model predicts.
 
         Returns:
             For each layer the concepts on the real images and, with an attack, on the adversarial

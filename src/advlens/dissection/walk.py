@@ -9,7 +9,6 @@ from torch import Tensor
 
 from advlens.arrays import Ids, Images
 from advlens.attacks import Attack
-from advlens.attacks.base import least_likely
 from advlens.datasets import Annotations, BrodenData
 from advlens.dissection.layer import Concepts, Kind, Layer, images_of
 from advlens.dissection.masks import Cells
@@ -42,7 +41,8 @@ class Dissector:
     Attributes:
         passes: 1, or 2 if the maps did not fit.
         predicted: class predicted on each image, by kind of images; −1 means none.
-        targets: the least likely class of each real image; −1 means none.
+        reached: 1 where the attack reached its goal on an image, else 0.
+        targeted: whether the attack aims at a class.
         distances: L2 distance of each adversarial image from its real one, in pixel units.
     """
 
@@ -79,7 +79,8 @@ class Dissector:
         self.kept = 0
         self.ids: list[list[int]] = []
         self.predicted = {kind: torch.full((len(data),), -1) for kind in self.images}
-        self.targets = torch.full((len(data),), -1)
+        self.reached = torch.zeros(len(data), dtype=torch.int64)
+        self.targeted = False
         self.distances = torch.zeros(len(data))
         self.groups = Groups.of(data)
         self.pixels = torch.zeros(data.label_count, dtype=torch.int64)
@@ -98,17 +99,24 @@ class Dissector:
                 layer.count(kind, cells, truths)
 
     def _maps(self, ids: Ids, images: Images) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        for kind in self.images:
-            if kind == "adversarial" and self.attack is not None:
-                real, images = images, self.attack(self.prepared, images, ids=ids)
-                self.distances[ids] = (images - real).flatten(1).norm(dim=1).cpu()
-            with torch.no_grad():
-                outputs, maps = self.prepared.maps(images, self.names)
-            if outputs is not None and outputs.ndim == 2:
-                self.predicted[kind][ids] = outputs.argmax(dim=1).cpu()
-                if kind == "real":
-                    self.targets[ids] = least_likely(outputs).cpu()
-            yield kind, maps
+        with torch.no_grad():
+            outputs, maps = self.prepared.maps(images, self.names)
+        if outputs is not None and outputs.ndim == 2:
+            self.predicted["real"][ids] = outputs.argmax(dim=1).cpu()
+        yield "real", maps
+        if self.attack is None:
+            return
+        assert outputs is not None
+        classes = outputs.argmax(dim=1)  # in place of labels, which these images do not have
+        attacked = self.attack(self.prepared, images, classes, ids=ids)
+        self.distances[ids] = (attacked - images).flatten(1).norm(dim=1).float().cpu()
+        goal = self.attack.goal(outputs, classes)
+        with torch.no_grad():
+            outputs, maps = self.prepared.maps(attacked, self.names)
+        assert outputs is not None
+        self.predicted["adversarial"][ids] = outputs.argmax(dim=1).cpu()
+        self.reached[ids], self.targeted = goal.reached(outputs).long().cpu(), goal.targeted
+        yield "adversarial", maps
 
     def _observe(
         self, ids: Ids, maps_of: dict[str, dict[str, Tensor]], image_shape: Sequence[int]
@@ -225,11 +233,12 @@ class Dissector:
         """What each layer's units detect on each kind of images; the same in all processes."""
         device = self.prepared.device
         self.pixels = self.processes.total(self.pixels.to(device)).cpu()
-        for classes in (*self.predicted.values(), self.targets):
+        for classes in self.predicted.values():
             classes += 1  # 0 in all processes except the one that saw the image
             classes.copy_(self.processes.total(classes.to(device)))
             classes -= 1
         self.distances = self.processes.total(self.distances.to(device)).cpu()
+        self.reached = self.processes.total(self.reached.to(device)).cpu()
         for layer in self.layers.values():
             layer.merge_counts(self.processes, device)
         return {
@@ -242,7 +251,7 @@ class Dissector:
         kept = {
             "passes": torch.tensor(self.passes),
             "pixels": self.pixels,
-            "targets": self.targets,
+            "reached": self.reached,
             "distances": self.distances,
             "ids": torch.tensor([i for ids in self.ids for i in ids], dtype=torch.int64),
             "sizes": torch.tensor([len(ids) for ids in self.ids], dtype=torch.int64),
@@ -264,7 +273,7 @@ class Dissector:
             if key not in ("ids", "sizes") and (given.dtype, given.shape) != (own.dtype, own.shape):
                 raise RunError(f"a state's {key} is not of {len(self.data)} images; remove it")
         self.passes, self.pixels = int(state["passes"]), state["pixels"]
-        self.targets, self.distances = state["targets"], state["distances"]
+        self.reached, self.distances = state["reached"], state["distances"]
         self.predicted = {kind: state[f"predicted.{kind}"] for kind in self.images}
         sizes = state["sizes"].tolist()
         self.ids = [part.tolist() for part in torch.split(state["ids"], sizes)]

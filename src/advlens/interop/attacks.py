@@ -4,14 +4,24 @@ import inspect
 import math
 import re
 import warnings
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from advlens.arrays import Ids, Images, Labels, PerImage
-from advlens.attacks import Attack, Bim, Fgsm, GaussianNoise, LeastLikely, Pgd
+from advlens.attacks import (
+    AdamAttack,
+    Attack,
+    Bim,
+    FeatureAttack,
+    Fgsm,
+    GaussianNoise,
+    GradientAttack,
+    LeastLikely,
+    Pgd,
+)
 from advlens.attacks.base import needed
 from advlens.attacks.threat import L2, Linf
 from advlens.errors import ModelError, SettingsError
@@ -38,7 +48,8 @@ UNFIT = {
     "torchattacks:MultiAttack": "wraps other attacks; name those one by one",
 }
 OWN: dict[str, type[Attack]] = {
-    kind.__name__: kind for kind in (Bim, Fgsm, GaussianNoise, LeastLikely, Pgd)
+    kind.__name__: kind
+    for kind in (AdamAttack, Bim, FeatureAttack, Fgsm, GaussianNoise, LeastLikely, Pgd)
 }
 
 
@@ -99,6 +110,12 @@ class ForeignAttack(Attack):
         threat = self.threat
         named = {"attack": self.name, "norm": threat.norm, "epsilon": float(threat.epsilon)}
         return named | {"steps": self.steps}
+
+    def with_radius(self, epsilon: float) -> Self:
+        """The same attack in a ball of another radius; step sizes stay as they are."""
+        told = {"eps": epsilon} if "eps" in self.settings else {}
+        threat = replace(self.threat, epsilon=epsilon)
+        return replace(self, threat=threat, settings=self.settings | told)
 
     def unusual(self, **usual: object) -> str:
         """Nothing but the seed: the name tells the other settings."""
@@ -173,25 +190,34 @@ class TorchattacksAttack(ForeignAttack):
         return self.kind(model, **seeded | self.settings)(images, labels), "eps" in known
 
 
-def make_attack(text: str, *, seed: int = 0) -> Attack:
+def make_attack(text: str, *, seed: int = 0, draws: int = 1) -> Attack:
     """The attack that a text names, such as `foolbox:LinfPGD(epsilon=8/255, steps=10)`.
 
     Args:
         text: `foolbox:Name(…)`, `torchattacks:Name(…)`, one of ours, `Pgd(norm=Linf, …)`, or a
             class of your own that is made from `Attack`, `package.module:Name(…)`.
             epsilon is the radius of the ball and norm its norm, where the attack does not imply
-            one; the other settings are the attack's own.
+            one; the other settings are the attack's own. AdamAttack has no ball, and without a
+            weight its λ has yet to be calibrated.
         seed: of everything random in the attack.
+        draws: passes that an attack of ours averages its gradients over, unless the text says so.
 
     Raises:
         SettingsError: there is no such attack or setting, or the library is not installed.
     """
     spec = parse_method(text)
+    attack = _made_of(spec, text, seed)
+    if isinstance(attack, GradientAttack) and "draws" not in spec.settings:
+        return replace(attack, draws=draws)
+    return attack
+
+
+def _made_of(spec: MethodSpec, text: str, seed: int) -> Attack:
     if spec.library not in _MAKERS:
         return _users(spec, seed)
     if str(spec) in UNFIT:
         raise SettingsError(f"{spec} cannot be measured: it {UNFIT[str(spec)]}")
-    if "epsilon" not in spec.settings:
+    if "epsilon" not in spec.settings and str(spec) != AdamAttack.__name__:
         raise SettingsError(
             f"{text!r} has no radius; give it in pixel units, as in {spec}(epsilon=8/255)"
         )
@@ -201,7 +227,15 @@ def make_attack(text: str, *, seed: int = 0) -> Attack:
 def _own(spec: MethodSpec, seed: int) -> Attack:
     if spec.name not in OWN:
         raise SettingsError(f"advlens has no attack {spec.name!r}; use one of {', '.join(OWN)}")
+    if OWN[spec.name] is AdamAttack:
+        return _plain(spec, AdamAttack, {"seed": seed, "weight": None})
     return _ours(spec, OWN[spec.name], seed)
+
+
+def _plain(spec: MethodSpec, kind: type[Attack], given: dict[str, Any]) -> Attack:
+    """An attack without a ball."""
+    check_arguments(spec, kind, **spec.settings)
+    return kind(**given | dict(spec.settings))
 
 
 def _ours(spec: MethodSpec, kind: type[Attack], seed: int) -> Attack:
@@ -220,9 +254,7 @@ def _users(spec: MethodSpec, seed: int) -> Attack:
     kind = users(spec, Attack, others)
     if "threat" in inspect.signature(kind).parameters:
         return _ours(spec, kind, seed)
-    check_arguments(spec, kind, **spec.settings)
-    attack: Attack = kind(**{"seed": seed, **spec.settings})
-    return attack
+    return _plain(spec, kind, {"seed": seed})
 
 
 def _foolbox(spec: MethodSpec, seed: int) -> Attack:

@@ -44,6 +44,7 @@ ATTACK: Columns = {
     "epsilon": (OPEN, "the radius, of pixels in [0, 1]; the largest of several; empty without"),
     "steps": (int, "gradient steps"),
 }
+SET: Columns = {"attacked": (str | None, "the set of attacked images, as in consistency.csv")}
 MEAN: Columns = {
     "mean": (float, "the mean"),
     "low": (OPEN, "its 95 % interval, lower end"),

@@ -20,6 +20,7 @@ from advlens.runs.columns import (
     MODEL,
     OPEN,
     RANK,
+    SET,
     TERMS,
     UNIT,
     N,
@@ -100,14 +101,16 @@ TABLES: dict[str, Table] = {
         },
     ),
     "units": Table(
-        "a unit and its consistency under the least-likely attack at equal ε",
+        "a unit and its consistency under the main attack",
         UNIT
         | {"dead": (bool, "whether the unit never responds")}
         | {name: (OPEN, of) for name, of in MEASURES.items()}
         | {
             "lc_corrected": (OPEN, "LC without the bias of k images, (k·LC − 1)/(k − 1)"),
             "consis_adv_fgsm": (OPEN, "consis_adv under FGSM"),
-        },
+        }
+        | SET,
+        later=(*SET,),
     ),
     "unit_classes": Table(
         "the classes of a live unit's top images: consis(n, c) of D19 (eq. 1), the first five",
@@ -122,7 +125,9 @@ TABLES: dict[str, Table] = {
                     f"share_{rank}": (float | None, "its share of the unit's top images"),
                 }.items()
             },
+            **SET,
         },
+        later=(*SET,),
     ),
     "layers": Table(
         "the means over the live units of a layer",
@@ -138,17 +143,25 @@ TABLES: dict[str, Table] = {
             for name, of in MEASURES.items()
             for column, pair in interval(name, of, OPEN, mean="_mean").items()
         }
-        | {"lc_corrected_mean": (OPEN, "of lc_corrected")},
+        | {"lc_corrected_mean": (OPEN, "of lc_corrected")}
+        | SET,
+        later=(*SET,),
     ),
     "consistency": Table(
         "the mean of a measure over the live units of a layer, for a set of attacked images",
         LAYER
-        | {"images": (str, "the set: least-likely, equal-success, fgsm or noise")}
+        | {"images": (str, "the set: the main attack's name, equal-success, fgsm or noise")}
         | ATTACK
+        | {
+            "settings": (str | None, "settings of the attack that are not its defaults"),
+            "targeted": (bool | None, "whether the attack aims at a class"),
+            "distance": (float | None, "the mean L2 distance of attacked images from the real"),
+        }
         | interval("success", "share of images on which the attack succeeds")
         | {"measure": (str, "the measure"), **MEAN, "mean": (OPEN, "the mean over units")}
         | {"units": (int, "live units")}
         | N,
+        later=("settings", "targeted", "distance"),
     ),
     "consistency_images": Table(
         "what images contribute to a mean over the live units of the last convolution",
@@ -210,7 +223,9 @@ TABLES: dict[str, Table] = {
             **CLASSES,
             "response": (float, "the unit's response"),
             **FRAMED,
+            **SET,
         },
+        later=(*SET,),
     ),
     "dissection": Table(
         "a unit and the concept that it detects best",
@@ -260,6 +275,8 @@ TABLES: dict[str, Table] = {
         | ATTACK
         | {
             "steps": (int | None, "gradient steps, if there is an attack"),
+            "settings": (str | None, "settings of the attack that are not its defaults"),
+            "targeted": (bool | None, "whether the attack aims at a class"),
             "weight": (OPEN, "λ of the Adam attack"),
             "distance": (OPEN, "mean L2 distance of adversarial images"),
             **interval("success", "share of images on which it reaches its target", OPEN),
@@ -269,6 +286,7 @@ TABLES: dict[str, Table] = {
             "minimum": (float, "the IoU above which a unit is a detector"),
             "passes": (int, "passes over the images"),
         },
+        later=("settings", "targeted"),
     ),
     "dissection_pictures": Table(
         "an image that excites a unit most, with its mask",

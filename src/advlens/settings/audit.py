@@ -19,6 +19,13 @@ Norm = Literal["linf", "l2"]
 Stages = Annotated[tuple[str, ...], arg(metavar=f"{{{','.join(STAGES.names)}}}")]
 
 
+PRESETS = {
+    "d19": ("Fgsm(norm=Linf, epsilon=1/255)", "LeastLikely(norm=Linf, epsilon=4/255, steps=10)"),
+    "d22": ("AdamAttack(steps=20)", "AdamAttack(steps=20)"),
+}
+"""The attacks of a paper: on units, and on units as detectors of concepts."""
+
+
 def check_stages(names: Sequence[str]) -> None:
     """Raise SettingsError if there is no name, or one that no stage has."""
     if not names:
@@ -55,6 +62,13 @@ class AuditSettings(ModelSettings):
             and accuracy is their mean. Other models take one.
         sweep_images: size of the subset for the sweep over epsilon and the sanity checks.
         sweep_steps: PGD steps on that subset.
+        preset: the attacks of a paper in place of the default ones: d19 measures units under FGSM
+            1/255 and dissects them under the least-likely attack in L∞ 4/255; d22 does both under
+            the Adam attack, with λ calibrated.
+        neuron_attack: the attack under which units are measured, such as
+            "Pgd(norm=Linf, epsilon=4/255)" or "AdamAttack(steps=20)" (docs/interop.md); by default
+            the least-likely attack in L2 that the next settings describe.
+        concept_attack: the attack under which units are dissected; by default the same one.
         neuron_epsilon: L2 radius of the least-likely attack on the units; auto is twice epsilon.
         neuron_steps: steps of that attack.
         neuron_step_size: step size of that attack in pixel units, scaled in proportion at other
@@ -103,6 +117,9 @@ class AuditSettings(ModelSettings):
     draws: int = DRAWS
     sweep_images: int = 500
     sweep_steps: int = 10
+    preset: Annotated[Literal["d19", "d22"] | None, NoHint] = None
+    neuron_attack: Annotated[str | None, arg(metavar="ATTACK", help_behavior_hint="")] = None
+    concept_attack: Annotated[str | None, arg(metavar="ATTACK", help_behavior_hint="")] = None
     neuron_epsilon: AutoRadius = None
     neuron_steps: int = 10
     neuron_step_size: AutoRadius = None
@@ -163,8 +180,15 @@ class AuditSettings(ModelSettings):
             raise SettingsError(
                 f"fgsm radii must lie between 0 and 1 in pixel units, not {self.fgsm}"
             )
-        for text in (*self.attack, *self.attribution):
+        named = filter(None, (self.neuron_attack, self.concept_attack))
+        for text in (*self.attack, *self.attribution, *named):
             parse_method(text)
+        if self.attack_on_units:
+            for name in ("neuron_epsilon", "neuron_steps", "neuron_step_size"):
+                if getattr(self, name) != getattr(type(self), name):
+                    raise SettingsError(
+                        f"{name} means nothing to {self.attack_on_units}; leave it out"
+                    )
         check_numbers(self, "autoattack", where="", least=0)
         check_numbers(self, "draws", where="", least=2)
         check_numbers(self, "autoattack_linf", where="", least=0, most=1)
@@ -193,6 +217,17 @@ class AuditSettings(ModelSettings):
             raise SettingsError(f"samples must be an even number, not {self.samples}")
         if self.synsets is not None and not self.synsets.is_file():
             raise SettingsError(f"synsets names the file {self.synsets}, which does not exist")
+
+    @property
+    def attack_on_units(self) -> str | None:
+        """The attack under which units are measured, if it is named."""
+        return self.neuron_attack or (PRESETS[self.preset][0] if self.preset else None)
+
+    @property
+    def attack_on_concepts(self) -> str | None:
+        """The attack under which units are dissected, if it is named."""
+        preset = PRESETS[self.preset][1] if self.preset else None
+        return self.concept_attack or preset or self.neuron_attack
 
     @property
     def by_name(self) -> bool:

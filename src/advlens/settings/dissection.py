@@ -1,12 +1,15 @@
 """The settings of a dissection."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
+
+from tyro.conf import arg
 
 from advlens.checks import check_numbers, check_positive, check_seed
 from advlens.errors import SettingsError
 from advlens.settings.models import ModelSettings
 from advlens.settings.numbers import AutoRadius, NoHint
+from advlens.settings.spec import parse_method
 
 Layers = tuple[str, ...]
 
@@ -17,12 +20,14 @@ class DissectSettings(ModelSettings):
 
     Attributes:
         layers: names of convolutions; "last" is the last one, "all" means all of them.
-        attack: the attack that makes the adversarial images: the iterative least-likely-class
-            method (D19), the Adam optimization attack (D22), or none.
-        epsilon: L2 radius of the least-likely attack in pixel units; auto is 1 for images below 96
+        attack: the attack that makes the adversarial images: least-likely in L2, adam (D22, λ
+            calibrated), none, or any other such as "LeastLikely(norm=Linf, epsilon=4/255)" (D19;
+            docs/interop.md). Images have no labels here, so an attack that needs them leaves the
+            predicted class.
+        epsilon: L2 radius of least-likely in pixel units; auto is 1 for images below 96
             pixels, 3 below 160, else 6.
-        steps: steps of the attack.
-        step_size: step size of the least-likely attack in pixel units; auto is 2.5 epsilon / steps.
+        steps: steps of least-likely and adam.
+        step_size: step size of least-likely in pixel units; auto is 2.5 epsilon / steps.
         quantile: share of a unit's activations above its threshold.
         minimum: IoU above which a unit detects its best concept.
         upsampling: receptive-field places a map's positions at the centers of their receptive
@@ -41,7 +46,7 @@ class DissectSettings(ModelSettings):
     """
 
     layers: Layers = ("last",)
-    attack: Literal["least-likely", "adam", "none"] = "least-likely"
+    attack: Annotated[str, arg(metavar="ATTACK")] = "least-likely"
     epsilon: AutoRadius = None
     steps: int = 10
     step_size: AutoRadius = None
@@ -57,12 +62,16 @@ class DissectSettings(ModelSettings):
     seed: int = 0
     device: str = "auto"
 
+    NAMES: ClassVar[tuple[str, ...]] = ("least-likely", "adam", "none")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         positive = ("epsilon", "steps", "step_size", "units", "images", "batch_size")
         check_positive(self, *positive, where="")
         check_numbers(self, "quantile", "minimum", where="", above=0, below=1)
         check_seed(self, where="")
+        if self.attack not in self.NAMES:
+            parse_method(self.attack)
         for name in ("epsilon", "step_size"):
             if getattr(self, name) is not None and self.attack != "least-likely":
                 raise SettingsError(

@@ -30,10 +30,12 @@ class ObjectiveSettings:
         step_size: step size in pixel units; auto is 1.2 epsilon / attack steps, or 2.5 times the
             radius / attack steps if the radius is drawn.
         alpha: weight of the loss on real images, 0 to 1 (consistency: .5; unrelaxed: 0).
-        beta: weight of the term that ties real and attacked images, ≥ 0 (default: 1 for consistency
-            and unrelaxed, 6 for trades).
-        distance: distance of features, averaged over elements, or between directions (default:
-            squared).
+        preset: paper, for the consistent loss as D19 and D22 print it: the squared distance of the
+            features, summed over their elements, with weight 1.
+        beta: weight of the term that ties real and attacked images, ≥ 0 (default: 25 for
+            consistency, 1 for unrelaxed, 6 for trades).
+        distance: distance of features, averaged over elements, summed over them, or between
+            directions (default: squared).
         layer: the layer of the features: a convolution (default: the last), or "representation".
         gradient: path of the distance's gradient, through both sides or only the attacked one
             (default: both).
@@ -48,8 +50,9 @@ class ObjectiveSettings:
     attack_steps: Annotated[int | None, NoHint] = None
     step_size: AutoRadius = None
     alpha: Annotated[float | None, NoHint] = None
+    preset: Annotated[Literal["paper"] | None, NoHint] = None
     beta: Annotated[float | None, NoHint] = None
-    distance: Annotated[Literal["squared", "absolute", "cosine"] | None, NoHint] = None
+    distance: Annotated[Literal["squared", "summed", "absolute", "cosine"] | None, NoHint] = None
     layer: Annotated[str | None, NoHint] = None
     gradient: Annotated[Literal["both", "attacked"] | None, NoHint] = None
     clean_pass: Annotated[Literal["separate", "shared"] | None, NoHint] = None
@@ -148,16 +151,17 @@ class TrainSettings(ObjectiveSettings, OptimizerSettings, AugmentationSettings, 
             "attack_steps",
             "step_size",
             "alpha",
+            "preset",
             "beta",
             "distance",
             "layer",
             "gradient",
             "clean_pass",
         ),
-        "adversarial": ("alpha", "beta", "distance", "layer", "gradient", "clean_pass"),
+        "adversarial": ("alpha", "preset", "beta", "distance", "layer", "gradient", "clean_pass"),
         "consistency": ("attack_steps", "step_size"),
-        "trades": ("alpha", "distance", "layer", "gradient", "clean_pass"),
-        "unrelaxed": ("distance", "gradient", "clean_pass"),
+        "trades": ("alpha", "preset", "distance", "layer", "gradient", "clean_pass"),
+        "unrelaxed": ("preset", "distance", "gradient", "clean_pass"),
     }
 
     def __post_init__(self) -> None:
@@ -193,6 +197,10 @@ class TrainSettings(ObjectiveSettings, OptimizerSettings, AugmentationSettings, 
                 raise SettingsError(
                     f"{name} means nothing to the objective {self.objective}; leave it out"
                 )
+        if self.preset is not None:
+            for name in ("beta", "distance"):
+                if getattr(self, name) is not None:
+                    raise SettingsError(f"the preset {self.preset} sets {name}; leave it out")
         if self.optimizer == "adam" and (self.momentum is not None or not self.nesterov):
             name = "nesterov" if self.momentum is None else "momentum"
             raise SettingsError(f"{name} means nothing to the optimizer adam; leave it out")

@@ -100,8 +100,9 @@ class Adversarial:
 class FeatureConsistency:
     """α L(f(x), y) + (1 − α) L(f(x*), y) + β d(φ(x), φ(x*)) (D19 eq. 6; D22 eq. 5, 8, 9).
 
-    In the papers x* is one step of FGSM; they leave open φ, β and where the gradient of d flows.
-    With beta=0 this is training on clean and attacked images.
+    In the papers x* is one step of FGSM, d is summed and β is 1 (distance="summed", beta=1); they
+    leave open φ and where the gradient of d flows. The default β is the one that keeps the network
+    from overfitting to FGSM. With beta=0 this is training on clean and attacked images.
 
     With a "separate" clean pass the attack sees the prepared copy: 8 units. With a "shared" one the
     attack follows the gradient of the live network's clean pass, `Fgsm`'s step along it: 7 units.
@@ -114,7 +115,8 @@ class FeatureConsistency:
         alpha: weight of the clean loss, 0 to 1.
         beta: weight of the feature distance, ≥ 0.
         attack: the attack that makes x*.
-        distance: d, averaged over elements: "squared" or "absolute" difference; or "cosine".
+        distance: d, averaged over elements: "squared" or "absolute" difference; "summed" squared
+            difference; or "cosine".
         layer: φ: the maps of this convolution after its non-linearity (default: the last one), or
             the "representation" that the last linear layer reads.
         gradient: whether the distance's gradient flows through "both" sides, or the "attacked" one.
@@ -123,7 +125,7 @@ class FeatureConsistency:
     """
 
     alpha: float = 0.5
-    beta: float = 1.0
+    beta: float = 25.0
     attack: Attack = field(default_factory=lambda: Fgsm(threat=PAPERS))
     distance: FeatureDistance = "squared"
     layer: str | None = None

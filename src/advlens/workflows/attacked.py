@@ -29,6 +29,7 @@ from advlens.attacks import (
     Pgd,
 )
 from advlens.attacks.threat import L2, Linf
+from advlens.auditing.calibration import CALIBRATION
 from advlens.datasets import Batch, ImageData, read_rgb
 from advlens.distributed import Processes
 from advlens.errors import DataError
@@ -41,9 +42,6 @@ from advlens.progress import Progress
 from advlens.runs.folder import ABOUT, Run, fingerprint, open_run, write_csv, write_json
 from advlens.runs.tables import Row
 from advlens.settings import AttackSettings
-
-CALIBRATION = 96
-"""Number of images on which the weight of the Adam attack is chosen."""
 
 
 @dataclass(frozen=True)

@@ -180,9 +180,13 @@ def _objective(settings: TrainSettings) -> Objective:
     if settings.objective == "unrelaxed":
         feature_attack = FeatureAttack(**inner, layer=settings.layer)
         return Unrelaxed(attack=Pgd(**inner), feature_attack=feature_attack, **weights)
+    printed: dict[str, Any] = {}
+    if settings.preset == "paper":
+        printed = {"distance": "summed", "beta": 1.0}
     return FeatureConsistency(
         attack=Fgsm(threat=inner["threat"]),
         **weights,
+        **printed,
         **_given(
             settings,
             distance="distance",

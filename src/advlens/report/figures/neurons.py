@@ -92,7 +92,9 @@ def _mark_mean(axes: Axes, mean: float, highest: float) -> None:
 
 
 @styled
-def consistency_curves(rows: Rows, models: Sequence[str], *, width: float = WIDTH) -> Figure:
+def consistency_curves(
+    rows: Rows, models: Sequence[str], *, headings: Mapping[str, str], width: float = WIDTH
+) -> Figure:
     """CS1 and CS2 against LC over the units of all layers: Figure 10 of D22.
 
     One column a kind of adversarial images; under the curves, the number of units in each bin.
@@ -100,9 +102,9 @@ def consistency_curves(rows: Rows, models: Sequence[str], *, width: float = WIDT
     Args:
         rows: of `curves.csv`.
         models: names, in the order of the run.
+        headings: what each kind of images is called.
         width: inches.
     """
-    names = {"least-likely": "Equal ε", "equal-success": "Equal success"}
     kinds = rows.values("images")
     figure = new_figure(5.6, width=width)
     panels = figure.subplots(
@@ -114,7 +116,7 @@ def consistency_curves(rows: Rows, models: Sequence[str], *, width: float = WIDT
             for axes, measure in zip(panels[:2, column], ("cs1", "cs2"), strict=True):
                 _curve(axes, mine, measure, index)
             _counts(panels[2, column], mine, index, len(models))
-        panels[0, column].set_title(names.get(kind, kind))
+        panels[0, column].set_title(headings[kind])
         panels[2, column].set_xlabel("LC (real images)")
     for axes, label in zip(
         panels[:, 0], ("CS1: same content", "CS2: follows target", "Units"), strict=True

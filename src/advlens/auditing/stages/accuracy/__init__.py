@@ -7,9 +7,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from advlens.attacks import Attack, Fgsm, GradientAttack, Pgd
+from advlens.attacks import AdamAttack, Attack, Fgsm, Pgd
 from advlens.attacks.base import NATURAL
 from advlens.attacks.threat import L2, Linf, Threat
+from advlens.auditing.calibration import calibrated
 from advlens.auditing.per_image import in_blocks
 from advlens.auditing.stage import Context, Need, Stage, View, Work
 from advlens.auditing.stages.accuracy.autoattack import AutoAttackStage
@@ -65,9 +66,7 @@ def _attacks(subject: Subject, settings: AuditSettings) -> list[Attack]:
     attacks: list[Attack] = [Fgsm(threat=Linf(epsilon=e), **given) for e in settings.fgsm]
     attacks.append(Pgd(threat=L2(epsilon=subject.epsilon), steps=settings.steps, **given))
     for text in settings.attack:
-        attack = make_attack(text, seed=settings.seed)
-        if isinstance(attack, GradientAttack) and attack.draws == 1:
-            attack = replace(attack, draws=draws)
+        attack = make_attack(text, **given)
         if _told(attack, given) in [_told(other, given) for other in attacks]:
             raise SettingsError(
                 f"{text!r} is measured already; change one of its settings, or leave it out"
@@ -109,10 +108,17 @@ class Counts(Work):
         """Images for which an attack of another library finds no starting point."""
 
     def update(self, view: View) -> None:
+        self._calibrate()
         for key, attack in self.attacks.items():
             known = _unattacked(attack)
             self._take(key, attack, view)
             self.unattacked[key] += _unattacked(attack) - known
+
+    def _calibrate(self) -> None:
+        """Find the λ of Adam attacks that have none."""
+        for key, attack in self.attacks.items():
+            if isinstance(attack, AdamAttack) and attack.weight is None:
+                self.attacks[key] = calibrated(attack, self.context, labeled=True)
 
     def _take(self, key: str, attack: Attack | None, view: View) -> Tensor | None:
         """Whether each image counts as right; None for several draws."""
@@ -123,7 +129,15 @@ class Counts(Work):
     def state(self) -> dict[str, Tensor]:
         counted = [accuracy.counts() for accuracy in self.counts.values()]
         unattacked = torch.tensor([*self.unattacked.values()])
-        return {f"{self.table}.counts": torch.tensor(counted), f"{self.table}.left": unattacked}
+        weights = {
+            f"{self.table}.weight.{key}": torch.tensor(attack.weight, dtype=torch.float64)
+            for key, attack in self.attacks.items()
+            if isinstance(attack, AdamAttack) and attack.weight is not None
+        }
+        return {
+            f"{self.table}.counts": torch.tensor(counted),
+            f"{self.table}.left": unattacked,
+        } | weights
 
     def restore(self, state: dict[str, Tensor]) -> None:
         for accuracy, row in zip(
@@ -132,6 +146,10 @@ class Counts(Work):
             if not all(0 <= count <= row[0] * self.draws for count in row):
                 raise ValueError(f"{row} are not counts of {row[0]} images")
             accuracy.restore(row)
+        for key, attack in self.attacks.items():
+            weight = state.get(f"{self.table}.weight.{key}")
+            if isinstance(attack, AdamAttack) and weight is not None:
+                self.attacks[key] = replace(attack, weight=weight.item())
         left = state[f"{self.table}.left"].tolist()
         self.unattacked = dict(zip(self.attacks, left, strict=True))
 

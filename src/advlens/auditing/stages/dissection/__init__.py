@@ -10,12 +10,14 @@ from torch import Tensor
 
 from advlens.attacks import AdamAttack, Attack, LeastLikely
 from advlens.attacks.threat import L2
+from advlens.auditing.calibration import calibrated, is_open
 from advlens.auditing.stage import Context, Need, Stage, View, Work
 from advlens.auditing.stages.dissection.pictures import picture_rows
 from advlens.auditing.stages.dissection.rows import share_rows, transition_rows, unit_rows
 from advlens.auditing.subjects import Subject, outputs
 from advlens.datasets import BrodenData, ImageData
 from advlens.dissection import Dissection, Dissector
+from advlens.interop import make_attack
 from advlens.intervals import wilson
 from advlens.maps import DiscrepancyMap
 from advlens.prepared import check_layer
@@ -24,8 +26,6 @@ from advlens.runs.tables import Row
 from advlens.settings import DRAWS, AuditSettings, DissectSettings
 
 LAST, ALL = "last", "all"
-CALIBRATION = 96
-"""Images on which the weight of the Adam attack is chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +35,8 @@ class DissectionStage:
     Attributes:
         data: images with labeled pixels, of the model's size.
         method: how units are dissected; its layers may be "last" or "all".
-        attack: the attack that makes the adversarial images, if any; the weight of an Adam attack
-            is calibrated on some of the images.
+        attack: the attack that makes the adversarial images, if any; the λ of an Adam attack may
+            have yet to be calibrated, on some of the images.
         minimum: IoU above which a unit detects its best concept.
         units: number of units of each layer that are shown with their images.
         discrepancy: whether the pictures of these units get discrepancy maps.
@@ -63,10 +63,12 @@ def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
     """Dissection as part of an audit, on the images that --concepts names."""
     if subject.concepts is None:
         return []
+    text = settings.attack_on_concepts
     chosen = DissectSettings(
         layers=settings.layers,
-        steps=settings.neuron_steps,
-        step_size=settings.neuron_step_size,
+        attack=text or "least-likely",
+        steps=10 if text else settings.neuron_steps,
+        step_size=None if text else settings.neuron_step_size,
         discrepancy=settings.discrepancy,
         seed=settings.seed,
     )
@@ -95,7 +97,9 @@ def dissection_stage(
                 "images only."
             )
     elif settings.attack == "adam":
-        attack = AdamAttack(steps=settings.steps, **given)
+        attack = AdamAttack(weight=None, steps=settings.steps, **given)
+    elif settings.attack not in DissectSettings.NAMES:
+        attack = make_attack(settings.attack, **given)
     elif settings.attack == "least-likely":
         attack = LeastLikely(
             threat=L2(epsilon=subject.neuron_epsilon),
@@ -144,7 +148,7 @@ class _Dissection(Work):
         self.method = dataclasses.replace(stage.method, layers=tuple(layers))
         self.attack = stage.attack
         self.walk: Dissector | None = None  # set up when the attack is settled
-        if not isinstance(self.attack, AdamAttack):
+        if not is_open(self.attack):
             self._begin()
 
     def _begin(self) -> None:
@@ -155,17 +159,11 @@ class _Dissection(Work):
     @property
     def _walk(self) -> Dissector:
         if self.walk is None:
-            self._calibrate()
+            if isinstance(self.attack, AdamAttack) and self.attack.weight is None:
+                self.attack = calibrated(self.attack, self.context, labeled=False)
             self._begin()
         assert self.walk is not None
         return self.walk
-
-    def _calibrate(self) -> None:
-        attack, data = self.stage.attack, self.stage.data
-        assert isinstance(attack, AdamAttack)
-        some = data.subset(min(CALIBRATION, len(data)), seed=attack.seed)
-        images = torch.cat([batch.images for batch in some.batches(self.context.batch_size)])
-        self.attack = attack.calibrate(self.context.prepared, images.to(self.context.device))
 
     def update(self, view: View) -> None:
         self._walk.update(view.ids, view.images)
@@ -176,6 +174,7 @@ class _Dissection(Work):
     def state(self) -> dict[str, Tensor]:
         kept = {f"dissection.{key}": value for key, value in self._walk.state().items()}
         if isinstance(self.attack, AdamAttack):
+            assert self.attack.weight is not None
             kept["dissection.weight"] = torch.tensor(self.attack.weight, dtype=torch.float64)
         return kept
 
@@ -230,6 +229,8 @@ class _Dissection(Work):
                 "norm",
                 "epsilon",
                 "steps",
+                "settings",
+                "targeted",
                 "weight",
                 "distance",
                 "success",
@@ -239,11 +240,14 @@ class _Dissection(Work):
         )
         if walk.attack is not None:
             n = len(stage.data)
-            hits = int((walk.predicted["adversarial"] == walk.targets).sum())
+            weight, draws = (vars(walk.attack).get(name) for name in ("weight", "draws"))
+            hits = int(walk.reached.sum())
             low, high = wilson(hits, n)
             attacked = {
                 **walk.attack.columns(),
-                "weight": walk.attack.weight if isinstance(walk.attack, AdamAttack) else None,
+                "settings": walk.attack.unusual(seed=self.context.seed, weight=weight, draws=draws),
+                "targeted": walk.targeted,
+                "weight": weight,
                 "distance": walk.distances.mean().item(),
                 "success": hits / n,
                 "success_low": low,

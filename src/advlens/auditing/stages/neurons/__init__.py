@@ -8,10 +8,17 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from advlens.attacks import Attack, Fgsm, GaussianNoise, LeastLikely, smallest
-from advlens.attacks.base import NATURAL, least_likely
+from advlens.attacks import Attack, Fgsm, LeastLikely
+from advlens.attacks.base import NATURAL
 from advlens.attacks.threat import L2, Linf
+from advlens.auditing.calibration import some_batches
 from advlens.auditing.stage import Context, Need, Stage, View, Work
+from advlens.auditing.stages.neurons.attacked import (
+    EQUAL,
+    FGSM,
+    AttackedSets,
+    Settled,
+)
 from advlens.auditing.stages.neurons.curves import curve
 from advlens.auditing.stages.neurons.pictures import choose_units, picture_rows
 from advlens.auditing.stages.neurons.rows import class_rows, finite, image_rows
@@ -25,6 +32,7 @@ from advlens.consistency import (
 )
 from advlens.datasets import ImageData
 from advlens.errors import DataError
+from advlens.interop import make_attack
 from advlens.intervals import wilson
 from advlens.maps import DiscrepancyMap
 from advlens.runs.folder import Tables
@@ -34,43 +42,25 @@ from advlens.statistics import TopK
 from advlens.wordnet import similarity_matrix
 
 UNSEEN = -1  # marks a class of images that another process saw
-MAIN, EQUAL, FGSM, NOISE = "least-likely", "equal-success", "fgsm", "noise"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NeuronStage:
     """LC, consis_adv, CS1 and CS2 of every unit of every convolution, on all images.
 
-    Four sets are compared with the real images: the least-likely attack at one epsilon for all
-    models, the same attack at each model's own epsilon that reaches `success`, FGSM, and Gaussian
-    noise of the first attack's length as a control.
-
     Attributes:
-        epsilon: L2 radius of the least-likely attack.
-        steps: steps of the least-likely attack.
-        step_size: step size of the least-likely attack, scaled in proportion at other radii
-            (default: 2.5 epsilon / steps).
-        success: share of images on which the attack at equal success must succeed.
-        calibration: number of images on which its epsilon is searched.
-        fgsm_epsilon: L∞ radius of FGSM.
+        sets: the sets of adversarial images that are compared with the real ones.
         top: share of the images that represents a unit (D22: .01).
         sigma: width of the class similarity (D22 eq. 10).
         discrepancy: whether the pictures of units get discrepancy maps, which take a pass per
             picture and occluder position.
-        draws: draws of the attacks on a randomized model.
     """
 
-    epsilon: float
-    steps: int = 10
-    step_size: float | None = None
-    success: float = 0.95
-    calibration: int = 96
-    fgsm_epsilon: float = 1 / 255
+    sets: AttackedSets
     top: float = 0.01
     sigma: float = 1.0
     discrepancy: bool = False
     seed: int = 0
-    draws: int = 1
     name: str = "neurons"
     records: bool = True
     needs: tuple[Need, ...] = ("synsets", "units")
@@ -84,17 +74,23 @@ class NeuronStage:
 
 def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
     """The stage that measures the consistency of every unit under attack."""
+    given: dict[str, Any] = {"seed": settings.seed, "draws": subject.draws(settings)}
+    if settings.attack_on_units is not None:
+        main = make_attack(settings.attack_on_units, **given)
+    else:
+        main = LeastLikely(
+            threat=L2(epsilon=subject.neuron_epsilon),
+            steps=settings.neuron_steps,
+            step_size=settings.neuron_step_size,
+            **given,
+        )
+    fgsm = Fgsm(threat=Linf(epsilon=min(settings.fgsm, default=1 / 255)), **given)
     neurons = NeuronStage(
-        epsilon=subject.neuron_epsilon,
-        steps=settings.neuron_steps,
-        step_size=settings.neuron_step_size,
-        success=settings.success,
-        fgsm_epsilon=min(settings.fgsm, default=1 / 255),
+        sets=AttackedSets(main, fgsm, settings.success),
         top=settings.top,
         sigma=settings.sigma,
         discrepancy=settings.discrepancy,
         seed=settings.seed,
-        draws=subject.draws(settings),
     )
     return [neurons]
 
@@ -110,120 +106,96 @@ class _Neurons(Work):
             )
         self.similarity = torch.from_numpy(similarity_matrix(data.synsets, stage.sigma))
         self.k = max(2, round(stage.top * len(data)))
-        threat = L2(epsilon=stage.epsilon)
-        given: dict[str, Any] = {"seed": stage.seed, "draws": stage.draws}
-        self.main = LeastLikely(
-            threat=threat, steps=stage.steps, step_size=stage.step_size, **given
-        )
-        self.sets: dict[str, Attack] = {
-            MAIN: self.main,
-            EQUAL: self.main,  # the first update finds its epsilon, unless it is restored
-            FGSM: Fgsm(threat=Linf(epsilon=stage.fgsm_epsilon), **given),
-            NOISE: GaussianNoise(threat=threat, seed=stage.seed),
-        }
-        self.equal_epsilon: float | None = None
+        self.main, self.names = stage.sets.name, stage.sets.names
+        self.settled: Settled | None = None
+        self.sets: dict[str, Attack] = {}  # known once the rest is settled
         layers = context.prepared.layers
         self.tops = {
             name: {layer: TopK(self.k, units) for layer, units in layers.items()}
-            for name in ("real", *self.sets)
+            for name in ("real", *self.names)
         }
-        size = len(data)
-        self.targets = torch.full((size,), UNSEEN, dtype=torch.int32)
-        self.predicted = {name: self.targets.clone() for name in self.tops}
+        unseen = torch.full((len(data),), UNSEEN, dtype=torch.int32)
+        self.predicted = {name: unseen.clone() for name in self.tops}
+        self.aims = {name: unseen.clone() for name in self.names}
+        self.reached = {name: unseen.to(torch.int8) for name in self.names}
+        self.distances = {name: torch.zeros(len(data)) for name in self.names}
 
     def update(self, view: View) -> None:
-        if self.equal_epsilon is None:
-            self._aim(self._calibrated())
+        if self.settled is None:
+            self._settle(self.stage.sets.settle(self.context.prepared, some_batches(self.context)))
         self._take("real", view.logits, view.responses, view)
-        self.targets[view.ids] = least_likely(view.logits).cpu().int()
+        made: dict[int, tuple[Tensor, Tensor, dict[str, Tensor]]] = {}
         for name, attack in self.sets.items():
-            attacked = attack(view.prepared, view.images, view.labels, ids=view.ids)
-            with torch.no_grad():
-                self._take(name, *view.prepared.record(attacked), view)
+            if id(attack) not in made:  # the main attack may be the one at equal success
+                attacked = attack(view.prepared, view.images, view.labels, ids=view.ids)
+                with torch.no_grad():
+                    made[id(attack)] = (attacked, *view.prepared.record(attacked))
+            attacked, logits, responses = made[id(attack)]
+            self._take(name, logits, responses, view)
+            goal = attack.goal(view.logits, view.labels)
+            aims = goal.classes if goal.targeted else logits.argmax(dim=1)
+            self.aims[name][view.ids] = aims.cpu().int()
+            self.reached[name][view.ids] = goal.reached(logits).cpu().to(torch.int8)
+            distances = (attacked - view.images.to(attacked)).flatten(1).norm(dim=1)
+            self.distances[name][view.ids] = distances.float().cpu()
 
     def _take(self, name: str, logits: Tensor, responses: dict[str, Tensor], view: View) -> None:
         self.predicted[name][view.ids] = logits.argmax(dim=1).cpu().int()
         for layer, top in self.tops[name].items():
             top.update(responses[layer], view.ids)
 
-    def _calibrated(self) -> float:
-        """The smallest epsilon at which the least-likely attack reaches the required success.
-
-        Radii are doubled until one does. If none does, the most successful one is taken: with few
-        steps success does not keep rising, and the tables report it.
-        """
-        data, prepared, stage = self.context.data, self.context.prepared, self.stage
-        subset = data.subset(min(stage.calibration, len(data)), seed=stage.seed)
-        device = self.context.device
-        batches = [batch.images.to(device) for batch in subset.batches(self.context.batch_size)]
-        with torch.no_grad():
-            goals = [self.main.goal(prepared(images)) for images in batches]
-
-        def share(epsilon: float) -> float:
-            attack = self._at(epsilon)
-            hits = [
-                goal.reached(attack.outcomes(prepared, images))
-                for images, goal in zip(batches, goals, strict=True)
-            ]
-            return torch.cat(hits).double().mean().item()
-
-        shares: dict[float, float] = {}
-        for power in range(-5, 6):
-            epsilon = stage.epsilon * 2.0**power
-            shares[epsilon] = share(epsilon)
-            if shares[epsilon] >= stage.success:
-                return smallest(
-                    lambda radius: share(radius) >= stage.success, epsilon / 2, epsilon, ratio=1.15
-                )
-        return max(shares, key=lambda epsilon: shares[epsilon])
-
-    def _aim(self, epsilon: float) -> None:
-        self.equal_epsilon = epsilon
-        self.sets[EQUAL] = self._at(epsilon)
-
-    def _at(self, epsilon: float) -> LeastLikely:
-        """The least-likely attack at another radius."""
-        size = self.stage.step_size
-        scaled = None if size is None else size * epsilon / self.stage.epsilon
-        return dataclasses.replace(self.main, threat=L2(epsilon=epsilon), step_size=scaled)
+    def _settle(self, settled: Settled) -> None:
+        self.settled, self.sets = settled, self.stage.sets.attacks(settled)
 
     def state(self) -> dict[str, Tensor]:
         kept = {f"neurons.top.{name}.{layer}": top.keys for name, layer, top in self._each_top()}
         kept |= {f"neurons.predicted.{name}": values for name, values in self.predicted.items()}
-        kept["neurons.targets"] = self.targets
-        if self.equal_epsilon is not None:
-            kept["neurons.epsilon"] = torch.tensor(self.equal_epsilon, dtype=torch.float64)
+        for name in self.names:
+            kept[f"neurons.aims.{name}"] = self.aims[name]
+            kept[f"neurons.reached.{name}"] = self.reached[name]
+            kept[f"neurons.distances.{name}"] = self.distances[name]
+        if self.settled is not None:
+            settled = dataclasses.astuple(self.settled)
+            kept["neurons.settled"] = torch.tensor(settled, dtype=torch.float64)
         return kept
 
     def restore(self, state: dict[str, Tensor]) -> None:
         for name, layer, top in self._each_top():
             top.keys = state[f"neurons.top.{name}.{layer}"]
         self.predicted = {name: state[f"neurons.predicted.{name}"] for name in self.predicted}
-        self.targets = state["neurons.targets"]
-        if "neurons.epsilon" in state:
-            self._aim(state["neurons.epsilon"].item())
+        self.aims = {name: state[f"neurons.aims.{name}"] for name in self.names}
+        self.reached = {name: state[f"neurons.reached.{name}"] for name in self.names}
+        self.distances = {name: state[f"neurons.distances.{name}"] for name in self.names}
+        if "neurons.settled" in state:
+            self._settle(Settled(*state["neurons.settled"].tolist()))
 
     def merge(self, other: Self) -> None:
         for name, tops in self.tops.items():
             for layer, top in tops.items():
                 top.merge(other.tops[name][layer])
             torch.maximum(self.predicted[name], other.predicted[name], out=self.predicted[name])
-        torch.maximum(self.targets, other.targets, out=self.targets)
+        for mine, theirs in (
+            (self.aims, other.aims),
+            (self.reached, other.reached),
+            (self.distances, other.distances),
+        ):
+            for name in self.names:
+                torch.maximum(mine[name], theirs[name], out=mine[name])
 
     def compute(self) -> Tables:
         if not self.context.processes.first:
             return {}
-        labels, targets = self.context.data.labels, self.targets.long()
+        labels = self.context.data.labels
         measured = {
             name: {
                 layer: layer_consistency(
-                    self.tops["real"][layer], top, labels, targets, self.similarity
+                    self.tops["real"][layer], top, labels, self.aims[name].long(), self.similarity
                 )
                 for layer, top in self.tops[name].items()
             }
-            for name in self.sets
+            for name in self.names
         }
-        main = measured[MAIN]
+        main = measured[self.main]
         last = next(reversed(main))
         tables: Tables = {
             "units": [
@@ -234,7 +206,7 @@ class _Neurons(Work):
             "unit_classes": [
                 row
                 for layer, consistency in main.items()
-                for row in class_rows(self.context, layer, consistency)
+                for row in class_rows(self.context, layer, consistency, self.main)
             ],
             "layers": [self._layer_row(layer, consistency) for layer, consistency in main.items()],
             "consistency": [
@@ -248,19 +220,19 @@ class _Neurons(Work):
             "table1_d19": [self._table1_row(last, measured[FGSM][last])],
             "curves": [
                 {"model": self.context.name, "images": name, **row}
-                for name in (MAIN, EQUAL)
+                for name in self._aimed
                 for row in curve(list(measured[name].values()))
             ],
         }
         chosen = choose_units(main[last])
-        attacked = self.sets[MAIN]
         tables["pictures"] = picture_rows(
             self.context,
             last,
             chosen,
-            attacked,
-            tops={"real": self.tops["real"][last], "adversarial": self.tops[MAIN][last]},
-            predicted={"real": self.predicted["real"], "adversarial": self.predicted[MAIN]},
+            self.sets[self.main],
+            self.main,
+            tops={"real": self.tops["real"][last], "adversarial": self.tops[self.main][last]},
+            predicted={"real": self.predicted["real"], "adversarial": self.predicted[self.main]},
             similarity=self.similarity,
             discrepancy=self._discrepancy(),
         )
@@ -280,12 +252,19 @@ class _Neurons(Work):
 
     def _success(self, name: str) -> dict[str, float]:
         """Share of images on which a set's attack reached its goal, with its interval."""
-        if name in (MAIN, EQUAL):
-            hits = self.predicted[name] == self.targets
-        else:
-            hits = self.predicted[name] != self.context.data.labels
+        hits = self.reached[name] == 1
         low, high = wilson(int(hits.sum()), len(hits))
         return {"success": hits.double().mean().item(), "success_low": low, "success_high": high}
+
+    @property
+    def _aimed(self) -> list[str]:
+        """The sets of the main attack, at equal epsilon and at equal success."""
+        return [name for name in self.names if name in (self.main, EQUAL)]
+
+    def _targeted(self, name: str) -> bool:
+        """Whether a set's attack aims at a class."""
+        some = self.context.prepared.shape[0]
+        return self.sets[name].goal(torch.zeros(1, some), torch.zeros(1, dtype=torch.long)).targeted
 
     def _unit_rows(self, layer: str, main: LayerConsistency, fgsm: LayerConsistency) -> list[Row]:
         columns = {name: values.tolist() for name, values in main.values.items()}
@@ -298,6 +277,7 @@ class _Neurons(Work):
                 "unit": unit,
                 "dead": dead,
                 **{name: None if dead else column[unit] for name, column in columns.items()},
+                "attacked": self.main,
             }
             for unit, dead in enumerate(main.dead.tolist())
         ]
@@ -309,7 +289,8 @@ class _Neurons(Work):
             "units": len(consistency.dead),
             "dead": int(consistency.dead.sum()),
             "top": consistency.top,
-            "n": len(self.targets),
+            "n": len(self.context.data),
+            "attacked": self.main,
         }
         for name in MEASURES:
             interval = consistency.intervals[name]
@@ -319,20 +300,23 @@ class _Neurons(Work):
         return {key: finite(value) for key, value in row.items()}
 
     def _consistency_rows(self, name: str, layer: str, consistency: LayerConsistency) -> list[Row]:
-        attack = self.sets[name]
+        attack, fgsm = self.sets[name], self.stage.sets.fgsm
         return [
             {
                 "model": self.context.name,
                 "layer": layer,
                 "images": name,
                 **attack.columns(),
+                "settings": attack.unusual(seed=self.stage.seed, draws=fgsm.draws),
+                "targeted": self._targeted(name),
+                "distance": self.distances[name].double().mean().item(),
                 **self._success(name),
                 "measure": measure,
                 "mean": finite(consistency.intervals[measure].mean),
                 "low": finite(consistency.intervals[measure].low),
                 "high": finite(consistency.intervals[measure].high),
                 "units": int((~consistency.dead).sum()),
-                "n": len(self.targets),
+                "n": len(self.context.data),
             }
             for measure in self._measures(name)
         ]
@@ -341,7 +325,7 @@ class _Neurons(Work):
         self, measured: dict[str, dict[str, LayerConsistency]], layer: str
     ) -> Iterator[Row]:
         """What each image contributes to a layer's means, for comparisons on the same images."""
-        real = measured[MAIN][layer]  # the same in all sets
+        real = measured[self.main][layer]  # the same in all sets
         yield from image_rows(self.context, layer, real, ["lc"], images="real", **NATURAL)
         for name, layers in measured.items():
             measures = [measure for measure in self._measures(name) if measure != "lc"]
@@ -349,8 +333,8 @@ class _Neurons(Work):
             yield from image_rows(self.context, layer, layers[layer], measures, **named)
 
     def _measures(self, name: str) -> Sequence[str]:
-        """The measures of a set of attacked images: without a target there is no CS2."""
-        return MEASURES if name in (MAIN, EQUAL) else MEASURES[:-1]
+        """The measures of a set of attacked images: CS2 is only of the main attack."""
+        return MEASURES if name in self._aimed else MEASURES[:-1]
 
     def _floor_rows(self) -> list[Row]:
         labels = self.context.data.labels
@@ -380,5 +364,5 @@ class _Neurons(Work):
             row |= {column: interval.mean, f"{column}_low": interval.low}
             row |= {f"{column}_high": interval.high}
         row |= {**self.sets[FGSM].columns(), **self._success(FGSM)}
-        row |= {"units": int((~consistency.dead).sum()), "n": len(self.targets)}
+        row |= {"units": int((~consistency.dead).sum()), "n": len(self.context.data)}
         return {key: finite(value) for key, value in row.items()}

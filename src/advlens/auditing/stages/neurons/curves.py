@@ -5,42 +5,33 @@ from collections.abc import Sequence
 
 import torch
 
-from advlens.consistency import LayerConsistency
-from advlens.intervals import Z95
+from advlens.consistency import LayerConsistency, interval_of
 from advlens.runs.tables import Row
 
 
 def curve(layers: Sequence[LayerConsistency], *, bins: int = 10) -> list[Row]:
-    """One row per bin of LC: mean CS1 and CS2 of its units, with 95 % intervals over units.
+    """One row per bin of LC: mean CS1 and CS2 of its units, with 95 % intervals over images.
 
     The bin width is the smallest of 1, 2 or 5 times a power of ten that needs at most `bins` bins,
     so that the bins of several models share one grid.
     """
-    lc, cs1, cs2 = (
-        torch.cat([layer.values[name][~layer.dead] for layer in layers])
-        for name in ("lc", "cs1", "cs2")
-    )
+    lc = torch.cat([layer.values["lc"][~layer.dead] for layer in layers])
     if len(lc) == 0:
         return []
     width = _width(lc.max().item() - lc.min().item(), bins)
-    number = (lc / width).floor().long()
+    numbers = [(layer.values["lc"] / width).floor() for layer in layers]  # NaN for dead units
     rows: list[Row] = []
-    for index in range(int(number.min()), int(number.max()) + 1):
-        inside = number == index
-        if not inside.any():
+    first, last = (math.floor(end.item() / width) for end in lc.aminmax())
+    for index in range(first, last + 1):
+        inside = [number == index for number in numbers]
+        if not any(some.any() for some in inside):
             continue
-        row: dict[str, float | int | None] = {
-            "bin_low": index * width,
-            "bin_high": (index + 1) * width,
-        }
-        row["lc"] = lc[inside].mean().item()
-        for name, values in (("cs1", cs1[inside]), ("cs2", cs2[inside])):
-            mean, count = values.mean().item(), len(values)
-            half = Z95 * values.std().item() / math.sqrt(count) if count > 1 else None
-            row[name] = mean
-            row[f"{name}_low"] = None if half is None else max(0.0, mean - half)
-            row[f"{name}_high"] = None if half is None else min(1.0, mean + half)
-        rows.append(row | {"units": int(inside.sum())})
+        row: dict[str, float | int] = {"bin_low": index * width, "bin_high": (index + 1) * width}
+        row["lc"] = interval_of("lc", layers, inside).mean
+        for name in ("cs1", "cs2"):
+            interval = interval_of(name, layers, inside)
+            row |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        rows.append(row | {"units": sum(int(some.sum()) for some in inside)})
     return rows
 
 

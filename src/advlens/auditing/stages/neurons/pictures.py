@@ -42,6 +42,7 @@ def picture_rows(
     layer: str,
     units: Sequence[Chosen],
     attack: Attack,
+    attacked: str,
     *,
     tops: Mapping[str, TopK],
     predicted: Mapping[str, Tensor],
@@ -53,7 +54,8 @@ def picture_rows(
     The adversarial images are recomputed: attack, seed and image id determine them. An adversarial
     image is framed if it is mistaken for a class near those of the unit's real images: at least
     half as similar to their distribution as the most similar class.
-    With `discrepancy`, each picture's map is written beside it.
+    With `discrepancy`, each picture's map is written beside it. Files and rows have the name of the
+    attacked images in `attacked`.
     """
     if not units:
         return []
@@ -76,10 +78,11 @@ def picture_rows(
                 guess, label = int(predicted[kind][number]), int(data.labels[number])
                 at = int(torch.searchsorted(distinct, number))
                 unit = f"{slug(context.name)}-{slug(layer)}-{chosen.unit}"
-                file, map_file = f"figures/images/{unit}-{kind}-{rank}.png", ""
+                stem = f"{unit}-{kind if kind == 'real' else attacked}-{rank}"
+                file, map_file = f"figures/images/{stem}.png", ""
                 write_png(images[at], context.folder / file)
                 if maps is not None:
-                    map_file = f"figures/images/{unit}-{kind}-{rank}-map.png"
+                    map_file = f"figures/images/{stem}-map.png"
                     write_png(highlighted(images[at], maps[at, place]), context.folder / map_file)
                 fooled = kind == "adversarial" and guess != label
                 rows.append(
@@ -98,6 +101,7 @@ def picture_rows(
                         "framed": fooled and bool(near[chosen.unit, guess]),
                         "file": file,
                         "map": map_file,
+                        "attacked": attacked,
                     }
                 )
     return sorted(rows, key=lambda row: numbers.index(row["unit"]))

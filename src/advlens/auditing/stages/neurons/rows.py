@@ -8,15 +8,24 @@ from advlens.consistency import MOST, LayerConsistency
 from advlens.runs.tables import Row
 
 
-def class_rows(context: Context, layer: str, consistency: LayerConsistency) -> Iterator[Row]:
-    """The classes of each live unit's top images, most frequent first."""
+def class_rows(
+    context: Context, layer: str, consistency: LayerConsistency, attacked: str
+) -> Iterator[Row]:
+    """The classes of each live unit's top images, most frequent first.
+
+    Args:
+        context: the stage's context.
+        layer: the layer's name.
+        consistency: its measures.
+        attacked: the name of the set of attacked images.
+    """
     names = context.data.classes
     live = (~consistency.dead).nonzero().flatten().tolist()
     for images, top in consistency.classes.items():
         classes, shares = top.classes[live].tolist(), top.shares[live].tolist()
         for unit, numbers, parts in zip(live, classes, shares, strict=True):
             row: dict[str, object] = {"model": context.name, "layer": layer, "unit": unit}
-            row["images"] = images
+            row |= {"images": images, "attacked": attacked}
             for rank in range(MOST):
                 known = rank < len(parts) and parts[rank] > 0
                 row[f"class_{rank + 1}"] = names[numbers[rank]] if known else None

@@ -4,7 +4,6 @@ from advlens.report.blocks import Finding, Measured
 from advlens.report.sections.dissection.tables import (
     DissectionTables,
     Fates,
-    attack,
     chance,
     share,
 )
@@ -12,6 +11,7 @@ from advlens.runs.tables import Row
 from advlens.words import (
     Estimate,
     Says,
+    attack_name,
     count,
     far_apart,
     listed,
@@ -159,7 +159,7 @@ def _attacked(tables: DissectionTables) -> list[Finding]:
                 values[model] += f", by chance {percent(rows['under attack']['permuted_share'])}"
             values[model] += ")"
         if row := tables.attacked(model):
-            attacks[model] = attack(row)
+            attacks[model] = attack_name(row)
     if not says:
         return []
     return [
@@ -277,8 +277,7 @@ def _success(tables: DissectionTables) -> list[Finding]:
     if weak := tuple(model for model, success in successes.items() if success.value < WEAK):
         says = [Says(name, weak, "lower", (f"{WEAK}",))]
         claim = (
-            f"The attack rarely reached its target on {listed(weak)}: that little changes there "
-            "says little."
+            f"The attack rarely succeeded on {listed(weak)}: that little changes there says little."
         )
     elif far_apart(successes):
         least, *_, most = sorted(successes, key=lambda model: successes[model].value)
@@ -291,8 +290,9 @@ def _success(tables: DissectionTables) -> list[Finding]:
             claim=claim,
             says=says,
             estimates=[_shares(name, successes, "images")],
-            note="Success is the share of images predicted as the attack's target. Where the "
-            "model still sees the images as what they are, its units mostly do too.",
+            note="Success is the share of images on which the attack reached its goal: its target "
+            "class, or any class but the one before. Where the model still sees the images as what "
+            "they are, its units mostly do too.",
             important=True,
             warning=True,
         )

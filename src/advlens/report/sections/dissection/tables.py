@@ -11,14 +11,12 @@ from advlens.report.paired import tested_change
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import TABLES, Row
 from advlens.words import (
-    ATTACKS,
     Estimate,
     Says,
     attack_name,
     changed,
     count,
     listed,
-    number,
     percent,
 )
 
@@ -199,7 +197,7 @@ class DissectionTables:
         for row in self.images:
             if row["attack"]:
                 share = "" if row["success"] is None else f" (success {percent(row['success'])})"
-                attacks.setdefault(attack(row), []).append(row["model"] + share)
+                attacks.setdefault(attack_name(row), []).append(row["model"] + share)
         texts = [f"{name} on {listed(models)}" for name, models in attacks.items()]
         return "; attack: ".join(
             filter(None, [listed(list(dict.fromkeys(sizes))), "; ".join(texts)])
@@ -234,19 +232,3 @@ def chance(row: Row) -> Estimate:
     """The share that the same masks reach with the labels of other images."""
     low, high = wilson(row["permuted_detectors"], row["units"])
     return Estimate(value=row["permuted_share"], low=low, high=high, n=row["units"])
-
-
-def attack(row: Row) -> str:
-    """The attack of a row of `dissection_images.csv`.
-
-    Without a ball, such as "Adam attack, 20 steps, λ = 0.5, at a mean L2 distance of 0.71".
-    """
-    if row["epsilon"] is not None:
-        return attack_name(row)
-    name = ATTACKS.get(row["attack"], row["attack"])
-    steps = f", {row['steps']} steps" if row["steps"] else ""
-    weight = "" if row["weight"] is None else f", λ = {row['weight']:.3g}"
-    distance = (
-        "" if row["distance"] is None else f", at a mean L2 distance of {number(row['distance'])}"
-    )
-    return f"{name}{steps}{weight}{distance}"

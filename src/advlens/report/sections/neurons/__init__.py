@@ -27,8 +27,9 @@ TERMS = (
     ),
     Term(
         name="CS2",
-        meaning="The same for the classes that the attack aimed at. High CS2 beside low CS1: the "
-        "unit follows the model's mistake, not the picture.",
+        meaning="The same for the classes that the attack aimed at; under an attack that aims at "
+        "none, for those that the model predicts. High CS2 beside low CS1: the unit follows the "
+        "model's mistake, not the picture.",
     ),
 )
 SUCCESS_NOTE = NoteBlock(

@@ -30,14 +30,9 @@ from advlens.words import (
     number,
     percent,
     radius_text,
+    shared,
 )
 
-SETS = {
-    "least-likely": "Equal ε",
-    "equal-success": "Equal success",
-    "fgsm": "FGSM",
-    "noise": "Noise (control)",
-}
 MAPS = (
     " Below each picture stands its discrepancy map (D22): within the yellow line, a small patch "
     "of random pixels changes the unit's response by at least half of the largest change."
@@ -89,7 +84,7 @@ def histograms(tables: NeuronTables) -> list[Block]:
     )
     return [
         FigureBlock(
-            name="consistency-histograms",
+            name="consistency-histograms-fgsm",
             draw=lambda width: figures.consistency_histograms(
                 live, tables.models, floors=_floors(tables), width=width
             ),
@@ -103,7 +98,13 @@ def histograms(tables: NeuronTables) -> list[Block]:
 
 def consistency_table(tables: NeuronTables) -> TableBlock:
     """All kinds of images at the last convolution, with the attack's success beside each CS."""
-    rows = [row for images in SETS for row in tables.at_last(images, "consis_adv")]
+    rows = [row for images in tables.headings for row in tables.at_last(images, "consis_adv")]
+    told = "An attack succeeds where the image is misclassified."
+    if tables.targeted:
+        told = (
+            "The main attack aims at the least likely class and succeeds where that is predicted; "
+            "FGSM and noise succeed where the image is misclassified."
+        )
 
     def column(header: str, measure: str) -> Column:
         def cell(row: Row) -> str:
@@ -113,13 +114,11 @@ def consistency_table(tables: NeuronTables) -> TableBlock:
         return Column(header=header, cell=cell)
 
     return TableBlock(
-        caption="The last convolution under each kind of change. Equal ε and equal success: "
-        "targeted at the least likely class, success means that it is predicted; FGSM and noise: "
-        f"success means misclassified. 95% intervals; n = {count(tables.images)}. The file has "
-        "all layers.",
+        caption=f"The last convolution under each kind of change. {told} The main attack is "
+        f"{named(tables)}. 95% intervals; n = {count(tables.images)}. The file has all layers.",
         file="consistency.csv",
         columns=[
-            Column(header="Attack", cell=lambda row: SETS[row["images"]], kind="text"),
+            Column(header="Attack", cell=lambda row: tables.headings[row["images"]], kind="text"),
             MODEL,
             Column(header="Radius ε", cell=_radius, kind="text"),
             Column(
@@ -142,33 +141,40 @@ def _radius(row: Row) -> str:
 
 def curves(tables: NeuronTables) -> list[Block]:
     """Figure 10 of D22."""
-    if not tables.curves:
+    rows = Rows(row for row in tables.curves if row["images"] in tables.headings)
+    if not rows:
         return []
     ends = "; ".join(
-        f"{row['model']}, {SETS.get(row['images'], row['images'])}, LC {number(row['lc'])}: CS1 "
+        f"{row['model']}, {tables.headings[row['images']]}, LC {number(row['lc'])}: CS1 "
         f"{number(row['cs1'])}, CS2 {number(row['cs2'])}, {row['units']} units"
-        for row in _ends(tables.curves, "model", "images")
+        for row in _ends(rows, "model", "images")
     )
     return [
         NoteBlock(
             title="Do telling units hold under attack?",
-            text="Figure 10 of D22: units of all convolutions, sorted by what they are on real "
+            text=f"{_figure10(tables)} units of all convolutions, sorted by what they are on real "
             "images. CS1 that falls and CS2 that rises with LC mean that the more telling a unit "
             "looks, the more it follows the attack.",
         ),
         FigureBlock(
-            name="consistency-curves",
+            name=f"consistency-curves-{tables.main}",
             draw=lambda width: figures.consistency_curves(
-                tables.curves, tables.models, width=width
+                rows, tables.models, headings=tables.headings, width=width
             ),
             alt=f"Curves of CS1 and CS2 against LC. {ends}.",
             caption="Mean CS1 and CS2 of the units in each bin of LC, with 95% intervals over "
-            f"units; hollow: fewer than {figures.FEW} units; below, how many a bin holds. Left, "
-            "all models at the same ε; right, each at the ε of equal success. "
-            f"Equal ε: {behind(tables, 'least-likely')}. "
-            f"Equal success: {behind(tables, 'equal-success')}.",
+            f"images; hollow: fewer than {figures.FEW} units; below, how many a bin holds. "
+            + " ".join(
+                f"{tables.headings[images]}: {behind(tables, images)}."
+                for images in rows.values("images")
+            ),
         ),
     ]
+
+
+def _figure10(tables: NeuronTables) -> str:
+    adam = all(row["attack"] == "AdamAttack" for row in tables.at_last(tables.main, "cs1"))
+    return "Figure 10 of D22:" if adam else "As in Figure 10 of D22, but under another attack:"
 
 
 def _ends(rows: Rows, *columns: str) -> list[Row]:
@@ -179,9 +185,15 @@ def _ends(rows: Rows, *columns: str) -> list[Row]:
 def behind(tables: NeuronTables, images: str) -> str:
     """The attack behind a set of adversarial images, and its success, for captions."""
     rows = tables.at_last(images, "cs1")
-    attacks = listed(list(dict.fromkeys(attack_name(row) for row in rows)))
+    attacks = named(tables, images)
     shares = listed([f"{percent(row['success'])} on {row['model']}" for row in rows])
-    return f"{attacks}; success {shares}" if rows else "targeted attack"
+    return f"{attacks}; success {shares}" if rows else attacks
+
+
+def named(tables: NeuronTables, images: str | None = None) -> str:
+    """The attack behind a set of adversarial images, by default the main one."""
+    rows = tables.at_last(images or tables.main, "cs1")
+    return shared({row["model"]: attack_name(row) for row in rows}) if rows else "an attack"
 
 
 def depth(tables: NeuronTables) -> list[Block]:
@@ -202,13 +214,13 @@ def depth(tables: NeuronTables) -> list[Block]:
         )
         blocks.append(
             FigureBlock(
-                name="consistency-by-depth",
+                name=f"consistency-by-depth-{tables.main}",
                 draw=lambda width: figures.consistency_by_depth(
                     tables.layers, tables.models, floors=_floors(tables), width=width
                 ),
                 alt=f"Layer means along the network. {means}.",
-                caption="Layer means with 95% jackknife intervals over images, at equal ε; dotted: "
-                f"LC of random images. Attack: {behind(tables, 'least-likely')}.",
+                caption="Layer means with 95% jackknife intervals over images; dotted: LC of "
+                f"random images. Attack: {behind(tables, tables.main)}.",
             )
         )
     return [*blocks, _layer_table(tables)]
@@ -230,7 +242,8 @@ def _layer_table(tables: NeuronTables) -> TableBlock:
         ),
     )
     return TableBlock(
-        caption=f"All convolutions at equal ε, n = {count(tables.images)} images. Corrected: "
+        caption=f"All convolutions under {named(tables)}, n = {count(tables.images)} images. "
+        "Corrected: "
         "without the bias of few images, (k·LC − 1)/(k − 1).",
         file="layers.csv",
         columns=[
@@ -292,7 +305,7 @@ def pictures(tables: NeuronTables) -> list[Block]:
         blocks.append(
             GridBlock(
                 title=f"Units of {chosen}",
-                caption=f"Adversarial images at equal ε: {behind(tables, 'least-likely')}.",
+                caption=f"Adversarial images: {behind(tables, tables.main)}.",
                 grids=[_grid(tables, *key) for key in keys],
             )
         )

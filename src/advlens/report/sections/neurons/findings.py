@@ -81,11 +81,11 @@ def _under_fgsm(tables: NeuronTables) -> list[Finding]:
 
 
 def _at_equal_epsilon(tables: NeuronTables) -> list[Finding]:
-    rows = tables.at_last("least-likely", "cs1")
+    rows = tables.at_last(tables.main, "cs1").known("epsilon")
     if not rows:
         return []
     apart = far_apart(rows.estimates("success"))
-    paired = tables.paired("least-likely", "cs1")
+    paired = tables.paired(tables.main, "cs1")
     claim, says = _highest(rows, "at equal ε", paired)
     if apart:
         claim = "At equal ε the models cannot be compared by CS: the attack's success differs."
@@ -96,7 +96,7 @@ def _at_equal_epsilon(tables: NeuronTables) -> list[Finding]:
             says=says,
             estimates=[
                 _success(rows, "attack success"),
-                *_both(tables, "least-likely", "at equal ε"),
+                *_both(tables, tables.main, "at equal ε"),
                 *_leads(rows, paired),
             ],
             note=f"The attack is {_attacks(rows)}; the units are those of the last convolution."
@@ -194,7 +194,7 @@ def _highest(rows: Rows, where: str, paired: Paired) -> tuple[str, list[Says]]:
     says = ranking(f"CS1 {where}", rows.estimates(), established=established)
     if not says:
         row = rows[0]
-        claim = f"Under the targeted attack, CS1 of {row['model']} is {number(row['mean'])}."
+        claim = f"{where[0].upper()}{where[1:]}, CS1 of {row['model']} is {number(row['mean'])}."
     else:
         more = "keep more of the classes they stand for (higher CS1)"
         claim = f"{ranked(says, 'units of', more, where=f'{where}, ', what='CS1')}."
@@ -237,8 +237,8 @@ def _control(tables: NeuronTables) -> list[Finding]:
             if weak
             else [Says("CS1 under noise", tuple(similarities), "higher", bound)],
             estimates=[Measured(name="CS1 under noise", estimates=similarities)],
-            note=f"The Gaussian noise is as long as the attack at equal ε; at least {CONTROL} is "
-            "expected."
+            note="The Gaussian noise is as long as the changes of the main attack; at least "
+            f"{CONTROL} is expected."
             + (" A part of a low CS1 is the size of the change, not its aim." if weak else ""),
             warning=bool(weak),
         )
@@ -268,7 +268,7 @@ def _trends(tables: NeuronTables) -> list[Finding]:
             f"{'; '.join(f'{name} {moves(told)}' for name, told in says.items())}.",
             says=[said for told in says.values() for said in told],
             estimates=estimates,
-            note="All convolutions, at equal success. Intervals are over units; the bins are the "
+            note="All convolutions, at equal success. Intervals are over images; the bins are the "
             f"first and the last with at least {FEW} units.",
         )
     ]

@@ -67,6 +67,30 @@ class NeuronTables:
             unit: {row["images"]: classes_text(row) for row in rows} for unit, rows in units.items()
         }
 
+    @cached_property
+    def main(self) -> str:
+        """The name of the main attack's set: the first of `consistency.csv`."""
+        return next(iter(self.consistency.values("images")), "least-likely")
+
+    @cached_property
+    def headings(self) -> dict[str, str]:
+        """What the sets of attacked images are called, in order.
+
+        An attack without a radius that was calibrated is the one at equal success.
+        """
+        names = {self.main: "Equal ε", "equal-success": "Equal success"}
+        if self.consistency.where(images=self.main, epsilon=None):
+            (own, equal) = (self.at_last(images, "cs1") for images in (self.main, "equal-success"))
+            names[self.main] = " and ".join(own.values("attack"))
+            if own.values("settings") == equal.values("settings"):
+                del names[self.main]
+        return names | {"fgsm": names.get("fgsm", "FGSM"), "noise": "Noise (control)"}
+
+    @property
+    def targeted(self) -> bool:
+        """Whether the main attack aims at a class."""
+        return all(row["targeted"] is not False for row in self.at_last(self.main, "cs1"))
+
     @property
     def tested(self) -> str:
         """How changes from real to adversarial images were tested, if they were."""
