@@ -64,7 +64,7 @@ FILES: dict[tuple[str, str], dict[str, Any]] = {
                 "caption": "consistency",
                 "stages": ["neurons"],
                 "models": ["standard", "l2"],
-                "figures": ["consistency-histograms", "nothing-*"],
+                "figures": ["consistency-histograms-fgsm", "nothing-*"],
                 "rows": [CONSIS | {"paper": {"standard": 0.5, "l2": 0.4}}],
             },
             {
@@ -139,7 +139,7 @@ def test_each_entry_has_the_paper_beside_what_the_audit_found(world: Path) -> No
         *("# tiny (full form)", "tiny networks (nowhere)", "Made by `advlens reproduce tiny`."),
         *("lent is left out: it needs weights, which --use lent=FILE gives (somewhere).",),
         *("## Table 1: accuracy", "What differs: All of it.", "Here: tiny test, 18 images"),
-        *("## Figure 1: consistency", "Ours: `audit/figures/consistency-histograms.png`"),
+        *("## Figure 1: consistency", "Ours: `audit/figures/consistency-histograms-fgsm.png`"),
         *("This run has no figure nothing-*.", "A drawing. Nothing is like it."),
         "Left out: it needs images with labeled pixels, --concepts broden:DIR",
     ]

@@ -1,12 +1,15 @@
 """The packaged reproductions: each runs in miniature, and finds all that it names."""
 
 import dataclasses
+import importlib
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 
+from advlens.cli.parsing import COMMANDS, _kinds
 from advlens.models import load_model
 from advlens.settings import ReproduceSettings
 from advlens.settings.packaged import packaged_names
@@ -43,7 +46,6 @@ def consistency(): return network(2)
 FEW = {
     "images": 40,
     "steps": 1,
-    "neuron_steps": 1,
     "top": 0.1,
     "explained": 2,
     "points": 2,
@@ -55,6 +57,11 @@ FEW = {
     "generated": 3,
     "generation_steps": 1,
 }
+ONE = {
+    "neuron_attack": "AdamAttack(steps=1)",
+    "attack": "LeastLikely(norm=Linf, epsilon=4/255, steps=1)",
+}
+"""Attacks of one step in the place of those that an audit names."""
 LACKING = ("texture", "material", "scene", "part")
 """Categories of which the small set of the quick form has no labels."""
 
@@ -64,8 +71,9 @@ def miniature(name: str, read: Any) -> Content:
     content = read(name)
     audits = {
         title: {
-            **content.quick.audits.get(title, {}),
+            **(changes := content.quick.audits.get(title, {})),
             **(FEW if audit.on == "images" else {"images": 20, "steps": 1}),
+            **{key: ONE[key] for key in ONE.keys() & changes.keys()},
         }
         for title, audit in content.audits.items()
     }
@@ -78,7 +86,7 @@ def miniature(name: str, read: Any) -> Content:
         few |= {"train_images": 20, "test_images": 40}
         few["audits"]["audit"].pop("images")
         train = {"model": "reproduction_networks:standard", "epochs": 1, "validation": 10}
-        few["train"] = {**content.quick.train, **train, "precision": "float32"}
+        few["train"] = {**content.quick.train, **train}
     return dataclasses.replace(content, quick=dataclasses.replace(content.quick, **few))
 
 
@@ -191,6 +199,45 @@ def test_all_tables_and_figures_of_the_papers_are_there() -> None:
         "d19-imagenet": sorted_names(range(1, 4), range(1, 6)),
         "d22-imagenet": sorted_names(range(1, 3), range(1, 11)),
     }
+
+
+PAPERS = {
+    "D19": (range(1, 4), range(1, 6), range(1, 7), ("d19-imagenet",)),
+    "D22": (range(1, 3), range(1, 11), range(1, 14), ("d22-imagenet",)),
+    "B23": (range(1, 7), range(1, 20), range(1, 24), ("b23-cifar10", "b23-imagenet150")),
+}
+"""Numbers of tables, figures and equations, and reproductions."""
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_the_documentation_says_what_gives_each_of_them_and_where_it_lies(paper: str) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "reproduction.md").read_text(encoding="utf-8")
+    (section,) = re.findall(rf"^### {paper}\n(.*?)(?=^##)", page, re.S | re.M)
+    lines = [line.strip("| ").split(" | ") for line in section.splitlines() if line[:1] == "|"]
+    assert {len(cells) for cells in lines} == {5}
+    told: dict[str, list[int]] = {"Table": [], "Figure": [], "eq.": []}
+    for what, *cells in lines[2:]:
+        assert all(cells)
+        for kind, numbers in told.items():
+            for first, last in re.findall(rf"{kind} (\d+)(?: to (\d+))?", what):
+                numbers += range(int(first), int(last or first) + 1)
+        if "eq. " in what:
+            told["eq."] += map(int, re.findall(r", (\d+)", what))
+        (command, *_), (file, name) = (re.findall("`([^`]+)`", cells[i]) for i in (1, 3))
+        _, verb, *words = command.split()
+        known = {f"--{key.replace('_', '-')}" for key in _kinds(COMMANDS[verb])}
+        assert {word for word in words if word.startswith("--")} <= known
+        assert hasattr(importlib.import_module(module_of(file)), name)
+        if verb == "reproduce":
+            settings = ReproduceSettings(quick=True, **{words[1].strip("-"): (int(words[2]),)})
+            assert len(Plan.of(Content.read(words[0]), settings).entries) == 1
+            assert words[0] in PAPERS[paper][-1]
+            assert what == f"{words[1].strip('-').capitalize()} {words[2]}"
+    assert [sorted(numbers) for numbers in told.values()] == [*map(list, PAPERS[paper][:3])]
+
+
+def module_of(file: str) -> str:
+    return "advlens." + file.removesuffix(".py").replace("/", ".")
 
 
 def papers(name: str, entry: str) -> dict[tuple[str, str], float]:

@@ -13,7 +13,7 @@ from advlens.report.reproduction import Reproduction, Shown, write_reproduction
 from advlens.runs.results import Results
 from advlens.runs.tables import Row
 from advlens.workflows.reproduction.comparing import compared, conditions, orders
-from advlens.workflows.reproduction.content import Entry, Wanted
+from advlens.workflows.reproduction.content import Conditions, Entry, Wanted
 from advlens.workflows.reproduction.showing import sentence, table
 from advlens.workflows.reproduction.work import Audited
 from pages import parsed, text_of
@@ -139,7 +139,6 @@ def test_a_value_without_an_interval_is_decided_by_another_one_or_not_at_all(run
     runs = audits(run, generation=rows)
     fid = {"what": "FID", "table": "generation", "column": "mean", "percent": False, "paired": {}}
     fid["where"] = {"measure": "fid", "images": "generated"}
-    fid["conditions"] = ["features", "dimension", "resize", "n"]
     (alone,) = told(*orders(entry(wanted(**fid)), runs))
     assert alone == (
         "FID: standard > l2 cannot be told without an interval "
@@ -153,7 +152,25 @@ def test_a_value_without_an_interval_is_decided_by_another_one_or_not_at_all(run
         *(("standard", 40.0, 50), ("l2", 30.0, 50), ("", 40.0, 50)),
     ]
     assert all(math.isnan(one["low"]) for one in found)
-    assert conditions(entry(decided), runs) == ["features: net", "dimension: 64", "n: 50"]
+    columns = ["features", "dimension", "resize", "low", "n"]
+    measured = Conditions(table="generation", columns=columns, where={"measure": ["none", "kid"]})
+    assert conditions(entry(decided, conditions=measured), runs) == [
+        *("features: net", "dimension: 64", "low: 3.5, 2.5", "n: 50"),
+    ]
+    assert conditions(entry(decided), runs) == []
+
+
+def test_an_attack_is_told_with_its_radius_and_its_success(run: Path) -> None:
+    measured = Conditions(
+        table="consistency",
+        columns=["attack", "success"],
+        where={"images": "least-likely", "measure": "cs1"},
+    )
+    units = entry(audit="audit", models=["standard"], figures=["*"], conditions=measured)
+    assert conditions(units, audits(run)) == [
+        *("attack: least-likely PGD-10, L2 ε = 1", "success: 100.0%"),
+    ]
+    assert conditions(units, {}) == []
 
 
 def test_our_values_are_found_and_written_as_they_are(run: Path) -> None:
@@ -168,12 +185,12 @@ def test_our_values_are_found_and_written_as_they_are(run: Path) -> None:
     low, high = wilson(450, 500)
     assert (found[2]["low"], found[2]["high"]) == pytest.approx((100 * low, 100 * high))
     assert table(found) == [
-        "|         | model    | paper | ours (95 % interval) | n   |",
-        "| ------- | -------- | ----- | -------------------- | --- |",
-        "| natural | standard | 93.2  | 55.6 (51.6 to 59.6)  | 500 |",
-        "| natural | l2       | 85    | 30 (26 to 34)        | 500 |",
-        "| top 5   | l2       | 95    | 90 (87.1 to 92.3)    | 500 |",
-        "| d       |          | 4     | 6                    | –   |",
+        "|         | model    | paper | ours (95 % interval) | n          |",
+        "| ------- | -------- | ----- | -------------------- | ---------- |",
+        "| natural | standard | 93.2  | 55.6 (51.6 to 59.6)  | 500 images |",
+        "| natural | l2       | 85    | 30 (26 to 34)        | 500 images |",
+        "| top 5   | l2       | 95    | 90 (87.1 to 92.3)    | 500 images |",
+        "| d       |          | 4     | 6                    | –          |",
     ]
 
 
@@ -201,6 +218,7 @@ def test_what_the_data_do_not_have_and_dead_layers_leave_a_place_empty(run: Path
     )
     color, _, *rest = compared(entry(*rows), runs)
     assert (color["ours"], color["n"]) == (pytest.approx(100 / 3, rel=1e-5), 9)
+    assert "| 9 units |" in table([color])[2]
     assert [str(one["ours"]) for one in rest] == ["nan"] * 3
     assert [one["n"] for one in rest] == [None, None, 9]
     assert "none" in table(rest)[2]

@@ -25,7 +25,7 @@ class Shown:
     Attributes:
         name: such as "Table 1".
         caption: what it shows.
-        rows: the paper's values and ours: what, model, paper, ours, low, high, n.
+        rows: the paper's values and ours: what, model, paper, ours, low, high, n, counted.
         orders: the paper's orders of two models: what, higher, lower, verdict, difference, low,
             high, how.
         figures: our figures, relative to the folder of the reproduction.
@@ -123,17 +123,22 @@ def _section(entry: Shown, first: Mapping[str, Shown]) -> Section:
 
 def _values(entry: Shown) -> TableBlock:
     return TableBlock(
-        caption="The paper's values and ours; n: the number behind each of ours.",
+        caption="The paper's values and ours; n: the number behind ours.",
         file="reproduction.csv",
         columns=[
             _texts("Value", "what"),
             _texts("Model", "model"),
             Column(header="Paper", cell=lambda row: f"{row['paper']:.4g}"),
             Column(header="Ours (95% interval)", cell=ours_text),
-            Column(header="n", cell=lambda row: count(row["n"]) if row["n"] else "–"),
+            Column(header="n", cell=n_text),
         ],
         rows=entry.rows,
     )
+
+
+def n_text(row: Mapping[str, Any]) -> str:
+    """The number behind our value of a row, and what it counts: "128 units"."""
+    return f"{count(row['n'])} {row['counted']}" if row["n"] else "–"
 
 
 def ours_text(row: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from advlens.runs.results import Rows
 from advlens.runs.tables import Row
 from advlens.settings import parse_number
 from advlens.wordnet import distance
-from advlens.words import Estimate, count
+from advlens.words import Estimate, attack_name, count, percent
 from advlens.workflows.reproduction.content import Entry, Wanted
 from advlens.workflows.reproduction.work import Audited
 
@@ -93,22 +93,35 @@ def compared(entry: Entry, runs: Runs) -> list[Row]:
             scale = 100 if wanted.percent else 1
             ends = [math.nan if end is None else end * scale for end in (ours.low, ours.high)]
             value = {"ours": ours.value * scale, "low": ends[0], "high": ends[1]}
-            rows.append({**named, **value, "n": ours.n or None})
+            counted = {"n": ours.n or None, "counted": "images" if wanted.n == "n" else wanted.n}
+            rows.append(named | value | counted)
     return rows
 
 
 def conditions(entry: Entry, runs: Runs) -> list[str]:
-    """How ours were measured, as the columns say that the entry names: "steps: 100"."""
-    values: dict[str, dict[str, None]] = {}
-    for wanted in entry.rows:
-        for label in wanted.papers:
-            if wanted.audit in runs and label in runs[wanted.audit].names:
-                found = _found(wanted, label, wanted.where, runs) or {}
-                for column in filter(found.get, wanted.conditions):
-                    text = found[column]
-                    text = f"{text:g}" if isinstance(text, float) else str(text)
-                    values.setdefault(column, {})[text] = None
-    return [f"{column.replace('_', ' ')}: {', '.join(texts)}" for column, texts in values.items()]
+    """How ours were measured, in words such as "steps: 100"; the same of all models once."""
+    told, audited = entry.conditions, runs.get(entry.audit)
+    if told is None or audited is None:
+        return []
+    names = {audited.names[one] for one in entry.needs()[entry.audit] if one in audited.names}
+    rows = audited.results.table(told.table)
+    where = {key: _present(value, key, rows) for key, value in told.where.items()}
+    mine = [row for row in rows if row["model"] in names and _holds(row, where)]
+    values = {column: [_told(row, column) for row in mine] for column in told.columns}
+    return [
+        f"{column.replace('_', ' ')}: {', '.join(texts)}"
+        for column, found in values.items()
+        if (texts := [*filter(None, dict.fromkeys(found))])
+    ]
+
+
+def _told(row: Row, column: str) -> str:
+    value = row[column]
+    if value is None or column == "attack":
+        return attack_name(row) if value else ""
+    if column == "success":
+        return percent(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def orders(entry: Entry, runs: Runs) -> list[Order]:

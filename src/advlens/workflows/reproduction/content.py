@@ -61,7 +61,6 @@ class Wanted:
         paired: what columns of the audit's `differences.csv` hold that compares these values.
         decided_by: the name of another value, which has an interval and so decides on the order,
             and what changes in `where` for it.
-        conditions: columns of the row that say how it was measured.
         wordnet: two wnids whose distance is ours, in place of a table.
     """
 
@@ -76,13 +75,27 @@ class Wanted:
     ordered: bool = True
     paired: Mapping[str, Any] = field(default_factory=dict)
     decided_by: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    conditions: Sequence[str] = ()
     wordnet: Sequence[str] = ()
 
     @property
     def papers(self) -> Mapping[str, float]:
         """The paper's values by label; the label is empty if the value belongs to no model."""
         return self.paper if isinstance(self.paper, Mapping) else {"": float(self.paper)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """Columns of an audit's table that say how something was measured.
+
+    Attributes:
+        table: the table.
+        columns: the columns; "attack" is told with its radius and steps.
+        where: what other columns of the rows hold; of several values, the first that occurs.
+    """
+
+    table: str
+    columns: Sequence[str]
+    where: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +112,7 @@ class Entry:
         models: labels of the models that the figures show.
         figures: patterns of names in the audit's `figures`; {model} and {layer} stand for each
             model's name and last convolution.
+        conditions: how ours were measured.
         compare: groups of labels whose order is looked at (default: all models of a value).
         rows: its values.
     """
@@ -111,6 +125,7 @@ class Entry:
     stages: Sequence[str] = ()
     models: Sequence[str] = ()
     figures: Sequence[str] = ()
+    conditions: Conditions | None = None
     compare: Sequence[Sequence[str]] = ()
     rows: Sequence[Wanted] = ()
 
@@ -192,4 +207,6 @@ def _entry(entry: Mapping[str, Any]) -> Entry:
         Wanted(**{**each, **row, "where": {**each.get("where", {}), **row.get("where", {})}})
         for row in entry.get("rows", [])
     ]
+    if "conditions" in rest:
+        rest["conditions"] = Conditions(**rest["conditions"])
     return Entry(**rest, rows=rows)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from advlens import __version__
-from advlens.report.reproduction import Reproduction, Shown, difference_text, ours_text
+from advlens.report.reproduction import Reproduction, Shown, difference_text, n_text, ours_text
 from advlens.runs.tables import Row
 from advlens.words import count, listed
 from advlens.workflows.reproduction.comparing import (
@@ -74,7 +74,7 @@ def table(rows: Sequence[Row]) -> list[str]:
             row["model"],
             f"{row['paper']:.4g}",
             ours_text(row),
-            count(row["n"]) if row["n"] else "–",
+            n_text(row),
         )
         for row in rows
     ]
