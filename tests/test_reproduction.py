@@ -199,6 +199,7 @@ def test_a_part_runs_only_what_it_needs_and_given_models_are_not_trained(world: 
     assert json.loads((world / "part/l2/test.json").read_text())["trained"] == start
     text, rows = run("drawn", figure=[2])
     assert "A drawing" in text
+    assert "lent" not in text
     assert rows == []
     assert not (world / "drawn/audit").exists()
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from advlens.cli import main
 from advlens.cli.parsing import COMMANDS, _kinds
 from advlens.models import load_model
 from advlens.settings import ReproduceSettings
@@ -184,6 +185,22 @@ def test_a_packaged_reproduction_holds_together(name: str, quick: bool, tmp_path
         assert not model.start or content.models[model.start].recipe
     assert content.quick.models.keys() <= content.models.keys()
     assert all(load_model(spec).weights for spec in {*content.quick.models.values()})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_dry_run_names_every_table_and_figure_and_writes_nothing(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["reproduce", name, "--quick", "--dry-run", "--out", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    content = Content.read(name)
+    assert lines[0] == "# a dry run: nothing is computed or written"
+    assert lines[1].startswith(f"{name}: {content.about}")
+    assert lines[-len(content.entries) :] == [f"{e.name}: {e.caption}" for e in content.entries]
+    for title in content.audits:
+        assert any(line.startswith(f"{title} into {out / title}") for line in lines)
+    assert not out.exists()
 
 
 def test_all_tables_and_figures_of_the_papers_are_there() -> None:

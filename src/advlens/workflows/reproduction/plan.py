@@ -49,20 +49,21 @@ class Plan:
         """
         _check_labels("models", settings.models, content.models)
         _check_labels("use", settings.used, content.models)
+        _check_numbers("table", settings.table, content.entries)
+        _check_numbers("figure", settings.figure, content.entries)
         whole = _plan(content, settings, content.entries, content.models)
+        by_number = bool(settings.table or settings.figure)
         entries = [
             entry
             for entry in content.entries
-            if not (settings.table or settings.figure)
+            if not by_number
             or entry.number in (settings.table if entry.kind == "Table" else settings.figure)
         ]
-        _check_numbers("table", settings.table, content.entries)
-        _check_numbers("figure", settings.figure, content.entries)
         plan = _plan(content, settings, entries, settings.models or content.models)
-        asked = plan.without if settings.models else {}
-        asked |= plan.left_out if settings.table or settings.figure else {}
-        for name, reason in asked.items():
-            raise SettingsError(f"{name} is left out: {reason}")
+        lacking = [*(plan.without if settings.models else {}).items()]
+        lacking += (plan.left_out if by_number else {}).items()
+        if lacking:
+            raise SettingsError(f"{lacking[0][0]} is left out: {lacking[0][1]}")
         folders = {
             name: _folder(name, part, whole.audits[name]) for name, part in plan.audits.items()
         }
@@ -75,11 +76,12 @@ def _plan(
     entries: Sequence[Entry],
     wanted: Collection[str],
 ) -> Plan:
+    needed = {label for entry in entries for labels in entry.needs().values() for label in labels}
     without = {
         label: f"it needs weights, which --use {label}=FILE gives ({model.weights})"
         for label, model in content.models.items()
         if model.network
-        and label in wanted
+        and label in needed.intersection(wanted)
         and label not in settings.used
         and not (settings.quick and label in content.quick.models)
     }
@@ -88,7 +90,7 @@ def _plan(
     stages: dict[str, set[str]] = {}
     labels: dict[str, set[str]] = {}
     for entry in entries:
-        needs = {name: needed & {*known} for name, needed in entry.needs().items()}
+        needs = {name: mine & {*known} for name, mine in entry.needs().items()}
         if reason := _lacking(content, settings, needs):
             left_out[entry.name] = reason
             continue
