@@ -245,7 +245,12 @@ ASKED = {"recipe": "b23-imagenet150-l2", "optimizer": "adam", "epsilon_range": [
 ASKED |= {"resized_crop": [0.08, 1.0], "flip": False}
 
 
-@pytest.mark.parametrize("words", ["audit", "evaluate", "neurons", "attack", "train", RECIPE])
+NAMED = "audit --neuron-attack Fgsm(norm=Linf,epsilon=.01)"
+
+
+@pytest.mark.parametrize(
+    "words", ["audit", NAMED, "evaluate", "neurons", "attack", "train", RECIPE]
+)
 def test_a_dry_run_prints_settings_that_can_be_used_and_writes_nothing(words, world, capsys):
     before = entries(world)
     assert main([*words.split(), *MODEL, "--out", "run", "--seed", "5", "--dry-run"]) == 0

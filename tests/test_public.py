@@ -19,8 +19,8 @@ LISTED = (
     "DissectSettings Dissection Divergence ExpectedGradients FeatureAttack FeatureConsistency "
     "FeatureVisualization Fgsm GaussianNoise IntegratedGradients Inversion L2 LeastLikely "
     "Linf ModelError NumericError Pgd RunError RunResults SettingsError Standard Trades "
-    "Training Uniform Unrelaxed __version__ audit dissect load_data load_model make_attack "
-    "make_attribution read_run"
+    "Training Uniform Unrelaxed __version__ audit compare dissect load_data load_model "
+    "make_attack make_attribution read_run"
 )
 NAMES = {*LISTED.split()}
 

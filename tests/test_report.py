@@ -220,7 +220,8 @@ def in_short(run: Path) -> list[str]:
 
 def test_a_new_stage_needs_only_its_section(fresh: Path) -> None:
     write_report(fresh, [made_up("Mine", Finding(claim="Unimportant."), *claims("m", 12))])
-    titles = ["Read first", "In short", "What was measured", "Mine", "How it was made"]
+    titles = ["Read first", "Can it be trusted?", "In short", "What was measured", "Mine"]
+    titles.append("How it was made")
     assert shown_titles(fresh) == titles
     assert in_short(fresh) == [f"m{n}" for n in range(IN_SHORT)]
 

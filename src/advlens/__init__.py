@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from advlens.attacks.threat import L2, Linf, Uniform
     from advlens.attribution import ExpectedGradients, IntegratedGradients
     from advlens.auditing import audit, dissect
+    from advlens.auditing.comparison import compare
     from advlens.consistency import Consistency
     from advlens.datasets import load_data
     from advlens.dissection import Dissection
@@ -87,6 +88,7 @@ __all__ = [
     "Unrelaxed",
     "__version__",
     "audit",
+    "compare",
     "dissect",
     "load_data",
     "load_model",
@@ -108,6 +110,7 @@ _HOMES = {
     ),
     "attribution": ("ExpectedGradients", "IntegratedGradients"),
     "auditing": ("audit", "dissect"),
+    "auditing.comparison": ("compare",),
     "settings": ("AuditSettings", "DissectSettings"),
     "consistency": ("Consistency",),
     "datasets": ("load_data",),

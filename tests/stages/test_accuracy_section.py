@@ -7,7 +7,7 @@ import pytest
 from advlens.report.blocks import FigureBlock, TableBlock
 from advlens.report.sections.accuracy import section
 from sections import Maker, cells, estimate, remove
-from synthetic_run import BOTH, put, rows_of, write_run
+from synthetic_run import BOTH, put, read, rows_of, write_run, write_table
 
 accuracy = Maker(section)
 NATURAL, PGD = "accuracy on natural images", "accuracy under PGD-20, L2 ε = 0.5"
@@ -131,6 +131,16 @@ def test_blocks_hold_every_row(made: Path) -> None:
     shown = list(tables["accuracy.csv"][0].values())
     assert shown == ["natural images", "standard", "91.7%", "90.0–93.4", "93.8%", "1,000"]
     assert tables["checks.csv"][0]["Result"] == "passed"
+
+
+def test_an_attack_without_a_ball_is_not_the_strongest(made: Path, run: Path) -> None:
+    rows = read(run, "accuracy")
+    adam = {"attack": "AdamAttack", "norm": "", "epsilon": "", "settings": "weight=100"}
+    more = [row | adam | {"top1": "0"} for row in rows if row["attack"] == "Pgd"]
+    write_table(run, "accuracy", [*rows, *more])
+    before, after = accuracy.made(made), accuracy.check(run)
+    assert [f.claim for f in after.findings] == [f.claim for f in before.findings]
+    assert after.scores == before.scores
 
 
 def test_scores_are_the_natural_and_the_lowest_accuracy(made: Path) -> None:

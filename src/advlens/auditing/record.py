@@ -57,6 +57,16 @@ def _plain(settings: Settings) -> dict[str, Any]:
     return {key: str(v) if isinstance(v, Path) else v for key, v in values.items()}
 
 
+def radii(subject: Subject, settings: Settings) -> dict[str, Any]:
+    """The settings that are radii, as chosen for a model's images; those that mean something."""
+    if isinstance(settings, DissectSettings):
+        return {"epsilon": subject.neuron_epsilon} if settings.attack == "least-likely" else {}
+    named = settings.attack_on_units is not None
+    return {"epsilon": subject.epsilon} | (
+        {} if named else {"neuron_epsilon": subject.neuron_epsilon}
+    )
+
+
 def record(
     subjects: Sequence[Subject],
     parts: Sequence[dict[str, dict[str, Any]]],
@@ -67,15 +77,12 @@ def record(
 ) -> dict[str, Any]:
     """The contents of run.json; `unfinished` lists pairs of a model and a stage."""
     first = subjects[0]
-    radii = {"epsilon": first.epsilon, "neuron_epsilon": first.neuron_epsilon}
-    if isinstance(settings, DissectSettings):
-        radii = {"epsilon": first.neuron_epsilon}
     return {
         "advlens": __version__,
         "command": without_home(command),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": settings.seed,
-        "settings": _plain(settings) | radii,
+        "settings": _plain(settings) | radii(first, settings),
         "models": [model_record(s.classifier, s.prepared, s.data, s.spec) for s in subjects],
         "data": data_record(first.data),
         "versions": versions(),

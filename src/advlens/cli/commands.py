@@ -278,6 +278,24 @@ class ReproduceCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompareCommand:
+    """Put the models of several runs side by side, without measuring any of them again.
+
+    The runs are of the same images, with the same settings; stages and attacks may differ. Models
+    are compared image by image. A model that several runs measured is taken from the first.
+
+    Attributes:
+        runs: the run folders, at least two.
+        out: the folder to write: tables, figures and report as an audit writes them.
+        debug: show the traceback of an error.
+    """
+
+    runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN", help_behavior_hint="")]]
+    out: Path
+    debug: FlagCreatePairsOff[bool] = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportCommand:
     """Rewrite report.html and the figures of a run folder.
 

@@ -34,6 +34,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": commands.TrainCommand,
     "prune": commands.PruneCommand,
     "reproduce": commands.ReproduceCommand,
+    "compare": commands.CompareCommand,
     "report": commands.ReportCommand,
     "data": commands.DataCommand,
     "models": commands.ModelsCommand,

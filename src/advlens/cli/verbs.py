@@ -16,6 +16,7 @@ from advlens import __version__
 from advlens.cli.commands import (
     AttackCommand,
     AuditCommand,
+    CompareCommand,
     DataCommand,
     DemoCommand,
     DissectCommand,
@@ -46,7 +47,7 @@ LISTS: dict[str, Literal["recipes", "reproductions"]] = {
     "reproduce": "reproductions",
 }
 
-ALONE = ("prune", "report", "data", "models")
+ALONE = ("prune", "compare", "report", "data", "models")
 """Verbs that run in one process."""
 
 
@@ -158,28 +159,28 @@ def _demo(command: DemoCommand, line: str) -> None:
 
 def _audit(command: AuditCommand, line: str) -> None:
     from advlens.auditing import audit, rehearsed
+    from advlens.auditing.record import radii
     from advlens.distributed import local_device
+    from advlens.report.verdict import in_lines
+    from advlens.runs.results import Results
 
     settings = command.settings
     if not command.common.dry_run:
         with _joined(command, local_device(settings.device)) as processes:
-            say(
-                audit(
-                    command.model,
-                    command.data,
-                    command.out,
-                    settings=settings,
-                    command=line,
-                    processes=processes,
-                )
+            report = audit(
+                command.model,
+                command.data,
+                command.out,
+                settings=settings,
+                command=line,
+                processes=processes,
             )
+        if first():
+            say("\n".join([*in_lines(Results.read(command.out)), str(report)]))
         return
     subjects, stages = rehearsed(command.model, command.data, settings)
     loaded = [(subject.classifier, subject.data) for subject in subjects]
-    first = subjects[0]
-    settings = dataclasses.replace(
-        settings, epsilon=first.epsilon, neuron_epsilon=first.neuron_epsilon
-    )
+    settings = dataclasses.replace(settings, **radii(subjects[0], settings))
     told = [
         f"stages of {subject.classifier.name}: {', '.join(stage.name for stage in own)}"
         for subject, own in zip(subjects, stages, strict=True)
@@ -299,6 +300,12 @@ def _report(command: ReportCommand, line: str) -> None:
     say(write_report(command.run))
 
 
+def _compare(command: CompareCommand, line: str) -> None:
+    from advlens.auditing.comparison import compare
+
+    say(compare(command.runs, command.out, command=line))
+
+
 def _data(command: DataCommand, line: str) -> None:
     from advlens.datasets import (
         build_broden,
@@ -362,6 +369,7 @@ VERBS: dict[str, Callable[[Any, str], None]] = {
     "train": _train,
     "prune": _prune,
     "reproduce": _reproduce,
+    "compare": _compare,
     "report": _report,
     "data": _data,
     "models": _models,

@@ -38,6 +38,7 @@ from advlens.report.figures import (
 )
 from advlens.report.figures.pictures import SMALL, Pixels
 from advlens.report.figures.style import BAD, FRAME, INK, MODELS, MUTED, RULE, SURFACE
+from advlens.report.verdict import MARKS, TITLES, not_measured, verdict
 from advlens.runs.results import Results
 from advlens.words import comparison, count, listed, number, percent
 
@@ -259,6 +260,10 @@ def _page(
         record=results.record,
         title=f"{listed(results.models)} on {results.record['data']['name']}",
         chance=results.chance,
+        verdict=verdict(results),
+        marks=MARKS,
+        titles=TITLES,
+        unmeasured=not_measured(results),
         in_short=_in_short(sections),
         scores=[score for section in sections for score in section.scores if score.estimates],
         sections=sections,

@@ -40,9 +40,14 @@ def attacked(rows: Rows) -> Rows:
     return Rows(row for row in rows if row["attack"] != "natural")
 
 
+def bounded(rows: Rows) -> Rows:
+    """The rows of attacks within a ball: without a limit, any model falls."""
+    return attacked(rows).known("epsilon")
+
+
 def strongest(models: tuple[str, ...], rows: Rows) -> dict[str, Row]:
-    """For each model the row of the attack that leaves it the least."""
-    mine = {model: attacked(rows).where(model=model) for model in models}
+    """For each model the row of the attack within a ball that leaves it the least."""
+    mine = {model: bounded(rows).where(model=model) for model in models}
     return {model: min(each, key=lambda row: row["top1"]) for model, each in mine.items() if each}
 
 
@@ -79,7 +84,7 @@ def _model_findings(
                         form="percent",
                     )
                 ],
-                note="This is the strongest attack tried; it takes "
+                note="This is the strongest attack tried within a ball; it takes "
                 f"{100 * (before.value - after.value):.1f} points.",
                 important=len(results.models) <= 2,
             )
@@ -93,7 +98,7 @@ def _comparisons(rows: Rows, natural: dict[str, Estimate], differences: Rows) ->
         return []
     unattacked = rows.where(attack="natural")
     comparisons = [_compared(NATURAL, "On natural images, ", unattacked, differences)]
-    each = attacked(rows).split(*ATTACK, "settings")
+    each = bounded(rows).split(*ATTACK, "settings")
     if faced := [mine for mine in each if mine.by("model").keys() == natural.keys()]:
         worst = min(faced, key=lambda mine: max(mine.values("top1")))
         name = attack_name(worst[0])

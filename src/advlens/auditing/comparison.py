@@ -1,0 +1,206 @@
+"""Finished runs on the same images as one: their models side by side, compared image by image."""
+
+import os
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from advlens import __version__
+from advlens.auditing.differences import compared
+from advlens.errors import RunError, SettingsError
+from advlens.files import locked
+from advlens.folders import open_plain
+from advlens.report.page import write_report
+from advlens.runs.folder import Tables, differences, write_json, write_tables
+from advlens.runs.record import without_home
+from advlens.runs.results import Results
+from advlens.runs.tables import TABLES, Row
+from advlens.words import listed
+
+FREE = (
+    *("stages", "natural", "attack", "attribution", "autoattack", "autoattack_linf"),
+    *("expect_accuracy", "batch_size", "device", "ignore_keys", "head", "skip_damaged"),
+)
+"""Settings that say what is measured, or on what machine, and not how."""
+DERIVED = ("differences", "changes")
+"""Tables that are computed from the others."""
+PICTURES = "figures/images"
+LARGEST_PICTURE = 2**24
+"""Bytes of a picture, at most."""
+
+
+def compare(
+    runs: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    command: str | None = None,
+) -> Path:
+    """Put the models of several finished runs side by side, without measuring any of them again.
+
+    Args:
+        runs: run folders of audits, or of dissections, on the same images with the same settings;
+            which stages and attacks they ran may differ. A model that several runs measured is
+            taken from the first.
+        out: the folder to write: tables, figures and report as an audit writes them. An earlier
+            comparison there is replaced.
+        command: recorded as the way to make it again.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        SettingsError: fewer than two runs, or runs that differ in their images or settings.
+        RunError: a run is unfinished or damaged, or `out` holds something else.
+    """
+    folders, out = [Path(run) for run in runs], Path(out)
+    if len(folders) < 2:
+        raise SettingsError("a comparison needs at least two run folders")
+    results = [Results.read(folder) for folder in folders]
+    for each in results:
+        _check_finished(each)
+        _check_alike(results[0], each)
+    _check_free(out)
+    line = shlex.join(map(str, ["advlens", "compare", *folders, "--out", out]))
+    with locked(out):
+        for name in ("results", "figures"):
+            shutil.rmtree(out / name, ignore_errors=True)
+        sources = _sources(results)
+        tables: Tables = {}
+        for source in sources:
+            for name in source.tables:
+                tables.setdefault(name, []).extend(source.rows(name, out))
+        write_tables(out, tables | compared(tables))
+        write_json(out / "run.json", _record(sources, without_home(command or line)))
+        return write_report(out)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A run, and the names of its models in the comparison."""
+
+    number: int
+    results: Results
+    names: Mapping[str, str]
+
+    @property
+    def tables(self) -> list[str]:
+        files = (self.results.run / "results").glob("*.csv")
+        return sorted(file.stem for file in files if file.stem not in DERIVED)
+
+    def rows(self, name: str, out: Path) -> list[Row]:
+        """The rows of a table for these models; their pictures are copied."""
+        columns = None
+        if name not in TABLES:  # of another package's stage
+            columns = dict.fromkeys(self.results.columns(name), str)
+        return [
+            {key: self._copied(value, out) for key, value in row.items()}
+            | {key: self.names[row[key]] for key in ("model", "other") if key in row}
+            for row in self.results.table(name, columns)
+            if row.get("model") in self.names
+        ]
+
+    def _copied(self, value: Any, out: Path) -> Any:
+        """The value; if it names a picture, its name in the comparison."""
+        if not (isinstance(value, str) and value.startswith(f"{PICTURES}/")):
+            return value
+        name = f"{PICTURES}/{self.number}-{Path(value).name}"
+        target = out / name
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open_plain(self.results.file(value), LARGEST_PICTURE) as file:
+                target.write_bytes(file.read())
+        return name
+
+    def renamed(self, part: str) -> list[dict[str, Any]]:
+        """The entries of a part of the record for these models."""
+        key = "name" if part == "models" else "model"
+        return [
+            entry | {key: self.names[entry[key]]}
+            for entry in self.results.record[part]
+            if entry[key] in self.names
+        ]
+
+
+def _sources(results: Sequence[Results]) -> list[_Source]:
+    """Each run with the models that no earlier one has; models of one name get numbers."""
+    known: list[tuple[object, ...]] = []
+    taken: dict[str, int] = {}
+    sources = []
+    for number, each in enumerate(results, start=1):
+        names, own = {}, []
+        for model in each.record["models"]:
+            identity = (model["spec"], model["weights"], model["mean"], model["std"])
+            if model["weights"] is not None and identity in known:
+                continue
+            own.append(identity)
+            name = model["name"]
+            taken[name] = taken.get(name, 0) + 1
+            names[name] = name if taken[name] == 1 else f"{name} ({taken[name]})"
+        known += own
+        sources.append(_Source(number, each, names))
+    return sources
+
+
+def _record(sources: Sequence[_Source], command: str) -> dict[str, Any]:
+    records = [source.results.record for source in sources]
+    return dict(records[0]) | {
+        "advlens": __version__,
+        "command": command,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "compared": [record["command"] for record in records],
+        "models": [model for source in sources for model in source.renamed("models")],
+        "stages": [stage for source in sources for stage in source.renamed("stages")],
+        "warnings": [text for record in records for text in record["warnings"]],
+        "unfinished": [],
+        "notes": sorted({note for record in records for note in record["notes"]}),
+    }
+
+
+def _check_finished(results: Results) -> None:
+    if missing := results.record["unfinished"]:
+        texts = [f"{entry['stage']} of {entry['model']}" for entry in missing[:3]]
+        raise RunError(
+            f"the run in {results.run} is not finished ({listed(texts)} missing); the command that "
+            "began it goes on with it"
+        )
+
+
+def _check_alike(first: Results, other: Results) -> None:
+    one, two = first.record["data"], other.record["data"]
+    if one["fingerprint"] != two["fingerprint"] or one["classes"] != two["classes"]:
+        raise SettingsError(
+            f"{first.run} measured {one['images']:,} images of {one['name']} and {other.run} "
+            f"{two['images']:,} of {two['name']}, which are not the same; audit one of them again "
+            "on the other's images"
+        )
+    there, here = (_how(results.record["settings"]) for results in (first, other))
+    both = there.keys() & here.keys()  # settings may be new
+    said = differences(
+        {key: there[key] for key in there if key in both},
+        {key: here[key] for key in here if key in both},
+    )
+    if said:
+        raise SettingsError(
+            f"{first.run} (there) and {other.run} (here) have other settings, so their numbers do "
+            f"not compare: {said}; audit one of them again with the other's"
+        )
+
+
+def _how(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in FREE}
+
+
+def _check_free(out: Path) -> None:
+    """Refuse a folder that holds something other than an earlier comparison."""
+    if not out.exists() or not any(name != ".lock" for name in os.listdir(out)):
+        return
+    try:
+        earlier = "compared" in Results.read(out).record
+    except RunError:
+        earlier = False
+    if not earlier:
+        raise RunError(f"{out} holds something other than a comparison; choose another --out")

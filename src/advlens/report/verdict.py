@@ -1,0 +1,223 @@
+"""Whether a model can be trusted: a few claims about each, with a mark, at the top of the page."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from advlens.report.sections.neurons.tables import NeuronTables
+from advlens.runs.results import Results, Rows
+from advlens.runs.tables import Row
+from advlens.words import NORMS, Estimate, attack_name, listed, number, percent
+
+Mark = Literal["holds", "partly", "fails", "unknown"]
+
+MARKS: dict[Mark, tuple[str, str]] = {
+    "holds": ("✓", "holds"),
+    "partly": ("◐", "partly"),
+    "fails": ("✗", "does not hold"),
+    "unknown": ("?", "not known"),
+}
+"""How the marks are written: sign and words."""
+TITLES = {
+    "natural": "Accuracy",
+    "Linf": "Attacks in L∞",
+    "L2": "Attacks in L2",
+    "units": "Meaning of units",
+    "attributions": "Attributions",
+    "features": "Learned features",
+}
+"""What claims are about, in words."""
+HELD, HALF_HELD = 1 / 2, 1 / 4
+"""Shares of natural accuracy, or of the way from chance, from which a claim holds, or partly."""
+KEPT, HALF_KEPT = 2 / 3, 1 / 3
+"""The same for CS1 between the floor of random images and 1."""
+ENOUGH = 16
+"""Images from which attributions that do not beat random ones say something."""
+REACHED = 0.8
+"""Attack success from which a CS says something."""
+USUAL = {"Linf": (8 / 255, 4 / 255), "L2": (0.5, 3.0)}
+"""The field's radii for small and for large images, in the sweep."""
+LARGE = 96
+"""Pixels from which images are large."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim about a model.
+
+    Attributes:
+        about: what it is about: natural, Linf, L2, units, attributions or features.
+        mark: whether it holds.
+        text: the sentence.
+    """
+
+    about: str
+    mark: Mark
+    text: str
+
+
+def verdict(results: Results) -> dict[str, list[Claim]]:
+    """The claims about each model that the tables of a run allow."""
+    neurons = NeuronTables.read(results)
+    return {
+        model: [
+            *_natural(results, model),
+            *_robust(results, model),
+            *_units(neurons, model),
+            *_attributions(results, model),
+            *_features(results, model),
+        ]
+        for model in results.models
+    }
+
+
+def in_lines(results: Results) -> list[str]:
+    """The verdict for a terminal."""
+    lines = []
+    for model, claims in verdict(results).items():
+        lines.append(model)
+        for claim in claims:
+            sign, mark = MARKS[claim.mark]
+            lines.append(f"  {sign} {TITLES[claim.about]}: {mark}. {claim.text}")
+    if missing := not_measured(results):
+        lines.append(f"Not measured: {', '.join(missing)}.")
+    return lines
+
+
+def not_measured(results: Results) -> list[str]:
+    """What the run says nothing about, in words."""
+    rows = results.table("accuracy")
+    missing = {
+        "accuracy": rows,
+        "AutoAttack": rows.where(attack="AutoAttack"),
+        "what units stand for under attack": results.table("layers"),
+        "concepts of units": results.table("dissection"),
+        "attributions": results.table("attribution"),
+        "generated images": results.table("generation"),
+    }
+    return [name for name, found in missing.items() if not found]
+
+
+def _natural(results: Results, model: str) -> Iterator[Claim]:
+    row = results.table("accuracy").one(model=model, attack="natural")
+    if row is None:
+        return
+    accuracy, guessing = Estimate.of(row, "top1"), percent(results.chance)
+    text = f"It is right on {accuracy.text(as_percent=True)} of {row['n']:,} images; guessing gives"
+    if accuracy.low is not None and accuracy.low > results.chance:
+        yield Claim("natural", "holds", f"{text} {guessing}.")
+    elif accuracy.high is not None and accuracy.high > HELD:
+        few = f"{row['n']} images are too few to tell."
+        yield Claim("natural", "unknown", f"{text} {guessing}; {few}")
+    else:
+        yield Claim("natural", "fails", f"{text} {guessing}, so there is nothing to trust.")
+
+
+def _robust(results: Results, model: str) -> Iterator[Claim]:
+    """The worst case in each norm."""
+    accuracy = results.table("accuracy").where(model=model)
+    natural = accuracy.one(attack="natural")
+    if natural is None or not natural["top1"]:
+        return
+    failed = results.table("checks").where(model=model, passed=False).values("check")
+    for norm in USUAL:
+        each = accuracy.where(norm=norm).known("epsilon")
+        iterated = Rows(filter(_is_iterated, each))
+        row = _lowest(iterated) or _usual(results, model, norm) or _lowest(each)
+        if row is not None:
+            yield _under(row, natural, results.chance, failed)
+
+
+def _is_iterated(row: Row) -> bool:
+    return bool(row["steps"] > 1 or row["attack"] == "AutoAttack")
+
+
+def _lowest(rows: Rows) -> Row | None:
+    return min(rows, key=lambda row: row["top1"], default=None)
+
+
+def _usual(results: Results, model: str, norm: str) -> Row | None:
+    """The row of the sweep at the field's radius."""
+    sizes = {each["name"]: each["image_size"] for each in results.record["models"]}
+    large = isinstance(sizes[model], int) and sizes[model] >= LARGE
+    radius = USUAL[norm][large]
+    rows = results.table("sweep").where(model=model, norm=norm).known("epsilon")
+    return next((row for row in rows if math.isclose(row["epsilon"], radius, rel_tol=1e-3)), None)
+
+
+def _under(row: Row, natural: Row, chance: float, failed: list[str]) -> Claim:
+    accuracy, norm = Estimate.of(row, "top1"), row["norm"]
+    left = accuracy.value / natural["top1"]
+    text = f"Under {attack_name(row)}, it is right on {accuracy.text(as_percent=True)}"
+    if accuracy.value <= chance:
+        return Claim(norm, "fails", f"{text}: no more than guessing.")
+    if left < HALF_HELD:
+        return Claim(norm, "fails", f"{text}: less than a quarter of its accuracy is left.")
+    if not _is_iterated(row):
+        return Claim(norm, "unknown", f"{text}, but one step is no worst case in {NORMS[norm]}.")
+    if failed:
+        said = f"a check failed ({failed[0]}), so other attacks may do more"
+        return Claim(norm, "unknown", f"{text}, but {said}.")
+    if left >= HELD:
+        return Claim(norm, "holds", f"{text}: at least half of its accuracy is left.")
+    return Claim(norm, "partly", f"{text}: less than half of its accuracy is left.")
+
+
+def _units(tables: NeuronTables, model: str) -> Iterator[Claim]:
+    row = tables.at_last("equal-success", "cs1").one(model=model)
+    floor = tables.random("cs1").get(model)
+    if row is None or floor is None:
+        return
+    if row["success"] < REACHED:
+        said = f"No attack here fools it on {percent(REACHED)} of the images"
+        yield Claim("units", "unknown", f"{said}, so what its units do then is not known.")
+        return
+    cs1 = Estimate.of(row)
+    kept = (cs1.value - floor.value) / max(1 - floor.value, 1e-9)
+    mark: Mark = "holds" if kept >= KEPT else "partly" if kept >= HALF_KEPT else "fails"
+    do = {"holds": "stand", "partly": "partly stand", "fails": "no longer stand"}[mark]
+    yield Claim(
+        "units",
+        mark,
+        f"Where an attack fools it on {percent(row['success'])} of the images, its units {do} for "
+        f"what they did (CS1 {cs1.text()}; random images {number(floor.value)}, no change 1).",
+    )
+
+
+def _attributions(results: Results, model: str) -> Iterator[Claim]:
+    """Whether each method is ahead of random attributions in both measures of faith."""
+    rows = results.table("attribution").where(model=model, measure=("insertion", "deletion"))
+    rows = rows.known("ahead_low")
+    if not rows:
+        return
+    ahead = Rows(row for row in rows if row["ahead_low"] > 0)
+    n, about = rows[0]["n"], "attributions"
+    if len(ahead) == len(rows):
+        said = "Its attributions find what its predictions rest on"
+        yield Claim(about, "holds", f"{said} (n = {n}).")
+    elif ahead:
+        found = listed(ahead.values("measure"))
+        yield Claim(about, "partly", f"Its attributions beat random ones in {found} (n = {n}).")
+    elif n < ENOUGH:
+        yield Claim(about, "unknown", f"{n} images are too few to judge its attributions.")
+    else:
+        said = "Its attributions are not shown to beat random ones"
+        yield Claim(about, "fails", f"{said} (n = {n}).")
+
+
+def _features(results: Results, model: str) -> Iterator[Claim]:
+    """Whether another network recognizes what the model generates."""
+    rows = results.table("generation").where(measure="recognized", model=model)
+    row = rows.one(images="generated")
+    if row is None:
+        return
+    made = Estimate.of(row)
+    way = (made.value - results.chance) / max(1 - results.chance, 1e-9)
+    mark: Mark = "holds" if way >= HELD else "partly" if way >= HALF_HELD else "fails"
+    yield Claim(
+        "features",
+        mark,
+        f"Another network recognizes {made.text(as_percent=True)} of the images that it makes of "
+        f"each class; guessing gives {percent(results.chance)}.",
+    )

@@ -1,0 +1,182 @@
+"""Runs side by side: the same tables as one audit of all their models, without measuring again."""
+
+import csv
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+from advlens import AuditSettings, RunError, SettingsError, compare
+from advlens.cli.verbs import main
+from advlens.prepared import frozen
+from advlens.runs.results import Results
+from small_runs import SYNSETS, audited, noise, rows, small
+from unrendered import unrendered
+
+SETTINGS = AuditSettings(
+    **{"stages": ("accuracy", "neurons", "attribution"), "steps": 2, "sweep_images": 12},
+    **{"neuron_steps": 2, "batch_size": 16, "top": 0.1, "explained": 4, "points": 2},
+    **{"baselines": 1, "samples": 2, "device": "cpu"},
+)
+DATA = noise(40, synsets=SYNSETS, telling=True)
+
+
+def models(*seeds: int) -> list[Any]:
+    def network() -> nn.Module:
+        layers = nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3, 2), nn.ReLU()
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+
+    return [small(network, "tiny" if seed < 2 else "other", seed=seed) for seed in seeds]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Audits of some models, and of all together."""
+    folder = tmp_path_factory.mktemp("runs")
+    seeds = {"first": (0, 2), "second": (1,), "all": (0, 2, 1)}
+    return {
+        name: audited(models(*some), DATA, folder / name, settings=SETTINGS)
+        for name, some in seeds.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def joined(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("joined") / "out"
+    with unrendered():
+        report = compare([runs["first"], runs["second"]], out)
+    assert report == out / "report.html"
+    assert report.stat().st_size > 10_000
+    return out
+
+
+def plain(run: Path) -> dict[str, list[dict[str, Any]]]:
+    """All tables; in place of its name, the bytes of a picture."""
+    return {
+        path.stem: [
+            {
+                key: (run / cell).read_bytes() if cell.startswith("figures/") else cell
+                for key, cell in row.items()
+            }
+            for row in rows(run, path.stem)
+        ]
+        for path in sorted((run / "results").iterdir())
+    }
+
+
+def test_the_tables_are_those_of_one_audit_of_all_models(runs, joined):
+    found, expected = plain(joined), plain(runs["all"])
+    assert found.keys() == expected.keys()
+    assert {"differences", "changes", "pictures", "attribution_images"} <= found.keys()
+    for name, table in expected.items():
+        if name not in ("differences", "changes"):
+            assert found[name] == table, name
+            continue
+        # of values with six digits, of which those of a small difference may be few
+        for row, wanted in zip(found[name], table, strict=True):
+            for key in ("difference", "low", "high", "p", "p_holm"):
+                close = 1e-3 if key.startswith("p") else 1e-5
+                assert float(row.pop(key)) == pytest.approx(float(wanted.pop(key)), abs=close)
+            assert row == wanted
+    assert Results.read(joined).models == ("tiny", "other", "tiny (2)")
+
+
+def test_nothing_is_measured_again(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(frozen.Prepared, "__init__", None)
+    with unrendered():
+        compare([runs["first"], runs["second"]], tmp_path)
+
+
+def test_a_model_in_several_runs_counts_once_and_an_earlier_comparison_is_replaced(runs, tmp_path):
+    for name in ("first", "second"):  # as of a weights file
+        folder = Path(shutil.copytree(runs[name], tmp_path / name))
+        record = json.loads((folder / "run.json").read_text())
+        for model in record["models"]:
+            model["weights"] = {"tiny": "ab", "other": "cd"}[model["name"]]
+        (folder / "run.json").write_text(json.dumps(record))
+    out = tmp_path / "out"
+    with unrendered():
+        for names in (("first", "second"), ("second", "first")):
+            compare([tmp_path / name for name in names], out)
+            table = rows(out, "accuracy")
+    assert Results.read(out).models == ("tiny", "other")
+    assert [row["model"] for row in table if row["attack"] == "natural"] == ["tiny", "other"]
+    alone = rows(runs["second"], "accuracy")
+    assert [row for row in table if row["model"] == "tiny"] == alone
+
+
+def test_the_command_writes_a_report_that_says_what_made_it(runs, tmp_path, capsys):
+    words = ["compare", str(runs["first"]), str(runs["second"]), "--out", str(tmp_path / "out")]
+    with unrendered():
+        assert main(words) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "out" / "report.html")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "advlens compare" in page
+    assert all(name in page for name in ("tiny", "other", "tiny (2)"))
+
+
+def altered(run: Path, folder: Path, old: str, new: str) -> Path:
+    """A run whose record has another text in it."""
+    (folder / "results").mkdir(parents=True)
+    text = (run / "run.json").read_text()
+    assert old in text
+    (folder / "run.json").write_text(text.replace(old, new, 1))
+    return folder
+
+
+WRONG = {
+    "data": ('"fingerprint": "', '"fingerprint": "0', "40 images of noise .* are not the same"),
+    "settings": ('"sigma": 1.0', '"sigma": 2.0', "sigma is 1.0 there and 2.0 here"),
+    "unfinished": (
+        '"unfinished": []',
+        '"unfinished": [{"model": "tiny", "stage": "neurons"}]',
+        "is not finished .neurons of tiny missing",
+    ),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "said"), WRONG.values(), ids=WRONG)
+def test_runs_that_do_not_compare_are_refused(runs, tmp_path, old, new, said):
+    other = altered(runs["second"], tmp_path / "other", old, new)
+    with pytest.raises((SettingsError, RunError), match=said):
+        compare([runs["first"], other], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_was_measured_and_where_may_differ(runs, tmp_path):
+    free = {"stages": ("accuracy",), "attack": ("Bim(norm=Linf, epsilon=.1)",), "batch_size": 7}
+    settings = dataclasses.replace(SETTINGS, **free)
+    more = audited(models(1), DATA, tmp_path / "more", settings=settings)
+    with unrendered():
+        compare([runs["first"], more], tmp_path / "out")
+    assert {row["model"] for row in rows(tmp_path / "out", "units")} == {"tiny", "other"}
+    assert "tiny (2)" in {row["model"] for row in rows(tmp_path / "out", "accuracy")}
+
+
+def test_wrong_use_is_one_sentence(runs, tmp_path):
+    with pytest.raises(SettingsError, match="at least two run folders"):
+        compare([runs["first"]], tmp_path / "out")
+    with pytest.raises(RunError, match="cannot read"):
+        compare([runs["first"], tmp_path / "none"], tmp_path / "out")
+    with pytest.raises(RunError, match="something other than a comparison"):
+        compare([runs["first"], runs["second"]], runs["all"])
+
+
+def test_a_table_of_another_package_is_joined_too(runs, tmp_path):
+    folders = []
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folders.append(folder)
+        (folder / "results").mkdir(parents=True)
+        (folder / "run.json").write_text((runs[name] / "run.json").read_text())
+        with open(folder / "results" / "toys.csv", "w", newline="") as file:
+            csv.writer(file).writerows([["model", "toy"], ["tiny", name]])
+    with unrendered():
+        compare(folders, tmp_path / "out")
+    assert [(row["model"], row["toy"]) for row in rows(tmp_path / "out", "toys")] == [
+        *(("tiny", "first"), ("tiny (2)", "second"))
+    ]
