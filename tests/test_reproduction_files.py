@@ -182,7 +182,7 @@ def test_a_packaged_reproduction_holds_together(name: str, quick: bool, tmp_path
     for model in content.models.values():
         assert sum(map(bool, (model.recipe, model.model, model.network))) == 1
         assert bool(model.network) == bool(model.weights)
-        assert not model.start or content.models[model.start].recipe
+        assert model.start in {"", *content.models}
     assert content.quick.models.keys() <= content.models.keys()
     assert all(load_model(spec).weights for spec in {*content.quick.models.values()})
 

@@ -182,5 +182,5 @@ class Work:
         folder = self.out / "concepts"
         if self.processes.first:
             sample_concepts(folder)
-        self.processes.spread(b"", local_device(self.settings.device))  # the others wait for it
+        self.processes.spread(b"made", local_device(self.settings.device))  # the others wait for it
         return f"broden:{folder}"
