@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,7 +38,7 @@ def _signals() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_waiting_for_the_disk() -> Iterator[None]:
+def _no_waiting_for_the_disk():
     """Files of tests need not outlive the machine's power, and a run writes many.
 
     A killed process loses nothing that it has written, synchronized or not.
@@ -50,7 +49,7 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def no_rendering() -> Iterator[None]:
+def no_rendering():
     """Reports are written whole, but their figures are empty files: for the rest of a module."""
     from unrendered import unrendered  # matplotlib, which most tests do without
 

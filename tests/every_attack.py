@@ -2,18 +2,8 @@
 
 import pytest
 
-from advlens.attacks import (
-    AdamAttack,
-    Attack,
-    Bim,
-    Divergence,
-    FeatureAttack,
-    Fgsm,
-    GaussianNoise,
-    LeastLikely,
-    Pgd,
-)
-from advlens.attacks.threat import L2, Linf
+from advlens import L2, Bim, Divergence, Fgsm, Linf, Pgd
+from advlens.attacks import AdamAttack, Attack, FeatureAttack, GaussianNoise, LeastLikely
 
 BALL = L2(epsilon=0.4)
 ATTACKS: dict[str, Attack] = {

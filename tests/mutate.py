@@ -35,33 +35,12 @@ LISTS = ROOT / "tests" / "mutants"
 KEPT = ROOT / ".mutants.json"
 LONGEST = 900
 """Seconds after which the tests of a fault are ended."""
-PAGE = """# Do the tests notice a wrong formula?
-
-A test can pass for years and check nothing. So faults that a developer could make (a sign, a
-divisor, n for n − 1, ≤ for <, a swapped argument, another threshold) are put into a copy of the
-source, one at a time, and tests of that file run on it. A fault is *killed* if one of them fails,
-and *survives* if all pass.
-
-**{killed} of {count} faults are killed ({share}).** Last tried on {date}.
-
-<!-- not run: it takes about an hour -->
-```console
-$ python tests/mutate.py --write docs/mutants.md
-```
-
-A run goes on where the last one was ended. A fault is tried again once the code of its source file
-or its tests change; `--only TEXT` takes those whose file or words hold a text.
-
-The faults stand in `tests/mutants/*.toml`, each with the tests that should notice it. The suite
-checks that each still has its place in the source (`tests/test_mutants.py`). A new formula gets a
-few faults of its own, and a survivor gets a test.
-"""
+COUNTS = re.compile(r"^\*\*.*faults are killed.*$", re.MULTILINE)
+"""The line of the page that has its numbers; the table ends it, and the rest is written by hand."""
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One fault."""
-
     file: str
     fault: str
     before: str
@@ -99,7 +78,6 @@ def code(path: Path) -> str:
 
 
 def mutants() -> list[Mutant]:
-    """All that are listed."""
     return [
         Mutant(place["file"], each["fault"], each["before"], each["after"], tuple(tests))
         for path in sorted(LISTS.glob("*.toml"))
@@ -167,17 +145,13 @@ def run(tests: tuple[str, ...], copy: Path, output: int) -> None:
     sys.exit(pytest.main([*options, *(f"tests/{test}" for test in tests)]))
 
 
-def page(results: dict[str, dict[str, str]]) -> str:
-    """What `--write` writes."""
+def page(results: dict[str, dict[str, str]], before: str) -> str:
+    """What `--write` writes: the page as it was, with the numbers and the table of today."""
     tried = [(mutant, results.get(mutant.key())) for mutant in mutants()]
     killed = sum(bool(result and result["by"]) for _, result in tried)
-    days = [result["date"] for _, result in tried if result]
-    head = PAGE.format(
-        killed=killed,
-        count=len(tried),
-        share=f"{100 * killed / len(tried):.1f}%",
-        date=max(days, default="no day"),
-    )
+    last = max((result["date"] for _, result in tried if result), default="no day")
+    share = f"{killed} of {len(tried)} faults are killed ({100 * killed / len(tried):.1f}%)"
+    head = COUNTS.sub(f"**{share}.** Last tried on {last}.", before.partition("\n| file |")[0])
     lines = ["| file | fault | result |", "| --- | --- | --- |"]
     for mutant, result in tried:
         by = "not tried" if result is None else "**survives**"
@@ -210,7 +184,8 @@ def main() -> None:
             results[mutant.key()] = {"by": by, "date": datetime.now(UTC).date().isoformat()}
             KEPT.write_text(json.dumps(results, indent=1), encoding="utf-8")
     if given.write:
-        given.write.write_text(page(results), encoding="utf-8")
+        before = given.write.read_text(encoding="utf-8")
+        given.write.write_text(page(results, before), encoding="utf-8")
     sys.exit(1 if errors else 0)
 
 

@@ -11,6 +11,7 @@ from advlens.arrays import Images
 from advlens.prepared import Prepared, live_features
 from advlens.seeding import Stream
 from advlens.training.objectives import Objective, TrainingBatch
+from steps_by_hand import stream
 
 SEED = 11
 IDS = torch.tensor([4, 17, 2, 900, 31, 8])
@@ -28,8 +29,7 @@ class Network(nn.Module):
         self.head = nn.Linear(5, 3)
 
     def forward(self, images: Images) -> Tensor:
-        hidden = torch.tanh(self.norm(self.first(images)))
-        features = F.softplus(self.second(hidden))
+        features = F.softplus(self.second(torch.tanh(self.norm(self.first(images)))))
         return self.head(features.mean(dim=(2, 3)))
 
 
@@ -52,8 +52,7 @@ def batch_of(kind: type[Network] = Network, dtype: torch.dtype = torch.float64) 
 
 def step(objective: Objective, batch: TrainingBatch) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss and all gradients, as the training loop takes them."""
-    parameters = dict(batch.network.named_parameters())
-    loss = objective(batch)
+    parameters, loss = dict(batch.network.named_parameters()), objective(batch)
     torch.autograd.backward(loss, inputs=list(parameters.values()))
     return loss.detach(), {k: v.grad for k, v in parameters.items() if v.grad is not None}
 
@@ -88,11 +87,8 @@ def forward(network: nn.Module, images: Tensor, training: bool) -> tuple[Tensor,
 
 def radii(low: float, high: float) -> Tensor:
     """One uniform radius per image, from the image's own stream of random numbers."""
-    found = []
-    for number in IDS.tolist():
-        bits = np.random.Philox(key=[SEED, number], counter=[0, 0, 0, Stream.EPSILON])
-        found.append(low + (high - low) * np.random.Generator(bits).random((), dtype=np.float32))
-    return torch.tensor(found, dtype=torch.float64).view(-1, 1, 1, 1)
+    draws = [stream(SEED, n, Stream.EPSILON).random((), dtype=np.float32) for n in IDS.tolist()]
+    return low + (high - low) * torch.tensor(np.array(draws)).double().view(-1, 1, 1, 1)
 
 
 def fgsm(batch: TrainingBatch, low: float, high: float, training: bool) -> Tensor:

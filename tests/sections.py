@@ -69,7 +69,6 @@ class Maker:
         assert words in text, text
 
     def measured(self, run: Path, measure: str, model: str = "") -> Measured:
-        """The estimates of a measure, of one finding."""
         (found,) = [
             measured
             for finding in self.made(run).findings
@@ -85,7 +84,6 @@ class Maker:
         return [block for block in self.blocks(run, TableBlock) if block.file == file]
 
     def cells(self, run: Path, file: str) -> list[list[dict[str, str]]]:
-        """The rows of each of these tables, by header."""
         return [cells(block) for block in self.tables(run, file)]
 
     def check(self, run: Path) -> Section:
@@ -134,13 +132,11 @@ def copied(run: Path, folder: Path) -> Path:
 
 
 def remove(run: Path, *tables: str) -> None:
-    """As if a stage had not written them."""
     for name in tables:
         (run / "results" / f"{name}.csv").unlink()
 
 
 def texts(section: Section) -> list[str]:
-    """Sentences of a section."""
     found = [finding.claim for finding in section.findings]
     found += [finding.note for finding in section.findings if finding.note]
     found += [block.caption for block in section.blocks if hasattr(block, "caption")]
@@ -149,7 +145,6 @@ def texts(section: Section) -> list[str]:
 
 
 def cells(block: TableBlock) -> list[dict[str, str]]:
-    """A table's rows, by header."""
     return [{c.header: c.cell(row) for c in block.columns} for row in block.rows]
 
 

@@ -45,6 +45,13 @@ def convolution(
     return nn.Sequential(*layers, nn.Linear(width * pool**2, classes))
 
 
+class Rounded(nn.Sequential):
+    """Behind rounded pixels every gradient is 0."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return super().forward((pixels * 16).round() / 16)
+
+
 def small(
     make: Callable[[], nn.Module],
     name: str = "tiny",
@@ -76,13 +83,11 @@ def audited(models: Any, data: Any, out: Path, **more: Any) -> Path:
 
 
 def rows(run: Path, name: str) -> list[dict[str, str]]:
-    """A table."""
     with open(run / "results" / f"{name}.csv", newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def results(run: Path) -> dict[str, bytes]:
-    """All tables, byte for byte."""
     return {path.name: path.read_bytes() for path in sorted((run / "results").iterdir())}
 
 

@@ -55,7 +55,10 @@ def write_dissection(
                 tables[""] += [name | each for each in rows]
                 if unit in range(3, 3 + shown):
                     rows = _pictures(run, random, attack, texts)
-                    tables["_pictures"] += [name | each for each in rows]
+                    why = row(
+                        chosen="largest drop of IoU" if attack and unit > 3 else "highest IoU"
+                    )
+                    tables["_pictures"] += [name | why | each for each in rows]
         share = 0.95 if index else 0.98
         low, high = wilson(round(share * 1200), 1200)
         attacked = row(success=share, success_low=low, success_high=high)

@@ -48,12 +48,10 @@ def around(value: float, arm: float = 0.01, name: str = "") -> Row:
 
 
 def noise(number: int) -> np.ndarray:
-    """An image of 8×8 pixels."""
     return np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
 
 
 def write_picture(run: Path, file: str, pixels: np.ndarray) -> str:
-    """Write a PNG into a run folder; its name."""
     (run / file).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(run / file)
     return file
@@ -81,13 +79,11 @@ def _cell(value: Any) -> str:
 
 
 def read(run: Path, table: str) -> list[dict[str, str]]:
-    """The rows of a table of a run folder, as text."""
     with open(run / "results" / f"{table}.csv", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def rows_of(run: Path, table: str, **wanted: str) -> list[dict[str, str]]:
-    """Those rows whose columns hold these texts."""
     return [row for row in read(run, table) if wanted.items() <= row.items()]
 
 
@@ -106,8 +102,6 @@ def put(run: Path, table: str, where: dict[str, str], **values: Any) -> None:
 
 @dataclass(frozen=True)
 class _Made:
-    """What all tables of a run have in common."""
-
     run: Path
     layers: Sequence[str]
     units: Sequence[int]
@@ -134,8 +128,7 @@ def write_run(
     Every free text is changed by `texts`.
     """
     tables: dict[str, Table] = {name: [] for name in TABLES.split()}
-    random = np.random.default_rng(0)
-    made = _Made(run, layers, units, classes, shown, texts, random, tables)
+    made = _Made(run, layers, units, classes, shown, texts, np.random.default_rng(0), tables)
     for index, model in enumerate(models):
         strength = index / max(len(models) - 1, 1)
         _accuracy(made, model, strength)
@@ -172,8 +165,7 @@ def _accuracy(made: _Made, model: str, strength: float) -> None:
         found |= _share(left, n) | row(top5=min(1.0, left + 0.25 * (1 - left)), n=n)
         return found | row(draws=None, top1_spread=None, settings="")
 
-    few = 50
-    fgsm = [under("Fgsm", "Linf", levels / 255, 1, N) for levels in (1, 4)]
+    few, fgsm = 50, [under("Fgsm", "Linf", levels / 255, 1, N) for levels in (1, 4)]
     made.tables["accuracy"] += [under("natural", "", 0.0, 0, N), *fgsm]
     made.tables["accuracy"] += [under("Pgd", "L2", 0.5, 20, N)]
     made.tables["sweep"] += [under("natural", "", 0.0, 0, few)]
@@ -240,8 +232,7 @@ def _consistency(made: _Made, model: str, strength: float) -> None:
                 found |= _share(success, N, "success") | row(measure=measure)
                 found |= around(mean, 0.015) | row(units=size, n=N)
                 made.tables["consistency"].append(found)
-    last = means[made.layers[-1]]
-    found = row(model=model, layer=made.layers[-1])
+    last, found = means[made.layers[-1]], row(model=model, layer=made.layers[-1])
     for name, measure in (("consis", "lc"), ("consis_adv", "consis_adv")):
         found |= around(last[f"{measure}_mean"], 0.015, name)
     found |= FGSM | _share(fooled, N, "success")

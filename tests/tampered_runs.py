@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -70,11 +69,6 @@ def _first_picture(change: Callable[[Path], object]) -> Tamper:
     return lambda run: change(sorted((run / "figures" / "images").iterdir())[0])
 
 
-def _all_pictures(run: Path) -> None:
-    for path in (run / "figures" / "images").iterdir():
-        path.write_bytes(b"<svg xmlns='http://www.w3.org/2000/svg'><script>1</script></svg>")
-
-
 def _record(**changes: Any) -> Tamper:
     return _json("run.json", lambda record: record.update(changes))
 
@@ -86,49 +80,34 @@ def _many(record: dict[str, Any]) -> None:
 PICTURES = "results/pictures.csv"
 REPORTED: dict[str, Tamper] = {
     "record is no JSON": _bytes("run.json", b"{"),
-    "record is a list": _bytes("run.json", b"[1]"),
     "record is UTF-16": _bytes("run.json", "{}".encode("utf-16")),
     "record is deep": _bytes("run.json", b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
     "record is rather deep": _bytes("run.json", b'{"a":' + b"[" * 200 + b"]" * 200 + b"}"),
     "record has a million digits": _bytes("run.json", b'{"seed":' + b"9" * 10**6 + b"}"),
     "record has 1e999": _text("run.json", '"seed": ', '"a": 1e999, "seed": '),
-    "record has NaN": _text("run.json", '"seed": ', '"a": NaN, "seed": '),
     "record has millions of values": _bytes("run.json", b'{"a":[' + b"[]," * 4_000_000 + b"0]}"),
     "record is huge": _instead("run.json", _huge),
     "record is a folder": _instead("run.json", Path.mkdir),
     "record is a pipe": _instead("run.json", os.mkfifo),
     "record is a link": _instead("run.json", _to("/etc/hostname")),
-    "record without models": _record(models=[]),
-    "record of one model twice": _json("run.json", lambda r: r["models"].append(r["models"][0])),
     "record of many models": _json("run.json", _many),
-    "models are a text": _record(models="standard"),
-    "seed is true": _record(seed=True),
     "seed is beyond 64 bits": _record(seed=10**80),
     "notes are numbers": _record(notes=[1]),
-    "classes are an object": _json("run.json", lambda r: r["data"].update(classes={"a": 1})),
-    "units are a text": _json("run.json", lambda r: r["models"][0]["layers"][0].update(units="9")),
     "unfinished is a number": _record(unfinished=3),
     "command is long": _record(command="x" * 10**6),
     "table is a folder": _instead(ACCURACY, Path.mkdir),
     "table is a pipe": _instead(ACCURACY, os.mkfifo),
     "table leads out": _instead(ACCURACY, _secret),
     "table is huge": _instead(ACCURACY, _huge),
-    "table is Latin-1": _bytes(ACCURACY, b"model,attack\n\xe9,\xe9\n"),
     "table has an endless row": _bytes(ACCURACY, b"model," + b"ab," * 2_000_000),
     "table has an endless quoted row": _bytes(ACCURACY, b"model,a\n" + b'"x\n",' * 100_000),
     "table has a column twice": _text(ACCURACY, "model,", "model,model,"),
-    "table lacks a column": _text(ACCURACY, "top1_low", "low"),
-    "table has a short row": _text(ACCURACY, "\nstandard,", "\n"),
-    "table is of another model": _text(ACCURACY, "\nstandard,", "\nother,"),
-    "table has nan": _text(ACCURACY, ",natural,,0,", ",natural,,nan,"),
     "table has a huge count": _text(ACCURACY, ",natural,,0,0,", ",natural,,0,1e300,"),
     "results lead out": _instead("results", _to("/tmp")),
     "figures lead out": _instead("figures", _to("/tmp")),
     "results are a pipe": _instead("results", os.mkfifo),
     "picture leads out": _first_picture(lambda p: (p.unlink(), p.symlink_to("/etc/hostname"))),
     "picture is a pipe": _first_picture(lambda p: (p.unlink(), os.mkfifo(p))),
-    "pictures are SVG": _all_pictures,
-    "picture is a bomb": _first_picture(lambda p: Image.new("1", (20_000, 20_000)).save(p)),
     "picture has a long tail": _first_picture(
         lambda p: p.write_bytes(p.read_bytes() + bytes(10**6))
     ),
@@ -171,7 +150,6 @@ INFLUENCE = {
 }
 CONTINUED: dict[str, Tamper] = {
     "a table's name leads out": _tables({"../../ESCAPED": [{"a": 1}]}),
-    "a table's name is absolute": _tables({"/tmp/ESCAPED": [{"a": 1}]}),
     "a table's name has a null character": _tables({"a\0b": [{"a": 1}]}),
     "a table's name is long": _tables({"a" * 5000: [{"a": 1}]}),
     "a table's name has a drive": _tables({"C:\\ESCAPED": [{"a": 1}]}),
@@ -195,12 +173,9 @@ CONTINUED: dict[str, Tamper] = {
     "a part without tables": _json(PART, lambda part: part.pop("tables")),
     "seconds are a text": _json(PART, lambda part: part.update(seconds="9")),
     "images are negative": _json(PART, lambda part: part.update(images=-1)),
-    "a part is a list": _bytes(PART, b"[]"),
-    "a part is empty": _bytes(PART, b""),
     "a part is deep": _bytes(PART, b'{"tables":' + b'{"a":' * 50_000 + b"0" + b"}" * 50_001),
     "a part is huge": _instead(PART, _huge),
     "a part is a long text": _bytes(PART, b'{"tables": "' + "🙂".encode() + b"x" * 2**25 + b'"}'),
-    "a part is a pipe": _instead(PART, os.mkfifo),
     "a part is a folder": _instead(PART, Path.mkdir),
     "a part leads out": _instead(PART, _to("/etc/hostname")),
     "the parts lead out": _instead("parts", lambda path: path.symlink_to(path.parents[1])),
@@ -210,8 +185,6 @@ CONTINUED: dict[str, Tamper] = {
         "parts/identity.json", lambda i: i["settings"].update(steps=99)
     ),
     "the identity has other types": _bytes("parts/identity.json", b'{"settings": 3, "about": 4}'),
-    "a state is empty": _bytes(STATE, b""),
-    "a state is no state": _bytes(STATE, b"\0" * 64),
     "a state claims a huge header": _bytes(STATE, struct.pack("<Q", 2**40) + b"{}"),
     "a state is a pipe": _instead(STATE, os.mkfifo),
     "a state lacks a tensor": _state(lambda state: state.pop(COUNTS)),

@@ -19,7 +19,7 @@ from advlens.models import Classifier, load_model, save_weights
 from advlens.models.zoo import CIFAR10_CLASSES
 from advlens.runs.folder import read_json
 from kills import killed
-from small_runs import CLASSES, SYNSETS, audited, noise, results, rows, small
+from small_runs import CLASSES, SYNSETS, Rounded, audited, noise, results, rows, small
 from unrendered import unrendered
 
 SETTINGS = AuditSettings(
@@ -83,27 +83,22 @@ def test_damaged_images_end_a_run_before_it_begins_or_are_left_out_and_listed(
     assert listed == rows(run, "skipped")
 
 
-def test_the_tables_have_the_columns_and_the_pictures_that_others_rely_on(finished):
-    expected = {
-        "accuracy": "model attack norm epsilon steps top1 top1_low top1_high top5 n draws "
-        "top1_spread settings",
-        "units": "model layer unit dead lc consis_adv cs1 cs2 lc_corrected consis_adv_fgsm "
-        "attacked",
+def test_the_tables_have_the_columns_that_others_rely_on_and_the_accuracy_of_a_loop(finished):
+    scores = "top1 top1_low top1_high top5 n draws top1_spread settings"
+    measures = "lc consis_adv cs1 cs2 lc_corrected consis_adv_fgsm attacked"
+    for name, columns in {
+        "accuracy": f"model attack norm epsilon steps {scores}",
+        "units": f"model layer unit dead {measures}",
         "layers": "model layer units dead top",
-    }
-    for name, columns in expected.items():
+    }.items():
         found = list(rows(finished, name)[0])
         assert (found[:5] if name == "layers" else found) == columns.split()
     units = rows(finished, "units")
-    assert len(units) == 2 * (6 + 8)
-    assert {row["model"] for row in units} == {"tiny", "tiny (2)"}
+    assert (len(units), {row["model"] for row in units}) == (2 * (6 + 8), {"tiny", "tiny (2)"})
     pictures = rows(finished, "pictures")
     assert {row["images"] for row in pictures} == {"real", "adversarial"}
     for row in pictures:
         assert (finished / row["file"]).read_bytes().startswith(b"\x89PNG")
-
-
-def test_accuracy_equals_a_loop(finished):
     (model,), data = models(0), images()
     pixels = data.images(range(60)).float() / 255
     attacked = Fgsm(threat=Linf(epsilon=4 / 255))(model, pixels, data.labels)
@@ -112,12 +107,6 @@ def test_accuracy_equals_a_loop(finished):
         with torch.no_grad():
             share = (model(given).argmax(1) == data.labels).double().mean().item()
         assert float(top1["tiny", name, epsilon]) == pytest.approx(share, abs=1e-5)
-
-
-def test_the_same_command_computes_nothing(finished, monkeypatch):
-    before = results(finished)
-    monkeypatch.setattr(passes, "_pass", None)
-    assert results(audited(models(0, 1), images(), finished, settings=SETTINGS)) == before
 
 
 @pytest.mark.parametrize("killed_after", [1, 6])
@@ -129,7 +118,12 @@ def test_a_killed_run_continues_to_the_same_bytes(finished, tmp_path, monkeypatc
     assert not list((tmp_path / "parts").glob("*.state.*"))
 
 
-def test_other_weights_or_a_second_process_in_the_folder_are_refused(finished, tmp_path):
+def test_the_same_command_computes_nothing_and_another_one_is_refused(
+    finished, tmp_path, monkeypatch
+):
+    before = results(finished)
+    monkeypatch.setattr(passes, "_pass", None)
+    assert results(audited(models(0, 1), images(), finished, settings=SETTINGS)) == before
     with pytest.raises(RunError, match=r"weights or normalization of tiny \(2\) differ; choose"):
         audit(models(0, 2), images(), finished, settings=SETTINGS)
     with locked(tmp_path), pytest.raises(RunError, match="another advlens process"):
@@ -245,7 +239,6 @@ def trained(tmp_path):
 
 
 def audit_weights(out: Path, *weights: Path) -> dict[str, Any]:
-    """Audit resnet20 with these weights on a few images; return run.json."""
     data = noise(10, CIFAR10_CLASSES, size=32)
     audit([f"resnet20@{path}" for path in weights], data, out, settings=ONE_STEP)
     return read_json(out / "run.json")
@@ -281,28 +274,14 @@ def test_a_damaged_training_is_left_out_with_a_note_and_other_weights_have_none(
         assert len(rows(tmp_path / name, "accuracy")) == 2
 
 
-class Rounded(nn.Sequential):
-    """Behind rounded pixels every gradient is 0."""
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return super().forward((pixels * 16).round() / 16)
-
-
 def test_a_model_without_gradients_fails_a_check(tmp_path):
+    both = [*models(0), small(lambda: Rounded(*network()), "masked")]
     settings = dataclasses.replace(SETTINGS, stages=("sweep",))
-    audited(
-        [*models(0), small(lambda: Rounded(*network()), "masked")],
-        images(),
-        tmp_path,
-        settings=settings,
-    )
-    checks = {
-        row["model"]: (row["passed"], row["found"])
-        for row in rows(tmp_path, "checks")
-        if row["check"] == "gradients do not vanish"
-    }
-    assert checks["masked"] == ("false", "12 of 12 images without a gradient")
-    assert checks["tiny"][0] == "true"
+    found = rows(audited(both, images(), tmp_path, settings=settings), "checks")
+    checks = {r["model"]: r for r in found if r["check"] == "gradients do not vanish"}
+    assert checks["masked"]["passed"] == "false"
+    assert checks["masked"]["found"] == "12 of 12 images without a gradient"
+    assert checks["tiny"]["passed"] == "true"
 
 
 class Dark(nn.Module):
@@ -323,25 +302,14 @@ def test_images_that_an_attack_cannot_begin_on_are_said(tmp_path, capsys):
     pixels[::2] = 50
     classes, labels = ("light", "dark"), torch.tensor([1, 0, 1, 0, 1, 0])
     data = ArrayData(pixels, name="grey", classes=classes, synsets=None, labels=labels)
+    settings = dataclasses.replace(ONE_STEP, attack=("foolbox:BoundaryAttack(epsilon=9, steps=1)",))
     model = small(Dark, "dark", classes=classes, size=8)
-    boundary = ("foolbox:BoundaryAttack(epsilon=9, steps=1)",)
-    settings = dataclasses.replace(ONE_STEP, attack=boundary)
     page = audit(model, data, tmp_path, settings=settings).read_text(encoding="utf-8")
     told = "found no image to start from for 3 of 6 images of dark: these count as not attacked"
     assert told in capsys.readouterr().err
     assert told in page
     (row,) = rows(tmp_path, "unattacked")
     assert (row["model"], row["unattacked"], row["n"]) == ("dark", "3", "6")
-
-
-def test_one_model_or_a_list_of_them(tmp_path):
-    data = images(20)
-    one, (name, few) = models(0)[0], ("cifar10-l2", dataclasses.replace(ONE_STEP, images=2))
-    audited(one, data, tmp_path / "one", settings=ONE_STEP)
-    audited([one], data, tmp_path / "list", settings=ONE_STEP)
-    assert results(tmp_path / "one") == results(tmp_path / "list")
-    text = rows(audited(name, "sample", tmp_path / "text", settings=few), "accuracy")
-    assert {row["model"] for row in text} == {name}
 
 
 @pytest.mark.parametrize(
@@ -364,9 +332,14 @@ def test_arguments_of_another_type(given, reason, tmp_path):
         assert not (tmp_path / "run").exists()
 
 
-def test_a_device_and_classes_that_do_not_fit_are_refused(tmp_path):
+def test_a_device_and_classes_that_do_not_fit_are_refused_and_a_model_need_be_no_list(tmp_path):
     with pytest.raises(SettingsError, match="no device"):
         audit(models(0), images(), tmp_path, settings=AuditSettings(device="cuda:7"))
     wide = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(432, 5)), name="wide", image_size=12)
     with pytest.raises(DataError, match="3 classes"):
         audit(wide, images(), tmp_path, settings=SETTINGS)
+    ((model,), data), few = (models(0), images(20)), dataclasses.replace(ONE_STEP, images=2)
+    one = audited(model, data, tmp_path / "one", settings=ONE_STEP)
+    assert results(one) == results(audited([model], data, tmp_path / "list", settings=ONE_STEP))
+    text = rows(audited("cifar10-l2", "sample", tmp_path / "text", settings=few), "accuracy")
+    assert {row["model"] for row in text} == {"cifar10-l2"}

@@ -22,6 +22,28 @@ CALLS = 5_000_000
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 PAGE = 25
+ROWS = """() => {
+    const names = [...document.querySelectorAll(".units thead button")].map(b => b.innerText);
+    return [...document.querySelectorAll(".units tbody tr")].map(row =>
+        Object.fromEntries([...row.cells].map((cell, n) => [names[n], cell.textContent])));
+}"""
+UNITS: list[list[str | float | None]] = [
+    [BOTH[n % 2], f"layer{n % 17}", n, f"concept {n * 7919 % 1200}", n * 7919 % 9973 / 9973]
+    for n in range(10_000)
+]
+CONTRAST = """element => {
+    const light = color => {
+        const [r, g, b] = color.match(/[\\d.]+/g).map(Number).map(v => v / 255)
+            .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    let ground = element;
+    while (getComputedStyle(ground).backgroundColor === "rgba(0, 0, 0, 0)")
+        ground = ground.parentElement;
+    const [a, b] = [getComputedStyle(element).color, getComputedStyle(ground).backgroundColor]
+        .map(light).sort((x, y) => y - x);
+    return (a + 0.05) / (b + 0.05);
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +73,6 @@ def page(chromium: Browser, run: Path) -> Iterator[Page]:
     yield from opened(chromium, run, width=1280)
 
 
-@pytest.fixture
-def phone(chromium: Browser, run: Path) -> Iterator[Page]:
-    yield from opened(chromium, run, width=390)
-
-
 def opened(chromium: Browser, run: Path, *, width: int) -> Iterator[Page]:
     """The report; at the end it must not have complained, nor asked for anything but itself."""
     context = chromium.new_context(viewport={"width": width, "height": 800}, offline=True)
@@ -81,34 +98,24 @@ def headers(page: Page) -> list[str]:
 
 def shown(page: Page) -> list[dict[str, str]]:
     """The rows of the page of units, by header."""
-    return by_header(page, page.evaluate(f"({ROWS})()"))
+    found: list[dict[str, str]] = page.evaluate(f"({ROWS})()")
+    return found
 
 
 def everything(page: Page) -> list[dict[str, str]]:
     """All rows that the filters leave, page by page."""
-    return by_header(
-        page,
-        page.evaluate(
-            f"""() => {{
-                const [rows, found] = [{ROWS}, []];
-                const [, next] = document.querySelectorAll(".pager button");
-                for (;;) {{
-                    found.push(...rows());
-                    if (next.disabled) return found;
-                    next.click();
-                }}
-            }}"""
-        ),
+    found: list[dict[str, str]] = page.evaluate(
+        f"""() => {{
+            const [rows, found] = [{ROWS}, []];
+            const [, next] = document.querySelectorAll(".pager button");
+            for (;;) {{
+                found.push(...rows());
+                if (next.disabled) return found;
+                next.click();
+            }}
+        }}"""
     )
-
-
-ROWS = """() => [...document.querySelectorAll(".units tbody tr")].map(
-    row => [...row.cells].map(cell => cell.textContent))"""
-
-
-def by_header(page: Page, rows: list[list[str]]) -> list[dict[str, str]]:
-    names = headers(page)
-    return [dict(zip(names, row, strict=True)) for row in rows]
+    return found
 
 
 def status(page: Page) -> str:
@@ -149,8 +156,7 @@ def test_sorting_by_every_column_both_ways(page: Page) -> None:
     for header in headers(page):
         orders = []
         for _ in range(2):
-            column = sort(page, header)
-            orders.append(column.get_attribute("aria-sort"))
+            orders.append(sort(page, header).get_attribute("aria-sort"))
             values = [row[header] for row in everything(page)]
             known = [value for value in values if value != "–"]
             assert values[: len(known)] == known  # absent values last, both ways
@@ -194,7 +200,14 @@ def focused(page: Page) -> str:
     return text
 
 
-def test_keys_move_between_rows_and_open_pictures(page: Page) -> None:
+def test_keys_clicks_and_the_tabulator_reach_everything(page):
+    filter_of(page, "Model").focus()
+    names = []
+    for _ in range(6 + 1 + 12 + 1):
+        page.keyboard.press("Tab")
+        names.append(page.evaluate("document.activeElement.tagName"))
+    filters = "SELECT SELECT SELECT INPUT INPUT BUTTON"
+    assert " ".join(names) == f"{filters} DIV {'BUTTON ' * 12}TR"
     rows = page.locator(".units tbody tr")
     rows.nth(0).focus()
     page.keyboard.press("ArrowDown")
@@ -220,9 +233,6 @@ def test_keys_move_between_rows_and_open_pictures(page: Page) -> None:
     assert "layer1.0.conv2, unit 3" in grid.inner_text()
     assert page.evaluate("document.activeElement.id") == grid.get_attribute("id")
     assert grid.evaluate("e => e.getBoundingClientRect().top >= 0")
-
-
-def test_a_click_on_a_pictured_row_opens_it(page: Page) -> None:
     page.locator(".units tbody tr.pictured td").nth(4).click()
     assert page.locator("article:target").count() == 1
     assert page.locator(".units tbody tr.pictured a").first.get_attribute("aria-label") == (
@@ -230,26 +240,16 @@ def test_a_click_on_a_pictured_row_opens_it(page: Page) -> None:
     )
 
 
-def test_filters_and_headers_are_reached_by_the_tabulator(page: Page) -> None:
-    filter_of(page, "Model").focus()
-    names = []
-    for _ in range(6 + 1 + 12 + 1):
-        page.keyboard.press("Tab")
-        names.append(page.evaluate("document.activeElement.tagName"))
-    filters = "SELECT SELECT SELECT INPUT INPUT BUTTON"
-    assert " ".join(names) == f"{filters} DIV {'BUTTON ' * 12}TR"
-
-
-def test_on_a_phone_nothing_sticks_out(phone: Page) -> None:
-    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
-    row = phone.locator(".units tbody tr").first
-    assert row.evaluate("e => e.scrollWidth <= e.clientWidth")
-    assert row.locator("td").evaluate_all(
-        "cells => cells.every(c => c.getBoundingClientRect().right <= innerWidth)"
-    )
-    labels = row.locator("td").evaluate_all("cells => cells.map(cell => cell.dataset.label)")
-    assert labels == headers(phone)
-    assert sort(phone, "IoU").get_attribute("aria-sort") == "descending"
+def test_on_a_phone_nothing_sticks_out(chromium: Browser, run: Path) -> None:
+    right = "cells => cells.every(cell => cell.getBoundingClientRect().right <= innerWidth)"
+    for phone in opened(chromium, run, width=390):
+        assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+        row = phone.locator(".units tbody tr").first
+        assert row.evaluate("e => e.scrollWidth <= e.clientWidth")
+        assert row.locator("td").evaluate_all(right)
+        labels = row.locator("td").evaluate_all("cells => cells.map(cell => cell.dataset.label)")
+        assert labels == headers(phone)
+        assert sort(phone, "IoU").get_attribute("aria-sort") == "descending"
 
 
 def test_texts_contrast_with_their_ground(chromium: Browser, run: Path) -> None:
@@ -257,46 +257,21 @@ def test_texts_contrast_with_their_ground(chromium: Browser, run: Path) -> None:
         page = chromium.new_page(color_scheme=scheme)
         page.goto((run / "report.html").as_uri())
         for selector in (".units thead button", ".units td", ".filters label", ".units .reset"):
-            ratio = page.locator(selector).first.evaluate(CONTRAST)
-            assert ratio >= 4.5, (scheme, selector)
+            assert page.locator(selector).first.evaluate(CONTRAST) >= 4.5, (scheme, selector)
         page.close()
 
 
-CONTRAST = """element => {
-    const light = color => {
-        const [r, g, b] = color.match(/[\\d.]+/g).map(Number).map(v => v / 255)
-            .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-    };
-    let ground = element;
-    while (getComputedStyle(ground).backgroundColor === "rgba(0, 0, 0, 0)")
-        ground = ground.parentElement;
-    const [a, b] = [getComputedStyle(element).color, getComputedStyle(ground).backgroundColor]
-        .map(light).sort((x, y) => y - x);
-    return (a + 0.05) / (b + 0.05);
-}"""
-
-
 def test_without_scripts_there_is_a_plain_table(chromium: Browser, run: Path) -> None:
-    context = chromium.new_context(java_script_enabled=False)
-    page = context.new_page()
-    page.goto((run / "report.html").as_uri())
-    tables = page.locator("noscript table")
-    assert tables.count() == 1
-    assert tables.locator("tbody tr").count() == 176
-    assert tables.is_visible()
-    assert not page.locator(".units").is_visible()
-    context.close()
-
-
-UNITS: list[list[str | float | None]] = [
-    [BOTH[n % 2], f"layer{n % 17}", n, f"concept {n * 7919 % 1200}", n * 7919 % 9973 / 9973]
-    for n in range(10_000)
-]
+    with chromium.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto((run / "report.html").as_uri())
+        tables = page.locator("noscript table")
+        assert (tables.count(), tables.locator("tbody tr").count()) == (1, 176)
+        assert tables.is_visible()
+        assert not page.locator(".units").is_visible()
 
 
 def many(results: Results) -> Section:
-    """A browser of 10 000 units, without anything else."""
     cells = {"real": [Cell(file="figures/images/0.png", label="", predicted="")], "adversarial": []}
     grid = Grid(name="a-grid", model=BOTH[0], layer="layer0", unit=0, measures={}, **cells)
     columns = [

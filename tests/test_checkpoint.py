@@ -23,8 +23,6 @@ def saved(content) -> bytes:
 
 
 class Evil:
-    """A pickle that would write a file when it is loaded."""
-
     def __init__(self, sentinel):
         self.sentinel = sentinel
 
@@ -71,8 +69,7 @@ def test_another_file_is_refused_by_name(content, path):
 
 
 def test_damaged_files_load_or_are_refused(path):
-    whole = saved(STATE)
-    random = np.random.default_rng(0)
+    whole, random = saved(STATE), np.random.default_rng(0)
     refused = 0
     for _ in range(200):
         content = bytearray(whole)

@@ -34,8 +34,6 @@ WRONG_WORDS = [
     # missing
     ("audit", "Missing .*--data .*--out"),
     ("audit --data sample --out {out}", "--model"),
-    ("audit --model resnet14 --out {out}", "--data"),
-    ("audit --model resnet14 --data sample", "--out"),
     ("train --recipe d22-resnet18-adv --data folder:{tmp}", "Missing .*--out"),
     (TRAIN + " --recipe", "--recipe needs a value"),
     ("reproduce --out {out}", "name"),
@@ -52,40 +50,29 @@ WRONG_WORDS = [
     (REPRODUCE + " --concepts broden:{tmp}/none", "data broden:.*none, which does not exist"),
     (REPRODUCE + " --epochs 0", "epochs must be a positive number"),
     ("report", "RUN"),
-    ("data", "cifar10"),
     ("data cifar10", "--to"),
     ("models show", "needs a model"),
-    (AUDIT + " --steps", "--steps"),
     (AUDIT + " --config", "--config"),
     # unknown
     (AUDIT + " --stepz 3", "--stepz.*perhaps you meant --steps"),
-    (AUDIT + " --epsilonn=.5", "--epsilonn.*--epsilon"),
-    (AUDIT + " extra", "extra"),
     ("models shop", "shop"),
     ("data cifar11 --to {out}", "cifar11.*cifar10"),
     ("report {tmp} again", "again"),
     ("demo --model resnet14", "options: --model resnet14$"),
     (TRAIN + " --recipe cifar10-l3", "'cifar10-l3' among the recipes.*train --list"),
-    (TRAIN + " --list", "--list"),
     (TRAIN + " --recipe cifar10-l2 --epochz 3", "^advlens: .*--epochz.*perhaps.*--epochs"),
     ("reproduce b23-cifar11 --quick --out {out}", "b23-cifar11.*perhaps you meant b23-cifar10"),
     # of a wrong type
-    (AUDIT + " --steps 1.5", "--steps.*1.5"),
     (AUDIT + " --images ten", "--images: 'ten' is not a whole number"),
-    (AUDIT + " --epsilon four", "--epsilon.*four"),
     (AUDIT + " --fgsm 1/255 x", "--fgsm.*x"),
     (AUDIT + " --stages accuracy nerves", "'nerves', .* meant neurons; there are accuracy"),
     (AUDIT + " --dry-run 3", "3"),
-    (ATTACK + " --weight heavy", "--weight: 'heavy' is not a number"),
     (ATTACK + " --method cw", "cw.*--method"),
-    (TRAIN + " --precision fp16", "fp16.*--precision"),
     (TRAIN + " --epsilon-range 4/255", "--epsilon-range.*2 values"),
     (TRAIN + " --epsilon-range 4/255 x", "--epsilon-range: 'x' is not a number"),
     # out of range
-    (AUDIT + " --epsilon nan", "epsilon.*nan"),
     (AUDIT + " --epsilon -0.5", "epsilon.*-0.5"),
     (AUDIT + " --fgsm 4", "fgsm.*4"),
-    (AUDIT + " --images -3", "images.*-3"),
     (AUDIT + " --images 2001", "2001.*1 to 2000"),
     (AUDIT + " --stages", "stages"),
     (ATTACK + " --step-size -1/255", "step_size.*-0.0039"),
@@ -96,18 +83,15 @@ WRONG_WORDS = [
     (TRAIN + " --recipe cifar10-l2 --objective standard", "recipe cifar10-l2: attack_steps"),
     # flags in place of values
     ("audit --model --data sample --out {out}", "--model"),
-    ("audit --model resnet14 --data --x --out {out}", "--data"),
     (AUDIT + " --steps --x", "--steps"),
     # what does not exist
     (AUDIT + " --config {tmp}/none.toml", "none.toml.*No such file"),
     (AUDIT + " --config {tmp}", "cannot read"),
     (AUDIT + " --synsets {tmp}/none.csv", "synsets.*none.csv"),
     ("audit --model resnet14@{tmp}/none.pt --data sample --out {out}", "model.*none.pt"),
-    ("audit --model resnet14 --data cifar10:{tmp}/none --out {out}", "data.*none"),
     ("audit --model resnet14 --data folder:{tmp}/none --out {out}", "data.*none"),
     ("models show resnet14@{tmp}/none.pt", "none.pt"),
     ("audit --model resnet15 --data sample --out {out}", "resnet15.*resnet14"),
-    ("audit --model torchvision:resnet15 --data sample --out {out}", "resnet15.*resnet50"),
     ("audit --model resnet14 --data mnist --out {out}", "mnist.*cifar10"),
     ("train --model resnet14 --data sample --out {out}", "sample.*cifar10"),
     (AUDIT + " --device tpu", "tpu"),
@@ -120,14 +104,11 @@ WRONG_FILES = [
     ("steps = 1.5", "steps.*1.5"),
     ("steps = true", "steps.*True"),
     ("steps = [1, 2]", "steps.*1, 2"),
-    ("steps = {a = 1}", "steps"),
     ("steps = '--x'", "steps.*--x"),
     ("steps = 2026-01-01", "steps"),
     ("dry-run = 1", "dry_run.*1"),
     ("dry_run = 'yes'", "dry_run.*yes"),
-    ("epsilon = -0.5", "epsilon.*-0.5"),
     ("epsilon = nan", "epsilon.*nan"),
-    ("epsilon = 'four'", "epsilon.*four"),
     ("fgsm = ['1/255', 'x']", "fgsm.*x"),
     ("fgsm = [[1]]", "fgsm"),
     ("stages = ['nerves']", "stages names 'nerves', which is not a stage; .*neurons"),
@@ -139,15 +120,20 @@ WRONG_FILES = [
 # the same for the settings of a training
 WRONG_RECIPES = [
     ("flip = 1", "flip must be true or false, not 1"),
-    ("half = 'yes'", "half must be true or false"),
     ("epsilon_range = ['4/255']", "epsilon-range"),
     ("epsilon_range = [[1]]", "epsilon_range must be a list"),
     ("resized-crop = [0.5, 2]", "resized_crop must be"),
-    ("epochs = [1]", "epochs must be a number or a text"),
     ("recipe = 'cifar10-l3'", "cifar10-l3"),
     ("about = 'mine'", "no setting named about"),
     ("objective = 'standard'\nalpha = 0.5", "alpha means nothing"),
 ]
+WRONG_SETTINGS = [(AUDIT, *file) for file in WRONG_FILES] + [
+    (TRAIN, *file) for file in WRONG_RECIPES
+]
+MODEL = ["--model", "cli_network:network", "--data", "folder:images"]
+RECIPE = "train --recipe b23-imagenet150-l2 --epsilon-range 1/255 2/255 --no-flip"
+ASKED = {"recipe": "b23-imagenet150-l2", "optimizer": "adam", "epsilon_range": [1 / 255, 2 / 255]}
+ASKED |= {"resized_crop": [0.08, 1.0], "flip": False}
 
 
 def refused(words: str, file: str, tmp: Path, capsys: pytest.CaptureFixture[str]) -> str:
@@ -155,8 +141,7 @@ def refused(words: str, file: str, tmp: Path, capsys: pytest.CaptureFixture[str]
     (tmp / "settings.toml").write_bytes(file.encode("latin-1"))
     assert main(words.format(out=tmp / "out", tmp=tmp).split()) == 2
     out, err = capsys.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1
+    assert (out, err.count("\n")) == ("", 1)
     assert err.startswith("advlens: ")
     assert "Traceback" not in err
     assert not set(err) & set("│╭╰")
@@ -167,11 +152,6 @@ def refused(words: str, file: str, tmp: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(("words", "pattern"), WRONG_WORDS, ids=[words for words, _ in WRONG_WORDS])
 def test_wrong_use_is_one_sentence(words, pattern, tmp_path, capsys):
     assert re.search(pattern, refused(words, "", tmp_path, capsys), re.IGNORECASE)
-
-
-WRONG_SETTINGS = [(AUDIT, *file) for file in WRONG_FILES] + [
-    (TRAIN, *file) for file in WRONG_RECIPES
-]
 
 
 @pytest.mark.parametrize(("words", "toml", "pattern"), WRONG_SETTINGS)
@@ -189,14 +169,10 @@ def test_wrong_settings_in_a_file_are_one_sentence_that_names_it(
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
-    """The current folder, with a network of one's own and images of its three classes."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cli_network.py").write_text(NETWORK)
     write_pictures(tmp_path / "images", 6)
     return tmp_path
-
-
-MODEL = ["--model", "cli_network:network", "--data", "folder:images"]
 
 
 def entries(folder: Path) -> set[str]:
@@ -227,8 +203,7 @@ def test_attack_writes_images_that_can_be_audited(world, capsys):
 def test_train_leaves_weights_and_a_card(world, capsys):
     words = ["train", "--recipe", "cifar10-l2", *MODEL, "--out", "trained", "--epochs", "2"]
     assert main([*words, "--batch-size", "8", "--validation", "6"]) == 0
-    out = capsys.readouterr().out
-    card = (world / "trained/model.md").read_text()
+    out, card = capsys.readouterr().out, (world / "trained/model.md").read_text()
     assert "cifar10-l2" in card
     assert f"`advlens {' '.join(words)} --batch-size 8 --validation 6`" in card
     assert "Adversarial(attack=Pgd(" in card
@@ -238,11 +213,6 @@ def test_train_leaves_weights_and_a_card(world, capsys):
     out = capsys.readouterr().out
     assert "parameters     201" in out
     assert "layer          0, 6 units" in out
-
-
-RECIPE = "train --recipe b23-imagenet150-l2 --epsilon-range 1/255 2/255 --no-flip"
-ASKED = {"recipe": "b23-imagenet150-l2", "optimizer": "adam", "epsilon_range": [1 / 255, 2 / 255]}
-ASKED |= {"resized_crop": [0.08, 1.0], "flip": False}
 
 
 NAMED = "audit --neuron-attack Fgsm(norm=Linf,epsilon=.01)"
@@ -275,7 +245,7 @@ def test_the_record_of_a_run_has_the_settings_of_the_file_in_its_command(world, 
     assert record["command"] == "advlens attack --out ~/run --steps 1 " + " ".join(MODEL)
 
 
-def test_verbs_that_only_tell(capsys):
+def test_verbs_that_only_tell_and_one_that_takes_a_local_archive(capsys, tmp_path):
     assert main(["models"]) == 0
     assert "resnet14\n" in capsys.readouterr().out
     assert main(["--version"]) == 0
@@ -284,9 +254,6 @@ def test_verbs_that_only_tell(capsys):
     assert "\nb23-cifar10-standard: ResNet-18 on CIFAR-10" in capsys.readouterr().out
     assert main(["reproduce", "--list"]) == 0
     assert "\n    needs: --data cifar10:DIR" in capsys.readouterr().out
-
-
-def test_data_takes_a_local_archive(tmp_path, capsys):
     archive = tmp_path / "a.tar.gz"
     archive.write_bytes(b"no archive")
     assert main(["data", "cifar10", "--to", str(tmp_path), "--archive", str(archive)]) == 1
@@ -296,15 +263,15 @@ def test_data_takes_a_local_archive(tmp_path, capsys):
 # How it ends
 
 
-@pytest.mark.parametrize(
-    ("error", "code", "says"),
-    [
-        (RunError("the disk is full"), 1, "advlens: the disk is full\n"),
-        (NumericError("two\nlines"), 1, "advlens: two lines\n"),
-        (KeyboardInterrupt(), 130, "interrupted"),
-        (ZeroDivisionError("of 1"), 1, "bug.*ZeroDivisionError: of 1.*--debug"),
-    ],
-)
+ENDS = [
+    (RunError("the disk is full"), 1, "advlens: the disk is full\n"),
+    (NumericError("two\nlines"), 1, "advlens: two lines\n"),
+    (KeyboardInterrupt(), 130, "interrupted"),
+    (ZeroDivisionError("of 1"), 1, "bug.*ZeroDivisionError: of 1.*--debug"),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "says"), ENDS)
 def test_every_end_has_its_code_and_a_traceback_only_for_debugging(
     error, code, says, monkeypatch, capsys
 ):
@@ -321,7 +288,6 @@ def test_every_end_has_its_code_and_a_traceback_only_for_debugging(
 
 
 def python(code: str, *words: str) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a new process."""
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
 

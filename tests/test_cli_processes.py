@@ -26,7 +26,6 @@ PATIENT = ["--patience", f"{PATIENCE}"]
 
 @pytest.fixture
 def world(tmp_path):
-    """A folder with a network and images."""
     (tmp_path / "processes_network.py").write_text(NETWORK)
     write_pictures(tmp_path / "images", 4)
     return tmp_path
@@ -47,7 +46,6 @@ def command(world: Path, words: list[str]) -> None:
 
 
 def said(world: Path) -> tuple[list[str], list[str]]:
-    """Standard output and standard error, by process."""
     outs = [(world / f"out{rank}").read_text() for rank in (0, 1)]
     return outs, [(world / f"err{rank}").read_text() for rank in (0, 1)]
 
@@ -86,8 +84,7 @@ def refusing(world: Path, words: list[str]) -> None:
 
 
 def test_one_that_refuses_before_the_others_meet_it_says_why(world):
-    words = ["audit", *COMMON.split(), *PATIENT]
-    assert end(start(2, refusing, world, words)) == [1, 2]
+    assert end(start(2, refusing, world, ["audit", *COMMON.split(), *PATIENT])) == [1, 2]
     # the first one knows that a reason is given: it has nothing to add
     assert (world / "err0").read_text() == ""
     sentence = (world / "elsewhere/err1").read_text()

@@ -8,17 +8,72 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advlens.errors import SettingsError
-from advlens.settings import (
-    AttackSettings,
-    AuditSettings,
-    DissectSettings,
-    TrainSettings,
-    parse_number,
-    show_number,
-)
+from advlens import AuditSettings, DissectSettings, SettingsError
+from advlens.settings import AttackSettings, TrainSettings, parse_number, show_number
 
 WRITTEN = {"4/255": 4 / 255, ".0157": 0.0157, "0.5": 0.5, "1": 1.0, "1e-3": 0.001, "-1/2": -0.5}
+NAN, INF = math.nan, math.inf
+NATURAL = {"natural": True}
+POSITIVE = {
+    AuditSettings: "images epsilon steps sweep_images sweep_steps neuron_epsilon neuron_steps "
+    "neuron_step_size sigma batch_size shown",
+    AttackSettings: "epsilon steps step_size images batch_size",
+    DissectSettings: "epsilon steps step_size units images batch_size",
+    TrainSettings: "epochs batch_size learning_rate validation epsilon attack_steps step_size clip "
+    "threads",
+}
+NOT_NEGATIVE = "weight_decay beta alpha momentum average crop rotation"
+# names of settings, and values that none of them takes
+OTHER = [
+    *((kind, names, (0, -1, NAN, INF)) for kind, names in POSITIVE.items()),
+    *((kind, "seed", (-1, 2**63)) for kind in POSITIVE),
+    (AuditSettings, "top success", (0, 1.1, NAN)),
+    (AuditSettings, "fgsm", ((1 / 255, 1.5), (NAN,))),
+    (AuditSettings, "stages", ((),)),
+    (AuditSettings, "expect_accuracy", ((-0.1,), (93.0,), (NAN,))),
+    (AuditSettings, "synsets", (Path("no such file.csv"),)),
+    (AuditSettings, "samples", (5,)),
+    (AuditSettings, "draws", (1,)),
+    (AuditSettings, "units", (("conv1",), ("conv1:x",), ("conv1:-1",), (":1",), ("a:1", "7"))),
+    (AuditSettings, "components", ((-1,), (3, -2), (0.5,), ("3",))),
+    (DissectSettings, "units", ((), ("conv1",), ("6",), 1.5, "conv1:3")),
+    (AttackSettings, "draws", (0,)),
+    (DissectSettings, "quantile minimum", (0.0, 1.0)),
+    (DissectSettings, "layers", ((),)),
+    (TrainSettings, NOT_NEGATIVE, (-0.1, NAN, INF)),
+    (TrainSettings, "alpha momentum average", (1.1,)),
+    (TrainSettings, "rotation", (181.0,)),
+    (TrainSettings, "epsilon_range resized_crop", ((0.0, 0.5), (0.5, 0.4), (0.1, INF), (NAN, 0.5))),
+    (TrainSettings, "resized_crop", ((0.5, 1.5),)),
+]
+RANGES = [
+    (kind, name, value)
+    for kind, names, values in OTHER
+    for name in names.split()
+    for value in values
+]
+IGNORED = {
+    "fgsm": "steps step_size weight layer",
+    "noise": "steps step_size weight layer",
+    "pgd": "weight layer",
+    "bim": "weight layer",
+    "least-likely": "weight layer",
+    "feature": "weight",
+    "adam": "epsilon layer",
+}
+TEXTS = {"layer": "conv1", "head": "conv1"}
+# a value other than the default for each setting that some objective ignores
+GIVEN = {"epsilon_range": (0.1, 0.2), "attack_steps": 3, "step_size": 0.1, "alpha": 0.3}
+GIVEN |= {"beta": 2.0, "distance": "cosine", "layer": "conv1", "gradient": "attacked"}
+GIVEN |= {"clean_pass": "shared", "preset": "paper"}
+OPTIONAL = "epsilon momentum clip average resized_crop threads head"
+MEANINGLESS = {
+    "standard": " ".join(GIVEN),
+    "adversarial": "alpha preset beta distance layer gradient clean_pass",
+    "consistency": "attack_steps step_size",
+    "trades": "alpha preset distance layer gradient clean_pass",
+    "unrelaxed": "preset distance gradient clean_pass",
+}
 
 
 @pytest.mark.parametrize("text", WRITTEN)
@@ -42,44 +97,6 @@ def test_nothing_is_shown_as_auto():
     assert [show_number(v) for v in (None, 0.0, 0.5, 1.0, 3.0)] == ["auto", "0", "0.5", "1", "3"]
 
 
-NAN, INF = math.nan, math.inf
-POSITIVE = {
-    AuditSettings: "images epsilon steps sweep_images sweep_steps neuron_epsilon neuron_steps "
-    "neuron_step_size sigma batch_size",
-    AttackSettings: "epsilon steps step_size images batch_size",
-    DissectSettings: "epsilon steps step_size units images batch_size",
-    TrainSettings: "epochs batch_size learning_rate validation epsilon attack_steps step_size clip "
-    "threads",
-}
-NOT_NEGATIVE = "weight_decay beta alpha momentum average crop rotation"
-# names of settings, and values that none of them takes
-OTHER = [
-    *((kind, names, (0, -1, NAN, INF)) for kind, names in POSITIVE.items()),
-    *((kind, "seed", (-1, 2**63)) for kind in POSITIVE),
-    (AuditSettings, "top success", (0, 1.1, NAN)),
-    (AuditSettings, "fgsm", ((1 / 255, 1.5), (NAN,))),
-    (AuditSettings, "stages", ((),)),
-    (AuditSettings, "expect_accuracy", ((-0.1,), (93.0,), (NAN,))),
-    (AuditSettings, "synsets", (Path("no such file.csv"),)),
-    (AuditSettings, "samples", (5,)),
-    (AuditSettings, "draws", (1,)),
-    (AttackSettings, "draws", (0,)),
-    (DissectSettings, "quantile minimum", (0.0, 1.0)),
-    (DissectSettings, "layers", ((),)),
-    (TrainSettings, NOT_NEGATIVE, (-0.1, NAN, INF)),
-    (TrainSettings, "alpha momentum average", (1.1,)),
-    (TrainSettings, "rotation", (181.0,)),
-    (TrainSettings, "epsilon_range resized_crop", ((0.0, 0.5), (0.5, 0.4), (0.1, INF), (NAN, 0.5))),
-    (TrainSettings, "resized_crop", ((0.5, 1.5),)),
-]
-RANGES = [
-    (kind, name, value)
-    for kind, names, values in OTHER
-    for name in names.split()
-    for value in values
-]
-
-
 @pytest.mark.parametrize(("kind", "name", "value"), RANGES)
 def test_a_value_out_of_range_is_refused_by_name(kind, name, value):
     with pytest.raises(SettingsError, match=rf"^{name}\b"):
@@ -97,23 +114,15 @@ def test_a_value_out_of_range_is_refused_by_name(kind, name, value):
         ("autoattack must be a finite number ≥ 0", {"autoattack": -1}),
         ("autoattack_linf must be .* ≤ 1", {"autoattack_linf": 2.0, "autoattack": 5}),
         ("autoattack_linf needs autoattack", {"autoattack_linf": 0.1}),
+        ("units needs the stage neurons or dissection", {"units": ("a:1",), "stages": ("sweep",)}),
+        ("components needs the stage vis", {"components": (1,), "stages": ("neurons",)}),
+        ("natural measures accuracy alone; give it without units", {"units": ("a:1",), **NATURAL}),
+        ("natural measures .* without components", {"components": (1,), **NATURAL}),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(said, settings):
     with pytest.raises(SettingsError, match=said):
         AuditSettings(**settings)
-
-
-IGNORED = {
-    "fgsm": "steps step_size weight layer",
-    "noise": "steps step_size weight layer",
-    "pgd": "weight layer",
-    "bim": "weight layer",
-    "least-likely": "weight layer",
-    "feature": "weight",
-    "adam": "epsilon layer",
-}
-TEXTS = {"layer": "conv1", "head": "conv1"}
 
 
 @pytest.mark.parametrize("method", IGNORED)
@@ -131,20 +140,6 @@ def test_settings_that_a_method_ignores_are_refused(method):
 def test_a_dissection_under_adam_has_no_radius(name):
     with pytest.raises(SettingsError, match=f"^{name} means nothing to the attack adam"):
         DissectSettings(attack="adam", **{name: 1.0})
-
-
-# a value other than the default for each setting that some objective ignores
-GIVEN = {"epsilon_range": (0.1, 0.2), "attack_steps": 3, "step_size": 0.1, "alpha": 0.3}
-GIVEN |= {"beta": 2.0, "distance": "cosine", "layer": "conv1", "gradient": "attacked"}
-GIVEN |= {"clean_pass": "shared", "preset": "paper"}
-OPTIONAL = "epsilon momentum clip average resized_crop threads head"
-MEANINGLESS = {
-    "standard": " ".join(GIVEN),
-    "adversarial": "alpha preset beta distance layer gradient clean_pass",
-    "consistency": "attack_steps step_size",
-    "trades": "alpha preset distance layer gradient clean_pass",
-    "unrelaxed": "preset distance gradient clean_pass",
-}
 
 
 @pytest.mark.parametrize("objective", MEANINGLESS)

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advlens.attacks import GaussianNoise, LeastLikely
-from advlens.attacks.threat import L2
+from advlens import L2, Classifier, DataError, GaussianNoise, LeastLikely, SettingsError
 from advlens.consistency import (
     Consistency,
     LayerConsistency,
@@ -20,14 +19,15 @@ from advlens.consistency import (
     random_floor,
     uniform_floor,
 )
-from advlens.errors import DataError, SettingsError
-from advlens.models import Classifier
 from advlens.statistics import TopK
 from advlens.wordnet import CIFAR10_SYNSETS, distance, similarity_matrix
 
 CLASSES = 10
 C = torch.from_numpy(similarity_matrix(tuple(CIFAR10_SYNSETS.values())))
 LIVE = (0, 1, 3, 4)
+SYNSETS = ("n02121620", "n02084071", "n04194289", "n04490091", "n01639765")
+IMAGES = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+LABELS = torch.arange(24) % 5
 
 
 def tops(responses: np.ndarray, k: int) -> TopK:
@@ -104,6 +104,7 @@ def test_interval_equals_the_jackknife_that_leaves_each_image_out(random_layer):
         corrected = whole[name] - scale * math.fsum(changes)
         error = 1.959963984540054 * math.sqrt(scale * math.fsum(c * c for c in changes))
         ends = sorted([whole[name], corrected])
+        assert found.influences[name].tolist() == pytest.approx(changes, abs=1e-12)
         assert interval.mean == pytest.approx(whole[name], abs=1e-12)
         assert interval.corrected == pytest.approx(corrected, abs=1e-10)
         assert interval.low == pytest.approx(max(0, ends[0] - error), abs=1e-10)
@@ -116,8 +117,7 @@ def test_intervals_cover_the_truth():
     """At least 93 % of 300 seeded repetitions with k = 20, where the plain value is biased."""
     random = np.random.default_rng(0)
     shares = np.array([0.5, 0.2, 0.1, 0.1, 0.05, 0.05, 0, 0, 0, 0])
-    truth = float(shares @ C.numpy() @ shares)
-    labels = torch.arange(2000) % CLASSES
+    truth, labels = float(shares @ C.numpy() @ shares), torch.arange(2000) % CLASSES
     covered, plain = 0, []
     for _ in range(300):
         counts = enumerate(random.multinomial(20, shares))
@@ -133,16 +133,14 @@ def test_intervals_cover_the_truth():
     assert np.mean(plain) - truth == pytest.approx(bias * 19 / 20, rel=0.35)
 
 
-def test_bounds_and_extremes():
+def test_bounds_extremes_and_floors():
     one, other = (torch.eye(CLASSES).double()[[k]] * n for k, n in ((3, 5), (7, 2)))
     assert level(one, C).item() == 1
     assert agreement(one, one, C).item() == 1
     assert agreement(one, other, C).item() == pytest.approx(C[3, 7].item(), abs=1e-15)
     even = torch.ones(1, CLASSES, dtype=torch.float64)
     assert level(even, C).item() == pytest.approx(uniform_floor(C), abs=1e-15)
-
-
-def test_floors():
+    assert class_counts(torch.tensor([[0, 0, 2], [1, 2, 1]]), 3).tolist() == [[2, 0, 1], [0, 2, 1]]
     labels = torch.arange(1000) % CLASSES
     lc, cs1 = random_floor(labels, C, 20, seed=0)
     # k images drawn without replacement: k diagonal pairs, and k(k − 1) of different images
@@ -152,16 +150,7 @@ def test_floors():
     assert random_floor(labels, C, 20, seed=0) == (lc, cs1)
 
 
-def test_class_counts():
-    counts = class_counts(torch.tensor([[0, 0, 2], [1, 2, 1]]), 3)
-    assert counts.tolist() == [[2, 0, 1], [0, 2, 1]]
-
-
 # `Consistency` on images in memory
-
-SYNSETS = ("n02121620", "n02084071", "n04194289", "n04490091", "n01639765")
-IMAGES = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-LABELS = torch.arange(24) % 5
 
 
 @pytest.fixture
@@ -176,7 +165,6 @@ def classifier() -> Classifier:
 
 
 def responses(classifier: Classifier, images: Tensor) -> dict[str, np.ndarray]:
-    """Spatial maxima behind both convolutions, not below 0, N×units."""
     first, _, second, *_ = classifier.network
     with torch.no_grad():
         maps = torch.tanh(first(images))
@@ -202,7 +190,7 @@ def test_the_method_equals_loops_over_units_and_images(classifier):
     assert not any(measured.dead.any() for measured in found.values())
 
 
-def test_synsets_may_be_given_instead(classifier):
+def test_synsets_may_be_given_instead_and_images_must_suffice(classifier, random_layer):
     bare, method = classifier.network, Consistency(top=0.2)
     with pytest.raises(SettingsError, match="pass them as synsets"):
         method(bare, IMAGES, LABELS)
@@ -211,6 +199,11 @@ def test_synsets_may_be_given_instead(classifier):
         assert torch.equal(given[layer].values["cs2"], own[layer].values["cs2"])
     other = method(classifier, IMAGES, LABELS, SYNSETS[::-1])
     assert not torch.equal(other["0"].values["lc"], own["0"].values["lc"])
+    for count in (0, 1):
+        with pytest.raises(DataError, match="too small a top set"):
+            Consistency()(classifier, IMAGES[:count], LABELS[:count])
+    with pytest.raises(DataError, match="too small a top set"):
+        measure(random_layer, k=1)
 
 
 @pytest.mark.parametrize(("share", "top"), [(0.01, 2), (0.2, 5), (0.22, 5), (0.23, 6), (1.0, 24)])
@@ -223,20 +216,3 @@ def test_a_share_is_the_nearest_number_of_images(share, top, classifier):
     for layer in Consistency(attack=nothing, top=share)(classifier, IMAGES, LABELS).values():
         assert layer.top == top
         assert torch.allclose(layer.values["cs1"], torch.ones(6, dtype=torch.float64))
-
-
-def test_too_few_images_are_refused(classifier, random_layer):
-    for count in (0, 1):
-        with pytest.raises(DataError, match="too small a top set"):
-            Consistency()(classifier, IMAGES[:count], LABELS[:count])
-    with pytest.raises(DataError, match="too small a top set"):
-        measure(random_layer, k=1)
-
-
-WRONG = [("top", 0.0), ("top", 1.5), ("top", math.nan), ("sigma", -1.0), ("batch_size", 0)]
-
-
-@pytest.mark.parametrize(("name", "value"), WRONG)
-def test_wrong_settings_are_refused(name, value):
-    with pytest.raises(SettingsError, match=name):
-        Consistency(**{name: value})

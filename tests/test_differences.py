@@ -6,11 +6,9 @@ from collections import Counter
 from statistics import mean, median
 
 import pytest
-import torch
 from scipy.stats import binomtest, norm, ttest_1samp
 
 from advlens.auditing.differences import compared
-from advlens.consistency import layer_consistency
 from advlens.intervals import (
     Z95,
     holm,
@@ -21,19 +19,17 @@ from advlens.intervals import (
     two_sample,
     wilson,
 )
-from advlens.statistics import TopK
 
 TABLES = [(20, 12, 2, 16), (0, 5, 0, 0), (7, 0, 0, 9), (50, 3, 9, 2), (1, 20, 30, 1), (0, 0, 0, 4)]
 """Trials in which both succeed, only the first, only the second, neither."""
+FGSM = {"attack": "Fgsm", "norm": "Linf", "epsilon": 0.01, "steps": 1}
 
 
 def by_hand(a: int, b: int, c: int, d: int) -> tuple[float, float]:
     """Newcombe's method 10 from the correlation of the two outcomes and the roots of Wilson's."""
-    n = a + b + c + d
-    product = (a + b) * (c + d) * (a + c) * (b + d)
+    n, product = a + b + c + d, (a + b) * (c + d) * (a + c) * (b + d)
     cross = a * d - b * c
-    corrected = cross - n / 2 if cross > n / 2 else min(cross, 0)
-    phi = corrected / math.sqrt(product) if product else 0
+    phi = (cross - n / 2 if cross > n / 2 else min(cross, 0)) / math.sqrt(product) if product else 0
     p, q = (a + b) / n, (a + c) / n
     (l1, u1), (l2, u2) = (wilson(share * n, n) for share in (p, q))
     for share, ends in ((p, (l1, u1)), (q, (l2, u2))):  # what Wilson's ends solve
@@ -83,9 +79,11 @@ def test_a_difference_is_established_exactly_where_its_interval_leaves_out_nothi
         assert (p < 0.05) == (low > 0)
 
 
-def test_the_paired_interval_is_that_of_newcombe_1998():
+def test_paired_values_of_newcombe_1998_and_of_equal_differences():
     assert paired_interval(20, 12, 2, 16) == pytest.approx((0.0562, 0.3292), abs=5e-5)
     assert paired_interval(0, 0, 0, 0) == (-1, 1)
+    assert paired_mean([0.5, 0.5, 0.5]) == (0.5, 0.5, 0.5, 0)
+    assert paired_mean([0.0, 0.0]) == (0, 0, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -134,14 +132,9 @@ def test_each_pair_of_models_is_compared_under_each_attack_that_both_faced():
     ab, ac, bc = made
     assert (ab["difference"], ab["n"], ab["epsilon"]) == (0.5, 200, 0.5)
     assert (ab["low"], ab["high"]) == paired_interval(50, 100, 0, 50)
-    assert ab["p"] == mcnemar(100, 0)
-    assert ac["difference"] == pytest.approx(1 / 200)
+    assert (ab["p"], ac["difference"]) == (mcnemar(100, 0), pytest.approx(1 / 200))
     assert bc["difference"] == pytest.approx(-99 / 200)
     assert [r["p_holm"] for r in made] == holm([r["p"] for r in made])
-
-
-def test_models_that_saw_other_numbers_of_images_are_not_compared():
-    assert not any(compared({"accuracy_images": [row("a", "110"), row("b", "11")]}).values())
 
 
 @pytest.mark.parametrize(
@@ -154,76 +147,46 @@ def test_the_median_has_the_interval_of_order_statistics(n, rank, covered):
     outside = sum(math.comb(n, k) for k in range(rank)) / 2**n
     assert 1 - 2 * outside == pytest.approx(covered, abs=1e-5)
     assert 2 * (outside + math.comb(n, rank) / 2**n) > 0.05  # a narrower one would not do
-
-
-def test_the_median_of_few_values_has_no_interval():
-    assert median_interval([3.0, 1.0, 2.0, 9.0, 4.0]) == (3.0, None, None)
+    assert median_interval(values[:5]) == (median(values[:5]), None, None)  # too few
     assert math.isnan(median_interval([])[0])
 
 
 def test_detectors_are_compared_unit_by_unit():
     """Of 40 units 12 keep a detector, 3 lose theirs, 5 gain one; the first layer does not count."""
-    cells = {
-        ("color", "color"): 8,
-        ("color", "object"): 4,
-        ("color", "none"): 3,
-        ("object", "object"): 0,
-        ("none", "object"): 5,
-        ("none", "none"): 20,
-    }
+    cells = {("color", "color"): 8, ("color", "object"): 4, ("color", "none"): 3}
+    cells |= {("object", "object"): 0, ("none", "object"): 5, ("none", "none"): 20}
+    names = ("model", "layer", "images", "before", "after", "units")
     rows = [
-        {
-            "model": "a",
-            "layer": layer,
-            "images": images,
-            "before": before,
-            "after": after,
-            "units": units,
-        }
+        dict(zip(names, ("a", layer, images, *change, units), strict=True))
         for layer, images in (("conv1", "adversarial"), ("conv2", "adversarial"), ("conv2", "x"))
-        for (before, after), units in cells.items()
+        for change, units in cells.items()
     ]
     made = compared({"dissection_transitions": rows})["changes"]
-    assert [(r["measure"], r["layer"]) for r in made] == [
-        ("detectors", "conv2"),
-        ("color detectors", "conv2"),
-        ("object detectors", "conv2"),
-    ]
+    measures = [f"{kind}detectors" for kind in ("", "color ", "object ")]
+    assert [(r["measure"], r["layer"]) for r in made] == [(name, "conv2") for name in measures]
     expected = [(12, 5, 3, 20), (8, 0, 7, 25), (0, 9, 0, 31)]
     for change, (both, gained, lost, neither) in zip(made, expected, strict=True):
         assert change["difference"] == pytest.approx((gained - lost) / 40)
         assert (change["low"], change["high"]) == paired_interval(both, gained, lost, neither)
-        assert change["p"] == mcnemar(gained, lost)
-        assert change["n"] == 40
+        assert (change["p"], change["n"]) == (mcnemar(gained, lost), 40)
 
 
 @pytest.mark.parametrize("better", ["higher", "lower"])
 def test_attributions_are_compared_by_their_leads_over_random_ones(better):
     draw, sign = random.Random(1), {"higher": 1, "lower": -1}[better]
-    values = {
-        (model, method): [draw.gauss(0, 1) for _ in range(7)]
-        for model in "ab"
-        for method in ("IG", "Random")
-    }
+    pairs = [(model, method) for model in "ab" for method in ("IG", "Random")]
+    values = {pair: [draw.gauss(0, 1) for _ in range(7)] for pair in pairs}
     values["a", "IG"][3] = math.nan
     rows = [
-        {
-            "model": model,
-            "method": method,
-            "measure": "insertion",
-            "first": first,
-            "values": " ".join(f"{value!r}" for value in numbers[first : first + 4]),
-        }
+        {"model": model, "method": method, "measure": "insertion", "first": first}
+        | {"values": " ".join(map(repr, numbers[first : first + 4]))}
         for (model, method), numbers in values.items()
         for first in (0, 4)
     ]
     measured = [{"measure": "insertion", "better": better}]
     (made,) = compared({"attribution_images": rows, "attribution": measured})["differences"]
-    apart = [
-        sign * ((values["a", "IG"][i] - values["a", "Random"][i]) - (b - r))
-        for i, (b, r) in enumerate(zip(values["b", "IG"], values["b", "Random"], strict=True))
-        if i != 3
-    ]
+    columns = zip(*(values[pair] for pair in pairs), strict=True)
+    apart = [sign * ((a - r) - (b - s)) for i, (a, r, b, s) in enumerate(columns) if i != 3]
     test = ttest_1samp(apart, 0)
     ends = test.confidence_interval(0.95)
     assert (made["model"], made["other"], made["method"], made["n"]) == ("a", "b", "IG", 6)
@@ -231,70 +194,11 @@ def test_attributions_are_compared_by_their_leads_over_random_ones(better):
     assert numbers == pytest.approx([mean(apart), ends.low, ends.high, test.pvalue], rel=1e-9)
 
 
-def test_equal_differences_have_a_p_of_0_or_1():
-    assert paired_mean([0.5, 0.5, 0.5]) == (0.5, 0.5, 0.5, 0)
-    assert paired_mean([0.0, 0.0]) == (0, 0, 0, 1)
-
-
-C = torch.tensor([[1.0, 0.4, 0.1], [0.4, 1.0, 0.3], [0.1, 0.3, 1.0]], dtype=torch.float64)
-
-
-def form(first: list[int], second: list[int]) -> float:
-    """The mean similarity of all pairs of classes."""
-    return mean(float(C[a, b]) for a in first for b in second)
-
-
-def naive_means(p_ids, q_ids, labels, targets, left_out=None):
-    """The means over units of the four measures, without one image in all top sets."""
-    values = {"lc": [], "consis_adv": [], "cs1": [], "cs2": []}
-    for ps, qs in zip(p_ids, q_ids, strict=True):
-        p = [labels[i] for i in ps if i != left_out]
-        q = [labels[i] for i in qs if i != left_out]
-        t = [targets[i] for i in qs if i != left_out]
-        values["lc"].append(form(p, p))
-        values["consis_adv"].append(form(q, q))
-        for name, other in (("cs1", q), ("cs2", t)):
-            values[name].append(form(p, other) / math.sqrt(form(p, p) * form(other, other)))
-    return {name: mean(each) for name, each in values.items()}
-
-
-def test_influences_are_changes_of_the_means_when_an_image_is_left_out():
-    generator = torch.Generator().manual_seed(0)
-    labels, targets = (torch.randint(3, (20,), generator=generator) for _ in range(2))
-    tops = [TopK(5, 4), TopK(5, 4)]
-    for top in tops:
-        responses = torch.rand(20, 4, generator=generator)
-        responses[:, 0] -= 2  # the first unit is dead
-        top.update(responses, torch.arange(20))
-    layer = layer_consistency(*tops, labels, targets, C)
-    ids = [top.compute()[1][1:].tolist() for top in tops]
-    whole = naive_means(*ids, labels.tolist(), targets.tolist())
-    for image in range(20):
-        without = naive_means(*ids, labels.tolist(), targets.tolist(), image)
-        for measure, expected in without.items():
-            influence = layer.influences[measure][image].item()
-            assert influence == pytest.approx(expected - whole[measure], abs=1e-12)
-            assert layer.intervals[measure].mean == pytest.approx(whole[measure], abs=1e-12)
-
-
-FGSM = {"attack": "Fgsm", "norm": "Linf", "epsilon": 0.01, "steps": 1}
-
-
 def means_row(model: str, images: str, measure: str, corrected: float | None, influences):
-    return [
-        {
-            "model": model,
-            "layer": "conv",
-            "images": images,
-            **FGSM,
-            "measure": measure,
-            "corrected": corrected,
-            "top": 4,
-            "first": first,
-            "influences": " ".join(f"{value!r}" for value in influences[first : first + 3]),
-        }
-        for first in (3, 0)
-    ]
+    told = {"model": model, "layer": "conv", "images": images, **FGSM, "measure": measure}
+    parts = {first: " ".join(map(repr, influences[first : first + 3])) for first in (3, 0)}
+    told |= {"corrected": corrected, "top": 4}
+    return [told | {"first": first, "influences": part} for first, part in parts.items()]
 
 
 def test_consistency_is_compared_by_a_paired_jackknife():
@@ -313,11 +217,12 @@ def test_consistency_is_compared_by_a_paired_jackknife():
         assert [row[n] for n in ("difference", "low", "high", "p")] == pytest.approx(expected)
 
 
-def test_attacks_of_different_radii_are_compared_at_equal_success_alone():
+def test_other_images_are_not_compared_and_other_radii_at_equal_success_alone():
     rows = means_row("a", "equal-success", "cs1", 0.5, [0.1] * 6)
     rows += means_row("b", "equal-success", "cs1", 0.4, [0.2] * 6)
-    other = [row | {"images": "least-likely"} for row in rows]
-    for row in rows[2:] + other[2:]:
-        row["epsilon"] = 0.02
+    other = [each | {"images": "least-likely"} for each in rows]
+    for each in rows[2:] + other[2:]:
+        each["epsilon"] = 0.02
     (made,) = compared({"consistency_images": rows + other})["differences"]
     assert (made["images"], made["epsilon"]) == ("equal-success", None)
+    assert not any(compared({"accuracy_images": [row("a", "110"), row("b", "11")]}).values())

@@ -92,8 +92,7 @@ def run_page(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(datasets, "FILES", {**datasets.FILES})  # a page may add a kind of data
-    before = set(sys.modules)
-    names = {"__name__": "__main__"}
+    before, names = set(sys.modules), {"__name__": "__main__"}
     for block in filter(runs, blocks(page)):
         try:
             if block.mark == "file":
@@ -117,8 +116,7 @@ def run_commands(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
     for words, shown in commands(block):
         assert words[0] == "advlens", f"{words[0]} is not advlens: mark the block as not run"
         capsys.readouterr()
-        code = main([*words[1:], *cheaper])
-        said = capsys.readouterr()
+        code, said = main([*words[1:], *cheaper]), capsys.readouterr()
         assert code == 0, said.err
         pattern = "\n".join(".*" if line == "…" else re.escape(line) for line in shown)
         assert re.search(pattern, said.out, re.DOTALL), said.out
@@ -126,7 +124,6 @@ def run_commands(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
 
 @functools.cache
 def known(verb: str) -> set[str]:
-    """The flags in the help of a verb."""
     with contextlib.redirect_stdout(io.StringIO()) as told, pytest.raises(SystemExit):
         main([verb, "--help"])
     return {"", "--list", *re.findall(r"--[\w-]+", told.getvalue())}
@@ -160,17 +157,13 @@ def test_every_fence_is_seen_and_a_page_with_a_test_of_its_own_has_it():
         assert fences == 2 * len(list(FENCE.finditer(text))), page
 
 
-def test_every_public_name_is_in_the_reference():
-    pages = "".join(path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md"))
-    documented = set(re.findall(r"^\.\. auto\w+:: advlens\.(\w+)$", pages, re.MULTILINE))
-    assert documented >= {*advlens.__all__} - {"__version__"}
-
-
-def test_every_page_is_in_a_table_of_contents():
-    docs = ROOT / "docs"
-    listed = set()
+def test_every_page_is_in_a_table_of_contents_and_every_public_name_in_the_reference():
+    docs, listed = ROOT / "docs", set()
     for index in (docs / "index.md", docs / "reference" / "index.md"):
         (*trees,) = re.findall(r"```{toctree}\n(.*?)```", index.read_text(), re.DOTALL)
         entries = [line for tree in trees for line in tree.splitlines() if line and line[0] != ":"]
         listed |= {os.path.normpath(index.parent / f"{entry}.md") for entry in entries}
     assert listed == {str(path) for path in docs.rglob("*.md")} - {str(docs / "index.md")}
+    pages = "".join(path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md"))
+    documented = set(re.findall(r"^\.\. auto\w+:: advlens\.(\w+)$", pages, re.MULTILINE))
+    assert documented >= {*advlens.__all__} - {"__version__"}

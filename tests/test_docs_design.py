@@ -18,8 +18,7 @@ def table(section: str) -> list[list[str]]:
     """The cells of the table of a section, without its header."""
     text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
     (body,) = re.findall(rf"^## {re.escape(section)}\n(.*?)(?=^## |\Z)", text, re.S | re.M)
-    rows = [line.strip("| ").split(" | ") for line in body.splitlines() if line.startswith("|")]
-    return rows[2:]
+    return [line.strip("| ").split(" | ") for line in body.splitlines() if line.startswith("|")][2:]
 
 
 def codes(cell: str) -> list[str]:
@@ -36,8 +35,7 @@ FORMULAS = [
 
 @pytest.mark.parametrize(("file", "name"), FORMULAS)
 def test_a_formula_is_where_the_table_says(file, name):
-    module = importlib.import_module("advlens." + file.removesuffix(".py").replace("/", "."))
-    thing = module
+    thing = importlib.import_module("advlens." + file.removesuffix(".py").replace("/", "."))
     for part in name.split("."):
         thing = getattr(thing, part)
     assert inspect.getsourcefile(inspect.unwrap(thing)) == str(PACKAGE / file)
@@ -52,8 +50,7 @@ def test_the_rooms_are_all_there_are():
         if path.name not in ignored
         and any(each.suffix != ".pyc" for each in (path, *path.rglob("*")) if each.is_file())
     }
-    listed = [room for cell, _ in table("The rooms") for room in codes(cell)]
-    assert sorted(listed) == sorted(rooms)
+    assert sorted([room for cell, _ in table("The rooms") for room in codes(cell)]) == sorted(rooms)
 
 
 def test_the_picture_is_what_the_script_draws_and_has_every_room_that_imports():

@@ -4,6 +4,7 @@ import io
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from PIL import Image
 
 from advlens.errors import RunError
 from advlens.report import figures
-from advlens.report.blocks import Picture, PictureColumn, PictureRow
+from advlens.report.blocks import Picture, PictureColumn, PictureRow, PictureRowsBlock
 from advlens.report.figures.pictures import ACROSS
 from advlens.report.figures.style import BAD, CATEGORIES, INK, MARKERS, MODELS, RULE, SURFACE
 from advlens.report.sections.neurons.tables import NeuronTables
@@ -214,7 +215,17 @@ def test_picture_rows_show_every_picture_in_its_place() -> None:
     captions = [text.get_color() for text in axes.texts if text.get_text() == "cat 0.9"]
     assert (len(captions), captions.count(BAD.light)) == (12, 4)
     titles = [text.get_text() for text in axes.texts if "row" in text.get_text()]
-    assert titles == ["row 0", "standard, row 1"]
+    assert titles == ["row 0", "standard\nrow 1"]
+
+
+def test_rows_of_pictures_share_their_headings_if_they_have_the_same() -> None:
+    def headings(block: PictureRowsBlock) -> list[str]:
+        (axes,) = figures.picture_rows(block, pixels).axes
+        return [text.get_text() for text in axes.texts if text.get_va() == "bottom"]
+
+    assert headings(ROWS) == ["Image", *BOTH]
+    others = [replace(row, columns=row.columns[place:]) for place, row in enumerate(ROWS.rows)]
+    assert headings(replace(ROWS, rows=others)) == ["Image", *BOTH, *BOTH]
 
 
 @pytest.mark.parametrize("counts", [(1, 5, 5), (4, 4, 4, 4, 4), (12,), (1, 8, 8), (30,), (0, 2)])

@@ -14,23 +14,45 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from urllib.request import HTTPSHandler
 
 import pytest
 
-from advlens import files, lockfile
-from advlens.errors import DataError, RunError
+from advlens import DataError, RunError, files, lockfile
 from advlens.files import atomic, fetch, locked
 from advlens.lockfile import held_by_file
+from https_server import serving
 
 BODY = random.Random(0).randbytes(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
+NO_LOCKS = [errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK]
+without_locks = pytest.mark.usefixtures("_without_locks")
+DIFFERENT = dict.fromkeys(("short", "short_without_length"), "299999 bytes, not 300000")
+BAD = DIFFERENT | dict.fromkeys(("longer", "endless"), "more than 300000 bytes")
+BAD |= {"flipped": "SHA-256", "empty": "0 bytes, not 300000", "absent": "404"}
+BAD |= {"to_http": "not an https address", "to_file": "not allowed", "in_circles": "infinite loop"}
+BAD |= {"silent": "timed out", "dripping": "in time", "garbage": "no http"}
+SIZE = len(BODY)
+REDIRECTS = {
+    "moved": "/whole",
+    "to_http": "http://127.0.0.1:{port}/whole",
+    "to_file": "file:///etc/hostname",
+    "in_circles": "/in_circles",
+}
+BODIES = {  # the status, the body, the length that is announced
+    "whole": (200, BODY, SIZE),
+    "flipped": (200, BODY[:7] + bytes([BODY[7] ^ 1]) + BODY[8:], SIZE),
+    "short": (200, BODY[:-1], SIZE),
+    "short_without_length": (200, BODY[:-1], None),
+    "empty": (200, b"", 0),
+    "longer": (200, BODY + b"x", SIZE + 1),
+    "endless": (200, BODY, None),
+    "dripping": (200, b"", SIZE),
+    "absent": (404, b"", 0),
+}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -38,7 +60,6 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def failing(number: int):
-    """A call that ends in an error of the system."""
 
     def fail(*_, **__):
         raise OSError(number, os.strerror(number))
@@ -91,17 +112,12 @@ def test_atomic_survives_a_failing_call(tmp_path, monkeypatch, module, call, old
 
 
 @pytest.mark.parametrize("room", [0, 1, 8191, 8192, 65_536, 99_999])
-def test_atomic_survives_a_full_disk(tmp_path, room):
+def test_atomic_survives_a_full_disk_and_an_exception(tmp_path, room):
     path = tmp_path / "a"
     path.write_bytes(b"old")
     with full_disk(room), pytest.raises(RunError, match=str(path)), atomic(path) as file:
         file.writelines([b"x" * 1000] * 100)
-    assert contents(tmp_path) == {"a": b"old"}
-
-
-def test_atomic_keeps_the_old_file_after_an_exception(tmp_path):
-    (tmp_path / "a").write_bytes(b"old")
-    with pytest.raises(ZeroDivisionError), atomic(tmp_path / "a") as file:
+    with pytest.raises(ZeroDivisionError), atomic(path) as file:
         file.writelines(b"x" * (1 // left) for left in (2, 1, 0))
     assert contents(tmp_path) == {"a": b"old"}
 
@@ -142,24 +158,16 @@ def test_locked_needs_a_folder_and_a_lock_and_follows_no_link(tmp_path, monkeypa
         pass
 
 
-NO_LOCKS = [errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK]
-
-
 @pytest.fixture(params=NO_LOCKS, ids=errno.errorcode.get)
 def _without_locks(request, monkeypatch):
-    """A file system that knows no flock."""
     monkeypatch.setattr(fcntl, "flock", failing(request.param))
-
-
-without_locks = pytest.mark.usefixtures("_without_locks")
 
 
 def holder(folder: Path, **changes: object) -> Path:
     """The lock of a process of this machine that has died, but for changes."""
     process = subprocess.Popen(["true"])
     process.wait()
-    since = "2026-01-02T03:04:05+00:00"
-    lock = folder / ".lock.held"
+    since, lock = "2026-01-02T03:04:05+00:00", folder / ".lock.held"
     held = {"host": socket.gethostname(), "pid": process.pid, "since": since, **changes}
     lock.write_text(json.dumps(held))
     return lock
@@ -222,32 +230,12 @@ def test_of_processes_that_take_over_at_once_one_holds(tmp_path):
 
 # fetch
 
-SIZE = len(BODY)
-REDIRECTS = {
-    "moved": "/whole",
-    "to_http": "http://127.0.0.1:{port}/whole",
-    "to_file": "file:///etc/hostname",
-    "in_circles": "/in_circles",
-}
-BODIES = {  # the status, the body, the length that is announced
-    "whole": (200, BODY, SIZE),
-    "flipped": (200, BODY[:7] + bytes([BODY[7] ^ 1]) + BODY[8:], SIZE),
-    "short": (200, BODY[:-1], SIZE),
-    "short_without_length": (200, BODY[:-1], None),
-    "empty": (200, b"", 0),
-    "longer": (200, BODY + b"x", SIZE + 1),
-    "endless": (200, BODY, None),
-    "dripping": (200, b"", SIZE),
-    "absent": (404, b"", 0),
-}
-
 
 class Answers(BaseHTTPRequestHandler):
     """One answer for each path, good and bad."""
 
     def do_GET(self):
-        with self.server.lock:
-            self.server.requests += 1
+        self.server.asked.append(self.path)
         with contextlib.suppress(OSError):  # the client has gone, as it should
             self.answer(self.path.strip("/"))
 
@@ -280,58 +268,24 @@ class Answers(BaseHTTPRequestHandler):
             self.wfile.write(b"x")
 
 
-class Server(ThreadingHTTPServer):
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answers)
-        self.requests, self.lock, self.end = 0, threading.Lock(), threading.Event()
-        self.url = f"https://127.0.0.1:{self.server_port}"
-
-    def fetch(self, name: str, path: Path) -> Path:
-        return fetch(f"{self.url}/{name}", path, sha256=SHA256, size=SIZE)
-
-
 @pytest.fixture
 def server(monkeypatch):
-    """A server of https addresses, without the encryption: all else is as for real ones."""
-    monkeypatch.setattr(
-        HTTPSHandler, "https_open", lambda self, request: self.do_open(HTTPConnection, request)
-    )
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(files, "TIMEOUT", 0.3)
     monkeypatch.setattr(files, "SLOWEST", 10 * SIZE)
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with serving(Answers) as server:
         yield server
-        server.end.set()
-        server.shutdown()
-        thread.join()
+
+
+def get(server, name: str, path: Path) -> Path:
+    return fetch(f"{server.url}/{name}", path, sha256=SHA256, size=SIZE)
 
 
 @pytest.mark.parametrize("address", ["whole", "moved"])
 def test_fetch(server, tmp_path, address):
     path = tmp_path / "new" / "file"
     for _ in range(2):
-        assert server.fetch(address, path) == path
+        assert get(server, address, path) == path
         assert contents(path.parent) == {"file": BODY}
-    assert server.requests == 1 + (address == "moved")  # the second call found it whole
-
-
-BAD = {
-    "flipped": "SHA-256",
-    "short": "299999 bytes, not 300000",
-    "short_without_length": "299999 bytes, not 300000",
-    "empty": "0 bytes, not 300000",
-    "longer": "more than 300000 bytes",
-    "endless": "more than 300000 bytes",
-    "to_http": "not an https address",
-    "to_file": "not allowed",
-    "in_circles": "infinite loop",
-    "absent": "404",
-    "silent": "timed out",
-    "dripping": "in time",
-    "garbage": "no http",
-}
+    assert len(server.asked) == 1 + (address == "moved")  # the second call found it whole
 
 
 @pytest.mark.parametrize("old", [{}, {"file": b"old"}], ids=["new", "old"])
@@ -341,7 +295,7 @@ def test_fetch_refuses(server, tmp_path, address, old):
     for content in old.values():
         path.write_bytes(content)
     with pytest.raises(DataError, match=BAD[address]) as error:
-        server.fetch(address, path)
+        get(server, address, path)
     assert contents(tmp_path) == old
     assert f"{server.url}/{address}" in str(error.value)
     assert str(path) in str(error.value)
@@ -351,38 +305,33 @@ def test_fetch_refuses(server, tmp_path, address, old):
 def test_fetch_asks_https_only(server, tmp_path, scheme):
     server.url = server.url.replace("https", scheme)
     with pytest.raises(DataError, match="not an https address"):
-        server.fetch("whole", tmp_path / "file")
-    assert server.requests == 0
+        get(server, "whole", tmp_path / "file")
+    assert len(server.asked) == 0
     assert contents(tmp_path) == {}
 
 
-def test_fetch_after_one_that_was_killed_and_left_a_damaged_file(server, tmp_path):
+def test_fetch_mends_a_damaged_file_and_keeps_none_on_a_full_disk(server, tmp_path):
+    with full_disk(1000), pytest.raises(RunError, match="file"):
+        get(server, "whole", tmp_path / "file")
+    assert contents(tmp_path) == {}
     (tmp_path / "file").write_bytes(BODY[:-1] + b"x")
     (tmp_path / ".file.lock").touch()  # what it leaves; the lock itself died with it
-    server.fetch("whole", tmp_path / "file")
+    get(server, "whole", tmp_path / "file")
     assert contents(tmp_path) == {"file": BODY}
 
 
-def test_fetch_on_a_full_disk(server, tmp_path):
-    with full_disk(1000), pytest.raises(RunError, match="file"):
-        server.fetch("whole", tmp_path / "file")
-    assert contents(tmp_path) == {}
-
-
-def test_concurrent_fetches_download_once(server, tmp_path):
+def test_concurrent_fetches_download_once_and_after_failures_in_turn(server, tmp_path):
     with ThreadPoolExecutor(8) as pool:
-        found = pool.map(lambda _: server.fetch("whole", tmp_path / "file"), range(8))
+        found = pool.map(lambda _: get(server, "whole", tmp_path / "file"), range(8))
         assert list(found) == [tmp_path / "file"] * 8
-    assert server.requests == 1
+    assert len(server.asked) == 1
     assert contents(tmp_path) == {"file": BODY}
 
-
-def test_concurrent_fetches_try_in_turn_after_failures(server, tmp_path):
     def one(_):
         with pytest.raises(DataError, match="SHA-256"):
-            server.fetch("flipped", tmp_path / "file")
+            get(server, "flipped", tmp_path / "file")
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(one, range(8)))
-    assert server.requests == 8
+    assert len(server.asked) == 8
     assert contents(tmp_path) == {}

@@ -22,19 +22,15 @@ def test_each_pixel_is_covered_by_its_share_of_the_scale() -> None:
             share = min(abs(float(ATTRIBUTION[y, x])) / 1.25, 1.0)
             color = FOR if ATTRIBUTION[y, x] > 0 else AGAINST
             for channel, start in enumerate((1, 3, 5)):
-                ink = int(color[start : start + 2], 16) / 255
-                wanted = share * ink + (1 - share) * faint
+                wanted = share * (int(color[start : start + 2], 16) / 255) + (1 - share) * faint
                 assert float(found[channel, y, x]) == pytest.approx(wanted, abs=1e-6)
 
 
-def test_pixels_stay_in_their_range() -> None:
+def test_pixels_stay_in_their_range_and_zeros_leave_the_faint_gray_image():
     for scale in (1e-30, 0.01, 1e30):
         found = heat_map(IMAGE, ATTRIBUTION, scale)
         assert found.min() >= 0
         assert found.max() <= 1
-
-
-def test_a_map_of_zeros_leaves_the_faint_gray_image() -> None:
     nothing = torch.zeros(6, 5)
     found = heat_map(IMAGE, nothing, 0.0)
     assert torch.equal(found[0], found[1])

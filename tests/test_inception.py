@@ -18,20 +18,26 @@ from torch import Tensor
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-from advlens.datasets import load_data
-from advlens.errors import CheckpointError, DataError
+from advlens import CheckpointError, DataError, load_data
 from advlens.fid import inception
 from advlens.fid.distances import FeatureStatistics, fid
 from advlens.fid.inception import Inception, content, fetch_inception, read_inception, tf1_resize
 from advlens.fid.representations import Source
 
 LAYERS = ("192", "2048")
+OTHERS = [
+    (lambda s: s.pop("a.bn.bias"), "a.bn.bias is missing, not"),
+    (lambda s: s.update(b=torch.ones(3)), r"b is \(3,\), not of this network"),
+    (lambda s: s.update({"a.bn.bias": torch.ones(3)}), r"a.bn.bias is \(3,\), not \(2,\)"),
+    (lambda s: s.update({"a.bn.bias": torch.zeros(2)}), "other weights"),
+    (lambda s: s.update({"a.bn.bias": torch.ones(2).double()}), "other weights"),
+    (lambda s: s.update({"a.bn.bias": torch.ones(2) * math.nan}), "other weights"),
+]
 
 
 def random_state() -> dict[str, Tensor]:
     """Weights at which activations neither vanish nor explode."""
-    random = torch.Generator().manual_seed(0)
-    state = {}
+    random, state = torch.Generator().manual_seed(0), {}
     for name, shape in inception.inception_shapes().items():
         noise = torch.randn(shape, generator=random)
         if len(shape) == 4:
@@ -65,13 +71,11 @@ def ours(**settings: object) -> Inception:
 
 @pytest.fixture(scope="module")
 def first() -> Inception:
-    """The first layer alone, of random weights."""
     return ours(layers=["192"])
 
 
 @pytest.fixture(scope="module")
 def weights() -> Path:
-    """The real weights."""
     path = os.environ.get("ADVLENS_INCEPTION")
     if not path:
         pytest.skip("ADVLENS_INCEPTION does not name the FID Inception-v3's weights")
@@ -114,8 +118,7 @@ def test_resize_equals_its_formula() -> None:
                     down = max(0.0, 1 - abs(min(y, 4.0) - row))
                     right = max(0.0, 1 - abs(min(x, 6.0) - column))
                     expected[i, j] += down * right * image[row, column]
-    found = tf1_resize(image.expand(1, 3, 5, 7), 11)
-    np.testing.assert_allclose(found[0, 2], expected, atol=1e-6)
+    np.testing.assert_allclose(tf1_resize(image.expand(1, 3, 5, 7), 11)[0, 2], expected, atol=1e-6)
 
 
 def test_random_features_and_distances_equal_torch_fidelitys(first) -> None:
@@ -136,22 +139,11 @@ def test_random_features_and_distances_equal_torch_fidelitys(first) -> None:
     assert (source.dimension, source.weights) == (2048, content(random_state()))
 
 
-def test_one_layer_computes_nothing_behind_it(first) -> None:
+def test_one_layer_computes_nothing_behind_it_of_pixels_as_in_a_png(first):
     assert list(first.sources) == ["192"]
     assert not [name for name, _ in first._network.named_modules() if "Mixed" in name]
     assert list(first(torch.zeros(1, 3, 8, 8))) == ["192"]
 
-
-def test_pixels_are_those_of_a_png(first) -> None:
-    images = noise(1, 32, 32).float() / 255
-    moved = (images + 0.4 / 255).clamp(0, 1)
-    assert torch.equal(first(images)["192"], first(moved)["192"])
-    for wrong in (torch.full((1, 3, 8, 8), 2.0), torch.zeros(1, 1, 8, 8)):
-        with pytest.raises(DataError, match="images must"):
-            first(wrong)
-
-
-def test_global_settings_come_back(first) -> None:
     def settings() -> list[object]:
         cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
         return [cudnn.enabled, cudnn.deterministic, cudnn.allow_tf32, matmul.fp32_precision]
@@ -159,6 +151,12 @@ def test_global_settings_come_back(first) -> None:
     before = settings()
     first(torch.zeros(1, 3, 8, 8))
     assert settings() == before
+    images = noise(1, 32, 32).float() / 255
+    moved = (images + 0.4 / 255).clamp(0, 1)
+    assert torch.equal(first(images)["192"], first(moved)["192"])
+    for wrong in (torch.full((1, 3, 8, 8), 2.0), torch.zeros(1, 1, 8, 8)):
+        with pytest.raises(DataError, match="images must"):
+            first(wrong)
 
 
 @pytest.fixture
@@ -186,10 +184,18 @@ def test_pytorch_fids_file(small, tmp_path: Path, monkeypatch, legacy: bool) -> 
     assert all(torch.equal(found[name], other[name]) for name in small)
 
 
-def test_the_pinned_tensors_in_any_format(small: dict[str, Tensor], tmp_path: Path) -> None:
-    path = tmp_path / inception.NAMES[".safetensors"]
-    save_file(small, path)
-    for given in (path, tmp_path):
+def test_files_that_are_not_there_and_local_ones_in_any_format(small, tmp_path):
+    with pytest.raises(CheckpointError, match=r"no .*none\.pth; fetch it with"):
+        read_inception(tmp_path / "none.pth")
+    with pytest.raises(CheckpointError, match=r"6726825d\.pth or .*safetensors; fetch it with"):
+        read_inception(tmp_path)
+    archive, to = tmp_path / "mine.safetensors", tmp_path / "to"
+    save_file(small, archive)
+    path = fetch_inception(to, archive)
+    assert path == to / "fid-inception-2015-12-05.safetensors" == to / inception.NAMES[path.suffix]
+    assert path.read_bytes() == archive.read_bytes()
+    assert fetch_inception(to) == path  # nothing is downloaded
+    for given in (path, to):
         assert read_inception(given).keys() == small.keys()
 
 
@@ -199,16 +205,6 @@ class Payload:
 
     def __reduce__(self):
         return os.mkdir, (str(self.path),)
-
-
-OTHERS = [
-    (lambda s: s.pop("a.bn.bias"), "a.bn.bias is missing, not"),
-    (lambda s: s.update(b=torch.ones(3)), r"b is \(3,\), not of this network"),
-    (lambda s: s.update({"a.bn.bias": torch.ones(3)}), r"a.bn.bias is \(3,\), not \(2,\)"),
-    (lambda s: s.update({"a.bn.bias": torch.zeros(2)}), "other weights"),
-    (lambda s: s.update({"a.bn.bias": torch.ones(2).double()}), "other weights"),
-    (lambda s: s.update({"a.bn.bias": torch.ones(2) * math.nan}), "other weights"),
-]
 
 
 @pytest.mark.parametrize(("change", "message"), OTHERS)
@@ -239,22 +235,6 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path, kind: str, suffix: str) -
             read(path)
     assert not sentinel.exists()
     assert not (tmp_path / "to").exists()
-
-
-def test_files_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no .*none\.pth; fetch it with"):
-        read_inception(tmp_path / "none.pth")
-    with pytest.raises(CheckpointError, match=r"6726825d\.pth or .*safetensors; fetch it with"):
-        read_inception(tmp_path)
-
-
-def test_a_local_copy_is_checked_and_copied(small: dict[str, Tensor], tmp_path: Path) -> None:
-    archive = tmp_path / "mine.safetensors"
-    save_file(small, archive)
-    path = fetch_inception(tmp_path / "to", archive)
-    assert path == tmp_path / "to" / "fid-inception-2015-12-05.safetensors"
-    assert path.read_bytes() == archive.read_bytes()
-    assert fetch_inception(tmp_path / "to") == path  # nothing is downloaded
 
 
 def test_a_download_is_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

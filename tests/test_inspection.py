@@ -23,8 +23,7 @@ def test_a_convolutional_network():
     assert lines(text, "classes")[0].startswith("airplane, automobile, bird")
     assert lines(text, "representation") == ["the 128 inputs of linear"]
     layers = lines(text, "layer")
-    assert len(layers) == 13
-    assert layers[0] == "conv1, 32 units: channels of a convolution"
+    assert (len(layers), layers[0]) == (13, "conv1, 32 units: channels of a convolution")
 
 
 def test_a_transformer():
@@ -112,22 +111,21 @@ def test_convert_says_what_was_read_dropped_and_found(network, checkpoint, tmp_p
     assert lines(convert("resnet20", twice), "read") == ["116 tensors"]  # of no file
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "message"),
-    [
-        ("convert resnet20", 2, "needs a file to write, as in: advlens models convert"),
-        ("convert resnet20 --out {tmp}/x.pt", 2, "needs a file to write"),
-        ("show resnet20 --out {tmp}/x.safetensors", 2, "only convert, needs a file to write"),
-        ("convert --out {tmp}/x.safetensors", 2, "needs a model"),
-        ("convert resnet20@{tmp}/none --out {tmp}/x.safetensors", 2, "none, which does not exist"),
-        ("convert resnet14@{file} --out {tmp}/x.safetensors", 1, "does not fit CifarResNet"),
-        ("convert timm:nothing --out {tmp}/x.safetensors", 2, "timm:nothing is not known"),
-    ],
-)
-def test_wrong_use_is_one_sentence_and_writes_nothing(
-    words, code, message, checkpoint, tmp_path, capsys
-):
-    before = sorted(tmp_path.iterdir())
+X = "--out {tmp}/x.safetensors"
+WRONG = {
+    "convert resnet20": (2, "needs a file to write, as in: advlens models convert"),
+    "convert resnet20 --out {tmp}/x.pt": (2, "needs a file to write"),
+    f"show resnet20 {X}": (2, "only convert, needs a file to write"),
+    f"convert {X}": (2, "needs a model"),
+    f"convert resnet20@{{tmp}}/none {X}": (2, "none, which does not exist"),
+    f"convert resnet14@{{file}} {X}": (1, "does not fit CifarResNet"),
+    f"convert timm:nothing {X}": (2, "timm:nothing is not known"),
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_wrong_use_is_one_sentence_and_writes_nothing(words, checkpoint, tmp_path, capsys):
+    (code, message), before = WRONG[words], sorted(tmp_path.iterdir())
     given = [word.format(tmp=tmp_path, file=checkpoint) for word in words.split()]
     assert main(["models", *given]) == code
     error = capsys.readouterr().err

@@ -38,10 +38,8 @@ def test_the_code_runs(tmp_path, monkeypatch, capsys):
     small, large = names["clipped"]
     for radius, found in ((2 / 255, small), (8 / 255, large)):
         assert 0 < (found - images).abs().max() <= radius + 1e-6
-    predicted = names["model"](large).argmax(dim=1)
-    assert torch.equal(names["success"][1], predicted != labels)
+    assert torch.equal(names["success"][1], names["model"](large).argmax(dim=1) != labels)
     torch.testing.assert_close(large, attacked, atol=1e-5, rtol=0)
-    assert names["values"].shape == images.shape
-    assert names["best"]["attack"] == "natural"
+    assert (names["values"].shape, names["best"]["attack"]) == (images.shape, "natural")
     assert names["frame"]["top1"].max() == pytest.approx(names["best"]["top1"])
     assert "captum:DeepLift" in capsys.readouterr().out

@@ -52,24 +52,9 @@ def test_values_and_gradients_equal_naive_float64(margin):
     np.testing.assert_allclose(gradient(log_odds, logits, labels), scaled, rtol=3e-5)
 
 
-@pytest.mark.parametrize("margin", [17.5, 25, 40, 60, 80])
-def test_plain_float32_cross_entropy_would_fail(margin):
-    logits, labels = confident(margin)
-    weight = randn(0, 10, 500)
-    signs = np.sign(naive_gradient(logits, 4) @ weight.numpy())
-    ours = np.sign(gradient(cross_entropy, logits, labels) @ weight.numpy())
-    plain = np.sign(gradient(F.cross_entropy, logits, labels) @ weight.numpy())
-    assert (ours == signs).all()
-    assert (plain != signs).mean() > 0.1
-
-
-def test_log_odds_are_positive_exactly_where_another_class_leads():
-    logits = randn(1, 400, 2)
-    labels = torch.zeros(400, dtype=torch.int64)
+def test_losses_are_per_image_and_log_odds_positive_exactly_where_another_class_leads():
+    logits, labels = randn(1, 400, 2), torch.zeros(400, dtype=torch.int64)
     assert torch.equal(log_odds(logits, labels) > 0, logits.argmax(dim=1) != 0)
-
-
-def test_losses_are_per_image():
     logits, labels = randn(2, 7, 5).requires_grad_(), torch.arange(7) % 5
     expected = F.cross_entropy(logits, labels, reduction="none")
     torch.testing.assert_close(cross_entropy(logits, labels), expected)
@@ -106,12 +91,6 @@ def test_gradient_of_the_divergence_equals_naive_float64(margin):
     leaf = others.float().requires_grad_()
     (found,) = torch.autograd.grad(divergence(logits.float(), leaf).sum(), leaf)
     np.testing.assert_allclose(found.double().numpy()[0], expected, rtol=1e-6)  # 8 ε of the result
-    if margin < 17:
-        return
-    plain = others.float().requires_grad_()
-    loss = F.kl_div(plain.log_softmax(1), logits.float().softmax(1), reduction="batchmean")
-    (lost,) = torch.autograd.grad(loss, plain)
-    assert abs(lost[0, 4].item() - expected[4]) > 0.2 * abs(expected[4])
 
 
 @pytest.mark.parametrize("kind", ["squared", "summed", "absolute", "cosine"])
@@ -133,11 +112,18 @@ def test_feature_distances_are_averaged_or_summed_over_elements_per_image(kind):
     assert torch.autograd.gradcheck(lambda x, y: feature_distance(x, y, kind), inputs)
 
 
-def test_the_cosine_distance_of_silent_features_has_a_finite_gradient():
+def test_silent_features_and_masked_classes_have_finite_gradients():
     silent = torch.full((1, 3, 2, 2), -1.0, requires_grad=True)
     feature_distance(torch.relu(silent), torch.ones(1, 3, 2, 2), "cosine").sum().backward()
     assert silent.grad is not None
     assert torch.equal(silent.grad, torch.zeros_like(silent))
+    logits, others = randn(8, 2, 4, 5)
+    masked = [F.pad(z, (0, 1), value=-torch.inf).requires_grad_() for z in (logits, others)]
+    found = divergence(*masked)
+    torch.testing.assert_close(found, divergence(logits, others))
+    for gradient in torch.autograd.grad(found.sum(), masked):
+        assert gradient.isfinite().all()
+        assert not gradient[:, 5].any()
 
 
 def test_a_divergence_next_to_none_keeps_its_digits():
@@ -155,21 +141,10 @@ def test_a_divergence_next_to_none_keeps_its_digits():
     assert (torch.cosine_similarity(gradient.double(), p * away) > 1 - 1e-6).all()
 
 
-def test_a_divergence_leaves_masked_classes_out():
-    logits, others = randn(8, 2, 4, 5)
-    masked = [F.pad(z, (0, 1), value=-torch.inf).requires_grad_() for z in (logits, others)]
-    found = divergence(*masked)
-    torch.testing.assert_close(found, divergence(logits, others))
-    for gradient in torch.autograd.grad(found.sum(), masked):
-        assert gradient.isfinite().all()
-        assert not gradient[:, 5].any()
-
-
 def test_logits_of_another_batch_lie_within_their_rounding(smooth, pixels):
     with torch.no_grad():
         together, alone = smooth(pixels), torch.cat([smooth(one[None]) for one in pixels])
     known = rounding(together)
     assert ((together - alone).abs().amax(dim=1) <= known).all()
     assert (known < 1e-5 * together.abs().amax(dim=1)).all()
-    masked = F.pad(together, (0, 1), value=-torch.inf)
-    assert torch.equal(rounding(masked), known)
+    assert torch.equal(rounding(F.pad(together, (0, 1), value=-torch.inf)), known)

@@ -15,6 +15,19 @@ from flops import flops
 from steps_by_hand import stream
 
 UNITS = [[4, 0], [1, 1], [2, 4]]
+SIZES = [((224, 224), 72**2), ((32, 32), 31**2), ((160, 128), 78 * 62)]
+THREE = "each of the 3 images"
+WRONG = [
+    ({"patch": 10}, {}, DataError, "9 × 14 pixels are smaller than the occluder of 10"),
+    ({}, {"units": [[0], [1], [5]]}, SettingsError, "units are 0 to 4, but units 0 to 5"),
+    ({}, {"units": [[0], [1], [-1]]}, SettingsError, "units are 0 to 4, but units -1 to 1"),
+    ({}, {"units": [[0], [1]]}, SettingsError, THREE),
+    ({}, {"units": [[0], [1], [1, 2]]}, SettingsError, THREE),
+    ({}, {"units": [0, 1, 2]}, SettingsError, THREE),
+    ({}, {"units": [[0.5]] * 3}, SettingsError, "whole numbers"),
+    ({}, {"units": [["a"]] * 3}, SettingsError, "whole numbers"),
+    ({}, {"layer": "9"}, ModelError, "no convolution named '9'"),
+]
 
 
 def network() -> nn.Sequential:
@@ -93,8 +106,7 @@ def test_equals_loops(build: type, patch: int, stride: int, images: Tensor) -> N
     layers = model.layers if isinstance(model, Branching) else model
     method = DiscrepancyMap(patch=patch, stride=stride, batch_size=7, seed=5)
     ids, rises, found_any = torch.tensor([11, 3, 8]), [], []
-    prepared = prepare(model, dtype=torch.float64)
-    found = method(prepared, images.double(), units=UNITS, ids=ids)
+    found = method(prepare(model, dtype=torch.float64), images.double(), units=UNITS, ids=ids)
     assert found.shape == (3, 2, 9, 14)
     for image, units, number, ours in zip(images.double(), UNITS, ids.tolist(), found, strict=True):
         for unit, one in zip(units, ours, strict=True):
@@ -110,29 +122,16 @@ def test_equals_loops(build: type, patch: int, stride: int, images: Tensor) -> N
     torch.testing.assert_close(single, found.float(), rtol=1e-4, atol=1e-6)
 
 
-def test_an_earlier_layer_by_its_name(images: Tensor) -> None:
-    model = network()
-    found = DiscrepancyMap(patch=3, stride=2)(model, images[:1], layer="0", units=[[5]])
-    with torch.no_grad():
-        given = images[0].double(), 5, 3, 2, 0, 0
-        expected, _ = by_hand(lambda x: model[:3](x.float()).double(), *given)
-    np.testing.assert_allclose(found[0, 0].numpy(), expected, rtol=1e-4, atol=1e-6)
-
-
 @pytest.mark.parametrize("units", [1, 4])
 def test_passes_are_one_per_place_and_one_more(units: int, images: Tensor) -> None:
     model = prepare(network(), images)
-    method = DiscrepancyMap(patch=3, stride=2, batch_size=10)
-    places = 4 * 7
+    method, places = DiscrepancyMap(patch=3, stride=2, batch_size=10), 4 * 7
     forward = flops(lambda: model.features(images[:1]))  # nothing behind the layer
     lines = torch.rand(3, 4, 7, units), torch.rand(9, 4), torch.rand(14, 7)
     upsampling = flops(lambda: torch.einsum("npqk,yp,xq->nkyx", *lines))
     taken = flops(lambda: method(model, images, units=[list(range(units))] * 3))
     assert forward < flops(lambda: model(images[:1]))
     assert taken == 3 * (places + 1) * forward + upsampling
-
-
-SIZES = [((224, 224), 72**2), ((32, 32), 31**2), ((160, 128), 78 * 62)]
 
 
 @pytest.mark.parametrize(("shape", "places"), SIZES)
@@ -143,12 +142,11 @@ def test_sizes_follow_the_image(shape: tuple[int, int], places: int) -> None:
     image = torch.rand(1, 3, *shape)
     prepared = prepare(model, image)
     Branching.seen.clear()
-    found = DiscrepancyMap()(prepared, image, units=[[1]])
-    assert found.shape == (1, 1, *shape)
+    assert DiscrepancyMap()(prepared, image, units=[[1]]).shape == (1, 1, *shape)
     assert sum(Branching.seen) == places + 1
 
 
-def test_any_batch_gives_the_same(images: Tensor) -> None:
+def test_any_batch_and_an_earlier_layer_by_its_name_give_the_same(images):
     model, ids = prepare(network()), torch.tensor([4, 9, 2])
     whole = DiscrepancyMap(patch=2, stride=3)(model, images, units=UNITS, ids=ids)
     for size in (1, 5, 64):
@@ -157,6 +155,12 @@ def test_any_batch_gives_the_same(images: Tensor) -> None:
         torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-6)
         alone = parts(model, images[1:2], units=torch.tensor(UNITS[1:2]), ids=ids[1:2])
         torch.testing.assert_close(alone, whole[1:2], rtol=1e-5, atol=1e-6)
+    model = network()
+    found = DiscrepancyMap(patch=3, stride=2)(model, images[:1], layer="0", units=[[5]])
+    with torch.no_grad():
+        given = images[0].double(), 5, 3, 2, 0, 0
+        expected, _ = by_hand(lambda x: model[:3](x.float()).double(), *given)
+    np.testing.assert_allclose(found[0, 0].numpy(), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_each_image_and_seed_has_its_own_occluder(images: Tensor) -> None:
@@ -169,36 +173,10 @@ def test_each_image_and_seed_has_its_own_occluder(images: Tensor) -> None:
     assert not torch.allclose(maps, other, rtol=0.01)
 
 
-def test_no_images_and_no_units(images: Tensor) -> None:
+def test_pixels_and_responses_are_checked_and_there_may_be_none(images):
     method = DiscrepancyMap(patch=3)
     assert method(network(), images[:0], units=torch.empty(0, 2, dtype=int)).shape == (0, 2, 9, 14)
     assert method(network(), images, units=[[], [], []]).shape == (3, 0, 9, 14)
-
-
-THREE = "each of the 3 images"
-WRONG = [
-    ({"patch": 0}, {}, SettingsError, "patch must be a positive"),
-    ({"stride": -1}, {}, SettingsError, "stride must be a positive"),
-    ({"batch_size": 0}, {}, SettingsError, "batch_size must be a positive"),
-    ({"patch": 10}, {}, DataError, "9 × 14 pixels are smaller than the occluder of 10"),
-    ({}, {"units": [[0], [1], [5]]}, SettingsError, "units are 0 to 4, but units 0 to 5"),
-    ({}, {"units": [[0], [1], [-1]]}, SettingsError, "units are 0 to 4, but units -1 to 1"),
-    ({}, {"units": [[0], [1]]}, SettingsError, THREE),
-    ({}, {"units": [[0], [1], [1, 2]]}, SettingsError, THREE),
-    ({}, {"units": [0, 1, 2]}, SettingsError, THREE),
-    ({}, {"units": [[0.5]] * 3}, SettingsError, "whole numbers"),
-    ({}, {"units": [["a"]] * 3}, SettingsError, "whole numbers"),
-    ({}, {"layer": "9"}, ModelError, "no convolution named '9'"),
-]
-
-
-@pytest.mark.parametrize(("settings", "call", "error", "words"), WRONG)
-def test_wrong_use_is_one_sentence(settings, call, error, words, images: Tensor) -> None:
-    with pytest.raises(error, match=words):
-        DiscrepancyMap(**settings)(network(), images, **({"units": UNITS} | call))
-
-
-def test_pixels_and_responses_are_checked(images: Tensor) -> None:
     with pytest.raises(DataError, match=r"\[0, 1\]"):
         DiscrepancyMap()(network(), images + 1, units=UNITS)
     model = network()
@@ -206,6 +184,12 @@ def test_pixels_and_responses_are_checked(images: Tensor) -> None:
         model[3].bias[4] = torch.inf
     with pytest.raises(NumericError, match="not finite"):
         DiscrepancyMap()(model, images, units=UNITS)
+
+
+@pytest.mark.parametrize(("settings", "call", "error", "words"), WRONG)
+def test_wrong_use_is_one_sentence(settings, call, error, words, images: Tensor) -> None:
+    with pytest.raises(error, match=words):
+        DiscrepancyMap(**settings)(network(), images, **({"units": UNITS} | call))
 
 
 @pytest.mark.parametrize("side", [12, 224])

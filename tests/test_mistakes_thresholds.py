@@ -12,6 +12,10 @@ from advlens.auditing.mistakes import FEWEST, FirstNorm, Seen, assigned, mistake
 SURE = torch.eye(3).repeat(10, 1) * 9
 """Logits of 30 images, whose predictions are 0, 1, 2, 0 …"""
 RIGHT = torch.arange(30) % 3
+TWICE, WITHOUT = "as with images normalized twice", "as without the normalization"
+NORMS = [(4.99, 1.99, ""), (1 / 4.99, 1.99, ""), (5.01, 0, TWICE), (1 / 5.01, 0, WITHOUT)]
+WITHIN = [(50.0, 1.0), (0.0, 50.0), (0.0, 0.02), (0.0, 0.0)]
+BEYOND = [(50.1, 1.0), (-50.1, 1.0), (0.0, 50.1), (0.0, 0.019)]
 
 
 def said(
@@ -26,44 +30,17 @@ def said(
     return " ".join(mistakes("m", ["a", "b", "c"], seen))
 
 
-def test_nothing_is_said_of_a_model_without_mistakes() -> None:
-    assert said(labels=RIGHT, norm=FirstNorm("bn", False, 1.0, 0.0)) == ""
-
-
-@pytest.mark.parametrize(
-    ("variance", "off", "cause"),
-    [
-        (4.99, 1.99, ""),
-        (1 / 4.99, 1.99, ""),
-        (5.01, 0.0, "as with images normalized twice"),
-        (1 / 5.01, 0.0, "as without the normalization"),
-        (1.0, 2.01, "as with images normalized twice"),
-    ],
-)
-def test_variances_five_times_apart_or_means_two_deviations_off(
-    variance: float, off: float, cause: str
-) -> None:
+@pytest.mark.parametrize(("variance", "off", "cause"), [*NORMS, (1.0, 2.01, TWICE)])
+def test_variances_five_times_apart_or_means_two_deviations_off(variance, off, cause) -> None:
     text = said(norm=FirstNorm("bn", False, variance, off))
     assert cause in text
     assert bool(text) == bool(cause)
 
 
-@pytest.mark.parametrize(
-    ("mean", "deviation", "wrong"),
-    [
-        (50.0, 1.0, False),
-        (50.1, 1.0, True),
-        (-50.1, 1.0, True),
-        (0.0, 50.0, False),
-        (0.0, 50.1, True),
-        (0.0, 0.02, False),
-        (0.0, 0.019, True),
-        (0.0, 0.0, False),
-    ],
-)
-def test_the_scale_of_normalized_pixels(mean: float, deviation: float, wrong: bool) -> None:
+@pytest.mark.parametrize(("mean", "deviation"), WITHIN + BEYOND)
+def test_the_scale_of_normalized_pixels(mean: float, deviation: float) -> None:
     text = said(means=(0.0, mean, 0.0), deviations=(0.0, deviation, 0.0))
-    assert ("on the scale of [0, 1]" in text) == wrong
+    assert ("on the scale of [0, 1]" in text) == ((mean, deviation) in BEYOND)
 
 
 @pytest.mark.parametrize("count", [FEWEST - 1, FEWEST])
@@ -75,23 +52,22 @@ def test_fewer_than_twenty_images_are_not_judged(count: int) -> None:
 
 
 def rows(*values: float) -> Tensor:
-    """30 images with these logits."""
     return torch.tensor([values] * 30, dtype=torch.float64)
+
+
+SUMS, RANGE = "that sum to 1, which are not logits", "values from 0 to 1, which are not logits"
+LOGARITHMS = {f: rows(*(math.log(f * p) for p in (0.7, 0.2, 0.1))) for f in (1, 1.009, 1.011)}
 
 
 @pytest.mark.parametrize(
     ("logits", "words"),
     [
-        (rows(0.5, 0.2, 0.3), "that sum to 1, which are not logits"),
-        (rows(0.5, 0.2, 0.309), "that sum to 1, which are not logits"),
-        (rows(0.5, 0.2, 0.311), "values from 0 to 1, which are not logits"),
-        (rows(1.0, 0.9, 0.0), "values from 0 to 1, which are not logits"),
+        *((rows(0.5, 0.2, 0.3), SUMS), (rows(0.5, 0.2, 0.309), SUMS)),
+        *((rows(0.5, 0.2, 0.311), RANGE), (rows(1.0, 0.9, 0.0), RANGE)),
         (rows(0.49, 0.21, 0.3), ""),  # the logits of new weights may be so small
-        (rows(1.00001, 0.0, 0.0), ""),
-        (rows(0.9, -0.00001, 0.1), ""),
-        (rows(*(math.log(p) for p in (0.7, 0.2, 0.1))), "returns log-probabilities"),
-        (rows(*(math.log(1.009 * p) for p in (0.7, 0.2, 0.1))), "returns log-probabilities"),
-        (rows(*(math.log(1.011 * p) for p in (0.7, 0.2, 0.1))), ""),
+        *((rows(1.00001, 0.0, 0.0), ""), (rows(0.9, -0.00001, 0.1), "")),
+        *((LOGARITHMS[factor], "returns log-probabilities") for factor in (1, 1.009)),
+        (LOGARITHMS[1.011], ""),
     ],
 )
 def test_what_passes_as_probabilities(logits: Tensor, words: str) -> None:
@@ -116,10 +92,11 @@ def test_beyond_the_range_of_guessing(right: int, guesses: bool) -> None:
     assert ("guessing gives" in text) == guesses
 
 
-def test_a_constant_answer_is_no_other_order_of_the_outputs() -> None:
+def test_neither_no_mistake_nor_a_constant_answer_is_another_order():
     """24 of 30 images are of class 0 and all are taken for class 1: 24 would be right as 0."""
     labels = torch.tensor([0] * 24 + [1] * 6)
     text = said(SURE[1].expand(30, 3), labels)
     assert "guessing gives" in text
     assert "if its outputs" not in text
     assert assigned(torch.ones_like(labels), labels, 3).tolist() == [1, 0, 2]
+    assert said(labels=RIGHT, norm=FirstNorm("bn", False, 1.0, 0.0)) == ""

@@ -15,7 +15,7 @@ from advlens.datasets import ArrayData, load_data
 from advlens.plugins import STAGES
 from advlens.prepared import prepare
 from advlens.runs.folder import read_json
-from small_runs import SYNSETS, convolution, noise, rows, small
+from small_runs import SYNSETS, Rounded, convolution, noise, rows, small
 from tiny_broden import write_tiny_broden
 
 SMALL = AuditSettings(
@@ -37,13 +37,7 @@ class Line(nn.Module):
         self.convolution, self.linear = nn.Conv1d(36, 8, 3), nn.Linear(8, 3)
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = self.convolution(images.flatten(1, 2)).relu()
-        return self.linear(maps.mean(dim=2))
-
-
-class Rounded(nn.Sequential):
-    def forward(self, images: Tensor) -> Tensor:
-        return super().forward((images * 16).round() / 16)
+        return self.linear(self.convolution(images.flatten(1, 2)).relu().mean(dim=2))
 
 
 def whole() -> nn.Module:
@@ -73,15 +67,13 @@ def subject(make: Callable[[], nn.Module], data: ArrayData) -> Subject:
 
 
 NO_FEATURES = {"visualization", "inversion"}
+GRADIENTS = NO_FEATURES | {"attribution", "generation"}
 MISSING = {
     "MLP": (mlp, images(), {"neurons"}, "it has no units"),
     "Conv1d": (Line, images(), {"neurons"}, "it has no units"),
     "no linear layer": (headless, images(), NO_FEATURES, "has no linear layer"),
     "no gradient": (
-        lambda: Rounded(*whole()),
-        images(),
-        NO_FEATURES | {"attribution", "generation"},
-        "no gradient comes from its output",
+        *(lambda: Rounded(*whole()), images(), GRADIENTS, "no gradient comes from its output"),
     ),
     "no synsets": (whole, images(synsets=None), {"neurons"}, "the class 'cat' has 8 senses"),
     "few images": (whole, images(6), {"generation"}, "noise has no class of 4 images or more"),
@@ -91,8 +83,7 @@ MISSING = {
 @pytest.mark.parametrize("case", MISSING)
 def test_a_default_is_left_out_with_a_warning_and_one_that_is_asked_for_is_an_error(case):
     make, data, missing, reason = MISSING[case]
-    rest = [name for name in ALL if name not in missing]
-    found = subject(make, data)
+    rest, found = [name for name in ALL if name not in missing], subject(make, data)
     assert [stage.name for stage in audit_stages(found, SMALL)] == rest
     (warning,) = found.warnings
     names, told = re.fullmatch(r"tiny is audited without (.*?): (.*)", warning).groups()
@@ -106,15 +97,6 @@ def test_a_default_is_left_out_with_a_warning_and_one_that_is_asked_for_is_an_er
             audit_stages(found, settings)
     stages = audit_stages(found, dataclasses.replace(SMALL, stages=tuple(rest)))
     assert ([stage.name for stage in stages], found.warnings) == (rest, [])
-
-
-def test_nothing_is_missing_of_a_whole_model_and_autoattack_comes_last():
-    found = subject(whole, images())
-    assert [stage.name for stage in audit_stages(found, SMALL)] == ALL
-    hours = dataclasses.replace(SMALL, autoattack=5)
-    assert [stage.name for stage in audit_stages(found, hours)] == [*ALL, "autoattack"]
-    assert found.warnings == []
-    assert "dissection" in AuditSettings().stages  # of which nothing is said without concepts
 
 
 @pytest.mark.usefixtures("no_rendering")
@@ -146,9 +128,14 @@ def test_a_model_without_units_is_not_dissected(tmp_path):
 
 
 def test_a_rehearsal_refuses_and_tells_what_the_audit_would():
-    (found, _), (stages, _) = rehearsed(pair(), images(), SMALL)
+    (found, other), (stages, all_stages) = rehearsed(pair(), images(), SMALL)
     assert [stage.name for stage in stages] == [name for name in ALL if name != "neurons"]
     assert found.warnings[0].startswith("flat is audited without neurons")
+    assert [stage.name for stage in all_stages] == ALL
+    hours = dataclasses.replace(SMALL, autoattack=5)  # which comes last
+    assert [stage.name for stage in audit_stages(other, hours)] == [*ALL, "autoattack"]
+    assert "dissection" in AuditSettings().stages  # of which nothing is said without concepts
     named = dataclasses.replace(SMALL, stages=("accuracy", "neurons"))
     with pytest.raises(ModelError, match=r"^the stage neurons cannot run on flat: it has no units"):
         rehearsed(pair()[0], images(), named)
+    assert not [text for text in other.warnings if "audited without" in text]

@@ -7,12 +7,10 @@ import torch
 from torch import Tensor, nn
 
 import advlens
-from advlens import AuditSettings, auditing
+from advlens import AdvlensError, AuditSettings
 from advlens.datasets import ArrayData
-from advlens.errors import AdvlensError
+from small_runs import CLASSES, SYNSETS, convolution, noise, unreported
 
-CLASSES = ("cat", "dog", "ship")
-SYNSETS = ("n02121620", "n02084071", "n04194289")
 ONES = """steps sweep_steps neuron_steps baselines visualized visualization_steps inversion_steps
     generated generation_steps"""
 SIZES = {"sweep_images": 6, "batch_size": 8, "top": 0.2, "explained": 2, "points": 2, "samples": 2}
@@ -20,16 +18,14 @@ SETTINGS = AuditSettings(**dict.fromkeys(ONES.split(), 1), **SIZES, inverted=2, 
 
 
 def images(height: int = 12, width: int = 12) -> ArrayData:
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (18, 3, height, width), generator=generator, dtype=torch.uint8)
-    labels = torch.arange(18) % 3
-    return ArrayData(pixels, name="noise", classes=CLASSES, synsets=SYNSETS, labels=labels)
+    pixels, labels = noise(18, size=max(height, width)).pixels, torch.arange(18) % 3
+    given = {"name": "noise", "classes": CLASSES, "synsets": SYNSETS, "labels": labels}
+    return ArrayData(pixels[:, :, :height, :width].contiguous(), **given)
 
 
-def small(channels: int = 3, outputs: int = 3) -> nn.Sequential:
+def small(outputs: int = 3) -> nn.Sequential:
     torch.manual_seed(0)
-    layers = nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    return nn.Sequential(*layers, nn.Linear(4, outputs)).eval()
+    return convolution(4, 1, outputs).eval()
 
 
 class Masked(nn.Module):  # never predicts its last class, which is the true one of some images
@@ -76,12 +72,6 @@ def quantized() -> nn.Module:
         return ao.convert(observed)
 
 
-@pytest.fixture(autouse=True)
-def _no_report(monkeypatch):
-    """Leaves out the figures, which take most of a tiny audit's time."""
-    monkeypatch.setattr(auditing, "write_report", lambda run: run / "report.html")
-
-
 ODD = {  # the model, the size of its images, the tables that are not made
     "a masked class": (Masked, (12, 12), set()),
     "double": (lambda: small().double(), (12, 12), set()),
@@ -95,7 +85,7 @@ ODD = {  # the model, the size of its images, the tables that are not made
 @pytest.mark.parametrize("name", ODD)
 def test_an_audit_measures_what_there_is(name, tmp_path):
     model, shape, lacks = ODD[name]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), unreported():
         warnings.filterwarnings("ignore", message=".*TypedStorage is deprecated")
         network, data = model().eval(), images(*shape)
         advlens.audit([network], data, tmp_path, settings=SETTINGS)
@@ -110,7 +100,7 @@ def test_an_audit_measures_what_there_is(name, tmp_path):
 
 
 REFUSED = {
-    r"to have 1 channels, but got 3 channels instead\); it must ta": lambda: small(channels=1),
+    r"to have 1 channels, but got 3 channels instead\); it must ta": lambda: nn.Conv2d(1, 3, 3),
     r"missing 1 required positional argument: 'mask'\); it must take pixels in": TwoInputs,
     r"returns \(1,\) for one image, but noise has 3 classes": lambda: small(outputs=1),
     r"returns \(4, 10, 10\) for one image, but noise has 3 classes": lambda: small()[:1],

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 from advlens import AuditSettings, ModelError, SettingsError, plugins, read_run
@@ -23,59 +22,14 @@ from advlens.plugins import SECTIONS, STAGES
 from advlens.prepared import prepare
 from advlens.report.page import write_report
 from own_network import NETWORK
-from small_runs import noise, small
+from small_runs import noise, small, write_pictures
 from synthetic_run import write_run
 
-STAGE = """
-from dataclasses import dataclass
-import torch
-from advlens.auditing.stage import Work
-
-@dataclass(frozen=True)
-class Brightness:
-    name: str = "brightness"
-    records: bool = False
-    needs: tuple = ()
-
-    def images(self, data):
-        return data, range(len(data))
-
-    def start(self, context):
-        return Sums(context)
-
-class Sums(Work):
-    def __init__(self, context):
-        self.context, self.sums = context, torch.zeros(2, dtype=torch.float64)
-
-    def update(self, view):
-        means = view.images.double().mean(dim=(1, 2, 3))
-        self.sums += torch.stack([means.sum(), torch.tensor(len(means)).double()])
-
-    def state(self):
-        return {"brightness.sums": self.sums}
-
-    def restore(self, state):
-        self.sums = state["brightness.sums"]
-
-    def merge(self, other):
-        self.sums += other.sums
-
-    def compute(self):
-        total, n = self.sums.tolist()
-        return {"brightness": [{"model": self.context.name, "mean": total / n, "n": int(n)}]}
-
-def stages(subject, settings):
-    return [Brightness()]
-"""
-SECTION = """
-from advlens.report.blocks import Finding, Section
-
-def section(results):
-    rows = results.table("brightness", {"model": str, "mean": float, "n": int})
-    claim = f"The images of {rows[0]['model']} are <{rows[0]['mean']:.2f}> bright."
-    told = {"title": "Brightness", "anchor": "brightness", "lead": "How bright the images are."}
-    return Section(findings=[Finding(claim=claim, note=f"n = {rows[0]['n']}")], blocks=[], **told)
-"""
+PAGE = Path(__file__).parents[1] / "docs" / "howto" / "stage.md"
+(MARGINS,) = re.findall(
+    r"file: margins.py -->\n```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.S | re.M
+)
+"""The code of the page: a stage, and a section that shows its table."""
 RUN = """
 import io, contextlib, sys
 from advlens import cli
@@ -85,12 +39,52 @@ with contextlib.redirect_stdout(io.StringIO()) as help:
         cli.main(["audit", "--help"])
 assert "torch" not in sys.modules
 words = "audit --model net:network --data folder:images --out run --device cpu".split()
-assert cli.main([*words, "--stages", "accuracy", "brightness", "--steps", "1"]) == 0
+assert cli.main([*words, "--stages", "accuracy", "margins", "--steps", "1"]) == 0
 print(help.getvalue())
 """
 
 
 PIXELS = torch.full((2, 3, 8, 8), 0.5)
+ATTACK, ATTRIBUTION = make_attack, make_attribution
+OWN = """
+from dataclasses import dataclass
+import torch
+from advlens.attacks import Attack
+from advlens.attacks.threat import Threat
+from advlens.attribution import Attribution
+
+@dataclass(frozen=True, kw_only=True)
+class Darker(Attack):
+    by: float = 0.5
+
+    def _attack(self, model, images, labels, ids):
+        return images * (1 - self.by)
+
+@dataclass(frozen=True, kw_only=True)
+class Shift(Attack):
+    threat: Threat
+
+    def _attack(self, model, images, labels, ids):
+        return self.threat.project(images + 1, images)
+
+@dataclass(frozen=True)
+class Constant:
+    value: float = 1.0
+    seed: int = 0
+    flat: bool = False
+
+    def __call__(self, model, images, labels=None, *, ids=None):
+        targets = model(images).argmax(dim=1)
+        unknown = torch.full((len(images),), torch.nan)
+        values = torch.full_like(images, self.value)
+        values = values[0] if self.flat else values
+        return Attribution(values, targets, unknown, unknown, torch.zeros_like(targets))
+
+def function():
+    pass
+
+not_callable = type("NotCallable", (), {})
+"""
 
 
 def model() -> nn.Module:
@@ -123,39 +117,33 @@ def outside(tmp_path, monkeypatch):
 
 
 def test_an_analysis_of_another_package_is_in_stages_run_and_report(tmp_path):
-    install(tmp_path, stages="brightness = toy_stage:stages", sections="bright = toy_page:section")
-    for name, code in (("toy_stage", STAGE), ("toy_page", SECTION), ("net", NETWORK)):
+    install(tmp_path, stages="margins = margins:stages", sections="margins = margins:section")
+    for name, code in (("margins", MARGINS), ("net", NETWORK)):
         (tmp_path / f"{name}.py").write_text(code)
-    for label, level in (("cat", 0), ("dog", 255), ("ship", 51)):
-        for split in ("train", "val"):
-            folder = tmp_path / "images" / split / label
-            folder.mkdir(parents=True)
-            for number in range(2):
-                Image.new("RGB", (8, 8), (level,) * 3).save(folder / f"{number}.png")
+    write_pictures(tmp_path / "images", 2)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     told = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
     done = subprocess.run([sys.executable, "-c", RUN], check=False, **told)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"generation,brightness\}", done.stdout.replace("\n", "")), done.stdout
+    assert re.search(r"generation,margins\}", done.stdout.replace("\n", "")), done.stdout
     run = read_run(tmp_path / "run")
-    assert run.rows("brightness") == [{"model": "tiny", "mean": 0.4, "n": 6}]
-    assert [stage["stage"] for stage in run.record["stages"]] == ["accuracy", "brightness"]
+    rows = run.rows("margins")
+    assert ({row["model"] for row in rows}, sum(row["images"] for row in rows)) == ({"tiny"}, 6)
+    assert [stage["stage"] for stage in run.record["stages"]] == ["accuracy", "margins"]
+    wrong = sum(row["images"] for row in rows if row["above"] is None or row["above"] < 0)
     page = (tmp_path / "run/report.html").read_text(encoding="utf-8")
-    assert "The images of tiny are &lt;0.40&gt; bright." in page
+    assert f"{wrong} images are wrong." in page
 
 
-def test_the_packages_own_come_first_in_their_order(outside):
+def test_every_file_of_ours_is_listed_first_and_has_what_it_promises(outside):
     install(outside, stages="brightness = toy:stages\naaa = toy:stages")
     assert STAGES.names == (*STAGES.first, "aaa", "brightness")
     assert SECTIONS.names == SECTIONS.first
-
-
-def test_every_file_of_ours_is_listed_and_has_what_it_promises():
     for family in (STAGES, SECTIONS):
         folder = Path(plugins.__file__).parent / family.folder
         files = {path.stem for path in folder.iterdir() if not path.stem.startswith("__")}
-        assert files == set(family.names)
-        assert all(callable(family.load(name)) for name in family.names)
+        assert files == set(family.first)
+        assert all(callable(family.load(name)) for name in family.first)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +189,7 @@ def test_two_of_one_name_are_refused(outside, name):
     ],
 )
 def test_names_that_files_cannot_bear(outside, names, reason):
-    own = STAGE.replace("[Brightness()]", f"[Brightness(name) for name in {names}]")
+    own = MARGINS.replace("[MarginStage()]", f"[MarginStage(name=name) for name in {names}]")
     (outside / "toy_names.py").write_text(own)
     install(outside, stages="bright = toy_names:stages")
     classifier = small(model, size=8, classes=None)
@@ -212,47 +200,6 @@ def test_names_that_files_cannot_bear(outside, names, reason):
     subject.choose_radii(settings)
     with pytest.raises(SettingsError, match=reason):
         audit_stages(subject, settings)
-
-
-OWN = """
-from dataclasses import dataclass
-import torch
-from advlens.attacks import Attack
-from advlens.attacks.threat import Threat
-from advlens.attribution import Attribution
-
-@dataclass(frozen=True, kw_only=True)
-class Darker(Attack):
-    by: float = 0.5
-
-    def _attack(self, model, images, labels, ids):
-        return images * (1 - self.by)
-
-@dataclass(frozen=True, kw_only=True)
-class Shift(Attack):
-    threat: Threat
-
-    def _attack(self, model, images, labels, ids):
-        return self.threat.project(images + 1, images)
-
-@dataclass(frozen=True)
-class Constant:
-    value: float = 1.0
-    seed: int = 0
-    flat: bool = False
-
-    def __call__(self, model, images, labels=None, *, ids=None):
-        targets = model(images).argmax(dim=1)
-        unknown = torch.full((len(images),), torch.nan)
-        values = torch.full_like(images, self.value)
-        values = values[0] if self.flat else values
-        return Attribution(values, targets, unknown, unknown, torch.zeros_like(targets))
-
-def function():
-    pass
-
-not_callable = type("NotCallable", (), {})
-"""
 
 
 @pytest.fixture
@@ -286,9 +233,6 @@ def test_attributions_of_ones_own():
         method = make_attribution(f"mine.methods:Constant({wrong})")
         with pytest.raises(ModelError, match=r"must return .*finite .* shape \(2, 3, 8, 8\)"):
             method(prepare(model()), PIXELS)
-
-
-ATTACK, ATTRIBUTION = make_attack, make_attribution
 
 
 @pytest.mark.usefixtures("own")

@@ -25,7 +25,7 @@ def test_a_line_every_few_seconds_with_rate_and_rest(clock, capsys):
     ]
 
 
-def test_nothing_more_is_said_after_an_error(clock, capsys):
+def test_nothing_more_is_said_after_an_error_nor_by_other_processes(clock, capsys):
     def fails() -> None:
         with Progress("model", 10) as progress:
             progress.update(1)
@@ -34,9 +34,6 @@ def test_nothing_more_is_said_after_an_error(clock, capsys):
     with pytest.raises(ValueError, match="x"):
         fails()
     assert capsys.readouterr().err.splitlines() == ["model: 0/10 images"]
-
-
-def test_of_several_processes_one_speaks(capsys):
     with Progress("model", 10, every=0.0, shown=False) as progress:
         progress.update(10)
     assert progress.done == 10

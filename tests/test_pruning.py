@@ -10,13 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advlens.errors import ModelError, SettingsError
-from advlens.models import Classifier
+from advlens import Adversarial, Classifier, ModelError, SettingsError, Standard, Training
 from advlens.models.resnet import CifarResNet
 from advlens.runs.results import Results
 from advlens.runs.tables import TABLES
-from advlens.training import Training
-from advlens.training.objectives import Adversarial, Standard
 from advlens.workflows.pruning.channels import kept_channels, prune
 from advlens.workflows.pruning.tables import kept_units, measured, tables, zeros
 from synthetic_run import write_table
@@ -78,14 +75,11 @@ def test_without_sparsity_nothing_changes_in_training(tmp_path: Path) -> None:
     assert same(trained.state_dict(), plain.state_dict())
 
 
-def test_a_convolution_keeps_a_channel() -> None:
+def test_a_convolution_keeps_a_channel_and_what_has_none_is_refused():
     model = classifier()
     with pytest.raises(SettingsError, match=r"leaves none of the 6 channels of layer 0; give"):
         prune(model, 0.95)
     assert same(classifier().state_dict(), model.state_dict())
-
-
-def test_what_has_no_convolution_is_refused() -> None:
     model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), name="flat")
     with pytest.raises(ModelError, match="no convolution to prune; name another model"):
         kept_channels(model, 0.5)
@@ -112,7 +106,6 @@ def residual() -> Classifier:
 
 
 def trained(name: str, out: Path, model: Classifier) -> dict[str, Tensor]:
-    """Prunes and trains in place."""
     settings = dataclasses.replace(TRAININGS[name], epochs=2, batch_size=16, validation=12)
     kept = prune(model, 0.5)
     settings(model, images(), out, report=silent)
@@ -153,8 +146,7 @@ def removed(model: Classifier, kept: dict[str, Tensor]) -> nn.Sequential:
 
 def test_the_logits_are_those_of_a_network_without_the_channels(tmp_path: Path) -> None:
     model = classifier()
-    kept = trained("momentum", tmp_path, model)
-    small = removed(model, kept).double()
+    small = removed(model, trained("momentum", tmp_path, model)).double()
     pixels = torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(1)).double()
     with torch.no_grad():
         assert small(pixels).std() > 1e-3

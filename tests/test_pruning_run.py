@@ -1,6 +1,5 @@
 """The whole path of pruning: fine-tuned, audited, interrupted and refused."""
 
-import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from advlens.cli import main
 from advlens.cli.commands import PruneCommand
@@ -19,6 +17,7 @@ from advlens.settings import PruneSettings
 from advlens.workflows import pruning
 from advlens.workflows.pruning import prune_and_audit
 from advlens.workflows.pruning.channels import kept_channels
+from small_runs import write_pictures
 from synthetic_run import read
 from training.tiny import counted_steps
 
@@ -33,20 +32,34 @@ def network():
     model.synsets = {WNIDS}
     return model
 """
+WORDS = (
+    "prune --model pruning_network:network@first.safetensors --model "
+    "pruning_network:network@second.safetensors --data folder:images --out out --sparsity 0 .5 "
+    "--recipes cifar10-standard cifar10-l2 --epochs 2 --threads 1 --stages accuracy neurons "
+    "--steps 2 --neuron-steps 1 --top .2 --batch-size 8 --device cpu"
+)
+WRONG = [
+    ("--model resnet14 --model cifar10-l2", "resnet14 has random weights.*resnet14@weights-file"),
+    ("--model cifar10-l2 --model cifar10-l2", "two models have the name cifar10-l2; give them"),
+    ("--model cifar10-reference", "no recipe .* cifar10-reference; choose one with --recipes"),
+    ("--recipes cifar10-l3", "'cifar10-l3' among the recipes.*cifar10-l2"),
+    ("--recipes a b", "recipes has 2 names for 1 models; give one for each"),
+    ("--sparsity 1", "sparsity must be a finite number ≥ 0 and < 1, not 1"),
+    ("--sparsity -.1", "sparsity must be a finite number ≥ 0 and < 1, not -0.1"),
+    ("--sparsity .5 0.50", "sparsity has 0.5 twice; give each share once"),
+    ("--sparsity", "sparsity names no share of channels; give some"),
+    ("--sparsity half", "--sparsity.*half"),
+    ("--sparsity .99", "leaves none of the 32 channels of layer conv1; give a smaller one"),
+    ("--epochs 0", "epochs must be a positive number, not 0"),
+    ("", "Missing .*--model|no model is given"),
+]
 
 
 def built(folder: Path, patch: pytest.MonkeyPatch) -> Path:
     """Makes a folder the current one, with two trained networks and a folder of images."""
     patch.chdir(folder)
     (folder / "pruning_network.py").write_text(NETWORK)
-    random = np.random.default_rng(0)
-    for split, wnid in itertools.product(("train", "val"), WNIDS):
-        images = folder / "images" / split / wnid
-        images.mkdir(parents=True)
-        for number in range(8):
-            pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-            pixels[..., WNIDS.index(wnid)] //= 3
-            Image.fromarray(pixels).save(images / f"{number}.png")
+    write_pictures(folder / "images", 8, WNIDS)
     for seed, name in enumerate(("first", "second")):
         model = load_model("pruning_network:network")
         random_weights = torch.Generator().manual_seed(seed)
@@ -65,19 +78,10 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that was not interrupted."""
     with pytest.MonkeyPatch.context() as patch:
         folder = built(tmp_path_factory.mktemp("pruning"), patch)
         run()
     return folder / "out"
-
-
-WORDS = (
-    "prune --model pruning_network:network@first.safetensors --model "
-    "pruning_network:network@second.safetensors --data folder:images --out out --sparsity 0 .5 "
-    "--recipes cifar10-standard cifar10-l2 --epochs 2 --threads 1 --stages accuracy neurons "
-    "--steps 2 --neuron-steps 1 --top .2 --batch-size 8 --device cpu"
-)
 
 
 def run(*more: str) -> None:
@@ -97,9 +101,7 @@ def the(rows: list[dict[str, str]], **wanted: str) -> dict[str, str]:
     return row
 
 
-def test_every_model_is_pruned_fine_tuned_and_audited(
-    whole: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_model_is_pruned_fine_tuned_and_audited(whole, monkeypatch):
     monkeypatch.chdir(whole.parent)
     text, rows = (whole / "said.txt").read_text(), read(whole, "pruning")
     names = ("first-0", "first-0.5", "second-0", "second-0.5")
@@ -110,7 +112,6 @@ def test_every_model_is_pruned_fine_tuned_and_audited(
     assert list(dict.fromkeys((row["model"], row["sparsity"]) for row in rows)) == order
     assert "## Units of the last convolution" in text
     assert "Inversion" not in text
-
     pruned = load_model("pruning_network:network@out/second-0.5/model.safetensors")
     kept = kept_channels(load_model("pruning_network:network@second.safetensors"), 0.5)
     for name, channels in kept.items():
@@ -121,7 +122,6 @@ def test_every_model_is_pruned_fine_tuned_and_audited(
     row = the(rows, model="second", sparsity="0.5", measure="zeros")
     assert (float(row["value"]), row["n"]) == (pytest.approx(gone / total, rel=1e-5), str(total))
     assert float(the(rows, model="second", sparsity="0", measure="zeros")["value"]) == 0
-
     assert "Adversarial(" in (whole / "second-0.5/model.md").read_text()
     card = (whole / "first-0.5/model.md").read_text()
     for part in ("Standard(", "learning_rate=0.02, ", "epochs=2, ", "validation=2, "):
@@ -129,7 +129,6 @@ def test_every_model_is_pruned_fine_tuned_and_audited(
     assert "cifar10-standard, shortened" in card
     test = float(the(rows, model="first", sparsity="0.5", case="natural")["value"])
     assert f"| natural | {test:.2%} " in card
-
     units = [u for u in read(whole / "audit", "units") if u["model"] == "second-0.5"]
     for scope, some in (("all", units), ("last", [u for u in units if u["layer"] == "3"])):
         where = {"model": "second", "sparsity": "0.5", "layers": scope}
@@ -144,9 +143,7 @@ def test_every_model_is_pruned_fine_tuned_and_audited(
         assert the(rows, **where, table="units")["n"] == str(len(alive))
 
 
-def test_the_same_command_continues_to_the_same_bytes(
-    world: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_command_continues_to_the_same_bytes(world, whole, monkeypatch):
     for step in (1, 3):  # a step an epoch: in the first model, then in its second one
         with monkeypatch.context() as patched:
             counted_steps(patched, interrupt=step)
@@ -166,13 +163,12 @@ def test_the_same_command_continues_to_the_same_bytes(
     weights = sorted(Path("out").glob("*/model.safetensors"))
     before = [path.stat().st_mtime_ns for path in weights]
     run()
-    assert before == [path.stat().st_mtime_ns for path in weights]
-    assert len(weights) == 4
+    assert (before, len(weights)) == ([path.stat().st_mtime_ns for path in weights], 4)
     for path in [*weights, Path("out/results/pruning.csv"), Path("out/pruning.md")]:
         assert path.read_bytes() == (whole.parent / path).read_bytes(), path
 
 
-def test_the_sample_is_cut_into_images_to_tune_and_to_audit() -> None:
+def test_the_sample_is_cut_and_packaged_models_have_their_own_recipes():
     model = load_model("cifar10-standard")
     tuned, audited = pruning.images("sample", model, PruneSettings(train_images=100))
     assert (len(tuned), len(audited)) == (100, 500)
@@ -180,9 +176,6 @@ def test_the_sample_is_cut_into_images_to_tune_and_to_audit() -> None:
     tuned, _ = pruning.images("sample", model, PruneSettings())
     seen = {image.numpy().tobytes() for image in tuned.images(range(1500))}
     assert not seen & {image.numpy().tobytes() for image in audited.images(range(500))}
-
-
-def test_a_packaged_model_has_its_own_recipe() -> None:
     names = ["cifar10-standard", "cifar10-l2", "cifar10-consistency"]
     wholes = [load_model(name) for name in names]
     plan = pruning.variants(names, wholes, PruneSettings(sparsity=(0.25, 0.5)))
@@ -196,25 +189,6 @@ def test_a_packaged_model_has_its_own_recipe() -> None:
     assert (training.learning_rate, training.seed) == (0.3, 4)
     one = PruneSettings(sparsity=(0.5,), recipes=("cifar10-l2",))
     assert {each.recipe for each in pruning.variants(names, wholes, one)} == {"cifar10-l2"}
-
-
-WRONG = [
-    ("--model resnet14 --model cifar10-l2", "resnet14 has random weights.*resnet14@weights-file"),
-    ("--model cifar10-l2 --model cifar10-l2", "two models have the name cifar10-l2; give them"),
-    ("--model cifar10-reference", "no recipe .* cifar10-reference; choose one with --recipes"),
-    ("--recipes cifar10-l3", "'cifar10-l3' among the recipes.*cifar10-l2"),
-    ("--recipes a b", "recipes has 2 names for 1 models; give one for each"),
-    ("--sparsity 1", "sparsity must be a finite number ≥ 0 and < 1, not 1"),
-    ("--sparsity -.1", "sparsity must be a finite number ≥ 0 and < 1, not -0.1"),
-    ("--sparsity nan", "sparsity must be a finite number ≥ 0 and < 1, not nan"),
-    ("--sparsity .5 0.50", "sparsity has 0.5 twice; give each share once"),
-    ("--sparsity", "sparsity names no share of channels; give some"),
-    ("--sparsity half", "--sparsity.*half"),
-    ("--sparsity .99", "leaves none of the 32 channels of layer conv1; give a smaller one"),
-    ("--epochs 0", "epochs must be a positive number, not 0"),
-    ("--images 0", "images must be a positive number, not 0"),
-    ("", "Missing .*--model|no model is given"),
-]
 
 
 @pytest.fixture
@@ -236,16 +210,12 @@ def sentence(
 
 
 @pytest.mark.parametrize(("words", "said"), WRONG)
-def test_wrong_use_is_one_sentence(
-    words: str, said: str, sentence: Callable[[str, int], str]
-) -> None:
+def test_wrong_use_is_one_sentence(words, said, sentence):
     model = "--model cifar10-l2" if words and "--model" not in words else ""
     assert re.search(said, sentence(f"{model} {words} --data sample", 2))
 
 
-def test_data_that_cannot_serve_is_refused_before_anything_is_written(
-    world: Path, sentence: Callable[[str, int], str]
-) -> None:
+def test_data_that_cannot_serve_is_refused_before_anything_is_written(world, sentence):
     """Models are not fine-tuned on what they are audited on."""
     model = "--model pruning_network:network@first.safetensors --recipes cifar10-standard"
     for words, said, code in [
@@ -258,9 +228,7 @@ def test_data_that_cannot_serve_is_refused_before_anything_is_written(
         assert re.search(said, sentence(f"{model} --data {words}", code))
 
 
-def test_a_dry_run_says_what_fine_tunes_what(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_says_what_fine_tunes_what(tmp_path, capsys):
     out = tmp_path / "out"
     words = f"prune --model cifar10-l2 --data sample --out {out} --sparsity .25 --dry-run"
     assert main(words.split()) == 0

@@ -25,10 +25,10 @@ LISTED = (
 NAMES = {*LISTED.split()}
 
 
-def test_all_is_exact():
-    assert len(advlens.__all__) == len(set(advlens.__all__))
-    assert set(advlens.__all__) == NAMES
+def test_all_is_exact_and_the_version_the_packages():
+    assert (len(advlens.__all__), set(advlens.__all__)) == (len(set(advlens.__all__)), NAMES)
     assert set(dir(advlens)) == NAMES
+    assert advlens.__version__ == version("advlens")
 
 
 def test_type_checkers_see_the_same_names():
@@ -76,7 +76,3 @@ def test_every_public_name_is_documented(name):
     for member, value in vars(thing).items() if inspect.isclass(thing) else ():
         if inspect.isfunction(value) and not member.startswith("_"):
             assert inspect.getdoc(getattr(thing, member)), member
-
-
-def test_the_version_is_that_of_the_package():
-    assert advlens.__version__ == version("advlens")

@@ -12,9 +12,8 @@ from typing import Any
 import pandas
 import pytest
 
-from advlens.errors import RunError, SettingsError
+from advlens import RunError, SettingsError, read_run
 from advlens.runs.folder import write_csv
-from advlens.runs.reader import read_run
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import TABLES
 from synthetic_run import read, write_run
@@ -30,16 +29,13 @@ def run(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "run"))
 
 
-def test_a_run_as_plain_data(made: Path) -> None:
+def test_a_run_as_plain_data_has_one_type_for_each_column(made):
     found = read_run(str(made))
     assert found.folder == made
     assert found.models == ("standard", "robust")
     assert found.record["settings"]
     assert set(found.tables) == {path.stem for path in (made / "results").glob("*.csv")}
     assert {"accuracy", "units", "layers"} <= set(found.tables)
-
-
-def test_columns_have_one_type_each(made: Path) -> None:
     accuracy = read_run(made).rows("accuracy")[0]
     kinds = [type(accuracy[column]) for column in ("model", "top1", "n", "steps")]
     assert kinds == [str, float, int, int]
@@ -61,7 +57,7 @@ def write_without(run: Path, table: str, column: str) -> None:
     write_csv(run / "results" / f"{table}.csv", rows)
 
 
-def test_a_column_that_an_earlier_version_did_not_write_is_empty(run: Path) -> None:
+def test_columns_that_are_absent_and_cells_that_are_empty(run):
     write_without(run, "floors", "kind")
     assert "kind" not in read_run(run).rows("floors")[0]
     found = Results.read(run).table("floors")
@@ -71,9 +67,6 @@ def test_a_column_that_an_earlier_version_did_not_write_is_empty(run: Path) -> N
         write_without(run, table, column)
         with pytest.raises(RunError, match=f"it has no column {column}"):
             Results.read(run).table(table)
-
-
-def test_names_stay_texts_and_empty_cells_are_none(run: Path) -> None:
     write_csv(run / "results" / "odd.csv", ODD)
     assert read_run(run).rows("odd") == ODD
     # but concepts go by their numbers
@@ -85,11 +78,10 @@ def test_names_stay_texts_and_empty_cells_are_none(run: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Mismatched null-like values:FutureWarning")  # pandas 2
-def test_frames_are_what_pandas_reads(run: Path) -> None:
+def test_frames_are_what_pandas_reads(run):
     found = read_run(run)
     for table in found.tables:
-        plain = pandas.read_csv(run / "results" / f"{table}.csv")
-        types = TABLES[table].types
+        plain, types = pandas.read_csv(run / "results" / f"{table}.csv"), TABLES[table].types
         reals = [name for name, kind in types.items() if kind in (float, float | None)]
         # pandas takes a column of 0 and 1 for whole numbers, in one run and not in the next
         plain = plain.astype(dict.fromkeys(reals, float))
@@ -102,15 +94,10 @@ def test_frames_are_what_pandas_reads(run: Path) -> None:
     assert (frame["ok"].dtype, frame["count"].dtype) == (bool, "int64")
 
 
-def test_pandas_is_imported_only_for_frames() -> None:
+def test_pandas_is_imported_only_for_frames_which_say_how_to_get_it(made, monkeypatch):
     code = "import sys, advlens; advlens.read_run; print('pandas' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split()[0] == "False"
-
-
-def test_a_frame_without_pandas_says_how_to_get_it(
-    made: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     found = read_run(made)
     assert found.rows("accuracy")
@@ -118,7 +105,7 @@ def test_a_frame_without_pandas_says_how_to_get_it(
         found.frame("accuracy")
 
 
-def test_wrong_folders_and_tables_are_one_sentence(run: Path, tmp_path: Path) -> None:
+def test_wrong_folders_and_tables_are_one_sentence(run, tmp_path):
     with pytest.raises(RunError, match=r"there is no run folder .*none; name one made by"):
         read_run(tmp_path / "none")
     for table, words in (("unit", r"'unit'; it has accuracy, .*units"), ("../run", r"'\.\./run'")):
@@ -158,9 +145,7 @@ def change(run: Path, alter: Callable[[dict[str, Any]], object]) -> None:
         (lambda r: r["stages"][0].update(seconds=float("nan")), "NaN"),
     ],
 )
-def test_a_damaged_record_is_refused(
-    run: Path, alter: Callable[[dict[str, Any]], object], named: str
-) -> None:
+def test_a_damaged_record_is_refused(run, alter, named):
     assert Results.read(run).chance == 0.25
     change(run, alter)
     with pytest.raises(RunError, match=re.escape(named)) as caught:
@@ -169,7 +154,7 @@ def test_a_damaged_record_is_refused(
     assert "advlens audit" in str(caught.value)
 
 
-def test_a_record_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_record_that_is_none_is_refused(tmp_path):
     with pytest.raises(RunError, match=r"cannot read .*run.json: it is not there; name a folder"):
         read_run(tmp_path)
     for content in (b"", b"{", b"[" * 100_000, b"\xff", b"[]", b"null"):
@@ -179,6 +164,19 @@ def test_a_record_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 COLUMNS = {"model": str, "unit": int, "lc": float | None, "dead": bool}
+LINES: list[tuple[str | bytes, str]] = [
+    ("robust,1,0.5", "line 2 has 3 cells, not 4"),
+    ("robust,1.5,0.5,true", "unit in line 2 is '1.5', not a whole number"),
+    ("robust,,0.5,true", "unit in line 2 is '', not a number"),
+    ("robust,1,nan,true", "lc in line 2 is 'nan', not finite"),
+    ("robust,1,x,true", "lc in line 2 is 'x', not a number"),
+    ("robust,1,0.5,True", "dead in line 2 is 'True', not true or false"),
+    ("other,1,0.5,true", "'other', which run.json does not name"),
+    *(
+        (line, "mine.csv is damaged")
+        for line in ('"robust,1,0.5,true', b"\xff,1,0.5", "x" * 200_000)
+    ),
+]
 
 
 def table(run: Path, content: bytes) -> Rows:
@@ -186,7 +184,7 @@ def table(run: Path, content: bytes) -> Rows:
     return Results.read(run).table("mine", COLUMNS)
 
 
-def test_table_types_its_values_and_leaves_other_columns(run: Path) -> None:
+def test_table_types_its_values_and_leaves_other_columns(run):
     text = b'model,extra,unit,dead,lc\nrobust,x,1e+06,true,\nstandard,"a,\nb",2,false,0.25\n'
     assert table(run, text) == [
         {"model": "robust", "unit": 1_000_000, "lc": None, "dead": True},
@@ -195,23 +193,8 @@ def test_table_types_its_values_and_leaves_other_columns(run: Path) -> None:
     assert Results.read(run).table("nothing", COLUMNS) == []
 
 
-@pytest.mark.parametrize(
-    ("line", "named"),
-    [
-        ("robust,1,0.5", "line 2 has 3 cells, not 4"),
-        ("robust,1.5,0.5,true", "unit in line 2 is '1.5', not a whole number"),
-        ("robust,,0.5,true", "unit in line 2 is '', not a number"),
-        ("robust,1,nan,true", "lc in line 2 is 'nan', not finite"),
-        ("robust,1,-inf,true", "lc in line 2 is '-inf', not finite"),
-        ("robust,1,x,true", "lc in line 2 is 'x', not a number"),
-        ("robust,1,0.5,True", "dead in line 2 is 'True', not true or false"),
-        ("other,1,0.5,true", "'other', which run.json does not name"),
-        ('"robust,1,0.5,true', "mine.csv is damaged"),
-        (b"\xff,1,0.5,true", "mine.csv is damaged"),
-        ("x" * 200_000, "mine.csv is damaged"),
-    ],
-)
-def test_a_damaged_table_is_refused(run: Path, line: str | bytes, named: str) -> None:
+@pytest.mark.parametrize(("line", "named"), LINES)
+def test_a_damaged_table_is_refused(run, line, named):
     content = line.encode() if isinstance(line, str) else line
     with pytest.raises(RunError, match=re.escape(named)) as caught:
         table(run, b"model,unit,lc,dead\n" + content + b"\n")
@@ -219,12 +202,12 @@ def test_a_damaged_table_is_refused(run: Path, line: str | bytes, named: str) ->
 
 
 @pytest.mark.parametrize(("header", "column"), [(b"", "model"), (b"model,unit,dead\n", "lc")])
-def test_a_table_without_a_column_is_refused(run: Path, header: bytes, column: str) -> None:
+def test_a_table_without_a_column_is_refused(run, header, column):
     with pytest.raises(RunError, match=rf"mine\.csv.*it has no column {column}"):
         table(run, header)
 
 
-def test_file_stays_in_the_run_folder(run: Path, tmp_path: Path) -> None:
+def test_files_stay_in_the_run_folder_and_invisible_characters_are_marked(run, tmp_path):
     results = Results.read(run)
     assert results.file("figures/images/0.png").is_file()
     (tmp_path / "outside.png").write_bytes(b"")
@@ -233,9 +216,6 @@ def test_file_stays_in_the_run_folder(run: Path, tmp_path: Path) -> None:
     for name in ("../outside.png", absolute, "link.png", "a\0b", "x" * 5000, "none.png", "", "."):
         with pytest.raises(RunError, match="not in the folder"):
             results.file(name)
-
-
-def test_invisible_characters_are_marked(run: Path) -> None:
-    """Control and direction characters, and half a surrogate pair, which no file could hold."""
+    # Control and direction characters, and half a surrogate pair, which no file could hold
     change(run, lambda record: record["models"][0].update(name="a\x00b\u202ec\ud800d"))
     assert Results.read(run).models == ("a\ufffdb\ufffdc\ufffdd", "robust")

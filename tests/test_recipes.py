@@ -7,14 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
+from advlens import L2, Augmentation, Classifier, Linf, Training, Uniform, load_model
 from advlens.attacks import Divergence, FeatureAttack, Fgsm, Pgd
-from advlens.attacks.threat import L2, Linf, Uniform
 from advlens.cli.commands import TrainCommand
 from advlens.cli.parsing import parse
-from advlens.models import Classifier, load_model
 from advlens.settings import TrainSettings
 from advlens.settings.packaged import packaged_names
-from advlens.training import Augmentation, Training
 from advlens.training.objectives import Adversarial, FeatureConsistency, Standard, Trades, Unrelaxed
 from advlens.workflows.training import load_classifier, load_images, make_test_attack, make_training
 
@@ -75,7 +73,6 @@ def test_the_settings_of_each_objective_arrive() -> None:
     attack = Pgd(threat=L2(epsilon=Uniform(low=0.25, high=0.5)), step_size=None, **inner)
     made = objective(objective="adversarial", epsilon_range=(0.25, 0.5))
     assert made == Adversarial(attack=attack)
-
     drawn = {"epsilon_range": (1 / 255, 2 / 255)}
     small = Linf(epsilon=Uniform(low=1 / 255, high=2 / 255))
     given: dict[str, Any] = {"alpha": 0.1, "beta": 9.0, "distance": "cosine"}
@@ -150,26 +147,20 @@ def test_recipes_of_the_papers_have_their_numbers(name: str, tmp_path: Path) -> 
     assert make_training(parsed(name, tmp_path).settings) == PRINTED[name]
 
 
-def test_the_papers_fine_tuning_is_their_loss(tmp_path: Path) -> None:
+def test_the_papers_fine_tuning_is_their_loss_and_flags_win_over_a_recipe(tmp_path):
     for network in ("alexnet", "vgg16", "resnet18"):
         command = parsed(f"d22-{network}-adv", tmp_path)
         assert command.model == f"torchvision:{network}@DEFAULT"
         assert make_training(command.settings).objective == FeatureConsistency()
-
-
-def test_flags_win_over_a_recipe(tmp_path: Path) -> None:
     more = ("--epochs=2", "--no-half", "--model", "resnet20", "--flip")
     command = parsed("cifar10-l2", tmp_path, *more)
     assert (command.settings.epochs, command.settings.half) == (2, False)
     assert (command.model, command.settings.precision) == ("resnet20", "bf16")
 
 
-def test_a_packaged_model_can_be_trained_on_under_another_name() -> None:
+def test_packaged_models_under_another_name_and_images_as_they_are_trained_on(tmp_path):
     for model, name in (("cifar10-standard", "cifar10-standard, fine-tuned"), ("resnet14",) * 2):
         assert load_classifier(model, TrainSettings(device="cpu")).name == name
-
-
-def test_training_images_come_whole_and_test_images_cropped(tmp_path: Path) -> None:
     for folder in ("train/cat", "train/dog", "val/cat", "val/dog"):
         (tmp_path / folder).mkdir(parents=True)
         Image.new("RGB", (300, 280)).save(tmp_path / folder / "a.png")

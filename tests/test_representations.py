@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from advlens.errors import DataError, ModelError
+from advlens import Classifier, DataError, ModelError
 from advlens.fid.representations import Representation
-from advlens.models import Classifier
 
 
 @pytest.fixture
@@ -32,14 +31,11 @@ def test_features(classifier: Classifier, size: int) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
-def test_features_are_named(classifier: Classifier) -> None:
+def test_features_are_named_and_refusals(classifier):
     (source,) = Representation(classifier).sources.values()
     assert (source.dimension, source.weights) == (6, "ab")
     words = "tiny, layer representation, images resized bilinearly with antialiasing to 8×8"
     assert str(source) == words
-
-
-def test_refusals(classifier: Classifier) -> None:
     with pytest.raises(DataError, match=r"\[0, 1\]"):
         Representation(classifier)(torch.full((1, 3, 8, 8), 2.0))
     classifier.network = classifier.network[:-1]

@@ -85,7 +85,8 @@ def miniature(name: str, read: Any) -> Content:
     few = {"audits": audits, "models": models}
     if content.quick.train_images:
         few |= {"train_images": 20, "test_images": 40}
-        few["audits"]["audit"].pop("images")
+        for changes in audits.values():
+            del changes["images"]
         train = {"model": "reproduction_networks:standard", "epochs": 1, "validation": 10}
         few["train"] = {**content.quick.train, **train}
     return dataclasses.replace(content, quick=dataclasses.replace(content.quick, **few))

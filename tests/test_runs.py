@@ -23,8 +23,7 @@ def test_parts_and_states_come_back(tmp_path):
     state |= {"keys": torch.tensor([2**62, -5]), "x": torch.tensor([0.1], dtype=torch.float64)}
     run.save_state(1, "neurons", 128, state)
     position, found = run.state(1, "neurons", 200) or (0, {})
-    assert position == 128
-    assert found.keys() == state.keys()
+    assert (position, found.keys()) == (128, state.keys())
     assert all(torch.equal(found[key], state[key]) for key in state)
     # a float64 matrix product rounds differently where its operands are not aligned
     assert all(tensor.data_ptr() % 64 == 0 for tensor in found.values())
@@ -44,15 +43,12 @@ def test_a_damaged_file_is_named(tmp_path, damage):
         run.state(0, "x", 9)
 
 
-def test_csv_cells(tmp_path):
+def test_csv_cells_and_json_that_is_never_nan(tmp_path):
     row = {"name": 'a,"b"\n', "share": 1 / 3, "flag": True, "none": None, "nan": float("nan")}
     write_csv(tmp_path / "t.csv", [row | {"n": 10**7}])
     assert (tmp_path / "t.csv").read_text() == (
         'name,share,flag,none,nan,n\n"a,""b""\n",0.333333,true,,,10000000\n'
     )
-
-
-def test_json_is_never_nan(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         Run(tmp_path, {}).save_part(0, "x", {"value": float("nan")})
     assert not list((tmp_path / "parts").glob("0-x*"))

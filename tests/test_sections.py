@@ -33,7 +33,7 @@ def estimate(value: float, low: float | None = None, high: float | None = None) 
 # words
 
 
-def test_numbers_in_words() -> None:
+def test_numbers_in_words():
     shares = (0.9173, 0.0, 1.0, 0.00049, 0.0005001)
     assert [percent(share) for share in shares] == ["91.7%", "0.0%", "100.0%", "0.0%", "0.1%"]
     values = (0.5, 0.001342, 1.0, 0, 4e-12, 0.98765, 123.4)
@@ -42,33 +42,28 @@ def test_numbers_in_words() -> None:
     assert [listed(["a", "b", "c"][:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
 
 
-def test_intervals_overlap_when_they_share_a_point() -> None:
+def test_intervals_overlap_when_they_share_a_point_and_may_lie_above_a_bound():
     one, ends = estimate(0.5, 0.4, 0.6), ((0.4, 0.6), (0.6, 0.7), (0.61, 0.7), (0.1, 0.3), ())
     others = [estimate(0.5, *each) for each in ends]
     assert [one.overlaps(other) for other in others] == [True, True, False, False, True]
     assert [other.overlaps(one) for other in others] == [True, True, False, False, True]
-
-
-def test_above_a_bound_needs_an_interval() -> None:
     assert [estimate(0.5, low, 0.9).above(0.1) for low in (0.1, 0.11, None)] == [False, True, False]
 
 
-@pytest.mark.parametrize(
-    ("ends", "as_percent", "text"),
-    [
-        ((0.9173, 0.9118, 0.9225), True, "91.7% (91.2–92.2)"),
-        ((0.0, 0.0, 0.000384), True, "0.0% (0.00–0.04)"),
-        ((0.5333, 0.5211, 0.5456), False, "0.533 (0.521–0.546)"),
-        ((0.1, -0.2, 0.4), False, "0.100 (-0.200 to 0.400)"),
-        ((0.1, -0.2, 0.4), True, "10.0% (-20.0 to 40.0)"),
-        ((0.5,), False, "0.500"),
-    ],
-)
-def test_an_interval_has_enough_digits_to_be_seen(
-    ends: tuple[float, ...], as_percent: bool, text: str
-) -> None:
-    assert estimate(*ends).text(as_percent=as_percent) == text
-    assert (estimate(*ends).interval() == "no interval") == (len(ends) == 1)
+INTERVALS = [
+    ((0.9173, 0.9118, 0.9225), True, "91.7% (91.2–92.2)"),
+    ((0.0, 0.0, 0.000384), True, "0.0% (0.00–0.04)"),
+    ((0.5333, 0.5211, 0.5456), False, "0.533 (0.521–0.546)"),
+    ((0.1, -0.2, 0.4), False, "0.100 (-0.200 to 0.400)"),
+    ((0.1, -0.2, 0.4), True, "10.0% (-20.0 to 40.0)"),
+    ((0.5,), False, "0.500"),
+]
+
+
+def test_an_interval_has_enough_digits_to_be_seen() -> None:
+    for ends, as_percent, text in INTERVALS:
+        assert estimate(*ends).text(as_percent=as_percent) == text
+        assert (estimate(*ends).interval() == "no interval") == (len(ends) == 1)
 
 
 LOW, HIGH = estimate(0.1, 0.05, 0.15), estimate(0.9, 0.85, 0.95)
@@ -93,12 +88,12 @@ LOWEST, HIGHEST = "a 0.100 (0.0500–0.150)", "b 0.900 (0.850–0.950)"
         ({"a": HIGH, "b": HIGH}, "0.900 (0.850–0.950) for a and b"),
     ],
 )
-def test_a_comparison_orders_and_names_what_is_open(given: dict[str, Estimate], text: str) -> None:
+def test_a_comparison_orders_and_names_what_is_open(given, text):
     shown = comparison(given)
     assert shown == text or (text[0] == "…" and shown.endswith(text[1:]))
 
 
-def test_comparisons_of_other_forms() -> None:
+def test_comparisons_of_other_forms_and_what_all_share():
     given = {"a": estimate(0.25), "b": estimate(0.5, 0.4, 0.6)}
     assert comparison(given, "percent") == "b 50.0% (40.0–60.0) and a 25.0%"
     assert comparison(given, "count") == "b 50 of 100 and a 25 of 100"
@@ -108,6 +103,9 @@ def test_comparisons_of_other_forms() -> None:
     )
     three = {"first": given["b"], "then": given["b"], "last": estimate(0.6, 0.5, 0.7)}
     assert comparison(three, phrases=True).endswith("0.600 (0.500–0.700) last")
+    assert shared({"a": "1", "b": "1"}) == "1"
+    assert shared({"a": "1", "b": "2"}, "in") == "1 in a and 2 in b"
+    assert shared({"at rest": "1", "at work": "2"}, "") == "1 at rest and 2 at work"
 
 
 FOUND = {
@@ -138,16 +136,14 @@ def found(models: str) -> dict[str, Estimate]:
         ("wxyz", False, "xyz higher w, yz higher x"),
     ],
 )
-def test_a_ranking_says_what_disjoint_intervals_establish(
-    models: str, lower: bool, says: str
-) -> None:
+def test_a_ranking_says_what_disjoint_intervals_establish(models, lower, says):
     wanted = [text.split(" ") for text in filter(None, says.split(", "))]
     assert ranking("m", found(models), lower=lower) == tuple(
         Says("m", tuple(of), direction, tuple(than)) for of, direction, than in wanted
     )
 
 
-def test_a_ranking_of_several_ways_says_what_all_establish() -> None:
+def test_a_ranking_of_several_ways_says_what_all_establish():
     chain = found("wxy")
     turned = chain | {"w": chain["y"], "y": chain["w"]}
     assert ranking("m", chain, chain) == ranking("m", chain)
@@ -167,7 +163,7 @@ def test_a_ranking_of_several_ways_says_what_all_establish() -> None:
         ),
     ],
 )
-def test_a_ranking_is_one_sentence_in_each_case(models: str, text: str) -> None:
+def test_a_ranking_is_one_sentence_in_each_case(models, text):
     says = ranking("CS1", found(models))
     assert ranked(says, "units of", "hold more", where="At equal ε, ") == text
     if models == "bc":
@@ -175,7 +171,7 @@ def test_a_ranking_is_one_sentence_in_each_case(models: str, text: str) -> None:
         assert ranked(says, "units of", "hold more", what="the share") == words
 
 
-def test_changes_are_told_by_direction() -> None:
+def test_changes_are_told_by_direction():
     says = [
         changed("m", "a", FOUND["a"], FOUND["b"]),
         changed("m", "b", FOUND["b"], FOUND["c"]),
@@ -189,42 +185,33 @@ def test_changes_are_told_by_direction() -> None:
     )
 
 
-def test_what_all_share_is_said_once() -> None:
-    assert shared({"a": "1", "b": "1"}) == "1"
-    assert shared({"a": "1", "b": "2"}, "in") == "1 in a and 2 in b"
-    assert shared({"at rest": "1", "at work": "2"}, "") == "1 at rest and 2 at work"
+NAMED = {
+    "natural images": ("natural", "", 0.0, 0),
+    "FGSM, L∞ ε = 4/255": ("Fgsm", "Linf", 0.0156863, 1),
+    "PGD-20, L2 ε = 0.5": ("Pgd", "L2", 0.5, 20),
+    "PGD-5, L∞ ε = 0.03": ("Pgd", "Linf", 0.03, 5),
+    "Mine, L1 ε = 2": ("Mine", "L1", 2.0, 1),
+    "Mine, ε = 2": ("Mine", "", 2.0, 1),
+}
 
 
-@pytest.mark.parametrize(
-    ("attack", "norm", "epsilon", "steps", "text"),
-    [
-        ("natural", "", 0.0, 0, "natural images"),
-        ("Fgsm", "Linf", 0.0156863, 1, "FGSM, L∞ ε = 4/255"),
-        ("Pgd", "L2", 0.5, 20, "PGD-20, L2 ε = 0.5"),
-        ("Pgd", "Linf", 0.03, 5, "PGD-5, L∞ ε = 0.03"),
-        ("Mine", "L1", 2.0, 1, "Mine, L1 ε = 2"),
-        ("Mine", "", 2.0, 1, "Mine, ε = 2"),
-    ],
-)
-def test_attack_name(attack: str, norm: str, epsilon: float, steps: int, text: str) -> None:
-    row = {"attack": attack, "norm": norm, "epsilon": epsilon, "steps": steps}
-    assert attack_name(row) == text
+def test_attack_name() -> None:
+    columns = ("attack", "norm", "epsilon", "steps")
+    for text, values in NAMED.items():
+        assert attack_name(dict(zip(columns, values, strict=True))) == text
 
 
 @given(st.lists(st.tuples(st.text(), st.text()), min_size=2, max_size=6, unique=True))
-def test_file_names_are_safe_and_differ(parts: list[tuple[str, str]]) -> None:
+def test_file_names_are_safe_and_differ(parts):
     parts = [(a.replace("/", ""), b.replace("/", "")) for a, b in parts]
     names = {part: file_name(*part) for part in parts}
     assert all(re.fullmatch(r"[a-z0-9-]{6,67}", name) for name in names.values())
     assert len(set(names.values())) == len(set(parts))
 
 
-def test_cell_caption_names_the_prediction_only_where_it_differs() -> None:
+def test_cells_and_browsers():
     assert Cell(file="", label="cat", predicted="cat").caption == "cat"
     assert Cell(file="", label="cat", predicted="dog").caption == "cat → dog"
-
-
-def test_browser_holds_each_text_once_and_rounds_numbers() -> None:
     kinds = ("model", "unit", "text", "number")
     columns = [BrowserColumn(header="H", kind=kind) for kind in kinds]
     rows = [["a", 7, "", 0.123456], ["a", 12, "dog", None]]
@@ -243,7 +230,7 @@ def test_browser_holds_each_text_once_and_rounds_numbers() -> None:
 # rows
 
 
-def test_rows_are_found_by_their_columns() -> None:
+def test_rows_are_found_by_their_columns_and_have_estimates():
     rows = Rows(
         {"model": model, "k": k, "lc_mean": lc, "lc_low": 0.1, "lc_high": 0.3, "n": 5}
         for model, k, lc in (("b", 1, 0.2), ("a", 1, None), ("b", 2, 0.25))
@@ -261,9 +248,6 @@ def test_rows_are_found_by_their_columns() -> None:
     assert rows.by("model") == {"b": rows[2], "a": rows[1]}
     assert rows.estimates("lc") == {"b": Estimate(value=0.25, low=0.1, high=0.3, n=5)}
     assert rows.where(k=1).estimates("lc", by="k", n="k") == {}
-
-
-def test_estimates_take_the_columns_that_a_table_has() -> None:
     ends = {"low": 0.1, "high": 0.3, "units": 7}
     wanted = Estimate(value=0.2, low=0.1, high=0.3, n=7)
     assert Estimate.of({"mean": 0.2, **ends}, n="units") == wanted

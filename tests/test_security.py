@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from advlens import DataError, SettingsError, load_model
 from advlens.auditing.subjects import _synsets
 from advlens.cli import main
 from advlens.cli.parsing import parse
-from advlens.errors import DataError, SettingsError
-from advlens.models import load_model
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "SECURITY.md").read_text(encoding="utf-8")

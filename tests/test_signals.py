@@ -39,7 +39,6 @@ def test_another_thread_receives_none():
 
 
 def python(code: str, **options: Any) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a new process."""
     call = {"capture_output": True, "text": True, "check": False} | options
     done = subprocess.run([sys.executable, "-c", code], **call)
     return done.returncode, done.stdout, done.stderr
@@ -51,10 +50,9 @@ def test_a_second_signal_ends_the_process_at_once(second):
 import os, signal
 from advlens.signals import remembered_signals
 with remembered_signals():
-    os.kill(os.getpid(), signal.SIGTERM)
-    print("goes on", flush=True)
-    os.kill(os.getpid(), {int(second)})
-    print("too far", flush=True)
+    for number, told in ((signal.SIGTERM, "goes on"), ({int(second)}, "too far")):
+        os.kill(os.getpid(), number)
+        print(told, flush=True)
 """
     assert python(code) == (-second, "goes on\n", "")
 

@@ -11,13 +11,11 @@ import torch
 from PIL import Image
 from torch import nn
 
+from advlens import L2, Classifier, DataError, Linf, RunError
 from advlens.attacks import AdamAttack, Bim, FeatureAttack, Fgsm, GaussianNoise, LeastLikely, Pgd
-from advlens.attacks.threat import L2, Linf
 from advlens.datasets import ArrayData, Transform, load_data
 from advlens.distributed import joined
-from advlens.errors import DataError, RunError
 from advlens.files import locked
-from advlens.models import Classifier
 from advlens.settings import AttackSettings
 from advlens.workflows import attacked as stored_module
 from advlens.workflows.attacked import Success, chosen_attack, store_attack
@@ -25,6 +23,21 @@ from together import end, start
 
 CLASSES = ("cat", "dog", "ship", "truck", "frog")
 PGD = Pgd(threat=Linf(epsilon=9.7 / 255), steps=3)
+LINF, L2_BALL, CONV = Linf(epsilon=8 / 255), L2(epsilon=0.5), "network.conv1"
+NAMED = [  # settings, and the attack that they name
+    ({}, Pgd(threat=LINF)),
+    ({"method": "fgsm", "epsilon": 0.1, "seed": 4}, Fgsm(threat=Linf(epsilon=0.1), seed=4)),
+    ({"method": "bim", "norm": "l2", "steps": 5}, Bim(threat=L2_BALL, steps=5)),
+    ({"norm": "l2", "step_size": 0.1}, Pgd(threat=L2_BALL, step_size=0.1)),
+    ({"method": "least-likely"}, LeastLikely(threat=LINF)),
+    ({"method": "feature", "layer": CONV}, FeatureAttack(threat=LINF, layer=CONV)),
+    ({"method": "noise", "norm": "l2"}, GaussianNoise(threat=L2_BALL)),
+    ({"method": "adam", "weight": 2.0}, AdamAttack(weight=2.0)),
+    (
+        {"method": "adam", "weight": 2.0, "steps": 9, "step_size": 0.1},
+        AdamAttack(weight=2.0, steps=9, step_size=0.1),
+    ),
+]
 
 
 @pytest.fixture
@@ -42,7 +55,6 @@ def data(pixels, labels):
 
 
 def read(out: Path, data: ArrayData) -> np.ndarray:
-    """The stored images by id, N×H×W×3."""
     found = []
     for i, label in enumerate(data.labels.tolist()):
         with Image.open(out / "images" / CLASSES[label] / f"{i:06d}.png") as image:
@@ -68,7 +80,6 @@ def test_files_and_table_hold_what_the_attack_did(attack, classifier, data, tmp_
     # batches of another size may round a pixel that lies on the edge to the other side
     assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1
     assert (found != expected).mean() < 1e-3
-
     change = found.transpose(0, 3, 1, 2) / 255 - originals.numpy()
     with torch.no_grad():
         clean = classifier(originals.float())
@@ -95,8 +106,7 @@ def test_files_and_table_hold_what_the_attack_did(attack, classifier, data, tmp_
 
 
 def test_success_that_rounding_undoes_is_not_counted(tmp_path):
-    pixels = torch.full((4, 3, 8, 8), 100, dtype=torch.uint8)
-    edge = nn.Linear(3 * 8 * 8, 5)
+    pixels, edge = torch.full((4, 3, 8, 8), 100, dtype=torch.uint8), nn.Linear(3 * 8 * 8, 5)
     with torch.no_grad():
         edge.weight.zero_()[0] = 1
         edge.bias.zero_()[0] = 0.01 - 3 * 8 * 8 * 100 / 255  # a hair's breadth on class 0's side
@@ -109,8 +119,7 @@ def test_success_that_rounding_undoes_is_not_counted(tmp_path):
 
 def test_the_stored_folder_is_data_within_half_a_level_of_the_ball(classifier, data, tmp_path):
     store_attack(classifier, data, PGD, tmp_path)
-    largest = max(float(row["linf"]) for row in rows(tmp_path))
-    assert 9.7 / 255 < largest <= 10.2 / 255
+    assert 9.7 / 255 < max(float(row["linf"]) for row in rows(tmp_path)) <= 10.2 / 255
     folder = load_data(f"folder:{tmp_path}/images", transform=Transform(size=8, resize=8))
     again = folder.aligned(CLASSES, None)
     order = sorted(range(24), key=lambda i: (CLASSES[data.labels[i]], i))
@@ -137,7 +146,6 @@ def test_an_interrupted_run_computes_only_what_is_missing(classifier, data, tmp_
             store_attack(classifier, data, PGD, out, batch_size=8)
     assert len(list(out.rglob("*.png"))) == 12
     (out / "images" / CLASSES[data.labels[0]] / "000000.png").unlink()
-
     calls, attack = [], Pgd.__call__
 
     def watched(self, *args, ids):
@@ -188,23 +196,6 @@ def test_what_cannot_be_stored_is_refused(classifier, data, tmp_path):
     with pytest.raises(DataError, match=r"\(5,\) for one image, but noise has 2 classes"):
         store_attack(nameless, few, PGD, bad)
     assert not bad.exists()
-
-
-LINF, L2_BALL, CONV = Linf(epsilon=8 / 255), L2(epsilon=0.5), "network.conv1"
-NAMED = [  # settings, and the attack that they name
-    ({}, Pgd(threat=LINF)),
-    ({"method": "fgsm", "epsilon": 0.1, "seed": 4}, Fgsm(threat=Linf(epsilon=0.1), seed=4)),
-    ({"method": "bim", "norm": "l2", "steps": 5}, Bim(threat=L2_BALL, steps=5)),
-    ({"norm": "l2", "step_size": 0.1}, Pgd(threat=L2_BALL, step_size=0.1)),
-    ({"method": "least-likely"}, LeastLikely(threat=LINF)),
-    ({"method": "feature", "layer": CONV}, FeatureAttack(threat=LINF, layer=CONV)),
-    ({"method": "noise", "norm": "l2"}, GaussianNoise(threat=L2_BALL)),
-    ({"method": "adam", "weight": 2.0}, AdamAttack(weight=2.0)),
-    (
-        {"method": "adam", "weight": 2.0, "steps": 9, "step_size": 0.1},
-        AdamAttack(weight=2.0, steps=9, step_size=0.1),
-    ),
-]
 
 
 @pytest.mark.parametrize(("settings", "expected"), NAMED)

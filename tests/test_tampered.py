@@ -29,6 +29,23 @@ pytestmark = pytest.mark.usefixtures("no_rendering")
 
 SETTINGS = AuditSettings(stages=("accuracy",), steps=1, batch_size=8)
 TRAINING = Training(epochs=1, batch_size=8, validation=4)
+ZERO = torch.zeros(1)
+DAMAGES = {
+    "other keys": lambda state: state.pop("rows"),
+    "step is a text": lambda state: state.update(step="1"),
+    "step beyond the end": lambda state: state.update(step=10**6),
+    "weights of another shape": lambda s: s["classifier"].update({"network.0.weight": ZERO}),
+    "kept weights of another kind": lambda state: state.update(best_weights={"a": ZERO}),
+    "rows are numbers": lambda state: state.update(rows=[1]),
+    "rows lack values": lambda state: state.update(rows=[{"epoch": 1}]),
+    "rows are nested": lambda state: state["rows"][0].update(loss=[[1]]),
+    "an epoch is not judged, and has no loss": lambda state: state.update(rows=[], best_weights={}),
+    "an average that nobody asked for": lambda state: state.update(average={"a": ZERO}),
+    "the optimizer is empty": lambda state: state.update(optimizer={}),
+    "momentum of another shape": lambda s: s["optimizer"]["state"][0].update(momentum_buffer=ZERO),
+    "the identity is no text": lambda state: state.update(identity=3),
+    "the identity is no JSON": lambda state: state.update(identity="{"),
+}
 
 
 def images(seed: int = 0) -> ArrayData:
@@ -75,7 +92,6 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory):
-    """An audit of two models that died in the second one's pass."""
     run = tmp_path_factory.mktemp("interrupted") / "run"
     with pytest.MonkeyPatch.context() as patch, killed(patch, after=5):
         go_on(run)
@@ -176,7 +192,7 @@ def test_a_folder_that_is_deleted_under_a_training_ends_it(tmp_path):
     assert not out.exists()
 
 
-def test_a_held_folder_that_was_replaced_is_not_written(tmp_path):
+def test_a_held_folder_that_was_replaced_or_is_gone_says_so(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     with held(folder):
@@ -188,8 +204,6 @@ def test_a_held_folder_that_was_replaced_is_not_written(tmp_path):
         write_text(tmp_path / "beside.txt", "x")
     write_text(folder / "c.txt", "x")  # it is anyone's now
 
-
-def test_a_read_that_fails_because_the_folder_is_gone_says_so(tmp_path):
     def work(folder: Path) -> None:
         folder.mkdir()
         with held(folder):
@@ -197,7 +211,7 @@ def test_a_read_that_fails_because_the_folder_is_gone_says_so(tmp_path):
             (folder / "c.txt").read_text()
 
     with pytest.raises(RunError, match="removed or replaced"):
-        work(tmp_path / "run")
+        work(tmp_path / "gone")
 
 
 def test_links_are_refused_only_where_a_run_writes(tmp_path):
@@ -225,25 +239,6 @@ def test_a_report_of_an_interrupted_audit_shows_what_is_there(copied):
     (copied / "run.json").unlink()
     with pytest.raises(RunError, match=r"is not finished; the command that began it goes on"):
         write_report(copied, [accuracy])
-
-
-ZERO = torch.zeros(1)
-DAMAGES = {
-    "other keys": lambda state: state.pop("rows"),
-    "step is a text": lambda state: state.update(step="1"),
-    "step beyond the end": lambda state: state.update(step=10**6),
-    "weights of another shape": lambda s: s["classifier"].update({"network.0.weight": ZERO}),
-    "kept weights of another kind": lambda state: state.update(best_weights={"a": ZERO}),
-    "rows are numbers": lambda state: state.update(rows=[1]),
-    "rows lack values": lambda state: state.update(rows=[{"epoch": 1}]),
-    "rows are nested": lambda state: state["rows"][0].update(loss=[[1]]),
-    "an epoch is not judged, and has no loss": lambda state: state.update(rows=[], best_weights={}),
-    "an average that nobody asked for": lambda state: state.update(average={"a": ZERO}),
-    "the optimizer is empty": lambda state: state.update(optimizer={}),
-    "momentum of another shape": lambda s: s["optimizer"]["state"][0].update(momentum_buffer=ZERO),
-    "the identity is no text": lambda state: state.update(identity=3),
-    "the identity is no JSON": lambda state: state.update(identity="{"),
-}
 
 
 @pytest.fixture(scope="module")

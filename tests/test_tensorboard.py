@@ -29,7 +29,6 @@ CHARTS = {
 
 
 def written(out: Path) -> dict[str, list[tuple[int, float]]]:
-    """The points of each chart."""
     events = EventAccumulator(str(out / "tensorboard"))
     events.Reload()
     return {

@@ -15,6 +15,8 @@ from steps_by_hand import stream
 
 NORMS = [Linf, L2]
 each_norm = pytest.mark.parametrize("norm", NORMS)
+WRONG = [-1e-3, math.nan, math.inf, *map(torch.tensor, ([0.1, -0.1], [math.nan])), torch.eye(2)]
+RANGES = [(0.2, 0.1), (-0.1, 0.1), (math.nan, 1), (0, math.nan), (0, math.inf), (-math.inf, 0)]
 
 
 def random_images(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -49,12 +51,11 @@ def cases(draw):
     return draw(st.sampled_from(NORMS))(epsilon=epsilon), images, candidates
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(cases())
 def test_invariants(case):
     threat, images, candidates = case
-    ids = torch.arange(len(images))
-    projected = threat.project(candidates, images)
+    ids, projected = torch.arange(len(images)), threat.project(candidates, images)
     for found in (projected, threat.sample(images, seed=1, ids=ids)):
         assert_within(threat, found, images)
         still = (torch.as_tensor(threat.epsilon) == 0).expand(len(images))
@@ -93,9 +94,6 @@ def test_l2_start_is_uniform_in_the_ball(size):
     spread = 3.5 / (2000 * direction.shape[1]) ** 0.5
     assert direction.mean(dim=0).abs().max() < spread
     assert (direction.square().mean(dim=0) * direction.shape[1] - 1).abs().max() < 0.2
-    # a radius drawn as u itself, as in torchattacks, fails
-    share = torch.rand(2000, generator=torch.Generator().manual_seed(0)).double()
-    assert kolmogorov_smirnov((share ** difference.shape[1]).numpy()) > 1.95
 
 
 def test_linf_start_is_uniform_in_the_box():
@@ -139,16 +137,12 @@ def test_one_epsilon_per_image(norm):
     for i in range(3):
         one, part = norm(epsilon=epsilon[i].item()), slice(i, i + 1)
         assert torch.equal(projected[part], one.project(candidates[part], images[part]))
-        expected = one.sample(images[part], seed=1, ids=ids[part])
-        torch.testing.assert_close(sampled[part], expected)
+        torch.testing.assert_close(sampled[part], one.sample(images[part], seed=1, ids=ids[part]))
     positions = torch.tensor([2, 0])
     assert threat.at(positions).epsilon.tolist() == pytest.approx([0.4, 0.0])
     assert one.at(positions) is one
     with pytest.raises(SettingsError, match="3 values for 2 images"):
         threat.project(candidates[:2], images[:2])
-
-
-WRONG = [-1e-3, math.nan, math.inf, *map(torch.tensor, ([0.1, -0.1], [math.nan])), torch.eye(2)]
 
 
 @each_norm
@@ -190,18 +184,7 @@ def test_a_radius_is_drawn_for_each_image_whatever_its_batch(norm):
     assert drawn.radius(torch.rand(4, 3, 2, 2)).shape == (4, 1, 1, 1)
     with pytest.raises(SettingsError, match="epsilon has yet to be drawn"):
         threat.project(torch.rand(4, 3, 2, 2), torch.rand(4, 3, 2, 2))
-    same = norm(epsilon=Uniform(low=0.25, high=0.25)).drawn(3, ids)
-    assert same.epsilon.tolist() == [0.25] * 4
-
-
-def test_a_radius_to_be_drawn_is_recorded_whole_and_compares():
-    threat = Linf(epsilon=Uniform(low=0.1, high=0.25))
-    assert repr(threat) == "Linf(epsilon=Uniform(low=0.1, high=0.25))"
-    assert threat == Linf(epsilon=Uniform(low=0.1, high=0.25))
-    assert hash(threat) == hash(Linf(epsilon=Uniform(low=0.1, high=0.25)))
-
-
-RANGES = [(0.2, 0.1), (-0.1, 0.1), (math.nan, 1), (0, math.nan), (0, math.inf), (-math.inf, 0)]
+    assert norm(epsilon=Uniform(low=0.25, high=0.25)).drawn(3, ids).epsilon.tolist() == [0.25] * 4
 
 
 @pytest.mark.parametrize(("low", "high"), RANGES)
@@ -210,8 +193,12 @@ def test_impossible_ranges_are_refused(low, high):
         Uniform(low=low, high=high)
 
 
-def test_lengths():
+def test_lengths_and_a_radius_to_be_drawn_that_is_recorded_whole():
     difference = torch.zeros(2, 3, 2, 2)
     difference[0, 0, 0, 0], difference[0, 1, 1, 1] = 3.0, -4.0
     assert Linf(epsilon=1).length(difference).tolist() == [4, 0]
     assert L2(epsilon=1).length(difference).tolist() == [5, 0]
+    threat = Linf(epsilon=Uniform(low=0.1, high=0.25))
+    assert repr(threat) == "Linf(epsilon=Uniform(low=0.1, high=0.25))"
+    assert threat == Linf(epsilon=Uniform(low=0.1, high=0.25))
+    assert hash(threat) == hash(Linf(epsilon=Uniform(low=0.1, high=0.25)))

@@ -11,17 +11,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from advlens.attacks import Pgd
-from advlens.attacks.threat import L2
+from advlens import L2, Classifier, DataError, Pgd, RunError, Training
 from advlens.datasets import ArrayData
 from advlens.distributed import joined
-from advlens.errors import DataError, RunError
 from advlens.files import locked, sha256
-from advlens.models import Classifier
 from advlens.runs.folder import read_json
 from advlens.runs.results import Results
 from advlens.runs.tables import TABLES
-from advlens.training import Training
 from advlens.training.words import in_words
 from advlens.workflows import trained
 from advlens.workflows.trained import finish
@@ -40,6 +36,8 @@ METRICS = """\
 {"epoch": 3, "loss": 1.25, "natural": 0.875, "adversarial": 0.25, "n": 8, "seconds": 1234.5}
 """
 Run = Callable[..., dict[str, Any]]
+SHARED: dict[str, Any] = {"half": True, "mean": 1 / 3}
+"""A mean of 1/3 is stored with six digits: all processes must measure with those."""
 
 
 def images(pixels: Tensor, labels: Tensor) -> ArrayData:
@@ -59,7 +57,7 @@ def ended(
 
 
 @pytest.fixture
-def test_set(pixels: Tensor, labels: Tensor) -> ArrayData:
+def test_set(pixels, labels):
     return images(pixels, labels)
 
 
@@ -78,15 +76,12 @@ def run(smooth: nn.Module, test_set: ArrayData, tmp_path: Path) -> Run:
 
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves out the figures, which take most of the time."""
     monkeypatch.setattr(trained, "write_report", lambda run: None)
 
 
 @pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize("kind", ["float32", "float16"])
-def test_the_stored_weights_are_measured_and_described(
-    kind: str, run: Run, smooth: nn.Module, test_set: ArrayData, tmp_path: Path
-) -> None:
+def test_the_stored_weights_are_measured_and_described(kind, run, smooth, test_set, tmp_path):
     measured, path = run(half=kind == "float16"), tmp_path / "model.safetensors"
     weights = load_file(path)
     assert {t.dtype for t in weights.values()} == {getattr(torch, kind)}
@@ -101,7 +96,6 @@ def test_the_stored_weights_are_measured_and_described(
     assert measured["natural"]["top1"] == natural
     assert measured["attacked"]["top1"] == robust < natural
     assert measured["attacked"]["n"] == 24
-
     card = (tmp_path / "model.md").read_text()
     for part in (
         f"smooth, {sum(p.numel() for p in smooth.parameters()):,} parameters",
@@ -120,9 +114,7 @@ def test_the_stored_weights_are_measured_and_described(
     assert "recipe" not in card
 
 
-def test_the_same_command_again_measures_nothing_and_writes_the_same(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_command_again_measures_nothing_and_writes_the_same(run, tmp_path, monkeypatch):
     def contents() -> dict[str, bytes]:
         files = [path for path in tmp_path.rglob("*") if path.is_file()]
         return {str(path.relative_to(tmp_path)): path.read_bytes() for path in files}
@@ -138,9 +130,8 @@ def test_the_same_command_again_measures_nothing_and_writes_the_same(
 
 
 @pytest.mark.usefixtures("no_report")
-def test_the_run_folder_is_one_that_a_report_can_be_made_of(run: Run, tmp_path: Path) -> None:
-    measured = run(recipe="tiny-standard")
-    results = Results.read(tmp_path)
+def test_the_run_folder_is_one_that_a_report_can_be_made_of(run, tmp_path):
+    measured, results = run(recipe="tiny-standard"), Results.read(tmp_path)
     record = results.record
     assert results.models == ("smooth",)
     assert record["models"][0]["weights"] == sha256(tmp_path / "model.safetensors")
@@ -150,7 +141,6 @@ def test_the_run_folder_is_one_that_a_report_can_be_made_of(run: Run, tmp_path: 
     assert [stage["stage"] for stage in record["stages"]] == ["training", "test"]
     assert record["stages"][0]["seconds"] == 1234.5
     assert "| recipe | tiny-standard |" in (tmp_path / "model.md").read_text()
-
     rows = results.table("accuracy")
     assert list(read(tmp_path, "accuracy")[0]) == list(TABLES["accuracy"].columns)
     assert [(r["attack"], r["norm"], r["epsilon"], r["steps"], r["n"]) for r in rows] == [
@@ -160,7 +150,6 @@ def test_the_run_folder_is_one_that_a_report_can_be_made_of(run: Run, tmp_path: 
     for row, key in zip(rows, ("natural", "attacked"), strict=True):
         assert row["top1"] == pytest.approx(measured[key]["top1"], abs=1e-6)
         assert row["top1_low"] < row["top1"] < row["top1_high"]
-
     table = read(tmp_path, "training")
     assert [row["adversarial"] for row in table] == ["0.25", "0.5", "0.25"]
     assert [row["kept"] for row in table] == ["false", "true", "false"]
@@ -170,11 +159,8 @@ def test_the_run_folder_is_one_that_a_report_can_be_made_of(run: Run, tmp_path: 
 
 
 @pytest.mark.usefixtures("no_report")
-def test_what_was_measured_otherwise_is_measured_again(
-    run: Run, test_set: ArrayData, tmp_path: Path
-) -> None:
-    first = run()
-    stronger = run(Pgd(threat=L2(epsilon=0.6), steps=20))
+def test_what_was_measured_otherwise_is_measured_again(run, test_set, tmp_path):
+    first, stronger = run(), run(Pgd(threat=L2(epsilon=0.6), steps=20))
     assert stronger["attacked"]["top1"] < first["attacked"]["top1"]
     assert run()["attacked"] == first["attacked"]
     test_set.labels = (test_set.labels + 1) % 5
@@ -183,10 +169,6 @@ def test_what_was_measured_otherwise_is_measured_again(
     (tmp_path / "model.safetensors").write_bytes(b"other weights")
     run()
     assert (tmp_path / "model.safetensors").read_bytes() == kept
-
-
-SHARED: dict[str, Any] = {"half": True, "mean": 1 / 3}
-"""A mean of 1/3 is stored with six digits: all processes must measure with those."""
 
 
 def _finish_together(out: Path, tests: list[ArrayData], state: dict[str, Tensor]) -> None:
@@ -208,8 +190,8 @@ def _finish_together(out: Path, tests: list[ArrayData], state: dict[str, Tensor]
 
 @pytest.mark.usefixtures("no_report")
 def test_processes_count_each_image_once_and_only_the_first_writes(
-    smooth: nn.Module, pixels: Tensor, labels: Tensor, tmp_path: Path
-) -> None:
+    smooth, pixels, labels, tmp_path
+):
     tests = [images(pixels[:count], labels[:count]) for count in (23, 1)]
     for folder in ("23/0", "23/alone", "1/0", "1/alone"):
         (tmp_path / folder).mkdir(parents=True)
@@ -229,12 +211,9 @@ def test_processes_count_each_image_once_and_only_the_first_writes(
         assert read(folder / "0", "accuracy") == read(folder / "alone", "accuracy")
 
 
-def test_a_folder_in_use_is_refused(run: Run, tmp_path: Path) -> None:
+def test_a_folder_in_use_and_damaged_metrics_are_refused(run, tmp_path):
     with locked(tmp_path), pytest.raises(RunError, match="another advlens process"):
         run()
-
-
-def test_damaged_metrics_are_named(run: Run, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(METRICS.replace("0.875", "8.75"))
     with pytest.raises(DataError, match=r"metrics\.jsonl is damaged: natural in line 3 is 8\.75"):
         run()

@@ -10,13 +10,11 @@ import functools
 import pytest
 import torch
 
-from advlens.attacks import Divergence, FeatureAttack, Pgd
-from advlens.attacks.threat import L2
-from advlens.models.classifier import Classifier
+from advlens import L2, Classifier, Divergence, FeatureAttack, Pgd
 from advlens.models.resnet import CifarResNet
 from advlens.prepared import live_features, prepare
 from advlens.training import objectives
-from advlens.training.objectives import FeatureConsistency, Objective, TrainingBatch
+from advlens.training.objectives import FeatureConsistency, TrainingBatch
 from flops import flops
 
 IMAGES, CLASSES, K, M = 6, 10, 3, 2
@@ -26,21 +24,6 @@ LINEAR = 2 * 8 * CLASSES * IMAGES
 """The linear layer's."""
 BALL = L2(epsilon=0.1)
 PGD = Pgd(threat=BALL, steps=K, select="last")
-
-
-@pytest.fixture
-def batch() -> TrainingBatch:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = CifarResNet((1, 1), (4, 8), "projection", classes=CLASSES)
-        images = torch.rand(IMAGES, 3, 16, 16)
-    classifier = Classifier(network, name="tiny", image_size=16).train()
-    copied = prepare(classifier, images)
-    features = functools.cache(lambda layer: live_features(classifier, layer))
-    labels = torch.arange(IMAGES)
-    return TrainingBatch(classifier, lambda: copied, features, images, labels, labels, 0)
-
-
 FEATURES = FeatureAttack(threat=BALL, steps=M, select="last")
 KL = Divergence(threat=BALL, steps=K, select="last")
 COSTS = {  # units; backward passes to the weights alone; passes without the linear layer
@@ -62,10 +45,21 @@ COSTS = {  # units; backward passes to the weights alone; passes without the lin
 }
 
 
+@pytest.fixture
+def batch() -> TrainingBatch:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = CifarResNet((1, 1), (4, 8), "projection", classes=CLASSES)
+        images = torch.rand(IMAGES, 3, 16, 16)
+    classifier = Classifier(network, name="tiny", image_size=16).train()
+    copied = prepare(classifier, images)
+    features = functools.cache(lambda layer: live_features(classifier, layer))
+    labels = torch.arange(IMAGES)
+    return TrainingBatch(classifier, lambda: copied, features, images, labels, labels, 0)
+
+
 @pytest.mark.parametrize(("objective", "units", "to_weights", "without"), COSTS.values(), ids=COSTS)
-def test_units_of_a_step(
-    objective: Objective, units: int, to_weights: int, without: int, batch: TrainingBatch
-) -> None:
+def test_units_of_a_step(objective, units, to_weights, without, batch):
     with torch.no_grad():
         unit = flops(lambda: batch.prepared()(batch.images))
         assert flops(lambda: batch.network(batch.images)) == unit

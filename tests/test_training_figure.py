@@ -42,7 +42,6 @@ def curve(axes: Axes, index: int, dashed: bool) -> list[tuple[float, float]]:
 
 
 def marks(axes: Axes, index: int) -> list[tuple[float, float]]:
-    """The markers of a model."""
     return [
         (line.get_xdata()[0], line.get_ydata()[0])
         for line in axes.lines
@@ -99,8 +98,7 @@ def test_without_cross_entropy_the_loss_of_the_objective_is_shown(tmp_path: Path
 def test_losses_far_apart_are_drawn_on_a_logarithmic_axis(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, left_out=("train_natural_loss",))
     near = panels(figures.training_curves(rows, BOTH))["natural_loss"]
-    assert near.get_yscale() == "linear"
-    assert near.get_ylim()[0] == 0
+    assert (near.get_yscale(), near.get_ylim()[0]) == ("linear", 0)
     far = Rows({**row, "natural_loss": row["natural_loss"] / row["epoch"] ** 2} for row in rows)
     axes = panels(figures.training_curves(far, BOTH))["natural_loss"]
     assert axes.get_yscale() == "log"
@@ -114,13 +112,10 @@ def test_losses_far_apart_are_drawn_on_a_logarithmic_axis(tmp_path: Path) -> Non
     assert axes.get_ylim()[0] < 0
 
 
-def test_epochs_are_whole_numbers(tmp_path: Path) -> None:
+def test_epochs_are_whole_numbers_and_one_model_needs_only_the_key(tmp_path):
     figure = figures.training_curves(rows_of(tmp_path, epochs=2), BOTH)
     for axes in figure.axes:
         assert all(float(tick).is_integer() for tick in axes.get_xticks())
-
-
-def test_one_model_needs_only_the_key(tmp_path: Path) -> None:
     rows = rows_of(tmp_path).where(model="robust")
     (key,) = figures.training_curves(rows, ("robust",)).legends
     assert [text.get_text() for text in key.get_texts()] == ["held out", "training", "epoch kept"]

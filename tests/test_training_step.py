@@ -36,7 +36,7 @@ each_objective = pytest.mark.parametrize("objective", ALL.values(), ids=ALL)
 
 
 @each_objective
-def test_networks_that_cannot_be_traced(objective: Objective) -> None:
+def test_networks_that_cannot_be_traced(objective):
     """Their features are read by hooks."""
     untraceable, batch = batch_of(Untraceable), batch_of()
     loss, gradients = step(objective, untraceable)
@@ -48,7 +48,7 @@ def test_networks_that_cannot_be_traced(objective: Objective) -> None:
 
 
 @each_objective
-def test_mixed_precision(objective: Objective) -> None:
+def test_mixed_precision(objective):
     """Loss and terms in float32, near those of full precision, and a gradient that goes along."""
     full = step(objective, batch_of(dtype=torch.float32))
     batch = batch_of(dtype=torch.float32)
@@ -84,11 +84,8 @@ ATTACKS: list[Attack] = [
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: type(a).__name__)
-def test_the_attack_sees_evaluation_mode_and_leaves_no_trace(
-    attack: Attack, batch: TrainingBatch
-) -> None:
-    before = state_of(batch)
-    attacked = batch.attacked(attack)
+def test_the_attack_sees_evaluation_mode_and_leaves_no_trace(attack, batch):
+    before, attacked = state_of(batch), batch.attacked(attack)
     assert state_of(batch) == before
     assert not attacked.requires_grad
     seeded, fresh = dataclasses.replace(attack, seed=SEED), Prepared(batch.network, torch.float64)
@@ -96,9 +93,7 @@ def test_the_attack_sees_evaluation_mode_and_leaves_no_trace(
 
 
 @each_objective
-def test_a_step_leaves_gradients_and_counted_batches_alone(
-    objective: Objective, batch: TrainingBatch
-) -> None:
+def test_a_step_leaves_gradients_and_counted_batches_alone(objective, batch):
     """Each pass of the live network counts once in the running statistics, attacks never do."""
     before = [(p.requires_grad, p.clone()) for p in batch.network.parameters()]
     batch.network.second.bias.requires_grad_(False)
@@ -116,12 +111,9 @@ def test_a_step_leaves_gradients_and_counted_batches_alone(
 
 
 @each_objective
-def test_the_share_of_a_process_weighs_what_is_in_the_gradient_early(
-    objective: Objective, batch: TrainingBatch
-) -> None:
+def test_the_share_of_a_process_weighs_what_is_in_the_gradient_early(objective, batch):
     """The loop multiplies the loss returned by the share; the other part has it already."""
-    whole = step(objective, batch)
-    part = dataclasses.replace(batch_of(), share=0.25)
+    whole, part = step(objective, batch), dataclasses.replace(batch_of(), share=0.25)
     loss = objective(part)
     torch.autograd.backward(loss * part.share, inputs=list(part.network.parameters()))
     torch.testing.assert_close(loss, whole[0], check_dtype=False)

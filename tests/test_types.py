@@ -14,6 +14,7 @@ from advlens import (
     Classifier,
     Dissection,
     DissectSettings,
+    GaussianNoise,
     IntegratedGradients,
     Linf,
     Pgd,
@@ -25,6 +26,29 @@ from advlens.settings import AttackSettings, TrainSettings
 
 BALL = Linf(epsilon=0.1)
 NET = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+IMAGES = torch.rand(1, 3, 2, 2), torch.tensor([0])
+GRADIENTS = IntegratedGradients(steps=2)
+
+
+CALLS = {
+    "a model is loaded by its name": lambda: advlens.load_model(nn.Flatten()),
+    "data are loaded by their name": lambda: advlens.load_data(Path("images")),
+    "a method is named by a string": lambda: advlens.make_attack(3),
+    "net: classes must be a list": lambda: Classifier(NET, name="net", classes="abc"),
+    "net: the network must be a torch.nn.Module, not int": lambda: Classifier(3, name="net"),
+    "net: image_size must be a number": lambda: Classifier(NET, name="net", image_size="32"),
+    "net: resize must be a number of pixels": lambda: Classifier(NET, name="net", resize=0),
+    "the name of a classifier must be a text, not 3": lambda: Classifier(NET, name=3),
+    "net: interpolation must be bilinear or bicubic, not 'area'": lambda: Classifier(
+        NET, name="net", interpolation="area"
+    ),
+    "there is no device 'gpu' here": lambda: advlens.load_model("resnet14", device="gpu"),
+    "there is no device 'cuda:99'": lambda: advlens.load_model("resnet14", device="cuda:99"),
+    "returns no head 3.5; there are: 0": lambda: logits_of((torch.rand(1, 2),), 3.5),
+    "transform must be advlens.datasets": lambda: advlens.load_data("sample", transform=32),
+    "baselines must be a float tensor, no": lambda: GRADIENTS(NET, *IMAGES, baselines="black"),
+    "the model must be a torch.nn.Module, not": lambda: Pgd(threat=BALL)("cifar10-l2", *IMAGES),
+}
 
 
 @pytest.mark.parametrize(
@@ -45,6 +69,7 @@ NET = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
         (AttackSettings, {"method": "pdg"}, "method must be one of fgsm, bim, pgd, "),
         (TrainSettings, {"epsilon_range": (1, 2, 3)}, "epsilon_range must be a tuple of 2 parts, "),
         (Pgd, {"threat": "linf"}, r"threat must be Threat\(…\), not 'linf'"),
+        (GaussianNoise, {"threat": BALL, "seed": "1"}, "seed must be a whole number, not '1'"),
         (Pgd, {"threat": BALL, "label": "least"}, "label must be one of true, predicted, not"),
         (Linf, {"epsilon": "8/255"}, "epsilon must be a number or a tensor or Uniform"),
         (Dissection, {"layers": "conv1"}, "layers must be a tuple, each part a string"),
@@ -68,40 +93,7 @@ def test_what_means_the_same_is_taken():
     assert Linf(epsilon=torch.tensor([0.1, 0.2])).epsilon.shape == (2,)
 
 
-IMAGES = torch.rand(1, 3, 2, 2), torch.tensor([0])
-GRADIENTS = IntegratedGradients(steps=2)
-
-
-@pytest.mark.parametrize(
-    ("call", "sentence"),
-    [
-        (lambda: advlens.load_model(nn.Flatten()), "a model is loaded by its name"),
-        (lambda: advlens.load_data(Path("images")), "data are loaded by their name"),
-        (lambda: advlens.make_attack(3), "a method is named by a string"),
-        (lambda: Classifier(NET, name="net", classes="abc"), "net: classes must be a list"),
-        (lambda: Classifier(NET, name="net", classes=10), "net: classes must be a list"),
-        (lambda: Classifier(3, name="net"), "net: the network must be a torch.nn.Module, not int"),
-        (lambda: Classifier(NET, name="net", image_size="32"), "net: image_size must be a number"),
-        (lambda: Classifier(NET, name="net", resize=0), "net: resize must be a number of pixels"),
-        (lambda: Classifier(NET, name=3), "the name of a classifier must be a text, not 3"),
-        (
-            lambda: Classifier(NET, name="net", interpolation="area"),
-            "net: interpolation must be bilinear or bicubic, not 'area'",
-        ),
-        (lambda: advlens.load_model("resnet14", device="gpu"), "there is no device 'gpu' here"),
-        (lambda: advlens.load_model("resnet14", device="cuda:99"), "there is no device 'cuda:99'"),
-        (lambda: logits_of((torch.rand(1, 2),), 3.5), "returns no head 3.5; there are: 0"),
-        (lambda: advlens.load_data("sample", transform=32), "transform must be advlens.datasets"),
-        (
-            lambda: GRADIENTS(NET, *IMAGES, baselines="black"),
-            "baselines must be a float tensor, no",
-        ),
-        (
-            lambda: Pgd(threat=BALL)("cifar10-l2", *IMAGES),
-            "the model must be a torch.nn.Module, not",
-        ),
-    ],
-)
-def test_what_is_no_name_and_no_model_is_refused(call, sentence):
+@pytest.mark.parametrize("sentence", CALLS)
+def test_what_is_no_name_and_no_model_is_refused(sentence):
     with pytest.raises(AdvlensError, match=sentence):
-        call()
+        CALLS[sentence]()

@@ -7,7 +7,6 @@ import os
 import random
 import runpy
 import shutil
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from advlens import wordnet
-from advlens.errors import DataError, NumericError, SettingsError
+from advlens import DataError, NumericError, SettingsError, wordnet
 
 TABLES = resources.files("advlens") / "tables"
 IMAGENET = (TABLES / "imagenet-wnids.txt").read_text(encoding="ascii").split()
@@ -28,6 +26,11 @@ PERSIAN_CAT, WOLFHOUND = "n02123394", "n02090475"
 EINSTEIN, PHYSICIST = "n10954498", "n10428004"
 
 Table = dict[str, tuple[list[str], list[str]]]
+SENSES = {
+    "no such thing": r"'no such thing' has 0 senses among the nouns of WordNet 3\.0; give",
+    "tabby": r"'tabby' has 2 senses .*\(n02122878 tabby, queen; n02123045 tabby, tabby cat\);",
+    "wolfhound,cat,dog": r"'cat' \(the first of 2 without .*\) has 8 senses .*; …\);",
+}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +60,7 @@ def wordnet_base() -> Path:
 
 
 @pytest.fixture(scope="module")
-def nltk_wordnet(wordnet_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def nltk_wordnet(wordnet_base: Path, tmp_path_factory: pytest.TempPathFactory):
     """NLTK's reader on Debian's WordNet 3.0, laid out as its corpus "wordnet"."""
     import nltk
 
@@ -83,7 +86,7 @@ def test_the_table_holds_every_noun_below_one_root(table: Table) -> None:
     assert all(parent in table for hypernyms, _ in table.values() for parent in hypernyms)
 
 
-def test_known_distances() -> None:
+def test_known_distances_and_those_of_imagenet(imagenet_distances):
     for first, second, expected in (
         (TABBY, TABBY, 0),
         (TABBY, DOMESTIC_CAT, 1),
@@ -92,9 +95,6 @@ def test_known_distances() -> None:
         (EINSTEIN, PHYSICIST, 1),  # an instance hypernym
     ):
         assert wordnet.distance(first, second) == expected
-
-
-def test_imagenet_distances_have_the_known_range_and_median(imagenet_distances: np.ndarray) -> None:
     pairs = imagenet_distances[np.triu_indices(1000, 1)]
     assert (pairs.min(), pairs.max(), np.median(pairs)) == (2, 26, 13)
 
@@ -143,16 +143,13 @@ def test_similarity_is_a_gaussian_of_the_distance(sigma: float) -> None:
         assert similarity[i, j] == pytest.approx(math.exp(-d * d / (2 * sigma**2)), rel=1e-12)
 
 
-def test_similarity_of_imagenet_is_positive_definite_at_sigma_1_and_refused_at_2() -> None:
+def test_similarity_of_imagenet_is_positive_definite_at_sigma_1_and_refused_at_2():
     least = np.linalg.eigvalsh(wordnet.similarity_matrix(IMAGENET))[0]
     assert least == pytest.approx(0.75, abs=5e-4)
     with pytest.raises(NumericError, match=r"1000 classes at sigma=2 .* not positive definite"):
         wordnet.similarity_matrix(IMAGENET, sigma=2)
     with pytest.raises(NumericError, match="not positive definite"):  # singular by rounding
         wordnet.similarity_matrix([TABBY, KITTY], sigma=1e9)
-
-
-def test_classes_may_share_a_wnid() -> None:
     similarity = wordnet.similarity_matrix([TABBY, WOLFHOUND, TABBY])
     np.testing.assert_array_equal(similarity[0], similarity[2])
     assert similarity[0, 2] == 1
@@ -164,24 +161,14 @@ def test_sigma_must_be_positive(sigma: float) -> None:
         wordnet.similarity_matrix([TABBY], sigma)
 
 
-def test_every_cifar10_synset_has_its_class_among_its_lemmas() -> None:
+def test_lemmas_and_names_of_one_sense():
     names = "airplane automobile bird cat deer dog frog horse ship truck"
     assert " ".join(wordnet.CIFAR10_SYNSETS) == names
     assert all(name in wordnet.lemmas(wnid) for name, wnid in wordnet.CIFAR10_SYNSETS.items())
     assert wordnet.lemmas(TABBY) == ("tabby", "tabby cat")  # words with spaces
-
-
-def test_resolve_takes_wnids_and_nouns_of_one_sense() -> None:
     names = [KITTY, "Persian cat", "persian_cat", "TABBY_CAT", "wolfhound"]
     assert wordnet.resolve(names) == (KITTY, PERSIAN_CAT, PERSIAN_CAT, TABBY, WOLFHOUND)
     assert len(wordnet.resolve(["ddC"])) == 1  # one synset holds "ddC" and "DDC"
-
-
-SENSES = {
-    "no such thing": r"'no such thing' has 0 senses among the nouns of WordNet 3\.0; give",
-    "tabby": r"'tabby' has 2 senses .*\(n02122878 tabby, queen; n02123045 tabby, tabby cat\);",
-    "wolfhound,cat,dog": r"'cat' \(the first of 2 without .*\) has 8 senses .*; …\);",
-}
 
 
 @pytest.mark.parametrize(("names", "message"), SENSES.items())
@@ -211,7 +198,6 @@ def test_all_imagenet_distances_are_nltks(nltk_wordnet: Any, imagenet_distances)
     generator = random.Random(0)
     for i, j in ([generator.randrange(1000) for _ in "ij"] for _ in range(500)):
         assert imagenet_distances[i, j] == synsets[i].shortest_path_distance(synsets[j])
-
     # All 499 500 pairs by NLTK's ancestors, because a call for each pair takes half a minute.
     ancestors = [
         dict(sorted(synset.hypernym_distances(), key=lambda pair: -pair[1])) for synset in synsets
@@ -224,14 +210,7 @@ def test_all_imagenet_distances_are_nltks(nltk_wordnet: Any, imagenet_distances)
         np.testing.assert_array_equal(imagenet_distances[i], nearest)
 
 
-def test_cifar10_distances_are_nltks(nltk_wordnet: Any) -> None:
-    wnids = wordnet.CIFAR10_SYNSETS.values()
-    theirs = [nltk_synset(nltk_wordnet, wnid) for wnid in wnids]
-    expected = [[one.shortest_path_distance(other) for other in theirs] for one in theirs]
-    assert [[wordnet.distance(a, b) for b in wnids] for a in wnids] == expected
-
-
-def test_the_table_says_what_nltk_reads(nltk_wordnet: Any, table: Table) -> None:
+def test_the_table_and_cifar10_distances_are_nltks(nltk_wordnet, table):
     for wnid in random.Random(0).sample(sorted(table), 1000):
         synset = nltk_synset(nltk_wordnet, wnid)
         above = synset.hypernyms() + synset.instance_hypernyms()
@@ -239,17 +218,17 @@ def test_the_table_says_what_nltk_reads(nltk_wordnet: Any, table: Table) -> None
         assert sorted(hypernyms) == sorted(f"n{parent.offset():08d}" for parent in above)
         assert words == [lemma.name() for lemma in synset.lemmas()]
         assert wordnet.lemmas(wnid) == tuple(word.replace("_", " ") for word in words)
+    wnids = wordnet.CIFAR10_SYNSETS.values()
+    theirs = [nltk_synset(nltk_wordnet, wnid) for wnid in wnids]
+    expected = [[one.shortest_path_distance(other) for other in theirs] for one in theirs]
+    assert [[wordnet.distance(a, b) for b in wnids] for a in wnids] == expected
 
 
-def test_the_table_is_rebuilt_from_data_noun(wordnet_base: Path, tmp_path: Path) -> None:
-    build = runpy.run_path(str(BUILD_TOOL))["build"]
-    build(wordnet_base / "data.noun", tmp_path / "built.xz")
+def test_the_table_is_rebuilt_from_data_noun_and_from_no_other(wordnet_base, tmp_path):
+    runpy.run_path(str(BUILD_TOOL))["build"](wordnet_base / "data.noun", tmp_path / "built.xz")
     # Other versions of liblzma may pack the same text into other bytes.
     built, packaged = (tmp_path / "built.xz").read_bytes(), (TABLES / "wordnet.txt.xz").read_bytes()
     assert lzma.decompress(built) == lzma.decompress(packaged)
-
-
-def test_the_table_is_not_built_from_another_wordnet(tmp_path: Path) -> None:
     other = tmp_path / "data.noun"
     other.write_text("00001740 03 n 01 entity 0 000 | WordNet 3.1\n")
     with pytest.raises(SystemExit, match=r"is not WordNet 3\.0's data\.noun"):

@@ -59,8 +59,7 @@ def write_tiny_broden(
     rows, present = [], {(c, n): [] for c in categories for n in NAMES}
     for i in range(images):
         random = np.random.default_rng([seed, i])
-        row = tiny_row(i, random, label_size)
-        place = np.arange(size) * label_size // size
+        row, place = tiny_row(i, random, label_size), np.arange(size) * label_size // size
         pixels = RGB[row["color"][0]][place][:, place] + random.integers(-25, 26, (size, size, 3))
         image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
         image.save(folder / "images" / "a" / f"{i}.jpg", quality=95)

@@ -24,7 +24,6 @@ META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
 
 @functools.cache
 def jpeg(seed: int, width: int = 12, height: int = 10) -> bytes:
-    """A small picture."""
     pixels = np.random.default_rng(seed).integers(256, size=(height, width, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG")
@@ -115,7 +114,6 @@ def truth(count: int, seed: int = 1) -> bytes:
 
 
 def archive(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
-    """A tar archive of plain files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, mode) as tar:
         for name, content in members.items():
@@ -126,7 +124,6 @@ def archive(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
 
 
 def devkit(folder: Path, members: dict[str, bytes]) -> Path:
-    """ILSVRC2012_devkit_t12.tar.gz."""
     inner = {f"{KIT}/{name}": content for name, content in members.items()}
     return archive(folder / f"{KIT}.tar.gz", inner, "w:gz")
 

@@ -20,7 +20,6 @@ def unrendered(*formats: str) -> Iterator[None]:
     png = io.BytesIO()
     Image.new("1", (1, 1)).save(png, "PNG")
     empty = {"png": png.getvalue(), "svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>'}
-
     save = Figure.savefig
 
     def savefig(figure: Figure, file: Any, **options: Any) -> None:

@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import re
 import types
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -348,5 +349,21 @@ def classes_text(row: Mapping[str, Any], most: int = 3) -> str:
 def file_name(*parts: str | int) -> str:
     """A file name that is safe, readable, and another one for other parts."""
     text = "/".join(map(str, parts))
-    readable = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60]
-    return f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    return f"{_readable(text)}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def file_names(kind: str, things: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
+    """A file name for each thing of a kind, such as "units-resnet18-layer4-1-conv2".
+
+    A name is as plain as that unless it would be the name of two things.
+    """
+    plain = {thing: "-".join(filter(None, map(_readable, (kind, *thing)))) for thing in things}
+    names = Counter(plain.values())
+    return {
+        thing: name if names[name] == 1 else file_name(kind, *thing)
+        for thing, name in plain.items()
+    }
+
+
+def _readable(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60]

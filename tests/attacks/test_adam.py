@@ -12,8 +12,7 @@ from advlens.prepared import prepare
 
 def by_torch(network, images, classes, attack) -> torch.Tensor:
     """The formula of D22 eq. 4 (targeted) and eq. 2, minimized by torch.optim.Adam."""
-    network = copy.deepcopy(network).double()
-    images = images.double()
+    network, images = copy.deepcopy(network).double(), images.double()
     current = images.clone().requires_grad_()
     optimizer = torch.optim.Adam([current], lr=attack.step_size)
     sign = 1 if attack.targeted else -1
@@ -35,8 +34,7 @@ def test_update(targeted, weight, smooth, pixels, labels):
     with torch.no_grad():
         classes = smooth(pixels).argmin(dim=1) if targeted else labels
     expected = by_torch(smooth, pixels, classes, attack)
-    found = attack(smooth, pixels, labels).double()
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(attack(smooth, pixels, labels).double(), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(("targeted", "success"), [(True, 0.8), (False, 0.95), (False, 1.0)])
@@ -54,8 +52,7 @@ def test_calibration_finds_the_smallest_weight(targeted, success, smooth, pixels
 
 
 def test_the_smallest_weight_and_the_largest_where_none_succeeds(smooth, pixels):
-    attack = AdamAttack(steps=1, step_size=1e-6).calibrate(smooth, pixels)
-    assert attack.weight == 1e6
+    assert AdamAttack(steps=1, step_size=1e-6).calibrate(smooth, pixels).weight == 1e6
     for wanted in (3e-4, 0.7, 5e5):
         found = smallest(lambda value, wanted=wanted: value >= wanted, 1e-4, 1e6, ratio=1.1)
         assert wanted <= found <= 1.1 * wanted

@@ -5,26 +5,22 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from advlens.attacks import (
-    AdamAttack,
-    Attack,
-    Bim,
-    Divergence,
-    FeatureAttack,
-    Fgsm,
-    GaussianNoise,
-    GradientAttack,
-    LeastLikely,
-    Pgd,
-)
+from advlens import AdamAttack, AutoAttack, Bim, Divergence, Fgsm, Pgd, make_attack
+from advlens.attacks import Attack, FeatureAttack, GaussianNoise, GradientAttack, LeastLikely
 from advlens.attacks.base import NATURAL
 from advlens.attacks.threat import L2, Linf, Threat, Uniform
-from advlens.interop import AutoAttack, make_attack
 from advlens.runs.tables import TABLES
 from advlens.words import attack_name
 
 BALL = L2(epsilon=0.5)
 OURS = dataclass(frozen=True, kw_only=True)
+DRAWN = Linf(epsilon=Uniform(low=4 / 255, high=16 / 255))
+RADII = {
+    "drawn": (DRAWN, 16 / 255, "epsilon=uniform from 0.0156863 to 0.0627451"),
+    "drawn alike": (L2(epsilon=Uniform(low=0.5, high=0.5)), 0.5, ""),
+    "one per image": (L2(epsilon=torch.tensor([0.5, 0.25, 1])), 1.0, "epsilon=0.25 to 1"),
+    "alike per image": (L2(epsilon=torch.tensor([0.5, 0.5])), 0.5, ""),
+}
 
 
 @OURS
@@ -90,15 +86,6 @@ def test_an_attack_names_itself_and_tells_no_defaults(attack, expected):
     assert attack.unusual() == ("threat=a cube" if isinstance(attack, OwnBall) else "")
 
 
-DRAWN = Linf(epsilon=Uniform(low=4 / 255, high=16 / 255))
-RADII = {
-    "drawn": (DRAWN, 16 / 255, "epsilon=uniform from 0.0156863 to 0.0627451"),
-    "drawn alike": (L2(epsilon=Uniform(low=0.5, high=0.5)), 0.5, ""),
-    "one per image": (L2(epsilon=torch.tensor([0.5, 0.25, 1])), 1.0, "epsilon=0.25 to 1"),
-    "alike per image": (L2(epsilon=torch.tensor([0.5, 0.5])), 0.5, ""),
-}
-
-
 @pytest.mark.parametrize(("threat", "largest", "told"), RADII.values(), ids=RADII)
 @pytest.mark.parametrize("kind", [Fgsm, Pgd, FeatureAttack, GaussianNoise, OwnInBall])
 def test_radii_that_differ_are_told(kind, threat, largest, told):
@@ -128,16 +115,13 @@ def test_settings_that_are_not_as_usual_are_told(attack, usual, told):
     assert attack.unusual(**usual) == told
 
 
-def test_what_an_attack_has_found_is_no_setting():
+def test_what_an_attack_has_found_is_no_setting_and_no_radius_is_none_in_words():
     attack = OwnBall(threat="a cube")
     attack.found.append(3)
     assert attack.unusual() == "threat=a cube"
     foreign = make_attack("foolbox:BoundaryAttack(epsilon=.1)")
     foreign.unattacked.append(3)
     assert foreign.unusual() == ""
-
-
-def test_an_attack_without_a_radius_has_none_in_words():
     rows = [attack.columns() | {"settings": attack.unusual()} for attack in (Own(tries=3), Own())]
     assert [attack_name(row) for row in rows] == ["Own (tries=3)", "Own"]
     assert attack_name(Fgsm(threat=DRAWN).columns()) == "FGSM, L∞ ε = 16/255"

@@ -8,17 +8,8 @@ frozen weights need none. So a step of forward and backward is two units, exactl
 import pytest
 import torch
 
-from advlens.attacks import (
-    AdamAttack,
-    Bim,
-    Divergence,
-    FeatureAttack,
-    Fgsm,
-    GaussianNoise,
-    LeastLikely,
-    Pgd,
-)
-from advlens.attacks.threat import L2, Linf, Uniform
+from advlens import L2, Bim, Linf, Pgd, Uniform
+from advlens.attacks import AdamAttack, Divergence, FeatureAttack, Fgsm, GaussianNoise, LeastLikely
 from flops import counted_resnet, flops
 
 BALL, K = L2(epsilon=0.1), 3
@@ -49,7 +40,6 @@ UNITS = {
 
 @pytest.fixture(scope="module")
 def resnet():
-    """A prepared network, its images and predictions, and one unit."""
     model, images, unit = counted_resnet(6)
     with torch.no_grad():
         return model, images, model(images).argmax(dim=1), 6 * unit

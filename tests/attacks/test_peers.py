@@ -5,8 +5,7 @@ import warnings
 import pytest
 import torch
 
-from advlens.attacks import Bim, Fgsm, LeastLikely, Pgd
-from advlens.attacks.threat import L2, Linf
+from advlens import L2, Bim, Fgsm, LeastLikely, Linf, Pgd
 from advlens.prepared import prepare
 
 with warnings.catch_warnings():
@@ -18,6 +17,14 @@ with warnings.catch_warnings():
 # the length of a gradient
 CLOSE = {"rtol": 0, "atol": 1e-9}
 EPSILON, SIZE, STEPS = {Linf: 0.03, L2: 0.5}, {Linf: 0.008, L2: 0.1}, 7
+FOOLBOX = {
+    "fgsm linf": (Fgsm, Linf, foolbox.attacks.LinfFastGradientAttack),
+    "fgsm l2": (Fgsm, L2, foolbox.attacks.L2FastGradientAttack),
+    "bim linf": (Bim, Linf, foolbox.attacks.LinfBasicIterativeAttack),
+    "bim l2": (Bim, L2, foolbox.attacks.L2BasicIterativeAttack),
+    "pgd linf": (Bim, Linf, foolbox.attacks.LinfPGD),
+    "pgd l2": (Bim, L2, foolbox.attacks.L2PGD),
+}
 
 
 def ours(kind, norm, **settings):
@@ -49,16 +56,6 @@ def test_torchattacks(kind, norm, peer, smooth, pixels, labels):
     torch.testing.assert_close(ours(kind, norm)(smooth, pixels, labels), expected, **CLOSE)
 
 
-FOOLBOX = {
-    "fgsm linf": (Fgsm, Linf, foolbox.attacks.LinfFastGradientAttack),
-    "fgsm l2": (Fgsm, L2, foolbox.attacks.L2FastGradientAttack),
-    "bim linf": (Bim, Linf, foolbox.attacks.LinfBasicIterativeAttack),
-    "bim l2": (Bim, L2, foolbox.attacks.L2BasicIterativeAttack),
-    "pgd linf": (Bim, Linf, foolbox.attacks.LinfPGD),
-    "pgd l2": (Bim, L2, foolbox.attacks.L2PGD),
-}
-
-
 @pytest.mark.parametrize(("kind", "norm", "peer"), FOOLBOX.values(), ids=FOOLBOX)
 def test_foolbox(kind, norm, peer, smooth, pixels, labels):
     smooth, pixels = smooth.double(), pixels.double()
@@ -76,8 +73,7 @@ def test_foolbox(kind, norm, peer, smooth, pixels, labels):
 def test_success_with_random_starts_is_within_a_point_of_foolbox(norm, smooth):
     images = torch.rand(1000, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     model = prepare(smooth)
-    labels = model(images).argmax(dim=1)
-    threat = norm(epsilon={Linf: 0.02, L2: 0.3}[norm])
+    labels, threat = model(images).argmax(dim=1), norm(epsilon={Linf: 0.02, L2: 0.3}[norm])
     rows = Pgd(threat=threat, steps=20).outcomes(model, images, labels)
     success = (rows.argmax(dim=1) != labels).float().mean().item()
     peer = {Linf: foolbox.attacks.LinfPGD, L2: foolbox.attacks.L2PGD}[norm](

@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from advlens.attacks import Bim, Fgsm, GaussianNoise, LeastLikely, Pgd
+from advlens import L2, Bim, Fgsm, GaussianNoise, LeastLikely, Linf, Pgd, Uniform
 from advlens.attacks.gradient import _Worst
-from advlens.attacks.threat import L2, Linf, Uniform
 from advlens.prepared import prepare
 from steps_by_hand import moved
 
@@ -17,6 +16,7 @@ EPS = torch.finfo(torch.float32).eps
 in_both = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 each_norm = pytest.mark.parametrize("norm", [Linf, L2])
 RADIUS, SIZE = {Linf: 0.03, L2: 0.5}, {Linf: 0.008, L2: 0.2}
+KINDS = [(Fgsm, False), (Bim, False), (Pgd, True), (LeastLikely, False), (LeastLikely, True)]
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -40,9 +40,6 @@ def naive_iterates(network, norm, epsilon, steps, size, images, classes, start, 
             following.append(moved(norm, current, gradient, size, image, epsilon))
         iterates.append(torch.stack(following))
     return iterates
-
-
-KINDS = [(Fgsm, False), (Bim, False), (Pgd, True), (LeastLikely, False), (LeastLikely, True)]
 
 
 @in_both
@@ -76,13 +73,10 @@ def test_a_step_along_a_given_gradient(norm, pixels):
     assert_close(attack.along(gradient, pixels, ids), torch.stack(expected))
 
 
-def test_default_step_size(smooth, pixels, labels):
+def test_default_step_size_and_predicted_label(smooth, pixels, labels):
     settings = {"threat": L2(epsilon=0.6), "steps": 5, "select": "last"}
     given = Pgd(**settings, step_size=2.5 * 0.6 / 5)(smooth, pixels, labels)
     assert_close(Pgd(**settings)(smooth, pixels, labels), given)
-
-
-def test_predicted_label(smooth, pixels, labels):
     with torch.no_grad():
         predicted = smooth(pixels).argmax(dim=1)
     ball = L2(epsilon=0.5)
@@ -98,8 +92,7 @@ def test_predicted_label(smooth, pixels, labels):
 
 def worst_by_hand(network, iterates: list, classes: torch.Tensor, targeted: bool) -> torch.Tensor:
     """For each image the iterate with the most extreme loss, among those that succeed if any."""
-    network = copy.deepcopy(network).double()
-    chosen = []
+    network, chosen = copy.deepcopy(network).double(), []
     for i, label in enumerate(classes.tolist()):
         ranks = []
         for number, x in enumerate(iterates):
@@ -166,13 +159,11 @@ def test_the_worst_look_succeeds_most_and_then_scores_highest():
 
 
 def robust(attack, smooth, pixels, labels) -> float:
-    rows = attack.outcomes(smooth, pixels, labels)
-    return (rows.argmax(dim=1) == labels).float().mean().item()
+    return (attack.outcomes(smooth, pixels, labels).argmax(dim=1) == labels).float().mean().item()
 
 
 @pytest.fixture
 def crowd(smooth):
-    """400 images that the network has right."""
     pixels = torch.rand(400, 3, 8, 8, generator=torch.Generator().manual_seed(8))
     with torch.no_grad():
         return pixels, smooth(pixels).argmax(dim=1)
@@ -180,8 +171,7 @@ def crowd(smooth):
 
 @pytest.mark.parametrize(("norm", "scale"), [(Linf, 0.015), (L2, 0.25)])
 def test_a_stronger_attacker_never_helps_the_defender(norm, scale, smooth, crowd):
-    model = prepare(smooth)
-    threat = norm(epsilon=scale)
+    model, threat = prepare(smooth), norm(epsilon=scale)
 
     def fall(attacks):
         rates = [robust(attack, model, *crowd) for attack in attacks]
@@ -201,11 +191,9 @@ def test_a_stronger_attacker_never_helps_the_defender(norm, scale, smooth, crowd
 
 @each_norm
 def test_noise_has_exactly_the_length(norm):
-    gray = torch.full((50, 3, 8, 8), 0.5)
-    threat = norm(epsilon=0.2)
+    gray, threat = torch.full((50, 3, 8, 8), 0.5), norm(epsilon=0.2)
     noise = GaussianNoise(threat=threat)(nn.Identity(), gray) - gray
     torch.testing.assert_close(threat.length(noise), torch.full((50,), 0.2), rtol=1e-4, atol=0)
     assert noise.mean().abs() < 3.5 * noise.std() / noise.numel() ** 0.5
     unclamped = GaussianNoise(threat=norm(epsilon=9.0))(nn.Identity(), gray)
-    assert unclamped.min() == 0
-    assert unclamped.max() == 1
+    assert (unclamped.min(), unclamped.max()) == (0, 1)

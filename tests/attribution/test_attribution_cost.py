@@ -6,23 +6,23 @@ import pytest
 import torch
 from torch import nn
 
-from advlens.attribution import (
-    ExpectedGradients,
-    Faithfulness,
-    IntegratedGradients,
-    RandomAttribution,
-    Stability,
-)
+from advlens import ExpectedGradients
+from advlens.attribution import Faithfulness, IntegratedGradients, RandomAttribution, Stability
 from advlens.attribution.baselines import blurred
 from advlens.prepared import prepare
 from flops import counted_resnet, flops
 
 M, N, BACKGROUND = 5, 8, 12
+BATCHES = {
+    "integrated": lambda many: IntegratedGradients(steps=many, baselines=3),
+    "tolerance": lambda many: IntegratedGradients(steps=2, tolerance=1e-30, max_steps=2 * many),
+    "expected": lambda many: ExpectedGradients(samples=2 * many),
+    "faithfulness": lambda many: Faithfulness(steps=many),
+}
 
 
 @pytest.fixture(scope="module")
 def resnet():
-    """A prepared network, 6 images, a background, and one unit."""
     model, pixels, unit = counted_resnet(6 + BACKGROUND)
     return model, pixels[:6], pixels[6:], unit
 
@@ -47,7 +47,7 @@ def test_integrated_gradients(batch_size, known, resnet):
         assert method(model, images, labels).points.tolist() == [points] * 6
 
 
-def test_a_tolerance_costs_only_the_images_that_exceed_it(resnet):
+def test_a_tolerance_costs_only_the_images_that_exceed_it_and_measures_their_passes(resnet):
     model, images, _, unit = resnet
     gaps = IntegratedGradients(steps=M, baseline="black")(model, images).gap
     settings = {"tolerance": gaps.median().item(), "max_steps": 2 * M}
@@ -55,6 +55,14 @@ def test_a_tolerance_costs_only_the_images_that_exceed_it(resnet):
     points = method(model, images).points
     assert points.tolist() == [1 + M * (1 + (gap > gaps.median()).item()) for gap in gaps]
     assert flops(lambda: method(model, images)) == 2 * int(points.sum()) * unit
+    model, images, _, unit = resnet
+    random = RandomAttribution()(model, images)
+    assert flops(lambda: RandomAttribution()(model, images)) == 6 * unit
+    curves = Faithfulness(steps=7)
+    assert flops(lambda: curves(model, images, random.maps, random.targets)) == 6 * 14 * unit
+    method, changes = IntegratedGradients(steps=M, baseline="black"), Stability(draws=3)
+    cost = flops(lambda: changes(method, model, images, method(model, images)))
+    assert cost == 4 * 12 * (1 + M) * unit
 
 
 @pytest.mark.parametrize("batch_size", [4, 64])
@@ -65,18 +73,6 @@ def test_expected_gradients(batch_size, stratified, resnet):
     method = ExpectedGradients(samples=N, stratified=stratified, batch_size=batch_size)
     cost = flops(lambda: method(model, images, background=background))
     assert cost == (6 * (2 * N + 1) + BACKGROUND) * unit
-
-
-def test_measures(resnet):
-    model, images, _, unit = resnet
-    random = RandomAttribution()(model, images)
-    assert flops(lambda: RandomAttribution()(model, images)) == 6 * unit
-    curves = Faithfulness(steps=7)
-    assert flops(lambda: curves(model, images, random.maps, random.targets)) == 6 * 14 * unit
-    method = IntegratedGradients(steps=M, baseline="black")
-    changes = Stability(draws=3)
-    cost = flops(lambda: changes(method, model, images, method(model, images)))
-    assert cost == 4 * 12 * (1 + M) * unit
 
 
 class Counting(nn.Module):
@@ -92,14 +88,6 @@ class Counting(nn.Module):
         if len(x):
             self.seen.append(len(x))
         return self.linear(x.flatten(1))
-
-
-BATCHES = {
-    "integrated": lambda many: IntegratedGradients(steps=many, baselines=3),
-    "tolerance": lambda many: IntegratedGradients(steps=2, tolerance=1e-30, max_steps=2 * many),
-    "expected": lambda many: ExpectedGradients(samples=2 * many),
-    "faithfulness": lambda many: Faithfulness(steps=many),
-}
 
 
 @pytest.mark.parametrize("make", BATCHES.values(), ids=BATCHES)

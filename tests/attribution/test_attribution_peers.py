@@ -6,13 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from advlens.attribution import (
-    ExpectedGradients,
-    Faithfulness,
-    IntegratedGradients,
-    Stability,
-    sparseness,
-)
+from advlens import ExpectedGradients
+from advlens.attribution import Faithfulness, IntegratedGradients, Stability, sparseness
 from advlens.attribution.baselines import blurred
 from advlens.seeding import Stream, derived, uniform
 
@@ -24,6 +19,8 @@ with warnings.catch_warnings():
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 STEPS, REPEATS = 32, 60
+PLAIN = {"normalise": False, "disable_warnings": True}
+KINDS = [(quantus.AvgSensitivity, torch.mean), (quantus.MaxSensitivity, torch.amax)]
 
 
 @pytest.mark.parametrize("baseline", ["black", "blurred"])
@@ -99,12 +96,8 @@ def quiet(metric, model, images, labels, values, **given):
         return np.array(metric(model=model, **arrays, s_batch=None, device="cpu", **given))
 
 
-PLAIN = {"normalise": False, "disable_warnings": True}
-
-
 def test_sparseness(smooth, pixels, labels, maps):
-    metric = quantus.Sparseness(abs=True, **PLAIN)
-    theirs = quiet(metric, smooth, pixels, labels, maps[:, None])
+    theirs = quiet(quantus.Sparseness(abs=True, **PLAIN), smooth, pixels, labels, maps[:, None])
     np.testing.assert_allclose(sparseness(maps).numpy(), theirs, rtol=1e-5)
 
 
@@ -125,13 +118,9 @@ def test_pixel_flipping(curve, smooth, pixels, labels, maps):
     np.testing.assert_allclose(getattr(found, curve)[:, 1:].numpy(), theirs[:, 2::3], atol=1e-5)
 
 
-KINDS = [(quantus.AvgSensitivity, torch.mean), (quantus.MaxSensitivity, torch.amax)]
-
-
 @pytest.mark.parametrize(("kind", "reduce"), KINDS)
 def test_sensitivity(kind, reduce, smooth, pixels, labels):
-    method = IntegratedGradients(steps=4, baseline="black")
-    draws = iter(range(3))
+    method, draws = IntegratedGradients(steps=4, baseline="black"), iter(range(3))
 
     def perturb(arr, indices, **_):
         noise = uniform(derived(0, next(draws)), torch.arange(24), (3, 8, 8), Stream.NOISE)

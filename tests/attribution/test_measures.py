@@ -10,7 +10,6 @@ import torch
 from advlens.attribution import (
     Attribution,
     Faithfulness,
-    IntegratedGradients,
     RandomAttribution,
     Stability,
     overlap,
@@ -28,7 +27,7 @@ def maps():
     return torch.randn(6, 7, 9, generator=torch.Generator().manual_seed(1))
 
 
-def test_sparseness_is_the_gini_index(maps):
+def test_sparseness_is_the_gini_index_and_total_variation_a_sum_over_neighbors(maps):
     """The mean difference between two values, over twice their mean."""
     for one, found in zip(maps, sparseness(maps), strict=True):
         sizes = one.abs().flatten().tolist()
@@ -39,9 +38,6 @@ def test_sparseness_is_the_gini_index(maps):
     point[0, 1, 1] = -1e-30
     assert sparseness(torch.cat([even, point])).tolist() == pytest.approx([0, 1 - 1 / 20])
     assert torch.equal(sparseness(-maps * 2), sparseness(maps))
-
-
-def test_total_variation(maps):
     for one, found in zip(maps, total_variation(maps), strict=True):
         total = 0.0
         for y, x in itertools.product(range(7), range(9)):
@@ -53,7 +49,7 @@ def test_total_variation(maps):
     assert total_variation(torch.cat([point, torch.ones(1, 5, 5)])).tolist() == [4, 0]
 
 
-def test_rank_correlation_is_scipys(maps):
+def test_rank_correlation_overlap_and_what_cannot_be_measured(maps):
     others = maps.flip(0) + maps
     coarse = (others * 2).round()  # many equal values
     for first, second in ((maps, others), (maps, coarse), (coarse, coarse.flip(0))):
@@ -63,9 +59,6 @@ def test_rank_correlation_is_scipys(maps):
             assert ours.item() == pytest.approx(expected, abs=1e-9)
     assert rank_correlation(maps, 3 * maps**3).tolist() == pytest.approx([1] * 6)
     assert rank_correlation(maps, -maps).tolist() == pytest.approx([-1] * 6)
-
-
-def test_overlap(maps):
     others = maps + maps.flip(0)
     for share, top in ((0.1, 6), (0.5, 32), (1.0, 63), (0.001, 1)):
         for one, two, found in zip(maps, others, overlap(maps, others, share=share), strict=True):
@@ -77,9 +70,6 @@ def test_overlap(maps):
     for share in (0, -0.1, 1.5):
         with pytest.raises(SettingsError, match="share must be above 0 and at most 1"):
             overlap(maps, maps, share=share)
-
-
-def test_nothing_to_measure_is_nan_and_no_images_no_values(maps):
     nothing = torch.zeros_like(maps)
     for measure in (sparseness, total_variation):
         assert measure(nothing).isnan().all()
@@ -115,8 +105,7 @@ def test_faithfulness_equals_loops(fill, steps, smooth, pixels, labels):
         found = Faithfulness(steps=steps, fill=fill, batch_size=size)(smooth, images, maps, labels)
         assert found.insertion.shape == found.deletion.shape == (4, steps + 1)
         for row in range(4):
-            image = images[row].double()
-            empty = blurred(images[row : row + 1].double())[0]
+            image, empty = images[row].double(), blurred(images[row : row + 1].double())[0]
             if fill == "mean":
                 empty = image.mean(dim=(1, 2))[:, None, None].expand_as(image)
             places = list(itertools.product(range(8), range(8)))
@@ -136,15 +125,6 @@ def test_faithfulness_equals_loops(fill, steps, smooth, pixels, labels):
                 assert area[row].item() == pytest.approx(under, abs=1e-5)
 
 
-def test_faithfulness_tells_a_good_map_from_a_random_one(smooth, pixels):
-    good = IntegratedGradients(steps=20, baseline="black", target="logit")(smooth, pixels)
-    bad = RandomAttribution()(smooth, pixels)
-    measure = Faithfulness(steps=16)
-    ours, theirs = (measure(smooth, pixels, one.maps, one.targets) for one in (good, bad))
-    assert ours.insertion_area.mean() > theirs.insertion_area.mean() + 0.1
-    assert ours.deletion_area.mean() < theirs.deletion_area.mean() - 0.1
-
-
 def test_wrong_maps_and_settings(smooth, pixels, labels):
     measure = Faithfulness(steps=2)
     with pytest.raises(DataError, match=r"maps must be one \(8, 8\) for each of 24 images"):
@@ -157,16 +137,6 @@ def test_wrong_maps_and_settings(smooth, pixels, labels):
     with pytest.raises(NumericError, match="SmoothNetwork returns NaN"):
         measure(broken, pixels, torch.zeros(24, 8, 8), labels)
     assert measure(smooth, pixels[:0], torch.zeros(0, 8, 8), labels[:0]).insertion.shape == (0, 3)
-    for kind, wrong in (
-        (Faithfulness, {"steps": 0}),
-        (Faithfulness, {"fill": "white"}),
-        (Faithfulness, {"batch_size": -1}),
-        (Stability, {"radius": 0.0}),
-        (Stability, {"draws": 0}),
-        (Stability, {"seed": -1}),
-    ):
-        with pytest.raises(SettingsError, match=next(iter(wrong))):
-            kind(**wrong)
 
 
 class Spy:

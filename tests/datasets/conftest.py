@@ -8,7 +8,6 @@ import pytest
 
 @pytest.fixture(scope="session")
 def cifar10_folder() -> Path:
-    """The folder of the real CIFAR-10, in its binary version."""
     folder = os.environ.get("ADVLENS_CIFAR10")
     if folder is None:
         pytest.skip("ADVLENS_CIFAR10 does not name the folder of CIFAR-10's binary version")

@@ -58,17 +58,18 @@ def test_all_damaged_images_are_named_at_once(root: Path, known: Path) -> None:
     assert str(error.value).count("cannot read the image") == 5  # long lists are cut
 
 
-def test_left_out(root: Path, known: Path) -> None:
+def test_left_out_and_sets_in_memory(root, known):
     whole = load(root)
     seen: list[int] = []
     data, damaged = readable(whole, skip=True, known=known, on_images=seen.append)
     kept = [i for i in range(20) if i not in DAMAGED]
-    assert tuple(damaged) == DAMAGED
-    assert sum(seen) == 20
+    assert (tuple(damaged), sum(seen)) == (DAMAGED, 20)
     assert data.labels.tolist() == whole.labels[kept].tolist()
     assert sum(len(batch.ids) for batch in data.batches(5)) == len(data) == 17
     assert torch.equal(data.images(range(17)), whole.images(kept))
     assert data.fingerprint() != whole.fingerprint()
+    data = load_data("sample")
+    assert readable(data, skip=False, known=known)[0] is data
 
 
 def test_what_was_found_holds(root: Path, known: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,20 +97,12 @@ def test_mended_in_place(root: Path, known: Path, monkeypatch: pytest.MonkeyPatc
     assert left_out(root, known, skip=False) == {}
 
 
-def test_sets_in_memory(known: Path) -> None:
-    data = load_data("sample")
-    assert readable(data, skip=False, known=known)[0] is data
-
-
 def share(root: Path, folder: Path) -> None:
-    """What each of several processes does."""
     with joined(torch.device("cpu")) as processes:
         known = folder / "known.json"
         data, damaged = readable(load(root), skip=True, known=known, processes=processes)
-        again = readable(load(root), skip=True, known=known, processes=processes)
-        assert again[1] == damaged
-        found = f"{damaged} {data.fingerprint()}"
-        write(folder / f"{processes.rank}.txt", found.encode())
+        assert readable(load(root), skip=True, known=known, processes=processes)[1] == damaged
+        write(folder / f"{processes.rank}.txt", f"{damaged} {data.fingerprint()}".encode())
 
 
 def test_processes_agree(root: Path, known: Path, tmp_path: Path) -> None:

@@ -21,13 +21,22 @@ Files = dict[str, bytes]
 Member = tuple[tarfile.TarInfo, bytes]
 RECORDS = 10
 NAMES = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
+Change = Callable[[list[Member]], list[Member]]
+PLACE = 7 * 3073
+WRONG: list[tuple[Callable[[bytes], bytes], str]] = [
+    (lambda content: content[:-1], "has 30729 bytes, expected 30730"),
+    (lambda content: content + b"x", "has 30731 bytes, expected 30730"),
+    (lambda content: content + bytes(3073), "has 33803 bytes, expected 30730"),
+    (lambda content: b"", "has 0 bytes, expected 30730"),
+    (lambda content: content[:PLACE] + b"\x0a" + content[PLACE + 1 :], "has a label 10"),
+    (lambda content: content[:PLACE] + b"\xff" + content[PLACE + 1 :], "has a label 255"),
+]
 
 
 @pytest.fixture
 def batches(monkeypatch: pytest.MonkeyPatch) -> Files:
     """A CIFAR-10 of 10 random records a file, in place of the real one."""
-    random = np.random.default_rng(0)
-    content = {}
+    random, content = np.random.default_rng(0), {}
     for name in NAMES:
         records = random.integers(256, size=(RECORDS, 3073), dtype=np.uint8)
         records[:, 0] %= 10
@@ -42,7 +51,6 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> Files:
 
 @pytest.fixture
 def folder(batches: Files, tmp_path: Path) -> Path:
-    """The folder of that CIFAR-10."""
     folder = tmp_path / "data" / "cifar-10-batches-bin"
     folder.mkdir(parents=True)
     for name, data in batches.items():
@@ -67,17 +75,6 @@ def test_records(folder: Path, batches: Files, parent: bool, split: str) -> None
         assert data.labels[i] == record[0]
         channel, row, column = random.integers((3, 32, 32))
         assert images[i, channel, row, column] == record[1 + channel * 1024 + row * 32 + column]
-
-
-PLACE = 7 * 3073
-WRONG: list[tuple[Callable[[bytes], bytes], str]] = [
-    (lambda content: content[:-1], "has 30729 bytes, expected 30730"),
-    (lambda content: content + b"x", "has 30731 bytes, expected 30730"),
-    (lambda content: content + bytes(3073), "has 33803 bytes, expected 30730"),
-    (lambda content: b"", "has 0 bytes, expected 30730"),
-    (lambda content: content[:PLACE] + b"\x0a" + content[PLACE + 1 :], "has a label 10"),
-    (lambda content: content[:PLACE] + b"\xff" + content[PLACE + 1 :], "has a label 255"),
-]
 
 
 @pytest.mark.parametrize(("change", "message"), WRONG, ids=range(6))
@@ -116,7 +113,6 @@ def member(
 
 
 def official(batches: Files) -> list[Member]:
-    """The members of the archive, as the official one orders them."""
     files = [member(f"cifar-10-batches-bin/{name}", data) for name, data in batches.items()]
     readme = member("cifar-10-batches-bin/readme.html", b"<html>")
     return [member("cifar-10-batches-bin", kind=tarfile.DIRTYPE), *files, readme]
@@ -138,8 +134,7 @@ def test_fetch_from_an_archive(batches: Files, tmp_path: Path, prefix: str) -> N
     members = official(batches)
     for info, _ in members:
         info.name = prefix + info.name
-    archive = pack(tmp_path / "a.tar.gz", members)
-    to = tmp_path / "new" / "to"
+    archive, to = pack(tmp_path / "a.tar.gz", members), tmp_path / "new" / "to"
     folder = fetch_cifar10(to, archive)
     assert folder == to / "cifar-10-batches-bin"
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == batches
@@ -173,11 +168,7 @@ def test_fetch_by_download(batches: Files, tmp_path: Path, monkeypatch: pytest.M
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "cifar-10-batches-bin"}
 
 
-Change = Callable[[list[Member]], list[Member]]
-
-
 def first(change: Callable[[bytes], bytes], **options: Any) -> Change:
-    """With another first file."""
     name = "cifar-10-batches-bin/data_batch_1.bin"
     return lambda m: [m[0], member(name, change(m[1][1]), **options), *m[2:]]
 
@@ -249,8 +240,7 @@ def test_cut_and_other_files(batches: Files, tmp_path: Path) -> None:
 
 def test_flipped_bytes(batches: Files, tmp_path: Path) -> None:
     good = pack(tmp_path / "a.tar.gz", official(batches)).read_bytes()
-    random = np.random.default_rng(0)
-    archive = tmp_path / "b.tar.gz"
+    random, archive = np.random.default_rng(0), tmp_path / "b.tar.gz"
     for place in random.integers(len(good), size=20):
         archive.write_bytes(good[:place] + bytes([good[place] ^ 0x55]) + good[place + 1 :])
         to = tmp_path / str(place)

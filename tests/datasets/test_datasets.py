@@ -17,6 +17,36 @@ from advlens.errors import DataError, SettingsError
 Names = Sequence[str] | None
 ABC = ("ant", "bee", "cat")
 IN_ORDER = [0, 2, 1, 0, 2, 2, 1]
+LABELS = st.lists(st.integers(0, 4), min_size=1, max_size=60)
+COUNTS = (-1, 0, 8, 2.5)
+SPECS = ("", "cifar10", "cifar10:", "folder:", "sample:x", "mnist:/x", "SAMPLE", "/x")
+KINDS = "use sample or cifar10:DIR, folder:DIR, .*, exact:DIR, broden:DIR"
+IMPOSSIBLE: list[tuple[Callable[[], object], str]] = [
+    *[(lambda n=n: make().batches(n), f"batches of {n} images") for n in (0, -1, 2.5)],
+    *[(lambda n=n: make().subset(n, 0), f"{n} images of .*; ask for 1 to 7") for n in COUNTS],
+    *[(lambda n=n: Transform(size=n, resize=256), f"crop {n} pixels") for n in (0, -3, 257)],
+    *[(lambda spec=spec: load_data(spec), KINDS) for spec in SPECS],
+]
+WNIDS = ("n02219486", "n02206856", "n02121620")
+
+
+LINKED = ("cat", "dog", "bee", "ant"), [3, 0, 2, 3, 0, 0, 2]
+# own wnids; the model's classes and wnids; the labels: by wnid where both know them, whatever the
+# names, else by name, else in order
+ALIGNED = [
+    (WNIDS, ("x", "y", "z"), WNIDS[::-1], [2, 0, 1, 2, 0, 0, 1]),
+    (WNIDS, None, ("n1", *WNIDS), [1, 3, 2, 1, 3, 3, 2]),
+    (WNIDS, LINKED[0], None, LINKED[1]),
+    (None, LINKED[0], ("n1", "n2", "n3", "n4"), LINKED[1]),
+    (None, None, ("cat", "bee", "ant"), [2, 0, 1, 2, 0, 0, 1]),
+    *((own, None, None, IN_ORDER) for own in (None, WNIDS)),
+]
+LACKING = {
+    "'cat' of some images 0 times": (None, ("ant", "bee"), None),
+    "'bee' of some images 2 times": (None, ("ant", "bee", "bee", "cat"), None),
+    "'n02121620' of some images 0 times": (WNIDS, ABC, WNIDS[:2]),
+    "'ant' of some images 0 times": (None, None, WNIDS),
+}
 
 
 def make(
@@ -27,7 +57,7 @@ def make(
     return ArrayData(torch.from_numpy(pixels), labels=torch.tensor(labels), **facts)
 
 
-def test_facts_and_images() -> None:
+def test_facts_and_images():
     data = make()
     assert (data.name, data.classes, data.synsets) == ("some images", ABC, None)
     assert (len(data), data.image_shape) == (7, (3, 4, 5))
@@ -42,7 +72,7 @@ def test_facts_and_images() -> None:
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 8])
 @pytest.mark.parametrize("ids", [None, [6, 2, 3, 3], []])
 @pytest.mark.parametrize("view", [False, True])
-def test_batches(batch_size: int, ids: list[int] | None, view: bool) -> None:
+def test_batches(batch_size, ids, view):
     data: ImageData = make()
     if view:
         data = data.aligned(ABC[::-1], None).subset(7, 0)
@@ -54,13 +84,12 @@ def test_batches(batch_size: int, ids: list[int] | None, view: bool) -> None:
         assert 1 <= len(batch.ids) <= batch_size
         assert (batch.ids.dtype, batch.labels.dtype) == (torch.int64, torch.int64)
         assert batch.images.dtype == torch.float32
-        exact = data.images(batch.ids.tolist()).double() / 255
-        assert torch.equal(batch.images, exact.float())
+        assert torch.equal(batch.images, (data.images(batch.ids.tolist()).double() / 255).float())
         assert torch.equal(batch.labels, data.labels[batch.ids])
 
 
 @pytest.mark.parametrize("ids", [[-1], [0, 7], [10**30]])
-def test_unknown_ids(ids: list[int]) -> None:
+def test_unknown_ids(ids):
     for data in (make(), make().subset(7, 0)):
         with pytest.raises(DataError, match=f"some images has no image {ids[-1]}"):
             data.images(ids)
@@ -68,35 +97,19 @@ def test_unknown_ids(ids: list[int]) -> None:
             data.batches(2, ids)  # already here, not at the first batch
 
 
-COUNTS = (-1, 0, 8, 2.5)
-SPECS = ("", "cifar10", "cifar10:", "folder:", "sample:x", "mnist:/x", "SAMPLE", "/x")
-KINDS = "use sample or cifar10:DIR, folder:DIR, .*, exact:DIR, broden:DIR"
-IMPOSSIBLE: list[tuple[Callable[[], object], str]] = [
-    *[(lambda n=n: make().batches(n), f"batches of {n} images") for n in (0, -1, 2.5)],
-    *[(lambda n=n: make().subset(n, 0), f"{n} images of .*; ask for 1 to 7") for n in COUNTS],
-    *[(lambda n=n: Transform(size=n, resize=256), f"crop {n} pixels") for n in (0, -3, 257)],
-    *[(lambda spec=spec: load_data(spec), KINDS) for spec in SPECS],
-]
-
-
 @pytest.mark.parametrize(("use", "message"), IMPOSSIBLE, ids=range(len(IMPOSSIBLE)))
-def test_what_is_impossible(use: Callable[[], object], message: str) -> None:
+def test_what_is_impossible(use, message):
     with pytest.raises(SettingsError, match=message):
         use()
 
 
-LABELS = st.lists(st.integers(0, 4), min_size=1, max_size=60)
-
-
 @given(LABELS, st.data(), st.integers(0, 2**32))
-def test_subset_is_balanced(labels: list[int], draw: st.DataObject, seed: int) -> None:
-    data = make(labels, list("abcde"))
-    count = draw.draw(st.integers(1, len(labels)))
+def test_subset_is_balanced(labels, draw, seed):
+    data, count = make(labels, list("abcde")), draw.draw(st.integers(1, len(labels)))
     subset = data.subset(count, seed)
     assert isinstance(subset, DataView)
     positions = subset.positions.tolist()
-    assert len(positions) == count
-    assert positions == sorted(set(positions))
+    assert (len(positions), positions) == (count, sorted(set(positions)))
     assert torch.equal(subset.labels, data.labels[positions])
     assert torch.equal(subset.images(range(count)), data.pixels[positions])
     have, chosen = Counter(labels), Counter(subset.labels.tolist())
@@ -104,39 +117,24 @@ def test_subset_is_balanced(labels: list[int], draw: st.DataObject, seed: int) -
         assert chosen[label] == have[label] or chosen[label] >= max(chosen.values()) - 1
 
 
-def test_subset_is_seeded_and_nested() -> None:
+def test_subsets_are_seeded_and_nested_and_every_image_has_its_chance():
     data = make([0, 1, 2] * 50)
     chosen = [set(data.subset(count, 3).positions.tolist()) for count in range(1, 151)]
     assert all(small < large for small, large in pairwise(chosen))
     assert chosen[29] == set(data.subset(30, 3).positions.tolist())
     assert chosen[29] != set(data.subset(30, 4).positions.tolist())
-
-
-def test_every_image_and_class_has_its_chance() -> None:
     data = make([0, 1, 2] * 4)
     ones = Counter(data.subset(1, seed).positions.item() for seed in range(600))
     assert set(ones) == set(range(12))
     assert max(ones.values()) < 90  # 50 expected, standard deviation 7
+    data = make()
+    one = data.aligned(ABC[::-1], None).subset(4, 1)
+    other = data.subset(4, 1).aligned(ABC[::-1], None)
+    assert torch.equal(one.labels, other.labels)
+    assert torch.equal(one.images(range(4)), other.images(range(4)))
 
 
-WNIDS = ("n02219486", "n02206856", "n02121620")
-
-
-@pytest.mark.parametrize(
-    ("own", "classes", "synsets", "expected"),
-    [
-        # by WordNet id where both know them, whatever the names
-        (WNIDS, ("x", "y", "z"), WNIDS[::-1], [2, 0, 1, 2, 0, 0, 1]),
-        (WNIDS, None, ("n1", *WNIDS), [1, 3, 2, 1, 3, 3, 2]),
-        # else by name
-        (WNIDS, ("cat", "dog", "bee", "ant"), None, [3, 0, 2, 3, 0, 0, 2]),
-        (None, ("cat", "dog", "bee", "ant"), ("n1", "n2", "n3", "n4"), [3, 0, 2, 3, 0, 0, 2]),
-        (None, None, ("cat", "bee", "ant"), [2, 0, 1, 2, 0, 0, 1]),
-        # else in order
-        (None, None, None, IN_ORDER),
-        (WNIDS, None, None, IN_ORDER),
-    ],
-)
+@pytest.mark.parametrize(("own", "classes", "synsets", "expected"), ALIGNED)
 def test_aligned(own: Names, classes: Names, synsets: Names, expected: list[int]) -> None:
     data = make(synsets=own)
     aligned = data.aligned(classes, synsets)
@@ -146,7 +144,7 @@ def test_aligned(own: Names, classes: Names, synsets: Names, expected: list[int]
     assert data.labels.tolist() == IN_ORDER
 
 
-def test_aligned_keeps_the_wordnet_ids_it_can() -> None:
+def test_aligned_keeps_the_wordnet_ids_it_can():
     data = make(synsets=WNIDS)
     assert data.aligned(None, None).synsets == WNIDS
     assert data.aligned(ABC[::-1], None).synsets == WNIDS[::-1]
@@ -154,32 +152,14 @@ def test_aligned_keeps_the_wordnet_ids_it_can() -> None:
     assert make().aligned(ABC[::-1], WNIDS[::-1]).synsets == WNIDS[::-1]
 
 
-@pytest.mark.parametrize(
-    ("own", "classes", "synsets", "named"),
-    [
-        (None, ("ant", "bee"), None, "'cat' of some images 0 times"),
-        (None, ("ant", "bee", "bee", "cat"), None, "'bee' of some images 2 times"),
-        (WNIDS, ABC, WNIDS[:2], "'n02121620' of some images 0 times"),
-        (None, None, WNIDS, "'ant' of some images 0 times"),
-        (None, (), None, "'ant' of some images 0 times"),
-    ],
-)
-def test_classes_that_the_model_lacks(
-    own: Names, classes: Names, synsets: Names, named: str
-) -> None:
+@pytest.mark.parametrize("named", LACKING)
+def test_classes_that_the_model_lacks(named):
+    own, classes, synsets = LACKING[named]
     with pytest.raises(DataError, match=named):
         make(synsets=own).aligned(classes, synsets)
 
 
-def test_subset_and_aligned_go_together() -> None:
-    data = make()
-    one = data.aligned(ABC[::-1], None).subset(4, 1)
-    other = data.subset(4, 1).aligned(ABC[::-1], None)
-    assert torch.equal(one.labels, other.labels)
-    assert torch.equal(one.images(range(4)), other.images(range(4)))
-
-
-def test_fingerprint_changes_with_whatever_defines_the_set() -> None:
+def test_fingerprint_changes_with_whatever_defines_the_set():
     changed, swapped = make(), make()
     changed.pixels[3, 1, 2, 2] ^= 1
     swapped.pixels = swapped.pixels.reshape(7, 3, 5, 4)

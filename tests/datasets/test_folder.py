@@ -4,7 +4,6 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,101 +17,6 @@ from advlens.errors import DataError
 from tiny_imagenet import Edit, cases, content, jpeg, linked, replaced, write
 
 SMALL = Transform(size=8, resize=8)
-
-
-def add(path: Path) -> Path:
-    """A small image at `path`, of pixels that its name determines."""
-    return write(path, jpeg(sum(path.name.encode())))
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Three classes, one of them nested."""
-    for name in ("dog/2.png", "dog/10.JPEG", "cat/b.jpg", "cat/a.PNG", "ant/images/x.jpeg"):
-        add(tmp_path / "pets" / name)
-    return tmp_path / "pets"
-
-
-def load(root: Path, **options: object) -> FolderData:
-    data = load_data(f"folder:{root}", transform=SMALL, **options)
-    assert isinstance(data, FolderData)
-    return data
-
-
-def test_layout(root: Path) -> None:
-    data = load(root)
-    assert data.classes == ("ant", "cat", "dog")
-    assert data.files == ["ant/images/x.jpeg", "cat/a.PNG", "cat/b.jpg", "dog/10.JPEG", "dog/2.png"]
-    assert data.labels.tolist() == [0, 1, 1, 2, 2]
-    assert data.labels.dtype == torch.int64
-    assert (data.name, data.synsets, data.image_shape) == ("folder pets", None, (3, 8, 8))
-    for i, name in enumerate(data.files):
-        assert torch.equal(data.images([i])[0], read_image(root / name, SMALL))
-
-
-def test_layout_equals_torchvision(shared_data: Path) -> None:
-    folder = shared_data / "tiny-imagenet-val"
-    data, other = load(folder), ImageFolder(str(folder))
-    assert list(data.classes) == other.classes
-    files = [str(folder / name) for name in data.files]
-    assert list(zip(files, data.labels.tolist(), strict=True)) == other.samples
-    assert data.synsets == data.classes
-
-
-def test_wordnet_ids(tmp_path: Path) -> None:
-    add(tmp_path / "n02123045" / "a.png")
-    assert load(tmp_path).synsets == ("n02123045",)
-    add(tmp_path / "n0212304" / "a.png")
-    assert load(tmp_path).synsets is None
-
-
-def test_relative_and_home_paths(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(root)
-    monkeypatch.setenv("HOME", str(root.parent))
-    for spec in ("folder:.", "folder:../pets", "folder:~/pets"):
-        data = load_data(spec, transform=SMALL)
-        assert (data.name, len(data)) == ("folder pets", 5)
-    monkeypatch.chdir("/")
-    assert len(data.images(range(5))) == 5
-
-
-def test_splits(root: Path) -> None:
-    assert len(load(root)) == 5
-    with pytest.raises(DataError, match=f"{root} has no parts to train and to test on; put"):
-        load(root, split="train")
-    add(root / "train" / "1.png")
-    assert load(root).classes == ("ant", "cat", "dog", "train")  # a class of trains
-    add(root / "train" / "cat" / "1.png")
-    data = load(root, split="train")
-    assert (data.name, data.classes, len(data)) == ("folder pets/train", ("cat",), 1)
-    with pytest.raises(DataError, match=f"{root} has class folders in train but none in val"):
-        load(root)
-    add(root / "val" / "cat" / "1.png")
-    add(root / "val" / "dog" / "1.png")
-    assert load(root).name == "folder pets/val"
-    assert load(root).classes == ("cat", "dog")
-    assert load(root / "train").classes == ("cat",)
-
-
-def test_ignored_files(root: Path) -> None:
-    for name in ("README.md", "train.csv", ".hidden/1.png", ".DS_Store", "archive.zip"):
-        write(root / name, b"x")
-    for name in (".hidden", ".cache/x.bin", "Thumbs.db", "desktop.ini", "boxes.TXT"):
-        write(root / "cat" / name, b"x")
-    assert len(load(root)) == 5
-
-
-def test_links_within(root: Path) -> None:
-    (root / "cat" / "c.png").symlink_to("../dog/2.png")
-    (root / "wolf").symlink_to("dog")
-    data = load(root)
-    assert data.classes == ("ant", "cat", "dog", "wolf")
-    assert len(data) == 8
-    assert torch.equal(data.images([3]), data.images([5]))
-    root.with_name("link").symlink_to(root)
-    assert len(load(root.with_name("link"))) == 8
-
-
 FOREIGN = ["a.gif", "a", "a.png.part", "deep/er/a.csv", "a.jpg\n", "a.npy"]
 UNPRINTABLE = ["new\nline", "\udcff", "\x1b[31m"]
 CIRCLES, OUT = ("gone", "c.png", "..", "."), "is a link that leads out of"
@@ -137,6 +41,91 @@ REFUSED: dict[str, tuple[Edit, str]] = {
 }
 
 
+def add(path: Path) -> Path:
+    """A small image at `path`, of pixels that its name determines."""
+    return write(path, jpeg(sum(path.name.encode())))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in ("dog/2.png", "dog/10.JPEG", "cat/b.jpg", "cat/a.PNG", "ant/images/x.jpeg"):
+        add(tmp_path / "pets" / name)
+    return tmp_path / "pets"
+
+
+def load(root: Path, **options: object) -> FolderData:
+    data = load_data(f"folder:{root}", transform=SMALL, **options)
+    assert isinstance(data, FolderData)
+    return data
+
+
+def test_layout_and_ignored_files(root):
+    data = load(root)
+    assert data.classes == ("ant", "cat", "dog")
+    assert data.files == ["ant/images/x.jpeg", "cat/a.PNG", "cat/b.jpg", "dog/10.JPEG", "dog/2.png"]
+    assert (data.labels.tolist(), data.labels.dtype) == ([0, 1, 1, 2, 2], torch.int64)
+    assert (data.name, data.synsets, data.image_shape) == ("folder pets", None, (3, 8, 8))
+    for i, name in enumerate(data.files):
+        assert torch.equal(data.images([i])[0], read_image(root / name, SMALL))
+    for name in ("README.md", "train.csv", ".hidden/1.png", ".DS_Store", "archive.zip"):
+        write(root / name, b"x")
+    for name in (".hidden", ".cache/x.bin", "Thumbs.db", "desktop.ini", "boxes.TXT"):
+        write(root / "cat" / name, b"x")
+    assert len(load(root)) == 5
+
+
+def test_layout_equals_torchvision(shared_data: Path) -> None:
+    folder = shared_data / "tiny-imagenet-val"
+    data, other = load(folder), ImageFolder(str(folder))
+    assert list(data.classes) == other.classes
+    files = [str(folder / name) for name in data.files]
+    assert list(zip(files, data.labels.tolist(), strict=True)) == other.samples
+    assert data.synsets == data.classes
+
+
+def test_wordnet_ids(tmp_path: Path) -> None:
+    add(tmp_path / "n02123045" / "a.png")
+    assert load(tmp_path).synsets == ("n02123045",)
+    add(tmp_path / "n0212304" / "a.png")
+    assert load(tmp_path).synsets is None
+
+
+def test_paths_wordnet_ids_and_links_within(root, monkeypatch):
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("HOME", str(root.parent))
+    for spec in ("folder:.", "folder:../pets", "folder:~/pets"):
+        data = load_data(spec, transform=SMALL)
+        assert (data.name, len(data)) == ("folder pets", 5)
+    monkeypatch.chdir("/")
+    assert len(data.images(range(5))) == 5
+    (root / "cat" / "c.png").symlink_to("../dog/2.png")
+    (root / "wolf").symlink_to("dog")
+    data = load(root)
+    assert data.classes == ("ant", "cat", "dog", "wolf")
+    assert len(data) == 8
+    assert torch.equal(data.images([3]), data.images([5]))
+    root.with_name("link").symlink_to(root)
+    assert len(load(root.with_name("link"))) == 8
+
+
+def test_splits(root: Path) -> None:
+    assert len(load(root)) == 5
+    with pytest.raises(DataError, match=f"{root} has no parts to train and to test on; put"):
+        load(root, split="train")
+    add(root / "train" / "1.png")
+    assert load(root).classes == ("ant", "cat", "dog", "train")  # a class of trains
+    add(root / "train" / "cat" / "1.png")
+    data = load(root, split="train")
+    assert (data.name, data.classes, len(data)) == ("folder pets/train", ("cat",), 1)
+    with pytest.raises(DataError, match=f"{root} has class folders in train but none in val"):
+        load(root)
+    add(root / "val" / "cat" / "1.png")
+    add(root / "val" / "dog" / "1.png")
+    assert load(root).name == "folder pets/val"
+    assert load(root).classes == ("cat", "dog")
+    assert load(root / "train").classes == ("cat",)
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_refused(root: Path, case: str) -> None:
     for other in ("secret.png", "other/1.png", "others/bee/1.png"):
@@ -149,13 +138,12 @@ def test_what_is_refused(root: Path, case: str) -> None:
 
 
 @pytest.fixture
-def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FolderData]:
+def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """200 images, the later the faster to read, and four threads."""
     monkeypatch.setattr(reading, "WORKERS", 4)
     for i in range(200):
         write(tmp_path / "a" / f"{i:03}.png", jpeg(0))
-    data = load(tmp_path)
-    before = threading.active_count()
+    data, before = load(tmp_path), threading.active_count()
     yield data
     assert threading.active_count() == before
 
@@ -166,7 +154,13 @@ def numbered(path: Path, transform: Transform) -> torch.Tensor:
     return torch.full((3, 8, 8), number, dtype=torch.uint8)
 
 
-def test_order(many: FolderData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_order_and_exceptions_in_it(many: FolderData, monkeypatch: pytest.MonkeyPatch) -> None:
+    (many.root / "a" / "025.png").write_bytes(b"damaged")
+    batches = many.batches(10)
+    assert [len(next(batches).ids) for _ in range(2)] == [10, 10]
+    for use in (lambda: next(batches), lambda: many.images([24, 25, 26])):
+        with pytest.raises(DataError, match=r"a/025\.png"):
+            use()
     monkeypatch.setattr(reading, "read_image", numbered)
     ids = np.random.default_rng(0).permutation(200).tolist()
     found = [batch.images[:, 0, 0, 0] * 255 for batch in many.batches(7, ids)]
@@ -194,24 +188,12 @@ def test_bounded_and_ended(many: FolderData, monkeypatch: pytest.MonkeyPatch) ->
     assert not any("ThreadPool" in thread.name for thread in threading.enumerate())
 
 
-def test_exceptions_come_in_order(many: FolderData) -> None:
-    (many.root / "a" / "025.png").write_bytes(b"damaged")
-    batches = many.batches(10)
-    assert [len(next(batches).ids) for _ in range(2)] == [10, 10]
-    with pytest.raises(DataError, match=r"a/025\.png"):
-        next(batches)
-    with pytest.raises(DataError, match=r"a/025\.png"):
-        many.images([24, 25, 26])
-
-
 def test_fingerprint(root: Path, tmp_path: Path) -> None:
     first = load(root).fingerprint()
     assert load(root).fingerprint() == first
     assert load_data(f"folder:{root}").fingerprint() != first  # another transform
-    moved = shutil.copytree(root, tmp_path / "elsewhere")
-    assert load(moved).fingerprint() == first
-    prints = {first}
-    path, renamed = root / "cat" / "a.PNG", root / "cat" / "c.PNG"
+    assert load(shutil.copytree(root, tmp_path / "elsewhere")).fingerprint() == first
+    path, renamed, prints = root / "cat" / "a.PNG", root / "cat" / "c.PNG", {first}
     content = path.read_bytes()
     for change in (
         lambda: path.write_bytes(content[:-1] + bytes([content[-1] ^ 1])),  # same name and size

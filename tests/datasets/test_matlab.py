@@ -19,6 +19,7 @@ CALLS = 1_000
 """Of functions, at most, to refuse a file."""
 
 FIELDS = ("ILSVRC2012_ID", "WNID")
+SMALL = meta(compress=False)[:4000]
 
 
 @pytest.mark.parametrize("compress", [True, False])
@@ -68,9 +69,6 @@ def test_bomb() -> None:
     packed = zlib.compress(bytes(60_000_000), 1)
     with pytest.raises(DataError, match="more than 50000000 bytes"):
         read_structs(element(15, len(packed), packed), "synsets", FIELDS)
-
-
-SMALL = meta(compress=False)[:4000]
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))

@@ -22,9 +22,7 @@ def load(root: Path) -> FolderData:
 
 
 @pytest.mark.parametrize(("processes", "expected"), [(None, 32), (2, 16), (5, 6), (100, 1)])
-def test_the_processes_of_torchrun_share_the_cores(
-    processes: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_processes_of_torchrun_share_the_cores(processes, expected, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(32), raising=False)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     if processes is not None:
@@ -32,7 +30,7 @@ def test_the_processes_of_torchrun_share_the_cores(
     assert reading.cores() == expected
 
 
-def test_fingerprint_of_a_large_set(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fingerprint_of_a_large_set(root, monkeypatch):
     """Of 20 images with a sample of 5 every fourth is read; sizes of all count."""
     monkeypatch.setattr(reading, "SAMPLE", 5)
     first, data = load(root).fingerprint(), load(root)
@@ -49,14 +47,7 @@ def test_fingerprint_of_a_large_set(root: Path, monkeypatch: pytest.MonkeyPatch)
     assert load(root).fingerprint() == first
 
 
-def test_fingerprint_is_computed_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = load(root)
-    first = data.fingerprint()
-    monkeypatch.setattr(FolderData, "_hash", lambda *_: pytest.fail("read again"))
-    assert data.fingerprint() == first
-
-
-def test_damaged_images_are_named(root: Path) -> None:
+def test_damaged_images_are_named(root):
     for i, content in ((3, jpeg(3)[:-40]), (12, b""), (15, b"no image")):
         pet(root, i).write_bytes(content)
     data, seen = load(root), []
@@ -74,9 +65,15 @@ def test_damaged_images_are_named(root: Path) -> None:
     assert list(view.damaged([1, 2])) == [2]
 
 
-def test_an_image_that_the_disk_does_not_give_is_no_damaged_one(root: Path) -> None:
+def test_fingerprint_is_computed_once_and_no_damage_is_an_image_that_the_disk_does_not_give(
+    root, monkeypatch
+):
     data = load(root)
     pet(root, 3).unlink()
     for use in (data.damaged, data.fingerprint, lambda: data.images([3])):
         with pytest.raises(DataError, match=r"cat/03\.jpg"):
             use()
+    data = load(root)
+    first = data.fingerprint()
+    monkeypatch.setattr(FolderData, "_hash", lambda *_: pytest.fail("read again"))
+    assert data.fingerprint() == first

@@ -17,7 +17,7 @@ with open(TABLES / "cifar10-sample.csv", newline="") as file:
     ROWS = [(int(row["position"]), int(row["label"])) for row in csv.DictReader(file)]
 
 
-def test_sample() -> None:
+def test_sample_its_size_and_its_source():
     data = load_data("sample")
     assert (data.name, len(data), data.image_shape) == ("CIFAR-10 sample", 2000, (3, 32, 32))
     assert data.classes == tuple(CIFAR10_SYNSETS)
@@ -28,6 +28,11 @@ def test_sample() -> None:
     positions = [position for position, _ in ROWS]
     assert positions == sorted(set(positions))
     assert 0 <= positions[0] < positions[-1] < 10_000
+    assert sum(path.stat().st_size for path in TABLES.glob("cifar10-sample.*")) < 5_000_000
+    cited = "Alex Krizhevsky, Learning Multiple Layers"
+    assert cited in (TABLES / "cifar10-sample.txt").read_text()
+    with pytest.raises(SettingsError, match="test images only"):
+        load_data("sample", split="train")
 
 
 def test_sample_is_the_original(cifar10_folder: Path) -> None:
@@ -38,14 +43,6 @@ def test_sample_is_the_original(cifar10_folder: Path) -> None:
     for label in range(10):  # the first 200 of each class
         of_class = (original.labels == label).nonzero().flatten().tolist()
         assert [position for position, own in ROWS if own == label] == of_class[:200]
-
-
-def test_size_citation_and_no_training_images() -> None:
-    assert sum(path.stat().st_size for path in TABLES.glob("cifar10-sample.*")) < 5_000_000
-    cited = "Alex Krizhevsky, Learning Multiple Layers"
-    assert cited in (TABLES / "cifar10-sample.txt").read_text()
-    with pytest.raises(SettingsError, match="test images only"):
-        load_data("sample", split="train")
 
 
 @pytest.mark.parametrize("name", ["cifar10-sample.png", "cifar10-sample.csv"])

@@ -25,6 +25,20 @@ from together import FORKSERVER
 COUNTS = Counts(classes=4, train=5, val=2)
 SMALL = Transform(size=16, resize=16)
 CLASSES = WNIDS[100:110]
+CHANGES: dict[str, Callable[[Path], object]] = {
+    **{"missing": Path.unlink, "class": lambda path: shutil.rmtree(path.parent)},
+    "more": lambda path: shutil.copy(path, path.with_name("more.png")),
+    "no table": lambda path: (path.parents[2] / "classes.csv").unlink(),
+}
+WRONG = """
+2 | small-imagenet --to {tmp}/small | small-imagenet needs --images
+2 | small-imagenet --to {tmp}/imagenet/x --images {tmp}/imagenet | lies in
+2 | small-imagenet --to {tmp}/small --images {tmp}/imagenet --size 64 | --size does not
+2 | small-imagenet --to {tmp}/small --images {tmp}/imagenet --seed x | seed
+2 | cifar10 --to {tmp}/small --seed 1 | --seed does not go with cifar10
+1 | small-imagenet --to {tmp}/small --images {tmp}/none | cannot read the folder .*none
+1 | small-imagenet --to {tmp}/small --images {tmp}/imagenet | has 0 class .* 650 images, not 150
+"""
 
 
 @pytest.fixture
@@ -59,11 +73,10 @@ def first(names: list[str], count: int, seed: int) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_contents(images: Path, tmp_path: Path, seed: int) -> None:
+def test_contents(images, tmp_path, seed):
     to = build(images, tmp_path / "small", seed=seed)
     enough = [wnid for number, wnid in enumerate(CLASSES) if number not in (2, 5)]
-    wnids = sorted(first(enough, 4, seed))
-    table = rows(to / "classes.csv")
+    wnids, table = sorted(first(enough, 4, seed)), rows(to / "classes.csv")
     assert [(row["label"], row["wnid"]) for row in table] == [*zip("0123", wnids, strict=True)]
     sources = {row["image"]: row["source"] for row in rows(to / "sources.csv")}
     for wnid in wnids:
@@ -87,14 +100,11 @@ def test_contents(images: Path, tmp_path: Path, seed: int) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"imagenet", "small"}
 
 
-def test_the_class_folders_themselves(images: Path, tmp_path: Path) -> None:
+def test_a_finished_set_is_kept_and_made_of_the_class_folders_alike(images, tmp_path):
     whole, inner = (
         build(each, tmp_path / f"of-{each.name}") for each in (images, images / "train")
     )
     assert contents(whole) == contents(inner)
-
-
-def test_a_finished_set_is_kept(images: Path, tmp_path: Path) -> None:
     to = build(images, tmp_path / "small")
     before = {path: path.stat().st_mtime_ns for path in to.rglob("*")}
     assert build(images, to) == to
@@ -106,9 +116,8 @@ def test_a_finished_set_is_kept(images: Path, tmp_path: Path) -> None:
         build(images, tmp_path / "other")
 
 
-def test_damaged_images_are_replaced_and_listed(images: Path, tmp_path: Path) -> None:
-    whole = build(images, tmp_path / "whole")
-    wnid = rows(whole / "classes.csv")[1]["wnid"]
+def test_damaged_images_are_replaced_and_listed(images, tmp_path):
+    wnid = rows(build(images, tmp_path / "whole") / "classes.csv")[1]["wnid"]
     order = first([f"{wnid}/{wnid}_{i}.JPEG" for i in range(9)], 9, 0)
     for name, content in ((order[0], jpeg(1)[:200]), (order[6], b"")):
         write(images / "train" / name, content)
@@ -129,7 +138,7 @@ def test_damaged_images_are_replaced_and_listed(images: Path, tmp_path: Path) ->
     assert not (tmp_path / "short").exists()
 
 
-def test_v2(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_v2(images, tmp_path, monkeypatch):
     monkeypatch.setattr(imagenet, "V2_IMAGES", 1000)
     class_folders(tmp_path / "v2", [str(i) for i in range(1000)], "jpeg")
     to = build(images, tmp_path / "small", v2=tmp_path / "v2")
@@ -167,7 +176,7 @@ def build_slowly(images: Path, to: Path) -> None:
     build(images, to)
 
 
-def test_a_killed_process_is_continued(images: Path, tmp_path: Path) -> None:
+def test_a_killed_process_is_continued(images, tmp_path):
     expected = contents(build(images, tmp_path / "whole"))
     to, done = tmp_path / "small", tmp_path / ".small.partial" / "done"
     for classes in (1, 3):
@@ -185,7 +194,7 @@ def test_a_killed_process_is_continued(images: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
-def test_no_room_and_too_little(images: Path, tmp_path: Path) -> None:
+def test_no_room_and_too_little(images, tmp_path):
     to = tmp_path / "small"
     with pytest.raises(SettingsError, match=r"lies in .*, which is read"):
         build(images, images / "small")
@@ -200,37 +209,16 @@ def test_no_room_and_too_little(images: Path, tmp_path: Path) -> None:
     assert not to.exists()
 
 
-CHANGES: dict[str, Callable[[Path], object]] = {
-    "missing": lambda path: path.unlink(),
-    "more": lambda path: shutil.copy(path, path.with_name("more.png")),
-    "class": lambda path: shutil.rmtree(path.parent),
-    "no table": lambda path: (path.parents[2] / "classes.csv").unlink(),
-}
-
-
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_changed_set(images: Path, tmp_path: Path, change: Callable[[Path], object]) -> None:
+def test_a_changed_set(images, tmp_path, change):
     to = build(images, tmp_path / "small")
     change(sorted((to / "val").glob("*/*.png"))[0])
     with pytest.raises(DataError, match=str(to)):
         load_data(f"small-imagenet:{to}", transform=SMALL)
 
 
-WRONG = """
-2 | small-imagenet --to {tmp}/small | small-imagenet needs --images
-2 | small-imagenet --to {tmp}/imagenet/x --images {tmp}/imagenet | lies in
-2 | small-imagenet --to {tmp}/small --images {tmp}/imagenet --size 64 | --size does not
-2 | small-imagenet --to {tmp}/small --images {tmp}/imagenet --seed x | seed
-2 | cifar10 --to {tmp}/small --seed 1 | --seed does not go with cifar10
-1 | small-imagenet --to {tmp}/small --images {tmp}/none | cannot read the folder .*none
-1 | small-imagenet --to {tmp}/small --images {tmp}/imagenet | has 0 class .* 650 images, not 150
-"""
-
-
 @pytest.mark.parametrize("case", cases(WRONG))
-def test_wrong_use_of_the_command(
-    tmp_path: Path, images: Path, case: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_use_of_the_command(tmp_path, images, case, capsys):
     code, words, message = case
     assert main(["data", *words.format(tmp=tmp_path).split()]) == int(code)
     assert re.search(message, capsys.readouterr().err)
@@ -238,12 +226,7 @@ def test_wrong_use_of_the_command(
     assert not (images / "x").exists()
 
 
-def test_the_command(
-    images: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_command(images, tmp_path, monkeypatch, capsys):
     small = dict(build_small_imagenet.__kwdefaults__, counts=COUNTS)  # 150 classes take a while
     monkeypatch.setattr(build_small_imagenet, "__kwdefaults__", small)
     to = tmp_path / "small"

@@ -40,7 +40,6 @@ def load(root: Path, split: str = "test") -> FileData:
 
 
 def wnids(data: FileData) -> dict[str, str]:
-    """The class of each file."""
     labels = data.labels.tolist()
     return {n: data.synsets[label] for n, label in zip(data.files, labels, strict=True)}
 
@@ -112,5 +111,4 @@ def test_the_real_one() -> None:
     assert wnids(data) == expected
     train, other = load(Path(folder), "train"), ImageFolder(str(top / "train"))
     assert (len(data), len(train)) == (10_000, 100_000)
-    assert list(train.synsets) == other.classes
-    assert train.labels.tolist() == other.targets
+    assert (list(train.synsets), train.labels.tolist()) == (other.classes, other.targets)

@@ -15,8 +15,7 @@ def rows_of(path: Path) -> list[dict]:
 
 def labels_of(folder: Path, row: dict, categories: list[str]) -> tuple[np.ndarray, list[bool]]:
     """Which labels each pixel carries, label_count×h×w, and which categories the image carries."""
-    shape = int(row["sh"]), int(row["sw"])
-    carried = np.zeros((1000, *shape), dtype=bool)
+    carried = np.zeros((1000, *(int(row["sh"]), int(row["sw"]))), dtype=bool)
     for category in categories:
         for item in filter(None, row[category].split(";")):
             if item.isdigit():
@@ -31,7 +30,6 @@ def labels_of(folder: Path, row: dict, categories: list[str]) -> tuple[np.ndarra
 
 
 def categories_of(folder: Path, categories: list[str]) -> dict[int, set[str]]:
-    """The categories that list a label."""
     found: dict[int, set[str]] = {}
     for category in categories:
         for line in rows_of(folder / f"c_{category}.csv"):
@@ -40,7 +38,6 @@ def categories_of(folder: Path, categories: list[str]) -> dict[int, set[str]]:
 
 
 def thresholds(maps: np.ndarray, quantile: float) -> np.ndarray:
-    """Of each unit."""
     return np.array([threshold(values, quantile) for values in maps.swapaxes(0, 1)])
 
 

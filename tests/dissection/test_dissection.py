@@ -14,19 +14,23 @@ from torch import Tensor, nn
 
 import tiny_broden
 import together
-from advlens.attacks import LeastLikely
-from advlens.attacks.threat import L2
+from advlens import L2, LeastLikely, ModelError, SettingsError, load_model
 from advlens.datasets import BrodenData
 from advlens.dissection import Concepts, Dissection, Dissector
 from advlens.distributed import joined
-from advlens.errors import ModelError, SettingsError
-from advlens.models import load_model
 from advlens.prepared import prepare
 from smooth_network import Untraceable
 
 QUANTILE = 0.03  # a share of so few positions that thresholds and masks differ from unit to unit
 ATTACK = LeastLikely(threat=L2(epsilon=2.0), steps=2)
 LAYERS = ("0", "3")
+# Convolution: positions 1, 3, 5 …; pooling: the middle of three of these.
+CENTERS = {"0": (1 + 2 * np.arange(15),) * 2, "3": (3 + 4 * np.arange(7),) * 2}
+BILINEAR = {
+    "0": ((np.arange(15) + 0.5) * 32 / 15 - 0.5,) * 2,
+    "3": ((np.arange(7) + 0.5) * 32 / 7 - 0.5,) * 2,
+}
+FIELDS = ("labels", "iou", "thresholds", "permuted_labels", "permuted_iou", "dead", "ious")
 
 
 def network() -> nn.Module:
@@ -37,14 +41,6 @@ def network() -> nn.Module:
         *(nn.Conv2d(6, 5, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)),
         *(nn.Flatten(), nn.Linear(5, 4)),
     ).eval()
-
-
-# Convolution: positions 1, 3, 5 …; pooling: the middle of three of these.
-CENTERS = {"0": (1 + 2 * np.arange(15),) * 2, "3": (3 + 4 * np.arange(7),) * 2}
-BILINEAR = {
-    "0": ((np.arange(15) + 0.5) * 32 / 15 - 0.5,) * 2,
-    "3": ((np.arange(7) + 0.5) * 32 / 7 - 0.5,) * 2,
-}
 
 
 @pytest.fixture(scope="module")
@@ -99,16 +95,13 @@ def test_every_iou_equals_the_definition(data, maps, upsampling, counting):
         assert (ious > 0).sum() > 20
 
 
-def test_under_attack_with_both_thresholds(data, maps):
+def test_under_attack_with_both_thresholds_and_by_chance(data, maps):
     found = Dissection(quantile=QUANTILE, batch_size=16)(network(), data, ATTACK)["3"]
     real, attacked = maps(16, False, "3"), maps(16, True, "3")
     for kind, source in (("adversarial", real), ("adversarial-reestimated", attacked)):
         thresholds = by_hand.thresholds(source, QUANTILE)
         check(found[kind], thresholds, by_loops(data, attacked, thresholds, CENTERS["3"]))
     assert not torch.equal(found["real"].ious, found["adversarial"].ious)
-
-
-def test_chance_is_the_same_count_with_the_labels_of_other_images(data, maps):
     settings = Dissection(quantile=QUANTILE, seed=5)
     found = settings(network(), data)["3"]["real"]
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(5)).tolist()
@@ -146,11 +139,7 @@ def test_real_images_and_a_real_network(shared_data, tmp_path):
     assert ious.max() > 0.1
 
 
-FIELDS = ("labels", "iou", "thresholds", "permuted_labels", "permuted_iou", "dead", "ious")
-
-
 def pairs(one: dict, other: dict):
-    """The concepts of every layer and kind in both."""
     return [(one[name][kind], other[name][kind]) for name in one for kind in one[name]]
 
 
@@ -191,7 +180,6 @@ def dissector(data, memory: int = 2**31, **more) -> Dissector:
 
 
 def walked(walk: Dissector, batches) -> dict:
-    """All passes of a dissection over the batches."""
     again = True
     while again:
         for batch in batches():
@@ -206,8 +194,7 @@ def test_a_killed_dissection_goes_on(data, whole, memory):
     while again:
         for start in range(0, len(data), 8):
             if start in (8, 24):  # as if killed here, and started again
-                state = walk.state()
-                walk = dissector(data, memory)
+                state, walk = walk.state(), dissector(data, memory)
                 walk.restore({key: value.clone() for key, value in state.items()})
             (batch,) = data.batches(8, range(start, start + 8))
             walk.update(batch.ids, batch.images)
@@ -227,7 +214,6 @@ def _share(folder: Path, out: Path) -> None:
 
 
 def flat(walk: Dissector, found: dict) -> dict[str, Tensor]:
-    """All that a dissection finds."""
     kept = {
         f"{name}.{kind}.{field}": getattr(concepts, field)
         for name, kinds in found.items()
@@ -251,16 +237,13 @@ def test_processes_share_the_images_and_agree_with_one(data, tmp_path):
                 assert torch.equal(kept[key], value), key
 
 
-def test_a_stack_without_a_classifier_and_one_that_cannot_be_traced(data):
+def test_stacks_untraceable_models_and_dead_units(data):
     stack = network()[:5]
     found = Dissection(quantile=QUANTILE)(stack, data)
     bilinear = Dissection(quantile=QUANTILE, upsampling="bilinear")
     hooked, plain = bilinear(Untraceable(stack), data), bilinear(stack, data)
     assert torch.equal(hooked["network.3"]["real"].ious, plain["3"]["real"].ious)
     assert not torch.equal(found["3"]["real"].ious, plain["3"]["real"].ious)
-
-
-def test_dead_units_detect_nothing(data):
     model = network()
     with torch.no_grad():
         model[3].bias[2] = -1e3
@@ -269,17 +252,11 @@ def test_dead_units_detect_nothing(data):
     assert (found.labels[2], found.iou[2], found.thresholds[2]) == (0, 0, 0)
 
 
-def test_what_cannot_be_meant_is_refused(data):
-    for wrong in ({"quantile": 0}, {"quantile": 1}, {"top": 0}, {"batch_size": 0}):
-        with pytest.raises(SettingsError, match=next(iter(wrong))):
-            Dissection(**wrong)
+def test_what_cannot_be_meant_is_refused(data, monkeypatch):
     with pytest.raises(ModelError, match="no convolution named '9'; there are: 0, 3"):
         Dissection(layers=("9",))(network(), data)
     with pytest.raises(ModelError, match="no convolution"):
         Dissection()(nn.Sequential(nn.Flatten(), nn.Linear(3072, 2)), data)
-
-
-def test_thresholds_that_cannot_fit_are_refused_at_once(data, monkeypatch):
     sysconf = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 7}
     monkeypatch.setattr("os.sysconf", sysconf.__getitem__)
     # 40 · 15 · 15 and 40 · 7 · 7 positions: 271 values of 6 units and 59 of 5,

@@ -103,14 +103,12 @@ def test_a_position_at_its_threshold_is_not_in_the_mask():
 def test_a_value_above_its_threshold_by_less_than_float32_can_tell(small, covered):
     """In the middle between 1 and 2⁻⁴⁰ the map is ½ + 2⁻⁴¹; in float32, 2⁻⁴⁰ − ½ is −½."""
     maps = torch.tensor([[[[1.0, small], [1.0, small]]]])
-    found = above(maps, torch.tensor([0.5]), plain(2, 1, 2))
-    assert dense(found, 1, 1, (1, 1)).item() is covered
+    assert dense(above(maps, torch.tensor([0.5]), plain(2, 1, 2)), 1, 1, (1, 1)).item() is covered
 
 
 def test_chunks_change_nothing_and_nothing_above_is_an_empty_mask(monkeypatch):
     given = uniform(4, 3, 5, 5, seed=1), torch.full((3,), 0.7), plain(5, 11, 20)
-    whole = above(*given)
-    nothing = above(torch.zeros(2, 3, 5, 5), torch.ones(3), given[2])
+    whole, nothing = above(*given), above(torch.zeros(2, 3, 5, 5), torch.ones(3), given[2])
     assert (len(nothing.images), len(nothing.units), len(nothing.places)) == (0, 0, 0)
     monkeypatch.setattr(module, "CHUNK", 40)
     for ours, theirs in zip(vars(above(*given)).values(), vars(whole).values(), strict=True):

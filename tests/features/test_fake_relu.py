@@ -134,8 +134,7 @@ def test_each_branch_has_a_last_relu(x):
 
     torch.manual_seed(0)
     network = Branches()
-    model = prepare(network)
-    expected = gradient(network.first(x)[:, 1].mean(dim=(1, 2)), x)
+    model, expected = prepare(network), gradient(network.first(x)[:, 1].mean(dim=(1, 2)), x)
     torch.testing.assert_close(gradient(model.representation(x)[:, 1], x), expected)
     plain = gradient(model.representation(x)[:, 3], x, unblock=False)
     torch.testing.assert_close(gradient(model.representation(x)[:, 3], x), plain)

@@ -6,19 +6,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advlens.attacks.threat import L2
+from advlens import L2, ClassGeneration, FeatureVisualization, Inversion
 from advlens.errors import DataError, ModelError, NumericError, SettingsError
-from advlens.features import ClassGeneration, FeatureVisualization, Inversion
 from flops import counted_resnet, flops
 from steps_by_hand import moved
 
 SHORT = {"epsilon": 0.8, "step_size": 0.3, "steps": 6}
 CLOSE = {"rtol": 0, "atol": 1e-5}
+CASES = {
+    "one component": (FeatureVisualization(**SHORT), torch.arange(8) * 11),
+    "components": (FeatureVisualization(**SHORT), torch.arange(24).view(8, 3)),
+    "inversion": (Inversion(**SHORT), None),
+    "class": (ClassGeneration(**SHORT), torch.arange(8) % 5),
+    "free": (ClassGeneration(epsilon=1000, step_size=0.3, steps=6), torch.arange(8) % 5),
+}
 
 
 def representation(network: nn.Module, images: Tensor) -> Tensor:
-    hidden = torch.tanh(network.conv1(2 * images - 1))
-    return torch.tanh(network.conv2(hidden)).flatten(1)
+    return torch.tanh(network.conv2(torch.tanh(network.conv1(2 * images - 1)))).flatten(1)
 
 
 def by_hand(network, method, start, target) -> tuple[Tensor, float]:
@@ -42,15 +47,6 @@ def by_hand(network, method, start, target) -> tuple[Tensor, float]:
         (gradient,) = torch.autograd.grad(loss, pixels)
         current = moved(L2, current, -gradient, method.step_size, start, method.epsilon)
     return current, objective
-
-
-CASES = {
-    "one component": (FeatureVisualization(**SHORT), torch.arange(8) * 11),
-    "components": (FeatureVisualization(**SHORT), torch.arange(24).view(8, 3)),
-    "inversion": (Inversion(**SHORT), None),
-    "class": (ClassGeneration(**SHORT), torch.arange(8) % 5),
-    "free": (ClassGeneration(epsilon=1000, step_size=0.3, steps=6), torch.arange(8) % 5),
-}
 
 
 @pytest.mark.parametrize(("method", "targets"), CASES.values(), ids=CASES)
@@ -90,8 +86,7 @@ def test_robustness_library():
             with torch.no_grad():
                 norm = torch.norm(grad.view(grad.shape[0], -1), dim=1).view(-1, 1, 1, 1)
                 x = x + grad / (norm + 1e-10) * step_size
-                diff = (x - starts).renorm(p=2, dim=0, maxnorm=eps)
-                x = torch.clamp(starts + diff, 0, 1)
+                x = torch.clamp(starts + (x - starts).renorm(p=2, dim=0, maxnorm=eps), 0, 1)
         return x
 
     threes, twos = torch.full((5,), 3), torch.full((5,), 2)
@@ -139,13 +134,16 @@ def test_inversion_of_a_linear_network_goes_straight_to_the_image():
     assert not still.objective.any()
 
 
-def test_visualization_of_a_linear_network_follows_the_weights():
+def test_visualization_of_a_linear_network_follows_the_weights_and_no_images_are_no_work(smooth):
     network, turn = rotation()
     starts = torch.full((2, 3, 4, 4), 0.5)
     method = FeatureVisualization(step_size=0.1, steps=2)
     found = method(network, starts, torch.tensor([[3, 7]] * 2)).images
     expected = starts + 0.2 * (turn[3] + turn[7]).view(3, 4, 4) / 2**0.5
     torch.testing.assert_close(found, expected, **CLOSE)
+    none = torch.empty(0, 3, 8, 8)
+    assert len(Inversion()(smooth, none, none).images) == 0
+    assert len(ClassGeneration()(smooth, none, torch.empty(0, dtype=torch.int64)).objective) == 0
 
 
 @pytest.mark.parametrize("scale", [1e-25, 0.0])
@@ -172,24 +170,10 @@ def test_k_steps_are_2k_units():
         assert cost(Inversion, images.flip(0)) == 7 * part  # one for the targets' own
 
 
-def test_the_papers_settings():
+def test_wrong_settings_and_targets(smooth, pixels):
     assert FeatureVisualization() == FeatureVisualization(epsilon=1000, step_size=1, steps=400)
     assert Inversion() == Inversion(epsilon=1000, step_size=1, steps=10_000)
     assert ClassGeneration() == ClassGeneration(epsilon=30, step_size=0.5, steps=60)
-
-
-def test_wrong_settings():
-    for kind, word, value in (
-        (FeatureVisualization, "epsilon", -1),
-        (Inversion, "step_size", float("nan")),
-        (ClassGeneration, "steps", 0),
-        (Inversion, "batch_size", 0),
-    ):
-        with pytest.raises(SettingsError, match=f"{word} must be a positive number"):
-            kind(**{word: value})
-
-
-def test_wrong_targets(smooth, pixels):
     starts = pixels[:2]
     for targets, message in (
         (torch.tensor([1]), "2 starts but 1 targets"),
@@ -206,18 +190,9 @@ def test_wrong_targets(smooth, pixels):
     for given in ((starts, 2 + starts), (2 + starts, starts)):
         with pytest.raises(DataError, match=r"images must lie in \[0, 1\]"):
             Inversion(steps=1)(smooth, *given)
-
-
-def test_what_has_no_representation(pixels):
     convolution = nn.Sequential(nn.Conv2d(3, 2, 8), nn.Flatten())
     with pytest.raises(ModelError, match="no linear layer"):
         FeatureVisualization(steps=1)(convolution, pixels, torch.zeros(24, dtype=torch.int64))
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
     with pytest.raises(NumericError, match="representation of an image is 0"):
         Inversion(steps=1)(network, pixels[:1], torch.zeros(1, 3, 8, 8))
-
-
-def test_no_images_are_no_work(smooth):
-    none = torch.empty(0, 3, 8, 8)
-    assert len(Inversion()(smooth, none, none).images) == 0
-    assert len(ClassGeneration()(smooth, none, torch.empty(0, dtype=torch.int64)).objective) == 0

@@ -16,8 +16,7 @@ def images(n: int, size: tuple[int, int] = (10, 6), seed: int = 0) -> Tensor:
     """Correlated images around medium gray, far enough from 0 and 1 that no sample is clamped."""
     random = torch.Generator().manual_seed(seed)
     own = torch.rand(n, 3, *size, generator=random)
-    common = torch.rand(n, 1, 1, 1, generator=random)
-    return 0.45 + 0.05 * own + 0.05 * common
+    return 0.45 + 0.05 * own + 0.05 * torch.rand(n, 1, 1, 1, generator=random)
 
 
 def blocks_by_hand(images: Tensor) -> np.ndarray:
@@ -45,7 +44,6 @@ def fitted(parts: list[Tensor], size: tuple[int, int] = (10, 6), step: int = 100
 
 
 def small(gaussian: ClassGaussian, n: int) -> np.ndarray:
-    """The blocks of n samples of the first class."""
     samples = gaussian.sample(torch.zeros(n, dtype=torch.int64))
     return samples[:, :, ::4, ::4].flatten(1).double().numpy()
 
@@ -98,11 +96,10 @@ def test_merged_shards_are_the_whole(first, second):
     merged.merge(other)
     labels = torch.zeros(9, dtype=torch.int64)
     assert torch.equal(merged.sample(labels), whole.sample(labels))
-    assert merged.count.tolist() == [first + second, 0]
-    assert other.count.tolist() == [second, 0]
+    assert (merged.count.tolist(), other.count.tolist()) == ([first + second, 0], [second, 0])
 
 
-def test_samples_depend_on_seed_id_and_class_alone():
+def test_samples_are_images_of_blocks_and_depend_on_seed_id_and_class_alone():
     gaussian = fitted([images(FEW), images(MANY, seed=1)])
     labels, ids = torch.tensor([0, 1, 0, 1, 1]), torch.tensor([5, 6, 7, 8, 9])
     together = gaussian.sample(labels, ids)
@@ -111,9 +108,6 @@ def test_samples_depend_on_seed_id_and_class_alone():
         torch.testing.assert_close(alone, together[i], rtol=0, atol=1e-6)
     assert len({tuple(image.flatten().tolist()) for image in together}) == 5
     assert not torch.equal(gaussian.sample(labels, ids, seed=1), together)
-
-
-def test_samples_are_images_of_blocks():
     colors = images(FEW)[..., :1, :1].sub(0.5).sign().clamp(0, 1).expand(-1, -1, 10, 6)
     samples = fitted([colors]).sample(torch.zeros(50, dtype=torch.int64))
     assert (samples.shape, samples.dtype) == ((50, 3, 10, 6), torch.float32)

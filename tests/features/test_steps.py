@@ -14,6 +14,11 @@ from smooth_network import state_of
 
 STARTS, TARGETS = torch.rand(2, 7, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 NUMBERS = torch.tensor([0, 7, 1, 1, 4, 2, 6])
+METHODS = {
+    "visualization": (FeatureVisualization(steps=5, batch_size=3), NUMBERS),
+    "inversion": (Inversion(steps=5, batch_size=3, step_size=0.1), TARGETS),
+    "generation": (ClassGeneration(steps=5, batch_size=3), NUMBERS),
+}
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +26,6 @@ def resnet() -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return CifarResNet((1, 1), (4, 8), "projection", classes=8).eval()
-
-
-METHODS = {
-    "visualization": (FeatureVisualization(steps=5, batch_size=3), NUMBERS),
-    "inversion": (Inversion(steps=5, batch_size=3, step_size=0.1), TARGETS),
-    "generation": (ClassGeneration(steps=5, batch_size=3), NUMBERS),
-}
 
 
 @pytest.mark.parametrize(("method", "targets"), METHODS.values(), ids=METHODS)
@@ -52,7 +50,7 @@ def test_taken_up_from_what_was_kept_it_ends_in_the_same_bits(stops, method, tar
     assert torch.equal(found.objective, expected.objective)
 
 
-def test_a_state_does_not_change_with_the_work_and_unfinished_work_has_no_result(resnet):
+def test_a_state_stays_and_serves_its_own_work_alone(resnet):
     work = Inversion(steps=2).begin(resnet, STARTS, TARGETS)
     steps = iter(work)
     next(steps)
@@ -63,9 +61,15 @@ def test_a_state_does_not_change_with_the_work_and_unfinished_work_has_no_result
     assert work.objective.isfinite().all()
     next(steps)
     assert save(state) == before != save(work.state())
+    state = Inversion(steps=2).begin(resnet, STARTS, TARGETS).state()
+    with pytest.raises(RunError, match=r"remove it to start again"):
+        Inversion(steps=2).begin(resnet, STARTS[:3], TARGETS[:3]).restore(state)
+    state["done"] = torch.tensor(3)
+    with pytest.raises(RunError, match=r"step 3 .* is not one of 2 steps"):
+        Inversion(steps=2).begin(resnet, STARTS, TARGETS).restore(state)
 
 
-def test_images_do_not_feel_their_batch(resnet):
+def test_images_do_not_feel_their_batch_nor_inputs_and_model_the_work(resnet):
     for method, targets in METHODS.values():
         first, *others = (
             replace(method, batch_size=size)(resnet, STARTS, targets) for size in (1, 4, 64)
@@ -73,9 +77,6 @@ def test_images_do_not_feel_their_batch(resnet):
         for other in others:
             torch.testing.assert_close(other.images, first.images, rtol=0, atol=1e-4)
             torch.testing.assert_close(other.objective, first.objective, rtol=1e-4, atol=1e-4)
-
-
-def test_inputs_and_model_are_left_alone(resnet):
     starts, before = STARTS.clone().requires_grad_(), state_of(resnet.train())
     found = ClassGeneration(steps=3)(resnet, starts, NUMBERS)
     assert torch.equal(starts, STARTS)
@@ -83,15 +84,6 @@ def test_inputs_and_model_are_left_alone(resnet):
     assert not found.images.requires_grad
     assert state_of(resnet) == before
     resnet.eval()
-
-
-def test_a_state_of_other_work_is_refused(resnet):
-    state = Inversion(steps=2).begin(resnet, STARTS, TARGETS).state()
-    with pytest.raises(RunError, match=r"remove it to start again"):
-        Inversion(steps=2).begin(resnet, STARTS[:3], TARGETS[:3]).restore(state)
-    state["done"] = torch.tensor(3)
-    with pytest.raises(RunError, match=r"step 3 .* is not one of 2 steps"):
-        Inversion(steps=2).begin(resnet, STARTS, TARGETS).restore(state)
 
 
 class Breaking(nn.Module):

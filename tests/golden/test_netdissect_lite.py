@@ -15,9 +15,8 @@ import pytest
 from safetensors.torch import load_file
 from torchvision.models import alexnet
 
+from advlens import Classifier, Dissection
 from advlens.datasets import BrodenData
-from advlens.dissection import Dissection
-from advlens.models import Classifier
 
 
 @pytest.mark.timeout(600)  # 1 200 images through AlexNet, minutes on old processors
@@ -30,7 +29,6 @@ def test_same_concepts_as_netdissect_lite(shared_data: Path) -> None:
     model = Classifier(features, name="alexnet", **normalization)
     method = Dissection(upsampling="bilinear", counting="netdissect-lite")
     found = method(model, BrodenData(shared_data / "mini-broden"))["10"]["real"]
-
     path = Path(__file__).with_name("netdissect-lite-alexnet.csv")
     units, labels, iou, thresholds = np.loadtxt(path, delimiter=",", skiprows=1, unpack=True)
     assert units.tolist() == list(range(256))

@@ -7,11 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from advlens.attribution import IntegratedGradients
+from advlens import IntegratedGradients, make_attribution
 from advlens.attribution.baselines import blurred
 from advlens.errors import DataError, ModelError, NumericError, SettingsError
 from advlens.interop import attributions
-from advlens.interop.attributions import make_attribution
 from advlens.interop.guests import library
 from advlens.losses import rounding
 from advlens.prepared import prepare
@@ -30,6 +29,29 @@ THEIRS = {
     },
     "IntegratedGradients(baseline=blurred, n_steps=8)": {"n_steps": 8, "baselines": blurred},
 }
+COMPLETE = {"IntegratedGradients(n_steps=64)": 64, "DeepLift": 2, "Saliency": 1, "KernelShap": 25}
+DRAWN = [
+    "GradientShap(n_samples=4, stdevs=.1)",
+    "IntegratedGradients(n_steps=4, baseline=noise)",
+    "NoiseTunnel(attribution_method=Saliency, nt_samples=3)",
+    "KernelShap(n_samples=10)",
+]
+REFUSED = {
+    "shap:Gradient": "no library 'shap' of attributions; use captum:NAME",
+    "Saliency": "no library '' of attributions",
+    "captum:Salience": "captum has no attribution 'Salience'; perhaps .*Saliency",
+    "captum:torch": "captum has no attribution 'torch'",
+    "captum:LayerGradCam(layer=conv1)": "explains a layer or a neuron",
+    "captum:Saliency(absolute=True)": "'absolute'; it takes .*abs",
+    "captum:Occlusion": "missing a required argument: 'sliding_window_shapes'",
+    "captum:GuidedGradCam": "missing a required argument: 'layer'",
+    "captum:FeaturePermutation": "compares the images of a batch",
+    "captum:DeepLift(baseline=grey)": "baseline must be one of noise, black, blurred, not 'grey'",
+    "captum:DeepLift(baselines=0)": "baselines is set by advlens",
+    "captum:Saliency(target=3)": "target must be one of probability, logit, not 3",
+    "captum:NoiseTunnel": "missing a required argument: 'attribution_method'",
+    "captum:NoiseTunnel(attribution_method=Noise)": "captum has no attribution 'Noise'",
+}
 
 
 class Twice(nn.Module):
@@ -41,8 +63,7 @@ class Twice(nn.Module):
         self.relu, self.linear = nn.ReLU(inplace=True), nn.Linear(96, 5)
 
     def forward(self, x):
-        hidden = self.relu(self.second(self.relu(self.first(x))))
-        return F.relu(self.linear(hidden.flatten(1)) + 1)
+        return F.relu(self.linear(self.relu(self.second(self.relu(self.first(x)))).flatten(1)) + 1)
 
 
 @pytest.fixture
@@ -58,8 +79,7 @@ def test_captums_own_call_gives_the_same(text, settings, smooth, pixels, labels)
     given = {key: blurred(pixels) if value is blurred else value for key, value in settings.items()}
     with torch.enable_grad():
         theirs = getattr(captum, text.partition("(")[0])(smooth)
-        images = pixels.clone().requires_grad_()
-        wanted = theirs.attribute(images, target=labels, **given).detach()
+        wanted = theirs.attribute(pixels.clone().requires_grad_(), target=labels, **given).detach()
     torch.testing.assert_close(found.values, wanted, **CLOSE)
     assert torch.equal(found.targets, labels)
     assert found.error.isnan().all()
@@ -77,8 +97,7 @@ def test_the_probability_is_ours(smooth, pixels):
     with torch.no_grad():
         sure[1].weight.copy_(torch.eye(5) * 16)
     found = make_attribution("captum:Saliency(target=probability, abs=False)")(sure, pixels)
-    double = sure.double()
-    images = pixels.double().requires_grad_()
+    double, images = sure.double(), pixels.double().requires_grad_()
     odds = double(images).log_softmax(dim=1).gather(1, found.targets[:, None])
     (wanted,) = torch.autograd.grad(odds.exp().sum(), images)
     size = wanted.flatten(1).norm(dim=1)
@@ -123,9 +142,6 @@ def test_guided_backprop_sees_functions(rectified, pixels):
     torch.testing.assert_close(found.values, wanted, rtol=1e-9, atol=1e-12)
 
 
-COMPLETE = {"IntegratedGradients(n_steps=64)": 64, "DeepLift": 2, "Saliency": 1, "KernelShap": 25}
-
-
 @pytest.mark.parametrize(("text", "points"), COMPLETE.items(), ids=COMPLETE)
 def test_gap_and_points(text, points, smooth, pixels):
     found = make_attribution(f"captum:{text}")(smooth, pixels[:3])
@@ -141,14 +157,6 @@ def test_gap_and_points(text, points, smooth, pixels):
     total = found.values.double().sum(dim=(1, 2, 3))
     away, known = (total - change).abs(), rounding(logits.float())
     assert ((found.gap * change.abs() - away).abs() <= known).all()
-
-
-DRAWN = [
-    "GradientShap(n_samples=4, stdevs=.1)",
-    "IntegratedGradients(n_steps=4, baseline=noise)",
-    "NoiseTunnel(attribution_method=Saliency, nt_samples=3)",
-    "KernelShap(n_samples=10)",
-]
 
 
 @pytest.mark.parametrize("text", DRAWN)
@@ -178,13 +186,10 @@ def test_memory_is_that_of_a_chunk(smooth, pixels, monkeypatch):
     torch.testing.assert_close(found.values, wanted.values, rtol=1e-2, atol=1e-3)
 
 
-def test_a_model_that_cannot_be_traced_is_explained_as_it_is(smooth, pixels):
+def test_models_that_cannot_be_traced_and_nothing_is_left_on_one(smooth, pixels):
     method = make_attribution("captum:Saliency")
     expected = method(smooth, pixels).values
     torch.testing.assert_close(method(Untraceable(smooth), pixels).values, expected)
-
-
-def test_nothing_is_left_on_the_model(smooth, pixels):
     model = prepare(smooth)
     before = state_of(model)
     for text in ("DeepLift", "GuidedBackprop"):
@@ -192,24 +197,6 @@ def test_nothing_is_left_on_the_model(smooth, pixels):
     with pytest.raises(ModelError, match=r"captum:Occlusion.* fails on this model"):
         make_attribution("captum:Occlusion(sliding_window_shapes=99)")(model, pixels[:1])
     assert state_of(model) == before
-
-
-REFUSED = {
-    "shap:Gradient": "no library 'shap' of attributions; use captum:NAME",
-    "Saliency": "no library '' of attributions",
-    "captum:Salience": "captum has no attribution 'Salience'; perhaps .*Saliency",
-    "captum:torch": "captum has no attribution 'torch'",
-    "captum:LayerGradCam(layer=conv1)": "explains a layer or a neuron",
-    "captum:Saliency(absolute=True)": "'absolute'; it takes .*abs",
-    "captum:Occlusion": "missing a required argument: 'sliding_window_shapes'",
-    "captum:GuidedGradCam": "missing a required argument: 'layer'",
-    "captum:FeaturePermutation": "compares the images of a batch",
-    "captum:DeepLift(baseline=grey)": "baseline must be one of noise, black, blurred, not 'grey'",
-    "captum:DeepLift(baselines=0)": "baselines is set by advlens",
-    "captum:Saliency(target=3)": "target must be one of probability, logit, not 3",
-    "captum:NoiseTunnel": "missing a required argument: 'attribution_method'",
-    "captum:NoiseTunnel(attribution_method=Noise)": "captum has no attribution 'Noise'",
-}
 
 
 @pytest.mark.parametrize(("text", "reason"), REFUSED.items(), ids=REFUSED)

@@ -6,9 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from advlens.attacks import Pgd
-from advlens.attacks.threat import L2, Linf, Uniform
-from advlens.errors import ModelError, SettingsError
+from advlens import L2, Linf, ModelError, Pgd, SettingsError, Uniform
 from advlens.interop.autoattack import PARTS, AutoAttack
 from advlens.interop.guests import guest, library
 from advlens.prepared import prepare
@@ -107,16 +105,16 @@ class Tens(nn.Module):
         return self.more(self.network(x))
 
 
-def test_only_images_that_hold_out_go_on_and_ten_classes_have_nine_targets(fake, smooth, pixels):
+def test_only_images_that_hold_out_go_on_and_only_within_the_ball(
+    fake, smooth, pixels, labels, monkeypatch
+):
+    """And ten classes have nine targets."""
     model = Tens(smooth, 10).eval()
-    labels = model(pixels).argmax(dim=1)
-    labels[::3] = (labels[::3] + 1) % 10
-    AutoAttack(threat=L2(epsilon=0.25)).outcomes(model, pixels, labels)
+    classes = model(pixels).argmax(dim=1)
+    classes[::3] = (classes[::3] + 1) % 10
+    AutoAttack(threat=L2(epsilon=0.25)).outcomes(model, pixels, classes)
     settings = {"norm": "L2", "eps": 0.25, "device": pixels.device}
     assert fake.calls == [(part, 16, 9, 9, settings) for part in PARTS]
-
-
-def test_what_leaves_the_ball_is_an_error(fake, smooth, pixels, labels, monkeypatch):
     monkeypatch.setattr(fake, "result", staticmethod(lambda images: (images + 0.2).clamp(0, 1)))
     with pytest.raises(ModelError, match=r"AutoAttack \(apgd-ce\) leaves its ball"):
         AutoAttack(threat=Linf(epsilon=0.1))(smooth, pixels, labels)

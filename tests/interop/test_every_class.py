@@ -5,9 +5,7 @@ import inspect
 
 import pytest
 
-from advlens.errors import SettingsError
-from advlens.interop.attacks import make_attack
-from advlens.interop.attributions import make_attribution
+from advlens import SettingsError, make_attack, make_attribution
 from advlens.interop.guests import library
 
 foolbox, torchattacks = library("foolbox"), library("torchattacks")
@@ -16,12 +14,8 @@ captum = library("captum", "captum.attr")
 SMALL = """steps=2 iters=2 n_restarts=1 max_evals=20 popsize=4 n_queries=4 max_iterations=10
     binary_search_steps=2 num_classes=5 n_classes=5 initial_num_evals=5 max_num_evals=10 max_iter=2
     times=2"""
-COMPILED = {
-    "L0BrendelBethgeAttack": "L0",
-    "L1BrendelBethgeAttack": "L1",
-    "L2BrendelBethgeAttack": "L2",
-    "LinfinityBrendelBethgeAttack": "Linf",
-}
+COMPILED = {"L0": "L0", "L1": "L1", "L2": "L2", "Linfinity": "Linf"}
+COMPILED = {f"{kind}BrendelBethgeAttack": norm for kind, norm in COMPILED.items()}
 """Attacks that take a minute to compile → their norms: they are made here, and not run."""
 NO_ATTACK = {
     "Attack": "what attacks of foolbox are made from",
@@ -33,29 +27,20 @@ NO_ATTACK = {
     "LGV": "trains models of its own",
     "MultiAttack": "wraps other attacks",
 }
+BASES = ("Attribution", "GradientAttribution", "PerturbationAttribution")
+OF_LANGUAGE = ("LLMAttribution", "LLMGradientAttribution", "RemoteLLMAttribution")
 NO_ATTRIBUTION = {
-    **dict.fromkeys(
-        ("Attribution", "GradientAttribution", "PerturbationAttribution"),
-        "what attributions are made from",
-    ),
+    **dict.fromkeys(BASES, "what attributions are made from"),
+    **dict.fromkeys(OF_LANGUAGE, "explains language models"),
     "FeaturePermutation": "compares the images of a batch",
     "ShapleyValues": "never ends; use captum:ShapleyValueSampling",
     "DataLoaderAttribution": "wraps another attribution",
-    **dict.fromkeys(
-        ("LLMAttribution", "LLMGradientAttribution", "RemoteLLMAttribution"),
-        "explains language models",
-    ),
     "LimeBase": "missing a required argument",
 }
-NEEDED = {
-    "GuidedGradCam": "layer=conv2",
-    "NoiseTunnel": "attribution_method=Saliency, nt_samples=2",
-    "Occlusion": "sliding_window_shapes=(3,4,4)",
-    "KernelShap": "n_samples=4",
-    "Lime": "n_samples=4",
-    "ShapleyValueSampling": "n_samples=1",
-    "IntegratedGradients": "n_steps=2",
-}
+NEEDED = {"GuidedGradCam": "layer=conv2", "Occlusion": "sliding_window_shapes=(3,4,4)"}
+NEEDED |= {"NoiseTunnel": "attribution_method=Saliency, nt_samples=2", "Lime": "n_samples=4"}
+NEEDED |= {"KernelShap": "n_samples=4", "ShapleyValueSampling": "n_samples=1"}
+NEEDED |= {"IntegratedGradients": "n_steps=2"}
 
 
 def classes(module):
@@ -74,8 +59,7 @@ NAMES += [("torchattacks", torchattacks, name) for name in classes(torchattacks)
 @pytest.mark.parametrize(("peer", "module", "name"), NAMES, ids=[f"{n[0]}:{n[2]}" for n in NAMES])
 def test_every_attack(peer, module, name, smooth, pixels, labels, monkeypatch):
     kind = getattr(module, name)
-    known = inspect.signature(kind).parameters
-    norm = ", norm=L2" if "distance" in known else ""
+    norm = ", norm=L2" if "distance" in inspect.signature(kind).parameters else ""
     text = f"{peer}:{name}(epsilon=.5{norm}{small(kind)})"
     if name in NO_ATTACK:
         with pytest.raises(SettingsError, match=NO_ATTACK[name]) as caught:

@@ -50,16 +50,13 @@ def test_nothing_is_left_behind(fails, smooth, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_randomness_follows_from_the_seed(smooth):
+def test_our_own_errors_and_the_seed_stay_what_they_are(smooth):
     def draws(seed):
         with guest("peer", smooth, seed):
             return torch.rand(2).tolist(), random.random(), np.random.rand()  # noqa: NPY002
 
     assert draws(3) == draws(3) != draws(4)
     draws(2**64 - 1)  # the largest that seeds are derived to
-
-
-def test_our_own_errors_stay_what_they_are(smooth):
     with pytest.raises(DataError, match="ours"), guest("peer", smooth, 0):
         raise DataError("ours")
 
@@ -74,7 +71,7 @@ def test_gradients_are_laid_out_like_images(smooth, pixels):
     torch.testing.assert_close(gradient, wanted)
 
 
-def test_a_library_that_is_missing_and_an_unknown_name_are_one_sentence():
+def test_what_a_library_or_a_call_lacks_is_one_sentence():
     with pytest.raises(SettingsError, match=r"nonsuch cannot be imported .* 'advlens\[nonsuch\]'"):
         library("nonsuch")
     torch_nn = library("torch", "torch.nn")
@@ -84,8 +81,6 @@ def test_a_library_that_is_missing_and_an_unknown_name_are_one_sentence():
         library_class(MethodSpec("torch", "Parameter", {}), torch_nn, nn.Module)
     assert library_class(MethodSpec("torch", "ReLU", {}), torch_nn, nn.Module) is nn.ReLU
 
-
-def test_settings_that_a_call_does_not_take():
     def call(model, steps, size=1): ...
 
     spec = MethodSpec("peer", "Call", {})

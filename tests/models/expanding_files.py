@@ -41,7 +41,6 @@ def content(value: bytes) -> bytes:
 
 
 def weights(value: bytes, key: bytes = text("conv.weight")) -> bytes:
-    """A state dict of one entry."""
     return content(b"}" + key + value + b"s")
 
 
@@ -50,7 +49,6 @@ def tensor(storage=STORAGE + b"tQ", offset=b"K\0", size=b")", stride=b")", rest=
 
 
 def sized(size: int, stride: int = 1) -> bytes:
-    """A state dict of one tensor with one axis."""
     return weights(tensor(size=number(size) + b"\x85", stride=number(stride) + b"\x85"))
 
 
@@ -65,7 +63,6 @@ def legacy(magic=MAGIC, system=b"}", value=b"}", keys=b"]", rest=b"") -> bytes:
 
 
 def pairs(items: Iterable[bytes]) -> bytes:
-    """A dictionary of pairs."""
     return b"}(" + b"".join(items) + b"u"
 
 
@@ -85,8 +82,7 @@ def directory(count: int) -> bytes:
     whole = zipped(b"\x80\x04}.")
     start, end = whole.index(b"PK\1\2"), whole.index(b"PK\5\6")
     one = whole[start : whole.index(b"PK\1\2", start + 4)]
-    size = len(one) * count
-    tail = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 65535, 65535, size, start, 0)
+    tail = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 65535, 65535, (len(one) * count), start, 0)
     assert len(tail) == len(whole) - end
     return whole[:start] + one * count + tail
 

@@ -33,12 +33,10 @@ def pickled(value, protocol: int = 2) -> bytes:
 
 
 def number(value: int) -> bytes:
-    """The instruction for a number."""
     return pickled(value)[2:-1]
 
 
 def named(module: str, name: str) -> bytes:
-    """The instruction for a name."""
     return f"c{module}\n{name}\n".encode()
 
 

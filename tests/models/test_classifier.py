@@ -11,6 +11,7 @@ from advlens.errors import DataError, ModelError
 from advlens.models import Classifier, check_images
 
 build = partial(Classifier, nn.Identity(), name="c")
+ZEROS, ONES = (0, 0, 0), (1, 1, 1)
 
 
 def test_images_in_range_are_returned_as_they_are():
@@ -52,7 +53,7 @@ def test_images_that_are_no_tensor_are_refused(images):
         check_images(images)
 
 
-def test_normalization_is_inside():
+def test_normalization_is_inside_and_not_in_the_state():
     mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 2.0)
     classifier, images = build(mean=mean, std=std), torch.rand(2, 3, 4, 4)
     found = classifier(images)
@@ -61,14 +62,8 @@ def test_normalization_is_inside():
         torch.testing.assert_close(found[:, channel].double(), expected, rtol=1e-5, atol=1e-6)
     classifier.set_normalization((0, 0, 0), (1, 1, 1))
     assert torch.equal(classifier(images), images)
-
-
-def test_state_dict_is_the_networks():
     classifier = Classifier(nn.Linear(2, 2), name="c")
     assert list(classifier.state_dict()) == ["network.weight", "network.bias"]
-
-
-ZEROS, ONES = (0, 0, 0), (1, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -84,13 +79,10 @@ def test_impossible_normalization_is_refused(mean, std):
         build(mean=mean, std=std)
 
 
-def test_class_names_and_synsets_must_match():
+def test_class_names_and_synsets():
     assert build(classes=["a", "b"], synsets=["n1", "n2"]).classes == ("a", "b")
     with pytest.raises(ModelError, match="2 class names but 1 synsets"):
         build(classes=["a", "b"], synsets=["n1"])
-
-
-def test_classes_without_names_have_the_words_of_their_synsets():
     assert build(synsets=("n02123045", "n02084071")).classes == ("tabby", "dog")
     assert build().classes is None
     with pytest.raises(DataError, match="n99999999"):

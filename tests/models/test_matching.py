@@ -16,44 +16,33 @@ def prefixed(*prefixes: str) -> dict[str, Tensor]:
 
 
 def normalizer(*names: str, shape: tuple[int, ...] = (3, 1, 1)) -> dict[str, Tensor]:
-    """Means, and standard deviations, under names that alternate."""
-    return {n: (STD if i % 2 else MEAN).view(shape) for i, n in enumerate(names)}
+    """A mean and a standard deviation under each of these names."""
+    kinds = {"mean": MEAN, "std": STD}
+    return {f"{name}{kind}": kinds[kind].view(shape) for name in names for kind in kinds}
 
 
+WRAPPED = {name.replace("conv.", "conv.module."): tensor for name, tensor in state().items()}
+ROBUST = "module.normalizer.new_", "module.attacker.normalize.new_"
+ONE_BY_THREE = (1, 3, 1, 1)
 FORMS = {  # the normalizers in the file, its other tensors, the prefix found, the copies found
     "plain": ({}, state(), "", ()),
     "DataParallel": ({}, prefixed("module."), "", ()),
-    "DataParallel around a part": (
-        {},
-        {name.replace("conv.", "conv.module."): tensor for name, tensor in state().items()},
-        "",
-        (),
-    ),
+    "DataParallel around a part": ({}, WRAPPED, "", ()),
     "torch.compile": ({}, prefixed("_orig_mod.module."), "", ()),
     "any wrapper": ({}, prefixed("a.b.c."), "a.b.c.", ()),
     "robustness": (
-        normalizer(
-            *("module.normalizer.new_mean", "module.normalizer.new_std"),
-            *("module.attacker.normalize.new_mean", "module.attacker.normalize.new_std"),
-        ),
-        prefixed("module.model.", "module.attacker.model."),
-        "model.",
-        ("attacker.model.",),
+        *(normalizer(*ROBUST), prefixed("module.model.", "module.attacker.model.")),
+        *("model.", ("attacker.model.",)),
     ),
     "robustness, own network": (
-        normalizer("normalizer.new_mean", "normalizer.new_std"),
-        prefixed("model.model.", "attacker.model.model."),
-        "model.model.",
-        ("attacker.model.model.",),
+        *(normalizer("normalizer.new_"), prefixed("model.model.", "attacker.model.model.")),
+        *("model.model.", ("attacker.model.model.",)),
     ),
     "RobustBench": (
-        normalizer("normalize.mean", "normalize.std", shape=(1, 3, 1, 1)),
-        prefixed("model."),
-        "model.",
-        (),
+        *(normalizer("normalize.", shape=ONE_BY_THREE), prefixed("model."), "model.", ()),
     ),
-    "a sequence": (normalizer("module.0.mean", "module.0.std"), prefixed("module.1."), "1.", ()),
-    "mu and sigma": (normalizer("mu", "sigma", shape=(1, 3, 1, 1)), state(), "", ()),
+    "a sequence": (normalizer("module.0."), prefixed("module.1."), "1.", ()),
+    "mu and sigma": ({"mu": MEAN.view(1, 3, 1, 1), "sigma": STD.view(1, 3, 1, 1)}, state(), "", ()),
     "an equal copy": ({}, prefixed("net.", "best_net."), "net.", ("best_net.",)),
 }
 
@@ -76,7 +65,7 @@ def test_wrappers(form):
         assert (found.mean, found.std) == (None, None)
 
 
-def test_what_fits_nothing_is_named():
+def test_what_fits_nothing_is_named_but_counters():
     one = torch.zeros(1)
     file = prefixed("model.") | {"model.extra": one, "ema.decay": one}
     assert match(file, OWN).unknown == ("model.extra", "ema.decay")
@@ -85,9 +74,6 @@ def test_what_fits_nothing_is_named():
     # a part of a copy is no copy
     part = {"old.conv.bias": torch.zeros(4)}
     assert match(state() | part, OWN).unknown == ("old.conv.bias",)
-
-
-def test_counters_are_dropped_by_themselves():
     names = ["n_averaged", "module.total_ops", "module.conv.total_params"]
     counters = dict.fromkeys([*names, "head.num_batches_tracked"], torch.ones(()))
     found = match(prefixed("module.") | counters, OWN)
@@ -96,9 +82,6 @@ def test_counters_are_dropped_by_themselves():
     large = {"total_ops": torch.ones(2), "total_opsets": one, "n_averaged.weight": one}
     found = match(state() | large, OWN)
     assert (found.counters, set(found.unknown)) == ((), set(large))
-
-
-def test_a_network_keeps_its_own_counters():
     network = nn.Sequential(Network())
     network.register_buffer("n_averaged", torch.tensor(7))
     file = network.state_dict()
@@ -107,12 +90,15 @@ def test_a_network_keeps_its_own_counters():
     assert found.counters == ()
 
 
-def test_an_incomplete_network_is_still_found_by_its_prefix():
+def test_parts_and_copies_of_another_shape():
     file = prefixed("model.")
     del file["model.conv.bias"]
     found = match(file, OWN)
-    assert found.prefix == "model."
-    assert OWN.keys() - found.tensors.keys() == {"conv.bias"}
+    assert (found.prefix, OWN.keys() - found.tensors.keys()) == ("model.", {"conv.bias"})
+    # They may be of any size; the wrong shape is said when they are loaded
+    zeros, ones = (value.expand(1 << 40) for value in (torch.zeros(1), torch.ones(1)))
+    found = match(TWO | {"a.conv.bias": zeros, "bb.conv.bias": ones}, OWN)
+    assert found.tensors["conv.bias"].shape == (1 << 40,)
 
 
 def test_tensors_with_three_values_are_no_normalizers_unless_they_are_left_over():
@@ -144,10 +130,3 @@ CONTRADICTIONS = {
 def test_contradictions(message):
     with pytest.raises(ValueError, match=message):
         match(CONTRADICTIONS[message], OWN)
-
-
-def test_copies_of_another_shape_than_the_networks_are_not_compared():
-    """They may be of any size; the wrong shape is said when they are loaded."""
-    zeros, ones = (value.expand(1 << 40) for value in (torch.zeros(1), torch.ones(1)))
-    found = match(TWO | {"a.conv.bias": zeros, "bb.conv.bias": ones}, OWN)
-    assert found.tensors["conv.bias"].shape == (1 << 40,)

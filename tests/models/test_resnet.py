@@ -47,13 +47,12 @@ def test_block(shortcut, inputs, outputs, stride):
             kept = torch.einsum("oi,nihw->nohw", projection.weight[:, :, 0, 0], x)
             kept = naive_normalization(kept[:, :, ::stride, ::stride], norm)
         else:
-            kept = torch.zeros_like(second)
-            half = (outputs - inputs) // 2
+            kept, half = torch.zeros_like(second), (outputs - inputs) // 2
             kept[:, half : half + inputs] = x[:, :, ::stride, ::stride]
         torch.testing.assert_close(block(x), (second + kept).clamp(min=0))
 
 
-def test_network():
+def test_network_whose_every_parameter_gets_a_gradient():
     torch.manual_seed(0)
     network = CifarResNet((1, 2), (4, 8), "pad", classes=6).double().eval()
     x = torch.rand(3, 3, 16, 16, dtype=torch.float64)
@@ -64,9 +63,6 @@ def test_network():
     weight, bias = (p.detach().numpy() for p in network.linear.parameters())
     expected = pooled @ weight.T + bias
     np.testing.assert_allclose(network(x).detach().numpy(), expected, rtol=1e-9, atol=1e-12)
-
-
-def test_gradient_reaches_every_parameter():
     network = CifarResNet((1, 1), (4, 8), "projection")
     network(torch.rand(4, 3, 8, 8)).square().sum().backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in network.parameters())

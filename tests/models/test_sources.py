@@ -41,7 +41,7 @@ def test_torchvision_as_its_first_weights_describe_it(name, size, resize, interp
     assert classifier.classes == imagenet_classes()
 
 
-def test_timm_as_its_configuration_describes_it():
+def test_timm_as_its_configuration_and_tags_describe_it():
     classifier = load_model("timm:vit_tiny_patch16_224")
     cfg = timm.get_pretrained_cfg("vit_tiny_patch16_224")
     assert classifier.name == "vit_tiny_patch16_224"
@@ -50,12 +50,8 @@ def test_timm_as_its_configuration_describes_it():
     assert classifier.image_size == cfg.input_size[1] == 224
     assert classifier.resize == int(224 / cfg.crop_pct) == 248
     assert classifier.interpolation == cfg.interpolation == "bicubic"
-    assert classifier.classes == imagenet_classes()
-    assert len(classifier.synsets) == 1000
+    assert (classifier.classes, len(classifier.synsets)) == (imagenet_classes(), 1000)
     assert classifier.weights is None
-
-
-def test_a_tag_says_whose_images_it_is_for():
     plain, tagged = load_model("timm:resnet18"), load_model("timm:resnet18.tv_in1k")
     assert (plain.resize, tagged.resize) == (235, 256)
     assert tagged.interpolation == "bilinear"
@@ -140,8 +136,7 @@ def _small_vgg(monkeypatch) -> None:
 
 @pytest.mark.usefixtures("_small_vgg")
 def test_places365_vgg16_in_both_forms_of_its_names(tmp_path):
-    named = load_model("places365-vgg16")
-    classes = places365_classes()
+    named, classes = load_model("places365-vgg16"), places365_classes()
     assert named.classes == classes == tuple(sorted(set(classes)))
     assert (len(classes), classes[0], classes[-1]) == (365, "airfield", "zen_garden")
     layers = [name for name, _ in named.network.features.named_children()]
@@ -186,8 +181,7 @@ def test_weights_that_ask_for_classes_in_vain(bias, weight, tmp_path, monkeypatc
 
 
 def test_places365_wants_its_classes(tmp_path):
-    network = torchvision.models.resnet18(num_classes=10)
-    torch.save(network.state_dict(), tmp_path / "ten.pt")
+    torch.save(torchvision.models.resnet18(num_classes=10).state_dict(), tmp_path / "ten.pt")
     with pytest.raises(CheckpointError, match=r"fc.bias is \(10,\), the network's is \(365,\)"):
         load_model(f"places365-resnet18@{tmp_path / 'ten.pt'}")
 
@@ -234,18 +228,7 @@ def test_what_cannot_be_built(spec, message, monkeypatch):
         load_model(spec)
 
 
-def test_own_weights_of_a_library_that_cannot_be_reached(monkeypatch):
-    def offline(*_, **__):
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(torchvision.models, "get_model", offline)
-    monkeypatch.setattr(timm, "create_model", offline)
-    for spec in ("torchvision:resnet18@DEFAULT", "timm:resnet18@DEFAULT"):
-        with pytest.raises(ModelError, match=r"cannot build .*:resnet18: OSError: no route"):
-            load_model(spec)
-
-
-def test_own_weights_of_a_library(monkeypatch):
+def test_own_weights_of_a_library_fetched_or_not(monkeypatch):
     """What is fetched is up to the library; its name is recorded."""
     asked = []
 
@@ -257,6 +240,15 @@ def test_own_weights_of_a_library(monkeypatch):
     expected = "timm mobilenetv3_small_050.lamb_in1k"
     assert load_model("timm:mobilenetv3_small_050@DEFAULT").weights == expected
     assert asked == [True]
+
+    def offline(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torchvision.models, "get_model", offline)
+    monkeypatch.setattr(timm, "create_model", offline)
+    for spec in ("torchvision:resnet18@DEFAULT", "timm:resnet18@DEFAULT"):
+        with pytest.raises(ModelError, match=r"cannot build .*:resnet18: OSError: no route"):
+            load_model(spec)
 
 
 def test_timm_is_an_extra(monkeypatch):

@@ -21,11 +21,7 @@ def doubled(built):
     return Classifier(built.network.double(), name="c", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
 
 
-SAVED = {
-    "plain": lambda built: built,
-    "tied, channels last": tied,
-    "doubles": doubled,
-}
+SAVED = {"plain": lambda built: built, "tied, channels last": tied, "doubles": doubled}
 
 
 @pytest.mark.parametrize("kind", SAVED)
@@ -70,6 +66,7 @@ def floats(change, tensors: dict) -> dict:
     return {n: change(t) if t.is_floating_point() else t for n, t in tensors.items()}
 
 
+LIGHTNING = {"hyper_parameters": {"model": "a"}, "callbacks": {"best": {"state_dict": "x"}}}
 RIGHT = {
     "state dict": lambda s: s,
     "state_dict": lambda s: {"state_dict": s, "epoch": 3},
@@ -84,12 +81,7 @@ RIGHT = {
     "without counters": lambda s: {n: t for n, t in s.items() if "num_batches" not in n},
     "AveragedModel": lambda s: {"n_averaged": torch.tensor(3), **prefixed("module.", s)},
     "thop": lambda s: s | {"total_ops": torch.ones(1).double(), "conv.total_params": torch.ones(1)},
-    "Lightning": lambda s: {
-        "state_dict": prefixed("model.", s),
-        "hyper_parameters": {"model": "a"},
-        "callbacks": {"best": {"state_dict": "x"}},
-        "pytorch-lightning_version": "2.4",
-    },
+    "Lightning": lambda s: {"state_dict": prefixed("model.", s)} | LIGHTNING,
     "settings beside": lambda s: {"net": s, "model": {"name": "resnet"}, "ema": {"decay": 0.9}},
     "average alone": lambda s: {"state_dict_ema": s, "epoch": 3},
     "average in a part": lambda s: {"model_ema": {"decay": 0.9, "module": s}},
@@ -143,24 +135,16 @@ def test_weights_that_the_network_rounds_are_said(tmp_path):
 
 no_warning = pytest.mark.filterwarnings("ignore:.*quantized tensor creation:UserWarning")
 QUANTIZED = torch.ones(3), 1.0, 0, torch.qint8
+OTHER = {name: tensor + 1 for name, tensor in state().items()}
 LEFTOVERS = {  # what lies in the file, the pattern that leaves it out
     "loss": (lambda s: s | {"criterion.weight": torch.ones(5)}, "criterion.*"),
     "metrics": (lambda s: s | {"val_acc.tp": torch.tensor(3), "val_acc.fp": torch.ones(5)}, "val*"),
     "epoch": (lambda s: s | {"epoch": 3}, "epoch"),
     "extra state": (lambda s: s | {"conv._extra_state": {"amax": 1.0}}, "*_extra_state"),
     "extra tensor": (lambda s: s | {"bn._extra_state": torch.ones(3)}, "*_extra_state"),
-    "average": (
-        lambda s: {"state_dict": s, "state_dict_ema": {n: t + 1 for n, t in s.items()}},
-        "state_dict_ema",
-    ),
-    "other copy": (
-        lambda s: prefixed("a.", s) | prefixed("b.", {n: t + 1 for n, t in s.items()}),
-        "b.*",
-    ),
-    "quantized": (
-        lambda s: s | {"head.weight": torch.quantize_per_tensor(*QUANTIZED)},
-        "head.weight",
-    ),
+    "average": (lambda s: {"state_dict": s, "state_dict_ema": OTHER}, "state_dict_ema"),
+    "other copy": (lambda s: prefixed("a.", s) | prefixed("b.", OTHER), "b.*"),
+    "quantized": (lambda s: s | {"head.weight": torch.quantize_per_tensor(*QUANTIZED)}, "head.*"),
 }
 
 
@@ -198,7 +182,7 @@ class Counting(nn.Linear):
         raise AssertionError("what a file holds reaches a module's own code")
 
 
-def test_networks_with_an_extra_state(tmp_path):
+def test_prefixes_and_extra_states_of_the_network_itself(tmp_path):
     saved, loaded = (Classifier(nn.Sequential(Counting(3, 2)), name="c") for _ in range(2))
     save_weights(saved, tmp_path / "w.safetensors")
     load_weights(loaded, tmp_path / "w.safetensors")
@@ -207,6 +191,12 @@ def test_networks_with_an_extra_state(tmp_path):
     with pytest.raises(CheckpointError, match=r"0\._extra_state comes from .* get_extra_state"):
         load_weights(loaded, tmp_path / "w.pt")
     load_weights(loaded, tmp_path / "w.pt", ignore_keys=["*_extra_state"])
+    wrapped, again = (
+        Classifier(nn.Sequential(OrderedDict(model=Network())), name="c") for _ in range(2)
+    )
+    torch.save(wrapped.network.state_dict(), tmp_path / "weights.pt")
+    load_weights(again, tmp_path / "weights.pt")
+    assert same(wrapped, again)
 
 
 @no_warning
@@ -229,22 +219,10 @@ def test_networks_that_files_cannot_fill_or_hold(tmp_path):
             load_weights(quantized, path)
 
 
-def test_prefixes_that_the_network_has_itself_are_kept(tmp_path):
-    wrapped, again = (
-        Classifier(nn.Sequential(OrderedDict(model=Network())), name="c") for _ in range(2)
-    )
-    torch.save(wrapped.network.state_dict(), tmp_path / "weights.pt")
-    load_weights(again, tmp_path / "weights.pt")
-    assert same(wrapped, again)
-
-
 ONES = torch.ones(4)
+UNKNOWN = "extra.weight is not in the network; leave out what .* as in --ignore-keys extra.weight$"
 UNFIT = {  # the tensor, what it is in the file, what is said of it
-    "unknown": (
-        "extra.weight",
-        torch.zeros(2),
-        "extra.weight is not in the network; leave out what .* as in --ignore-keys extra.weight$",
-    ),
+    "unknown": ("extra.weight", torch.zeros(2), UNKNOWN),
     "missing": ("bn.running_mean", None, "bn.running_mean is missing"),
     "shape": ("linear.weight", torch.zeros(7, 4), r"\(7, 4\), the network's is \(5, 4\)"),
     "scalar": ("linear.bias", torch.tensor(1.0), r"linear.bias is \(\), .* \(5,\)"),
@@ -261,8 +239,7 @@ UNFIT = {  # the tensor, what it is in the file, what is said of it
 @pytest.mark.parametrize("case", UNFIT)
 def test_every_tensor_must_fit(case, suffix, tmp_path):
     name, tensor, message = UNFIT[case]
-    changed = state() | {name: tensor}
-    path = tmp_path / f"weights.{suffix}"
+    changed, path = state() | {name: tensor}, tmp_path / f"weights.{suffix}"
     write({name: tensor for name, tensor in changed.items() if tensor is not None}, path)
     assert_refused(path, f"does not fit Network: .*{message}")
 

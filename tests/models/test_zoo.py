@@ -8,19 +8,26 @@ import pytest
 import torch
 from torch import nn
 
-from advlens.datasets import load_data
-from advlens.errors import CheckpointError, ModelError, SettingsError
-from advlens.models import (
-    Classifier,
-    imagenet_synsets,
-    list_models,
-    load_model,
-    network_of,
-    save_weights,
-)
+from advlens import CheckpointError, ModelError, SettingsError, load_data, load_model
+from advlens.models import Classifier, imagenet_synsets, list_models, network_of, save_weights
 
 CIFAR = [name for name in list_models() if name.startswith("resnet")]
 PACKAGED = [name for name in list_models() if name.startswith("cifar10-")]
+FACTORIES = """
+import os
+from torch import nn
+from advlens.models import Classifier
+
+class fails:
+    def __init__(self): raise KeyError("a fault of the user's")
+
+class moves(nn.Identity):
+    def __init__(self): super().__init__(); os.chdir("/")
+
+network = lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+number = lambda: 7
+classifier = lambda: Classifier(nn.Conv2d(3, 4, 3), name="own", classes=list("abcd"))
+"""
 
 
 @pytest.mark.parametrize("name", CIFAR)
@@ -57,8 +64,7 @@ def accuracy(classifier, images, labels) -> float:
 @pytest.mark.parametrize("name", PACKAGED)
 def test_packaged_models(name, sample):
     classifier = load_model(name)
-    assert classifier.name == name
-    assert len(classifier.weights) == 64
+    assert (classifier.name, len(classifier.weights)) == (name, 64)
     assert accuracy(classifier, *sample) > 0.7
     message = f"{name} has its own weights; for others give {network_of(name)}@x"
     with pytest.raises(SettingsError, match=message):
@@ -70,8 +76,7 @@ def test_weights_from_a_file(tmp_path):
     saved.set_normalization((0.3, 0.3, 0.3), (0.2, 0.2, 0.2))
     path = tmp_path / "mine.safetensors"
     save_weights(saved, path)
-    loaded = load_model(f"resnet20@{path}")
-    images = torch.rand(2, 3, 32, 32)
+    loaded, images = load_model(f"resnet20@{path}"), torch.rand(2, 3, 32, 32)
     assert torch.equal(loaded(images), saved.eval()(images))
     assert loaded.name == "mine"
     assert loaded.weights == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -112,33 +117,8 @@ def test_public_resnet20_reaches_its_accuracy(shared_data):
     assert found == pytest.approx(0.9173, abs=0.035)
 
 
-FACTORIES = """
-import torch
-from torch import nn
-from advlens.models import Classifier
-
-def network():
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
-
-def classifier():
-    return Classifier(nn.Conv2d(3, 4, 3), name="own", mean=(0.5, 0.5, 0.5), classes=list("abcd"))
-
-def number():
-    return 7
-
-def fails():
-    raise KeyError("a fault of the user's")
-
-def moves():
-    import os
-    os.chdir("/")
-    return nn.Identity()
-"""
-
-
 @pytest.fixture
 def own_module(tmp_path, monkeypatch) -> str:
-    """The name of a module in the current folder."""
     name = f"zoo_factories_{abs(hash(tmp_path))}"
     (tmp_path / f"{name}.py").write_text(FACTORIES)
     monkeypatch.chdir(tmp_path)
@@ -146,8 +126,7 @@ def own_module(tmp_path, monkeypatch) -> str:
 
 
 def test_factory(own_module, tmp_path):
-    path = list(sys.path)
-    classifier = load_model(f"{own_module}:classifier")
+    path, classifier = list(sys.path), load_model(f"{own_module}:classifier")
     assert (classifier.name, classifier.classes) == ("own", tuple("abcd"))
     wrapped = load_model(f"{own_module}:network")
     assert isinstance(wrapped, Classifier)
@@ -175,17 +154,13 @@ def test_factories_that_fail(attribute, message, own_module):
     assert sys.path == before
 
 
-def test_unknown_names():
+def test_unknown_names_and_imagenets():
     with pytest.raises(ModelError, match="ModuleNotFoundError"):
         load_model("no_such_module:factory")
     with pytest.raises(SettingsError, match=r"no model named 'resnet19'; perhaps .*resnet18"):
         load_model("resnet19")
     with pytest.raises(SettingsError, match="no model named ''"):
         load_model("")
-
-
-def test_imagenet_synsets():
     synsets = imagenet_synsets()
-    assert len(set(synsets)) == 1000
-    assert list(synsets) == sorted(synsets)
+    assert (len(set(synsets)), list(synsets)) == (1000, sorted(synsets))
     assert synsets[281] == "n02123045"  # tabby

@@ -36,8 +36,7 @@ class Functional(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         first = F.relu(self.bn1(self.conv1(x * self.gain)), inplace=True)
         second = self.bn2(self.conv2(first)).add(first).relu()
-        third = F.gelu(self.conv3(second * torch.tensor(0.5)))
-        return self.linear(torch.flatten(third, 1))
+        return self.linear(torch.flatten(F.gelu(self.conv3(second * torch.tensor(0.5))), 1))
 
 
 class Ignored(nn.Module):  # works in place and ignores what the call returns
@@ -156,8 +155,7 @@ UNTRACEABLE = {"control flow"}
 
 def build(name: str) -> tuple[nn.Module, torch.Tensor]:
     """A network with lively batch statistics, in training mode, and images for it."""
-    generator = torch.Generator().manual_seed(1)
-    side = SLOW.get(name, 16)
+    generator, side = torch.Generator().manual_seed(1), SLOW.get(name, 16)
     images = torch.rand(4, 3, side, side, generator=generator)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)

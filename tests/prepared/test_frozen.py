@@ -63,8 +63,7 @@ def test_float32_is_as_good(name, monkeypatch):
 def test_model_is_untouched(name):
     model, images = build(name)
     next(iter(model.children())).eval()
-    before = copy.deepcopy(model)
-    copied = prepare(model)
+    before, copied = copy.deepcopy(model), prepare(model)
     copied(images), copied.record(images), copied.features(images), copied.update(model)
     for old, new in zip(before.modules(), model.modules(), strict=True):
         assert new.training == old.training
@@ -81,8 +80,7 @@ def test_update_equals_a_fresh_copy(name):
     model, images = build(name)
     copied = prepare(model)
     copied.record(images), copied.features(images)  # so that all graphs exist
-    before = copied(images)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    before, optimizer = copied(images), torch.optim.SGD(model.parameters(), lr=0.05)
     for _ in range(2):
         copied.update(model)
         # as in training: batch normalization must go on in training mode after an update
@@ -105,7 +103,7 @@ def test_update_equals_a_fresh_copy(name):
         assert torch.equal(responses[layer], values)
 
 
-def test_models_that_torch_cannot_copy_are_run_themselves():
+def test_models_that_torch_cannot_copy_are_run_themselves_and_layers_of_the_last_step_copied():
     model, images = build("vgg")
     exact, gradient = logits_and_gradient(copy.deepcopy(model).eval(), images)
     model[1].eval()
@@ -126,17 +124,13 @@ def test_models_that_torch_cannot_copy_are_run_themselves():
     model[-1].weight.data.mul_(2)
     copied.update(model)
     assert not torch.equal(copied(images), exact)
-
-
-def test_a_layer_whose_weight_hangs_on_the_last_training_step():
-    """The old spectral norm keeps such a weight, which torch does not copy."""
+    # The old spectral norm keeps such a weight, which torch does not copy
     model, images = build("spectral norm")
     model(images).sum().backward()
-    copied = prepare(model, images)
-    torch.testing.assert_close(copied(images), model.eval()(images))
+    torch.testing.assert_close(prepare(model, images)(images), model.eval()(images))
 
 
-def test_bfloat16_copy():
+def test_copies_in_bfloat16_and_of_copies():
     model, images = build("resnet, pad")
     copied, exact = prepare(model, dtype=torch.bfloat16), prepare(model)(images)
     found = copied(images)
@@ -145,9 +139,6 @@ def test_bfloat16_copy():
     copied.update(model)
     assert torch.equal(copied(images), found)
     assert all(values.dtype == torch.float32 for values in copied.record(images)[1].values())
-
-
-def test_prepared_copies_are_returned_as_they_are_and_channels_last():
     copied = prepare(build("resnet, pad")[0])
     assert isinstance(copied, Prepared)
     assert prepare(copied) is copied

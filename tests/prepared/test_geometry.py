@@ -83,8 +83,7 @@ def prepared(name: str) -> Prepared:
 def by_gradient(model: Prepared, layer: str) -> dict[tuple[int, int], list[tuple[int, int]]]:
     """First and last row, and column, that some position in the middle depends on."""
     images = torch.rand(1, 3, 120, 120, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    maps = model.features(images, layer)
-    found = {}
+    maps, found = model.features(images, layer), {}
     for y, x in ((maps.shape[2] // 2, maps.shape[3] // 2), (maps.shape[2] // 2 + 1,) * 2):
         (gradient,) = torch.autograd.grad(maps[0, :, y, x].sum(), images, retain_graph=True)
         # pooled gates reach every pixel, but faintly; maxima pass the gradient to one pixel only

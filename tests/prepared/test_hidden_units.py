@@ -15,8 +15,7 @@ from torchvision import models
 from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.efficientnet import MBConvConfig
 
-from advlens.errors import ModelError
-from advlens.models import Classifier
+from advlens import Classifier, ModelError
 from advlens.prepared import live_features, prepare
 from advlens.prepared.units import maps_of_hidden
 
@@ -110,7 +109,6 @@ def test_same_logits_and_input_gradients(name):
 
 
 def by_hooks(model: nn.Module, images: torch.Tensor, layer: str) -> torch.Tensor:
-    """The hidden units of a layer."""
     kept, (block, _, last) = [], layer.rpartition(".")
     module = model.get_submodule(f"{block}.{BEHIND[last]}")
     hook = module.register_forward_hook(lambda m, i, o: kept.append(o))
@@ -177,7 +175,7 @@ def test_other_tokens_than_patches_do_not_count():
     torch.testing.assert_close(found, values[:, 1:].amax(dim=1).clamp(min=0))
 
 
-def test_live_features_of_hidden_units():
+def test_live_features_and_names_in_a_classifier():
     model, images = copy.deepcopy(build("torchvision vit"))
     logits, features = live_features(model)(images)
     torch.testing.assert_close(logits, model(images))
@@ -185,9 +183,6 @@ def test_live_features_of_hidden_units():
     features.square().mean().backward()
     assert model.conv_proj.weight.grad.abs().max() > 0
     assert model.heads.head.weight.grad is None
-
-
-def test_names_in_a_classifier():
     model, images = build("torchvision vit")
     copied = prepare(Classifier(model, name="v", mean=(0.5,) * 3, std=(0.2,) * 3))
     assert "encoder.layers.encoder_layer_0.mlp.0" in copied.layers
@@ -226,11 +221,6 @@ class Positions(nn.Module):
         return self.head(x.mean(dim=(2, 3)))
 
 
-def test_other_linear_layers_and_those_that_see_no_image_have_no_units():
-    assert list(prepare(Heads()).layers) == ["conv1", "conv2"]
-    assert list(prepare(Positions()).layers) == ["conv"]
-
-
 class Gated(nn.Module):
     """A squeeze-and-excitation gate of linear layers in a residual branch: one value an image."""
 
@@ -245,7 +235,7 @@ class Gated(nn.Module):
         return self.linear(x.mean(dim=(2, 3)))
 
 
-def test_gates_of_linear_layers_are_maps_of_one_place():
+def test_other_linear_layers_have_no_units_and_gates_maps_of_one_place():
     torch.manual_seed(0)
     model, images = Gated(), torch.rand(3, 3, 8, 8)
     copied = prepare(model)
@@ -253,6 +243,8 @@ def test_gates_of_linear_layers_are_maps_of_one_place():
     assert copied.features(images, "gate.0").shape == (3, 2, 1, 1)
     expected = model.gate[:2](model.conv(images).mean(dim=(2, 3)))
     torch.testing.assert_close(copied.record(images)[1]["gate.0"], expected.detach())
+    assert list(prepare(Heads()).layers) == ["conv1", "conv2"]
+    assert list(prepare(Positions()).layers) == ["conv"]
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,12 @@ from prepared_networks import logits_and_gradient
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from advlens import Classifier, Pgd
-from advlens.attacks.threat import Linf
-from advlens.errors import ModelError, NumericError
+from advlens import Classifier, Linf, ModelError, NumericError, Pgd
 from advlens.prepared import prepare
 from advlens.prepared.trial import CHECKED
 
 IMAGES = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+WRAPS = {"parallel": nn.DataParallel, "compiled": partial(torch.compile, backend="eager")}
 
 
 def body() -> nn.Sequential:
@@ -74,9 +73,14 @@ def test_what_a_model_draws_stays_random(kind):
     assert len({tuple(draw.flatten().tolist()) for draw in draws}) > 3  # of eleven shifts, say
 
 
-def test_noise_that_a_graph_can_draw_is_drawn_along_it():
+def test_noise_is_drawn_along_graphs_and_numbers_that_hang_on_the_batch_are_said():
     assert prepare(like().eval(), IMAGES).folded
     assert not prepare(fixed_shape().eval(), IMAGES).traced
+    network = body()
+    network[1].track_running_stats = False
+    network[1].running_mean = network[1].running_var = None
+    assert any("depends on the other images" in note for note in prepare(network, IMAGES).notes)
+    assert prepare(body(), IMAGES).notes == ()
 
 
 class Autocast(Around):
@@ -166,7 +170,6 @@ def test_the_copy_is_the_model(kind):
     assert copied.traced == traced
     assert words in " ".join(copied.notes)
     assert not copied.randomized
-
     looks = logits_and_gradient(copied, IMAGES), logits_and_gradient(model, IMAGES)
     for found, expected in zip(*looks, strict=True):
         assert (found - expected).norm() <= 1e-5 * expected.norm()
@@ -273,8 +276,7 @@ def test_a_fixed_batch_size_is_filled_up(size):
     model = Around(lambda net, x: net(x).reshape(size, -1)[: len(x)].reshape(size, 5)).eval()
     copied = prepare(model, IMAGES)
     assert any(f"takes batches of {size} images only" in note for note in copied.notes)
-    expected = model.net(IMAGES)
-    inputs = IMAGES.clone().requires_grad_()
+    expected, inputs = model.net(IMAGES), IMAGES.clone().requires_grad_()
     logits = copied(inputs)
     torch.testing.assert_close(logits, expected)
     torch.testing.assert_close(copied(IMAGES[:1]), expected[:1])
@@ -283,17 +285,6 @@ def test_a_fixed_batch_size_is_filled_up(size):
     assert gradient[1:].abs().sum() == 0
     _, responses = copied.record(IMAGES[:5])
     torch.testing.assert_close(responses["net.0"], model.net[:3](IMAGES)[:5].amax((2, 3)))
-
-
-def test_numbers_that_hang_on_the_batch_are_said():
-    network = body()
-    network[1].track_running_stats = False
-    network[1].running_mean = network[1].running_var = None
-    assert any("depends on the other images" in note for note in prepare(network, IMAGES).notes)
-    assert prepare(body(), IMAGES).notes == ()
-
-
-WRAPS = {"parallel": nn.DataParallel, "compiled": partial(torch.compile, backend="eager")}
 
 
 # PyTorch's compiler warns of the minor version of Python and of gradients that it looks at
@@ -321,7 +312,7 @@ def test_wrappers_are_looked_through(wrap, inside):
     torch.testing.assert_close(copied(IMAGES), network(IMAGES))
 
 
-def test_averaged_models_and_scripts_run():
+def test_averaged_models_scripts_and_masked_classes_run():
     network = body().eval()
     expected = network(IMAGES)
     averaged = prepare(torch.optim.swa_utils.AveragedModel(network).eval(), IMAGES)
@@ -331,6 +322,11 @@ def test_averaged_models_and_scripts_run():
         warnings.simplefilter("ignore")  # torch.jit is deprecated, but saved scripts are around
         scripted = torch.jit.script(network)
     torch.testing.assert_close(prepare(scripted, IMAGES)(IMAGES), expected)
+    masked = Around(lambda net, x: net(x) + torch.tensor([0, 0, -torch.inf, 0, 0]))
+    assert prepare(masked.eval(), IMAGES).folded
+    copied = prepare(Fixed(), IMAGES)
+    torch.testing.assert_close(copied(IMAGES), Fixed()(IMAGES))
+    assert (copied.device, copied.layers) == (torch.device("cpu"), {})
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
@@ -349,12 +345,3 @@ def test_the_copy_has_the_precision_of_the_model(dtype):
 class Fixed(nn.Module):
     def forward(self, x):
         return torch.stack([x.mean((1, 2, 3)), x.amax((1, 2, 3))], 1)
-
-
-def test_masked_classes_and_models_without_tensors():
-    masked = Around(lambda net, x: net(x) + torch.tensor([0, 0, -torch.inf, 0, 0]))
-    assert prepare(masked.eval(), IMAGES).folded
-    copied = prepare(Fixed(), IMAGES)
-    torch.testing.assert_close(copied(IMAGES), Fixed()(IMAGES))
-    assert copied.device == torch.device("cpu")
-    assert copied.layers == {}

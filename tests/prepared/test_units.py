@@ -105,30 +105,32 @@ def test_units_are_where_hooks_on_the_model_find_them(name):
                 torch.testing.assert_close(found, maps, rtol=1e-4, atol=1e-4)
 
 
-def test_layers_are_named_in_the_order_of_execution():
+def test_the_order_and_the_last_of_the_layers():
     blocks = ("layer1.0", "layer2.0", "layer2.1")
     expected = ["conv1", *(f"{block}.conv{n}" for block in blocks for n in (1, 2))]
     assert list(prepare(build("classifier")[0]).layers) == expected
-
-
-def test_last_layer_is_the_one_whose_units_come_last():
-    """In the second network, a projection shortcut is called after the last 3×3 convolution."""
+    # In the second network, a projection shortcut is called after the last 3×3 convolution
     for name, layer in (("vgg", "4"), ("resnet, projection", "layer2.0.conv2")):
         model, images = build(name)
         copied = prepare(model)
         assert torch.equal(copied.features(images), copied.features(images, layer))
 
 
-def test_unknown_layer_names_those_that_there_are():
+def test_unknown_layers_are_named_beside_those_that_there_are():
     model, images = build("vgg")
     with pytest.raises(ModelError, match="no convolution named 'layer9'; there are: 0, 4"):
         prepare(model).features(images, "layer9")
     model, images = build("control flow")
     with pytest.raises(ModelError, match="the layer never is not run on these images"):
         prepare(model).features(images, "never")
-
-
-def test_network_without_convolutions():
+    model, _ = build("classifier")
+    with pytest.raises(ModelError, match=r"no convolution named 'network.conv1'; there are: conv1"):
+        live_features(model, "network.conv1")
+    convolutions = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    with pytest.raises(ModelError, match="no linear layer, so no representation"):
+        live_features(convolutions, "representation")
+    with pytest.raises(ModelError, match="no linear layer, so no representation"):
+        prepare(convolutions).representation(torch.rand(3, 3, 16, 16))
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
     copied, images = prepare(model), torch.rand(2, 3, 2, 2)
     assert copied.layers == {}
@@ -232,7 +234,7 @@ def test_live_features(name):
     assert not any(m._forward_pre_hooks for m in copied.modules()) or name == "spectral norm"
 
 
-def test_live_features_by_hooks():
+def test_live_features_by_hooks_are_not_written_into():
     network, images = build("vgg")
     _, features = live_features(network, "4", traced=False)(images)
     features.square().mean().backward()
@@ -245,17 +247,11 @@ def test_live_features_by_hooks():
     branching, images = build("control flow")
     with pytest.raises(ModelError, match="the layer never is not run on these images"):
         live_features(branching, "never")(images)
-
-
-def test_live_features_name_the_layers_that_there_are():
-    model, _ = build("classifier")
-    with pytest.raises(ModelError, match=r"no convolution named 'network.conv1'; there are: conv1"):
-        live_features(model, "network.conv1")
-    convolutions = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
-    with pytest.raises(ModelError, match="no linear layer, so no representation"):
-        live_features(convolutions, "representation")
-    with pytest.raises(ModelError, match="no linear layer, so no representation"):
-        prepare(convolutions).representation(torch.rand(3, 3, 16, 16))
+    model, images = ChangesItsRepresentation(), torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        logits, features = live_features(model, "representation")(images)
+        torch.testing.assert_close(model.linear(features), logits)
+    assert features.abs().min() > 0
 
 
 @pytest.mark.parametrize(
@@ -263,8 +259,7 @@ def test_live_features_name_the_layers_that_there_are():
 )
 def test_live_features_are_the_model_itself(layer, behind):
     model, images = build("resnet, pad")
-    steps = model.bn1.num_batches_tracked.item()
-    live = live_features(model.train(), layer)
+    steps, live = model.bn1.num_batches_tracked.item(), live_features(model.train(), layer)
     logits, features = live(images)
     assert model.bn1.num_batches_tracked.item() == steps + 1
     features.square().mean().backward()
@@ -285,11 +280,3 @@ class ChangesItsRepresentation(nn.Module):  # writes into what the linear layer 
         logits = self.linear(pooled)
         pooled.zero_()
         return logits
-
-
-def test_later_layers_do_not_write_into_live_features():
-    model, images = ChangesItsRepresentation(), torch.rand(2, 3, 8, 8)
-    with torch.no_grad():
-        logits, features = live_features(model, "representation")(images)
-        torch.testing.assert_close(model.linear(features), logits)
-    assert features.abs().min() > 0

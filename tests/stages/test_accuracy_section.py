@@ -12,6 +12,10 @@ from synthetic_run import BOTH, put, read, rows_of, write_run, write_table
 accuracy = Maker(section)
 NATURAL, PGD = "accuracy on natural images", "accuracy under PGD-20, L2 ε = 0.5"
 L2, LINF = "accuracy in L2", "accuracy in L∞"
+LEFT = "accuracy: top1=0.9; accuracy attack=Pgd: top1="
+ABOVE = "accuracy attack=Fgsm: top1=0.4; accuracy attack=Pgd: top1=0.4; accuracy attack=natural: "
+APART = "accuracy model=robust norm=Linf: epsilon=0.5; accuracy model=robust attack=Pgd: steps=7"
+SWEPT = "sweep: top1=0.8; sweep norm=L2 epsilon=0.5: top1=0.1; sweep norm=L2 epsilon=0.25: top1="
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +31,6 @@ def test_tables_may_be_absent(run: Path) -> None:
     assert len(accuracy.made(run).findings) == 4
     remove(run, "accuracy")
     assert accuracy.absent(run)
-
-
-LEFT = "accuracy: top1=0.9; accuracy attack=Pgd: top1="
-ABOVE = "accuracy attack=Fgsm: top1=0.4; accuracy attack=Pgd: top1=0.4; accuracy attack=natural: "
-APART = "accuracy model=robust norm=Linf: epsilon=0.5; accuracy model=robust attack=Pgd: steps=7"
-SWEPT = "sweep: top1=0.8; sweep norm=L2 epsilon=0.5: top1=0.1; sweep norm=L2 epsilon=0.25: top1="
 
 
 @pytest.mark.parametrize(
@@ -67,8 +65,7 @@ SWEPT = "sweep: top1=0.8; sweep norm=L2 epsilon=0.5: top1=0.1; sweep norm=L2 eps
 )
 def test_what_is_said(run: Path, measure: str, changes: str, told: str, words: str) -> None:
     if measure in ("accuracy", L2):  # the same of both models
-        between = "; " if measure == L2 else " | "
-        told = between.join(f"{model} {told}" for model in BOTH)
+        told = ("; " if measure == L2 else " | ").join(f"{model} {told}" for model in BOTH)
     accuracy.tells(run, changes, measure, told, words)
 
 
@@ -124,13 +121,18 @@ def test_a_failed_check_is_a_warning_that_says_what_it_means(run: Path) -> None:
     assert found.important
 
 
-def test_blocks_hold_every_row(made: Path) -> None:
+def test_blocks_hold_every_row_and_scores_the_natural_and_the_lowest_accuracy(made):
     tables = {block.file: cells(block) for block in accuracy.blocks(made, TableBlock)}
     sizes = {name: len(rows) for name, rows in tables.items()}
     assert sizes == {"accuracy.csv": 8, "sweep.csv": 22, "checks.csv": 6}
     shown = list(tables["accuracy.csv"][0].values())
     assert shown == ["natural images", "standard", "91.7%", "90.0–93.4", "93.8%", "1,000"]
     assert tables["checks.csv"][0]["Result"] == "passed"
+    natural, worst = accuracy.made(made).scores
+    values = [float(row["top1"]) for row in rows_of(made, "accuracy", model="robust")]
+    assert natural.estimates["robust"].value == values[0]
+    assert worst.estimates["robust"].value == min(values)
+    assert worst.notes["robust"] == "PGD-20, L2 ε = 0.5"
 
 
 def test_an_attack_without_a_ball_is_not_the_strongest(made: Path, run: Path) -> None:
@@ -141,11 +143,3 @@ def test_an_attack_without_a_ball_is_not_the_strongest(made: Path, run: Path) ->
     before, after = accuracy.made(made), accuracy.check(run)
     assert [f.claim for f in after.findings] == [f.claim for f in before.findings]
     assert after.scores == before.scores
-
-
-def test_scores_are_the_natural_and_the_lowest_accuracy(made: Path) -> None:
-    natural, worst = accuracy.made(made).scores
-    values = [float(row["top1"]) for row in rows_of(made, "accuracy", model="robust")]
-    assert natural.estimates["robust"].value == values[0]
-    assert worst.estimates["robust"].value == min(values)
-    assert worst.notes["robust"] == "PGD-20, L2 ε = 0.5"

@@ -263,6 +263,25 @@ def test_a_row_is_one_image_as_all_models_see_it(made: Path) -> None:
                 assert picture.alt.startswith(f"{start}what speaks for {p['predicted']}, red")
 
 
+@pytest.mark.parametrize(
+    ("shown", "said"),
+    [
+        (1, "1 image; figures 10 (CIFAR-10) and 16 (Small ImageNet 150) of B23 show 24."),
+        (23, "23 images; figures 10 (CIFAR-10) and 16 (Small ImageNet 150) of B23 show 24."),
+        (24, "24 images, as many as in figures 10 (CIFAR-10) and 16 (Small ImageNet 150) of B23."),
+    ],
+)
+def test_no_more_is_said_to_be_shown_than_is(tmp_path: Path, shown: int, said: str) -> None:
+    run = write_attribution(write_run(tmp_path, shown=0), shown=shown)
+    integrated, expected = attributions.blocks(run, PictureRowsBlock)
+    assert integrated.caption.endswith(f". {said}")
+    assert "figures 13 (CIFAR-10) and 17 (Small" in expected.caption
+    put(run, "attribution_pictures", {"method": "IntegratedGradients"}, method="captum:X")
+    block = next(b for b in attributions.blocks(run, PictureRowsBlock) if b.title == "captum:X")
+    assert block.caption == f"captum:X. {shown} image{'s' * (shown > 1)}."
+    assert block.name == "attributions-captum-x"
+
+
 def test_images_without_labels_go_by_their_number(run: Path) -> None:
     put(run, "attribution_pictures", {}, label="", probability="", gap="")
     (block, _) = attributions.blocks(run, PictureRowsBlock)

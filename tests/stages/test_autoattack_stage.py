@@ -146,18 +146,3 @@ def test_an_attack_with_one_other_setting_is_another_attack(tmp_path):
                 classifier(), images(), tmp_path / "x", settings=settings(attack=(*twice,), **asked)
             )
     assert not (tmp_path / "x" / "run.json").exists()
-
-
-def test_attacks_by_name_are_rows_like_ours(tmp_path):
-    named = (
-        "Pgd(norm=Linf, epsilon=8/255, steps=3)",
-        "foolbox:LinfPGD(epsilon=8/255, steps=3)",
-        "torchattacks:PGDL2(epsilon=.5, steps=3)",
-    )
-    asked = settings(steps=1, epsilon=0.5, attack=named)
-    found = rows(audited(classifier(), images(), tmp_path, settings=asked), "accuracy")
-    wanted = "0 0|L2 0.5 1|Linf 0.0313725 3|Linf 0.0313725 3|L2 0.5 3"
-    seen = [f"{row['norm']} {row['epsilon']} {row['steps']}".strip() for row in found]
-    assert seen == wanted.split("|")
-    assert {row["n"] for row in found} == {"40"}
-    assert all(float(row["top1"]) <= float(found[0]["top1"]) for row in found)

@@ -242,6 +242,26 @@ def test_without_an_attack_only_real_images_are_spoken_of(tmp_path: Path) -> Non
     assert not found.scores[1].estimates
 
 
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ("highest IoU", ". Units were chosen for the highest IoU, half of them because their"),
+        ("your choice", ". Units were named by the user (--units); units of two"),
+        ("", ". Units were chosen for the highest IoU, half"),  # an older run: the column is absent
+    ],
+)
+def test_why_units_are_shown_is_said(run: Path, chosen: str, said: str) -> None:
+    change(run, "dissection_pictures", lambda row: row.update(chosen=chosen))
+    if not chosen:
+        table = run / "results" / "dissection_pictures.csv"
+        lines = [line.split(",") for line in table.read_text(encoding="utf-8").splitlines()]
+        column = lines[0].index("chosen")
+        kept = [",".join(line[:column] + line[column + 1 :]) for line in lines]
+        table.write_text("\n".join(kept), encoding="utf-8")
+    note = next(b for b in dissection.blocks(run, NoteBlock) if b.title.startswith("What chosen"))
+    assert said in note.text
+
+
 # warnings
 
 

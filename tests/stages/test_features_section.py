@@ -171,6 +171,7 @@ def test_triptychs_have_start_target_and_each_models_inversion(run: Path) -> Non
                 "Target": [mine[0]["target_file"]],
                 **{r["model"]: [r["file"]] for r in mine},
             }
+            assert [column.heading for column in row.columns[:2]] == ["Target", "Start"]
             for column, wanted in zip(row.columns[2:], mine, strict=True):
                 assert column.model
                 assert column.pictures[0].caption == number(float(wanted["distance"]))
@@ -258,6 +259,7 @@ def test_the_distance_table_names_n_and_network(run: Path) -> None:
 def test_generated_images_stand_beside_real_ones(made: Path) -> None:
     (block,) = pictures(made, "generation_pictures.csv")
     assert [row.title for row in block.rows] == ["airplane", "cat", "dog", "ship"]
+    assert block.caption.startswith("Real images of the class, start images, and what")
     for row in block.rows:
         wanted = {}
         for heading, model, kind in (
@@ -271,6 +273,12 @@ def test_generated_images_stand_beside_real_ones(made: Path) -> None:
             wanted[heading] = [each["file"] for each in mine]
         assert files(row) == wanted
         assert [column.model for column in row.columns] == [False, False, True, True]
+
+
+def test_classes_that_are_not_shown_are_counted(tmp_path: Path) -> None:
+    run = write_run(tmp_path, classes=CIFAR10.split(), shown=0)
+    (block,) = pictures(write_features(run, shown=1), "generation_pictures.csv")
+    assert block.caption.startswith("The first 4 of 10 classes. Real images of the class, start im")
 
 
 def test_figure_and_scores_have_the_main_distances(made: Path) -> None:

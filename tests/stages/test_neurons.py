@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from advlens.auditing.stages.neurons.curves import curve
-from advlens.auditing.stages.neurons.pictures import choose_units
+from advlens.auditing.stages.neurons.pictures import choose_units, shown_units
 from advlens.auditing.stages.neurons.rows import class_rows
 from advlens.consistency import LayerConsistency, layer_consistency
 from advlens.statistics import TopK
@@ -91,16 +91,36 @@ def test_small_values_get_fine_bins_and_dead_layers_none() -> None:
     assert curve([layer(2, units=1)[0]]) == []
 
 
-def test_shown_units_are_the_highest_and_the_median_live_ones():
-    def known(*lc: float, dead: int | None = None) -> LayerConsistency:
-        gone = torch.arange(len(lc)) == (-1 if dead is None else dead)
-        return SimpleNamespace(values={"lc": torch.tensor(lc)}, dead=gone)
+def known(*lc: float, dead: int | None = None) -> LayerConsistency:
+    """A layer of which only LC is known."""
+    gone = torch.arange(len(lc)) == (-1 if dead is None else dead)
+    return SimpleNamespace(values={"lc": torch.tensor(lc)}, dead=gone)
 
-    layer = known(0.9, 0.1, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.9, dead=8)
+
+LC = (0.9, 0.1, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.9)
+
+
+def test_shown_units_are_the_highest_and_the_median_live_ones():
+    layer = known(*LC, dead=8)
     chosen = [(unit.unit, unit.chosen) for unit in choose_units(layer)]
     assert chosen[:3] == [(unit, "highest LC") for unit in (0, 2, 3)]
     assert chosen[3:] == [(unit, "median LC") for unit in (4, 5, 6)]
     assert [unit.unit for unit in choose_units(known(0.2, 0.1))] == [0, 1]
+    layer = known(*LC)
+    fewer = [[unit.unit for unit in choose_units(layer, count)] for count in (1, 2, 3, 5)]
+    assert fewer == [[0], [0, 4], [0, 8, 4], [0, 8, 2, 3, 4]]
+
+
+def test_named_units_are_shown_in_their_order_dead_ones_without_lc():
+    lc = (0.75, 0.125, 0.5)
+    layers = {"a": known(*lc), "b": known(*lc, dead=1)}
+    found = shown_units(layers, ("b:1", "a:2", "b:0", "c:0", "a:3", "b:1"), 6)
+    assert {name: [(u.unit, u.lc, u.chosen) for u in units] for name, units in found.items()} == {
+        "b": [(1, None, "your choice"), (0, 0.75, "your choice")],
+        "a": [(2, 0.5, "your choice")],
+    }
+    for nothing_there in ((), ("c:0", "a:3")):
+        assert shown_units(layers, nothing_there, 2) == {"b": choose_units(layers["b"], 2)}
 
 
 def test_the_classes_of_a_unit_are_those_of_its_top_images():

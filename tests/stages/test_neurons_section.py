@@ -262,6 +262,19 @@ def test_units_of_the_models_stand_side_by_side(made: Path) -> None:
     assert len({grid.name for block in blocks for grid in block.grids}) == 8
 
 
+def test_a_dead_unit_is_shown_as_such_where_it_is_named(run: Path) -> None:
+    place = {"model": "robust", "unit": rows_of(run, "pictures", model="robust")[0]["unit"]}
+    nothing = dict.fromkeys((*MEASURES, "lc_corrected", "consis_adv_fgsm"), "")
+    put(run, "units", {**place, "layer": LAST}, dead="true", **nothing)
+    put(run, "pictures", place, chosen="your choice", lc="")
+    blocks = neurons.blocks(run, GridBlock)
+    assert [block.title for block in blocks][-1] == "Units of your choice"
+    (grid,) = blocks[-1].grids
+    assert grid.measures == {"Dead": "positive on no real image"}
+    note = next(b.text for b in neurons.blocks(run, NoteBlock) if b.title == "What excites a unit")
+    assert "for a few units named by the user (--units) or chosen by the same rule in each" in note
+
+
 def test_only_misclassified_adversarial_images_are_framed(made: Path) -> None:
     """The fixture marks all adversarial images, as a table that counts right predictions would."""
     framed = dict.fromkeys(BOTH, 0)

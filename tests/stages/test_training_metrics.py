@@ -31,30 +31,33 @@ def epoch(number: int, natural: float = 0.5, adversarial: float = 0.25) -> dict[
     return OLD | {"epoch": number, "natural": natural, "adversarial": adversarial}
 
 
-def test_every_row_has_every_column(tmp_path: Path) -> None:
+def test_every_row_has_every_column_of_the_weights_of_the_folder(tmp_path):
     for row in (OLD, NEW):
         (epoch,) = training_tables(write(tmp_path, row), "tiny")["training"]
-        assert list(epoch) == ["model", *COLUMNS, "kept"]
-        assert epoch["model"] == "tiny"
+        assert (list(epoch), epoch["model"]) == (["model", *COLUMNS, "kept"], "tiny")
         for name in COLUMNS:
             assert epoch[name] == row.get(name)
+    write(tmp_path, OLD)
+    for name in ("model.safetensors", "best.safetensors"):
+        (row,) = left_beside(tmp_path / name, "tiny")["training"]
+        assert row["natural"] == 0.42
+    for other in ("pruned.safetensors", "sub/model.safetensors", "", "DEFAULT"):
+        assert left_beside(tmp_path / other, "tiny") == {}
 
 
-@pytest.mark.parametrize(
-    ("rows", "kept"),
-    [
-        ([epoch(1, 0.9, 0.1), epoch(2, 0.6, 0.5), epoch(3, 0.7, 0.3)], 2),
-        ([epoch(1, 0.5, 0.25), epoch(2, 0.25, 0.5), epoch(3, 0.5, 0.125)], 1),  # the first of two
-        ([epoch(1, 0.0, 0.0)], 1),
-        # a file that says so itself: the last that took the place of another
-        ([epoch(1, 0.9, 0.1) | {"kept": True}, epoch(2, 0.6, 0.5) | {"kept": False}], 1),
-        ([epoch(1, 0.9, 0.1) | {"kept": True}, epoch(2, 0.1, 0.1) | {"kept": True}], 2),
-        ([], None),
-    ],
-)
-def test_the_first_best_epoch_is_kept(
-    rows: list[dict[str, Any]], kept: int | None, tmp_path: Path
-) -> None:
+FIRST, SECOND = epoch(1, 0.9, 0.1), epoch(2, 0.6, 0.5)
+KEPT: list[tuple[list[dict[str, Any]], int | None]] = [
+    ([FIRST, SECOND, epoch(3, 0.7, 0.3)], 2),
+    ([epoch(1, 0.5, 0.25), epoch(2, 0.25, 0.5), epoch(3, 0.5, 0.125)], 1),  # the first of two
+    *(([epoch(1, 0.0, 0.0)], 1), ([], None)),
+    # a file that says so itself: the last that took the place of another
+    ([FIRST | {"kept": True}, SECOND | {"kept": False}], 1),
+    ([FIRST | {"kept": True}, epoch(2, 0.1, 0.1) | {"kept": True}], 2),
+]
+
+
+@pytest.mark.parametrize(("rows", "kept"), KEPT)
+def test_the_first_best_epoch_is_kept(rows, kept, tmp_path):
     epochs = training_tables(write(tmp_path, *rows), "tiny")["training"]
     assert [row["epoch"] for row in epochs if row["kept"]] == ([kept] if kept else [])
 
@@ -62,7 +65,6 @@ def test_the_first_best_epoch_is_kept(
 HOSTILE: dict[str, list[Any]] = {
     "no JSON": ["{"],
     "no object": ["[1]\n"],
-    "a string": ['"epoch"\n'],
     "a blank line": [OLD, "\n", epoch(2)],
     "not a number": ['{"epoch": 1, "loss": NaN, "natural": 0.5, "adversarial": 0.5}\n'],
     "infinite": ['{"epoch": 1, "loss": 1e999, "natural": 0.5, "adversarial": 0.5}\n'],
@@ -87,13 +89,13 @@ HOSTILE: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_damage_is_one_sentence_with_the_file(name: str, tmp_path: Path) -> None:
+def test_damage_is_one_sentence_with_the_file(name, tmp_path):
     with pytest.raises(DataError, match=r"metrics\.jsonl is damaged: .*; train again") as error:
         training_tables(write(tmp_path, *HOSTILE[name]), "tiny")
     assert len(str(error.value)) < 400
 
 
-def test_bytes_that_are_no_text_and_files_that_are_none(tmp_path: Path) -> None:
+def test_bytes_that_are_no_text_and_files_that_are_none(tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(b"\xff\xfe{}")
     with pytest.raises(DataError, match="damaged"):
         training_tables(tmp_path, "tiny")
@@ -103,24 +105,14 @@ def test_bytes_that_are_no_text_and_files_that_are_none(tmp_path: Path) -> None:
         training_tables(tmp_path, "tiny")
 
 
-def test_only_the_weights_of_the_folder_are_its_training(tmp_path: Path) -> None:
-    write(tmp_path, OLD)
-    for name in ("model.safetensors", "best.safetensors"):
-        (row,) = left_beside(tmp_path / name, "tiny")["training"]
-        assert row["natural"] == 0.42
-    for other in ("pruned.safetensors", "sub/model.safetensors", "", "DEFAULT"):
-        assert left_beside(tmp_path / other, "tiny") == {}
-
-
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
-    """A folder as a training leaves it."""
     folder = write(write_run(tmp_path / "run", models=("theirs",), shown=0), OLD)
     write_csv(folder / "results" / "training_settings.csv", [{"model": "theirs", **vars(WORDS)}])
     return folder
 
 
-def test_words_come_from_the_folder_under_our_name(finished: Path) -> None:
+def test_words_come_from_the_folder_under_our_name(finished):
     assert training_tables(finished, "tiny").keys() == {"training"}
     tables = left_beside(finished / "model.safetensors", "ours")
     assert tables["training_settings"] == [{"model": "ours", **vars(WORDS)}]
@@ -137,7 +129,7 @@ def test_words_come_from_the_folder_under_our_name(finished: Path) -> None:
         ("results/training_settings.csv", "x" * (LARGEST + 1)),
     ],
 )
-def test_damaged_words_are_one_sentence(file: str, content: str, finished: Path) -> None:
+def test_damaged_words_are_one_sentence(file, content, finished):
     (finished / file).write_text(content)
     with pytest.raises(DataError, match=file.replace(".", r"\.") + "( is damaged|: )"):
         left_beside(finished / "model.safetensors", "ours")

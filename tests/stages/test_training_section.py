@@ -8,7 +8,7 @@ import pytest
 from advlens.intervals import wilson
 from advlens.report.blocks import FigureBlock, TableBlock
 from advlens.report.sections.training import section
-from advlens.words import Direction, Estimate
+from advlens.words import Estimate
 from sections import Maker, cells, remove
 from synthetic_run import BOTH, OBJECTIVES, change, put, read, rows_of, write_run, write_training
 
@@ -26,7 +26,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def epochs(run: Path, model: str) -> list[dict[str, float]]:
-    """The table's rows of a model, empty cells left out."""
     return [
         {key: float(value) for key, value in row.items() if key not in ("model", "kept") and value}
         | {"kept": row["kept"] == "true"}
@@ -40,17 +39,10 @@ def share(row: dict[str, float], kind: str) -> Estimate:
 
 
 def put_last(run: Path, **values: Any) -> None:
-    """Change the last epoch of the robust model."""
     put(run, "training", {"model": "robust", "epoch": "60"}, **values)
 
 
-def test_without_its_table_there_is_no_section(run: Path) -> None:
-    trainings.check(run)
-    remove(run, "training")
-    assert trainings.absent(run)
-
-
-def test_it_leads_with_what_was_trained_and_which_epoch_was_kept(run: Path) -> None:
+def test_it_leads_with_what_was_trained_and_which_epoch_was_kept(run):
     for place, model in enumerate(BOTH):
         rows = epochs(run, model)
         kept = max(rows, key=lambda row: row["natural"] + row["adversarial"])
@@ -81,11 +73,10 @@ def test_it_leads_with_what_was_trained_and_which_epoch_was_kept(run: Path) -> N
     assert "the last is" not in note
 
 
-def test_robust_overfitting_needs_a_fall_and_a_rise(run: Path) -> None:
+def test_robust_overfitting_needs_a_fall_and_a_rise(run):
     rows = epochs(run, "robust")
     peak, last = max(rows, key=lambda row: row["adversarial"]), rows[-1]
-    epoch = f"epoch {peak['epoch']:.0f}"
-    found = trainings.finding(run, OVER, "robust")
+    epoch, found = f"epoch {peak['epoch']:.0f}", trainings.finding(run, OVER, "robust")
     fall, rise = f"robust lower than {epoch}", f"robust higher than {epoch}"
     assert trainings.told(run, OVER).split(" | ")[1] == fall
     assert trainings.told(run, "adversarial accuracy on training images") == rise
@@ -112,9 +103,7 @@ def test_robust_overfitting_needs_a_fall_and_a_rise(run: Path) -> None:
 @pytest.mark.parametrize(
     ("fall", "directions"), [(-0.1, []), (0.05, ["open"]), (0.07, ["lower", "higher"])]
 )
-def test_a_fall_needs_disjoint_intervals(
-    run: Path, fall: float, directions: list[Direction]
-) -> None:
+def test_a_fall_needs_disjoint_intervals(run, fall, directions):
     peak = max(epochs(run, "robust"), key=lambda row: row["adversarial"])
     put_last(run, adversarial=peak["adversarial"] - fall)
     found = trainings.findings(run, OVER, "robust")
@@ -132,8 +121,8 @@ def test_a_fall_needs_disjoint_intervals(
     ],
 )
 def test_the_gap_is_that_of_the_epoch_kept_beyond_its_interval(
-    run: Path, natural: float, adversarial: float | None, directions: list[Direction], words: str
-) -> None:
+    run, natural, adversarial, directions, words
+):
     """Of .8 on 1000 held-out images, the interval reaches down to .774."""
     (kept,) = [row for row in epochs(run, "robust") if row["kept"]]
     put(run, "training", {}, natural=0.8, train_natural_accuracy=natural)
@@ -148,21 +137,16 @@ def test_the_gap_is_that_of_the_epoch_kept_beyond_its_interval(
     assert f"At epoch {kept['epoch']:.0f}." in found.note
 
 
-def test_the_table_has_every_epoch_and_only_columns_with_values(made: Path) -> None:
+def test_the_table_and_the_alternative_text_tell_every_epoch(made):
     (table,) = trainings.blocks(made, TableBlock)
     rows, shown = read(made, "training"), cells(table)
     assert table.folded
-    assert table.file == "training.csv"
-    assert len(shown) == 120
+    assert (table.file, len(shown)) == ("training.csv", 120)
     assert "Adversarial, training" in shown[0]
     assert not {"Feature distance", "Divergence"} & shown[0].keys()
     assert shown[0]["Natural, held out"] == f"{100 * float(rows[0]['natural']):.1f}%"
-    assert shown[0]["Adversarial, training"] == "–"
-    assert shown[0]["Images/s"] == "900"
+    assert (shown[0]["Adversarial, training"], shown[0]["Images/s"]) == ("–", "900")
     assert [row[""] == "kept" for row in shown] == [row["kept"] == "true" for row in rows]
-
-
-def test_the_alternative_text_tells_the_curves(made: Path) -> None:
     (figure,) = trainings.blocks(made, FigureBlock)
     for model in BOTH:
         rows = epochs(made, model)
@@ -176,7 +160,7 @@ def test_the_alternative_text_tells_the_curves(made: Path) -> None:
 
 
 @pytest.mark.parametrize("described", [True, False])
-def test_old_trainings_say_what_they_recorded(described: bool, tmp_path: Path) -> None:
+def test_old_trainings_say_what_they_recorded(described, tmp_path):
     run = write_run(tmp_path, shown=0)
     write_training(run, epochs=10, left_out=OLD.split(), described=described)
     first = trainings.made(run).findings[0]
@@ -189,7 +173,7 @@ def test_old_trainings_say_what_they_recorded(described: bool, tmp_path: Path) -
     )
 
 
-def test_without_their_number_shares_have_no_interval(run: Path) -> None:
+def test_without_their_number_shares_have_no_interval(run):
     put(run, "training", {}, n="", seconds="")
     first = trainings.made(run).findings[0]
     assert {each.low for each in first.estimates[0].estimates.values()} == {None}
@@ -198,7 +182,7 @@ def test_without_their_number_shares_have_no_interval(run: Path) -> None:
     assert not trainings.findings(run, OVER)
 
 
-def test_one_epoch_has_no_curve_and_no_best(tmp_path: Path) -> None:
+def test_one_epoch_has_no_curve_and_no_best(tmp_path):
     run = write_run(tmp_path, models=("only",), shown=0)
     write_training(run, models=("only",), epochs=1)
     assert [type(block) for block in trainings.made(run).blocks] == [TableBlock]
@@ -208,9 +192,12 @@ def test_one_epoch_has_no_curve_and_no_best(tmp_path: Path) -> None:
     assert not trainings.findings(run, OVER)
 
 
-def test_models_without_a_training_are_left_out(run: Path) -> None:
+def test_models_without_a_training_are_left_out_and_so_is_the_section(run):
     write_training(run, models=("robust",), epochs=3)
     assert {m.model for f in trainings.made(run).findings for m in f.estimates} == {"robust"}
     (figure,) = trainings.blocks(run, FigureBlock)
     assert "standard" not in figure.alt
     assert figure.caption.endswith("The run has no training of standard.")
+    trainings.check(run)
+    remove(run, "training")
+    assert trainings.absent(run)

@@ -16,13 +16,11 @@ import torch
 from tiny import SHORT, Whole, assert_ends_as, classifier, images, metrics, silent, train
 from torch import Tensor, nn
 
-from advlens.attacks import Pgd
+from advlens import NumericError, Pgd, RunError, Training
 from advlens.datasets import ArrayData
-from advlens.errors import NumericError, RunError
 from advlens.files import locked
 from advlens.runs.checkpoint import load_checkpoint
 from advlens.runs.tables import Row
-from advlens.training import Training
 from advlens.training import loop as loop_module
 from advlens.training import state as state_module
 from advlens.training import validation as validation_module
@@ -30,7 +28,7 @@ from advlens.training.objectives import Adversarial, Standard, TrainingBatch
 from together import start
 
 
-def test_each_epoch_is_told_once_it_is_safe_and_again_to_a_continued_run(tmp_path: Path) -> None:
+def test_each_epoch_is_told_once_it_is_safe_and_again_to_a_continued_run(tmp_path):
     told: list[Row] = []
 
     def tell(row: Row) -> None:
@@ -44,8 +42,7 @@ def test_each_epoch_is_told_once_it_is_safe_and_again_to_a_continued_run(tmp_pat
     assert [row["epoch"] for row in told] == [1, 2, 3]
     told.clear()
     SHORT(classifier(), images(), tmp_path, report=silent, on_epoch=told.append)
-    assert told == metrics(tmp_path)
-    assert len(told) == 6
+    assert (told, len(told)) == (metrics(tmp_path), 6)
 
 
 def begun(out: Path, settings: Training, checkpoints: int) -> BaseProcess:
@@ -60,7 +57,7 @@ def begun(out: Path, settings: Training, checkpoints: int) -> BaseProcess:
     return process
 
 
-def test_a_checkpoint_is_laid_out_as_before(whole: Whole) -> None:
+def test_a_checkpoint_is_laid_out_as_before(whole):
     """With another layout, trainings that were begun before are refused: the changelog says so."""
     assert list(load_checkpoint(whole.out / "last.pt")) == [
         *("identity", "classifier", "optimizer", "average", "step", "seconds", "busy"),
@@ -69,12 +66,11 @@ def test_a_checkpoint_is_laid_out_as_before(whole: Whole) -> None:
 
 
 @pytest.mark.timeout(300)  # processes one after another, on a machine that may be busy
-def test_sigkills_at_any_moment_change_no_bit(tmp_path: Path) -> None:
+def test_sigkills_at_any_moment_change_no_bit(tmp_path):
     """A checkpoint that is not written whole or not at all is torn by one kill in three."""
     settings = replace(SHORT, epochs=50, objective=Standard())
     whole = Whole(train(tmp_path / "whole", settings), tmp_path / "whole")
-    out = tmp_path / "killed"
-    random = np.random.default_rng(0)
+    out, random = tmp_path / "killed", np.random.default_rng(0)
     for number in range(16):
         process = begun(out, settings, int(random.integers(1, 4)))
         time.sleep(random.uniform(0, 0.02) * (number % 2))
@@ -91,9 +87,7 @@ def test_sigkills_at_any_moment_change_no_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_leaves_a_checkpoint_and_its_code(
-    number: int, code: int, whole: Whole, tmp_path: Path
-) -> None:
+def test_a_signal_leaves_a_checkpoint_and_its_code(number, code, whole, tmp_path):
     process = begun(tmp_path, SHORT, 2)
     os.kill(process.pid or 0, number)
     process.join()
@@ -103,8 +97,8 @@ def test_a_signal_leaves_a_checkpoint_and_its_code(
 
 
 def test_a_signal_during_validation_leaves_the_epoch_to_the_next_process(
-    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    whole, tmp_path, monkeypatch
+):
     def interrupt(*args: object, **keywords: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("validation goes on after the signal")
@@ -126,9 +120,7 @@ def test_a_signal_during_validation_leaves_the_epoch_to_the_next_process(
     assert_ends_as(whole, tmp_path)
 
 
-def test_a_signal_while_images_are_read_ends_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_signal_while_images_are_read_ends_at_once(tmp_path, monkeypatch):
     def read(data: ArrayData, device: torch.device, *, shown: bool) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
@@ -154,9 +146,7 @@ def failing(write: Callable[..., None], fatal: int, after: bool) -> Callable[...
 
 
 @pytest.mark.parametrize("name", ["save_checkpoint", "write_text", "save_weights"])
-def test_an_end_before_or_after_a_write_loses_nothing(
-    name: str, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_end_before_or_after_a_write_loses_nothing(name, whole, tmp_path, monkeypatch):
     real = getattr(state_module, name)
     for fatal, after in ((1, False), (1, True), (3, False), (1, True), (4, False)):
         with monkeypatch.context() as patched:
@@ -189,9 +179,7 @@ class Breaks:
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_a_value_that_is_not_finite_stops_and_spares_the_checkpoint(
-    where: str, tmp_path: Path
-) -> None:
+def test_a_value_that_is_not_finite_stops_and_spares_the_checkpoint(where, tmp_path):
     with pytest.raises(NumericError, match=r"step 5 .*network\..* intact"):
         train(tmp_path, replace(SHORT, objective=Breaks(where, at=5)))
     state = load_checkpoint(tmp_path / "last.pt")
@@ -210,7 +198,7 @@ ANOTHER: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", ANOTHER)
-def test_a_folder_with_another_run_is_refused(name: str, whole: Whole) -> None:
+def test_a_folder_with_another_run_is_refused(name, whole):
     before = (whole.out / "last.pt").read_bytes()
     given = {"network": classifier(), "data": images()} | ANOTHER[name]
     start = given.pop("network"), given.pop("data")
@@ -219,9 +207,7 @@ def test_a_folder_with_another_run_is_refused(name: str, whole: Whole) -> None:
     assert (whole.out / "last.pt").read_bytes() == before
 
 
-def test_a_second_process_is_refused_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_process_is_refused_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "sleep", None)  # a wait would fail
     with locked(tmp_path), pytest.raises(RunError, match="another advlens process"):
         train(tmp_path)

@@ -13,12 +13,9 @@ from safetensors.torch import load_file, save_file
 from tiny import SHORT, classifier, images, metrics, same, silent, train, without_time
 from torch import Tensor, nn
 
-from advlens.attacks import Pgd
-from advlens.attacks.threat import L2, Linf
+from advlens import L2, Linf, Pgd, RunError, SettingsError, Training
 from advlens.distributed import Processes, joined, synchronized
-from advlens.errors import RunError, SettingsError
 from advlens.runs.checkpoint import load_checkpoint
-from advlens.training import Training
 from advlens.training.objectives import Adversarial, FeatureConsistency, Objective, Standard, Trades
 from together import end, start
 
@@ -38,6 +35,16 @@ OBJECTIVES: dict[str, Objective] = {
 
 Jobs = dict[str, tuple[Training, torch.dtype]]
 """What processes train one after the other, by the names of their folders."""
+ALIKE: Jobs = {
+    f"{name}-{dtype}": (dataclasses.replace(ONE_STEP, objective=OBJECTIVES[name]), dtype)
+    for name, dtype in [("standard", torch.float32), *((n, torch.float64) for n in OBJECTIVES)]
+}
+LAYERS = {
+    "1d": nn.BatchNorm1d(4),
+    "2d": nn.BatchNorm2d(4),
+    "whole average": nn.BatchNorm2d(4, momentum=None),
+    "bare": nn.BatchNorm2d(4, affine=False, track_running_stats=False),
+}
 
 
 def train_together(out: Path, jobs: Jobs) -> None:
@@ -52,25 +59,16 @@ def weights_of(out: Path, *ranks: int) -> list[dict[str, Tensor]]:
     return [load_file(out / f"{rank}.safetensors") for rank in ranks]
 
 
-ALIKE: Jobs = {
-    f"{name}-{dtype}": (dataclasses.replace(ONE_STEP, objective=OBJECTIVES[name]), dtype)
-    for name, dtype in [("standard", torch.float32), *((n, torch.float64) for n in OBJECTIVES)]
-}
-
-
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of trainings by two processes."""
     out = tmp_path_factory.mktemp("two")
-    jobs = ALIKE | {"whole": (SHORT, torch.float32)}
-    assert end(start(2, train_together, out, jobs)) == [0, 0]
+    assert end(start(2, train_together, out, (ALIKE | {"whole": (SHORT, torch.float32)}))) == [0, 0]
     return out
 
 
 @pytest.mark.parametrize("name", ALIKE)
-def test_gradients_and_counts_are_those_of_one_process(
-    name: str, two: Path, tmp_path: Path
-) -> None:
+def test_gradients_and_counts_are_those_of_one_process(name, two, tmp_path):
     """The standard objective in float32 too, where rounding switches no ReLU.
 
     The value nearest to 0 is 8e-6 of the largest, 70 ε. Those of other objectives lie nearer, and
@@ -97,7 +95,7 @@ def test_gradients_and_counts_are_those_of_one_process(
     assert list(one.values()) == pytest.approx(list(both.values()), rel=rel)
 
 
-def test_three_processes_share_uneven_batches(tmp_path: Path) -> None:
+def test_three_processes_share_uneven_batches(tmp_path):
     """47 training images in batches of 16, 16 and 15; 13 held out."""
     settings = dataclasses.replace(ONE_STEP, batch_size=16, learning_rate=0.05)
     alone = train(tmp_path / "one", settings, dtype=torch.float64)
@@ -107,7 +105,7 @@ def test_three_processes_share_uneven_batches(tmp_path: Path) -> None:
     torch.testing.assert_close(weights, alone, rtol=1e-9, atol=1e-12)
 
 
-def test_a_signal_to_one_process_stops_all_and_the_run_continues(two: Path, tmp_path: Path) -> None:
+def test_a_signal_to_one_process_stops_all_and_the_run_continues(two, tmp_path):
     whole, cut, last = two / "whole", tmp_path / "cut", tmp_path / "cut/last.pt"
     jobs: Jobs = {"cut": (SHORT, torch.float32)}
     processes = start(2, train_together, tmp_path, jobs)
@@ -132,7 +130,7 @@ def lose_the_other(out: Path) -> None:
             os._exit(7 if "process 0 of 2 has lost the others" in str(error) else 8)
 
 
-def test_a_process_whose_partner_dies_says_so_and_does_not_hang(tmp_path: Path) -> None:
+def test_a_process_whose_partner_dies_says_so_and_does_not_hang(tmp_path):
     assert end(start(2, lose_the_other, tmp_path)) == [7, 3]
 
 
@@ -144,13 +142,13 @@ def spread(out: Path) -> None:
         (out / f"{processes.rank}").write_text(str(list(processes.share(8))))
 
 
-def test_processes_share_spread_and_add(tmp_path: Path) -> None:
+def test_processes_share_spread_and_add(tmp_path):
     assert end(start(3, spread, tmp_path)) == [0, 0, 0]
     parts = [(tmp_path / str(rank)).read_text() for rank in range(3)]
     assert parts == ["[0, 3, 6]", "[1, 4, 7]", "[2, 5]"]
 
 
-def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_needs_no_group_and_each_of_many_an_image(monkeypatch, tmp_path):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with joined(CPU) as processes:
         assert processes == Processes(0, 1)
@@ -158,26 +156,13 @@ def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
         assert list(processes.share(3)) == [0, 1, 2]
         assert processes.spread(b"x", CPU) == b"x"
         assert processes.total(torch.ones(2)).tolist() == [1, 1]
-
-
-def test_a_batch_must_have_an_image_for_each_process(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="too small for 20 processes"):
         SHORT(classifier(), images(), tmp_path, report=silent, processes=Processes(1, 20))
 
 
-LAYERS = {
-    "1d": nn.BatchNorm1d(4),
-    "2d": nn.BatchNorm2d(4),
-    "whole average": nn.BatchNorm2d(4, momentum=None),
-    "bare": nn.BatchNorm2d(4, affine=False, track_running_stats=False),
-}
-
-
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
-def test_synchronized_batch_norm_of_one_part_is_torchs(
-    layer: nn.Module, dtype: torch.dtype
-) -> None:
+def test_synchronized_batch_norm_of_one_part_is_torchs(layer, dtype):
     """Alone, its sums over processes are its own: values, gradients and averages are torch's."""
 
     class Alone(Processes):
@@ -201,7 +186,7 @@ def test_synchronized_batch_norm_of_one_part_is_torchs(
     torch.testing.assert_close(*states, rtol=close, atol=close / 10)
 
 
-def test_synchronized_networks_share_their_tensors_and_leave_the_plain_one() -> None:
+def test_synchronized_networks_share_their_tensors_and_leave_the_plain_one():
     plain = classifier()
     shared = synchronized(plain, Processes(0, 2))
     tensors = [dict([*n.named_parameters(), *n.named_buffers()]) for n in (plain, shared)]

@@ -7,14 +7,11 @@ import torch
 from advlens.training.schedule import PATIENCE, plateaus, rate
 
 
-def test_one_cycle_rises_for_a_quarter_and_falls_to_zero() -> None:
+def test_one_cycle_cosine_and_constant():
     progress = np.linspace(0, 1, 101)
     expected = np.interp(progress, [0, 0.25, 1], [0, 1, 0])
     rates = [rate("one-cycle", p, []) for p in progress]
     np.testing.assert_allclose(rates, expected, atol=1e-15)
-
-
-def test_cosine_and_constant() -> None:
     progress = np.linspace(0, 1, 11)
     rates = [rate("cosine", p, []) for p in progress]
     np.testing.assert_allclose(rates, np.cos(progress * np.pi / 2) ** 2, atol=1e-15)
@@ -23,8 +20,7 @@ def test_cosine_and_constant() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_plateaus_are_those_of_torch(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    losses = (2 + np.cumsum(random.normal(-0.02, 0.3, 60))).clip(0.1).tolist()
+    losses = (2 + np.cumsum(np.random.default_rng(seed).normal(-0.02, 0.3, 60))).clip(0.1).tolist()
     losses[9] = min(losses[:9]) * 0.9
     losses[10:14] = [losses[9] * 0.99995] * 4  # a fall too small to count
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)

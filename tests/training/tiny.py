@@ -11,12 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from advlens.attacks import Pgd
-from advlens.attacks.threat import L2
+from advlens import L2, Classifier, Pgd, Training
 from advlens.datasets import ArrayData
 from advlens.distributed import Processes
-from advlens.models import Classifier
-from advlens.training import Training
 from advlens.training.loop import Loop
 from advlens.training.objectives import Adversarial, Standard, TrainingBatch
 
@@ -60,8 +57,6 @@ class Watch:
 
 
 class Whole(NamedTuple):
-    """A training that nothing has interrupted."""
-
     weights: dict[str, Tensor]
     out: Path
 
@@ -76,8 +71,7 @@ def train(
     processes: Processes = Processes(),
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
-    network = classifier().to(dtype)
-    trained = settings(network, images(), out, report=silent, processes=processes)
+    trained = settings(classifier().to(dtype), images(), out, report=silent, processes=processes)
     return {name: tensor.clone() for name, tensor in trained.state_dict().items()}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from advlens.auditing.choices import audit_stages, dissect_stages
+from advlens.auditing.choices import audit_stages, check_units, dissect_stages
 from advlens.auditing.differences import compared
 from advlens.auditing.opening import check_expected, looked_at, warn
 from advlens.auditing.passes import finished, run_stages
@@ -89,6 +89,7 @@ def _planned(
 ) -> tuple[list[Subject], list[list[Stage]]]:
     subjects = [labeled_subject(model, data, settings, device, check) for model in models]
     distinguish([subject.classifier for subject in subjects])
+    check_units(subjects, settings)
     return subjects, [audit_stages(subject, settings) for subject in subjects]
 
 
@@ -135,6 +136,7 @@ def dissect(
             subject.data = subject.concepts = known[subject.transform]
             subject.choose_radii(settings)
         distinguish([subject.classifier for subject in subjects])
+        check_units(subjects, settings)
         stages = [dissect_stages(subject, settings) for subject in subjects]
         line = command or "advlens.dissect(…)"
         return _walk(out, subjects, stages, settings, device, line, processes)

@@ -1,16 +1,20 @@
-"""The choice of stages: what the settings ask for, out of all stages."""
+"""The choice of stages and of units: whether what the settings ask for exists."""
 
+import difflib
 import re
 from collections.abc import Sequence
 
 from advlens.auditing.needs import lacking
 from advlens.auditing.stage import Stage
-from advlens.auditing.stages.dissection import dissection_stage
+from advlens.auditing.stages.dissection import dissected_layers, dissection_stage
 from advlens.auditing.subjects import Subject
 from advlens.errors import SettingsError
 from advlens.plugins import STAGES
-from advlens.settings import AuditSettings, DissectSettings
-from advlens.words import listed
+from advlens.settings import AuditSettings, DissectSettings, parse_unit
+from advlens.words import listed, shared
+
+NEAR = 3
+"""Names of layers that are offered in place of an unknown one."""
 
 
 def audit_stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
@@ -40,6 +44,41 @@ def dissect_stages(subject: Subject, settings: DissectSettings) -> list[Stage]:
     """
     stages = [dissection_stage(subject, settings)]
     return _able(subject, stages, by_name=True, seed=settings.seed)
+
+
+def check_units(subjects: Sequence[Subject], settings: AuditSettings | DissectSettings) -> None:
+    """Refuse a unit that is to be shown and that no model has, or no stage looks at.
+
+    Raises:
+        SettingsError: there is no such layer or unit; the message names what is near.
+    """
+    if isinstance(settings.units, int):  # how many, not which
+        return
+    every = isinstance(settings, AuditSettings) and "neurons" in settings.stages
+    known = {
+        subject.classifier.name: subject.prepared.layers
+        if every
+        else dissected_layers(subject.prepared, settings.layers)
+        for subject in subjects
+    }
+    units = {layer: size for layers in known.values() for layer, size in layers.items()}
+    for text in settings.units if units else ():  # a model without units is refused elsewhere
+        layer, number = parse_unit(text)
+        sizes = {model: layers[layer] for model, layers in known.items() if layer in layers}
+        if any(number < size for size in sizes.values()):
+            continue
+        if sizes:
+            counts = shared({model: f"{size} units" for model, size in sizes.items()}, "in")
+            raise SettingsError(f"units names {text}, but {layer} has {counts}, numbered from 0")
+        if any(layer in subject.prepared.layers for subject in subjects):
+            raise SettingsError(
+                f"units names {text}, but {layer} is not dissected; add it to layers"
+            )
+        near = difflib.get_close_matches(layer, units, n=NEAR, cutoff=0)
+        raise SettingsError(
+            f"units names {text}, but there is no layer {layer!r} in {listed(list(known))}; its "
+            f"nearest are {listed([f'{name} ({units[name]} units)' for name in near])}"
+        )
 
 
 def _check_names(stages: Sequence[Stage]) -> None:

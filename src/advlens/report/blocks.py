@@ -169,6 +169,8 @@ class Grid:
     """Name and formatted value, such as {"LC": "0.533"}."""
     real: Sequence[Cell]
     adversarial: Sequence[Cell]
+    sheet: str = ""
+    """Name of the figure with all shown units of this layer, if there is one."""
     classes: Mapping[str, str] = field(default_factory=dict)
     """For real, adversarial and target the most frequent classes, such as "cat 45%, dog 20%"."""
 

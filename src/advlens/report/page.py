@@ -35,6 +35,7 @@ from advlens.report.figures import (
     save_figure,
     svg,
     unit_grid,
+    unit_grids,
 )
 from advlens.report.figures.pictures import SMALL, Pixels
 from advlens.report.figures.style import BAD, FRAME, INK, MODELS, MUTED, RULE, SURFACE
@@ -133,8 +134,13 @@ def _write(run: Path, results: Results, sections: Sequence[Make] | None) -> Path
     def load(file: str) -> Pixels:
         return _pixels(results.file(file))
 
+    sheets: dict[str, list[Grid]] = {}
     for grid in _grids(shown):
         save_figure(unit_grid(grid, load), run, grid.name)
+        sheets.setdefault(grid.sheet, []).append(grid)
+    for name, grids in sheets.items():
+        if name:
+            save_figure(unit_grids(grids, load), run, name)
     for block in _blocks(shown):
         if isinstance(block, PictureRowsBlock):
             save_figure(picture_rows(block, load), run, block.name)

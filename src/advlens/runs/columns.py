@@ -45,6 +45,8 @@ ATTACK: Columns = {
     "steps": (int, "gradient steps"),
 }
 SET: Columns = {"attacked": (str | None, "the set of attacked images, as in consistency.csv")}
+NAMED = "your choice"
+"""Why a unit is shown that the user named."""
 MEAN: Columns = {
     "mean": (float, "the mean"),
     "low": (OPEN, "its 95 % interval, lower end"),

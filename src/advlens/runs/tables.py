@@ -215,7 +215,7 @@ TABLES: dict[str, Table] = {
         "an image that excites a unit most",
         UNIT
         | {
-            "lc": (float, "the unit's LC"),
+            "lc": (OPEN, "the unit's LC; empty if it is dead"),
             "chosen": (str, "why this unit is shown"),
             "images": (str, "real or adversarial"),
             **RANK,
@@ -292,6 +292,7 @@ TABLES: dict[str, Table] = {
         "an image that excites a unit most, with its mask",
         UNIT
         | {
+            "chosen": (str | None, "why this unit is shown"),
             "images": (str, "real or adversarial"),
             **RANK,
             "id": (int, "the image's number in the data"),
@@ -299,6 +300,7 @@ TABLES: dict[str, Table] = {
             **CLASSES,
             **FRAMED,
         },
+        later=("chosen",),
     ),
     "attribution": Table(
         "a measure of an attribution method",

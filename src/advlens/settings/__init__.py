@@ -1,6 +1,7 @@
 """Settings that the command line and the library share; importing them does not import torch."""
 
 from advlens.settings.audit import AttackSettings, AuditSettings, Norm
+from advlens.settings.choices import UNITS, parse_unit, units_by_layer
 from advlens.settings.dissection import DissectSettings
 from advlens.settings.models import ModelSettings
 from advlens.settings.numbers import DRAWS, AutoRadius, NoHint, Radius, parse_number, show_number
@@ -11,6 +12,7 @@ from advlens.settings.training import TrainSettings, train_settings
 
 __all__ = [
     "DRAWS",
+    "UNITS",
     "AttackSettings",
     "AuditSettings",
     "AutoRadius",
@@ -25,6 +27,8 @@ __all__ = [
     "TrainSettings",
     "parse_method",
     "parse_number",
+    "parse_unit",
     "show_number",
     "train_settings",
+    "units_by_layer",
 ]

@@ -7,9 +7,10 @@ from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
-from advlens.checks import check_numbers, check_positive, check_seed
+from advlens.checks import check_number, check_numbers, check_positive, check_seed
 from advlens.errors import SettingsError
 from advlens.plugins import STAGES
+from advlens.settings.choices import Components, Units, parse_unit
 from advlens.settings.models import ModelSettings
 from advlens.settings.numbers import DRAWS, AutoRadius, NoHint, Radius
 from advlens.settings.spec import parse_method
@@ -79,6 +80,12 @@ class AuditSettings(ModelSettings):
         synsets: table of class,wnid lines, for data whose class names WordNet does not resolve.
         concepts: broden:DIR, images with labeled pixels on which units are also dissected.
         layers: the convolutions to dissect; "last" is the last one, "all" means all of them.
+        units: units to show with their real and adversarial images, such as layer4.1.conv2:147,
+            layer3.0.conv1:12 (default: units of the last layer, half of highest LC, half of median
+            LC). The dissection shows those of its layers. A model without them shows its default.
+        shown: maximum number shown of the explained images, of the inverted ones, of the images
+            generated for each class with their starts, and of the units of a layer if none is
+            named (default: 6, 4, 3 with one start, 6).
         discrepancy: show which part of each image a unit responds to; takes up to thousands of
             passes per image.
         explained: number of images whose predictions are attributed to their pixels.
@@ -87,7 +94,8 @@ class AuditSettings(ModelSettings):
         points: number of intervals of Integrated Gradients.
         baselines: number of noise baselines of Integrated Gradients for each image.
         samples: number of samples of expected gradients for each image.
-        visualized: number of components of the representation to visualize.
+        visualized: number of components of the representation to visualize, drawn by the seed.
+        components: components to visualize instead, such as 130,492, numbered from 0.
         visualization_steps: gradient steps per visualization (B23: 400).
         inverted: number of images whose representations are inverted, from noise and from another
             class.
@@ -129,6 +137,8 @@ class AuditSettings(ModelSettings):
     synsets: Annotated[Path | None, NoHint] = None
     concepts: Annotated[str | None, NoHint] = None
     layers: tuple[str, ...] = ("last",)
+    units: Units = ()
+    shown: Annotated[int | None, NoHint] = None
     discrepancy: bool = False
     explained: int = 16
     attribution: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="METHOD")]] = ()
@@ -136,6 +146,7 @@ class AuditSettings(ModelSettings):
     baselines: int = 10
     samples: int = 200
     visualized: int = 4
+    components: Components = ()
     visualization_steps: int = 400
     inverted: int = 8
     inversion_steps: int = 1000
@@ -162,6 +173,7 @@ class AuditSettings(ModelSettings):
             "neuron_step_size",
             "sigma",
             "batch_size",
+            "shown",
             "explained",
             "points",
             "baselines",
@@ -189,6 +201,10 @@ class AuditSettings(ModelSettings):
                     raise SettingsError(
                         f"{name} means nothing to {self.attack_on_units}; leave it out"
                     )
+        for text in self.units:
+            parse_unit(text)
+        for component in self.components:
+            check_number("components", component, least=0)
         check_numbers(self, "autoattack", where="", least=0)
         check_numbers(self, "draws", where="", least=2)
         check_numbers(self, "autoattack_linf", where="", least=0, most=1)
@@ -208,6 +224,14 @@ class AuditSettings(ModelSettings):
             raise SettingsError(
                 "natural leaves all attacks out; give it without attack, autoattack"
             )
+        for name, able in (
+            ("units", ("neurons", "dissection")),
+            ("components", ("visualization",)),
+        ):
+            if getattr(self, name) and self.natural:
+                raise SettingsError(f"natural measures accuracy alone; give it without {name}")
+            if getattr(self, name) and not {*able} & {*self.stages}:
+                raise SettingsError(f"{name} needs the stage {' or '.join(able)}; add it to stages")
         if self.by_name and "dissection" in self.stages and self.concepts is None:
             raise SettingsError(
                 "the stage dissection needs concepts, such as broden:DIR; give them, or leave it "

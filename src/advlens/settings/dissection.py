@@ -7,6 +7,7 @@ from tyro.conf import arg
 
 from advlens.checks import check_numbers, check_positive, check_seed
 from advlens.errors import SettingsError
+from advlens.settings.choices import UNITS, CountOrUnits, parse_unit
 from advlens.settings.models import ModelSettings
 from advlens.settings.numbers import AutoRadius, NoHint
 from advlens.settings.spec import parse_method
@@ -34,7 +35,8 @@ class DissectSettings(ModelSettings):
             fields; bilinear spreads them evenly.
         counting: category counts a mask in every image labeled in the concept's category;
             netdissect-lite, with bilinear upsampling, does what that tool does.
-        units: number of units of each layer that are shown with their images.
+        units: the units that are shown with their images: how many of each layer, or which ones,
+            such as layer4.1.conv2:147,layer4.1.conv2:12.
         discrepancy: show which part of each image the unit responds to; takes thousands of passes
             per image.
         images: size of a seeded subset to dissect on (default: all images).
@@ -54,7 +56,7 @@ class DissectSettings(ModelSettings):
     minimum: float = 0.04
     upsampling: Literal["receptive-field", "bilinear"] = "receptive-field"
     counting: Literal["category", "netdissect-lite"] = "category"
-    units: int = 6
+    units: CountOrUnits = UNITS
     discrepancy: bool = False
     images: Annotated[int | None, NoHint] = None
     batch_size: int = 64
@@ -66,8 +68,15 @@ class DissectSettings(ModelSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive = ("epsilon", "steps", "step_size", "units", "images", "batch_size")
+        positive = ("epsilon", "steps", "step_size", "images", "batch_size")
         check_positive(self, *positive, where="")
+        if isinstance(self.units, int):
+            check_positive(self, "units", where="")
+        elif not self.units:
+            raise SettingsError("units names no unit; give a number, or some units as LAYER:NUMBER")
+        else:
+            for text in self.units:
+                parse_unit(text)
         check_numbers(self, "quantile", "minimum", where="", above=0, below=1)
         check_seed(self, where="")
         if self.attack not in self.NAMES:

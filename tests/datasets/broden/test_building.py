@@ -47,6 +47,13 @@ a/1.jpg,object,dog
 """
 SIZES = {"a/0.png": (40, 30), "a/1.jpg": (24, 24), "b/2.jpeg": (16, 50), "c.PNG": (9, 8)}
 NAMES = [*(f"{os.path.splitext(name)[0]}.jpg" for name in SIZES), "d.jpg"]
+CHANGES: dict[str, Edit] = {
+    "image": lambda made: shutil.copy(made / "images/d.png", made / "images/e.png"),
+    "pixel": lambda made: Image.new("RGB", (20, 20), (191, 0, 50)).save(made / "images/d.png"),
+    "mask": lambda made: (made / "masks/part/c.png").unlink(),
+    "label": content("labels.csv", LABELS.replace(",cat,", ",cow,")),
+    "whole": content("whole.csv", WHOLE.replace("dog", "cat")),
+}
 
 
 def masks_of(i: int, width: int, height: int) -> dict[str, np.ndarray]:
@@ -106,8 +113,7 @@ def test_labels_lie_where_the_masks_have_them(made: Path) -> None:
     lines = (line.split(",") for line in LABELS.splitlines()[1:])
     meaning = {(category, int(value)): name or None for value, name, category in lines}
     for i, row in enumerate(data.rows):
-        found = data.annotations([i])
-        j = NAMES.index(row.image)
+        found, j = data.annotations([i]), NAMES.index(row.image)
         name = [*SIZES, "d.png"][j]
         width, height = SIZES.get(name, (20, 20))
         masks = masks_of(j, width, height) if name in SIZES else {}
@@ -205,7 +211,15 @@ def test_tables_are_counted_again(made: Path) -> None:
         assert (row["first"], row["last"], row["count"], row["frequency"]) == expected
 
 
-def test_order_and_split(made: Path) -> None:
+def test_order_split_and_images_alone(made):
+    data = BrodenData(build_broden(made / "images", None, None, made / "set"))
+    assert data.categories == ("color",)
+    assert (data.image_shape, data.label_shape) == ((3, 224, 224), (112, 112))
+    red = next(concept.number for concept in data.concepts if concept.name == "red-c")
+    i = [row.image for row in data.rows].index("d.jpg")
+    assert (data.annotations([i]).maps == red).all()
+    means = data.images([i])[0].float().mean(dim=(1, 2)).tolist()
+    assert means == pytest.approx([190, 0, 50], abs=3)
     for i in range(60):
         Image.new("RGB", (8, 8), (i, i, i)).save(made / "images" / f"x{i}.png")
     rows = tables(build(made))["index"]
@@ -215,33 +229,19 @@ def test_order_and_split(made: Path) -> None:
     assert {row["split"] for row in rows} == {"train", "val"}
 
 
-def test_images_alone(made: Path) -> None:
-    data = BrodenData(build_broden(made / "images", None, None, made / "set"))
-    assert data.categories == ("color",)
-    assert (data.image_shape, data.label_shape) == ((3, 224, 224), (112, 112))
-    red = next(concept.number for concept in data.concepts if concept.name == "red-c")
-    i = [row.image for row in data.rows].index("d.jpg")
-    assert (data.annotations([i]).maps == red).all()
-    means = data.images([i])[0].float().mean(dim=(1, 2)).tolist()
-    assert means == pytest.approx([190, 0, 50], abs=3)
-
-
-def test_the_same_again(made: Path) -> None:
+def test_the_same_again_also_after_one_that_was_killed(made: Path) -> None:
+    process = FORKSERVER.Process(target=build_and_die, args=(made,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert not (made / "set").exists()
+    (made / ".set.partial" / "images" / "left.jpg").touch()
     folder = build(made)
     before = times(folder)
     assert build(made) == folder
     assert times(folder) == before
     assert contents(build(made, "other")) == contents(folder)
     assert not list(made.glob(".*"))
-
-
-CHANGES: dict[str, Edit] = {
-    "image": lambda made: shutil.copy(made / "images/d.png", made / "images/e.png"),
-    "pixel": lambda made: Image.new("RGB", (20, 20), (191, 0, 50)).save(made / "images/d.png"),
-    "mask": lambda made: (made / "masks/part/c.png").unlink(),
-    "label": content("labels.csv", LABELS.replace(",cat,", ",cow,")),
-    "whole": content("whole.csv", WHOLE.replace("dog", "cat")),
-}
 
 
 @pytest.mark.parametrize("case", CHANGES)
@@ -254,7 +254,7 @@ def test_another_set_is_not_overwritten(made: Path, case: str) -> None:
     assert times(folder) == before
 
 
-def test_a_folder_of_something_else(made: Path) -> None:
+def test_another_folder_is_left_alone_and_those_that_are_read(made):
     (made / "set").mkdir()
     (made / "set" / "mine").write_text("mine")
     with pytest.raises(RunError, match="set exists"):
@@ -262,9 +262,6 @@ def test_a_folder_of_something_else(made: Path) -> None:
     assert [path.name for path in (made / "set").iterdir()] == ["mine"]
     (made / "set" / "mine").unlink()
     assert len(BrodenData(build(made))) == 5  # an empty folder is no harm
-
-
-def test_wrong_folders(made: Path) -> None:
     for to in ("images", "images/set", "masks/object/set"):
         with pytest.raises(SettingsError, match="is read; choose another"):
             build(made, to)
@@ -288,17 +285,6 @@ def build_and_die(made: Path) -> None:
     build(made)
 
 
-def test_after_one_that_was_killed(made: Path) -> None:
-    process = FORKSERVER.Process(target=build_and_die, args=(made,))
-    process.start()
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL
-    assert not (made / "set").exists()
-    (made / ".set.partial" / "images" / "left.jpg").touch()
-    assert contents(build(made)) == contents(build(made, "other"))
-    assert not list(made.glob(".*"))
-
-
 def square(mode: str, color: Any) -> Edit:
     return lambda made: Image.new(mode, (20, 20), color).save(made / MASK)
 
@@ -308,7 +294,6 @@ def copy(name: str) -> Edit:
 
 
 def more(words: str) -> Edit:
-    """One line more in a table."""
     name, line = words.split(" ", 1)
     return content(name, f"{LABELS if name == 'labels.csv' else WHOLE}{line}\n")
 

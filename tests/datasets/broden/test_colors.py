@@ -16,6 +16,7 @@ PRIMARIES = np.array([[0.64, 0.30, 0.15], [0.33, 0.60, 0.06], [0.03, 0.10, 0.79]
 WHITE = np.array([0.3127 / 0.3290, 1.0, (1 - 0.3127 - 0.3290) / 0.3290])
 TO_XYZ = PRIMARIES @ np.diag(np.linalg.solve(PRIMARIES, WHITE))
 PIXELS = st.lists(st.tuples(*[st.integers(0, 255)] * 3), min_size=1, max_size=9)
+FOCI = [(value >> 16, value >> 8 & 255, value & 255) for value in FOCAL.values()]
 
 
 def lab_by_hand(red: int, green: int, blue: int) -> tuple[float, float, float]:
@@ -31,34 +32,25 @@ def lab_by_hand(red: int, green: int, blue: int) -> tuple[float, float, float]:
 
 @settings(deadline=None)
 @given(PIXELS)
-def test_lab(pixels: list[tuple[int, int, int]]) -> None:
+def test_lab_and_the_nearest_color(pixels):
     found = lab(np.array(pixels, np.uint8))
     for pixel, values in zip(pixels, found, strict=True):
         assert values == pytest.approx(lab_by_hand(*pixel), abs=0.02)
-
-
-FOCI = [(value >> 16, value >> 8 & 255, value & 255) for value in FOCAL.values()]
-
-
-def test_focal_colors_are_themselves() -> None:
-    assert color_index(np.array([FOCI], np.uint8)).tolist() == [[*range(11)]]
-
-
-@settings(deadline=None)
-@given(PIXELS)
-def test_nearest(pixels: list[tuple[int, int, int]]) -> None:
     focal = [lab_by_hand(*focus) for focus in FOCI]
     for pixel, index in zip(pixels, color_index(np.array([pixels], np.uint8))[0], strict=True):
         distances = [np.linalg.norm(np.subtract(lab_by_hand(*pixel), other)) for other in focal]
         assert distances[index] < min(distances) + 0.05
 
 
+def test_focal_colors_are_themselves() -> None:
+    assert color_index(np.array([FOCI], np.uint8)).tolist() == [[*range(11)]]
+
+
 def test_real_images(shared_data: Path) -> None:
     """The maps were computed by this rule from the photographs; these are their JPEG copies."""
     data = BrodenData(shared_data / "mini-broden")
     numbers = {concept.name: concept.number for concept in data.concepts}
-    number = np.array([numbers[name] for name in FOCAL])
-    agreement = []
+    number, agreement = np.array([numbers[name] for name in FOCAL]), []
     for row in data.rows[::20]:
         image = read_rgb(data.root / "images" / row.image)
         small = image.resize((112, 112), Image.Resampling.BICUBIC)

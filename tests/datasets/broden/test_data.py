@@ -61,7 +61,7 @@ def equal(one: Annotations, other: Annotations) -> bool:
     return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
 
 
-def test_annotations_equal_a_second_reading(folder: Path, data: BrodenData) -> None:
+def test_annotations_equal_a_second_reading(folder, data):
     found = data.annotations(range(len(data)))
     assert found.maps.dtype == found.whole.dtype == torch.int32
     assert found.maps.shape == (N, 5, 16, 16)
@@ -74,21 +74,27 @@ def test_annotations_equal_a_second_reading(folder: Path, data: BrodenData) -> N
             assert len(ours) == len(set(ours))  # none twice at a pixel
             assert set(ours) == labels
             seen |= labels
-    assert seen == {concept.number for concept in data.concepts}
-    assert max(seen) == 300
+    assert (seen, max(seen)) == ({concept.number for concept in data.concepts}, 300)
 
 
-def test_what_it_says_of_itself(folder: Path, data: BrodenData) -> None:
+def test_what_it_says_of_itself_and_of_a_subset(folder, data):
     assert (data.name, data.classes, data.synsets) == ("broden:tiny", ("unlabeled",), None)
-    assert data.labels.tolist() == [0] * N
-    assert data.categories == CATEGORIES
+    assert (data.labels.tolist(), data.categories) == ([0] * N, CATEGORIES)
     assert (data.label_count, data.label_shape, data.image_shape) == (301, (16, 16), (3, 32, 32))
-    numbers = [concept.number for concept in data.concepts]
-    assert numbers == [*range(1, 11), 300]
+    assert [concept.number for concept in data.concepts] == [*range(1, 11), 300]
     assert data.concepts[-1] == Concept(300, "lamp", "object", ("object",))
+    part = data.subset(9, seed=4)
+    assert isinstance(part, BrodenData)
+    ids = part.positions.tolist()
+    assert (len(part), len(data), ids) == (9, N, sorted({*ids}))
+    assert torch.equal(part.images(range(9)), data.images(ids))
+    assert equal(part.annotations(range(9)), data.annotations(ids))
+    assert (part.concepts, part.label_count) == (data.concepts, 301)
+    assert part.labels.tolist() == [0] * 9
+    assert part.subset(4, seed=0).images([0]).shape == (1, 3, 32, 32)
 
 
-def test_primary_category(folder: Path, data: BrodenData, tmp_path: Path) -> None:
+def test_primary_category(folder, data, tmp_path):
     """That of the largest coverage; of equal ones the first."""
     coverage = {}
     for category in ("part", "material"):
@@ -105,7 +111,7 @@ def test_primary_category(folder: Path, data: BrodenData, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("categories", [("texture",), ("part", "color"), CATEGORIES[::-1]])
-def test_any_categories(tmp_path: Path, categories: tuple[str, ...]) -> None:
+def test_any_categories(tmp_path, categories):
     folder = write_tiny_broden(tmp_path / "some", categories=categories)
     data = BrodenData(folder)
     assert data.categories == tuple(row["name"] for row in table(folder / "category.csv"))
@@ -117,7 +123,7 @@ def test_any_categories(tmp_path: Path, categories: tuple[str, ...]) -> None:
         assert {*found.maps[i].unique().tolist(), *found.whole[i].tolist()} - {0} == labels
 
 
-def test_a_category_less(folder: Path, tmp_path: Path) -> None:
+def test_a_category_less(folder, tmp_path):
     """A line that is taken out of category.csv takes the category out of the set."""
     copy = write_tiny_broden(tmp_path / "copy")
     lines = (copy / "category.csv").read_text().splitlines()
@@ -127,7 +133,7 @@ def test_a_category_less(folder: Path, tmp_path: Path) -> None:
     assert [concept.number for concept in data.concepts] == [*range(3, 11), 300]
 
 
-def test_padding(data: BrodenData) -> None:
+def test_padding_and_batches(data):
     """Few ids need few maps; the labels are those of the full batch."""
     everything = data.annotations(range(N))
     for i in (0, 7, 11):
@@ -141,9 +147,6 @@ def test_padding(data: BrodenData) -> None:
     none = data.annotations([])
     assert (none.maps.shape, none.whole.shape) == ((0, 0, 16, 16), (0, 0))
     assert none.carries.shape == (0, 6)
-
-
-def test_annotation_batches(data: BrodenData) -> None:
     batches = [[3, 1], [], range(4, N), [1]]
     for ids, one in zip(batches, data.annotation_batches(batches), strict=True):
         assert equal(one, data.annotations(ids))
@@ -154,7 +157,7 @@ def test_annotation_batches(data: BrodenData) -> None:
             data.annotation_batches([[0], ids])  # at once, not at the second batch
 
 
-def test_reading_is_lazy_and_bounded(data: BrodenData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_is_lazy_and_bounded(data, monkeypatch):
     monkeypatch.setattr(module, "WORKERS", 1)
     read, original = [], BrodenData._maps
     monkeypatch.setattr(BrodenData, "_maps", lambda self, i: (read.append(i), original(self, i))[1])
@@ -168,7 +171,7 @@ def test_reading_is_lazy_and_bounded(data: BrodenData, monkeypatch: pytest.Monke
     assert len(read) <= 6
 
 
-def test_images_are_squeezed_whole(folder: Path, data: BrodenData) -> None:
+def test_images_are_squeezed_whole(folder, data, tmp_path):
     images = [image for batch in data.batches(8) for image in (batch.images * 255).round()]
     for i, image in enumerate(images):
         expected = Image.open(folder / "images" / "a" / f"{i}.jpg").convert("RGB")
@@ -178,11 +181,7 @@ def test_images_are_squeezed_whole(folder: Path, data: BrodenData) -> None:
     image = read_rgb(folder / "images/a/3.jpg").resize((20, 20), Image.Resampling.BILINEAR)
     assert np.array_equal(small.images([3])[0].permute(1, 2, 0), np.asarray(image))
     assert torch.equal(small.annotations([3]).maps, data.annotations([3]).maps)
-
-
-def test_images_that_are_not_square(tmp_path: Path) -> None:
-    folder = write_tiny_broden(tmp_path / "wide")
-    image = Image.new("RGB", (40, 24))
+    folder, image = write_tiny_broden(tmp_path / "wide"), Image.new("RGB", (40, 24))
     image.paste((255, 255, 255), (0, 0, 20, 24))
     image.save(folder / "images" / "a" / "0.jpg", quality=95)
     index = folder / "index.csv"
@@ -194,23 +193,8 @@ def test_images_that_are_not_square(tmp_path: Path) -> None:
     assert squeezed[:, :, 13:].mean() < 15
 
 
-def test_subset(data: BrodenData) -> None:
-    part = data.subset(9, seed=4)
-    assert isinstance(part, BrodenData)
-    ids = part.positions.tolist()
-    assert (len(part), len(data), ids) == (9, N, sorted({*ids}))
-    assert torch.equal(part.images(range(9)), data.images(ids))
-    assert equal(part.annotations(range(9)), data.annotations(ids))
-    assert (part.concepts, part.label_count) == (data.concepts, 301)
-    assert part.labels.tolist() == [0] * 9
-    assert part.subset(4, seed=0).images([0]).shape == (1, 3, 32, 32)
-
-
-def test_fingerprint(
-    tmp_path: Path, folder: Path, data: BrodenData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copy = shutil.copytree(folder, tmp_path / "copy")
-    fingerprint = data.fingerprint()
+def test_fingerprint(tmp_path, folder, data, monkeypatch):
+    copy, fingerprint = shutil.copytree(folder, tmp_path / "copy"), data.fingerprint()
     assert BrodenData(copy).fingerprint() == fingerprint
     assert BrodenData(copy, size=20).fingerprint() != fingerprint
     assert data.subset(N, seed=0).fingerprint() == fingerprint
@@ -232,7 +216,7 @@ def test_fingerprint(
     assert data.fingerprint() == fingerprint  # all is read once
 
 
-def test_label_map(tmp_path: Path) -> None:
+def test_label_map(tmp_path):
     expected = np.arange(65536).reshape(128, 512)
     save_label_map(tmp_path / "every.png", expected)
     found = read_label_map(tmp_path / "every.png", (128, 512))
@@ -240,7 +224,7 @@ def test_label_map(tmp_path: Path) -> None:
     assert np.array_equal(found, expected)
 
 
-def test_recount_of_real_images(shared_data: Path) -> None:
+def test_recount_of_real_images(shared_data):
     """Every frequency and coverage of the small real set, from what the reader gives."""
     folder = shared_data / "mini-broden"
     data = load_data(f"broden:{folder}")

@@ -4,28 +4,43 @@ import contextlib
 import hashlib
 import random
 import re
-import threading
 from collections.abc import Callable, Iterator
-from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from urllib.request import HTTPSHandler
 
 import pytest
 
-from advlens import files
 from advlens.datasets.broden import download
 from advlens.datasets.broden.download import fetch_continued
 from advlens.errors import DataError, RunError
+from https_server import Server, serving
 
 BODY = random.Random(0).randbytes(300_000)
 MD5 = hashlib.md5(BODY).hexdigest()
 HALF = len(BODY) // 2
+BAD = {
+    **{"absent": "404", "other": "its MD5 is", "shorter": "its MD5 is", "silent": "timed out"},
+    **{"longer": "more than 400000 bytes", "to_file": "file:///etc/hostname.* not allowed"},
+}
+SHORTER = "less than what came before, which is removed"
+WRONG_SPAN = f"asked for the bytes from {HALF}, it sends bytes 7-"
+ANSWERS: dict[str, Callable[[Answers, int | None], object]] = {
+    "good": lambda to, start: to.good(start),
+    "breaks": lambda to, start: to.good(start, end=(start or 0) + 100_000),
+    "without_ranges": lambda to, start: to.good(None),
+    "without_length": lambda to, start: to.answer(200, BODY),
+    "other": lambda to, start: to.good(start, bytes(len(BODY))),
+    "shorter": lambda to, start: to.good(start, BODY[:1000]),
+    "longer": lambda to, start: to.good(start, BODY * 2),
+    "wrong_span": lambda to, start: to.answer(206, BODY, Content_Range="bytes 7-299999/300000"),
+    "absent": lambda to, start: to.answer(404, b"", Content_Length=0),
+    "moved": lambda to, start: to.answer(302, b"", Location=f"{to.server.plain}/good"),
+    "to_file": lambda to, start: to.answer(302, b"", Location="file:///etc/hostname"),
+    "silent": lambda to, start: to.server.end.wait(5),
+}
 
 
 class Answers(BaseHTTPRequestHandler):
-    """One way to answer for each path."""
-
     def do_GET(self) -> None:
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         start = int(asked[1]) if asked else None
@@ -50,50 +65,13 @@ class Answers(BaseHTTPRequestHandler):
             self.answer(416, b"", Content_Range=f"bytes */{len(body)}", Content_Length=0)
         else:
             span = f"bytes {start}-{len(body) - 1}/{len(body)}"
-            part = body[start:end]
-            self.answer(206, part, Content_Range=span, Content_Length=len(body) - start)
-
-
-ANSWERS: dict[str, Callable[[Answers, int | None], object]] = {
-    "good": lambda to, start: to.good(start),
-    "breaks": lambda to, start: to.good(start, end=(start or 0) + 100_000),
-    "without_ranges": lambda to, start: to.good(None),
-    "without_length": lambda to, start: to.answer(200, BODY),
-    "other": lambda to, start: to.good(start, bytes(len(BODY))),
-    "shorter": lambda to, start: to.good(start, BODY[:1000]),
-    "longer": lambda to, start: to.good(start, BODY * 2),
-    "wrong_span": lambda to, start: to.answer(206, BODY, Content_Range="bytes 7-299999/300000"),
-    "absent": lambda to, start: to.answer(404, b"", Content_Length=0),
-    "moved": lambda to, start: to.answer(302, b"", Location=f"{to.server.plain}/good"),
-    "to_file": lambda to, start: to.answer(302, b"", Location="file:///etc/hostname"),
-    "silent": lambda to, start: to.server.end.wait(5),
-}
-
-
-class Server(ThreadingHTTPServer):
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answers)
-        self.asked: list[tuple[str, int | None]] = []
-        self.end = threading.Event()
-        self.plain = f"http://127.0.0.1:{self.server_port}"
-        self.url = self.plain.replace("http", "https")
+            self.answer(206, body[start:end], Content_Range=span, Content_Length=len(body) - start)
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server of http addresses, and of https ones without the encryption."""
-    monkeypatch.setattr(
-        HTTPSHandler, "https_open", lambda self, request: self.do_open(HTTPConnection, request)
-    )
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(files, "TIMEOUT", 0.3)
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+def server() -> Iterator[Server]:
+    with serving(Answers) as server:
         yield server
-        server.end.set()
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -102,8 +80,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def get(server: Server, path: Path, *names: str, md5: str | None = MD5) -> Path:
-    urls = [f"{server.url}/{name}" for name in names]
-    return fetch_continued(urls, path, md5=md5, most=400_000)
+    return fetch_continued([f"{server.url}/{name}" for name in names], path, md5=md5, most=400_000)
 
 
 @pytest.mark.parametrize("md5", [MD5, None])
@@ -136,25 +113,18 @@ def test_from_any_part(server: Server, path: Path, name: str) -> None:
     assert [start for _, start in server.asked] == [had or None for had in places]
 
 
-def test_the_next_address_goes_on(server: Server, path: Path) -> None:
+def test_the_next_address_goes_on_and_a_part_of_another_file_is_told_by_its_hash(
+    server: Server, path: Path
+) -> None:
     get(server, path, "absent", "breaks", "silent", "good")
     assert path.read_bytes() == BODY
     assert [start for _, start in server.asked] == [None, None, 100_000, 100_000]
-
-
-def test_a_part_of_another_file(server: Server, path: Path) -> None:
-    """The hash tells; the next call begins anew."""
+    path.unlink()
     path.with_suffix(".part").write_bytes(b"x" * HALF)
     with pytest.raises(DataError, match=f"its MD5 is .*, not {MD5}"):
         get(server, path, "good")
     assert list(path.parent.iterdir()) == []
-    assert get(server, path, "good").read_bytes() == BODY
-
-
-BAD = {
-    **{"absent": "404", "other": "its MD5 is", "shorter": "its MD5 is", "silent": "timed out"},
-    **{"longer": "more than 400000 bytes", "to_file": "file:///etc/hostname.* not allowed"},
-}
+    assert get(server, path, "good").read_bytes() == BODY  # it begins anew
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -164,10 +134,6 @@ def test_refused(server: Server, path: Path, name: str) -> None:
     assert f"{server.url}/{name}" in str(error.value)
     assert "--archive" in str(error.value)
     assert not path.exists()
-
-
-SHORTER = "less than what came before, which is removed"
-WRONG_SPAN = f"asked for the bytes from {HALF}, it sends bytes 7-"
 
 
 @pytest.mark.parametrize(("name", "message"), [("shorter", SHORTER), ("wrong_span", WRONG_SPAN)])
@@ -189,12 +155,9 @@ def test_plain_http_only_where_the_hash_is_known(server: Server, path: Path) -> 
     assert get(server, path, "moved").read_bytes() == BODY
 
 
-def test_too_slow(server: Server, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_had_or_written(server, path, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT", -1e9)
     with pytest.raises(DataError, match="bytes came in time"):
         get(server, path, "good")
-
-
-def test_a_folder_that_cannot_be_written(server: Server, path: Path) -> None:
     with pytest.raises(RunError, match=r"cannot write .*none"):
         get(server, path.parent / "none" / "file", "good")

@@ -20,7 +20,6 @@ Entries = list[tuple[str, bytes, int]]
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What the archive holds below broden1_227/."""
     return read(write_tiny_broden(tmp_path_factory.mktemp("made") / "set", images=3))
 
 
@@ -55,7 +54,7 @@ def fetch(to: Path, archive: Path | None, say: Callable[[str], object] = str) ->
     return fetch_broden(to, archive, resolution=227, say=say)
 
 
-def test_a_local_archive(files: dict[str, bytes], archive: Path, tmp_path: Path) -> None:
+def test_a_local_archive(files, archive, tmp_path):
     said: list[str] = []
     folder = fetch(tmp_path / "to", archive, said.append)
     assert folder == tmp_path / "to" / "broden1_227"
@@ -74,21 +73,17 @@ def test_a_local_archive(files: dict[str, bytes], archive: Path, tmp_path: Path)
         fetch(tmp_path / "to", None)
 
 
-def test_what_is_outside_the_folder_is_left(files: dict[str, bytes], tmp_path: Path) -> None:
-    extra = [("__MACOSX/x", b"x", 0), ("README", b"x", 0), ("broden1_227.csv", b"x", 0)]
-    archive = pack(tmp_path / "b.zip", extra + members(files))
-    assert read(fetch(tmp_path, archive)) == files
-
-
-def test_after_one_that_was_killed(files: dict[str, bytes], archive: Path, tmp_path: Path) -> None:
+def test_what_is_outside_or_left_by_one_that_was_killed_is_left(files, archive, tmp_path):
     half = tmp_path / ".broden1_227.partial"
     (half / "images").mkdir(parents=True)
     (half / "images" / "a").write_text("half a file")
     assert read(fetch(tmp_path, archive)) == files
     assert not half.exists()
+    extra = [("__MACOSX/x", b"x", 0), ("README", b"x", 0), ("broden1_227.csv", b"x", 0)]
+    assert read(fetch(tmp_path / "to", pack(archive, extra + members(files)))) == files
 
 
-def test_a_full_disk(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk(archive, tmp_path, monkeypatch):
     class Full(io.BytesIO):
         def __init__(self, path: Path, mode: str) -> None:
             super().__init__()
@@ -128,9 +123,7 @@ BAD: dict[str, tuple[Callable[[Entries], Entries], str]] = {
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("case", BAD)
-def test_bad_archives(
-    files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
-) -> None:
+def test_bad_archives(files, tmp_path, monkeypatch, case):
     monkeypatch.setattr(fetching, "SMALL", 100_000)
     monkeypatch.setattr(fetching, "MAX_MEMBERS", 40)
     change, message = BAD[case]
@@ -141,7 +134,7 @@ def test_bad_archives(
     assert found == {"b.zip", "in", "in/to", "in/to/.lock"}
 
 
-def test_damaged_archives(files: dict[str, bytes], archive: Path, tmp_path: Path) -> None:
+def test_damaged_archives(files, archive, tmp_path):
     """Cut anywhere, or with any byte changed: refused, or nothing of it mattered."""
     content = archive.read_bytes()
     for place in range(0, len(content), len(content) // 30):
@@ -161,15 +154,13 @@ def test_damaged_archives(files: dict[str, bytes], archive: Path, tmp_path: Path
 
 @pytest.mark.parametrize("name", ["none.zip", "."])
 @pytest.mark.parametrize("resolution", [224, 227])
-def test_no_archive(tmp_path: Path, name: str, resolution: int) -> None:
+def test_no_archive(tmp_path, name, resolution):
     with pytest.raises(DataError, match="cannot read the archive"):
         fetch_broden(tmp_path, tmp_path / name, resolution=resolution, say=str)
 
 
 @pytest.mark.parametrize("resolution", [224, 227])
-def test_by_download(
-    files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resolution: int
-) -> None:
+def test_by_download(files, tmp_path, monkeypatch, resolution):
     name, calls = f"broden1_{resolution}", []
 
     def download(urls: list[str], path: Path, *, md5: str | None, most: int) -> Path:
@@ -178,8 +169,7 @@ def test_by_download(
 
     monkeypatch.setattr(fetching, "fetch_continued", download)
     said: list[str] = []
-    folder = fetch_broden(tmp_path, resolution=resolution, say=said.append)
-    assert read(folder) == files
+    assert read(fetch_broden(tmp_path, resolution=resolution, say=said.append)) == files
     address = f"netdissect.csail.mit.edu/data/{name}.zip"
     urls, md5 = [f"https://{address}", f"http://{address}"], "be13c292eaef3300da03f8d0e48eab1c"
     if resolution != 224:  # plain http only where the hash is known
@@ -191,9 +181,7 @@ def test_by_download(
 
 
 @pytest.mark.parametrize(("resolution", "kept"), [(224, True), (227, False)])
-def test_a_download_without_broden(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resolution: int, kept: bool
-) -> None:
+def test_a_download_without_broden(tmp_path, monkeypatch, resolution, kept):
     """What is known to be the right file is kept; what may have been damaged is not."""
     monkeypatch.setattr(fetching, "fetch_continued", lambda _, path, **__: pack(path, []))
     with pytest.raises(DataError):

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,10 @@ from tiny_broden import CATEGORIES, write_tiny_broden
 from tiny_imagenet import Edit, cases, content, gone, linked, picture, png, replaced
 
 OPENED: list[str] | None = None
+MAP, IMAGE, OTHER = "images/a/0_color_1.png", "images/a/0.jpg", "images/a/1.jpg"
+FUZZ = settings(
+    max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
 
 
 def _heard(event: str, args: tuple) -> None:
@@ -33,7 +36,7 @@ sys.addaudithook(_heard)
 
 
 @pytest.fixture
-def opened() -> Iterator[list[str]]:
+def opened():
     """The real paths of all that is opened during the test, by any library."""
     global OPENED
     OPENED = []
@@ -62,9 +65,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(template: Path, tmp_path: Path) -> Path:
     shutil.copytree(template, tmp_path, dirs_exist_ok=True)
     return tmp_path / "set"
-
-
-MAP, IMAGE, OTHER = "images/a/0_color_1.png", "images/a/0.jpg", "images/a/1.jpg"
 
 
 def put(table: str, line: int, column: str, value: str) -> Edit:
@@ -233,8 +233,7 @@ def test_damage_that_reading_finds(folder: Path, opened: list[str], case: str) -
 
 
 def test_a_whole_set_is_read_and_nothing_else(folder: Path, opened: list[str]) -> None:
-    data = BrodenData(folder)
-    tables = {path for path in opened if path.endswith(".csv")}
+    data, tables = BrodenData(folder), {path for path in opened if path.endswith(".csv")}
     assert tables == {str(path) for path in folder.glob("*.csv")}
     assert not [path for path in opened if path.endswith((".jpg", ".png"))]  # not before its time
     opened.clear()
@@ -244,31 +243,19 @@ def test_a_whole_set_is_read_and_nothing_else(folder: Path, opened: list[str]) -
     assert outside(folder, opened) == []
 
 
-def test_links_within_are_followed(folder: Path) -> None:
+def test_links_within_byte_order_marks_and_empty_lines_are_no_damage(folder, monkeypatch):
     expected = BrodenData(folder).images(range(6))
     (folder / "images/b").symlink_to("a")
     (folder / "images/c.jpg").symlink_to("a/2.jpg")
     for line, name in ((3, "b/1.jpg"), (4, "c.jpg")):
         put("index.csv", line, "image", name)(folder)
     assert torch.equal(BrodenData(folder).images(range(6)), expected)
-
-
-def test_large_tables_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in folder.glob("*.csv"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_text().replace("\n", "\r\n\r\n").encode())
+    assert len(BrodenData(folder)) == 6
     monkeypatch.setattr(layout, "MAX_TABLE_BYTES", 99)
     with pytest.raises(DataError, match=r"category\.csv has .* bytes, too many"):
         BrodenData(folder)
-
-
-def test_byte_order_mark_and_empty_lines(folder: Path) -> None:
-    for path in folder.glob("*.csv"):
-        text = path.read_text().replace("\n", "\r\n\r\n")
-        path.write_bytes(b"\xef\xbb\xbf" + text.encode())
-    assert len(BrodenData(folder)) == 6
-
-
-FUZZ = settings(
-    max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
 
 
 @FUZZ

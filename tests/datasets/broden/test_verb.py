@@ -3,7 +3,6 @@
 import hashlib
 import re
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from tiny_broden import write_tiny_broden
 from tiny_imagenet import cases
 
 
-def test_broden_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broden_from(tmp_path, capsys):
     for folder in ("images", "masks/object"):
         (tmp_path / folder).mkdir(parents=True)
     Image.new("RGB", (20, 20), (190, 0, 50)).save(tmp_path / "images/1.png")
@@ -34,9 +33,7 @@ def test_broden_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "was not made from these" in capsys.readouterr().err
 
 
-def test_broden_from_an_archive(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_broden_from_an_archive(tmp_path, capsys, monkeypatch):
     made = write_tiny_broden(tmp_path / "made", images=2)
     for name in ("broden1_224", "broden1_384"):
         with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
@@ -69,9 +66,7 @@ broden-from --images x --size 1.5    | size.*1.5
 
 
 @pytest.mark.parametrize(("words", "message"), cases(WRONG))
-def test_wrong_use(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, message: str
-) -> None:
+def test_wrong_use(tmp_path, capsys, words, message):
     assert main(["data", *words.split(), "--to", str(tmp_path / "to")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(message, line)

@@ -87,6 +87,7 @@ def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
     """The stage that attributes some predictions to pixels."""
     attribution = AttributionStage(
         count=settings.explained,
+        shown=settings.shown or AttributionStage.shown,
         seed=settings.seed,
         integrated=IntegratedGradients(
             steps=settings.points, baselines=settings.baselines, seed=settings.seed

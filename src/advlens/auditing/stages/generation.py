@@ -26,7 +26,7 @@ from advlens.settings import AuditSettings
 
 JOB = "generation.images"
 SHOWN = {"real": 2, "start": 1, "generated": 3}
-"""Pictures per class, by kind."""
+"""Pictures per class, by kind, unless the user says how many generated ones and starts."""
 MOST_CLASSES = 10
 """Maximum number of classes shown."""
 KID_IMAGES = 5000
@@ -45,12 +45,14 @@ class GenerationStage:
         judge: an independent classifier that says what it sees, if there is one.
         method: the method that makes the images.
         per_class: images per class.
+        shown: number of these, and of their starts, in the report (default: as in `SHOWN`).
     """
 
     network: FeatureNetwork
     judge: Classifier | None
     method: ClassGeneration = field(default_factory=ClassGeneration)
     per_class: int = 10
+    shown: int | None = None
     seed: int = 0
     name: str = "generation"
     records: bool = False
@@ -81,6 +83,7 @@ def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
             epsilon=epsilon, step_size=step_size, steps=settings.generation_steps
         ),
         per_class=settings.generated,
+        shown=settings.shown,
         seed=settings.seed,
     )
     return [generation]
@@ -248,13 +251,15 @@ class _Generation(Work):
         self, classes: list[int], labels: Labels, starts: Images, made: Images
     ) -> list[Row]:
         data, rows = self.context.data, list[Row]()
+        shown = {kind: self.stage.shown or count for kind, count in SHOWN.items()}
+        shown["real"] = SHOWN["real"]
         for label in classes[:MOST_CLASSES]:
             scored = ((data.labels == label) & (self.half == 1)).nonzero()[:, 0]
-            real = data.images(scored[: SHOWN["real"]].tolist()).float() / 255
+            real = data.images(scored[: shown["real"]].tolist()).float() / 255
             mine = (labels == label).nonzero()[:, 0]
             kinds = {"real": real, "start": starts[mine], "generated": made[mine]}
             for kind, images in kinds.items():
-                for rank, image in enumerate(images[: SHOWN[kind]]):
+                for rank, image in enumerate(images[: shown[kind]]):
                     stem = f"generation-{slug(self.context.name)}-{label}-{kind}-{rank}"
                     file = f"figures/images/{stem}.png"
                     write_png(enlarged(image), self.context.folder / file)

@@ -58,6 +58,7 @@ def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
         network=feature_network(subject, settings),
         method=Inversion(steps=settings.inversion_steps),
         count=settings.inverted,
+        shown=settings.shown or InversionStage.shown,
         seed=settings.seed,
     )
     return [inversion]

@@ -12,7 +12,9 @@ from advlens.auditing.pictures import enlarged, slug, write_png
 from advlens.auditing.stage import Context, Need, Stage, View, Work
 from advlens.auditing.subjects import Subject
 from advlens.datasets import ImageData
+from advlens.errors import ModelError, SettingsError
 from advlens.features import FeatureVisualization, noise_images
+from advlens.prepared import Prepared
 from advlens.runs.folder import Tables
 from advlens.runs.tables import Row
 from advlens.settings import AuditSettings
@@ -27,11 +29,13 @@ class VisualizationStage:
 
     Attributes:
         method: the method that visualizes.
-        count: number of components, drawn by the seed.
+        components: the components (default: some that are drawn by the seed).
+        count: number of components that are drawn.
         shown: images of highest and of lowest activation beside each visualization.
     """
 
     method: FeatureVisualization = field(default_factory=FeatureVisualization)
+    components: tuple[int, ...] = ()
     count: int = 4
     shown: int = 4
     seed: int = 0
@@ -47,24 +51,49 @@ class VisualizationStage:
 
 
 def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
-    """The stage that visualizes some components of the representation."""
+    """The stage that visualizes some components of the representation.
+
+    Raises:
+        SettingsError: the representation has no component of such a number.
+    """
+    if settings.components:
+        _check_components(subject, settings.components)
     visualization = VisualizationStage(
         method=FeatureVisualization(steps=settings.visualization_steps),
+        components=tuple(dict.fromkeys(settings.components)),
         count=settings.visualized,
         seed=settings.seed,
     )
     return [visualization]
 
 
+def _check_components(subject: Subject, components: Sequence[int]) -> None:
+    try:
+        size = _dimension(subject.prepared, subject.data)
+    except ModelError:  # without a representation the stage cannot run, which is said elsewhere
+        return
+    for component in components:
+        if component >= size:
+            raise SettingsError(
+                f"components names {component}, but the representation of "
+                f"{subject.classifier.name} has {size} components, numbered from 0"
+            )
+
+
+def _dimension(prepared: Prepared, data: ImageData) -> int:
+    """The number of components of the representation."""
+    probe = torch.zeros(1, *data.image_shape, device=prepared.device)
+    with torch.no_grad():
+        return prepared.representation(probe).shape[1]
+
+
 class _Visualization(Work):
     def __init__(self, stage: VisualizationStage, context: Context):
         self.stage, self.context = stage, context
-        probe = torch.zeros(1, *context.data.image_shape, device=context.device)
-        with torch.no_grad():
-            dimension = context.prepared.representation(probe).shape[1]
         random = torch.Generator().manual_seed(stage.seed)
-        order = torch.randperm(dimension, generator=random)
-        self.components = order[: stage.count].sort().values
+        order = torch.randperm(_dimension(context.prepared, context.data), generator=random)
+        drawn = order[: stage.count].sort().values
+        self.components = torch.tensor(stage.components) if stage.components else drawn
         count = len(self.components)
         self.tops = {kind: TopK(stage.shown, count) for kind in ("most", "least")}
 

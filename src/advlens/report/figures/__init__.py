@@ -14,7 +14,7 @@ from advlens.report.figures.neurons import (
     consistency_curves,
     consistency_histograms,
 )
-from advlens.report.figures.pictures import abreast, picture_rows, unit_grid
+from advlens.report.figures.pictures import abreast, picture_rows, unit_grid, unit_grids
 from advlens.report.figures.style import (
     NARROW,
     WIDTH,
@@ -49,4 +49,5 @@ __all__ = [
     "svg",
     "training_curves",
     "unit_grid",
+    "unit_grids",
 ]

@@ -20,36 +20,68 @@ Pixels = UInt8[np.ndarray, "height width 3"]
 SMALL = 64
 """Pixels per side up to which single pixels are drawn as squares."""
 CELL, GAP, MAP_GAP, CAPTION, LEFT, TOP = 0.84, 0.1, 0.05, 0.4, 0.32, 0.42  # inches
-TITLE, LINE, LETTERS = 0.24, 0.16, 14  # inches, inches, letters that fit on a picture's width
-ACROSS = 12
-"""Pictures next to each other in a row, at most."""
+LINE, LETTERS, UPWARD = 0.16, 14, 12  # inches; letters that fit on a picture's width and height
+ACROSS, DEEP = 12, 8
+"""Pictures next to each other in a row, and rows below each other where others fit beside them."""
 
 
-@styled
 def unit_grid(grid: Grid, load: Callable[[str], Pixels]) -> Figure:
-    """Real images over adversarial ones, with labels and predictions (figures 2, 4–9 of D22).
+    """Real images over adversarial ones, with labels and predictions (as in figure 2 of D22).
 
     Args:
         grid: the unit and its pictures; discrepancy maps stand below theirs.
         load: from a picture's file name to its pixels.
     """
+    return unit_grids([grid], load)
+
+
+@styled
+def unit_grids(grids: Sequence[Grid], load: Callable[[str], Pixels]) -> Figure:
+    """Units of a layer in reading order, two next to each other if there are more than three.
+
+    Args:
+        grids: the units and their pictures.
+        load: from a picture's file name to its pixels.
+    """
+    columns = max(len(cells) for grid in grids for _, cells in _kinds(grid))
+    width = LEFT + columns * (CELL + GAP)
+    height = max(TOP + len(_kinds(grid)) * _pitch(grid) for grid in grids)
+    across = 2 if len(grids) > 3 else 1
+    figure, axes = _canvas(across * width, -(-len(grids) // across) * height)
+    for place, grid in enumerate(grids):
+        _unit(axes, grid, place % across * width, place // across * height, width, load)
+    return figure
+
+
+def _kinds(grid: Grid) -> list[tuple[str, Sequence[Cell]]]:
+    kinds = (("Real", grid.real), ("Adversarial", grid.adversarial))
+    return [(kind, cells) for kind, cells in kinds if cells]
+
+
+def _mapped(grid: Grid) -> bool:
+    return any(cell.map for _, cells in _kinds(grid) for cell in cells)
+
+
+def _pitch(grid: Grid) -> float:
+    """From the top of a kind of images to that of the next one."""
+    return (CELL + MAP_GAP if _mapped(grid) else 0) + CELL + CAPTION + GAP
+
+
+def _unit(
+    axes: Axes, grid: Grid, x: float, y: float, width: float, load: Callable[[str], Pixels]
+) -> None:
+    """A unit whose upper left corner is (x, y)."""
     from matplotlib.patches import Rectangle
 
-    kinds = [
-        (kind, cells)
-        for kind, cells in (("Real", grid.real), ("Adversarial", grid.adversarial))
-        if cells
-    ]
-    columns = max(len(cells) for _, cells in kinds)
-    mapped = any(cell.map for _, cells in kinds for cell in cells)
-    pitch = (CELL + MAP_GAP if mapped else 0) + CELL + CAPTION + GAP
-    width, height = LEFT + columns * (CELL + GAP), TOP + len(kinds) * pitch
-    figure, axes = _canvas(width, height)
-    for row, (kind, cells) in enumerate(kinds):
-        top = TOP + row * pitch
-        below = top + CELL + (MAP_GAP + CELL if mapped else 0)
+    measures = ", ".join(f"{name} {short(value)}" for name, value in grid.measures.items())
+    title = f"{short(grid.model)}, {short(grid.layer)}, unit {grid.unit}: {measures}"
+    title = textwrap.fill(title, int(13 * width))
+    axes.text(x + LEFT, y + TOP / 2, title, va="center", fontsize=10)
+    for row, (kind, cells) in enumerate(_kinds(grid)):
+        top = y + TOP + row * _pitch(grid)
+        below = top + CELL + (MAP_GAP + CELL if _mapped(grid) else 0)
         for column, cell in enumerate(cells):
-            left = LEFT + column * (CELL + GAP)
+            left = x + LEFT + column * (CELL + GAP)
             _picture(axes, load(cell.file), left, top)
             if cell.framed:
                 axes.add_patch(
@@ -65,20 +97,21 @@ def unit_grid(grid: Grid, load: Callable[[str], Pixels]) -> Figure:
                 va="top",
                 fontsize=9,
             )
-        axes.text(
-            LEFT / 2,
-            top + CELL / 2,
-            kind,
-            rotation=90,
-            ha="center",
-            va="center",
-            fontsize=9.5,
-            color=MUTED.light,
-        )
-    measures = ", ".join(f"{name} {short(value)}" for name, value in grid.measures.items())
-    title = f"{short(grid.model)}, {short(grid.layer)}, unit {grid.unit}: {measures}"
-    axes.text(LEFT, TOP / 2, textwrap.fill(title, int(13 * width)), va="center", fontsize=10)
-    return figure
+        _beside(axes, kind, x + LEFT / 2, top)
+
+
+def _beside(axes: Axes, text: str, x: float, top: float) -> None:
+    """A text that runs upward beside a picture."""
+    axes.text(
+        x,
+        top + CELL / 2,
+        text,
+        rotation=90,
+        ha="center",
+        va="center",
+        fontsize=9.5,
+        color=MUTED.light,
+    )
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
@@ -118,7 +151,10 @@ def abreast(row: PictureRow) -> list[int]:
 
 @styled
 def picture_rows(block: PictureRowsBlock, load: Callable[[str], Pixels]) -> Figure:
-    """Rows of pictures below their columns' headings, captions below them (figures 2–19 of B23).
+    """Rows of pictures below their columns' headings, captions below them.
+
+    Rows with the same columns share the headings. More than `DEEP` rows go on beside the first
+    ones, as far as there is room: 24 heat maps stand as in figure 10 of B23.
 
     Args:
         block: the rows.
@@ -130,7 +166,12 @@ def picture_rows(block: PictureRowsBlock, load: Callable[[str], Pixels]) -> Figu
         for row, counts in zip(block.rows, across, strict=True)
         for column, count in zip(row.columns, counts, strict=True)
     ]
-    above = TITLE + LINE * max(len(_wrapped(c.heading, n)) for c, n in columns)
+    alike = len({tuple((c.heading, len(c.pictures)) for c in row.columns) for row in block.rows})
+    titles = [
+        "\n".join(_wrapped(row.model, UPWARD) + _wrapped(row.title, UPWARD)) for row in block.rows
+    ]
+    left = GAP + LINE * max(title.count("\n") + 1 for title in titles)
+    heading = LINE * max(len(_wrapped(c.heading, n * LETTERS)) for c, n in columns) + GAP
     below = LINE * max(
         (len(_wrapped(p.caption)) for c, _ in columns for p in c.pictures), default=0
     )
@@ -139,15 +180,20 @@ def picture_rows(block: PictureRowsBlock, load: Callable[[str], Pixels]) -> Figu
         max(-(-len(column.pictures) // n) for column, n in zip(row.columns, counts, strict=True))
         for row, counts in zip(block.rows, across, strict=True)
     ]
-    width = max(sum(counts) * (CELL + GAP) + (len(counts) + 1) * GAP for counts in across)
-    height = GAP + sum(above + depth * pitch for depth in depths)
-    figure, axes = _canvas(width, height)
-    top = GAP
-    for row, counts, depth in zip(block.rows, across, depths, strict=True):
-        title = ", ".join(filter(None, (short(row.model), short(row.title, 60))))
-        axes.text(GAP, top, title, va="top", fontsize=10, weight="bold")
-        _columns(axes, row, counts, top + above, pitch, load)
-        top += above + depth * pitch
+    width = left + max(sum(counts) * (CELL + GAP) + (len(counts) + 1) * GAP for counts in across)
+    beside = max(1, ACROSS // max(map(sum, across)))
+    deep = -(-len(titles) // min(beside, -(-len(titles) // DEEP)))
+    headed = [alike > 1 or place % deep == 0 for place in range(len(titles))]
+    tops: list[float] = []
+    for place, has_heading in enumerate(headed):
+        top = tops[-1] + depths[place - 1] * pitch if place % deep else GAP
+        tops.append(top + heading * has_heading)
+    height = max(top + depth * pitch for top, depth in zip(tops, depths, strict=True))
+    figure, axes = _canvas(-(-len(titles) // deep) * width, height)
+    for place, (row, counts) in enumerate(zip(block.rows, across, strict=True)):
+        x, top = place // deep * width, tops[place]
+        _beside(axes, titles[place], x + left / 2, top)
+        _columns(axes, row, counts, (x + left, top), pitch, load, headed=headed[place])
     return figure
 
 
@@ -155,21 +201,24 @@ def _columns(
     axes: Axes,
     row: PictureRow,
     across: Sequence[int],
-    top: float,
+    corner: tuple[float, float],
     pitch: float,
     load: Callable[[str], Pixels],
+    *,
+    headed: bool,
 ) -> None:
-    """The pictures of a row, which begin at `top`, and what stands above and below them."""
-    left = GAP
+    """The pictures of a row below that corner, their captions, and their headings above it."""
+    left, top = corner
     for column, count in zip(row.columns, across, strict=True):
-        axes.text(
-            left,
-            top - 0.04,
-            "\n".join(_wrapped(column.heading, count)),
-            va="bottom",
-            fontsize=9.5,
-            color=MUTED.light,
-        )
+        if headed:
+            axes.text(
+                left,
+                top - 0.04,
+                "\n".join(_wrapped(column.heading, count * LETTERS)),
+                va="bottom",
+                fontsize=9.5,
+                color=MUTED.light,
+            )
         for place, picture in enumerate(column.pictures):
             x, y = left + place % count * (CELL + GAP), top + place // count * pitch
             _picture(axes, load(picture.file), x, y)
@@ -185,8 +234,7 @@ def _columns(
         left += count * (CELL + GAP) + GAP
 
 
-def _wrapped(text: str, pictures: int = 1) -> list[str]:
-    """At most three lines that fit on the width of some pictures."""
-    letters = LETTERS * pictures
+def _wrapped(text: str, letters: int = LETTERS) -> list[str]:
+    """At most three lines of so many letters."""
     lines = textwrap.wrap(text, letters, max_lines=3, placeholder="…")
     return [short(line, letters) for line in lines]

@@ -21,6 +21,9 @@ WIDTH = 6.4
 """Inches, for a page or a paper's two columns."""
 NARROW = 4.0
 """Inches, for a phone or one column: the same text, on less room."""
+DPI = 200
+LONGEST = 30_000
+"""Pixels of a side of a PNG: twice as many are more than matplotlib draws."""
 DOTTED = (0, (2, 2))
 
 
@@ -178,8 +181,9 @@ def legend(figure: Figure, axes: Axes, models: Sequence[str], **line: Any) -> No
 
 
 def save_figure(figure: Figure, run: Path, name: str) -> tuple[Path, Path]:
-    """Write `figures/<name>.png` (200 dpi, white) and `.svg` (transparent) into a run folder.
+    """Write `figures/<name>.png` (white) and `.svg` (transparent) into a run folder.
 
+    A PNG has 200 dots per inch, or fewer where one of its sides would be longer than `LONGEST`.
     The same figure gives the same bytes: ids are salted, and no date or version is written.
 
     Returns:
@@ -190,8 +194,9 @@ def save_figure(figure: Figure, run: Path, name: str) -> tuple[Path, Path]:
     """
     paths = run / "figures" / f"{name}.png", run / "figures" / f"{name}.svg"
     png = io.BytesIO()
+    dpi = min(DPI, LONGEST / max(figure.get_size_inches()))
     with _laid_out(figure):
-        figure.savefig(png, format="png", dpi=200, facecolor="white", metadata={"Software": None})
+        figure.savefig(png, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
     for path, content in zip(paths, (png.getvalue(), svg(figure).encode()), strict=True):
         with atomic(path) as file:
             file.write(content)
@@ -205,6 +210,7 @@ def svg(figure: Figure) -> str:
         figure.savefig(
             content,
             format="svg",
+            dpi=DPI,  # of the pictures in it
             facecolor="none",
             metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
         )

@@ -12,7 +12,7 @@ from advlens.attacks import AdamAttack, Attack, LeastLikely
 from advlens.attacks.threat import L2
 from advlens.auditing.calibration import calibrated, is_open
 from advlens.auditing.stage import Context, Need, Stage, View, Work
-from advlens.auditing.stages.dissection.pictures import picture_rows
+from advlens.auditing.stages.dissection.pictures import picture_rows, shown_units
 from advlens.auditing.stages.dissection.rows import share_rows, transition_rows, unit_rows
 from advlens.auditing.subjects import Subject, outputs
 from advlens.datasets import BrodenData, ImageData
@@ -20,10 +20,10 @@ from advlens.dissection import Dissection, Dissector
 from advlens.interop import make_attack
 from advlens.intervals import wilson
 from advlens.maps import DiscrepancyMap
-from advlens.prepared import check_layer
+from advlens.prepared import Prepared, check_layer
 from advlens.runs.folder import Tables
 from advlens.runs.tables import Row
-from advlens.settings import DRAWS, AuditSettings, DissectSettings
+from advlens.settings import DRAWS, UNITS, AuditSettings, DissectSettings
 
 LAST, ALL = "last", "all"
 
@@ -38,7 +38,8 @@ class DissectionStage:
         attack: the attack that makes the adversarial images, if any; the λ of an Adam attack may
             have yet to be calibrated, on some of the images.
         minimum: IoU above which a unit detects its best concept.
-        units: number of units of each layer that are shown with their images.
+        units: the units that are shown with their images: how many of each layer, or which ones, as
+            LAYER:NUMBER.
         discrepancy: whether the pictures of these units get discrepancy maps.
     """
 
@@ -46,7 +47,7 @@ class DissectionStage:
     method: Dissection
     attack: Attack | None
     minimum: float = 0.04
-    units: int = 6
+    units: int | tuple[str, ...] = UNITS
     discrepancy: bool = False
     name: str = "dissection"
     records: bool = False
@@ -69,6 +70,7 @@ def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
         attack=text or "least-likely",
         steps=10 if text else settings.neuron_steps,
         step_size=None if text else settings.neuron_step_size,
+        units=settings.units or settings.shown or UNITS,
         discrepancy=settings.discrepancy,
         seed=settings.seed,
     )
@@ -132,6 +134,15 @@ def dissection_stage(
     )
 
 
+def dissected_layers(prepared: Prepared, wanted: Sequence[str]) -> dict[str, int]:
+    """The layers that "last", "all" and names stand for, and the number of their units."""
+    return {
+        name: units
+        for name, units in prepared.layers.items()
+        if ALL in wanted or name in wanted or (name == prepared.last and LAST in wanted)
+    }
+
+
 class _Dissection(Work):
     merges_itself = True  # thresholds in the middle, counts at the end
 
@@ -140,12 +151,8 @@ class _Dissection(Work):
         prepared, wanted = context.prepared, stage.method.layers
         for name in {*wanted} - {LAST, ALL}:
             check_layer(name, prepared.layers)
-        layers = [
-            name
-            for name in prepared.layers
-            if ALL in wanted or name in wanted or (name == prepared.last and LAST in wanted)
-        ]
-        self.method = dataclasses.replace(stage.method, layers=tuple(layers))
+        layers = tuple(dissected_layers(prepared, wanted))
+        self.method = dataclasses.replace(stage.method, layers=layers)
         self.attack = stage.attack
         self.walk: Dissector | None = None  # set up when the attack is settled
         if not is_open(self.attack):
@@ -202,18 +209,16 @@ class _Dissection(Work):
             "dissection_images": [self._images_row()],
         }
         if self.context.processes.first:
-            wanted = stage.method.layers
-            shown = [walk.prepared.last] if ALL in wanted else list(layers)
+            usual = [walk.prepared.last] if ALL in stage.method.layers else list(layers)
             tables["dissection_pictures"] = [
                 row
-                for layer in shown
+                for layer, units in shown_units(layers, usual, stage.units, stage.minimum).items()
                 for row in picture_rows(
                     self.context,
                     walk,
                     layer,
                     layers[layer],
-                    stage.units,
-                    stage.minimum,
+                    units,
                     DiscrepancyMap(batch_size=self.context.batch_size, seed=self.context.seed)
                     if stage.discrepancy
                     else None,

@@ -1,6 +1,6 @@
 """The images that excite a unit most, with its mask drawn, real beside adversarial."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Bool
@@ -12,11 +12,35 @@ from advlens.auditing.stage import Context
 from advlens.dissection import Concepts, Dissector, Kind, Upsampling
 from advlens.dissection.masks import Cells, masks
 from advlens.maps import DiscrepancyMap, highlighted, marked
+from advlens.runs.columns import NAMED
 from advlens.runs.tables import Row
+from advlens.settings import UNITS, units_by_layer
 from advlens.wordnet import similarity_matrix
 
 
-def choose_units(concepts: Mapping[Kind, Concepts], count: int, minimum: float) -> list[int]:
+def shown_units(
+    layers: Mapping[str, Mapping[Kind, Concepts]],
+    usual: Sequence[str],
+    wanted: int | tuple[str, ...],
+    minimum: float,
+) -> dict[str, dict[int, str]]:
+    """The units to show, and why each: those that are named, or else some of each usual layer.
+
+    Args:
+        layers: the concepts of all dissected layers.
+        usual: the layers of which units are shown where none is named.
+        wanted: how many of each layer, or which ones, as LAYER:NUMBER.
+        minimum: IoU above which a unit is a detector.
+    """
+    if not isinstance(wanted, int):
+        sizes = {layer: len(concepts["real"].iou) for layer, concepts in layers.items()}
+        if found := units_by_layer(wanted, sizes):
+            return {layer: dict.fromkeys(units, NAMED) for layer, units in found.items()}
+        wanted = UNITS
+    return {layer: choose_units(layers[layer], wanted, minimum) for layer in usual}
+
+
+def choose_units(concepts: Mapping[Kind, Concepts], count: int, minimum: float) -> dict[int, str]:
     """Choose units, half by highest IoU and half by the largest drop of IoU under attack.
 
     Without an attack all units have the highest IoU; ties go by number.
@@ -24,12 +48,13 @@ def choose_units(concepts: Mapping[Kind, Concepts], count: int, minimum: float) 
     real = concepts["real"].iou
     by_iou = torch.argsort(real, descending=True, stable=True).tolist()
     if "adversarial" not in concepts:
-        return by_iou[:count]
-    chosen = by_iou[: count - count // 2]
+        return dict.fromkeys(by_iou[:count], "highest IoU")
+    chosen = dict.fromkeys(by_iou[: count - count // 2], "highest IoU")
     losses = real - concepts["adversarial"].iou
     losses[real <= minimum] = -1  # only a detector can lose its concept
     by_loss = torch.argsort(losses, descending=True, stable=True).tolist()
-    return chosen + [unit for unit in by_loss if unit not in chosen][: count // 2]
+    others = [unit for unit in by_loss if unit not in chosen][: count // 2]
+    return chosen | dict.fromkeys(others, "largest drop of IoU")
 
 
 def picture_rows(
@@ -37,17 +62,16 @@ def picture_rows(
     walk: Dissector,
     layer: str,
     concepts: Mapping[Kind, Concepts],
-    count: int,
-    minimum: float,
+    chosen: Mapping[int, str],
     discrepancy: DiscrepancyMap | None,
 ) -> list[Row]:
-    """Write the pictures of some units of a layer and return a row for each.
+    """Write the pictures of some units of a layer, each with why it is shown; a row for each.
 
     The adversarial images are recomputed: attack, seed and image id determine them. An image is
     framed if the model takes it for a class near those that it sees in the unit's real images (D22,
     section 2): at least half as similar to their distribution as the most similar class.
     """
-    units = choose_units(concepts, count, minimum)
+    units = list(chosen)
     near = _near(context, walk, concepts["real"])
     names = context.classifier.classes or context.classifier.synsets
     rows: list[Row] = []
@@ -78,6 +102,7 @@ def picture_rows(
                         "model": context.name,
                         "layer": layer,
                         "unit": unit,
+                        "chosen": chosen[unit],
                         "images": kind,
                         "rank": rank,
                         "id": number,

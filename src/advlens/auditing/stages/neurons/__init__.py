@@ -20,7 +20,7 @@ from advlens.auditing.stages.neurons.attacked import (
     Settled,
 )
 from advlens.auditing.stages.neurons.curves import curve
-from advlens.auditing.stages.neurons.pictures import choose_units, picture_rows
+from advlens.auditing.stages.neurons.pictures import picture_rows, shown_units
 from advlens.auditing.stages.neurons.rows import class_rows, finite, image_rows
 from advlens.auditing.subjects import Subject
 from advlens.consistency import (
@@ -37,7 +37,7 @@ from advlens.intervals import wilson
 from advlens.maps import DiscrepancyMap
 from advlens.runs.folder import Tables
 from advlens.runs.tables import Row
-from advlens.settings import AuditSettings
+from advlens.settings import UNITS, AuditSettings
 from advlens.statistics import TopK
 from advlens.wordnet import similarity_matrix
 
@@ -52,6 +52,9 @@ class NeuronStage:
         sets: the sets of adversarial images that are compared with the real ones.
         top: share of the images that represents a unit (D22: .01).
         sigma: width of the class similarity (D22 eq. 10).
+        units: the units that are shown with their images, as LAYER:NUMBER (default: some of the
+            last layer).
+        shown: number of units of the last layer that are shown if none is named.
         discrepancy: whether the pictures of units get discrepancy maps, which take a pass per
             picture and occluder position.
     """
@@ -59,6 +62,8 @@ class NeuronStage:
     sets: AttackedSets
     top: float = 0.01
     sigma: float = 1.0
+    units: tuple[str, ...] = ()
+    shown: int = UNITS
     discrepancy: bool = False
     seed: int = 0
     name: str = "neurons"
@@ -89,6 +94,8 @@ def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
         sets=AttackedSets(main, fgsm, settings.success),
         top=settings.top,
         sigma=settings.sigma,
+        units=settings.units,
+        shown=settings.shown or UNITS,
         discrepancy=settings.discrepancy,
         seed=settings.seed,
     )
@@ -224,18 +231,24 @@ class _Neurons(Work):
                 for row in curve(list(measured[name].values()))
             ],
         }
-        chosen = choose_units(main[last])
-        tables["pictures"] = picture_rows(
-            self.context,
-            last,
-            chosen,
-            self.sets[self.main],
-            self.main,
-            tops={"real": self.tops["real"][last], "adversarial": self.tops[self.main][last]},
-            predicted={"real": self.predicted["real"], "adversarial": self.predicted[self.main]},
-            similarity=self.similarity,
-            discrepancy=self._discrepancy(),
-        )
+        tables["pictures"] = [
+            row
+            for layer, units in shown_units(main, self.stage.units, self.stage.shown).items()
+            for row in picture_rows(
+                self.context,
+                layer,
+                units,
+                self.sets[self.main],
+                self.main,
+                tops={"real": self.tops["real"][layer], "adversarial": self.tops[self.main][layer]},
+                predicted={
+                    "real": self.predicted["real"],
+                    "adversarial": self.predicted[self.main],
+                },
+                similarity=self.similarity,
+                discrepancy=self._discrepancy(),
+            )
+        ]
         return tables
 
     def _discrepancy(self) -> DiscrepancyMap | None:

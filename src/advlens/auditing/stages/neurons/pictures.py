@@ -11,7 +11,9 @@ from advlens.auditing.pictures import images_of, near_classes, slug, write_png
 from advlens.auditing.stage import Context
 from advlens.consistency import LayerConsistency
 from advlens.maps import DiscrepancyMap, highlighted
+from advlens.runs.columns import NAMED
 from advlens.runs.tables import Row
+from advlens.settings import UNITS, units_by_layer
 from advlens.statistics import TopK
 
 SHOWN = 8  # images per unit and kind, as in D22's figures
@@ -22,18 +24,38 @@ class Chosen:
     """A unit that the report shows, and why."""
 
     unit: int
-    lc: float
+    lc: float | None
+    """None if the unit is dead."""
     chosen: str
 
 
-def choose_units(layer: LayerConsistency, each: int = 3) -> list[Chosen]:
-    """The live units of highest LC, and those around the median; ties in LC go by number."""
+def shown_units(
+    layers: dict[str, LayerConsistency], named: Sequence[str], count: int
+) -> dict[str, list[Chosen]]:
+    """The units to show, by layer: those that are named, or else so many of the last layer."""
+    found = units_by_layer(named, {layer: len(each.dead) for layer, each in layers.items()})
+    if not found:
+        last = next(reversed(layers))
+        return {last: choose_units(layers[last], count)}
+
+    def named_unit(layer: LayerConsistency, unit: int) -> Chosen:
+        return Chosen(unit, None if layer.dead[unit] else layer.values["lc"][unit].item(), NAMED)
+
+    return {
+        layer: [named_unit(layers[layer], unit) for unit in units] for layer, units in found.items()
+    }
+
+
+def choose_units(layer: LayerConsistency, count: int = UNITS) -> list[Chosen]:
+    """Live units, half of highest LC and half around the median; ties in LC go by number."""
     lc = layer.values["lc"]
     live = [unit for unit in range(len(lc)) if not layer.dead[unit]]
     order = sorted(live, key=lambda unit: (-lc[unit].item(), unit))
-    start = max(each, (len(order) - each) // 2)
-    picked = [("highest LC", unit) for unit in order[:each]]
-    picked += [("median LC", unit) for unit in order[start : start + each]]
+    median = count // 2
+    highest = count - median
+    start = max(highest, (len(order) - median) // 2)
+    picked = [("highest LC", unit) for unit in order[:highest]]
+    picked += [("median LC", unit) for unit in order[start : start + median]]
     return [Chosen(unit, lc[unit].item(), why) for why, unit in picked]
 
 

@@ -63,10 +63,9 @@ SOURCES = NoteBlock(
     title="Sources",
     text="Integrated Gradients: Sundararajan, Taly and Yan, ICML 2017. Expected Gradients: Erion, "
     "Janizek, Sturmfels, Lundberg and Lee, 2020. Heat maps of a standard and a robust model side "
-    "by side: B23 (Boychev, 2023), figures 2, 6, 10, 13, 16 and 17. Insertion and deletion: "
-    "Petsiuk, Das and Saenko, BMVC 2018; sparseness: Chalasani et al., ICML 2020; "
-    "instability: Yeh et al., NeurIPS 2019. B23 judges by eye; measures, random attributions and "
-    "intervals are additions of this report.",
+    "by side: B23 (Boychev, 2023). Insertion and deletion: Petsiuk, Das and Saenko, BMVC 2018; "
+    "sparseness: Chalasani et al., ICML 2020; instability: Yeh et al., NeurIPS 2019. B23 judges by "
+    "eye; measures, random attributions and intervals are additions of this report.",
 )
 
 

@@ -18,8 +18,11 @@ from advlens.report.sections.attribution.findings import LARGE_GAP
 from advlens.report.sections.attribution.tables import RANDOM, AttributionTables, described, named
 from advlens.runs.results import Rows
 from advlens.runs.tables import Row
-from advlens.words import file_name, number, percent
+from advlens.words import count, file_names, number, percent
 
+B23 = {"IntegratedGradients": (10, 16), "ExpectedGradients": (13, 17)}
+"""The figures of B23 with many images, for each method."""
+B23_IMAGES = 24
 ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
 
 
@@ -123,7 +126,7 @@ def _methods(tables: AttributionTables) -> list[Block]:
 
 
 def heat_maps(tables: AttributionTables) -> list[Block]:
-    """For each method the images, and what each model looks at (figures 2, 6, 10, 13, 16, 17)."""
+    """For each method the images, and what each model looks at."""
     methods = list(filter(None, tables.pictures.values("method")))
     if not methods:
         return []
@@ -135,20 +138,34 @@ def heat_maps(tables: AttributionTables) -> list[Block]:
             "why.",
         )
     ]
+    names = file_names("attributions", ((named(method),) for method in methods))
     for method in methods:
         setting = tables.setting(method)
         rows = tables.pictures.where(method=method)
+        ranks = sorted(rows.values("rank"))
         blocks.append(
             PictureRowsBlock(
-                name=file_name("attribution", method),
+                name=names[named(method),],
                 title=named(method),
-                caption=f"{setting}." if setting else f"{named(method)}.",
+                caption=f"{setting or named(method)}. {_beside_b23(method, len(ranks))}",
                 file="attribution_pictures.csv",
-                rows=[_row(tables, rows, rank) for rank in sorted(rows.values("rank"))],
+                rows=[_row(tables, rows, rank) for rank in ranks],
                 heat=True,
             )
         )
     return blocks
+
+
+def _beside_b23(method: str, shown: int) -> str:
+    """How many images are shown, here and in the figures of B23 on this method."""
+    images = f"{count(shown)} image{'' if shown == 1 else 's'}"
+    if method not in B23:
+        return f"{images}."
+    cifar, imagenet = B23[method]
+    figures = f"figures {cifar} (CIFAR-10) and {imagenet} (Small ImageNet 150) of B23"
+    if shown == B23_IMAGES:
+        return f"{images}, as many as in {figures}."
+    return f"{images}; {figures} show {B23_IMAGES}."
 
 
 def _row(tables: AttributionTables, rows: Rows, rank: int) -> PictureRow:

@@ -14,8 +14,9 @@ from advlens.report.blocks import (
     UnitBrowserBlock,
 )
 from advlens.report.sections.dissection.tables import DissectionTables, Unit, unit_of
+from advlens.runs.columns import NAMED
 from advlens.runs.tables import Row
-from advlens.words import classes_text, file_name, number
+from advlens.words import classes_text, file_name, file_names, number
 
 
 def pictures(tables: DissectionTables) -> list[Block]:
@@ -27,19 +28,24 @@ def pictures(tables: DissectionTables) -> list[Block]:
         model: [layer for layer in layers[::-1] if any(u[:2] == (model, layer) for u in units)]
         for model, layers in tables.layers.items()
     }
+    reasons = tables.pictures.values("chosen")
+    ways = ["named by the user (--units)"] * (NAMED in reasons)
+    if reasons != [NAMED]:
+        ways.append("chosen for the highest IoU")
+        if tables.pictures.one(images="adversarial"):
+            ways[-1] += ", half of them because their IoU falls most under attack"
     text = (
         "For a few units, the images of highest response. Within the yellow line the unit exceeds "
-        "its threshold. Units were chosen for the highest IoU"
+        f"its threshold. Units were {' or '.join(ways)}; units of two models have nothing to do "
+        "with each other."
     )
-    if tables.pictures.one(images="adversarial"):
-        text += ", half of them because their IoU falls most under attack"
-    text += "; units of two models have nothing to do with each other."
     if any(row["map"] for row in tables.pictures):
         text += (
             " Below each picture stands its discrepancy map (D22): within the yellow line, a small "
             "patch of random pixels changes the unit's response by at least half of the largest "
             "change."
         )
+    sheets = file_names("dissected-units", dict.fromkeys(unit[:2] for unit in units))
     blocks: list[Block] = [NoteBlock(title="What chosen units respond to", text=text)]
     for depth in itertools.zip_longest(
         *([(m, layer) for layer in names] for m, names in layers.items())
@@ -52,7 +58,7 @@ def pictures(tables: DissectionTables) -> list[Block]:
             GridBlock(
                 title=f"Units of {', '.join(names)}",
                 caption=f"{tables.behind}.",
-                grids=[_grid(tables, unit) for unit in shown],
+                grids=[_grid(tables, unit, sheets[unit[:2]]) for unit in shown],
                 labels="predicted",
             )
         )
@@ -64,7 +70,7 @@ def grid_name(unit: Unit) -> str:
     return file_name("dissected", *unit)
 
 
-def _grid(tables: DissectionTables, unit: Unit) -> Grid:
+def _grid(tables: DissectionTables, unit: Unit, sheet: str) -> Grid:
     model, layer, place = unit
 
     def cells(images: str) -> list[Cell]:
@@ -92,6 +98,7 @@ def _grid(tables: DissectionTables, unit: Unit) -> Grid:
         measures=measures,
         real=cells("real"),
         adversarial=cells("adversarial"),
+        sheet=sheet,
     )
 
 

@@ -24,10 +24,9 @@ HEADINGS = {"visualized": "Visualized", "most": "Most active", "least": "Least a
 
 SOURCES = NoteBlock(
     title="Sources",
-    text="B23: Boychev, Interpretable Computer Vision Models through Adversarial Training, 2023: "
-    "figures 3 to 5, 7 to 9, 11, 12, 14, 15, 18 and 19, tables 2, 3, 5 and 6. The methods: "
-    "Engstrom et al., Adversarial Robustness as a Prior for Learned Representations, 2019; "
-    "Santurkar et al., Image Synthesis with a Single (Robust) Classifier, NeurIPS 2019. FID: "
+    text="B23: Boychev, Interpretable Computer Vision Models through Adversarial Training, 2023. "
+    "The methods: Engstrom et al., Adversarial Robustness as a Prior for Learned Representations, "
+    "2019; Santurkar et al., Image Synthesis with a Single (Robust) Classifier, NeurIPS 2019. FID: "
     "Heusel et al., NeurIPS 2017; KID: Bińkowski et al., ICLR 2018. Intervals, KID, both bounds "
     "and recognition by other networks are additions of this report.",
 )
@@ -121,7 +120,7 @@ def _scores(tables: FeatureTables) -> list[Score]:
 
 
 def _visualized(tables: FeatureTables) -> list[Block]:
-    """Components beside the images that activate them most and least (figures 5, 9, 12, 15)."""
+    """Components beside the images that activate them most and least."""
     rows = tables.visualization_pictures
     if not rows:
         return []
@@ -138,7 +137,8 @@ def _visualized(tables: FeatureTables) -> list[Block]:
         PictureRowsBlock(
             name="visualization",
             title="Components of the representation",
-            caption="Below each picture: its class, and how active it makes the component.",
+            caption="Below each picture: its class, and how active it makes the component. Figures "
+            "5, 9, 12 and 15 of B23 show one component each: 130 in figure 5, 492 in figure 9.",
             file="visualization_pictures.csv",
             rows=[_row(mine) for place in itertools.zip_longest(*each) for mine in place if mine],
         ),

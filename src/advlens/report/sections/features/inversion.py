@@ -13,17 +13,17 @@ from advlens.report.blocks import (
     TableBlock,
 )
 from advlens.report.sections.features.findings import start_text
-from advlens.report.sections.features.generation import inversion_table
+from advlens.report.sections.features.generation import STEPS, inversion_table
 from advlens.report.sections.features.tables import FeatureTables, layer_name
 from advlens.runs.results import Rows
 from advlens.runs.tables import Row
-from advlens.words import Estimate, count, file_name, listed, number
+from advlens.words import Estimate, count, file_names, listed, number
 
 TITLES = {"representation": "Own representation", "pixels": "Pixels"}
 
 
 def blocks(tables: FeatureTables) -> list[Block]:
-    """Triptychs and distances (figures 4, 8, 11 and 18, tables 3 and 6 of B23)."""
+    """Triptychs and distances (tables 3 and 6 of B23)."""
     if not tables.inversion and not tables.inversion_pictures:
         return []
     return [
@@ -41,12 +41,14 @@ def blocks(tables: FeatureTables) -> list[Block]:
 
 def _pictures(tables: FeatureTables) -> list[Block]:
     rows = tables.inversion_pictures
+    names = file_names("inversions", ((start,) for start in rows.values("start")))
     return [
         PictureRowsBlock(
-            name=file_name("inversion", start),
+            name=names[start,],
             title=f"From {start_text(start)}",
             caption="Below each inverted image stands the distance of its representation from the "
-            f"target's, relative to the target's length.{_steps(tables, start)}",
+            f"target's, relative to the target's length.{_steps(tables, start)} Figures 4, 8, 11 "
+            f"and 18 of B23 show inversions after {count(STEPS)} steps of 1, L2 ε = 1000.",
             file="inversion_pictures.csv",
             rows=[
                 _row(tables, mine)
@@ -73,8 +75,8 @@ def _row(tables: FeatureTables, rows: Rows) -> PictureRow:
     label, target = first["start_label"], first["target_label"] or "target"
     start = f"an image of {label}" if label else start_text(first["start"])
     columns = [
-        _reference("Start", first["start_file"], f"Start of the inversion: {start}"),
         _reference("Target", first["target_file"], f"Target of the inversion: {target}"),
+        _reference("Start", first["start_file"], f"Start of the inversion: {start}"),
     ]
     columns += [
         PictureColumn(

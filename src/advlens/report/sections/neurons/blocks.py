@@ -18,6 +18,7 @@ from advlens.report.blocks import (
 )
 from advlens.report.sections.neurons.findings import is_framed
 from advlens.report.sections.neurons.tables import MEASURES, NeuronTables
+from advlens.runs.columns import NAMED
 from advlens.runs.results import Rows
 from advlens.runs.tables import Row
 from advlens.words import (
@@ -26,6 +27,7 @@ from advlens.words import (
     attack_name,
     count,
     file_name,
+    file_names,
     listed,
     number,
     percent,
@@ -290,14 +292,19 @@ def pictures(tables: NeuronTables) -> list[Block]:
     """Units next to each other: those chosen alike in each model."""
     if not tables.pictures:
         return []
+    reasons = tables.pictures.values("chosen")
+    ways = ["named by the user (--units)"] * (NAMED in reasons)
+    ways += ["chosen by the same rule in each model's last convolution"] * (reasons != [NAMED])
     text = (
-        "For a few units of the last convolution, the real and the adversarial images of highest "
-        "response. Units of two models have nothing to do with each other; they stand side by side "
-        "because they were chosen by the same rule."
+        "The real and the adversarial images of highest response, for a few units "
+        f"{' or '.join(ways)}. Units of two models have nothing to do with each other, even where "
+        "they stand side by side."
     )
     if any(row["map"] for row in tables.pictures):
         text += MAPS
     blocks: list[Block] = [NoteBlock(title="What excites a unit", text=text)]
+    places = tables.pictures.values("model", "layer")
+    sheets = file_names("units", [(*place, tables.main) for place in places])
     for chosen in tables.pictures.values("chosen"):
         rows = tables.pictures.where(chosen=chosen)
         each = [rows.where(model=m).values("model", "layer", "unit") for m in tables.models]
@@ -306,13 +313,13 @@ def pictures(tables: NeuronTables) -> list[Block]:
             GridBlock(
                 title=f"Units of {chosen}",
                 caption=f"Adversarial images: {behind(tables, tables.main)}.",
-                grids=[_grid(tables, *key) for key in keys],
+                grids=[_grid(tables, *key, sheet=sheets[*key[:2], tables.main]) for key in keys],
             )
         )
     return blocks
 
 
-def _grid(tables: NeuronTables, model: str, layer: str, unit: int) -> Grid:
+def _grid(tables: NeuronTables, model: str, layer: str, unit: int, *, sheet: str) -> Grid:
     key = {"model": model, "layer": layer, "unit": unit}
     values = tables.units.one(**key) or {}
     names = dict(zip(MEASURES, ("LC", "consis_adv", "CS1", "CS2"), strict=True))
@@ -335,11 +342,15 @@ def _grid(tables: NeuronTables, model: str, layer: str, unit: int) -> Grid:
         layer=layer,
         unit=unit,
         measures={
-            name: number(values[measure])
-            for measure, name in names.items()
-            if values.get(measure) is not None
+            **({"Dead": "positive on no real image"} if values.get("dead") else {}),
+            **{
+                name: number(values[measure])
+                for measure, name in names.items()
+                if values.get(measure) is not None
+            },
         },
         real=real,
         adversarial=adversarial,
+        sheet=sheet,
         classes=tables.frequent.get((model, layer, unit), {}),
     )
