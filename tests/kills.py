@@ -26,8 +26,9 @@ def killed(monkeypatch: pytest.MonkeyPatch, after: int) -> Iterator[None]:
             raise Killed
 
     with monkeypatch.context() as patched:
-        for module, name in ((passes, "SAVE_EVERY"), (passes, "SAVE_SHARE"), (jobs, "SAVE_EVERY")):
-            patched.setattr(module, name, 0.0)
+        for module in (passes, jobs):
+            for name in ("SAVE_EVERY", "SAVE_SHARE"):
+                patched.setattr(module, name, 0.0)
         patched.setattr(Progress, "update", dies)
         with pytest.raises(Killed):
             yield

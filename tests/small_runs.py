@@ -37,6 +37,19 @@ def noise(
     return ArrayData(pixels, name="noise", classes=classes, synsets=synsets, labels=labels)
 
 
+def with_training(data: ArrayData, count: int) -> ArrayData:
+    """The same images, beside which so many training images lie."""
+
+    def training() -> ArrayData:
+        size = data.image_shape[1]
+        other = noise(count, data.classes, size=size, seed=1, synsets=data.synsets)
+        other.name = f"{data.name} to train on"
+        return other
+
+    data.open_training = training
+    return data
+
+
 def convolution(
     width: int, pool: int, classes: int, rectifier: type[nn.Module] = nn.ReLU
 ) -> nn.Module:

@@ -83,7 +83,8 @@ def _distances(model: _Model) -> Iterator[Row]:
             found = row(model=model.name, start=start, measure=measure)
             found |= row(features=features or model.name)
             found |= row(steps=10_000, epsilon=1000.0, step_size=1.0)
-            yield found | around(mean, 0.5 * mean / 24**0.5) | row(n=24, untouched=3 * mean)
+            found |= around(mean, 0.5 * mean / 24**0.5)
+            yield found | row(n=24, untouched=3 * mean, spread=0.5 * mean)
 
 
 def _inverted(model: _Model, shown: int, classes: Sequence[str]) -> Iterator[Row]:
@@ -130,6 +131,7 @@ def _scores(model: _Model, n: int, network: Row, others: Sequence[str]) -> Itera
         ("real", 5.4, 0.0004),
     ):
         found = row(model=model.name, images=images, **network, n=n, n_real=n)
+        found |= sets(images, "photos test")
         yield found | row(measure="fid", mean=fid, low=None, high=None)
         yield found | row(measure="kid") | around(kid, 0.004)
     for measure, asked, share in (
@@ -138,4 +140,13 @@ def _scores(model: _Model, n: int, network: Row, others: Sequence[str]) -> Itera
     ):
         for images, mean in (("start", 0.15), ("generated", share)):
             found = row(model=model.name, images=images, measure=measure, features=asked)
-            yield found | row(dimension=0, resize="", n=n, n_real=0) | around(mean)
+            found |= row(dimension=0, resize="", n=n, n_real=0) | sets(images, "")
+            yield found | around(mean)
+
+
+def sets(images: str, other: str) -> Row:
+    """The names of both sets of images, and of those that Gaussians are fitted to."""
+    if images == "real":
+        return row(set="photos train", real_set=other, fitted_set="", n_fitted=None)
+    fitted = row(fitted_set="photos train", n_fitted=50_000)
+    return row(set=f"{images} images", real_set=other) | fitted

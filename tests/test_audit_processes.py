@@ -15,7 +15,7 @@ from advlens.plugins import STAGES
 from advlens.prepared import Prepared
 from advlens.runs.folder import read_json
 from advlens.wordnet import CIFAR10_SYNSETS
-from small_runs import noise, results, small, unreported
+from small_runs import noise, results, small, unreported, with_training
 from together import end, start
 
 SETTINGS = AuditSettings(
@@ -58,10 +58,12 @@ def one(out: Path, dies_after: int | None = None) -> None:
                 os._exit(9)
 
         passes.Progress.update = dies
-        passes.SAVE_EVERY = passes.SAVE_SHARE = jobs.SAVE_EVERY = 0.0
+        for module in (passes, jobs):
+            module.SAVE_EVERY = module.SAVE_SHARE = 0.0
     AutoAttack.part = part
     with unreported(), joined(torch.device("cpu")) as processes:
-        audit(models(), noise(IMAGES, **KNOWN), out, settings=SETTINGS, processes=processes)
+        data = with_training(noise(IMAGES, **KNOWN), 130)
+        audit(models(), data, out, settings=SETTINGS, processes=processes)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ def test_processes_give_the_bytes_of_one(alone, tmp_path):
     assert [path.name for path in (tmp_path / "parts").iterdir() if "state" in path.name] == []
 
 
-@pytest.mark.parametrize("dies_after", [3, 18])
+@pytest.mark.parametrize("dies_after", [3, 18, 40])  # the last with generated images on hand
 def test_killed_processes_continue_to_the_same_bytes(alone, tmp_path, dies_after):
     assert 9 in end(start(2, one, tmp_path, dies_after))
     assert read_json(tmp_path / "run.json")["unfinished"]

@@ -6,7 +6,7 @@ from collections import Counter
 from statistics import mean, median
 
 import pytest
-from scipy.stats import binomtest, norm, ttest_1samp
+from scipy.stats import binomtest, norm, ttest_1samp, ttest_rel
 
 from advlens.auditing.differences import compared
 from advlens.intervals import (
@@ -192,6 +192,36 @@ def test_attributions_are_compared_by_their_leads_over_random_ones(better):
     assert (made["model"], made["other"], made["method"], made["n"]) == ("a", "b", "IG", 6)
     numbers = [made[name] for name in ("difference", "low", "high", "p")]
     assert numbers == pytest.approx([mean(apart), ends.low, ends.high, test.pvalue], rel=1e-9)
+
+
+def test_inversions_are_compared_by_the_distances_of_the_same_images():
+    draw = random.Random(3)
+    values = {
+        (model, start, measure): [draw.gauss(5, 1) for _ in range(6)]
+        for model in "ab"
+        for start in ("noise", "image")
+        for measure in ("pixels", "representation", "representation (192 features)")
+    }
+    values["b", "image", "pixels"].pop()  # of other images
+    rows = [
+        {"model": model, "start": start, "measure": measure, "first": first}
+        | {"values": " ".join(map(repr, numbers[first : first + 4]))}
+        for (model, start, measure), numbers in values.items()
+        for first in (0, 4)
+    ]
+    made = compared({"inversion_images": rows})["differences"]
+    assert [(row["method"], row["measure"]) for row in made] == [
+        *(("noise", "pixels"), ("noise", "representation (192 features)")),
+        ("image", "representation (192 features)"),
+    ]
+    for row in made:
+        one, two = (values[model, row["method"], row["measure"]] for model in "ab")
+        test = ttest_rel(one, two)
+        ends = test.confidence_interval(0.95)
+        wanted = [mean(one) - mean(two), ends.low, ends.high, test.pvalue]
+        numbers = [row[name] for name in ("difference", "low", "high", "p")]
+        assert numbers == pytest.approx(wanted, rel=1e-9)
+        assert (row["model"], row["other"], row["n"]) == ("a", "b", 6)
 
 
 def means_row(model: str, images: str, measure: str, corrected: float | None, influences):

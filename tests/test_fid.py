@@ -21,6 +21,7 @@ from advlens.fid.distances import (
     kid,
 )
 from advlens.fid.representations import Source
+from advlens.fid.sets import SeenSet
 
 
 def source(dimension: int) -> Source:
@@ -317,3 +318,52 @@ def test_feature_distances() -> None:
     first, second = normal(5, 8, 1).float(), normal(5, 8, 2).float()
     expected = [math.dist(x, y) for x, y in zip(first.tolist(), second.tolist(), strict=True)]
     np.testing.assert_allclose(feature_distances(first, second), expected, rtol=1e-12)
+
+
+def seen(features: Tensor, kept: Tensor, labels: Tensor | None = None, step: int = 7) -> SeenSet:
+    result = SeenSet(source(features.shape[1]), kept, labels)
+    for ids in torch.randperm(len(features), generator=torch.Generator().manual_seed(0)).split(
+        step
+    ):
+        result.update(features[ids], ids)
+    return result
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_sets_have_the_moments_of_all_images_and_the_features_of_some(balanced: bool) -> None:
+    first, second = normal(40, 6).float(), normal(31, 6, seed=1).float()
+    kept, labels = torch.arange(0, 40, 3), torch.arange(40) % 4
+    classes = labels[kept] if balanced else None
+    one, other = seen(first, kept, classes), seen(second, torch.arange(31))
+    found = {distance.measure: distance for distance in one.distances(other)}
+    assert (found["FID"].n, found["KID"].n) == ((40, 31), (14, 31))
+    wanted = from_features(first.double(), second.double())
+    assert found["FID"].value == pytest.approx(wanted, rel=1e-9)
+    assert found["KID"] == kid(first[::3], second, source(6), classes=classes)
+
+
+def test_a_set_in_shards_and_after_a_kill_is_the_whole() -> None:
+    features, kept = normal(40, 6).float(), torch.tensor([3, 4, 21, 39])
+    parts = [SeenSet(source(6), kept) for _ in range(2)]
+    for part, ids in zip(parts, torch.randperm(40).split(22), strict=True):
+        part.update(features[ids], ids)
+        fresh = SeenSet(source(6), kept)
+        fresh.restore(part.state())
+        part.__dict__.update(fresh.__dict__)
+    parts[0].merge(parts[1])
+    assert torch.equal(parts[0].features, features[kept])
+    whole = statistics(features).compute()
+    torch.testing.assert_close(parts[0].moments.compute().mean, whole.mean)
+    torch.testing.assert_close(parts[0].moments.compute().covariance, whole.covariance)
+    for change in ({"features": features}, {"mean": whole.mean.float()}, {"n": None}):
+        with pytest.raises(DataError, match="other features than those of 4 ids"):
+            parts[1].restore(parts[0].state() | change)
+
+
+def test_a_distance_needs_images() -> None:
+    few = [seen(normal(n, 3).float(), torch.arange(n)) for n in (1, 2, 3)]
+    names = {n: [d.measure for d in few[n - 1].distances(few[2])] for n in (1, 2, 3)}
+    assert names == {1: [], 2: ["FID"], 3: ["FID", "KID"]}
+    # a class of two images has no error of its own
+    two = seen(normal(5, 3).float(), torch.arange(5), torch.tensor([0, 0, 0, 1, 1]))
+    assert two.distances(few[2])[1] == kid(two.features, few[2].features, source(3))

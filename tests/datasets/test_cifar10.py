@@ -67,6 +67,7 @@ def test_records(folder: Path, batches: Files, parent: bool, split: str) -> None
     assert (len(data), data.image_shape) == (RECORDS * len(names), (3, 32, 32))
     assert data.classes[:4] == ("airplane", "automobile", "bird", "cat")
     assert dict(zip(data.classes, data.synsets, strict=True)) == CIFAR10_SYNSETS
+    assert len(data.training or ()) == (50 if split == "test" else 0)
     images = data.images(range(len(data)))
     assert images.dtype == torch.uint8
     random = np.random.default_rng(1)
@@ -75,6 +76,16 @@ def test_records(folder: Path, batches: Files, parent: bool, split: str) -> None
         assert data.labels[i] == record[0]
         channel, row, column = random.integers((3, 32, 32))
         assert images[i, channel, row, column] == record[1 + channel * 1024 + row * 32 + column]
+
+
+def test_training_images_may_be_absent_but_not_incomplete(folder: Path) -> None:
+    batches = sorted(folder.glob("data_batch_*.bin"))
+    batches[0].unlink()
+    with pytest.raises(DataError, match=r"cannot read .*data_batch_1\.bin: No such file"):
+        _ = load_data(f"cifar10:{folder}").training
+    for path in batches[1:]:
+        path.unlink()
+    assert load_data(f"cifar10:{folder.parent}").training is None
 
 
 @pytest.mark.parametrize(("change", "message"), WRONG, ids=range(6))

@@ -17,6 +17,37 @@ from advlens.errors import DataError
 from tiny_imagenet import Edit, cases, content, jpeg, linked, replaced, write
 
 SMALL = Transform(size=8, resize=8)
+
+
+@pytest.mark.parametrize("kind", ["folder", "exact"])
+def test_training_images_beside_test_images(root: Path, kind: str) -> None:
+    size = SMALL if kind == "folder" else Transform(size=12, resize=None)
+    for name in ("val/cat/1.png", "val/dog/2.png", "train/dog/4.png", "train/dog/3.png"):
+        write(root / name, jpeg(0, 12, 12))
+    data = load_data(f"{kind}:{root}", transform=size)
+    training = data.training
+    assert training is data.training  # opened once
+    assert (training.name, training.image_shape) == ("folder pets/train", data.image_shape)
+    assert (training.classes, training.labels.tolist()) == (("cat", "dog"), [1, 1])
+    image = read_image(root / "train/dog/3.png", size)
+    assert torch.equal(training.images([0])[0], image)
+    turned = data.aligned(("dog", "wolf", "cat"), None).subset(1, seed=0).training
+    assert (turned.classes, turned.labels.tolist()) == (("dog", "wolf", "cat"), [0, 0])
+    assert load_data(f"{kind}:{root}", split="train", transform=size).training is None
+    write(root / "train/ant/1.png", jpeg(0, 12, 12))
+    with pytest.raises(DataError, match="pets/train has the class 'ant', which folder pets/val"):
+        _ = load_data(f"{kind}:{root}", transform=size).training
+
+
+def test_a_folder_without_parts_has_no_training_images(root: Path) -> None:
+    assert load(root).training is None
+    add(root / "train" / "1.png")  # a class of trains
+    assert load(root).training is None
+    add(root / "val" / "cat" / "1.png")
+    assert load(root).training is None
+    assert load(root / "val").training is None
+
+
 FOREIGN = ["a.gif", "a", "a.png.part", "deep/er/a.csv", "a.jpg\n", "a.npy"]
 UNPRINTABLE = ["new\nline", "\udcff", "\x1b[31m"]
 CIRCLES, OUT = ("gone", "c.png", "..", "."), "is a link that leads out of"

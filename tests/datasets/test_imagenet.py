@@ -81,7 +81,16 @@ def test_class_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (data.synsets, data.name) == (WNIDS, "ImageNet val")
     assert (data.classes[281], len(set(data.classes))) == ("tabby", 1000)
     assert data.classes[134] == "crane (n02012849)"  # two classes are cranes
-    (tmp_path / "val").rename(tmp_path / "train")
+    assert data.training is None
+    shutil.copytree(tmp_path / "val", tmp_path / "train")
+    kaggle = tmp_path / "competition" / "ILSVRC" / "Data" / "CLS-LOC"
+    for folder, moved in ((tmp_path, kaggle), (tmp_path / "competition", tmp_path)):
+        training = load(folder).training
+        assert (training.name, len(training), training.synsets) == ("ImageNet train", 1000, WNIDS)
+        moved.mkdir(parents=True, exist_ok=True)
+        for split in ("val", "train"):
+            (training.data.root.parent / split).rename(moved / split)
+    shutil.rmtree(tmp_path / "val")
     assert load(tmp_path, split="train").name == "ImageNet train"
     shutil.rmtree(tmp_path / "train" / WNIDS[7])
     with pytest.raises(DataError, match=f"lacks 1 of the 1000 class folders.*{WNIDS[7]}"):

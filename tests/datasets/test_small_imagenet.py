@@ -93,6 +93,7 @@ def test_contents(images, tmp_path, seed):
     assert rows(to / "damaged.csv") == []
     for split, count in (("train", 20), ("test", 8)):
         data = load_data(f"small-imagenet:{to}", split=split, transform=SMALL)
+        assert len(data.training or ()) == (20 if split == "test" else 0)
         folder = load_data(f"folder:{to}", split=split, transform=SMALL)
         assert (len(data), data.synsets, data.files) == (count, tuple(wnids), folder.files)
         assert torch.equal(data.labels, folder.labels)

@@ -10,11 +10,17 @@ from PIL import Image
 from torch import nn
 
 from advlens import AuditSettings, Classifier, audit
-from advlens.attribution import IntegratedGradients, RandomAttribution, sparseness, total_variation
+from advlens.attribution import (
+    ExpectedGradients,
+    IntegratedGradients,
+    RandomAttribution,
+    sparseness,
+    total_variation,
+)
 from advlens.intervals import mean_interval
 from advlens.prepared import prepare
 from kills import killed
-from small_runs import audited, convolution, noise, results, rows, small
+from small_runs import audited, convolution, noise, results, rows, small, with_training
 
 SMALL = {"explained": 5, "points": 4, "baselines": 2, "samples": 4, "batch_size": 2}
 SETTINGS = AuditSettings(stages=("attribution",), device="cpu", **SMALL)
@@ -78,6 +84,27 @@ def test_the_numbers_are_those_of_the_methods(finished):
     assert float(methods["tiny", "IntegratedGradients"]["points"]) == 1 + 2 * 4
     assert float(methods["tiny", "ExpectedGradients"]["points"]) == 4
     assert methods["tiny", "ExpectedGradients"]["baseline"] == "19 other images of the data"
+
+
+def test_the_background_comes_from_the_training_images_where_there_are_some(tmp_path):
+    data = with_training(noise(24), 150)
+    audited(classifier(), data, tmp_path, settings=SETTINGS)
+    training = data.training.subset(100, seed=0)
+    background = training.images(range(100)).float() / 255
+    made = ExpectedGradients(samples=4)(
+        prepare(classifier()), PIXELS, ids=IDS, background=background
+    )
+    (row,) = (
+        row
+        for row in rows(tmp_path, "attribution")
+        if (row["method"], row["measure"]) == ("ExpectedGradients", "sparseness")
+    )
+    mean, *_ = mean_interval(sparseness(made.maps).tolist())
+    assert float(row["mean"]) == pytest.approx(mean, rel=1e-4)
+    (method,) = (
+        row for row in rows(tmp_path, "attribution_methods") if row["method"] == "ExpectedGradients"
+    )
+    assert method["baseline"] == "100 images of noise to train on"
 
 
 def test_captums_methods_stand_beside_ours(tmp_path):

@@ -2,16 +2,33 @@
 
 import dataclasses
 from collections import Counter
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
-from advlens import AuditSettings, Classifier, DataError, ModelError, audit
+from advlens import AuditSettings, Classifier, DataError, ModelError, RunError, audit, load_model
+from advlens.datasets import ImageData
+from advlens.fid.distances import FeatureStatistics, frechet_distance, kid
+from advlens.fid.representations import Features, Representation
+from advlens.intervals import mean_interval
 from advlens.models.zoo import CIFAR10_CLASSES
+from advlens.runs.folder import read_json
+from advlens.seeding import Stream, normal
 from kills import killed
-from small_runs import audited, convolution, noise, results, rows, small
+from small_runs import (
+    audited,
+    convolution,
+    noise,
+    results,
+    rows,
+    small,
+    with_training,
+    write_pictures,
+)
 
 SETTINGS = AuditSettings(
     stages=("visualization", "inversion", "generation"),
@@ -19,6 +36,10 @@ SETTINGS = AuditSettings(
     **{"generated": 2, "generation_steps": 4, "batch_size": 16, "device": "cpu"},
 )
 DATA = noise(60, CIFAR10_CLASSES)
+SPLIT = with_training(noise(60, CIFAR10_CLASSES), 300)  # 30 of a class, for 27 values of blocks
+GENERATION = dataclasses.replace(SETTINGS, stages=("generation",))
+PAPER = dataclasses.replace(GENERATION, gaussians="paper")
+NETWORK = Representation(load_model("cifar10-reference"))
 
 
 def classifier() -> Classifier:
@@ -72,6 +93,15 @@ def test_inversions_come_nearer_than_their_starts(finished):
     apart = (DATA.images(ids).double() - DATA.images(others).double()) / 255
     untouched = [(one**2).sum().item() ** 0.5 for one in apart]
     assert float(found["image", "pixels"]["untouched"]) == pytest.approx(sum(untouched) / 3)
+    for key, row in found.items():
+        (each,) = (
+            r for r in rows(finished, "inversion_images") if (r["start"], r["measure"]) == key
+        )
+        values = [float(value) for value in each["values"].split()]
+        assert len(values) == 3
+        cells = [float(row[name]) for name in ("mean", "low", "high", "spread")]
+        wanted = [*mean_interval(values), float(np.std(values, ddof=1))]
+        assert cells == pytest.approx(wanted, rel=1e-4)
     for row in rows(finished, "inversion_pictures"):
         for column in ("start_file", "target_file", "file"):
             with Image.open(finished / row[column]) as picture:
@@ -121,3 +151,174 @@ def test_classes_of_too_few_images_generate_nothing(tmp_path):
     with pytest.raises(DataError, match="noise has no class of 4 images or more"):
         audit(classifier(), noise(20, CIFAR10_CLASSES), tmp_path, settings=settings)
     assert not (tmp_path / "results").exists()
+
+
+# which real images starts come from, and generated ones are compared with
+
+
+def features(data: ImageData) -> Features:
+    return NETWORK(data.images(range(len(data))).float() / 255)["representation"]
+
+
+def between(first: Features, second: Features) -> float:
+    """FID, from moments by numpy."""
+    moments = []
+    for part in (first, second):
+        seen = FeatureStatistics(NETWORK.sources["representation"])
+        seen.update(part)
+        values = part.double().numpy()
+        covariance = torch.from_numpy(np.cov(values.T))
+        mean = torch.from_numpy(values.mean(axis=0))
+        moments.append(dataclasses.replace(seen.compute(), mean=mean, covariance=covariance))
+    return frechet_distance(*moments)
+
+
+def starts(data: ImageData) -> Tensor:
+    """Two of each class, drawn from the Gaussian of its images' 4×4 blocks, by numpy."""
+    pixels = data.images(range(len(data))).numpy().astype(float) / 255
+    blocks = pixels.reshape(len(data), 3, 3, 4, 3, 4).mean(axis=(3, 5)).reshape(len(data), 27)
+    drawn = []
+    for number in range(20):
+        own = blocks[data.labels.numpy() == number // 2]
+        covariance = np.cov(own.T) + 1e-4 * np.eye(27)
+        noise = normal(0, torch.tensor([number]), (27,), Stream.START).double().numpy()[0]
+        drawn.append(own.mean(axis=0) + np.linalg.cholesky(covariance) @ noise)
+    small = np.clip(np.stack(drawn), 0, 1).reshape(20, 3, 3, 3)
+    return torch.from_numpy(small.repeat(4, axis=2).repeat(4, axis=3)).float()
+
+
+def two_models() -> list[Classifier]:
+    other = small(lambda: convolution(6, 2, 10), "other", seed=1, classes=CIFAR10_CLASSES)
+    return [classifier(), other]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two models, and data with training images."""
+    out = tmp_path_factory.mktemp("run")
+    return audited(two_models(), SPLIT, out, settings=GENERATION)
+
+
+def row_of(run: Path, images: str, measure: str, model: str) -> dict[str, str]:
+    keys = {"images": images, "measure": measure, "model": model}
+    (row,) = (row for row in rows(run, "generation") if keys.items() <= row.items())
+    return row
+
+
+def value(run: Path, images: str, measure: str = "fid") -> float:
+    return float(row_of(run, images, measure, "tiny")["mean"])
+
+
+def sets(run: Path, images: str, measure: str = "fid", model: str = "tiny") -> tuple[str, ...]:
+    """Name and size of both sets, and of the images behind the Gaussians."""
+    columns = ("set", "n", "real_set", "n_real", "fitted_set", "n_fitted")
+    return tuple(row_of(run, images, measure, model)[column] for column in columns)
+
+
+def test_gaussians_come_from_the_training_images_and_all_test_images_are_compared_with(trained):
+    training = SPLIT.training
+    like = training.subset(60, seed=0)
+    for measure in ("fid", "kid"):
+        named = ("noise to train on", "60", "noise", "60", "", "")
+        assert sets(trained, "real", measure) == sets(trained, "real", measure, "other") == named
+        for kind in ("start", "generated"):
+            named = (f"{kind} images", "20", "noise", "60", "noise to train on", "300")
+            assert sets(trained, kind, measure) == named
+    assert sets(trained, "start", "confidence")[2:] == ("", "0", "noise to train on", "300")
+    real, begun = features(SPLIT), NETWORK(starts(training))["representation"]
+    assert value(trained, "real") == pytest.approx(between(features(like), real), rel=1e-5)
+    assert value(trained, "start") == pytest.approx(between(begun, real), rel=1e-4)
+    source = NETWORK.sources["representation"]
+    within = kid(features(like), real, source, classes=like.labels)
+    assert value(trained, "real", "kid") == pytest.approx(within.value, rel=1e-4)
+    record = read_json(trained / "run.json")["training_images"]
+    assert [(part["name"], part["images"]) for part in record] == [("noise to train on", 300)]
+
+
+def test_gaussians_of_the_paper_come_from_the_images_that_are_compared_with(tmp_path):
+    run = audited(classifier(), SPLIT, tmp_path / "split", settings=PAPER)
+    assert sets(run, "real") == ("noise to train on", "60", "noise", "60", "", "")
+    assert sets(run, "generated") == ("generated images", "20", "noise", "60", "noise", "60")
+    many = noise(300, CIFAR10_CLASSES, seed=1)
+    run = audited(classifier(), many, tmp_path / "alone", settings=PAPER)
+    assert sets(run, "real") == ("half of noise", "150", "the other half of noise", "150", "", "")
+    assert sets(run, "generated") == ("generated images", "20", "noise", "300", "noise", "300")
+    begun = NETWORK(starts(many))["representation"]
+    assert value(run, "start") == pytest.approx(between(begun, features(many)), rel=1e-4)
+
+
+def test_without_training_images_halves_serve(finished):
+    half = DATA.subset(30, seed=0)
+    rest = DATA.part([i for i in range(60) if i not in half.positions])
+    wanted = between(features(half), features(rest))
+    assert value(finished, "real") == pytest.approx(wanted, rel=1e-5)
+    halves = ("half of noise", "the other half of noise")
+    assert sets(finished, "real") == (halves[0], "30", halves[1], "30", "", "")
+    assert sets(finished, "start") == ("start images", "20", halves[1], "30", halves[0], "30")
+    assert read_json(finished / "run.json")["training_images"] == []
+
+
+def test_real_images_and_starts_are_looked_at_once_for_all_models(trained, tmp_path, monkeypatch):
+    seen, look = [], Representation.__call__
+
+    def counted(network: Representation, images: Tensor) -> dict[str, Features]:
+        seen.append(len(images))
+        return look(network, images)
+
+    monkeypatch.setattr(Representation, "__call__", counted)
+    audited(two_models(), SPLIT, tmp_path, settings=GENERATION)
+    assert sum(seen) == 60 + 60 + 20 + 2 * 20  # of training and test, starts, generated
+    assert results(tmp_path) == results(trained)
+
+
+@pytest.mark.parametrize("killed_after", [5, 21, 24, 29, 41])
+def test_a_killed_comparison_continues_to_the_same_bytes(
+    trained, tmp_path, monkeypatch, killed_after
+):
+    with killed(monkeypatch, after=killed_after):
+        audited(two_models(), SPLIT, tmp_path, settings=GENERATION)
+    assert list((tmp_path / "parts").glob("shared-*.state.*"))
+    assert results(audited(two_models(), SPLIT, tmp_path, settings=GENERATION)) == results(trained)
+    assert not list((tmp_path / "parts").glob("*.state.*"))
+
+
+def test_other_training_images_are_another_run_and_damaged_states_are_refused(
+    trained, tmp_path, monkeypatch
+):
+    other = with_training(noise(60, CIFAR10_CLASSES), 200)
+    with pytest.raises(RunError, match="training images differ"):
+        audit(two_models(), other, trained, settings=GENERATION)
+    with killed(monkeypatch, after=29):
+        audited(two_models(), SPLIT, tmp_path, settings=GENERATION)
+    states = sorted((tmp_path / "parts").glob("shared-*.state.*"))
+    bytes_of = {path: path.read_bytes() for path in states}
+    assert len({path.name.split("-")[1] for path in states}) == 3
+    for path in states:
+        other = next(each for each in states if each.name.split("-")[1] != path.name.split("-")[1])
+        path.write_bytes(bytes_of[other])
+        with pytest.raises(RunError, match=f"{path.name} is damaged .*remove it to start this"):
+            audit(two_models(), SPLIT, tmp_path, settings=GENERATION)
+        path.write_bytes(bytes_of[path])
+
+
+def test_damaged_training_images_end_a_run_before_it_begins_or_are_left_out(tmp_path):
+    write_pictures(tmp_path / "data", 5)
+    bad = tmp_path / "data" / "train" / "dog" / "3.png"
+    bad.write_bytes(bad.read_bytes()[:60])
+    spec, run = f"folder:{tmp_path / 'data'}", tmp_path / "run"
+    model = small(lambda: convolution(4, 1, 3), size=8)
+    settings = dataclasses.replace(GENERATION, stages=("attribution", "generation"), samples=2)
+    told = "^1 of 15 images of folder data/train cannot be used: .*3.png.*--skip-damaged$"
+    with pytest.raises(DataError, match=told):
+        audit(model, spec, run, settings=settings)
+    unasked = dataclasses.replace(settings, stages=("visualization",))
+    audited(model, spec, tmp_path / "other", settings=unasked)
+    settings = dataclasses.replace(settings, skip_damaged=True)
+    audited(model, spec, run, settings=settings)
+    (row,) = rows(run, "skipped")
+    assert row["data"] == "folder data/train"
+    named = ("folder data/train", "14", "folder data/val", "15", "", "")
+    assert sets(run, "real") == named
+    assert sets(run, "start")[-2:] == ("folder data/train", "14")
+    methods = {row["method"]: row["baseline"] for row in rows(run, "attribution_methods")}
+    assert methods["ExpectedGradients"] == "14 images of folder data/train"

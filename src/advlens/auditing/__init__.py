@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from advlens.auditing.passes import finished, run_stages
 from advlens.auditing.record import Settings, identity, record, training_tables
 from advlens.auditing.stage import Stage
 from advlens.auditing.subjects import ImageCheck, Subject, distinguish, labeled_subject, opened
-from advlens.datasets import BrodenData, ImageData, Transform
+from advlens.datasets import BrodenData, ImageData, Transform, load_data
 from advlens.distributed import Processes, local_device
 from advlens.errors import RunError, SettingsError
 from advlens.files import locked
@@ -87,7 +88,11 @@ def _planned(
     device: torch.device,
     check: ImageCheck | None,
 ) -> tuple[list[Subject], list[list[Stage]]]:
-    subjects = [labeled_subject(model, data, settings, device, check) for model in models]
+    @cache
+    def load(transform: Transform) -> ImageData:  # models of one transform share the opened data
+        return load_data(data, transform=transform) if isinstance(data, str) else data
+
+    subjects = [labeled_subject(model, load, settings, device, check) for model in models]
     distinguish([subject.classifier for subject in subjects])
     check_units(subjects, settings)
     return subjects, [audit_stages(subject, settings) for subject in subjects]
@@ -230,6 +235,7 @@ def _walk(
         publish(comparing=True)
     for number, (subject, wanted) in enumerate(zip(subjects, stages, strict=True)):
         run_stages(run, number, subject, wanted, settings, processes, parts[number], publish)
+    run.drop_shared()
     if processes.first:
         publish(comparing=True)
         warn(unattacked(Results.read(out)), processes)

@@ -33,7 +33,7 @@ def audit_stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
     _check_names(stages)
     # what a flag adds to a stage comes last: AutoAttack takes hours
     stages.sort(key=lambda stage: stage.name not in STAGES.names)
-    return _able(subject, stages, by_name=settings.by_name, seed=settings.seed)
+    return _able(subject, stages, settings, by_name=settings.by_name)
 
 
 def dissect_stages(subject: Subject, settings: DissectSettings) -> list[Stage]:
@@ -43,7 +43,7 @@ def dissect_stages(subject: Subject, settings: DissectSettings) -> list[Stage]:
         ModelError: the model has no units, or lacks the requested ones.
     """
     stages = [dissection_stage(subject, settings)]
-    return _able(subject, stages, by_name=True, seed=settings.seed)
+    return _able(subject, stages, settings, by_name=True)
 
 
 def check_units(subjects: Sequence[Subject], settings: AuditSettings | DissectSettings) -> None:
@@ -94,10 +94,16 @@ def _check_names(stages: Sequence[Stage]) -> None:
             raise SettingsError(f"two stages are named {name!r}; give one another name")
 
 
-def _able(subject: Subject, stages: Sequence[Stage], *, by_name: bool, seed: int) -> list[Stage]:
+def _able(
+    subject: Subject,
+    stages: Sequence[Stage],
+    settings: AuditSettings | DissectSettings,
+    *,
+    by_name: bool,
+) -> list[Stage]:
     """The stages whose needs are met."""
     model, left_out = subject.classifier.name, dict[str, list[str]]()
-    lacks = {need: lacking(subject, need, seed) for stage in stages for need in stage.needs}
+    lacks = {need: lacking(subject, need, settings) for stage in stages for need in stage.needs}
     able = list[Stage]()
     for stage in stages:
         error = next((error for need in stage.needs if (error := lacks[need])), None)

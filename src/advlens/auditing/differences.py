@@ -7,7 +7,7 @@ what makes each of them uncertain cancels.
 import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from advlens.attacks.base import NATURAL
 from advlens.auditing.per_image import by_model
 from advlens.auditing.stages.attribution import RANDOM
 from advlens.auditing.stages.dissection.rows import NONE, TOGETHER
+from advlens.auditing.stages.inversion import OWN
 from advlens.auditing.stages.neurons.attacked import EQUAL
 from advlens.intervals import holm, mcnemar, paired_interval, paired_jackknife, paired_mean
 from advlens.runs.folder import Tables
@@ -58,6 +59,7 @@ def compared(tables: Tables) -> Tables:
         *_accuracies(tables.get("accuracy_images", [])),
         *_consistencies(means),
         *_attributions(tables.get("attribution_images", []), tables.get("attribution", [])),
+        *_inversions(tables.get("inversion_images", [])),
     ]
     changes = [*_changes(means), *_detectors(tables.get("dissection_transitions", []))]
     return {"differences": _corrected(differences), "changes": _corrected(changes)}
@@ -122,13 +124,7 @@ def _consistencies(means: Means) -> list[Row]:
 def _attributions(rows: Sequence[Row], measured: Sequence[Row]) -> list[Row]:
     """Each pair of models, for each method and measure, by leads over random attributions."""
     signs = {row["measure"]: 1 if row["better"] == "higher" else -1 for row in measured}
-    values = {
-        key: {
-            model: [float(v) for row in part for v in row["values"].split()]
-            for model, part in models.items()
-        }
-        for key, models in by_model(rows, "method", "measure").items()
-    }
+    values = _values(rows, "method", "measure")
     made: list[Row] = []
     for (method, measure), models in values.items():
         chance = values[RANDOM, measure]
@@ -137,14 +133,40 @@ def _attributions(rows: Sequence[Row], measured: Sequence[Row]) -> list[Row]:
             for model, own in models.items()
             if method != RANDOM and measure in signs
         }
-        for (model, one), (other, two) in itertools.combinations(leads.items(), 2):
-            known = [a - b for a, b in zip(one, two, strict=False) if math.isfinite(a - b)]
-            if len(one) == len(two) and len(known) > 1:
-                difference, low, high, p = paired_mean(known)
-                named = {"measure": measure, "images": "", "method": method, **NATURAL}
-                named |= {"settings": "", "model": model, "other": other}
-                made.append(named | _columns(difference, low, high, p, len(known)))
+        made += _paired_means(leads, measure=measure, method=method)
     return made
+
+
+def _inversions(rows: Sequence[Row]) -> list[Row]:
+    """Each pair of models, for each start and distance that does not lie in their own features."""
+    return [
+        row
+        for (start, measure), models in _values(rows, "start", "measure").items()
+        if measure != OWN
+        for row in _paired_means(models, measure=measure, method=start)
+    ]
+
+
+def _values(rows: Sequence[Row], *keys: str) -> dict[tuple[Any, ...], dict[str, list[float]]]:
+    """The values of each model's images, by what some columns hold."""
+    return {
+        key: {
+            model: [float(v) for row in part for v in row["values"].split()]
+            for model, part in models.items()
+        }
+        for key, models in by_model(rows, *keys).items()
+    }
+
+
+def _paired_means(values: Mapping[str, list[float]], *, measure: str, method: str) -> Iterator[Row]:
+    """Each pair of models, by Student's t of the differences between their images' values."""
+    for (model, one), (other, two) in itertools.combinations(values.items(), 2):
+        known = [a - b for a, b in zip(one, two, strict=False) if math.isfinite(a - b)]
+        if len(one) == len(two) and len(known) > 1:
+            ends = paired_mean(known)
+            named = {"measure": measure, "images": "", "method": method, **NATURAL}
+            named |= {"settings": "", "model": model, "other": other}
+            yield named | _columns(*ends, len(known))
 
 
 def _changes(means: Means) -> list[Row]:

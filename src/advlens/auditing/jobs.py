@@ -2,17 +2,98 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, Self, TypeVar
 
 from torch import Tensor
 
 from advlens.arrays import Images
 from advlens.auditing.stage import Context
+from advlens.datasets import Batch
+from advlens.errors import AdvlensError, RunError
 from advlens.features import Synthesis
 from advlens.progress import Progress
+from advlens.runs.folder import SHARED
 
 SAVE_EVERY = 60.0  # seconds between saved states, the most that a kill can cost
+SAVE_SHARE = 20.0  # at least this many times as long as saving takes
+
+
+class Accumulator(Protocol):
+    """What sees images batch by batch, in several processes, and survives a kill."""
+
+    def state(self) -> dict[str, Tensor]: ...
+    def restore(self, state: dict[str, Tensor]) -> None: ...
+    def merge(self, other: Self) -> None: ...
+
+
+A = TypeVar("A", bound=Accumulator)
+
+
+def streamed(
+    context: Context,
+    job: str,
+    start: Callable[[], A],
+    update: Callable[[A, Batch], object],
+    batches: Callable[[list[int]], Iterable[Batch]],
+    count: int,
+    *,
+    shared: bool = False,
+) -> A:
+    """An accumulator that has seen `count` images, resumed from what the run folder holds.
+
+    Each process sees its own batches; in the end every process has the merged accumulator.
+
+    Args:
+        context: the stage's context.
+        job: `<stage>.<words>`, the name of its saved state, which is removed when the stage
+            finishes; or, if shared, a name that tells this set of images from all others.
+        start: makes an empty accumulator.
+        update: shows it a batch.
+        batches: the batches of some of the images 0 … count − 1.
+        count: number of images.
+        shared: all models of the run need the same; the state is kept until the last has it.
+    """
+    processes, run = context.processes, context.run
+    owner, name = SHARED if shared else context.number, processes.own(job)
+    mine, own, done = processes.deal(count, context.batch_size), start(), 0
+    if (saved := run.state(owner, name, len(mine))) is not None:
+        path, (done, state) = run.continued.pop(), saved
+        try:
+            own.restore(state)
+        except (AdvlensError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{path} is damaged ({error}); remove it to start this pass again"
+            ) from error
+    if done < len(mine) or saved is None:
+        kept, pause = time.monotonic(), SAVE_EVERY
+        label = f"{context.name}: {job.partition('-')[0]}"
+        with Progress(label, len(mine), done=done, shown=processes.first) as progress:
+            for batch in batches(mine[done:]):
+                update(own, batch)
+                done += len(batch.ids)
+                progress.update(len(batch.ids))
+                if time.monotonic() - kept > pause and done < len(mine):
+                    began = time.monotonic()
+                    run.save_state(owner, name, done, own.state())
+                    kept = time.monotonic()
+                    pause = max(SAVE_EVERY, SAVE_SHARE * (kept - began))
+        # kept until the stage finishes, because its later parts may take long as well
+        run.save_state(owner, name, done, own.state())
+    return merged(context, own, start)
+
+
+def merged(context: Context, own: A, start: Callable[[], A]) -> A:
+    """The accumulators of all processes merged by rank, bit-identical in every process."""
+    if context.processes.count == 1:
+        return own
+    whole = start()
+    for rank, state in enumerate(context.processes.each(own.state(), context.device)):
+        part = whole if rank == 0 else start()
+        part.restore(state)
+        if rank:
+            whole.merge(part)
+    return whole
 
 
 def synthesized(

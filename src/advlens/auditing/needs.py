@@ -2,16 +2,19 @@
 
 import torch
 
+from advlens.auditing.reals import Reals
 from advlens.auditing.stage import Need
-from advlens.auditing.stages.generation import fitted_half
 from advlens.auditing.subjects import Subject
 from advlens.errors import AdvlensError, DataError, ModelError
+from advlens.settings import AuditSettings, DissectSettings
 
 PROBED = 8
 """Images on which a gradient is probed."""
 
 
-def lacking(subject: Subject, need: Need, seed: int) -> AdvlensError | None:
+def lacking(
+    subject: Subject, need: Need, settings: AuditSettings | DissectSettings
+) -> AdvlensError | None:
     """Why the model or its data lack what is needed; None if they have it."""
     if need == "synsets":
         return None if subject.data.synsets is not None else DataError(subject.unnamed)
@@ -28,14 +31,17 @@ def lacking(subject: Subject, need: Need, seed: int) -> AdvlensError | None:
         return _without_representation(subject)
     if need == "gradients":
         return _without_gradients(subject)
-    half = fitted_half(subject.data, seed).labels
-    return (
-        None
-        if int(torch.bincount(half, minlength=1).max()) > 1
-        else DataError(
-            "images are generated from a Gaussian that is fitted to half of a class's images, and "
-            f"{subject.data.name} has no class of 4 images or more"
-        )
+    assert isinstance(settings, AuditSettings)  # the stage of `dissect` needs no pairs
+    reals, name = Reals.of(subject, settings), subject.data.name
+    if reals.classes:
+        return None
+    if settings.gaussians == "paper" or reals.balanced:
+        fitted, whole, least = reals.fitted.name, "a class's images", 2
+    else:
+        fitted, whole, least = name, "half of a class's images", 4
+    return DataError(
+        f"images are generated from a Gaussian that is fitted to {whole}, and {fitted} has no "
+        f"class of {least} images or more"
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from advlens.arrays import Ids
+from advlens.auditing.jobs import SAVE_EVERY, SAVE_SHARE, merged
 from advlens.auditing.record import Settings
 from advlens.auditing.stage import Context, Stage, View, Work
 from advlens.auditing.subjects import Subject
@@ -22,10 +23,6 @@ from advlens.folders import is_amount
 from advlens.progress import Progress
 from advlens.runs.folder import Run
 from advlens.runs.record import peak_memory
-
-SAVE_EVERY = 60.0  # seconds between saved states of a pass, the most that a kill can cost
-SAVE_SHARE = 20.0  # at least this many times as long as saving takes
-
 
 LONGEST = 10_000  # characters of a cell
 
@@ -164,7 +161,10 @@ def _pass(
         label, done, kept = f"{context.name}: {', '.join(streaming)}, once more", 0, 0
     for stage in stages:
         stage_name, began = stage.name, time.monotonic()
-        tables = _merged(stage, context, works[stage_name]).compute()
+        work = works[stage_name]
+        if not work.merges_itself:
+            work = merged(context, work, partial(stage.start, context))
+        tables = work.compute()
         seconds[stage_name] += time.monotonic() - began
         parts[stage_name] = {
             "tables": tables,
@@ -183,22 +183,6 @@ def _pass(
 def _numbered(ids: Ids) -> str:
     first, last = int(ids.min()), int(ids.max())
     return f"image {first}" if first == last else f"images {first} to {last}"
-
-
-def _merged(stage: Stage, context: Context, work: Work) -> Work:
-    """The states of all processes merged, bit-identical in every process."""
-    if context.processes.count == 1 or work.merges_itself:
-        return work
-    whole: Work | None = None
-    for state in context.processes.each(work.state(), context.device):
-        part = stage.start(context)
-        part.restore(state)
-        if whole is None:
-            whole = part
-        else:
-            whole.merge(part)
-    assert whole is not None
-    return whole
 
 
 def _misfit(works: Mapping[str, Work], state: Mapping[str, Tensor]) -> str:

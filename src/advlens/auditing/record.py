@@ -39,6 +39,7 @@ def identity(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:
         "models": [s.classifier.name for s in subjects],
         "weights or normalization": {s.classifier.name: _model(s.classifier) for s in subjects},
         "images": [s.data.fingerprint() for s in subjects],
+        "training images": [part.fingerprint for s in subjects for part in s.training.values()],
         "images with labeled pixels": [
             s.concepts.fingerprint() for s in subjects if s.concepts is not None
         ],
@@ -85,6 +86,10 @@ def record(
         "settings": _plain(settings) | radii(first, settings),
         "models": [model_record(s.classifier, s.prepared, s.data, s.spec) for s in subjects],
         "data": data_record(first.data),
+        "training_images": [
+            {"name": part.name, "images": len(part.images), "fingerprint": part.fingerprint}
+            for part in first.training.values()
+        ],
         "versions": versions(),
         "machine": machine(device),
         "stages": [

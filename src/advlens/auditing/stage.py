@@ -21,7 +21,7 @@ from advlens.runs.folder import Run, Tables
 Need = Literal["synsets", "units", "representation", "gradients", "pairs"]
 """What a stage may need and some models or data sets lack, such as WordNet ids of the classes
 (synsets), layers of units, a last linear layer (representation), a gradient at the pixels, or a
-class of 4 images or more (pairs)."""
+class of images to fit a Gaussian to, and others to compare with (pairs)."""
 
 
 @dataclass(frozen=True)

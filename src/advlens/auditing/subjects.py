@@ -3,8 +3,9 @@
 import contextlib
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -26,6 +27,19 @@ from advlens.settings import AuditSettings, DissectSettings
 Data = TypeVar("Data", bound=ImageData)
 
 
+@dataclass(frozen=True)
+class Part:
+    """A set of images under the name that tables and sentences give it."""
+
+    name: str
+    images: ImageData
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """That of the images."""
+        return self.images.fingerprint()
+
+
 @dataclass
 class Subject:
     """A model with the data as it sees them.
@@ -36,6 +50,8 @@ class Subject:
         notes: notes at the end of the report.
         warnings: warnings at the top of the report, also printed before any computation.
         unnamed: why the WordNet ids of the classes are unknown.
+        check: reads images once before the run, if it is one.
+        training: the training images that stages asked for, by their largest number.
     """
 
     spec: str
@@ -47,6 +63,8 @@ class Subject:
     data: ImageData = dataclasses.field(init=False)
     concepts: BrodenData | None = None
     skipped: list[Row] = dataclasses.field(default_factory=list)
+    check: "ImageCheck | None" = None
+    training: dict[int, Part] = dataclasses.field(default_factory=dict)
     epsilon: float = dataclasses.field(init=False)
     neuron_epsilon: float = dataclasses.field(init=False)
 
@@ -72,6 +90,28 @@ class Subject:
             resize=self.classifier.resize,
             interpolation=self.classifier.interpolation,
         )
+
+    def training_images(self, most: int, seed: int) -> Part | None:
+        """The training images beside the audited ones, of all classes alike; None without any.
+
+        They are opened and checked, as the audited images are, when a stage first asks for them.
+
+        Args:
+            most: the largest number of them.
+            seed: the seed of their choice.
+
+        Raises:
+            DataError: they are incomplete, or damaged and must not be skipped.
+        """
+        whole = self.data.training
+        if whole is None:
+            return None
+        if most not in self.training:
+            chosen: ImageData = whole.subset(min(most, len(whole)), seed=seed)
+            if self.check is not None:
+                chosen = self.check(self, chosen)
+            self.training[most] = Part(whole.name, chosen)
+        return self.training[most]
 
     def labeled(self, data: str | BrodenData) -> BrodenData:
         """Images with labeled pixels, of this model's size."""
@@ -126,9 +166,11 @@ class ImageCheck:
                 f"{len(damaged)} of {len(data)} images of {data.name} are damaged and were left "
                 "out of all counts (results/skipped.csv)."
             )
+        known = {row["reason"] for row in subject.skipped}
         subject.skipped += [
             {"data": data.name, "id": number, "reason": without_home(reason)}
             for number, reason in damaged.items()
+            if without_home(reason) not in known
         ]
         return cast("Data", rest)  # a part of Broden data is Broden data
 
@@ -170,15 +212,14 @@ def _given(model: nn.Module, device: torch.device) -> Classifier:
 
 def labeled_subject(
     model: str | nn.Module,
-    data: str | ImageData,
+    load: Callable[[Transform], ImageData],
     settings: AuditSettings,
     device: torch.device,
     check: ImageCheck | None = None,
 ) -> Subject:
     subject = opened(model, settings, device)
-    classifier = subject.classifier
-    if isinstance(data, str):
-        data = load_data(data, transform=subject.transform)
+    classifier, subject.check = subject.classifier, check
+    data = load(subject.transform)
     if isinstance(data, BrodenData):
         raise SettingsError(
             f"the images of {data.name} belong to no classes, so there is no accuracy to measure; "

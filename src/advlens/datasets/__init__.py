@@ -3,9 +3,11 @@
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from advlens.datasets import cifar10, imagenet, tiny_imagenet
 from advlens.datasets.base import ArrayData, Batch, DataView, ImageData, Transform
 from advlens.datasets.broden import (
     Annotations,
@@ -17,7 +19,7 @@ from advlens.datasets.broden import (
 from advlens.datasets.checking import readable
 from advlens.datasets.cifar10 import fetch_cifar10, load_cifar10
 from advlens.datasets.decoding import read_image, read_rgb
-from advlens.datasets.folder import FolderData
+from advlens.datasets.folder import FolderData, class_folders
 from advlens.datasets.imagenet import load_imagenet, load_imagenet_v2
 from advlens.datasets.reading import FileData
 from advlens.datasets.sample import load_sample
@@ -59,6 +61,19 @@ FILES: dict[str, Callable[[Path, Literal["test", "train"], Transform], FileData]
     "small-imagenet-test": load_small_imagenet_test,
 }
 """The loader of each kind of data in files."""
+TRAINING = {
+    "cifar10": [
+        f"{inner}{name}"
+        for inner in ("", f"{cifar10.FOLDER}/")
+        for name in cifar10.BATCHES["train"]
+    ],
+    "folder": ["train"],
+    "exact": ["train"],
+    "imagenet": ["train", f"{imagenet.KAGGLE}/train"],
+    "tiny-imagenet": ["train", f"{tiny_imagenet.FOLDER}/train"],
+    "small-imagenet": ["train"],
+}
+"""For each kind the files, or folders of class folders, any of which holds training images."""
 
 
 def load_data(
@@ -81,6 +96,9 @@ def load_data(
         transform: how image files become inputs. CIFAR-10 and the sample ignore it; the Broden
             layout uses only its size, to which whole images are squeezed.
 
+    Returns:
+        The image set. Test images beside which training images lie have these as `training`.
+
     Raises:
         SettingsError: the spec is not a string, or names no known kind of data, no folder, or no
             such split.
@@ -93,6 +111,19 @@ def load_data(
         )
     if not isinstance(transform, Transform):
         raise SettingsError(f"transform must be advlens.datasets.Transform(…), not {transform!r}")
+    data = _opened(spec, split, transform)
+    if split == "test" and _has_training(spec):
+        data.open_training = partial(load_data, spec, split="train", transform=transform)
+    return data
+
+
+def _has_training(spec: str) -> bool:
+    kind, _, folder = spec.partition(":")
+    places = [Path(os.path.expanduser(folder)) / place for place in TRAINING.get(kind, ())]
+    return any(place.is_file() or (place.is_dir() and class_folders(place)) for place in places)
+
+
+def _opened(spec: str, split: Literal["test", "train"], transform: Transform) -> ImageData:
     kind, _, folder = spec.partition(":")
     path = Path(os.path.expanduser(folder))
     if kind == "cifar10" and folder:

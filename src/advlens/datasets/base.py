@@ -7,6 +7,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -73,6 +74,9 @@ class ImageData(ABC):
         DataError: labels are not one class for each image, or classes are indistinguishable.
     """
 
+    open_training: Callable[[], "ImageData"] | None = None
+    """Opens the training images that belong to these test images; `load_data` sets it."""
+
     def __init__(
         self,
         *,
@@ -95,6 +99,25 @@ class ImageData(ABC):
 
     def __repr__(self) -> str:
         return f"<{self.name}: {len(self)} images, {len(self.classes)} classes>"
+
+    @cached_property
+    def training(self) -> "ImageData | None":
+        """The training images that belong to this set, in its form and with its classes, if any.
+
+        They are opened when they are first asked for.
+
+        Raises:
+            DataError: they are incomplete, or have a class that this set lacks.
+        """
+        if self.open_training is None:
+            return None
+        whole = self.open_training()
+        if foreign := sorted({*whole.classes} - {*self.classes}):
+            raise DataError(
+                f"{whole.name} has the class {foreign[0]!r}, which {self.name} lacks; give both "
+                "the same classes"
+            )
+        return whole.aligned(self.classes, self.synsets)
 
     @abstractmethod
     def stream(self, batches: Sequence[Sequence[int]]) -> Stream:
@@ -284,6 +307,13 @@ class DataView(ImageData):
         self.data = data
         self.positions = positions
         """Id of each image in the original set."""
+
+    @cached_property
+    def training(self) -> ImageData | None:
+        whole = self.data.training
+        if whole is None or (self.classes, self.synsets) == (self.data.classes, self.data.synsets):
+            return whole
+        return whole.aligned(self.classes, self.synsets)
 
     def stream(self, batches: Sequence[Sequence[int]]) -> Stream:
         return self.data.stream([self.positions[list(ids)].tolist() for ids in batches])

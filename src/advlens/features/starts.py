@@ -185,8 +185,13 @@ class ClassGaussian:
             )
         self.count, self.total = state["count"].clone(), state["total"].clone()
         kept: dict[str, dict[int, Tensor]] = {"blocks": {}, "ids": {}, "products": {}}
+        dimension = self.total.shape[1]
         for name, value in state.items():
             kind, _, label = name.partition(".")
             if label:
+                seen = int(self.count[int(label)])
+                forms = {"blocks": (seen, dimension), "ids": (seen,)}
+                if value.shape != forms.get(kind, (dimension, dimension)):
+                    raise DataError(f"{name} has the shape {tuple(value.shape)}; fit it again")
                 kept[kind][int(label)] = value.clone()
         self._blocks, self._ids, self._products = kept.values()

@@ -28,6 +28,8 @@ ABOUT = "about"
 """Key of an identity for the words that describe its hashes, such as the name of a data set."""
 SHOWN, LONGEST = 6, 60
 """Maximum number of differences between identities in a message, and characters per value."""
+SHARED = "shared"
+"""In place of a model's number: states that belong to all models of a run."""
 HEADER = 2**23
 """Maximum size of a state's list of tensors, in bytes."""
 
@@ -89,14 +91,16 @@ class Run:
         text = json.dumps(content, allow_nan=False, separators=(",", ":"))  # in ASCII
         write_text(self._part(model, stage), text + "\n")
 
-    def save_state(self, model: int, name: str, position: int, state: Mapping[str, Tensor]) -> None:
-        """Save the state of a pass that has handled `position` images."""
+    def save_state(
+        self, model: int | str, name: str, position: int, state: Mapping[str, Tensor]
+    ) -> None:
+        """Save the state of a pass of a model, or of all (`SHARED`), after `position` images."""
         self._check_there()
         tensors = {key: value.contiguous().cpu() for key, value in state.items()}
         with atomic(self._state(model, name)) as file:
             file.write(save(tensors, metadata={"position": str(position)}))
 
-    def state(self, model: int, name: str, most: int) -> tuple[int, dict[str, Tensor]] | None:
+    def state(self, model: int | str, name: str, most: int) -> tuple[int, dict[str, Tensor]] | None:
         """The saved state of an interrupted pass of at most `most` images, if there is one.
 
         Raises:
@@ -129,6 +133,11 @@ class Run:
         for path in (self.folder / "parts").glob(f"{model}-{stage}.*.state.safetensors"):
             path.unlink(missing_ok=True)
 
+    def drop_shared(self) -> None:
+        """Remove the states that all models of the run share, once each has used them."""
+        for path in (self.folder / "parts").glob(f"{SHARED}-*.state.safetensors"):
+            path.unlink(missing_ok=True)
+
     def write_tables(self, tables: Tables) -> None:
         """Write `results/<name>.csv` for each table; the first row gives the columns.
 
@@ -151,7 +160,7 @@ class Run:
     def _part(self, model: int, stage: str) -> Path:
         return self.folder / "parts" / f"{model}-{stage}.json"
 
-    def _state(self, model: int, name: str) -> Path:
+    def _state(self, model: int | str, name: str) -> Path:
         return self.folder / "parts" / f"{model}-{name}.state.safetensors"
 
 

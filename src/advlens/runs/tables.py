@@ -48,10 +48,11 @@ TABLES: dict[str, Table] = {
         {
             "measure": (
                 str,
-                "accuracy, a measure of consistency, or attributions' lead over random ones",
+                "accuracy, a measure of consistency, attributions' lead over random ones, or a "
+                "distance of inverted images",
             ),
             "images": (str, "the set, as in consistency.csv; real for LC; else empty"),
-            "method": (str, "the attribution method, or empty"),
+            "method": (str, "the attribution method, the start of inversions, or empty"),
             **ATTACK,
             "settings": (str, "as in accuracy.csv"),
             "model": (str, "the first model"),
@@ -363,6 +364,18 @@ TABLES: dict[str, Table] = {
             **MEAN,
             **N,
             "untouched": (float, "the mean of the starts"),
+            "spread": (OPEN, "standard deviation of the images' distances; empty for one image"),
+        },
+        later=("spread",),
+    ),
+    "inversion_images": Table(
+        "a measure of each of some inverted images",
+        MODEL
+        | {
+            "start": (str, "noise or image"),
+            "measure": (str, "the distance, as in inversion.csv"),
+            "first": (int, "the number of the first of these images among the inverted ones"),
+            "values": (str, "a distance for each image"),
         },
     ),
     "inversion_pictures": Table(
@@ -396,14 +409,19 @@ TABLES: dict[str, Table] = {
         MODEL
         | {
             "images": (str, "generated, start or real"),
-            "measure": (str, "fid, kid or recognized"),
+            "measure": (str, "fid, kid, confidence or recognized"),
             "features": (str, "the network that measures"),
             "dimension": (int | None, "its features"),
             "resize": (str, "how images are resized before"),
             **MEAN,
             **N,
             "n_real": (int | None, "real images on the other side"),
+            "set": (str, "what the n images are, such as CIFAR-10 train"),
+            "real_set": (str, "what the n_real images are, such as CIFAR-10 test"),
+            "fitted_set": (str, "the images that the Gaussians of starts are fitted to"),
+            "n_fitted": (int | None, "their number"),
         },
+        later=("set", "real_set", "fitted_set", "n_fitted"),
     ),
     "generation_pictures": Table(
         "a generated image, or one beside it",

@@ -102,6 +102,9 @@ class AuditSettings(ModelSettings):
         inversion_steps: gradient steps per inversion (B23: 10000).
         generated: number of images generated for each class.
         generation_steps: gradient steps per generated image (B23: 60).
+        gaussians: the images that the Gaussians of generated images' starts are fitted to: train,
+            the training images, or half of the audited ones where there are none; paper, the
+            audited images that generated ones are then compared with (B23).
         inception: the folder of the FID Inception network (advlens data inception); without it,
             distances use the packaged cifar10-reference, and say so.
         batch_size: images per step.
@@ -152,6 +155,7 @@ class AuditSettings(ModelSettings):
     inversion_steps: int = 1000
     generated: int = 10
     generation_steps: int = 60
+    gaussians: Literal["train", "paper"] = "train"
     inception: Annotated[Path | None, NoHint] = None
     batch_size: int = 128
     skip_damaged: bool = False

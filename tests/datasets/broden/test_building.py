@@ -222,7 +222,7 @@ def test_order_split_and_images_alone(made):
     assert means == pytest.approx([190, 0, 50], abs=3)
     for i in range(60):
         Image.new("RGB", (8, 8), (i, i, i)).save(made / "images" / f"x{i}.png")
-    rows = tables(build(made))["index"]
+    rows = tables(build(made, "more"))["index"]
     places = [int(hashlib.md5(row["image"].encode()).hexdigest(), 16) / 2**128 for row in rows]
     assert places == sorted(places)
     assert [row["split"] for row in rows] == ["train" if p <= 0.8 else "val" for p in places]

@@ -24,7 +24,7 @@ BAD = {
 }
 SHORTER = "less than what came before, which is removed"
 WRONG_SPAN = f"asked for the bytes from {HALF}, it sends bytes 7-"
-ANSWERS: dict[str, Callable[[Answers, int | None], object]] = {
+ANSWERS: dict[str, Callable[["Answers", int | None], object]] = {
     "good": lambda to, start: to.good(start),
     "breaks": lambda to, start: to.good(start, end=(start or 0) + 100_000),
     "without_ranges": lambda to, start: to.good(None),

@@ -23,7 +23,7 @@ from advlens.attribution import (
 from advlens.auditing.per_image import in_blocks
 from advlens.auditing.pictures import enlarged, heat_map, slug, write_png
 from advlens.auditing.stage import Context, Need, Stage, View, Work
-from advlens.auditing.subjects import Subject
+from advlens.auditing.subjects import Part, Subject
 from advlens.datasets import ImageData
 from advlens.interop import CaptumAttribution, OwnAttribution, make_attribution
 from advlens.intervals import mean_interval, median_interval
@@ -31,6 +31,8 @@ from advlens.runs.folder import Tables
 from advlens.runs.tables import Row
 from advlens.settings import AuditSettings
 
+BACKGROUND = 100
+"""Images that expected gradients draw from."""
 INTEGRATED, EXPECTED, RANDOM = "IntegratedGradients", "ExpectedGradients", "Random"
 FULL_COLOR = 6.0
 """Multiple of a map's mean size that gets full color: the same scale for all models."""
@@ -49,13 +51,12 @@ BETTER = {
 class AttributionStage:
     """Integrated Gradients, expected gradients and others, beside random numbers; their measures.
 
-    The background of expected gradients consists of other images of the data.
-
     Attributes:
         count: size of the seeded, class-balanced subset.
         integrated, expected: the methods.
         methods: additional methods.
-        background: images that expected gradients draw from.
+        background: number of images that expected gradients draw from.
+        training: the training images to take these from; else other images of the data.
         draws: noise draws for the stability.
         shown: number of images whose heat maps are shown.
     """
@@ -64,7 +65,8 @@ class AttributionStage:
     integrated: IntegratedGradients = field(default_factory=IntegratedGradients)
     expected: ExpectedGradients = field(default_factory=ExpectedGradients)
     methods: Sequence[CaptumAttribution | OwnAttribution] = ()
-    background: int = 100
+    background: int = BACKGROUND
+    training: Part | None = None
     draws: int = 2
     shown: int = 6
     seed: int = 0
@@ -94,6 +96,7 @@ def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
         ),
         expected=ExpectedGradients(samples=settings.samples, seed=settings.seed),
         methods=[make_attribution(text, seed=settings.seed) for text in settings.attribution],
+        training=subject.training_images(BACKGROUND, settings.seed),
     )
     return [attribution]
 
@@ -102,10 +105,7 @@ class _Attributions(Work):
     def __init__(self, stage: AttributionStage, context: Context):
         self.stage, self.context = stage, context
         self.ids = _chosen(context.data, stage.count, stage.seed)
-        # for one seed, a smaller subset is part of a larger one
-        more = _chosen(context.data, stage.count + stage.background, stage.seed)
-        others = [image for image in more if image not in set(self.ids)] or self.ids
-        self.background = context.data.images(others).to(context.device).float() / 255
+        self.background = self._behind().to(context.device).float() / 255
         self.methods: dict[str, Callable[..., Attribution]] = {
             INTEGRATED: stage.integrated,
             EXPECTED: self._expected,
@@ -123,6 +123,16 @@ class _Attributions(Work):
         self.points = dict.fromkeys(self.methods, 0.0)
         self.predicted = torch.zeros(count, dtype=torch.int64)
         self.probability = torch.zeros(count)
+
+    def _behind(self) -> Tensor:
+        """The background images, 0 to 255."""
+        stage, data = self.stage, self.context.data
+        if stage.training is not None:
+            images = stage.training.images
+            return images.images(_chosen(images, stage.background, stage.seed))
+        # for one seed, a smaller subset is part of a larger one
+        more = _chosen(data, stage.count + stage.background, stage.seed)
+        return data.images([image for image in more if image not in set(self.ids)] or self.ids)
 
     def _expected(
         self, model: Any, images: Images, labels: Tensor | None, **given: Any
@@ -252,14 +262,15 @@ class _Attributions(Work):
 
     def _method_row(self, name: str) -> Row:
         integrated, expected, count = self.stage.integrated, self.stage.expected, len(self.ids)
-        noise = integrated.baseline == "noise"
+        noise, training = integrated.baseline == "noise", self.stage.training
+        source = "other images of the data" if training is None else f"images of {training.name}"
         words = {
             INTEGRATED: (
                 integrated.target,
                 f"{integrated.baselines} noise images" if noise else integrated.baseline,
                 integrated.formula,
             ),
-            EXPECTED: (expected.target, f"{len(self.background)} other images of the data", ""),
+            EXPECTED: (expected.target, f"{len(self.background)} {source}", ""),
             RANDOM: ("", "", ""),
         } | {method.name: (method.target, method.starts_from, "") for method in self.stage.methods}
         target, baseline, formula = words[name]

@@ -1,22 +1,25 @@
 """Images that a model generates for a class, and their distance to real images (B23 eq. 16)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from advlens.arrays import Ids, Images, Labels
-from advlens.auditing.jobs import synthesized
+from advlens.arrays import Images, Labels
+from advlens.auditing.jobs import streamed, synthesized
 from advlens.auditing.pictures import enlarged, slug, write_png
+from advlens.auditing.reals import Reals
 from advlens.auditing.reference import feature_network, reference
 from advlens.auditing.stage import Context, Need, Stage, View, Work
-from advlens.auditing.subjects import Subject
-from advlens.datasets import DataView, ImageData
+from advlens.auditing.subjects import Part, Subject
+from advlens.datasets import Batch, ImageData
 from advlens.features import ClassGaussian, ClassGeneration
-from advlens.fid.distances import Distance, FeatureStatistics, fid, kid
+from advlens.fid.distances import Distance
 from advlens.fid.representations import FeatureNetwork
+from advlens.fid.sets import FEWEST, SeenSet
 from advlens.intervals import mean_interval, wilson
 from advlens.models import Classifier
 from advlens.models.classifier import device_of
@@ -29,18 +32,18 @@ SHOWN = {"real": 2, "start": 1, "generated": 3}
 """Pictures per class, by kind, unless the user says how many generated ones and starts."""
 MOST_CLASSES = 10
 """Maximum number of classes shown."""
-KID_IMAGES = 5000
-"""Maximum number of real images of each half in a KID, whose features are kept."""
+KID_IMAGES = 10_000
+"""Maximum number of images of each set in a KID, whose features are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationStage:
-    """Images generated for each class from a Gaussian fitted to one half of its images.
+    """Images generated for each class from a Gaussian, and their distances from real images.
 
-    They are compared with the other half, which the fit has not seen: B23 fits on the images that
-    it scores against. The untouched starts, and one half against the other, are the two bounds.
+    The untouched starts, and real images compared with others, are the two bounds.
 
     Attributes:
+        reals: the real images that Gaussians are fitted to, and those that are compared.
         network: the network whose features define the distances.
         judge: an independent classifier that says what it sees, if there is one.
         method: the method that makes the images.
@@ -48,6 +51,7 @@ class GenerationStage:
         shown: number of these, and of their starts, in the report (default: as in `SHOWN`).
     """
 
+    reals: Reals
     network: FeatureNetwork
     judge: Classifier | None
     method: ClassGeneration = field(default_factory=ClassGeneration)
@@ -59,15 +63,10 @@ class GenerationStage:
     needs: tuple[Need, ...] = ("gradients", "pairs")
 
     def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
-        return data, range(len(data))
+        return data, ()  # real images are read once for all models
 
     def start(self, context: Context) -> "_Generation":
         return _Generation(self, context)
-
-
-def fitted_half(data: ImageData, seed: int) -> DataView:
-    """The images that the Gaussians are fitted to: half of each class, drawn by the seed."""
-    return data.subset(len(data) // 2, seed=seed)
 
 
 def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
@@ -77,6 +76,7 @@ def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
     # B23's settings for CIFAR-10 and for Small ImageNet 150
     epsilon, step_size = (30.0, 0.5) if small else (40.0, 1.0)
     generation = GenerationStage(
+        reals=Reals.of(subject, settings),
         network=feature_network(subject, settings),
         judge=judge if subject.data.classes == judge.classes else None,
         method=ClassGeneration(
@@ -92,97 +92,90 @@ def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
 class _Generation(Work):
     def __init__(self, stage: GenerationStage, context: Context):
         self.stage, self.context = stage, context
-        data = context.data
         self.layer, self.source = list(stage.network.sources.items())[-1]
-        self.gaussian = ClassGaussian(len(data.classes), data.image_shape)
-        self.half = torch.ones(len(data), dtype=torch.int64)
-        self.half[fitted_half(data, stage.seed).positions] = 0
-        self.moments = [FeatureStatistics(self.source) for _ in range(2)]
-        self.ids = [torch.empty(0, dtype=torch.int64) for _ in range(2)]
-        self.kept = [torch.empty(0, self.source.dimension) for _ in range(2)]
 
     def update(self, view: View) -> None:
-        half = self.half[view.ids]
-        fitted = half == 0
-        self.gaussian.update(view.images.cpu()[fitted], view.labels.cpu()[fitted], view.ids[fitted])
-        features = self.stage.network(view.images)[self.layer].cpu()
-        for number in range(2):
-            own = half == number
-            self.moments[number].update(features[own])
-            self._keep(number, view.ids[own], features[own])
-
-    def _keep(self, number: int, ids: Ids, features: Tensor) -> None:
-        """Keep the features of the first images of a half, in order."""
-        joined = torch.cat([self.ids[number], ids])
-        order = joined.argsort()[:KID_IMAGES]
-        self.ids[number] = joined[order]
-        self.kept[number] = torch.cat([self.kept[number], features])[order]
+        """Ignore the stream."""
 
     def state(self) -> dict[str, Tensor]:
-        kept = {f"generation.gaussian.{key}": v for key, v in self.gaussian.state().items()}
-        for number, moments in enumerate(self.moments):
-            kept[f"generation.n.{number}"] = torch.tensor(moments.n)
-            kept[f"generation.mean.{number}"] = moments.mean
-            kept[f"generation.scatter.{number}"] = moments.scatter
-            kept[f"generation.kept.{number}"] = self.kept[number]
-            kept[f"generation.ids.{number}"] = self.ids[number]
-        return kept
+        return {}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        prefix = "generation.gaussian."
-        self.gaussian.restore(
-            {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
-        )
-        for number, moments in enumerate(self.moments):
-            moments.n = int(state[f"generation.n.{number}"])
-            moments.mean = state[f"generation.mean.{number}"]
-            moments.scatter = state[f"generation.scatter.{number}"]
-            self.kept[number] = state[f"generation.kept.{number}"]
-            self.ids[number] = state[f"generation.ids.{number}"]
+        """Restore nothing: only jobs save states."""
 
     def merge(self, other: Self) -> None:
-        self.gaussian.merge(other.gaussian)
-        for number, moments in enumerate(self.moments):
-            moments.merge(other.moments[number])
-            self._keep(number, other.ids[number], other.kept[number])
+        """Merge nothing: this work sees no images."""
 
     def compute(self) -> Tables:
-        context, stage = self.context, self.stage
-        classes = [c for c in range(len(context.data.classes)) if int(self.gaussian.count[c]) > 1]
+        context, stage, reals = self.context, self.stage, self.stage.reals
+        classes = reals.classes
         labels = torch.tensor(classes).repeat_interleave(stage.per_class)
-        starts = self.gaussian.sample(labels, seed=stage.seed)
+        starts = self._gaussians().sample(labels, seed=stage.seed)
+        seen = {part: self._seen(part) for part in dict.fromkeys((*reals.bound, reals.scored))}
+        job = f"starts-{reals.fitted.fingerprint[:16]}"
+        sets = {"start": self._look(job, starts, labels, shared=True)}
         made = synthesized(context, JOB, stage.method, starts, labels).cpu()
-        rows = [self._row("real", distance) for distance in self._bounds()]
-        for kind, images in (("start", starts), ("generated", made)):
-            rows += [self._row(kind, distance) for distance in self._distances(images, labels)]
-            rows += self._judged(kind, images, labels)
+        sets["generated"] = self._look("generation.features", made, labels, shared=False)
+        judged = self._judged("start", starts, labels) + self._judged("generated", made, labels)
         if not context.processes.first:
             return {}
+        first, second = (seen[part] for part in reals.bound)
+        rows = [self._row("real", distance) for distance in first.distances(second)]
+        for kind, own in sets.items():
+            rows += [self._row(kind, distance) for distance in own.distances(seen[reals.scored])]
         pictures = self._pictures(classes, labels, starts, made)
-        return {"generation": rows, "generation_pictures": pictures}
+        return {"generation": rows + judged, "generation_pictures": pictures}
 
-    def _bounds(self) -> list[Distance]:
-        """The distances between the two halves of the real images."""
-        first, second = self.kept
-        distances = [fid(self.moments[0].compute(), self.moments[1].compute())]
-        return distances + (
-            [kid(first, second, self.source)] if min(map(len, self.kept)) > 2 else []
+    def _gaussians(self) -> ClassGaussian:
+        """Fitted once for all models that see the same images."""
+        context, part = self.context, self.stage.reals.fitted
+
+        def fit(gaussian: ClassGaussian, batch: Batch) -> None:
+            gaussian.update(batch.images, batch.labels, batch.ids)
+
+        return streamed(
+            context,
+            f"gaussians-{part.fingerprint[:16]}",
+            partial(ClassGaussian, len(part.images.classes), part.images.image_shape),
+            fit,
+            partial(part.images.batches, context.batch_size),
+            len(part.images),
+            shared=True,
         )
 
-    def _distances(self, images: Images, labels: Labels) -> list[Distance]:
-        features = self._features(images)
-        moments = FeatureStatistics(self.source)
-        moments.update(features)
-        distances = [fid(moments.compute(), self.moments[1].compute())]
-        enough = min(len(features), len(self.kept[1])) > 2
-        if not enough:
-            return distances
-        fixed = labels if labels.bincount()[labels].min() >= 3 else None
-        return [*distances, kid(features, self.kept[1], self.source, classes=fixed)]
+    def _seen(self, part: Part) -> SeenSet:
+        """The features of real images, computed once for all models that see the same images."""
+        context, images, reals = self.context, part.images, self.stage.reals
+        count = min(KID_IMAGES, len(images))
+        kept = images.subset(count, seed=self.stage.seed).positions
+        balanced = reals.balanced and part is reals.bound[0]
+        return streamed(
+            context,
+            f"features-{part.fingerprint[:16]}",
+            partial(SeenSet, self.source, kept, images.labels[kept] if balanced else None),
+            self._add,
+            partial(images.batches, context.batch_size, device=context.device),
+            len(images),
+            shared=True,
+        )
 
-    def _features(self, images: Images) -> Tensor:
-        network = self.stage.network
-        return self._each(images, lambda part: network(part)[self.layer])
+    def _look(self, job: str, images: Images, labels: Labels, *, shared: bool) -> SeenSet:
+        """The features of images that were made, a fixed number for each class."""
+        context, per_class = self.context, self.stage.per_class
+        most = max(KID_IMAGES * per_class // len(images), FEWEST)  # of each class
+        kept = (torch.arange(len(images)) % per_class < most).nonzero()[:, 0]
+
+        def batches(mine: list[int]) -> Iterator[Batch]:
+            for first in range(0, len(mine), context.batch_size):
+                ids = torch.tensor(mine[first : first + context.batch_size])
+                pixels = images[ids].to(context.device)
+                yield Batch(ids=ids, images=pixels, labels=labels[ids])
+
+        start = partial(SeenSet, self.source, kept, labels[kept])
+        return streamed(context, job, start, self._add, batches, len(images), shared=shared)
+
+    def _add(self, seen: SeenSet, batch: Batch) -> None:
+        seen.update(self.stage.network(batch.images)[self.layer], batch.ids)
 
     def _each(self, images: Images, look: Callable[[Images], Tensor]) -> Tensor:
         """A network's output for each image, on the CPU."""
@@ -209,6 +202,25 @@ class _Generation(Work):
             "high": high,
             "n": distance.n[0],
             "n_real": distance.n[1],
+            **self._sets(kind, self.stage.reals.scored.name),
+        }
+
+    def _sets(self, kind: str, other: str) -> Row:
+        """The names of both sets of images, and where the starts come from."""
+        reals = self.stage.reals
+        if kind == "real":
+            first, second = reals.bound
+            return {
+                "set": first.name,
+                "real_set": second.name,
+                "fitted_set": "",
+                "n_fitted": None,
+            }
+        return {
+            "set": f"{kind} images",
+            "real_set": other,
+            "fitted_set": reals.fitted.name,
+            "n_fitted": len(reals.fitted.images),
         }
 
     def _judged(self, kind: str, images: Images, labels: Labels) -> list[Row]:
@@ -228,6 +240,7 @@ class _Generation(Work):
             "high": high,
             "n": len(own),
             "n_real": 0,
+            **self._sets(kind, ""),
         }
         if self.stage.judge is None:
             return [named]
@@ -250,12 +263,12 @@ class _Generation(Work):
     def _pictures(
         self, classes: list[int], labels: Labels, starts: Images, made: Images
     ) -> list[Row]:
-        data, rows = self.context.data, list[Row]()
+        data, rows = self.stage.reals.scored.images, list[Row]()
         shown = {kind: self.stage.shown or count for kind, count in SHOWN.items()}
         shown["real"] = SHOWN["real"]
         for label in classes[:MOST_CLASSES]:
-            scored = ((data.labels == label) & (self.half == 1)).nonzero()[:, 0]
-            real = data.images(scored[: shown["real"]].tolist()).float() / 255
+            scored = (data.labels == label).nonzero()[: shown["real"], 0]
+            real = data.images(scored.tolist()).float() / 255
             mine = (labels == label).nonzero()[:, 0]
             kinds = {"real": real, "start": starts[mine], "generated": made[mine]}
             for kind, images in kinds.items():

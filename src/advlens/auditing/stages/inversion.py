@@ -9,6 +9,7 @@ from torch import Tensor
 
 from advlens.arrays import Images, PerImage
 from advlens.auditing.jobs import synthesized
+from advlens.auditing.per_image import in_blocks
 from advlens.auditing.pictures import enlarged, slug, write_png
 from advlens.auditing.reference import feature_network
 from advlens.auditing.stage import Context, Need, Stage, View, Work
@@ -23,6 +24,8 @@ from advlens.runs.tables import Row
 from advlens.settings import AuditSettings
 
 STARTS = ("noise", "image")
+OWN = "representation"
+"""The distance in a model's own features, which are not those of another model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +96,7 @@ class _Inversion(Work):
         }
         wanted = self._seen(targets)
         rows: list[Row] = []
+        each: list[Row] = []
         pictures: list[Row] = []
         for start in STARTS:
             job = f"inversion.from-{start}"
@@ -104,15 +108,20 @@ class _Inversion(Work):
                 self._measured(self._seen(images), wanted) for images in (made, starts[start])
             )
             rows += [self._row(start, *key, measured[key], before[key]) for key in measured]
+            each += [
+                {"model": self.context.name, "start": start, "measure": measure, **block}
+                for (measure, _), values in measured.items()
+                for block in in_blocks("values", values.tolist())
+            ]
             pictures += self._pictures(
                 start,
                 starts[start],
                 targets,
                 made,
-                measured["representation", self.context.name],
+                measured[OWN, self.context.name],
                 others if start == "image" else None,
             )
-        return {"inversion": rows, "inversion_pictures": pictures}
+        return {"inversion": rows, "inversion_images": each, "inversion_pictures": pictures}
 
     def _others(self) -> list[int]:
         """For each image one of another class: the next among those chosen, or any of the data."""
@@ -131,7 +140,7 @@ class _Inversion(Work):
             own = context.prepared.representation(given)
         features = network(given)
         return {
-            ("representation", context.name): own,
+            (OWN, context.name): own,
             ("pixels", ""): images.flatten(1),
             **{
                 (f"{source.layer} ({source.dimension} features)", source.network): features[layer]
@@ -144,7 +153,7 @@ class _Inversion(Work):
     ) -> dict[tuple[str, str], PerImage]:
         """Distance of each image from its target; in the own representation, relative to length."""
         distances = {key: feature_distances(seen[key], wanted[key]).cpu() for key in seen}
-        own = "representation", self.context.name
+        own = OWN, self.context.name
         distances[own] /= wanted[own].double().norm(dim=1).cpu()
         return distances
 
@@ -166,6 +175,7 @@ class _Inversion(Work):
             "high": high,
             "n": len(values),
             "untouched": before.mean().item(),
+            "spread": values.std().item() if len(values) > 1 else None,
         }
 
     def _pictures(

@@ -1,6 +1,7 @@
 """What the tables of features say about these models, in sentences."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping
 
 from advlens.report.blocks import Finding, Measured
 from advlens.report.sections.features.tables import STARTS, FeatureTables, Network, network
@@ -21,7 +22,7 @@ def findings(tables: FeatureTables) -> list[Finding]:
             *_nearest(tables, measured, important=place == 0),
             *_bounds(tables, measured),
         ]
-    return [*result, *_recognized(tables), *_few(tables), *_features(tables)]
+    return [*result, *_recognized(tables), *_leak(tables), *_few(tables), *_features(tables)]
 
 
 def start_text(start: str) -> str:
@@ -44,9 +45,13 @@ def _inverted(tables: FeatureTables, measure: str, *, important: bool) -> list[F
     name, more = f"distance by {by}", f"come nearer to their targets, by {by},"
     names = {start: f"{name}, from {start_text(start)}" for start in each}
     what = f"how near inverted images come, by {by},"
-    says = ranking(name, *each.values(), lower=True)
+    nearer = {start: _nearer(tables, start, measure, each[start]) for start in each}
+    known = [pairs for pairs in nearer.values() if pairs is not None]
+    everywhere = set.intersection(*known) if len(known) == len(each) else None
+    says = ranking(name, *each.values(), lower=True, established=everywhere)
     apart = {
-        start: ranking(names[start], distances, lower=True) for start, distances in each.items()
+        start: ranking(names[start], distances, lower=True, established=nearer[start])
+        for start, distances in each.items()
     }
     apart = {start: says for start, says in apart.items() if says}
     if not says:
@@ -68,18 +73,41 @@ def _inverted(tables: FeatureTables, measure: str, *, important: bool) -> list[F
             says=says,
             estimates=[
                 *(
-                    Measured(name=names[start], estimates=distances)
+                    Measured(
+                        name=names[start], estimates=distances, paired=nearer[start] is not None
+                    )
                     for start, distances in each.items()
+                ),
+                *(
+                    dataclasses.replace(measured, name=f"{measured.name}, from {start_text(start)}")
+                    for start, pairs in nearer.items()
+                    if pairs is not None
+                    for measured in [tables.paired(start, measure).measured()]
                 ),
                 *(
                     Measured(name=_representation(start), estimates=distances)
                     for start, distances in matched.items()
                 ),
             ],
-            note="Means of each image's distance from its target; lower is nearer.",
+            note="Means of each image's distance from its target; lower is nearer."
+            + (f" {_tested(tables, each, measure)}" if known else ""),
             important=important,
         )
     ]
+
+
+def _nearer(
+    tables: FeatureTables, start: str, measure: str, models: Collection[str]
+) -> set[tuple[str, str]] | None:
+    """Pairs of models of which the first comes nearer by the paired test, where it is known."""
+    paired = tables.paired(start, measure)
+    if not paired.of_all(models):
+        return None
+    return {(lower, higher) for higher, lower in paired.established}
+
+
+def _tested(tables: FeatureTables, starts: Iterable[str], measure: str) -> str:
+    return tables.paired(next(iter(starts)), measure).note("Student's t")
 
 
 def _representation(start: str) -> str:
@@ -121,7 +149,9 @@ def _behind(tables: FeatureTables, measured: Network) -> str:
     rows = tables.distances.where(**measured._asdict())
     made = max(rows.where(images="generated").values("n"), default=0)
     real = max(rows.known("n_real").values("n_real"), default=0)
-    return f"n = {count(made)} generated against {count(real)} real images; {measured.text}."
+    names = [name for name in rows.where(images="generated").values("real_set") if name]
+    of = f" of {listed(names)}" if names else ""
+    return f"n = {count(made)} generated against {count(real)} real images{of}; {measured.text}."
 
 
 def _nearest(tables: FeatureTables, measured: Network, *, important: bool) -> list[Finding]:
@@ -249,6 +279,24 @@ def _recognized(tables: FeatureTables) -> list[Finding]:
 def _range(values: list[float]) -> str:
     low, high = percent(min(values)), percent(max(values))
     return low if low == high else f"{low} to {high}"
+
+
+def _leak(tables: FeatureTables) -> list[Finding]:
+    """B23 fits the Gaussians to the images that it then compares with."""
+    if not tables.leaks:
+        return []
+    return [
+        Finding(
+            claim="Start images are drawn from Gaussians of the very images that they are compared "
+            "with, as in B23.",
+            says=[
+                Says("images of the Gaussians", (name,), "open", (name,)) for name in tables.leaks
+            ],
+            note="So FID and KID of start and generated images are too low: the starts know "
+            f"{listed(tables.leaks)} already. --gaussians train fits them to other images.",
+            warning=True,
+        )
+    ]
 
 
 def _few(tables: FeatureTables) -> list[Finding]:

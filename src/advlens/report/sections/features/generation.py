@@ -18,7 +18,7 @@ from advlens.report.blocks import (
     PictureRowsBlock,
     TableBlock,
 )
-from advlens.report.sections.features.tables import KINDS, FeatureTables, Network, network
+from advlens.report.sections.features.tables import KINDS, FeatureTables, Network, network, of_set
 from advlens.runs.results import Rows
 from advlens.runs.tables import Row
 from advlens.words import Estimate, count, listed, number
@@ -197,9 +197,9 @@ def _distances(tables: FeatureTables) -> list[Block]:
     return [
         TableBlock(
             caption="Distance of generated, start and real images from real ones, with 95% "
-            "intervals where there are some; lower is nearer. Both depend on the features"
+            "intervals where there are some; lower is nearer. FID and KID depend on the features"
             + ("" if several else f" ({tables.networks[0].text})")
-            + " and, FID strongly, on the number of images.",
+            + f" and, FID strongly, on the number of images.{tables.compared()}",
             file="generation.csv",
             columns=[
                 IMAGES,
@@ -265,16 +265,16 @@ def fid_table(tables: FeatureTables) -> list[Block]:
         }
         for images, value in paper.fid
     ]
-    rows += [
-        {
-            "source": "this run",
-            "images": f"{row['images']}, {row['model']}",
-            "value": number(row["mean"]),
-            "n": row["n"],
-            "features": network(row).text,
-        }
-        for row in ours
-    ]
+    for images in reversed(KINDS):
+        for row in ours.where(images=images):
+            found = {
+                "source": "this run",
+                "images": _named(row),
+                "value": number(row["mean"]),
+                "n": row["n"],
+                "features": network(row).text,
+            }
+            rows += [found] * (found not in rows)  # models share a comparison of real images
     return [
         TableBlock(
             caption=f"FID in B23 ({paper.data}) and here. Values do not compare across the two, "
@@ -292,11 +292,21 @@ def fid_table(tables: FeatureTables) -> list[Block]:
     ]
 
 
+def _named(row: Row) -> str:
+    """Both sets of images; runs of earlier versions named none."""
+    first = f"{row['images']}, {row['model']}"
+    if row["images"] == "real":
+        first = f"real data, {row['set']}" if row["set"] else "real data"
+    return f"{first}, against {of_set(row, 'n_real', 'real_set')}" if row["real_set"] else first
+
+
 def _differences(tables: FeatureTables, paper: Reference, ours: Rows) -> str:
-    texts = [
-        "B23 draws its start images from Gaussians of the very test images that it measures "
-        "against, here those of other images"
-    ]
+    texts = ["B23 states neither the number of features nor the resize"]
+    if not tables.leaks:
+        texts.append(
+            "B23 draws its start images from Gaussians of the very test images that it measures "
+            "against, here those of other images"
+        )
     others = dict.fromkeys(m.features for m in map(network, ours) if not m.is_inception)
     if others:
         texts.append(f"{listed(list(others))} measures here in place of Inception")

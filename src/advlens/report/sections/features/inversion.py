@@ -117,7 +117,9 @@ def _table(tables: FeatureTables) -> list[Block]:
             distance = tables.inversion.one(**keys)
             if not distance:
                 return "–"
-            return f"{Estimate.of(distance).text()}; start {number(distance['untouched'])}"
+            spread, start = distance["spread"], number(distance["untouched"])
+            texts = [] if spread is None else [f"spread {number(spread)}"]
+            return "; ".join([Estimate.of(distance).text(), *texts, f"start {start}"])
 
         title = TITLES.get(measure) or layer_name(measure).capitalize()
         return Column(header=title, cell=cell)
@@ -125,7 +127,8 @@ def _table(tables: FeatureTables) -> list[Block]:
     return [
         TableBlock(
             caption="Mean distance of inverted images from their targets, with 95% intervals over "
-            "images, beside that of the untouched starts; lower is nearer. Own representation: "
+            "images, their spread (standard deviation), and the distance of the untouched starts; "
+            "lower is nearer. Own representation: "
             f"relative to its length; the others are L2 distances{_networks(tables)}.",
             file="inversion.csv",
             columns=[

@@ -6,9 +6,10 @@ from functools import cached_property
 from typing import NamedTuple
 
 from advlens.errors import RunError
+from advlens.report.paired import Paired
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
-from advlens.words import Estimate
+from advlens.words import Estimate, count
 
 KINDS = ("generated", "start", "real")
 DISTANCES = ("fid", "kid")
@@ -48,6 +49,7 @@ class FeatureTables:
     visualization_pictures: Rows
     generation: Rows
     generation_pictures: Rows
+    differences: Rows
 
     @classmethod
     def read(cls, results: Results) -> "FeatureTables | None":
@@ -63,7 +65,10 @@ class FeatureTables:
         if not any(tables.values()):
             return None
         return cls(
-            models=results.models, classes=tuple(results.record["data"]["classes"]), **tables
+            models=results.models,
+            classes=tuple(results.record["data"]["classes"]),
+            differences=results.table("differences"),
+            **tables,
         )
 
     @cached_property
@@ -85,6 +90,11 @@ class FeatureTables:
         """Mean distance of inverted images from their targets for each model."""
         return self.inversion.where(start=start, measure=measure).estimates()
 
+    def paired(self, start: str, measure: str) -> Paired:
+        """The differences between models in a distance of inverted images."""
+        rows = self.differences.where(measure=measure, method=start)
+        return Paired(rows, len(self.differences))
+
     @cached_property
     def networks(self) -> list[Network]:
         """Those that FID and KID were taken with."""
@@ -100,6 +110,32 @@ class FeatureTables:
         keys = measured._asdict()
         return self.distances.where(images=images, measure=measure, **keys).estimates()
 
+    def compared(self) -> str:
+        """The sets of images behind FID and KID, in sentences; runs of earlier versions named none.
+
+        Models that see other images have sentences of their own.
+        """
+        rows = self.distances.where(measure="fid")
+        made = [
+            f" Gaussians are fitted to {of_set(row, 'n_fitted', 'fitted_set')}; what is made from "
+            f"them is compared with {of_set(row, 'n_real', 'real_set')}."
+            for row in rows.where(images="generated")
+            if row["fitted_set"]
+        ]
+        real = [
+            f" Real images are {of_set(row, 'n', 'set')}, compared with "
+            f"{of_set(row, 'n_real', 'real_set')}."
+            for row in rows.where(images="real")
+            if row["set"]
+        ]
+        return "".join(dict.fromkeys(made + real))
+
+    @cached_property
+    def leaks(self) -> list[str]:
+        """Images that Gaussians are fitted to and generated images are compared with."""
+        rows = self.distances.where(images="generated")
+        return [s for s, other in rows.values("fitted_set", "real_set") if s and s == other]
+
     @cached_property
     def recognizers(self) -> list[str]:
         """Networks that were asked which class generated images show."""
@@ -114,6 +150,11 @@ class FeatureTables:
 def layer_name(measure: str) -> str:
     """A layer that goes by its size, "192 (192 features)", says so once."""
     return re.sub(r"^(\d+) \(\1 features\)$", r"\1 features", measure)
+
+
+def of_set(row: Row, size: str, name: str) -> str:
+    """A set of images behind a row of `generation.csv`: "10,000 images (CIFAR-10 test)"."""
+    return f"{count(row[size] or 0)} images ({row[name]})"
 
 
 def network(row: Row) -> Network:
