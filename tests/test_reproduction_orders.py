@@ -22,7 +22,10 @@ from synthetic_run import around, row, write_run, write_table
 NATURAL = {"attack": "natural", "norm": "", "epsilon": None, "steps": 0, "settings": ""}
 PAPER = {"standard": 93.2, "l2": 85.0}
 TOP1 = {"what": "natural", "table": "accuracy", "column": "top1", "percent": True}
-TOP1 |= {"where": {"attack": "natural"}, "paired": {"measure": "accuracy", "attack": "natural"}}
+TOP1 |= {
+    "where": {"attack": "natural"},
+    "paired": {"measure": ["none", "accuracy"], "attack": "natural"},
+}
 
 
 def wanted(**changes: Any) -> Wanted:

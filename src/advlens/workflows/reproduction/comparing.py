@@ -158,9 +158,11 @@ def _order(wanted: Wanted, pair: tuple[str, str], runs: Runs) -> Order:
     scale = 100 if wanted.percent else 1
     audited = runs[wanted.audit]
     first, second = (audited.names[label] for label in pair)
-    for row in audited.results.table("differences") if wanted.paired else []:
+    rows = audited.results.table("differences") if wanted.paired else Rows()
+    paired = {key: _present(value, key, rows) for key, value in wanted.paired.items()}
+    for row in rows:
         sign = {(first, second): 1, (second, first): -1}.get((row["model"], row["other"]), 0)
-        if sign and _holds(row, wanted.paired):
+        if sign and _holds(row, paired):
             low, high = sorted((sign * scale * row["low"], sign * scale * row["high"]))
             return Order(
                 what=wanted.what,
