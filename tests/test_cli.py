@@ -23,6 +23,7 @@ pytestmark = pytest.mark.usefixtures("no_rendering")
 AUDIT = "audit --model resnet14 --data sample --out {out}"
 ATTACK = "attack --model resnet14 --data sample --out {out}"
 TRAIN = "train --model resnet14 --data folder:{tmp} --out {out}"
+REPRODUCE = "reproduce b23-cifar10 --quick --out {out}"
 
 # words, what the one sentence must say
 WRONG_WORDS = [
@@ -38,7 +39,16 @@ WRONG_WORDS = [
     ("reproduce --out {out}", "name"),
     ("reproduce b23-cifar10 --quick", "--out"),
     ("reproduce b23-cifar10 --out {out}", "needs --data cifar10:DIR.*advlens data cifar10"),
-    ("reproduce b23-imagenet150 --quick --out {out}", "b23-imagenet150 has no quick form"),
+    ("reproduce b23-cifar10 --data sample --out {out}", "needs --data cifar10:DIR"),
+    (REPRODUCE + " --table 9", "table 9 is not in this reproduction; there are tables 1, 2 and 3"),
+    (REPRODUCE + " --figure 6", "figure 6 is not .* figures 1, 2, 3, 4, 5, 10, 11, 12, 13 and 14"),
+    (REPRODUCE + " --table one", "^advlens: --table cannot be 'one'$"),
+    (REPRODUCE + " --models l3", "models names 'l3', which is no model of this paper"),
+    (REPRODUCE + " --use l2", "use must be LABEL=FILE or LABEL=MODEL"),
+    (REPRODUCE + " --use l2=none.pt", "use l2=none.pt names a file that does not exist"),
+    (REPRODUCE + " --use l2=resnet18@none.pt", "the weights file none.pt, which does not exist"),
+    (REPRODUCE + " --concepts broden:{tmp}/none", "data broden:.*none, which does not exist"),
+    (REPRODUCE + " --epochs 0", "epochs must be a positive number"),
     ("report", "RUN"),
     ("data cifar10", "--to"),
     ("models show", "needs a model"),

@@ -16,6 +16,7 @@ from advlens.intervals import (
     median_interval,
     paired_interval,
     paired_mean,
+    two_sample,
     wilson,
 )
 
@@ -45,6 +46,37 @@ def test_the_paired_interval_equals_the_formula(table):
     both, first, second, neither = table
     low, high = paired_interval(both, second, first, neither)
     assert paired_interval(*table) == pytest.approx((-high, -low), abs=1e-12)
+
+
+def test_two_shares_give_newcombes_interval():
+    """Newcombe 1998, table II, method 10: 56/70 less 48/80, and 9/10 less 3/10."""
+    for (a, m), (b, n), ends in (
+        ((56, 70), (48, 80), (0.0524, 0.3339)),
+        ((9, 10), (3, 10), (0.1705, 0.8090)),
+        ((10, 10), (0, 10), (0.6075, 1.0)),
+    ):
+        difference, low, high, _ = two_sample((a / m, *wilson(a, m)), (b / n, *wilson(b, n)))
+        assert difference == pytest.approx(a / m - b / n)
+        assert (low, high) == pytest.approx(ends, abs=6e-5)
+
+
+def test_two_means_give_the_z_test():
+    (a, s), (b, t) = (3.0, 0.4), (1.5, 0.3)
+    ends = [(m - Z95 * e, m + Z95 * e) for m, e in ((a, s), (b, t))]
+    for first, second, sign in ((0, 1, 1), (1, 0, -1)):
+        values = ((a, *ends[0]), (b, *ends[1]))
+        difference, low, high, p = two_sample(values[first], values[second])
+        assert difference == pytest.approx(sign * 1.5)
+        assert high - low == pytest.approx(2 * Z95 * 0.5)
+        assert p == pytest.approx(2 * norm.sf(3.0), rel=1e-5)
+    assert two_sample((1.0, 1.0, 1.0), (1.0, 1.0, 1.0)) == (0.0, 0.0, 0.0, 1.0)
+    assert two_sample((2.0, 2.0, 2.0), (1.0, 1.0, 1.0))[3] == 0.0
+
+
+def test_a_difference_is_established_exactly_where_its_interval_leaves_out_nothing():
+    for half in (0.05, 0.0707, 0.0708, 0.1):
+        _, low, _, p = two_sample((0.5, 0.5 - half, 0.6), (0.4, 0.3, 0.4 + half))
+        assert (p < 0.05) == (low > 0)
 
 
 def test_paired_values_of_newcombe_1998_and_of_equal_differences():

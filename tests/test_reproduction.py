@@ -1,7 +1,8 @@
-"""Reproductions: their files, a tiny one end to end and interrupted, and the table shown."""
+"""Reproductions: a tiny one end to end, in parts, interrupted, and with given models."""
 
 import copy
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,16 @@ import pytest
 import torch
 
 from advlens.datasets import ArrayData
-from advlens.errors import RunError
-from advlens.models import load_model
-from advlens.runs.tables import Row
-from advlens.settings import AuditSettings
+from advlens.distributed import joined
+from advlens.errors import RunError, SettingsError
+from advlens.settings import ReproduceSettings
 from advlens.settings import packaged as packaged_module
-from advlens.settings.files import settings_from
-from advlens.settings.packaged import packaged, packaged_names
-from advlens.workflows import reproduction
-from advlens.workflows.reproduction import Work, compared, orders, reproduce, table
-from advlens.workflows.training import make_training
+from advlens.workflows.reproduction import content, rehearsed, reproduce, work
 from own_network import NETWORK
-from synthetic_run import read, write_run
+from synthetic_run import read
+from together import end, start
 from training.tiny import counted_steps
+from unrendered import unrendered
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
 
@@ -33,7 +31,6 @@ TOP1 = {"table": "accuracy", "column": "top1", "percent": True}
 NATURAL = {"what": "natural", **TOP1, "where": {"attack": "natural"}}
 FGSM = {"what": "FGSM", **TOP1, "where": {"attack": "Fgsm", "epsilon": "1/255"}}
 CONSIS = {"what": "consis", "table": "table1_d19", "column": "consis", "ordered": False}
-QUICK = {"train_images": 9, "test_images": 6, "audit": {"steps": 1}}
 FILES: dict[tuple[str, str], dict[str, Any]] = {
     ("recipes", "tiny-standard"): SETTINGS,
     ("recipes", "tiny-l2"): SETTINGS | {"objective": "adversarial", "half": True},
@@ -45,72 +42,117 @@ FILES: dict[tuple[str, str], dict[str, Any]] = {
             "standard": {"recipe": "tiny-standard"},
             "l2": {"recipe": "tiny-l2", "start": "standard", "quick": {"attack_steps": 1}},
             "random": {"model": "reproduction_network:network"},
+            "lent": {"network": "reproduction_network:network", "weights": "somewhere"},
         },
-        "audit": {"stages": ["accuracy"], "steps": 2, "fgsm": ["1/255"]},
-        "rows": [
-            NATURAL | {"paper": {"standard": 90.0, "l2": 80.0}},
-            FGSM | {"paper": {"random": 10.0}},
+        "audits": {
+            "audit": {"settings": {"steps": 2, "fgsm": ["1/255"], "neuron_steps": 1, "top": 0.2}},
+            "dissection": {"on": "concepts"},
+        },
+        "entries": [
+            {
+                "name": "Table 1",
+                "caption": "accuracy",
+                "differs": "All of it.",
+                "stages": ["accuracy"],
+                "rows": [
+                    NATURAL | {"paper": {"standard": 90.0, "l2": 80.0, "lent": 7.0}},
+                    FGSM | {"paper": {"random": 10.0}},
+                ],
+            },
+            {
+                "name": "Figure 1",
+                "caption": "consistency",
+                "stages": ["neurons"],
+                "models": ["standard", "l2"],
+                "figures": ["consistency-histograms-fgsm", "nothing-*"],
+                "rows": [CONSIS | {"paper": {"standard": 0.5, "l2": 0.4}}],
+            },
+            {
+                "name": "Table 2",
+                "caption": "concepts",
+                "audit": "dissection",
+                "rows": [{"what": "red", "table": "dissection_shares", "paper": {"l2": 1.0}}],
+            },
+            {"name": "Figure 2", "caption": "a sketch", "drawing": "Nothing is like it."},
         ],
-        "quick": QUICK | {"train": {"epochs": 1, "validation": 3, "nesterov": True}},
+        "quick": {
+            "about": "Six images.",
+            "train_images": 9,
+            "test_images": 6,
+            "train": {"epochs": 1, "validation": 3, "nesterov": True},
+            "audits": {"audit": {"steps": 1}},
+        },
     },
 }
 
 
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with a tiny reproduction, its network and its images."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "reproduction_network.py").write_text(NETWORK)
+def arranged(folder: Path, patched: pytest.MonkeyPatch) -> None:
+    """A tiny reproduction, its network and its images, in the current folder."""
+    patched.chdir(folder)
+    (folder / "reproduction_network.py").write_text(NETWORK)
 
     def fake(kind: str, name: str) -> dict[str, Any]:
         return copy.deepcopy(FILES[kind, name])
 
-    for module in (reproduction, packaged_module):
-        monkeypatch.setattr(module, "packaged", fake)
+    for module in (content, packaged_module):
+        patched.setattr(module, "packaged", fake)
     pixels = torch.randint(0, 256, (36, 3, 8, 8), generator=torch.Generator().manual_seed(0))
     labels = torch.arange(36) % 3
     pixels[torch.arange(36), labels] //= 3
-
     known = {"classes": ("cat", "dog", "ship"), "synsets": WNIDS}
     parts = {
         name: ArrayData(pixels[part].byte(), name=f"tiny {name}", labels=labels[part], **known)
         for name, part in (("train", slice(18)), ("test", slice(18, 36)))
     }
-    (tmp_path / "images").mkdir()
 
-    def load(spec: str, *, split: str = "test", transform: object) -> ArrayData:
+    def load(spec: str, *, split: str = "test", transform: object = None) -> ArrayData:
         return parts[split]
 
-    for module in ("workflows.training", "auditing.subjects"):
-        monkeypatch.setattr(f"advlens.{module}.load_data", load)
-    for module in ("workflows.trained", "auditing"):  # reports have tests of their own
-        monkeypatch.setattr(f"advlens.{module}.write_report", lambda out: out)
+    modules = "training", "reproduction", "reproduction.work"
+    for module in (*(f"workflows.{name}" for name in modules), "auditing.subjects"):
+        patched.setattr(f"advlens.{module}.load_data", load)
+    patched.setattr("advlens.workflows.trained.write_report", lambda out: out)
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    arranged(tmp_path, monkeypatch)
     return tmp_path
 
 
-def run(out: str, *, quick: bool = False) -> tuple[str, list[dict[str, str]]]:
+def run(out: str, **settings: Any) -> tuple[str, list[dict[str, str]]]:
     """What is said to the user, and the rows of the table."""
     said: list[str] = []
+    asked = ReproduceSettings(device="cpu", **settings)
     given: Any = {"command": "advlens reproduce tiny", "report": said.append}
-    path = reproduce("tiny", "folder:images", Path(out), quick=quick, **given)
-    assert path == Path(out) / "reproduction.md"
-    assert path.read_text() in "\n".join(said)
-    return "\n".join(said), read(Path(out), "reproduction")
+    path = reproduce("tiny", "folder:images", Path(out), settings=asked, **given)
+    assert path == Path(out) / "reproduction.html"
+    assert (Path(out) / "reproduction.md").read_text() in "\n".join(said)
+    table = Path(out) / "results" / "reproduction.csv"
+    return "\n".join(said), read(Path(out), "reproduction") if table.exists() else []
 
 
-def test_the_table_has_the_paper_beside_what_the_audit_found(
-    world: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    content = copy.deepcopy(FILES["reproductions", "tiny"])
-    content["audit"] |= {"stages": ["accuracy", "neurons"], "neuron_steps": 1, "top": 0.2}
-    content["rows"].append(CONSIS | {"paper": {"standard": 0.5, "l2": 0.4}})
-    monkeypatch.setitem(FILES, ("reproductions", "tiny"), content)
+def test_each_entry_has_the_paper_beside_what_the_audit_found(world: Path) -> None:
     text, rows = run("out")
-    for part in ("# tiny (full form)", "tiny networks (nowhere)", "by `advlens reproduce tiny`."):
+    page = (world / "out/reproduction.html").read_text()
+    told = [
+        *("# tiny (full form)", "tiny networks (nowhere)", "Made by `advlens reproduce tiny`."),
+        *("lent is left out: it needs weights, which --use lent=FILE gives (somewhere).",),
+        *("## Table 1: accuracy", "What differs: All of it.", "Here: tiny test, 18 images"),
+        *("## Figure 1: consistency", "Ours: `audit/figures/consistency-histograms-fgsm.png`"),
+        *("This run has no figure nothing-*.", "A drawing. Nothing is like it."),
+        "Left out: it needs images with labeled pixels, --concepts broden:DIR",
+    ]
+    for part in told:
         assert part in text
-    assert [" ".join((row["what"], row["model"], row["paper"])) for row in rows] == [
-        *("natural standard 90", "natural l2 80", "FGSM random 10"),
-        *("consis standard 0.5", "consis l2 0.4"),
+        if part.endswith(".") and part[0].isupper() and "`" not in part:
+            assert part in page
+    names = re.findall(r'<section id="((?:table|figure)-\d)"', page)
+    assert names == ["table-1", "figure-1", "table-2", "figure-2"]
+    assert page.count("data:image/png") == 1
+    assert [" ".join((row["entry"], row["what"], row["model"], row["paper"])) for row in rows] == [
+        *("Table 1 natural standard 90", "Table 1 natural l2 80", "Table 1 FGSM random 10"),
+        *("Figure 1 consis standard 0.5", "Figure 1 consis l2 0.4"),
     ]
     assert {(row["n"], row["quick"]) for row in rows} == {("18", "false")}
     for row in rows:
@@ -119,7 +161,7 @@ def test_the_table_has_the_paper_beside_what_the_audit_found(
         found = json.loads((world / "out" / label / "test.json").read_text())["natural"]
         assert float(row["ours"]) == pytest.approx(100 * found["top1"], rel=1e-5)
         assert float(row["low"]) == pytest.approx(100 * found["top1_low"], rel=1e-5)
-    assert re.search(r"- natural: standard > l2 (holds|does not hold) here", text)
+    assert re.search(r"- natural: standard > l2 (holds|does not|cannot be told with n = 18)", text)
     assert "- consis" not in text
     settings = (world / "out/l2/model.md").read_text()
     for part in ("Adversarial(attack=", "epochs=2", "nesterov=False"):
@@ -127,14 +169,83 @@ def test_the_table_has_the_paper_beside_what_the_audit_found(
 
 
 def test_the_quick_form_changes_recipes_and_takes_less(world: Path) -> None:
-    text, rows = run("out", quick=True)
-    assert "# tiny (quick form" in text
+    text, rows = run("out", quick=True, table=[1], epochs=3, seed=5)
+    assert "This is the quick form. Six images." in text
     assert {(row["n"], row["quick"]) for row in rows} == {("6", "true")}
     settings = (world / "out/l2/model.md").read_text()
-    for part in ("epochs=1, ", "nesterov=True", "steps=1, step_size=0.6", "tiny-l2, quick form"):
+    for part in ("epochs=3, ", "nesterov=True", "steps=1, step_size=0.6", "tiny-l2, quick form"):
         assert part in settings
+    assert "| seed | 5 |" in settings
+    recorded = json.loads((world / "out/audit-accuracy/run.json").read_text())
+    assert (recorded["seed"], recorded["settings"]["steps"]) == (5, 1)
     with pytest.raises(RunError, match="another --out"):
-        run("out")
+        run("out", quick=True, table=[1], epochs=2, seed=5)
+
+
+def test_a_part_runs_only_what_it_needs_and_given_models_are_not_trained(world: Path) -> None:
+    run("whole", table=[1])
+    weights = world / "whole/standard/model.safetensors"
+    use = [f"standard={weights}", f"lent={weights}", "random=reproduction_network:network"]
+    text, rows = run("part", table=[1], models=["l2", "lent"], use=use)
+    assert [(row["what"], row["model"]) for row in rows] == [("natural", "l2"), ("natural", "lent")]
+    assert sorted(path.name for path in (world / "part").iterdir() if path.is_dir()) == [
+        "audit-accuracy-l2-lent",
+        "l2",
+        "results",
+    ]
+    assert "## Figure 1" not in text
+    assert rows[1]["ours"] == read(world / "whole", "reproduction")[0]["ours"]  # the same weights
+    start = json.loads((world / "whole/l2/test.json").read_text())["trained"]
+    assert json.loads((world / "part/l2/test.json").read_text())["trained"] == start
+    text, rows = run("drawn", figure=[2])
+    assert "A drawing" in text
+    assert "lent" not in text
+    assert rows == []
+    assert not (world / "drawn/audit").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"models": ["standart"]}, "models names 'standart', .*perhaps you meant standard; there"),
+        ({"models": ["lent"]}, "lent is left out: it needs weights, which --use lent=FILE gives"),
+        ({"use": ["l3=cifar10-l2"]}, "use names 'l3', which is no model of this paper"),
+        ({"use": ["l2"]}, "use must be LABEL=FILE or LABEL=MODEL, .* not l2"),
+        ({"use": ["l2=resnet19"]}, "no model named 'resnet19'"),
+        ({"table": [3]}, "table 3 is not in this reproduction; there are tables 1 and 2"),
+        ({"table": [2]}, "Table 2 is left out: it needs images with labeled pixels"),
+        ({"figure": [1], "models": ["random"]}, "Figure 1 .* none of the chosen models is in it"),
+        ({"epochs": 0}, "epochs must be a positive number"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_computed(
+    world: Path, settings: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        run("out", **settings)
+    assert not (world / "out").exists()
+
+
+def test_a_rehearsal_says_what_would_be_done(world: Path) -> None:
+    lines = rehearsed("tiny", "folder:images", Path("out"), settings=ReproduceSettings())
+    wanted = [
+        "tiny: tiny networks (nowhere)",
+        "train standard: reproduction_network:network by the recipe tiny-standard, 2 epochs of 12 "
+        "images: standard training",
+        "train l2: reproduction_network:network@out/standard/model.safetensors by the recipe "
+        "tiny-l2, 2 epochs of 12 images: adversarial training (PGD-2, L2 ε = 0.5)",
+        "audit into out/audit: accuracy, neurons; of standard "
+        "(reproduction_network:network@out/standard/model.safetensors), l2 "
+        "(reproduction_network:network@out/l2/model.safetensors), random "
+        "(reproduction_network:network)",
+        "lent is left out: it needs weights, which --use lent=FILE gives (somewhere)",
+        "Table 1: accuracy",
+        "Figure 1: consistency",
+    ]
+    assert lines[:7] == wanted
+    assert lines[7].startswith("Table 2: left out: it needs images with labeled pixels")
+    assert lines[8:] == ["Figure 2: a sketch"]
+    assert not (world / "out").exists()
 
 
 def test_the_same_command_continues_where_it_was_stopped(
@@ -151,7 +262,7 @@ def test_the_same_command_continues_where_it_was_stopped(
 
     counted = counted_steps(monkeypatch)
     with monkeypatch.context() as patched:
-        patched.setattr(reproduction, "audit", stop)
+        patched.setattr(work, "audit", stop)
         with pytest.raises(KeyboardInterrupt):
             run("out")
     assert len(counted) == 2 * 2 * 2 - 3
@@ -163,118 +274,30 @@ def test_the_same_command_continues_where_it_was_stopped(
     assert rows == whole
 
 
-# The packaged files
+def together(folder: Path) -> None:
+    """One of two processes that reproduce."""
+    with pytest.MonkeyPatch.context() as patched, unrendered():
+        arranged(folder, patched)
+        with joined(torch.device("cpu")) as processes:
+            told: list[str] = []
+            reproduce(
+                "tiny",
+                "folder:images",
+                Path("out"),
+                settings=ReproduceSettings(device="cpu", table=(1,)),
+                command="advlens reproduce tiny",
+                processes=processes,
+                report=told.append,
+            )
+        assert len(told) == (4 if os.environ["RANK"] == "0" else 3)
 
 
-@pytest.mark.parametrize("name", packaged_names("reproductions"))
-@pytest.mark.parametrize("quick", [False, True], ids=["full", "quick"])
-def test_a_packaged_reproduction_holds_together(name: str, quick: bool, tmp_path: Path) -> None:
-    content = packaged("reproductions", name)
-    if quick and "quick" not in content:
-        assert name != "b23-cifar10"
-        return
-    work = Work(content, content["quick"] if quick else {}, f"folder:{tmp_path}", tmp_path, "")
-    for label, model in content["models"].items():
-        if "recipe" in model:
-            start = tmp_path / model.get("start", "") / "model.safetensors"
-            start.parent.mkdir(exist_ok=True)
-            start.touch()  # only whether it exists is looked at
-            make_training(work.training(label)[1])
-    audit = content["audit"] | (content["quick"].get("audit", {}) if quick else {})
-    settings = settings_from(AuditSettings, audit, name)
-    for row in content["rows"]:
-        assert row["paper"].keys() <= content["models"].keys()
-        assert {"accuracy": "accuracy", "table1_d19": "neurons"}[row["table"]] in settings.stages
-        assert ("percent" in row) == (row["table"] == "accuracy")
-
-
-def test_the_papers_numbers() -> None:
-    def papers(name: str) -> list[dict[str, float]]:
-        return [row["paper"] for row in packaged("reproductions", name)["rows"]]
-
-    assert papers("b23-cifar10") == [{"standard": 93.2, "l2": 85.0}, {"standard": 0.36, "l2": 64.6}]
-    standard, attacked = papers("b23-imagenet150")
-    assert standard == {"standard": 70.1, "l2": 55.8}
-    assert attacked == {"standard": 0.88, "l2": 35.4}
-    values = {
-        (row["what"].split(", ", 1)[1], label): value
-        for row in packaged("reproductions", "d19-imagenet")["rows"]
-        for label, value in row["paper"].items()
-    }
-    assert len(values) == 24
-    assert values["top-1 %, natural", "VGG-16-Adv"] == 62.55
-    assert values["top-1 %, FGSM 1/255", "ResNet-18-Adv"] == 27.56
-    assert values["consis, last convolution", "AlexNet"] == 0.0162
-    assert values["consis_adv, last convolution", "ResNet-18"] == 0.0133
-
-
-def test_the_quick_form_tests_on_images_that_it_does_not_train_on(tmp_path: Path) -> None:
-    content = packaged("reproductions", "b23-cifar10")
-    work = Work(content, content["quick"], "sample", tmp_path, "")
-    train, test = work.images(load_model("resnet20"))
-    assert (len(train), len(test)) == (1500, 500)
-    assert set(torch.bincount(train.labels).tolist()) == {150}
-    assert set(torch.bincount(test.labels).tolist()) == {50}
-    seen = {image.numpy().tobytes() for image in train.images(range(1500))}
-    assert not seen & {image.numpy().tobytes() for image in test.images(range(500))}
-
-
-# The table
-
-
-def row(what: str, model: str, paper: float, ours: float, half: float) -> Row:
-    values = {"ours": ours, "low": ours - half, "high": ours + half, "n": 500}
-    return {"what": what, "model": model, "paper": paper, **values}
-
-
-def test_the_table_is_read_as_it_is() -> None:
-    rows = [row("natural", "standard", 93.2, 55.6, 4.25), row("LC", "l2", 0.0162, 0.0203, 0.001)]
-    assert table(rows) == [
-        "|         | model    | paper  | ours (95 % interval)      | n   |",
-        "| ------- | -------- | ------ | ------------------------- | --- |",
-        "| natural | standard | 93.2   | 55.6 (51.4 to 59.9)       | 500 |",
-        "| LC      | l2       | 0.0162 | 0.0203 (0.0193 to 0.0213) | 500 |",
+def test_two_processes_train_and_audit_together(world: Path) -> None:
+    assert end(start(2, together, world)) == [0, 0]
+    rows = read(world / "out", "reproduction")
+    assert [(row["model"], row["n"]) for row in rows] == [
+        *(("standard", "18"), ("l2", "18"), ("random", "18")),
     ]
-
-
-@pytest.mark.parametrize(
-    ("standard", "robust", "half", "said"),
-    [
-        (50, 40, 4, "holds here."),
-        (50, 40, 6, "holds here, but the intervals overlap."),
-        (40, 50, 4, "does not hold here."),
-        (50, 50, 4, "does not hold here."),
-    ],
-)
-def test_the_order_of_the_paper_is_looked_for(
-    standard: float, robust: float, half: float, said: str
-) -> None:
-    rows = [
-        row("natural", "l2", 85.0, robust, half),
-        row("natural", "standard", 93.2, standard, half),
-    ]
-    others = (("alone", "l2", 1.0), ("same", "a", 1.0), ("same", "b", 1.1))
-    rows += [row(*one, ours=1, half=1) for one in others]
-    wanted = [{"what": "natural"}, {"what": "alone"}, {"what": "same", "ordered": False}]
-    lines = ["The paper's order:", "", f"- natural: standard > l2 {said}"]
-    assert orders(wanted, rows) == lines
-    assert orders(wanted[1:], rows) == []
-
-
-def results(run: Path, table: str, text: str) -> Path:
-    (write_run(run, models=("a",)) / "results" / f"{table}.csv").write_text(text)
-    return run
-
-
-@pytest.mark.parametrize("count", [0, 2])
-def test_results_without_the_one_row_are_refused(count: int, tmp_path: Path) -> None:
-    text = "model,attack,top1,top1_low,top1_high,n\n" + "a,natural,.5,.4,.6,9\n" * count
-    with pytest.raises(RunError, match=f"has {count} rows"):
-        compared(NATURAL | {"paper": {"l": 1}}, results(tmp_path, "accuracy", text), {"l": "a"})
-
-
-def test_a_dead_layer_leaves_its_cells_empty(tmp_path: Path) -> None:
-    run = results(tmp_path, "table1_d19", "model,consis,consis_low,consis_high,n\na,,,,9\n")
-    (found,) = compared(CONSIS | {"paper": {"l": 1}}, run, {"l": "a"})
-    assert str(found["ours"]) == "nan"
-    assert "nan (nan to nan)" in table([found])[2]
+    alone = run("alone", table=[1], use=[f"standard={world}/out/standard/model.safetensors"])[1]
+    assert rows[0] == alone[0]
+    assert rows[2] == alone[2]

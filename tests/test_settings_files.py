@@ -173,7 +173,8 @@ def test_every_packaged_file_says_what_it_is():
             assert text.count(f"{name}: {content['about']}\n") == 1
             for key in DESCRIPTIVE[1:3]:
                 assert f"    {key}: {content[key]}" in text.splitlines()
-    assert packaged_names("reproductions") == ["b23-cifar10", "b23-imagenet150", "d19-imagenet"]
+    names = ["b23-cifar10", "b23-imagenet150", "d19-imagenet", "d22-imagenet"]
+    assert packaged_names("reproductions") == names
 
 
 @pytest.mark.parametrize("name", ["cifar10-l3", "../pyproject", ""])

@@ -149,7 +149,20 @@ def test_v2(images, tmp_path, monkeypatch):
     assert [row["source"].split("/")[0] for row in found] == [str(WNIDS.index(w)) for w in wnids]
     later = load_data(f"folder:{to}/v2", transform=SMALL)
     assert (later.synsets, later.labels.tolist()) == (tuple(wnids), [0, 1, 2, 3])
-    assert len(load_data(f"small-imagenet:{to}", transform=SMALL)) == 8
+    val = load_data(f"small-imagenet:{to}", transform=SMALL)
+    both = load_data(f"small-imagenet-test:{to}", transform=SMALL)
+    assert (len(val), len(both), both.classes) == (8, 8 + len(later), val.classes)
+    for part, ids in ((val, range(8)), (later, range(8, len(both)))):
+        assert torch.equal(both.images(ids), part.images(range(len(part))))
+        assert [both.synsets[both.labels[i]] for i in ids] == [
+            part.synsets[label] for label in part.labels
+        ]
+    train = [f"{kind}:{to}" for kind in ("small-imagenet", "small-imagenet-test")]
+    one, two = (load_data(spec, split="train", transform=SMALL) for spec in train)
+    assert one.fingerprint() == two.fingerprint()
+    without = build(images, tmp_path / "without")
+    with pytest.raises(DataError, match="holds no TopImages in v2; .* --v2 TOPIMAGES, or give"):
+        load_data(f"small-imagenet-test:{without}", transform=SMALL)
 
 
 def build_slowly(images: Path, to: Path) -> None:

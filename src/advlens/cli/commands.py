@@ -16,6 +16,7 @@ from advlens.settings import (
     ModelSettings,
     NoHint,
     PruneSettings,
+    ReproduceSettings,
     TrainSettings,
     train_settings,
 )
@@ -249,28 +250,31 @@ class PruneCommand(AuditCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceCommand:
-    """Train a paper's models, audit them side by side, and show its table beside ours.
+    """Train a paper's models, audit them, and show each of its tables and figures beside ours.
 
     `advlens reproduce --list` lists what can be reproduced, and what each reproduction needs.
 
     Attributes:
         name: the reproduction to run.
-        quick: a short form, on little data with a small network: does the paper's ordering hold?
         data: the data to train and audit on; the quick form brings its own.
-        out: the folder to write: a folder for each model, audit, results/reproduction.csv and
-            reproduction.md. Repeat the command to continue an interrupted run.
-        debug: show the traceback of an error.
+        out: the folder to write: a folder for each model and audit, reproduction.html, the same in
+            reproduction.md and results/reproduction.csv. Repeat the command to continue an
+            interrupted run.
     """
 
     name: Positional[Annotated[str, arg(metavar="NAME")]]
-    quick: FlagCreatePairsOff[bool] = False
     data: Annotated[str | None, arg(metavar="DATA", help_behavior_hint="")] = None
     out: Path
-    debug: FlagCreatePairsOff[bool] = False
+    settings: OmitArgPrefixes[ReproduceSettings] = ReproduceSettings()
+    common: OmitArgPrefixes[Common] = Common()
 
     def __post_init__(self) -> None:
-        if self.data is not None:
-            _check_data(self.data)
+        for spec in filter(None, (self.data, self.settings.concepts)):
+            _check_data(spec)
+        for label, spec in self.settings.used.items():
+            _check_model(spec)
+            if Path(spec).suffix in (".safetensors", ".pt", ".pth") and not os.path.exists(spec):
+                raise SettingsError(f"use {label}={spec} names a file that does not exist")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "data": commands.DataCommand,
     "models": commands.ModelsCommand,
 }
-REPEATED = ("model", "attack", "attribution")
+REPEATED = ("model", "attack", "attribution", "use")
 """Keys whose flag is repeated for each value."""
 DESCRIPTION = (
     "Audit, train and compare image classifiers by their behavior on real and adversarial images. "
@@ -50,6 +50,7 @@ PLAINER = {
     r"; expected 1 values": "",
     r"Error parsing (\S+): .*invalid literal for int.*: ('.*')": r"\1: \2 is not a whole number",
     r"Error parsing (\S+): .*could not convert .*: ('.*')": r"\1: \2 is not a number",
+    r"Error parsing (\S+): Could not find valid parse .*: \[(.*)\]": r"\1 cannot be \2",
     r" or misplaced| \(applied to [^)]*\)| Arguments are applied to.*": "",
 }
 """tyro's own phrases, and shorter or plainer ones."""

@@ -47,7 +47,7 @@ LISTS: dict[str, Literal["recipes", "reproductions"]] = {
     "reproduce": "reproductions",
 }
 
-ALONE = ("reproduce", "prune", "compare", "report", "data", "models")
+ALONE = ("prune", "compare", "report", "data", "models")
 """Verbs that run in one process."""
 
 
@@ -282,9 +282,16 @@ def _prune(command: PruneCommand, line: str) -> None:
 
 
 def _reproduce(command: ReproduceCommand, line: str) -> None:
-    from advlens.workflows.reproduction import reproduce
+    from advlens.distributed import local_device
+    from advlens.workflows.reproduction import rehearsed, reproduce
 
-    say(reproduce(command.name, command.data, command.out, quick=command.quick, command=line))
+    asked, settings = (command.name, command.data, command.out), command.settings
+    if command.common.dry_run:
+        say("# a dry run: nothing is computed or written")
+        say("\n".join(rehearsed(*asked, settings=settings)))
+        return
+    with _joined(command, local_device(settings.device)) as processes:
+        say(reproduce(*asked, settings=settings, command=line, processes=processes, report=say))
 
 
 def _report(command: ReportCommand, line: str) -> None:

@@ -23,7 +23,11 @@ from advlens.datasets.folder import FolderData, class_folders
 from advlens.datasets.imagenet import load_imagenet, load_imagenet_v2
 from advlens.datasets.reading import FileData
 from advlens.datasets.sample import load_sample
-from advlens.datasets.small_imagenet import build_small_imagenet, load_small_imagenet
+from advlens.datasets.small_imagenet import (
+    build_small_imagenet,
+    load_small_imagenet,
+    load_small_imagenet_test,
+)
 from advlens.datasets.tiny_imagenet import load_tiny_imagenet
 from advlens.errors import SettingsError
 
@@ -54,6 +58,7 @@ FILES: dict[str, Callable[[Path, Literal["test", "train"], Transform], FileData]
     "imagenet-v2": load_imagenet_v2,
     "tiny-imagenet": load_tiny_imagenet,
     "small-imagenet": load_small_imagenet,
+    "small-imagenet-test": load_small_imagenet_test,
 }
 """The loader of each kind of data in files."""
 TRAINING = {
@@ -80,10 +85,11 @@ def load_data(
     """Open the image set that a specification names.
 
     Args:
-        spec: `sample`; `cifar10:DIR`; `imagenet:DIR`, `imagenet-v2:DIR`, `tiny-imagenet:DIR` or
-            `small-imagenet:DIR`; `folder:DIR`, with a folder for each class; `exact:DIR`, the same
-            with images that are taken pixel for pixel and must have the model's size, such as
-            stored attacks; `broden:DIR` for images with labels for every pixel.
+        spec: `sample`; `cifar10:DIR`; `imagenet:DIR`, `imagenet-v2:DIR`, `tiny-imagenet:DIR`,
+            `small-imagenet:DIR`, or `small-imagenet-test:DIR` for the test images of its paper;
+            `folder:DIR`, with a folder for each class; `exact:DIR`, the same with images that are
+            taken pixel for pixel and must have the model's size, such as stored attacks;
+            `broden:DIR` for images with labels for every pixel.
         split: the part of the set; ImageNet's test images are its validation images. The sample and
             ImageNetV2 have test images only; a folder without `val` and `train` is the same for
             both splits, as is the Broden layout.

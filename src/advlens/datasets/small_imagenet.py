@@ -18,6 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import torch
 from PIL import Image
 
 from advlens.datasets.base import Transform, digest
@@ -74,6 +75,33 @@ def load_small_imagenet(
     Raises:
         DataError: the folder is not such a set, or was changed.
     """
+    return _part(folder, SPLITS[split], transform)
+
+
+def load_small_imagenet_test(
+    folder: Path, split: Literal["test", "train"], transform: Transform
+) -> FileData:
+    """The same, but its test images are the paper's: validation images, then TopImages.
+
+    Raises:
+        DataError: the folder is not such a set, was made without TopImages, or was changed.
+    """
+    if split == "train":
+        return load_small_imagenet(folder, split, transform)
+    names = SPLITS[split], V2
+    parts = [_part(folder, name, transform) for name in names]
+    return FileData(
+        Path(os.path.realpath(folder)),
+        [f"{name}/{file}" for name, part in zip(names, parts, strict=True) for file in part.files],
+        transform=transform,
+        name=f"{parts[0].name} + TopImages",
+        classes=parts[0].classes,
+        synsets=parts[0].synsets,
+        labels=torch.cat([part.labels for part in parts]),
+    )
+
+
+def _part(folder: Path, name: str, transform: Transform) -> FileData:
     top = Path(os.path.realpath(folder))
     try:
         with open(top / CLASSES, encoding="utf-8", newline="") as file:
@@ -85,7 +113,11 @@ def load_small_imagenet(
             f"{folder} holds no {CLASSES} and {SOURCES} of a Small ImageNet ({error}); make one"
             " with: advlens data small-imagenet"
         ) from error
-    name = SPLITS[split]
+    if name == V2 and not (top / V2).is_dir():
+        raise DataError(
+            f"{folder} holds no TopImages in {V2}; make the set with advlens data small-imagenet"
+            " --v2 TOPIMAGES, or give folder:DIR, whose val is then tested"
+        )
     data = synset_folders(top / name, wnids, top, f"Small ImageNet {len(wnids)} {name}", transform)
     listed = {image.removeprefix(f"{name}/") for image in images if image.startswith(f"{name}/")}
     if odd := sorted(listed ^ {*data.files}):

@@ -128,6 +128,16 @@ class FigureBlock:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImageBlock:
+    """A figure that a run holds as a PNG file; the page shows it, smaller where it is large."""
+
+    file: str
+    """Relative to the folder of the page."""
+    alt: str
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     """One picture of a grid; `file` is a PNG, relative to the run folder."""
 
@@ -275,7 +285,15 @@ class UnitBrowserBlock:
         }
 
 
-Block = NoteBlock | TableBlock | FigureBlock | GridBlock | PictureRowsBlock | UnitBrowserBlock
+Block = (
+    NoteBlock
+    | TableBlock
+    | FigureBlock
+    | ImageBlock
+    | GridBlock
+    | PictureRowsBlock
+    | UnitBrowserBlock
+)
 
 
 @dataclass(frozen=True, kw_only=True)

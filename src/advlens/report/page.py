@@ -19,6 +19,7 @@ from advlens.report.blocks import (
     Finding,
     Grid,
     GridBlock,
+    ImageBlock,
     NoteBlock,
     PictureRowsBlock,
     Section,
@@ -43,11 +44,14 @@ from advlens.runs.results import Results
 from advlens.words import comparison, count, listed, number, percent
 
 if TYPE_CHECKING:
+    from jinja2 import Template
     from matplotlib.figure import Figure
     from PIL import Image
 
 THUMBNAIL = 160
 """Pixels of the longer side above which the page holds a smaller JPEG of a picture."""
+LARGE = 2**20
+"""Bytes above which the page holds a JPEG of a picture that would fit it."""
 MOST_PIXELS = 2**21
 """Of a picture: those that stages write have the size of a model's input, or of a unit's grid."""
 IN_SHORT = 10
@@ -78,11 +82,13 @@ class _Plot:
 
 
 @dataclass(frozen=True)
-class _Picture:
+class EmbeddedPicture:
     """A picture as the page embeds it; small ones are shown as squares of color."""
 
     source: str
     small: bool
+    width: int
+    """Of the file, in pixels."""
 
 
 def write_report(run: Path, sections: Sequence[Make] | None = None) -> Path:
@@ -120,7 +126,7 @@ def _write(run: Path, results: Results, sections: Sequence[Make] | None) -> Path
     if sections is None:
         sections = [SECTIONS.load(name) for name in SECTIONS.names]
     shown = [section for make in sections if (section := make(results)) is not None]
-    pictures = {name: _thumbnail(results.file(name)) for name in _files(shown)}
+    pictures = {name: picture_of(results.file(name)) for name in _files(shown)}
     plots = {
         block.name: _plot(block, run) for block in _blocks(shown) if isinstance(block, FigureBlock)
     }
@@ -183,17 +189,30 @@ def _data_uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _thumbnail(path: Path) -> _Picture:
-    """A picture for the page: the file itself, or a smaller JPEG of a large one."""
-    content = _content(path)
-    picture = _decoded(path, content)
-    if max(picture.size) <= THUMBNAIL:
-        return _Picture(_data_uri("image/png", content), max(picture.size) <= SMALL)
+def picture_of(
+    path: Path, box: tuple[int, int] = (THUMBNAIL, THUMBNAIL), most: int = MOST_PIXELS
+) -> EmbeddedPicture:
+    """A picture for a page: the file itself, or a JPEG that fits the box where it is large.
+
+    Args:
+        path: a PNG file.
+        box: width and height in pixels.
+        most: pixels that the file may have.
+
+    Raises:
+        RunError: the file is no such PNG.
+    """
+    content = _content(path, most)
+    picture = _decoded(path, content, most)
+    width = picture.width
+    fits = width <= box[0] and picture.height <= box[1]
+    if fits and len(content) <= LARGE:
+        return EmbeddedPicture(_data_uri("image/png", content), max(picture.size) <= SMALL, width)
     small = picture.convert("RGB")
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    small.thumbnail(box)
     shrunk = io.BytesIO()
     small.save(shrunk, "JPEG", quality=90)
-    return _Picture(_data_uri("image/jpeg", shrunk.getvalue()), False)
+    return EmbeddedPicture(_data_uri("image/jpeg", shrunk.getvalue()), False, width)
 
 
 def _pixels(path: Path) -> Pixels:
@@ -202,22 +221,22 @@ def _pixels(path: Path) -> Pixels:
     return np.asarray(_decoded(path, _content(path)).convert("RGB"))
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path, most: int = MOST_PIXELS) -> bytes:
     try:
-        with open_plain(path, 8 * MOST_PIXELS) as file:
+        with open_plain(path, 8 * most) as file:
             return file.read()
     except (OSError, ValueError) as error:
         raise _no_picture(path, error) from error
 
 
-def _decoded(path: Path, content: bytes) -> "Image.Image":
+def _decoded(path: Path, content: bytes, most: int = MOST_PIXELS) -> "Image.Image":
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
             pixels = picture.width * picture.height
-            if pixels > MOST_PIXELS:
-                raise ValueError(f"it has more than {MOST_PIXELS} pixels")
+            if pixels > most:
+                raise ValueError(f"it has more than {most} pixels")
             if len(content) > 8 * pixels + 2**16:
                 raise ValueError(f"{len(content)} bytes are too many for {pixels} pixels")
             picture.load()
@@ -236,45 +255,16 @@ def _page(
     results: Results,
     sections: Sequence[Section],
     plots: Mapping[str, _Plot],
-    pictures: Mapping[str, _Picture],
+    pictures: Mapping[str, EmbeddedPicture],
 ) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
-
-    def tone(model: str) -> str:
-        return f"m{results.models.index(model) % len(MODELS)}"
-
-    def stored(block: UnitBrowserBlock) -> dict[str, Any]:
-        return {**block.data, "tones": {model: tone(model) for model in results.models}}
 
     script = (Path(__file__).parent / "templates" / "units.js").read_text(encoding="utf-8")
     digest = hashlib.sha256(script.encode()).digest()
     browsers = [block for block in _blocks(sections) if isinstance(block, UnitBrowserBlock)]
-    environment = Environment(
-        loader=PackageLoader("advlens.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    kinds = {
-        "table_block": TableBlock,
-        "figure_block": FigureBlock,
-        "grid_block": GridBlock,
-        "rows_block": PictureRowsBlock,
-        "note_block": NoteBlock,
-        "browser_block": UnitBrowserBlock,
-    }
-    for name, kind in kinds.items():
-        environment.tests[name] = lambda block, kind=kind: isinstance(block, kind)
-    environment.filters |= {"count": count, "percent": percent, "number": number, "flow": _flow}
-    environment.filters |= {"stored": stored, "abreast": abreast, "comparison": comparison}
-    environment.globals |= {"tone": tone}
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2", results.models).render(
         record=results.record,
         title=f"{listed(results.models)} on {results.record['data']['name']}",
-        models=results.models,
         chance=results.chance,
         verdict=verdict(results),
         marks=MARKS,
@@ -291,17 +281,56 @@ def _page(
         script_hash=f"sha256-{base64.b64encode(digest).decode()}",
         settings=list(_flat(results.record["settings"])),
         tables=sorted(path.name for path in (results.run / "results").glob("*.csv")),
-        shades=MODELS,
-        inks={
-            "ink": INK,
-            "muted": MUTED,
-            "rule": RULE,
-            "page": SURFACE,
-            "frame": FRAME,
-            "bad": BAD,
-        },
-        heat={"for": FOR, "against": AGAINST},
     )
+
+
+def template(name: str, models: Sequence[str]) -> "Template":
+    """A packaged template, with what every page needs: filters, kinds of blocks and colors.
+
+    Args:
+        name: of the file in `templates/`.
+        models: the models' names in order; a model's color goes by its place.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    def tone(model: str) -> str:
+        return f"m{models.index(model) % len(MODELS)}"
+
+    def stored(block: UnitBrowserBlock) -> dict[str, Any]:
+        return {**block.data, "tones": {model: tone(model) for model in models}}
+
+    environment = Environment(
+        loader=PackageLoader("advlens.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    kinds = {
+        "table_block": TableBlock,
+        "figure_block": FigureBlock,
+        "image_block": ImageBlock,
+        "grid_block": GridBlock,
+        "rows_block": PictureRowsBlock,
+        "note_block": NoteBlock,
+        "browser_block": UnitBrowserBlock,
+    }
+    for test, kind in kinds.items():
+        environment.tests[test] = lambda block, kind=kind: isinstance(block, kind)
+    environment.filters |= {"count": count, "percent": percent, "number": number, "flow": _flow}
+    environment.filters |= {"stored": stored, "abreast": abreast, "comparison": comparison}
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    inks = {
+        "ink": INK,
+        "muted": MUTED,
+        "rule": RULE,
+        "page": SURFACE,
+        "frame": FRAME,
+        "bad": BAD,
+    }
+    environment.globals |= {"tone": tone, "models": models, "shades": MODELS, "inks": inks}
+    environment.globals |= {"heat": {"for": FOR, "against": AGAINST}}
+    return environment.get_template(name)
 
 
 def _in_short(sections: Sequence[Section]) -> list[tuple[Section, Finding]]:

@@ -6,6 +6,7 @@ from advlens.settings.dissection import DissectSettings
 from advlens.settings.models import ModelSettings
 from advlens.settings.numbers import DRAWS, AutoRadius, NoHint, Radius, parse_number, show_number
 from advlens.settings.pruning import PruneSettings
+from advlens.settings.reproduction import ReproduceSettings
 from advlens.settings.spec import MethodSpec, parse_method
 from advlens.settings.training import TrainSettings, train_settings
 
@@ -22,6 +23,7 @@ __all__ = [
     "Norm",
     "PruneSettings",
     "Radius",
+    "ReproduceSettings",
     "TrainSettings",
     "parse_method",
     "parse_number",
