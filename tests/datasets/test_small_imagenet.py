@@ -161,7 +161,7 @@ def test_v2(images, tmp_path, monkeypatch):
     one, two = (load_data(spec, split="train", transform=SMALL) for spec in train)
     assert one.fingerprint() == two.fingerprint()
     without = build(images, tmp_path / "without")
-    with pytest.raises(DataError, match="holds no TopImages in v2; .* --v2 TOPIMAGES, or give"):
+    with pytest.raises(DataError, match=r"holds no TopImages in v2; .* --v2 TOPIMAGES, or give"):
         load_data(f"small-imagenet-test:{without}", transform=SMALL)
 
 
