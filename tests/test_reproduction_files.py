@@ -57,7 +57,9 @@ FEW = {
     "inversion_steps": 1,
     "generated": 3,
     "generation_steps": 1,
+    "shown": 1,
 }
+FEW_CONCEPTS = {"images": 20, "steps": 1, "units": 1}
 ONE = {
     "neuron_attack": "AdamAttack(steps=1)",
     "attack": "LeastLikely(norm=Linf, epsilon=4/255, steps=1)",
@@ -73,7 +75,7 @@ def miniature(name: str, read: Any) -> Content:
     audits = {
         title: {
             **(changes := content.quick.audits.get(title, {})),
-            **(FEW if audit.on == "images" else {"images": 20, "steps": 1}),
+            **(FEW if audit.on == "images" else FEW_CONCEPTS),
             **{key: ONE[key] for key in ONE.keys() & changes.keys()},
         }
         for title, audit in content.audits.items()

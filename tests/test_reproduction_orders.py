@@ -133,7 +133,8 @@ def test_models_without_an_order_have_no_sentence(run: Path) -> None:
 def generated(model: str, measure: str, value: float, half: float | None) -> Row:
     ends = around(value, half or 0.0) if half else row(mean=value, low=None, high=None)
     named = row(model=model, images="generated", measure=measure, features="net", dimension=64)
-    return named | ends | row(resize="", n=50, n_real=100)
+    sets = row(set="made", real_set="real", fitted_set="real", n_fitted=100)
+    return named | ends | sets | row(resize="", n=50, n_real=100)
 
 
 def test_a_value_without_an_interval_is_decided_by_another_one_or_not_at_all(run: Path) -> None:

@@ -104,7 +104,7 @@ def conditions(entry: Entry, runs: Runs) -> list[str]:
     if told is None or audited is None:
         return []
     names = {audited.names[one] for one in entry.needs()[entry.audit] if one in audited.names}
-    rows = audited.results.table(told.table)
+    rows = audited.table(told.table)
     where = {key: _present(value, key, rows) for key, value in told.where.items()}
     mine = [row for row in rows if row["model"] in names and _holds(row, where)]
     values = {column: [_told(row, column) for row in mine] for column in told.columns}
@@ -158,7 +158,7 @@ def _order(wanted: Wanted, pair: tuple[str, str], runs: Runs) -> Order:
     scale = 100 if wanted.percent else 1
     audited = runs[wanted.audit]
     first, second = (audited.names[label] for label in pair)
-    rows = audited.results.table("differences") if wanted.paired else Rows()
+    rows = audited.table("differences") if wanted.paired else Rows()
     paired = {key: _present(value, key, rows) for key, value in wanted.paired.items()}
     for row in rows:
         sign = {(first, second): 1, (second, first): -1}.get((row["model"], row["other"]), 0)
@@ -194,7 +194,7 @@ def _order(wanted: Wanted, pair: tuple[str, str], runs: Runs) -> Order:
 def _found(wanted: Wanted, label: str, where: Mapping[str, Any], runs: Runs) -> Row | None:
     """Our row for a model, or the first model's if none is named; None if the data lack it."""
     audited = runs[wanted.audit]
-    rows = audited.results.table(wanted.table)
+    rows = audited.table(wanted.table)
     where = {key: _present(value, key, rows) for key, value in where.items()}
     if rows and None in where.values():
         return None

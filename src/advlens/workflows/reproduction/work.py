@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from advlens.auditing import audit, dissect
 from advlens.datasets import BrodenData, ImageData, load_data
 from advlens.distributed import Processes, local_device
 from advlens.models import Classifier, load_model, network_of
-from advlens.runs.results import Results
+from advlens.runs.results import Results, Rows
 from advlens.settings import AuditSettings, DissectSettings, ReproduceSettings, TrainSettings
 from advlens.settings.files import settings_from
 from advlens.settings.packaged import recipe_settings
@@ -35,6 +35,14 @@ class Audited:
 
     results: Results
     names: Mapping[str, str]
+    known: dict[str, Rows] = field(default_factory=dict)
+    """Tables that have been read."""
+
+    def table(self, name: str) -> Rows:
+        """A table of its results, as `Results.table`."""
+        if name not in self.known:
+            self.known[name] = self.results.table(name)
+        return self.known[name]
 
 
 @dataclass(frozen=True, kw_only=True)
