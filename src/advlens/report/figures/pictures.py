@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import UInt8
 
-from advlens.report.blocks import Cell, Grid, PictureRow, PictureRowsBlock
+from advlens.report.blocks import Cell, Grid, PictureColumn, PictureRow, PictureRowsBlock
 from advlens.report.figures.style import BAD, FRAME, INK, MUTED, new_figure, short, styled
 
 if TYPE_CHECKING:
@@ -153,23 +155,23 @@ def abreast(row: PictureRow) -> list[int]:
 def picture_rows(block: PictureRowsBlock, load: Callable[[str], Pixels]) -> Figure:
     """Rows of pictures below their columns' headings, captions below them.
 
-    Rows with the same columns share the headings. More than `DEEP` rows go on beside the first
-    ones, as far as there is room: 24 heat maps stand as in figure 10 of B23.
+    Rows of one title, each of a model, stand side by side. Rows with the same columns share the
+    headings. More than `DEEP` rows go on beside the first ones, as far as there is room: 24 heat
+    maps stand as in figure 10 of B23.
 
     Args:
         block: the rows.
         load: from a picture's file name to its pixels.
     """
-    across = [abreast(row) for row in block.rows]
+    rows = list(_side_by_side(block.rows))
+    across = [abreast(row) for row in rows]
     columns = [
         (column, count)
-        for row, counts in zip(block.rows, across, strict=True)
+        for row, counts in zip(rows, across, strict=True)
         for column, count in zip(row.columns, counts, strict=True)
     ]
-    alike = len({tuple((c.heading, len(c.pictures)) for c in row.columns) for row in block.rows})
-    titles = [
-        "\n".join(_wrapped(row.model, UPWARD) + _wrapped(row.title, UPWARD)) for row in block.rows
-    ]
+    shared = len({tuple((c.heading, len(c.pictures)) for c in row.columns) for row in rows}) == 1
+    titles = ["\n".join(_wrapped(row.model, UPWARD) + _wrapped(row.title, UPWARD)) for row in rows]
     left = GAP + LINE * max(title.count("\n") + 1 for title in titles)
     heading = LINE * max(len(_wrapped(c.heading, n * LETTERS)) for c, n in columns) + GAP
     below = LINE * max(
@@ -178,23 +180,38 @@ def picture_rows(block: PictureRowsBlock, load: Callable[[str], Pixels]) -> Figu
     pitch = CELL + below + GAP
     depths = [
         max(-(-len(column.pictures) // n) for column, n in zip(row.columns, counts, strict=True))
-        for row, counts in zip(block.rows, across, strict=True)
+        for row, counts in zip(rows, across, strict=True)
     ]
+    apart = 2 * GAP if max(depths) > 1 else 0  # so that the lines of a row are seen to be one
     width = left + max(sum(counts) * (CELL + GAP) + (len(counts) + 1) * GAP for counts in across)
     beside = max(1, ACROSS // max(map(sum, across)))
     deep = -(-len(titles) // min(beside, -(-len(titles) // DEEP)))
-    headed = [alike > 1 or place % deep == 0 for place in range(len(titles))]
+    headed = [place % deep == 0 or not shared for place in range(len(titles))]
     tops: list[float] = []
     for place, has_heading in enumerate(headed):
-        top = tops[-1] + depths[place - 1] * pitch if place % deep else GAP
+        top = tops[-1] + depths[place - 1] * pitch + apart if place % deep else GAP
         tops.append(top + heading * has_heading)
     height = max(top + depth * pitch for top, depth in zip(tops, depths, strict=True))
     figure, axes = _canvas(-(-len(titles) // deep) * width, height)
-    for place, (row, counts) in enumerate(zip(block.rows, across, strict=True)):
+    for place, (row, counts) in enumerate(zip(rows, across, strict=True)):
         x, top = place // deep * width, tops[place]
         _beside(axes, titles[place], x + left / 2, top)
         _columns(axes, row, counts, (x + left, top), pitch, load, headed=headed[place])
     return figure
+
+
+def _side_by_side(rows: Iterable[PictureRow]) -> Iterator[PictureRow]:
+    """Rows of one title as one row, in which each model is named above its first pictures."""
+    for title, group in itertools.groupby(rows, key=lambda row: row.title):
+        models = list(group)
+        if len(models) == 1 or not all(row.model for row in models):
+            yield from models
+            continue
+        columns = list[PictureColumn]()
+        for row in models:
+            first, *others = row.columns
+            columns += [replace(first, heading=f"{row.model}: {first.heading.lower()}"), *others]
+        yield PictureRow(title=title, columns=columns)
 
 
 def _columns(
