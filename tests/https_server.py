@@ -1,8 +1,9 @@
 """A server of https addresses, without the encryption: all else is as for real ones."""
 
+import contextlib
+import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.request import HTTPSHandler
@@ -12,19 +13,40 @@ import pytest
 from advlens import files
 
 
-class Server(ThreadingHTTPServer):
-    """`asked` is for its handler to note requests in; `end` is set when the test is over."""
+class Answers(BaseHTTPRequestHandler):
+    """One way to answer for each path, told from which byte on; the server notes what is asked."""
 
-    def __init__(self, answers: type[BaseHTTPRequestHandler]) -> None:
-        super().__init__(("127.0.0.1", 0), answers)
-        self.asked: list[object] = []
-        self.end = threading.Event()
+    def do_GET(self) -> None:
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        start = int(asked[1]) if asked else None
+        self.server.asked.append((self.path, start))
+        with contextlib.suppress(OSError):  # the client has gone
+            self.server.answers[self.path.strip("/")](self, start)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def answer(self, status: int, body: bytes = b"", **headers: object) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+class Server(ThreadingHTTPServer):
+    """`end` is set when the test is over."""
+
+    def __init__(self, answers: dict[str, Callable[[Answers, int | None], object]]) -> None:
+        super().__init__(("127.0.0.1", 0), Answers)
+        self.answers, self.end = answers, threading.Event()
+        self.asked: list[tuple[str, int | None]] = []
         self.plain = f"http://127.0.0.1:{self.server_port}"
         self.url = self.plain.replace("http", "https")
 
 
-@contextmanager
-def serving(answers: type[BaseHTTPRequestHandler]) -> Iterator[Server]:
+@contextlib.contextmanager
+def serving(answers: dict[str, Callable[[Answers, int | None], object]]) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch, Server(answers) as server:
         encrypted = lambda self, request: self.do_open(HTTPConnection, request)  # noqa: E731
         patch.setattr(HTTPSHandler, "https_open", encrypted)

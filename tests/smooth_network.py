@@ -36,6 +36,21 @@ class Untraceable(nn.Module):
         return self.network(x) if x.sum() > -1 else self.network(-x)
 
 
+class Counting(nn.Module):
+    """Notes how many images it sees at once; its control flow keeps it from being traced."""
+
+    seen: list[int] = []  # noqa: RUF012  # shared with the prepared copy
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) and x.amax() > 0:
+            self.seen.append(len(x))
+        return self.network(x)
+
+
 class Breaks(nn.Module):
     """Returns NaN, or a NaN gradient, for what has a value above the limit."""
 

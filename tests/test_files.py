@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -36,23 +35,6 @@ BAD |= {"flipped": "SHA-256", "empty": "0 bytes, not 300000", "absent": "404"}
 BAD |= {"to_http": "not an https address", "to_file": "not allowed", "in_circles": "infinite loop"}
 BAD |= {"silent": "timed out", "dripping": "in time", "garbage": "no http"}
 SIZE = len(BODY)
-REDIRECTS = {
-    "moved": "/whole",
-    "to_http": "http://127.0.0.1:{port}/whole",
-    "to_file": "file:///etc/hostname",
-    "in_circles": "/in_circles",
-}
-BODIES = {  # the status, the body, the length that is announced
-    "whole": (200, BODY, SIZE),
-    "flipped": (200, BODY[:7] + bytes([BODY[7] ^ 1]) + BODY[8:], SIZE),
-    "short": (200, BODY[:-1], SIZE),
-    "short_without_length": (200, BODY[:-1], None),
-    "empty": (200, b"", 0),
-    "longer": (200, BODY + b"x", SIZE + 1),
-    "endless": (200, BODY, None),
-    "dripping": (200, b"", SIZE),
-    "absent": (404, b"", 0),
-}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -60,7 +42,6 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def failing(number: int):
-
     def fail(*_, **__):
         raise OSError(number, os.strerror(number))
 
@@ -231,47 +212,50 @@ def test_of_processes_that_take_over_at_once_one_holds(tmp_path):
 # fetch
 
 
-class Answers(BaseHTTPRequestHandler):
-    """One answer for each path, good and bad."""
+def sends(body: bytes, length: int | None, after=lambda to: None):
+    """The body, of a length that is announced; and what comes after."""
+    headers = {} if length is None else {"Content_Length": length}
+    return lambda to, _: [to.answer(200, body, **headers), after(to)]
 
-    def do_GET(self):
-        self.server.asked.append(self.path)
-        with contextlib.suppress(OSError):  # the client has gone, as it should
-            self.answer(self.path.strip("/"))
 
-    def log_message(self, *_):
-        pass
+def leads(place: str):
+    return lambda to, _: to.answer(302, Location=place.format(server=to.server))
 
-    def answer(self, name: str) -> None:
-        if name == "garbage":
-            self.wfile.write(b"\xff\x00 no http\r\n\r\n")
-        elif name == "silent":
-            self.server.end.wait(5)
-        elif name in REDIRECTS:
-            self.send_response(302)
-            self.send_header("Location", REDIRECTS[name].format(port=self.server.server_port))
-            self.end_headers()
-        else:
-            self.body(name, *BODIES[name])
 
-    def body(self, name: str, status: int, body: bytes, length: int | None) -> None:
-        if name == "whole":
-            time.sleep(0.1)  # long enough for a second request to come
-        self.send_response(status)
-        if length is not None:
-            self.send_header("Content-Length", str(length))
-        self.end_headers()
-        self.wfile.write(body)
-        while name == "endless":
-            self.wfile.write(BODY)
-        while name == "dripping" and not self.server.end.wait(0.02):
-            self.wfile.write(b"x")
+def without_end(to) -> None:
+    while True:
+        to.wfile.write(BODY)
+
+
+def dripping(to) -> None:
+    while not to.server.end.wait(0.02):
+        to.wfile.write(b"x")
+
+
+ANSWERS = {
+    # long enough for a second request to come
+    "whole": lambda to, start: [time.sleep(0.1), sends(BODY, SIZE)(to, start)],
+    "flipped": sends(BODY[:7] + bytes([BODY[7] ^ 1]) + BODY[8:], SIZE),
+    "short": sends(BODY[:-1], SIZE),
+    "short_without_length": sends(BODY[:-1], None),
+    "empty": sends(b"", 0),
+    "longer": sends(BODY + b"x", SIZE + 1),
+    "endless": sends(BODY, None, without_end),
+    "dripping": sends(b"", SIZE, dripping),
+    "absent": lambda to, _: to.answer(404, Content_Length=0),
+    "moved": leads("/whole"),
+    "to_http": leads("{server.plain}/whole"),
+    "to_file": leads("file:///etc/hostname"),
+    "in_circles": leads("/in_circles"),
+    "garbage": lambda to, _: to.wfile.write(b"\xff\x00 no http\r\n\r\n"),
+    "silent": lambda to, _: to.server.end.wait(5),
+}
 
 
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setattr(files, "SLOWEST", 10 * SIZE)
-    with serving(Answers) as server:
+    with serving(ANSWERS) as server:
         yield server
 
 

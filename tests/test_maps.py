@@ -12,10 +12,11 @@ from advlens.maps import DiscrepancyMap, highlighted, marked
 from advlens.prepared import prepare
 from advlens.seeding import Stream
 from flops import flops
+from smooth_network import Counting
 from steps_by_hand import stream
 
 UNITS = [[4, 0], [1, 1], [2, 4]]
-SIZES = [((224, 224), 72**2), ((32, 32), 31**2), ((160, 128), 78 * 62)]
+SIZES = [((32, 32), 31**2), ((160, 128), 78 * 62)]
 THREE = "each of the 3 images"
 WRONG = [
     ({"patch": 10}, {}, DataError, "9 × 14 pixels are smaller than the occluder of 10"),
@@ -38,21 +39,6 @@ def network() -> nn.Sequential:
             *(nn.Conv2d(6, 5, 3, stride=2), nn.ReLU()),
             *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4)),
         ).eval()
-
-
-class Branching(nn.Module):
-    """Control flow that depends on the images: torch cannot trace it."""
-
-    seen: list[int] = []  # noqa: RUF012  # numbers of images, shared with the prepared copy
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = network()
-
-    def forward(self, images: Tensor) -> Tensor:
-        if images.amax() > 0:
-            self.seen.append(len(images))
-        return self.layers(images)
 
 
 @pytest.fixture
@@ -97,13 +83,14 @@ def by_hand(maps, image: Tensor, unit: int, patch: int, stride: int, seed: int, 
     return [[read(row, column) for column in range(width)] for row in range(height)], raised
 
 
-CASES = [(network, 3, 2), (network, 2, 5), (network, 4, 1), (network, 9, 3), (Branching, 3, 2)]
+SIZES_OF = [(3, 2), (2, 5), (4, 1), (9, 3)]
+CASES = [*((network, *sizes) for sizes in SIZES_OF), (lambda: Counting(network()), 3, 2)]
 
 
 @pytest.mark.parametrize(("build", "patch", "stride"), CASES)
 def test_equals_loops(build: type, patch: int, stride: int, images: Tensor) -> None:
     model = build().double()
-    layers = model.layers if isinstance(model, Branching) else model
+    layers = model.network if isinstance(model, Counting) else model
     method = DiscrepancyMap(patch=patch, stride=stride, batch_size=7, seed=5)
     ids, rises, found_any = torch.tensor([11, 3, 8]), [], []
     found = method(prepare(model, dtype=torch.float64), images.double(), units=UNITS, ids=ids)
@@ -137,13 +124,13 @@ def test_passes_are_one_per_place_and_one_more(units: int, images: Tensor) -> No
 @pytest.mark.parametrize(("shape", "places"), SIZES)
 def test_sizes_follow_the_image(shape: tuple[int, int], places: int) -> None:
     """At 224 the paper's 11 and 3; at 32 the smallest, 2 and 1; at 128 pixels 6 and 2."""
-    model = Branching()
-    model.layers = nn.Sequential(nn.Conv2d(3, 2, 1, stride=50))
-    image = torch.rand(1, 3, *shape)
+    patch, *lines = DiscrepancyMap()._places(224, 224)
+    assert (patch, [line.tolist() for line in lines]) == (11, [[*range(0, 214, 3)]] * 2)
+    model, image = Counting(nn.Conv2d(3, 2, 1, stride=50)), torch.rand(1, 3, *shape)
     prepared = prepare(model, image)
-    Branching.seen.clear()
+    Counting.seen.clear()
     assert DiscrepancyMap()(prepared, image, units=[[1]]).shape == (1, 1, *shape)
-    assert sum(Branching.seen) == places + 1
+    assert sum(Counting.seen) == places + 1
 
 
 def test_any_batch_and_an_earlier_layer_by_its_name_give_the_same(images):

@@ -45,15 +45,18 @@ def test_type_checkers_see_the_same_names():
     assert {*seen, "__version__"} == NAMES
 
 
-def test_names_come_when_they_are_used():
+def test_names_and_libraries_come_when_they_are_used():
     code = (
         "import sys, advlens\n"
         "assert not {'torch', 'numpy', 'tyro'} & sys.modules.keys()\n"
         "advlens.AdvlensError\n"
         "assert 'torch' not in sys.modules\n"
         "for name in advlens.__all__: getattr(advlens, name)\n"
+        "import advlens.cli, advlens.auditing\n"
         "assert callable(advlens.audit)\n"
-        "print(*{'matplotlib', 'torchvision', 'jinja2', 'PIL._imaging'} & sys.modules.keys())\n"
+        "heavy = {'matplotlib', 'torchvision', 'jinja2', 'PIL._imaging', 'pandas'}\n"
+        "heavy |= {'timm', 'foolbox', 'torchattacks', 'captum', 'pyautoattack'}\n"
+        "print(*heavy & sys.modules.keys())\n"
         "try: advlens.nothing\n"
         "except AttributeError as error: print(error)\n"
     )

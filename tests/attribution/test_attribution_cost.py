@@ -11,6 +11,7 @@ from advlens.attribution import Faithfulness, IntegratedGradients, RandomAttribu
 from advlens.attribution.baselines import blurred
 from advlens.prepared import prepare
 from flops import counted_resnet, flops
+from smooth_network import Counting
 
 M, N, BACKGROUND = 5, 8, 12
 BATCHES = {
@@ -75,25 +76,11 @@ def test_expected_gradients(batch_size, stratified, resnet):
     assert cost == (6 * (2 * N + 1) + BACKGROUND) * unit
 
 
-class Counting(nn.Module):
-    """Notes how many images it sees at once; its control flow keeps it from being traced."""
-
-    seen: list[int] = []  # noqa: RUF012  # shared with the prepared copy
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(192, 5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if len(x):
-            self.seen.append(len(x))
-        return self.linear(x.flatten(1))
-
-
 @pytest.mark.parametrize("make", BATCHES.values(), ids=BATCHES)
 def test_the_largest_batch_is_the_one_set(make, pixels):
     """Whatever the number of images and steps; and no batch but the last of a row is smaller."""
-    model, background = prepare(Counting(), pixels), torch.rand(40, 3, 8, 8)
+    counting = Counting(nn.Sequential(nn.Flatten(), nn.Linear(192, 5)))
+    model, background = prepare(counting, pixels), torch.rand(40, 3, 8, 8)
     for count, many, size in ((1, 40, 16), (24, 3, 16), (8, 40, 16), (24, 40, 7)):
         Counting.seen.clear()
         method, given = replace(make(many), batch_size=size), {}

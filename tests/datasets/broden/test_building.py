@@ -1,9 +1,7 @@
 """One's own data set: every label where its mask has it, every number counted again."""
 
-import csv
 import hashlib
 import os
-import re
 import shutil
 import signal
 from fractions import Fraction
@@ -21,6 +19,7 @@ from advlens.datasets.broden import building
 from advlens.datasets.broden.colors import FOCAL, color_index
 from advlens.datasets.broden.sources import nearest
 from advlens.errors import DataError, RunError, SettingsError
+from dissection.dissection_by_hand import labels_of, rows_of
 from tiny_broden import save_label_map
 from tiny_imagenet import Edit, cases, content, gone, linked, picture, png, replaced
 from together import FORKSERVER
@@ -135,80 +134,49 @@ def test_labels_lie_where_the_masks_have_them(made: Path) -> None:
         assert carried == {"color", *masks, *(category for _, category, _ in said)}
 
 
-def tables(folder: Path) -> dict[str, list[dict]]:
-    """As NetDissect-Lite's loader takes them apart."""
-
-    def decode(row: dict[str, str]) -> dict:
-        result: dict = {}
-        for key, value in row.items():
-            if key == "category":
-                pairs = [re.match(r"^([^(]*)\(([^)]*)\)$", f).groups() for f in value.split(";")]
-                result[key] = {c: int(n) for c, n in pairs}
-            elif key in ("name", "image", "split", "syns"):
-                result[key] = value
-            elif re.match(r"^\d+$", value):
-                result[key] = int(value)
-            elif re.match(r"^\d+\.\d*$", value):
-                result[key] = float(value)
-            else:
-                items = [s for s in value.split(";") if s]
-                result[key] = [int(s) if re.match(r"^\d+$", s) else s for s in items]
-        return result
-
-    result = {}
-    for path in folder.glob("*.csv"):
-        with open(path, newline="") as file:
-            result[path.stem] = [decode(row) for row in csv.DictReader(file)]
-    return result
-
-
 def test_tables_are_counted_again(made: Path) -> None:
     folder = build(made)
-    found = tables(folder)
+    found = {path.stem: rows_of(path) for path in folder.glob("*.csv")}
+    categories = [line["name"] for line in found["category"]]
     present: dict[tuple[str, int], list[float]] = {}
     for row in found["index"]:
-        assert (row["ih"], row["iw"], row["sh"], row["sw"]) == (32, 32, 16, 16)
-        with Image.open(folder / "images" / row["image"]) as image:
-            assert (image.size, image.format, image.mode) == ((32, 32), "JPEG", "RGB")
-        for category in [line["name"] for line in found["category"]]:
-            layers = []
-            for item in row[category] if isinstance(row[category], list) else [row[category]]:
-                if isinstance(item, int):
-                    layers.append(np.full((16, 16), item))
-                    continue
-                with Image.open(folder / "images" / item) as image:
-                    assert (image.size, image.format, image.mode) == ((16, 16), "PNG", "RGB")
-                    rgb = np.asarray(image).astype(int)
-                layers.append(rgb[..., 0] + 256 * rgb[..., 1])
-            for number in range(1, 200):
-                if (shown := np.any([layer == number for layer in layers], axis=0)).any():
-                    present.setdefault((category, number), []).append(shown.mean())
-    numbers = [row["number"] for row in found["label"]]
-    assert numbers == list(range(1, len(numbers) + 1))
-    frequencies = [row["frequency"] for row in found["label"]]
+        assert [row[name] for name in ("ih", "iw", "sh", "sw")] == ["32", "32", "16", "16"]
+        items = [item for category in categories for item in row[category].split(";")]
+        pictures = [(row["image"], "JPEG", 32), *((i, "PNG", 16) for i in items if "/" in i)]
+        for name, form, side in pictures:
+            with Image.open(folder / "images" / name) as image:
+                assert (image.size, image.format, image.mode) == ((side, side), form, "RGB")
+        for category in categories:
+            carried, _ = labels_of(folder, row, [category])
+            for number in carried.any(axis=(1, 2)).nonzero()[0].tolist():
+                present.setdefault((category, number), []).append(carried[number].mean())
+    assert [int(row["number"]) for row in found["label"]] == [*range(1, len(found["label"]) + 1)]
+    frequencies = [int(row["frequency"]) for row in found["label"]]
     assert frequencies == sorted(frequencies, reverse=True)
-    names = {row["number"]: row["name"] for row in found["label"]}
+    names = {int(row["number"]): row["name"] for row in found["label"]}
     assert len(set(names.values())) == len(names)
     assert {"dog", "lamp", "fur", "plate", "street-s", "striped", "red-c"} < set(names.values())
     for row in found["label"]:
-        own = {c: shares for (c, n), shares in present.items() if n == row["number"]}
-        assert row["category"] == {c: len(shares) for c, shares in own.items()}
-        assert row["frequency"] == sum(map(len, own.values()))
-        assert row["coverage"] == pytest.approx(sum(map(sum, own.values())), abs=1e-6)
-    assert [row["name"] for row in found["label"] if len(row["category"]) == 2] == ["fur"]
-    firsts = [row["first"] for row in found["category"]]
+        own = {c: shares for (c, n), shares in present.items() if n == int(row["number"])}
+        assert set(row["category"].split(";")) == {f"{c}({len(s)})" for c, s in own.items()}
+        assert int(row["frequency"]) == sum(map(len, own.values()))
+        assert float(row["coverage"]) == pytest.approx(sum(map(sum, own.values())), abs=1e-6)
+    assert [row["name"] for row in found["label"] if ";" in row["category"]] == ["fur"]
+    firsts = [int(row["first"]) for row in found["category"]]
     assert firsts == sorted(firsts)
     for row in found["category"]:
         own = {n: shares for (c, n), shares in present.items() if c == row["name"]}
         most_first = sorted(own, key=lambda n: (-len(own[n]), n))
-        assert found[f"c_{row['name']}"] == [
-            {"code": code, "number": n, "name": names[n], "frequency": len(own[n])}
-            | {"coverage": pytest.approx(sum(own[n]), abs=1e-6)}
-            for code, n in enumerate(most_first, 1)
+        listed = found[f"c_{row['name']}"]
+        assert [
+            [line[key] for key in ("code", "number", "name", "frequency")] for line in listed
+        ] == [
+            [str(code), str(n), names[n], str(len(own[n]))] for code, n in enumerate(most_first, 1)
         ]
-        total = sum(map(len, own.values()))
-        expected = (min(own), max(own), len(own), total)
-        assert (row["first"], row["last"], row["count"], row["frequency"]) == expected
+        coverage = [float(line["coverage"]) for line in listed]
+        assert coverage == pytest.approx([sum(own[n]) for n in most_first], abs=1e-6)
+        expected = (min(own), max(own), len(own), sum(map(len, own.values())))
+        assert tuple(int(row[k]) for k in ("first", "last", "count", "frequency")) == expected
 
 
 def test_order_split_and_images_alone(made):
@@ -222,7 +190,7 @@ def test_order_split_and_images_alone(made):
     assert means == pytest.approx([190, 0, 50], abs=3)
     for i in range(60):
         Image.new("RGB", (8, 8), (i, i, i)).save(made / "images" / f"x{i}.png")
-    rows = tables(build(made, "more"))["index"]
+    rows = rows_of(build(made, "more") / "index.csv")
     places = [int(hashlib.md5(row["image"].encode()).hexdigest(), 16) / 2**128 for row in rows]
     assert places == sorted(places)
     assert [row["split"] for row in rows] == ["train" if p <= 0.8 else "val" for p in places]

@@ -1,6 +1,5 @@
 """Labels of every pixel: against a second reading by plain loops, and recounted on real images."""
 
-import csv
 import hashlib
 import itertools
 import re
@@ -17,6 +16,7 @@ from advlens.datasets import Annotations, BrodenData, Concept, Transform, load_d
 from advlens.datasets.broden import data as module
 from advlens.datasets.broden.data import read_label_map
 from advlens.errors import DataError
+from dissection.dissection_by_hand import labels_of, rows_of
 from tiny_broden import CATEGORIES, save_label_map, write_tiny_broden
 
 N = 14
@@ -34,46 +34,24 @@ def data(folder: Path) -> BrodenData:
     return data
 
 
-def table(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def by_loops(folder: Path, categories: tuple[str, ...]) -> list[tuple[dict, list[bool]]]:
-    """For each image the labels of each pixel as a set, and the categories it carries."""
-    result = []
-    for row in table(folder / "index.csv"):
-        places = itertools.product(range(int(row["sh"])), range(int(row["sw"])))
-        pixels: dict[tuple[int, int], set[int]] = {place: set() for place in places}
-        cells = [row[category].split(";") for category in categories]
-        cells = [[item for item in cell if item not in ("", "0")] for cell in cells]
-        for item in itertools.chain(*cells):
-            image = None if item.isdigit() else Image.open(folder / "images" / item)
-            for (y, x), labels in pixels.items():
-                red, green, _ = (int(item), 0, 0) if image is None else image.getpixel((x, y))
-                labels |= {red + 256 * green} - {0}
-        result.append((pixels, [cell != [] for cell in cells]))
-    return result
-
-
 def equal(one: Annotations, other: Annotations) -> bool:
     names = ("maps", "whole", "carries")
     return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
 
 
-def test_annotations_equal_a_second_reading(folder, data):
+def test_annotations_equal_a_second_reading(folder: Path, data: BrodenData) -> None:
     found = data.annotations(range(len(data)))
     assert found.maps.dtype == found.whole.dtype == torch.int32
     assert found.maps.shape == (N, 5, 16, 16)
-    seen = set()
-    for i, (pixels, carries) in enumerate(by_loops(folder, data.categories)):
+    seen: set[int] = set()
+    for i, row in enumerate(rows_of(folder / "index.csv")):
+        carried, carries = labels_of(folder, row, data.categories)
         assert found.carries[i].tolist() == carries
         whole = [label for label in found.whole[i].tolist() if label]
-        for (y, x), labels in pixels.items():
+        for y, x in itertools.product(range(16), range(16)):
             ours = whole + [label for label in found.maps[i, :, y, x].tolist() if label]
-            assert len(ours) == len(set(ours))  # none twice at a pixel
-            assert set(ours) == labels
-            seen |= labels
+            assert sorted(ours) == np.flatnonzero(carried[:, y, x]).tolist()  # none twice
+            seen |= {*ours}
     assert (seen, max(seen)) == ({concept.number for concept in data.concepts}, 300)
 
 
@@ -98,7 +76,7 @@ def test_primary_category(folder, data, tmp_path):
     """That of the largest coverage; of equal ones the first."""
     coverage = {}
     for category in ("part", "material"):
-        (line,) = (row for row in table(folder / f"c_{category}.csv") if row["name"] == "hair")
+        (line,) = (row for row in rows_of(folder / f"c_{category}.csv") if row["name"] == "hair")
         coverage[category] = float(line["coverage"])
     assert data.concepts[4].category == max(coverage, key=coverage.get)
     copy = write_tiny_broden(tmp_path / "copy")
@@ -114,12 +92,13 @@ def test_primary_category(folder, data, tmp_path):
 def test_any_categories(tmp_path, categories):
     folder = write_tiny_broden(tmp_path / "some", categories=categories)
     data = BrodenData(folder)
-    assert data.categories == tuple(row["name"] for row in table(folder / "category.csv"))
+    assert data.categories == tuple(row["name"] for row in rows_of(folder / "category.csv"))
     found = data.annotations(range(12))
     assert found.carries.shape == (12, len(categories))
-    for i, (pixels, carries) in enumerate(by_loops(folder, data.categories)):
+    for i, row in enumerate(rows_of(folder / "index.csv")):
+        carried, carries = labels_of(folder, row, data.categories)
         assert found.carries[i].tolist() == carries
-        labels = set().union(*pixels.values())
+        labels = {*np.flatnonzero(carried.any(axis=(1, 2))).tolist()}
         assert {*found.maps[i].unique().tolist(), *found.whole[i].tolist()} - {0} == labels
 
 
@@ -238,7 +217,7 @@ def test_recount_of_real_images(shared_data):
             count[whole.numpy()] += 112 * 112
             frequency, area = frequency + (count > 0), area + count
     for category in data.categories:
-        for row in table(folder / f"c_{category}.csv"):
+        for row in rows_of(folder / f"c_{category}.csv"):
             number = int(row["number"])
             assert data.concepts[number - 1] == Concept(number, row["name"], category, (category,))
             assert frequency[number] == int(row["frequency"])

@@ -1,11 +1,8 @@
 """Downloads go on where they broke off, and hold what was asked for."""
 
-import contextlib
 import hashlib
 import random
-import re
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +10,7 @@ import pytest
 from advlens.datasets.broden import download
 from advlens.datasets.broden.download import fetch_continued
 from advlens.errors import DataError, RunError
-from https_server import Server, serving
+from https_server import Answers, Server, serving
 
 BODY = random.Random(0).randbytes(300_000)
 MD5 = hashlib.md5(BODY).hexdigest()
@@ -24,53 +21,37 @@ BAD = {
 }
 SHORTER = "less than what came before, which is removed"
 WRONG_SPAN = f"asked for the bytes from {HALF}, it sends bytes 7-"
-ANSWERS: dict[str, Callable[["Answers", int | None], object]] = {
-    "good": lambda to, start: to.good(start),
-    "breaks": lambda to, start: to.good(start, end=(start or 0) + 100_000),
-    "without_ranges": lambda to, start: to.good(None),
+
+
+def good(to: Answers, start: int | None, body: bytes = BODY, end: int | None = None) -> None:
+    if start is None:
+        to.answer(200, body[:end], Content_Length=len(body))
+    elif start >= len(body):
+        to.answer(416, Content_Range=f"bytes */{len(body)}", Content_Length=0)
+    else:
+        span = f"bytes {start}-{len(body) - 1}/{len(body)}"
+        to.answer(206, body[start:end], Content_Range=span, Content_Length=len(body) - start)
+
+
+ANSWERS = {
+    "good": good,
+    "breaks": lambda to, start: good(to, start, end=(start or 0) + 100_000),
+    "without_ranges": lambda to, start: good(to, None),
     "without_length": lambda to, start: to.answer(200, BODY),
-    "other": lambda to, start: to.good(start, bytes(len(BODY))),
-    "shorter": lambda to, start: to.good(start, BODY[:1000]),
-    "longer": lambda to, start: to.good(start, BODY * 2),
+    "other": lambda to, start: good(to, start, bytes(len(BODY))),
+    "shorter": lambda to, start: good(to, start, BODY[:1000]),
+    "longer": lambda to, start: good(to, start, BODY * 2),
     "wrong_span": lambda to, start: to.answer(206, BODY, Content_Range="bytes 7-299999/300000"),
-    "absent": lambda to, start: to.answer(404, b"", Content_Length=0),
-    "moved": lambda to, start: to.answer(302, b"", Location=f"{to.server.plain}/good"),
-    "to_file": lambda to, start: to.answer(302, b"", Location="file:///etc/hostname"),
+    "absent": lambda to, start: to.answer(404, Content_Length=0),
+    "moved": lambda to, start: to.answer(302, Location=f"{to.server.plain}/good"),
+    "to_file": lambda to, start: to.answer(302, Location="file:///etc/hostname"),
     "silent": lambda to, start: to.server.end.wait(5),
 }
 
 
-class Answers(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        start = int(asked[1]) if asked else None
-        self.server.asked.append((self.path, start))
-        with contextlib.suppress(OSError):  # the client has gone
-            ANSWERS[self.path.strip("/")](self, start)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def answer(self, status: int, body: bytes, **headers: object) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), str(value))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def good(self, start: int | None, body: bytes = BODY, end: int | None = None) -> None:
-        if start is None:
-            self.answer(200, body[:end], Content_Length=len(body))
-        elif start >= len(body):
-            self.answer(416, b"", Content_Range=f"bytes */{len(body)}", Content_Length=0)
-        else:
-            span = f"bytes {start}-{len(body) - 1}/{len(body)}"
-            self.answer(206, body[start:end], Content_Range=span, Content_Length=len(body) - start)
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with serving(Answers) as server:
+    with serving(ANSWERS) as server:
         yield server
 
 
