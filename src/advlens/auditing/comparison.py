@@ -34,8 +34,8 @@ LARGEST_PICTURE = 2**24
 
 
 def compare(
-    runs: Sequence[str | os.PathLike[str]],
-    out: str | os.PathLike[str],
+    runs: Sequence[str | Path],
+    out: str | Path,
     *,
     command: str | None = None,
 ) -> Path:
