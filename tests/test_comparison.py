@@ -3,7 +3,9 @@
 import csv
 import dataclasses
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import pytest
 from torch import nn
 
 from advlens import AuditSettings, RunError, SettingsError, compare
+from advlens.auditing.comparison import LARGEST_PICTURE
 from advlens.cli.verbs import main
 from advlens.prepared import frozen
+from advlens.runs.folder import write_csv
 from advlens.runs.results import Results
 from small_runs import SYNSETS, audited, noise, rows, small
 from unrendered import unrendered
@@ -92,12 +96,9 @@ def test_nothing_is_measured_again(runs, tmp_path, monkeypatch):
 
 
 def test_a_model_in_several_runs_counts_once_and_an_earlier_comparison_is_replaced(runs, tmp_path):
-    for name in ("first", "second"):  # as of a weights file
-        folder = Path(shutil.copytree(runs[name], tmp_path / name))
-        record = json.loads((folder / "run.json").read_text())
-        for model in record["models"]:
-            model["weights"] = {"tiny": "ab", "other": "cd"}[model["name"]]
-        (folder / "run.json").write_text(json.dumps(record))
+    weights = {"tiny": "ab", "other": "cd"}  # as of weights files
+    for name in ("first", "second"):
+        copied(runs[name], tmp_path / name, lambda model: {"weights": weights[model["name"]]})
     out = tmp_path / "out"
     with unrendered():
         for names in (("first", "second"), ("second", "first")):
@@ -107,6 +108,57 @@ def test_a_model_in_several_runs_counts_once_and_an_earlier_comparison_is_replac
     assert [row["model"] for row in table if row["attack"] == "natural"] == ["tiny", "other"]
     alone = rows(runs["second"], "accuracy")
     assert [row for row in table if row["model"] == "tiny"] == alone
+    note = (
+        f"tiny was measured in {tmp_path / 'first'} too; its numbers are those of an earlier run."
+    )
+    assert note in Results.read(out).record["notes"]
+
+
+def test_no_two_models_get_one_name(runs, tmp_path):
+    one = copied(runs["first"], tmp_path / "one", lambda _: {})
+    two = copied(runs["second"], tmp_path / "two", lambda _: {"name": "tiny (2)"}, "tiny")
+    with unrendered():
+        compare([one, two, runs["second"]], tmp_path / "out")
+    assert Results.read(tmp_path / "out").models == ("tiny", "other", "tiny (2)", "tiny (3)")
+
+
+def test_a_run_that_is_compared_is_not_written_over(runs, joined):
+    before = plain(joined)
+    with pytest.raises(RunError, match="is one of the runs to compare; choose another --out"):
+        compare([joined, runs["second"]], joined.parent / "." / joined.name)
+    assert plain(joined) == before
+
+
+DAMAGES = {
+    "a picture is missing": (
+        lambda run: shutil.rmtree(run / "figures" / "images"),
+        "which is not in the folder",
+    ),
+    "a picture is too large": (
+        lambda run: [
+            os.truncate(path, LARGEST_PICTURE + 1) for path in (run / "figures/images").iterdir()
+        ],
+        "cannot read the picture .* more than",
+    ),
+    "an influence is no number": (
+        lambda run: replaced(run / "results" / "consistency_images.csv", "influences", "one two"),
+        "do not fit together .ValueError",
+    ),
+    "a method lacks its chance": (
+        lambda run: replaced(run / "results" / "attribution_images.csv", "method", "mine"),
+        "do not fit together .KeyError",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "said"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_run_leaves_an_earlier_comparison_as_it_was(runs, joined, tmp_path, damage, said):
+    broken = copied(runs["second"], tmp_path / "broken", lambda _: {})
+    damage(broken)
+    before = plain(joined)
+    with pytest.raises(RunError, match=said):
+        compare([runs["first"], broken], joined)
+    assert plain(joined) == before
 
 
 def test_the_command_writes_a_report_that_says_what_made_it(runs, tmp_path, capsys):
@@ -117,6 +169,28 @@ def test_the_command_writes_a_report_that_says_what_made_it(runs, tmp_path, caps
     page = (tmp_path / "out" / "report.html").read_text()
     assert "advlens compare" in page
     assert all(name in page for name in ("tiny", "other", "tiny (2)"))
+
+
+def copied(run: Path, folder: Path, change: Callable[[Any], Any], name: str = "") -> Path:
+    """A copy of a run with other entries for its models; a new name is in its tables too."""
+    shutil.copytree(run, folder)
+    record = json.loads((folder / "run.json").read_text())
+    new = [change(model) for model in record["models"]]
+    record["models"] = [model | more for model, more in zip(record["models"], new, strict=True)]
+    if name:
+        for stage in record["stages"]:
+            stage["model"] = new[0]["name"]
+        for path in (folder / "results").iterdir():
+            replaced(path, "model", new[0]["name"])
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+def replaced(path: Path, column: str, text: str) -> None:
+    """Every cell of a column holds this text."""
+    table = rows(path.parent.parent, path.stem)
+    if table and column in table[0]:
+        write_csv(path, [row | {column: text} for row in table])
 
 
 def altered(run: Path, folder: Path, old: str, new: str) -> Path:

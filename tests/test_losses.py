@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from advlens.errors import ModelError
 from advlens.losses import cross_entropy, divergence, feature_distance, log_odds, rounding
 
 MARGINS = [-90, -40, -5, 0, 5, 10, 17, 25, 40, 60, 80, 87]
@@ -66,6 +67,11 @@ def naive_divergence(*logits: np.ndarray) -> float:
     exps = [[math.exp(v) for v in z] for z in logits]
     found = [[v / math.fsum(part) for v in part] for part in exps]
     return math.fsum(p * math.log(p / q) for p, q in zip(*found, strict=True))
+
+
+def test_one_class_is_no_loss():
+    with pytest.raises(ModelError, match=r"one logit for each image.* at least two classes"):
+        cross_entropy(torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64))
 
 
 def test_divergence_equals_naive_float64():

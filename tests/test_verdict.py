@@ -58,7 +58,7 @@ CASES = {
     "chance": ("accuracy attack=natural: top1=0.2±0.11", "natural", "fails", "nothing to trust"),
     "few": ("accuracy attack=natural: top1=0.4±0.31 n=5", "natural", "unknown", "5 images are too"),
     # units
-    "success": (f"{UNITS}: success=0.79", "units", "unknown", "No attack here fools it on 80.0%"),
+    "success": (f"{UNITS}: success=0.79", "units", "unknown", "succeeds on 79.0% of images"),
     "kept": (f"{UNITS}: mean=0.9701; floors: value=0.91", "units", "holds", "units stand for what"),
     "some": (f"{UNITS}: mean=0.9699; floors: value=0.91", "units", "partly", "partly stand"),
     "few left": (f"{UNITS}: mean=0.9401; floors: value=0.91", "units", "partly", "partly stand"),
@@ -67,7 +67,7 @@ CASES = {
     "faith": ("attribution: ahead_low=0.01", "attributions", "holds", "what its predictions rest"),
     "one": (
         "attribution: ahead_low=0.01; attribution measure=deletion: ahead_low=0",
-        *("attributions", "partly", "beat random ones in insertion (n"),
+        *("attributions", "partly", "beat random ones in 3 of 6 comparisons (n"),
     ),
     "none": (
         f"attribution: ahead_low=-0.1 n={ENOUGH}",

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from advlens.arrays import Images, Labels
 from advlens.attacks import AdamAttack, Attack, LeastLikely
+from advlens.attacks.adam import CALIBRATION
 from advlens.attacks.threat import L2
 from advlens.checks import check_numbers, check_positive, check_types
 from advlens.errors import DataError, SettingsError
@@ -308,9 +309,9 @@ class Consistency:
     """LC, consis_adv, CS1 and CS2 of every unit of every convolution, for images in memory.
 
     Attributes:
-        attack: the attack that makes the adversarial images. An Adam attack without a λ gets it
-            on the first batch. CS2 compares the classes that the attack aims at; if it aims at
-            none, those that the model predicts under it.
+        attack: the attack that makes the adversarial images. The λ of an Adam attack
+            without one is calibrated on 96 of the images, evenly spaced. CS2 compares the classes
+            that the attack aims at; if it aims at none, those that the model predicts under it.
         top: share of the images that represents a unit (D22: .01), at least 2 of them.
         sigma: width of the class similarity C (D22 eq. 10).
         batch_size: images per step.
@@ -356,9 +357,8 @@ class Consistency:
         )
         targets, attack = torch.zeros(len(images), dtype=torch.int64), self.attack
         if isinstance(attack, AdamAttack) and attack.weight is None:
-            attack = attack.calibrate(
-                prepared, images[: self.batch_size], labels[: self.batch_size]
-            )
+            some = torch.linspace(0, len(images) - 1, min(CALIBRATION, len(images))).long()
+            attack = attack.calibrate(prepared, images[some], labels[some], ids=some)
         for start in range(0, len(images), self.batch_size):
             ids = torch.arange(start, min(start + self.batch_size, len(images)))
             batch = images[ids]

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from advlens.arrays import Labels, Logits, PerImage
+from advlens.errors import ModelError
 
 FeatureDistance = Literal["squared", "summed", "absolute", "cosine"]
 
@@ -17,7 +18,15 @@ def log_odds(logits: Logits, labels: Labels) -> PerImage:
     Cross entropy is its softplus, so both have the same gradient direction for each image, but this
     one neither loses its leading digits where p(label) rounds to 1 nor underflows. It is positive
     wherever the model does not predict the label.
+
+    Raises:
+        ModelError: there is only one class.
     """
+    if logits.shape[1] == 1:
+        raise ModelError(
+            "the model returns one logit for each image, which is right whatever the image is; "
+            "give it one logit for each of at least two classes"
+        )
     label = labels.unsqueeze(1)
     others = logits.scatter(1, label, -torch.inf)
     return torch.logsumexp(others, dim=1) - logits.gather(1, label).squeeze(1)

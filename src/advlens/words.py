@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import itertools
 import re
 import types
 from collections import Counter
@@ -48,6 +49,16 @@ def perhaps(name: str, known: Collection[str], count: int = 1) -> str:
     *first, last = close or [""]
     meant = f"{', '.join(first)} or {last}" if first else last
     return f"; perhaps you meant {meant}" if last else ""
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names, numbered where they repeat: ["a", "b", "a"] -> ["a", "b", "a (2)"]."""
+    made: list[str] = []
+    for name in names:
+        numbered = (f"{name} ({number})" for number in itertools.count(2))
+        free = (each for each in numbered if each not in (*names, *made))
+        made.append(next(free) if name in made else name)
+    return made
 
 
 def listed(texts: Sequence[str]) -> str:
@@ -349,7 +360,7 @@ def classes_text(row: Mapping[str, Any], most: int = 3) -> str:
 def file_name(*parts: str | int) -> str:
     """A file name that is safe, readable, and another one for other parts."""
     text = "/".join(map(str, parts))
-    return f"{_readable(text)}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    return f"{readable(text)}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def file_names(kind: str, things: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
@@ -357,7 +368,7 @@ def file_names(kind: str, things: Iterable[tuple[str, ...]]) -> dict[tuple[str, 
 
     A name is as plain as that unless it would be the name of two things.
     """
-    plain = {thing: "-".join(filter(None, map(_readable, (kind, *thing)))) for thing in things}
+    plain = {thing: "-".join(filter(None, map(readable, (kind, *thing)))) for thing in things}
     names = Counter(plain.values())
     return {
         thing: name if names[name] == 1 else file_name(kind, *thing)
@@ -365,5 +376,6 @@ def file_names(kind: str, things: Iterable[tuple[str, ...]]) -> dict[tuple[str, 
     }
 
 
-def _readable(text: str) -> str:
+def readable(text: str) -> str:
+    """A text as part of a file name: "Least likely, L∞" -> "least-likely-l"."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60]

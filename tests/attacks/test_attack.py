@@ -282,6 +282,7 @@ def test_goals():
     ):
         goal = attack.goal(logits, labels)
         assert (goal.classes.tolist(), goal.targeted) == (classes, targeted)
+        assert attack.aims(3) == targeted
         if targeted:
             assert goal.reached(logits).tolist() == [False, False]
             assert goal.reached(-logits).tolist() == [True, True]

@@ -257,6 +257,8 @@ def test_what_cannot_be_meant_is_refused(data, monkeypatch):
         Dissection(layers=("9",))(network(), data)
     with pytest.raises(ModelError, match="no convolution"):
         Dissection()(nn.Sequential(nn.Flatten(), nn.Linear(3072, 2)), data)
+    with pytest.raises(ModelError, match=r"returns .5, 7, 7. for each .* needs a row of logits"):
+        Dissection()(network()[:5], data, ATTACK)
     sysconf = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 7}
     monkeypatch.setattr("os.sysconf", sysconf.__getitem__)
     # 40 · 15 · 15 and 40 · 7 · 7 positions: 271 values of 6 units and 59 of 5,

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import tiny_broden
-from advlens import Consistency, Dissection, SettingsError, load_data
+from advlens import Consistency, Dissection, SettingsError, consistency, load_data
 from advlens.attacks import AdamAttack, Fgsm, GaussianNoise, LeastLikely
 from advlens.attacks.threat import L2, Linf
 from advlens.auditing.stages.neurons.attacked import AttackedSets
@@ -115,6 +115,26 @@ def test_the_library_measures_the_same(made, text):
         ]
         live = ~found.dead
         np.testing.assert_allclose(shares, found.classes["target"].shares[live], rtol=1e-5)
+
+
+def test_an_open_weight_is_calibrated_on_images_of_all_classes(monkeypatch):
+    pixels, labels = images().images(range(48)).double() / 255, images().labels
+    monkeypatch.setattr(consistency, "CALIBRATION", 24)
+    order = labels.argsort()  # as class folders lie
+    with torch.no_grad():
+        *_, found = Consistency(attack=AdamAttack(weight=None, steps=4), top=0.1)(
+            model(), pixels[order], labels[order]
+        ).values()
+    some = torch.linspace(0, 47, 24).long()
+    assert labels[order][some].unique().tolist() == [0, 1, 2]
+    attack = AdamAttack(weight=None, steps=4).calibrate(
+        model(), pixels[order][some], labels[order][some]
+    )
+    *_, expected = Consistency(attack=attack, top=0.1)(
+        model(), pixels[order], labels[order]
+    ).values()
+    for measure, values in expected.values.items():
+        np.testing.assert_array_equal(found.values[measure], values)
 
 
 def test_an_attack_on_images_without_labels_leaves_the_predicted_class(concepts):

@@ -17,6 +17,8 @@ from advlens.prepared import Prepared, check_labels, place_images, prepare
 
 LIGHTEST, HEAVIEST = 1e-4, 1e6
 """Between these the weight λ is calibrated."""
+CALIBRATION = 96
+"""Images on which a run or a measurement calibrates it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,10 @@
 
 import torch
 
-from advlens.attacks import AdamAttack
+from advlens.attacks import AdamAttack, Attack
+from advlens.attacks.adam import CALIBRATION
 from advlens.auditing.stage import Context
 from advlens.datasets import Batch
-
-CALIBRATION = 96
-"""Images on which it is found."""
 
 
 def some_batches(context: Context) -> list[Batch]:
@@ -21,14 +19,16 @@ def is_open(attack: object) -> bool:
     return isinstance(attack, AdamAttack) and attack.weight is None
 
 
-def calibrated(attack: AdamAttack, context: Context, *, labeled: bool) -> AdamAttack:
-    """The attack with the λ that succeeds on 95 % of some images.
+def calibrated(attack: Attack, context: Context, *, labeled: bool) -> Attack:
+    """The attack; one whose λ is open gets the λ that succeeds on 95 % of some images.
 
     Args:
         attack: the attack.
         context: the model and the images.
         labeled: whether the images have labels; otherwise the predicted classes stand for them.
     """
+    if not (isinstance(attack, AdamAttack) and is_open(attack)):
+        return attack
     batches = some_batches(context)
     images = torch.cat([batch.images for batch in batches])
     labels = torch.cat([batch.labels for batch in batches])

@@ -4,7 +4,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,14 @@ from typing import Any
 from advlens import __version__
 from advlens.auditing.differences import compared
 from advlens.errors import RunError, SettingsError
-from advlens.files import locked
-from advlens.folders import open_plain
+from advlens.files import atomic, locked
+from advlens.folders import open_plain, why
 from advlens.report.page import write_report
 from advlens.runs.folder import Tables, differences, write_json, write_tables
 from advlens.runs.record import without_home
 from advlens.runs.results import Results
 from advlens.runs.tables import TABLES, Row
-from advlens.words import listed
+from advlens.words import distinct, listed
 
 FREE = (
     *("stages", "natural", "attack", "attribution", "autoattack", "autoattack_linf"),
@@ -63,57 +63,77 @@ def compare(
     for each in results:
         _check_finished(each)
         _check_alike(results[0], each)
-    _check_free(out)
+    _check_free(out, folders)
     line = shlex.join(map(str, ["advlens", "compare", *folders, "--out", out]))
-    with locked(out):
+    sources = _sources(results)
+    tables = _tables(sources)
+    with locked(out):  # everything has been read, so an earlier comparison may go
         for name in ("results", "figures"):
             shutil.rmtree(out / name, ignore_errors=True)
-        sources = _sources(results)
-        tables: Tables = {}
         for source in sources:
-            for name in source.tables:
-                tables.setdefault(name, []).extend(source.rows(name, out))
-        write_tables(out, tables | compared(tables))
+            source.copy_pictures(out)
+        write_tables(out, tables)
         write_json(out / "run.json", _record(sources, without_home(command or line)))
         return write_report(out)
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A run, and the names of its models in the comparison."""
+    """A run, and the names of its models in the comparison.
+
+    Attributes:
+        number: its place in the command.
+        names: the new name of each model that is taken from this run.
+        known: its models that are taken from an earlier run.
+        pictures: by new name, the pictures of these models; `rows` collects them.
+    """
 
     number: int
     results: Results
     names: Mapping[str, str]
+    known: Sequence[str]
+    pictures: dict[str, Path] = field(default_factory=dict)
 
     @property
     def tables(self) -> list[str]:
         files = (self.results.run / "results").glob("*.csv")
         return sorted(file.stem for file in files if file.stem not in DERIVED)
 
-    def rows(self, name: str, out: Path) -> list[Row]:
-        """The rows of a table for these models; their pictures are copied."""
+    def rows(self, name: str) -> list[Row]:
+        """The rows of a table for these models, with the new names of models and pictures."""
         columns = None
         if name not in TABLES:  # of another package's stage
             columns = dict.fromkeys(self.results.columns(name), str)
         return [
-            {key: self._copied(value, out) for key, value in row.items()}
+            {key: self._renamed(value) for key, value in row.items()}
             | {key: self.names[row[key]] for key in ("model", "other") if key in row}
             for row in self.results.table(name, columns)
             if row.get("model") in self.names
         ]
 
-    def _copied(self, value: Any, out: Path) -> Any:
+    def _renamed(self, value: Any) -> Any:
         """The value; if it names a picture, its name in the comparison."""
         if not (isinstance(value, str) and value.startswith(f"{PICTURES}/")):
             return value
         name = f"{PICTURES}/{self.number}-{Path(value).name}"
-        target = out / name
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with open_plain(self.results.file(value), LARGEST_PICTURE) as file:
-                target.write_bytes(file.read())
+        if name not in self.pictures:
+            self.pictures[name] = self.results.file(value)
+            self._picture(name)
         return name
+
+    def _picture(self, name: str) -> bytes:
+        path = self.pictures[name]
+        try:
+            with open_plain(path, LARGEST_PICTURE) as file:
+                return file.read()
+        except (OSError, ValueError) as error:
+            raise RunError(f"cannot read the picture {path}: {why(error)}") from error
+
+    def copy_pictures(self, out: Path) -> None:
+        """Write the pictures that the rows name."""
+        for name in self.pictures:
+            with atomic(out / name) as file:
+                file.write(self._picture(name))
 
     def renamed(self, part: str) -> list[dict[str, Any]]:
         """The entries of a part of the record for these models."""
@@ -127,26 +147,57 @@ class _Source:
 
 def _sources(results: Sequence[Results]) -> list[_Source]:
     """Each run with the models that no earlier one has; models of one name get numbers."""
-    known: list[tuple[object, ...]] = []
-    taken: dict[str, int] = {}
-    sources = []
-    for number, each in enumerate(results, start=1):
-        names, own = {}, []
-        for model in each.record["models"]:
-            identity = (model["spec"], model["weights"], model["mean"], model["std"])
-            if model["weights"] is not None and identity in known:
-                continue
-            own.append(identity)
-            name = model["name"]
-            taken[name] = taken.get(name, 0) + 1
-            names[name] = name if taken[name] == 1 else f"{name} ({taken[name]})"
-        known += own
-        sources.append(_Source(number, each, names))
-    return sources
+    earlier: list[tuple[object, ...]] = []
+    kept: list[list[str]] = []
+    for each in results:
+        identities = {
+            model["name"]: (model["spec"], model["weights"], model["mean"], model["std"])
+            for model in each.record["models"]
+        }
+        kept.append(
+            [name for name, key in identities.items() if key[1] is None or key not in earlier]
+        )
+        earlier += identities.values()
+    renamed = iter(distinct([name for names in kept for name in names]))
+    return [
+        _Source(
+            number,
+            each,
+            names={name: next(renamed) for name in names},
+            known=[name for name in each.models if name not in names],
+        )
+        for number, (each, names) in enumerate(zip(results, kept, strict=True), start=1)
+    ]
+
+
+def _tables(sources: Sequence[_Source]) -> Tables:
+    """All tables of the comparison.
+
+    Raises:
+        RunError: a table or a picture is damaged, or the tables of a run do not fit together.
+    """
+    tables: Tables = {}
+    for source in sources:
+        for name in source.tables:
+            tables.setdefault(name, []).extend(source.rows(name))
+    try:
+        tables |= compared(tables)
+    except (KeyError, TypeError, ValueError) as error:
+        runs = listed([str(source.results.run) for source in sources])
+        raise RunError(
+            f"the tables of {runs} do not fit together ({type(error).__name__}: {error}); make "
+            "the damaged run again with `advlens audit`"
+        ) from error
+    return tables
 
 
 def _record(sources: Sequence[_Source], command: str) -> dict[str, Any]:
     records = [source.results.record for source in sources]
+    notes = {note for record in records for note in record["notes"]} | {
+        f"{name} was measured in {source.results.run} too; its numbers are those of an earlier run."
+        for source in sources
+        for name in source.known
+    }
     return dict(records[0]) | {
         "advlens": __version__,
         "command": command,
@@ -156,7 +207,7 @@ def _record(sources: Sequence[_Source], command: str) -> dict[str, Any]:
         "stages": [stage for source in sources for stage in source.renamed("stages")],
         "warnings": [text for record in records for text in record["warnings"]],
         "unfinished": [],
-        "notes": sorted({note for record in records for note in record["notes"]}),
+        "notes": sorted(notes),
     }
 
 
@@ -194,8 +245,10 @@ def _how(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in FREE}
 
 
-def _check_free(out: Path) -> None:
-    """Refuse a folder that holds something other than an earlier comparison."""
+def _check_free(out: Path, folders: Sequence[Path]) -> None:
+    """Refuse a folder that is compared, or holds something other than an earlier comparison."""
+    if out.resolve() in [folder.resolve() for folder in folders]:
+        raise RunError(f"{out} is one of the runs to compare; choose another --out")
     if not out.exists() or not any(name != ".lock" for name in os.listdir(out)):
         return
     try:

@@ -23,6 +23,7 @@ from advlens.progress import Progress
 from advlens.runs.record import without_home
 from advlens.runs.tables import Row
 from advlens.settings import AuditSettings, DissectSettings
+from advlens.words import distinct
 
 Data = TypeVar("Data", bound=ImageData)
 
@@ -289,8 +290,6 @@ def _synsets(classes: Sequence[str], table: Path | None) -> tuple[str, ...]:
 
 def distinguish(classifiers: list[Classifier]) -> None:
     """Rename models that share a name, in the order of the command."""
-    names: dict[str, int] = {}
-    for classifier in classifiers:
-        count = names[classifier.name] = names.get(classifier.name, 0) + 1
-        if count > 1:
-            classifier.name = f"{classifier.name} ({count})"
+    names = distinct([classifier.name for classifier in classifiers])
+    for classifier, name in zip(classifiers, names, strict=True):
+        classifier.name = name

@@ -42,7 +42,6 @@ class Dissector:
         passes: 1, or 2 if the maps did not fit.
         predicted: class predicted on each image, by kind of images; −1 means none.
         reached: 1 where the attack reached its goal on an image, else 0.
-        targeted: whether the attack aims at a class.
         distances: L2 distance of each adversarial image from its real one, in pixel units.
     """
 
@@ -80,7 +79,6 @@ class Dissector:
         self.ids: list[list[int]] = []
         self.predicted = {kind: torch.full((len(data),), -1) for kind in self.images}
         self.reached = torch.zeros(len(data), dtype=torch.int64)
-        self.targeted = False
         self.distances = torch.zeros(len(data))
         self.groups = Groups.of(data)
         self.pixels = torch.zeros(data.label_count, dtype=torch.int64)
@@ -101,12 +99,17 @@ class Dissector:
     def _maps(self, ids: Ids, images: Images) -> Iterator[tuple[str, dict[str, Tensor]]]:
         with torch.no_grad():
             outputs, maps = self.prepared.maps(images, self.names)
-        if outputs is not None and outputs.ndim == 2:
+        assert outputs is not None
+        if outputs.ndim == 2:
             self.predicted["real"][ids] = outputs.argmax(dim=1).cpu()
         yield "real", maps
         if self.attack is None:
             return
-        assert outputs is not None
+        if outputs.ndim != 2:
+            raise ModelError(
+                f"the model returns {tuple(outputs.shape[1:])} for each image, but an attack needs "
+                "a row of logits; dissect it without an attack, or give the whole classifier"
+            )
         classes = outputs.argmax(dim=1)  # in place of labels, which these images do not have
         attacked = self.attack(self.prepared, images, classes, ids=ids)
         self.distances[ids] = (attacked - images).flatten(1).norm(dim=1).float().cpu()
@@ -115,7 +118,7 @@ class Dissector:
             outputs, maps = self.prepared.maps(attacked, self.names)
         assert outputs is not None
         self.predicted["adversarial"][ids] = outputs.argmax(dim=1).cpu()
-        self.reached[ids], self.targeted = goal.reached(outputs).long().cpu(), goal.targeted
+        self.reached[ids] = goal.reached(outputs).long().cpu()
         yield "adversarial", maps
 
     def _observe(

@@ -8,7 +8,7 @@ from typing import Literal
 from advlens.report.sections.neurons.tables import NeuronTables
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
-from advlens.words import NORMS, Estimate, attack_name, listed, number, percent
+from advlens.words import NORMS, Estimate, attack_name, number, percent
 
 Mark = Literal["holds", "partly", "fails", "unknown"]
 
@@ -28,6 +28,8 @@ TITLES = {
     "features": "Learned features",
 }
 """What claims are about, in words."""
+TOO_FEW = 1 / 2
+"""Images are too few to tell a model from guessing where its accuracy may be above this."""
 HELD, HALF_HELD = 1 / 2, 1 / 4
 """Shares of natural accuracy, or of the way from chance, from which a claim holds, or partly."""
 KEPT, HALF_KEPT = 2 / 3, 1 / 3
@@ -107,7 +109,7 @@ def _natural(results: Results, model: str) -> Iterator[Claim]:
     text = f"It is right on {accuracy.text(as_percent=True)} of {row['n']:,} images; guessing gives"
     if accuracy.low is not None and accuracy.low > results.chance:
         yield Claim("natural", "holds", f"{text} {guessing}.")
-    elif accuracy.high is not None and accuracy.high > HELD:
+    elif accuracy.high is not None and accuracy.high > TOO_FEW:
         few = f"{row['n']} images are too few to tell."
         yield Claim("natural", "unknown", f"{text} {guessing}; {few}")
     else:
@@ -170,8 +172,8 @@ def _units(tables: NeuronTables, model: str) -> Iterator[Claim]:
     if row is None or floor is None:
         return
     if row["success"] < REACHED:
-        said = f"No attack here fools it on {percent(REACHED)} of the images"
-        yield Claim("units", "unknown", f"{said}, so what its units do then is not known.")
+        said = f"The strongest attack on its units succeeds on {percent(row['success'])} of images"
+        yield Claim("units", "unknown", f"{said}, so what they do where it succeeds is not known.")
         return
     cs1 = Estimate.of(row)
     kept = (cs1.value - floor.value) / max(1 - floor.value, 1e-9)
@@ -180,7 +182,7 @@ def _units(tables: NeuronTables, model: str) -> Iterator[Claim]:
     yield Claim(
         "units",
         mark,
-        f"Where an attack fools it on {percent(row['success'])} of the images, its units {do} for "
+        f"Where an attack succeeds on {percent(row['success'])} of the images, its units {do} for "
         f"what they did (CS1 {cs1.text()}; random images {number(floor.value)}, no change 1).",
     )
 
@@ -197,8 +199,8 @@ def _attributions(results: Results, model: str) -> Iterator[Claim]:
         said = "Its attributions find what its predictions rest on"
         yield Claim(about, "holds", f"{said} (n = {n}).")
     elif ahead:
-        found = listed(ahead.values("measure"))
-        yield Claim(about, "partly", f"Its attributions beat random ones in {found} (n = {n}).")
+        said = f"Its attributions beat random ones in {len(ahead)} of {len(rows)} comparisons"
+        yield Claim(about, "partly", f"{said} (n = {n}).")
     elif n < ENOUGH:
         yield Claim(about, "unknown", f"{n} images are too few to judge its attributions.")
     else:

@@ -9,7 +9,7 @@ import typing
 import unicodedata
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,7 @@ class Results:
 
     run: Path
     record: Mapping[str, Any]
+    _read: dict[str, Rows] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def read(cls, run: Path) -> "Results":
@@ -164,6 +165,8 @@ class Results:
     def table(self, name: str, columns: Mapping[str, Any] | None = None) -> Rows:
         """The rows of `results/<name>.csv`; none where there is no such file.
 
+        A declared table is read once.
+
         Args:
             name: of the file, without `.csv`.
             columns: the type of each column that is needed: str, int, float, bool, or `float |
@@ -173,10 +176,14 @@ class Results:
         Raises:
             RunError: the file is no such table; the message names the line and the column.
         """
-        path = self.run / "results" / f"{name}.csv"
-        later: Sequence[str] = ()
         if columns is None:
-            columns, later = TABLES[name].types, TABLES[name].later
+            if name not in self._read:
+                self._read[name] = self._rows(name, TABLES[name].types, TABLES[name].later)
+            return self._read[name]
+        return self._rows(name, columns)
+
+    def _rows(self, name: str, columns: Mapping[str, Any], later: Sequence[str] = ()) -> Rows:
+        path = self.run / "results" / f"{name}.csv"
         try:
             with closing(_lines(path)) as lines:
                 _, header = next(lines, (0, list[str]()))

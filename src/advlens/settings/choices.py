@@ -1,8 +1,8 @@
 """Units and components that are named on a flag, with commas or spaces: `LAYER:147,LAYER:12`."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any
 
 from tyro.constructors import PrimitiveConstructorSpec
 
@@ -32,37 +32,22 @@ def _plain(value: object) -> list[str]:
     return [*map(str, value)] if isinstance(value, tuple) else [str(value)]
 
 
-Units = Annotated[
-    tuple[str, ...],
-    NoHint,
-    PrimitiveConstructorSpec(
+def _flag(metavar: str, parse: Callable[[Sequence[str]], Any]) -> PrimitiveConstructorSpec[Any]:
+    return PrimitiveConstructorSpec(
         nargs="*",
-        metavar="LAYER:NUMBER[,…]",
-        instance_from_str=lambda words: tuple(_words(words)),
-        is_instance=lambda value: isinstance(value, tuple),
-        str_from_instance=_plain,
-    ),
-]
-CountOrUnits = Annotated[
-    int | tuple[str, ...],
-    PrimitiveConstructorSpec(
-        nargs="*",
-        metavar="INT|LAYER:NUMBER[,…]",
-        instance_from_str=_how_many_or_which,
+        metavar=metavar,
+        instance_from_str=parse,
         is_instance=lambda value: isinstance(value, int | tuple),
         str_from_instance=_plain,
-    ),
+    )
+
+
+Units = Annotated[
+    tuple[str, ...], NoHint, _flag("LAYER:NUMBER[,…]", lambda words: tuple(_words(words)))
 ]
+CountOrUnits = Annotated[int | tuple[str, ...], _flag("INT|LAYER:NUMBER[,…]", _how_many_or_which)]
 Components = Annotated[
-    tuple[int, ...],
-    NoHint,
-    PrimitiveConstructorSpec(
-        nargs="*",
-        metavar="INT[,…]",
-        instance_from_str=lambda words: tuple(map(_number, _words(words))),
-        is_instance=lambda value: isinstance(value, tuple),
-        str_from_instance=_plain,
-    ),
+    tuple[int, ...], NoHint, _flag("INT[,…]", lambda words: tuple(map(_number, _words(words))))
 ]
 
 

@@ -28,8 +28,8 @@ from advlens.attacks import (
     LeastLikely,
     Pgd,
 )
+from advlens.attacks.adam import CALIBRATION
 from advlens.attacks.threat import L2, Linf
-from advlens.auditing.calibration import CALIBRATION
 from advlens.datasets import Batch, ImageData, read_rgb
 from advlens.distributed import Processes
 from advlens.errors import DataError

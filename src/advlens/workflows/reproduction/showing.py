@@ -1,12 +1,11 @@
 """What a reproduction shows, and the same as text."""
 
-import re
 from collections.abc import Sequence
 
 from advlens import __version__
 from advlens.report.reproduction import Reproduction, Shown, difference_text, n_text, ours_text
 from advlens.runs.tables import Row
-from advlens.words import count, listed
+from advlens.words import count, listed, readable
 from advlens.workflows.reproduction.comparing import (
     HOLDS,
     REVERSED,
@@ -142,13 +141,9 @@ def _filled(pattern: str, entry: Entry, audited: Audited) -> list[str]:
     }
     names = [audited.names[label] for label in entry.models if label in audited.names]
     return [
-        pattern.format(model=_slug(name), layer=_slug(layers[name]))
+        pattern.format(model=readable(name), layer=readable(layers[name]))
         for name in dict.fromkeys(names)
     ]
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def _model(work: Work, label: str, runs: Runs) -> Row:

@@ -117,7 +117,7 @@ class Counts(Work):
     def _calibrate(self) -> None:
         """Find the λ of Adam attacks that have none."""
         for key, attack in self.attacks.items():
-            if isinstance(attack, AdamAttack) and attack.weight is None:
+            if attack is not None:
                 self.attacks[key] = calibrated(attack, self.context, labeled=True)
 
     def _take(self, key: str, attack: Attack | None, view: View) -> Tensor | None:

@@ -166,7 +166,7 @@ class _Dissection(Work):
     @property
     def _walk(self) -> Dissector:
         if self.walk is None:
-            if isinstance(self.attack, AdamAttack) and self.attack.weight is None:
+            if self.attack is not None:
                 self.attack = calibrated(self.attack, self.context, labeled=False)
             self._begin()
         assert self.walk is not None
@@ -251,7 +251,7 @@ class _Dissection(Work):
             attacked = {
                 **walk.attack.columns(),
                 "settings": walk.attack.unusual(seed=self.context.seed, weight=weight, draws=draws),
-                "targeted": walk.targeted,
+                "targeted": walk.attack.aims(walk.prepared.shape[0]),
                 "weight": weight,
                 "distance": walk.distances.mean().item(),
                 "success": hits / n,

@@ -274,11 +274,6 @@ class _Neurons(Work):
         """The sets of the main attack, at equal epsilon and at equal success."""
         return [name for name in self.names if name in (self.main, EQUAL)]
 
-    def _targeted(self, name: str) -> bool:
-        """Whether a set's attack aims at a class."""
-        some = self.context.prepared.shape[0]
-        return self.sets[name].goal(torch.zeros(1, some), torch.zeros(1, dtype=torch.long)).targeted
-
     def _unit_rows(self, layer: str, main: LayerConsistency, fgsm: LayerConsistency) -> list[Row]:
         columns = {name: values.tolist() for name, values in main.values.items()}
         columns["lc_corrected"] = main.corrected.tolist()
@@ -321,7 +316,7 @@ class _Neurons(Work):
                 "images": name,
                 **attack.columns(),
                 "settings": attack.unusual(seed=self.stage.seed, draws=fgsm.draws),
-                "targeted": self._targeted(name),
+                "targeted": attack.aims(self.context.prepared.shape[0]),
                 "distance": self.distances[name].double().mean().item(),
                 **self._success(name),
                 "measure": measure,

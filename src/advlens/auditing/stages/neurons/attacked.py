@@ -12,6 +12,7 @@ from advlens.attacks import AdamAttack, Attack, Fgsm, GaussianNoise, smallest
 from advlens.attacks.threat import L2
 from advlens.datasets import Batch
 from advlens.prepared import Prepared
+from advlens.words import readable
 
 EQUAL, FGSM, NOISE = "equal-success", "fgsm", "noise"
 
@@ -53,8 +54,7 @@ class AttackedSets:
     def name(self) -> str:
         """The name of the main attack's set, such as least-likely or foolbox-linf-pgd."""
         kind = str(self.main.columns()["attack"]).partition("(")[0]
-        words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", kind)
-        return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+        return readable(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", kind))
 
     @property
     def names(self) -> list[str]:
