@@ -223,6 +223,8 @@ def test_what_cannot_be_is_refused_before_anything_is_computed(
 ) -> None:
     with pytest.raises(SettingsError, match=sentence):
         run("out", **settings)
+    with pytest.raises(SettingsError, match=sentence):
+        rehearsed("tiny", "folder:images", Path("out"), settings=ReproduceSettings(**settings))
     assert not (world / "out").exists()
 
 

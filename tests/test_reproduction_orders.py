@@ -213,18 +213,19 @@ def test_what_the_data_do_not_have_and_dead_layers_leave_a_place_empty(run: Path
     dead |= dict.fromkeys(("consis_adv", "consis_adv_low", "consis_adv_high", "epsilon"))
     dead |= row(attack="Fgsm", norm="", steps=1, success=1.0, success_low=0.9, success_high=1.0)
     dead |= row(units=0, n=9)
-    runs = audits(run, dissection_shares=[row(model=m) | share for m in "ab"], table1_d19=[dead])
+    shares = [row(model=m) | share for m in "ab"]
+    runs = audits(run, dissection_shares=shares, table1_d19=[dead, dead | {"model": "b"}])
     concepts = {"table": "dissection_shares", "column": "share", "n": "units", "paired": {}}
     rows = (
         wanted(**concepts, what="color", where={"category": "color", "minimum": 0.04}),
         wanted(**concepts, what="texture", where={"category": "texture"}),
-        wanted(what="dead", table="table1_d19", column="consis", where={}, paper={"again": 1.0}),
+        wanted(what="dead", table="table1_d19", column="consis", where={}),
     )
     color, _, *rest = compared(entry(*rows), runs)
     assert (color["ours"], color["n"]) == (pytest.approx(100 / 3, rel=1e-5), 9)
     assert "| 9 units |" in table([color])[2]
-    assert [str(one["ours"]) for one in rest] == ["nan"] * 3
-    assert [one["n"] for one in rest] == [None, None, 9]
+    assert [str(one["ours"]) for one in rest] == ["nan"] * 4
+    assert [one["n"] for one in rest] == [None, None, 9, 9]
     assert "none" in table(rest)[2]
     (order,) = told(*orders(entry(*rows), runs))
     assert order.startswith("color: standard > l2 cannot be told with n = 9 units (difference 0")

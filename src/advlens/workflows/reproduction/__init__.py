@@ -89,6 +89,7 @@ def rehearsed(name: str, data: str | None, out: Path, *, settings: ReproduceSett
         AdvlensError: as `reproduce` before its first training.
     """
     work = _work(name, data, out, settings, "", Processes())
+    work.check()
     lines = [f"{work.content.name}: {work.content.about} ({work.content.source})"]
     for label in work.plan.trained:
         spec, training = work.training(label)

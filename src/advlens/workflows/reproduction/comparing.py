@@ -149,7 +149,8 @@ def _pairs(wanted: Wanted, group: Sequence[str], runs: Runs) -> list[tuple[str, 
     papers, names = wanted.papers, runs[wanted.audit].names
     mine = [one for one in group if one in papers and one in names]
     mine.sort(key=lambda label: -papers[label])
-    known = [one for one in mine if _found(wanted, one, wanted.where, runs)]
+    ours = {one: _estimate(wanted, _found(wanted, one, wanted.where, runs)) for one in mine}
+    known = [one for one in mine if not math.isnan(ours[one].value)]
     return [(a, b) for a, b in pairwise(known) if papers[a] > papers[b]]
 
 
