@@ -22,7 +22,7 @@ def log_odds(logits: Logits, labels: Labels) -> PerImage:
     Raises:
         ModelError: there is only one class.
     """
-    if logits.shape[1] == 1:
+    if logits.shape[1] == 1 and len(logits):
         raise ModelError(
             "the model returns one logit for each image, which is right whatever the image is; "
             "give it one logit for each of at least two classes"
