@@ -86,10 +86,16 @@ def opened(chromium: Browser, run: Path, *, width: int) -> Iterator[Page]:
     page.on("request", lambda request: asked.append(request.url))
     address = (run / "report.html").as_uri()
     page.goto(address)
+    unfold(page)
     yield page
     context.close()
     assert complaints == []
     assert [url for url in asked if not url.startswith("data:")] == [address]
+
+
+def unfold(page: Page) -> None:
+    for part in page.locator(".more > summary").all():
+        part.click()
 
 
 def headers(page: Page) -> list[str]:
@@ -256,6 +262,7 @@ def test_texts_contrast_with_their_ground(chromium: Browser, run: Path) -> None:
     for scheme in ("light", "dark"):
         page = chromium.new_page(color_scheme=scheme)
         page.goto((run / "report.html").as_uri())
+        unfold(page)
         for selector in (".units thead button", ".units td", ".filters label", ".units .reset"):
             assert page.locator(selector).first.evaluate(CONTRAST) >= 4.5, (scheme, selector)
         page.close()
@@ -265,10 +272,22 @@ def test_without_scripts_there_is_a_plain_table(chromium: Browser, run: Path) ->
     with chromium.new_context(java_script_enabled=False) as context:
         page = context.new_page()
         page.goto((run / "report.html").as_uri())
+        unfold(page)
         tables = page.locator("noscript table")
         assert (tables.count(), tables.locator("tbody tr").count()) == (1, 176)
         assert tables.is_visible()
         assert not page.locator(".units").is_visible()
+
+
+def test_what_is_folded_is_printed(chromium: Browser, run: Path) -> None:
+    page = chromium.new_page()
+    page.goto((run / "report.html").as_uri())
+    folded = page.locator(".more .terms, .findings .evidence, #made .hashes")
+    assert folded.count() > 5
+    assert not any(part.is_visible() for part in folded.all())
+    page.emulate_media(media="print")
+    assert all(part.is_visible() for part in folded.all())
+    page.close()
 
 
 def many(results: Results) -> Section:

@@ -146,7 +146,7 @@ def test_models_of_which_one_has_no_units_are_audited_side_by_side(tmp_path, cap
     warnings = read_json(tmp_path / "run.json")["warnings"]
     assert line.removeprefix("advlens: warning: ") in warnings
     text = page.read_text(encoding="utf-8")
-    top = text[text.index('id="read-first"') : text.index('id="in-short"')]
+    top = text[text.index('id="read-first"') : text.index('id="accuracy"')]
     assert "flat is audited without neurons" in top
     assert text.count("flat is audited without neurons") == 1
     anchors = re.findall(r'<section id="([a-z-]+)"', text)

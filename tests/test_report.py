@@ -15,7 +15,7 @@ from PIL import Image
 
 from advlens.errors import RunError
 from advlens.report.blocks import Finding, Measured, NoteBlock, Section
-from advlens.report.page import IN_SHORT, THUMBNAIL, write_report
+from advlens.report.page import THUMBNAIL, write_report
 from advlens.report.sections.accuracy import section as accuracy
 from advlens.report.sections.attribution import section as attribution
 from advlens.report.sections.dissection import section as dissection
@@ -121,12 +121,7 @@ def test_pictures_have_maps_rows_and_alt_texts(run):
     assert len(elements(run, "span", "heat")) == 2
 
 
-def test_measures_without_bounds_have_no_bar_and_values_are_strong(run):
-    (table,) = [e for e in elements(run, "table") if "scores" in e.attrib.get("class", "")]
-    bars = [
-        sum(e.attrib.get("class") == "bar" for e in row.iter("span")) for row in table.iter("tr")
-    ]
-    assert bars == [0, *[2] * 9, 0, 0, 0]
+def test_values_are_strong(run):
     strong = {text_of(e) for e in elements(run, "strong")}
     assert strong
     assert all(re.fullmatch(r"-?\d+(\.\d+)?%?", text) for text in strong)
@@ -183,7 +178,7 @@ def test_what_a_page_does_without_is_left_out(fresh):
         (fresh / "results" / f"{name}.csv").unlink()
     shutil.rmtree(fresh / "figures")
     write_report(fresh, [accuracy, neurons])
-    assert shown_titles(fresh) == ["Read first", "In short", "What was measured", "How it was made"]
+    assert shown_titles(fresh) == ["Read first", "Numbers", "How it was made"]
     assert "holds no results" in text_of(page(fresh))
     assert not (fresh / "figures" / "accuracy.svg").exists()
 
@@ -198,19 +193,18 @@ def claims(name: str, n: int) -> list[Finding]:
     return [Finding(claim=f"{name}{place}.", important=True) for place in range(n)]
 
 
-def in_short(run: Path) -> list[str]:
-    return [text_of(item).split(".")[0] for item in elements(run, "ul", "claims")[0]]
-
-
-def test_a_new_stage_needs_only_its_section_and_the_top_has_sentences_of_all(fresh):
-    write_report(fresh, [made_up("Mine", Finding(claim="Unimportant."), *claims("m", 12))])
-    titles = ["Read first", "Can it be trusted?", "In short", "What was measured", "Mine"]
-    titles.append("How it was made")
+def test_a_new_stage_needs_only_its_section_and_what_is_unimportant_is_folded(fresh):
+    warning = Finding(claim="Weak.", warning=True)
+    write_report(fresh, [made_up("Mine", Finding(claim="Rest."), *claims("m", 2), warning)])
+    titles = ["Read first", "Can it be trusted?", "Mine", "Numbers", "How it was made"]
     assert shown_titles(fresh) == titles
-    assert in_short(fresh) == [f"m{n}" for n in range(IN_SHORT)]
-    sizes = {"a": 9, "b": 1, "c": 9}
-    write_report(fresh, [made_up(name, *claims(name, n)) for name, n in sizes.items()])
-    assert " ".join(in_short(fresh)) == "a0 a1 a2 a3 a4 b0 c0 c1 c2 c3"
+    (section,) = [e for e in elements(fresh, "section") if e.attrib["id"] == "Mine"]
+    (more,) = [e for e in section.iter("details") if e.attrib.get("class") == "more"]
+    every, folded = (
+        [text_of(claim) for part in each.iter("ul") for claim in part] for each in (section, more)
+    )
+    assert (every, folded) == (["m0.", "m1.", "Weak.", "Rest."], ["Rest."])
+    assert text_of(more[0]) == "More: 1 finding"
 
 
 def test_the_page_writes_out_what_a_finding_rests_on(fresh: Path) -> None:
@@ -224,7 +218,8 @@ def test_the_page_writes_out_what_a_finding_rests_on(fresh: Path) -> None:
     ]
     write_report(fresh, [made_up("m", Finding(claim="Claim.", estimates=estimates, note="Note."))])
     ((shown,),) = [e for e in elements(fresh, "ul", "findings") if "Claim" in text_of(e)]
-    assert [text_of(part) for part in shown] == [
+    (details,) = shown
+    assert [text_of(part) for part in details] == [
         "Claim.",
         "How much: b 0.700 (0.600–0.800) and a 0.200 (0.100–0.300) ; the intervals are disjoint "
         "( n = 9 images for a and 8 images for b).",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from advlens.words import Estimate, Form, Says, count, shared
+from advlens.words import Estimate, Form, Says, count, listed, shared
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,6 +55,11 @@ class Finding:
     warning: bool = False
     """Something that limits what the other numbers mean, such as a failed check."""
 
+    @property
+    def leading(self) -> bool:
+        """Whether the report shows it without being asked."""
+        return self.important or self.warning
+
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
@@ -66,8 +71,6 @@ class Score:
     notes: Mapping[str, str]
     """For each model what the number rests on, such as the attack and its success."""
     as_percent: bool = False
-    bar: bool = True
-    """Draw the value as a part of 1; not for measures without such a bound."""
     counted: str = ""
     """What n counts, where it is not images."""
 
@@ -309,3 +312,38 @@ class Section:
     terms: Sequence[Term] = ()
     """The measures, explained before their first numbers."""
     scores: Sequence[Score] = ()
+    whole: bool = False
+    """Nothing of it is folded."""
+
+    @property
+    def open(self) -> list[Block]:
+        """What is seen at once: the first figure and the first pictures."""
+        if self.whole:
+            return [*self.blocks]
+        kinds = (FigureBlock, ImageBlock), (GridBlock, PictureRowsBlock)
+        every = ([each for each in self.blocks if isinstance(each, kind)] for kind in kinds)
+        return [block for mine in every for block in mine[:1]]
+
+    @property
+    def folded(self) -> list[Block]:
+        """The other blocks, closed until the reader opens them."""
+        shown = [*map(id, self.open)]
+        return [block for block in self.blocks if id(block) not in shown]
+
+    @property
+    def more(self) -> str:
+        """What is folded, in words: "2 findings, 3 figures and 4 tables more"."""
+        kinds: Mapping[str, Any] = {
+            "figure": (FigureBlock, ImageBlock, GridBlock, PictureRowsBlock),
+            "table": (TableBlock, UnitBrowserBlock),
+        }
+        counts = {
+            "definition": len(self.terms),
+            "finding": sum(not finding.leading for finding in self.findings),
+            **{
+                name: sum(isinstance(block, kind) for block in self.folded)
+                for name, kind in kinds.items()
+            },
+        }
+        told = [f"{n} {name}{'s' * (n > 1)}" for name, n in counts.items() if n]
+        return f"More: {listed(told)}" if told else "More"

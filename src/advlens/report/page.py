@@ -16,7 +16,6 @@ from advlens.folders import held, open_plain, why
 from advlens.plugins import SECTIONS, place
 from advlens.report.blocks import (
     FigureBlock,
-    Finding,
     Grid,
     GridBlock,
     ImageBlock,
@@ -54,8 +53,6 @@ LARGE = 2**20
 """Bytes above which the page holds a JPEG of a picture that would fit it."""
 MOST_PIXELS = 2**21
 """Of a picture: those that stages write have the size of a model's input, or of a unit's grid."""
-IN_SHORT = 10
-"""Sentences at the top of the page, at most."""
 
 
 Make = Callable[[Results], Section | None]
@@ -270,7 +267,6 @@ def _page(
         marks=MARKS,
         titles=TITLES,
         unmeasured=not_measured(results),
-        in_short=_in_short(sections),
         scores=[score for section in sections for score in section.scores if score.estimates],
         sections=sections,
         plots=plots,
@@ -317,6 +313,7 @@ def template(name: str, models: Sequence[str]) -> "Template":
     }
     for test, kind in kinds.items():
         environment.tests[test] = lambda block, kind=kind: isinstance(block, kind)
+    environment.tests["leading"] = lambda finding: finding.leading
     environment.filters |= {"count": count, "percent": percent, "number": number, "flow": _flow}
     environment.filters |= {"stored": stored, "abreast": abreast, "comparison": comparison}
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
@@ -331,20 +328,6 @@ def template(name: str, models: Sequence[str]) -> "Template":
     environment.globals |= {"tone": tone, "models": models, "shades": MODELS, "inks": inks}
     environment.globals |= {"heat": {"for": FOR, "against": AGAINST}}
     return environment.get_template(name)
-
-
-def _in_short(sections: Sequence[Section]) -> list[tuple[Section, Finding]]:
-    """The most important findings: the first of each section, then each second one."""
-    candidates = [
-        (rank, place, finding)
-        for place, section in enumerate(sections)
-        for rank, finding in enumerate(f for f in section.findings if f.important)
-    ]
-    chosen = sorted(candidates, key=lambda item: item[:2])[:IN_SHORT]
-    return [
-        (sections[place], finding)
-        for rank, place, finding in sorted(chosen, key=lambda item: item[1::-1])
-    ]
 
 
 def _flow(text: str) -> Any:

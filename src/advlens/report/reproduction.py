@@ -119,7 +119,9 @@ def _section(entry: Shown, first: Mapping[str, Shown]) -> Section:
             notes.insert(0, f"Ours: {name}, shown at {first[file].name}.")
     blocks += [NoteBlock(text=text) for text in notes]
     lead = entry.caption[0].upper() + entry.caption[1:] + "."
-    return Section(title=entry.name, anchor=entry.anchor, lead=lead, findings=(), blocks=blocks)
+    return Section(
+        title=entry.name, anchor=entry.anchor, lead=lead, findings=(), blocks=blocks, whole=True
+    )
 
 
 def _values(entry: Shown) -> TableBlock:

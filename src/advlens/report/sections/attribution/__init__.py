@@ -97,7 +97,7 @@ def _scores(tables: AttributionTables) -> list[Score]:
         return []
     method = tables.methods[0]
 
-    def score(measure: str, label: str, explanation: str, *, bar: bool) -> Score:
+    def score(measure: str, label: str, explanation: str) -> Score:
         chance = tables.values(RANDOM, measure)
         estimates = tables.values(method, measure)
         return Score(
@@ -108,7 +108,6 @@ def _scores(tables: AttributionTables) -> list[Score]:
                 model: f"random {number(chance[model].value)}" if model in chance else ""
                 for model in estimates
             },
-            bar=bar,
         )
 
     return [
@@ -117,12 +116,10 @@ def _scores(tables: AttributionTables) -> list[Score]:
             "Faithfulness of attributions (insertion)",
             f"{named(method)}: how early the pixels it names suffice for the class. Higher is "
             "better; compare with random ones, for a confident model is higher in both.",
-            bar=True,
         ),
         score(
             "variation",
             "Roughness of attributions (total variation)",
             f"{named(method)}: how much neighboring pixels differ. Lower is smoother.",
-            bar=False,
         ),
     ]

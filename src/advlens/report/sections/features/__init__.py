@@ -47,9 +47,9 @@ def section(results: Results) -> Section | None:
         findings=findings(tables),
         terms=_terms(tables),
         blocks=[
-            *_visualized(tables),
-            *inversion.blocks(tables),
             *generation.blocks(tables),
+            *inversion.blocks(tables),
+            *_visualized(tables),
             SOURCES,
         ],
         scores=_scores(tables),
@@ -102,7 +102,6 @@ def _scores(tables: FeatureTables) -> list[Score]:
                     f"{tables.layer(measure)}. Lower: the representation keeps more of an image.",
                     estimates=tables.inverted(start, measure),
                     notes=dict.fromkeys(tables.models, ""),
-                    bar=False,
                 )
             )
     for measured in tables.networks[:1]:
@@ -113,7 +112,6 @@ def _scores(tables: FeatureTables) -> list[Score]:
                 f"{measured.features}. Lower: classes look to the model as they really do.",
                 estimates=tables.distance("generated", "kid", measured),
                 notes=dict.fromkeys(tables.models, ""),
-                bar=False,
             )
         )
     return scores
