@@ -29,7 +29,7 @@ SETTINGS = AuditSettings(
     generation_steps=2,
 )
 NATURAL = dataclasses.replace(SETTINGS, natural=True)
-ONE_STEP = AuditSettings(stages=("accuracy",), fgsm=(), steps=1, device="cpu")
+ONE_STEP = AuditSettings(stages=("accuracy",), fgsm=(), norm=("L2",), steps=1, device="cpu")
 
 
 def images(count: int = 60, synsets: tuple[str, ...] | None = SYNSETS) -> ArrayData:

@@ -14,6 +14,7 @@ from advlens.auditing.calibration import calibrated
 from advlens.auditing.per_image import in_blocks
 from advlens.auditing.stage import Context, Need, Stage, View, Work
 from advlens.auditing.stages.accuracy.autoattack import AutoAttackStage
+from advlens.auditing.stages.accuracy.radii import doubt
 from advlens.auditing.subjects import Subject
 from advlens.datasets import ImageData
 from advlens.errors import SettingsError
@@ -64,20 +65,15 @@ def _attacks(subject: Subject, settings: AuditSettings) -> list[Attack]:
     draws = subject.draws(settings)
     given: dict[str, Any] = {"seed": settings.seed, "draws": draws}
     attacks: list[Attack] = [Fgsm(threat=Linf(epsilon=e), **given) for e in settings.fgsm]
-    attacks.append(Pgd(threat=L2(epsilon=subject.epsilon), steps=settings.steps, **given))
-    for text in settings.attack:
-        attack = make_attack(text, **given)
-        if _told(attack, given) in [_told(other, given) for other in attacks]:
-            raise SettingsError(
-                f"{text!r} is measured already; change one of its settings, or leave it out"
-            )
-        attacks.append(attack)
-    return attacks
-
-
-def _told(attack: Attack, usual: dict[str, Any]) -> tuple[object, ...]:
-    """What tables say about an attack."""
-    return attack.columns(), attack.unusual(**usual)
+    for ball in (Linf, L2):
+        if ball.norm in settings.norm:
+            radii = subject.radii[ball.norm]
+            attacks += [Pgd(threat=ball(epsilon=e), steps=settings.steps, **given) for e in radii]
+    attacks += [make_attack(text, **given) for text in settings.attack]
+    # by what tables say about it: an attack that is given twice is measured once
+    told = {(*attack.columns().values(), attack.unusual(**given)): attack for attack in attacks}
+    subject.warnings += filter(None, (doubt(a, subject.data.image_shape) for a in told.values()))
+    return [*told.values()]
 
 
 def _autoattack(subject: Subject, settings: AuditSettings) -> AutoAttackStage:
