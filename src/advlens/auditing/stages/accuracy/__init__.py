@@ -1,6 +1,6 @@
 """Accuracy on the images and under attack."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -14,6 +14,7 @@ from advlens.auditing.calibration import calibrated
 from advlens.auditing.per_image import in_blocks
 from advlens.auditing.stage import Context, Need, Stage, View, Work
 from advlens.auditing.stages.accuracy.autoattack import AutoAttackStage
+from advlens.auditing.stages.accuracy.predictions import Predictions, who_is_wrong
 from advlens.auditing.stages.accuracy.radii import doubt
 from advlens.auditing.subjects import Subject
 from advlens.datasets import ImageData
@@ -23,9 +24,7 @@ from advlens.interop import AutoAttack, ForeignAttack, make_attack
 from advlens.runs.folder import Tables
 from advlens.runs.tables import Row
 from advlens.settings import AuditSettings
-
-UNSEEN = -1
-"""Marks images that another process saw."""
+from advlens.words import NORMS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +34,12 @@ class AccuracyStage:
     Attributes:
         attacks: the attacks, run as they are, with their own draws.
         draws: passes over each natural or attacked image, for a randomized model.
+        shown: examples of each kind.
     """
 
     attacks: Sequence[Attack]
     draws: int = 1
+    shown: int = 4
     name: str = "accuracy"
     records: bool = False
     needs: tuple[Need, ...] = ()
@@ -48,7 +49,7 @@ class AccuracyStage:
 
     def start(self, context: Context) -> "Counts":
         attacks = {str(i): attack for i, attack in enumerate(self.attacks)}
-        return _Accuracy(context, {"natural": None, **attacks}, self.draws)
+        return _Accuracy(context, {"natural": None, **attacks}, self.draws, self.shown)
 
 
 def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
@@ -116,9 +117,9 @@ class Counts(Work):
             if attack is not None:
                 self.attacks[key] = calibrated(attack, self.context, labeled=True)
 
-    def _take(self, key: str, attack: Attack | None, view: View) -> Tensor | None:
-        """Whether each image counts as right; None for several draws."""
-        return self.counts[key].update_under(
+    def _take(self, key: str, attack: Attack | None, view: View) -> None:
+        """Count the right predictions of a batch under an attack."""
+        self.counts[key].update_under(
             attack, view.prepared, view.images, view.labels, ids=view.ids, clean=view.logits
         )
 
@@ -183,39 +184,66 @@ class Counts(Work):
 
 
 class _Accuracy(Counts):
-    """Counts that also keep which images are right, by which models are compared."""
+    """Counts that also keep what is predicted on each image: who is wrong, and how."""
 
-    def __init__(self, context: Context, attacks: dict[str, Attack | None], draws: int):
+    def __init__(self, context: Context, attacks: dict[str, Attack | None], draws: int, shown: int):
         super().__init__(context, attacks, draws)
-        size = (len(attacks), len(context.data) if draws == 1 else 0)
-        self.right = torch.full(size, UNSEEN, dtype=torch.int8)
+        self.shown = shown
+        self.seen = Predictions(len(attacks), len(context.data) if draws == 1 else 0)
 
-    def _take(self, key: str, attack: Attack | None, view: View) -> Tensor | None:
-        right = super()._take(key, attack, view)
-        if right is not None:
-            self.right[list(self.attacks).index(key), view.ids] = right.cpu().to(torch.int8)
-        return right
+    def _take(self, key: str, attack: Attack | None, view: View) -> None:
+        """Attack every image to the end: what is predicted on the attacked images counts, too."""
+        if self.draws > 1:
+            super()._take(key, attack, view)
+            return
+        images, labels, clean = view.images, view.labels, None
+        logits = view.logits
+        if attack is not None:
+            with torch.no_grad():
+                clean = logits
+                logits = view.prepared(attack(view.prepared, images, labels, ids=view.ids))
+        self.counts[key].update(logits, labels, clean)
+        self.seen.take(list(self.attacks).index(key), view.ids, logits, labels)
 
     def state(self) -> dict[str, Tensor]:
-        return super().state() | {"accuracy.right": self.right}
+        return super().state() | self.seen.state()
 
     def restore(self, state: dict[str, Tensor]) -> None:
         super().restore(state)
-        self.right = state["accuracy.right"]
-        if not bool(((self.right >= UNSEEN) & (self.right <= 1)).all()):
-            raise ValueError("its marks of right images are not −1, 0 or 1")
+        self.seen.restore(state, len(self.context.data.classes))
 
     def merge(self, other: Self) -> None:
         super().merge(other)
-        torch.maximum(self.right, other.right, out=self.right)
+        self.seen.merge(other.seen)
 
     def compute(self) -> Tables:
-        return super().compute() | {"accuracy_images": list(self._image_rows())}
+        tables = super().compute()
+        if self.draws > 1:
+            return tables
+        data, named = self.context.data, {"model": self.context.name}
+        right = self.seen.right(data.labels)
+        wrong: dict[str, list[Row]] = {}
+        for key in ("natural", *(key for norm in NORMS for key in self._strongest(norm))):
+            number = list(self.attacks).index(key)
+            told = named | self._told(key)
+            for name, rows in who_is_wrong(self.seen, number, data, right[number]).items():
+                wrong.setdefault(name, []).extend(told | dict(row) for row in rows)
+        images: list[Row] = [
+            {**named, **self._told(key), **block}
+            for key, marks in zip(self.attacks, right.int().tolist(), strict=True)
+            for block in in_blocks("right", marks, separator="")
+        ]
+        return tables | {"accuracy_images": images} | wrong
 
-    def _image_rows(self) -> Iterator[Row]:
-        for key, right in zip(self.attacks, self.right.tolist(), strict=True):
-            for block in in_blocks("right", right, separator=""):
-                yield {"model": self.context.name, **self._told(key), **block}
+    def _strongest(self, norm: str) -> list[str]:
+        """The iterated attack in a norm that leaves the least, if any; of equals the larger one."""
+        told = {key: self._told(key) for key in self.attacks}
+        iterated = [
+            key
+            for key, row in told.items()
+            if row["norm"] == norm and row["steps"] > 1 and row["epsilon"] is not None
+        ]
+        return sorted(iterated, key=lambda key: (self.counts[key].top1, -told[key]["epsilon"]))[:1]
 
 
 def _unattacked(attack: Attack | None) -> int:
