@@ -31,7 +31,7 @@ SETTINGS = AuditSettings(
 NATURAL = dataclasses.replace(SETTINGS, natural=True)
 ONE_STEP = AuditSettings(stages=("accuracy",), fgsm=(), norm=("L2",), steps=1, device="cpu")
 OF_ACCURACY = {"accuracy.csv", "accuracy_images.csv", "class_accuracy.csv", "confusion.csv"}
-OF_ACCURACY |= {"calibration.csv", "calibration_error.csv"}
+OF_ACCURACY |= {"calibration.csv", "calibration_error.csv"}  # examples need an iterated attack
 
 
 def images(count: int = 60, synsets: tuple[str, ...] | None = SYNSETS) -> ArrayData:

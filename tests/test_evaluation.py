@@ -79,8 +79,8 @@ def test_bins_of_confidence_hold_their_upper_edge():
     assert found.n.tolist() == [3, 1, 0, 0, 1, 0, 0, 0, 0, 2]
     assert found.right.tolist() == [1, 1, 0, 0, 1, 0, 0, 0, 0, 1]
     gaps = [3 * abs(1 / 3 - 0.05), 1 - 0.1001, 1 - 0.5, 2 * abs(0.5 - 0.975)]
-    assert found.error == pytest.approx(math.fsum(gaps) / 7, rel=1e-12)
-    assert Reliability.of(torch.ones(4), torch.tensor([True, True, True, False])).error == 0.25
+    assert found.error() == pytest.approx(math.fsum(gaps) / 7, rel=1e-12)
+    assert Reliability.of(torch.ones(4), torch.tensor([True, True, True, False])).error() == 0.25
 
 
 @pytest.fixture(scope="module")

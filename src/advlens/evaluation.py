@@ -212,7 +212,6 @@ class Reliability:
         total = number.bincount(weights=values, minlength=bins)
         return cls(n, number[right].bincount(minlength=bins), total / n.clamp_min(1))
 
-    @property
     def error(self) -> float:
         """The expected calibration error Σ n_m/n |accuracy_m − confidence_m| (eq. 3), in [0, 1]."""
         gaps = (self.right - self.n * self.confidence).abs()

@@ -157,7 +157,8 @@ def test_nothing_else_is_computed_for_it(made, tmp_path, monkeypatch):
         **{"batch_size": 60, "device": "cpu"},
     )
     audited(classifier(classes), images(classes), tmp_path, settings=asked)
-    assert seen == N + (3 + 1 + 1) * N
+    ids = {row["id"] for row in rows(tmp_path, "examples")}
+    assert seen == N + (3 + 1 + 1) * N + (3 + 1) * len(ids)  # the examples are attacked again
 
 
 def test_predictions_merge_and_go_on_as_if_seen_at_once():

@@ -83,6 +83,31 @@ TABLES: dict[str, Table] = {
             **N,
         },
     ),
+    "examples": Table(
+        "an image, natural and under the iterated attack that leaves the least: in L∞ if measured, "
+        "else in L2",
+        PREDICTED
+        | {
+            "kind": (
+                str,
+                "fooled: right before the attack, wrong after it, in a seeded order of all "
+                "images; error: wrong without an attack, of highest confidence; least robust, "
+                "most robust: right before it, of highest or lowest log odds against the label "
+                "under it",
+            ),
+            **RANK,
+            "id": (int, "the image's number in the data"),
+            **CLASSES,
+            "confidence": (float, "softmax probability of the predicted class"),
+            "attacked_as": (str, "the class predicted under the attack"),
+            "attacked_confidence": (float, "its softmax probability"),
+            "distance": (float, "length of the change, in the attack's norm"),
+            "factor": (int, "by which the difference is drawn larger, around gray"),
+            "natural": (str, "the picture of the image, relative to the run folder"),
+            "attacked": (str, "that of the attacked image"),
+            "difference": (str, "that of .5 + factor · difference, cut to [0, 1]"),
+        },
+    ),
     "differences": Table(
         "two models compared on the same images",
         {

@@ -86,9 +86,10 @@ class AuditSettings(ModelSettings):
         units: units to show with their real and adversarial images, such as layer4.1.conv2:147,
             layer3.0.conv1:12 (default: units of the last layer, half of highest LC, half of median
             LC). The dissection shows those of its layers. A model without them shows its default.
-        shown: maximum number shown of the explained images, of the inverted ones, of the images
-            generated for each class with their starts, and of the units of a layer if none is
-            named (default: 6, 4, 3 with one start, 6).
+        shown: maximum number shown of the fooled, wrong, least and most robust images each, of the
+            explained images, of the inverted ones, of the images generated for each class with
+            their starts, and of the units of a layer if none is named (default: 4, 6, 4, 3 with one
+            start, 6).
         discrepancy: show which part of each image a unit responds to; takes up to thousands of
             passes per image.
         explained: number of images whose predictions are attributed to their pixels.

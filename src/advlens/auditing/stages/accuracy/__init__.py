@@ -14,6 +14,7 @@ from advlens.auditing.calibration import calibrated
 from advlens.auditing.per_image import in_blocks
 from advlens.auditing.stage import Context, Need, Stage, View, Work
 from advlens.auditing.stages.accuracy.autoattack import AutoAttackStage
+from advlens.auditing.stages.accuracy.examples import example_rows
 from advlens.auditing.stages.accuracy.predictions import Predictions, who_is_wrong
 from advlens.auditing.stages.accuracy.radii import doubt
 from advlens.auditing.subjects import Subject
@@ -56,7 +57,8 @@ def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
     """Accuracy on all images, and AutoAttack on some of them if requested."""
     draws = subject.draws(settings)
     attacks = [] if settings.natural else _attacks(subject, settings)
-    chosen: list[Stage] = [AccuracyStage(attacks=attacks, draws=draws)]
+    shown = settings.shown or AccuracyStage.shown
+    chosen: list[Stage] = [AccuracyStage(attacks=attacks, draws=draws, shown=shown)]
     if settings.autoattack:
         chosen.append(_autoattack(subject, settings))
     return chosen
@@ -233,7 +235,18 @@ class _Accuracy(Counts):
             for key, marks in zip(self.attacks, right.int().tolist(), strict=True)
             for block in in_blocks("right", marks, separator="")
         ]
-        return tables | {"accuracy_images": images} | wrong
+        return tables | {"accuracy_images": images, "examples": self._examples()} | wrong
+
+    def _examples(self) -> list[Row]:
+        """Under the iterated attack in L∞ that leaves the least; in L2 if there is none in L∞."""
+        for key in (key for norm in NORMS for key in self._strongest(norm)):
+            attack = self.attacks[key]
+            if attack is not None and attack.within() is not None:  # others are not by image id
+                named = {"model": self.context.name, **self._told(key)}
+                number = list(self.attacks).index(key)
+                rows = example_rows(self.context, attack, self.seen, number, self.shown)
+                return [named | dict(row) for row in rows]
+        return []
 
     def _strongest(self, norm: str) -> list[str]:
         """The iterated attack in a norm that leaves the least, if any; of equals the larger one."""

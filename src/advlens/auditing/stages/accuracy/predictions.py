@@ -112,7 +112,7 @@ def who_is_wrong(
         ],
         "calibration_error": [
             {
-                "ece": reliability.error,
+                "ece": reliability.error(),
                 "confidence": seen.confidence[attack].double().mean().item(),
                 "accuracy": (predicted == data.labels).double().mean().item(),
                 "n": len(predicted),
