@@ -80,6 +80,8 @@ TABLES: dict[str, Table] = {
             "ece": (float, "expected calibration error over 15 bins (Guo et al. 2017, eq. 3)"),
             "confidence": (float, "mean softmax probability of the predicted class"),
             "accuracy": (float, "share of predictions that are right"),
+            "low": (float, "its 95 % interval, lower end"),
+            "high": (float, "its 95 % interval, upper end"),
             **N,
         },
     ),

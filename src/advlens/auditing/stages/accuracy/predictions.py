@@ -87,7 +87,8 @@ def who_is_wrong(
     n = data.labels.bincount(minlength=len(names)).tolist()
     each = data.labels[right].bincount(minlength=len(names)).tolist()
     cells = Counter(zip(data.labels.tolist(), predicted.tolist(), strict=True))
-    reliability = Reliability.of(seen.confidence[attack], predicted == data.labels)
+    hits = predicted == data.labels
+    reliability = Reliability.of(seen.confidence[attack], hits)
     bins = zip(*(values.tolist() for values in vars(reliability).values()), strict=True)
     return {
         "class_accuracy": [
@@ -114,8 +115,9 @@ def who_is_wrong(
             {
                 "ece": reliability.error(),
                 "confidence": seen.confidence[attack].double().mean().item(),
-                "accuracy": (predicted == data.labels).double().mean().item(),
-                "n": len(predicted),
+                "accuracy": hits.double().mean().item(),
+                **_ends(int(hits.sum()), len(hits)),
+                "n": len(hits),
             }
         ],
     }
