@@ -89,3 +89,17 @@ BARS = Rows(
     {"concept": f"{'long' * (n % 9)} {n}", "category": category, "real": 31 - n, "adversarial": n}
     for n, category in zip(range(31), 6 * [*CATEGORIES, "new"], strict=False)
 )
+CAT, OTHER = "cat", "<script>$x^2$</a>&amp;"
+PAIRS = Rows(
+    {"panel": panel, "model": model, "label": label, "predicted": predicted, "share": 0.4}
+    for panel in ("natural images", "PGD-20, L2 ε = 0.5")
+    for model in BOTH
+    for label in (CAT, OTHER)
+    for predicted in (CAT, OTHER)
+)
+BINS = Rows(
+    {"panel": panel, "model": model, "confidence": x, "accuracy": x / 2, "low": 0.0, "high": x}
+    for panel in ("natural images", "PGD-20, L∞ ε = 8/255", "PGD-20, L2 ε = 0.5")
+    for model in BOTH
+    for x in (0.2, 0.9)
+)

@@ -15,8 +15,8 @@ WRITTEN = {"4/255": 4 / 255, ".0157": 0.0157, "0.5": 0.5, "1": 1.0, "1e-3": 0.00
 NAN, INF = math.nan, math.inf
 NATURAL = {"natural": True}
 POSITIVE = {
-    AuditSettings: "images epsilon steps sweep_images sweep_steps neuron_epsilon neuron_steps "
-    "neuron_step_size sigma batch_size shown",
+    AuditSettings: "images epsilon epsilon_linf steps sweep_images sweep_steps neuron_epsilon "
+    "neuron_steps neuron_step_size sigma batch_size shown",
     AttackSettings: "epsilon steps step_size images batch_size",
     DissectSettings: "epsilon steps step_size units images batch_size",
     TrainSettings: "epochs batch_size learning_rate validation epsilon attack_steps step_size clip "
@@ -29,7 +29,10 @@ OTHER = [
     *((kind, "seed", (-1, 2**63)) for kind in POSITIVE),
     (AuditSettings, "top success", (0, 1.1, NAN)),
     (AuditSettings, "fgsm", ((1 / 255, 1.5), (NAN,))),
-    (AuditSettings, "stages", ((),)),
+    (AuditSettings, "stages norm", ((),)),
+    (AuditSettings, "norm", (("L1",), ("Linf", "l2"))),
+    (AuditSettings, "epsilon epsilon_linf", ((), (0.5, 0.0), (0.5, NAN))),
+    (AuditSettings, "epsilon_linf", (8.0, (8 / 255, 1.01))),
     (AuditSettings, "expect_accuracy", ((-0.1,), (93.0,), (NAN,))),
     (AuditSettings, "synsets", (Path("no such file.csv"),)),
     (AuditSettings, "samples", (5,)),

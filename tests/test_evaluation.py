@@ -9,7 +9,13 @@ from scipy import stats
 from torch import Tensor, nn
 
 from advlens import L2, Bim, Fgsm, GaussianNoise, Linf, NumericError, load_data, load_model
-from advlens.evaluation import Accuracy, must_fall, must_have_gradients, must_reach_chance
+from advlens.evaluation import (
+    Accuracy,
+    Reliability,
+    must_fall,
+    must_have_gradients,
+    must_reach_chance,
+)
 from advlens.intervals import wilson
 from advlens.prepared import prepare
 
@@ -63,6 +69,18 @@ def test_top5_of_a_single_step_is_counted_on_its_result():
     # signs of gradients near 0 are rounding: they may move an image over the edge
     assert accuracy.n == 90
     assert abs(accuracy.top5 - by_hand) <= 1
+
+
+def test_bins_of_confidence_hold_their_upper_edge():
+    """Guo et al. 2017: ((m − 1)/M, m/M]; by hand, of ten bins."""
+    confidence = torch.tensor([0.0, 0.05, 0.1, 0.1001, 0.5, 0.95, 1.0], dtype=torch.float64)
+    right = torch.tensor([False, True, False, True, True, False, True])
+    found = Reliability.of(confidence, right, bins=10)
+    assert found.n.tolist() == [3, 1, 0, 0, 1, 0, 0, 0, 0, 2]
+    assert found.right.tolist() == [1, 1, 0, 0, 1, 0, 0, 0, 0, 1]
+    gaps = [3 * abs(1 / 3 - 0.05), 1 - 0.1001, 1 - 0.5, 2 * abs(0.5 - 0.975)]
+    assert found.error() == pytest.approx(math.fsum(gaps) / 7, rel=1e-12)
+    assert Reliability.of(torch.ones(4), torch.tensor([True, True, True, False])).error() == 0.25
 
 
 @pytest.fixture(scope="module")

@@ -24,11 +24,12 @@ from advlens.report.figures.style import BAD, CATEGORIES, INK, MARKERS, MODELS, 
 from advlens.report.sections.neurons.tables import NeuronTables
 from advlens.report.sections.training.tables import histories
 from advlens.runs.results import Results, Rows
-from figure_data import BARS, DOTS, GRID, MAPPED, ROWS, made, pixels, shares
+from figure_data import BARS, BINS, DOTS, GRID, MAPPED, PAIRS, ROWS, made, pixels, shares
 from synthetic_run import BOTH, LAYERS
 
 FIGURES = """\
-dots sweep histograms curves depth training shares thresholds bars measures rows grid mapped"""
+dots sweep histograms curves depth training shares thresholds bars measures confusions reliability \
+rows grid mapped"""
 HOSTILE = ("<script>$x^2$</a>&amp;", "模型 😀 " + "long" * 40)
 PLOTS = FIGURES.split()[:-3]
 
@@ -68,7 +69,9 @@ def plotted(results: Results) -> dict[str, tuple[Callable[..., Figure], Rows, di
         "shares": (category_shares, shares(results), {}),
         "thresholds": (figures.shares_by_threshold, shares(results, None), {"minimum": 0.04}),
         "bars": (concept_bars, bars, {}),
-        "measures": (figures.measure_panels, DOTS, {}),
+        "measures": (figures.measure_panels, DOTS, {"label": "%"}),
+        "confusions": (figures.confusions, PAIRS, {"classes": ["cat", HOSTILE[0]]}),
+        "reliability": (figures.reliability, BINS, {}),
     }
 
 

@@ -245,16 +245,19 @@ def test_the_tables_name_success_beside_what_means_nothing_without_it(tmp_path: 
         "m,natural,,0,0,.9,.8,.95,40,",
         "m,Pgd,L2,.5,20,.1,.05,.2,40,",
         'm,Pgd,L2,.5,20,.05,.02,.15,40,"step_size=0.2, restarts=3"',
+        "m,Pgd,Linf,.03,20,.2,.1,.3,40,",
     )
     rows = measured(results(tmp_path, "m"), "m")
     told = [row["settings"] for row in rows if row["table"] == "accuracy"]
-    assert told == ["", "L2, steps=20", "L2, steps=20, step_size=0.2, restarts=3"]
+    assert told == [
+        *("", "L2, steps=20", "L2, steps=20, step_size=0.2, restarts=3", "Linf, steps=20")
+    ]
     lines = tables([{"model": "m", "sparsity": 0.5, **row} for row in rows])
     assert lines[:5] == [
         "## Accuracy",
         "",
-        "| model | pruned | natural | PGD |",
-        "| --- | --- | --- | --- |",
-        "| m | 0.5 | 90.0% (80.0% to 95.0%) | 10.0% (5.0% to 20.0%) |",
+        "| model | pruned | natural | PGD, L∞ | PGD, L2 |",
+        "| --- | --- | --- | --- | --- |",
+        "| m | 0.5 | 90.0% (80.0% to 95.0%) | 20.0% (10.0% to 30.0%) | 10.0% (5.0% to 20.0%) |",
     ]
     assert "| m | 0.5 | 0.123 (0.100 to 0.200); ε 0.55, 95.0% |" in lines

@@ -19,6 +19,7 @@ from pages import elements, links, page, text_of
 from synthetic_attribution import write_attribution
 from synthetic_dissection import write_dissection
 from synthetic_features import write_features
+from synthetic_predictions import write_predictions
 from synthetic_run import read, write_run, write_training
 from unrendered import unrendered
 
@@ -51,6 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     given["shown"] = 1
     write_dissection(run, layers=PAYLOADS[:2], units=(60, 60), concepts=PAYLOADS, **given)
     write_attribution(run, labels=PAYLOADS, **given)
+    write_predictions(run, models=given["models"], classes=PAYLOADS, shown=1)
     few = {"classes": PAYLOADS[::6], "components": (3,), "features": PAYLOADS[0], "top": 1}
     write_features(run, **few, **given)
     with unrendered("png"):

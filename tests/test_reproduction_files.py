@@ -12,7 +12,7 @@ import torch
 from advlens.cli import main
 from advlens.cli.parsing import COMMANDS, _kinds
 from advlens.models import load_model
-from advlens.settings import ReproduceSettings
+from advlens.settings import AuditSettings, ReproduceSettings
 from advlens.settings.packaged import packaged_names
 from advlens.workflows.reproduction import reproduce
 from advlens.workflows.reproduction.content import Content
@@ -177,7 +177,9 @@ def test_a_packaged_reproduction_holds_together(name: str, quick: bool, tmp_path
     for label in plan.trained:
         make_training(work.training(label)[1])
     for title in plan.audits:
-        work.audit_settings(title)
+        asked = work.audit_settings(title)
+        if isinstance(asked, AuditSettings) and "accuracy" in asked.stages:
+            assert asked.norm == ("L2",)  # each row of a paper's table is one attack
     for entry in content.entries:
         assert entry.kind in ("Table", "Figure")
         labels = {*entry.models}.union(*(value.papers for value in entry.rows), *entry.compare)

@@ -14,6 +14,7 @@ from advlens.settings.packaged import DESCRIPTIVE, listed, packaged, packaged_na
 
 START = ["train", "--data", "folder:.", "--out", "run"]
 AUDIT: dict[str, Any] = {"images": 5, "epsilon": "auto", "neuron-epsilon": "1/2"}
+AUDIT |= {"norm": ["Linf"], "epsilon-linf": ["8/255", 0.5]}
 AUDIT |= {"fgsm": ["2/255", 0.5, 1], "expect_accuracy": [1], "stages": ["sweep"], "success": 1}
 AUDIT |= {"discrepancy": True, "inception": "folder", "attribution": ["a", "b"]}
 VERBS = "audit evaluate neurons dissect attribute visualize invert generate attack train prune"

@@ -60,7 +60,11 @@ CALLS = {
         (AuditSettings, {"steps": 2.5}, "steps must be a whole number, not 2.5"),
         (AuditSettings, {"steps": True}, "steps must be a whole number, not True"),
         (AuditSettings, {"seed": None}, "seed must be a whole number, not None"),
-        (AuditSettings, {"epsilon": "auto"}, "epsilon must be a number or None, not 'auto'"),
+        (
+            AuditSettings,
+            {"epsilon": "auto"},
+            "epsilon must be a number or a tuple, each part a number or None, not 'auto'",
+        ),
         (AuditSettings, {"natural": "yes"}, "natural must be True or False, not 'yes'"),
         (AuditSettings, {"stages": ["accuracy", 3]}, "stages must be a tuple, each part a string"),
         (AuditSettings, {"stages": ["acuracy"]}, "stages names 'acuracy', .* accuracy; there are"),

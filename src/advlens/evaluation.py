@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise, zip_longest
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from advlens.arrays import Ids, Images, Labels, Logits
@@ -16,6 +16,8 @@ from advlens.intervals import Z95, student, wilson
 from advlens.prepared import Prepared
 
 RANKS = 5
+BINS = 15
+"""Bins of confidence, as in Guo et al. 2017."""
 
 
 @dataclass
@@ -43,9 +45,7 @@ class Accuracy:
         """Top-1 accuracy in [0, 1]."""
         return self.top1 / max(self.n * self.draws, 1)
 
-    def update(
-        self, logits: Logits, labels: Labels, clean: Logits | None = None
-    ) -> Bool[Tensor, " n"]:
+    def update(self, logits: Logits, labels: Labels, clean: Logits | None = None) -> None:
         """Process a batch.
 
         Args:
@@ -54,16 +54,12 @@ class Accuracy:
             clean: logits of the natural images if `logits` are of attacked ones: an image that is
                 wrong without the attack does not count as right under it. Top-5 uses `logits`
                 alone.
-
-        Returns:
-            Whether each image counts as right.
         """
         hits = _hits(logits, labels)
         right = hits[:, 0] if clean is None else hits[:, 0] & _hits(clean, labels)[:, 0]
         self.n += len(labels)
         self.top1 += int(right.sum())
         self.top5 += int(hits.any(dim=1).sum())
-        return right
 
     def update_under(
         self,
@@ -74,28 +70,25 @@ class Accuracy:
         *,
         ids: Ids,
         clean: Logits,
-    ) -> Bool[Tensor, " n"] | None:
+    ) -> None:
         """Attack a batch, or leave it as it is, and process it.
 
         All images are attacked: an image that is wrong already, or fooled at an early step, no
         longer changes top-1 but still changes top-5. With five classes or fewer, such images are
         dropped on the way. Each of several draws is a fresh pass over the same attacked images.
-
-        Returns:
-            Whether each image counts as right; None for several draws.
         """
         if self.draws > 1:
             attacked = images if attack is None else attack(model, images, labels, ids=ids)
             self._update_draws(model, attacked, labels)
-            return None
-        if attack is None:
-            return self.update(clean, labels)
-        if clean.shape[1] <= RANKS:
+        elif attack is None:
+            self.update(clean, labels)
+        elif clean.shape[1] <= RANKS:
             logits = attack.outcomes(model, images, labels, ids=ids, clean=clean)
-            return self.update(logits, labels, clean)
-        with torch.no_grad():
-            logits = model(attack(model, images, labels, ids=ids))
-        return self.update(logits, labels, clean)
+            self.update(logits, labels, clean)
+        else:
+            with torch.no_grad():
+                logits = model(attack(model, images, labels, ids=ids))
+            self.update(logits, labels, clean)
 
     def _update_draws(self, model: Prepared, images: Images, labels: Labels) -> None:
         with torch.no_grad():
@@ -165,15 +158,64 @@ def _sums(first: list[int], second: list[int]) -> list[int]:
     return [a + b for a, b in zip_longest(first, second, fillvalue=0)]
 
 
-def _hits(logits: Logits, labels: Labels) -> Tensor:
-    """Whether each image's first to fifth class is its label, N×5."""
+def ranked(logits: Logits) -> Int64[Tensor, "n k"]:
+    """The five classes of each image's highest logits, best first; all of fewer than five.
+
+    Raises:
+        NumericError: a logit is NaN.
+    """
     if logits.isnan().any():
         raise NumericError(
             "the model returns NaN on images in [0, 1], so its accuracy means nothing: check its "
             "weights"
         )
-    ranked = logits.topk(min(RANKS, logits.shape[1]), dim=1).indices
-    return ranked == labels.unsqueeze(1)
+    return logits.topk(min(RANKS, logits.shape[1]), dim=1).indices
+
+
+def _hits(logits: Logits, labels: Labels) -> Bool[Tensor, "n k"]:
+    """Whether each image's first to fifth class is its label."""
+    hits: Tensor = ranked(logits) == labels.unsqueeze(1)
+    return hits
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Is a model as often right as it is confident (Guo et al. 2017)?
+
+    Images are sorted by the confidence of their prediction, its softmax probability, into bins of
+    equal width: bin m of M holds confidences in ((m − 1)/M, m/M].
+
+    Attributes:
+        n: images in each bin.
+        right: those that are predicted right.
+        confidence: the mean confidence in each bin; 0 in an empty one.
+    """
+
+    n: Int64[Tensor, " bins"]
+    right: Int64[Tensor, " bins"]
+    confidence: Float64[Tensor, " bins"]
+
+    @classmethod
+    def of(
+        cls, confidence: Float[Tensor, " n"], right: Bool[Tensor, " n"], bins: int = BINS
+    ) -> "Reliability":
+        """Sort images into bins.
+
+        Args:
+            confidence: of each image's prediction, in [0, 1].
+            right: whether it is right.
+            bins: number of bins M.
+        """
+        values = confidence.double()
+        number = torch.bucketize(values, torch.arange(1, bins, dtype=torch.float64) / bins)
+        n = number.bincount(minlength=bins)
+        total = number.bincount(weights=values, minlength=bins)
+        return cls(n, number[right].bincount(minlength=bins), total / n.clamp_min(1))
+
+    def error(self) -> float:
+        """The expected calibration error Σ n_m/n |accuracy_m − confidence_m| (eq. 3), in [0, 1]."""
+        gaps = (self.right - self.n * self.confidence).abs()
+        return float(gaps.sum() / self.n.sum().clamp_min(1))
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,19 @@ from torch import nn
 
 from advlens import L2, Classifier, Linf, SettingsError, Uniform
 from advlens.attacks import Attack, Fgsm, GaussianNoise, Pgd
-from advlens.auditing import audit, subjects
+from advlens.auditing import audit, passes, rehearsed, subjects
 from advlens.auditing.stages import accuracy
 from advlens.datasets import ArrayData
 from advlens.interop import make_attack as make_named
 from advlens.prepared import prepare
 from advlens.report.sections.accuracy import section
+from advlens.runs.folder import read_json
 from advlens.runs.results import Results
 from advlens.settings import AttackSettings, AuditSettings
 from advlens.words import attack_name
 from advlens.workflows.attacked import chosen_attack
 from randomized_network import Live, Shifted
-from small_runs import audited, noise, rows, small
+from small_runs import audited, convolution, noise, rows, small
 
 CLASSES = ("cat", "dog", "ship", "frog", "deer", "horse", "bird")
 SWEEP = {"sweep_steps": 1, "sweep_images": 14}
@@ -54,7 +55,8 @@ def live(monkeypatch):
 def test_an_audit_tells_draws_and_spread(tmp_path):
     models = [classifier("plain"), classifier("moved", randomized=True)]
     own = ("Pgd(norm=L2, epsilon=.5, steps=2, draws=5)",)
-    small = {"epsilon": 0.5, "steps": 2, "fgsm": (4 / 255,), "draws": 3, "attack": own}
+    small = {"norm": ("L2",), "epsilon": 0.5, "steps": 2, "fgsm": (4 / 255,), "draws": 3}
+    small["attack"] = own
     asked = settings(stages=("accuracy", "sweep"), **small, **SWEEP)
     audited(models, images(), tmp_path, settings=asked)
     for table, n in (("accuracy", 28), ("sweep", 14)):
@@ -75,6 +77,76 @@ def test_an_audit_tells_draws_and_spread(tmp_path):
     spread = [line[header.index("Spread over draws")] for line in cells]
     assert [line == "–" for line in spread] == [line[1] == "plain" for line in cells]
     assert len({attack_name(row) for row in table.rows}) == 4
+
+
+def attacks(size: int = 28, **more) -> list[str]:
+    """The attacks on images of size², in the words of the report."""
+    model = small(lambda: convolution(2, 1, 7), size=size, classes=CLASSES)
+    _, ((stage,),) = rehearsed(model, noise(28, CLASSES, size=size), settings(**more))
+    return [attack_name(attack.columns()) for attack in stage.attacks]
+
+
+FGSM = ["FGSM, L∞ ε = 1/255", "FGSM, L∞ ε = 4/255"]
+
+
+def test_both_norms_are_attacked_at_the_radii_of_the_field():
+    assert attacks(95) == [*FGSM, "PGD-20, L∞ ε = 8/255", "PGD-20, L2 ε = 0.5"]
+    assert attacks(96) == [*FGSM, "PGD-20, L∞ ε = 4/255", "PGD-20, L2 ε = 1.5"]
+    assert attacks(160) == [*FGSM, "PGD-20, L∞ ε = 4/255", "PGD-20, L2 ε = 3"]
+
+
+def test_norms_and_radii_are_chosen_and_no_attack_is_measured_twice():
+    assert attacks(norm=("L2",), epsilon=1.0) == [*FGSM, "PGD-20, L2 ε = 1"]
+    several = {"epsilon": (0.5, 0.25, 0.5), "epsilon_linf": (2 / 255, 8 / 255), "steps": 3}
+    named = ("Pgd(norm=Linf, epsilon=8/255, steps=3)", "Fgsm(norm=Linf, epsilon=8/255)")
+    assert attacks(fgsm=(), attack=named, **several) == [
+        *("PGD-3, L∞ ε = 2/255", "PGD-3, L∞ ε = 8/255", "PGD-3, L2 ε = 0.5", "PGD-3, L2 ε = 0.25"),
+        "FGSM, L∞ ε = 8/255",
+    ]
+
+
+def test_the_other_stages_take_the_first_l2_radius():
+    asked = settings(stages=("sweep",), epsilon=(0.75, 0.5))
+    _, ((sweep,),) = rehearsed(classifier("plain"), images(), asked)
+    assert sweep.epsilon == 0.75
+
+
+ABSURD = {
+    "PGD-20, L2 ε = 0.0314 leaves images practically as they are": {"epsilon": 8 / 255},
+    "PGD-20, L∞ ε = 0.5 is more than a quarter of the way": {"epsilon_linf": 0.5},
+    "PGD-20, L2 ε = 6 is more than a quarter of the way": {"epsilon": 6.0},  # √432 / 4 = 5.2
+    "PGD-20, L1 ε": {"attack": ("foolbox:L1PGD(epsilon=.001, steps=1)",)},
+    "all": {"epsilon": (0.1, 5.0), "epsilon_linf": (1 / 255, 0.25)},
+}
+
+
+@pytest.mark.parametrize("said", ABSURD)
+def test_a_radius_that_is_absurd_for_its_norm_is_a_warning(said):
+    (subject,), _ = rehearsed(classifier("plain"), images(), settings(**ABSURD[said]))
+    expected = " is more " in said or " leaves " in said
+    assert [text.startswith(said) for text in subject.warnings] == [True] * expected
+
+
+def test_the_warning_comes_once_for_all_models_before_the_computing(tmp_path, capsys, monkeypatch):
+    models = [classifier("one"), classifier("two")]
+    asked = settings(norm=("L2",), fgsm=(), steps=1, epsilon=8 / 255)
+    audited(models, images(), tmp_path, settings=asked)
+    assert capsys.readouterr().err.count("L2 ε = 0.0314 leaves images") == 1
+    told = read_json(tmp_path / "run.json")["warnings"]
+    assert [("L2 ε = 0.0314 leaves images" in text) for text in told].count(True) == 1
+    monkeypatch.setattr(passes, "_pass", None)  # which would compute
+    with pytest.raises(TypeError):
+        audited(models, images(), tmp_path / "again", settings=asked)
+    assert "L2 ε = 0.0314 leaves images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "more", [{"epsilon": 21.0}, {"attack": ("Fgsm(norm=Linf, epsilon=8)",)}], ids=["L2", "Linf"]
+)
+def test_a_radius_beyond_the_pixel_range_is_an_error_before_the_run(more, tmp_path):
+    with pytest.raises(SettingsError, match="is more than the way from a black to a white image"):
+        audit(classifier("plain"), images(), tmp_path, settings=settings(**more))
+    assert not (tmp_path / "run.json").exists()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -188,9 +188,12 @@ def _walk(
     processes: Processes,
 ) -> Path:
     """Run all stages of all models, then write the tables, the record and the report."""
+    said = list[str]()
     for subject in subjects:
-        subject.warnings += looked_at(subject, settings.batch_size, settings.seed)
+        found = [*subject.warnings, *looked_at(subject, settings.batch_size, settings.seed)]
+        subject.warnings = [text for text in found if text not in said]  # some hold for all models
         warn(subject.warnings, processes)
+        said += subject.warnings
     if isinstance(settings, AuditSettings):
         check_expected(subjects, settings, processes)
     run = open_run(out, identity(subjects, settings), processes, device)

@@ -22,7 +22,8 @@ from advlens.runs.tables import TABLES, Row
 from advlens.words import distinct, listed
 
 FREE = (
-    *("stages", "natural", "attack", "attribution", "autoattack", "autoattack_linf"),
+    *("stages", "natural", "norm", "epsilon_linf", "attack", "attribution"),
+    *("autoattack", "autoattack_linf"),
     *("expect_accuracy", "batch_size", "device", "ignore_keys", "head", "skip_damaged"),
 )
 """Settings that say what is measured, or on what machine, and not how."""

@@ -63,9 +63,10 @@ def radii(subject: Subject, settings: Settings) -> dict[str, Any]:
     if isinstance(settings, DissectSettings):
         return {"epsilon": subject.neuron_epsilon} if settings.attack == "least-likely" else {}
     named = settings.attack_on_units is not None
-    return {"epsilon": subject.epsilon} | (
-        {} if named else {"neuron_epsilon": subject.neuron_epsilon}
-    )
+    return {
+        "epsilon": settings.epsilon or subject.epsilon,
+        "epsilon_linf": settings.epsilon_linf or subject.radii["Linf"][0],
+    } | ({} if named else {"neuron_epsilon": subject.neuron_epsilon})
 
 
 def record(

@@ -23,6 +23,7 @@ from advlens.progress import Progress
 from advlens.runs.record import without_home
 from advlens.runs.tables import Row
 from advlens.settings import AuditSettings, DissectSettings
+from advlens.settings.numbers import several
 from advlens.words import distinct
 
 Data = TypeVar("Data", bound=ImageData)
@@ -46,7 +47,8 @@ class Subject:
     """A model with the data as it sees them.
 
     Attributes:
-        epsilon: L2 radius of the attacks on its accuracy.
+        radii: of PGD on its accuracy, by norm.
+        epsilon: the first L2 radius, which the other stages use.
         neuron_epsilon: L2 radius of the attack on its units.
         notes: notes at the end of the report.
         warnings: warnings at the top of the report, also printed before any computation.
@@ -66,18 +68,23 @@ class Subject:
     skipped: list[Row] = dataclasses.field(default_factory=list)
     check: "ImageCheck | None" = None
     training: dict[int, Part] = dataclasses.field(default_factory=dict)
+    radii: dict[str, tuple[float, ...]] = dataclasses.field(init=False)
     epsilon: float = dataclasses.field(init=False)
     neuron_epsilon: float = dataclasses.field(init=False)
 
     def choose_radii(self, settings: AuditSettings | DissectSettings) -> None:
         """Choose the requested radii, or the field's usual ones for images of this size."""
         size = self.data.image_shape[1]
-        self.epsilon = 0.5 if size < 96 else 1.5 if size < 160 else 3.0
-        if isinstance(settings, DissectSettings):
-            self.neuron_epsilon = settings.epsilon or 2 * self.epsilon
-        else:
-            self.epsilon = settings.epsilon or self.epsilon
-            self.neuron_epsilon = settings.neuron_epsilon or 2 * self.epsilon
+        self.radii = {
+            "Linf": (8 / 255 if size < 96 else 4 / 255,),
+            "L2": (0.5 if size < 96 else 1.5 if size < 160 else 3.0,),
+        }
+        if isinstance(settings, AuditSettings):
+            self.radii["Linf"] = several(settings.epsilon_linf) or self.radii["Linf"]
+            self.radii["L2"] = several(settings.epsilon) or self.radii["L2"]
+        self.epsilon = self.radii["L2"][0]
+        asked = settings.neuron_epsilon if isinstance(settings, AuditSettings) else settings.epsilon
+        self.neuron_epsilon = asked or 2 * self.epsilon
 
     def draws(self, settings: AuditSettings) -> int:
         """Number of passes that a result of this model is averaged over."""

@@ -185,7 +185,8 @@ def _audit(command: AuditCommand, line: str) -> None:
         f"stages of {subject.classifier.name}: {', '.join(stage.name for stage in own)}"
         for subject, own in zip(subjects, stages, strict=True)
     ]
-    told += [f"warning: {text}" for subject in subjects for text in subject.warnings]
+    warnings = dict.fromkeys(text for subject in subjects for text in subject.warnings)
+    told += [f"warning: {text}" for text in warnings]
     _plan(dataclasses.replace(command, settings=settings), loaded, told)
 
 

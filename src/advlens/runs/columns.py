@@ -44,6 +44,9 @@ ATTACK: Columns = {
     "epsilon": (OPEN, "the radius, of pixels in [0, 1]; the largest of several; empty without"),
     "steps": (int, "gradient steps"),
 }
+PREDICTED: Columns = (
+    MODEL | ATTACK | {"settings": (str, "settings of the attack that are not its defaults")}
+)
 SET: Columns = {"attacked": (str | None, "the set of attacked images, as in consistency.csv")}
 NAMED = "your choice"
 """Why a unit is shown that the user named."""

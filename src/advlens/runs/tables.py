@@ -19,6 +19,7 @@ from advlens.runs.columns import (
     MEASURES,
     MODEL,
     OPEN,
+    PREDICTED,
     RANK,
     SET,
     TERMS,
@@ -41,6 +42,72 @@ TABLES: dict[str, Table] = {
             "settings": (str, "as in accuracy.csv"),
             "first": (int, "the number of the first image in the data"),
             "right": (str, "a digit for each image: 1 if it is predicted right, else 0"),
+        },
+    ),
+    "class_accuracy": Table(
+        "the accuracy of a model on the images of one class, natural or under the iterated attack "
+        "of a norm that leaves the least",
+        PREDICTED
+        | {
+            "class": (str, "the images' class"),
+            "right": (int, "images predicted right; under attack both before and after it"),
+            **N,
+            "low": (float, "95 % interval of their share, lower end"),
+            "high": (float, "95 % interval of their share, upper end"),
+        },
+    ),
+    "confusion": Table(
+        "how often a model takes one class for another, or for itself; attacks as in "
+        "class_accuracy.csv; pairs that do not occur are left out",
+        PREDICTED | CLASSES | {"count": (int, "such images")},
+    ),
+    "calibration": Table(
+        "images whose predictions are about as confident; attacks as in class_accuracy.csv",
+        PREDICTED
+        | {
+            "bin": (int, "the number of the bin, of 15 of equal width, from 1"),
+            "confidence": (float, "mean softmax probability of the predicted class"),
+            "accuracy": (float, "share of predictions that are right"),
+            "low": (float, "its 95 % interval, lower end"),
+            "high": (float, "its 95 % interval, upper end"),
+            **N,
+        },
+    ),
+    "calibration_error": Table(
+        "how far confidence and accuracy of a model lie apart; attacks as in class_accuracy.csv",
+        PREDICTED
+        | {
+            "ece": (float, "expected calibration error over 15 bins (Guo et al. 2017, eq. 3)"),
+            "confidence": (float, "mean softmax probability of the predicted class"),
+            "accuracy": (float, "share of predictions that are right"),
+            "low": (float, "its 95 % interval, lower end"),
+            "high": (float, "its 95 % interval, upper end"),
+            **N,
+        },
+    ),
+    "examples": Table(
+        "an image, natural and under the iterated attack that leaves the least: in L∞ if measured, "
+        "else in L2",
+        PREDICTED
+        | {
+            "kind": (
+                str,
+                "fooled: right before the attack, wrong after it, in a seeded order of all "
+                "images; error: wrong without an attack, of highest confidence; least robust, "
+                "most robust: right before it, of highest or lowest log odds against the label "
+                "under it",
+            ),
+            **RANK,
+            "id": (int, "the image's number in the data"),
+            **CLASSES,
+            "confidence": (float, "softmax probability of the predicted class"),
+            "attacked_as": (str, "the class predicted under the attack"),
+            "attacked_confidence": (float, "its softmax probability"),
+            "distance": (float, "length of the change, in the attack's norm"),
+            "factor": (int, "by which the difference is drawn larger, around gray"),
+            "natural": (str, "the picture of the image, relative to the run folder"),
+            "attacked": (str, "that of the attacked image"),
+            "difference": (str, "that of .5 + factor · difference, cut to [0, 1]"),
         },
     ),
     "differences": Table(

@@ -12,7 +12,7 @@ from advlens.errors import SettingsError
 from advlens.plugins import STAGES
 from advlens.settings.choices import Components, Units, parse_unit
 from advlens.settings.models import ModelSettings
-from advlens.settings.numbers import DRAWS, AutoRadius, NoHint, Radius
+from advlens.settings.numbers import DRAWS, AutoRadii, AutoRadius, NoHint, Radius, several
 from advlens.settings.spec import parse_method
 from advlens.words import perhaps
 
@@ -45,8 +45,11 @@ class AuditSettings(ModelSettings):
 
     Attributes:
         images: size of a seeded, class-balanced subset to audit (default: all images).
-        epsilon: L2 radius of PGD in pixel units; auto is .5 for images below 96 pixels, 1.5
-            below 160, else 3.
+        norm: the norms of the balls in which PGD attacks.
+        epsilon: L2 radius of PGD in pixel units, or several; auto is .5 for images below 96
+            pixels, 1.5 below 160, else 3. The first is that of the other stages, too.
+        epsilon_linf: L∞ radius of PGD in pixel units, or several; auto is 8/255 for images below
+            96 pixels, else 4/255.
         steps: PGD steps.
         fgsm: L∞ radii of FGSM (D19: 1/255, D22: 4/255).
         natural: measure only natural accuracy: no attack, no sweep.
@@ -83,9 +86,10 @@ class AuditSettings(ModelSettings):
         units: units to show with their real and adversarial images, such as layer4.1.conv2:147,
             layer3.0.conv1:12 (default: units of the last layer, half of highest LC, half of median
             LC). The dissection shows those of its layers. A model without them shows its default.
-        shown: maximum number shown of the explained images, of the inverted ones, of the images
-            generated for each class with their starts, and of the units of a layer if none is
-            named (default: 6, 4, 3 with one start, 6).
+        shown: maximum number shown of the fooled, wrong, least and most robust images each, of the
+            explained images, of the inverted ones, of the images generated for each class with
+            their starts, and of the units of a layer if none is named (default: 4, 6, 4, 3 with one
+            start, 6).
         discrepancy: show which part of each image a unit responds to; takes up to thousands of
             passes per image.
         explained: number of images whose predictions are attributed to their pixels.
@@ -117,7 +121,9 @@ class AuditSettings(ModelSettings):
     """
 
     images: Annotated[int | None, NoHint] = None
-    epsilon: AutoRadius = None
+    norm: tuple[Literal["Linf", "L2"], ...] = ("Linf", "L2")
+    epsilon: AutoRadii = None
+    epsilon_linf: AutoRadii = None
     steps: int = 20
     fgsm: tuple[Radius, ...] = (1 / 255, 4 / 255)
     natural: FlagCreatePairsOff[bool] = False
@@ -168,7 +174,6 @@ class AuditSettings(ModelSettings):
         check_positive(
             self,
             "images",
-            "epsilon",
             "steps",
             "sweep_images",
             "sweep_steps",
@@ -192,6 +197,19 @@ class AuditSettings(ModelSettings):
         )
         check_seed(self, where="")
         check_numbers(self, "top", "success", where="", above=0, most=1)
+        if not self.norm:
+            raise SettingsError("norm names no norm; give Linf, L2 or both")
+        for name in ("epsilon", "epsilon_linf"):
+            if getattr(self, name) == ():
+                raise SettingsError(f"{name} names no radius; give one or several, or auto")
+            for value in several(getattr(self, name)):
+                check_number(name, value, above=0)
+        for value in several(self.epsilon_linf):
+            if value > 1:
+                raise SettingsError(
+                    f"epsilon_linf is {value:g}, but pixels lie between 0 and 1; 8 gray levels are "
+                    "8/255"
+                )
         if not all(0 < value <= 1 for value in self.fgsm):
             raise SettingsError(
                 f"fgsm radii must lie between 0 and 1 in pixel units, not {self.fgsm}"

@@ -1,5 +1,6 @@
 """Numbers in settings: how they are written, read and checked."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from tyro.conf import arg
@@ -34,6 +35,18 @@ def show_number(value: float | None) -> str:
     )
 
 
+def several(value: float | tuple[float, ...] | None) -> tuple[float, ...]:
+    """One radius or several as a tuple; none for auto."""
+    return () if value is None else value if isinstance(value, tuple) else (value,)
+
+
+def _one_or_several(words: Sequence[str]) -> float | tuple[float, ...] | None:
+    if [*words] == ["auto"]:
+        return None
+    numbers = tuple(map(parse_number, words))
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
 Radius = Annotated[
     float,
     PrimitiveConstructorSpec(
@@ -52,6 +65,16 @@ AutoRadius = Annotated[
         instance_from_str=lambda words: None if words[0] == "auto" else parse_number(words[0]),
         is_instance=lambda value: value is None or isinstance(value, float),
         str_from_instance=lambda value: [show_number(value)],
+    ),
+]
+AutoRadii = Annotated[
+    float | tuple[float, ...] | None,
+    PrimitiveConstructorSpec(
+        nargs="+",
+        metavar="NUMBER …|auto",
+        instance_from_str=lambda words: _one_or_several(words),
+        is_instance=lambda value: value is None or isinstance(value, float | tuple),
+        str_from_instance=lambda value: [*map(show_number, several(value))] or ["auto"],
     ),
 ]
 NoHint = arg(help_behavior_hint="")

@@ -83,13 +83,14 @@ class _Sweep(Counts):
     blind = 0
     """Images on which the gradient that attacks climb is exactly 0."""
 
-    def _take(self, key: str, attack: Attack | None, view: View) -> Tensor | None:
+    def _take(self, key: str, attack: Attack | None, view: View) -> None:
         """Measure top-1 alone: fooled images are dropped, which saves most of the steps."""
         if attack is None or self.draws > 1:
-            return super()._take(key, attack, view)
+            super()._take(key, attack, view)
+            return
         given = {"ids": view.ids, "clean": view.logits}
         logits = attack.outcomes(view.prepared, view.images, view.labels, **given)
-        return self.counts[key].update(logits, view.labels, view.logits)
+        self.counts[key].update(logits, view.labels, view.logits)
 
     def _row(self, key: str) -> Row:
         row = super()._row(key)

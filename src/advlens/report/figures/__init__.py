@@ -15,6 +15,7 @@ from advlens.report.figures.neurons import (
     consistency_histograms,
 )
 from advlens.report.figures.pictures import abreast, picture_rows, unit_grid, unit_grids
+from advlens.report.figures.predictions import confusions, reliability
 from advlens.report.figures.style import (
     NARROW,
     WIDTH,
@@ -38,12 +39,14 @@ __all__ = [
     "category_shares",
     "colors",
     "concept_bars",
+    "confusions",
     "consistency_by_depth",
     "consistency_curves",
     "consistency_histograms",
     "dark",
     "measure_panels",
     "picture_rows",
+    "reliability",
     "save_figure",
     "shares_by_threshold",
     "svg",

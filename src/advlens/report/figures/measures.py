@@ -25,12 +25,15 @@ if TYPE_CHECKING:
 
 
 @styled
-def measure_panels(rows: Rows, models: Sequence[str], *, width: float = WIDTH) -> Figure:
+def measure_panels(
+    rows: Rows, models: Sequence[str], *, label: str = "", width: float = WIDTH
+) -> Figure:
     """Means as dots with 95 % whiskers: one panel a measure, one group a method, one line a model.
 
     Args:
         rows: panel (its title), group, model, mean, low and high (None: there is no interval).
         models: names, in the order of the run.
+        label: of the horizontal axes, if their titles do not say what they show.
         width: inches.
     """
     titles = list(dict.fromkeys(row["panel"] for row in rows))
@@ -44,6 +47,7 @@ def measure_panels(rows: Rows, models: Sequence[str], *, width: float = WIDTH) -
         mine = rows.where(panel=title)
         _panel(axes, mine, models, groups)
         axes.set_title(title)
+        axes.set_xlabel(label)
         axes.set_ylim(lines - 1, -1)
     for axes in panels[len(titles) :]:
         axes.remove()

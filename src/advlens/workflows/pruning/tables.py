@@ -27,7 +27,8 @@ SHOWN = (
         (
             ("parameters at 0", "weights", "", "zeros"),
             ("natural", "accuracy", "natural", "top1"),
-            ("PGD", "accuracy", "Pgd", "top1"),
+            ("PGD, L∞", "accuracy", "Pgd Linf", "top1"),
+            ("PGD, L2", "accuracy", "Pgd L2", "top1"),
         ),
     ),
     ("Units of the last convolution", "last", UNITS),
@@ -92,10 +93,10 @@ def kept_units(results: Results, model: str, classifier: Classifier) -> list[Row
 def measured(results: Results, model: str) -> list[Row]:
     """An audit's measurements of a model, as uniform rows.
 
-    `case` is the attack, the set of images, the attribution method or the start; `settings` tells
-    attacks of one name and epsilon apart; `layers` is "last" or "all" where units are measured. The
-    mean over all layers is that over their live units; its interval is the mean of the layers'
-    intervals, which is no narrower than a joint one.
+    `case` is the attack with its norm, the set of images, the attribution method or the start;
+    `settings` tells attacks of one name and epsilon apart; `layers` is "last" or "all" where units
+    are measured. The mean over all layers is that over their live units; its interval is the mean
+    of the layers' intervals, which is no narrower than a joint one.
     """
 
     def mine(table: str) -> list[Row]:
@@ -104,7 +105,7 @@ def measured(results: Results, model: str) -> list[Row]:
     rows = [
         _row(
             "accuracy",
-            row["attack"],
+            f"{row['attack']} {row['norm']}".rstrip(),
             row["epsilon"],
             "top1",
             "",

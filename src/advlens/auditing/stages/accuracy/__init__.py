@@ -1,6 +1,6 @@
 """Accuracy on the images and under attack."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -14,6 +14,9 @@ from advlens.auditing.calibration import calibrated
 from advlens.auditing.per_image import in_blocks
 from advlens.auditing.stage import Context, Need, Stage, View, Work
 from advlens.auditing.stages.accuracy.autoattack import AutoAttackStage
+from advlens.auditing.stages.accuracy.examples import example_rows
+from advlens.auditing.stages.accuracy.predictions import Predictions, who_is_wrong
+from advlens.auditing.stages.accuracy.radii import doubt
 from advlens.auditing.subjects import Subject
 from advlens.datasets import ImageData
 from advlens.errors import SettingsError
@@ -22,9 +25,7 @@ from advlens.interop import AutoAttack, ForeignAttack, make_attack
 from advlens.runs.folder import Tables
 from advlens.runs.tables import Row
 from advlens.settings import AuditSettings
-
-UNSEEN = -1
-"""Marks images that another process saw."""
+from advlens.words import NORMS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +35,12 @@ class AccuracyStage:
     Attributes:
         attacks: the attacks, run as they are, with their own draws.
         draws: passes over each natural or attacked image, for a randomized model.
+        shown: examples of each kind.
     """
 
     attacks: Sequence[Attack]
     draws: int = 1
+    shown: int = 4
     name: str = "accuracy"
     records: bool = False
     needs: tuple[Need, ...] = ()
@@ -47,14 +50,15 @@ class AccuracyStage:
 
     def start(self, context: Context) -> "Counts":
         attacks = {str(i): attack for i, attack in enumerate(self.attacks)}
-        return _Accuracy(context, {"natural": None, **attacks}, self.draws)
+        return _Accuracy(context, {"natural": None, **attacks}, self.draws, self.shown)
 
 
 def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
     """Accuracy on all images, and AutoAttack on some of them if requested."""
     draws = subject.draws(settings)
     attacks = [] if settings.natural else _attacks(subject, settings)
-    chosen: list[Stage] = [AccuracyStage(attacks=attacks, draws=draws)]
+    shown = settings.shown or AccuracyStage.shown
+    chosen: list[Stage] = [AccuracyStage(attacks=attacks, draws=draws, shown=shown)]
     if settings.autoattack:
         chosen.append(_autoattack(subject, settings))
     return chosen
@@ -64,20 +68,15 @@ def _attacks(subject: Subject, settings: AuditSettings) -> list[Attack]:
     draws = subject.draws(settings)
     given: dict[str, Any] = {"seed": settings.seed, "draws": draws}
     attacks: list[Attack] = [Fgsm(threat=Linf(epsilon=e), **given) for e in settings.fgsm]
-    attacks.append(Pgd(threat=L2(epsilon=subject.epsilon), steps=settings.steps, **given))
-    for text in settings.attack:
-        attack = make_attack(text, **given)
-        if _told(attack, given) in [_told(other, given) for other in attacks]:
-            raise SettingsError(
-                f"{text!r} is measured already; change one of its settings, or leave it out"
-            )
-        attacks.append(attack)
-    return attacks
-
-
-def _told(attack: Attack, usual: dict[str, Any]) -> tuple[object, ...]:
-    """What tables say about an attack."""
-    return attack.columns(), attack.unusual(**usual)
+    for ball in (Linf, L2):
+        if ball.norm in settings.norm:
+            radii = subject.radii[ball.norm]
+            attacks += [Pgd(threat=ball(epsilon=e), steps=settings.steps, **given) for e in radii]
+    attacks += [make_attack(text, **given) for text in settings.attack]
+    # by what tables say about it: an attack that is given twice is measured once
+    told = {(*attack.columns().values(), attack.unusual(**given)): attack for attack in attacks}
+    subject.warnings += filter(None, (doubt(a, subject.data.image_shape) for a in told.values()))
+    return [*told.values()]
 
 
 def _autoattack(subject: Subject, settings: AuditSettings) -> AutoAttackStage:
@@ -120,9 +119,9 @@ class Counts(Work):
             if attack is not None:
                 self.attacks[key] = calibrated(attack, self.context, labeled=True)
 
-    def _take(self, key: str, attack: Attack | None, view: View) -> Tensor | None:
-        """Whether each image counts as right; None for several draws."""
-        return self.counts[key].update_under(
+    def _take(self, key: str, attack: Attack | None, view: View) -> None:
+        """Count the right predictions of a batch under an attack."""
+        self.counts[key].update_under(
             attack, view.prepared, view.images, view.labels, ids=view.ids, clean=view.logits
         )
 
@@ -187,39 +186,77 @@ class Counts(Work):
 
 
 class _Accuracy(Counts):
-    """Counts that also keep which images are right, by which models are compared."""
+    """Counts that also keep what is predicted on each image: who is wrong, and how."""
 
-    def __init__(self, context: Context, attacks: dict[str, Attack | None], draws: int):
+    def __init__(self, context: Context, attacks: dict[str, Attack | None], draws: int, shown: int):
         super().__init__(context, attacks, draws)
-        size = (len(attacks), len(context.data) if draws == 1 else 0)
-        self.right = torch.full(size, UNSEEN, dtype=torch.int8)
+        self.shown = shown
+        self.seen = Predictions(len(attacks), len(context.data) if draws == 1 else 0)
 
-    def _take(self, key: str, attack: Attack | None, view: View) -> Tensor | None:
-        right = super()._take(key, attack, view)
-        if right is not None:
-            self.right[list(self.attacks).index(key), view.ids] = right.cpu().to(torch.int8)
-        return right
+    def _take(self, key: str, attack: Attack | None, view: View) -> None:
+        """Attack every image to the end: what is predicted on the attacked images counts, too."""
+        if self.draws > 1:
+            super()._take(key, attack, view)
+            return
+        images, labels, clean = view.images, view.labels, None
+        logits = view.logits
+        if attack is not None:
+            with torch.no_grad():
+                clean = logits
+                logits = view.prepared(attack(view.prepared, images, labels, ids=view.ids))
+        self.counts[key].update(logits, labels, clean)
+        self.seen.take(list(self.attacks).index(key), view.ids, logits, labels)
 
     def state(self) -> dict[str, Tensor]:
-        return super().state() | {"accuracy.right": self.right}
+        return super().state() | self.seen.state()
 
     def restore(self, state: dict[str, Tensor]) -> None:
         super().restore(state)
-        self.right = state["accuracy.right"]
-        if not bool(((self.right >= UNSEEN) & (self.right <= 1)).all()):
-            raise ValueError("its marks of right images are not −1, 0 or 1")
+        self.seen.restore(state, len(self.context.data.classes))
 
     def merge(self, other: Self) -> None:
         super().merge(other)
-        torch.maximum(self.right, other.right, out=self.right)
+        self.seen.merge(other.seen)
 
     def compute(self) -> Tables:
-        return super().compute() | {"accuracy_images": list(self._image_rows())}
+        tables = super().compute()
+        if self.draws > 1:
+            return tables
+        data, named = self.context.data, {"model": self.context.name}
+        right = self.seen.right(data.labels)
+        wrong: dict[str, list[Row]] = {}
+        for key in ("natural", *(key for norm in NORMS for key in self._strongest(norm))):
+            number = list(self.attacks).index(key)
+            told = named | self._told(key)
+            for name, rows in who_is_wrong(self.seen, number, data, right[number]).items():
+                wrong.setdefault(name, []).extend(told | dict(row) for row in rows)
+        images: list[Row] = [
+            {**named, **self._told(key), **block}
+            for key, marks in zip(self.attacks, right.int().tolist(), strict=True)
+            for block in in_blocks("right", marks, separator="")
+        ]
+        return tables | {"accuracy_images": images, "examples": self._examples()} | wrong
 
-    def _image_rows(self) -> Iterator[Row]:
-        for key, right in zip(self.attacks, self.right.tolist(), strict=True):
-            for block in in_blocks("right", right, separator=""):
-                yield {"model": self.context.name, **self._told(key), **block}
+    def _examples(self) -> list[Row]:
+        """Under the iterated attack in L∞ that leaves the least; in L2 if there is none in L∞."""
+        for key in (key for norm in NORMS for key in self._strongest(norm)):
+            attack = self.attacks[key]
+            if attack is not None and attack.within() is not None:  # others are not by image id
+                named = {"model": self.context.name, **self._told(key)}
+                number = list(self.attacks).index(key)
+                rows = example_rows(self.context, attack, self.seen, number, self.shown)
+                return [named | dict(row) for row in rows]
+        return []
+
+    def _strongest(self, norm: str) -> list[str]:
+        """The iterated attack in a norm that leaves the least, if any; of equals the larger one."""
+        told = {key: self._told(key) for key in self.attacks}
+        iterated = [
+            key
+            for key, row in told.items()
+            if row["norm"] == norm and row["steps"] > 1 and row["epsilon"] is not None
+        ]
+        return sorted(iterated, key=lambda key: (self.counts[key].top1, -told[key]["epsilon"]))[:1]
 
 
 def _unattacked(attack: Attack | None) -> int:

@@ -12,6 +12,7 @@ from advlens.report.blocks import (
     Section,
     TableBlock,
 )
+from advlens.report.sections.accuracy import calibration, classes, examples
 from advlens.report.sections.accuracy.findings import findings, naturally, strongest
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
@@ -31,13 +32,19 @@ def section(results: Results) -> Section | None:
         blocks += _sweep_blocks(results, sweep)
     if checks:
         blocks += _check_blocks(checks)
+    for part in (examples, classes, calibration):
+        blocks += part.blocks(results)
     return Section(
         title="Accuracy",
         anchor="accuracy",
         lead="How often a model names the right class: on the images as they are, and after an "
         "attack has changed each of them by at most ε to make the model err. Accuracy under an "
         "attack is an upper bound: a stronger attack could leave less.",
-        findings=findings(results, rows, sweep, checks),
+        findings=[
+            *findings(results, rows, sweep, checks),
+            *classes.findings(results),
+            *calibration.findings(results),
+        ],
         blocks=blocks,
         scores=_scores(naturally(rows), strongest(results.models, rows)),
     )
