@@ -624,6 +624,7 @@ def page(request: pytest.FixtureRequest, server: Server) -> Iterator[Page]:
 
 
 def fits(page: Page) -> bool:
+    page.wait_for_load_state()
     return bool(page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
 
 
@@ -631,23 +632,29 @@ def test_from_the_list_to_a_report_and_a_unit(page: Page) -> None:
     assert fits(page)
     whole = page.locator("section.run").filter(has_text="/whole")
     whole.get_by_role("link", name="Report").click()
+    page.wait_for_url("**/report.html")
     assert "standard and robust on CIFAR-10 test" in page.title()
     page.wait_for_selector(".units tbody tr")  # the report's own script runs
     page.get_by_role("link", name="units.csv").first.click()
+    page.wait_for_url("**/units.csv")
     assert page.locator("body").inner_text().startswith("model,layer,unit")
     for _ in range(2):
         page.go_back()
     whole.get_by_role("link", name="Units").click()
+    page.wait_for_url("**/units")
     assert fits(page)
     page.get_by_label("Model").select_option("robust")
     page.get_by_label("with pictures").check()
     page.get_by_label("IoU at least").fill("0.01")
     page.get_by_role("button", name="Show").click()
+    page.wait_for_url("**/units?*iou=0.01*")
     assert page.get_by_label("Model").input_value() == "robust"
     page.get_by_role("link", name="CS1").click()
+    page.wait_for_url("**&down=1")
     header = page.get_by_role("columnheader", name="CS1")
     assert header.get_attribute("aria-sort") == "descending"
     header.get_by_role("link").click()
+    page.wait_for_url("**&sort=cs1")
     assert header.get_attribute("aria-sort") == "ascending"
     rows = page.locator(".units tbody tr")
     assert 0 < rows.count() < 10
@@ -660,8 +667,10 @@ def test_from_the_list_to_a_report_and_a_unit(page: Page) -> None:
     assert page.locator("img").evaluate_all(seen)
     assert page.locator("img").count() >= 16
     page.get_by_role("link", name="All runs").click()
+    page.wait_for_url(re.compile(".*[^?]/$"))
     assert page.get_by_role("heading", level=1).inner_text() == "Runs"
     whole.get_by_role("link", name="Stages").click()
+    page.wait_for_url("**/run/*/")
     assert fits(page)
     assert "This run is finished." in page.locator("main").inner_text()
 

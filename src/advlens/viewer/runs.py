@@ -93,10 +93,10 @@ def runs_below(place: Path) -> list[Path]:
     found, level = list[Path](), [place]
     searched = 0
     for _ in range(DEEPEST + 1):
-        found += filter(_is_run, level)
-        level = [below for folder in level if not _is_run(folder) for below in _folders_of(folder)][
-            : MOST - searched
-        ]
+        runs = list(filter(_is_run, level))
+        found += runs
+        level = [below for folder in level if folder not in runs for below in _folders_of(folder)]
+        level = level[: MOST - searched]
         searched += len(level)
     return sorted(found)
 
