@@ -11,10 +11,10 @@ from urllib.parse import parse_qs, urlencode
 from advlens.errors import AdvlensError, RunError
 from advlens.folders import open_plain, why
 from advlens.report import page
-from advlens.report.verdict import MARKS, TITLES, verdict
+from advlens.report.verdict import MARKS, TITLES
 from advlens.runs.results import Results
 from advlens.viewer.progress import progress
-from advlens.viewer.runs import Runs, fitting, results
+from advlens.viewer.runs import Runs, fitting, judged, results
 from advlens.viewer.units import COLUMNS, LEAST, NUMBERS, chosen, unit_rows, unit_tables
 
 HTML = "text/html; charset=utf-8"
@@ -123,7 +123,7 @@ def _own() -> list[str]:
 
 def _rendered(file: str, title: str, home: str, models: Sequence[str] = (), **values: Any) -> bytes:
     made = page.template(file, models, "advlens.viewer")
-    return made.render(title=title, home=home, **values).encode()
+    return made.render(title=title, home=home, **values).encode(errors="replace")
 
 
 def _message(title: str, text: str, home: str, status: int) -> Reply:
@@ -142,43 +142,44 @@ def _list(runs: Runs) -> Reply:
 
 def _entry(number: int, folder: Path, name: str) -> dict[str, Any]:
     """What the list of runs says of one."""
-    entry: dict[str, Any] = {"number": number, "name": name, "problem": "", "units": False}
+    entry = {"number": number, "name": name, "problem": "", **_there(folder)}
     try:
-        with fitting(folder):
-            found = results(folder)
-            entry |= {"record": found.record, "verdict": verdict(found), "units": _has_units(found)}
+        entry["record"], entry["verdict"] = judged(folder)
     except RunError as error:
         entry["problem"] = str(error)
-    return entry | {"reported": (folder / "report.html").is_file()}
+    return entry
 
 
-def _has_units(found: Results) -> bool:
-    tables = found.run / "results"
-    return (tables / "units.csv").is_file() or (tables / "dissection.csv").is_file()
+def _there(folder: Path) -> dict[str, bool]:
+    """Which pages a run has."""
+    units = [folder / "results" / f"{name}.csv" for name in ("units", "dissection")]
+    reported = (folder / "report.html").is_file()
+    return {"reported": reported, "units": any(table.is_file() for table in units)}
 
 
 def _run(folder: Path, name: str) -> Reply:
     """How far a run is, and its verdict."""
-    found, problem = None, ""
+    record: Mapping[str, Any] | None = None
+    claims: Mapping[str, Any] = {}
+    problem = ""
     try:
-        found = results(folder)
+        record, claims = judged(folder)
     except RunError as error:
         problem = str(error)
-    far = progress(folder, found)
+    far = progress(folder, record)
     made = _rendered(
         "run.html.j2",
         name,
         "../../",
-        found.models if found else [],
-        record=found.record if found else None,
+        [model["name"] for model in record["models"]] if record else [],
+        record=record,
         problem=problem,
         progress=far,
         columns=list(dict.fromkeys(model for each in far.stages.values() for model in each)),
-        verdict=verdict(found) if found else {},
+        verdict=claims,
         marks=MARKS,
         titles=TITLES,
-        units=found is not None and _has_units(found),
-        reported=(folder / "report.html").is_file(),
+        **_there(folder),
     )
     return Reply(made)
 
@@ -232,23 +233,18 @@ def _unit_link(row: Mapping[str, Any]) -> str:
 
 
 def _unit(found: Results, name: str, asked: Mapping[str, str]) -> Reply | None:
-    rows = [
-        row
-        for row in unit_rows(found)
-        if all(asked.get(key) == str(row[key]) for key in ("model", "layer", "unit"))
-    ]
-    if not rows:
+    tables = unit_tables(found, asked)
+    if not any(tables.values()):
         return None
-    unit = rows[0]["model"], rows[0]["layer"], rows[0]["unit"]
     made = _rendered(
         "unit.html.j2",
-        f"Unit {unit[2]} of {unit[1]}",
+        f"Unit {asked['unit']} of {asked['layer']}",
         "../../",
         found.models,
         name=name,
-        model_name=unit[0],
-        layer_link=f"units?{urlencode({'model': unit[0], 'layer': unit[1]})}",
-        tables=unit_tables(found, *unit),
+        model_name=asked["model"],
+        layer_link=f"units?{urlencode({key: asked[key] for key in ('model', 'layer')})}",
+        tables=tables,
         picture=lambda file: page.picture_of(found.file(file)),
     )
     return Reply(made)

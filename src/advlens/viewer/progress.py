@@ -1,6 +1,7 @@
 """How far a run is: by its record, by what lies in `parts/`, and by who holds the folder."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any
 
 from advlens.files import is_held
 from advlens.folders import open_plain, parse_object, read_object
-from advlens.runs.results import Results
 
 HEADER = 2**23
 """Bytes of a state's list of tensors, at most."""
@@ -47,20 +47,21 @@ class Progress:
     passes: list[Pass]
 
 
-def progress(run: Path, found: Results | None) -> Progress:
+def progress(run: Path, record: Mapping[str, Any] | None) -> Progress:
     """How far a run is; nothing in its folder is taken or changed.
 
     Args:
         run: the folder.
-        found: its record, if there is one yet.
+        record: its record, if there is one yet.
     """
     stages: dict[str, dict[str, float | bool]] = {}
-    if found is not None:
-        for entry in found.record["stages"]:
+    models, passes = _planned(run), list[Pass]()
+    if record is not None:
+        models = [model["name"] for model in record["models"]]
+        for entry in record["stages"]:
             stages.setdefault(entry["stage"], {})[entry["model"]] = entry["seconds"]
-        for entry in found.record["unfinished"]:
+        for entry in record["unfinished"]:
             stages.setdefault(entry["stage"], {})[entry["model"]] = False
-    models, passes = found.models if found else _planned(run), list[Pass]()
     for path in sorted((run / "parts").glob("*-*")):
         place, _, name = path.name.partition("-")
         model = dict(enumerate(models)).get(int(place)) if re.fullmatch("[0-9]{1,3}", place) else ""
@@ -73,13 +74,13 @@ def progress(run: Path, found: Results | None) -> Progress:
     return Progress(is_held(run), stages, passes)
 
 
-def _planned(run: Path) -> tuple[str, ...]:
+def _planned(run: Path) -> list[str]:
     """The models of a run without a record."""
     try:
         models: Any = read_object(run / "parts" / "identity.json").get("models")
     except (OSError, ValueError):
-        return ()
-    return tuple(map(str, models)) if isinstance(models, list) else ()
+        return []
+    return list(map(str, models)) if isinstance(models, list) else []
 
 
 def _position(path: Path) -> str:

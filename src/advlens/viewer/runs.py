@@ -3,13 +3,15 @@
 import os
 import shlex
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 from advlens.errors import AdvlensError, RunError, SettingsError
+from advlens.report.verdict import Claim, verdict
 from advlens.runs.results import Results
 from advlens.words import listed
 
@@ -17,8 +19,10 @@ DEEPEST = 4
 """Levels of folders below a named one that are searched."""
 MOST = 5_000
 """Folders below a named one that are searched, at most."""
-REMEMBERED = 32
+REMEMBERED = 8
 """Runs whose tables are kept in memory."""
+JUDGED = 1_000
+"""Runs whose records and verdicts are."""
 
 
 class Runs:
@@ -132,6 +136,22 @@ def results(run: Path) -> Results:
 @lru_cache(maxsize=REMEMBERED)
 def _read(run: Path, changed: int) -> Results:
     return Results.read(run)
+
+
+def judged(run: Path) -> tuple[Mapping[str, Any], dict[str, list[Claim]]]:
+    """The record of a run and its verdict, without its tables, which take memory.
+
+    Raises:
+        RunError: as `results`, or a table is damaged.
+    """
+    return _judged(run, _changed(run))
+
+
+@lru_cache(maxsize=JUDGED)
+def _judged(run: Path, changed: int) -> tuple[Mapping[str, Any], dict[str, list[Claim]]]:
+    found = Results.read(run)
+    with fitting(run):
+        return found.record, verdict(found)
 
 
 def _changed(run: Path) -> int:

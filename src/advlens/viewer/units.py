@@ -7,6 +7,7 @@ from typing import Any
 
 from advlens.errors import SettingsError
 from advlens.report.sections.dissection.tables import Unit, unit_of
+from advlens.runs.columns import UNIT
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
 from advlens.words import classes_text
@@ -107,12 +108,22 @@ def _key(value: str | float) -> str | float:
     return re.sub(r"[0-9]+", lambda found: found[0].zfill(9), value.lower())
 
 
-def unit_tables(results: Results, model: str, layer: str, unit: int) -> dict[str, Rows]:
+def unit_tables(results: Results, asked: Mapping[str, str]) -> dict[str, Rows]:
     """The rows of each table about one unit, those of pictures by rank.
+
+    Args:
+        results: the run.
+        asked: model, layer and unit.
 
     Raises:
         RunError: a table is damaged.
     """
-    names = ("units", "unit_classes", "dissection", "pictures", "dissection_pictures")
-    rows = {name: results.table(name).where(model=model, layer=layer, unit=unit) for name in names}
-    return rows | {name: rows[name].ordered("rank") for name in names if "pictures" in name}
+    tables = {
+        name: Rows(
+            row
+            for row in results.table(name)
+            if all(str(row[key]) == asked.get(key) for key in UNIT)
+        )
+        for name in ("units", "unit_classes", "dissection", "pictures", "dissection_pictures")
+    }
+    return tables | {name: tables[name].ordered("rank") for name in tables if "pictures" in name}
