@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from advlens import DataError, RunError, files, lockfile
-from advlens.files import atomic, fetch, locked
+from advlens.files import atomic, fetch, is_held, locked
 from advlens.lockfile import held_by_file
 from https_server import serving
 
@@ -123,6 +123,24 @@ def test_locked_refuses_a_second_process_and_is_free_after_sigkill(tmp_path, mon
             holder.send_signal(signal.SIGKILL)
     with locked(tmp_path):
         pass
+
+
+def test_a_held_folder_is_seen_without_taking_it(tmp_path):
+    assert is_held(tmp_path) is False
+    with locked(tmp_path):
+        assert is_held(tmp_path) is True
+    assert is_held(tmp_path) is False
+    os.mkfifo(tmp_path / ".lock.held")  # nobody waits for what it may say
+    assert is_held(tmp_path) is False
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", ".lock.held"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "seen"), [({}, False), ({"pid": os.getpid()}, True), ({"host": "another"}, True)]
+)
+def test_the_file_of_a_lock_is_seen_too(tmp_path, changes, seen):
+    holder(tmp_path, **changes)
+    assert is_held(tmp_path) is seen
 
 
 def test_locked_needs_a_folder_and_a_lock_and_follows_no_link(tmp_path, monkeypatch):

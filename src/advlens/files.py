@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import http.client
 import os
+import socket
 import tempfile
 import time
 import urllib.error
@@ -16,8 +17,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from advlens.errors import DataError, RunError
-from advlens.folders import check_held, held
-from advlens.lockfile import held_by_file
+from advlens.folders import check_held, held, read_object
+from advlens.lockfile import held_by_file, lives
 
 TIMEOUT = 60
 """Seconds without a byte after which a download is given up."""
@@ -98,6 +99,26 @@ def locked(folder: Path) -> Iterator[None]:
             ) from error
         with held(folder):
             yield
+
+
+def is_held(folder: Path) -> bool | None:
+    """Whether a process of this machine, or one that a lock file names, holds a folder.
+
+    Nothing is taken, so that no process is refused meanwhile. None where the system does not tell.
+    """
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        holder = read_object(folder / ".lock.held", 2**12)
+        return holder["host"] != socket.gethostname() or lives(int(holder["pid"]))
+    try:
+        locks = Path("/proc/locks").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    try:
+        lock = os.lstat(folder / ".lock")
+    except OSError:
+        return False
+    place = f"{os.major(lock.st_dev):02x}:{os.minor(lock.st_dev):02x}:{lock.st_ino}"
+    return place in locks.split()
 
 
 def _without_links(path: str, flags: int) -> int:

@@ -62,7 +62,7 @@ def _take_over(file: Path, *, wait: bool) -> None:
     except FileNotFoundError:  # it has just been released
         return
     here = host == socket.gethostname()
-    if here and not _lives(pid):
+    if here and not lives(pid):
         aside = file.with_name(f"{file.name}.{os.getpid()}")
         with contextlib.suppress(FileNotFoundError):  # another was faster
             os.rename(file, aside)
@@ -92,7 +92,7 @@ def _read(file: Path) -> tuple[str, str, int, str]:
     )
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
     """Whether this machine has such a process."""
     try:
         os.kill(pid, 0)

@@ -309,6 +309,31 @@ class ReportCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ViewCommand:
+    """Look around in runs, finished or under way: pages in the browser, for this machine alone.
+
+    The command prints an address and answers until Ctrl-C. Nothing in a run folder is changed.
+
+    Attributes:
+        runs: run folders, or folders that hold some.
+        port: the port of 127.0.0.1 to listen on; 0 takes a free one.
+        open: open the address in the browser, too.
+        debug: show the traceback of an error.
+    """
+
+    runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN", help_behavior_hint="")]]
+    port: int = 0
+    open: FlagCreatePairsOff[bool] = False
+    debug: FlagCreatePairsOff[bool] = False
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise SettingsError("no run is given; name run folders, or a folder that holds some")
+        if self.port and not 1024 <= self.port <= 65_535:
+            raise SettingsError(f"port must be 0 or from 1024 to 65535, not {self.port}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataCommand:
     """Fetch CIFAR-10, Broden 1.0 or the FID Inception-v3; make Small ImageNet or a set like Broden.
 

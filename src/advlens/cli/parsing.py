@@ -36,6 +36,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "reproduce": commands.ReproduceCommand,
     "compare": commands.CompareCommand,
     "report": commands.ReportCommand,
+    "view": commands.ViewCommand,
     "data": commands.DataCommand,
     "models": commands.ModelsCommand,
 }

@@ -25,6 +25,7 @@ from advlens.cli.commands import (
     ReportCommand,
     ReproduceCommand,
     TrainCommand,
+    ViewCommand,
 )
 from advlens.cli.parsing import parse
 from advlens.errors import AdvlensError, LostError, SettingsError
@@ -47,7 +48,7 @@ LISTS: dict[str, Literal["recipes", "reproductions"]] = {
     "reproduce": "reproductions",
 }
 
-ALONE = ("prune", "compare", "report", "data", "models")
+ALONE = ("prune", "compare", "report", "view", "data", "models")
 """Verbs that run in one process."""
 
 
@@ -307,6 +308,12 @@ def _compare(command: CompareCommand, line: str) -> None:
     say(compare(command.runs, command.out, command=line))
 
 
+def _view(command: ViewCommand, line: str) -> None:
+    from advlens.viewer.server import view
+
+    view(command.runs, port=command.port, say=say, open=command.open)
+
+
 def _data(command: DataCommand, line: str) -> None:
     from advlens.datasets import (
         build_broden,
@@ -372,6 +379,7 @@ VERBS: dict[str, Callable[[Any, str], None]] = {
     "reproduce": _reproduce,
     "compare": _compare,
     "report": _report,
+    "view": _view,
     "data": _data,
     "models": _models,
 }

@@ -280,14 +280,15 @@ def _page(
     )
 
 
-def template(name: str, models: Sequence[str]) -> "Template":
+def template(name: str, models: Sequence[str], package: str = "advlens.report") -> "Template":
     """A packaged template, with what every page needs: filters, kinds of blocks and colors.
 
     Args:
         name: of the file in `templates/`.
         models: the models' names in order; a model's color goes by its place.
+        package: the package of that folder; its templates may include those of this one.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     def tone(model: str) -> str:
         return f"m{models.index(model) % len(MODELS)}"
@@ -296,7 +297,7 @@ def template(name: str, models: Sequence[str]) -> "Template":
         return {**block.data, "tones": {model: tone(model) for model in models}}
 
     environment = Environment(
-        loader=PackageLoader("advlens.report"),
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("advlens.report")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
