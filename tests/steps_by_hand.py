@@ -1,7 +1,6 @@
 """Steps a second time, in float64 and for one image, and an image's own random numbers."""
 
 import numpy as np
-from torch import Tensor
 
 from advlens.attacks.threat import Linf
 
@@ -11,9 +10,7 @@ def stream(seed: int, number: int, use: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[seed, number], counter=[0, 0, 0, int(use)]))
 
 
-def moved(
-    norm: type, current: Tensor, gradient: Tensor, size: float, image: Tensor, epsilon: float
-) -> Tensor:
+def moved(norm, current, gradient, size, image, epsilon):
     """A step along the gradient, then into the ball around the image, then into [0, 1]."""
     if norm is Linf:
         change = (current + size * gradient.sign() - image).clamp(-epsilon, epsilon)

@@ -75,9 +75,7 @@ def write_dissection(
     return run
 
 
-def _unit(
-    random: Any, strength: float, depth: int, unit: int, concepts: Sequence[str], attacked: bool
-) -> Table:
+def _unit(random, strength, depth, unit, concepts, attacked):
     dead, rare = unit == 0, unit == 1
 
     def found(images: str, label: int, iou: float) -> Row:

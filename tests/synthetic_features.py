@@ -101,9 +101,7 @@ def _inverted(model: _Model, shown: int, classes: Sequence[str]) -> Iterator[Row
             yield found | row(distance=0.05 + 0.1 * model.strength + 0.01 * rank)
 
 
-def _visualized(
-    model: _Model, components: Sequence[int], top: int, classes: Sequence[str]
-) -> Iterator[Row]:
+def _visualized(model, components, top, classes):
     kinds = (("visualized", 1, 9.0), ("most", top, 3.0), ("least", top, 0.0))
     for component in components:
         for kind, count, activation in kinds:

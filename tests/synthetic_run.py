@@ -314,15 +314,7 @@ def _record(made: _Made, models: Sequence[str]) -> Row:
     }
 
 
-def write_training(
-    run: Path,
-    *,
-    models: Sequence[str] = BOTH,
-    epochs: int = 60,
-    left_out: Sequence[str] = (),
-    described: bool = True,
-    texts: Texts = str,
-) -> Path:
+def write_training(run, *, models=BOTH, epochs=60, left_out=(), described=True, texts=str):
     """Write `training.csv` and `training_settings.csv`: standard, adversarial, and TRADES models.
 
     The adversarial one overfits robustly from two thirds of its epochs on. Columns that are left

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from advlens import AuditSettings, AutoAttack, Classifier, Fgsm
 from advlens.auditing import audit, jobs, passes
 from advlens.distributed import joined
 from advlens.models.zoo import CIFAR10_CLASSES
 from advlens.plugins import STAGES
-from advlens.prepared import Prepared
 from advlens.runs.folder import read_json
 from advlens.wordnet import CIFAR10_SYNSETS
 from small_runs import noise, results, small, unreported, with_training
@@ -38,9 +37,7 @@ def models() -> list[Classifier]:
     return [small(network, f"tiny{seed}", seed=seed, **KNOWN) for seed in (0, 1)]
 
 
-def part(
-    attack: AutoAttack, name: str, model: Prepared, images: Tensor, labels: Tensor, ids: Tensor
-) -> Tensor:
+def part(attack, name, model, images, labels, ids):
     """In the place of AutoAttack's four attacks, which take their time."""
     return Fgsm(threat=attack.threat)(model, images, labels)
 

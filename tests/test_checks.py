@@ -78,6 +78,13 @@ REFUSED = [
     *((kind, {n: v}, f"{n} must be one of") for kind, of in CHOICES.items() for n, v in of.items()),
     *OTHERS,
 ]
+LIMITS = [
+    ({"above": 0}, [TINY, 5], [0, -1], "a positive number"),
+    ({"least": 0}, [0, 5], [-TINY], "a finite number ≥ 0"),
+    ({"above": 0, "most": 1}, [TINY, 1], [0, 1.01], "a finite number > 0 and ≤ 1"),
+    ({"least": 0, "below": 1}, [0, 0.99], [-TINY, 1], "a finite number ≥ 0 and < 1"),
+    ({"least": -2, "most": 180}, [-2, 180], [-2.5, 181], "a finite number ≥ -2 and ≤ 180"),
+]
 
 
 @dataclass
@@ -86,16 +93,7 @@ class Settings:
     seed: int = 0
 
 
-@pytest.mark.parametrize(
-    ("limits", "inside", "outside", "words"),
-    [
-        ({"above": 0}, [TINY, 5], [0, -1], "a positive number"),
-        ({"least": 0}, [0, 5], [-TINY], "a finite number ≥ 0"),
-        ({"above": 0, "most": 1}, [TINY, 1], [0, 1.01], "a finite number > 0 and ≤ 1"),
-        ({"least": 0, "below": 1}, [0, 0.99], [-TINY, 1], "a finite number ≥ 0 and < 1"),
-        ({"least": -2, "most": 180}, [-2, 180], [-2.5, 181], "a finite number ≥ -2 and ≤ 180"),
-    ],
-)
+@pytest.mark.parametrize(("limits", "inside", "outside", "words"), LIMITS)
 def test_numbers_have_limits(limits: Any, inside: Any, outside: Any, words: str) -> None:
     for value in (None, *inside):
         check_numbers(Settings(value), "rate", **limits)

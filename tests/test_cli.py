@@ -155,7 +155,7 @@ def test_wrong_use_is_one_sentence(words, pattern, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("words", "toml", "pattern"), WRONG_SETTINGS)
-def test_wrong_settings_in_a_file_are_one_sentence_that_names_it(
+def test_wrong_settings_in_a_file_are_one_sentence_with_its_name(
     words, toml, pattern, tmp_path, capsys
 ):
     sentence = refused(f"{words} --config {{tmp}}/settings.toml", toml, tmp_path, capsys)
@@ -272,7 +272,7 @@ ENDS = [
 
 
 @pytest.mark.parametrize(("error", "code", "says"), ENDS)
-def test_every_end_has_its_code_and_a_traceback_only_for_debugging(
+def test_every_end_has_its_code_and_a_traceback_if_asked_for(
     error, code, says, monkeypatch, capsys
 ):
     def fail(command: object, line: str) -> None:

@@ -22,6 +22,11 @@ COMMON = "--model processes_network:network --data folder:images --out run --dev
 TRAIN = f"train {COMMON} --epochs 1 --batch-size 4 --validation 4".split()
 PATIENCE = 0.05
 PATIENT = ["--patience", f"{PATIENCE}"]
+WRONG = [
+    ([*TRAIN, "--epochs", "0"], "epochs must be a positive number, not 0\n"),
+    ([*TRAIN, "--model", "resnet15"], "no model named 'resnet15'; perhaps you meant resnet56,"),
+    (["models", "list"], "advlens models runs in one process; start it without torchrun\n"),
+]
 
 
 @pytest.fixture
@@ -60,15 +65,7 @@ def test_a_training_is_told_once(world):
     assert (world / "run/model.safetensors").exists()
 
 
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        ([*TRAIN, "--epochs", "0"], "epochs must be a positive number, not 0\n"),
-        ([*TRAIN, "--model", "resnet15"], "no model named 'resnet15'; perhaps you meant resnet56,"),
-        (["models", "list"], "advlens models runs in one process; start it without torchrun\n"),
-    ],
-    ids=["settings", "model", "verb"],
-)
+@pytest.mark.parametrize(("words", "sentence"), WRONG, ids=["settings", "model", "verb"])
 def test_wrong_use_is_told_once(world, words, sentence):
     assert end(start(2, command, world, words)) == [2, 2]
     outs, errs = said(world)

@@ -74,6 +74,20 @@ MEANINGLESS = {
     "trades": "alpha preset distance layer gradient clean_pass",
     "unrelaxed": "preset distance gradient clean_pass",
 }
+APART = [
+    ("natural needs the stage accuracy", {"natural": True, "stages": ("neurons",)}),
+    ("autoattack needs the stage accuracy", {"autoattack": 9, "stages": ("sweep",)}),
+    ("natural leaves all attacks out", {"natural": True, "autoattack": 9}),
+    ("natural leaves all attacks out", {"natural": True, "attack": ("Pgd(norm=L2)",)}),
+    ("stage dissection needs concepts", {"stages": ("accuracy", "dissection")}),
+    ("autoattack must be a finite number ≥ 0", {"autoattack": -1}),
+    ("autoattack_linf must be .* ≤ 1", {"autoattack_linf": 2.0, "autoattack": 5}),
+    ("autoattack_linf needs autoattack", {"autoattack_linf": 0.1}),
+    ("units needs the stage neurons or dissection", {"units": ("a:1",), "stages": ("sweep",)}),
+    ("components needs the stage vis", {"components": (1,), "stages": ("neurons",)}),
+    ("natural measures accuracy alone; give it without units", {"units": ("a:1",), **NATURAL}),
+    ("natural measures .* without components", {"components": (1,), **NATURAL}),
+]
 
 
 @pytest.mark.parametrize("text", WRITTEN)
@@ -103,23 +117,7 @@ def test_a_value_out_of_range_is_refused_by_name(kind, name, value):
         kind(**{name: value})
 
 
-@pytest.mark.parametrize(
-    ("said", "settings"),
-    [
-        ("natural needs the stage accuracy", {"natural": True, "stages": ("neurons",)}),
-        ("autoattack needs the stage accuracy", {"autoattack": 9, "stages": ("sweep",)}),
-        ("natural leaves all attacks out", {"natural": True, "autoattack": 9}),
-        ("natural leaves all attacks out", {"natural": True, "attack": ("Pgd(norm=L2)",)}),
-        ("stage dissection needs concepts", {"stages": ("accuracy", "dissection")}),
-        ("autoattack must be a finite number ≥ 0", {"autoattack": -1}),
-        ("autoattack_linf must be .* ≤ 1", {"autoattack_linf": 2.0, "autoattack": 5}),
-        ("autoattack_linf needs autoattack", {"autoattack_linf": 0.1}),
-        ("units needs the stage neurons or dissection", {"units": ("a:1",), "stages": ("sweep",)}),
-        ("components needs the stage vis", {"components": (1,), "stages": ("neurons",)}),
-        ("natural measures accuracy alone; give it without units", {"units": ("a:1",), **NATURAL}),
-        ("natural measures .* without components", {"components": (1,), **NATURAL}),
-    ],
-)
+@pytest.mark.parametrize(("said", "settings"), APART)
 def test_settings_that_do_not_go_together_are_refused(said, settings):
     with pytest.raises(SettingsError, match=said):
         AuditSettings(**settings)

@@ -12,14 +12,8 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
 from advlens.errors import DataError, NumericError
-from advlens.fid.distances import (
-    FeatureStatistics,
-    Moments,
-    feature_distances,
-    fid,
-    frechet_distance,
-    kid,
-)
+from advlens.fid import distances
+from advlens.fid.distances import FeatureStatistics, Moments, fid, frechet_distance, kid
 from advlens.fid.representations import Source
 from advlens.fid.sets import SeenSet
 
@@ -317,7 +311,7 @@ def test_kid_refuses_what_it_cannot_use() -> None:
 def test_feature_distances() -> None:
     first, second = normal(5, 8, 1).float(), normal(5, 8, 2).float()
     expected = [math.dist(x, y) for x, y in zip(first.tolist(), second.tolist(), strict=True)]
-    np.testing.assert_allclose(feature_distances(first, second), expected, rtol=1e-12)
+    np.testing.assert_allclose(distances.feature_distances(first, second), expected, rtol=1e-12)
 
 
 def seen(features: Tensor, kept: Tensor, labels: Tensor | None = None, step: int = 7) -> SeenSet:

@@ -90,9 +90,7 @@ def draw(name: str, results: Results) -> Callable[..., Figure]:
 # every figure
 
 
-def test_saved_files_are_valid_and_the_same_twice_with_names_as_they_are(
-    name: str, draw: Callable[..., Figure], tmp_path: Path
-) -> None:
+def test_saved_files_are_valid_and_the_same_twice_with_names_as_they_are(name, draw, tmp_path):
     contents = []
     for folder in (tmp_path / "a", tmp_path / "b"):
         png, svg = figures.save_figure(draw(HOSTILE), folder, "name")

@@ -35,6 +35,7 @@ BAD |= {"flipped": "SHA-256", "empty": "0 bytes, not 300000", "absent": "404"}
 BAD |= {"to_http": "not an https address", "to_file": "not allowed", "in_circles": "infinite loop"}
 BAD |= {"silent": "timed out", "dripping": "in time", "garbage": "no http"}
 SIZE = len(BODY)
+CALLS = [(tempfile, "mkstemp"), (os, "fsync"), (os, "chmod"), (os, "replace")]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -77,11 +78,7 @@ def test_atomic_writes_bytes_and_text_and_follows_the_umask(tmp_path):
 
 
 @pytest.mark.parametrize("old", [{}, {"a": b"old"}], ids=["new", "old"])
-@pytest.mark.parametrize(
-    ("module", "call"),
-    [(tempfile, "mkstemp"), (os, "fsync"), (os, "chmod"), (os, "replace")],
-    ids=["mkstemp", "fsync", "chmod", "replace"],
-)
+@pytest.mark.parametrize(("module", "call"), CALLS, ids=["mkstemp", "fsync", "chmod", "replace"])
 def test_atomic_survives_a_failing_call(tmp_path, monkeypatch, module, call, old):
     path = tmp_path / "a"
     for content in old.values():

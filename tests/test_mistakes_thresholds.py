@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from advlens.arrays import Labels
 from advlens.auditing.mistakes import FEWEST, FirstNorm, Seen, assigned, mistakes
 
 SURE = torch.eye(3).repeat(10, 1) * 9
@@ -18,13 +17,7 @@ WITHIN = [(50.0, 1.0), (0.0, 50.0), (0.0, 0.02), (0.0, 0.0)]
 BEYOND = [(50.1, 1.0), (-50.1, 1.0), (0.0, 50.1), (0.0, 0.019)]
 
 
-def said(
-    logits: Tensor = SURE,
-    labels: Labels | None = None,
-    norm: FirstNorm | None = None,
-    means: tuple[float, ...] = (0.1, -0.2, 0.3),
-    deviations: tuple[float, ...] = (1.1, 0.9, 1.0),
-) -> str:
+def said(logits=SURE, labels=None, norm=None, means=(0.1, -0.2, 0.3), deviations=(1.1, 0.9, 1.0)):
     """All sentences, nothing where nothing is a mistake."""
     seen = Seen(logits=logits, labels=labels, norm=norm, means=means, deviations=deviations)
     return " ".join(mistakes("m", ["a", "b", "c"], seen))
@@ -57,19 +50,17 @@ def rows(*values: float) -> Tensor:
 
 SUMS, RANGE = "that sum to 1, which are not logits", "values from 0 to 1, which are not logits"
 LOGARITHMS = {f: rows(*(math.log(f * p) for p in (0.7, 0.2, 0.1))) for f in (1, 1.009, 1.011)}
+PROBABILITIES = [
+    *((rows(0.5, 0.2, 0.3), SUMS), (rows(0.5, 0.2, 0.309), SUMS)),
+    *((rows(0.5, 0.2, 0.311), RANGE), (rows(1.0, 0.9, 0.0), RANGE)),
+    (rows(0.49, 0.21, 0.3), ""),  # the logits of new weights may be so small
+    *((rows(1.00001, 0.0, 0.0), ""), (rows(0.9, -0.00001, 0.1), "")),
+    *((LOGARITHMS[factor], "returns log-probabilities") for factor in (1, 1.009)),
+    (LOGARITHMS[1.011], ""),
+]
 
 
-@pytest.mark.parametrize(
-    ("logits", "words"),
-    [
-        *((rows(0.5, 0.2, 0.3), SUMS), (rows(0.5, 0.2, 0.309), SUMS)),
-        *((rows(0.5, 0.2, 0.311), RANGE), (rows(1.0, 0.9, 0.0), RANGE)),
-        (rows(0.49, 0.21, 0.3), ""),  # the logits of new weights may be so small
-        *((rows(1.00001, 0.0, 0.0), ""), (rows(0.9, -0.00001, 0.1), "")),
-        *((LOGARITHMS[factor], "returns log-probabilities") for factor in (1, 1.009)),
-        (LOGARITHMS[1.011], ""),
-    ],
-)
+@pytest.mark.parametrize(("logits", "words"), PROBABILITIES)
 def test_what_passes_as_probabilities(logits: Tensor, words: str) -> None:
     text = said(logits)
     assert words in text

@@ -16,16 +16,7 @@ from advlens.datasets import ArrayData, load_data
 from advlens.plugins import STAGES
 from advlens.prepared import prepare
 from advlens.runs.folder import read_json
-from small_runs import (
-    SYNSETS,
-    Rounded,
-    audited,
-    convolution,
-    noise,
-    rows,
-    small,
-    with_training,
-)
+from small_runs import SYNSETS, Rounded, audited, convolution, noise, rows, small, with_training
 from tiny_broden import write_tiny_broden
 
 SMALL = AuditSettings(
@@ -111,20 +102,18 @@ def test_a_default_is_left_out_with_a_warning_and_one_that_is_asked_for_is_an_er
 
 PAPER = dataclasses.replace(SMALL, gaussians="paper")
 FROM = "from a Gaussian that is fitted to a class's images, and"
+PAIRS = [
+    (1, 6, SMALL, ""),
+    (1, 5, SMALL, ""),  # two of the first and of the second class
+    (3, 3, SMALL, f"{FROM} noise to train on has no class of 2 images or more"),
+    (1, 6, PAPER, f"{FROM} noise has no class of 2 images or more"),
+    (3, 0, PAPER, f"{FROM} noise has no class of 2 images or more"),
+    (4, 0, PAPER, ""),
+    (6, 0, SMALL, "to half of a class's images, and noise has no class of 4 images or more"),
+]
 
 
-@pytest.mark.parametrize(
-    ("count", "training", "settings", "reason"),
-    [
-        (1, 6, SMALL, ""),
-        (1, 5, SMALL, ""),  # two of the first and of the second class
-        (3, 3, SMALL, f"{FROM} noise to train on has no class of 2 images or more"),
-        (1, 6, PAPER, f"{FROM} noise has no class of 2 images or more"),
-        (3, 0, PAPER, f"{FROM} noise has no class of 2 images or more"),
-        (4, 0, PAPER, ""),
-        (6, 0, SMALL, "to half of a class's images, and noise has no class of 4 images or more"),
-    ],
-)
+@pytest.mark.parametrize(("count", "training", "settings", "reason"), PAIRS)
 def test_a_gaussian_needs_two_images_and_a_comparison_one(count, training, settings, reason):
     data = with_training(images(count), training) if training else images(count)
     error = lacking(subject(whole, data), "pairs", settings)

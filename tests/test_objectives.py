@@ -6,7 +6,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 import objectives_by_hand as hand
 from advlens import L2, Divergence, FeatureAttack, Fgsm, Linf, Pgd, Uniform
@@ -43,9 +42,7 @@ FORMULAS = {
 }
 
 
-def consistency(
-    objective: FeatureConsistency, batch: TrainingBatch, attacked: Tensor, fixed: Tensor | None
-) -> Tensor:
+def consistency(objective, batch, attacked, fixed):
     """D19 eq. 6; `fixed`: the clean features, where no gradient flows through them."""
     alpha, layer = objective.alpha, objective.layer
     logits, features = forward(batch.network, batch.images, training=True)

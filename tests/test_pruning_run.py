@@ -1,7 +1,6 @@
 """The whole path of pruning: fine-tuned, audited, interrupted and refused."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -192,9 +191,7 @@ def test_the_sample_is_cut_and_packaged_models_have_their_own_recipes():
 
 
 @pytest.fixture
-def sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[[str, int], str]:
+def sentence(tmp_path, monkeypatch, capsys):
     """What wrong use says, with its exit code; nothing is printed or written."""
     monkeypatch.chdir(tmp_path)
 

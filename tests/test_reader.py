@@ -49,6 +49,20 @@ ODD = [
     {"model": "robust", "layer": "3", "class": "NA", "label": "None", "share": None}
     | {"note": "1", "ok": False, "count": 4, "nothing": None, "less": 5},
 ]
+DAMAGES = [
+    (lambda r: r.pop("models"), "the record has no models"),
+    (lambda r: r.update(models=[]), "at least one model"),
+    (lambda r: r.update(models={}), "the record's models is not a list"),
+    (lambda r: r["models"][0].pop("parameters"), "the record's models has no parameters"),
+    (lambda r: r["models"][1].update(name="standard"), "under its own name"),
+    (lambda r: r["models"][0]["layers"][0].update(units="6"), "layers's units is '6'"),
+    (lambda r: r["data"].update(classes=[]), "needs classes"),
+    (lambda r: r["data"].update(classes=["a", 1]), "classes is '1'"),
+    (lambda r: r.update(seed=True), "seed is 'True'"),
+    (lambda r: r.update(settings=[]), "settings is '[]'"),
+    (lambda r: r["stages"][0].update(seconds=None), "seconds is 'None'"),
+    (lambda r: r["stages"][0].update(seconds=float("nan")), "NaN"),
+]
 
 
 def write_without(run: Path, table: str, column: str) -> None:
@@ -124,23 +138,7 @@ def change(run: Path, alter: Callable[[dict[str, Any]], object]) -> None:
     (run / "run.json").write_text(json.dumps(record))
 
 
-@pytest.mark.parametrize(
-    ("alter", "named"),
-    [
-        (lambda r: r.pop("models"), "the record has no models"),
-        (lambda r: r.update(models=[]), "at least one model"),
-        (lambda r: r.update(models={}), "the record's models is not a list"),
-        (lambda r: r["models"][0].pop("parameters"), "the record's models has no parameters"),
-        (lambda r: r["models"][1].update(name="standard"), "under its own name"),
-        (lambda r: r["models"][0]["layers"][0].update(units="6"), "layers's units is '6'"),
-        (lambda r: r["data"].update(classes=[]), "needs classes"),
-        (lambda r: r["data"].update(classes=["a", 1]), "classes is '1'"),
-        (lambda r: r.update(seed=True), "seed is 'True'"),
-        (lambda r: r.update(settings=[]), "settings is '[]'"),
-        (lambda r: r["stages"][0].update(seconds=None), "seconds is 'None'"),
-        (lambda r: r["stages"][0].update(seconds=float("nan")), "NaN"),
-    ],
-)
+@pytest.mark.parametrize(("alter", "named"), DAMAGES)
 def test_a_damaged_record_is_refused(run, alter, named):
     assert Results.read(run).chance == 0.25
     change(run, alter)

@@ -84,6 +84,17 @@ FILES: dict[tuple[str, str], dict[str, Any]] = {
         },
     },
 }
+IMPOSSIBLE = [
+    ({"models": ["standart"]}, "models names 'standart', .*perhaps you meant standard; there"),
+    ({"models": ["lent"]}, "lent is left out: it needs weights, which --use lent=FILE gives"),
+    ({"use": ["l3=cifar10-l2"]}, "use names 'l3', which is no model of this paper"),
+    ({"use": ["l2"]}, "use must be LABEL=FILE or LABEL=MODEL, .* not l2"),
+    ({"use": ["l2=resnet19"]}, "no model named 'resnet19'"),
+    ({"table": [3]}, "table 3 is not in this reproduction; there are tables 1 and 2"),
+    ({"table": [2]}, "Table 2 is left out: it needs images with labeled pixels"),
+    ({"figure": [1], "models": ["random"]}, "Figure 1 .* none of the chosen models is in it"),
+    ({"epochs": 0}, "epochs must be a positive number"),
+]
 
 
 def arranged(folder: Path, patched: pytest.MonkeyPatch) -> None:
@@ -204,23 +215,8 @@ def test_a_part_runs_only_what_it_needs_and_given_models_are_not_trained(world: 
     assert not (world / "drawn/audit").exists()
 
 
-@pytest.mark.parametrize(
-    ("settings", "sentence"),
-    [
-        ({"models": ["standart"]}, "models names 'standart', .*perhaps you meant standard; there"),
-        ({"models": ["lent"]}, "lent is left out: it needs weights, which --use lent=FILE gives"),
-        ({"use": ["l3=cifar10-l2"]}, "use names 'l3', which is no model of this paper"),
-        ({"use": ["l2"]}, "use must be LABEL=FILE or LABEL=MODEL, .* not l2"),
-        ({"use": ["l2=resnet19"]}, "no model named 'resnet19'"),
-        ({"table": [3]}, "table 3 is not in this reproduction; there are tables 1 and 2"),
-        ({"table": [2]}, "Table 2 is left out: it needs images with labeled pixels"),
-        ({"figure": [1], "models": ["random"]}, "Figure 1 .* none of the chosen models is in it"),
-        ({"epochs": 0}, "epochs must be a positive number"),
-    ],
-)
-def test_what_cannot_be_is_refused_before_anything_is_computed(
-    world: Path, settings: dict[str, Any], sentence: str
-) -> None:
+@pytest.mark.parametrize(("settings", "sentence"), IMPOSSIBLE)
+def test_what_cannot_be_is_refused_before_anything_is_computed(world, settings, sentence):
     with pytest.raises(SettingsError, match=sentence):
         run("out", **settings)
     with pytest.raises(SettingsError, match=sentence):
@@ -250,9 +246,7 @@ def test_a_rehearsal_says_what_would_be_done(world: Path) -> None:
     assert not (world / "out").exists()
 
 
-def test_the_same_command_continues_where_it_was_stopped(
-    world: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_command_continues_where_it_was_stopped(world, monkeypatch):
     _, whole = run("whole")
     with monkeypatch.context() as patched:
         counted_steps(patched, interrupt=3)  # two steps an epoch: in the second model
@@ -298,7 +292,7 @@ def test_two_processes_train_and_audit_together(world: Path) -> None:
     assert end(start(2, together, world)) == [0, 0]
     rows = read(world / "out", "reproduction")
     assert [(row["model"], row["n"]) for row in rows] == [
-        *(("standard", "18"), ("l2", "18"), ("random", "18")),
+        *(("standard", "18"), ("l2", "18"), ("random", "18"))
     ]
     alone = run("alone", table=[1], use=[f"standard={world}/out/standard/model.safetensors"])[1]
     assert rows[0] == alone[0]

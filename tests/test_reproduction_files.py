@@ -191,9 +191,7 @@ def test_a_packaged_reproduction_holds_together(name: str, quick: bool, tmp_path
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_dry_run_names_every_table_and_figure_and_writes_nothing(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_names_every_table_and_figure_and_writes_nothing(name, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["reproduce", name, "--quick", "--dry-run", "--out", str(out)]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -69,16 +69,14 @@ def test_fingerprint_sees_every_change():
 
 
 ROW = dict.fromkeys(TABLES["checks"].columns, 0)
+OTHER_ROWS = [
+    ({k: 0 for k in ROW if k != "found"}, "a row of checks.csv lacks found"),
+    (ROW | {"extra": 1}, "a row of checks.csv adds extra"),
+    ({"extra": 1}, "lacks check, expected, found, model, passed and adds extra"),
+]
 
 
-@pytest.mark.parametrize(
-    ("row", "said"),
-    [
-        ({k: 0 for k in ROW if k != "found"}, "a row of checks.csv lacks found"),
-        (ROW | {"extra": 1}, "a row of checks.csv adds extra"),
-        ({"extra": 1}, "lacks check, expected, found, model, passed and adds extra"),
-    ],
-)
+@pytest.mark.parametrize(("row", "said"), OTHER_ROWS)
 def test_a_row_that_lacks_or_adds_a_column_is_refused(row, said, tmp_path):
     run = Run(tmp_path, {})
     with pytest.raises(RunError, match=said):

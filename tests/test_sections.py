@@ -6,24 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from advlens import words as told
 from advlens.report.blocks import BrowserColumn, Cell, UnitBrowserBlock
 from advlens.runs.results import Rows
-from advlens.words import (
-    Estimate,
-    Says,
-    attack_name,
-    changed,
-    comparison,
-    count,
-    file_name,
-    listed,
-    moves,
-    number,
-    percent,
-    ranked,
-    ranking,
-    shared,
-)
+from advlens.words import Estimate, Says, comparison, file_name, number, ranked, ranking, shared
 
 
 def estimate(value: float, low: float | None = None, high: float | None = None) -> Estimate:
@@ -35,11 +21,11 @@ def estimate(value: float, low: float | None = None, high: float | None = None) 
 
 def test_numbers_in_words():
     shares = (0.9173, 0.0, 1.0, 0.00049, 0.0005001)
-    assert [percent(share) for share in shares] == ["91.7%", "0.0%", "100.0%", "0.0%", "0.1%"]
+    assert [told.percent(share) for share in shares] == ["91.7%", "0.0%", "100.0%", "0.0%", "0.1%"]
     values = (0.5, 0.001342, 1.0, 0, 4e-12, 0.98765, 123.4)
     assert " ".join(map(number, values)) == "0.500 0.00134 1.00 0.0000 0.0000 0.988 123"
-    assert count(10000) == "10,000"
-    assert [listed(["a", "b", "c"][:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
+    assert told.count(10000) == "10,000"
+    assert [told.listed([*"abc"][:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
 
 
 def test_intervals_overlap_when_they_share_a_point_and_may_lie_above_a_bound():
@@ -70,24 +56,22 @@ LOW, HIGH = estimate(0.1, 0.05, 0.15), estimate(0.9, 0.85, 0.95)
 CLOSE, WIDE = estimate(0.88, 0.8, 0.9), estimate(0.1, 0.0, 0.2)
 FOUR = {"a": LOW, "b": HIGH, "c": estimate(0.7, 0.6, 0.75), "d": estimate(0.5, 0.45, 0.55)}
 LOWEST, HIGHEST = "a 0.100 (0.0500–0.150)", "b 0.900 (0.850–0.950)"
+COMPARED = [
+    ({"a": LOW, "b": HIGH}, f"{HIGHEST} and {LOWEST}; the intervals are disjoint"),
+    ({"a": CLOSE, "b": HIGH}, "…; the intervals overlap"),
+    (
+        {"a": CLOSE, "b": HIGH, "c": WIDE},
+        f"{HIGHEST}, a 0.880 (0.800–0.900) and c 0.100 (0.0000–0.200); "
+        "the intervals overlap for b and a",
+    ),
+    ({"a": CLOSE, "b": HIGH, "c": HIGH}, "…; the intervals overlap"),
+    (FOUR, f"from {HIGHEST} down to {LOWEST}; the intervals are disjoint"),
+    ({"a": estimate(0.25), "b": HIGH}, f"{HIGHEST} and a 0.250"),
+    ({"a": HIGH, "b": HIGH}, "0.900 (0.850–0.950) for a and b"),
+]
 
 
-@pytest.mark.parametrize(
-    ("given", "text"),
-    [
-        ({"a": LOW, "b": HIGH}, f"{HIGHEST} and {LOWEST}; the intervals are disjoint"),
-        ({"a": CLOSE, "b": HIGH}, "…; the intervals overlap"),
-        (
-            {"a": CLOSE, "b": HIGH, "c": WIDE},
-            f"{HIGHEST}, a 0.880 (0.800–0.900) and c 0.100 (0.0000–0.200); "
-            "the intervals overlap for b and a",
-        ),
-        ({"a": CLOSE, "b": HIGH, "c": HIGH}, "…; the intervals overlap"),
-        (FOUR, f"from {HIGHEST} down to {LOWEST}; the intervals are disjoint"),
-        ({"a": estimate(0.25), "b": HIGH}, f"{HIGHEST} and a 0.250"),
-        ({"a": HIGH, "b": HIGH}, "0.900 (0.850–0.950) for a and b"),
-    ],
-)
+@pytest.mark.parametrize(("given", "text"), COMPARED)
 def test_a_comparison_orders_and_names_what_is_open(given, text):
     shown = comparison(given)
     assert shown == text or (text[0] == "…" and shown.endswith(text[1:]))
@@ -115,27 +99,34 @@ FOUND = {
     "d": estimate(0.9),
 }
 FOUND |= {name: estimate(n, n, n) for name, n in {"w": 1, "x": 2, "y": 3, "z": 3}.items()}
+RANKINGS = [
+    ("abcd", False, "bc higher a"),  # d has no interval: it is compared with none
+    ("abcd", True, "a lower bc"),
+    ("bc", False, "bc open "),
+    ("ab", False, "b higher a"),
+    ("ad", False, "ad open "),
+    ("a", False, ""),
+    ("", False, ""),
+    ("wxy", False, "y higher wx"),  # the leader alone is named
+    ("wxy", True, "w lower xy"),
+    ("wxyz", False, "xyz higher w, yz higher x"),
+]
+SENTENCES = [
+    ("wxy", "At equal ε, units of y hold more than those of w and x"),
+    ("bc", "At equal ε, no difference in CS1 is established between b and c"),
+    (
+        "wxyz",
+        "At equal ε, units of x, y and z hold more than those of w; those of y and z hold more "
+        "than those of x",
+    ),
+]
 
 
 def found(models: str) -> dict[str, Estimate]:
     return {model: FOUND[model] for model in models}
 
 
-@pytest.mark.parametrize(
-    ("models", "lower", "says"),
-    [
-        ("abcd", False, "bc higher a"),  # d has no interval: it is compared with none
-        ("abcd", True, "a lower bc"),
-        ("bc", False, "bc open "),
-        ("ab", False, "b higher a"),
-        ("ad", False, "ad open "),
-        ("a", False, ""),
-        ("", False, ""),
-        ("wxy", False, "y higher wx"),  # the leader alone is named
-        ("wxy", True, "w lower xy"),
-        ("wxyz", False, "xyz higher w, yz higher x"),
-    ],
-)
+@pytest.mark.parametrize(("models", "lower", "says"), RANKINGS)
 def test_a_ranking_says_what_disjoint_intervals_establish(models, lower, says):
     wanted = [text.split(" ") for text in filter(None, says.split(", "))]
     assert ranking("m", found(models), lower=lower) == tuple(
@@ -151,18 +142,7 @@ def test_a_ranking_of_several_ways_says_what_all_establish():
     assert ranking("m", chain, found("wx")) == (Says("m", ("x",), "higher", ("w",)),)
 
 
-@pytest.mark.parametrize(
-    ("models", "text"),
-    [
-        ("wxy", "At equal ε, units of y hold more than those of w and x"),
-        ("bc", "At equal ε, no difference in CS1 is established between b and c"),
-        (
-            "wxyz",
-            "At equal ε, units of x, y and z hold more than those of w; those of y and z hold more "
-            "than those of x",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("models", "text"), SENTENCES)
 def test_a_ranking_is_one_sentence_in_each_case(models, text):
     says = ranking("CS1", found(models))
     assert ranked(says, "units of", "hold more", where="At equal ε, ") == text
@@ -173,14 +153,14 @@ def test_a_ranking_is_one_sentence_in_each_case(models, text):
 
 def test_changes_are_told_by_direction():
     says = [
-        changed("m", "a", FOUND["a"], FOUND["b"]),
-        changed("m", "b", FOUND["b"], FOUND["c"]),
-        changed("m", "c", FOUND["c"], FOUND["a"], "the start"),
-        changed("m", "d", FOUND["a"], FOUND["c"]),
+        told.changed("m", "a", FOUND["a"], FOUND["b"]),
+        told.changed("m", "b", FOUND["b"], FOUND["c"]),
+        told.changed("m", "c", FOUND["c"], FOUND["a"], "the start"),
+        told.changed("m", "d", FOUND["a"], FOUND["c"]),
     ]
     assert [said.direction for said in says] == ["higher", "open", "lower", "higher"]
     assert says[2] == Says("m", ("c",), "lower", ("the start",))
-    assert moves(says, more={"a": " (a lot)"}) == (
+    assert told.moves(says, more={"a": " (a lot)"}) == (
         "falls in c, rises in a (a lot) and d and stays within its intervals in b"
     )
 
@@ -198,7 +178,7 @@ NAMED = {
 def test_attack_name() -> None:
     columns = ("attack", "norm", "epsilon", "steps")
     for text, values in NAMED.items():
-        assert attack_name(dict(zip(columns, values, strict=True))) == text
+        assert told.attack_name(dict(zip(columns, values, strict=True))) == text
 
 
 @given(st.lists(st.tuples(st.text(), st.text()), min_size=2, max_size=6, unique=True))

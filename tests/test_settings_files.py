@@ -108,6 +108,7 @@ CHOICES = {
     'units = "3:5,a.b:12"\ncomponents = "1,0"\nshown = 3': (("3:5", "a.b:12"), (1, 0), 3),
     "units = []\ncomponents = []": ((), (), None),
 }
+DISSECTED = [("6", 6), ("3:5,3:7", ("3:5", "3:7")), ("3:5 3:7", ("3:5", "3:7"))]
 
 
 @pytest.mark.parametrize("given", CHOICES)
@@ -120,9 +121,7 @@ def test_units_and_components_are_named_with_commas_or_spaces(given, tmp_path):
     assert (settings.units, settings.components, settings.shown) == CHOICES[given]
 
 
-@pytest.mark.parametrize(
-    ("given", "units"), [("6", 6), ("3:5,3:7", ("3:5", "3:7")), ("3:5 3:7", ("3:5", "3:7"))]
-)
+@pytest.mark.parametrize(("given", "units"), DISSECTED)
 def test_a_dissection_is_told_how_many_units_or_which(given, units):
     words = ["dissect", *START[1:], "--model", "resnet14", "--units", *given.split()]
     assert parse(words)[0].settings.units == units

@@ -45,9 +45,7 @@ def images(pixels: Tensor, labels: Tensor) -> ArrayData:
     return ArrayData(whole, name="noise test", classes=CLASSES, synsets=None, labels=labels)
 
 
-def ended(
-    network: nn.Module, test: ArrayData, out: Path, attack: Pgd = ATTACK, **options: Any
-) -> dict[str, Any]:
+def ended(network, test, out, attack=ATTACK, **options):
     """What `finish` measures, and the classifier's mean then."""
     mean = [options.pop("mean", 0.0)] * 3
     classifier = Classifier(network, name="smooth", classes=CLASSES, mean=mean)
@@ -189,9 +187,7 @@ def _finish_together(out: Path, tests: list[ArrayData], state: dict[str, Tensor]
 
 
 @pytest.mark.usefixtures("no_report")
-def test_processes_count_each_image_once_and_only_the_first_writes(
-    smooth, pixels, labels, tmp_path
-):
+def test_processes_count_each_image_once_and_the_first_writes(smooth, pixels, labels, tmp_path):
     tests = [images(pixels[:count], labels[:count]) for count in (23, 1)]
     for folder in ("23/0", "23/alone", "1/0", "1/alone"):
         (tmp_path / folder).mkdir(parents=True)

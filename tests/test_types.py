@@ -8,18 +8,7 @@ import torch
 from torch import nn
 
 import advlens
-from advlens import (
-    AuditSettings,
-    Augmentation,
-    Classifier,
-    Dissection,
-    DissectSettings,
-    GaussianNoise,
-    IntegratedGradients,
-    Linf,
-    Pgd,
-    Training,
-)
+from advlens import AuditSettings, Classifier, Dissection, DissectSettings, Linf, Pgd, Training
 from advlens.errors import AdvlensError, SettingsError
 from advlens.models.outputs import logits_of
 from advlens.settings import AttackSettings, TrainSettings
@@ -27,7 +16,7 @@ from advlens.settings import AttackSettings, TrainSettings
 BALL = Linf(epsilon=0.1)
 NET = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
 IMAGES = torch.rand(1, 3, 2, 2), torch.tensor([0])
-GRADIENTS = IntegratedGradients(steps=2)
+GRADIENTS = advlens.IntegratedGradients(steps=2)
 
 
 CALLS = {
@@ -49,35 +38,33 @@ CALLS = {
     "baselines must be a float tensor, no": lambda: GRADIENTS(NET, *IMAGES, baselines="black"),
     "the model must be a torch.nn.Module, not": lambda: Pgd(threat=BALL)("cifar10-l2", *IMAGES),
 }
+REFUSED = [
+    (AuditSettings, {"layers": "conv1"}, "layers must be a tuple, each part a string, not 'c"),
+    (AuditSettings, {"fgsm": 0.1}, "fgsm must be a tuple, each part a number, not 0.1"),
+    (AuditSettings, {"steps": "3"}, "steps must be a whole number, not '3'"),
+    (AuditSettings, {"steps": 2.5}, "steps must be a whole number, not 2.5"),
+    (AuditSettings, {"steps": True}, "steps must be a whole number, not True"),
+    (AuditSettings, {"seed": None}, "seed must be a whole number, not None"),
+    (AuditSettings, {"epsilon": "auto"}, "epsilon must be a number or None, not 'auto'"),
+    (AuditSettings, {"natural": "yes"}, "natural must be True or False, not 'yes'"),
+    (AuditSettings, {"stages": ["accuracy", 3]}, "stages must be a tuple, each part a string"),
+    (AuditSettings, {"stages": ["acuracy"]}, "stages names 'acuracy', .* accuracy; there are"),
+    (AuditSettings, {"synsets": 3}, "synsets must be a path or None, not 3"),
+    (DissectSettings, {"layers": "all"}, "layers must be a tuple, each part a string"),
+    (AttackSettings, {"method": "pdg"}, "method must be one of fgsm, bim, pgd, "),
+    (TrainSettings, {"epsilon_range": (1, 2, 3)}, "epsilon_range must be a tuple of 2 parts, "),
+    (Pgd, {"threat": "linf"}, r"threat must be Threat\(…\), not 'linf'"),
+    (advlens.GaussianNoise, {"threat": BALL, "seed": "1"}, "seed must be a whole number, not '1'"),
+    (Pgd, {"threat": BALL, "label": "least"}, "label must be one of true, predicted, not"),
+    (Linf, {"epsilon": "8/255"}, "epsilon must be a number or a tensor or Uniform"),
+    (Dissection, {"layers": "conv1"}, "layers must be a tuple, each part a string"),
+    (advlens.IntegratedGradients, {"steps": None}, "steps must be a whole number, not None"),
+    (Training, {"objective": "standard"}, r"objective must be Standard\(…\) or Adversarial"),
+    (advlens.Augmentation, {"crop": "4"}, "crop must be a whole number, not '4'"),
+]
 
 
-@pytest.mark.parametrize(
-    ("kind", "settings", "sentence"),
-    [
-        (AuditSettings, {"layers": "conv1"}, "layers must be a tuple, each part a string, not 'c"),
-        (AuditSettings, {"fgsm": 0.1}, "fgsm must be a tuple, each part a number, not 0.1"),
-        (AuditSettings, {"steps": "3"}, "steps must be a whole number, not '3'"),
-        (AuditSettings, {"steps": 2.5}, "steps must be a whole number, not 2.5"),
-        (AuditSettings, {"steps": True}, "steps must be a whole number, not True"),
-        (AuditSettings, {"seed": None}, "seed must be a whole number, not None"),
-        (AuditSettings, {"epsilon": "auto"}, "epsilon must be a number or None, not 'auto'"),
-        (AuditSettings, {"natural": "yes"}, "natural must be True or False, not 'yes'"),
-        (AuditSettings, {"stages": ["accuracy", 3]}, "stages must be a tuple, each part a string"),
-        (AuditSettings, {"stages": ["acuracy"]}, "stages names 'acuracy', .* accuracy; there are"),
-        (AuditSettings, {"synsets": 3}, "synsets must be a path or None, not 3"),
-        (DissectSettings, {"layers": "all"}, "layers must be a tuple, each part a string"),
-        (AttackSettings, {"method": "pdg"}, "method must be one of fgsm, bim, pgd, "),
-        (TrainSettings, {"epsilon_range": (1, 2, 3)}, "epsilon_range must be a tuple of 2 parts, "),
-        (Pgd, {"threat": "linf"}, r"threat must be Threat\(…\), not 'linf'"),
-        (GaussianNoise, {"threat": BALL, "seed": "1"}, "seed must be a whole number, not '1'"),
-        (Pgd, {"threat": BALL, "label": "least"}, "label must be one of true, predicted, not"),
-        (Linf, {"epsilon": "8/255"}, "epsilon must be a number or a tensor or Uniform"),
-        (Dissection, {"layers": "conv1"}, "layers must be a tuple, each part a string"),
-        (IntegratedGradients, {"steps": None}, "steps must be a whole number, not None"),
-        (Training, {"objective": "standard"}, r"objective must be Standard\(…\) or Adversarial"),
-        (Augmentation, {"crop": "4"}, "crop must be a whole number, not '4'"),
-    ],
-)
+@pytest.mark.parametrize(("kind", "settings", "sentence"), REFUSED)
 def test_another_type_is_refused(kind, settings, sentence):
     where = "" if kind.__name__.endswith("Settings") else f"{kind.__name__}: "
     with pytest.raises(SettingsError, match=f"^{where}{sentence}"):

@@ -4,15 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from advlens.report.verdict import (
-    ENOUGH,
-    MARKS,
-    TITLES,
-    Claim,
-    in_lines,
-    not_measured,
-    verdict,
-)
+from advlens.report.verdict import ENOUGH, MARKS, TITLES, Claim, in_lines, not_measured, verdict
 from advlens.runs.results import Results
 from sections import copied, puts, remove
 from synthetic_attribution import write_attribution
@@ -94,10 +86,7 @@ def test_each_claim_has_its_mark(run: Path, changes: str, about: str, mark: str,
 
 def test_a_single_step_is_no_worst_case_but_may_break_a_model(run: Path):
     remove(run, "sweep")
-    puts(
-        run,
-        "accuracy attack=Fgsm: top1=0.6; accuracy model=standard attack=Fgsm: top1=0.1",
-    )
+    puts(run, "accuracy attack=Fgsm: top1=0.6; accuracy model=standard attack=Fgsm: top1=0.1")
     robust, standard = (claims(run, model)["Linf"] for model in ("robust", "standard"))
     assert robust.mark == "unknown"
     assert "one step is no worst case in L∞" in robust.text

@@ -188,9 +188,7 @@ def test_non_finite_values_are_an_error(attack, logits, smooth, pixels, labels, 
             attack(prepare(Breaks(smooth, 0.855, logits), images), images, labels)
 
 
-def test_non_finite_features_and_scores_of_the_last_iterate_are_errors(
-    smooth, pixels, labels, late
-):
+def test_non_finite_features_and_last_scores_are_errors(smooth, pixels, labels, late):
     images, broken = pixels.clamp(0.1, 0.85), Breaks(smooth, 0.855, logits=True)
     with pytest.raises(NumericError, match="step 2 is not finite; the model returns NaN"):
         Bim(threat=Linf(epsilon=0.05), steps=1)(broken, images, labels)

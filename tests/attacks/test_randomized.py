@@ -85,7 +85,7 @@ def test_no_image_is_spared_by_a_lucky_draw(attack, smooth, pixels, labels):
     assert (rows != model(pixels)).any(dim=1).all()
 
 
-def test_neither_given_logits_nor_rounding_hide_what_a_randomized_model_does(
+def test_neither_given_logits_nor_rounding_hide_that_a_model_is_randomized(
     smooth, pixels, labels, monkeypatch
 ):
     """An image that one pass misclassifies is attacked all the same."""

@@ -7,17 +7,9 @@ import pytest
 import scipy
 import torch
 
-from advlens.attribution import (
-    Attribution,
-    Faithfulness,
-    RandomAttribution,
-    Stability,
-    overlap,
-    rank_correlation,
-    sparseness,
-    total_variation,
-)
+from advlens.attribution import Attribution, Faithfulness, RandomAttribution, Stability
 from advlens.attribution.baselines import blurred
+from advlens.attribution.measures import overlap, rank_correlation, sparseness, total_variation
 from advlens.errors import DataError, NumericError, SettingsError
 from advlens.seeding import Stream, derived, uniform
 

@@ -114,9 +114,7 @@ def test_the_real_one(cifar10_folder: Path) -> None:
     fetch_cifar10(top, archive=Path("not needed, all files are whole"))
 
 
-def member(
-    name: str, data: bytes = b"", kind: bytes = tarfile.REGTYPE, link: str = "", comment: str = ""
-) -> Member:
+def member(name, data=b"", kind=tarfile.REGTYPE, link="", comment=""):
     info = tarfile.TarInfo(name)
     info.type, info.size, info.linkname = kind, len(data), link
     info.pax_headers = {"comment": comment} if comment else {}

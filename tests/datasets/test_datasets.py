@@ -49,9 +49,7 @@ LACKING = {
 }
 
 
-def make(
-    labels: Sequence[int] = IN_ORDER, classes: Sequence[str] = ABC, synsets: Names = None
-) -> ArrayData:
+def make(labels=IN_ORDER, classes=ABC, synsets=None):
     pixels = np.random.default_rng(0).integers(256, size=(len(labels), 3, 4, 5), dtype=np.uint8)
     facts = {"name": "some images", "classes": classes, "synsets": synsets}
     return ArrayData(torch.from_numpy(pixels), labels=torch.tensor(labels), **facts)

@@ -105,9 +105,7 @@ class Tens(nn.Module):
         return self.more(self.network(x))
 
 
-def test_only_images_that_hold_out_go_on_and_only_within_the_ball(
-    fake, smooth, pixels, labels, monkeypatch
-):
+def test_images_that_hold_out_go_on_within_the_ball(fake, smooth, pixels, labels, monkeypatch):
     """And ten classes have nine targets."""
     model = Tens(smooth, 10).eval()
     classes = model(pixels).argmax(dim=1)

@@ -28,6 +28,15 @@ VALUES = {
     "integers": nn.Parameter(torch.arange(3), requires_grad=False),
 }
 each_form = pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+OUTSIDE = [
+    (number(777), number(776), "3108 bytes claims 3104 bytes"),
+    (number(777), number(1 << 40), "reaches to element|claims"),
+    (number(7) + b"M", number(8) + b"M", "reaches to element 778 of a storage of 777"),
+    (number(7), b"J\xff\xff\xff\xff", "no plain size"),
+    (number(7), b"N", "NoneType|no plain size"),
+    (b"FloatStorage", b"CloatStorage", "CloatStorage"),
+    (b"storage", b"sturage", "without a storage"),
+]
 
 
 @pytest.fixture
@@ -64,18 +73,7 @@ def test_shared_storages_are_read_once_and_only_tensors_are_tensors(legacy, path
         assert torch.equal(file.tensor(file.content["t"][0]), BASE)
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        (number(777), number(776), "3108 bytes claims 3104 bytes"),
-        (number(777), number(1 << 40), "reaches to element|claims"),
-        (number(7) + b"M", number(8) + b"M", "reaches to element 778 of a storage of 777"),
-        (number(7), b"J\xff\xff\xff\xff", "no plain size"),
-        (number(7), b"N", "NoneType|no plain size"),
-        (b"FloatStorage", b"CloatStorage", "CloatStorage"),
-        (b"storage", b"sturage", "without a storage"),
-    ],
-)
+@pytest.mark.parametrize(("old", "new", "message"), OUTSIDE)
 def test_tensors_that_do_not_lie_in_their_storage(old, new, message, path):
     path.write_bytes(replaced(saved({"w": torch.zeros(777)[7:]}), old, new))
     with torch_file(path) as file, pytest.raises(Exception, match=message):

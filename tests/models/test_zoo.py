@@ -28,6 +28,16 @@ network = lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
 number = lambda: 7
 classifier = lambda: Classifier(nn.Conv2d(3, 4, 3), name="own", classes=list("abcd"))
 """
+FAILING = [
+    ("fails", 'cannot build the model .*: KeyError: "a fault of the user\'s"; it must name'),
+    ("number", "returned a int, not a torch.nn.Module"),
+    ("nothing", "cannot build the model .*: AttributeError"),
+]
+NETWORKS = [
+    ("cifar10-l2", "resnet14"),
+    ("resnet20@x/y.safetensors", "resnet20"),
+    ("a.b:c", "a.b:c"),
+]
 
 
 @pytest.mark.parametrize("name", CIFAR)
@@ -91,10 +101,7 @@ def test_weights_from_a_file(tmp_path):
         path = again
 
 
-@pytest.mark.parametrize(
-    ("spec", "network"),
-    [("cifar10-l2", "resnet14"), ("resnet20@x/y.safetensors", "resnet20"), ("a.b:c", "a.b:c")],
-)
+@pytest.mark.parametrize(("spec", "network"), NETWORKS)
 def test_other_weights_of_the_same_network(spec, network):
     assert network_of(spec) == network
 
@@ -139,14 +146,7 @@ def test_factory(own_module, tmp_path):
     assert sys.path == path
 
 
-@pytest.mark.parametrize(
-    ("attribute", "message"),
-    [
-        ("fails", 'cannot build the model .*: KeyError: "a fault of the user\'s"; it must name'),
-        ("number", "returned a int, not a torch.nn.Module"),
-        ("nothing", "cannot build the model .*: AttributeError"),
-    ],
-)
+@pytest.mark.parametrize(("attribute", "message"), FAILING)
 def test_factories_that_fail(attribute, message, own_module):
     before = list(sys.path)
     with pytest.raises(ModelError, match=message):

@@ -33,6 +33,7 @@ WRONG = {
     "numpy": (lambda y: y.numpy(), "not a ndarray; pass torch.as_tensor"),
     "text": (lambda y: "cat", "not a str; pass torch.as_tensor"),
 }
+NO_IDS = [torch.arange(5), torch.arange(24) - 1, torch.rand(24), list(range(24))]
 
 
 @pytest.mark.parametrize(("change", "words"), WRONG.values(), ids=WRONG)
@@ -56,9 +57,7 @@ def test_any_integers_are_labels(attack, smooth, pixels, labels):
     assert torch.equal(rows, attack.outcomes(smooth, pixels, labels))
 
 
-@pytest.mark.parametrize(
-    "ids", [torch.arange(5), torch.arange(24) - 1, torch.rand(24), list(range(24))]
-)
+@pytest.mark.parametrize("ids", NO_IDS)
 def test_ids_must_be_a_number_for_each_image(ids, smooth, pixels, labels):
     for attack in (Pgd(threat=BALL, steps=1), GaussianNoise(threat=BALL)):
         for call in (attack, attack.outcomes):

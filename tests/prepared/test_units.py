@@ -83,6 +83,7 @@ EXPECTED = {
     "shared layers": shared_units,
     "bottlenecks": lambda m, x: resnet_units(m, x, Bottleneck, "downsample"),
 }
+BEHIND = [("layer1.0.conv1", "layer1.0.conv2"), ("representation", "linear")]
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -254,9 +255,7 @@ def test_live_features_by_hooks_are_not_written_into():
     assert features.abs().min() > 0
 
 
-@pytest.mark.parametrize(
-    ("layer", "behind"), [("layer1.0.conv1", "layer1.0.conv2"), ("representation", "linear")]
-)
+@pytest.mark.parametrize(("layer", "behind"), BEHIND)
 def test_live_features_are_the_model_itself(layer, behind):
     model, images = build("resnet, pad")
     steps, live = model.bn1.num_batches_tracked.item(), live_features(model.train(), layer)

@@ -9,14 +9,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from advlens import AuditSettings, Classifier, audit
-from advlens.attribution import (
-    ExpectedGradients,
-    IntegratedGradients,
-    RandomAttribution,
-    sparseness,
-    total_variation,
-)
+from advlens import AuditSettings, Classifier, ExpectedGradients, IntegratedGradients, audit
+from advlens.attribution import RandomAttribution, sparseness, total_variation
 from advlens.intervals import mean_interval
 from advlens.prepared import prepare
 from kills import killed

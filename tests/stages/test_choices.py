@@ -24,6 +24,22 @@ SETTINGS = AuditSettings(
 NOTHING = dataclasses.replace(SETTINGS, units=(), components=())
 CHOSEN = [("3", 5), ("0", 4), ("0", 2)]
 DATA = noise(60, synsets=SYNSETS, telling=True)
+NOT_THERE = [
+    (
+        {"units": ("33:1",)},
+        "units names 33:1, but there is no layer '33' in tiny and other; its nearest are 3 "
+        "(8 units) and 0 (8 units)",
+    ),
+    ({"units": ("0:5", "3:8")}, "units names 3:8, but 3 has 8 units, numbered from 0"),
+    (
+        {"units": ("0:7", "0:8")},
+        "units names 0:8, but 0 has 6 units in tiny and 8 units in other, numbered from 0",
+    ),
+    (
+        {"components": (7, 8)},
+        "components names 8, but the representation of tiny has 8 components, numbered from 0",
+    ),
+]
 
 
 def network() -> nn.Module:
@@ -195,25 +211,7 @@ def test_an_audit_shows_a_named_unit_on_both_kinds_of_images(broden, tmp_path):
 # what there is not
 
 
-@pytest.mark.parametrize(
-    ("choice", "said"),
-    [
-        (
-            {"units": ("33:1",)},
-            "units names 33:1, but there is no layer '33' in tiny and other; its nearest are 3 "
-            "(8 units) and 0 (8 units)",
-        ),
-        ({"units": ("0:5", "3:8")}, "units names 3:8, but 3 has 8 units, numbered from 0"),
-        (
-            {"units": ("0:7", "0:8")},
-            "units names 0:8, but 0 has 6 units in tiny and 8 units in other, numbered from 0",
-        ),
-        (
-            {"components": (7, 8)},
-            "components names 8, but the representation of tiny has 8 components, numbered from 0",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("choice", "said"), NOT_THERE)
 def test_what_no_model_has_is_refused_before_the_computing(tmp_path, choice, said):
     settings = dataclasses.replace(NOTHING, **choice)
     with pytest.raises(SettingsError) as raised:

@@ -59,9 +59,7 @@ def units(finished):
     return rows(finished, "dissection")
 
 
-def of_unit(
-    units: list[dict[str, str]], model: str, kind: str, least: float
-) -> dict[tuple[str, str], tuple[str, str]]:
+def of_unit(units, model, kind, least):
     """Layer and unit → category and name of the concept that it detects."""
     return {
         (row["layer"], row["unit"]): (
@@ -165,7 +163,7 @@ def test_pictures_show_the_strongest_images_with_their_masks(finished):
 
 
 @pytest.mark.parametrize("killed_after", [2, 6])
-def test_a_killed_dissection_continues_to_the_same_bytes(
+def test_a_killed_run_continues_to_the_same_bytes(
     data, finished, tmp_path, monkeypatch, killed_after
 ):
     with unreported():

@@ -272,9 +272,7 @@ def test_real_images_and_starts_are_looked_at_once_for_all_models(trained, tmp_p
 
 
 @pytest.mark.parametrize("killed_after", [5, 21, 24, 29, 41])
-def test_a_killed_comparison_continues_to_the_same_bytes(
-    trained, tmp_path, monkeypatch, killed_after
-):
+def test_a_killed_comparison_ends_in_the_same_bytes(trained, tmp_path, monkeypatch, killed_after):
     with killed(monkeypatch, after=killed_after):
         audited(two_models(), SPLIT, tmp_path, settings=GENERATION)
     assert list((tmp_path / "parts").glob("shared-*.state.*"))
@@ -282,9 +280,7 @@ def test_a_killed_comparison_continues_to_the_same_bytes(
     assert not list((tmp_path / "parts").glob("*.state.*"))
 
 
-def test_other_training_images_are_another_run_and_damaged_states_are_refused(
-    trained, tmp_path, monkeypatch
-):
+def test_other_training_images_and_damaged_states_are_refused(trained, tmp_path, monkeypatch):
     other = with_training(noise(60, CIFAR10_CLASSES), 200)
     with pytest.raises(RunError, match="training images differ"):
         audit(two_models(), other, trained, settings=GENERATION)

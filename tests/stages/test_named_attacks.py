@@ -173,6 +173,11 @@ NAMES = {
     ],
     ORACLES[ADAM]: ["by-torch", "fgsm", "noise"],
 }
+UNTARGETED = [
+    "Pgd(norm=Linf, epsilon=.004, steps=3, step_size=.002)",
+    "foolbox:LinfBasicIterativeAttack(epsilon=.004, steps=3)",
+    "torchattacks:FGSM(epsilon=.004)",
+]
 
 
 def sets(text, success=0.95):
@@ -208,14 +213,7 @@ def test_the_noise_is_as_long_as_the_changes_of_the_attack():
     assert settled.length == 0.7
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Pgd(norm=Linf, epsilon=.004, steps=3, step_size=.002)",
-        "foolbox:LinfBasicIterativeAttack(epsilon=.004, steps=3)",
-        "torchattacks:FGSM(epsilon=.004)",
-    ],
-)
+@pytest.mark.parametrize("text", UNTARGETED)
 def test_equal_success_is_the_smallest_radius_that_reaches_it(text):
     """An untargeted attack's, and one of another library."""
     prepared, wanted = prepare(model()), 0.9
@@ -236,9 +234,7 @@ def test_equal_success_is_the_smallest_radius_that_reaches_it(text):
         assert equal.step_size == pytest.approx(equal.radius / 2)
 
 
-def test_an_adam_attack_without_a_weight_is_calibrated_and_is_that_of_equal_success(
-    concepts, tmp_path
-):
+def test_an_adam_attack_without_a_weight_is_that_of_equal_success(concepts, tmp_path):
     settings = audit_settings(concepts, neuron_attack="AdamAttack(steps=3)", success=0.8)
     run = audited(model(), images(), tmp_path, settings=settings)
     found = rows(run, "consistency")

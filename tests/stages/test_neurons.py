@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor
 
 from advlens.auditing.stages.neurons.curves import curve
 from advlens.auditing.stages.neurons.pictures import choose_units, shown_units
@@ -16,9 +15,7 @@ from advlens.consistency import LayerConsistency, layer_consistency
 from advlens.statistics import TopK
 
 
-def layer(
-    seed: int, units: int = 5, *, images: int = 30, top: int = 4, similarity: Tensor | None = None
-) -> tuple[LayerConsistency, list[set[int]], list[set[int]]]:
+def layer(seed, units=5, *, images=30, top=4, similarity=None):
     """A layer of random responses, and its units' top images, real and adversarial."""
     random = torch.Generator().manual_seed(seed)
     tops = [TopK(top, units), TopK(top, units)]

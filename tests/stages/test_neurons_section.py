@@ -31,6 +31,40 @@ HIGHER = "robust higher than standard"
 WIDE = "consistency: success=0.9±0.2; consistency model=robust: success=0.6±0.2"
 SUCCESS = "consistency: success=0.9±0.01; consistency model=robust: success="
 CONTROL = "consistency images=noise model=standard layer=layer2.0.conv2: mean="
+SAID = [
+    (FALL, "", f"{FALLS}lower than real images", "falls in standard (by "),
+    (
+        FALL,
+        "table1_d19 model=robust: consis_low=0 consis_adv_high=1",
+        f"{FALLS}open than real images",
+        "and stays within its intervals in robust.",
+    ),
+    (
+        FALL,
+        "table1_d19: consis=0.2±0.01 consis_adv=0.4±0.01",
+        "standard higher than real images; robust higher than real images",
+        "rises in standard (by 100%)",
+    ),
+    # success counts as equal within ten points, or within its intervals
+    (EQUAL, "", "warning: standard, robust open", "cannot be compared"),
+    (EQUAL, f"{SUCCESS}0.799±0.01", "warning: standard, robust open", "cannot be compared"),
+    (EQUAL, f"{SUCCESS}0.801±0.01", HIGHER, "At equal ε, units of robust keep more of"),
+    (EQUAL, WIDE, HIGHER, ""),
+    (MATCHED, f"{SUCCESS}0.799±0.01", "warning: standard, robust open", "was not reached"),
+    (MATCHED, f"{SUCCESS}0.801±0.01", HIGHER, "At equal attack success, units of robust keep"),
+    (MATCHED, "consistency: low=0 high=1", "standard, robust open", ""),
+    (NOISE, f"{CONTROL}0.951", "standard, robust higher than 0.95", "changes little"),
+    (NOISE, f"{CONTROL}0.949", "warning: standard lower than 0.95", "what units of standard"),
+]
+BESIDE = [
+    (EQUAL, "least-likely", "is least-likely PGD-10, L2 ε = 1;"),
+    (MATCHED, "equal-success", "L2 ε = 0.31 for standard and least-likely PGD-10, L2 ε = 2.51"),
+]
+DEAD = [
+    (0, {}, "No units are dead."),
+    (1, {"model": "robust", "layer": "conv1"}, "1 unit is dead."),
+    (2, {}, "12 units are"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -58,34 +92,7 @@ def test_tables_may_be_absent(run: Path) -> None:
     assert neurons.absent(run)
 
 
-@pytest.mark.parametrize(
-    ("measure", "changes", "told", "words"),
-    [
-        (FALL, "", f"{FALLS}lower than real images", "falls in standard (by "),
-        (
-            FALL,
-            "table1_d19 model=robust: consis_low=0 consis_adv_high=1",
-            f"{FALLS}open than real images",
-            "and stays within its intervals in robust.",
-        ),
-        (
-            FALL,
-            "table1_d19: consis=0.2±0.01 consis_adv=0.4±0.01",
-            "standard higher than real images; robust higher than real images",
-            "rises in standard (by 100%)",
-        ),
-        # success counts as equal within ten points, or within its intervals
-        (EQUAL, "", "warning: standard, robust open", "cannot be compared"),
-        (EQUAL, f"{SUCCESS}0.799±0.01", "warning: standard, robust open", "cannot be compared"),
-        (EQUAL, f"{SUCCESS}0.801±0.01", HIGHER, "At equal ε, units of robust keep more of"),
-        (EQUAL, WIDE, HIGHER, ""),
-        (MATCHED, f"{SUCCESS}0.799±0.01", "warning: standard, robust open", "was not reached"),
-        (MATCHED, f"{SUCCESS}0.801±0.01", HIGHER, "At equal attack success, units of robust keep"),
-        (MATCHED, "consistency: low=0 high=1", "standard, robust open", ""),
-        (NOISE, f"{CONTROL}0.951", "standard, robust higher than 0.95", "changes little"),
-        (NOISE, f"{CONTROL}0.949", "warning: standard lower than 0.95", "what units of standard"),
-    ],
-)
+@pytest.mark.parametrize(("measure", "changes", "told", "words"), SAID)
 def test_what_is_said(run: Path, measure: str, changes: str, told: str, words: str) -> None:
     neurons.tells(run, changes, measure, told, words)
 
@@ -114,16 +121,8 @@ def test_consistency_under_fgsm_says_by_how_much_it_falls(run: Path) -> None:
 # CS and success
 
 
-@pytest.mark.parametrize(
-    ("measure", "images", "attacks"),
-    [
-        (EQUAL, "least-likely", "is least-likely PGD-10, L2 ε = 1;"),
-        (MATCHED, "equal-success", "L2 ε = 0.31 for standard and least-likely PGD-10, L2 ε = 2.51"),
-    ],
-)
-def test_success_and_attack_stand_beside_every_cs(
-    made: Path, measure: str, images: str, attacks: str
-) -> None:
+@pytest.mark.parametrize(("measure", "images", "attacks"), BESIDE)
+def test_success_and_attack_stand_beside_every_cs(made, measure, images, attacks):
     found = neurons.finding(made, measure)
     assert found.important
     assert attacks in found.note
@@ -210,14 +209,7 @@ def test_the_bias_of_lc_is_corrected(made: Path) -> None:
     assert "k = 10" in found.note
 
 
-@pytest.mark.parametrize(
-    ("dead", "where", "claim"),
-    [
-        (0, {}, "No units are dead."),
-        (1, {"model": "robust", "layer": "conv1"}, "1 unit is dead."),
-        (2, {}, "12 units are"),
-    ],
-)
+@pytest.mark.parametrize(("dead", "where", "claim"), DEAD)
 def test_dead_units_are_counted(run: Path, dead: int, where: dict[str, str], claim: str) -> None:
     put(run, "layers", {}, dead=0)
     put(run, "layers", where, dead=dead)

@@ -86,6 +86,13 @@ HOSTILE: dict[str, list[Any]] = {
     "too many epochs": [epoch(number) for number in range(1, LONGEST + 2)],
     "too large": [OLD, " " * LARGEST],
 }
+DAMAGED = [
+    ("run.json", "{}"),
+    ("run.json", " " * (LARGEST + 1)),
+    ("results/training_settings.csv", "model\nx\n"),
+    ("results/training_settings.csv", "\x00"),
+    ("results/training_settings.csv", "x" * (LARGEST + 1)),
+]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -119,16 +126,7 @@ def test_words_come_from_the_folder_under_our_name(finished):
     assert [row["model"] for row in tables["training"]] == ["ours"]
 
 
-@pytest.mark.parametrize(
-    ("file", "content"),
-    [
-        ("run.json", "{}"),
-        ("run.json", " " * (LARGEST + 1)),
-        ("results/training_settings.csv", "model\nx\n"),
-        ("results/training_settings.csv", "\x00"),
-        ("results/training_settings.csv", "x" * (LARGEST + 1)),
-    ],
-)
+@pytest.mark.parametrize(("file", "content"), DAMAGED)
 def test_damaged_words_are_one_sentence(file, content, finished):
     (finished / file).write_text(content)
     with pytest.raises(DataError, match=file.replace(".", r"\.") + "( is damaged|: )"):

@@ -18,6 +18,12 @@ OLD = """\
 learning_rate train_natural_loss train_natural_accuracy train_adversarial_loss
 train_adversarial_accuracy train_divergence natural_loss adversarial_loss images_per_second"""
 """What the first trainings did not record."""
+FALLS = [(-0.1, []), (0.05, ["open"]), (0.07, ["lower", "higher"])]
+GAPS = [
+    (0.81, None, ["open", "lower"], "{:.1f} points less adversarial accuracy than on"),
+    (0.7, None, ["higher", "lower"], "10.0 points more natural and {:.1f} points less"),
+    (0.8, 0.0, ["open", "open"], "differs from that on training images by no more than"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +106,7 @@ def test_robust_overfitting_needs_a_fall_and_a_rise(run):
         assert not found.important
 
 
-@pytest.mark.parametrize(
-    ("fall", "directions"), [(-0.1, []), (0.05, ["open"]), (0.07, ["lower", "higher"])]
-)
+@pytest.mark.parametrize(("fall", "directions"), FALLS)
 def test_a_fall_needs_disjoint_intervals(run, fall, directions):
     peak = max(epochs(run, "robust"), key=lambda row: row["adversarial"])
     put_last(run, adversarial=peak["adversarial"] - fall)
@@ -112,17 +116,8 @@ def test_a_fall_needs_disjoint_intervals(run, fall, directions):
         assert found[0].claim.endswith(" does not fall beyond its interval in robust.")
 
 
-@pytest.mark.parametrize(
-    ("natural", "adversarial", "directions", "words"),
-    [
-        (0.81, None, ["open", "lower"], "{:.1f} points less adversarial accuracy than on"),
-        (0.7, None, ["higher", "lower"], "10.0 points more natural and {:.1f} points less"),
-        (0.8, 0.0, ["open", "open"], "differs from that on training images by no more than"),
-    ],
-)
-def test_the_gap_is_that_of_the_epoch_kept_beyond_its_interval(
-    run, natural, adversarial, directions, words
-):
+@pytest.mark.parametrize(("natural", "adversarial", "directions", "words"), GAPS)
+def test_the_gap_is_that_of_the_epoch_kept(run, natural, adversarial, directions, words):
     """Of .8 on 1000 held-out images, the interval reaches down to .774."""
     (kept,) = [row for row in epochs(run, "robust") if row["kept"]]
     put(run, "training", {}, natural=0.8, train_natural_accuracy=natural)

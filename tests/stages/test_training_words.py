@@ -5,14 +5,8 @@ import dataclasses
 import pytest
 
 from advlens import L2, AdamAttack, Augmentation, FeatureAttack, Fgsm, Linf, Pgd, Training, Uniform
-from advlens.training.objectives import (
-    Adversarial,
-    FeatureConsistency,
-    Objective,
-    Standard,
-    Trades,
-    Unrelaxed,
-)
+from advlens.training import objectives
+from advlens.training.objectives import FeatureConsistency, Objective
 from advlens.training.words import in_words
 
 PGD = Pgd(threat=L2(epsilon=0.5), steps=7)
@@ -23,19 +17,19 @@ DRAWN = Fgsm(threat=Linf(epsilon=Uniform(low=4 / 255, high=16 / 255)))
 CONSISTENT = "training for consistent features"
 FGSM = "FGSM, L∞ ε = 4/255 to 16/255"
 OBJECTIVES: dict[str, Objective] = {
-    "standard training": Standard(),
-    "adversarial training (PGD-7, L2 ε = 0.5)": Adversarial(attack=PGD),
+    "standard training": objectives.Standard(),
+    "adversarial training (PGD-7, L2 ε = 0.5)": objectives.Adversarial(attack=PGD),
     f"{CONSISTENT} ({FGSM}, alpha 0.25, beta 2)": FeatureConsistency(
         alpha=0.25, beta=2.0, attack=DRAWN
     ),
     f"{CONSISTENT} ({FGSM}, alpha 0.5, beta 25, distance cosine, layer layer3)": FeatureConsistency(
         attack=DRAWN, distance="cosine", layer="layer3"
     ),
-    "TRADES (PGD-10, L∞ ε = 8/255, weight 6)": Trades(
+    "TRADES (PGD-10, L∞ ε = 8/255, weight 6)": objectives.Trades(
         weight=6.0, attack=Pgd(threat=Linf(epsilon=8 / 255), steps=10)
     ),
     f"unrelaxed {CONSISTENT} (PGD-7, L2 ε = 0.5, feature attack-3, L2 ε = 0.25, alpha 0.5, "
-    "beta 1)": Unrelaxed(attack=PGD, feature_attack=FEATURES, alpha=0.5),
+    "beta 1)": objectives.Unrelaxed(attack=PGD, feature_attack=FEATURES, alpha=0.5),
 }
 RESIZED = Augmentation(crop=0, resized_crop=(0.08, 1.0), rotation=20)
 CHANGED: dict[str, dict[str, object]] = {

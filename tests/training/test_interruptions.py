@@ -96,9 +96,7 @@ def test_a_signal_leaves_a_checkpoint_and_its_code(number, code, whole, tmp_path
     assert_ends_as(whole, tmp_path)
 
 
-def test_a_signal_during_validation_leaves_the_epoch_to_the_next_process(
-    whole, tmp_path, monkeypatch
-):
+def test_a_signal_during_validation_leaves_the_epoch_to_the_next(whole, tmp_path, monkeypatch):
     def interrupt(*args: object, **keywords: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("validation goes on after the signal")

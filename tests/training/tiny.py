@@ -65,12 +65,7 @@ def silent(text: str) -> None:
     pass
 
 
-def train(
-    out: Path,
-    settings: Training = SHORT,
-    processes: Processes = Processes(),
-    dtype: torch.dtype = torch.float32,
-) -> dict[str, Tensor]:
+def train(out, settings=SHORT, processes=Processes(), dtype=torch.float32):
     trained = settings(classifier().to(dtype), images(), out, report=silent, processes=processes)
     return {name: tensor.clone() for name, tensor in trained.state_dict().items()}
 

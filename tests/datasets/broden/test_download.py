@@ -94,9 +94,7 @@ def test_from_any_part(server: Server, path: Path, name: str) -> None:
     assert [start for _, start in server.asked] == [had or None for had in places]
 
 
-def test_the_next_address_goes_on_and_a_part_of_another_file_is_told_by_its_hash(
-    server: Server, path: Path
-) -> None:
+def test_the_next_address_goes_on_and_a_part_of_another_file_is_told_by_its_hash(server, path):
     get(server, path, "absent", "breaks", "silent", "good")
     assert path.read_bytes() == BODY
     assert [start for _, start in server.asked] == [None, None, 100_000, 100_000]
