@@ -1,6 +1,5 @@
 """Audits of small networks on noise: what they are given, and what they leave."""
 
-import csv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +12,11 @@ from torch import Tensor, nn
 
 from advlens import Classifier, auditing
 from advlens.datasets import ArrayData
+from synthetic_run import rows_of
 
 CLASSES = ("cat", "dog", "ship")
 SYNSETS = ("n02121620", "n02084071", "n04194289")
+rows = rows_of
 
 
 def noise(count, classes=CLASSES, *, size=12, seed=0, labels=None, synsets=None, telling=False):
@@ -32,8 +33,8 @@ def with_training(data: ArrayData, count: int) -> ArrayData:
     """The same images, beside which so many training images lie."""
 
     def training() -> ArrayData:
-        size = data.image_shape[1]
-        other = noise(count, data.classes, size=size, seed=1, synsets=data.synsets)
+        given = {"size": data.image_shape[1], "synsets": data.synsets}
+        other = noise(count, data.classes, seed=1, **given)
         other.name = f"{data.name} to train on"
         return other
 
@@ -74,11 +75,6 @@ def audited(models: Any, data: Any, out: Path, **more: Any) -> Path:
     with unreported():
         auditing.audit(models, data, out, **more)
     return out
-
-
-def rows(run: Path, name: str) -> list[dict[str, str]]:
-    with open(run / "results" / f"{name}.csv", newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def results(run: Path) -> dict[str, bytes]:

@@ -15,7 +15,7 @@ from advlens import RunError, SettingsError, read_run
 from advlens.runs.folder import write_csv
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import TABLES
-from synthetic_run import read, write_run
+from synthetic_run import rows_of, write_run
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ DAMAGES = [
 
 
 def write_without(run: Path, table: str, column: str) -> None:
-    rows = [{name: row[name] for name in row if name != column} for row in read(run, table)]
+    rows = [{name: row[name] for name in row if name != column} for row in rows_of(run, table)]
     write_csv(run / "results" / f"{table}.csv", rows)
 
 

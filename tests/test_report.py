@@ -27,7 +27,7 @@ from pages import elements, links, page, text_of
 from synthetic_attribution import write_attribution
 from synthetic_dissection import write_dissection
 from synthetic_features import write_features
-from synthetic_run import LAYERS, read, rows_of, write_run
+from synthetic_run import LAYERS, rows_of, write_run
 from unrendered import unrendered
 
 
@@ -72,7 +72,7 @@ def fresh(tmp_path: Path) -> Iterator[Path]:
 def test_images_have_alt_texts_and_links_lead_somewhere(run):
     images = elements(run, "img")
     pictures = ("pictures", "dissection_pictures", "dissection_pictures", "attribution_pictures")
-    assert len(images) > sum(len(read(run, table)) for table in pictures)
+    assert len(images) > sum(len(rows_of(run, table)) for table in pictures)
     assert all(len(image.attrib["alt"]) > 10 for image in images)
     framed = [image for image in images if image.attrib["alt"].endswith(", framed")]
     assert len(framed) == len(elements(run, "figure", "cell framed")) > 0

@@ -17,7 +17,7 @@ from advlens.settings import ReproduceSettings
 from advlens.settings import packaged as packaged_module
 from advlens.workflows.reproduction import content, rehearsed, reproduce, work
 from own_network import NETWORK
-from synthetic_run import read
+from synthetic_run import rows_of
 from together import end, start
 from training.tiny import counted_steps
 from unrendered import unrendered
@@ -140,7 +140,7 @@ def run(out: str, **settings: Any) -> tuple[str, list[dict[str, str]]]:
     assert path == Path(out) / "reproduction.html"
     assert (Path(out) / "reproduction.md").read_text() in "\n".join(said)
     table = Path(out) / "results" / "reproduction.csv"
-    return "\n".join(said), read(Path(out), "reproduction") if table.exists() else []
+    return "\n".join(said), rows_of(Path(out), "reproduction") if table.exists() else []
 
 
 def test_each_entry_has_the_paper_beside_what_the_audit_found(world: Path) -> None:
@@ -205,7 +205,8 @@ def test_a_part_runs_only_what_it_needs_and_given_models_are_not_trained(world: 
         "results",
     ]
     assert "## Figure 1" not in text
-    assert rows[1]["ours"] == read(world / "whole", "reproduction")[0]["ours"]  # the same weights
+    whole = rows_of(world / "whole", "reproduction")
+    assert rows[1]["ours"] == whole[0]["ours"]  # the same weights
     start = json.loads((world / "whole/l2/test.json").read_text())["trained"]
     assert json.loads((world / "part/l2/test.json").read_text())["trained"] == start
     text, rows = run("drawn", figure=[2])
@@ -290,7 +291,7 @@ def together(folder: Path) -> None:
 
 def test_two_processes_train_and_audit_together(world: Path) -> None:
     assert end(start(2, together, world)) == [0, 0]
-    rows = read(world / "out", "reproduction")
+    rows = rows_of(world / "out", "reproduction")
     assert [(row["model"], row["n"]) for row in rows] == [
         *(("standard", "18"), ("l2", "18"), ("random", "18"))
     ]

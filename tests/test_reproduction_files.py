@@ -20,7 +20,7 @@ from advlens.workflows.reproduction.plan import Plan
 from advlens.workflows.reproduction.work import Work
 from advlens.workflows.training import make_training
 from pages import parsed, text_of
-from synthetic_run import read
+from synthetic_run import rows_of
 from unrendered import unrendered
 
 NAMES = packaged_names("reproductions")
@@ -121,7 +121,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Made:
 
 
 def test_every_value_and_figure_of_the_paper_has_ours_beside_it(made: Made) -> None:
-    rows = read(made.out, "reproduction")
+    rows = rows_of(made.out, "reproduction")
     wanted = [
         (entry.name, value.what, label, float(paper))
         for entry in made.content.entries

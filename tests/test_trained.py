@@ -22,7 +22,7 @@ from advlens.training.words import in_words
 from advlens.workflows import trained
 from advlens.workflows.trained import finish
 from smooth_network import SmoothNetwork
-from synthetic_run import read
+from synthetic_run import rows_of
 from together import end, start
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
@@ -140,7 +140,7 @@ def test_the_run_folder_is_one_that_a_report_can_be_made_of(run, tmp_path):
     assert record["stages"][0]["seconds"] == 1234.5
     assert "| recipe | tiny-standard |" in (tmp_path / "model.md").read_text()
     rows = results.table("accuracy")
-    assert list(read(tmp_path, "accuracy")[0]) == list(TABLES["accuracy"].columns)
+    assert list(rows_of(tmp_path, "accuracy")[0]) == list(TABLES["accuracy"].columns)
     assert [(r["attack"], r["norm"], r["epsilon"], r["steps"], r["n"]) for r in rows] == [
         ("natural", "", 0.0, 0, 24),
         ("Pgd", "L2", 0.3, 20, 24),
@@ -148,11 +148,11 @@ def test_the_run_folder_is_one_that_a_report_can_be_made_of(run, tmp_path):
     for row, key in zip(rows, ("natural", "attacked"), strict=True):
         assert row["top1"] == pytest.approx(measured[key]["top1"], abs=1e-6)
         assert row["top1_low"] < row["top1"] < row["top1_high"]
-    table = read(tmp_path, "training")
+    table = rows_of(tmp_path, "training")
     assert [row["adversarial"] for row in table] == ["0.25", "0.5", "0.25"]
     assert [row["kept"] for row in table] == ["false", "true", "false"]
     assert {row["train_distance"] for row in table} == {""}
-    (words,) = read(tmp_path, "training_settings")
+    (words,) = rows_of(tmp_path, "training_settings")
     assert words == {"model": "smooth", **vars(in_words(TRAINING, "tiny-standard"))}
 
 
@@ -204,7 +204,7 @@ def test_processes_count_each_image_once_and_the_first_writes(smooth, pixels, la
             assert first[key] == second[key] == alone[key]
         assert first["natural"]["n"] == first["attacked"]["n"] == count
         assert first["mean"] == torch.tensor([0.333333] * 3).tolist()
-        assert read(folder / "0", "accuracy") == read(folder / "alone", "accuracy")
+        assert rows_of(folder / "0", "accuracy") == rows_of(folder / "alone", "accuracy")
 
 
 def test_a_folder_in_use_and_damaged_metrics_are_refused(run, tmp_path):

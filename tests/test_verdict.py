@@ -9,7 +9,7 @@ from advlens.runs.results import Results
 from sections import copied, puts, remove
 from synthetic_attribution import write_attribution
 from synthetic_features import write_features
-from synthetic_run import read, write_run, write_table
+from synthetic_run import rows_of, write_run, write_table
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_a_single_step_is_no_worst_case_but_may_break_a_model(run: Path):
 
 
 def test_the_worst_of_several_attacks_counts_and_one_without_a_ball_does_not(run: Path):
-    rows = read(run, "accuracy")
+    rows = rows_of(run, "accuracy")
     (pgd,) = [row for row in rows if (row["attack"], row["model"]) == ("Pgd", "robust")]
     aa = pgd | {"attack": "AutoAttack", "steps": "0", "top1": "0.05"}
     adam = pgd | {"attack": "AdamAttack", "norm": "", "epsilon": "", "top1": "0"}

@@ -7,7 +7,7 @@ import pytest
 from advlens.report.blocks import FigureBlock, TableBlock
 from advlens.report.sections.accuracy import section
 from sections import Maker, cells, estimate, remove
-from synthetic_run import BOTH, put, read, rows_of, write_run, write_table
+from synthetic_run import BOTH, put, rows_of, write_run, write_table
 
 accuracy = Maker(section)
 NATURAL, PGD = "accuracy on natural images", "accuracy under PGD-20, L2 ε = 0.5"
@@ -127,7 +127,7 @@ def test_blocks_hold_every_row_and_scores_the_natural_and_the_lowest_accuracy(ma
 
 
 def test_an_attack_without_a_ball_is_not_the_strongest(made: Path, run: Path) -> None:
-    rows = read(run, "accuracy")
+    rows = rows_of(run, "accuracy")
     adam = {"attack": "AdamAttack", "norm": "", "epsilon": "", "settings": "weight=100"}
     more = [row | adam | {"top1": "0"} for row in rows if row["attack"] == "Pgd"]
     write_table(run, "accuracy", [*rows, *more])

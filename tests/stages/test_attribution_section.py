@@ -9,7 +9,7 @@ from advlens.report.sections.attribution import section
 from advlens.words import Estimate
 from sections import Maker, estimate, in_words, number, remove
 from synthetic_attribution import MEASURES, METHODS, paired, write_attribution
-from synthetic_run import BOTH, around, put, read, rows_of, write_run, write_table
+from synthetic_run import BOTH, around, put, rows_of, write_run, write_table
 
 attributions = Maker(section)
 GRADIENTS = METHODS[:2]
@@ -47,7 +47,7 @@ def set_means(run: Path, text: str) -> None:
         for method in methods or GRADIENTS:
             where = {"model": model, "measure": measure, "method": method}
             put(run, "attribution", where, **around(float(mean)))
-    write_table(run, "attribution", paired(read(run, "attribution")))
+    write_table(run, "attribution", paired(rows_of(run, "attribution")))
 
 
 def test_tables_may_be_absent(run: Path) -> None:
@@ -294,8 +294,6 @@ def test_images_without_labels_go_by_their_number(run: Path) -> None:
     assert not any(p.wrong for row in block.rows for c in row.columns for p in c.pictures)
 
 
-@pytest.mark.parametrize(("table", "column", "value", "named"), DAMAGED)
-def test_damaged_tables_are_refused(
-    run: Path, table: str, column: str, value: str, named: str
-) -> None:
-    attributions.refuses(run, table, column, value, named)
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_damaged_tables_are_refused(run: Path, damage: tuple[str, ...]) -> None:
+    attributions.refuses(run, *damage)

@@ -13,10 +13,9 @@ from advlens.report.sections.dissection.findings import HEAVIEST
 from advlens.words import Estimate
 from sections import Maker, puts, remove, texts
 from synthetic_dissection import counted, fate, share, units, write_dissection
-from synthetic_run import BOTH, LAYERS, change, put, rows_of, write_run
+from synthetic_run import BOTH, LAST, change, put, rows_of, write_run
 
 dissection = Maker(section)
-LAST = LAYERS[-1]
 KINDS = {
     "on real images": "real",
     "under attack": "adversarial",
@@ -297,8 +296,6 @@ def test_scores_are_the_shares_of_the_last_layer(made: Path) -> None:
             assert score.notes[model].startswith(f"{LAST}; by chance ")
 
 
-@pytest.mark.parametrize(("table", "column", "value", "named"), DAMAGED)
-def test_damaged_tables_are_refused(
-    run: Path, table: str, column: str, value: str, named: str
-) -> None:
-    dissection.refuses(run, table, column, value, named)
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_damaged_tables_are_refused(run: Path, damage: tuple[str, ...]) -> None:
+    dissection.refuses(run, *damage)

@@ -417,8 +417,6 @@ def test_runs_of_earlier_versions_name_no_sets(run: Path) -> None:
     features.check(run)
 
 
-@pytest.mark.parametrize(("table", "column", "value", "named"), DAMAGED)
-def test_damaged_tables_are_refused(
-    run: Path, table: str, column: str, value: str, named: str
-) -> None:
-    features.refuses(run, table, column, value, named)
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_damaged_tables_are_refused(run: Path, damage: tuple[str, ...]) -> None:
+    features.refuses(run, *damage)

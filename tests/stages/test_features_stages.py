@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+import small_runs
 from advlens import AuditSettings, Classifier, DataError, ModelError, RunError, audit, load_model
 from advlens.datasets import ImageData
 from advlens.fid.distances import FeatureStatistics, frechet_distance, kid
@@ -19,16 +20,7 @@ from advlens.models.zoo import CIFAR10_CLASSES
 from advlens.runs.folder import read_json
 from advlens.seeding import Stream, normal
 from kills import killed
-from small_runs import (
-    audited,
-    convolution,
-    noise,
-    results,
-    rows,
-    small,
-    with_training,
-    write_pictures,
-)
+from small_runs import audited, convolution, noise, results, rows, small, with_training
 
 SETTINGS = AuditSettings(
     stages=("visualization", "inversion", "generation"),
@@ -69,14 +61,10 @@ def test_components_stand_beside_the_images_that_raise_them_most_and_least(finis
     for component in components:
         own = values[:, int(component)].sort(descending=True).values
         for kind, expected in (("most", own[:4]), ("least", own.flip(0)[:4])):
-            found = [
-                float(row["activation"])
-                for row in pictures
-                if (row["component"], row["kind"]) == (component, kind)
-            ]
+            mine = rows(finished, "visualization_pictures", component=component, kind=kind)
+            found = [float(row["activation"]) for row in mine]
             # means of rectified sums of 27 products, which round by up to 2 ε of 1
-            wanted = pytest.approx(expected.tolist(), rel=1e-5, abs=2 * torch.finfo().eps)
-            assert found == wanted
+            assert found == pytest.approx(expected.tolist(), rel=1e-5, abs=2 * torch.finfo().eps)
 
 
 def test_inversions_come_nearer_than_their_starts(finished):
@@ -93,10 +81,8 @@ def test_inversions_come_nearer_than_their_starts(finished):
     apart = (DATA.images(ids).double() - DATA.images(others).double()) / 255
     untouched = [(one**2).sum().item() ** 0.5 for one in apart]
     assert float(found["image", "pixels"]["untouched"]) == pytest.approx(sum(untouched) / 3)
-    for key, row in found.items():
-        (each,) = (
-            r for r in rows(finished, "inversion_images") if (r["start"], r["measure"]) == key
-        )
+    for (start, measure), row in found.items():
+        (each,) = rows(finished, "inversion_images", start=start, measure=measure)
         values = [float(value) for value in each["values"].split()]
         assert len(values) == 3
         cells = [float(row[name]) for name in ("mean", "low", "high", "spread")]
@@ -195,13 +181,11 @@ def two_models() -> list[Classifier]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Two models, and data with training images."""
-    out = tmp_path_factory.mktemp("run")
-    return audited(two_models(), SPLIT, out, settings=GENERATION)
+    return audited(two_models(), SPLIT, tmp_path_factory.mktemp("run"), settings=GENERATION)
 
 
 def row_of(run: Path, images: str, measure: str, model: str) -> dict[str, str]:
-    keys = {"images": images, "measure": measure, "model": model}
-    (row,) = (row for row in rows(run, "generation") if keys.items() <= row.items())
+    (row,) = rows(run, "generation", images=images, measure=measure, model=model)
     return row
 
 
@@ -298,7 +282,7 @@ def test_other_training_images_and_damaged_states_are_refused(trained, tmp_path,
 
 
 def test_damaged_training_images_end_a_run_before_it_begins_or_are_left_out(tmp_path):
-    write_pictures(tmp_path / "data", 5)
+    small_runs.write_pictures(tmp_path / "data", 5)
     bad = tmp_path / "data" / "train" / "dog" / "3.png"
     bad.write_bytes(bad.read_bytes()[:60])
     spec, run = f"folder:{tmp_path / 'data'}", tmp_path / "run"
@@ -313,8 +297,7 @@ def test_damaged_training_images_end_a_run_before_it_begins_or_are_left_out(tmp_
     audited(model, spec, run, settings=settings)
     (row,) = rows(run, "skipped")
     assert row["data"] == "folder data/train"
-    named = ("folder data/train", "14", "folder data/val", "15", "", "")
-    assert sets(run, "real") == named
+    assert sets(run, "real") == ("folder data/train", "14", "folder data/val", "15", "", "")
     assert sets(run, "start")[-2:] == ("folder data/train", "14")
-    methods = {row["method"]: row["baseline"] for row in rows(run, "attribution_methods")}
-    assert methods["ExpectedGradients"] == "14 images of folder data/train"
+    (method,) = rows(run, "attribution_methods", method="ExpectedGradients")
+    assert method["baseline"] == "14 images of folder data/train"

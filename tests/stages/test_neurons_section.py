@@ -9,21 +9,9 @@ from advlens.report.blocks import FigureBlock, GridBlock, NoteBlock
 from advlens.report.sections.neurons import section
 from advlens.words import Estimate
 from sections import Maker, cells, estimate, number, puts, remove
-from synthetic_run import (
-    BOTH,
-    LAYERS,
-    MEASURES,
-    around,
-    change,
-    put,
-    read,
-    rows_of,
-    write_run,
-    write_table,
-)
+from synthetic_run import BOTH, LAST, MEASURES, around, change, put, rows_of, write_run, write_table
 
 neurons = Maker(section)
-LAST = LAYERS[-1]
 EQUAL, MATCHED = "CS1 at equal ε", "CS1 at equal attack success"
 AT_LC, NOISE = "CS1 at equal LC", "CS1 under noise"
 FALL, FALLS = "consistency", "standard lower than real images; robust "
@@ -102,7 +90,7 @@ def test_what_is_said(run: Path, measure: str, changes: str, told: str, words: s
 
 def test_consistency_under_fgsm_says_by_how_much_it_falls(run: Path) -> None:
     found = neurons.finding(run, FALL)
-    for row in read(run, "table1_d19"):
+    for row in rows_of(run, "table1_d19"):
         real, adversarial = estimate(row, "consis"), estimate(row, "consis_adv")
         fall = round(100 * (real.value - adversarial.value) / real.value)
         assert f"{row['model']} (by {fall}%)" in found.claim
@@ -220,7 +208,7 @@ def test_dead_units_are_counted(run: Path, dead: int, where: dict[str, str], cla
 
 
 def test_a_layer_without_a_live_unit_has_dashes(run: Path) -> None:
-    empty = dict.fromkeys([name for name in read(run, "layers")[0] if "_" in name], "")
+    empty = dict.fromkeys([name for name in rows_of(run, "layers")[0] if "_" in name], "")
     put(run, "layers", {"layer": LAST}, **empty)
     (rows,) = neurons.cells(run, "layers.csv")
     assert list(rows[2].values())[5:] == ["–"] * 5
@@ -283,7 +271,7 @@ def test_only_misclassified_adversarial_images_are_framed(made: Path) -> None:
 
 
 def test_pictures_come_in_the_order_of_response(run: Path) -> None:
-    rows = read(run, "pictures")
+    rows = rows_of(run, "pictures")
     write_table(run, "pictures", [dict(row) for row in reversed(rows)])
     grids = [grid for block in neurons.blocks(run, GridBlock) for grid in block.grids]
     grid = next(grid for grid in grids if grid.model == "standard")

@@ -10,7 +10,7 @@ from advlens.report.blocks import FigureBlock, TableBlock
 from advlens.report.sections.training import section
 from advlens.words import Estimate
 from sections import Maker, cells, remove
-from synthetic_run import BOTH, OBJECTIVES, change, put, read, rows_of, write_run, write_training
+from synthetic_run import BOTH, OBJECTIVES, change, put, rows_of, write_run, write_training
 
 trainings = Maker(section)
 OVER = "adversarial accuracy over epochs"
@@ -134,7 +134,7 @@ def test_the_gap_is_that_of_the_epoch_kept(run, natural, adversarial, directions
 
 def test_the_table_and_the_alternative_text_tell_every_epoch(made):
     (table,) = trainings.blocks(made, TableBlock)
-    rows, shown = read(made, "training"), cells(table)
+    rows, shown = rows_of(made, "training"), cells(table)
     assert table.folded
     assert (table.file, len(shown)) == ("training.csv", 120)
     assert "Adversarial, training" in shown[0]
