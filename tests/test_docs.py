@@ -45,14 +45,9 @@ class Block:
 def blocks(page: Path) -> list[Block]:
     text = page.read_text(encoding="utf-8")
     return [
-        Block(
-            found["language"],
-            found["body"],
-            f"{page.relative_to(ROOT)}:{text[: found.start()].count(chr(10)) + 1}",
-            found["mark"] or "",
-            found["note"] or "",
-        )
+        Block(*found.group("language", "body"), place, found["mark"] or "", found["note"] or "")
         for found in FENCE.finditer(text)
+        for place in [f"{page.relative_to(ROOT)}:{text[: found.start()].count(chr(10)) + 1}"]
         if not found["language"].startswith("{")  # Sphinx's own
     ]
 

@@ -45,12 +45,8 @@ def test_every_setting_arrives() -> None:
     same |= {"learning_rate": 0.1, "momentum": 0.8, "nesterov": False, "weight_decay": 1e-4}
     same |= {"schedule": "cosine", "clip": 0.1, "average": 0.99}
     same |= {"precision": "bf16", "channels_last": False, "compile": True, "keep": "last"}
-    varied: dict[str, Any] = {
-        "crop": 0,
-        "flip": False,
-        "rotation": 20.0,
-        "resized_crop": (0.5, 1.0),
-    }
+    varied: dict[str, Any] = {"crop": 0, "flip": False, "rotation": 20.0}
+    varied |= {"resized_crop": (0.5, 1.0)}
     attack: dict[str, Any] = {"norm": "linf", "epsilon": 4 / 255, "attack_steps": 5}
     settings = TrainSettings(objective="adversarial", **same, **varied, **attack)
     linf = Linf(epsilon=4 / 255)

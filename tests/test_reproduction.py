@@ -17,6 +17,7 @@ from advlens.settings import ReproduceSettings
 from advlens.settings import packaged as packaged_module
 from advlens.workflows.reproduction import content, rehearsed, reproduce, work
 from own_network import NETWORK
+from small_runs import SYNSETS, noise
 from synthetic_run import rows_of
 from together import end, start
 from training.tiny import counted_steps
@@ -24,13 +25,15 @@ from unrendered import unrendered
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
 
-WNIDS = ("n02121620", "n02084071", "n04194289")
 SETTINGS = {"model": "reproduction_network:network", "about": "tiny", "threads": 1}
 SETTINGS |= {"epochs": 2, "batch_size": 8, "validation": 6, "nesterov": False}
 TOP1 = {"table": "accuracy", "column": "top1", "percent": True}
 NATURAL = {"what": "natural", **TOP1, "where": {"attack": "natural"}}
 FGSM = {"what": "FGSM", **TOP1, "where": {"attack": "Fgsm", "epsilon": "1/255"}}
 CONSIS = {"what": "consis", "table": "table1_d19", "column": "consis", "ordered": False}
+NATURAL |= {"paper": {"standard": 90.0, "l2": 80.0, "lent": 7.0}}
+FGSM |= {"paper": {"random": 10.0}}
+CONSIS |= {"paper": {"standard": 0.5, "l2": 0.4}}
 FILES: dict[tuple[str, str], dict[str, Any]] = {
     ("recipes", "tiny-standard"): SETTINGS,
     ("recipes", "tiny-l2"): SETTINGS | {"objective": "adversarial", "half": True},
@@ -49,39 +52,18 @@ FILES: dict[tuple[str, str], dict[str, Any]] = {
             "dissection": {"on": "concepts"},
         },
         "entries": [
-            {
-                "name": "Table 1",
-                "caption": "accuracy",
-                "differs": "All of it.",
-                "stages": ["accuracy"],
-                "rows": [
-                    NATURAL | {"paper": {"standard": 90.0, "l2": 80.0, "lent": 7.0}},
-                    FGSM | {"paper": {"random": 10.0}},
-                ],
-            },
-            {
-                "name": "Figure 1",
-                "caption": "consistency",
-                "stages": ["neurons"],
-                "models": ["standard", "l2"],
-                "figures": ["consistency-histograms-fgsm", "nothing-*"],
-                "rows": [CONSIS | {"paper": {"standard": 0.5, "l2": 0.4}}],
-            },
-            {
-                "name": "Table 2",
-                "caption": "concepts",
-                "audit": "dissection",
-                "rows": [{"what": "red", "table": "dissection_shares", "paper": {"l2": 1.0}}],
-            },
+            {"name": "Table 1", "caption": "accuracy", "differs": "All of it."}
+            | {"stages": ["accuracy"], "rows": [NATURAL, FGSM]},
+            {"name": "Figure 1", "caption": "consistency", "stages": ["neurons"]}
+            | {"models": ["standard", "l2"], "rows": [CONSIS]}
+            | {"figures": ["consistency-histograms-fgsm", "nothing-*"]},
+            {"name": "Table 2", "caption": "concepts", "audit": "dissection"}
+            | {"rows": [{"what": "red", "table": "dissection_shares", "paper": {"l2": 1.0}}]},
             {"name": "Figure 2", "caption": "a sketch", "drawing": "Nothing is like it."},
         ],
-        "quick": {
-            "about": "Six images.",
-            "train_images": 9,
-            "test_images": 6,
-            "train": {"epochs": 1, "validation": 3, "nesterov": True},
-            "audits": {"audit": {"steps": 1}},
-        },
+        "quick": {"about": "Six images.", "train_images": 9, "test_images": 6}
+        | {"train": {"epochs": 1, "validation": 3, "nesterov": True}}
+        | {"audits": {"audit": {"steps": 1}}},
     },
 }
 IMPOSSIBLE = [
@@ -102,19 +84,12 @@ def arranged(folder: Path, patched: pytest.MonkeyPatch) -> None:
     patched.chdir(folder)
     (folder / "reproduction_network.py").write_text(NETWORK)
 
-    def fake(kind: str, name: str) -> dict[str, Any]:
-        return copy.deepcopy(FILES[kind, name])
-
     for module in (content, packaged_module):
-        patched.setattr(module, "packaged", fake)
-    pixels = torch.randint(0, 256, (36, 3, 8, 8), generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(36) % 3
-    pixels[torch.arange(36), labels] //= 3
-    known = {"classes": ("cat", "dog", "ship"), "synsets": WNIDS}
-    parts = {
-        name: ArrayData(pixels[part].byte(), name=f"tiny {name}", labels=labels[part], **known)
-        for name, part in (("train", slice(18)), ("test", slice(18, 36)))
-    }
+        patched.setattr(module, "packaged", lambda *name: copy.deepcopy(FILES[name]))
+    parts = {}
+    for seed, name in enumerate(("train", "test")):
+        parts[name] = noise(18, size=8, seed=seed, synsets=SYNSETS, telling=True)
+        parts[name].name = f"tiny {name}"
 
     def load(spec: str, *, split: str = "test", transform: object = None) -> ArrayData:
         return parts[split]
@@ -199,11 +174,8 @@ def test_a_part_runs_only_what_it_needs_and_given_models_are_not_trained(world: 
     use = [f"standard={weights}", f"lent={weights}", "random=reproduction_network:network"]
     text, rows = run("part", table=[1], models=["l2", "lent"], use=use)
     assert [(row["what"], row["model"]) for row in rows] == [("natural", "l2"), ("natural", "lent")]
-    assert sorted(path.name for path in (world / "part").iterdir() if path.is_dir()) == [
-        "audit-accuracy-l2-lent",
-        "l2",
-        "results",
-    ]
+    folders = {path.name for path in (world / "part").iterdir() if path.is_dir()}
+    assert folders == {"audit-accuracy-l2-lent", "l2", "results"}
     assert "## Figure 1" not in text
     whole = rows_of(world / "whole", "reproduction")
     assert rows[1]["ours"] == whole[0]["ours"]  # the same weights
@@ -277,15 +249,9 @@ def together(folder: Path) -> None:
         arranged(folder, patched)
         with joined(torch.device("cpu")) as processes:
             told: list[str] = []
-            reproduce(
-                "tiny",
-                "folder:images",
-                Path("out"),
-                settings=ReproduceSettings(device="cpu", table=(1,)),
-                command="advlens reproduce tiny",
-                processes=processes,
-                report=told.append,
-            )
+            given: Any = {"settings": ReproduceSettings(device="cpu", table=(1,))}
+            given |= {"command": "advlens reproduce tiny", "processes": processes}
+            reproduce("tiny", "folder:images", Path("out"), report=told.append, **given)
         assert len(told) == (4 if os.environ["RANK"] == "0" else 3)
 
 

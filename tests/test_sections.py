@@ -92,12 +92,8 @@ def test_comparisons_of_other_forms_and_what_all_share():
     assert shared({"at rest": "1", "at work": "2"}, "") == "1 at rest and 2 at work"
 
 
-FOUND = {
-    "a": estimate(0.1, 0.0, 0.2),
-    "b": estimate(0.5, 0.4, 0.6),
-    "c": estimate(0.55, 0.5, 0.7),
-    "d": estimate(0.9),
-}
+ENDS = {"a": (0.1, 0.0, 0.2), "b": (0.5, 0.4, 0.6), "c": (0.55, 0.5, 0.7), "d": (0.9,)}
+FOUND = {name: estimate(*ends) for name, ends in ENDS.items()}
 FOUND |= {name: estimate(n, n, n) for name, n in {"w": 1, "x": 2, "y": 3, "z": 3}.items()}
 RANKINGS = [
     ("abcd", False, "bc higher a"),  # d has no interval: it is compared with none

@@ -41,12 +41,8 @@ FORMS = {  # every way to ask for a call, by hand
 DAMAGE = {
     "exhausted": (b"", pickle.dumps([1, 2])[:-2]),
     "pop from empty list": (b".", b"t."),
-    **{
-        "too short": (b"\x86.",),
-        "7": (b"g7\n.",),
-        "shorter": (b"}(K\x01u.",),
-        "unknown": (b"\xff.",),
-    },
+    **{"too short": (b"\x86.",), "7": (b"g7\n.",), "shorter": (b"}(K\x01u.",)},
+    "unknown": (b"\xff.",),
     "not a plain value": (b"}" + b")" + b"\x85" * 5 + b"K\x01s.", b"}]K\x01s."),
 }
 

@@ -129,11 +129,8 @@ def test_the_classes_of_a_unit_are_those_of_its_top_images():
     layer = layer_consistency(*tops, labels, labels.flip(0), torch.eye(4, dtype=torch.float64))
     context = SimpleNamespace(name="m", data=SimpleNamespace(classes=classes))
     rows = list(class_rows(context, "conv", layer, "pgd"))
-    assert [(row["unit"], row["images"]) for row in rows] == [
-        (0, "real"),
-        (0, "adversarial"),
-        (0, "target"),
-    ]
+    kinds = ["real", "adversarial", "target"]
+    assert [(row["unit"], row["images"]) for row in rows] == [(0, kind) for kind in kinds]
     assert {row["attacked"] for row in rows} == {"pgd"}
     for row, top, own in zip(rows, (*tops, tops[1]), (labels, labels, labels.flip(0)), strict=True):
         seen = Counter(own[top.compute()[1][0]].tolist())

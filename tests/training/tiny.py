@@ -19,12 +19,8 @@ from advlens.training.objectives import Adversarial, Standard, TrainingBatch
 
 CLASSES = ("cat", "dog", "ship")
 SHORT = Training(
-    objective=Adversarial(),
-    epochs=6,
-    batch_size=16,
-    validation=12,
-    checkpoint_every=0.0,
-    validation_attack=Pgd(threat=L2(epsilon=0.5), steps=2),
+    **{"objective": Adversarial(), "epochs": 6, "batch_size": 16, "validation": 12},
+    **{"checkpoint_every": 0.0, "validation_attack": Pgd(threat=L2(epsilon=0.5), steps=2)},
 )
 
 
