@@ -12,7 +12,6 @@ from advlens.words import Estimate
 from synthetic_run import BOTH, LAYERS, Row, Table, Texts, row, rows_of, write_picture, write_table
 
 CATEGORIES = ("color", "texture", "material", "scene", "part", "object")
-MINIMA = (0.02, 0.04, 0.1)
 NAMES = tuple(f"concept {n}" for n in range(1, 31))
 Found = dict[tuple[str, str, int], tuple[str, str, float]]
 REAL, ADVERSARIAL, AGAIN = "real", "adversarial", "adversarial-reestimated"
@@ -122,7 +121,7 @@ def _shares(rows: Table) -> Iterator[Row]:
     for place, found in _places(rows):
         for images, shown in found.items():
             n = len(shown)
-            for minimum in MINIMA:
+            for minimum in (0.02, 0.04, 0.1):
                 for category in (*CATEGORIES, "all"):
                     own = [each for each in shown if category in (each["category"], "all")]
                     detectors = sum(each["iou"] > minimum for each in own)

@@ -21,7 +21,6 @@ CALLS = 5_000_000
 """Of functions, at most, to write the page of ten thousand units."""
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
-PAGE = 25
 ROWS = """() => {
     const names = [...document.querySelectorAll(".units thead button")].map(b => b.innerText);
     return [...document.querySelectorAll(".units tbody tr")].map(row =>
@@ -134,7 +133,7 @@ def filter_of(page: Page, label: str) -> Locator:
 
 def test_all_units_are_there_as_in_the_plain_table(page: Page, run: Path) -> None:
     units = rows_of(run, "dissection", images="real")
-    assert len(shown(page)) == PAGE
+    assert len(shown(page)) == 25
     assert status(page) == f"{len(units)} of {len(units)} units, 1 to 25 shown"
     found = everything(page)
     assert status(page) == f"{len(units)} of {len(units)} units, 176 to 176 shown"

@@ -10,8 +10,6 @@ import torch.nn.functional as F
 from advlens.errors import ModelError
 from advlens.losses import cross_entropy, divergence, feature_distance, log_odds, rounding
 
-MARGINS = [-90, -40, -5, 0, 5, 10, 17, 25, 40, 60, 80, 87]
-
 
 def randn(seed: int, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).double()
@@ -38,7 +36,7 @@ def gradient(loss, logits: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
     return found.double().numpy()[0]
 
 
-@pytest.mark.parametrize("margin", MARGINS)
+@pytest.mark.parametrize("margin", [-90, -40, -5, 0, 5, 10, 17, 25, 40, 60, 80, 87])
 def test_values_and_gradients_equal_naive_float64(margin):
     logits, labels = confident(margin)
     others = [float(value) for i, value in enumerate(logits[0]) if i != 4]

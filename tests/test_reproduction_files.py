@@ -47,7 +47,6 @@ def consistency(): return network(2)
 ONES = "steps baselines visualization_steps inversion_steps generation_steps shown"
 FEW = {"images": 40, "top": 0.1, "explained": 2, "points": 2, "samples": 2, "inverted": 2}
 FEW |= {"generated": 3, **dict.fromkeys(ONES.split(), 1)}
-FEW_CONCEPTS = {"images": 20, "steps": 1, "units": 1}
 ONE = {
     "neuron_attack": "AdamAttack(steps=1)",
     "attack": "LeastLikely(norm=Linf, epsilon=4/255, steps=1)",
@@ -63,7 +62,7 @@ def miniature(name: str, read: Any) -> Content:
     audits = {
         title: {
             **(changes := content.quick.audits.get(title, {})),
-            **(FEW if audit.on == "images" else FEW_CONCEPTS),
+            **(FEW if audit.on == "images" else {"images": 20, "steps": 1, "units": 1}),
             **{key: ONE[key] for key in ONE.keys() & changes.keys()},
         }
         for title, audit in content.audits.items()

@@ -1,4 +1,4 @@
-"""What the step of every objective needs, and what it leaves as it was."""
+"""What a step of every objective needs, exactly what it costs, and what it leaves as it was."""
 
 import dataclasses
 import functools
@@ -7,12 +7,42 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from advlens import L2, Classifier, Divergence, FeatureAttack, Pgd
 from advlens.attacks import Attack
-from advlens.prepared import Prepared, live_features
+from advlens.models.resnet import CifarResNet
+from advlens.prepared import Prepared, live_features, prepare
 from advlens.training import objectives
 from advlens.training.network import mixed
 from advlens.training.objectives import FeatureConsistency, Objective, TrainingBatch
+from flops import flops
 from objectives_by_hand import IDS, LABELS, SEED, Untraceable, batch_of, step
+
+IMAGES, CLASSES, K, M = 6, 10, 3, 2
+FIRST = 2 * 9 * 3 * 4 * 16 * 16 * IMAGES
+"""The first convolution's forward pass: 3×3×3 inputs, 4 outputs, 16×16 places."""
+LINEAR = 2 * 8 * CLASSES * IMAGES
+"""The linear layer's."""
+BALL = L2(epsilon=0.1)
+PGD = Pgd(threat=BALL, steps=K, select="last")
+FEATURES = FeatureAttack(threat=BALL, steps=M, select="last")
+KL = Divergence(threat=BALL, steps=K, select="last")
+COSTS = {  # units; backward passes to the weights alone; passes without the linear layer
+    "standard": (objectives.Standard(), 3, 1, 0),
+    "pgd": (objectives.Adversarial(attack=PGD), 2 * K + 3, 1, 0),
+    "pgd worst": (objectives.Adversarial(attack=Pgd(threat=BALL, steps=K)), 2 * K + 4, 1, 0),
+    "mixed": (FeatureConsistency(beta=0), 8, 2, 0),
+    "mixed shared": (FeatureConsistency(beta=0, clean_pass="shared"), 7, 2, 0),
+    "separate": (FeatureConsistency(), 8, 2, 0),
+    "separate attacked": (FeatureConsistency(gradient="attacked"), 8, 2, 0),
+    "representation": (FeatureConsistency(layer="representation", distance="cosine"), 8, 2, 0),
+    "shared": (FeatureConsistency(clean_pass="shared"), 7, 2, 0),
+    "shared attacked": (FeatureConsistency(clean_pass="shared", gradient="attacked"), 6, 1, 0),
+    "trades": (objectives.Trades(attack=KL), 2 * K + 7, 2, 0),
+    "unrelaxed": (
+        objectives.Unrelaxed(attack=PGD, feature_attack=FEATURES),
+        *(2 * K + 2 * M + 10, 3, 1 + 2 * M + 2),
+    ),
+}
 
 
 @pytest.fixture
@@ -119,3 +149,26 @@ def test_the_share_of_a_process_weighs_what_is_in_the_gradient_early(objective, 
     torch.testing.assert_close(loss, whole[0], check_dtype=False)
     for name, parameter in part.network.named_parameters():
         torch.testing.assert_close(parameter.grad, whole[1][name] / 4, rtol=1e-9, atol=1e-12)
+
+
+@pytest.fixture
+def counted() -> TrainingBatch:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = CifarResNet((1, 1), (4, 8), "projection", classes=CLASSES)
+        images = torch.rand(IMAGES, 3, 16, 16)
+    classifier = Classifier(network, name="tiny", image_size=16).train()
+    copied = prepare(classifier, images)
+    features = functools.cache(lambda layer: live_features(classifier, layer))
+    labels = torch.arange(IMAGES)
+    return TrainingBatch(classifier, lambda: copied, features, images, labels, labels, 0)
+
+
+@pytest.mark.parametrize(("objective", "units", "to_weights", "without"), COSTS.values(), ids=COSTS)
+def test_units_of_a_step(objective, units, to_weights, without, counted):
+    with torch.no_grad():
+        unit = flops(lambda: counted.prepared()(counted.images))
+        assert flops(lambda: counted.network(counted.images)) == unit
+    expected = units * unit - to_weights * FIRST - without * LINEAR
+    parameters = list(counted.network.parameters())
+    assert flops(lambda: torch.autograd.backward(objective(counted), inputs=parameters)) == expected

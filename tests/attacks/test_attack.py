@@ -159,7 +159,6 @@ def test_radii_are_drawn_from_seed_and_id(attack, smooth, pixels, labels):
     assert not torch.equal(replace(attack, seed=6)(model, pixels, labels, ids=ids), found)
 
 
-USE_LOGITS = {name: ATTACKS[name] for name in ATTACKS if name not in ("noise", "feature")}
 FIRST, LATER = "step 1 is not finite; the model returns NaN", "step [1-9] is not finite"
 
 
@@ -172,7 +171,7 @@ def late(pixels):
 
 
 @pytest.mark.parametrize("logits", [True, False], ids=["logits", "gradient"])
-@each(USE_LOGITS)
+@each({name: ATTACKS[name] for name in ATTACKS if name not in ("noise", "feature")})
 def test_non_finite_values_are_an_error(attack, logits, smooth, pixels, labels, late):
     broken = Breaks(smooth, -1, logits)
     at_once = "Breaks returns NaN on images in" if logits else "step 1 is not finite"

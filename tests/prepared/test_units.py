@@ -14,8 +14,6 @@ from advlens.errors import ModelError
 from advlens.models.resnet import BasicBlock
 from advlens.prepared import live_features, prepare
 
-each_quick_network = pytest.mark.parametrize("name", [n for n in NETWORKS if n not in SLOW])
-
 
 def outputs(model: nn.Module, images: torch.Tensor) -> dict[str, list[torch.Tensor]]:
     """A copy of every output of every module of the model in evaluation mode."""
@@ -215,7 +213,7 @@ def test_recording_keeps_no_maps(traceable):
     assert len(responses) == 12
 
 
-@each_quick_network
+@pytest.mark.parametrize("name", [n for n in NETWORKS if n not in SLOW])
 def test_live_features(name):
     """Of every layer, of the last one, and what the last linear layer reads."""
     model, images = build(name)
