@@ -57,8 +57,7 @@ def write_attribution(
                 found = row(model=model, rank=rank, id=10 * rank, method=method, label=label)
                 found |= row(predicted=texts("truck") if wrong else label)
                 found |= row(probability=0.912 - 0.1 * rank, file=file)
-                gap = (0.31 if wrong else 0.02) if method else None
-                pictures.append(found | row(gap=gap))
+                pictures.append(found | row(gap=((0.31 if wrong else 0.02) if method else None)))
     write_table(run, "attribution", paired(rows))
     write_table(run, "attribution_methods", settings)
     write_table(run, "attribution_pictures", pictures)

@@ -97,8 +97,7 @@ def headers(page: Page) -> list[str]:
 
 def shown(page: Page) -> list[dict[str, str]]:
     """The rows of the page of units, by header."""
-    found: list[dict[str, str]] = page.evaluate(f"({ROWS})()")
-    return found
+    return page.evaluate(f"({ROWS})()")
 
 
 def everything(page: Page) -> list[dict[str, str]]:
@@ -195,8 +194,7 @@ def test_a_text_is_found_in_either_concept(page: Page) -> None:
 
 
 def focused(page: Page) -> str:
-    text: str = page.evaluate("document.activeElement.textContent")
-    return text
+    return page.evaluate("document.activeElement.textContent")
 
 
 def test_keys_clicks_and_the_tabulator_reach_everything(page):

@@ -164,9 +164,6 @@ def test_wrong_settings_in_a_file_are_one_sentence_with_its_name(
     assert not (tmp_path / "out").exists()
 
 
-# What works
-
-
 @pytest.fixture
 def world(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -258,9 +255,6 @@ def test_verbs_that_only_tell_and_one_that_takes_a_local_archive(capsys, tmp_pat
     archive.write_bytes(b"no archive")
     assert main(["data", "cifar10", "--to", str(tmp_path), "--archive", str(archive)]) == 1
     assert str(archive) in capsys.readouterr().err
-
-
-# How it ends
 
 
 ENDS = [

@@ -143,9 +143,6 @@ def test_bounds_extremes_and_floors():
     assert random_floor(labels, C, 20, seed=0) == (lc, cs1)
 
 
-# `Consistency` on images in memory
-
-
 @pytest.fixture
 def classifier() -> Classifier:
     with torch.random.fork_rng():

@@ -68,8 +68,7 @@ def test_equals_the_formula_with_scipys_root() -> None:
     first, second = normal(200, 40, 1), normal(300, 40, 2)
     a, b = np.cov(first.numpy().T), np.cov(second.numpy().T)
     root = scipy.linalg.sqrtm(a @ b).real
-    apart = ((first.mean(0) - second.mean(0)) ** 2).sum().item()
-    expected = apart + np.trace(a + b - 2 * root)
+    expected = ((first.mean(0) - second.mean(0)) ** 2).sum().item() + np.trace(a + b - 2 * root)
     found = fid(*computed(first, second))
     assert found.value == pytest.approx(expected, rel=1e-10)
     assert found.n == (200, 300)
@@ -211,8 +210,7 @@ def mmd_of_classes(parts: dict[int, Tensor], shares: dict[int, float], second: T
         return float((kernels(x, x).sum() - kernels(x, x).trace()) / (len(x) * (len(x) - 1)))
 
     own = sum(shares[a] * shares[b] * mean(parts[a], parts[b]) for a in parts for b in parts)
-    across = sum(shares[a] * mean(parts[a], second) for a in parts)
-    return own + mean(second, second) - 2 * across
+    return own + mean(second, second) - 2 * sum(shares[a] * mean(parts[a], second) for a in parts)
 
 
 def test_kid_of_fixed_numbers_of_each_class_equals_the_means_over_classes() -> None:
@@ -277,8 +275,7 @@ def expected_kernel(a: float, b: float, d: int) -> float:
     """E k(x, y) for x ~ N(a, 1)ᵈ and y ~ N(b, 1)ᵈ, from the moments of u = xᵀy."""
     aa, bb, ab = a * a * d, b * b * d, a * b * d
     u2 = d + aa + bb + ab**2
-    u3 = ab**3 + 3 * ab * aa + 3 * ab * (bb + d + 2)
-    return 1 + 3 * ab / d + 3 * u2 / d**2 + u3 / d**3
+    return 1 + 3 * ab / d + 3 * u2 / d**2 + (ab**3 + 3 * ab * aa + 3 * ab * (bb + d + 2)) / d**3
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.5])

@@ -60,9 +60,6 @@ def full_disk(room: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-# atomic
-
-
 def test_atomic_writes_bytes_and_text_and_follows_the_umask(tmp_path):
     before = os.umask(0o027)
     try:
@@ -98,9 +95,6 @@ def test_atomic_survives_a_full_disk_and_an_exception(tmp_path, room):
     with pytest.raises(ZeroDivisionError), atomic(path) as file:
         file.writelines(b"x" * (1 // left) for left in (2, 1, 0))
     assert contents(tmp_path) == {"a": b"old"}
-
-
-# locked
 
 
 def test_locked_refuses_a_second_process_and_is_free_after_sigkill(tmp_path, monkeypatch):
@@ -204,9 +198,6 @@ def test_of_processes_that_take_over_at_once_one_holds(tmp_path):
     workers = [subprocess.Popen(command) for _ in range(3)]
     assert [worker.wait(60) for worker in workers] == [0, 0, 0]
     assert (tmp_path / "number").read_text() == "150"
-
-
-# fetch
 
 
 def sends(body: bytes, length: int | None, after=lambda to: None):

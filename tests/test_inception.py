@@ -149,8 +149,7 @@ def test_one_layer_computes_nothing_behind_it_of_pixels_as_in_a_png(first):
     first(torch.zeros(1, 3, 8, 8))
     assert settings() == before
     images = noise(1, 32, 32).float() / 255
-    moved = (images + 0.4 / 255).clamp(0, 1)
-    assert torch.equal(first(images)["192"], first(moved)["192"])
+    assert torch.equal(first(images)["192"], first((images + 0.4 / 255).clamp(0, 1))["192"])
     for wrong in (torch.full((1, 3, 8, 8), 2.0), torch.zeros(1, 1, 8, 8)):
         with pytest.raises(DataError, match="images must"):
             first(wrong)

@@ -74,8 +74,7 @@ def test_one_class_is_no_loss():
 
 def test_divergence_equals_naive_float64():
     logits, others = 3 * randn(5, 2, 8, 6)
-    rows = zip(logits.numpy(), others.numpy(), strict=True)
-    expected = [naive_divergence(*row) for row in rows]
+    expected = [naive_divergence(*row) for row in zip(logits.numpy(), others.numpy(), strict=True)]
     np.testing.assert_allclose(divergence(logits, others).numpy(), expected, rtol=1e-10)
     np.testing.assert_allclose(divergence(logits.float(), others.float()), expected, rtol=1e-5)
     assert min(expected) > 0

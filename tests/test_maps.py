@@ -170,8 +170,7 @@ def test_pixels_and_responses_are_checked_and_there_may_be_none(images):
     with pytest.raises(DataError, match=r"\[0, 1\]"):
         DiscrepancyMap()(network(), images + 1, units=UNITS)
     model = network()
-    with torch.no_grad():
-        model[3].bias[4] = torch.inf
+    model[3].bias.data[4] = torch.inf
     with pytest.raises(NumericError, match="not finite"):
         DiscrepancyMap()(model, images, units=UNITS)
 

@@ -255,8 +255,7 @@ def test_a_model_of_one_batch_size_is_looked_at_and_one_that_fails_is_one_senten
             raise ValueError("batches of 64 only")
         return logits
 
-    shifted = relabeled(lambda y: (y + 1) % 10, 100)
-    (sentence,) = warnings(normalized(Behind(of_one_size)), shifted)
+    (sentence,) = warnings(normalized(Behind(of_one_size)), relabeled(lambda y: (y + 1) % 10, 100))
     assert "counted -1 from the labels" in sentence
 
     def fail(logits: Tensor) -> Tensor:

@@ -150,8 +150,7 @@ def test_models_of_which_one_has_no_units_are_audited_side_by_side(tmp_path, cap
     page = audit(pair(), images(), tmp_path, settings=SMALL)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "audited without" in line]
     assert line.startswith("advlens: warning: flat is audited without neurons: it has no units")
-    warnings = read_json(tmp_path / "run.json")["warnings"]
-    assert line.removeprefix("advlens: warning: ") in warnings
+    assert line.removeprefix("advlens: warning: ") in read_json(tmp_path / "run.json")["warnings"]
     text = page.read_text(encoding="utf-8")
     top = text[text.index('id="read-first"') : text.index('id="in-short"')]
     assert "flat is audited without neurons" in top

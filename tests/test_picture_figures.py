@@ -187,9 +187,6 @@ def test_units_of_the_users_choice_are_said_to_be(run: Path, tmp_path: Path) -> 
     assert len({grid.sheet for grid in block.grids}) == len(BOTH)
 
 
-# files
-
-
 def test_names_are_plain_where_they_tell_things_apart() -> None:
     things = [("ResNet", "layer4.1"), ("a", "b-c"), ("a-b", "c"), ("模型", "conv")]
     names = file_names("units", things)

@@ -68,8 +68,7 @@ def test_dots_stand_at_the_accuracies(results: Results) -> None:
 
 def test_one_model_needs_no_legend(results: Results) -> None:
     rows = results.table("accuracy")
-    one = figures.accuracy_dots(rows.where(model="robust"), ("robust",), chance=0.1)
-    assert not one.legends
+    assert not figures.accuracy_dots(rows.where(model="robust"), ("robust",), chance=0.1).legends
     assert figures.accuracy_dots(rows, BOTH, chance=0.1).legends
 
 
@@ -108,8 +107,7 @@ def test_histograms_hold_every_unit_and_mark_the_mean(tables: NeuronTables) -> N
 def test_more_models_stand_one_below_the_other(tables: NeuronTables) -> None:
     rows, models = tables.units.where(layer="conv1"), (*BOTH, "third")
     rows += [{**row, "model": "third"} for row in rows.where(model="robust")]
-    figure = figures.consistency_histograms(rows, models, floors={})
-    panels = np.array(figure.axes).reshape(3, 2)
+    panels = np.array(figures.consistency_histograms(rows, models, floors={}).axes).reshape(3, 2)
     assert [axes.get_title("left") for axes in panels[:, 0]] == list(models)
     for row, model in zip(panels, models, strict=True):
         for axes, measure in zip(row, CONSISTENCY, strict=True):
@@ -151,8 +149,7 @@ def test_depth_shows_the_layer_means_in_order(tables: NeuronTables) -> None:
             assert values == [row[f"{measure}_mean"] for row in mine]
     assert figure.axes[2].get_xlabel() == "Place of the convolution in its network"
     same = figures.consistency_by_depth(tables.layers, BOTH, floors={})
-    labels = [label.get_text() for label in same.axes[2].get_xticklabels()]
-    assert labels == list(LAYERS)
+    assert [label.get_text() for label in same.axes[2].get_xticklabels()] == list(LAYERS)
 
 
 def test_measures_have_a_panel_each_with_its_own_scale() -> None:
@@ -174,8 +171,7 @@ def test_measures_have_a_panel_each_with_its_own_scale() -> None:
 
 
 def test_a_measure_without_an_interval_is_a_dot() -> None:
-    rows = Rows({**row, "low": None, "high": None} for row in DOTS)
-    figure = figures.measure_panels(rows, BOTH)
+    figure = figures.measure_panels(Rows({**row, "low": None, "high": None} for row in DOTS), BOTH)
     assert not any(c.get_segments() for axes in figure.axes for c in axes.collections)
     assert lines(figure.axes[0], 1)[0][0] == [0.8, -0.1]
 
@@ -279,8 +275,7 @@ def test_bands_are_the_intervals_of_held_out_accuracies(tmp_path: Path) -> None:
     axes = panels(figures.training_curves(rows, BOTH))["adversarial"]
     bands = [artist for artist in axes.collections if isinstance(artist, PolyCollection)]
     for band, model in zip(bands, BOTH, strict=True):
-        mine = rows.where(model=model)
-        ends = [wilson(round(row["adversarial"] * 1000), 1000) for row in mine]
+        ends = [wilson(round(row["adversarial"] * 1000), 1000) for row in rows.where(model=model)]
         heights = band.get_paths()[0].vertices[:, 1]
         assert heights.min() == pytest.approx(100 * min(low for low, _ in ends))
         assert heights.max() == pytest.approx(100 * max(high for _, high in ends))
@@ -318,8 +313,7 @@ def test_losses_far_apart_are_drawn_on_a_logarithmic_axis(tmp_path: Path) -> Non
 
 
 def test_epochs_are_whole_numbers_and_one_model_needs_only_the_key(tmp_path):
-    figure = figures.training_curves(rows_of(tmp_path, epochs=2), BOTH)
-    for axes in figure.axes:
+    for axes in figures.training_curves(rows_of(tmp_path, epochs=2), BOTH).axes:
         assert all(float(tick).is_integer() for tick in axes.get_xticks())
     rows = rows_of(tmp_path).where(model="robust")
     (key,) = figures.training_curves(rows, ("robust",)).legends

@@ -129,9 +129,6 @@ def test_wrong_folders_and_tables_are_one_sentence(run, tmp_path):
         read_run(run).rows("units")
 
 
-# damage
-
-
 def change(run: Path, alter: Callable[[dict[str, Any]], object]) -> None:
     record = json.loads((run / "run.json").read_text())
     alter(record)

@@ -66,9 +66,6 @@ def fresh(tmp_path: Path) -> Iterator[Path]:
         yield write_run(tmp_path / "run", models=("one",), shown=1)
 
 
-# a page that works
-
-
 def test_images_have_alt_texts_and_links_lead_somewhere(run):
     images = elements(run, "img")
     pictures = ("pictures", "dissection_pictures", "dissection_pictures", "attribution_pictures")
@@ -90,8 +87,7 @@ def test_images_have_alt_texts_and_links_lead_somewhere(run):
 def test_without_scripts_every_unit_stands_in_a_plain_table(run: Path) -> None:
     (plain,) = elements(run, "noscript")
     headers, *cells = [[text_of(cell) for cell in row] for row in plain.iter("tr")]
-    units = rows_of(run, "dissection", images="real")
-    for found, row in zip(cells, units, strict=True):
+    for found, row in zip(cells, rows_of(run, "dissection", images="real"), strict=True):
         shown = dict(zip(headers, found, strict=True))
         assert [shown[name] for name in ("Model", "Layer", "Unit", "Concept", "IoU")] == [
             *(row["model"], row["layer"], row["unit"], row["concept"] or "–"),
@@ -166,9 +162,6 @@ def test_the_same_run_gives_the_same_bytes(run: Path, plotted: Path, tmp_path: P
             assert (again / path).read_bytes() == (first / path).read_bytes()
 
 
-# what is shown
-
-
 def shown_titles(run: Path) -> list[str]:
     return [text_of(e) for e in elements(run, "h2")]
 
@@ -233,9 +226,6 @@ def test_the_page_writes_out_what_a_finding_rests_on(fresh: Path) -> None:
         "Bare: a 50.0%.",
         "Note.",
     ]
-
-
-# pictures
 
 
 def grid_only(results: Results) -> Section | None:

@@ -153,8 +153,7 @@ def test_a_packaged_reproduction_holds_together(name: str, quick: bool, tmp_path
     data = f"folder:{tmp_path}"
     work = Work(content=content, settings=settings, plan=plan, data=data, out=tmp_path, command="")
     assert plan.left_out == {}
-    lacking = (name, quick) == ("d22-imagenet", False)
-    assert list(plan.without) == ["VGG-16-Place"] * lacking
+    assert list(plan.without) == ["VGG-16-Place"] * ((name, quick) == ("d22-imagenet", False))
     assert [name for name in plan.audits if plan.audits[name].labels] == list(content.audits)
     for label in plan.trained:
         make_training(work.training(label)[1])
@@ -328,10 +327,8 @@ def test_the_papers_other_numbers() -> None:
 def test_the_quick_form_tests_on_images_that_it_does_not_train_on(tmp_path: Path) -> None:
     content = Content.read("b23-cifar10")
     settings = ReproduceSettings(quick=True)
-    plan = Plan.of(content, settings)
-    given = {"plan": plan, "data": "sample", "out": tmp_path, "command": ""}
-    work = Work(content=content, settings=settings, **given)
-    train, test = work.images(load_model("resnet20"))
+    given = {"plan": Plan.of(content, settings), "data": "sample", "out": tmp_path, "command": ""}
+    train, test = Work(content=content, settings=settings, **given).images(load_model("resnet20"))
     assert (len(train), len(test)) == (1500, 500)
     assert set(torch.bincount(train.labels).tolist()) == {150}
     assert set(torch.bincount(test.labels).tolist()) == {50}

@@ -69,8 +69,7 @@ def audits(run: Path, **tables: list[Row]) -> dict[str, Audited]:
     """An audit of a and b, the paper's standard and l2, with these tables."""
     for name, rows in tables.items():
         write_table(run, name, rows)
-    names = {"standard": "a", "l2": "b", "again": "a"}
-    return {"audit": Audited(Results.read(run), names)}
+    return {"audit": Audited(Results.read(run), {"standard": "a", "l2": "b", "again": "a"})}
 
 
 def told(*made: Any) -> list[str]:
@@ -79,8 +78,7 @@ def told(*made: Any) -> list[str]:
 
 @pytest.mark.parametrize(("pair", "difference", "p", "said"), PAIRED)
 def test_the_audits_paired_difference_decides(run, pair, difference, p, said):
-    other = paired("a", "b", 0.5, 0.0) | {"attack": "Pgd"}
-    rows = [other, paired(*pair, difference, p)]
+    rows = [(paired("a", "b", 0.5, 0.0) | {"attack": "Pgd"}), paired(*pair, difference, p)]
     apart = [accuracy("a", 0.2, 0.01), accuracy("b", 0.9, 0.01)]  # says nothing beside it
     (made,) = told(*orders(entry(wanted()), audits(run, accuracy=apart, differences=rows)))
     assert made.startswith(f"natural: standard > l2 {said}")
@@ -169,12 +167,10 @@ def test_an_attack_is_told_with_its_radius_and_its_success(run: Path) -> None:
 
 
 def test_our_values_are_found_and_written_as_they_are(run: Path) -> None:
-    rows = [accuracy("a", 0.556, 0.04), accuracy("b", 0.3, 0.04)]
-    runs = audits(run, accuracy=rows)
+    runs = audits(run, accuracy=[accuracy("a", 0.556, 0.04), accuracy("b", 0.3, 0.04)])
     top5 = wanted(what="top 5", column="top5", paper={"l2": 95.0})
     far = wanted(what="d", percent=False, wordnet=("n02123394", "n02090475"), paper=4.0)
-    other = wanted(what="elsewhere", audit="other")
-    found = compared(entry(wanted(), top5, far, other), runs)
+    found = compared(entry(wanted(), top5, far, wanted(what="elsewhere", audit="other")), runs)
     assert {one["entry"] for one in found} == {"Table 1"}
     assert [one["ours"] for one in found] == pytest.approx([55.6, 30.0, 90.0, 6.0])
     low, high = wilson(450, 500)
@@ -191,8 +187,7 @@ def test_our_values_are_found_and_written_as_they_are(run: Path) -> None:
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_results_without_the_one_row_are_refused(run: Path, count: int) -> None:
-    rows = [accuracy("b", 0.5, 0.1), *[accuracy("a", 0.5, 0.1)] * count]
-    runs = audits(run, accuracy=rows)
+    runs = audits(run, accuracy=[accuracy("b", 0.5, 0.1), *[accuracy("a", 0.5, 0.1)] * count])
     with pytest.raises(RunError, match=f"has {count} rows for a .*; remove .* and start again"):
         compared(entry(wanted(paper={"standard": 1.0})), runs)
 

@@ -78,9 +78,6 @@ def test_what_is_wrong_is_said_with_its_key(values, message):
         settings_from(TrainSettings, values, "here")
 
 
-# which one wins
-
-
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "mine.toml"
@@ -165,9 +162,6 @@ def test_every_verb_that_reads_a_model_can_leave_out_what_its_file_holds(verb, t
     assert parse(words)[0].settings.ignore_keys == ()
     for first, more in both.items():
         assert parse([*words, *more])[0].settings.ignore_keys == (first, "epoch")
-
-
-# packaged files
 
 
 def test_every_packaged_file_says_what_it_is():

@@ -96,8 +96,7 @@ class Finder:
 sys.meta_path.insert(0, Finder())
 runpy.run_module("advlens", run_name="__main__")
 """
-    told = f"advlens: {says}; the same command continues\n"
-    assert python(code) == (128 + number, "", told)
+    assert python(code) == (128 + number, "", f"advlens: {says}; the same command continues\n")
     if number == ENDING[0]:  # of the processes of torchrun, the first one speaks
         assert python(code, env={**os.environ, "RANK": "1"}) == (128 + number, "", "")
 

@@ -195,8 +195,7 @@ def test_non_finite_features_and_last_scores_are_errors(smooth, pixels, labels, 
     smooth.conv1 = Breaks(convolution, 0.4, logits=True)  # it reads 2x − 1
     with pytest.raises(NumericError, match=FIRST):
         FeatureAttack(threat=BALL)(prepare(smooth, late[0]), late[1])
-    with torch.no_grad():
-        convolution.bias.fill_(torch.nan)
+    convolution.bias.data.fill_(torch.nan)
     with pytest.raises(NumericError, match="SmoothNetwork returns NaN on images in"):
         FeatureAttack(threat=BALL)(smooth, late[0])
 
@@ -212,8 +211,7 @@ def test_no_residue_and_the_models_mode_does_not_matter(attack, pixels, labels):
     assert torch.equal(attack(prepare(model), pixels, labels), first)
     assert torch.equal(attack(model.eval(), pixels, labels), first)
     for images in (pixels * 2, pixels):
-        with torch.no_grad():
-            model.linear.weight.fill_(torch.nan)
+        model.linear.weight.data.fill_(torch.nan)
         before = state_of(model)
         try:
             attack(model, images, labels)

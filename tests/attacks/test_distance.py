@@ -5,14 +5,13 @@ import copy
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advlens import L2, Divergence, FeatureAttack, Linf
 from advlens.attacks import AdamAttack, smallest
 from advlens.prepared import prepare
 from advlens.seeding import Stream
-from steps_by_hand import moved, stream
+from steps_by_hand import adam, moved, stream
 
 
 def test_feature_attack_raises_the_distance(smooth, pixels):
@@ -126,30 +125,14 @@ def test_where_nothing_has_moved_the_noise_is_followed(norm, epsilon, levels, bi
     assert ((p.exp() * (p - q)).sum(1) > 1e-3).all()
 
 
-def by_torch(network, images, classes, attack) -> torch.Tensor:
-    """The formula of D22 eq. 4 (targeted) and eq. 2, minimized by torch.optim.Adam."""
-    network, images = copy.deepcopy(network).double(), images.double()
-    current = images.clone().requires_grad_()
-    optimizer = torch.optim.Adam([current], lr=attack.step_size)
-    sign = 1 if attack.targeted else -1
-    for _ in range(attack.steps):
-        optimizer.zero_grad()
-        distance = (current - images).square().sum()
-        loss = F.cross_entropy(network(current), classes, reduction="sum")
-        (distance + sign * attack.weight * loss).backward()
-        optimizer.step()
-        with torch.no_grad():
-            current.clamp_(0, 1)
-    return current.detach()
-
-
 @pytest.mark.parametrize("targeted", [True, False])
 @pytest.mark.parametrize("weight", [0.3, 20.0])
 def test_update(targeted, weight, smooth, pixels, labels):
     attack = AdamAttack(weight=weight, steps=8, targeted=targeted)
     with torch.no_grad():
         classes = smooth(pixels).argmin(dim=1) if targeted else labels
-    expected = by_torch(smooth, pixels, classes, attack)
+    settings = attack.weight, attack.steps, 1 if targeted else -1, attack.step_size
+    expected = adam(copy.deepcopy(smooth).double(), pixels.double(), classes, *settings)
     torch.testing.assert_close(attack(smooth, pixels, labels).double(), expected, rtol=0, atol=1e-4)
 
 

@@ -153,8 +153,7 @@ def test_restarts_return_the_worst_of_their_runs(dtype, smooth, pixels, labels):
         size = 2.5 * 0.5 / 2
         runs = [naive_iterates(smooth, L2, 0.5, 2, size, pixels, labels, start) for start in starts]
         runs = [x for run in runs for x in (run if select == "worst" else run[-1:])]
-        expected = worst_by_hand(smooth, runs, labels, False)
-        assert_close(attack(smooth, pixels, labels), expected)
+        assert_close(attack(smooth, pixels, labels), worst_by_hand(smooth, runs, labels, False))
 
 
 def test_the_worst_look_succeeds_most_and_then_scores_highest():
@@ -203,8 +202,7 @@ def test_a_stronger_attacker_never_helps_the_defender(norm, scale, smooth, crowd
     rates = fall(Bim(threat=threat, steps=k, step_size=scale / 5) for k in (1, 3, 5, 10, 20))
     assert robust(Fgsm(threat=threat), model, *crowd) >= rates[-1]
     fall(Pgd(threat=threat, steps=3, restarts=restarts) for restarts in (1, 2, 4))
-    free = Pgd(threat=Linf(epsilon=1.0), steps=10)
-    assert robust(free, model, *crowd) <= 0.2  # chance
+    assert robust(Pgd(threat=Linf(epsilon=1.0), steps=10), model, *crowd) <= 0.2  # chance
 
 
 @each_norm

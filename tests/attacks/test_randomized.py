@@ -110,8 +110,7 @@ def test_accuracy_of_a_randomized_model_is_that_of_a_plain_loop():
         torch.manual_seed(0)
         pool = nn.Conv2d(3, 8, 5, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(4), nn.Flatten()
         network = nn.Sequential(*pool, nn.Linear(128, 10)).eval()
-    with torch.no_grad():
-        network[4].weight *= 8
+    network[4].weight.data *= 8
     random.seed(0)
     (batch,) = load_data("sample").subset(24, seed=0).batches(24)
     images, still = batch.images, prepare(network)

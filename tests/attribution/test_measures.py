@@ -144,8 +144,7 @@ def test_wrong_maps_and_settings(smooth, pixels, labels):
     with pytest.raises(DataError, match=r"\[0, 1\]"):
         measure(smooth, pixels * 3, torch.zeros(24, 8, 8), labels)
     broken = copy.deepcopy(smooth)
-    with torch.no_grad():
-        broken.linear.weight.fill_(torch.nan)
+    broken.linear.weight.data.fill_(torch.nan)
     with pytest.raises(NumericError, match="SmoothNetwork returns NaN"):
         measure(broken, pixels, torch.zeros(24, 8, 8), labels)
     assert measure(smooth, pixels[:0], torch.zeros(0, 8, 8), labels[:0]).insertion.shape == (0, 3)

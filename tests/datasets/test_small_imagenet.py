@@ -341,8 +341,7 @@ def test_the_real_one() -> None:
     data, top = load(Path(folder)), Path(folder)
     top = top if (top / "wnids.txt").exists() else top / "tiny-imagenet-200"
     annotations = (top / "val" / "val_annotations.txt").read_text().splitlines()
-    expected = dict(line.split("\t")[:2] for line in annotations)
-    assert wnids(data) == expected
+    assert wnids(data) == dict(line.split("\t")[:2] for line in annotations)
     train, other = load(Path(folder), "train"), ImageFolder(str(top / "train"))
     assert (len(data), len(train)) == (10_000, 100_000)
     assert (list(train.synsets), train.labels.tolist()) == (other.classes, other.targets)

@@ -321,8 +321,7 @@ def test_what_fits_nothing_is_named_but_counters():
     assert match({"a": one}, OWN).unknown == ("a",)
     assert match({}, OWN).tensors == {}
     # a part of a copy is no copy
-    part = {"old.conv.bias": torch.zeros(4)}
-    assert match(state() | part, OWN).unknown == ("old.conv.bias",)
+    assert match(state() | {"old.conv.bias": torch.zeros(4)}, OWN).unknown == ("old.conv.bias",)
     names = ["n_averaged", "module.total_ops", "module.conv.total_params"]
     counters = dict.fromkeys([*names, "head.num_batches_tracked"], torch.ones(()))
     found = match(under("module.") | counters, OWN)

@@ -45,8 +45,7 @@ def live(monkeypatch):
     """The model itself where it varies, whatever a copy would freeze."""
 
     def prepared(model: nn.Module):
-        varies = isinstance(model.network, Shifted)
-        return Live(model) if varies else prepare(model)
+        return Live(model) if isinstance(model.network, Shifted) else prepare(model)
 
     monkeypatch.setattr(subjects, "prepare", prepared)
 

@@ -63,13 +63,9 @@ def test_all_texts_are_finished(made: Path) -> None:
     assert (len(found.findings), len(found.terms)) == (9, 9)
 
 
-# findings
-
-
 def test_the_better_model_is_named_with_all_that_is_established(made: Path) -> None:
     for words in WORDS.values():
-        measure = f"{words} by every method"
-        assert attributions.told(made, measure) == BETTER
+        assert attributions.told(made, f"{words} by every method") == BETTER
     found = attributions.finding(made, EVERY)
     assert found.important
     assert found.claim == (
@@ -169,8 +165,7 @@ def test_what_is_said(run: Path, measure: str, changes: str, told: str, words: s
 
 
 def test_the_smallest_lead_is_that_over_random_attributions(made: Path) -> None:
-    found = attributions.finding(made, LEAST).estimates[0].estimates
-    for model, least in found.items():
+    for model, least in attributions.finding(made, LEAST).estimates[0].estimates.items():
         leads = [
             sign
             * (value(made, model, method, name).value - value(made, model, "Random", name).value)
@@ -203,9 +198,6 @@ def test_one_model_is_compared_with_random_alone(tmp_path: Path) -> None:
     set_means(run, "one variation 2.9")
     words = "Attributions of one are not established to be smoother than random ones."
     attributions.tells(run, "", VARIATION, "one open than Random", words)
-
-
-# tables, figure, scores
 
 
 def test_the_tables_have_every_measure_and_how_it_was_computed(made: Path) -> None:
@@ -244,9 +236,6 @@ def test_scores_stand_beside_random_ones(made: Path) -> None:
             assert found == value(made, model, "IntegratedGradients", measure)
             chance = value(made, model, "Random", measure).value
             assert score.notes[model] == f"random {number(chance)}"
-
-
-# pictures
 
 
 def test_a_row_is_one_image_as_all_models_see_it(made: Path) -> None:

@@ -77,8 +77,7 @@ def test_the_numbers_are_those_of_the_methods(finished):
 def test_the_background_comes_from_the_training_images_where_there_are_some(tmp_path):
     data = with_training(noise(24), 150)
     audited(classifier(), data, tmp_path, settings=SETTINGS)
-    training = data.training.subset(100, seed=0)
-    background = training.images(range(100)).float() / 255
+    background = data.training.subset(100, seed=0).images(range(100)).float() / 255
     model, name = prepare(classifier()), "ExpectedGradients"
     made = ExpectedGradients(samples=4)(model, PIXELS, ids=IDS, background=background)
     (row,) = rows(tmp_path, "attribution", method=name, measure="sparseness")

@@ -155,9 +155,6 @@ def test_another_choice_is_another_run(finished):
         audit([classifier(), other()], DATA, finished, settings=settings)
 
 
-# dissection
-
-
 @pytest.fixture(scope="module")
 def broden(tmp_path_factory):
     return BrodenData(tiny_broden.write_tiny_broden(tmp_path_factory.mktemp("data") / "tiny"))
@@ -185,9 +182,6 @@ def test_an_audit_shows_a_named_unit_on_both_kinds_of_images(broden, tmp_path):
     audited(larger(), noise(24, size=32), tmp_path / "more", settings=settings)
     reasons = list(units(tmp_path / "more", "dissection_pictures").values())
     assert reasons == ["highest IoU"] * 2 + ["largest drop of IoU"]
-
-
-# what there is not
 
 
 @pytest.mark.parametrize(("choice", "said"), NOT_THERE)

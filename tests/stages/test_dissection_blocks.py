@@ -145,5 +145,4 @@ def test_the_browser_has_every_unit_with_all_its_measures(made: Path) -> None:
         assert row[10] == (float(neuron["lc"]) if neuron.get("lc") else None)
         assert bool(grid) == (before["unit"] in ("3", "4"))
     for model in BOTH:
-        changes = Counter(row[9] for row in block.rows if row[0] == model)
-        assert changes == fate(made, model, None)
+        assert Counter(row[9] for row in block.rows if row[0] == model) == fate(made, model, None)

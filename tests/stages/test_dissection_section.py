@@ -134,9 +134,6 @@ def test_what_is_said(run: Path, measure: str, changes: str, told: str, words: s
     dissection.tells(run, changes, measure, told, words)
 
 
-# shares: numbers as they follow from the rows of the units
-
-
 def test_the_share_on_real_images_carries_its_interval(made: Path) -> None:
     found = dissection.finding(made, REAL)
     assert dissection.told(made, REAL) == "standard, robust open"
@@ -221,9 +218,6 @@ def test_shares_not_above_chance_are_a_warning(run: Path) -> None:
     assert found.important
 
 
-# transitions
-
-
 def test_what_becomes_of_detectors_is_counted(made: Path) -> None:
     found = dissection.finding(made, KEPT)
     assert found.important
@@ -268,9 +262,6 @@ def test_why_units_are_shown_is_said(run: Path, chosen: str, said: str) -> None:
     assert said in note.text
 
 
-# warnings
-
-
 def test_dead_units_and_thresholds_of_zero_are_counted(run: Path) -> None:
     found = dissection.finding(run, ZERO)
     assert "never respond to these images: 4; " in found.claim
@@ -284,12 +275,8 @@ def test_dead_units_and_thresholds_of_zero_are_counted(run: Path) -> None:
     assert not dissection.findings(run, ZERO)
 
 
-# scores and damage
-
-
 def test_scores_are_the_shares_of_the_last_layer(made: Path) -> None:
-    scores = dissection.made(made).scores
-    for score, kind in zip(scores, ("real", "adversarial"), strict=True):
+    for score, kind in zip(dissection.made(made).scores, ("real", "adversarial"), strict=True):
         assert score.counted == "units"
         for model, found in score.estimates.items():
             assert near(found, share(units(made, kind, model)))

@@ -183,9 +183,6 @@ def test_claims_rest_on_the_tables(made: Path) -> None:
         assert features.measured(made, name).estimates == wanted
 
 
-# inversion
-
-
 def test_one_model_has_its_distances_alone(tmp_path: Path) -> None:
     run = other(tmp_path, models=("one",))
     noise, image = (in_words(estimate(r)) for r in rows_of(run, "inversion", measure=LAYER))
@@ -202,8 +199,7 @@ def test_the_inversion_table_has_all_measures(made: Path) -> None:
     assert len(table) == 4
     columns = {"representation": "Own representation", "pixels": "Pixels", LAYER: "192 features"}
     for row in table:
-        mine = rows_of(made, "inversion", model=row["Model"], start=row["Start"])
-        for found in mine:
+        for found in rows_of(made, "inversion", model=row["Model"], start=row["Start"]):
             spread, start = (number(float(found[name])) for name in ("spread", "untouched"))
             told = f"{in_words(estimate(found))}; spread {spread}; start {start}"
             assert row[columns[found["measure"]]] == told
@@ -233,9 +229,6 @@ def test_triptychs_have_start_target_and_each_models_inversion(run: Path) -> Non
     assert [len(b.rows) for b in pictures(run, "inversion_pictures.csv")] == [4, 4]
 
 
-# visualization
-
-
 def test_components_stand_beside_the_images_that_activate_them(made: Path) -> None:
     (block,) = pictures(made, "visualization_pictures.csv")
     assert [(row.model, row.title) for row in block.rows] == [
@@ -253,9 +246,6 @@ def test_components_stand_beside_the_images_that_activate_them(made: Path) -> No
                 assert picture.file == each["file"]
                 assert picture.caption == f"{each['label']} {value}".strip()
                 assert picture.alt.endswith(f", activation {value}")
-
-
-# generation
 
 
 def test_recognition_by_each_other_is_given_for_each_model(made: Path) -> None:
@@ -341,9 +331,6 @@ def test_figure_and_scores_have_the_main_distances(made: Path) -> None:
     assert not inverted.bar
     assert inverted.estimates == by_model(made, "inversion", start="noise", measure=LAYER)
     assert generated.estimates == by_model(made, "generation", images="generated", measure="kid")
-
-
-# B23's tables
 
 
 def test_b23_is_a_reference_for_its_classes_only(made: Path) -> None:

@@ -212,8 +212,7 @@ def test_gaussians_come_from_the_training_images_and_all_test_images_are_compare
     real, begun = features(SPLIT), NETWORK(starts(training))["representation"]
     assert value(trained, "real") == pytest.approx(between(features(like), real), rel=1e-5)
     assert value(trained, "start") == pytest.approx(between(begun, real), rel=1e-4)
-    source = NETWORK.sources["representation"]
-    within = kid(features(like), real, source, classes=like.labels)
+    within = kid(features(like), real, NETWORK.sources["representation"], classes=like.labels)
     assert value(trained, "real", "kid") == pytest.approx(within.value, rel=1e-4)
     record = read_json(trained / "run.json")["training_images"]
     assert [(part["name"], part["images"]) for part in record] == [("noise to train on", 300)]

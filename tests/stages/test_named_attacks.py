@@ -177,8 +177,7 @@ def test_the_sets_are_named_after_their_attacks(text, names):
 
 
 def batches():
-    data = images()
-    return [Batch(batch.ids, batch.images.double(), batch.labels) for batch in data.batches(20)]
+    return [Batch(batch.ids, batch.images.double(), batch.labels) for batch in images().batches(20)]
 
 
 def changes(attack, prepared):

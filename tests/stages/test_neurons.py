@@ -98,8 +98,7 @@ def test_bins_hold_every_live_unit_once_with_a_jackknife_over_images() -> None:
 
 
 def test_small_values_get_fine_bins_and_dead_layers_none() -> None:
-    unlike = torch.eye(CLASSES).double() * 0.03 + 0.001
-    found, *_ = layer(2, units=40, similarity=unlike)
+    found, *_ = layer(2, units=40, similarity=(torch.eye(CLASSES).double() * 0.03 + 0.001))
     rows = curve([found])
     assert {round(row["bin_high"] - row["bin_low"], 9) for row in rows} <= {0.001, 0.002, 0.005}
     assert len(rows) <= 11

@@ -67,8 +67,7 @@ def means(run: Path, images: str, measure: str, name: str = "") -> dict[str, Est
 
 
 def test_tables_may_be_absent(run: Path) -> None:
-    section = neurons.check(run)
-    names = " ".join(term.name for term in section.terms)
+    names = " ".join(term.name for term in neurons.check(run).terms)
     assert all(measure in names for measure in ("LC", "consis_adv", "CS1", "CS2"))
     remove(run, "units", "consistency", "floors", "table1_d19", "curves", "pictures")
     found = neurons.check(run)
@@ -83,9 +82,6 @@ def test_tables_may_be_absent(run: Path) -> None:
 @pytest.mark.parametrize(("measure", "changes", "told", "words"), SAID)
 def test_what_is_said(run: Path, measure: str, changes: str, told: str, words: str) -> None:
     neurons.tells(run, changes, measure, told, words)
-
-
-# FGSM: Table 1 of D19
 
 
 def test_consistency_under_fgsm_says_by_how_much_it_falls(run: Path) -> None:
@@ -104,9 +100,6 @@ def test_consistency_under_fgsm_says_by_how_much_it_falls(run: Path) -> None:
     assert found.important
     puts(run, "consistency images=fgsm: success=0.6±0.01")
     assert not neurons.finding(run, FALL).note
-
-
-# CS and success
 
 
 @pytest.mark.parametrize(("measure", "images", "attacks"), BESIDE)
@@ -148,9 +141,6 @@ def test_a_lead_that_only_less_specific_units_make_is_named(run: Path) -> None:
     lead = (20 * (0.8 - 0.9) + 10 * (0.5 - 0.4)) / 30  # the third bin has too few units
     assert f"CS1 of robust less that of standard is {lead:+.3f} (bins" in found.note
     assert "these units are less specific" in found.claim
-
-
-# the rest
 
 
 def test_trends_follow_the_first_and_the_last_bin_with_enough_units(run: Path) -> None:
@@ -225,9 +215,6 @@ def test_the_table_of_changes_has_success_beside_each_cs(made: Path) -> None:
     assert shown[7][2] == "L2 1"
 
 
-# pictures
-
-
 def test_units_of_the_models_stand_side_by_side(made: Path) -> None:
     blocks = neurons.blocks(made, GridBlock)
     assert [block.title for block in blocks] == ["Units of highest LC", "Units of median LC"]
@@ -237,8 +224,7 @@ def test_units_of_the_models_stand_side_by_side(made: Path) -> None:
             assert len(grid.real) == len(grid.adversarial) == 8
             (row,) = rows_of(made, "units", model=grid.model, unit=str(grid.unit), layer=LAST)
             assert list(grid.measures) == ["LC", "consis_adv", "CS1", "CS2"]
-            values = [f"{float(row[name]):.3f}" for name in MEASURES]
-            assert list(grid.measures.values()) == values
+            assert list(grid.measures.values()) == [f"{float(row[name]):.3f}" for name in MEASURES]
     assert len({grid.name for block in blocks for grid in block.grids}) == 8
 
 
@@ -321,8 +307,7 @@ def test_a_calibrated_attack_is_named_and_is_that_of_equal_success(run: Path) ->
     found = named_main(run, "adam-attack", **adam)
     told = "Adam attack, 10 steps, λ = 0.123, at a mean L2 distance of 0.900"
     blocks = {block.name: block for block in neurons.blocks(run, FigureBlock)}
-    curves = blocks["consistency-curves-adam-attack"]
-    assert f"Equal success: {told}; success" in curves.caption
+    assert f"Equal success: {told}; success" in blocks["consistency-curves-adam-attack"].caption
     assert told in blocks["consistency-by-depth-adam-attack"].caption
     assert not [finding for finding in found.findings if "at equal ε" in finding.claim]
     notes = [block.text for block in neurons.blocks(run, NoteBlock)]

@@ -127,8 +127,7 @@ def test_resident_images_are_read_whole_by_chunks(chunk, monkeypatch, capsys):
     data = images()
     resident = TrainingImages(data, CPU, shown=True)
     assert "reading: 60/60 images" in capsys.readouterr().err
-    expected = [data.pixels[ids] for ids in IDS]
-    assert all(map(torch.equal, resident.batches(IDS), expected))
+    assert all(map(torch.equal, resident.batches(IDS), [data.pixels[ids] for ids in IDS]))
 
 
 @pytest.mark.parametrize(("memory", "kept"), [(4 * 60 * 192, True), (4 * 60 * 192 - 1, False)])

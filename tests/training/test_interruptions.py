@@ -156,9 +156,6 @@ def test_an_end_before_or_after_a_write_loses_nothing(name, whole, tmp_path, mon
     assert_ends_as(whole, tmp_path)
 
 
-# Refusals
-
-
 @dataclass(frozen=True)
 class Breaks:
     """A loss, or a gradient, that is not finite at one step."""

@@ -247,8 +247,7 @@ def lab_by_hand(red: int, green: int, blue: int) -> tuple[float, float, float]:
 @settings(deadline=None)
 @given(st.lists(st.tuples(*[st.integers(0, 255)] * 3), min_size=1, max_size=9))
 def test_lab_and_the_nearest_color(pixels):
-    found = lab(np.array(pixels, np.uint8))
-    for pixel, values in zip(pixels, found, strict=True):
+    for pixel, values in zip(pixels, lab(np.array(pixels, np.uint8)), strict=True):
         assert values == pytest.approx(lab_by_hand(*pixel), abs=0.02)
     focal = [lab_by_hand(*focus) for focus in FOCI]
     for pixel, index in zip(pixels, color_index(np.array([pixels], np.uint8))[0], strict=True):
