@@ -13,26 +13,14 @@ import torch
 from torch import nn
 
 import advlens
-from advlens import (
-    AuditSettings,
-    Classifier,
-    Consistency,
-    Dissection,
-    DissectSettings,
-    Linf,
-    SettingsError,
-    attacks,
-    attribution,
-    dissection,
-    features,
-)
+from advlens import Consistency, Dissection, Linf, attacks, attribution, dissection, features
 from advlens.attacks import Bim, Fgsm, GaussianNoise, Pgd
 from advlens.attribution import ExpectedGradients, IntegratedGradients
 from advlens.checks import check_number, check_numbers, check_positive, check_seed
-from advlens.errors import AdvlensError
+from advlens.errors import AdvlensError, SettingsError
 from advlens.maps import DiscrepancyMap
 from advlens.models.outputs import logits_of
-from advlens.settings import AttackSettings, TrainSettings
+from advlens.settings import AttackSettings, AuditSettings, DissectSettings, TrainSettings
 from advlens.training import Augmentation, Training, objectives
 from advlens.training.objectives import FeatureConsistency, Unrelaxed
 
@@ -112,12 +100,16 @@ CALLS = {
     "a model is loaded by its name": lambda: advlens.load_model(nn.Flatten()),
     "data are loaded by their name": lambda: advlens.load_data(Path("images")),
     "a method is named by a string": lambda: advlens.make_attack(3),
-    "net: classes must be a list": lambda: Classifier(NET, name="net", classes="abc"),
-    "net: the network must be a torch.nn.Module, not int": lambda: Classifier(3, name="net"),
-    "net: image_size must be a number": lambda: Classifier(NET, name="net", image_size="32"),
-    "net: resize must be a number of pixels": lambda: Classifier(NET, name="net", resize=0),
-    "the name of a classifier must be a text, not 3": lambda: Classifier(NET, name=3),
-    "net: interpolation must be bilinear or bicubic, not 'area'": lambda: Classifier(
+    "net: classes must be a list": lambda: advlens.Classifier(NET, name="net", classes="abc"),
+    "net: the network must be a torch.nn.Module, not int": lambda: advlens.Classifier(
+        3, name="net"
+    ),
+    "net: image_size must be a number": lambda: advlens.Classifier(
+        NET, name="net", image_size="32"
+    ),
+    "net: resize must be a number of pixels": lambda: advlens.Classifier(NET, name="net", resize=0),
+    "the name of a classifier must be a text, not 3": lambda: advlens.Classifier(NET, name=3),
+    "net: interpolation must be bilinear or bicubic, not 'area'": lambda: advlens.Classifier(
         NET, name="net", interpolation="area"
     ),
     "there is no device 'gpu' here": lambda: advlens.load_model("resnet14", device="gpu"),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import advlens
+import small_runs
 from advlens import AdvlensError, AuditSettings, Classifier, DataError, DissectSettings, ModelError
 from advlens.auditing import audit, dissect, rehearsed
 from advlens.auditing.choices import audit_stages
@@ -19,18 +20,7 @@ from advlens.datasets import ArrayData, load_data
 from advlens.plugins import STAGES
 from advlens.prepared import prepare
 from advlens.runs.folder import read_json
-from small_runs import (
-    CLASSES,
-    SYNSETS,
-    Rounded,
-    audited,
-    convolution,
-    noise,
-    rows,
-    small,
-    unreported,
-    with_training,
-)
+from small_runs import CLASSES, SYNSETS, Rounded, audited, convolution, noise, rows, small
 from tiny_broden import write_tiny_broden
 
 SMALL = AuditSettings(
@@ -133,7 +123,7 @@ PAIRS = [
 
 @pytest.mark.parametrize(("count", "training", "settings", "reason"), PAIRS)
 def test_a_gaussian_needs_two_images_and_a_comparison_one(count, training, settings, reason):
-    data = with_training(images(count), training) if training else images(count)
+    data = small_runs.with_training(images(count), training) if training else images(count)
     error = lacking(subject(whole, data), "pairs", settings)
     assert reason in str(error)
     assert (error is None) == (reason == "")
@@ -141,7 +131,7 @@ def test_a_gaussian_needs_two_images_and_a_comparison_one(count, training, setti
 
 def test_one_test_image_has_generated_ones_but_no_distance(tmp_path):
     generation = dataclasses.replace(SMALL, stages=("generation",))
-    audited(small(whole), with_training(images(1), 6), tmp_path, settings=generation)
+    audited(small(whole), small_runs.with_training(images(1), 6), tmp_path, settings=generation)
     assert {row["measure"] for row in rows(tmp_path, "generation")} == {"confidence"}
 
 
@@ -254,7 +244,7 @@ ODD = {  # the model, the size of its shaped, the tables that are not made
 @pytest.mark.parametrize("name", ODD)
 def test_an_audit_measures_what_there_is(name, tmp_path):
     model, shape, lacks = ODD[name]
-    with warnings.catch_warnings(), unreported():
+    with warnings.catch_warnings(), small_runs.unreported():
         warnings.filterwarnings("ignore", message=".*TypedStorage is deprecated")
         network, data = model().eval(), shaped(*shape)
         advlens.audit([network], data, tmp_path, settings=SETTINGS)

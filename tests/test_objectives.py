@@ -16,25 +16,9 @@ from advlens.models.resnet import CifarResNet
 from advlens.prepared import Prepared, live_features, prepare
 from advlens.training import objectives
 from advlens.training.network import mixed
-from advlens.training.objectives import (
-    PAPERS,
-    FeatureConsistency,
-    Objective,
-    TrainingBatch,
-    Unrelaxed,
-)
+from advlens.training.objectives import FeatureConsistency, TrainingBatch, Unrelaxed
 from flops import flops
-from objectives_by_hand import (
-    IDS,
-    LABELS,
-    SEED,
-    Untraceable,
-    batch_of,
-    by_hand,
-    cross_entropy,
-    forward,
-    step,
-)
+from objectives_by_hand import IDS, LABELS, SEED, batch_of, cross_entropy, forward, step
 
 IMAGES, CLASSES, K, M = 6, 10, 3, 2
 FIRST = 2 * 9 * 3 * 4 * 16 * 16 * IMAGES
@@ -64,7 +48,7 @@ COSTS = {  # units; backward passes to the weights alone; passes without the lin
 }
 
 
-ALL: dict[str, Objective] = {
+ALL: dict[str, objectives.Objective] = {
     "standard": objectives.Standard(),
     "adversarial": objectives.Adversarial(),
     "mixed": FeatureConsistency(beta=0.0),
@@ -126,7 +110,7 @@ def test_feature_consistency_equals_the_formula(objective, batch):
     attacked = hand.fgsm(batch, epsilon.low, epsilon.high, training=shared)
     _, features = forward(network, batch.images, training=True)
     fixed = features[objective.layer].detach() if objective.gradient == "attacked" else None
-    expected, gradients = by_hand(network, consistency(objective, batch, attacked, fixed))
+    expected, gradients = hand.by_hand(network, consistency(objective, batch, attacked, fixed))
     loss, found = step(objective, batch)
     torch.testing.assert_close(loss, expected, rtol=1e-7, atol=0)
     # the norm ahead of the batch's statistics makes some true gradients 0
@@ -155,7 +139,7 @@ def test_adversarial_is_the_loss_on_images_that_the_attack_changed(batch: Traini
         ("adversarial", attacked, objectives.Adversarial()),
     ):
         logits, _ = forward(batch.network, images, training=True)
-        expected, gradients = by_hand(batch.network, cross_entropy(logits))
+        expected, gradients = hand.by_hand(batch.network, cross_entropy(logits))
         batch.network.zero_grad()
         loss, found = step(objective, batch)
         torch.testing.assert_close(loss, expected, rtol=1e-10, atol=0)
@@ -177,7 +161,7 @@ def test_trades_is_cross_entropy_and_the_divergence_on_what_its_attack_made(batc
     moved = attack(batch.prepared(), images, ids=IDS)
     logits, attacked_logits = (forward(network, x, training=True)[0] for x in (images, moved))
     there, back = hand.kl(logits, attacked_logits), hand.kl(attacked_logits, logits)
-    expected, gradients = by_hand(network, cross_entropy(logits) + 6 * there)
+    expected, gradients = hand.by_hand(network, cross_entropy(logits) + 6 * there)
     loss, found = step(objectives.Trades(attack=dataclasses.replace(attack, seed=0)), batch)
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=0)
     torch.testing.assert_close(found, gradients, rtol=1e-9, atol=1e-11)
@@ -186,7 +170,7 @@ def test_trades_is_cross_entropy_and_the_divergence_on_what_its_attack_made(batc
 
 @pytest.mark.parametrize("layer", [None, "first"])
 def test_unrelaxed_has_its_own_maximum_for_each_term(layer, batch):
-    attack = FeatureAttack(threat=PAPERS, steps=3, select="last", layer=layer)
+    attack = FeatureAttack(threat=objectives.PAPERS, steps=3, select="last", layer=layer)
     objective, images = Unrelaxed(alpha=0.2, beta=3.0, feature_attack=attack), [batch.images]
     for each in (objective.attack, attack):
         seeded = dataclasses.replace(each, seed=SEED)
@@ -195,7 +179,7 @@ def test_unrelaxed_has_its_own_maximum_for_each_term(layer, batch):
     (logits, clean), (attacked_logits, attacked), (_, moved) = passes
     apart = hand.distance(clean[layer], moved[layer], "squared")
     expected = 0.2 * cross_entropy(logits) + 0.8 * cross_entropy(attacked_logits) + 3 * apart
-    expected, gradients = by_hand(batch.network, expected)
+    expected, gradients = hand.by_hand(batch.network, expected)
     loss, found = step(objective, batch)
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=0)
     torch.testing.assert_close(found, gradients, rtol=1e-7, atol=1e-9)
@@ -204,15 +188,15 @@ def test_unrelaxed_has_its_own_maximum_for_each_term(layer, batch):
     default, terms = Unrelaxed(), batch.terms
     loss, _ = step(default, batch)
     assert loss.item() == pytest.approx((terms["adversarial_loss"] + terms["distance"]).item())
-    assert default.attack.threat == default.feature_attack.threat == PAPERS
-    assert PAPERS.epsilon == Uniform(low=4 / 255, high=16 / 255)
-    assert FeatureConsistency().attack == Fgsm(threat=PAPERS)
+    assert default.attack.threat == default.feature_attack.threat == objectives.PAPERS
+    assert objectives.PAPERS.epsilon == Uniform(low=4 / 255, high=16 / 255)
+    assert FeatureConsistency().attack == Fgsm(threat=objectives.PAPERS)
 
 
 @each_objective
 def test_networks_that_cannot_be_traced(objective):
     """Their features are read by hooks."""
-    untraceable, batch = batch_of(Untraceable), batch_of()
+    untraceable, batch = batch_of(hand.Untraceable), batch_of()
     loss, gradients = step(objective, untraceable)
     hooked = functools.partial(live_features, batch.network, traced=False)
     batch = dataclasses.replace(batch, prepared=untraceable.prepared, features=hooked)

@@ -6,13 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from advlens.attribution import (
-    ExpectedGradients,
-    Faithfulness,
-    IntegratedGradients,
-    RandomAttribution,
-    Stability,
-)
+from advlens import ExpectedGradients
+from advlens.attribution import Faithfulness, IntegratedGradients, RandomAttribution, Stability
 from advlens.attribution.baselines import blurred
 from advlens.errors import DataError, NumericError, SettingsError
 from advlens.prepared import prepare

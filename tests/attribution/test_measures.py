@@ -9,14 +9,8 @@ import pytest
 import scipy
 import torch
 
-from advlens import ExpectedGradients
-from advlens.attribution import (
-    Attribution,
-    Faithfulness,
-    IntegratedGradients,
-    RandomAttribution,
-    Stability,
-)
+from advlens import ExpectedGradients, IntegratedGradients
+from advlens.attribution import Attribution, Faithfulness, RandomAttribution, Stability
 from advlens.attribution.baselines import blurred
 from advlens.attribution.measures import overlap, rank_correlation, sparseness, total_variation
 from advlens.errors import DataError, NumericError, SettingsError

@@ -18,15 +18,7 @@ from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize
 
 from advlens.cli import main
-from advlens.datasets import (
-    FileData,
-    Transform,
-    imagenet,
-    load_data,
-    read_image,
-    small_imagenet,
-    tiny_imagenet,
-)
+from advlens.datasets import FileData, Transform, imagenet, load_data, read_image, small_imagenet
 from advlens.datasets.small_imagenet import Counts, build_small_imagenet
 from advlens.errors import DataError, RunError, SettingsError
 from tiny_imagenet import WNIDS, Edit, cases, class_folders, content, gone, jpeg, write
@@ -250,8 +242,8 @@ def test_the_command(images, tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(tiny_imagenet, "CLASSES", 3)
-    monkeypatch.setattr(tiny_imagenet, "IMAGES", {"train": 4, "test": 2})
+    monkeypatch.setattr("advlens.datasets.tiny_imagenet.CLASSES", 3)
+    monkeypatch.setattr("advlens.datasets.tiny_imagenet.IMAGES", {"train": 4, "test": 2})
     root = tmp_path / "tiny-imagenet-200"
     write(root / "wnids.txt", "".join(f"{wnid}\n" for wnid in TINY).encode())
     lines = []

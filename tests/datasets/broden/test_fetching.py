@@ -22,7 +22,7 @@ Entries = list[tuple[str, bytes, int]]
 BODY = random.Random(0).randbytes(300_000)
 MD5 = hashlib.md5(BODY).hexdigest()
 HALF = len(BODY) // 2
-ANSWERS = {
+REFUSED = {
     **{"absent": "404", "other": "its MD5 is", "shorter": "its MD5 is", "silent": "timed out"},
     **{"longer": "more than 400000 bytes", "to_file": "file:///etc/hostname.* not allowed"},
 }
@@ -284,9 +284,9 @@ def test_the_next_address_goes_on_and_a_part_of_another_file_is_told_by_its_hash
     assert get(server, path, "good").read_bytes() == BODY  # it begins anew
 
 
-@pytest.mark.parametrize("name", ANSWERS)
+@pytest.mark.parametrize("name", REFUSED)
 def test_refused(server: Server, path: Path, name: str) -> None:
-    with pytest.raises(DataError, match=ANSWERS[name]) as error:
+    with pytest.raises(DataError, match=REFUSED[name]) as error:
         get(server, path, name)
     assert f"{server.url}/{name}" in str(error.value)
     assert "--archive" in str(error.value)
