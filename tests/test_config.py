@@ -59,13 +59,9 @@ RANGES = [
     for value in values
 ]
 IGNORED = {
-    "fgsm": "steps step_size weight layer",
-    "noise": "steps step_size weight layer",
-    "pgd": "weight layer",
-    "bim": "weight layer",
-    "least-likely": "weight layer",
-    "feature": "weight",
-    "adam": "epsilon layer",
+    **dict.fromkeys(("fgsm", "noise"), "steps step_size weight layer"),
+    **dict.fromkeys(("pgd", "bim", "least-likely"), "weight layer"),
+    **{"feature": "weight", "adam": "epsilon layer"},
 }
 TEXTS = {"layer": "conv1", "head": "conv1"}
 # a value other than the default for each setting that some objective ignores

@@ -187,7 +187,7 @@ def odd(outputs: int = 3) -> nn.Sequential:
     return convolution(4, 1, outputs).eval()
 
 
-class Masked(nn.Module):  # never predicts its last class, which is the true one of some shaped
+class Masked(nn.Module):  # never predicts its last class, which is the true one of some images
     def __init__(self) -> None:
         super().__init__()
         self.network = odd()
@@ -206,7 +206,7 @@ class TwoInputs(nn.Module):
         return (pixels * mask).mean((2, 3))
 
 
-class Flat(nn.Module):  # for shaped of 12×20 pixels
+class Flat(nn.Module):  # for images of 12×20 pixels
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
@@ -231,7 +231,7 @@ def quantized() -> nn.Module:
         return ao.convert(observed)
 
 
-ODD = {  # the model, the size of its shaped, the tables that are not made
+ODD = {  # the model, the size of its images, the tables that are not made
     "a masked class": (Masked, (12, 12), set()),
     "double": (lambda: odd().double(), (12, 12), set()),
     "half": (lambda: odd().half(), (12, 12), set()),

@@ -59,16 +59,13 @@ def test_a_factory_of_the_working_directory_is_code_that_runs(tmp_path, monkeypa
     sys.modules.pop("of_someone")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "steps = \"__import__('os').system('touch ran')\"",
-        "steps = __import__('os')",
-        'steps = {"$(touch ran)" = 1}',
-        '"; touch ran" = 1',
-        '[tool]\nsteps = "`touch ran`"',
-    ],
-)
+TEXTS = [
+    *("steps = \"__import__('os').system('touch ran')\"", "steps = __import__('os')"),
+    *('steps = {"$(touch ran)" = 1}', '"; touch ran" = 1', '[tool]\nsteps = "`touch ran`"'),
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
 def test_a_configuration_file_holds_values_only(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.toml").write_text(text, encoding="utf-8")

@@ -50,10 +50,7 @@ ROWS = [
     for e in range(1, 6)
 ]
 CHARTS = {
-    "run/loss": "loss",
-    "run/learning_rate": "learning_rate",
-    "run/images_per_second": "images_per_second",
-    "run/seconds": "seconds",
+    **{f"run/{name}": name for name in ("loss", "learning_rate", "images_per_second", "seconds")},
     "training/natural_loss": "train_natural_loss",
     "validation/natural_accuracy": "natural",
     "validation/adversarial_accuracy": "adversarial",

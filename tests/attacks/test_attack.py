@@ -269,11 +269,9 @@ def test_goals():
     torch.testing.assert_close(goal.score(logits), log_odds(logits, labels))
     noise, predicted = GaussianNoise(threat=BALL), Pgd(threat=BALL, label="predicted")
     for attack, classes, targeted in (
-        (predicted, [1, 0], False),
-        (AdamAttack(targeted=False), [1, 1], False),
-        (noise, [1, 1], False),
+        *((predicted, [1, 0], False), (noise, [1, 1], False)),
+        *((AdamAttack(targeted=False), [1, 1], False), (AdamAttack(), [0, 2], True)),
         (LeastLikely(threat=BALL), [0, 2], True),
-        (AdamAttack(), [0, 2], True),
     ):
         goal = attack.goal(logits, labels)
         assert (goal.classes.tolist(), goal.targeted) == (classes, targeted)

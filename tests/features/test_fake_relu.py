@@ -10,12 +10,8 @@ from advlens.features.fake_relu import pass_blocked_gradients
 from advlens.prepared import prepare
 
 ACTIVATIONS = {
-    "module": nn.ReLU(),
-    "in place": nn.ReLU(inplace=True),
-    "relu6": nn.ReLU6(),
-    "function": F.relu,
-    "function in place": F.relu_,
-    "torch": torch.relu,
+    **{"module": nn.ReLU(), "in place": nn.ReLU(inplace=True), "relu6": nn.ReLU6()},
+    **{"function": F.relu, "function in place": F.relu_, "torch": torch.relu},
     "method": lambda x: x.relu(),
 }
 

@@ -31,10 +31,8 @@ THEIRS = {
 }
 COMPLETE = {"IntegratedGradients(n_steps=64)": 64, "DeepLift": 2, "Saliency": 1, "KernelShap": 25}
 DRAWN = [
-    "GradientShap(n_samples=4, stdevs=.1)",
-    "IntegratedGradients(n_steps=4, baseline=noise)",
-    "NoiseTunnel(attribution_method=Saliency, nt_samples=3)",
-    "KernelShap(n_samples=10)",
+    *("GradientShap(n_samples=4, stdevs=.1)", "IntegratedGradients(n_steps=4, baseline=noise)"),
+    *("NoiseTunnel(attribution_method=Saliency, nt_samples=3)", "KernelShap(n_samples=10)"),
 ]
 REFUSED = {
     "shap:Gradient": "no library 'shap' of attributions; use captum:NAME",

@@ -61,13 +61,10 @@ DTYPES = """float16 bfloat16 float32 float64 int8 uint8 int16 int32 int64 bool c
     float8_e4m3fn uint16"""
 VALUES = {
     **{dtype: BASE.to(getattr(torch, dtype)) for dtype in DTYPES.split()},
-    "matrix": BASE.view(4, 6),
-    "transposed": BASE.view(4, 6).t(),
+    **{"matrix": BASE.view(4, 6), "transposed": BASE.view(4, 6).t()},
     "channels last": BASE.view(1, 3, 2, 4).to(memory_format=torch.channels_last),
-    "part": BASE.view(4, 6)[1:3, 2:4],
-    "expanded": torch.ones(1).expand(5),
-    "scalar": torch.tensor(3.0),
-    "empty": torch.zeros(0, 3),
+    **{"part": BASE.view(4, 6)[1:3, 2:4], "expanded": torch.ones(1).expand(5)},
+    **{"scalar": torch.tensor(3.0), "empty": torch.zeros(0, 3)},
     "parameter": nn.Parameter(BASE.clone()),
     "integers": nn.Parameter(torch.arange(3), requires_grad=False),
 }
@@ -263,9 +260,7 @@ def test_other_kinds_of_files_are_named(path):
     for content, message in (
         (path.read_bytes(), "TorchScript, which is code"),
         (replaced(saved({"w": BASE}), b"little", b"big"), "big-endian"),
-        (b"", "empty"),
-        (pickle.dumps(3), "not written by torch.save"),
-        (cut[:-1], "cut off"),
+        *((b"", "empty"), (pickle.dumps(3), "not written by torch.save"), (cut[:-1], "cut off")),
         (cut.replace(struct.pack("<Q", 777), lying), "cut off"),
     ):
         path.write_bytes(content)

@@ -69,14 +69,10 @@ def shared_units(model: nn.Module, images: torch.Tensor):
 
 
 EXPECTED = {
-    "resnet, pad": resnet_units,
-    "resnet, projection": resnet_units,
+    **dict.fromkeys(("resnet, pad", "resnet, projection"), resnet_units),
+    **dict.fromkeys(("vgg", "leaky", "norm subclass"), vgg_units),
     "classifier": lambda m, x: resnet_units(m.network, (x - m.mean) / m.std),
-    "vgg": vgg_units,
-    "leaky": vgg_units,
-    "functional": functional_units,
-    "norm subclass": vgg_units,
-    "results ignored": two_units,
+    **{"functional": functional_units, "results ignored": two_units},
     "control flow": lambda m, x: two_units(m, x) | {"never": torch.zeros(4, 8, 12, 12)},
     "shared layers": shared_units,
     "bottlenecks": lambda m, x: resnet_units(m, x, Bottleneck, "downsample"),

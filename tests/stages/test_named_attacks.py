@@ -180,17 +180,13 @@ def batches():
     return [Batch(batch.ids, batch.images.double(), batch.labels) for batch in images().batches(20)]
 
 
-def changes(attack, prepared):
-    return torch.cat(
-        [attack(prepared, b.images, b.labels, ids=b.ids) - b.images for b in batches()]
-    ).flatten(1)
-
-
 def test_the_noise_is_as_long_as_the_changes_of_the_attack():
     prepared = prepare(model())
     for text in (LIKELY, ADAM):
         settled = sets(text).settle(prepared, batches())
-        length = changes(make_attack(text), prepared).norm(dim=1).mean().item()
+        attack, each = make_attack(text), batches()
+        changes = [attack(prepared, b.images, b.labels, ids=b.ids) - b.images for b in each]
+        length = torch.cat(changes).flatten(1).norm(dim=1).mean().item()
         assert settled.length == pytest.approx(length, rel=1e-12)
         assert sets(text).attacks(settled)["noise"] == GaussianNoise(threat=L2(epsilon=length))
     settled = sets("LeastLikely(norm=L2, epsilon=.7)").settle(prepared, batches())

@@ -183,12 +183,10 @@ def test_a_value_that_is_not_finite_stops_and_spares_the_checkpoint(where, tmp_p
 
 
 ANOTHER: dict[str, Any] = {
-    "batch_size": {"batch_size": 8},
-    "seed": {"seed": 3},
-    "objective": {"objective": Standard()},
+    **{"batch_size": {"batch_size": 8}, "seed": {"seed": 3}},
+    **{"objective": {"objective": Standard()}, "data": {"data": images(59)}},
     "attack": {"objective": Adversarial(attack=replace(Adversarial().attack, seed=1))},
     "start": {"network": classifier(1)},
-    "data": {"data": images(59)},
 }
 
 
