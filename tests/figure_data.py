@@ -31,8 +31,7 @@ def shares(results: Results, minimum: float | None = 0.04) -> Rows:
 
 
 def pixels(file: str) -> np.ndarray:
-    random = np.random.default_rng(list(file.encode()))
-    return random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    return np.random.default_rng(list(file.encode())).integers(0, 256, (8, 8, 3), dtype=np.uint8)
 
 
 UNIT = {"model": "standard", "layer": "conv1", "unit": 3}

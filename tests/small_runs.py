@@ -1,7 +1,6 @@
 """Audits of small networks on noise: what they are given, and what they leave."""
 
-import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,21 +12,14 @@ from torch import Tensor, nn
 
 from advlens import Classifier, auditing
 from advlens.datasets import ArrayData
+from synthetic_run import rows_of
 
 CLASSES = ("cat", "dog", "ship")
 SYNSETS = ("n02121620", "n02084071", "n04194289")
+rows = rows_of
 
 
-def noise(
-    count: int,
-    classes: tuple[str, ...] = CLASSES,
-    *,
-    size: int = 12,
-    seed: int = 0,
-    labels: Tensor | None = None,
-    synsets: tuple[str, ...] | None = None,
-    telling: bool = False,
-) -> ArrayData:
+def noise(count, classes=CLASSES, *, size=12, seed=0, labels=None, synsets=None, telling=False):
     """Random pixels, labels in turn unless they are given; telling ones are darker in a channel."""
     random = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (count, 3, size, size), generator=random, dtype=torch.uint8)
@@ -41,8 +33,8 @@ def with_training(data: ArrayData, count: int) -> ArrayData:
     """The same images, beside which so many training images lie."""
 
     def training() -> ArrayData:
-        size = data.image_shape[1]
-        other = noise(count, data.classes, size=size, seed=1, synsets=data.synsets)
+        given = {"size": data.image_shape[1], "synsets": data.synsets}
+        other = noise(count, data.classes, seed=1, **given)
         other.name = f"{data.name} to train on"
         return other
 
@@ -50,9 +42,7 @@ def with_training(data: ArrayData, count: int) -> ArrayData:
     return data
 
 
-def convolution(
-    width: int, pool: int, classes: int, rectifier: type[nn.Module] = nn.ReLU
-) -> nn.Module:
+def convolution(width, pool, classes, rectifier=nn.ReLU):
     """One convolution of so many units, its maps pooled to pool², and a linear layer."""
     layers = [nn.Conv2d(3, width, 3), rectifier(), nn.AdaptiveAvgPool2d(pool), nn.Flatten()]
     return nn.Sequential(*layers, nn.Linear(width * pool**2, classes))
@@ -65,15 +55,7 @@ class Rounded(nn.Sequential):
         return super().forward((pixels * 16).round() / 16)
 
 
-def small(
-    make: Callable[[], nn.Module],
-    name: str = "tiny",
-    *,
-    seed: int = 0,
-    classes: tuple[str, ...] | None = CLASSES,
-    size: int = 12,
-    synsets: tuple[str, ...] | None = None,
-) -> Classifier:
+def small(make, name="tiny", *, seed=0, classes=CLASSES, size=12, synsets=None):
     """A classifier of images of size², its weights drawn from a seed."""
     torch.manual_seed(seed)
     sizes = {"image_size": size, "resize": size}
@@ -93,11 +75,6 @@ def audited(models: Any, data: Any, out: Path, **more: Any) -> Path:
     with unreported():
         auditing.audit(models, data, out, **more)
     return out
-
-
-def rows(run: Path, name: str) -> list[dict[str, str]]:
-    with open(run / "results" / f"{name}.csv", newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def results(run: Path) -> dict[str, bytes]:

@@ -1,11 +1,10 @@
 """Attribution tables made up for tests of the report, beside those of `synthetic_run`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from synthetic_run import BOTH, Table, Texts, around, row, write_picture, write_table
+from synthetic_run import BOTH, Table, around, row, write_picture, write_table
 
 METHODS = ("IntegratedGradients", "ExpectedGradients", "Random")
 MEASURES = {
@@ -28,20 +27,8 @@ N = 100
 """Images."""
 
 
-def noise(number: int, strength: float, method: str) -> np.ndarray:
-    """An image of 8×8, or its heat map by a method."""
-    random = np.random.default_rng([number, len(method), int(100 * strength)])
-    return random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-
-
 def write_attribution(
-    run: Path,
-    *,
-    models: Sequence[str] = BOTH,
-    methods: Sequence[str] = METHODS,
-    shown: int = 3,
-    labels: Sequence[str] = ("cat", "dog", "ship"),
-    texts: Texts = str,
+    run, *, models=BOTH, methods=METHODS, shown=3, labels=("cat", "dog", "ship"), texts=str
 ) -> Path:
     """Write the three tables of attribution and pictures; the last model's are the better ones."""
     random = np.random.default_rng(9)
@@ -66,12 +53,11 @@ def write_attribution(
             label, wrong = texts(labels[rank % len(labels)]), (rank + index) % 3 == 2
             for method in ("", *(name for name in methods if name != "Random")):
                 file = f"figures/images/attribution-{index}-{rank}-{method}.png"
-                write_picture(run, file, noise(rank, strength, method))
+                write_picture(run, file, rank, len(method), int(100 * strength))
                 found = row(model=model, rank=rank, id=10 * rank, method=method, label=label)
                 found |= row(predicted=texts("truck") if wrong else label)
                 found |= row(probability=0.912 - 0.1 * rank, file=file)
-                gap = (0.31 if wrong else 0.02) if method else None
-                pictures.append(found | row(gap=gap))
+                pictures.append(found | row(gap=((0.31 if wrong else 0.02) if method else None)))
     write_table(run, "attribution", paired(rows))
     write_table(run, "attribution_methods", settings)
     write_table(run, "attribution_pictures", pictures)

@@ -9,21 +9,10 @@ import numpy as np
 
 from advlens.intervals import wilson
 from advlens.words import Estimate
-from synthetic_run import (
-    BOTH,
-    LAYERS,
-    Row,
-    Table,
-    Texts,
-    noise,
-    row,
-    rows_of,
-    write_picture,
-    write_table,
-)
+from synthetic_run import BOTH, LAYERS, Row, Table, Texts, row, rows_of, write_picture, write_table
 
 CATEGORIES = ("color", "texture", "material", "scene", "part", "object")
-MINIMA = (0.02, 0.04, 0.1)
+NAMES = tuple(f"concept {n}" for n in range(1, 31))
 Found = dict[tuple[str, str, int], tuple[str, str, float]]
 REAL, ADVERSARIAL, AGAIN = "real", "adversarial", "adversarial-reestimated"
 
@@ -34,7 +23,7 @@ def write_dissection(
     models: Sequence[str] = BOTH,
     layers: Sequence[str] = LAYERS[1:],
     units: Sequence[int] = (40, 48),
-    concepts: Sequence[str] = tuple(f"concept {n}" for n in range(1, 31)),
+    concepts: Sequence[str] = NAMES,
     attack: str = "AdamAttack",
     shown: int = 2,
     texts: Texts = str,
@@ -55,10 +44,8 @@ def write_dissection(
                 tables[""] += [name | each for each in rows]
                 if unit in range(3, 3 + shown):
                     rows = _pictures(run, random, attack, texts)
-                    why = row(
-                        chosen="largest drop of IoU" if attack and unit > 3 else "highest IoU"
-                    )
-                    tables["_pictures"] += [name | why | each for each in rows]
+                    why = "largest drop of IoU" if attack and unit > 3 else "highest IoU"
+                    tables["_pictures"] += [name | row(chosen=why) | each for each in rows]
         share = 0.95 if index else 0.98
         low, high = wilson(round(share * 1200), 1200)
         attacked = row(success=share, success_low=low, success_high=high)
@@ -75,9 +62,7 @@ def write_dissection(
     return run
 
 
-def _unit(
-    random: Any, strength: float, depth: int, unit: int, concepts: Sequence[str], attacked: bool
-) -> Table:
+def _unit(random, strength, depth, unit, concepts, attacked):
     dead, rare = unit == 0, unit == 1
 
     def found(images: str, label: int, iou: float) -> Row:
@@ -105,9 +90,10 @@ def _pictures(run: Path, random: Any, attack: str, texts: Texts) -> Table:
     for kind in (REAL, ADVERSARIAL) if attack else (REAL,):
         for rank in range(4):
             number = int(random.integers(1200))
-            place, pixels = len(list(folder.glob("*"))), (noise(number), noise(number + 5000))
+            place = len(list(folder.glob("*")))
             file, drawn = (
-                write_picture(run, f"figures/dissection/{place + n}.png", pixels[n]) for n in (0, 1)
+                write_picture(run, f"figures/dissection/{place + n}.png", number, n + 1)
+                for n in (0, 1)
             )
             label = texts(("cat", "dog", "ship")[number % 3])
             fooled = kind == ADVERSARIAL and rank % 2 == 1
@@ -135,7 +121,7 @@ def _shares(rows: Table) -> Iterator[Row]:
     for place, found in _places(rows):
         for images, shown in found.items():
             n = len(shown)
-            for minimum in MINIMA:
+            for minimum in (0.02, 0.04, 0.1):
                 for category in (*CATEGORIES, "all"):
                     own = [each for each in shown if category in (each["category"], "all")]
                     detectors = sum(each["iou"] > minimum for each in own)

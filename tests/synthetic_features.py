@@ -4,9 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from synthetic_run import BOTH, Row, Table, Texts, around, row, write_picture, write_table
+from synthetic_run import BOTH, CLASSES, Row, Table, Texts, around, row, write_picture, write_table
 
 MEASURES = {
     "representation": ("", 0.05, 0.12),
@@ -14,13 +12,8 @@ MEASURES = {
     "192 (192 features)": ("inception", 17.0, 11.5),
 }
 """The network that measures, and the means of the first model and of the last."""
-TABLES = (
-    "inversion",
-    "inversion_pictures",
-    "visualization_pictures",
-    "generation",
-    "generation_pictures",
-)
+TABLES = ("inversion", "inversion_pictures", "visualization_pictures")
+TABLES += ("generation", "generation_pictures")
 
 
 @dataclass(frozen=True)
@@ -35,16 +28,15 @@ class _Model:
     def picture(self, kind: str, number: int, *, own: bool = True) -> str:
         """Write one of 8×8; all models share what is not their own."""
         strength, owner = (self.strength, self.index) if own else (0.0, 0)
-        random = np.random.default_rng([len(kind), number, int(100 * strength)])
-        pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        return write_picture(self.run, f"figures/images/{kind}-{owner}-{number}.png", pixels)
+        seed = len(kind), number, int(100 * strength)
+        return write_picture(self.run, f"figures/images/{kind}-{owner}-{number}.png", *seed)
 
 
 def write_features(
     run: Path,
     *,
     models: Sequence[str] = BOTH,
-    classes: Sequence[str] = ("airplane", "cat", "dog", "ship"),
+    classes: Sequence[str] = CLASSES,
     components: Sequence[int] = (3, 130),
     generated: int = 5000,
     features: str = "inception",
@@ -101,9 +93,7 @@ def _inverted(model: _Model, shown: int, classes: Sequence[str]) -> Iterator[Row
             yield found | row(distance=0.05 + 0.1 * model.strength + 0.01 * rank)
 
 
-def _visualized(
-    model: _Model, components: Sequence[int], top: int, classes: Sequence[str]
-) -> Iterator[Row]:
+def _visualized(model, components, top, classes):
     kinds = (("visualized", 1, 9.0), ("most", top, 3.0), ("least", top, 0.0))
     for component in components:
         for kind, count, activation in kinds:

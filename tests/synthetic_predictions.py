@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from advlens.intervals import wilson
-from synthetic_run import BOTH, Row, Table, noise, row, write_picture, write_table
+from synthetic_run import BOTH, Row, Table, row, write_picture, write_table
 
 CONDITIONS = (
     row(attack="natural", norm="", epsilon=0.0, steps=0, settings=""),
@@ -65,9 +65,7 @@ def _example(run: Path, model: str, kind: str, rank: int, classes: Sequence[str]
     files = {}
     for number, name in enumerate(("natural", "attacked", "difference")):
         stem = f"figures/images/example-{BOTH.index(model) if model in BOTH else 0}-{kind[:5]}"
-        files[name] = write_picture(
-            run, f"{stem.replace(' ', '')}-{rank}-{name}.png", noise(number)
-        )
+        files[name] = write_picture(run, f"{stem.replace(' ', '')}-{rank}-{name}.png", number)
     wrong = kind == "error"
     return row(
         model=model,

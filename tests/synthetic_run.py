@@ -17,6 +17,8 @@ Table = list[Row]
 Texts = Callable[[str], str]
 BOTH = ("standard", "robust")
 LAYERS = ("conv1", "layer1.0.conv2", "layer2.0.conv2")
+LAST = LAYERS[-1]
+CLASSES = ("airplane", "cat", "dog", "ship")
 TABLES = "accuracy sweep checks units layers consistency floors table1_d19 curves pictures"
 N, TOP = 1000, 10
 """Images in the data set, and of each unit."""
@@ -47,11 +49,9 @@ def around(value: float, arm: float = 0.01, name: str = "") -> Row:
     return dict(zip(names, (value, value - arm, value + arm), strict=True))
 
 
-def noise(number: int) -> np.ndarray:
-    return np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-
-
-def write_picture(run: Path, file: str, pixels: np.ndarray) -> str:
+def write_picture(run: Path, file: str, *seed: int) -> str:
+    """Noise of 8×8, the same for the same seed."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     (run / file).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(run / file)
     return file
@@ -78,18 +78,15 @@ def _cell(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def read(run: Path, table: str) -> list[dict[str, str]]:
-    with open(run / "results" / f"{table}.csv", encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def rows_of(run: Path, table: str, **wanted: str) -> list[dict[str, str]]:
-    return [row for row in read(run, table) if wanted.items() <= row.items()]
+    """The rows of a table whose columns hold these texts."""
+    with open(run / "results" / f"{table}.csv", encoding="utf-8", newline="") as file:
+        return [row for row in csv.DictReader(file) if wanted.items() <= row.items()]
 
 
 def change(run: Path, table: str, alter: Callable[[Row], object]) -> None:
     """Write a table again, each row altered."""
-    rows: Table = list(read(run, table))
+    rows: Table = list(rows_of(run, table))
     for row in rows:
         alter(row)
     write_table(run, table, rows)
@@ -113,14 +110,7 @@ class _Made:
 
 
 def write_run(
-    run: Path,
-    *,
-    models: Sequence[str] = BOTH,
-    layers: Sequence[str] = LAYERS,
-    units: Sequence[int] = (6, 8, 12),
-    classes: Sequence[str] = ("airplane", "cat", "dog", "ship"),
-    shown: int = 2,
-    texts: Texts = str,
+    run, *, models=BOTH, layers=LAYERS, units=(6, 8, 12), classes=CLASSES, shown=2, texts=str
 ) -> Path:
     """Write `run.json`, `results/` and pictures; the first model breaks under attack.
 
@@ -275,7 +265,7 @@ def _pictures(made: _Made, model: str, strength: float, live: Table) -> None:
                 label = names[number % len(names)]
                 predicted = names[favorite] if fooled else label
                 file = f"figures/images/{len(rows)}.png"
-                write_picture(made.run, file, noise(number))
+                write_picture(made.run, file, number)
                 found = row(model=model, layer=layer, unit=unit["unit"], lc=unit["lc"])
                 found |= row(chosen=chosen, images=kind, rank=rank, id=number, label=label)
                 found |= row(predicted=predicted, response=9.0 - rank, attacked=MAIN)
@@ -314,15 +304,7 @@ def _record(made: _Made, models: Sequence[str]) -> Row:
     }
 
 
-def write_training(
-    run: Path,
-    *,
-    models: Sequence[str] = BOTH,
-    epochs: int = 60,
-    left_out: Sequence[str] = (),
-    described: bool = True,
-    texts: Texts = str,
-) -> Path:
+def write_training(run, *, models=BOTH, epochs=60, left_out=(), described=True, texts=str):
     """Write `training.csv` and `training_settings.csv`: standard, adversarial, and TRADES models.
 
     The adversarial one overfits robustly from two thirds of its epochs on. Columns that are left

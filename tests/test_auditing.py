@@ -32,6 +32,15 @@ NATURAL = dataclasses.replace(SETTINGS, natural=True)
 ONE_STEP = AuditSettings(stages=("accuracy",), fgsm=(), norm=("L2",), steps=1, device="cpu")
 OF_ACCURACY = {"accuracy.csv", "accuracy_images.csv", "class_accuracy.csv", "confusion.csv"}
 OF_ACCURACY |= {"calibration.csv", "calibration_error.csv"}  # examples need an iterated attack
+OTHER_TYPES = [
+    ({"models": 3}, "models must be .* or a list of them, not int"),
+    ({"models": None}, "models must be .*not NoneType"),
+    ({"models": ["cifar10-l2", 3]}, "each model must be .*not int"),
+    ({"models": []}, "at least one model"),
+    ({"data": torch.zeros(2, 3, 32, 32)}, "data must be .*ArrayData.*not Tensor"),
+    ({"data": Path("photos")}, "data must be .*folder:DIR"),
+    ({"settings": {"steps": 3}}, r"settings must be advlens.\w+Settings\(…\), not dict"),
+]
 
 
 def images(count: int = 60, synsets: tuple[str, ...] | None = SYNSETS) -> ArrayData:
@@ -58,9 +67,7 @@ def finished(tmp_path_factory):
     return run
 
 
-def test_damaged_images_end_a_run_before_it_begins_or_are_left_out_and_listed(
-    tmp_path, monkeypatch
-):
+def test_damaged_images_end_a_run_at_once_or_are_left_out_and_listed(tmp_path, monkeypatch):
     whole = images(30)
     for number, label in enumerate(whole.labels.tolist()):
         path = tmp_path / "data" / CLASSES[label] / f"{number:02d}.png"
@@ -120,9 +127,7 @@ def test_a_killed_run_continues_to_the_same_bytes(finished, tmp_path, monkeypatc
     assert not list((tmp_path / "parts").glob("*.state.*"))
 
 
-def test_the_same_command_computes_nothing_and_another_one_is_refused(
-    finished, tmp_path, monkeypatch
-):
+def test_the_same_command_computes_nothing_and_another_is_refused(finished, tmp_path, monkeypatch):
     before = results(finished)
     monkeypatch.setattr(passes, "_pass", None)
     assert results(audited(models(0, 1), images(), finished, settings=SETTINGS)) == before
@@ -179,9 +184,7 @@ def test_natural_accuracy_alone_takes_no_attack(finished, tmp_path, monkeypatch)
     assert rows(tmp_path, "accuracy") == rows(finished, "accuracy")[:1]
 
 
-def test_an_expected_accuracy_outside_the_interval_ends_the_audit_before_its_first_attack(
-    tmp_path, monkeypatch
-):
+def test_an_expected_accuracy_outside_the_interval_ends_the_audit_at_once(tmp_path, monkeypatch):
     data, both = images(), models(0, 1)
     pixels = data.images(range(60)).float() / 255
     with torch.no_grad():
@@ -314,18 +317,7 @@ def test_images_that_an_attack_cannot_begin_on_are_said(tmp_path, capsys):
     assert (row["model"], row["unattacked"], row["n"]) == ("dark", "3", "6")
 
 
-@pytest.mark.parametrize(
-    ("given", "reason"),
-    [
-        ({"models": 3}, "models must be .* or a list of them, not int"),
-        ({"models": None}, "models must be .*not NoneType"),
-        ({"models": ["cifar10-l2", 3]}, "each model must be .*not int"),
-        ({"models": []}, "at least one model"),
-        ({"data": torch.zeros(2, 3, 32, 32)}, "data must be .*ArrayData.*not Tensor"),
-        ({"data": Path("photos")}, "data must be .*folder:DIR"),
-        ({"settings": {"steps": 3}}, r"settings must be advlens.\w+Settings\(…\), not dict"),
-    ],
-)
+@pytest.mark.parametrize(("given", "reason"), OTHER_TYPES)
 def test_arguments_of_another_type(given, reason, tmp_path):
     for call in (audit, dissect):
         asked: dict[str, Any] = {"models": "cifar10-l2", "data": "sample"} | given

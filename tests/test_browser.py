@@ -21,7 +21,6 @@ CALLS = 5_000_000
 """Of functions, at most, to write the page of ten thousand units."""
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
-PAGE = 25
 ROWS = """() => {
     const names = [...document.querySelectorAll(".units thead button")].map(b => b.innerText);
     return [...document.querySelectorAll(".units tbody tr")].map(row =>
@@ -104,8 +103,7 @@ def headers(page: Page) -> list[str]:
 
 def shown(page: Page) -> list[dict[str, str]]:
     """The rows of the page of units, by header."""
-    found: list[dict[str, str]] = page.evaluate(f"({ROWS})()")
-    return found
+    return page.evaluate(f"({ROWS})()")
 
 
 def everything(page: Page) -> list[dict[str, str]]:
@@ -140,7 +138,7 @@ def filter_of(page: Page, label: str) -> Locator:
 
 def test_all_units_are_there_as_in_the_plain_table(page: Page, run: Path) -> None:
     units = rows_of(run, "dissection", images="real")
-    assert len(shown(page)) == PAGE
+    assert len(shown(page)) == 25
     assert status(page) == f"{len(units)} of {len(units)} units, 1 to 25 shown"
     found = everything(page)
     assert status(page) == f"{len(units)} of {len(units)} units, 176 to 176 shown"
@@ -202,8 +200,7 @@ def test_a_text_is_found_in_either_concept(page: Page) -> None:
 
 
 def focused(page: Page) -> str:
-    text: str = page.evaluate("document.activeElement.textContent")
-    return text
+    return page.evaluate("document.activeElement.textContent")
 
 
 def test_keys_clicks_and_the_tabulator_reach_everything(page):

@@ -155,16 +155,13 @@ def test_wrong_use_is_one_sentence(words, pattern, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("words", "toml", "pattern"), WRONG_SETTINGS)
-def test_wrong_settings_in_a_file_are_one_sentence_that_names_it(
+def test_wrong_settings_in_a_file_are_one_sentence_with_its_name(
     words, toml, pattern, tmp_path, capsys
 ):
     sentence = refused(f"{words} --config {{tmp}}/settings.toml", toml, tmp_path, capsys)
     assert "HERE/settings.toml" in sentence or toml.startswith("recipe =")
     assert re.search(pattern, sentence.replace("settings.toml", ""), re.IGNORECASE)
     assert not (tmp_path / "out").exists()
-
-
-# What works
 
 
 @pytest.fixture
@@ -260,9 +257,6 @@ def test_verbs_that_only_tell_and_one_that_takes_a_local_archive(capsys, tmp_pat
     assert str(archive) in capsys.readouterr().err
 
 
-# How it ends
-
-
 ENDS = [
     (RunError("the disk is full"), 1, "advlens: the disk is full\n"),
     (NumericError("two\nlines"), 1, "advlens: two lines\n"),
@@ -272,7 +266,7 @@ ENDS = [
 
 
 @pytest.mark.parametrize(("error", "code", "says"), ENDS)
-def test_every_end_has_its_code_and_a_traceback_only_for_debugging(
+def test_every_end_has_its_code_and_a_traceback_if_asked_for(
     error, code, says, monkeypatch, capsys
 ):
     def fail(command: object, line: str) -> None:

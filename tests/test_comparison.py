@@ -106,8 +106,7 @@ def test_a_model_in_several_runs_counts_once_and_an_earlier_comparison_is_replac
             table = rows(out, "accuracy")
     assert Results.read(out).models == ("tiny", "other")
     assert [row["model"] for row in table if row["attack"] == "natural"] == ["tiny", "other"]
-    alone = rows(runs["second"], "accuracy")
-    assert [row for row in table if row["model"] == "tiny"] == alone
+    assert [row for row in table if row["model"] == "tiny"] == rows(runs["second"], "accuracy")
     note = (
         f"tiny was measured in {tmp_path / 'first'} too; its numbers are those of an earlier run."
     )

@@ -1,4 +1,4 @@
-"""Settings: how numbers are written and read, and what is refused."""
+"""Settings and methods in one word: how they are written and read, and what is refused."""
 
 import dataclasses
 import math
@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advlens import AuditSettings, DissectSettings, SettingsError
-from advlens.settings import AttackSettings, TrainSettings, parse_number, show_number
+from advlens.settings import (
+    AttackSettings,
+    MethodSpec,
+    TrainSettings,
+    parse_method,
+    parse_number,
+    show_number,
+)
 
 WRITTEN = {"4/255": 4 / 255, ".0157": 0.0157, "0.5": 0.5, "1": 1.0, "1e-3": 0.001, "-1/2": -0.5}
 NAN, INF = math.nan, math.inf
@@ -22,7 +29,6 @@ POSITIVE = {
     TrainSettings: "epochs batch_size learning_rate validation epsilon attack_steps step_size clip "
     "threads",
 }
-NOT_NEGATIVE = "weight_decay beta alpha momentum average crop rotation"
 # names of settings, and values that none of them takes
 OTHER = [
     *((kind, names, (0, -1, NAN, INF)) for kind, names in POSITIVE.items()),
@@ -43,7 +49,7 @@ OTHER = [
     (AttackSettings, "draws", (0,)),
     (DissectSettings, "quantile minimum", (0.0, 1.0)),
     (DissectSettings, "layers", ((),)),
-    (TrainSettings, NOT_NEGATIVE, (-0.1, NAN, INF)),
+    (TrainSettings, "weight_decay beta alpha momentum average crop rotation", (-0.1, NAN, INF)),
     (TrainSettings, "alpha momentum average", (1.1,)),
     (TrainSettings, "rotation", (181.0,)),
     (TrainSettings, "epsilon_range resized_crop", ((0.0, 0.5), (0.5, 0.4), (0.1, INF), (NAN, 0.5))),
@@ -56,13 +62,9 @@ RANGES = [
     for value in values
 ]
 IGNORED = {
-    "fgsm": "steps step_size weight layer",
-    "noise": "steps step_size weight layer",
-    "pgd": "weight layer",
-    "bim": "weight layer",
-    "least-likely": "weight layer",
-    "feature": "weight",
-    "adam": "epsilon layer",
+    **dict.fromkeys(("fgsm", "noise"), "steps step_size weight layer"),
+    **dict.fromkeys(("pgd", "bim", "least-likely"), "weight layer"),
+    **{"feature": "weight", "adam": "epsilon layer"},
 }
 TEXTS = {"layer": "conv1", "head": "conv1"}
 # a value other than the default for each setting that some objective ignores
@@ -76,6 +78,42 @@ MEANINGLESS = {
     "consistency": "attack_steps step_size",
     "trades": "alpha preset distance layer gradient clean_pass",
     "unrelaxed": "preset distance gradient clean_pass",
+}
+APART = [
+    ("natural needs the stage accuracy", {"natural": True, "stages": ("neurons",)}),
+    ("autoattack needs the stage accuracy", {"autoattack": 9, "stages": ("sweep",)}),
+    ("natural leaves all attacks out", {"natural": True, "autoattack": 9}),
+    ("natural leaves all attacks out", {"natural": True, "attack": ("Pgd(norm=L2)",)}),
+    ("stage dissection needs concepts", {"stages": ("accuracy", "dissection")}),
+    ("autoattack must be a finite number ≥ 0", {"autoattack": -1}),
+    ("autoattack_linf must be .* ≤ 1", {"autoattack_linf": 2.0, "autoattack": 5}),
+    ("autoattack_linf needs autoattack", {"autoattack_linf": 0.1}),
+    ("units needs the stage neurons or dissection", {"units": ("a:1",), "stages": ("sweep",)}),
+    ("components needs the stage vis", {"components": (1,), "stages": ("neurons",)}),
+    ("natural measures accuracy alone; give it without units", {"units": ("a:1",), **NATURAL}),
+    ("natural measures .* without components", {"components": (1,), **NATURAL}),
+]
+WIDE = " foolbox : LinfPGD ( steps = 10 , epsilon = 8 / 255 ) "
+VALUES = (
+    "a:B(a=1, b=-2.5, c=True, d=None, e=Linf, f='two words', g=(3, 1/4, (x,)), h=-1/2, i=[1])",
+    {"a": 1, "b": -2.5, "c": True, "d": None, "e": "Linf", "f": "two words"}
+    | {"g": (3, 0.25, ("x",)), "h": -0.5, "i": (1,)},
+)
+NO_FORM = ["", "a b", "foolbox:", "foolbox:L2PGD(", "foolbox:L2PGD)", "a:b:c"]
+NO_NUMBER = ["a.b()", "1/2/3", "b'1'", "1j", "{}", "lambda: 1"]
+REFUSED = {
+    **dict.fromkeys(NO_FORM, "of the form"),
+    **{f"foolbox:L2PGD(x={text})": "is not a number" for text in NO_NUMBER},
+    "foolbox:L2PGD(steps=)": "(invalid syntax|expected argument value)",
+    "foolbox:L2PGD(10)": "10 has no name",
+    "foolbox:L2PGD(steps=1)(steps=2)": "more than one pair",
+    "foolbox:L2PGD(steps=1, steps=2)": "twice|repeated",
+    "foolbox:L2PGD(**{'steps': 1})": "not setting=value",
+    "foolbox:L2PGD(steps=2*5)": "2 \\* 5 is not a number",
+    "foolbox:L2PGD(steps=len('x'))": "len\\('x'\\) is not a number",
+    "foolbox:L2PGD(epsilon=8/0)": "8 / 0.*is not a number",
+    **{f"foolbox:L2PGD(x={'(' * 300}1{')' * 300})": "", f"foolbox:L2PGD(x={'-' * 400}1)": ""},
+    f"foolbox:L2PGD(x={'1' * 1000})": "of the form",
 }
 
 
@@ -106,23 +144,7 @@ def test_a_value_out_of_range_is_refused_by_name(kind, name, value):
         kind(**{name: value})
 
 
-@pytest.mark.parametrize(
-    ("said", "settings"),
-    [
-        ("natural needs the stage accuracy", {"natural": True, "stages": ("neurons",)}),
-        ("autoattack needs the stage accuracy", {"autoattack": 9, "stages": ("sweep",)}),
-        ("natural leaves all attacks out", {"natural": True, "autoattack": 9}),
-        ("natural leaves all attacks out", {"natural": True, "attack": ("Pgd(norm=L2)",)}),
-        ("stage dissection needs concepts", {"stages": ("accuracy", "dissection")}),
-        ("autoattack must be a finite number ≥ 0", {"autoattack": -1}),
-        ("autoattack_linf must be .* ≤ 1", {"autoattack_linf": 2.0, "autoattack": 5}),
-        ("autoattack_linf needs autoattack", {"autoattack_linf": 0.1}),
-        ("units needs the stage neurons or dissection", {"units": ("a:1",), "stages": ("sweep",)}),
-        ("components needs the stage vis", {"components": (1,), "stages": ("neurons",)}),
-        ("natural measures accuracy alone; give it without units", {"units": ("a:1",), **NATURAL}),
-        ("natural measures .* without components", {"components": (1,), **NATURAL}),
-    ],
-)
+@pytest.mark.parametrize(("said", "settings"), APART)
 def test_settings_that_do_not_go_together_are_refused(said, settings):
     with pytest.raises(SettingsError, match=said):
         AuditSettings(**settings)
@@ -169,3 +191,35 @@ def test_settings_of_sgd_are_refused_for_adam(name, value):
     with pytest.raises(SettingsError, match=f"^{name} means nothing to the optimizer adam"):
         TrainSettings(optimizer="adam", **{name: value})
     TrainSettings(optimizer="sgd", **{name: value})
+
+
+@pytest.mark.parametrize("text", ["foolbox:LinfPGD(epsilon=8/255,steps=10)", WIDE])
+def test_a_method_with_settings(text):
+    found = parse_method(text)
+    assert found == MethodSpec("foolbox", "LinfPGD", {"epsilon": 8 / 255, "steps": 10})
+    assert type(found.settings["steps"]) is int
+
+
+def test_what_may_be_left_out_and_kinds_of_values():
+    assert parse_method("Pgd") == parse_method("Pgd()") == MethodSpec("", "Pgd", {})
+    assert str(parse_method("captum:Saliency(abs=False)")) == "captum:Saliency"
+    assert parse_method("a:B(x=1, y=2)").without("x") == {"y": 2}
+    assert parse_method(VALUES[0]).settings == VALUES[1]
+
+
+@pytest.mark.parametrize(("text", "reason"), REFUSED.items(), ids=range(len(REFUSED)))
+def test_anything_else_is_refused_in_one_sentence(text, reason):
+    with pytest.raises(SettingsError, match=rf"names no method such as .*{reason}") as caught:
+        parse_method(text)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(SettingsError, match="names no method"):
+        AuditSettings(attack=(text,))
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_no_text_does_anything_else(name, settings):
+    for text in (name, f"a:b({settings})", f"a:b(x={settings})"):
+        try:
+            assert isinstance(parse_method(text), MethodSpec)
+        except SettingsError:
+            continue

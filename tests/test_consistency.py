@@ -8,17 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import advlens.consistency as measures
 from advlens import L2, Classifier, DataError, GaussianNoise, LeastLikely, SettingsError
-from advlens.consistency import (
-    Consistency,
-    LayerConsistency,
-    agreement,
-    class_counts,
-    layer_consistency,
-    level,
-    random_floor,
-    uniform_floor,
-)
+from advlens.consistency import Consistency, agreement, layer_consistency, level, random_floor
 from advlens.statistics import TopK
 from advlens.wordnet import CIFAR10_SYNSETS, distance, similarity_matrix
 
@@ -59,7 +51,7 @@ def random_layer() -> dict[str, np.ndarray]:
     return {"labels": labels, "targets": targets, "real": real, "adversarial": adversarial}
 
 
-def measure(layer: dict[str, np.ndarray], k: int = 6) -> LayerConsistency:
+def measure(layer: dict[str, np.ndarray], k: int = 6) -> measures.LayerConsistency:
     top = [tops(layer[kind], k) for kind in ("real", "adversarial")]
     classes = [torch.from_numpy(layer[name]) for name in ("labels", "targets")]
     return layer_consistency(*top, *classes, C)
@@ -139,18 +131,16 @@ def test_bounds_extremes_and_floors():
     assert agreement(one, one, C).item() == 1
     assert agreement(one, other, C).item() == pytest.approx(C[3, 7].item(), abs=1e-15)
     even = torch.ones(1, CLASSES, dtype=torch.float64)
-    assert level(even, C).item() == pytest.approx(uniform_floor(C), abs=1e-15)
-    assert class_counts(torch.tensor([[0, 0, 2], [1, 2, 1]]), 3).tolist() == [[2, 0, 1], [0, 2, 1]]
+    assert level(even, C).item() == pytest.approx(measures.uniform_floor(C), abs=1e-15)
+    classes = torch.tensor([[0, 0, 2], [1, 2, 1]])
+    assert measures.class_counts(classes, 3).tolist() == [[2, 0, 1], [0, 2, 1]]
     labels = torch.arange(1000) % CLASSES
     lc, cs1 = random_floor(labels, C, 20, seed=0)
     # k images drawn without replacement: k diagonal pairs, and k(k − 1) of different images
-    other = (1000 * uniform_floor(C) - 1) / 999
+    other = (1000 * measures.uniform_floor(C) - 1) / 999
     assert lc == pytest.approx((1 + 19 * other) / 20, abs=0.003)
     assert 0.5 < cs1 < 0.9
     assert random_floor(labels, C, 20, seed=0) == (lc, cs1)
-
-
-# `Consistency` on images in memory
 
 
 @pytest.fixture

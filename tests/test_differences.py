@@ -8,21 +8,15 @@ from statistics import mean, median
 import pytest
 from scipy.stats import binomtest, norm, ttest_1samp, ttest_rel
 
+from advlens import intervals
 from advlens.auditing.differences import compared
-from advlens.intervals import (
-    Z95,
-    holm,
-    mcnemar,
-    median_interval,
-    paired_interval,
-    paired_mean,
-    two_sample,
-    wilson,
-)
+from advlens.intervals import Z95, holm, mcnemar, paired_interval, two_sample, wilson
 
 TABLES = [(20, 12, 2, 16), (0, 5, 0, 0), (7, 0, 0, 9), (50, 3, 9, 2), (1, 20, 30, 1), (0, 0, 0, 4)]
 """Trials in which both succeed, only the first, only the second, neither."""
 FGSM = {"attack": "Fgsm", "norm": "Linf", "epsilon": 0.01, "steps": 1}
+COVERED = [(100, (0.8, 0.08, 0.05, 0.07)), (400, (0.85, 0.06, 0.03, 0.06))]
+MEDIANS = [(6, 1, 0.96875), (9, 2, 0.9609375), (16, 4, 0.97873)]
 
 
 def by_hand(a: int, b: int, c: int, d: int) -> tuple[float, float]:
@@ -82,13 +76,11 @@ def test_a_difference_is_established_exactly_where_its_interval_leaves_out_nothi
 def test_paired_values_of_newcombe_1998_and_of_equal_differences():
     assert paired_interval(20, 12, 2, 16) == pytest.approx((0.0562, 0.3292), abs=5e-5)
     assert paired_interval(0, 0, 0, 0) == (-1, 1)
-    assert paired_mean([0.5, 0.5, 0.5]) == (0.5, 0.5, 0.5, 0)
-    assert paired_mean([0.0, 0.0]) == (0, 0, 0, 1)
+    assert intervals.paired_mean([0.5, 0.5, 0.5]) == (0.5, 0.5, 0.5, 0)
+    assert intervals.paired_mean([0.0, 0.0]) == (0, 0, 0, 1)
 
 
-@pytest.mark.parametrize(
-    ("n", "shares"), [(100, (0.8, 0.08, 0.05, 0.07)), (400, (0.85, 0.06, 0.03, 0.06))]
-)
+@pytest.mark.parametrize(("n", "shares"), COVERED)
 def test_the_paired_interval_covers(n, shares):
     """In 93 % of 800 draws at least; with 95 %, fewer are a matter of 1 in 200."""
     draw, hits = random.Random(0), 0
@@ -137,18 +129,16 @@ def test_each_pair_of_models_is_compared_under_each_attack_that_both_faced():
     assert [r["p_holm"] for r in made] == holm([r["p"] for r in made])
 
 
-@pytest.mark.parametrize(
-    ("n", "rank", "covered"), [(6, 1, 0.96875), (9, 2, 0.9609375), (16, 4, 0.97873)]
-)
+@pytest.mark.parametrize(("n", "rank", "covered"), MEDIANS)
 def test_the_median_has_the_interval_of_order_statistics(n, rank, covered):
     values = random.Random(n).sample(range(1000), n)
     ordered = sorted(values)
-    assert median_interval(values) == (median(values), ordered[rank - 1], ordered[-rank])
+    assert intervals.median_interval(values) == (median(values), ordered[rank - 1], ordered[-rank])
     outside = sum(math.comb(n, k) for k in range(rank)) / 2**n
     assert 1 - 2 * outside == pytest.approx(covered, abs=1e-5)
     assert 2 * (outside + math.comb(n, rank) / 2**n) > 0.05  # a narrower one would not do
-    assert median_interval(values[:5]) == (median(values[:5]), None, None)  # too few
-    assert math.isnan(median_interval([])[0])
+    assert intervals.median_interval(values[:5]) == (median(values[:5]), None, None)  # too few
+    assert math.isnan(intervals.median_interval([])[0])
 
 
 def test_detectors_are_compared_unit_by_unit():

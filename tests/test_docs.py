@@ -1,22 +1,26 @@
-"""The examples of the documentation run as they stand; those that cannot say why."""
+"""The examples of the documentation run as they stand, or say why; design.md names what is."""
 
 import contextlib
 import functools
 import importlib
+import inspect
 import io
 import os
 import re
+import runpy
 import shlex
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 import advlens
 from advlens import datasets
 from advlens.cli import main
-from advlens.cli.parsing import COMMANDS
+from advlens.cli.parsing import COMMANDS, parse
 from advlens.workflows import pruning
 from unrendered import unrendered
 
@@ -28,7 +32,9 @@ FENCE = re.compile(
     re.MULTILINE,
 )
 PROSE = {"", "text", "toml"}  # layouts, output, tables
-OWN_TEST = {"docs/interop.md": "tests/test_interop_page.py"}
+OWN_TEST = {"docs/interop.md": "tests/test_docs.py"}
+PACKAGE = Path(advlens.__file__).parent
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "interop.md"
 
 
 @dataclass(frozen=True)
@@ -45,14 +51,9 @@ class Block:
 def blocks(page: Path) -> list[Block]:
     text = page.read_text(encoding="utf-8")
     return [
-        Block(
-            found["language"],
-            found["body"],
-            f"{page.relative_to(ROOT)}:{text[: found.start()].count(chr(10)) + 1}",
-            found["mark"] or "",
-            found["note"] or "",
-        )
+        Block(*found.group("language", "body"), place, found["mark"] or "", found["note"] or "")
         for found in FENCE.finditer(text)
+        for place in [f"{page.relative_to(ROOT)}:{text[: found.start()].count(chr(10)) + 1}"]
         if not found["language"].startswith("{")  # Sphinx's own
     ]
 
@@ -167,3 +168,84 @@ def test_every_page_is_in_a_table_of_contents_and_every_public_name_in_the_refer
     pages = "".join(path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md"))
     documented = set(re.findall(r"^\.\. auto\w+:: advlens\.(\w+)$", pages, re.MULTILINE))
     assert documented >= {*advlens.__all__} - {"__version__"}
+
+
+def table(section: str) -> list[list[str]]:
+    """The cells of the table of a section, without its header."""
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    (body,) = re.findall(rf"^## {re.escape(section)}\n(.*?)(?=^## |\Z)", text, re.S | re.M)
+    return [line.strip("| ").split(" | ") for line in body.splitlines() if line.startswith("|")][2:]
+
+
+def codes(cell: str) -> list[str]:
+    return re.findall("`([^`]+)`", cell)
+
+
+FORMULAS = [
+    pytest.param(file, name, id=name)
+    for _, place, _ in table("Where do I find …")
+    for file, *names in [codes(place)]
+    for name in names
+]
+
+
+@pytest.mark.parametrize(("file", "name"), FORMULAS)
+def test_a_formula_is_where_the_table_says(file, name):
+    thing = importlib.import_module("advlens." + file.removesuffix(".py").replace("/", "."))
+    for part in name.split("."):
+        thing = getattr(thing, part)
+    assert inspect.getsourcefile(inspect.unwrap(thing)) == str(PACKAGE / file)
+
+
+def test_the_rooms_are_all_there_are():
+    ignored = {"__init__.py", "__pycache__", "py.typed"}
+    rooms = {
+        path.name.removesuffix(".py")
+        for path in PACKAGE.iterdir()
+        # a folder that has gone leaves its compiled modules behind
+        if path.name not in ignored
+        and any(each.suffix != ".pyc" for each in (path, *path.rglob("*")) if each.is_file())
+    }
+    assert sorted([room for cell, _ in table("The rooms") for room in codes(cell)]) == sorted(rooms)
+
+
+def test_the_picture_is_what_the_script_draws_and_has_every_room_that_imports():
+    """Recipes hold a network for the command line, all others without a layer hold no code."""
+    script = runpy.run_path(str(ROOT / "tools" / "draw_rooms.py"))
+    picture = script["PICTURE"].read_text(encoding="utf-8")
+    assert picture == script["drawn"](), "python tools/draw_rooms.py draws it again"
+    listed = {room for cell, _ in table("The rooms") for room in codes(cell)}
+    bare = listed - {room for layer in script["layers"]() for room in layer}
+    assert bare == {"recipes", "reproductions", "tables"}
+
+
+def code_of(language):
+    text = PAGE.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def test_the_commands_are_understood(tmp_path):
+    commands = "".join(block.replace("\\\n", " ") for block in code_of("console"))
+    ours = re.findall(r"^\$ advlens (.*)$", commands, re.MULTILINE)
+    assert len(ours) == 6
+    for line in ours:
+        parse(shlex.split(line.replace(":DIR", f":{tmp_path}")))
+
+
+def test_the_code_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the libraries
+        for place, block in enumerate(code_of("python")):
+            exec(compile(block, f"{PAGE.name}, block {place + 1}", "exec"), names)
+    images, labels, attacked = names["images"], names["labels"], names["attacked"]
+    assert (attacked - images).abs().max() <= 8 / 255 + 1e-6
+    small, large = names["clipped"]
+    for radius, found in ((2 / 255, small), (8 / 255, large)):
+        assert 0 < (found - images).abs().max() <= radius + 1e-6
+    assert torch.equal(names["success"][1], names["model"](large).argmax(dim=1) != labels)
+    torch.testing.assert_close(large, attacked, atol=1e-5, rtol=0)
+    assert (names["values"].shape, names["best"]["attack"]) == (images.shape, "natural")
+    assert names["frame"]["top1"].max() == pytest.approx(names["best"]["top1"])
+    assert "captum:DeepLift" in capsys.readouterr().out

@@ -20,14 +20,10 @@ from advlens.intervals import wilson
 from advlens.prepared import prepare
 
 
-def ranks(logits: Tensor) -> list[list[int]]:
-    """The classes of each image, best first."""
-    return [sorted(range(len(row)), key=lambda c: -row[c]) for row in logits.tolist()]
-
-
 def hits(logits: Tensor, labels: Tensor, k: int) -> int:
     """Images whose label is among the first k classes."""
-    return sum(c in row[:k] for row, c in zip(ranks(logits), labels.tolist(), strict=True))
+    ranks = [sorted(range(len(row)), key=lambda c: -row[c]) for row in logits.tolist()]
+    return sum(c in rank[:k] for rank, c in zip(ranks, labels.tolist(), strict=True))
 
 
 def test_counts_equal_a_loop_and_merge_exactly():

@@ -90,12 +90,7 @@ def draw(name: str, results: Results) -> Callable[..., Figure]:
     return drawn
 
 
-# every figure
-
-
-def test_saved_files_are_valid_and_the_same_twice_with_names_as_they_are(
-    name: str, draw: Callable[..., Figure], tmp_path: Path
-) -> None:
+def test_saved_files_are_valid_and_the_same_twice_with_names_as_they_are(name, draw, tmp_path):
     contents = []
     for folder in (tmp_path / "a", tmp_path / "b"):
         png, svg = figures.save_figure(draw(HOSTILE), folder, "name")
@@ -120,9 +115,6 @@ def test_every_axes_holds_data_and_every_text_is_legible(draw: Callable[..., Fig
         assert all(axes.has_data() for axes in figure.axes)
         texts = [text for text in figure.findobj(Text) if text.get_text().strip()]
         assert min(text.get_fontsize() for text in texts) >= 9
-
-
-# colors
 
 
 def test_dark_exchanges_every_color_and_nothing_else() -> None:
@@ -163,9 +155,6 @@ def test_a_model_has_one_color_and_marker_everywhere(results: Results) -> None:
         lines = [line for line in axes.lines if line.get_linestyle() == "-"][:2]
         assert [line.get_color() for line in lines] == [MODELS[0].light, MODELS[1].light]
         assert [line.get_marker() for line in lines] == list(MARKERS[:2])
-
-
-# pictures
 
 
 def corner(image: AxesImage) -> tuple[float, float]:

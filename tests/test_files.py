@@ -35,6 +35,7 @@ BAD |= {"flipped": "SHA-256", "empty": "0 bytes, not 300000", "absent": "404"}
 BAD |= {"to_http": "not an https address", "to_file": "not allowed", "in_circles": "infinite loop"}
 BAD |= {"silent": "timed out", "dripping": "in time", "garbage": "no http"}
 SIZE = len(BODY)
+CALLS = [(tempfile, "mkstemp"), (os, "fsync"), (os, "chmod"), (os, "replace")]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -59,9 +60,6 @@ def full_disk(room: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-# atomic
-
-
 def test_atomic_writes_bytes_and_text_and_follows_the_umask(tmp_path):
     before = os.umask(0o027)
     try:
@@ -77,11 +75,7 @@ def test_atomic_writes_bytes_and_text_and_follows_the_umask(tmp_path):
 
 
 @pytest.mark.parametrize("old", [{}, {"a": b"old"}], ids=["new", "old"])
-@pytest.mark.parametrize(
-    ("module", "call"),
-    [(tempfile, "mkstemp"), (os, "fsync"), (os, "chmod"), (os, "replace")],
-    ids=["mkstemp", "fsync", "chmod", "replace"],
-)
+@pytest.mark.parametrize(("module", "call"), CALLS, ids=["mkstemp", "fsync", "chmod", "replace"])
 def test_atomic_survives_a_failing_call(tmp_path, monkeypatch, module, call, old):
     path = tmp_path / "a"
     for content in old.values():
@@ -101,9 +95,6 @@ def test_atomic_survives_a_full_disk_and_an_exception(tmp_path, room):
     with pytest.raises(ZeroDivisionError), atomic(path) as file:
         file.writelines(b"x" * (1 // left) for left in (2, 1, 0))
     assert contents(tmp_path) == {"a": b"old"}
-
-
-# locked
 
 
 def test_locked_refuses_a_second_process_and_is_free_after_sigkill(tmp_path, monkeypatch):
@@ -225,9 +216,6 @@ def test_of_processes_that_take_over_at_once_one_holds(tmp_path):
     workers = [subprocess.Popen(command) for _ in range(3)]
     assert [worker.wait(60) for worker in workers] == [0, 0, 0]
     assert (tmp_path / "number").read_text() == "150"
-
-
-# fetch
 
 
 def sends(body: bytes, length: int | None, after=lambda to: None):

@@ -1,8 +1,4 @@
-"""inception: torch-fidelity's features from the same weights; files that are trusted with nothing.
-
-The real weights are looked for where ADVLENS_INCEPTION points (the folder or file of `advlens data
-inception`); random ones prove the code without them.
-"""
+"""Features: torch-fidelity's from the same weights, a classifier's own; no file is trusted."""
 
 import math
 import os
@@ -12,17 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torch_fidelity.feature_extractor_inceptionv3 as fidelity
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-from advlens import CheckpointError, DataError, load_data
+from advlens import CheckpointError, Classifier, DataError, ModelError, load_data
 from advlens.fid import inception
 from advlens.fid.distances import FeatureStatistics, fid
 from advlens.fid.inception import Inception, content, fetch_inception, read_inception, tf1_resize
-from advlens.fid.representations import Source
+from advlens.fid.representations import Representation, Source
 
 LAYERS = ("192", "2048")
 OTHERS = [
@@ -152,8 +149,7 @@ def test_one_layer_computes_nothing_behind_it_of_pixels_as_in_a_png(first):
     first(torch.zeros(1, 3, 8, 8))
     assert settings() == before
     images = noise(1, 32, 32).float() / 255
-    moved = (images + 0.4 / 255).clamp(0, 1)
-    assert torch.equal(first(images)["192"], first(moved)["192"])
+    assert torch.equal(first(images)["192"], first((images + 0.4 / 255).clamp(0, 1))["192"])
     for wrong in (torch.full((1, 3, 8, 8), 2.0), torch.zeros(1, 1, 8, 8)):
         with pytest.raises(DataError, match="images must"):
             first(wrong)
@@ -262,3 +258,36 @@ def test_real_features_and_distances_equal_torch_fidelitys(weights: Path, scale:
         np.testing.assert_allclose(found[layer], values, atol=1e-4)
         value, oracles = distances(found[layer], values, network.sources[layer])
         assert value == pytest.approx(oracles, rel=1e-3)
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        *(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)),
+    )
+    return Classifier(layers, name="tiny", mean=[0.5] * 3, image_size=8, weights="ab").eval()
+
+
+@pytest.mark.parametrize("size", [8, 20])
+def test_features(classifier: Classifier, size: int) -> None:
+    classifier.double()
+    images = torch.rand(5, 3, size, size, dtype=torch.float64)
+    found = Representation(classifier, batch_size=2)(images)["representation"]
+    resized = F.interpolate(images, (8, 8), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        expected = classifier.network[:-1](resized - 0.5)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_features_are_named_and_refusals(classifier):
+    (source,) = Representation(classifier).sources.values()
+    assert (source.dimension, source.weights) == (6, "ab")
+    words = "tiny, layer representation, images resized bilinearly with antialiasing to 8×8"
+    assert str(source) == words
+    with pytest.raises(DataError, match=r"\[0, 1\]"):
+        Representation(classifier)(torch.full((1, 3, 8, 8), 2.0))
+    classifier.network = classifier.network[:-1]
+    with pytest.raises(ModelError, match="no linear layer"):
+        Representation(classifier)

@@ -1,4 +1,4 @@
-"""Discrepancy maps against plain loops in float64, their passes counted, and their pictures."""
+"""Discrepancy maps against plain loops in float64, their passes counted; heat maps by pixel."""
 
 import itertools
 
@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from advlens.auditing.pictures import heat_map
+from advlens.colors import AGAINST, FOR
 from advlens.errors import DataError, ModelError, NumericError, SettingsError
 from advlens.maps import DiscrepancyMap, highlighted, marked
 from advlens.prepared import prepare
@@ -16,7 +18,6 @@ from smooth_network import Counting
 from steps_by_hand import stream
 
 UNITS = [[4, 0], [1, 1], [2, 4]]
-SIZES = [((32, 32), 31**2), ((160, 128), 78 * 62)]
 THREE = "each of the 3 images"
 WRONG = [
     ({"patch": 10}, {}, DataError, "9 × 14 pixels are smaller than the occluder of 10"),
@@ -29,6 +30,8 @@ WRONG = [
     ({}, {"units": [["a"]] * 3}, SettingsError, "whole numbers"),
     ({}, {"layer": "9"}, ModelError, "no convolution named '9'"),
 ]
+IMAGE = torch.rand(3, 6, 5, generator=torch.Generator().manual_seed(1))
+ATTRIBUTION = torch.randn(6, 5, generator=torch.Generator().manual_seed(2))
 
 
 def network() -> nn.Sequential:
@@ -121,7 +124,7 @@ def test_passes_are_one_per_place_and_one_more(units: int, images: Tensor) -> No
     assert taken == 3 * (places + 1) * forward + upsampling
 
 
-@pytest.mark.parametrize(("shape", "places"), SIZES)
+@pytest.mark.parametrize(("shape", "places"), [((32, 32), 31**2), ((160, 128), 78 * 62)])
 def test_sizes_follow_the_image(shape: tuple[int, int], places: int) -> None:
     """At 224 the paper's 11 and 3; at 32 the smallest, 2 and 1; at 128 pixels 6 and 2."""
     patch, *lines = DiscrepancyMap()._places(224, 224)
@@ -167,8 +170,7 @@ def test_pixels_and_responses_are_checked_and_there_may_be_none(images):
     with pytest.raises(DataError, match=r"\[0, 1\]"):
         DiscrepancyMap()(network(), images + 1, units=UNITS)
     model = network()
-    with torch.no_grad():
-        model[3].bias[4] = torch.inf
+    model[3].bias.data[4] = torch.inf
     with pytest.raises(NumericError, match="not finite"):
         DiscrepancyMap()(model, images, units=UNITS)
 
@@ -207,3 +209,36 @@ def test_highlighted_is_what_reaches_a_share_of_the_maximum() -> None:
         assert torch.equal(highlighted(image, discrepancy, share), expected)
     nothing = highlighted(image, torch.zeros(8, 8))
     assert torch.equal(nothing, marked(image, torch.zeros(8, 8, dtype=torch.bool)))
+
+
+def test_each_pixel_is_covered_by_its_share_of_the_scale() -> None:
+    assert (FOR[1:3] > FOR[5:], AGAINST[1:3] < AGAINST[5:]) == (True, True)  # red and blue
+    found = heat_map(IMAGE, ATTRIBUTION, 1.25)
+    assert found.shape == IMAGE.shape
+    for y in range(6):
+        for x in range(5):
+            red, green, blue = IMAGE[:, y, x].double().tolist()
+            faint = 0.7 + 0.3 * (0.299 * red + 0.587 * green + 0.114 * blue)
+            share = min(abs(float(ATTRIBUTION[y, x])) / 1.25, 1.0)
+            color = FOR if ATTRIBUTION[y, x] > 0 else AGAINST
+            for channel, start in enumerate((1, 3, 5)):
+                wanted = share * (int(color[start : start + 2], 16) / 255) + (1 - share) * faint
+                assert float(found[channel, y, x]) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_pixels_stay_in_their_range_and_zeros_leave_the_faint_gray_image():
+    for scale in (1e-30, 0.01, 1e30):
+        found = heat_map(IMAGE, ATTRIBUTION, scale)
+        assert found.min() >= 0
+        assert found.max() <= 1
+    nothing = torch.zeros(6, 5)
+    found = heat_map(IMAGE, nothing, 0.0)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found, heat_map(IMAGE, nothing, 1.0))
+    assert found.min() >= 0.7
+
+
+@pytest.mark.parametrize("scale", [-1.0, float("nan"), float("inf")])
+def test_a_scale_that_is_none_is_refused(scale: float) -> None:
+    with pytest.raises(SettingsError, match="scale must be finite"):
+        heat_map(IMAGE, torch.zeros(6, 5), scale)

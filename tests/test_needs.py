@@ -1,13 +1,17 @@
-"""What stages need: one that is asked for by name and cannot run is an error."""
+"""What stages need, and audits of unusual models: a result, or one sentence before."""
 
 import dataclasses
 import re
+import warnings
 from collections.abc import Callable
 
 import pytest
+import torch
 from torch import Tensor, nn
 
-from advlens import AuditSettings, Classifier, DataError, DissectSettings, ModelError
+import advlens
+import small_runs
+from advlens import AdvlensError, AuditSettings, Classifier, DataError, DissectSettings, ModelError
 from advlens.auditing import audit, dissect, rehearsed
 from advlens.auditing.choices import audit_stages
 from advlens.auditing.needs import lacking
@@ -16,16 +20,7 @@ from advlens.datasets import ArrayData, load_data
 from advlens.plugins import STAGES
 from advlens.prepared import prepare
 from advlens.runs.folder import read_json
-from small_runs import (
-    SYNSETS,
-    Rounded,
-    audited,
-    convolution,
-    noise,
-    rows,
-    small,
-    with_training,
-)
+from small_runs import CLASSES, SYNSETS, Rounded, audited, convolution, noise, rows, small
 from tiny_broden import write_tiny_broden
 
 SMALL = AuditSettings(
@@ -35,6 +30,10 @@ SMALL = AuditSettings(
     generation_steps=1,
 )
 ALL = [name for name in STAGES.names if name != "dissection"]
+ONES = """steps sweep_steps neuron_steps baselines visualized visualization_steps inversion_steps
+    generated generation_steps"""
+SIZES = {"sweep_images": 6, "batch_size": 8, "top": 0.2, "explained": 2, "points": 2, "samples": 2}
+SETTINGS = AuditSettings(**dict.fromkeys(ONES.split(), 1), **SIZES, inverted=2, device="cpu")
 
 
 def images(count: int = 24, synsets: tuple[str, ...] | None = SYNSETS) -> ArrayData:
@@ -111,22 +110,20 @@ def test_a_default_is_left_out_with_a_warning_and_one_that_is_asked_for_is_an_er
 
 PAPER = dataclasses.replace(SMALL, gaussians="paper")
 FROM = "from a Gaussian that is fitted to a class's images, and"
+PAIRS = [
+    (1, 6, SMALL, ""),
+    (1, 5, SMALL, ""),  # two of the first and of the second class
+    (3, 3, SMALL, f"{FROM} noise to train on has no class of 2 images or more"),
+    (1, 6, PAPER, f"{FROM} noise has no class of 2 images or more"),
+    (3, 0, PAPER, f"{FROM} noise has no class of 2 images or more"),
+    (4, 0, PAPER, ""),
+    (6, 0, SMALL, "to half of a class's images, and noise has no class of 4 images or more"),
+]
 
 
-@pytest.mark.parametrize(
-    ("count", "training", "settings", "reason"),
-    [
-        (1, 6, SMALL, ""),
-        (1, 5, SMALL, ""),  # two of the first and of the second class
-        (3, 3, SMALL, f"{FROM} noise to train on has no class of 2 images or more"),
-        (1, 6, PAPER, f"{FROM} noise has no class of 2 images or more"),
-        (3, 0, PAPER, f"{FROM} noise has no class of 2 images or more"),
-        (4, 0, PAPER, ""),
-        (6, 0, SMALL, "to half of a class's images, and noise has no class of 4 images or more"),
-    ],
-)
+@pytest.mark.parametrize(("count", "training", "settings", "reason"), PAIRS)
 def test_a_gaussian_needs_two_images_and_a_comparison_one(count, training, settings, reason):
-    data = with_training(images(count), training) if training else images(count)
+    data = small_runs.with_training(images(count), training) if training else images(count)
     error = lacking(subject(whole, data), "pairs", settings)
     assert reason in str(error)
     assert (error is None) == (reason == "")
@@ -134,7 +131,7 @@ def test_a_gaussian_needs_two_images_and_a_comparison_one(count, training, setti
 
 def test_one_test_image_has_generated_ones_but_no_distance(tmp_path):
     generation = dataclasses.replace(SMALL, stages=("generation",))
-    audited(small(whole), with_training(images(1), 6), tmp_path, settings=generation)
+    audited(small(whole), small_runs.with_training(images(1), 6), tmp_path, settings=generation)
     assert {row["measure"] for row in rows(tmp_path, "generation")} == {"confidence"}
 
 
@@ -143,8 +140,7 @@ def test_models_of_which_one_has_no_units_are_audited_side_by_side(tmp_path, cap
     page = audit(pair(), images(), tmp_path, settings=SMALL)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "audited without" in line]
     assert line.startswith("advlens: warning: flat is audited without neurons: it has no units")
-    warnings = read_json(tmp_path / "run.json")["warnings"]
-    assert line.removeprefix("advlens: warning: ") in warnings
+    assert line.removeprefix("advlens: warning: ") in read_json(tmp_path / "run.json")["warnings"]
     text = page.read_text(encoding="utf-8")
     top = text[text.index('id="read-first"') : text.index('id="accuracy"')]
     assert "flat is audited without neurons" in top
@@ -178,3 +174,100 @@ def test_a_rehearsal_refuses_and_tells_what_the_audit_would():
     with pytest.raises(ModelError, match=r"^the stage neurons cannot run on flat: it has no units"):
         rehearsed(pair()[0], images(), named)
     assert not [text for text in other.warnings if "audited without" in text]
+
+
+def shaped(height: int = 12, width: int = 12) -> ArrayData:
+    pixels, labels = noise(18, size=max(height, width)).pixels, torch.arange(18) % 3
+    given = {"name": "noise", "classes": CLASSES, "synsets": SYNSETS, "labels": labels}
+    return ArrayData(pixels[:, :, :height, :width].contiguous(), **given)
+
+
+def odd(outputs: int = 3) -> nn.Sequential:
+    torch.manual_seed(0)
+    return convolution(4, 1, outputs).eval()
+
+
+class Masked(nn.Module):  # never predicts its last class, which is the true one of some images
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = odd()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.network(pixels) + torch.tensor([0, 0, -torch.inf])
+
+
+class Means(nn.Module):
+    def forward(self, pixels: Tensor) -> Tensor:
+        return pixels.mean((2, 3))
+
+
+class TwoInputs(nn.Module):
+    def forward(self, pixels: Tensor, mask: Tensor) -> Tensor:
+        return (pixels * mask).mean((2, 3))
+
+
+class Flat(nn.Module):  # for images of 12×20 pixels
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution, self.linear = nn.Conv2d(3, 4, 3), nn.Linear(4 * 10 * 18, 3)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        features = self.convolution(pixels).relu()
+        return self.linear(features.view(features.size(0), -1))
+
+
+def quantized() -> nn.Module:
+    from torch.ao import quantization as ao
+
+    if "fbgemm" not in torch.backends.quantized.supported_engines:
+        pytest.skip("this processor has no kernels for quantized convolutions")
+    network = nn.Sequential(ao.QuantStub(), *odd(), ao.DeQuantStub()).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is deprecated, and in use
+        network.qconfig = ao.get_default_qconfig("fbgemm")
+        observed = ao.prepare(network)
+        observed(torch.rand(8, 3, 12, 12))
+        return ao.convert(observed)
+
+
+ODD = {  # the model, the size of its images, the tables that are not made
+    "a masked class": (Masked, (12, 12), set()),
+    "double": (lambda: odd().double(), (12, 12), set()),
+    "half": (lambda: odd().half(), (12, 12), set()),
+    "not square": (Flat, (12, 20), set()),
+    "no parameters": (Means, (12, 12), {"units", "inversion"}),
+    "quantized": (quantized, (12, 12), {"units", "inversion", "attribution"}),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_audit_measures_what_there_is(name, tmp_path):
+    model, shape, lacks = ODD[name]
+    with warnings.catch_warnings(), small_runs.unreported():
+        warnings.filterwarnings("ignore", message=".*TypedStorage is deprecated")
+        network, data = model().eval(), shaped(*shape)
+        advlens.audit([network], data, tmp_path, settings=SETTINGS)
+    run = advlens.read_run(tmp_path)
+    assert {"units", "inversion", "attribution"} - set(run.tables) == lacks
+    with torch.no_grad():
+        pixels = data.images(range(18)).float() / 255
+        dtype = next((p.dtype for p in network.parameters()), torch.float32)
+        right = (network(pixels.to(dtype)).argmax(dim=1) == data.labels).double().mean().item()
+    natural = next(row for row in run.rows("accuracy") if row["attack"] == "natural")
+    assert natural["top1"] == pytest.approx(right, abs=1e-6)
+
+
+REFUSED = {
+    r"to have 1 channels, but got 3 channels instead\); it must ta": lambda: nn.Conv2d(1, 3, 3),
+    r"missing 1 required positional argument: 'mask'\); it must take pixels in": TwoInputs,
+    r"returns \(1,\) for one image, but noise has 3 classes": lambda: odd(outputs=1),
+    r"returns \(4, 10, 10\) for one image, but noise has 3 classes": lambda: odd()[:1],
+}
+
+
+@pytest.mark.parametrize("sentence", REFUSED)
+def test_what_cannot_be_audited_is_refused_before_the_run(sentence, tmp_path):
+    with pytest.raises(AdvlensError, match=sentence):
+        advlens.audit([REFUSED[sentence]()], shaped(), tmp_path, settings=SETTINGS)
+    assert not (tmp_path / "run.json").exists()

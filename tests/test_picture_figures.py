@@ -30,6 +30,7 @@ from unrendered import unrendered
 KINDS = ("real", "adversarial")
 DPI, SIDE = 100, 84
 """Half as fine as in a run, for speed; pixels of a picture, which is 0.84 inches wide."""
+METHODS = [("IntegratedGradients", "integrated"), ("ExpectedGradients", "expected")]
 
 
 def pictures_of(results: Results) -> Iterator[Section]:
@@ -98,13 +99,8 @@ def of(run: Path, table: str, column: str = "file", **keys: str) -> list[str]:
     return [row[column] for row in rows_of(run, table, **keys)]
 
 
-@pytest.mark.parametrize(
-    ("method", "name"),
-    [("IntegratedGradients", "integrated"), ("ExpectedGradients", "expected")],
-)
-def test_attributions_stand_beside_their_image_eight_to_a_column(
-    run: Path, method: str, name: str
-) -> None:
+@pytest.mark.parametrize(("method", "name"), METHODS)
+def test_attributions_stand_beside_their_image_eight_to_a_column(run, method, name):
     """24 of them in three columns, as in figure 10 of B23."""
 
     def cells(rank: int) -> list[str]:
@@ -189,9 +185,6 @@ def test_units_of_the_users_choice_are_said_to_be(run: Path, tmp_path: Path) -> 
     (block,) = [block for block in section.blocks if isinstance(block, GridBlock)]
     assert block.title == "Units of your choice"
     assert len({grid.sheet for grid in block.grids}) == len(BOTH)
-
-
-# files
 
 
 def test_names_are_plain_where_they_tell_things_apart() -> None:

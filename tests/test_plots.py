@@ -1,18 +1,26 @@
 """Plots show the rows that they are given."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
 
+from advlens.intervals import wilson
 from advlens.report import figures
-from advlens.report.figures.style import CATEGORIES, MODELS
+from advlens.report.figures.style import CATEGORIES, MARKERS, MODELS
+from advlens.report.figures.training import ON_TRAINING_IMAGES
 from advlens.report.sections.neurons.tables import NeuronTables
+from advlens.report.sections.training.tables import histories
 from advlens.runs.results import Results, Rows
 from figure_data import BARS, DOTS, made, shares
-from synthetic_run import BOTH, LAYERS
+from synthetic_run import BOTH, LAYERS, write_run, write_training
 
 CONSISTENCY = ("lc", "consis_adv_fgsm")
+LOSSES = ("natural_loss", "adversarial_loss", "train_natural_loss", "train_adversarial_loss")
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +68,7 @@ def test_dots_stand_at_the_accuracies(results: Results) -> None:
 
 def test_one_model_needs_no_legend(results: Results) -> None:
     rows = results.table("accuracy")
-    one = figures.accuracy_dots(rows.where(model="robust"), ("robust",), chance=0.1)
-    assert not one.legends
+    assert not figures.accuracy_dots(rows.where(model="robust"), ("robust",), chance=0.1).legends
     assert figures.accuracy_dots(rows, BOTH, chance=0.1).legends
 
 
@@ -100,8 +107,7 @@ def test_histograms_hold_every_unit_and_mark_the_mean(tables: NeuronTables) -> N
 def test_more_models_stand_one_below_the_other(tables: NeuronTables) -> None:
     rows, models = tables.units.where(layer="conv1"), (*BOTH, "third")
     rows += [{**row, "model": "third"} for row in rows.where(model="robust")]
-    figure = figures.consistency_histograms(rows, models, floors={})
-    panels = np.array(figure.axes).reshape(3, 2)
+    panels = np.array(figures.consistency_histograms(rows, models, floors={}).axes).reshape(3, 2)
     assert [axes.get_title("left") for axes in panels[:, 0]] == list(models)
     for row, model in zip(panels, models, strict=True):
         for axes, measure in zip(row, CONSISTENCY, strict=True):
@@ -143,8 +149,7 @@ def test_depth_shows_the_layer_means_in_order(tables: NeuronTables) -> None:
             assert values == [row[f"{measure}_mean"] for row in mine]
     assert figure.axes[2].get_xlabel() == "Place of the convolution in its network"
     same = figures.consistency_by_depth(tables.layers, BOTH, floors={})
-    labels = [label.get_text() for label in same.axes[2].get_xticklabels()]
-    assert labels == list(LAYERS)
+    assert [label.get_text() for label in same.axes[2].get_xticklabels()] == list(LAYERS)
 
 
 def test_measures_have_a_panel_each_with_its_own_scale() -> None:
@@ -166,8 +171,7 @@ def test_measures_have_a_panel_each_with_its_own_scale() -> None:
 
 
 def test_a_measure_without_an_interval_is_a_dot() -> None:
-    rows = Rows({**row, "low": None, "high": None} for row in DOTS)
-    figure = figures.measure_panels(rows, BOTH)
+    figure = figures.measure_panels(Rows({**row, "low": None, "high": None} for row in DOTS), BOTH)
     assert not any(c.get_segments() for axes in figure.axes for c in axes.collections)
     assert lines(figure.axes[0], 1)[0][0] == [0.8, -0.1]
 
@@ -214,3 +218,104 @@ def test_bars_pair_real_and_adversarial_detectors() -> None:
         assert real.get_facecolor()[3] > adversarial.get_facecolor()[3]
     (alone,) = figures.concept_bars(BARS, adversarial=False).axes
     assert len(alone.patches) == figures.CONCEPTS
+
+
+def rows_of(folder: Path, epochs: int = 12, left_out: Sequence[str] = ()) -> Rows:
+    run = write_training(write_run(folder, shown=0), epochs=epochs, left_out=left_out)
+    return Rows(row for history in histories(Results.read(run)) for row in history.epochs)
+
+
+def panels(figure: Figure) -> dict[str, Axes]:
+    return {str(axes.get_label()): axes for axes in figure.axes}
+
+
+def curve(axes: Axes, index: int, dashed: bool) -> list[tuple[float, float]]:
+    """The points of a model's solid or dashed line; none where there is no such line."""
+    found = [
+        line
+        for line in axes.lines
+        if line.get_color() == MODELS[index].light
+        and line.get_marker() == "None"
+        and (line.get_linestyle() == "--") == dashed
+    ]
+    assert len(found) <= 1
+    return [(x, y) for line in found for x, y in zip(*line.get_data(), strict=True)]
+
+
+def marks(axes: Axes, index: int) -> list[tuple[float, float]]:
+    return [
+        (line.get_xdata()[0], line.get_ydata()[0])
+        for line in axes.lines
+        if line.get_color() == MODELS[index].light
+        and line.get_marker() == MARKERS[index]
+        and len(line.get_xdata())
+    ]
+
+
+def test_solid_is_held_out_dashed_is_training_and_the_kept_epoch_is_marked(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path)
+    drawn = panels(figures.training_curves(rows, BOTH))
+    assert list(drawn) == ["natural", "adversarial", "natural_loss", "adversarial_loss"]
+    for name, axes in drawn.items():
+        scale = 1 if name.endswith("loss") else 100
+        for index, model in enumerate(BOTH):
+            mine, kept = rows.where(model=model), []
+            for column, dashed in ((ON_TRAINING_IMAGES[name], True), (name, False)):
+                known = mine.known(column)
+                wanted = [(row["epoch"], pytest.approx(scale * row[column])) for row in known]
+                assert curve(axes, index, dashed) == wanted
+                kept += [point for point, row in zip(wanted, known, strict=True) if row["kept"]]
+            assert marks(axes, index) == kept
+    assert not curve(drawn["adversarial"], 0, dashed=True)  # standard training attacks nothing
+    assert curve(drawn["adversarial"], 1, dashed=True)
+
+
+def test_bands_are_the_intervals_of_held_out_accuracies(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path)
+    axes = panels(figures.training_curves(rows, BOTH))["adversarial"]
+    bands = [artist for artist in axes.collections if isinstance(artist, PolyCollection)]
+    for band, model in zip(bands, BOTH, strict=True):
+        ends = [wilson(round(row["adversarial"] * 1000), 1000) for row in rows.where(model=model)]
+        heights = band.get_paths()[0].vertices[:, 1]
+        assert heights.min() == pytest.approx(100 * min(low for low, _ in ends))
+        assert heights.max() == pytest.approx(100 * max(high for _, high in ends))
+
+
+def test_without_cross_entropy_the_loss_of_the_objective_is_shown(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, left_out=LOSSES)
+    drawn = panels(figures.training_curves(rows, BOTH))
+    assert list(drawn) == ["natural", "adversarial", "loss"]
+    mine = [(row["epoch"], row["loss"]) for row in rows.where(model="robust")]
+    assert curve(drawn["loss"], 1, dashed=True) == mine
+    assert not curve(drawn["loss"], 1, dashed=False)
+    assert drawn["loss"].get_title("left") == "Loss of the objective"
+    # one kind of cross entropy takes the whole row
+    rows = Rows({**row, "natural_loss": 1.0} for row in rows)
+    drawn = panels(figures.training_curves(rows, BOTH))
+    assert list(drawn) == ["natural", "adversarial", "natural_loss"]
+
+
+def test_losses_far_apart_are_drawn_on_a_logarithmic_axis(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, left_out=("train_natural_loss",))
+    near = panels(figures.training_curves(rows, BOTH))["natural_loss"]
+    assert (near.get_yscale(), near.get_ylim()[0]) == ("linear", 0)
+    far = Rows({**row, "natural_loss": row["natural_loss"] / row["epoch"] ** 2} for row in rows)
+    axes = panels(figures.training_curves(far, BOTH))["natural_loss"]
+    assert axes.get_yscale() == "log"
+    axes.figure.canvas.draw()
+    shown = [label.get_text() for label in axes.get_yticklabels()]
+    assert "0.1" in shown
+    assert not [label for label in shown if "$" in label]
+    below = Rows({**row, "natural_loss": row["natural_loss"] - 1.5} for row in rows)
+    axes = panels(figures.training_curves(below, BOTH))["natural_loss"]
+    assert axes.get_yscale() == "linear"
+    assert axes.get_ylim()[0] < 0
+
+
+def test_epochs_are_whole_numbers_and_one_model_needs_only_the_key(tmp_path):
+    for axes in figures.training_curves(rows_of(tmp_path, epochs=2), BOTH).axes:
+        assert all(float(tick).is_integer() for tick in axes.get_xticks())
+    rows = rows_of(tmp_path).where(model="robust")
+    (key,) = figures.training_curves(rows, ("robust",)).legends
+    assert [text.get_text() for text in key.get_texts()] == ["held out", "training", "epoch kept"]
+    assert len(figures.training_curves(rows, BOTH).legends) == 2

@@ -85,6 +85,29 @@ def function():
 
 not_callable = type("NotCallable", (), {})
 """
+FAILING = [
+    ("import nothing_like_this", "No module named 'nothing_like_this'"),
+    ("x = 1 / 0", "ZeroDivisionError: division by zero"),
+    ("def other(): pass", "no attribute 'section'"),
+]
+UNBEARABLE = [
+    (["../out"], "use lower-case letters"),
+    (["Bright"], "use lower-case letters"),
+    (["bright", "bright"], "two stages are named 'bright'"),
+    (["accuracy"], "two stages are named 'accuracy'"),
+]
+NO_METHODS = [
+    (ATTACK, "Lighter", "no such class can be imported from here: AttributeError"),
+    (ATTACK, "function", "must be a class made from advlens's Attack, not <function"),
+    (ATTACK, "Constant", "must be a class made from advlens's Attack, not <class"),
+    (ATTACK, "Darker(to=1)", "unexpected keyword argument 'to'; it takes seed, by"),
+    (ATTACK, "Shift(epsilon=1)", "norm must be Linf or L2, not None"),
+    (ATTACK, "Shift(norm=L2)", "epsilon must be a finite number > 0"),
+    (ATTRIBUTION, "Missing", "no such class can be imported from here"),
+    (ATTRIBUTION, "function", "must be a class, not <function"),
+    (ATTRIBUTION, "not_callable", "has no __call__(model, images, labels, *, ids)"),
+    (ATTRIBUTION, "Constant(size=1)", "unexpected keyword argument 'size'; it takes value"),
+]
 
 
 def model() -> nn.Module:
@@ -146,14 +169,7 @@ def test_every_file_of_ours_is_listed_first_and_has_what_it_promises(outside):
         assert all(callable(family.load(name)) for name in family.first)
 
 
-@pytest.mark.parametrize(
-    ("code", "reason"),
-    [
-        ("import nothing_like_this", "No module named 'nothing_like_this'"),
-        ("x = 1 / 0", "ZeroDivisionError: division by zero"),
-        ("def other(): pass", "no attribute 'section'"),
-    ],
-)
+@pytest.mark.parametrize(("code", "reason"), FAILING)
 def test_a_package_that_fails_is_named(outside, code, reason):
     install(outside, sections="bright = toy_broken:section")
     (outside / "toy_broken.py").write_text(code)
@@ -179,15 +195,7 @@ def test_two_of_one_name_are_refused(outside, name):
         _ = STAGES.names
 
 
-@pytest.mark.parametrize(
-    ("names", "reason"),
-    [
-        (["../out"], "use lower-case letters"),
-        (["Bright"], "use lower-case letters"),
-        (["bright", "bright"], "two stages are named 'bright'"),
-        (["accuracy"], "two stages are named 'accuracy'"),
-    ],
-)
+@pytest.mark.parametrize(("names", "reason"), UNBEARABLE)
 def test_names_that_files_cannot_bear(outside, names, reason):
     own = MARGINS.replace("[MarginStage()]", f"[MarginStage(name=name) for name in {names}]")
     (outside / "toy_names.py").write_text(own)
@@ -236,21 +244,7 @@ def test_attributions_of_ones_own():
 
 
 @pytest.mark.usefixtures("own")
-@pytest.mark.parametrize(
-    ("make", "text", "reason"),
-    [
-        (ATTACK, "Lighter", "no such class can be imported from here: AttributeError"),
-        (ATTACK, "function", "must be a class made from advlens's Attack, not <function"),
-        (ATTACK, "Constant", "must be a class made from advlens's Attack, not <class"),
-        (ATTACK, "Darker(to=1)", "unexpected keyword argument 'to'; it takes seed, by"),
-        (ATTACK, "Shift(epsilon=1)", "norm must be Linf or L2, not None"),
-        (ATTACK, "Shift(norm=L2)", "epsilon must be a finite number > 0"),
-        (ATTRIBUTION, "Missing", "no such class can be imported from here"),
-        (ATTRIBUTION, "function", "must be a class, not <function"),
-        (ATTRIBUTION, "not_callable", "has no __call__(model, images, labels, *, ids)"),
-        (ATTRIBUTION, "Constant(size=1)", "unexpected keyword argument 'size'; it takes value"),
-    ],
-)
+@pytest.mark.parametrize(("make", "text", "reason"), NO_METHODS)
 def test_classes_that_are_no_methods(make, text, reason):
     with pytest.raises(SettingsError, match=re.escape(reason)):
         make(f"mine.methods:{text}")

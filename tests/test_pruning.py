@@ -19,8 +19,6 @@ from advlens.workflows.pruning.tables import kept_units, measured, tables, zeros
 from synthetic_run import write_table
 from training.tiny import CLASSES, SHORT, classifier, images, same, silent
 
-# Which channels
-
 
 def largest(weight: Tensor, sparsity: float) -> list[bool]:
     """The rule once more: each channel's norm number by number, the smallest left out."""
@@ -84,8 +82,6 @@ def test_a_convolution_keeps_a_channel_and_what_has_none_is_refused():
     with pytest.raises(ModelError, match="no convolution to prune; name another model"):
         kept_channels(model, 0.5)
 
-
-# They stay gone
 
 TRAININGS = {
     "momentum": Training(objective=Adversarial(), momentum=0.9, weight_decay=0.01),
@@ -151,9 +147,6 @@ def test_the_logits_are_those_of_a_network_without_the_channels(tmp_path: Path) 
     with torch.no_grad():
         assert small(pixels).std() > 1e-3
         assert torch.allclose(model.eval().double()(pixels), small(pixels), atol=1e-9)
-
-
-# The tables
 
 
 def test_a_share_of_zero_parameters_counts_each_number() -> None:

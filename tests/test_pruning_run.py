@@ -1,7 +1,6 @@
 """The whole path of pruning: fine-tuned, audited, interrupted and refused."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from advlens.workflows import pruning
 from advlens.workflows.pruning import prune_and_audit
 from advlens.workflows.pruning.channels import kept_channels
 from small_runs import write_pictures
-from synthetic_run import read
+from synthetic_run import rows_of
 from training.tiny import counted_steps
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
@@ -103,7 +102,7 @@ def the(rows: list[dict[str, str]], **wanted: str) -> dict[str, str]:
 
 def test_every_model_is_pruned_fine_tuned_and_audited(whole, monkeypatch):
     monkeypatch.chdir(whole.parent)
-    text, rows = (whole / "said.txt").read_text(), read(whole, "pruning")
+    text, rows = (whole / "said.txt").read_text(), rows_of(whole, "pruning")
     names = ("first-0", "first-0.5", "second-0", "second-0.5")
     assert re.findall("^model .*", text, re.MULTILINE) == [
         f"model {number} of 4: {name}" for number, name in enumerate(names, 1)
@@ -129,7 +128,7 @@ def test_every_model_is_pruned_fine_tuned_and_audited(whole, monkeypatch):
     assert "cifar10-standard, shortened" in card
     test = float(the(rows, model="first", sparsity="0.5", case="natural")["value"])
     assert f"| natural | {test:.2%} " in card
-    units = [u for u in read(whole / "audit", "units") if u["model"] == "second-0.5"]
+    units = rows_of(whole / "audit", "units", model="second-0.5")
     for scope, some in (("all", units), ("last", [u for u in units if u["layer"] == "3"])):
         where = {"model": "second", "sparsity": "0.5", "layers": scope}
         alive = [float(u["cs1"]) for u in some if u["dead"] == "false"]
@@ -192,9 +191,7 @@ def test_the_sample_is_cut_and_packaged_models_have_their_own_recipes():
 
 
 @pytest.fixture
-def sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[[str, int], str]:
+def sentence(tmp_path, monkeypatch, capsys):
     """What wrong use says, with its exit code; nothing is printed or written."""
     monkeypatch.chdir(tmp_path)
 

@@ -12,7 +12,6 @@ import pytest
 
 import advlens
 
-SOURCE = Path(advlens.__file__)
 LISTED = (
     "AdamAttack Adversarial AdvlensError AuditSettings Augmentation AutoAttack Bim "
     "CheckpointError ClassGeneration Classifier Consistency DataError DiscrepancyMap "
@@ -32,7 +31,7 @@ def test_all_is_exact_and_the_version_the_packages():
 
 
 def test_type_checkers_see_the_same_names():
-    tree = ast.parse(SOURCE.read_text())
+    tree = ast.parse(Path(advlens.__file__).read_text())
     blocks = [each for each in tree.body if isinstance(each, ast.If)]
     (block,) = [each for each in blocks if "TYPE_CHECKING" in ast.dump(each.test)]
     seen = {

@@ -15,7 +15,7 @@ from advlens import RunError, SettingsError, read_run
 from advlens.runs.folder import write_csv
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import TABLES
-from synthetic_run import read, write_run
+from synthetic_run import rows_of, write_run
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +49,24 @@ ODD = [
     {"model": "robust", "layer": "3", "class": "NA", "label": "None", "share": None}
     | {"note": "1", "ok": False, "count": 4, "nothing": None, "less": 5},
 ]
+DAMAGES = [
+    (lambda r: r.pop("models"), "the record has no models"),
+    (lambda r: r.update(models=[]), "at least one model"),
+    (lambda r: r.update(models={}), "the record's models is not a list"),
+    (lambda r: r["models"][0].pop("parameters"), "the record's models has no parameters"),
+    (lambda r: r["models"][1].update(name="standard"), "under its own name"),
+    (lambda r: r["models"][0]["layers"][0].update(units="6"), "layers's units is '6'"),
+    (lambda r: r["data"].update(classes=[]), "needs classes"),
+    (lambda r: r["data"].update(classes=["a", 1]), "classes is '1'"),
+    (lambda r: r.update(seed=True), "seed is 'True'"),
+    (lambda r: r.update(settings=[]), "settings is '[]'"),
+    (lambda r: r["stages"][0].update(seconds=None), "seconds is 'None'"),
+    (lambda r: r["stages"][0].update(seconds=float("nan")), "NaN"),
+]
 
 
 def write_without(run: Path, table: str, column: str) -> None:
-    rows = [{name: row[name] for name in row if name != column} for row in read(run, table)]
+    rows = [{name: row[name] for name in row if name != column} for row in rows_of(run, table)]
     write_csv(run / "results" / f"{table}.csv", rows)
 
 
@@ -115,32 +129,13 @@ def test_wrong_folders_and_tables_are_one_sentence(run, tmp_path):
         read_run(run).rows("units")
 
 
-# damage
-
-
 def change(run: Path, alter: Callable[[dict[str, Any]], object]) -> None:
     record = json.loads((run / "run.json").read_text())
     alter(record)
     (run / "run.json").write_text(json.dumps(record))
 
 
-@pytest.mark.parametrize(
-    ("alter", "named"),
-    [
-        (lambda r: r.pop("models"), "the record has no models"),
-        (lambda r: r.update(models=[]), "at least one model"),
-        (lambda r: r.update(models={}), "the record's models is not a list"),
-        (lambda r: r["models"][0].pop("parameters"), "the record's models has no parameters"),
-        (lambda r: r["models"][1].update(name="standard"), "under its own name"),
-        (lambda r: r["models"][0]["layers"][0].update(units="6"), "layers's units is '6'"),
-        (lambda r: r["data"].update(classes=[]), "needs classes"),
-        (lambda r: r["data"].update(classes=["a", 1]), "classes is '1'"),
-        (lambda r: r.update(seed=True), "seed is 'True'"),
-        (lambda r: r.update(settings=[]), "settings is '[]'"),
-        (lambda r: r["stages"][0].update(seconds=None), "seconds is 'None'"),
-        (lambda r: r["stages"][0].update(seconds=float("nan")), "NaN"),
-    ],
-)
+@pytest.mark.parametrize(("alter", "named"), DAMAGES)
 def test_a_damaged_record_is_refused(run, alter, named):
     assert Results.read(run).chance == 0.25
     change(run, alter)

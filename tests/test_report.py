@@ -27,7 +27,7 @@ from pages import elements, links, page, text_of
 from synthetic_attribution import write_attribution
 from synthetic_dissection import write_dissection
 from synthetic_features import write_features
-from synthetic_run import LAYERS, read, rows_of, write_run
+from synthetic_run import LAYERS, rows_of, write_run
 from unrendered import unrendered
 
 
@@ -66,13 +66,10 @@ def fresh(tmp_path: Path) -> Iterator[Path]:
         yield write_run(tmp_path / "run", models=("one",), shown=1)
 
 
-# a page that works
-
-
 def test_images_have_alt_texts_and_links_lead_somewhere(run):
     images = elements(run, "img")
     pictures = ("pictures", "dissection_pictures", "dissection_pictures", "attribution_pictures")
-    assert len(images) > sum(len(read(run, table)) for table in pictures)
+    assert len(images) > sum(len(rows_of(run, table)) for table in pictures)
     assert all(len(image.attrib["alt"]) > 10 for image in images)
     framed = [image for image in images if image.attrib["alt"].endswith(", framed")]
     assert len(framed) == len(elements(run, "figure", "cell framed")) > 0
@@ -90,8 +87,7 @@ def test_images_have_alt_texts_and_links_lead_somewhere(run):
 def test_without_scripts_every_unit_stands_in_a_plain_table(run: Path) -> None:
     (plain,) = elements(run, "noscript")
     headers, *cells = [[text_of(cell) for cell in row] for row in plain.iter("tr")]
-    units = rows_of(run, "dissection", images="real")
-    for found, row in zip(cells, units, strict=True):
+    for found, row in zip(cells, rows_of(run, "dissection", images="real"), strict=True):
         shown = dict(zip(headers, found, strict=True))
         assert [shown[name] for name in ("Model", "Layer", "Unit", "Concept", "IoU")] == [
             *(row["model"], row["layer"], row["unit"], row["concept"] or "–"),
@@ -161,9 +157,6 @@ def test_the_same_run_gives_the_same_bytes(run: Path, plotted: Path, tmp_path: P
             assert (again / path).read_bytes() == (first / path).read_bytes()
 
 
-# what is shown
-
-
 def shown_titles(run: Path) -> list[str]:
     return [text_of(e) for e in elements(run, "h2")]
 
@@ -228,9 +221,6 @@ def test_the_page_writes_out_what_a_finding_rests_on(fresh: Path) -> None:
         "Bare: a 50.0%.",
         "Note.",
     ]
-
-
-# pictures
 
 
 def grid_only(results: Results) -> Section | None:

@@ -20,7 +20,7 @@ from synthetic_attribution import write_attribution
 from synthetic_dissection import write_dissection
 from synthetic_features import write_features
 from synthetic_predictions import write_predictions
-from synthetic_run import read, write_run, write_training
+from synthetic_run import rows_of, write_run, write_training
 from unrendered import unrendered
 
 PAYLOADS = (
@@ -107,7 +107,7 @@ def test_every_attribute_is_quoted_and_the_policy_forbids_everything_but_the_pag
 def test_the_data_of_the_browser_cannot_leave_its_element(run: Path) -> None:
     data = elements(run, "script")[0].text or ""
     assert not set("<>&'") & set(data)
-    names = {row["concept"] for row in read(run, "dissection")}
+    names = {row["concept"] for row in rows_of(run, "dissection")}
     shown = set(json.loads(data)["texts"])
     assert len(names) > 20
     for name in names:

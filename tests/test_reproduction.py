@@ -17,20 +17,23 @@ from advlens.settings import ReproduceSettings
 from advlens.settings import packaged as packaged_module
 from advlens.workflows.reproduction import content, rehearsed, reproduce, work
 from own_network import NETWORK
-from synthetic_run import read
+from small_runs import SYNSETS, noise
+from synthetic_run import rows_of
 from together import end, start
 from training.tiny import counted_steps
 from unrendered import unrendered
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
 
-WNIDS = ("n02121620", "n02084071", "n04194289")
 SETTINGS = {"model": "reproduction_network:network", "about": "tiny", "threads": 1}
 SETTINGS |= {"epochs": 2, "batch_size": 8, "validation": 6, "nesterov": False}
 TOP1 = {"table": "accuracy", "column": "top1", "percent": True}
 NATURAL = {"what": "natural", **TOP1, "where": {"attack": "natural"}}
 FGSM = {"what": "FGSM", **TOP1, "where": {"attack": "Fgsm", "epsilon": "1/255"}}
 CONSIS = {"what": "consis", "table": "table1_d19", "column": "consis", "ordered": False}
+NATURAL |= {"paper": {"standard": 90.0, "l2": 80.0, "lent": 7.0}}
+FGSM |= {"paper": {"random": 10.0}}
+CONSIS |= {"paper": {"standard": 0.5, "l2": 0.4}}
 FILES: dict[tuple[str, str], dict[str, Any]] = {
     ("recipes", "tiny-standard"): SETTINGS,
     ("recipes", "tiny-l2"): SETTINGS | {"objective": "adversarial", "half": True},
@@ -49,41 +52,31 @@ FILES: dict[tuple[str, str], dict[str, Any]] = {
             "dissection": {"on": "concepts"},
         },
         "entries": [
-            {
-                "name": "Table 1",
-                "caption": "accuracy",
-                "differs": "All of it.",
-                "stages": ["accuracy"],
-                "rows": [
-                    NATURAL | {"paper": {"standard": 90.0, "l2": 80.0, "lent": 7.0}},
-                    FGSM | {"paper": {"random": 10.0}},
-                ],
-            },
-            {
-                "name": "Figure 1",
-                "caption": "consistency",
-                "stages": ["neurons"],
-                "models": ["standard", "l2"],
-                "figures": ["consistency-histograms-fgsm", "nothing-*"],
-                "rows": [CONSIS | {"paper": {"standard": 0.5, "l2": 0.4}}],
-            },
-            {
-                "name": "Table 2",
-                "caption": "concepts",
-                "audit": "dissection",
-                "rows": [{"what": "red", "table": "dissection_shares", "paper": {"l2": 1.0}}],
-            },
+            {"name": "Table 1", "caption": "accuracy", "differs": "All of it."}
+            | {"stages": ["accuracy"], "rows": [NATURAL, FGSM]},
+            {"name": "Figure 1", "caption": "consistency", "stages": ["neurons"]}
+            | {"models": ["standard", "l2"], "rows": [CONSIS]}
+            | {"figures": ["consistency-histograms-fgsm", "nothing-*"]},
+            {"name": "Table 2", "caption": "concepts", "audit": "dissection"}
+            | {"rows": [{"what": "red", "table": "dissection_shares", "paper": {"l2": 1.0}}]},
             {"name": "Figure 2", "caption": "a sketch", "drawing": "Nothing is like it."},
         ],
-        "quick": {
-            "about": "Six images.",
-            "train_images": 9,
-            "test_images": 6,
-            "train": {"epochs": 1, "validation": 3, "nesterov": True},
-            "audits": {"audit": {"steps": 1}},
-        },
+        "quick": {"about": "Six images.", "train_images": 9, "test_images": 6}
+        | {"train": {"epochs": 1, "validation": 3, "nesterov": True}}
+        | {"audits": {"audit": {"steps": 1}}},
     },
 }
+IMPOSSIBLE = [
+    ({"models": ["standart"]}, "models names 'standart', .*perhaps you meant standard; there"),
+    ({"models": ["lent"]}, "lent is left out: it needs weights, which --use lent=FILE gives"),
+    ({"use": ["l3=cifar10-l2"]}, "use names 'l3', which is no model of this paper"),
+    ({"use": ["l2"]}, "use must be LABEL=FILE or LABEL=MODEL, .* not l2"),
+    ({"use": ["l2=resnet19"]}, "no model named 'resnet19'"),
+    ({"table": [3]}, "table 3 is not in this reproduction; there are tables 1 and 2"),
+    ({"table": [2]}, "Table 2 is left out: it needs images with labeled pixels"),
+    ({"figure": [1], "models": ["random"]}, "Figure 1 .* none of the chosen models is in it"),
+    ({"epochs": 0}, "epochs must be a positive number"),
+]
 
 
 def arranged(folder: Path, patched: pytest.MonkeyPatch) -> None:
@@ -91,19 +84,12 @@ def arranged(folder: Path, patched: pytest.MonkeyPatch) -> None:
     patched.chdir(folder)
     (folder / "reproduction_network.py").write_text(NETWORK)
 
-    def fake(kind: str, name: str) -> dict[str, Any]:
-        return copy.deepcopy(FILES[kind, name])
-
     for module in (content, packaged_module):
-        patched.setattr(module, "packaged", fake)
-    pixels = torch.randint(0, 256, (36, 3, 8, 8), generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(36) % 3
-    pixels[torch.arange(36), labels] //= 3
-    known = {"classes": ("cat", "dog", "ship"), "synsets": WNIDS}
-    parts = {
-        name: ArrayData(pixels[part].byte(), name=f"tiny {name}", labels=labels[part], **known)
-        for name, part in (("train", slice(18)), ("test", slice(18, 36)))
-    }
+        patched.setattr(module, "packaged", lambda *name: copy.deepcopy(FILES[name]))
+    parts = {}
+    for seed, name in enumerate(("train", "test")):
+        parts[name] = noise(18, size=8, seed=seed, synsets=SYNSETS, telling=True)
+        parts[name].name = f"tiny {name}"
 
     def load(spec: str, *, split: str = "test", transform: object = None) -> ArrayData:
         return parts[split]
@@ -129,7 +115,7 @@ def run(out: str, **settings: Any) -> tuple[str, list[dict[str, str]]]:
     assert path == Path(out) / "reproduction.html"
     assert (Path(out) / "reproduction.md").read_text() in "\n".join(said)
     table = Path(out) / "results" / "reproduction.csv"
-    return "\n".join(said), read(Path(out), "reproduction") if table.exists() else []
+    return "\n".join(said), rows_of(Path(out), "reproduction") if table.exists() else []
 
 
 def test_each_entry_has_the_paper_beside_what_the_audit_found(world: Path) -> None:
@@ -188,13 +174,11 @@ def test_a_part_runs_only_what_it_needs_and_given_models_are_not_trained(world: 
     use = [f"standard={weights}", f"lent={weights}", "random=reproduction_network:network"]
     text, rows = run("part", table=[1], models=["l2", "lent"], use=use)
     assert [(row["what"], row["model"]) for row in rows] == [("natural", "l2"), ("natural", "lent")]
-    assert sorted(path.name for path in (world / "part").iterdir() if path.is_dir()) == [
-        "audit-accuracy-l2-lent",
-        "l2",
-        "results",
-    ]
+    folders = {path.name for path in (world / "part").iterdir() if path.is_dir()}
+    assert folders == {"audit-accuracy-l2-lent", "l2", "results"}
     assert "## Figure 1" not in text
-    assert rows[1]["ours"] == read(world / "whole", "reproduction")[0]["ours"]  # the same weights
+    whole = rows_of(world / "whole", "reproduction")
+    assert rows[1]["ours"] == whole[0]["ours"]  # the same weights
     start = json.loads((world / "whole/l2/test.json").read_text())["trained"]
     assert json.loads((world / "part/l2/test.json").read_text())["trained"] == start
     text, rows = run("drawn", figure=[2])
@@ -204,23 +188,8 @@ def test_a_part_runs_only_what_it_needs_and_given_models_are_not_trained(world: 
     assert not (world / "drawn/audit").exists()
 
 
-@pytest.mark.parametrize(
-    ("settings", "sentence"),
-    [
-        ({"models": ["standart"]}, "models names 'standart', .*perhaps you meant standard; there"),
-        ({"models": ["lent"]}, "lent is left out: it needs weights, which --use lent=FILE gives"),
-        ({"use": ["l3=cifar10-l2"]}, "use names 'l3', which is no model of this paper"),
-        ({"use": ["l2"]}, "use must be LABEL=FILE or LABEL=MODEL, .* not l2"),
-        ({"use": ["l2=resnet19"]}, "no model named 'resnet19'"),
-        ({"table": [3]}, "table 3 is not in this reproduction; there are tables 1 and 2"),
-        ({"table": [2]}, "Table 2 is left out: it needs images with labeled pixels"),
-        ({"figure": [1], "models": ["random"]}, "Figure 1 .* none of the chosen models is in it"),
-        ({"epochs": 0}, "epochs must be a positive number"),
-    ],
-)
-def test_what_cannot_be_is_refused_before_anything_is_computed(
-    world: Path, settings: dict[str, Any], sentence: str
-) -> None:
+@pytest.mark.parametrize(("settings", "sentence"), IMPOSSIBLE)
+def test_what_cannot_be_is_refused_before_anything_is_computed(world, settings, sentence):
     with pytest.raises(SettingsError, match=sentence):
         run("out", **settings)
     with pytest.raises(SettingsError, match=sentence):
@@ -250,9 +219,7 @@ def test_a_rehearsal_says_what_would_be_done(world: Path) -> None:
     assert not (world / "out").exists()
 
 
-def test_the_same_command_continues_where_it_was_stopped(
-    world: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_command_continues_where_it_was_stopped(world, monkeypatch):
     _, whole = run("whole")
     with monkeypatch.context() as patched:
         counted_steps(patched, interrupt=3)  # two steps an epoch: in the second model
@@ -282,23 +249,17 @@ def together(folder: Path) -> None:
         arranged(folder, patched)
         with joined(torch.device("cpu")) as processes:
             told: list[str] = []
-            reproduce(
-                "tiny",
-                "folder:images",
-                Path("out"),
-                settings=ReproduceSettings(device="cpu", table=(1,)),
-                command="advlens reproduce tiny",
-                processes=processes,
-                report=told.append,
-            )
+            given: Any = {"settings": ReproduceSettings(device="cpu", table=(1,))}
+            given |= {"command": "advlens reproduce tiny", "processes": processes}
+            reproduce("tiny", "folder:images", Path("out"), report=told.append, **given)
         assert len(told) == (4 if os.environ["RANK"] == "0" else 3)
 
 
 def test_two_processes_train_and_audit_together(world: Path) -> None:
     assert end(start(2, together, world)) == [0, 0]
-    rows = read(world / "out", "reproduction")
+    rows = rows_of(world / "out", "reproduction")
     assert [(row["model"], row["n"]) for row in rows] == [
-        *(("standard", "18"), ("l2", "18"), ("random", "18")),
+        *(("standard", "18"), ("l2", "18"), ("random", "18"))
     ]
     alone = run("alone", table=[1], use=[f"standard={world}/out/standard/model.safetensors"])[1]
     assert rows[0] == alone[0]

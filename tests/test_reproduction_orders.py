@@ -20,16 +20,29 @@ from pages import parsed, text_of
 from synthetic_run import around, row, write_run, write_table
 
 NATURAL = {"attack": "natural", "norm": "", "epsilon": None, "steps": 0, "settings": ""}
-PAPER = {"standard": 93.2, "l2": 85.0}
 TOP1 = {"what": "natural", "table": "accuracy", "column": "top1", "percent": True}
 TOP1 |= {
     "where": {"attack": "natural"},
     "paired": {"measure": ["none", "accuracy"], "attack": "natural"},
 }
+PAIRED = [
+    ("ab", 0.1, 0.001, "holds here (difference 10 (8 to 13), on the same images)."),
+    ("ba", -0.1, 0.001, "holds here (difference 10 (7 to 12), on the same images)."),
+    ("ab", -0.1, 0.04, "does not hold here (difference -10 (-12 to -7), on the same images)."),
+    ("ab", 0.1, 0.05, "cannot be told with n = 480 (difference 10 (8 to 13), on the"),
+    ("ab", -0.1, 0.2, "cannot be told with n = 480 (difference -10"),
+    ("ab", 0.0, 1.0, "cannot be told with n = 480 (difference 0"),
+]
+APART = [
+    (0.5, 0.4, 0.04, "holds here (difference 10 (4.34 to 15.7), by the two intervals)."),
+    (0.5, 0.4, 0.075, "cannot be told with n = 500"),  # each interval excludes the other value
+    (0.4, 0.5, 0.04, "does not hold here (difference -10 (-15.7 to -4.34), by the two"),
+    (0.5, 0.5, 0.04, "cannot be told with n = 500 (difference 0"),
+]
 
 
 def wanted(**changes: Any) -> Wanted:
-    return Wanted(**{**TOP1, "paper": PAPER, **changes})
+    return Wanted(**{**TOP1, "paper": {"standard": 93.2, "l2": 85.0}, **changes})
 
 
 def entry(*rows: Wanted, **more: Any) -> Entry:
@@ -56,47 +69,23 @@ def audits(run: Path, **tables: list[Row]) -> dict[str, Audited]:
     """An audit of a and b, the paper's standard and l2, with these tables."""
     for name, rows in tables.items():
         write_table(run, name, rows)
-    names = {"standard": "a", "l2": "b", "again": "a"}
-    return {"audit": Audited(Results.read(run), names)}
+    return {"audit": Audited(Results.read(run), {"standard": "a", "l2": "b", "again": "a"})}
 
 
 def told(*made: Any) -> list[str]:
     return [sentence(order.row("Table 1")) for order in made]
 
 
-@pytest.mark.parametrize(
-    ("pair", "difference", "p", "said"),
-    [
-        ("ab", 0.1, 0.001, "holds here (difference 10 (8 to 13), on the same images)."),
-        ("ba", -0.1, 0.001, "holds here (difference 10 (7 to 12), on the same images)."),
-        ("ab", -0.1, 0.04, "does not hold here (difference -10 (-12 to -7), on the same images)."),
-        ("ab", 0.1, 0.05, "cannot be told with n = 480 (difference 10 (8 to 13), on the"),
-        ("ab", -0.1, 0.2, "cannot be told with n = 480 (difference -10"),
-        ("ab", 0.0, 1.0, "cannot be told with n = 480 (difference 0"),
-    ],
-)
-def test_the_audits_paired_difference_decides(
-    run: Path, pair: str, difference: float, p: float, said: str
-) -> None:
-    other = paired("a", "b", 0.5, 0.0) | {"attack": "Pgd"}
-    rows = [other, paired(*pair, difference, p)]
+@pytest.mark.parametrize(("pair", "difference", "p", "said"), PAIRED)
+def test_the_audits_paired_difference_decides(run, pair, difference, p, said):
+    rows = [(paired("a", "b", 0.5, 0.0) | {"attack": "Pgd"}), paired(*pair, difference, p)]
     apart = [accuracy("a", 0.2, 0.01), accuracy("b", 0.9, 0.01)]  # says nothing beside it
     (made,) = told(*orders(entry(wanted()), audits(run, accuracy=apart, differences=rows)))
     assert made.startswith(f"natural: standard > l2 {said}")
 
 
-@pytest.mark.parametrize(
-    ("standard", "robust", "half", "said"),
-    [
-        (0.5, 0.4, 0.04, "holds here (difference 10 (4.34 to 15.7), by the two intervals)."),
-        (0.5, 0.4, 0.075, "cannot be told with n = 500"),  # each interval excludes the other value
-        (0.4, 0.5, 0.04, "does not hold here (difference -10 (-15.7 to -4.34), by the two"),
-        (0.5, 0.5, 0.04, "cannot be told with n = 500 (difference 0"),
-    ],
-)
-def test_else_the_two_intervals_decide(
-    run: Path, standard: float, robust: float, half: float, said: str
-) -> None:
+@pytest.mark.parametrize(("standard", "robust", "half", "said"), APART)
+def test_else_the_two_intervals_decide(run, standard, robust, half, said):
     rows = [accuracy("a", standard, half), accuracy("b", robust, half)]
     (made,) = told(*orders(entry(wanted(paired={})), audits(run, accuracy=rows)))
     assert made.startswith(f"natural: standard > l2 {said}")
@@ -153,13 +142,13 @@ def test_a_value_without_an_interval_is_decided_by_another_one_or_not_at_all(run
     assert by.startswith("FID: standard > l2 holds here (difference 1 (0.293 to 1.71), by KID and")
     found = compared(entry(decided, wanted(**{**fid, "paper": 5.39})), runs)
     assert [(one["model"], one["ours"], one["n"]) for one in found] == [
-        *(("standard", 40.0, 50), ("l2", 30.0, 50), ("", 40.0, 50)),
+        *(("standard", 40.0, 50), ("l2", 30.0, 50), ("", 40.0, 50))
     ]
     assert all(math.isnan(one["low"]) for one in found)
     columns = ["features", "dimension", "resize", "low", "n"]
     measured = Conditions(table="generation", columns=columns, where={"measure": ["none", "kid"]})
     assert conditions(entry(decided, conditions=measured), runs) == [
-        *("features: net", "dimension: 64", "low: 3.5, 2.5", "n: 50"),
+        *("features: net", "dimension: 64", "low: 3.5, 2.5", "n: 50")
     ]
     assert conditions(entry(decided), runs) == []
 
@@ -172,18 +161,16 @@ def test_an_attack_is_told_with_its_radius_and_its_success(run: Path) -> None:
     )
     units = entry(audit="audit", models=["standard"], figures=["*"], conditions=measured)
     assert conditions(units, audits(run)) == [
-        *("attack: least-likely PGD-10, L2 ε = 1", "success: 100.0%"),
+        *("attack: least-likely PGD-10, L2 ε = 1", "success: 100.0%")
     ]
     assert conditions(units, {}) == []
 
 
 def test_our_values_are_found_and_written_as_they_are(run: Path) -> None:
-    rows = [accuracy("a", 0.556, 0.04), accuracy("b", 0.3, 0.04)]
-    runs = audits(run, accuracy=rows)
+    runs = audits(run, accuracy=[accuracy("a", 0.556, 0.04), accuracy("b", 0.3, 0.04)])
     top5 = wanted(what="top 5", column="top5", paper={"l2": 95.0})
     far = wanted(what="d", percent=False, wordnet=("n02123394", "n02090475"), paper=4.0)
-    other = wanted(what="elsewhere", audit="other")
-    found = compared(entry(wanted(), top5, far, other), runs)
+    found = compared(entry(wanted(), top5, far, wanted(what="elsewhere", audit="other")), runs)
     assert {one["entry"] for one in found} == {"Table 1"}
     assert [one["ours"] for one in found] == pytest.approx([55.6, 30.0, 90.0, 6.0])
     low, high = wilson(450, 500)
@@ -200,8 +187,7 @@ def test_our_values_are_found_and_written_as_they_are(run: Path) -> None:
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_results_without_the_one_row_are_refused(run: Path, count: int) -> None:
-    rows = [accuracy("b", 0.5, 0.1), *[accuracy("a", 0.5, 0.1)] * count]
-    runs = audits(run, accuracy=rows)
+    runs = audits(run, accuracy=[accuracy("b", 0.5, 0.1), *[accuracy("a", 0.5, 0.1)] * count])
     with pytest.raises(RunError, match=f"has {count} rows for a .*; remove .* and start again"):
         compared(entry(wanted(paper={"standard": 1.0})), runs)
 

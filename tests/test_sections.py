@@ -1,45 +1,34 @@
-"""Numbers and comparisons in words, and what sections are made of."""
+"""Numbers and comparisons in words, what sections are made of, and the verdict above them."""
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from advlens import words as told
 from advlens.report.blocks import BrowserColumn, Cell, UnitBrowserBlock
-from advlens.runs.results import Rows
-from advlens.words import (
-    Estimate,
-    Says,
-    attack_name,
-    changed,
-    comparison,
-    count,
-    file_name,
-    listed,
-    moves,
-    number,
-    percent,
-    ranked,
-    ranking,
-    shared,
-)
+from advlens.report.verdict import ENOUGH, MARKS, TITLES, Claim, in_lines, not_measured, verdict
+from advlens.runs.results import Results, Rows
+from advlens.words import Estimate, Says, comparison, file_name, number, ranked, ranking, shared
+from sections import copied, puts, remove
+from synthetic_attribution import write_attribution
+from synthetic_features import write_features
+from synthetic_run import rows_of, write_run, write_table
 
 
 def estimate(value: float, low: float | None = None, high: float | None = None) -> Estimate:
     return Estimate(value=value, low=low, high=high, n=100)
 
 
-# words
-
-
 def test_numbers_in_words():
     shares = (0.9173, 0.0, 1.0, 0.00049, 0.0005001)
-    assert [percent(share) for share in shares] == ["91.7%", "0.0%", "100.0%", "0.0%", "0.1%"]
+    assert [told.percent(share) for share in shares] == ["91.7%", "0.0%", "100.0%", "0.0%", "0.1%"]
     values = (0.5, 0.001342, 1.0, 0, 4e-12, 0.98765, 123.4)
     assert " ".join(map(number, values)) == "0.500 0.00134 1.00 0.0000 0.0000 0.988 123"
-    assert count(10000) == "10,000"
-    assert [listed(["a", "b", "c"][:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
+    assert told.count(10000) == "10,000"
+    assert [told.listed([*"abc"][:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
 
 
 def test_intervals_overlap_when_they_share_a_point_and_may_lie_above_a_bound():
@@ -70,24 +59,22 @@ LOW, HIGH = estimate(0.1, 0.05, 0.15), estimate(0.9, 0.85, 0.95)
 CLOSE, WIDE = estimate(0.88, 0.8, 0.9), estimate(0.1, 0.0, 0.2)
 FOUR = {"a": LOW, "b": HIGH, "c": estimate(0.7, 0.6, 0.75), "d": estimate(0.5, 0.45, 0.55)}
 LOWEST, HIGHEST = "a 0.100 (0.0500–0.150)", "b 0.900 (0.850–0.950)"
+COMPARED = [
+    ({"a": LOW, "b": HIGH}, f"{HIGHEST} and {LOWEST}; the intervals are disjoint"),
+    ({"a": CLOSE, "b": HIGH}, "…; the intervals overlap"),
+    (
+        {"a": CLOSE, "b": HIGH, "c": WIDE},
+        f"{HIGHEST}, a 0.880 (0.800–0.900) and c 0.100 (0.0000–0.200); "
+        "the intervals overlap for b and a",
+    ),
+    ({"a": CLOSE, "b": HIGH, "c": HIGH}, "…; the intervals overlap"),
+    (FOUR, f"from {HIGHEST} down to {LOWEST}; the intervals are disjoint"),
+    ({"a": estimate(0.25), "b": HIGH}, f"{HIGHEST} and a 0.250"),
+    ({"a": HIGH, "b": HIGH}, "0.900 (0.850–0.950) for a and b"),
+]
 
 
-@pytest.mark.parametrize(
-    ("given", "text"),
-    [
-        ({"a": LOW, "b": HIGH}, f"{HIGHEST} and {LOWEST}; the intervals are disjoint"),
-        ({"a": CLOSE, "b": HIGH}, "…; the intervals overlap"),
-        (
-            {"a": CLOSE, "b": HIGH, "c": WIDE},
-            f"{HIGHEST}, a 0.880 (0.800–0.900) and c 0.100 (0.0000–0.200); "
-            "the intervals overlap for b and a",
-        ),
-        ({"a": CLOSE, "b": HIGH, "c": HIGH}, "…; the intervals overlap"),
-        (FOUR, f"from {HIGHEST} down to {LOWEST}; the intervals are disjoint"),
-        ({"a": estimate(0.25), "b": HIGH}, f"{HIGHEST} and a 0.250"),
-        ({"a": HIGH, "b": HIGH}, "0.900 (0.850–0.950) for a and b"),
-    ],
-)
+@pytest.mark.parametrize(("given", "text"), COMPARED)
 def test_a_comparison_orders_and_names_what_is_open(given, text):
     shown = comparison(given)
     assert shown == text or (text[0] == "…" and shown.endswith(text[1:]))
@@ -108,34 +95,37 @@ def test_comparisons_of_other_forms_and_what_all_share():
     assert shared({"at rest": "1", "at work": "2"}, "") == "1 at rest and 2 at work"
 
 
-FOUND = {
-    "a": estimate(0.1, 0.0, 0.2),
-    "b": estimate(0.5, 0.4, 0.6),
-    "c": estimate(0.55, 0.5, 0.7),
-    "d": estimate(0.9),
-}
+ENDS = {"a": (0.1, 0.0, 0.2), "b": (0.5, 0.4, 0.6), "c": (0.55, 0.5, 0.7), "d": (0.9,)}
+FOUND = {name: estimate(*ends) for name, ends in ENDS.items()}
 FOUND |= {name: estimate(n, n, n) for name, n in {"w": 1, "x": 2, "y": 3, "z": 3}.items()}
+RANKINGS = [
+    ("abcd", False, "bc higher a"),  # d has no interval: it is compared with none
+    ("abcd", True, "a lower bc"),
+    ("bc", False, "bc open "),
+    ("ab", False, "b higher a"),
+    ("ad", False, "ad open "),
+    ("a", False, ""),
+    ("", False, ""),
+    ("wxy", False, "y higher wx"),  # the leader alone is named
+    ("wxy", True, "w lower xy"),
+    ("wxyz", False, "xyz higher w, yz higher x"),
+]
+SENTENCES = [
+    ("wxy", "At equal ε, units of y hold more than those of w and x"),
+    ("bc", "At equal ε, no difference in CS1 is established between b and c"),
+    (
+        "wxyz",
+        "At equal ε, units of x, y and z hold more than those of w; those of y and z hold more "
+        "than those of x",
+    ),
+]
 
 
 def found(models: str) -> dict[str, Estimate]:
     return {model: FOUND[model] for model in models}
 
 
-@pytest.mark.parametrize(
-    ("models", "lower", "says"),
-    [
-        ("abcd", False, "bc higher a"),  # d has no interval: it is compared with none
-        ("abcd", True, "a lower bc"),
-        ("bc", False, "bc open "),
-        ("ab", False, "b higher a"),
-        ("ad", False, "ad open "),
-        ("a", False, ""),
-        ("", False, ""),
-        ("wxy", False, "y higher wx"),  # the leader alone is named
-        ("wxy", True, "w lower xy"),
-        ("wxyz", False, "xyz higher w, yz higher x"),
-    ],
-)
+@pytest.mark.parametrize(("models", "lower", "says"), RANKINGS)
 def test_a_ranking_says_what_disjoint_intervals_establish(models, lower, says):
     wanted = [text.split(" ") for text in filter(None, says.split(", "))]
     assert ranking("m", found(models), lower=lower) == tuple(
@@ -151,18 +141,7 @@ def test_a_ranking_of_several_ways_says_what_all_establish():
     assert ranking("m", chain, found("wx")) == (Says("m", ("x",), "higher", ("w",)),)
 
 
-@pytest.mark.parametrize(
-    ("models", "text"),
-    [
-        ("wxy", "At equal ε, units of y hold more than those of w and x"),
-        ("bc", "At equal ε, no difference in CS1 is established between b and c"),
-        (
-            "wxyz",
-            "At equal ε, units of x, y and z hold more than those of w; those of y and z hold more "
-            "than those of x",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("models", "text"), SENTENCES)
 def test_a_ranking_is_one_sentence_in_each_case(models, text):
     says = ranking("CS1", found(models))
     assert ranked(says, "units of", "hold more", where="At equal ε, ") == text
@@ -173,14 +152,14 @@ def test_a_ranking_is_one_sentence_in_each_case(models, text):
 
 def test_changes_are_told_by_direction():
     says = [
-        changed("m", "a", FOUND["a"], FOUND["b"]),
-        changed("m", "b", FOUND["b"], FOUND["c"]),
-        changed("m", "c", FOUND["c"], FOUND["a"], "the start"),
-        changed("m", "d", FOUND["a"], FOUND["c"]),
+        told.changed("m", "a", FOUND["a"], FOUND["b"]),
+        told.changed("m", "b", FOUND["b"], FOUND["c"]),
+        told.changed("m", "c", FOUND["c"], FOUND["a"], "the start"),
+        told.changed("m", "d", FOUND["a"], FOUND["c"]),
     ]
     assert [said.direction for said in says] == ["higher", "open", "lower", "higher"]
     assert says[2] == Says("m", ("c",), "lower", ("the start",))
-    assert moves(says, more={"a": " (a lot)"}) == (
+    assert told.moves(says, more={"a": " (a lot)"}) == (
         "falls in c, rises in a (a lot) and d and stays within its intervals in b"
     )
 
@@ -198,7 +177,7 @@ NAMED = {
 def test_attack_name() -> None:
     columns = ("attack", "norm", "epsilon", "steps")
     for text, values in NAMED.items():
-        assert attack_name(dict(zip(columns, values, strict=True))) == text
+        assert told.attack_name(dict(zip(columns, values, strict=True))) == text
 
 
 @given(st.lists(st.tuples(st.text(), st.text()), min_size=2, max_size=6, unique=True))
@@ -227,9 +206,6 @@ def test_cells_and_browsers():
     assert texts == [["a", "7", "–", "0.1235"], ["a", "12", "dog", "–"]]
 
 
-# rows
-
-
 def test_rows_are_found_by_their_columns_and_have_estimates():
     rows = Rows(
         {"model": model, "k": k, "lc_mean": lc, "lc_low": 0.1, "lc_high": 0.3, "n": 5}
@@ -254,3 +230,122 @@ def test_rows_are_found_by_their_columns_and_have_estimates():
     assert Estimate.of({"share": 0.2, **ends}, "share", "units") == wanted
     ends = {"cs1_low": 0.1, "cs1_high": 0.3, "low": 9, "n": 7}
     assert Estimate.of({"cs1": 0.2, **ends}, "cs1") == wanted
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = write_run(tmp_path_factory.mktemp("run"), classes=tuple("abcdefghij"))
+    write_attribution(run)
+    return write_features(run)
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    return copied(made, tmp_path)
+
+
+def claims(run: Path, model: str) -> dict[str, Claim]:
+    each = verdict(Results.read(run))[model]
+    assert all(claim.text.endswith(".") and claim.mark in MARKS for claim in each)
+    assert all(claim.about in TITLES for claim in each)
+    return {claim.about: claim for claim in each}
+
+
+PGD = "accuracy model=robust attack=Pgd"
+LINF = "sweep model=robust norm=Linf"
+UNITS = "consistency model=robust images=equal-success"
+CASES = {
+    # robust, not robust, partly
+    "robust": (f"{PGD}: top1=0.4", "L2", "holds", "at least half of its"),
+    "less": (f"{PGD}: top1=0.38", "L2", "partly", "less than half of its"),
+    "half": (f"{PGD}: top1=0.2", "L2", "partly", "less than half of its"),
+    "broken": (f"{PGD}: top1=0.19", "L2", "fails", "less than a quarter of its"),
+    "guessing": (f"{PGD}: top1=0.1", "L2", "fails", "no more than guessing"),
+    "radius": (f"{LINF}: top1=0.5", "Linf", "holds", "Under PGD-10, L∞ ε = 8/255"),
+    # masked gradients
+    "masked": (f"{PGD}: top1=0.7; checks: passed=false", "L2", "unknown", "a check failed"),
+    "broken all the same": (f"{PGD}: top1=0.1; checks: passed=false", "L2", "fails", "guessing"),
+    # chance, too few
+    "above chance": ("accuracy attack=natural: top1=0.2±0.09", "natural", "holds", "gives 10.0%."),
+    "chance": ("accuracy attack=natural: top1=0.2±0.11", "natural", "fails", "nothing to trust"),
+    "few": ("accuracy attack=natural: top1=0.4±0.31 n=5", "natural", "unknown", "5 images are too"),
+    # units
+    "success": (f"{UNITS}: success=0.79", "units", "unknown", "succeeds on 79.0% of images"),
+    "kept": (f"{UNITS}: mean=0.9701; floors: value=0.91", "units", "holds", "units stand for what"),
+    "some": (f"{UNITS}: mean=0.9699; floors: value=0.91", "units", "partly", "partly stand"),
+    "few left": (f"{UNITS}: mean=0.9401; floors: value=0.91", "units", "partly", "partly stand"),
+    "lost": (f"{UNITS}: mean=0.9399; floors: value=0.91", "units", "fails", "no longer stand"),
+    # attributions
+    "faith": ("attribution: ahead_low=0.01", "attributions", "holds", "what its predictions rest"),
+    "one": (
+        "attribution: ahead_low=0.01; attribution measure=deletion: ahead_low=0",
+        *("attributions", "partly", "beat random ones in 3 of 6 comparisons (n"),
+    ),
+    "none": (
+        f"attribution: ahead_low=-0.1 n={ENOUGH}",
+        *("attributions", "fails", f"not shown to beat random ones (n = {ENOUGH})"),
+    ),
+    "none of few": (
+        f"attribution: ahead_low=-0.1 n={ENOUGH - 1}",
+        *("attributions", "unknown", f"{ENOUGH - 1} images are too few"),
+    ),
+    # features
+    "made": ("generation: mean=0.55", "features", "holds", "recognizes 55.0%"),
+    "half made": ("generation: mean=0.54", "features", "partly", "recognizes 54.0%"),
+    "quarter": ("generation: mean=0.325", "features", "partly", "recognizes 32.5%"),
+    "unmade": ("generation: mean=0.32", "features", "fails", "recognizes 32.0%"),
+}
+
+
+@pytest.mark.parametrize(("changes", "about", "mark", "words"), CASES.values(), ids=CASES)
+def test_each_claim_has_its_mark(run: Path, changes: str, about: str, mark: str, words: str):
+    puts(run, changes)
+    claim = claims(run, "robust")[about]
+    assert (claim.mark, words in claim.text) == (mark, True), claim
+
+
+def test_a_single_step_is_no_worst_case_but_may_break_a_model(run: Path):
+    remove(run, "sweep")
+    puts(run, "accuracy attack=Fgsm: top1=0.6; accuracy model=standard attack=Fgsm: top1=0.1")
+    robust, standard = (claims(run, model)["Linf"] for model in ("robust", "standard"))
+    assert robust.mark == "unknown"
+    assert "one step is no worst case in L∞" in robust.text
+    assert standard.mark == "fails"
+
+
+def test_the_worst_of_several_attacks_counts_and_one_without_a_ball_does_not(run: Path):
+    rows = rows_of(run, "accuracy")
+    (pgd,) = [row for row in rows if (row["attack"], row["model"]) == ("Pgd", "robust")]
+    aa = pgd | {"attack": "AutoAttack", "steps": "0", "top1": "0.05"}
+    adam = pgd | {"attack": "AdamAttack", "norm": "", "epsilon": "", "top1": "0"}
+    write_table(run, "accuracy", [*rows, adam])
+    assert "PGD-20" in claims(run, "robust")["L2"].text
+    write_table(run, "accuracy", [*rows, adam, aa])
+    assert "AutoAttack" in claims(run, "robust")["L2"].text
+    assert "AutoAttack" not in not_measured(Results.read(run))
+
+
+def test_what_was_not_measured_is_said(run: Path):
+    assert not_measured(Results.read(run)) == ["AutoAttack", "concepts of units"]
+    remove(run, "attribution", "generation", "layers", "consistency")
+    assert {*claims(run, "robust")} == {"natural", "Linf", "L2"}
+    assert not_measured(Results.read(run))[2:] == [
+        *("concepts of units", "attributions", "generated images")
+    ]
+    remove(run, "accuracy")
+    assert claims(run, "robust") == {}
+
+
+def test_losers_are_named_as_winners_are(made: Path):
+    """Each model has a claim about each thing."""
+    about = [[claim.about for claim in each] for each in verdict(Results.read(made)).values()]
+    assert about[0] == about[1] == ["natural", "Linf", "L2", "units", "attributions", "features"]
+
+
+def test_the_terminal_says_the_same(made: Path):
+    lines = in_lines(Results.read(made))
+    assert lines[0] == "standard"
+    assert lines[7] == "robust"
+    assert lines[-1] == "Not measured: AutoAttack, concepts of units."
+    claim = claims(made, "standard")["L2"]
+    assert lines[3] == f"  ✗ Attacks in L2: does not hold. {claim.text}"

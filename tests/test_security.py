@@ -19,7 +19,7 @@ directory test_security.py test_a_factory_of_the_working_directory_is_code_that_
 config test_security.py test_a_configuration_file_holds_values_only
 plugin test_public.py test_names_and_libraries_come_when_they_are_used
 entry-points test_plugins.py test_an_analysis_of_another_package_is_in_stages_run_and_report
-weights models/test_hostile_weights.py test_hostile_files
+weights models/test_pickles.py test_hostile_files
 training-state test_tampered.py test_a_tampered_checkpoint_is_one_sentence
 run-names test_tampered.py test_an_audit_that_goes_on_with_a_tampered_folder_ends_in_one_sentence
 run-links test_tampered.py test_links_are_refused_only_where_a_run_writes
@@ -61,16 +61,13 @@ def test_a_factory_of_the_working_directory_is_code_that_runs(tmp_path, monkeypa
     sys.modules.pop("of_someone")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "steps = \"__import__('os').system('touch ran')\"",
-        "steps = __import__('os')",
-        'steps = {"$(touch ran)" = 1}',
-        '"; touch ran" = 1',
-        '[tool]\nsteps = "`touch ran`"',
-    ],
-)
+TEXTS = [
+    *("steps = \"__import__('os').system('touch ran')\"", "steps = __import__('os')"),
+    *('steps = {"$(touch ran)" = 1}', '"; touch ran" = 1', '[tool]\nsteps = "`touch ran`"'),
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
 def test_a_configuration_file_holds_values_only(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.toml").write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Signals that are remembered until the work is saved."""
+"""Signals that are remembered until the work is saved; lines of a log at intervals."""
 
 import os
 import signal
@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from advlens import progress as module
+from advlens.progress import Progress
 from advlens.signals import ENDING, remembered_signals
 
 
@@ -94,8 +96,7 @@ class Finder:
 sys.meta_path.insert(0, Finder())
 runpy.run_module("advlens", run_name="__main__")
 """
-    told = f"advlens: {says}; the same command continues\n"
-    assert python(code) == (128 + number, "", told)
+    assert python(code) == (128 + number, "", f"advlens: {says}; the same command continues\n")
     if number == ENDING[0]:  # of the processes of torchrun, the first one speaks
         assert python(code, env={**os.environ, "RANK": "1"}) == (128 + number, "", "")
 
@@ -113,3 +114,37 @@ else:
     os.kill(os.getpid(), signal.SIGINT)
 """
     assert python(code) == (0, f"{128 + signal.SIGINT}\n", "")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_line_every_few_seconds_with_rate_and_rest(clock, capsys):
+    with Progress("model: accuracy", 100, done=20) as progress:
+        for _ in range(4):
+            clock[0] += 4
+            progress.update(10)
+    assert capsys.readouterr().err.splitlines() == [
+        "model: accuracy: 20/100 images",
+        "model: accuracy: 50/100 images, 2.5 images/s, 20 s left",
+        "model: accuracy: 60/100 images, 2.5 images/s, 16 s left",
+    ]
+
+
+def test_nothing_more_is_said_after_an_error_nor_by_other_processes(clock, capsys):
+    def fails() -> None:
+        with Progress("model", 10) as progress:
+            progress.update(1)
+            raise ValueError("x")
+
+    with pytest.raises(ValueError, match="x"):
+        fails()
+    assert capsys.readouterr().err.splitlines() == ["model: 0/10 images"]
+    with Progress("model", 10, every=0.0, shown=False) as progress:
+        progress.update(10)
+    assert progress.done == 10
+    assert capsys.readouterr().err == ""

@@ -24,6 +24,7 @@ from together import end, start
 CLASSES = ("cat", "dog", "ship", "truck", "frog")
 PGD = Pgd(threat=Linf(epsilon=9.7 / 255), steps=3)
 LINF, L2_BALL, CONV = Linf(epsilon=8 / 255), L2(epsilon=0.5), "network.conv1"
+ADAM = {"weight": 2.0, "steps": 9, "step_size": 0.1}
 NAMED = [  # settings, and the attack that they name
     ({}, Pgd(threat=LINF)),
     ({"method": "fgsm", "epsilon": 0.1, "seed": 4}, Fgsm(threat=Linf(epsilon=0.1), seed=4)),
@@ -33,10 +34,7 @@ NAMED = [  # settings, and the attack that they name
     ({"method": "feature", "layer": CONV}, FeatureAttack(threat=LINF, layer=CONV)),
     ({"method": "noise", "norm": "l2"}, GaussianNoise(threat=L2_BALL)),
     ({"method": "adam", "weight": 2.0}, AdamAttack(weight=2.0)),
-    (
-        {"method": "adam", "weight": 2.0, "steps": 9, "step_size": 0.1},
-        AdamAttack(weight=2.0, steps=9, step_size=0.1),
-    ),
+    ({"method": "adam", **ADAM}, AdamAttack(**ADAM)),
 ]
 
 

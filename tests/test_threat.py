@@ -91,8 +91,7 @@ def test_l2_start_is_uniform_in_the_ball(size):
     # the share of a d-ball within radius r is r^d
     assert kolmogorov_smirnov(((length / 0.25) ** difference.shape[1]).numpy()) < 1.95
     direction = difference / length.unsqueeze(1)
-    spread = 3.5 / (2000 * direction.shape[1]) ** 0.5
-    assert direction.mean(dim=0).abs().max() < spread
+    assert direction.mean(dim=0).abs().max() < 3.5 / (2000 * direction.shape[1]) ** 0.5
     assert (direction.square().mean(dim=0) * direction.shape[1] - 1).abs().max() < 0.2
 
 
@@ -104,11 +103,8 @@ def test_linf_start_is_uniform_in_the_box():
 
 @each_norm
 def test_start_depends_on_seed_and_id_only(norm):
-    images, ids, threat = (
-        random_images(5, 3, 4, 4),
-        torch.tensor([9, 2, 7, 0, 4]),
-        norm(epsilon=0.2),
-    )
+    images, ids = random_images(5, 3, 4, 4), torch.tensor([9, 2, 7, 0, 4])
+    threat = norm(epsilon=0.2)
     together = threat.sample(images, seed=5, ids=ids)
     assert torch.equal(threat.sample(images[2:3], seed=5, ids=ids[2:3]), together[2:3])
     assert not torch.equal(threat.sample(images, seed=6, ids=ids), together)

@@ -1,7 +1,8 @@
-"""What is stored, measured and written when a training has ended."""
+"""What is stored, measured and written when a training has ended, also for TensorBoard."""
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,20 +10,23 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from advlens import L2, Classifier, DataError, Pgd, RunError, Training
 from advlens.datasets import ArrayData
 from advlens.distributed import joined
+from advlens.errors import SettingsError
 from advlens.files import locked, sha256
 from advlens.runs.folder import read_json
 from advlens.runs.results import Results
 from advlens.runs.tables import TABLES
+from advlens.runs.tensorboard import tensorboard_writer
 from advlens.training.words import in_words
 from advlens.workflows import trained
 from advlens.workflows.trained import finish
 from smooth_network import SmoothNetwork
-from synthetic_run import read
+from synthetic_run import rows_of
 from together import end, start
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
@@ -38,6 +42,20 @@ METRICS = """\
 Run = Callable[..., dict[str, Any]]
 SHARED: dict[str, Any] = {"half": True, "mean": 1 / 3}
 """A mean of 1/3 is stored with six digits: all processes must measure with those."""
+SAME = {"learning_rate": 0.25, "train_natural_loss": 1.5, "natural_loss": 1.0, "n": 1000}
+SAME |= {"images_per_second": 100.0}
+ROWS = [
+    {"epoch": e, "loss": 8.0 - e, "natural": e / 8, "adversarial": e / 16, "seconds": 10.0 * e}
+    | SAME
+    for e in range(1, 6)
+]
+CHARTS = {
+    **{f"run/{name}": name for name in ("loss", "learning_rate", "images_per_second", "seconds")},
+    "training/natural_loss": "train_natural_loss",
+    "validation/natural_accuracy": "natural",
+    "validation/adversarial_accuracy": "adversarial",
+    "validation/natural_loss": "natural_loss",
+}
 
 
 def images(pixels: Tensor, labels: Tensor) -> ArrayData:
@@ -45,9 +63,7 @@ def images(pixels: Tensor, labels: Tensor) -> ArrayData:
     return ArrayData(whole, name="noise test", classes=CLASSES, synsets=None, labels=labels)
 
 
-def ended(
-    network: nn.Module, test: ArrayData, out: Path, attack: Pgd = ATTACK, **options: Any
-) -> dict[str, Any]:
+def ended(network, test, out, attack=ATTACK, **options):
     """What `finish` measures, and the classifier's mean then."""
     mean = [options.pop("mean", 0.0)] * 3
     classifier = Classifier(network, name="smooth", classes=CLASSES, mean=mean)
@@ -142,7 +158,7 @@ def test_the_run_folder_is_one_that_a_report_can_be_made_of(run, tmp_path):
     assert record["stages"][0]["seconds"] == 1234.5
     assert "| recipe | tiny-standard |" in (tmp_path / "model.md").read_text()
     rows = results.table("accuracy")
-    assert list(read(tmp_path, "accuracy")[0]) == list(TABLES["accuracy"].columns)
+    assert list(rows_of(tmp_path, "accuracy")[0]) == list(TABLES["accuracy"].columns)
     assert [(r["attack"], r["norm"], r["epsilon"], r["steps"], r["n"]) for r in rows] == [
         ("natural", "", 0.0, 0, 24),
         ("Pgd", "L2", 0.3, 20, 24),
@@ -150,11 +166,11 @@ def test_the_run_folder_is_one_that_a_report_can_be_made_of(run, tmp_path):
     for row, key in zip(rows, ("natural", "attacked"), strict=True):
         assert row["top1"] == pytest.approx(measured[key]["top1"], abs=1e-6)
         assert row["top1_low"] < row["top1"] < row["top1_high"]
-    table = read(tmp_path, "training")
+    table = rows_of(tmp_path, "training")
     assert [row["adversarial"] for row in table] == ["0.25", "0.5", "0.25"]
     assert [row["kept"] for row in table] == ["false", "true", "false"]
     assert {row["train_distance"] for row in table} == {""}
-    (words,) = read(tmp_path, "training_settings")
+    (words,) = rows_of(tmp_path, "training_settings")
     assert words == {"model": "smooth", **vars(in_words(TRAINING, "tiny-standard"))}
 
 
@@ -189,9 +205,7 @@ def _finish_together(out: Path, tests: list[ArrayData], state: dict[str, Tensor]
 
 
 @pytest.mark.usefixtures("no_report")
-def test_processes_count_each_image_once_and_only_the_first_writes(
-    smooth, pixels, labels, tmp_path
-):
+def test_processes_count_each_image_once_and_the_first_writes(smooth, pixels, labels, tmp_path):
     tests = [images(pixels[:count], labels[:count]) for count in (23, 1)]
     for folder in ("23/0", "23/alone", "1/0", "1/alone"):
         (tmp_path / folder).mkdir(parents=True)
@@ -208,7 +222,7 @@ def test_processes_count_each_image_once_and_only_the_first_writes(
             assert first[key] == second[key] == alone[key]
         assert first["natural"]["n"] == first["attacked"]["n"] == count
         assert first["mean"] == torch.tensor([0.333333] * 3).tolist()
-        assert read(folder / "0", "accuracy") == read(folder / "alone", "accuracy")
+        assert rows_of(folder / "0", "accuracy") == rows_of(folder / "alone", "accuracy")
 
 
 def test_a_folder_in_use_and_damaged_metrics_are_refused(run, tmp_path):
@@ -217,3 +231,44 @@ def test_a_folder_in_use_and_damaged_metrics_are_refused(run, tmp_path):
     (tmp_path / "metrics.jsonl").write_text(METRICS.replace("0.875", "8.75"))
     with pytest.raises(DataError, match=r"metrics\.jsonl is damaged: natural in line 3 is 8\.75"):
         run()
+
+
+def written(out: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    return {
+        tag: [(point.step, point.value) for point in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+    }
+
+
+def test_each_value_is_a_point_of_its_chart(tmp_path):
+    add = tensorboard_writer(tmp_path)
+    assert not (tmp_path / "tensorboard").exists()
+    for row in ROWS:
+        add(row)
+        assert written(tmp_path)["run/loss"][-1] == (row["epoch"], row["loss"])  # at once
+    charts = {tag: [(row["epoch"], row[name]) for row in ROWS] for tag, name in CHARTS.items()}
+    assert written(tmp_path) == charts
+
+
+def test_a_continued_training_leaves_each_epoch_once(tmp_path):
+    """Its earlier epochs come again; one that the first process wrote may come out otherwise."""
+    before = tensorboard_writer(tmp_path)
+    for row in ROWS[:3]:
+        before(row)
+    before({**ROWS[3], "loss": 99.0})
+    after = tensorboard_writer(tmp_path)
+    for row in ROWS[:2]:
+        after(row)
+    assert written(tmp_path)["run/loss"] == [(1, 7.0), (2, 6.0)]
+    for row in ROWS[2:]:
+        after(row)
+    assert written(tmp_path)["run/loss"] == [(row["epoch"], row["loss"]) for row in ROWS]
+
+
+def test_without_the_package_it_says_how_to_install_it(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(SettingsError, match=r"pip install 'advlens\[tensorboard\]'"):
+        tensorboard_writer(tmp_path)

@@ -45,15 +45,7 @@ def tiny_row(i: int, random: np.random.Generator, label_size: int) -> dict[str, 
     return row
 
 
-def write_tiny_broden(
-    folder: Path,
-    *,
-    images: int = 12,
-    size: int = 32,
-    label_size: int = 16,
-    categories: Sequence[str] = CATEGORIES,
-    seed: int = 0,
-) -> Path:
+def write_tiny_broden(folder, *, images=12, size=32, label_size=16, categories=CATEGORIES, seed=0):
     """Write the data set; its images show the color that their color map names."""
     (folder / "images" / "a").mkdir(parents=True)
     rows, present = [], {(c, n): [] for c in categories for n in NAMES}

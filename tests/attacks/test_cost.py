@@ -79,12 +79,9 @@ def test_outcomes_cost_only_the_images_that_hold_out(resnet):
     wrong[:4] = (wrong[:4] + 1) % 10
     weak = {"threat": L2(epsilon=1e-6), "steps": K}  # fools nobody
     for attack, units in (
-        (Fgsm(threat=Linf(epsilon=1e-8)), 3),
-        (Pgd(**weak), 2 * K + 1),
-        (Bim(**weak), 2 * K + 1),
-        (Pgd(**weak, restarts=2), 2 * (2 * K + 1)),
-        (Pgd(**weak, select="last"), 2 * K + 1),
-        (GaussianNoise(threat=BALL), 1),
+        *((Fgsm(threat=Linf(epsilon=1e-8)), 3), (GaussianNoise(threat=BALL), 1)),
+        *((Pgd(**weak), 2 * K + 1), (Bim(**weak), 2 * K + 1)),
+        *((Pgd(**weak, restarts=2), 2 * (2 * K + 1)), (Pgd(**weak, select="last"), 2 * K + 1)),
     ):
 
         def cost(labels, clean=None, attack=attack):

@@ -1,4 +1,4 @@
-"""attacks.distance: the attacks on features and on probabilities, in naive float64."""
+"""attacks.distance and attacks.adam: naive float64, torch's Adam, and the calibration."""
 
 import copy
 
@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from advlens import L2, Divergence, FeatureAttack, Linf
+from advlens.attacks import AdamAttack, smallest
 from advlens.prepared import prepare
 from advlens.seeding import Stream
-from steps_by_hand import moved, stream
+from steps_by_hand import adam, moved, stream
 
 
 def test_feature_attack_raises_the_distance(smooth, pixels):
@@ -122,3 +123,37 @@ def test_where_nothing_has_moved_the_noise_is_followed(norm, epsilon, levels, bi
     with torch.no_grad():
         p, q = (smooth(x).double().log_softmax(1) for x in (middle, further))
     assert ((p.exp() * (p - q)).sum(1) > 1e-3).all()
+
+
+@pytest.mark.parametrize("targeted", [True, False])
+@pytest.mark.parametrize("weight", [0.3, 20.0])
+def test_update(targeted, weight, smooth, pixels, labels):
+    attack = AdamAttack(weight=weight, steps=8, targeted=targeted)
+    with torch.no_grad():
+        classes = smooth(pixels).argmin(dim=1) if targeted else labels
+    settings = attack.weight, attack.steps, 1 if targeted else -1, attack.step_size
+    expected = adam(copy.deepcopy(smooth).double(), pixels.double(), classes, *settings)
+    torch.testing.assert_close(attack(smooth, pixels, labels).double(), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("targeted", "success"), [(True, 0.8), (False, 0.95), (False, 1.0)])
+def test_calibration_finds_the_smallest_weight(targeted, success, smooth, pixels, labels):
+    model = prepare(smooth)
+    attack = AdamAttack(targeted=targeted).calibrate(model, pixels, labels, success=success)
+    goal = attack.goal(model(pixels), labels)
+
+    def rate(weight: float) -> float:
+        found = AdamAttack(targeted=targeted, weight=weight)(model, pixels, labels)
+        return (goal.reached(model(found)) | goal.reached(model(pixels))).float().mean().item()
+
+    assert rate(attack.weight) >= success
+    assert rate(attack.weight / 1.1) < success
+
+
+def test_the_smallest_weight_and_the_largest_where_none_succeeds(smooth, pixels):
+    assert AdamAttack(steps=1, step_size=1e-6).calibrate(smooth, pixels).weight == 1e6
+    for wanted in (3e-4, 0.7, 5e5):
+        found = smallest(lambda value, wanted=wanted: value >= wanted, 1e-4, 1e6, ratio=1.1)
+        assert wanted <= found <= 1.1 * wanted
+    assert smallest(lambda value: True, 1e-4, 1e6, ratio=1.1) == 1e-4
+    assert smallest(lambda value: False, 1e-4, 1e6, ratio=1.1) == 1e6

@@ -1,6 +1,7 @@
-"""attacks.projected: each update derived a second time, naively, in float64."""
+"""attacks.projected: each update derived a second time in float64, and against other libraries."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -17,6 +18,23 @@ in_both = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=s
 each_norm = pytest.mark.parametrize("norm", [Linf, L2])
 RADIUS, SIZE = {Linf: 0.03, L2: 0.5}, {Linf: 0.008, L2: 0.2}
 KINDS = [(Fgsm, False), (Bim, False), (Pgd, True), (LeastLikely, False), (LeastLikely, True)]
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # theirs
+    import foolbox
+    import torchattacks
+
+# in float64: the sign of a gradient next to 0 would be one of rounding; torchattacks adds 1e-10 to
+# the length of a gradient
+CLOSE = {"rtol": 0, "atol": 1e-9}
+EPSILON, STEP, STEPS = {Linf: 0.03, L2: 0.5}, {Linf: 0.008, L2: 0.1}, 7
+FOOLBOX = {
+    "fgsm linf": (Fgsm, Linf, foolbox.attacks.LinfFastGradientAttack),
+    "fgsm l2": (Fgsm, L2, foolbox.attacks.L2FastGradientAttack),
+    "bim linf": (Bim, Linf, foolbox.attacks.LinfBasicIterativeAttack),
+    "bim l2": (Bim, L2, foolbox.attacks.L2BasicIterativeAttack),
+    "pgd linf": (Bim, Linf, foolbox.attacks.LinfPGD),
+    "pgd l2": (Bim, L2, foolbox.attacks.L2PGD),
+}
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -135,8 +153,7 @@ def test_restarts_return_the_worst_of_their_runs(dtype, smooth, pixels, labels):
         size = 2.5 * 0.5 / 2
         runs = [naive_iterates(smooth, L2, 0.5, 2, size, pixels, labels, start) for start in starts]
         runs = [x for run in runs for x in (run if select == "worst" else run[-1:])]
-        expected = worst_by_hand(smooth, runs, labels, False)
-        assert_close(attack(smooth, pixels, labels), expected)
+        assert_close(attack(smooth, pixels, labels), worst_by_hand(smooth, runs, labels, False))
 
 
 def test_the_worst_look_succeeds_most_and_then_scores_highest():
@@ -185,8 +202,7 @@ def test_a_stronger_attacker_never_helps_the_defender(norm, scale, smooth, crowd
     rates = fall(Bim(threat=threat, steps=k, step_size=scale / 5) for k in (1, 3, 5, 10, 20))
     assert robust(Fgsm(threat=threat), model, *crowd) >= rates[-1]
     fall(Pgd(threat=threat, steps=3, restarts=restarts) for restarts in (1, 2, 4))
-    free = Pgd(threat=Linf(epsilon=1.0), steps=10)
-    assert robust(free, model, *crowd) <= 0.2  # chance
+    assert robust(Pgd(threat=Linf(epsilon=1.0), steps=10), model, *crowd) <= 0.2  # chance
 
 
 @each_norm
@@ -197,3 +213,63 @@ def test_noise_has_exactly_the_length(norm):
     assert noise.mean().abs() < 3.5 * noise.std() / noise.numel() ** 0.5
     unclamped = GaussianNoise(threat=norm(epsilon=9.0))(nn.Identity(), gray)
     assert (unclamped.min(), unclamped.max()) == (0, 1)
+
+
+def ours(kind, norm, **settings):
+    threat = norm(epsilon=EPSILON[norm])
+    if kind is Fgsm:
+        return Fgsm(threat=threat)
+    return kind(threat=threat, steps=STEPS, step_size=STEP[norm], select="last", **settings)
+
+
+def least_likely(m):
+    peer = torchattacks.PGD(m, EPSILON[Linf], STEP[Linf], STEPS, False)
+    peer.set_mode_targeted_least_likely()
+    return lambda x, _: peer(x, m(x).argmax(dim=1))  # its target is never the label given
+
+
+TORCHATTACKS = {
+    "fgsm": (Fgsm, Linf, lambda m: torchattacks.FGSM(m, eps=EPSILON[Linf])),
+    "bim": (Bim, Linf, lambda m: torchattacks.BIM(m, EPSILON[Linf], STEP[Linf], STEPS)),
+    "pgd": (Bim, Linf, lambda m: torchattacks.PGD(m, EPSILON[Linf], STEP[Linf], STEPS, False)),
+    "pgd l2": (Bim, L2, lambda m: torchattacks.PGDL2(m, EPSILON[L2], STEP[L2], STEPS, False)),
+    "least likely": (LeastLikely, Linf, least_likely),
+}
+
+
+@pytest.mark.parametrize(("kind", "norm", "peer"), TORCHATTACKS.values(), ids=TORCHATTACKS)
+def test_torchattacks(kind, norm, peer, smooth, pixels, labels):
+    smooth, pixels = smooth.double(), pixels.double()
+    expected = peer(smooth)(pixels, labels)
+    torch.testing.assert_close(ours(kind, norm)(smooth, pixels, labels), expected, **CLOSE)
+
+
+@pytest.mark.parametrize(("kind", "norm", "peer"), FOOLBOX.values(), ids=FOOLBOX)
+def test_foolbox(kind, norm, peer, smooth, pixels, labels):
+    smooth, pixels = smooth.double(), pixels.double()
+    settings = {} if kind is Fgsm else {"steps": STEPS, "abs_stepsize": STEP[norm]}
+    attack = peer(random_start=False, **settings)
+    model = foolbox.PyTorchModel(smooth, bounds=(0, 1), device="cpu")
+    expected, _, _ = attack(model, pixels, labels, epsilons=EPSILON[norm])
+    # foolbox leaves alone what is wrong from the start
+    right = model(pixels).argmax(dim=1) == labels
+    found = ours(kind, norm)(smooth, pixels, labels)
+    torch.testing.assert_close(found[right], expected[right], **CLOSE)
+
+
+@pytest.mark.parametrize("norm", [Linf, L2])
+def test_success_with_random_starts_is_within_a_point_of_foolbox(norm, smooth):
+    images = torch.rand(1000, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    model = prepare(smooth)
+    labels, threat = model(images).argmax(dim=1), norm(epsilon={Linf: 0.02, L2: 0.3}[norm])
+    rows = Pgd(threat=threat, steps=20).outcomes(model, images, labels)
+    success = (rows.argmax(dim=1) != labels).float().mean().item()
+    peer = {Linf: foolbox.attacks.LinfPGD, L2: foolbox.attacks.L2PGD}[norm](
+        steps=20, abs_stepsize=2.5 * threat.epsilon / 20
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        bounded = foolbox.PyTorchModel(smooth, bounds=(0, 1), device="cpu")
+        _, _, fooled = peer(bounded, images, labels, epsilons=threat.epsilon)
+    assert 0.2 < success < 0.9
+    assert success == pytest.approx(fooled.float().mean().item(), abs=0.01)

@@ -85,7 +85,7 @@ def test_no_image_is_spared_by_a_lucky_draw(attack, smooth, pixels, labels):
     assert (rows != model(pixels)).any(dim=1).all()
 
 
-def test_neither_given_logits_nor_rounding_hide_what_a_randomized_model_does(
+def test_neither_given_logits_nor_rounding_hide_that_a_model_is_randomized(
     smooth, pixels, labels, monkeypatch
 ):
     """An image that one pass misclassifies is attacked all the same."""
@@ -110,8 +110,7 @@ def test_accuracy_of_a_randomized_model_is_that_of_a_plain_loop():
         torch.manual_seed(0)
         pool = nn.Conv2d(3, 8, 5, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(4), nn.Flatten()
         network = nn.Sequential(*pool, nn.Linear(128, 10)).eval()
-    with torch.no_grad():
-        network[4].weight *= 8
+    network[4].weight.data *= 8
     random.seed(0)
     (batch,) = load_data("sample").subset(24, seed=0).batches(24)
     images, still = batch.images, prepare(network)

@@ -8,9 +8,7 @@ from advlens.seeding import Stream, derived
 from steps_by_hand import stream
 
 
-def score_and_gradient(
-    model: nn.Module, point: Tensor, label: int, target: str
-) -> tuple[float, Tensor]:
+def score_and_gradient(model, point, label, target):
     """F and its gradient at a point 3×H×W, in float64."""
     point = point.double().clone().requires_grad_()
     logits = model(point[None])[0]
@@ -24,9 +22,7 @@ def noise(shape: tuple[int, ...], seed: int, number: int, draw: int) -> Tensor:
     return torch.from_numpy(numbers.random(shape, dtype=np.float32)).double()
 
 
-def integrated(
-    model: nn.Module, image: Tensor, baseline: Tensor, label: int, target: str, m: int, divisor: int
-) -> tuple[Tensor, float]:
+def integrated(model, image, baseline, label, target, m, divisor):
     """(x − x′) · 1/(2 divisor) Σ (g_i + g_{i−1}), i = 1 … m, and F(x) − F(x′)."""
     change = image.double() - baseline.double()
     points = [baseline.double() + i / m * change for i in range(m + 1)]
@@ -37,9 +33,7 @@ def integrated(
     return change * total / (2 * divisor), values[m] - values[0]
 
 
-def expected(
-    model: nn.Module, image: Tensor, background: Tensor, label: int, target: str, draws: list
-) -> tuple[Tensor, list[float]]:
+def expected(model, image, background, label, target, draws):
     """The mean over draws (number of a background image, α), and each draw's sum."""
     parts = []
     for number, alpha in draws:

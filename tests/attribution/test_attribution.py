@@ -1,14 +1,18 @@
-"""What every attribution promises, whatever its definition."""
+"""What every attribution promises, and exactly the passes that it is allowed."""
 
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
-from advlens.attribution import ExpectedGradients, IntegratedGradients, RandomAttribution
+from advlens import ExpectedGradients
+from advlens.attribution import Faithfulness, IntegratedGradients, RandomAttribution, Stability
+from advlens.attribution.baselines import blurred
 from advlens.errors import DataError, NumericError, SettingsError
 from advlens.prepared import prepare
-from smooth_network import Breaks, Mixed, state_of
+from flops import counted_resnet, flops
+from smooth_network import Breaks, Counting, Mixed, state_of
 
 METHODS = {
     "noise": IntegratedGradients(steps=3, baselines=2, seed=1),
@@ -18,8 +22,13 @@ METHODS = {
     "plain": ExpectedGradients(samples=5, target="probability", stratified=False),
     "random": RandomAttribution(),
 }
-FOLLOW = {name: method for name, method in METHODS.items() if name != "random"}
-RANDOM = {name: METHODS[name] for name in ("noise", "expected", "plain", "random")}
+M, N, BACKGROUND = 5, 8, 12
+BATCHES = {
+    "integrated": lambda many: IntegratedGradients(steps=many, baselines=3),
+    "tolerance": lambda many: IntegratedGradients(steps=2, tolerance=1e-30, max_steps=2 * many),
+    "expected": lambda many: ExpectedGradients(samples=2 * many),
+    "faithfulness": lambda many: Faithfulness(steps=many),
+}
 
 
 def each(methods):
@@ -73,7 +82,7 @@ def test_same_result_in_any_batch(method, smooth, pixels, labels):
     torch.testing.assert_close(part(order), together.values[order], **close)
 
 
-@each(RANDOM)
+@each({name: METHODS[name] for name in ("noise", "expected", "plain", "random")})
 def test_seed_and_ids_decide(method, smooth, pixels, labels):
     found = call(method, smooth, pixels, labels).values
     assert torch.equal(call(method, smooth, pixels, labels, ids=torch.arange(24)).values, found)
@@ -117,7 +126,7 @@ def test_images_must_be_pixels(method, smooth, pixels, labels):
 
 
 @pytest.mark.parametrize("logits", [True, False], ids=["logits", "gradient"])
-@each(FOLLOW)
+@each({name: method for name, method in METHODS.items() if name != "random"})
 def test_non_finite_values_are_an_error(method, logits, smooth, pixels, labels):
     says = "Breaks returns NaN" if logits else f"{type(method).__name__}: the model returns NaN"
     with pytest.raises(NumericError, match=says):
@@ -138,3 +147,75 @@ def test_no_residue(method, pixels, labels):
     assert torch.equal(before, pixels)
     assert torch.equal(call(method, prepare(model), pixels, labels).values, first)
     assert torch.equal(call(method, model.eval(), pixels, labels).values, first)
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    model, pixels, unit = counted_resnet(6 + BACKGROUND)
+    return model, pixels[:6], pixels[6:], unit
+
+
+@pytest.mark.parametrize("batch_size", [4, 64])
+@pytest.mark.parametrize("known", [True, False])
+def test_integrated_gradients(batch_size, known, resnet):
+    """Two units a point; the image itself is one point, whatever the number of baselines."""
+    model, images, _, unit = resnet
+    labels = torch.arange(6) if known else None
+    for settings, points in (
+        ({"baseline": "black"}, 1 + M),
+        ({"baseline": "blurred", "target": "logit"}, 1 + M),
+        ({"baselines": 3}, 1 + 3 * M),
+        ({"formula": "paper", "baselines": 2}, 1 + 2 * M),
+        ({"baseline": "black", "tolerance": 1e-30, "max_steps": 4 * M}, 1 + 4 * M),
+    ):
+        method = IntegratedGradients(steps=M, batch_size=batch_size, **settings)
+        cost = flops(lambda method=method: method(model, images, labels))
+        blur = flops(lambda: blurred(images)) if method.baseline == "blurred" else 0
+        assert cost - blur == 12 * points * unit
+        assert method(model, images, labels).points.tolist() == [points] * 6
+
+
+def test_a_tolerance_costs_only_the_images_that_exceed_it_and_measures_their_passes(resnet):
+    model, images, _, unit = resnet
+    gaps = IntegratedGradients(steps=M, baseline="black")(model, images).gap
+    settings = {"tolerance": gaps.median().item(), "max_steps": 2 * M}
+    method = IntegratedGradients(steps=M, baseline="black", **settings)
+    points = method(model, images).points
+    assert points.tolist() == [1 + M * (1 + (gap > gaps.median()).item()) for gap in gaps]
+    assert flops(lambda: method(model, images)) == 2 * int(points.sum()) * unit
+    model, images, _, unit = resnet
+    random = RandomAttribution()(model, images)
+    assert flops(lambda: RandomAttribution()(model, images)) == 6 * unit
+    curves = Faithfulness(steps=7)
+    assert flops(lambda: curves(model, images, random.maps, random.targets)) == 6 * 14 * unit
+    method, changes = IntegratedGradients(steps=M, baseline="black"), Stability(draws=3)
+    cost = flops(lambda: changes(method, model, images, method(model, images)))
+    assert cost == 4 * 12 * (1 + M) * unit
+
+
+@pytest.mark.parametrize("batch_size", [4, 64])
+@pytest.mark.parametrize("stratified", [True, False])
+def test_expected_gradients(batch_size, stratified, resnet):
+    """Two units a sample, one an image and a background image, which the gap is taken from."""
+    model, images, background, unit = resnet
+    method = ExpectedGradients(samples=N, stratified=stratified, batch_size=batch_size)
+    cost = flops(lambda: method(model, images, background=background))
+    assert cost == (6 * (2 * N + 1) + BACKGROUND) * unit
+
+
+@pytest.mark.parametrize("make", BATCHES.values(), ids=BATCHES)
+def test_the_largest_batch_is_the_one_set(make, pixels):
+    """Whatever the number of images and steps; and no batch but the last of a row is smaller."""
+    counting = Counting(nn.Sequential(nn.Flatten(), nn.Linear(192, 5)))
+    model, background = prepare(counting, pixels), torch.rand(40, 3, 8, 8)
+    for count, many, size in ((1, 40, 16), (24, 3, 16), (8, 40, 16), (24, 40, 7)):
+        Counting.seen.clear()
+        method, given = replace(make(many), batch_size=size), {}
+        if isinstance(method, ExpectedGradients):
+            given["background"] = background
+        if isinstance(method, Faithfulness):
+            given |= {"maps": pixels[:count].sum(dim=1), "targets": torch.zeros(count).long()}
+        method(model, pixels[:count], **given)
+        assert max(Counting.seen) <= size
+        assert sum(seen < size for seen in Counting.seen) <= 8
+        assert len(Counting.seen) <= sum(Counting.seen) / size + 8

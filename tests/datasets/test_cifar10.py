@@ -1,11 +1,14 @@
-"""CIFAR-10: records read to the byte, archives trusted with nothing."""
+"""CIFAR-10: records read to the byte, archives trusted with nothing, and the packaged sample."""
 
 import contextlib
+import csv
 import gzip
 import hashlib
 import io
+import shutil
 import tarfile
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from advlens.datasets import cifar10, fetch_cifar10, load_data
-from advlens.errors import DataError
+from advlens.datasets import cifar10, fetch_cifar10, load_data, sample
+from advlens.errors import DataError, SettingsError
 from advlens.wordnet import CIFAR10_SYNSETS
 
 Files = dict[str, bytes]
@@ -31,6 +34,9 @@ WRONG: list[tuple[Callable[[bytes], bytes], str]] = [
     (lambda content: content[:PLACE] + b"\x0a" + content[PLACE + 1 :], "has a label 10"),
     (lambda content: content[:PLACE] + b"\xff" + content[PLACE + 1 :], "has a label 255"),
 ]
+TABLES = Path(str(resources.files("advlens"))) / "tables"
+with open(TABLES / "cifar10-sample.csv", newline="") as file:
+    ROWS = [(int(row["position"]), int(row["label"])) for row in csv.DictReader(file)]
 
 
 @pytest.fixture
@@ -114,9 +120,7 @@ def test_the_real_one(cifar10_folder: Path) -> None:
     fetch_cifar10(top, archive=Path("not needed, all files are whole"))
 
 
-def member(
-    name: str, data: bytes = b"", kind: bytes = tarfile.REGTYPE, link: str = "", comment: str = ""
-) -> Member:
+def member(name, data=b"", kind=tarfile.REGTYPE, link="", comment=""):
     info = tarfile.TarInfo(name)
     info.type, info.size, info.linkname = kind, len(data), link
     info.pax_headers = {"comment": comment} if comment else {}
@@ -259,3 +263,47 @@ def test_flipped_bytes(batches: Files, tmp_path: Path) -> None:
             fetch_cifar10(to, archive)
         for path in to.glob("cifar*/*"):
             assert path.read_bytes() == batches[path.name]
+
+
+def test_sample_its_size_and_its_source():
+    data = load_data("sample")
+    assert (data.name, len(data), data.image_shape) == ("CIFAR-10 sample", 2000, (3, 32, 32))
+    assert data.classes == tuple(CIFAR10_SYNSETS)
+    assert data.synsets == tuple(CIFAR10_SYNSETS.values())
+    assert data.labels.bincount().tolist() == [200] * 10
+    assert data.labels.tolist() == [label for _, label in ROWS]
+    assert len({image.numpy().tobytes() for image in data.images(range(2000))}) == 2000
+    positions = [position for position, _ in ROWS]
+    assert positions == sorted(set(positions))
+    assert 0 <= positions[0] < positions[-1] < 10_000
+    assert sum(path.stat().st_size for path in TABLES.glob("cifar10-sample.*")) < 5_000_000
+    cited = "Alex Krizhevsky, Learning Multiple Layers"
+    assert cited in (TABLES / "cifar10-sample.txt").read_text()
+    with pytest.raises(SettingsError, match="test images only"):
+        load_data("sample", split="train")
+
+
+def test_sample_is_the_original(cifar10_folder: Path) -> None:
+    data, original = load_data("sample"), load_data(f"cifar10:{cifar10_folder}")
+    positions = [position for position, _ in ROWS]
+    assert torch.equal(data.images(range(2000)), original.images(positions))
+    assert torch.equal(data.labels, original.labels[positions])
+    for label in range(10):  # the first 200 of each class
+        of_class = (original.labels == label).nonzero().flatten().tolist()
+        assert [position for position, own in ROWS if own == label] == of_class[:200]
+
+
+@pytest.mark.parametrize("name", ["cifar10-sample.png", "cifar10-sample.csv"])
+def test_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (tmp_path / "tables").mkdir()
+    for path in TABLES.glob("cifar10-sample.*"):
+        shutil.copyfile(path, tmp_path / "tables" / path.name)
+    monkeypatch.setattr(sample.resources, "files", lambda _: tmp_path)
+    assert len(sample.load_sample()) == 2000
+    path = tmp_path / "tables" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    for damage in (lambda: path.write_bytes(content), path.unlink):
+        damage()
+        with pytest.raises(DataError, match=f"{path} is missing or damaged"):
+            sample.load_sample()

@@ -29,8 +29,7 @@ def test_training_images_beside_test_images(root: Path, kind: str) -> None:
     assert training is data.training  # opened once
     assert (training.name, training.image_shape) == ("folder pets/train", data.image_shape)
     assert (training.classes, training.labels.tolist()) == (("cat", "dog"), [1, 1])
-    image = read_image(root / "train/dog/3.png", size)
-    assert torch.equal(training.images([0])[0], image)
+    assert torch.equal(training.images([0])[0], read_image(root / "train/dog/3.png", size))
     turned = data.aligned(("dog", "wolf", "cat"), None).subset(1, seed=0).training
     assert (turned.classes, turned.labels.tolist()) == (("dog", "wolf", "cat"), [0, 0])
     assert load_data(f"{kind}:{root}", split="train", transform=size).training is None

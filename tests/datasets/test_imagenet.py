@@ -14,20 +14,7 @@ import tiny_imagenet as tiny
 from advlens.datasets import FileData, Transform, imagenet, load_data, read_image
 from advlens.datasets import devkit as devkit_module
 from advlens.errors import AdvlensError, DataError, SettingsError
-from tiny_imagenet import (
-    KIT,
-    META,
-    TRUTH,
-    WNIDS,
-    Edit,
-    archive,
-    content,
-    devkit,
-    gone,
-    linked,
-    meta,
-    truth,
-)
+from tiny_imagenet import KIT, META, TRUTH, WNIDS, Edit, archive, content, devkit, linked, truth
 
 SMALL = Transform(size=8, resize=8)
 COUNT = 12
@@ -36,6 +23,7 @@ LINES = truth(COUNT).split()
 TAR, KIT_TAR, KAGGLE = "ILSVRC2012_img_val.tar", f"{KIT}.tar.gz", "LOC_val_solution.csv"
 COLUMNS = "ImageId,PredictionString"
 LINK = tarfile.SYMTYPE
+FLAT = [("val", "archive"), (".", KIT), ("val", "."), ("ILSVRC/Data/CLS-LOC/val", "kaggle")]
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +35,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def tarred(tmp_path: Path) -> Path:
     root = tmp_path / "imagenet"
-    devkit(root, {"readme.txt": b"ILSVRC2012\n", META: meta(), TRUTH: truth(COUNT)})
+    devkit(root, {"readme.txt": b"ILSVRC2012\n", META: tiny.meta(), TRUTH: truth(COUNT)})
     archive(root / TAR, dict(reversed(IMAGES.items())))  # their order is not to count
     return root
 
@@ -135,10 +123,7 @@ def test_archive_equals_torchvision(tarred: Path, monkeypatch: pytest.MonkeyPatc
     assert found == {Path(path).name: theirs.wnids[label] for path, label in theirs.samples}
 
 
-@pytest.mark.parametrize(
-    ("place", "labels"),
-    [("val", "archive"), (".", KIT), ("val", "."), ("ILSVRC/Data/CLS-LOC/val", "kaggle")],
-)
+@pytest.mark.parametrize(("place", "labels"), FLAT)
 def test_flat_folder(tarred: Path, place: str, labels: str) -> None:
     expected = load(tarred)
     pixels = expected.images(range(COUNT))
@@ -151,7 +136,7 @@ def test_flat_folder(tarred: Path, place: str, labels: str) -> None:
         lines = [f"ILSVRC2012_val_{i:08},{w} 1 2 3 4 {w} 5 6 7 8 " for i, w in enumerate(wnids, 1)]
         tiny.write(tarred / KAGGLE, "\r\n".join([COLUMNS, *reversed(lines)]).encode())
     elif labels != "archive":
-        tiny.write(tarred / labels / META, meta())
+        tiny.write(tarred / labels / META, tiny.meta())
         tiny.write(tarred / labels / TRUTH, truth(COUNT))
     data = load(tarred)
     assert data.files == expected.files
@@ -181,7 +166,7 @@ def images(changed: dict[str, bytes]) -> Edit:
 
 
 def labels(*lines: bytes) -> Edit:
-    return lambda root: devkit(root, {META: meta(), TRUTH: b"\n".join(lines)})
+    return lambda root: devkit(root, {META: tiny.meta(), TRUTH: b"\n".join(lines)})
 
 
 def kaggle(*lines: str) -> Edit:
@@ -198,8 +183,8 @@ REST = {name: content for name, content in IMAGES.items() if not name.endswith("
 IMAGE_13 = {"ILSVRC2012_val_00000013.JPEG": tiny.jpeg(0)}
 LAST, LEADS = "ILSVRC2012_val_00000012.JPEG", "is a link that leads out of"
 REFUSED: dict[str, tuple[Edit, str]] = {
-    "no labels": (gone(KIT_TAR), f"need labels; put {KIT_TAR} or {KAGGLE}"),
-    "nothing": (gone(TAR), "holds no validation images of ImageNet; it needs"),
+    "no labels": (tiny.gone(KIT_TAR), f"need labels; put {KIT_TAR} or {KAGGLE}"),
+    "nothing": (tiny.gone(TAR), "holds no validation images of ImageNet; it needs"),
     "image missing": (images(REST), "holds 11 images ILSVRC2012_val_<number>.JPEG, but there are"),
     "image 13": (images(REST | IMAGE_13), "holds 12 images .* labels for 12, from number 1 on"),
     "image twice": (lambda r: add_empty(r / TAR, "a", [LAST]), f"see its member 13, '{LAST}'"),

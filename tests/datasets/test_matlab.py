@@ -19,7 +19,6 @@ CALLS = 1_000
 """Of functions, at most, to refuse a file."""
 
 FIELDS = ("ILSVRC2012_ID", "WNID")
-SMALL = meta(compress=False)[:4000]
 
 
 @pytest.mark.parametrize("compress", [True, False])
@@ -74,7 +73,7 @@ def test_bomb() -> None:
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(st.integers(128, 3999), st.integers(0, 255)), min_size=1, max_size=8))
 def test_flipped_bytes(changes: list[tuple[int, int]]) -> None:
-    content = bytearray(SMALL)
+    content = bytearray(meta(compress=False)[:4000])
     for place, value in changes:
         content[place] = value
     with at_most(calls=CALLS), pytest.raises(DataError):

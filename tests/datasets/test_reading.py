@@ -65,9 +65,7 @@ def test_damaged_images_are_named(root):
     assert list(view.damaged([1, 2])) == [2]
 
 
-def test_fingerprint_is_computed_once_and_no_damage_is_an_image_that_the_disk_does_not_give(
-    root, monkeypatch
-):
+def test_a_fingerprint_is_kept_and_an_image_that_cannot_be_read_is_no_damage(root, monkeypatch):
     data = load(root)
     pet(root, 3).unlink()
     for use in (data.damaged, data.fingerprint, lambda: data.images([3])):

@@ -46,9 +46,7 @@ def threshold(values: np.ndarray, quantile: float) -> float:
     return float(np.sort(values.ravel())[::-1][math.floor(round(quantile * values.size, 9))])
 
 
-def upsampled(
-    values: np.ndarray, shape: tuple[int, int], centers: tuple[np.ndarray, np.ndarray], image: int
-) -> np.ndarray:
+def upsampled(values, shape, centers, image):
     """Bilinear between the centers (in pixels of the image); beyond the outermost, their value."""
     ys, xs = ((np.arange(side) + 0.5) * image / side - 0.5 for side in shape)
     across = np.array([np.interp(xs, centers[1], line) for line in values])

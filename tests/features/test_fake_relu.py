@@ -10,12 +10,8 @@ from advlens.features.fake_relu import pass_blocked_gradients
 from advlens.prepared import prepare
 
 ACTIVATIONS = {
-    "module": nn.ReLU(),
-    "in place": nn.ReLU(inplace=True),
-    "relu6": nn.ReLU6(),
-    "function": F.relu,
-    "function in place": F.relu_,
-    "torch": torch.relu,
+    **{"module": nn.ReLU(), "in place": nn.ReLU(inplace=True), "relu6": nn.ReLU6()},
+    **{"function": F.relu, "function in place": F.relu_, "torch": torch.relu},
     "method": lambda x: x.relu(),
 }
 
@@ -28,8 +24,7 @@ class Network(nn.Module):
         self.conv1, self.conv2 = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
         self.activation, self.traceable = activation, traceable
         self.linear = nn.Linear(4, 3)
-        with torch.no_grad():
-            self.conv2.bias.copy_(torch.tensor([-3.0, -3.0, 2.0, 2.0]))
+        self.conv2.bias.data.copy_(torch.tensor([-3.0, -3.0, 2.0, 2.0]))
 
     def before(self, x: Tensor) -> Tensor:
         return self.conv2(torch.tanh(self.conv1(x)))
@@ -125,8 +120,7 @@ def test_each_branch_has_a_last_relu(x):
             super().__init__()
             self.first, self.second = nn.Conv2d(3, 2, 3), nn.Conv2d(3, 2, 5)
             self.linear = nn.Linear(4, 3)
-            with torch.no_grad():
-                self.first.bias.fill_(-5)
+            self.first.bias.data.fill_(-5)
 
         def forward(self, x: Tensor) -> Tensor:
             both = F.relu(self.first(x)).mean(dim=(2, 3)), F.relu(self.second(x)).mean(dim=(2, 3))

@@ -31,10 +31,8 @@ THEIRS = {
 }
 COMPLETE = {"IntegratedGradients(n_steps=64)": 64, "DeepLift": 2, "Saliency": 1, "KernelShap": 25}
 DRAWN = [
-    "GradientShap(n_samples=4, stdevs=.1)",
-    "IntegratedGradients(n_steps=4, baseline=noise)",
-    "NoiseTunnel(attribution_method=Saliency, nt_samples=3)",
-    "KernelShap(n_samples=10)",
+    *("GradientShap(n_samples=4, stdevs=.1)", "IntegratedGradients(n_steps=4, baseline=noise)"),
+    *("NoiseTunnel(attribution_method=Saliency, nt_samples=3)", "KernelShap(n_samples=10)"),
 ]
 REFUSED = {
     "shap:Gradient": "no library 'shap' of attributions; use captum:NAME",
@@ -94,8 +92,7 @@ def test_baselines_in_words():
 def test_the_probability_is_ours(smooth, pixels):
     """Also where it is next to 1, and the softmax's own gradient is lost."""
     sure = nn.Sequential(smooth, nn.Linear(5, 5, bias=False))
-    with torch.no_grad():
-        sure[1].weight.copy_(torch.eye(5) * 16)
+    sure[1].weight.data.copy_(torch.eye(5) * 16)
     found = make_attribution("captum:Saliency(target=probability, abs=False)")(sure, pixels)
     double, images = sure.double(), pixels.double().requires_grad_()
     odds = double(images).log_softmax(dim=1).gather(1, found.targets[:, None])
@@ -217,7 +214,6 @@ def test_wrong_input(smooth, pixels):
     ):
         with pytest.raises(error, match=words):
             make_attribution(f"captum:{text}")(smooth, images)
-    with torch.no_grad():
-        smooth.linear.weight[0] = torch.nan
+    smooth.linear.weight.data[0] = torch.nan
     with pytest.raises(NumericError):
         make_attribution("captum:Saliency")(smooth, pixels, torch.zeros(24, dtype=torch.int64))

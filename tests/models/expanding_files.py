@@ -25,7 +25,6 @@ MAGIC = number(0x1950A86A20F9469CFC6C)
 DOUBLED = b")" + b"2\x86" * 60
 """A tuple of one tuple twice, sixty deep: 121 bytes that stand for 2⁶⁰ tuples."""
 LISTS = b"]" + KEPT + b"".join(b"(h%ch%cl\x940" % (n, n) for n in range(60)) + b"h\x3c"
-ITSELF = b"]\x94h\x00a"
 DEEP = b")" + b"\x85" * 60_000
 STORAGE = (
     b"(" + text("storage") + named("torch", "FloatStorage") + text("0") + text("cpu") + b"K\x01"
@@ -127,7 +126,7 @@ PLACES: dict[str, Callable[[bytes], bytes]] = {
     "storages": lambda v: legacy(keys=v),
     "storage-name": lambda v: legacy(keys=v + b"\x85", rest=EIGHT),
 }
-SHARED = {"doubled": DOUBLED, "lists": LISTS, "itself": ITSELF}
+SHARED = {"doubled": DOUBLED, "lists": LISTS, "itself": b"]\x94h\x00a"}
 FILES: dict[str, Callable[[], bytes]] = {
     f"{kind}-{place}.pt": partial(build, value)
     for kind, value in SHARED.items()

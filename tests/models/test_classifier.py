@@ -12,6 +12,12 @@ from advlens.models import Classifier, check_images
 
 build = partial(Classifier, nn.Identity(), name="c")
 ZEROS, ONES = (0, 0, 0), (1, 1, 1)
+IMPOSSIBLE = [
+    *(((0, 0), ONES), (0.5, ONES), ((0, 0, torch.nan), ONES)),
+    *((ZEROS, (1, 1)), (ZEROS, "111"), (ZEROS, (1, 0, 1)), (ZEROS, (1, -1, 1))),
+    *((ZEROS, (1, 1, torch.nan)), (ZEROS, (1, 1, torch.inf))),
+]
+NO_TENSORS = [np.zeros((1, 3, 4, 4)), [torch.zeros(3, 4, 4)], None, "cat.png"]
 
 
 def test_images_in_range_are_returned_as_they_are():
@@ -45,9 +51,7 @@ def test_other_tensors_are_refused(shape):
         check_images(images)
 
 
-@pytest.mark.parametrize(
-    "images", [np.zeros((1, 3, 4, 4)), [torch.zeros(3, 4, 4)], None, "cat.png"]
-)
+@pytest.mark.parametrize("images", NO_TENSORS)
 def test_images_that_are_no_tensor_are_refused(images):
     with pytest.raises(DataError, match=f"not {type(images).__name__}; convert an array with"):
         check_images(images)
@@ -66,14 +70,7 @@ def test_normalization_is_inside_and_not_in_the_state():
     assert list(classifier.state_dict()) == ["network.weight", "network.bias"]
 
 
-@pytest.mark.parametrize(
-    ("mean", "std"),
-    [
-        *(((0, 0), ONES), (0.5, ONES), ((0, 0, torch.nan), ONES)),
-        *((ZEROS, (1, 1)), (ZEROS, "111"), (ZEROS, (1, 0, 1)), (ZEROS, (1, -1, 1))),
-        *((ZEROS, (1, 1, torch.nan)), (ZEROS, (1, 1, torch.inf))),
-    ],
-)
+@pytest.mark.parametrize(("mean", "std"), IMPOSSIBLE)
 def test_impossible_normalization_is_refused(mean, std):
     with pytest.raises(ModelError, match="c: mean and std need three finite values each"):
         build(mean=mean, std=std)

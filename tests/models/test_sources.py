@@ -81,15 +81,13 @@ def asked(name, num_classes, **given):
     return network
 
 
-@pytest.mark.parametrize(
-    ("spec", "given"),
-    [
-        ("vit_b_16:32", {"image_size": 32}),
-        ("vit_b_16", {"image_size": 224}),
-        ("maxvit_t:64", {"input_size": (64, 64)}),
-        ("inception_v3", {"init_weights": True}),
-    ],
-)
+ASKED = [
+    *(("vit_b_16:32", {"image_size": 32}), ("vit_b_16", {"image_size": 224})),
+    *(("maxvit_t:64", {"input_size": (64, 64)}), ("inception_v3", {"init_weights": True})),
+]
+
+
+@pytest.mark.parametrize(("spec", "given"), ASKED)
 def test_what_torchvision_is_asked_for(spec, given, monkeypatch):
     monkeypatch.setattr(torchvision.models, "get_model", asked)
     classifier = load_model(f"torchvision:{spec}")

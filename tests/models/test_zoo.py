@@ -4,12 +4,15 @@ import hashlib
 import os
 import sys
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from advlens import CheckpointError, ModelError, SettingsError, load_data, load_model
 from advlens.models import Classifier, imagenet_synsets, list_models, network_of, save_weights
+from advlens.models.resnet import BasicBlock, CifarResNet
 
 CIFAR = [name for name in list_models() if name.startswith("resnet")]
 PACKAGED = [name for name in list_models() if name.startswith("cifar10-")]
@@ -28,6 +31,16 @@ network = lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
 number = lambda: 7
 classifier = lambda: Classifier(nn.Conv2d(3, 4, 3), name="own", classes=list("abcd"))
 """
+FAILING = [
+    ("fails", 'cannot build the model .*: KeyError: "a fault of the user\'s"; it must name'),
+    ("number", "returned a int, not a torch.nn.Module"),
+    ("nothing", "cannot build the model .*: AttributeError"),
+]
+NETWORKS = [
+    ("cifar10-l2", "resnet14"),
+    ("resnet20@x/y.safetensors", "resnet20"),
+    ("a.b:c", "a.b:c"),
+]
 
 
 @pytest.mark.parametrize("name", CIFAR)
@@ -91,10 +104,7 @@ def test_weights_from_a_file(tmp_path):
         path = again
 
 
-@pytest.mark.parametrize(
-    ("spec", "network"),
-    [("cifar10-l2", "resnet14"), ("resnet20@x/y.safetensors", "resnet20"), ("a.b:c", "a.b:c")],
-)
+@pytest.mark.parametrize(("spec", "network"), NETWORKS)
 def test_other_weights_of_the_same_network(spec, network):
     assert network_of(spec) == network
 
@@ -139,14 +149,7 @@ def test_factory(own_module, tmp_path):
     assert sys.path == path
 
 
-@pytest.mark.parametrize(
-    ("attribute", "message"),
-    [
-        ("fails", 'cannot build the model .*: KeyError: "a fault of the user\'s"; it must name'),
-        ("number", "returned a int, not a torch.nn.Module"),
-        ("nothing", "cannot build the model .*: AttributeError"),
-    ],
-)
+@pytest.mark.parametrize(("attribute", "message"), FAILING)
 def test_factories_that_fail(attribute, message, own_module):
     before = list(sys.path)
     with pytest.raises(ModelError, match=message):
@@ -164,3 +167,63 @@ def test_unknown_names_and_imagenets():
     synsets = imagenet_synsets()
     assert (len(set(synsets)), list(synsets)) == (1000, sorted(synsets))
     assert synsets[281] == "n02123045"  # tabby
+
+
+def count(model) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("blocks", "millions"), [(3, 0.27), (5, 0.46), (7, 0.66), (9, 0.85)])
+def test_sizes_of_he_et_al_table_6(blocks, millions):
+    network = CifarResNet((blocks,) * 3, (16, 32, 64), "pad")
+    assert count(network) / 1e6 == pytest.approx(millions, abs=0.005)
+    convolutions = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert len(convolutions) + 1 == 6 * blocks + 2
+
+
+def test_resnet18_has_the_size_of_the_usual_cifar_variant():
+    assert count(CifarResNet((2, 2, 2, 2), (64, 128, 256, 512), "projection")) == 11_173_962
+
+
+def naive_normalization(x, norm):
+    mean, variance = (v.view(1, -1, 1, 1) for v in (norm.running_mean, norm.running_var))
+    weight, bias = (v.view(1, -1, 1, 1) for v in (norm.weight, norm.bias))
+    return (x - mean) / torch.sqrt(variance + norm.eps) * weight + bias
+
+
+@pytest.mark.parametrize("shortcut", ["pad", "projection"])
+@pytest.mark.parametrize(("inputs", "outputs", "stride"), [(4, 4, 1), (4, 7, 2), (4, 6, 1)])
+def test_block(shortcut, inputs, outputs, stride):
+    torch.manual_seed(0)
+    block = BasicBlock(inputs, outputs, stride, shortcut).double()
+    x = torch.randn(2, inputs, 6, 6, dtype=torch.float64)
+    block(x)  # moves the running statistics
+    block.eval()
+    with torch.no_grad():
+        first = naive_normalization(F.conv2d(x, block.conv1.weight, None, stride, 1), block.bn1)
+        second = F.conv2d(first.clamp(min=0), block.conv2.weight, None, 1, 1)
+        second = naive_normalization(second, block.bn2)
+        if shortcut == "projection" and (inputs, stride) != (outputs, 1):
+            projection, norm = block.shortcut
+            kept = torch.einsum("oi,nihw->nohw", projection.weight[:, :, 0, 0], x)
+            kept = naive_normalization(kept[:, :, ::stride, ::stride], norm)
+        else:
+            kept, half = torch.zeros_like(second), (outputs - inputs) // 2
+            kept[:, half : half + inputs] = x[:, :, ::stride, ::stride]
+        torch.testing.assert_close(block(x), (second + kept).clamp(min=0))
+
+
+def test_network_whose_every_parameter_gets_a_gradient():
+    torch.manual_seed(0)
+    network = CifarResNet((1, 2), (4, 8), "pad", classes=6).double().eval()
+    x = torch.rand(3, 3, 16, 16, dtype=torch.float64)
+    maps = F.relu(network.bn1(network.conv1(x)))
+    maps = network.layer2[1](network.layer2[0](network.layer1[0](maps)))
+    assert maps.shape == (3, 8, 8, 8)
+    pooled = maps.detach().numpy().mean(axis=(2, 3))
+    weight, bias = (p.detach().numpy() for p in network.linear.parameters())
+    expected = pooled @ weight.T + bias
+    np.testing.assert_allclose(network(x).detach().numpy(), expected, rtol=1e-9, atol=1e-12)
+    network = CifarResNet((1, 1), (4, 8), "projection")
+    network(torch.rand(4, 3, 8, 8)).square().sum().backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in network.parameters())

@@ -78,6 +78,19 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], list[str], dict[str, tuple]]
 BEHIND = {"0": "1", "3": "4", "fc1": "act"}
 """The last part of a layer's name, and that of the non-linearity behind it."""
 each_network = pytest.mark.parametrize("name", NETWORKS)
+LAYOUTS = [
+    ((2, 3, 4, 5), (2, 9, 6, 8), (2, 5, 3, 4)),  # rows × columns, merged by two
+    ((2, 12, 5), (2, 9, 3, 4), (2, 5, 3, 4)),  # patches alone
+    ((2, 13, 5), (2, 9, 3, 4), (2, 5, 3, 4)),  # and a class token
+    ((2, 28, 5), (2, 9, 3, 4), (2, 5, 3, 4)),  # and sixteen more
+    ((2, 29, 5), (2, 9, 3, 4), (2, 5, 1, 29)),  # too many others
+    ((2, 12, 5), (2, 9, 6, 8), (2, 5, 3, 4)),  # patches merged by two
+    ((2, 13, 5), (2, 9, 6, 8), (2, 5, 1, 13)),  # no grid of merged patches
+    ((2, 12, 5), None, (2, 5, 1, 12)),
+    ((2, 9, 4, 5), (2, 9, 6, 6), (2, 5, 1, 36)),  # windows × tokens
+    ((8, 4, 5), (2, 9, 4, 4), (2, 5, 1, 16)),  # windows in the place of images
+    ((2, 5), (2, 9, 4, 4), (2, 5, 1, 1)),
+]
 
 
 @cache
@@ -167,8 +180,7 @@ def test_other_tokens_than_patches_do_not_count():
     """The class token responds more than any patch."""
     model, images = copy.deepcopy(build("torchvision vit"))
     layer = "encoder.layers.encoder_layer_1.mlp.0"
-    with torch.no_grad():
-        model.class_token.mul_(100)
+    model.class_token.data.mul_(100)
     values = by_hooks(model, images, layer)
     assert (values[:, 0] > values[:, 1:].amax(dim=1)).any()
     found = prepare(model).record(images)[1][layer]
@@ -247,22 +259,7 @@ def test_other_linear_layers_have_no_units_and_gates_maps_of_one_place():
     assert list(prepare(Positions()).layers) == ["conv"]
 
 
-@pytest.mark.parametrize(
-    ("shape", "patches", "expected"),
-    [
-        ((2, 3, 4, 5), (2, 9, 6, 8), (2, 5, 3, 4)),  # rows × columns, merged by two
-        ((2, 12, 5), (2, 9, 3, 4), (2, 5, 3, 4)),  # patches alone
-        ((2, 13, 5), (2, 9, 3, 4), (2, 5, 3, 4)),  # and a class token
-        ((2, 28, 5), (2, 9, 3, 4), (2, 5, 3, 4)),  # and sixteen more
-        ((2, 29, 5), (2, 9, 3, 4), (2, 5, 1, 29)),  # too many others
-        ((2, 12, 5), (2, 9, 6, 8), (2, 5, 3, 4)),  # patches merged by two
-        ((2, 13, 5), (2, 9, 6, 8), (2, 5, 1, 13)),  # no grid of merged patches
-        ((2, 12, 5), None, (2, 5, 1, 12)),
-        ((2, 9, 4, 5), (2, 9, 6, 6), (2, 5, 1, 36)),  # windows × tokens
-        ((8, 4, 5), (2, 9, 4, 4), (2, 5, 1, 16)),  # windows in the place of images
-        ((2, 5), (2, 9, 4, 4), (2, 5, 1, 1)),
-    ],
-)
+@pytest.mark.parametrize(("shape", "patches", "expected"), LAYOUTS)
 def test_layouts(shape, patches, expected):
     values = torch.rand(shape)
     maps = maps_of_hidden(values, patches)

@@ -149,14 +149,11 @@ class Closed(Around):  # its forward hangs on the object that was copied
 OTHERS = "otherwise its logits or gradients differ beyond rounding"
 STATE = "changes its own state in each pass"
 KINDS = {
-    Autocast: (False, OTHERS),
-    PartlyDetached: (False, OTHERS),
-    Scaled: (True, ""),
+    **dict.fromkeys((Scaled, Viewed), (True, "")),
+    **dict.fromkeys((Autocast, PartlyDetached), (False, OTHERS)),
+    **dict.fromkeys((Counting, BufferCounting), (False, STATE)),
     Strided: (True, "without the channels-last layout"),
-    Viewed: (True, ""),
     ViewedBranch: (False, "cannot trace the forward of ViewedBranch"),
-    Counting: (False, STATE),
-    BufferCounting: (False, STATE),
     Closed: (False, "cannot trace"),
 }
 

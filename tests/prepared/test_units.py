@@ -14,8 +14,6 @@ from advlens.errors import ModelError
 from advlens.models.resnet import BasicBlock
 from advlens.prepared import live_features, prepare
 
-each_quick_network = pytest.mark.parametrize("name", [n for n in NETWORKS if n not in SLOW])
-
 
 def outputs(model: nn.Module, images: torch.Tensor) -> dict[str, list[torch.Tensor]]:
     """A copy of every output of every module of the model in evaluation mode."""
@@ -71,18 +69,15 @@ def shared_units(model: nn.Module, images: torch.Tensor):
 
 
 EXPECTED = {
-    "resnet, pad": resnet_units,
-    "resnet, projection": resnet_units,
+    **dict.fromkeys(("resnet, pad", "resnet, projection"), resnet_units),
+    **dict.fromkeys(("vgg", "leaky", "norm subclass"), vgg_units),
     "classifier": lambda m, x: resnet_units(m.network, (x - m.mean) / m.std),
-    "vgg": vgg_units,
-    "leaky": vgg_units,
-    "functional": functional_units,
-    "norm subclass": vgg_units,
-    "results ignored": two_units,
+    **{"functional": functional_units, "results ignored": two_units},
     "control flow": lambda m, x: two_units(m, x) | {"never": torch.zeros(4, 8, 12, 12)},
     "shared layers": shared_units,
     "bottlenecks": lambda m, x: resnet_units(m, x, Bottleneck, "downsample"),
 }
+BEHIND = [("layer1.0.conv1", "layer1.0.conv2"), ("representation", "linear")]
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -214,7 +209,7 @@ def test_recording_keeps_no_maps(traceable):
     assert len(responses) == 12
 
 
-@each_quick_network
+@pytest.mark.parametrize("name", [n for n in NETWORKS if n not in SLOW])
 def test_live_features(name):
     """Of every layer, of the last one, and what the last linear layer reads."""
     model, images = build(name)
@@ -254,9 +249,7 @@ def test_live_features_by_hooks_are_not_written_into():
     assert features.abs().min() > 0
 
 
-@pytest.mark.parametrize(
-    ("layer", "behind"), [("layer1.0.conv1", "layer1.0.conv2"), ("representation", "linear")]
-)
+@pytest.mark.parametrize(("layer", "behind"), BEHIND)
 def test_live_features_are_the_model_itself(layer, behind):
     model, images = build("resnet, pad")
     steps, live = model.bn1.num_batches_tracked.item(), live_features(model.train(), layer)
@@ -265,8 +258,7 @@ def test_live_features_are_the_model_itself(layer, behind):
     features.square().mean().backward()
     assert model.conv1.weight.grad.abs().max() > 0
     assert model.get_submodule(behind).weight.grad is None
-    with torch.no_grad():
-        model.linear.bias += 1
+    model.linear.bias.data += 1
     torch.testing.assert_close(live(images)[0], logits + 1)
 
 

@@ -7,7 +7,7 @@ import pytest
 from advlens.report.blocks import FigureBlock, TableBlock
 from advlens.report.sections.accuracy import section
 from sections import Maker, cells, estimate, remove
-from synthetic_run import BOTH, put, read, rows_of, write_run, write_table
+from synthetic_run import BOTH, put, rows_of, write_run, write_table
 
 accuracy = Maker(section)
 NATURAL, PGD = "accuracy on natural images", "accuracy under PGD-20, L2 ε = 0.5"
@@ -16,6 +16,29 @@ LEFT = "accuracy: top1=0.9; accuracy attack=Pgd: top1="
 ABOVE = "accuracy attack=Fgsm: top1=0.4; accuracy attack=Pgd: top1=0.4; accuracy attack=natural: "
 APART = "accuracy model=robust norm=Linf: epsilon=0.5; accuracy model=robust attack=Pgd: steps=7"
 SWEPT = "sweep: top1=0.8; sweep norm=L2 epsilon=0.5: top1=0.1; sweep norm=L2 epsilon=0.25: top1="
+SAID = [
+    # chance is 1/4; FGSM leaves more than PGD, and does not count
+    ("accuracy", f"{LEFT}0.25", "lower than chance", "falls to chance or below under attack"),
+    ("accuracy", f"{LEFT}0.251", "lower than half", "loses more than half of its accuracy"),
+    ("accuracy", f"{LEFT}0.449", "lower than half", "loses more than half of its accuracy"),
+    ("accuracy", f"{LEFT}0.45", "higher than half", "keeps at least half of its accuracy"),
+    ("accuracy", f"{ABOVE}top1=0.9 top1_low=0.25", "open than chance", "not established to be"),
+    ("accuracy", f"{ABOVE}top1=0.9 top1_low=0.251", "lower than half", ""),
+    # the order of the models may turn, or not
+    (NATURAL, "", "standard higher than robust", "of standard are right more often than those"),
+    (PGD, "", "robust higher than standard", "Under PGD-20, L2 ε = 0.5, predictions of robust"),
+    (NATURAL, "accuracy model=robust: top1=0.985±0.01", "robust higher than standard", ""),
+    (NATURAL, "accuracy: top1=0.5±0.4", "standard, robust open", "On natural images, no diff"),
+    (PGD, "accuracy attack=Pgd: top1=0.1±0.1", "standard, robust open", ""),
+    (NATURAL, APART, "standard higher than robust", ""),
+    (PGD, APART, "", ""),  # no attack is common to them
+    # the first radius at which less than half is left
+    (L2, f"{SWEPT}0.399", "lower than half at ε = 0.25", "by ε = 0.25 and robust by ε = 0.25."),
+    (L2, f"{SWEPT}0.4", "lower than half at ε = 0.5", "by ε = 0.5 and robust by ε = 0.5."),
+    (L2, "sweep: top1=0.9", "higher than half at ε = 2", "standard at none of these radii"),
+    (LINF, "", "standard lower than half at ε = 1/255; robust lower than half at ε = 16/255", ""),
+]
+MODELS = [("a", "", ""), ("abcd", "a higher than b, c, d", "d higher than a, b, c")]
 
 
 @pytest.fixture(scope="module")
@@ -33,36 +56,7 @@ def test_tables_may_be_absent(run: Path) -> None:
     assert accuracy.absent(run)
 
 
-@pytest.mark.parametrize(
-    ("measure", "changes", "told", "words"),
-    [
-        # chance is 1/4; FGSM leaves more than PGD, and does not count
-        ("accuracy", f"{LEFT}0.25", "lower than chance", "falls to chance or below under attack"),
-        ("accuracy", f"{LEFT}0.251", "lower than half", "loses more than half of its accuracy"),
-        ("accuracy", f"{LEFT}0.449", "lower than half", "loses more than half of its accuracy"),
-        ("accuracy", f"{LEFT}0.45", "higher than half", "keeps at least half of its accuracy"),
-        ("accuracy", f"{ABOVE}top1=0.9 top1_low=0.25", "open than chance", "not established to be"),
-        ("accuracy", f"{ABOVE}top1=0.9 top1_low=0.251", "lower than half", ""),
-        # the order of the models may turn, or not
-        (NATURAL, "", "standard higher than robust", "of standard are right more often than those"),
-        (PGD, "", "robust higher than standard", "Under PGD-20, L2 ε = 0.5, predictions of robust"),
-        (NATURAL, "accuracy model=robust: top1=0.985±0.01", "robust higher than standard", ""),
-        (NATURAL, "accuracy: top1=0.5±0.4", "standard, robust open", "On natural images, no diff"),
-        (PGD, "accuracy attack=Pgd: top1=0.1±0.1", "standard, robust open", ""),
-        (NATURAL, APART, "standard higher than robust", ""),
-        (PGD, APART, "", ""),  # no attack is common to them
-        # the first radius at which less than half is left
-        (L2, f"{SWEPT}0.399", "lower than half at ε = 0.25", "by ε = 0.25 and robust by ε = 0.25."),
-        (L2, f"{SWEPT}0.4", "lower than half at ε = 0.5", "by ε = 0.5 and robust by ε = 0.5."),
-        (L2, "sweep: top1=0.9", "higher than half at ε = 2", "standard at none of these radii"),
-        (
-            LINF,
-            "",
-            "standard lower than half at ε = 1/255; robust lower than half at ε = 16/255",
-            "",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("measure", "changes", "told", "words"), SAID)
 def test_what_is_said(run: Path, measure: str, changes: str, told: str, words: str) -> None:
     if measure in ("accuracy", L2):  # the same of both models
         told = ("; " if measure == L2 else " | ").join(f"{model} {told}" for model in BOTH)
@@ -81,10 +75,7 @@ def test_comparisons_carry_their_estimates(made: Path) -> None:
     assert found["at ε = 16/255"] == estimate(row, "top1")
 
 
-@pytest.mark.parametrize(
-    ("models", "natural", "pgd"),
-    [("a", "", ""), ("abcd", "a higher than b, c, d", "d higher than a, b, c")],
-)
+@pytest.mark.parametrize(("models", "natural", "pgd"), MODELS)
 def test_one_model_and_many(models: str, natural: str, pgd: str, tmp_path: Path) -> None:
     run = write_run(tmp_path, models=tuple(models), shown=0)
     assert (accuracy.told(run, NATURAL), accuracy.told(run, PGD)) == (natural, pgd)
@@ -136,7 +127,7 @@ def test_blocks_hold_every_row_and_scores_the_natural_and_the_lowest_accuracy(ma
 
 
 def test_an_attack_without_a_ball_is_not_the_strongest(made: Path, run: Path) -> None:
-    rows = read(run, "accuracy")
+    rows = rows_of(run, "accuracy")
     adam = {"attack": "AdamAttack", "norm": "", "epsilon": "", "settings": "weight=100"}
     more = [row | adam | {"top1": "0"} for row in rows if row["attack"] == "Pgd"]
     write_table(run, "accuracy", [*rows, *more])

@@ -46,8 +46,7 @@ def live(monkeypatch):
     """The model itself where it varies, whatever a copy would freeze."""
 
     def prepared(model: nn.Module):
-        varies = isinstance(model.network, Shifted)
-        return Live(model) if varies else prepare(model)
+        return Live(model) if isinstance(model.network, Shifted) else prepare(model)
 
     monkeypatch.setattr(subjects, "prepare", prepared)
 
@@ -190,13 +189,9 @@ def test_radii_that_are_drawn_and_attacks_without_one_are_measured_and_named(tmp
 
 
 def test_autoattack_on_a_randomized_model_is_refused_before_the_run(tmp_path):
+    model, asked = classifier("moved", randomized=True), settings(autoattack=8, fgsm=(), steps=1)
     with pytest.raises(SettingsError, match="moved is randomized, and AutoAttack counts an image"):
-        audit(
-            classifier("moved", randomized=True),
-            images(),
-            tmp_path,
-            settings=settings(autoattack=8, fgsm=(), steps=1),
-        )
+        audit(model, images(), tmp_path, settings=asked)
     assert not (tmp_path / "run.json").exists()
 
 

@@ -9,7 +9,7 @@ from advlens.report.sections.attribution import section
 from advlens.words import Estimate
 from sections import Maker, estimate, in_words, number, remove
 from synthetic_attribution import MEASURES, METHODS, paired, write_attribution
-from synthetic_run import BOTH, around, put, read, rows_of, write_run, write_table
+from synthetic_run import BOTH, around, put, rows_of, write_run, write_table
 
 attributions = Maker(section)
 GRADIENTS = METHODS[:2]
@@ -47,7 +47,7 @@ def set_means(run: Path, text: str) -> None:
         for method in methods or GRADIENTS:
             where = {"model": model, "measure": measure, "method": method}
             put(run, "attribution", where, **around(float(mean)))
-    write_table(run, "attribution", paired(read(run, "attribution")))
+    write_table(run, "attribution", paired(rows_of(run, "attribution")))
 
 
 def test_tables_may_be_absent(run: Path) -> None:
@@ -63,13 +63,9 @@ def test_all_texts_are_finished(made: Path) -> None:
     assert (len(found.findings), len(found.terms)) == (9, 9)
 
 
-# findings
-
-
 def test_the_better_model_is_named_with_all_that_is_established(made: Path) -> None:
     for words in WORDS.values():
-        measure = f"{words} by every method"
-        assert attributions.told(made, measure) == BETTER
+        assert attributions.told(made, f"{words} by every method") == BETTER
     found = attributions.finding(made, EVERY)
     assert found.important
     assert found.claim == (
@@ -105,52 +101,63 @@ ALIKE = f"{SURE}, robust insertion 0.6 Random, standard insertion 0.4 Random"
 SAME = "standard variation 0.9 ExpectedGradients, robust variation 0.9 ExpectedGradients"
 UNKNOWN = "attribution: ahead_low= ahead_high="
 BETTER, OPEN = "robust higher than standard", "standard, robust open"
+SAID = [
+    ("insertion", SURE, BETTER, ""),
+    # a confident model has a larger insertion area with any attribution
+    ("insertion", ALIKE, OPEN, ""),
+    (EVERY, ALIKE, OPEN, "Not established: insertion."),
+    # methods that disagree are told apart
+    (INTEGRATED, "standard variation 0.2 ExpectedGradients", BETTER, "By Integrated Gradients"),
+    (EXPECTED, "standard variation 0.2 ExpectedGradients", "standard higher than robust", ""),
+    (EXPECTED, SAME, OPEN, "By Expected Gradients, no difference in total variation is estab"),
+    (
+        VARIATION,
+        "standard variation 3.5, robust variation 3.0",
+        f"{BETTER}; robust open than Random",
+        " In robust, they are not established to beat random ones.",
+    ),
+    (
+        f"{VARIATION} by every method",
+        "standard variation 0.2",
+        "standard higher than robust",
+        " than those of standard; those of standard are smoother than those of robust.",
+    ),
+    (LEAST, "", "standard, robust higher than Random", ""),
+    (
+        LEAST,
+        "standard deletion 0.4 ExpectedGradients",
+        "warning: robust higher than Random; standard open than Random",
+        ": deletion by Expected Gradients.",
+    ),
+    (GAP, "standard gap 0.099 IntegratedGradients", "", " within 9.9% for the median image."),
+    (
+        GAP,
+        "standard gap 0.101 IntegratedGradients",
+        "warning: standard higher than 0.1",
+        " explain: Integrated Gradients in standard.",
+    ),
+    *((measure, UNKNOWN, OPEN, "") for measure in WORDS.values()),
+    (EVERY, UNKNOWN, OPEN, "No difference between the models' attributions is established"),
+    (LEAST, UNKNOWN, "warning: standard, robust open than Random", ""),
+    # a measure of one's own goes by its name
+    ("entropy", "attribution measure=sparseness: measure=entropy", BETTER, "are better by ent"),
+]
+SHOWN = [
+    (1, "1 image; figures 10 (CIFAR-10) and 16 (Small ImageNet 150) of B23 show 24."),
+    (23, "23 images; figures 10 (CIFAR-10) and 16 (Small ImageNet 150) of B23 show 24."),
+    (24, "24 images, as many as in figures 10 (CIFAR-10) and 16 (Small ImageNet 150) of B23."),
+]
+DAMAGED = [
+    ("attribution", "mean", "", "mean in line 2 is ''"),
+    ("attribution", "low", "nan", "low in line 2 is 'nan', not finite"),
+    ("attribution", "better", "up", "is better 'up', not higher, lower or nothing"),
+    ("attribution", "n", "0", "insertion of standard has n = 0"),
+    ("attribution_methods", "points", "", "points in line 2 is ''"),
+    ("attribution_pictures", "rank", "1.5", "not a whole number"),
+]
 
 
-@pytest.mark.parametrize(
-    ("measure", "changes", "told", "words"),
-    [
-        ("insertion", SURE, BETTER, ""),
-        # a confident model has a larger insertion area with any attribution
-        ("insertion", ALIKE, OPEN, ""),
-        (EVERY, ALIKE, OPEN, "Not established: insertion."),
-        # methods that disagree are told apart
-        (INTEGRATED, "standard variation 0.2 ExpectedGradients", BETTER, "By Integrated Gradients"),
-        (EXPECTED, "standard variation 0.2 ExpectedGradients", "standard higher than robust", ""),
-        (EXPECTED, SAME, OPEN, "By Expected Gradients, no difference in total variation is estab"),
-        (
-            VARIATION,
-            "standard variation 3.5, robust variation 3.0",
-            f"{BETTER}; robust open than Random",
-            " In robust, they are not established to beat random ones.",
-        ),
-        (
-            f"{VARIATION} by every method",
-            "standard variation 0.2",
-            "standard higher than robust",
-            " than those of standard; those of standard are smoother than those of robust.",
-        ),
-        (LEAST, "", "standard, robust higher than Random", ""),
-        (
-            LEAST,
-            "standard deletion 0.4 ExpectedGradients",
-            "warning: robust higher than Random; standard open than Random",
-            ": deletion by Expected Gradients.",
-        ),
-        (GAP, "standard gap 0.099 IntegratedGradients", "", " within 9.9% for the median image."),
-        (
-            GAP,
-            "standard gap 0.101 IntegratedGradients",
-            "warning: standard higher than 0.1",
-            " explain: Integrated Gradients in standard.",
-        ),
-        *((measure, UNKNOWN, OPEN, "") for measure in WORDS.values()),
-        (EVERY, UNKNOWN, OPEN, "No difference between the models' attributions is established"),
-        (LEAST, UNKNOWN, "warning: standard, robust open than Random", ""),
-        # a measure of one's own goes by its name
-        ("entropy", "attribution measure=sparseness: measure=entropy", BETTER, "are better by ent"),
-    ],
-)
+@pytest.mark.parametrize(("measure", "changes", "told", "words"), SAID)
 def test_what_is_said(run: Path, measure: str, changes: str, told: str, words: str) -> None:
     others = changes.startswith("attribution")
     set_means(run, "" if others else changes)
@@ -158,8 +165,7 @@ def test_what_is_said(run: Path, measure: str, changes: str, told: str, words: s
 
 
 def test_the_smallest_lead_is_that_over_random_attributions(made: Path) -> None:
-    found = attributions.finding(made, LEAST).estimates[0].estimates
-    for model, least in found.items():
+    for model, least in attributions.finding(made, LEAST).estimates[0].estimates.items():
         leads = [
             sign
             * (value(made, model, method, name).value - value(made, model, "Random", name).value)
@@ -192,9 +198,6 @@ def test_one_model_is_compared_with_random_alone(tmp_path: Path) -> None:
     set_means(run, "one variation 2.9")
     words = "Attributions of one are not established to be smoother than random ones."
     attributions.tells(run, "", VARIATION, "one open than Random", words)
-
-
-# tables, figure, scores
 
 
 def test_the_tables_have_every_measure_and_how_it_was_computed(made: Path) -> None:
@@ -235,9 +238,6 @@ def test_scores_stand_beside_random_ones(made: Path) -> None:
             assert score.notes[model] == f"random {number(chance)}"
 
 
-# pictures
-
-
 def test_a_row_is_one_image_as_all_models_see_it(made: Path) -> None:
     blocks = attributions.blocks(made, PictureRowsBlock)
     assert [b.title for b in blocks] == [NAMES[method] for method in GRADIENTS]
@@ -263,14 +263,7 @@ def test_a_row_is_one_image_as_all_models_see_it(made: Path) -> None:
                 assert picture.alt.startswith(f"{start}what speaks for {p['predicted']}, red")
 
 
-@pytest.mark.parametrize(
-    ("shown", "said"),
-    [
-        (1, "1 image; figures 10 (CIFAR-10) and 16 (Small ImageNet 150) of B23 show 24."),
-        (23, "23 images; figures 10 (CIFAR-10) and 16 (Small ImageNet 150) of B23 show 24."),
-        (24, "24 images, as many as in figures 10 (CIFAR-10) and 16 (Small ImageNet 150) of B23."),
-    ],
-)
+@pytest.mark.parametrize(("shown", "said"), SHOWN)
 def test_no_more_is_said_to_be_shown_than_is(tmp_path: Path, shown: int, said: str) -> None:
     run = write_attribution(write_run(tmp_path, shown=0), shown=shown)
     integrated, expected = attributions.blocks(run, PictureRowsBlock)
@@ -290,18 +283,6 @@ def test_images_without_labels_go_by_their_number(run: Path) -> None:
     assert not any(p.wrong for row in block.rows for c in row.columns for p in c.pictures)
 
 
-@pytest.mark.parametrize(
-    ("table", "column", "value", "named"),
-    [
-        ("attribution", "mean", "", "mean in line 2 is ''"),
-        ("attribution", "low", "nan", "low in line 2 is 'nan', not finite"),
-        ("attribution", "better", "up", "is better 'up', not higher, lower or nothing"),
-        ("attribution", "n", "0", "insertion of standard has n = 0"),
-        ("attribution_methods", "points", "", "points in line 2 is ''"),
-        ("attribution_pictures", "rank", "1.5", "not a whole number"),
-    ],
-)
-def test_damaged_tables_are_refused(
-    run: Path, table: str, column: str, value: str, named: str
-) -> None:
-    attributions.refuses(run, table, column, value, named)
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_damaged_tables_are_refused(run: Path, damage: tuple[str, ...]) -> None:
+    attributions.refuses(run, *damage)

@@ -9,14 +9,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from advlens import AuditSettings, Classifier, audit
-from advlens.attribution import (
-    ExpectedGradients,
-    IntegratedGradients,
-    RandomAttribution,
-    sparseness,
-    total_variation,
-)
+from advlens import AuditSettings, Classifier, ExpectedGradients, IntegratedGradients, audit
+from advlens.attribution import RandomAttribution, sparseness, total_variation
 from advlens.intervals import mean_interval
 from advlens.prepared import prepare
 from kills import killed
@@ -62,18 +56,12 @@ def test_the_numbers_are_those_of_the_methods(finished):
     prepared = prepare(classifier())
     ours = IntegratedGradients(steps=4, baselines=2)(prepared, PIXELS, ids=IDS).maps
     chance = RandomAttribution()(prepared, PIXELS, ids=IDS).maps
-    found = {
-        (row["method"], row["measure"]): row
-        for row in rows(finished, "attribution")
-        if row["model"] == "tiny"
-    }
+    tiny = rows(finished, "attribution", model="tiny")
+    found = {(row["method"], row["measure"]): row for row in tiny}
     row = found["IntegratedGradients", "sparseness"]
     wanted = mean_interval(sparseness(ours).tolist())
     assert [float(row[c]) for c in ("mean", "low", "high")] == pytest.approx(wanted, rel=1e-4)
-    apart = [
-        total_variation(b[None]).item() - total_variation(a[None]).item()
-        for a, b in zip(ours, chance, strict=True)
-    ]
+    apart = (total_variation(chance) - total_variation(ours)).tolist()
     mean = statistics.mean(apart)
     half = 2.776445 * statistics.stdev(apart) / 5**0.5  # Student's t with 4 degrees of freedom
     columns = ("ahead", "ahead_low", "ahead_high")
@@ -89,21 +77,13 @@ def test_the_numbers_are_those_of_the_methods(finished):
 def test_the_background_comes_from_the_training_images_where_there_are_some(tmp_path):
     data = with_training(noise(24), 150)
     audited(classifier(), data, tmp_path, settings=SETTINGS)
-    training = data.training.subset(100, seed=0)
-    background = training.images(range(100)).float() / 255
-    made = ExpectedGradients(samples=4)(
-        prepare(classifier()), PIXELS, ids=IDS, background=background
-    )
-    (row,) = (
-        row
-        for row in rows(tmp_path, "attribution")
-        if (row["method"], row["measure"]) == ("ExpectedGradients", "sparseness")
-    )
+    background = data.training.subset(100, seed=0).images(range(100)).float() / 255
+    model, name = prepare(classifier()), "ExpectedGradients"
+    made = ExpectedGradients(samples=4)(model, PIXELS, ids=IDS, background=background)
+    (row,) = rows(tmp_path, "attribution", method=name, measure="sparseness")
     mean, *_ = mean_interval(sparseness(made.maps).tolist())
     assert float(row["mean"]) == pytest.approx(mean, rel=1e-4)
-    (method,) = (
-        row for row in rows(tmp_path, "attribution_methods") if row["method"] == "ExpectedGradients"
-    )
+    (method,) = rows(tmp_path, "attribution_methods", method=name)
     assert method["baseline"] == "100 images of noise to train on"
 
 
@@ -111,16 +91,16 @@ def test_captums_methods_stand_beside_ours(tmp_path):
     name = "captum:Saliency(abs=False)"
     asked = dataclasses.replace(SETTINGS, attribution=(name,))
     audited(classifier(), DATA, tmp_path, settings=asked)
-    found = {row["measure"]: row for row in rows(tmp_path, "attribution") if row["method"] == name}
+    found = {row["measure"]: row for row in rows(tmp_path, "attribution", method=name)}
     assert {*found} == {*MEASURES.split()}
     assert all(row["ahead"] for row in found.values())
     pixels = PIXELS.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(classifier()(pixels).amax(dim=1).sum(), pixels)
     mean, *_ = mean_interval(sparseness(gradient.sum(dim=1)).tolist())
     assert float(found["sparseness"]["mean"]) == pytest.approx(mean, rel=1e-4)
-    (method,) = [r for r in rows(tmp_path, "attribution_methods") if r["method"] == name]
+    (method,) = rows(tmp_path, "attribution_methods", method=name)
     assert (method["target"], method["baseline"]) == ("logit", "")
-    pictures = {r["file"] for r in rows(tmp_path, "attribution_pictures") if r["method"] == name}
+    pictures = {row["file"] for row in rows(tmp_path, "attribution_pictures", method=name)}
     assert len(pictures) == 5
     assert all((tmp_path / file).exists() for file in pictures)
 

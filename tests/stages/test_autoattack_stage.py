@@ -65,7 +65,6 @@ def test_each_image_counts_by_its_worst_case(tmp_path, calls):
     data, model = images(), prepare(classifier())
     ids = data.subset(24, seed=0).positions
     pixels, labels = data.images(ids.tolist()).float() / 255, data.labels[ids]
-    accuracy = {(r["attack"], r["norm"]): r for r in rows(tmp_path, "accuracy")}
     fallen = set()
     for norm, kind, epsilon in (("L2", L2, 1.5), ("Linf", Linf, 12 / 255)):
         left = model(pixels).argmax(dim=1) == labels
@@ -75,10 +74,10 @@ def test_each_image_counts_by_its_worst_case(tmp_path, calls):
             left &= model(attack(model, pixels, labels)).argmax(dim=1) == labels
             counts.append(int(left.sum()))
         fallen |= {number for number in range(1, 5) if counts[number] < counts[number - 1]}
-        found = [row for row in rows(tmp_path, "autoattack") if row["norm"] == norm]
+        found = rows(tmp_path, "autoattack", norm=norm)
         assert [row["after"] for row in found] == ["natural", *PARTS]
         assert [round(float(row["top1"]) * 24) for row in found] == counts
-        row = accuracy["AutoAttack", norm]
+        (row,) = rows(tmp_path, "accuracy", attack="AutoAttack", norm=norm)
         assert (row["model"], row["n"], row["top5"]) == ("tiny", "24", "")
         assert float(row["epsilon"]) == pytest.approx(epsilon, rel=1e-5)
         shares = [float(row[column]) for column in ("top1", "top1_low", "top1_high")]

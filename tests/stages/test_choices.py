@@ -24,14 +24,27 @@ SETTINGS = AuditSettings(
 NOTHING = dataclasses.replace(SETTINGS, units=(), components=())
 CHOSEN = [("3", 5), ("0", 4), ("0", 2)]
 DATA = noise(60, synsets=SYNSETS, telling=True)
+NOT_THERE = [
+    (
+        {"units": ("33:1",)},
+        "units names 33:1, but there is no layer '33' in tiny and other; its nearest are 3 "
+        "(8 units) and 0 (8 units)",
+    ),
+    ({"units": ("0:5", "3:8")}, "units names 3:8, but 3 has 8 units, numbered from 0"),
+    (
+        {"units": ("0:7", "0:8")},
+        "units names 0:8, but 0 has 6 units in tiny and 8 units in other, numbered from 0",
+    ),
+    (
+        {"components": (7, 8)},
+        "components names 8, but the representation of tiny has 8 components, numbered from 0",
+    ),
+]
 
 
 def network() -> nn.Module:
-    first, second = (
-        (nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Dropout()),
-        (nn.Conv2d(6, 8, 3, 2), nn.ReLU()),
-    )
-    return nn.Sequential(*first, *second, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    layers = nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Dropout(), nn.Conv2d(6, 8, 3, 2), nn.ReLU()
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
 
 
 def classifier() -> Classifier:
@@ -60,9 +73,7 @@ def finished(tmp_path_factory, no_rendering):
 def units(run: Path, table: str = "pictures", model: str = "tiny") -> dict[tuple[str, int], str]:
     """The pictured units of a model in the table's order, and why each is shown."""
     return {
-        (row["layer"], int(row["unit"])): row["chosen"]
-        for row in rows(run, table)
-        if row["model"] == model
+        (row["layer"], int(row["unit"])): row["chosen"] for row in rows(run, table, model=model)
     }
 
 
@@ -71,16 +82,11 @@ def test_named_units_of_any_layer_are_shown_with_their_strongest_images(finished
     assert list(units(finished)) == CHOSEN
     for layer, unit in CHOSEN:
         strongest = maps(classifier(), layer)[:, unit].amax(dim=(1, 2)).sort(descending=True)
-        mine = [
-            row
-            for row in rows(finished, "pictures")
-            if (row["model"], row["layer"], row["unit"]) == ("tiny", layer, str(unit))
-        ]
+        mine = rows(finished, "pictures", model="tiny", layer=layer, unit=str(unit))
         real = [row for row in mine if row["images"] == "real"]
         assert [int(row["id"]) for row in real] == strongest.indices[:8].tolist()
-        assert [float(row["response"]) for row in real] == pytest.approx(
-            strongest.values[:8].tolist(), rel=1e-4
-        )
+        responses = [float(row["response"]) for row in real]
+        assert responses == pytest.approx(strongest.values[:8].tolist(), rel=1e-4)
         assert [row["images"] for row in mine] == ["real"] * 8 + ["adversarial"] * 8
 
 
@@ -93,17 +99,14 @@ def test_each_model_shows_those_of_the_units_that_it_has(finished, tmp_path):
 
 
 def test_named_components_are_visualized_in_place_of_others(finished, tmp_path):
-    shown = [row for row in rows(finished, "visualization_pictures") if row["model"] == "tiny"]
+    shown = rows(finished, "visualization_pictures", model="tiny")
     assert list(dict.fromkeys(row["component"] for row in shown)) == ["7", "1"]
     pooled = maps(classifier(), "3").mean(dim=(2, 3))
     for component in ("7", "1"):
         ordered = pooled[:, int(component)].sort(descending=True).values
         for kind, wanted in (("most", ordered[:4]), ("least", ordered.flip(0)[:4])):
-            found = [
-                float(row["activation"])
-                for row in shown
-                if (row["component"], row["kind"]) == (component, kind)
-            ]
+            mine = [row for row in shown if (row["component"], row["kind"]) == (component, kind)]
+            found = [float(row["activation"]) for row in mine]
             assert found == pytest.approx(wanted.tolist(), rel=1e-4, abs=1e-6)
 
 
@@ -115,11 +118,8 @@ def test_so_many_are_shown_as_far_as_there_are_any(finished, tmp_path, shown):
         run, there = audited(classifier(), DATA, tmp_path, settings=settings), 3
     for table in ("attribution_pictures", "inversion_pictures"):
         assert {row["rank"] for row in rows(run, table)} == set("012"[:there])
-    kinds = [
-        (row["class"], row["kind"], int(row["rank"]))
-        for row in rows(run, "generation_pictures")
-        if row["model"] == "tiny"
-    ]
+    mine = rows(run, "generation_pictures", model="tiny")
+    kinds = [(row["class"], row["kind"], int(row["rank"])) for row in mine]
     each = {"real": 2, "start": there, "generated": there}
     assert kinds == [
         (name, kind, rank) for name in CLASSES for kind, n in each.items() for rank in range(n)
@@ -129,8 +129,7 @@ def test_so_many_are_shown_as_far_as_there_are_any(finished, tmp_path, shown):
 def test_so_many_units_of_the_last_layer_are_shown_if_none_is_named(tmp_path):
     settings = dataclasses.replace(NOTHING, stages=("neurons",), shown=3)
     audited(classifier(), DATA, tmp_path, settings=settings)
-    reasons = list(units(tmp_path).values())
-    assert reasons == ["highest LC"] * 2 + ["median LC"]
+    assert list(units(tmp_path).values()) == ["highest LC"] * 2 + ["median LC"]
     assert {layer for layer, _ in units(tmp_path)} == {"3"}
 
 
@@ -156,9 +155,6 @@ def test_another_choice_is_another_run(finished):
         audit([classifier(), other()], DATA, finished, settings=settings)
 
 
-# dissection
-
-
 @pytest.fixture(scope="module")
 def broden(tmp_path_factory):
     return BrodenData(tiny_broden.write_tiny_broden(tmp_path_factory.mktemp("data") / "tiny"))
@@ -172,17 +168,13 @@ def test_named_units_of_several_layers_are_dissected_and_shown(broden, tmp_path)
     wanted = {"layers": ("all",), "units": ("3:2", "0:5"), "steps": 1, "batch_size": 8}
     with unreported():
         dissect(larger(), broden, tmp_path, settings=DissectSettings(**wanted))
-    assert units(tmp_path, "dissection_pictures") == dict.fromkeys(
-        [("3", 2), ("0", 5)], "your choice"
-    )
+    chosen = dict.fromkeys([("3", 2), ("0", 5)], "your choice")
+    assert units(tmp_path, "dissection_pictures") == chosen
 
 
 def test_an_audit_shows_a_named_unit_on_both_kinds_of_images(broden, tmp_path):
-    settings = dataclasses.replace(
-        NOTHING,
-        **{"stages": ("neurons", "dissection"), "concepts": f"broden:{broden.root}"},
-        units=("0:1", "3:6"),
-    )
+    asked = {"stages": ("neurons", "dissection"), "concepts": f"broden:{broden.root}"}
+    settings = dataclasses.replace(NOTHING, **asked, units=("0:1", "3:6"))
     audited(larger(), noise(24, size=32), tmp_path, settings=settings)
     assert list(units(tmp_path)) == [("0", 1), ("3", 6)]
     assert list(units(tmp_path, "dissection_pictures")) == [("3", 6)]  # of the last layer
@@ -192,28 +184,7 @@ def test_an_audit_shows_a_named_unit_on_both_kinds_of_images(broden, tmp_path):
     assert reasons == ["highest IoU"] * 2 + ["largest drop of IoU"]
 
 
-# what there is not
-
-
-@pytest.mark.parametrize(
-    ("choice", "said"),
-    [
-        (
-            {"units": ("33:1",)},
-            "units names 33:1, but there is no layer '33' in tiny and other; its nearest are 3 "
-            "(8 units) and 0 (8 units)",
-        ),
-        ({"units": ("0:5", "3:8")}, "units names 3:8, but 3 has 8 units, numbered from 0"),
-        (
-            {"units": ("0:7", "0:8")},
-            "units names 0:8, but 0 has 6 units in tiny and 8 units in other, numbered from 0",
-        ),
-        (
-            {"components": (7, 8)},
-            "components names 8, but the representation of tiny has 8 components, numbered from 0",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("choice", "said"), NOT_THERE)
 def test_what_no_model_has_is_refused_before_the_computing(tmp_path, choice, said):
     settings = dataclasses.replace(NOTHING, **choice)
     with pytest.raises(SettingsError) as raised:

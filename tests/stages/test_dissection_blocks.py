@@ -10,10 +10,9 @@ from advlens.report.blocks import FigureBlock, GridBlock, UnitBrowserBlock
 from advlens.report.sections.dissection import section
 from sections import Maker, copied
 from synthetic_dissection import CATEGORIES, fate, share, units, write_dissection
-from synthetic_run import BOTH, LAYERS, put, read, rows_of, write_run
+from synthetic_run import BOTH, LAST, LAYERS, put, rows_of, write_run
 
 dissection = Maker(section)
-LAST = LAYERS[-1]
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +134,7 @@ def test_the_browser_has_every_unit_with_all_its_measures(made: Path) -> None:
         "LC, CS1"
     )
     real, attacked = (rows_of(made, "dissection", images=i) for i in ("real", "adversarial"))
-    neurons = {(r["model"], r["layer"], r["unit"]): r for r in read(made, "units")}
+    neurons = {(r["model"], r["layer"], r["unit"]): r for r in rows_of(made, "units")}
     assert len(block.rows) == len(real) == 2 * 88
     for row, before, after, grid in zip(block.rows, real, attacked, block.grids, strict=True):
         neuron = neurons.get((before["model"], before["layer"], before["unit"]), {})
@@ -146,5 +145,4 @@ def test_the_browser_has_every_unit_with_all_its_measures(made: Path) -> None:
         assert row[10] == (float(neuron["lc"]) if neuron.get("lc") else None)
         assert bool(grid) == (before["unit"] in ("3", "4"))
     for model in BOTH:
-        changes = Counter(row[9] for row in block.rows if row[0] == model)
-        assert changes == fate(made, model, None)
+        assert Counter(row[9] for row in block.rows if row[0] == model) == fate(made, model, None)

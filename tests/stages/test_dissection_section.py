@@ -13,10 +13,9 @@ from advlens.report.sections.dissection.findings import HEAVIEST
 from advlens.words import Estimate
 from sections import Maker, puts, remove, texts
 from synthetic_dissection import counted, fate, share, units, write_dissection
-from synthetic_run import BOTH, LAYERS, change, put, rows_of, write_run
+from synthetic_run import BOTH, LAST, change, put, rows_of, write_run
 
 dissection = Maker(section)
-LAST = LAYERS[-1]
 KINDS = {
     "on real images": "real",
     "under attack": "adversarial",
@@ -27,6 +26,10 @@ CHANCE = "share of detectors by chance on real images"
 KEPT, SUCCESS = "detectors that keep their concept", "attack success"
 WEIGHT, SMALL = "weight λ of the attack", "images and labels"
 ZERO = "units with a threshold of 0"
+ATTACKS = [
+    ("LeastLikely", "L2", "2", "least-likely PGD-20, L2 ε = 2 on"),
+    ("Mine", "", "", "Mine, 20"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +75,7 @@ def test_all_texts_are_finished_and_say_what_was_measured(made: Path) -> None:
     assert sum(text.endswith(behind) for text in texts(found)) == 7
 
 
-@pytest.mark.parametrize(
-    ("attack", "norm", "epsilon", "words"),
-    [("LeastLikely", "L2", "2", "least-likely PGD-20, L2 ε = 2 on"), ("Mine", "", "", "Mine, 20")],
-)
+@pytest.mark.parametrize(("attack", "norm", "epsilon", "words"), ATTACKS)
 def test_any_attack_is_named(run: Path, attack: str, norm: str, epsilon: str, words: str) -> None:
     put(run, "dissection_images", {}, attack=attack, norm=norm, epsilon=epsilon, weight="")
     assert words in dissection.tables(run, "dissection_shares.csv")[0].caption
@@ -91,37 +91,47 @@ HEAVY = "dissection_images model=robust: weight="
 WEAK = "warning: standard, robust lower than 0.5"
 FEW = "warning: mini-broden lower than half of Broden 1.0"
 DATA = "dissection_images: labels=599 n="
+SAID = [
+    (REAL, LEAD, "robust higher than standard", "of robust detect a concept more often than"),
+    (UNDER, "", "standard lower than real images; robust open than real images", ""),
+    ("part detectors", PART, "robust lower than real images", "fewer part detectors in rob"),
+    ("color detectors", COLOR, "robust higher than real images", "more color detectors in ro"),
+    (CHANCE, f"{SHARE}low=0.17", f"warning: standard, robust open than {UNDER}", ""),
+    (CHANCE, f"{SHARE}low=0.18", f"standard, robust lower than {UNDER}", ""),
+    (SUCCESS, "dissection_images: success=0.499±0.01", WEAK, "rarely succeeded"),
+    (SUCCESS, "dissection_images: success=0.501±0.01", "", ""),
+    (SUCCESS, f"{ATTACK}success=0.801±0.01", "", ""),
+    (SUCCESS, f"{ATTACK}success=0.799±0.01", "warning: standard higher than robust", ""),
+    (KEPT, f"{ATTACK}success=0.801±0.01", "robust higher than standard", ""),
+    (KEPT, f"{ATTACK}success=0.799±0.01", "", ""),  # then keeping a concept is no merit
+    (WEIGHT, f"{HEAVY}1e+06", "warning: robust higher than 1e+06", ""),
+    (WEIGHT, f"{HEAVY}9.9e+05", "", ""),
+    # less than half of Broden's 63,305 images, or of its 1,197 labels
+    (SMALL, f"{DATA}31653", "", ""),
+    (SMALL, f"{DATA}31652", FEW, "mini-broden has 31,652 images and 599 labels"),
+    (SMALL, f"{DATA}31653 labels=598", FEW, "mini-broden has 31,653 images and 598 labels"),
+]
+CHOSEN = [
+    ("highest IoU", ". Units were chosen for the highest IoU, half of them because their"),
+    ("your choice", ". Units were named by the user (--units); units of two"),
+    ("", ". Units were chosen for the highest IoU, half"),  # an older run: the column is absent
+]
+DAMAGED = [
+    ("dissection", "iou", "much", "iou in line 2 is 'much', not a number"),
+    ("dissection", "dead", "no", "dead in line 2 is 'no', not true or false"),
+    ("dissection_shares", "low", "", "low in line 2 is '', not a number"),
+    ("dissection_shares", "permuted_detectors", "999", "has counts beyond its 40 units"),
+    ("dissection_shares", "detectors", "-1", "layer1.0.conv2 of standard has counts beyond"),
+    ("dissection_transitions", "same_concept", "999", "has counts beyond its "),
+    ("dissection_images", "labels", "", "labels in line 2 is ''"),
+    ("dissection_pictures", "framed", "maybe", "framed in line 2 is 'maybe'"),
+]
 
 
-@pytest.mark.parametrize(
-    ("measure", "changes", "told", "words"),
-    [
-        (REAL, LEAD, "robust higher than standard", "of robust detect a concept more often than"),
-        (UNDER, "", "standard lower than real images; robust open than real images", ""),
-        ("part detectors", PART, "robust lower than real images", "fewer part detectors in rob"),
-        ("color detectors", COLOR, "robust higher than real images", "more color detectors in ro"),
-        (CHANCE, f"{SHARE}low=0.17", f"warning: standard, robust open than {UNDER}", ""),
-        (CHANCE, f"{SHARE}low=0.18", f"standard, robust lower than {UNDER}", ""),
-        (SUCCESS, "dissection_images: success=0.499±0.01", WEAK, "rarely succeeded"),
-        (SUCCESS, "dissection_images: success=0.501±0.01", "", ""),
-        (SUCCESS, f"{ATTACK}success=0.801±0.01", "", ""),
-        (SUCCESS, f"{ATTACK}success=0.799±0.01", "warning: standard higher than robust", ""),
-        (KEPT, f"{ATTACK}success=0.801±0.01", "robust higher than standard", ""),
-        (KEPT, f"{ATTACK}success=0.799±0.01", "", ""),  # then keeping a concept is no merit
-        (WEIGHT, f"{HEAVY}1e+06", "warning: robust higher than 1e+06", ""),
-        (WEIGHT, f"{HEAVY}9.9e+05", "", ""),
-        # less than half of Broden's 63,305 images, or of its 1,197 labels
-        (SMALL, f"{DATA}31653", "", ""),
-        (SMALL, f"{DATA}31652", FEW, "mini-broden has 31,652 images and 599 labels"),
-        (SMALL, f"{DATA}31653 labels=598", FEW, "mini-broden has 31,653 images and 598 labels"),
-    ],
-)
+@pytest.mark.parametrize(("measure", "changes", "told", "words"), SAID)
 def test_what_is_said(run: Path, measure: str, changes: str, told: str, words: str) -> None:
     assert HEAVIEST == adam.HEAVIEST  # the report does not import the attack, with PyTorch
     dissection.tells(run, changes, measure, told, words)
-
-
-# shares: numbers as they follow from the rows of the units
 
 
 def test_the_share_on_real_images_carries_its_interval(made: Path) -> None:
@@ -208,9 +218,6 @@ def test_shares_not_above_chance_are_a_warning(run: Path) -> None:
     assert found.important
 
 
-# transitions
-
-
 def test_what_becomes_of_detectors_is_counted(made: Path) -> None:
     found = dissection.finding(made, KEPT)
     assert found.important
@@ -242,14 +249,7 @@ def test_without_an_attack_only_real_images_are_spoken_of(tmp_path: Path) -> Non
     assert not found.scores[1].estimates
 
 
-@pytest.mark.parametrize(
-    ("chosen", "said"),
-    [
-        ("highest IoU", ". Units were chosen for the highest IoU, half of them because their"),
-        ("your choice", ". Units were named by the user (--units); units of two"),
-        ("", ". Units were chosen for the highest IoU, half"),  # an older run: the column is absent
-    ],
-)
+@pytest.mark.parametrize(("chosen", "said"), CHOSEN)
 def test_why_units_are_shown_is_said(run: Path, chosen: str, said: str) -> None:
     change(run, "dissection_pictures", lambda row: row.update(chosen=chosen))
     if not chosen:
@@ -260,9 +260,6 @@ def test_why_units_are_shown_is_said(run: Path, chosen: str, said: str) -> None:
         table.write_text("\n".join(kept), encoding="utf-8")
     note = next(b for b in dissection.blocks(run, NoteBlock) if b.title.startswith("What chosen"))
     assert said in note.text
-
-
-# warnings
 
 
 def test_dead_units_and_thresholds_of_zero_are_counted(run: Path) -> None:
@@ -278,32 +275,14 @@ def test_dead_units_and_thresholds_of_zero_are_counted(run: Path) -> None:
     assert not dissection.findings(run, ZERO)
 
 
-# scores and damage
-
-
 def test_scores_are_the_shares_of_the_last_layer(made: Path) -> None:
-    scores = dissection.made(made).scores
-    for score, kind in zip(scores, ("real", "adversarial"), strict=True):
+    for score, kind in zip(dissection.made(made).scores, ("real", "adversarial"), strict=True):
         assert score.counted == "units"
         for model, found in score.estimates.items():
             assert near(found, share(units(made, kind, model)))
             assert score.notes[model].startswith(f"{LAST}; by chance ")
 
 
-@pytest.mark.parametrize(
-    ("table", "column", "value", "named"),
-    [
-        ("dissection", "iou", "much", "iou in line 2 is 'much', not a number"),
-        ("dissection", "dead", "no", "dead in line 2 is 'no', not true or false"),
-        ("dissection_shares", "low", "", "low in line 2 is '', not a number"),
-        ("dissection_shares", "permuted_detectors", "999", "has counts beyond its 40 units"),
-        ("dissection_shares", "detectors", "-1", "layer1.0.conv2 of standard has counts beyond"),
-        ("dissection_transitions", "same_concept", "999", "has counts beyond its "),
-        ("dissection_images", "labels", "", "labels in line 2 is ''"),
-        ("dissection_pictures", "framed", "maybe", "framed in line 2 is 'maybe'"),
-    ],
-)
-def test_damaged_tables_are_refused(
-    run: Path, table: str, column: str, value: str, named: str
-) -> None:
-    dissection.refuses(run, table, column, value, named)
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_damaged_tables_are_refused(run: Path, damage: tuple[str, ...]) -> None:
+    dissection.refuses(run, *damage)

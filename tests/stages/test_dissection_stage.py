@@ -59,17 +59,13 @@ def units(finished):
     return rows(finished, "dissection")
 
 
-def of_unit(
-    units: list[dict[str, str]], model: str, kind: str, least: float
-) -> dict[tuple[str, str], tuple[str, str]]:
+def of_unit(units, model, kind, least):
     """Layer and unit → category and name of the concept that it detects."""
+    mine = [row for row in units if (row["model"], row["images"]) == (model, kind)]
     return {
-        (row["layer"], row["unit"]): (
-            row["category"] if float(row["iou"]) > least else "none",
-            row["concept"],
-        )
-        for row in units
-        if (row["model"], row["images"]) == (model, kind)
+        (row["layer"], row["unit"]): (category, row["concept"])
+        for row in mine
+        for category in [row["category"] if float(row["iou"]) > least else "none"]
     }
 
 
@@ -165,7 +161,7 @@ def test_pictures_show_the_strongest_images_with_their_masks(finished):
 
 
 @pytest.mark.parametrize("killed_after", [2, 6])
-def test_a_killed_dissection_continues_to_the_same_bytes(
+def test_a_killed_run_continues_to_the_same_bytes(
     data, finished, tmp_path, monkeypatch, killed_after
 ):
     with unreported():
@@ -204,13 +200,8 @@ def test_the_adam_attack_is_calibrated_and_discrepancy_is_drawn(data, tmp_path):
 
 
 def test_an_audit_dissects_too_where_concepts_are_given(data, tmp_path):
-    settings = AuditSettings(
-        stages=("neurons", "dissection"),
-        neuron_steps=1,
-        batch_size=8,
-        top=0.1,
-        concepts=f"broden:{data.root}",
-    )
+    asked = {"stages": ("neurons", "dissection"), "concepts": f"broden:{data.root}"}
+    settings = AuditSettings(**asked, neuron_steps=1, batch_size=8, top=0.1)
     audited(models()[:1], noise(24, CLASSES, size=32), tmp_path, settings=settings)
     assert {row["layer"] for row in rows(tmp_path, "dissection")} == {"3"}
     assert {row["layer"] for row in rows(tmp_path, "units")} == {"0", "3"}

@@ -21,6 +21,7 @@ SETTINGS = {"top": 0.1, "batch_size": 16, "device": "cpu", "layers": ("all",)}
 FGSM = "Fgsm(norm=Linf, epsilon=.004)"
 LIKELY = "LeastLikely(norm=Linf, epsilon=.012, steps=3, select=last)"
 ADAM = "AdamAttack(weight=12, steps=4)"
+FOOLBOX = "foolbox:LinfPGD(epsilon=.1, rel_stepsize=.1)"
 ORACLES = {
     FGSM: "attack_oracles:ByFoolbox(epsilon=.004)",
     LIKELY: "attack_oracles:ByFoolbox(epsilon=.012, steps=3)",
@@ -46,8 +47,7 @@ def model():
 
 
 def audit_settings(concepts, **more):
-    stages = ("neurons", "dissection")
-    return AuditSettings(stages=stages, concepts=concepts, **SETTINGS, **more)
+    return AuditSettings(stages=("neurons", "dissection"), concepts=concepts, **SETTINGS, **more)
 
 
 def images():
@@ -72,12 +72,8 @@ def made(concepts, tmp_path_factory):
 
 def values(run, table, **where):
     """The rows of a table without what names the attack."""
-    found = rows(run, table)
-    return [
-        {name: cell for name, cell in row.items() if name not in ATTACK}
-        for row in found
-        if all(row[name] == value for name, value in where.items())
-    ]
+    found = rows(run, table, **where)
+    return [{name: row[name] for name in row if name not in ATTACK} for row in found]
 
 
 @pytest.mark.parametrize(("text", "oracle"), ORACLES.items(), ids=["fgsm", "likely", "adam"])
@@ -104,14 +100,13 @@ def test_the_library_measures_the_same(made, text):
     attack = make_attack(text)
     pixels, labels = images().images(range(48)).double() / 255, images().labels
     for layer, found in Consistency(attack=attack, top=0.1)(model(), pixels, labels).items():
-        table = [row for row in rows(made[text], "units") if row["layer"] == layer]
+        table = rows(made[text], "units", layer=layer)
         for measure, expected in found.values.items():
             cells = [float(row[measure] or "nan") for row in table]
             np.testing.assert_allclose(cells, expected, rtol=1e-5)
         shares = [
             [float(row[f"share_{i + 1}"] or 0) for i in range(3)]
-            for row in rows(made[text], "unit_classes")
-            if (row["layer"], row["images"]) == (layer, "target")
+            for row in rows(made[text], "unit_classes", layer=layer, images="target")
         ]
         live = ~found.dead
         np.testing.assert_allclose(shares, found.classes["target"].shares[live], rtol=1e-5)
@@ -121,18 +116,14 @@ def test_an_open_weight_is_calibrated_on_images_of_all_classes(monkeypatch):
     pixels, labels = images().images(range(48)).double() / 255, images().labels
     monkeypatch.setattr(consistency, "CALIBRATION", 24)
     order = labels.argsort()  # as class folders lie
+    pixels, labels = pixels[order], labels[order]
+    adam = AdamAttack(weight=None, steps=4)
     with torch.no_grad():
-        *_, found = Consistency(attack=AdamAttack(weight=None, steps=4), top=0.1)(
-            model(), pixels[order], labels[order]
-        ).values()
+        *_, found = Consistency(attack=adam, top=0.1)(model(), pixels, labels).values()
     some = torch.linspace(0, 47, 24).long()
-    assert labels[order][some].unique().tolist() == [0, 1, 2]
-    attack = AdamAttack(weight=None, steps=4).calibrate(
-        model(), pixels[order][some], labels[order][some]
-    )
-    *_, expected = Consistency(attack=attack, top=0.1)(
-        model(), pixels[order], labels[order]
-    ).values()
+    assert labels[some].unique().tolist() == [0, 1, 2]
+    attack = adam.calibrate(model(), pixels[some], labels[some])
+    *_, expected = Consistency(attack=attack, top=0.1)(model(), pixels, labels).values()
     for measure, values in expected.values.items():
         np.testing.assert_array_equal(found.values[measure], values)
 
@@ -150,72 +141,59 @@ def test_an_attack_on_images_without_labels_leaves_the_predicted_class(concepts)
 
 def test_each_table_says_which_attack_it_is_of(made):
     consistency = rows(made[ADAM], "consistency")
-    assert [*dict.fromkeys(row["images"] for row in consistency)] == [
-        *("adam-attack", "equal-success", "fgsm", "noise")
-    ]
+    kinds = ["adam-attack", "equal-success", "fgsm", "noise"]
+    assert [*dict.fromkeys(row["images"] for row in consistency)] == kinds
     assert {(row["epsilon"], row["settings"]) for row in consistency[:8]} == {("", "weight=12")}
     for table in ("units", "layers", "unit_classes", "pictures"):
         assert {row["attacked"] for row in rows(made[ADAM], table)} == {"adam-attack"}
-    files = [row["file"] for row in rows(made[ADAM], "pictures") if row["images"] == "adversarial"]
-    assert all("-adam-attack-" in file for file in files)
+    pictures = rows(made[ADAM], "pictures", images="adversarial")
+    assert all("-adam-attack-" in row["file"] for row in pictures)
     (row,) = rows(made[ADAM], "dissection_images")
     assert (row["attack"], row["weight"], row["targeted"]) == ("AdamAttack", "12", "true")
-    assert [*dict.fromkeys(row["images"] for row in rows(made[FGSM], "consistency"))] == [
-        *("fgsm", "equal-success", "noise")
-    ]
+    kinds = dict.fromkeys(row["images"] for row in rows(made[FGSM], "consistency"))
+    assert [*kinds] == ["fgsm", "equal-success", "noise"]
 
 
 NAMES = {
     LIKELY: ["least-likely", "equal-success", "fgsm", "noise"],
     FGSM: ["fgsm", "equal-success", "noise"],
-    "foolbox:LinfPGD(epsilon=.1, rel_stepsize=.1)": [
-        *("foolbox-linf-pgd", "equal-success", "fgsm", "noise")
-    ],
+    FOOLBOX: ["foolbox-linf-pgd", "equal-success", "fgsm", "noise"],
     ORACLES[ADAM]: ["by-torch", "fgsm", "noise"],
 }
+UNTARGETED = [
+    "Pgd(norm=Linf, epsilon=.004, steps=3, step_size=.002)",
+    "foolbox:LinfBasicIterativeAttack(epsilon=.004, steps=3)",
+    "torchattacks:FGSM(epsilon=.004)",
+]
 
 
 def sets(text, success=0.95):
     return AttackedSets(make_attack(text), Fgsm(threat=Linf(epsilon=0.01)), success)
 
 
-@pytest.mark.parametrize(
-    ("text", "names"), NAMES.items(), ids=[names[0] for names in NAMES.values()]
-)
+@pytest.mark.parametrize(("text", "names"), NAMES.items(), ids=range(len(NAMES)))
 def test_the_sets_are_named_after_their_attacks(text, names):
     assert sets(text).names == names
 
 
 def batches():
-    data = images()
-    return [Batch(batch.ids, batch.images.double(), batch.labels) for batch in data.batches(20)]
-
-
-def changes(attack, prepared):
-    return torch.cat(
-        [attack(prepared, b.images, b.labels, ids=b.ids) - b.images for b in batches()]
-    ).flatten(1)
+    return [Batch(batch.ids, batch.images.double(), batch.labels) for batch in images().batches(20)]
 
 
 def test_the_noise_is_as_long_as_the_changes_of_the_attack():
     prepared = prepare(model())
     for text in (LIKELY, ADAM):
         settled = sets(text).settle(prepared, batches())
-        length = changes(make_attack(text), prepared).norm(dim=1).mean().item()
+        attack, each = make_attack(text), batches()
+        changes = [attack(prepared, b.images, b.labels, ids=b.ids) - b.images for b in each]
+        length = torch.cat(changes).flatten(1).norm(dim=1).mean().item()
         assert settled.length == pytest.approx(length, rel=1e-12)
         assert sets(text).attacks(settled)["noise"] == GaussianNoise(threat=L2(epsilon=length))
     settled = sets("LeastLikely(norm=L2, epsilon=.7)").settle(prepared, batches())
     assert settled.length == 0.7
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Pgd(norm=Linf, epsilon=.004, steps=3, step_size=.002)",
-        "foolbox:LinfBasicIterativeAttack(epsilon=.004, steps=3)",
-        "torchattacks:FGSM(epsilon=.004)",
-    ],
-)
+@pytest.mark.parametrize("text", UNTARGETED)
 def test_equal_success_is_the_smallest_radius_that_reaches_it(text):
     """An untargeted attack's, and one of another library."""
     prepared, wanted = prepare(model()), 0.9
@@ -236,16 +214,12 @@ def test_equal_success_is_the_smallest_radius_that_reaches_it(text):
         assert equal.step_size == pytest.approx(equal.radius / 2)
 
 
-def test_an_adam_attack_without_a_weight_is_calibrated_and_is_that_of_equal_success(
-    concepts, tmp_path
-):
+def test_an_adam_attack_without_a_weight_is_that_of_equal_success(concepts, tmp_path):
     settings = audit_settings(concepts, neuron_attack="AdamAttack(steps=3)", success=0.8)
     run = audited(model(), images(), tmp_path, settings=settings)
     found = rows(run, "consistency")
-    mine, equal = (
-        [row | {"images": ""} for row in found if row["images"] == name]
-        for name in ("adam-attack", "equal-success")
-    )
+    names = ("adam-attack", "equal-success")
+    mine, equal = ([r | {"images": ""} for r in found if r["images"] == name] for name in names)
     assert mine == equal
     pixels, prepared = images().images(range(48)).double() / 255, prepare(model())
     weight = AdamAttack(steps=3).calibrate(prepared, pixels, success=0.8).weight

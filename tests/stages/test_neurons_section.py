@@ -9,21 +9,9 @@ from advlens.report.blocks import FigureBlock, GridBlock, NoteBlock
 from advlens.report.sections.neurons import section
 from advlens.words import Estimate
 from sections import Maker, cells, estimate, number, puts, remove
-from synthetic_run import (
-    BOTH,
-    LAYERS,
-    MEASURES,
-    around,
-    change,
-    put,
-    read,
-    rows_of,
-    write_run,
-    write_table,
-)
+from synthetic_run import BOTH, LAST, MEASURES, around, change, put, rows_of, write_run, write_table
 
 neurons = Maker(section)
-LAST = LAYERS[-1]
 EQUAL, MATCHED = "CS1 at equal ε", "CS1 at equal attack success"
 AT_LC, NOISE = "CS1 at equal LC", "CS1 under noise"
 FALL, FALLS = "consistency", "standard lower than real images; robust "
@@ -31,6 +19,40 @@ HIGHER = "robust higher than standard"
 WIDE = "consistency: success=0.9±0.2; consistency model=robust: success=0.6±0.2"
 SUCCESS = "consistency: success=0.9±0.01; consistency model=robust: success="
 CONTROL = "consistency images=noise model=standard layer=layer2.0.conv2: mean="
+SAID = [
+    (FALL, "", f"{FALLS}lower than real images", "falls in standard (by "),
+    (
+        FALL,
+        "table1_d19 model=robust: consis_low=0 consis_adv_high=1",
+        f"{FALLS}open than real images",
+        "and stays within its intervals in robust.",
+    ),
+    (
+        FALL,
+        "table1_d19: consis=0.2±0.01 consis_adv=0.4±0.01",
+        "standard higher than real images; robust higher than real images",
+        "rises in standard (by 100%)",
+    ),
+    # success counts as equal within ten points, or within its intervals
+    (EQUAL, "", "warning: standard, robust open", "cannot be compared"),
+    (EQUAL, f"{SUCCESS}0.799±0.01", "warning: standard, robust open", "cannot be compared"),
+    (EQUAL, f"{SUCCESS}0.801±0.01", HIGHER, "At equal ε, units of robust keep more of"),
+    (EQUAL, WIDE, HIGHER, ""),
+    (MATCHED, f"{SUCCESS}0.799±0.01", "warning: standard, robust open", "was not reached"),
+    (MATCHED, f"{SUCCESS}0.801±0.01", HIGHER, "At equal attack success, units of robust keep"),
+    (MATCHED, "consistency: low=0 high=1", "standard, robust open", ""),
+    (NOISE, f"{CONTROL}0.951", "standard, robust higher than 0.95", "changes little"),
+    (NOISE, f"{CONTROL}0.949", "warning: standard lower than 0.95", "what units of standard"),
+]
+BESIDE = [
+    (EQUAL, "least-likely", "is least-likely PGD-10, L2 ε = 1;"),
+    (MATCHED, "equal-success", "L2 ε = 0.31 for standard and least-likely PGD-10, L2 ε = 2.51"),
+]
+DEAD = [
+    (0, {}, "No units are dead."),
+    (1, {"model": "robust", "layer": "conv1"}, "1 unit is dead."),
+    (2, {}, "12 units are"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +67,7 @@ def means(run: Path, images: str, measure: str, name: str = "") -> dict[str, Est
 
 
 def test_tables_may_be_absent(run: Path) -> None:
-    section = neurons.check(run)
-    names = " ".join(term.name for term in section.terms)
+    names = " ".join(term.name for term in neurons.check(run).terms)
     assert all(measure in names for measure in ("LC", "consis_adv", "CS1", "CS2"))
     remove(run, "units", "consistency", "floors", "table1_d19", "curves", "pictures")
     found = neurons.check(run)
@@ -58,44 +79,14 @@ def test_tables_may_be_absent(run: Path) -> None:
     assert neurons.absent(run)
 
 
-@pytest.mark.parametrize(
-    ("measure", "changes", "told", "words"),
-    [
-        (FALL, "", f"{FALLS}lower than real images", "falls in standard (by "),
-        (
-            FALL,
-            "table1_d19 model=robust: consis_low=0 consis_adv_high=1",
-            f"{FALLS}open than real images",
-            "and stays within its intervals in robust.",
-        ),
-        (
-            FALL,
-            "table1_d19: consis=0.2±0.01 consis_adv=0.4±0.01",
-            "standard higher than real images; robust higher than real images",
-            "rises in standard (by 100%)",
-        ),
-        # success counts as equal within ten points, or within its intervals
-        (EQUAL, "", "warning: standard, robust open", "cannot be compared"),
-        (EQUAL, f"{SUCCESS}0.799±0.01", "warning: standard, robust open", "cannot be compared"),
-        (EQUAL, f"{SUCCESS}0.801±0.01", HIGHER, "At equal ε, units of robust keep more of"),
-        (EQUAL, WIDE, HIGHER, ""),
-        (MATCHED, f"{SUCCESS}0.799±0.01", "warning: standard, robust open", "was not reached"),
-        (MATCHED, f"{SUCCESS}0.801±0.01", HIGHER, "At equal attack success, units of robust keep"),
-        (MATCHED, "consistency: low=0 high=1", "standard, robust open", ""),
-        (NOISE, f"{CONTROL}0.951", "standard, robust higher than 0.95", "changes little"),
-        (NOISE, f"{CONTROL}0.949", "warning: standard lower than 0.95", "what units of standard"),
-    ],
-)
+@pytest.mark.parametrize(("measure", "changes", "told", "words"), SAID)
 def test_what_is_said(run: Path, measure: str, changes: str, told: str, words: str) -> None:
     neurons.tells(run, changes, measure, told, words)
 
 
-# FGSM: Table 1 of D19
-
-
 def test_consistency_under_fgsm_says_by_how_much_it_falls(run: Path) -> None:
     found = neurons.finding(run, FALL)
-    for row in read(run, "table1_d19"):
+    for row in rows_of(run, "table1_d19"):
         real, adversarial = estimate(row, "consis"), estimate(row, "consis_adv")
         fall = round(100 * (real.value - adversarial.value) / real.value)
         assert f"{row['model']} (by {fall}%)" in found.claim
@@ -111,19 +102,8 @@ def test_consistency_under_fgsm_says_by_how_much_it_falls(run: Path) -> None:
     assert not neurons.finding(run, FALL).note
 
 
-# CS and success
-
-
-@pytest.mark.parametrize(
-    ("measure", "images", "attacks"),
-    [
-        (EQUAL, "least-likely", "is least-likely PGD-10, L2 ε = 1;"),
-        (MATCHED, "equal-success", "L2 ε = 0.31 for standard and least-likely PGD-10, L2 ε = 2.51"),
-    ],
-)
-def test_success_and_attack_stand_beside_every_cs(
-    made: Path, measure: str, images: str, attacks: str
-) -> None:
+@pytest.mark.parametrize(("measure", "images", "attacks"), BESIDE)
+def test_success_and_attack_stand_beside_every_cs(made, measure, images, attacks):
     found = neurons.finding(made, measure)
     assert found.important
     assert attacks in found.note
@@ -161,9 +141,6 @@ def test_a_lead_that_only_less_specific_units_make_is_named(run: Path) -> None:
     lead = (20 * (0.8 - 0.9) + 10 * (0.5 - 0.4)) / 30  # the third bin has too few units
     assert f"CS1 of robust less that of standard is {lead:+.3f} (bins" in found.note
     assert "these units are less specific" in found.claim
-
-
-# the rest
 
 
 def test_trends_follow_the_first_and_the_last_bin_with_enough_units(run: Path) -> None:
@@ -210,14 +187,7 @@ def test_the_bias_of_lc_is_corrected(made: Path) -> None:
     assert "k = 10" in found.note
 
 
-@pytest.mark.parametrize(
-    ("dead", "where", "claim"),
-    [
-        (0, {}, "No units are dead."),
-        (1, {"model": "robust", "layer": "conv1"}, "1 unit is dead."),
-        (2, {}, "12 units are"),
-    ],
-)
+@pytest.mark.parametrize(("dead", "where", "claim"), DEAD)
 def test_dead_units_are_counted(run: Path, dead: int, where: dict[str, str], claim: str) -> None:
     put(run, "layers", {}, dead=0)
     put(run, "layers", where, dead=dead)
@@ -228,7 +198,7 @@ def test_dead_units_are_counted(run: Path, dead: int, where: dict[str, str], cla
 
 
 def test_a_layer_without_a_live_unit_has_dashes(run: Path) -> None:
-    empty = dict.fromkeys([name for name in read(run, "layers")[0] if "_" in name], "")
+    empty = dict.fromkeys([name for name in rows_of(run, "layers")[0] if "_" in name], "")
     put(run, "layers", {"layer": LAST}, **empty)
     (rows,) = neurons.cells(run, "layers.csv")
     assert list(rows[2].values())[5:] == ["–"] * 5
@@ -245,9 +215,6 @@ def test_the_table_of_changes_has_success_beside_each_cs(made: Path) -> None:
     assert shown[7][2] == "L2 1"
 
 
-# pictures
-
-
 def test_units_of_the_models_stand_side_by_side(made: Path) -> None:
     blocks = neurons.blocks(made, GridBlock)
     assert [block.title for block in blocks] == ["Units of highest LC", "Units of median LC"]
@@ -257,8 +224,7 @@ def test_units_of_the_models_stand_side_by_side(made: Path) -> None:
             assert len(grid.real) == len(grid.adversarial) == 8
             (row,) = rows_of(made, "units", model=grid.model, unit=str(grid.unit), layer=LAST)
             assert list(grid.measures) == ["LC", "consis_adv", "CS1", "CS2"]
-            values = [f"{float(row[name]):.3f}" for name in MEASURES]
-            assert list(grid.measures.values()) == values
+            assert list(grid.measures.values()) == [f"{float(row[name]):.3f}" for name in MEASURES]
     assert len({grid.name for block in blocks for grid in block.grids}) == 8
 
 
@@ -291,7 +257,7 @@ def test_only_misclassified_adversarial_images_are_framed(made: Path) -> None:
 
 
 def test_pictures_come_in_the_order_of_response(run: Path) -> None:
-    rows = read(run, "pictures")
+    rows = rows_of(run, "pictures")
     write_table(run, "pictures", [dict(row) for row in reversed(rows)])
     grids = [grid for block in neurons.blocks(run, GridBlock) for grid in block.grids]
     grid = next(grid for grid in grids if grid.model == "standard")
@@ -341,8 +307,7 @@ def test_a_calibrated_attack_is_named_and_is_that_of_equal_success(run: Path) ->
     found = named_main(run, "adam-attack", **adam)
     told = "Adam attack, 10 steps, λ = 0.123, at a mean L2 distance of 0.900"
     blocks = {block.name: block for block in neurons.blocks(run, FigureBlock)}
-    curves = blocks["consistency-curves-adam-attack"]
-    assert f"Equal success: {told}; success" in curves.caption
+    assert f"Equal success: {told}; success" in blocks["consistency-curves-adam-attack"].caption
     assert told in blocks["consistency-by-depth-adam-attack"].caption
     assert not [finding for finding in found.findings if "at equal ε" in finding.claim]
     notes = [block.text for block in neurons.blocks(run, NoteBlock)]

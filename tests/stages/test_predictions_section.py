@@ -8,7 +8,7 @@ from advlens.report.blocks import FigureBlock, NoteBlock, PictureRowsBlock, Tabl
 from advlens.report.sections.accuracy import section
 from sections import Maker, estimate, puts, remove
 from synthetic_predictions import CONDITIONS, KINDS, write_predictions
-from synthetic_run import change, read, rows_of, write_run
+from synthetic_run import change, rows_of, write_run
 
 accuracy = Maker(section)
 CLASSES = "accuracy by class on natural images"
@@ -153,13 +153,13 @@ def test_tables_hold_every_row_and_are_folded(made: Path) -> None:
         for name in ("class_accuracy", "confusion", "calibration_error")
     )
     assert len(classes) == 2 * 3 * 4
-    first = read(made, "class_accuracy")[0]
+    first = rows_of(made, "class_accuracy")[0]
     assert (classes[0]["Class"], classes[0]["Images"]) == ("airplane", "natural images")
     assert classes[0]["Right"] == f"{100 * int(first['right']) / 600:.1f}%"
     assert all(row["True class"] != row["Predicted"] for row in pairs)
     assert {row["Share of the class"] for row in pairs if row["Model"] == "standard"} >= {"100.0%"}
     assert len(errors) == 6
-    assert errors[0]["ECE"] == f"{100 * float(read(made, 'calibration_error')[0]['ece']):.1f}%"
+    assert errors[0]["ECE"] == f"{100 * float(rows_of(made, 'calibration_error')[0]['ece']):.1f}%"
 
 
 def test_of_many_classes_the_ends_and_the_most_frequent_confusions_are_shown(

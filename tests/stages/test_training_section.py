@@ -10,7 +10,7 @@ from advlens.report.blocks import FigureBlock, TableBlock
 from advlens.report.sections.training import section
 from advlens.words import Estimate
 from sections import Maker, cells, remove
-from synthetic_run import BOTH, OBJECTIVES, change, put, read, rows_of, write_run, write_training
+from synthetic_run import BOTH, OBJECTIVES, change, put, rows_of, write_run, write_training
 
 trainings = Maker(section)
 OVER = "adversarial accuracy over epochs"
@@ -18,6 +18,12 @@ OLD = """\
 learning_rate train_natural_loss train_natural_accuracy train_adversarial_loss
 train_adversarial_accuracy train_divergence natural_loss adversarial_loss images_per_second"""
 """What the first trainings did not record."""
+FALLS = [(-0.1, []), (0.05, ["open"]), (0.07, ["lower", "higher"])]
+GAPS = [
+    (0.81, None, ["open", "lower"], "{:.1f} points less adversarial accuracy than on"),
+    (0.7, None, ["higher", "lower"], "10.0 points more natural and {:.1f} points less"),
+    (0.8, 0.0, ["open", "open"], "differs from that on training images by no more than"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +106,7 @@ def test_robust_overfitting_needs_a_fall_and_a_rise(run):
         assert not found.important
 
 
-@pytest.mark.parametrize(
-    ("fall", "directions"), [(-0.1, []), (0.05, ["open"]), (0.07, ["lower", "higher"])]
-)
+@pytest.mark.parametrize(("fall", "directions"), FALLS)
 def test_a_fall_needs_disjoint_intervals(run, fall, directions):
     peak = max(epochs(run, "robust"), key=lambda row: row["adversarial"])
     put_last(run, adversarial=peak["adversarial"] - fall)
@@ -112,17 +116,8 @@ def test_a_fall_needs_disjoint_intervals(run, fall, directions):
         assert found[0].claim.endswith(" does not fall beyond its interval in robust.")
 
 
-@pytest.mark.parametrize(
-    ("natural", "adversarial", "directions", "words"),
-    [
-        (0.81, None, ["open", "lower"], "{:.1f} points less adversarial accuracy than on"),
-        (0.7, None, ["higher", "lower"], "10.0 points more natural and {:.1f} points less"),
-        (0.8, 0.0, ["open", "open"], "differs from that on training images by no more than"),
-    ],
-)
-def test_the_gap_is_that_of_the_epoch_kept_beyond_its_interval(
-    run, natural, adversarial, directions, words
-):
+@pytest.mark.parametrize(("natural", "adversarial", "directions", "words"), GAPS)
+def test_the_gap_is_that_of_the_epoch_kept(run, natural, adversarial, directions, words):
     """Of .8 on 1000 held-out images, the interval reaches down to .774."""
     (kept,) = [row for row in epochs(run, "robust") if row["kept"]]
     put(run, "training", {}, natural=0.8, train_natural_accuracy=natural)
@@ -139,7 +134,7 @@ def test_the_gap_is_that_of_the_epoch_kept_beyond_its_interval(
 
 def test_the_table_and_the_alternative_text_tell_every_epoch(made):
     (table,) = trainings.blocks(made, TableBlock)
-    rows, shown = read(made, "training"), cells(table)
+    rows, shown = rows_of(made, "training"), cells(table)
     assert table.folded
     assert (table.file, len(shown)) == ("training.csv", 120)
     assert "Adversarial, training" in shown[0]

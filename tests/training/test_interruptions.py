@@ -96,9 +96,7 @@ def test_a_signal_leaves_a_checkpoint_and_its_code(number, code, whole, tmp_path
     assert_ends_as(whole, tmp_path)
 
 
-def test_a_signal_during_validation_leaves_the_epoch_to_the_next_process(
-    whole, tmp_path, monkeypatch
-):
+def test_a_signal_during_validation_leaves_the_epoch_to_the_next(whole, tmp_path, monkeypatch):
     def interrupt(*args: object, **keywords: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("validation goes on after the signal")
@@ -158,9 +156,6 @@ def test_an_end_before_or_after_a_write_loses_nothing(name, whole, tmp_path, mon
     assert_ends_as(whole, tmp_path)
 
 
-# Refusals
-
-
 @dataclass(frozen=True)
 class Breaks:
     """A loss, or a gradient, that is not finite at one step."""
@@ -188,12 +183,10 @@ def test_a_value_that_is_not_finite_stops_and_spares_the_checkpoint(where, tmp_p
 
 
 ANOTHER: dict[str, Any] = {
-    "batch_size": {"batch_size": 8},
-    "seed": {"seed": 3},
-    "objective": {"objective": Standard()},
+    **{"batch_size": {"batch_size": 8}, "seed": {"seed": 3}},
+    **{"objective": {"objective": Standard()}, "data": {"data": images(59)}},
     "attack": {"objective": Adversarial(attack=replace(Adversarial().attack, seed=1))},
     "start": {"network": classifier(1)},
-    "data": {"data": images(59)},
 }
 
 

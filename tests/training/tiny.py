@@ -19,12 +19,8 @@ from advlens.training.objectives import Adversarial, Standard, TrainingBatch
 
 CLASSES = ("cat", "dog", "ship")
 SHORT = Training(
-    objective=Adversarial(),
-    epochs=6,
-    batch_size=16,
-    validation=12,
-    checkpoint_every=0.0,
-    validation_attack=Pgd(threat=L2(epsilon=0.5), steps=2),
+    **{"objective": Adversarial(), "epochs": 6, "batch_size": 16, "validation": 12},
+    **{"checkpoint_every": 0.0, "validation_attack": Pgd(threat=L2(epsilon=0.5), steps=2)},
 )
 
 
@@ -65,12 +61,7 @@ def silent(text: str) -> None:
     pass
 
 
-def train(
-    out: Path,
-    settings: Training = SHORT,
-    processes: Processes = Processes(),
-    dtype: torch.dtype = torch.float32,
-) -> dict[str, Tensor]:
+def train(out, settings=SHORT, processes=Processes(), dtype=torch.float32):
     trained = settings(classifier().to(dtype), images(), out, report=silent, processes=processes)
     return {name: tensor.clone() for name, tensor in trained.state_dict().items()}
 

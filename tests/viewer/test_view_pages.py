@@ -9,7 +9,7 @@ import pytest
 from advlens.viewer import pages
 from advlens.viewer.server import POLICY, Server, serving
 from pages import parsed, text_of
-from synthetic_run import BOTH, MAIN, read, write_run
+from synthetic_run import BOTH, MAIN, rows_of, write_run
 from viewing import ask, get, number, text
 
 
@@ -96,7 +96,7 @@ def test_all_units_are_in_the_table(server, folder):
     known = {
         (row["model"], row["layer"], row["unit"])
         for table in ("units", "dissection")
-        for row in read(run, table)
+        for row in rows_of(run, table)
     }
     names = [(row["Model"], row["Layer"], row["Unit"].split(",")[0]) for row in found]
     assert len(names) == len(known) == 188
@@ -104,7 +104,7 @@ def test_all_units_are_in_the_table(server, folder):
     (unit,) = (
         r for r in found if r["Unit"] == "2" and r["Layer"] == "conv1" and r["Model"] == BOTH[0]
     )
-    (row,) = (r for r in read(run, "units")[:6] if r["unit"] == "2")
+    (row,) = (r for r in rows_of(run, "units")[:6] if r["unit"] == "2")
     assert [float(unit[name]) for name in ("LC", "CS1", "CS2")] == pytest.approx(
         [float(row[name]) for name in ("lc", "cs1", "cs2")], abs=1e-4
     )

@@ -1,9 +1,11 @@
-"""One's own data set: every label where its mask has it, every number counted again."""
+"""One's own data set: every label where its mask has it; the flags of `advlens data broden`."""
 
 import hashlib
 import os
+import re
 import shutil
 import signal
+import zipfile
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from advlens.cli import main
 from advlens.datasets import BrodenData, build_broden, read_rgb
-from advlens.datasets.broden import building
+from advlens.datasets.broden import building, fetching
 from advlens.datasets.broden.colors import FOCAL, color_index
 from advlens.datasets.broden.sources import nearest
 from advlens.errors import DataError, RunError, SettingsError
 from dissection.dissection_by_hand import labels_of, rows_of
-from tiny_broden import save_label_map
+from tiny_broden import save_label_map, write_tiny_broden
 from tiny_imagenet import Edit, cases, content, gone, linked, picture, png, replaced
 from together import FORKSERVER
 
@@ -274,13 +277,12 @@ whole.csv d.png,scene,       | whole.csv line 7: there is no image 'd.png', or i
 whole.csv a/1.jpg,object,dog | whole.csv line 7: a/1.jpg has dog twice
 whole.csv d.png,color,red-c  | whole.csv line 7: 'color' cannot be a category
 """
-NO_CATEGORY = ["", "color", "image", "sh", "../x", "a b", "a_b", "a/b", "ä", "x\u202ey"]
 MASK = "masks/object/d.png"
 BAD: dict[str, tuple[Edit, str]] = {
     **{words: (more(words), message) for words, message in cases(LINES)},
     **{
         f"category {name!r}": (more(f"labels.csv 1,cow,{name}"), "line 11: .* cannot be a category")
-        for name in NO_CATEGORY
+        for name in ["", "color", "image", "sh", "../x", "a b", "a_b", "a/b", "ä", "x\u202ey"]
     },
     "bad name": (more("labels.csv 5,co\u202ew,object"), "labels.csv line 11"),
     "no images": (gone("images"), "images"),
@@ -324,3 +326,61 @@ def test_nearest(height: int, width: int, side: int) -> None:
     centers = [Fraction(2 * i + 1, 2 * side) for i in range(side)]
     ys, xs = ([int(center * length) for center in centers] for length in (height, width))
     assert nearest(values, side).tolist() == [[values[y, x] for x in xs] for y in ys]
+
+
+def test_broden_from(tmp_path, capsys):
+    for folder in ("images", "masks/object"):
+        (tmp_path / folder).mkdir(parents=True)
+    Image.new("RGB", (20, 20), (190, 0, 50)).save(tmp_path / "images/1.png")
+    Image.fromarray(np.eye(20, dtype=np.uint8)).save(tmp_path / "masks/object/1.png")
+    (tmp_path / "labels").write_text("value,name,category\n1,line,object\n")
+    (tmp_path / "whole").write_text("image,category,name\n1.png,scene,desk-s\n")
+    flags = [f"--{flag} {tmp_path / flag}" for flag in ("images", "masks", "labels", "whole")]
+    words = f"data broden-from --to {tmp_path / 'set'} {' '.join(flags)}".split()
+    assert main([*words, "--size", "20", "--label-size", "10"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'set'}\n"
+    data = BrodenData(tmp_path / "set")
+    assert (data.image_shape, data.label_shape) == ((3, 20, 20), (10, 10))
+    assert {concept.name for concept in data.concepts} == {"red-c", "line", "desk-s"}
+    assert main(words) == 1
+    assert "was not made from these" in capsys.readouterr().err
+
+
+def test_broden_from_an_archive(tmp_path, capsys, monkeypatch):
+    made = write_tiny_broden(tmp_path / "made", images=2)
+    for name in ("broden1_224", "broden1_384"):
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
+            for path in sorted(made.rglob("*.*")):
+                archive.write(path, f"{name}/{path.relative_to(made)}")
+    archive = tmp_path / "broden1_224.zip"
+    digest = hashlib.md5(archive.read_bytes()).hexdigest()
+    words = ["data", "broden", "--to", str(tmp_path / "to"), "--archive"]
+    assert main([*words, str(archive)]) == 1
+    assert "MD5" in capsys.readouterr().err
+    monkeypatch.setitem(fetching.MD5, 224, digest)
+    assert main([*words, str(archive)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'to' / 'broden1_224'}\n"
+    assert main([*words, str(tmp_path / "broden1_384.zip"), "--resolution", "384"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("no hash of broden1_384.zip has been published; its SHA-256 is ")
+    assert second == f"{tmp_path / 'to' / 'broden1_384'}"
+
+
+WRONG = """
+cifar10 --resolution 227             | --resolution does not go with cifar10
+cifar10 --images x                   | --images does not go with cifar10
+broden --masks x                     | --masks does not go with broden
+broden --label-size 7                | --label-size does not go with broden
+broden --resolution 225              | 225.*resolution
+broden-from --images x --archive y   | --archive does not go with broden-from
+broden-from --masks x --labels y     | needs --images
+broden-from --images x --size 1.5    | size.*1.5
+"""
+
+
+@pytest.mark.parametrize(("words", "message"), cases(WRONG))
+def test_wrong_use(tmp_path, capsys, words, message):
+    assert main(["data", *words.split(), "--to", str(tmp_path / "to")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(message, line)
+    assert list(tmp_path.iterdir()) == []

@@ -1,18 +1,25 @@
-"""Varied images against loops over pixels and torchvision."""
+"""Images of a batch, varied or streamed, against loops and torchvision; its learning rate."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from tiny import images
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
+from advlens.training import images as images_module
 from advlens.training.augmentation import Augmentation, rotated
+from advlens.training.images import TrainingImages
+from advlens.training.schedule import PATIENCE, plateaus, rate
 
 IMAGES = torch.randint(
     0, 256, (7, 3, 12, 12), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
 )
+CPU = torch.device("cpu")
+IDS = [torch.tensor([59, 0, 13]), torch.tensor([7]), torch.tensor([6, 7])]
 
 
 def draws(seed: int = 0, count: int = 7) -> Tensor:
@@ -112,3 +119,59 @@ def test_angles_are_uniform_between_the_bounds() -> None:
     x = (weight * line).sum(dim=(1, 2))
     angles = torch.rad2deg(torch.atan2(-(weight * line.view(-1, 1)).sum(dim=(1, 2)), x))
     torch.testing.assert_close(angles, 20 * (2 * numbers[3].double() - 1), atol=1.0, rtol=0)
+
+
+@pytest.mark.parametrize("chunk", [7, 60, 1024])
+def test_resident_images_are_read_whole_by_chunks(chunk, monkeypatch, capsys):
+    monkeypatch.setattr(images_module, "CHUNK", chunk)
+    data = images()
+    resident = TrainingImages(data, CPU, shown=True)
+    assert "reading: 60/60 images" in capsys.readouterr().err
+    assert all(map(torch.equal, resident.batches(IDS), [data.pixels[ids] for ids in IDS]))
+
+
+@pytest.mark.parametrize(("memory", "kept"), [(4 * 60 * 192, True), (4 * 60 * 192 - 1, False)])
+def test_a_quarter_of_the_memory_may_be_taken(memory, kept, monkeypatch):
+    monkeypatch.setattr(images_module, "_memory", lambda device: memory)
+    source = TrainingImages(images(), CPU, shown=False)
+    assert (source._pixels is not None) == kept
+    assert all(map(torch.equal, source.batches(IDS), [images().pixels[ids] for ids in IDS]))
+
+
+def test_processes_of_one_machine_share_its_memory(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    whole = images_module._memory(CPU)
+    assert whole > 2**28
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert images_module._memory(CPU) == whole // 4
+
+
+def test_one_cycle_cosine_and_constant():
+    progress = np.linspace(0, 1, 101)
+    expected = np.interp(progress, [0, 0.25, 1], [0, 1, 0])
+    rates = [rate("one-cycle", p, []) for p in progress]
+    np.testing.assert_allclose(rates, expected, atol=1e-15)
+    progress = np.linspace(0, 1, 11)
+    rates = [rate("cosine", p, []) for p in progress]
+    np.testing.assert_allclose(rates, np.cos(progress * np.pi / 2) ** 2, atol=1e-15)
+    assert [rate("constant", p, [1.0, 2.0]) for p in progress] == [1.0] * 11
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_plateaus_are_those_of_torch(seed: int) -> None:
+    losses = (2 + np.cumsum(np.random.default_rng(seed).normal(-0.02, 0.3, 60))).clip(0.1).tolist()
+    losses[9] = min(losses[:9]) * 0.9
+    losses[10:14] = [losses[9] * 0.99995] * 4  # a fall too small to count
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, factor=0.1, patience=PATIENCE, min_lr=0.0, eps=0.0
+    )
+    count = 0
+    for end, loss in enumerate(losses, start=1):
+        optimizer.step()
+        scheduler.step(loss)
+        (group,) = optimizer.param_groups
+        count = plateaus(losses[:end])
+        assert group["lr"] == pytest.approx(0.1**count, rel=1e-9)
+        assert rate("plateau", 0.5, losses[:end]) == 0.1**count
+    assert count >= 2
