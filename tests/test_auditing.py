@@ -337,3 +337,28 @@ def test_a_device_and_classes_that_do_not_fit_are_refused_and_a_model_need_be_no
     assert results(one) == results(audited([model], data, tmp_path / "list", settings=ONE_STEP))
     text = rows(audited("cifar10-l2", "sample", tmp_path / "text", settings=few), "accuracy")
     assert {row["model"] for row in text} == {"cifar10-l2"}
+
+
+class Twice(nn.Module):
+    """Returns its classifier's logits in another order, and as they are."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = self.inner(x)
+        return logits.flip(1), logits
+
+
+def test_a_module_has_the_head_that_the_settings_name(tmp_path):
+    (model,) = models(0)
+    with unrendered():
+        audit(model, images(), tmp_path / "one", settings=NATURAL)
+        settings = dataclasses.replace(NATURAL, head="1")
+        audit(Twice(model), images(), tmp_path / "two", settings=settings)
+    one, two = (rows(tmp_path / name, "accuracy_images")[0]["right"] for name in ("one", "two"))
+    assert one == two
+    settings = dataclasses.replace(NATURAL, head="9")
+    with pytest.raises(ModelError, match="9"):
+        audit(Twice(model), images(), tmp_path / "three", settings=settings)

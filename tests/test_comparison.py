@@ -13,7 +13,6 @@ import pytest
 from torch import nn
 
 from advlens import AuditSettings, RunError, SettingsError, compare
-from advlens.auditing.comparison import LARGEST_PICTURE
 from advlens.cli.verbs import main
 from advlens.prepared import frozen
 from advlens.runs.folder import write_csv
@@ -128,16 +127,23 @@ def test_a_run_that_is_compared_is_not_written_over(runs, joined):
     assert plain(joined) == before
 
 
+HUGE = " ".join(["1e308", "-1e308"] * 20)
 DAMAGES = {
     "a picture is missing": (
         lambda run: shutil.rmtree(run / "figures" / "images"),
         "which is not in the folder",
     ),
     "a picture is too large": (
-        lambda run: [
-            os.truncate(path, LARGEST_PICTURE + 1) for path in (run / "figures/images").iterdir()
-        ],
-        "cannot read the picture .* more than",
+        lambda run: [os.truncate(path, 2**24 + 1) for path in (run / "figures/images").iterdir()],
+        "cannot read the picture .*broken.* more than",
+    ),
+    "a picture is another file": (
+        lambda run: [path.write_bytes(b"GIF89a") for path in (run / "figures/images").iterdir()],
+        "cannot read the picture .*broken.*: it is not a PNG",
+    ),
+    "an influence is too large": (
+        lambda run: replaced(run / "results" / "consistency_images.csv", "influences", HUGE),
+        "do not fit together .OverflowError",
     ),
     "an influence is no number": (
         lambda run: replaced(run / "results" / "consistency_images.csv", "influences", "one two"),
@@ -202,7 +208,11 @@ def altered(run: Path, folder: Path, old: str, new: str) -> Path:
 
 
 WRONG = {
-    "data": ('"fingerprint": "', '"fingerprint": "0', "40 images of noise .* are not the same"),
+    "data": (
+        '"fingerprint": "',
+        '"fingerprint": "0',
+        "40 images of noise .* differ in pixels, labels or",
+    ),
     "settings": ('"sigma": 1.0', '"sigma": 2.0', "sigma is 1.0 there and 2.0 here"),
     "unfinished": (
         '"unfinished": []',

@@ -160,7 +160,7 @@ def test_changes_are_told_by_direction():
     assert [said.direction for said in says] == ["higher", "open", "lower", "higher"]
     assert says[2] == Says("m", ("c",), "lower", ("the start",))
     assert told.moves(says, more={"a": " (a lot)"}) == (
-        "falls in c, rises in a (a lot) and d and stays within its intervals in b"
+        "falls in c, rises in a (a lot) and d and is not shown to change in b"
     )
 
 
@@ -260,6 +260,10 @@ CASES = {
     "less": (f"{PGD}: top1=0.38", "L2", "partly", "less than half of its"),
     "half": (f"{PGD}: top1=0.2", "L2", "partly", "less than half of its"),
     "broken": (f"{PGD}: top1=0.19", "L2", "fails", "less than a quarter of its"),
+    "one image": (f"{PGD}: top1=1±0.81 n=1", "L2", "unknown", "of 1 images, which are too few"),
+    "wide below": (f"{PGD}: top1=0.1±0.31 n=9", "L2", "unknown", "which are too few to tell"),
+    "wide": (f"{PGD}: top1=0.3±0.11", "L2", "unknown", "which are too few to tell"),
+    "less wide": (f"{PGD}: top1=0.3±0.09", "L2", "partly", "less than half of its"),
     "guessing": (f"{PGD}: top1=0.1", "L2", "fails", "no more than guessing"),
     "radius": (f"{LINF}: top1=0.5", "Linf", "holds", "Under PGD-10, L∞ ε = 8/255"),
     # masked gradients
@@ -290,10 +294,10 @@ CASES = {
         *("attributions", "unknown", f"{ENOUGH - 1} images are too few"),
     ),
     # features
-    "made": ("generation: mean=0.55", "features", "holds", "recognizes 55.0%"),
-    "half made": ("generation: mean=0.54", "features", "partly", "recognizes 54.0%"),
-    "quarter": ("generation: mean=0.325", "features", "partly", "recognizes 32.5%"),
-    "unmade": ("generation: mean=0.32", "features", "fails", "recognizes 32.0%"),
+    "made": ("generation: mean=0.55", "features", "holds", "the class in 55.0%"),
+    "half made": ("generation: mean=0.54", "features", "partly", "the class in 54.0%"),
+    "quarter": ("generation: mean=0.325", "features", "partly", "the class in 32.5%"),
+    "unmade": ("generation: mean=0.32", "features", "fails", "the class in 32.0%"),
 }
 
 

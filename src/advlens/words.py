@@ -97,6 +97,10 @@ class Estimate:
         """Whether all of the interval lies above a bound; without an interval it does not."""
         return self.low is not None and self.low > bound
 
+    def spans(self, low: float, high: float) -> bool:
+        """Whether the interval reaches from below one value to above another."""
+        return self.low is not None and self.high is not None and self.low < low <= high < self.high
+
     def interval(self, *, as_percent: bool = False) -> str:
         """ "91.2–92.2", "-0.100 to 0.300", or "no interval"."""
         if self.low is None or self.high is None:
@@ -232,7 +236,7 @@ def far_apart(successes: Mapping[str, Estimate]) -> bool:
     )
 
 
-MOVES = {"lower": "falls", "higher": "rises", "open": "stays within its intervals"}
+MOVES = {"lower": "falls", "higher": "rises", "open": "is not shown to change"}
 
 
 def moves(
@@ -240,7 +244,7 @@ def moves(
     words: Mapping[str, str] = MOVES,
     more: Mapping[str, str] = types.MappingProxyType({}),
 ) -> str:
-    """Changes in words: "falls in a (by 45%) and stays within its intervals in b and c".
+    """Changes in words: "falls in a (by 45%) and is not shown to change in b and c".
 
     Args:
         says: of each model.

@@ -41,6 +41,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a list of labels": ({"labels": LABELS.tolist()}, r"list .*torch.as_tensor\(labels\)"),
     "numpy labels": ({"labels": LABELS.numpy()}, r"numpy.ndarray int64 \(6,\).*as_tensor"),
     "labels elsewhere": ({"labels": LABELS.to("meta")}, r"on meta; .*labels.cpu\(\)"),
+    "sparse labels": ({"labels": LABELS.to_sparse()}, r"labels.to_dense\(\)"),
+    "sparse pixels": ({"pixels": PIXELS.to_sparse()}, r"images.to_dense\(\)"),
     "no images": ({"pixels": PIXELS[:0], "labels": LABELS[:0]}, r"\(0, 3, 4, 5\).*at least one"),
     "numpy pixels": ({"pixels": PIXELS.numpy()}, r"numpy.ndarray uint8.*from_numpy"),
     "in [0, 1]": ({"pixels": PIXELS / 255}, r"0 to 1: multiply by 255 and .*\.to\(torch.uint8\)"),
@@ -297,3 +299,8 @@ def test_fingerprint_changes_with_whatever_defines_the_set():
     assert len(set(prints)) == len(prints)
     assert make().fingerprint() == prints[0]
     assert make().subset(6, 1).fingerprint() == prints[-2]
+
+
+def test_a_data_set_has_a_name():
+    with pytest.raises(DataError, match="the name of a data set must be a text, not None"):
+        ArrayData(PIXELS, name=None, classes=CLASSES, synsets=SYNSETS, labels=LABELS)

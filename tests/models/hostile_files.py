@@ -167,6 +167,8 @@ FILES: dict[str, Callable[[], bytes]] = {
     # damaged or not weights at all
     "truncated-zip.pt": lambda: saved(state())[:1000],
     "truncated-legacy.pt": lambda: saved(state(), legacy=True)[:1000],
+    "followed-legacy.pt": lambda: saved(state(), legacy=True) + bytes(10),
+    "preceded-zip.pt": lambda: bytes(1 << 20) + saved(state()),
     "no-pickle.pt": lambda: zipped(b""),
     "unfinished-pickle.pt": lambda: zipped(b"\x80\x02}q\0("),
     "empty.pt": bytes,

@@ -38,6 +38,8 @@ WRONG = {
     "bool": (lambda y: y > 2, r"not torch.bool \(24,\)"),
     "list": (lambda y: y.tolist(), r"not a list; pass torch.as_tensor\(labels\)"),
     "numpy": (lambda y: y.numpy(), "not a ndarray; pass torch.as_tensor"),
+    "sparse": (lambda y: y.to_sparse(), "not a sparse tensor or one without values"),
+    "without values": (lambda y: y.to("meta"), "not a sparse tensor or one without values"),
     "text": (lambda y: "cat", "not a str; pass torch.as_tensor"),
 }
 NO_IDS = [torch.arange(5), torch.arange(24) - 1, torch.rand(24), list(range(24))]

@@ -229,6 +229,13 @@ WITHOUT_PATH = {
 }
 
 
+@pytest.mark.parametrize("change", [torch.round, torch.sign])
+def test_a_gradient_that_is_zero_everywhere_is_told(change):
+    told = prepare(Around(lambda net, x: net(change(x * 255) / 255)).eval(), IMAGES).notes
+    assert any("is exactly 0 on the first images, as behind rounding or a sign" in t for t in told)
+    assert not prepare(Around(lambda net, x: net(x * 255)).eval(), IMAGES).notes
+
+
 @pytest.mark.parametrize("kind", WITHOUT_PATH)
 def test_without_a_path_the_gradient_is_zero(kind):
     model = WITHOUT_PATH[kind]().eval()

@@ -18,11 +18,21 @@ APART = "accuracy model=robust norm=Linf: epsilon=0.5; accuracy model=robust att
 SWEPT = "sweep: top1=0.8; sweep norm=L2 epsilon=0.5: top1=0.1; sweep norm=L2 epsilon=0.25: top1="
 SAID = [
     # chance is 1/4; FGSM leaves more than PGD, and does not count
-    ("accuracy", f"{LEFT}0.25", "lower than chance", "falls to chance or below under attack"),
+    (
+        "accuracy",
+        f"{LEFT}0.25",
+        "lower than chance",
+        "standard falls to chance or below under PGD-20, L2 ε = 0.5.",
+    ),
     ("accuracy", f"{LEFT}0.251", "lower than half", "loses more than half of its accuracy"),
     ("accuracy", f"{LEFT}0.449", "lower than half", "loses more than half of its accuracy"),
     ("accuracy", f"{LEFT}0.45", "higher than half", "keeps at least half of its accuracy"),
-    ("accuracy", f"{ABOVE}top1=0.9 top1_low=0.25", "open than chance", "not established to be"),
+    (
+        "accuracy",
+        f"{ABOVE}top1=0.9 top1_low=0.25",
+        "open than chance",
+        "not shown to be above chance",
+    ),
     ("accuracy", f"{ABOVE}top1=0.9 top1_low=0.251", "lower than half", ""),
     # the order of the models may turn, or not
     (NATURAL, "", "standard higher than robust", "of standard are right more often than those"),

@@ -98,7 +98,12 @@ SAID = [
     ("color detectors", COLOR, "robust higher than real images", "more color detectors in ro"),
     (CHANCE, f"{SHARE}low=0.17", f"warning: standard, robust open than {UNDER}", ""),
     (CHANCE, f"{SHARE}low=0.18", f"standard, robust lower than {UNDER}", ""),
-    (SUCCESS, "dissection_images: success=0.499±0.01", WEAK, "rarely succeeded"),
+    (
+        SUCCESS,
+        "dissection_images: success=0.499±0.01",
+        WEAK,
+        "on less than 50% of the images of standard and robust",
+    ),
     (SUCCESS, "dissection_images: success=0.501±0.01", "", ""),
     (SUCCESS, f"{ATTACK}success=0.801±0.01", "", ""),
     (SUCCESS, f"{ATTACK}success=0.799±0.01", "warning: standard higher than robust", ""),

@@ -328,7 +328,6 @@ def test_figure_and_scores_have_the_main_distances(made: Path) -> None:
     assert [axes.get_title("left") for axes in block.draw(6.4).axes] == ["FID ↓", "KID ↓"]
     assert "FID, real, robust: 5.40" in block.alt
     inverted, generated = features.made(made).scores
-    assert not inverted.bar
     assert inverted.estimates == by_model(made, "inversion", start="noise", measure=LAYER)
     assert generated.estimates == by_model(made, "generation", images="generated", measure="kid")
 

@@ -129,7 +129,7 @@ def test_runs_that_do_not_compare_are_told(server, tmp_path, folder):
     with serving([tmp_path]) as other:
         said = text(other, "compare?run=0&run=1", 400)
         assert said.startswith("Not compared")
-        assert "which are not the same; audit one of them again on the other's images" in said
+        assert "which differ in pixels, labels or synsets; audit one of them again" in said
 
 
 def test_bad_input_is_one_sentence(tmp_path, capsys, server):

@@ -220,7 +220,7 @@ def _walk(
                 tables.setdefault(name, []).extend(rows)
         try:
             tables |= compared(tables) if comparing else {}
-        except (KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise RunError(
                 f"the tables in {out / 'parts'} do not fit together ({type(error).__name__}: "
                 f"{error}); remove the folder {out} to start again"

@@ -13,8 +13,7 @@ from advlens import __version__
 from advlens.auditing.differences import compared
 from advlens.errors import RunError, SettingsError
 from advlens.files import atomic, locked
-from advlens.folders import open_plain, why
-from advlens.report.page import write_report
+from advlens.report.page import picture_of, write_report
 from advlens.runs.folder import Tables, differences, write_json, write_tables
 from advlens.runs.record import without_home
 from advlens.runs.results import Results
@@ -30,8 +29,6 @@ FREE = (
 DERIVED = ("differences", "changes")
 """Tables that are computed from the others."""
 PICTURES = "figures/images"
-LARGEST_PICTURE = 2**24
-"""Bytes of a picture, at most."""
 
 
 def compare(
@@ -118,23 +115,16 @@ class _Source:
             return value
         name = f"{PICTURES}/{self.number}-{Path(value).name}"
         if name not in self.pictures:
-            self.pictures[name] = self.results.file(value)
-            self._picture(name)
+            path = self.results.file(value)
+            picture_of(path)  # refuses what a report could not show
+            self.pictures[name] = path
         return name
-
-    def _picture(self, name: str) -> bytes:
-        path = self.pictures[name]
-        try:
-            with open_plain(path, LARGEST_PICTURE) as file:
-                return file.read()
-        except (OSError, ValueError) as error:
-            raise RunError(f"cannot read the picture {path}: {why(error)}") from error
 
     def copy_pictures(self, out: Path) -> None:
         """Write the pictures that the rows name."""
-        for name in self.pictures:
+        for name, path in self.pictures.items():
             with atomic(out / name) as file:
-                file.write(self._picture(name))
+                file.write(path.read_bytes())
 
     def renamed(self, part: str) -> list[dict[str, Any]]:
         """The entries of a part of the record for these models."""
@@ -183,7 +173,7 @@ def _tables(sources: Sequence[_Source]) -> Tables:
             tables.setdefault(name, []).extend(source.rows(name))
     try:
         tables |= compared(tables)
-    except (KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         runs = listed([str(source.results.run) for source in sources])
         raise RunError(
             f"the tables of {runs} do not fit together ({type(error).__name__}: {error}); make "
@@ -223,11 +213,16 @@ def _check_finished(results: Results) -> None:
 
 def _check_alike(first: Results, other: Results) -> None:
     one, two = first.record["data"], other.record["data"]
-    if one["fingerprint"] != two["fingerprint"] or one["classes"] != two["classes"]:
+    if one["classes"] != two["classes"]:
+        raise SettingsError(
+            f"{first.run} and {other.run} measured other classes ({listed(one['classes'][:3])} … "
+            f"and {listed(two['classes'][:3])} …); audit one of them again with the other's"
+        )
+    if one["fingerprint"] != two["fingerprint"]:
         raise SettingsError(
             f"{first.run} measured {one['images']:,} images of {one['name']} and {other.run} "
-            f"{two['images']:,} of {two['name']}, which are not the same; audit one of them again "
-            "on the other's images"
+            f"{two['images']:,} of {two['name']}, which differ in pixels, labels or synsets; audit "
+            "one of them again on the other's images, with the same --synsets"
         )
     there, here = (_how(results.record["settings"]) for results in (first, other))
     both = there.keys() & here.keys()  # settings may be new

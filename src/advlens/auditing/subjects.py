@@ -200,6 +200,8 @@ def opened(
     else:
         spec = f"{type(model).__module__}.{type(model).__qualname__}"
         classifier = _given(model, device)
+        if settings.head is not None:
+            classifier.head = settings.head
     return Subject(spec, classifier, prepare(classifier))
 
 

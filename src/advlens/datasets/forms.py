@@ -24,6 +24,8 @@ def check_names(
         DataError: none are given, two are alike, some are not texts, or the numbers of ids and
             names differ.
     """
+    if not isinstance(name, str) or not name:
+        raise DataError(f"the name of a data set must be a text, not {name!r}")
     for what, given in (("classes", classes), ("synsets", synsets)):
         if given is None and what == "synsets":
             continue
@@ -61,6 +63,8 @@ def check_labels(name: str, labels: Labels, classes: int) -> Labels:
         mend = "convert them with labels.long()"
     elif labels.device.type != "cpu":
         mend = "move them with labels.cpu()"
+    elif labels.layout != torch.strided:
+        mend = "convert them with labels.to_dense()"
     else:
         mend = ""
     if mend:
@@ -146,6 +150,8 @@ def _wrong(pixels: object) -> str:
     """How to fix what is not a uint8 tensor N×3×H×W on the CPU; empty if it is right."""
     if not isinstance(pixels, Tensor):
         return "convert an array with torch.from_numpy(images)"
+    if pixels.layout != torch.strided:
+        return "convert them with images.to_dense()"
     if pixels.is_floating_point():
         low, high = torch.stack(torch.aminmax(pixels)).tolist() if pixels.numel() else (0, 0)
         if not (low >= 0 and high <= 255):  # also true of NaN

@@ -74,7 +74,8 @@ class Classifier(nn.Module):
         classes: class names in the order of the logits, if known (default: the synsets' words).
         synsets: their WordNet 3.0 wnids, if known.
         image_size: height and width that the network expects.
-        resize: shorter side of an image file before the center crop of `image_size`.
+        resize: shorter side of an image file before the center crop of `image_size` (default: 8/7
+            of it, as 256 for 224).
         interpolation: the filter that resizes an image file.
         weights: SHA-256 of the weights file, if any.
         head: the part of the network's output that holds the logits, if there are several: a key,
@@ -101,7 +102,7 @@ class Classifier(nn.Module):
         classes: Sequence[str] | None = None,
         synsets: Sequence[str] | None = None,
         image_size: int = 224,
-        resize: int = 256,
+        resize: int | None = None,
         interpolation: Literal["bilinear", "bicubic"] = "bilinear",
         weights: str | None = None,
         head: str | None = None,
@@ -120,7 +121,8 @@ class Classifier(nn.Module):
         for what, names in (("classes", classes), ("synsets", synsets)):
             if names is not None and (isinstance(names, str) or not isinstance(names, Sequence)):
                 raise ModelError(f"{name}: {what} must be a list of names, not {names!r}")
-        for what, size in (("image_size", image_size), ("resize", resize)):
+        shorter = image_size if resize is None else resize
+        for what, size in (("image_size", image_size), ("resize", shorter)):
             if not isinstance(size, Integral) or size < 1:
                 raise ModelError(f"{name}: {what} must be a number of pixels, not {size!r}")
         if classes is not None and synsets is not None and len(classes) != len(synsets):
@@ -138,7 +140,7 @@ class Classifier(nn.Module):
             classes = [lemmas(wnid)[0] for wnid in synsets]
         self.classes = None if classes is None else tuple(classes)
         self.image_size = image_size
-        self.resize = resize
+        self.resize: int = round(256 / 224 * image_size) if resize is None else resize
         self.interpolation = interpolation
         self.weights = weights
         self.head = head

@@ -42,6 +42,8 @@ _TENSORS = {
 }
 _MAX_DIRECTORY = 1 << 22
 """Maximum size of an archive's directory in bytes; torch.save writes 65 for each storage."""
+_MAX_FRAME = 2**12
+"""Bytes beside each record of an archive, at most: names, headers and padding."""
 _MAX_AXES = 64
 _MAX_REPEATED = 4096
 """Maximum number of elements of a tensor that repeats those of its storage, as after `expand`."""
@@ -148,6 +150,8 @@ def _zipped(archive: zipfile.ZipFile, length: int) -> TorchFile:
         raise ValueError(f"an archive that would unpack to {size} bytes")
     if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
         raise ValueError("it is compressed, which torch.save never does; unpack and save it again")
+    if length - size > _MAX_FRAME * (len(records) + 16):
+        raise ValueError(f"{length - size} of its bytes belong to no record")
     root = next(iter(records), "").partition("/")[0]
     if f"{root}/constants.pkl" in records:
         raise ValueError("it is TorchScript, which is code; save the model's state_dict()")
@@ -192,6 +196,8 @@ def _legacy(file: BinaryIO, length: int) -> TorchFile:
         if sum(places[key]) > length:
             raise ValueError("it is cut off")
         file.seek(places[key][1], io.SEEK_CUR)
+    if (rest := length - file.tell()) > 0:
+        raise ValueError(f"{rest} bytes follow its last storage")
 
     def part(key: str, size: int) -> bytearray:
         start, stored = places[key]

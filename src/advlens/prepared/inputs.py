@@ -52,6 +52,8 @@ def check_labels(labels: Labels | None, images: Images) -> Labels | None:
             f"{expected}, not {labels.dtype} {tuple(labels.shape)}; for one-hot rows pass "
             "labels.argmax(dim=1)"
         )
+    if labels.is_meta or labels.layout != torch.strided:
+        raise SettingsError(f"{expected}, not a sparse tensor or one without values")
     return labels.to(images.device, torch.int64)
 
 

@@ -109,6 +109,11 @@ def try_forms(
             f"no gradient flows from what {name} returns to the images, so attacks and "
             "attributions by gradients find nothing"
         )
+    elif not first.gradient.any():
+        notes.append(
+            f"the gradient of {name} is exactly 0 on the first images, as behind rounding or a "
+            "sign, so attacks and attributions by gradients find nothing"
+        )
     if randomized:
         notes.append(
             f"{name} is randomized: two passes over the same images differ, its logits by up to "

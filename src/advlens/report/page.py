@@ -227,7 +227,7 @@ def _content(path: Path, most: int = MOST_PIXELS) -> bytes:
 
 
 def _decoded(path: Path, content: bytes, most: int = MOST_PIXELS) -> "Image.Image":
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
@@ -238,6 +238,8 @@ def _decoded(path: Path, content: bytes, most: int = MOST_PIXELS) -> "Image.Imag
                 raise ValueError(f"{len(content)} bytes are too many for {pixels} pixels")
             picture.load()
             return picture
+    except UnidentifiedImageError as error:
+        raise _no_picture(path, ValueError("it is not a PNG")) from error
     except Exception as error:  # damaged bytes make Pillow's parsers raise almost anything
         raise _no_picture(path, error) from error
 

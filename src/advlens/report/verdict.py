@@ -8,7 +8,7 @@ from typing import Literal
 from advlens.report.sections.neurons.tables import NeuronTables
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
-from advlens.words import NORMS, Estimate, attack_name, number, percent
+from advlens.words import NORMS, Estimate, attack_name, number, percent, radius_text
 
 Mark = Literal["holds", "partly", "fails", "unknown"]
 
@@ -31,7 +31,11 @@ TITLES = {
 TOO_FEW = 1 / 2
 """Images are too few to tell a model from guessing where its accuracy may be above this."""
 HELD, HALF_HELD = 1 / 2, 1 / 4
-"""Shares of natural accuracy, or of the way from chance, from which a claim holds, or partly."""
+"""Shares of natural accuracy, or of the way from chance, from which a claim holds, or partly.
+
+Where the interval of an accuracy under attack reaches from below one to above the other, it is not
+known.
+"""
 KEPT, HALF_KEPT = 2 / 3, 1 / 3
 """The same for CS1 between the floor of random images and 1."""
 ENOUGH = 16
@@ -120,8 +124,8 @@ def _robust(results: Results, model: str) -> Iterator[Claim]:
     """The worst case in each norm."""
     accuracy = results.table("accuracy").where(model=model)
     natural = accuracy.one(attack="natural")
-    if natural is None or not natural["top1"]:
-        return
+    if natural is None or not Estimate.of(natural, "top1").above(results.chance):
+        return  # there is no accuracy that an attack could take
     failed = results.table("checks").where(model=model, passed=False).values("check")
     for norm in USUAL:
         each = accuracy.where(norm=norm).known("epsilon")
@@ -150,18 +154,21 @@ def _usual(results: Results, model: str, norm: str) -> Row | None:
 
 def _under(row: Row, natural: Row, chance: float, failed: list[str]) -> Claim:
     accuracy, norm = Estimate.of(row, "top1"), row["norm"]
-    left = accuracy.value / natural["top1"]
+    half, quarter = HELD * natural["top1"], HALF_HELD * natural["top1"]
     text = f"Under {attack_name(row)}, it is right on {accuracy.text(as_percent=True)}"
+    text += f" of {row['n']:,} images"
+    if accuracy.spans(quarter, half):
+        return Claim(norm, "unknown", f"{text}, which are too few to tell.")
     if accuracy.value <= chance:
         return Claim(norm, "fails", f"{text}: no more than guessing.")
-    if left < HALF_HELD:
+    if accuracy.value < quarter:
         return Claim(norm, "fails", f"{text}: less than a quarter of its accuracy is left.")
     if not _is_iterated(row):
         return Claim(norm, "unknown", f"{text}, but one step is no worst case in {NORMS[norm]}.")
     if failed:
         said = f"a check failed ({failed[0]}), so other attacks may do more"
         return Claim(norm, "unknown", f"{text}, but {said}.")
-    if left >= HELD:
+    if accuracy.value >= half:
         return Claim(norm, "holds", f"{text}: at least half of its accuracy is left.")
     return Claim(norm, "partly", f"{text}: less than half of its accuracy is left.")
 
@@ -182,9 +189,17 @@ def _units(tables: NeuronTables, model: str) -> Iterator[Claim]:
     yield Claim(
         "units",
         mark,
-        f"Where an attack succeeds on {percent(row['success'])} of the images, its units {do} for "
-        f"what they did (CS1 {cs1.text()}; random images {number(floor.value)}, no change 1).",
+        f"Where an attack succeeds on {percent(row['success'])} of the images"
+        f"{_size(row)}, its units {do} for what they stood for (CS1 {cs1.text()}; "
+        f"{number(floor.value)} for random images, 1 if nothing changed).",
     )
+
+
+def _size(row: Row) -> str:
+    """The size of the change where the attack has a ball."""
+    if row["epsilon"] is None:
+        return ""
+    return f" ({NORMS.get(row['norm'], row['norm'])} ε = {radius_text(row)})"
 
 
 def _attributions(results: Results, model: str) -> Iterator[Claim]:
@@ -198,11 +213,11 @@ def _attributions(results: Results, model: str) -> Iterator[Claim]:
     if len(ahead) == len(rows):
         said = "Its attributions find what its predictions rest on"
         yield Claim(about, "holds", f"{said} (n = {n}).")
+    elif n < ENOUGH:
+        yield Claim(about, "unknown", f"{n} images are too few to judge its attributions.")
     elif ahead:
         said = f"Its attributions beat random ones in {len(ahead)} of {len(rows)} comparisons"
         yield Claim(about, "partly", f"{said} (n = {n}).")
-    elif n < ENOUGH:
-        yield Claim(about, "unknown", f"{n} images are too few to judge its attributions.")
     else:
         said = "Its attributions are not shown to beat random ones"
         yield Claim(about, "fails", f"{said} (n = {n}).")
@@ -220,6 +235,6 @@ def _features(results: Results, model: str) -> Iterator[Claim]:
     yield Claim(
         "features",
         mark,
-        f"Another network recognizes {made.text(as_percent=True)} of the images that it makes of "
-        f"each class; guessing gives {percent(results.chance)}.",
+        f"Another network recognizes the class in {made.text(as_percent=True)} of {made.n:,} "
+        f"images generated from it; guessing gives {percent(results.chance)}.",
     )

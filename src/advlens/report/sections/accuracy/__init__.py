@@ -13,10 +13,9 @@ from advlens.report.blocks import (
     TableBlock,
 )
 from advlens.report.sections.accuracy import calibration, classes, examples
-from advlens.report.sections.accuracy.findings import findings, naturally, strongest
+from advlens.report.sections.accuracy.findings import bounded, findings, naturally, strongest
 from advlens.runs.results import Results, Rows
-from advlens.runs.tables import Row
-from advlens.words import ATTACK, Estimate, attack_name, count, listed, percent
+from advlens.words import ATTACK, NORMS, Estimate, attack_name, count, listed, percent
 
 
 def section(results: Results) -> Section | None:
@@ -46,7 +45,7 @@ def section(results: Results) -> Section | None:
             *calibration.findings(results),
         ],
         blocks=blocks,
-        scores=_scores(naturally(rows), strongest(results.models, rows)),
+        scores=_scores(results.models, rows),
     )
 
 
@@ -59,7 +58,10 @@ def unattacked(results: Results) -> list[str]:
     ]
 
 
-def _scores(natural: dict[str, Estimate], worst: dict[str, Row]) -> list[Score]:
+def _scores(models: tuple[str, ...], rows: Rows) -> list[Score]:
+    """Natural accuracy, and the worst case in each norm under attacks of several steps."""
+    natural = naturally(rows)
+    iterated = Rows(row for row in bounded(rows) if row["steps"] > 1)
     return [
         Score(
             label="Natural accuracy",
@@ -68,12 +70,16 @@ def _scores(natural: dict[str, Estimate], worst: dict[str, Row]) -> list[Score]:
             notes=dict.fromkeys(natural, ""),
             as_percent=True,
         ),
-        Score(
-            label="Accuracy under attack",
-            explanation="The lowest that one of the attacks here leaves.",
-            estimates={model: Estimate.of(row, "top1") for model, row in worst.items()},
-            notes={model: attack_name(row) for model, row in worst.items()},
-            as_percent=True,
+        *(
+            Score(
+                label=f"Accuracy under attack in {NORMS[norm]}",
+                explanation="The lowest that an attack of several steps leaves here.",
+                estimates={model: Estimate.of(row, "top1") for model, row in worst.items()},
+                notes={model: attack_name(row) for model, row in worst.items()},
+                as_percent=True,
+            )
+            for norm in NORMS
+            if (worst := strongest(models, iterated.where(norm=norm)))
         ),
     ]
 

@@ -62,19 +62,19 @@ def _model_findings(
         under = f"under {attack_name(worst[model])}"
         if before.low is not None and before.low <= results.chance:
             said = Says("accuracy", (model,), "open", ("chance",))
-            verb = "is not established to be above chance, neither without an attack nor"
+            verb = "is not shown to be above chance, with or without an attack"
         elif after.value <= results.chance:
             said = Says("accuracy", (model,), "lower", ("chance",))
-            verb = "falls to chance or below"
+            verb = f"falls to chance or below {under}"
         elif after.value < before.value / 2:
             said = Says("accuracy", (model,), "lower", ("half",))
-            verb = "loses more than half of its accuracy"
+            verb = f"loses more than half of its accuracy {under}"
         else:
             said = Says("accuracy", (model,), "higher", ("half",))
-            verb = "keeps at least half of its accuracy"
+            verb = f"keeps at least half of its accuracy {under}"
         findings.append(
             Finding(
-                claim=f"{model} {verb} under attack.",
+                claim=f"{model} {verb}.",
                 says=[said],
                 estimates=[
                     Measured(
@@ -84,7 +84,7 @@ def _model_findings(
                         form="percent",
                     )
                 ],
-                note="This is the strongest attack tried within a ball; it takes "
+                note="Of the attacks on all images, this one leaves the least; it takes "
                 f"{100 * (before.value - after.value):.1f} points.",
                 important=len(results.models) <= 2,
             )

@@ -277,7 +277,8 @@ def _success(tables: DissectionTables) -> list[Finding]:
     if weak := tuple(model for model, success in successes.items() if success.value < WEAK):
         says = [Says(name, weak, "lower", (f"{WEAK}",))]
         claim = (
-            f"The attack rarely succeeded on {listed(weak)}: that little changes there says little."
+            f"The attack succeeded on less than {WEAK:.0%} of the images of {listed(weak)}: what "
+            "holds there need not hold under a stronger one."
         )
     elif far_apart(successes):
         least, *_, most = sorted(successes, key=lambda model: successes[model].value)
