@@ -249,3 +249,12 @@ def test_the_code_runs(tmp_path, monkeypatch, capsys):
     assert (names["values"].shape, names["best"]["attack"]) == (images.shape, "natural")
     assert names["frame"]["top1"].max() == pytest.approx(names["best"]["top1"])
     assert "captum:DeepLift" in capsys.readouterr().out
+
+
+def test_the_files_that_other_kernels_run_exist() -> None:
+    text = (ROOT / "tests" / "kernels.sh").read_text(encoding="utf-8")
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    files = re.findall(r"tests/[\w/]+(?:\.py)?", text.partition("NUMBERS=(")[2].partition(")")[0])
+    assert len(files) > 15
+    for file in (*files, *re.findall(r"tests/[\w/]+\.py", ci)):
+        assert (ROOT / file).exists(), file

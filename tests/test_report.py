@@ -27,6 +27,7 @@ from pages import elements, links, page, text_of
 from synthetic_attribution import write_attribution
 from synthetic_dissection import write_dissection
 from synthetic_features import write_features
+from synthetic_predictions import write_predictions
 from synthetic_run import LAYERS, rows_of, write_run
 from unrendered import unrendered
 
@@ -221,6 +222,19 @@ def test_the_page_writes_out_what_a_finding_rests_on(fresh: Path) -> None:
         "Bare: a 50.0%.",
         "Note.",
     ]
+
+
+def test_an_image_and_its_twin_stand_beside_the_verdict(fresh: Path) -> None:
+    write_predictions(fresh, models=("one",), shown=1)
+    write_report(fresh, [grid_only])
+    (twins,) = elements(fresh, "div", "cells twins")
+    row = rows_of(fresh, "examples", model="one", kind="fooled")[0]
+    told = [row["predicted"], row["attacked_as"], f"difference × {row['factor']}"]
+    assert [text_of(figure) for figure in twins] == told
+    sources = [image.attrib["src"] for image in twins.iter("img")]
+    for source, kind in zip(sources, ("natural", "attacked", "difference"), strict=True):
+        with urllib.request.urlopen(source) as file:
+            assert file.read() == (fresh / row[kind]).read_bytes()
 
 
 def grid_only(results: Results) -> Section | None:

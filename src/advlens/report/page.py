@@ -40,6 +40,7 @@ from advlens.report.figures.pictures import SMALL, Pixels
 from advlens.report.figures.style import BAD, FRAME, INK, MODELS, MUTED, RULE, SURFACE
 from advlens.report.verdict import MARKS, TITLES, not_measured, verdict
 from advlens.runs.results import Results
+from advlens.runs.tables import Row
 from advlens.words import comparison, count, listed, number, percent
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
+TWINS = ("natural", "attacked", "difference")
+"""Columns of `examples.csv` with the pictures of an image beside a model's verdict."""
 THUMBNAIL = 160
 """Pixels of the longer side above which the page holds a smaller JPEG of a picture."""
 LARGE = 2**20
@@ -123,7 +126,9 @@ def _write(run: Path, results: Results, sections: Sequence[Make] | None) -> Path
     if sections is None:
         sections = [SECTIONS.load(name) for name in SECTIONS.names]
     shown = [section for make in sections if (section := make(results)) is not None]
-    pictures = {name: picture_of(results.file(name)) for name in _files(shown)}
+    twins = _twins(results)
+    named = [*_files(shown), *(row[kind] for row in twins.values() for kind in TWINS)]
+    pictures = {name: picture_of(results.file(name)) for name in dict.fromkeys(named)}
     plots = {
         block.name: _plot(block, run) for block in _blocks(shown) if isinstance(block, FigureBlock)
     }
@@ -142,8 +147,18 @@ def _write(run: Path, results: Results, sections: Sequence[Make] | None) -> Path
         if isinstance(block, PictureRowsBlock):
             save_figure(picture_rows(block, load), run, block.name)
     with atomic(run / "report.html", "w") as file:
-        file.write(_page(results, shown, plots, pictures))
+        file.write(_page(results, shown, plots, pictures, twins))
     return run / "report.html"
+
+
+def _twins(results: Results) -> dict[str, Row]:
+    """For each model an image that shows what an attack does, from `examples.csv`."""
+    rows = results.table("examples")
+    first = {
+        model: rows.one(model=model, kind="fooled") or rows.one(model=model, kind="least robust")
+        for model in results.models
+    }
+    return {model: row for model, row in first.items() if row is not None}
 
 
 def _blocks(sections: Sequence[Section]) -> Iterator[object]:
@@ -255,6 +270,7 @@ def _page(
     sections: Sequence[Section],
     plots: Mapping[str, _Plot],
     pictures: Mapping[str, EmbeddedPicture],
+    twins: Mapping[str, Row],
 ) -> str:
     from markupsafe import Markup
 
@@ -266,6 +282,7 @@ def _page(
         title=f"{listed(results.models)} on {results.record['data']['name']}",
         chance=results.chance,
         verdict=verdict(results),
+        twins=twins,
         marks=MARKS,
         titles=TITLES,
         unmeasured=not_measured(results),
