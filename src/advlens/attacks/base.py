@@ -105,7 +105,7 @@ class Attack:
         return Goal(clean.argmax(dim=1) if labels is None else needed(labels, clean))
 
     def aims(self, classes: int) -> bool:
-        """Whether it aims at a class of a model with so many classes, or away from the label."""
+        """Whether it aims at a class, not away from the label; `classes`: how many there are."""
         logits, labels = torch.zeros(1, classes), torch.zeros(1, dtype=torch.int64)
         return self.goal(logits, labels).targeted
 

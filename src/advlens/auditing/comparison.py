@@ -185,7 +185,8 @@ def _tables(sources: Sequence[_Source]) -> Tables:
 def _record(sources: Sequence[_Source], command: str) -> dict[str, Any]:
     records = [source.results.record for source in sources]
     notes = {note for record in records for note in record["notes"]} | {
-        f"{name} was measured in {source.results.run} too; its numbers are those of an earlier run."
+        f"{name} was measured in {without_home(str(source.results.run))} too; its numbers are "
+        "those of an earlier run."
         for source in sources
         for name in source.known
     }
@@ -215,8 +216,9 @@ def _check_alike(first: Results, other: Results) -> None:
     one, two = first.record["data"], other.record["data"]
     if one["classes"] != two["classes"]:
         raise SettingsError(
-            f"{first.run} and {other.run} measured other classes ({listed(one['classes'][:3])} … "
-            f"and {listed(two['classes'][:3])} …); audit one of them again with the other's"
+            f"{first.run} and {other.run} measured different classes "
+            f"({listed(one['classes'][:3])} … and {listed(two['classes'][:3])} …); audit "
+            "one of them again with the other's"
         )
     if one["fingerprint"] != two["fingerprint"]:
         raise SettingsError(
