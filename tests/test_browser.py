@@ -1,17 +1,18 @@
 """The unit browser in a real browser: sorted, filtered and walked through, offline."""
 
 import re
-import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page
 
 from advlens.report.blocks import BrowserColumn, Cell, Grid, GridBlock, Section, UnitBrowserBlock
 from advlens.report.page import write_report
 from advlens.report.sections.dissection import section as dissection
 from advlens.runs.results import Results
+from browsing import opened, started_browser
 from synthetic_dissection import write_dissection
 from synthetic_run import BOTH, rows_of, write_run
 from unrendered import unrendered
@@ -47,14 +48,8 @@ CONTRAST = """element => {
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        pytest.skip(f"no browser to open the report in: none of {', '.join(names)} is installed")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+    with started_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -69,27 +64,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def page(chromium: Browser, run: Path) -> Iterator[Page]:
-    yield from opened(chromium, run, width=1280)
+    with report(chromium, run, width=1280) as page:
+        yield page
 
 
-def opened(chromium: Browser, run: Path, *, width: int) -> Iterator[Page]:
-    """The report; at the end it must not have complained, nor asked for anything but itself."""
-    context = chromium.new_context(viewport={"width": width, "height": 800}, offline=True)
-    page = context.new_page()
-    page.set_default_timeout(5000)
-    complaints: list[str] = []
-    asked: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("dialog", lambda dialog: complaints.append(dialog.message))
-    page.on("request", lambda request: asked.append(request.url))
+@contextmanager
+def report(chromium: Browser, run: Path, *, width: int) -> Iterator[Page]:
+    """The report, unfolded and without a network."""
     address = (run / "report.html").as_uri()
-    page.goto(address)
-    unfold(page)
-    yield page
-    context.close()
-    assert complaints == []
-    assert [url for url in asked if not url.startswith("data:")] == [address]
+    with opened(chromium, address, width=width, offline=True) as page:
+        unfold(page)
+        yield page
 
 
 def unfold(page: Page) -> None:
@@ -245,7 +230,7 @@ def test_keys_clicks_and_the_tabulator_reach_everything(page):
 
 def test_on_a_phone_nothing_sticks_out(chromium: Browser, run: Path) -> None:
     right = "cells => cells.every(cell => cell.getBoundingClientRect().right <= innerWidth)"
-    for phone in opened(chromium, run, width=390):
+    with report(chromium, run, width=390) as phone:
         assert phone.evaluate("document.documentElement.scrollWidth") <= 390
         row = phone.locator(".units tbody tr").first
         assert row.evaluate("e => e.scrollWidth <= e.clientWidth")
@@ -311,7 +296,7 @@ def test_ten_thousand_units_stay_quick(chromium: Browser, tmp_path: Path) -> Non
     with at_most(calls=CALLS):
         write_report(run, [many])
     assert (run / "report.html").stat().st_size < 4e6
-    for page in opened(chromium, run, width=1280):
+    with report(chromium, run, width=1280) as page:
         assert status(page) == "10000 of 10000 units, 1 to 25 shown"
         milliseconds = page.evaluate(
             """() => {

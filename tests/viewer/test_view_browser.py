@@ -1,37 +1,24 @@
 """The viewer in a real browser: from the list to a report and a unit, by mouse and keys."""
 
 import re
-import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from advlens.viewer.server import Server
+from browsing import opened, started_browser
 
 
 @pytest.fixture(params=[(1280, "light"), (390, "dark")], ids=["wide", "phone"])
 def page(request: pytest.FixtureRequest, server: Server) -> Iterator[Page]:
     """The list of runs; at the end nobody complained, and nothing but the server was asked."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        pytest.skip(f"no browser to open the pages in: none of {', '.join(names)} is installed")
     width, scheme = request.param
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-        page.set_default_timeout(10_000)
-        complaints: list[str] = []
-        asked: list[str] = []
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(server.address)
+    with (
+        started_browser() as browser,
+        opened(browser, server.address, server.address, width=width, color_scheme=scheme) as page,
+    ):
         yield page
-        browser.close()
-    assert complaints == []
-    assert [url for url in asked if not url.startswith((server.address, "data:"))] == []
 
 
 def fits(page: Page) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from advlens.words import Estimate, Form, Says, count, listed, shared
+from advlens.words import Estimate, Form, Says, attack_name, count, listed, shared
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,6 +103,7 @@ class Column:
 
 
 MODEL = Column(header="Model", cell=lambda row: row["model"], kind="model")
+IMAGES = Column(header="Images", cell=attack_name, kind="text")
 LAYER = Column(header="Layer", cell=lambda row: row["layer"], kind="text")
 N = Column(header="Images (n)", cell=lambda row: count(row["n"]))
 

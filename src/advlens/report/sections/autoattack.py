@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from advlens.report.blocks import MODEL, Column, Finding, Measured, N, Section, TableBlock
+from advlens.report.blocks import IMAGES, MODEL, Column, Finding, Measured, N, Section, TableBlock
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
 from advlens.words import ATTACK, Estimate, attack_name, percent, ranked, ranking
@@ -38,7 +38,7 @@ def section(results: Results) -> Section | None:
                 "gradients are masked.",
                 file="autoattack.csv",
                 columns=[
-                    Column(header="Images", cell=attack_name, kind="text"),
+                    IMAGES,
                     MODEL,
                     *(Column(header=TITLES.get(a, a), cell=_after(rows, a)) for a in order),
                     Column(

@@ -2,6 +2,7 @@
 
 from advlens.report import figures
 from advlens.report.blocks import (
+    IMAGES,
     MODEL,
     Block,
     Column,
@@ -91,7 +92,7 @@ def _accuracy_columns(rows: Rows) -> list[Column]:
     )
     randomized = bool(rows.known("draws"))
     return [
-        Column(header="Images", cell=attack_name, kind="text"),
+        IMAGES,
         MODEL,
         Column(header="Top-1", cell=lambda row: percent(row["top1"])),
         Column(

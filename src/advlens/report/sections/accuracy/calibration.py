@@ -2,6 +2,7 @@
 
 from advlens.report import figures
 from advlens.report.blocks import (
+    IMAGES,
     MODEL,
     Block,
     Column,
@@ -86,7 +87,7 @@ def blocks(results: Results) -> list[Block]:
             caption="Confidence, accuracy and the expected calibration error (ECE).",
             file="calibration_error.csv",
             columns=[
-                Column(header="Images", cell=attack_name, kind="text"),
+                IMAGES,
                 MODEL,
                 Column(header="Mean confidence", cell=lambda row: percent(row["confidence"])),
                 Column(

@@ -2,6 +2,7 @@
 
 from advlens.report import figures
 from advlens.report.blocks import (
+    IMAGES,
     MODEL,
     Block,
     Column,
@@ -14,7 +15,7 @@ from advlens.report.blocks import (
 from advlens.report.sections.accuracy.conditions import conditions, phrase
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
-from advlens.words import Estimate, Says, attack_name, count, listed, percent, shared
+from advlens.words import Estimate, Says, count, listed, percent, shared
 
 MANY = 20
 """Classes above which only the ends of their order, and the most frequent confusions, are shown."""
@@ -178,7 +179,7 @@ def _class_table(rows: Rows) -> TableBlock:
         file="class_accuracy.csv",
         columns=[
             Column(header="Class", cell=lambda row: row["class"], kind="text"),
-            Column(header="Images", cell=attack_name, kind="text"),
+            IMAGES,
             MODEL,
             Column(header="Right", cell=lambda row: percent(row["right"] / row["n"])),
             Column(
@@ -222,7 +223,7 @@ def _confusion_table(rows: Rows) -> TableBlock:
         caption="The most frequent confusions, ten of each model.",
         file="confusion.csv",
         columns=[
-            Column(header="Images", cell=attack_name, kind="text"),
+            IMAGES,
             MODEL,
             Column(header="True class", cell=lambda row: row["label"], kind="text"),
             Column(header="Predicted", cell=lambda row: row["predicted"], kind="text"),
