@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 import advlens
-from advlens.cli import main
+from advlens.cli import demands, help, main
 from advlens.cli import verbs as cli
-from advlens.cli.parsing import COMMANDS
-from advlens.errors import NumericError, RunError
+from advlens.cli.parsing import COMMANDS, _kinds
+from advlens.errors import ModelError, NumericError, RunError
 from advlens.files import locked
+from advlens.runs.results import Results, Rows
 from own_network import NETWORK
 from small_runs import write_pictures
 
@@ -77,7 +78,11 @@ WRONG_WORDS = [
     (AUDIT + " --stages", "stages"),
     (ATTACK + " --step-size -1/255", "step_size.*-0.0039"),
     (ATTACK + " --method fgsm --steps 3", "steps.*fgsm"),
+    (AUDIT + " --fail-under natural=70", "natural to '70', .*share from 0 to 1"),
+    (AUDIT + " --fail-under pgd=.4", "fail_under names 'pgd'"),
     # that do not go together
+    (AUDIT + " --norm L2 --fail-under natural=.5,pgd-linf=.4", "pgd-linf, .*not measure"),
+    (AUDIT + " --stages sweep --fail-under natural=.5", "needs the stage accuracy"),
     (TRAIN + " --resized-crop .5 1", "crop and resized_crop.*set crop to 0"),
     (TRAIN + " --objective trades --clean-pass shared", "clean_pass.*trades"),
     (TRAIN + " --recipe cifar10-l2 --objective standard", "recipe cifar10-l2: attack_steps"),
@@ -231,7 +236,9 @@ def test_a_dry_run_prints_settings_that_can_be_used_and_writes_nothing(words, wo
         assert settings[name] == value
     (world / "again.toml").write_text(out)
     assert main([words.split()[0], "--config", "again.toml", "--dry-run"]) == 0
-    assert capsys.readouterr().out == out
+    again = capsys.readouterr().out
+    timed = r"; [\d.]+ \w+ at [\d,]+ a second.*|# in all .*\n"
+    assert re.sub(timed, "", again) == re.sub(timed, "", out)
 
 
 def test_the_record_of_a_run_has_the_settings_of_the_file_in_its_command(world, monkeypatch):
@@ -297,22 +304,57 @@ def test_a_taken_folder_is_refused_before_torch_is_imported(tmp_path):
     assert done[2].startswith("advlens: another advlens process")
 
 
-def test_help_imports_little_and_is_complete():
+@pytest.mark.parametrize("flag", ["--help", "--help-all"])
+def test_help_imports_little_and_is_complete(flag):
     code = (
         "import sys; from advlens.cli import main\n"
-        "for verb in sys.argv[1:]:\n"
-        "    try: main([verb, '--help'] if verb else ['--help'])\n"
+        "for verb in sys.argv[2:]:\n"
+        "    try: main([verb, sys.argv[1]] if verb else ['--help'])\n"
         "    except SystemExit as end: assert not end.code\n"
         "    print('####')\n"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     )
-    done, out, err = python(code, "", *COMMANDS)
+    done, out, err = python(code, flag, "", *COMMANDS)
     assert (done, err) == (0, "")
     (whole, *each, _) = out.split("####\n")
     assert whole.startswith("usage: advlens ")
     assert all(f" {verb} " in whole for verb in COMMANDS)
     for verb, text in zip(COMMANDS, each, strict=True):
         assert text.startswith(f"usage: advlens {verb} ")
+        flags = {f"--{name.replace('_', '-')}" for name in _kinds(COMMANDS[verb])}
+        shown = {flag for flag in flags if re.search(rf"{flag}[ ,\n]", text)}
+        whole = flag == "--help-all" or len(flags) <= help.MANY
+        assert len(shown) >= len(flags) - 2 if whole else 6 <= len(shown) <= 14  # two have none
+
+
+@pytest.mark.parametrize(
+    ("text", "missed"),
+    [
+        ("natural=.9,pgd-linf=.3", []),
+        ("natural=.95", ["a has 92.0%"]),
+        ("pgd-linf=.35", ["b has 30.0%"]),  # the worse radius
+        ("natural=.95,pgd-linf=.45", ["a has 92.0%", "a has 40.0%", "b has 30.0%"]),
+        ("pgd-l2=.1", ["has not measured of a; it has natural and pgd-linf"]),
+    ],
+)
+def test_the_worst_accuracy_of_each_model_meets_what_is_demanded(text, missed):
+    def row(model, attack, top1, epsilon=0.0):
+        named = {"model": model, "attack": attack, "norm": "Linf" if epsilon else ""}
+        measured = {"top1": top1, "top1_low": top1, "top1_high": top1, "n": 100, "settings": ""}
+        return named | {"epsilon": epsilon, "steps": 20 if epsilon else 0} | measured
+
+    table = [row("a", "natural", 0.92), row("b", "natural", 0.97)]
+    table += [row("a", "PGD", 0.4, 8 / 255), row("b", "PGD", 0.5, 8 / 255)]
+    table += [row("b", "PGD", 0.3, 16 / 255)]
+    run = Results(Path(), {"models": [{"name": "a"}, {"name": "b"}]}, {"accuracy": Rows(table)})
+    told = ""
+    try:
+        demands.check(demands.parsed(text), run)
+    except ModelError as error:
+        told = str(error)
+    assert bool(told) == bool(missed)
+    assert all(part in told for part in missed)
+    assert told.count("less than") == sum("%" in part for part in missed)
 
 
 def test_nobody_reading_is_no_error():

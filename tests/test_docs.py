@@ -126,7 +126,7 @@ def run_commands(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
 @functools.cache
 def known(verb: str) -> set[str]:
     with contextlib.redirect_stdout(io.StringIO()) as told, pytest.raises(SystemExit):
-        main([verb, "--help"])
+        main([verb, "--help-all"])
     return {"", "--list", *re.findall(r"--[\w-]+", told.getvalue())}
 
 

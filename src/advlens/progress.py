@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from tqdm import tqdm
@@ -17,6 +18,8 @@ class Progress:
         every: seconds between lines without a terminal.
         unit: the counted things.
         shown: whether to print; among several processes, the first one prints for all.
+        whole: how far the work as a whole is, given the share of this part that is done since its
+            start; said in place of the time left for this part.
     """
 
     def __init__(
@@ -28,8 +31,9 @@ class Progress:
         every: float = 10.0,
         unit: str = "images",
         shown: bool = True,
+        whole: Callable[[float], str] | None = None,
     ):
-        self.shown = shown
+        self.shown, self.whole = shown, whole
         self.what, self.total, self.done, self.every, self.unit = what, total, done, every, unit
         self.began_at = self.told = done
         self.started = self.said = time.monotonic()
@@ -44,6 +48,8 @@ class Progress:
         self.done += images
         if self.bar is not None:
             self.bar.update(images)
+            if self.whole is not None:
+                self.bar.set_postfix_str(self.whole(self._share()), refresh=False)
         elif time.monotonic() - self.said >= self.every:
             self._say()
 
@@ -63,13 +69,19 @@ class Progress:
         elif kind is None and self.told != self.done:
             self._say()
 
+    def _share(self) -> float:
+        """The share done of what was left at the start."""
+        return (self.done - self.began_at) / max(self.total - self.began_at, 1)
+
     def _say(self) -> None:
         self.said, self.told = time.monotonic(), self.done
         if not self.shown:
             return
         rate = (self.done - self.began_at) / max(self.said - self.started, 1e-9)
         speed = f", {rate:.1f} {self.unit}/s" if rate > 0 else ""
-        if rate > 0 and self.done < self.total:
+        if rate > 0 and self.whole is not None:
+            speed += f", {self.whole(self._share())}"
+        elif rate > 0 and self.done < self.total:
             speed += f", {(self.total - self.done) / rate:.0f} s left"
         print(
             f"{self.what}: {self.done}/{self.total} {self.unit}{speed}",

@@ -42,6 +42,14 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
+def duration(seconds: float) -> str:
+    """30.2 -> "30 s", 200 -> "3 min", 9000 -> "2.5 h"."""
+    for limit, unit, name in ((90, 1, "s"), (90 * 60, 60, "min"), (2 * 86_400, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.{1 if name == 'h' else 0}f} {name}"
+    return f"{seconds / 86_400:,.0f} days"
+
+
 def perhaps(name: str, known: Collection[str], count: int = 1) -> str:
     """What the author of an unknown name may have meant, as the end of a sentence, or nothing."""
     names = {each.lower(): each for each in known}

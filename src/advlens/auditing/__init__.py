@@ -1,6 +1,8 @@
 """The audit: one pass over the data for each model, a run folder, a report."""
 
 import contextlib
+import dataclasses
+import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -10,9 +12,12 @@ import torch
 from torch import nn
 
 from advlens.auditing.choices import audit_stages, check_units, dissect_stages
+from advlens.auditing.course import Course
 from advlens.auditing.differences import compared
+from advlens.auditing.forecasting import forecast
 from advlens.auditing.opening import check_expected, looked_at, warn
 from advlens.auditing.passes import finished, run_stages
+from advlens.auditing.quick import chosen_before, fitting, shortened
 from advlens.auditing.record import Settings, identity, record, training_tables
 from advlens.auditing.stage import Stage
 from advlens.auditing.subjects import ImageCheck, Subject, distinguish, labeled_subject, opened
@@ -62,6 +67,8 @@ def audit(
     out = Path(out)
     device = local_device(settings.device)
     with locked(out) if processes.first else contextlib.nullcontext():
+        if settings.quick:
+            settings = _quick(models, data, settings, device, out, processes)
         check = ImageCheck(out, settings.skip_damaged, processes, device)
         subjects, stages = _planned(models, data, settings, device, check)
         line = command or "advlens.audit(…)"
@@ -69,16 +76,42 @@ def audit(
 
 
 def rehearsed(
-    models: Models, data: str | ImageData, settings: AuditSettings
+    models: Models, data: str | ImageData, settings: AuditSettings, out: Path | None = None
 ) -> tuple[list[Subject], list[list[Stage]]]:
     """The models, and the stages that an audit would run on each.
+
+    Args:
+        models, data, settings: as for `audit`.
+        out: the run folder, which may hold the choices of a quick audit.
 
     Raises:
         AdvlensError: as `audit` before its first stage, but damaged images are not searched for.
     """
     models = _listed(models)
     _checked(data, settings, AuditSettings)
-    return _planned(models, data, settings, local_device(settings.device), None)
+    device = local_device(settings.device)
+    if settings.quick:
+        settings = _quick(models, data, settings, device, out, Processes())
+    return _planned(models, data, settings, device, None)
+
+
+def _quick(
+    models: Sequence[str | nn.Module],
+    data: str | ImageData,
+    settings: AuditSettings,
+    device: torch.device,
+    out: Path | None,
+    processes: Processes,
+) -> AuditSettings:
+    """Settings for about five minutes: chosen once for a folder, by the first process for all."""
+    settings = shortened(settings)
+    chosen = chosen_before(settings, out) if processes.first and out is not None else None
+    if processes.first and chosen is None:
+        chosen, note = fitting(settings, *_planned(models, data, settings, device, None))
+        warn([note], processes)
+    text = b"" if chosen is None else json.dumps([chosen.images, chosen.stages]).encode()
+    images, stages = json.loads(processes.spread(text, device))
+    return dataclasses.replace(settings, images=images, stages=tuple(stages))
 
 
 def _planned(
@@ -236,11 +269,31 @@ def _walk(
 
     if processes.first:
         publish(comparing=True)
+    course = _course(subjects, stages, parts, settings.batch_size)
     for number, (subject, wanted) in enumerate(zip(subjects, stages, strict=True)):
-        run_stages(run, number, subject, wanted, settings, processes, parts[number], publish)
+        run_stages(
+            run, number, subject, wanted, settings, processes, parts[number], publish, course
+        )
     run.drop_shared()
     if processes.first:
         publish(comparing=True)
         warn(unattacked(Results.read(out)), processes)
         return write_report(out)
     return out / "report.html"
+
+
+def _course(
+    subjects: Sequence[Subject],
+    stages: Sequence[Sequence[Stage]],
+    parts: Sequence[dict[str, Any]],
+    batch_size: int,
+) -> Course:
+    """The time that each unfinished stage is expected to take, for the progress of the whole."""
+    expected = list[dict[str, float]]()
+    for subject, wanted, part in zip(subjects, stages, parts, strict=True):
+        missing = [stage for stage in wanted if stage.name not in part]
+        told = forecast(subject, missing, batch_size) if missing else None
+        expected.append(
+            {s.name: told.seconds * told.passes.get(s.name, 0.0) for s in missing} if told else {}
+        )
+    return Course(expected, list(map(len, parts)))

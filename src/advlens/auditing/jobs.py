@@ -12,7 +12,6 @@ from advlens.auditing.stage import Context
 from advlens.datasets import Batch
 from advlens.errors import AdvlensError, RunError
 from advlens.features import Synthesis
-from advlens.progress import Progress
 from advlens.runs.folder import SHARED
 
 SAVE_EVERY = 60.0  # seconds between saved states, the most that a kill can cost
@@ -67,8 +66,8 @@ def streamed(
             ) from error
     if done < len(mine) or saved is None:
         kept, pause = time.monotonic(), SAVE_EVERY
-        label = f"{context.name}: {job.partition('-')[0]}"
-        with Progress(label, len(mine), done=done, shown=processes.first) as progress:
+        stage, label = job.partition(".")[0], job.partition("-")[0]
+        with context.progress([stage], label, len(mine), done=done) as progress:
             for batch in batches(mine[done:]):
                 update(own, batch)
                 done += len(batch.ids)
@@ -119,9 +118,9 @@ def synthesized(
         if (saved := context.run.state(context.number, name, len(steps))) is not None:
             steps.restore(saved[1])
         kept = time.monotonic()
-        label = f"{context.name}: {job}, steps"
-        with Progress(
-            label, len(steps), done=steps.done, unit="steps", shown=context.processes.first
+        stage, label = job.partition(".")[0], f"{job}, steps"
+        with context.progress(
+            [stage], label, len(steps), done=steps.done, unit="steps"
         ) as progress:
             for _ in steps:
                 progress.update(1)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from advlens.arrays import Ids
+from advlens.auditing.course import Course
 from advlens.auditing.jobs import SAVE_EVERY, SAVE_SHARE, merged
 from advlens.auditing.record import Settings
 from advlens.auditing.stage import Context, Stage, View, Work
@@ -20,7 +21,6 @@ from advlens.datasets import ImageData
 from advlens.distributed import Processes
 from advlens.errors import AdvlensError, ModelError, NumericError, RunError
 from advlens.folders import is_amount
-from advlens.progress import Progress
 from advlens.runs.folder import Run
 from advlens.runs.record import peak_memory
 
@@ -49,6 +49,7 @@ def run_stages(
     processes: Processes,
     parts: dict[str, Part],
     publish: Callable[[], None],
+    course: Course,
 ) -> None:
     """Run all missing stages of one model, in as few passes over the data as possible.
 
@@ -61,6 +62,7 @@ def run_stages(
         processes: those that share the images.
         parts: the finished stages' parts; those of the others are added as they finish.
         publish: called in the first process when a stage finishes.
+        course: how far the audit is as a whole.
     """
     done = list(parts)
     device = subject.prepared.device
@@ -83,6 +85,7 @@ def run_stages(
             seed=settings.seed,
             batch_size=settings.batch_size,
             processes=processes,
+            course=course,
         )
         # named after all of its stages: a finished one may have shared the saved state
         name = "-".join(stage.name for stage in together)
@@ -128,10 +131,10 @@ def _pass(
     recording = any(stage.records for stage in stages)
     device = context.device
     kept = done
-    label, streaming = f"{context.name}: {', '.join(works)}", works if ids else {}
+    label, streaming = ", ".join(works), works if ids else {}
     while streaming:
         saved_at, pause = time.monotonic(), SAVE_EVERY
-        with Progress(label, len(mine), done=done, shown=processes.first) as progress:
+        with context.progress([*streaming], label, len(mine), done=done) as progress:
             for batch in context.data.batches(context.batch_size, mine[done:], device=device):
                 view = View(context.prepared, batch.ids, batch.images, batch.labels, recording)
                 for stage_name, work in streaming.items():
@@ -158,7 +161,7 @@ def _pass(
                     kept, saved_at = done, time.monotonic()
                     pause = max(SAVE_EVERY, SAVE_SHARE * (saved_at - began))
         streaming = {key: work for key, work in streaming.items() if work.again()}
-        label, done, kept = f"{context.name}: {', '.join(streaming)}, once more", 0, 0
+        label, done, kept = f"{', '.join(streaming)}, once more", 0, 0
     for stage in stages:
         stage_name, began = stage.name, time.monotonic()
         work = works[stage_name]
@@ -175,6 +178,7 @@ def _pass(
         if processes.first:
             run.save_part(number, stage_name, parts[stage_name])
             publish()
+        context.course.finish(number, stage_name)
         processes.spread(b"saved", device)  # until then a kill must leave all that it took
         run.drop_jobs(number, stage_name)
     run.drop_state(number, name)

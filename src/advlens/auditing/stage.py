@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol, Self
@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from advlens.arrays import Ids, Images, Labels, Logits
+from advlens.auditing.course import Course
 from advlens.datasets import ImageData
 from advlens.distributed import Processes
 from advlens.errors import NumericError
 from advlens.models import Classifier
 from advlens.prepared import Prepared
+from advlens.progress import Progress
 from advlens.runs.folder import Run, Tables
 
 Need = Literal["synsets", "units", "representation", "gradients", "pairs"]
@@ -38,6 +40,7 @@ class Context:
         seed: the seed of all randomness.
         batch_size: images per step.
         processes: those that share the images; the first one writes the files.
+        course: how far the audit is as a whole.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Context:
     seed: int
     batch_size: int
     processes: Processes = Processes()
+    course: Course = field(default_factory=Course)
 
     @property
     def folder(self) -> Path:
@@ -59,6 +63,26 @@ class Context:
     def device(self) -> torch.device:
         """The model's device."""
         return self.prepared.device
+
+    def progress(
+        self,
+        stages: Sequence[str],
+        label: str,
+        total: int,
+        *,
+        done: int = 0,
+        unit: str = "images",
+    ) -> Progress:
+        """Progress of some stages on this model; the first process shows it.
+
+        Args:
+            stages: those at work.
+            label, total, done, unit: as for `Progress`.
+        """
+        shown, label = self.processes.first, f"{self.name}: {label}"
+        return self.course.progress(
+            self.number, stages, label, total, done=done, unit=unit, shown=shown
+        )
 
     def dealt(self, count: int, compute: Callable[[list[int]], Tensor]) -> Tensor:
         """A row for each of 0 … count − 1, in all processes; each computes its own whole batches.
@@ -146,7 +170,12 @@ class Work(Protocol):
 
 
 class Stage(Protocol):
-    """An analysis: settings, the images it streams over, and tables that the report reads."""
+    """An analysis: settings, the images it streams over, and tables that the report reads.
+
+    It may also have a method `passes(images)`: about how many forward passes of one image it takes
+    on a data set of that many, a gradient counting as one more. The forecast of an audit's time
+    adds them up.
+    """
 
     @property
     def name(self) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from advlens.checks import check_positive
+from advlens.cli.demands import check_measured, parsed
 from advlens.errors import SettingsError
 from advlens.settings import (
     AttackSettings,
@@ -20,6 +21,7 @@ from advlens.settings import (
     TrainSettings,
     train_settings,
 )
+from advlens.settings.audit import QUICK
 
 ModelSpec = Annotated[str, arg(metavar="MODEL")]
 DataSpec = Annotated[str, arg(metavar="DATA")]
@@ -47,8 +49,8 @@ class Common:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditCommand:
-    """Audit classifiers: accuracy, robustness, and what their units stand for under attack.
+class OnModels:
+    """What a command takes that works on several models.
 
     Attributes:
         model: a packaged model such as cifar10-standard, a network for 32x32 images such as
@@ -62,7 +64,6 @@ class AuditCommand:
     model: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="MODEL")]]
     data: DataSpec
     out: Path
-    settings: OmitArgPrefixes[AuditSettings] = field(default_factory=AuditSettings)
     common: OmitArgPrefixes[Common] = Common()
 
     def __post_init__(self) -> None:
@@ -71,6 +72,24 @@ class AuditCommand:
         for spec in self.model:
             _check_model(spec)
         _check_data(self.data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditCommand(OnModels):
+    """Audit classifiers: accuracy, robustness, and what their units stand for under attack.
+
+    Attributes:
+        fail_under: the least accuracies of every model, such as natural=.7,pgd-linf=.4; with less,
+            the command ends with exit code 1 after the report is written.
+    """
+
+    fail_under: Annotated[str | None, arg(metavar="NAME=SHARE,…", help_behavior_hint="")] = None
+    settings: OmitArgPrefixes[AuditSettings] = field(default_factory=AuditSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fail_under is not None:
+            check_measured(parsed(self.fail_under), self.settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +147,7 @@ class GenerateCommand(AuditCommand):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DissectCommand:
+class DissectCommand(OnModels):
     """Name what units detect, on real images and under attack (network dissection).
 
     Attributes:
@@ -136,21 +155,9 @@ class DissectCommand:
             torchvision:alexnet.features; without logits it is dissected on real images only. Repeat
             --model for each model.
         data: broden:DIR, images with labeled pixels in the Broden layout (docs/broden.md).
-        out: the run folder; repeat the command to continue an interrupted run.
     """
 
-    model: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="MODEL")]]
-    data: DataSpec
-    out: Path
     settings: OmitArgPrefixes[DissectSettings] = field(default_factory=DissectSettings)
-    common: OmitArgPrefixes[Common] = Common()
-
-    def __post_init__(self) -> None:
-        if not self.model:
-            raise SettingsError("no model is given; name each with --model")
-        for spec in self.model:
-            _check_model(spec)
-        _check_data(self.data)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,17 +172,7 @@ class DemoCommand:
     settings: OmitArgPrefixes[AuditSettings] = field(
         default_factory=lambda: AuditSettings(
             images=500,
-            steps=10,
-            sweep_images=50,
-            sweep_steps=5,
-            neuron_steps=5,
-            explained=6,
-            points=20,
-            baselines=3,
-            samples=50,
-            visualization_steps=200,
-            inversion_steps=200,
-            generated=7,
+            **QUICK,
         )
     )
     common: OmitArgPrefixes[Common] = Common()
@@ -234,7 +231,7 @@ class TrainCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneCommand(AuditCommand):
+class PruneCommand(OnModels):
     """Prune channels, fine-tune, and audit again: does a robust model stay interpretable?
 
     Attributes:

@@ -16,6 +16,7 @@ from tyro.conf import DisallowNone
 from tyro.extras import subcommand_cli_from_dict
 
 from advlens.cli import commands
+from advlens.cli.help import helpful
 from advlens.errors import SettingsError
 from advlens.settings.packaged import recipe_settings
 from advlens.words import perhaps
@@ -68,12 +69,17 @@ def parse(words: Sequence[str]) -> tuple[Any, list[str]]:
         SystemExit: help was requested and printed.
     """
     words, recorded, sources = with_settings(words)
-    help_wanted = not {"-h", "--help"}.isdisjoint(words)
+    help_wanted = not {"-h", "--help", "--help-all"}.isdisjoint(words)
+    known = COMMANDS
+    if help_wanted and words[0] in COMMANDS:
+        whole = "--help-all" in words
+        known = COMMANDS | {words[0]: helpful(COMMANDS[words[0]], words[0], whole=whole)}
+        words = [words[0], "--help"]
     said = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     try:
         with contextlib.nullcontext() if help_wanted else _heard_by(said):
             command: Any = subcommand_cli_from_dict(
-                COMMANDS,
+                known,
                 args=words,
                 prog="advlens",
                 description=DESCRIPTION,

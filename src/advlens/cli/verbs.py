@@ -27,12 +27,14 @@ from advlens.cli.commands import (
     TrainCommand,
     ViewCommand,
 )
+from advlens.cli.demands import check, parsed
 from advlens.cli.parsing import parse
 from advlens.errors import AdvlensError, LostError, SettingsError
 from advlens.files import locked
 from advlens.plugins import place
 from advlens.settings.packaged import listed
 from advlens.signals import ignored_signals
+from advlens.words import duration
 
 if TYPE_CHECKING:
     import torch
@@ -160,6 +162,7 @@ def _demo(command: DemoCommand, line: str) -> None:
 
 def _audit(command: AuditCommand, line: str) -> None:
     from advlens.auditing import audit, rehearsed
+    from advlens.auditing.forecasting import forecast
     from advlens.auditing.record import radii
     from advlens.distributed import local_device
     from advlens.report.verdict import in_lines
@@ -177,15 +180,23 @@ def _audit(command: AuditCommand, line: str) -> None:
                 processes=processes,
             )
         if first():
-            say("\n".join([*in_lines(Results.read(command.out)), str(report)]))
+            results = Results.read(command.out)
+            say("\n".join([*in_lines(results), str(report)]))
+            if command.fail_under is not None:
+                check(parsed(command.fail_under), results)
         return
-    subjects, stages = rehearsed(command.model, command.data, settings)
+    subjects, stages = rehearsed(command.model, command.data, settings, command.out)
+    size = settings.batch_size
+    forecasts = [forecast(*each, size) for each in zip(subjects, stages, strict=True)]
     loaded = [(subject.classifier, subject.data) for subject in subjects]
     settings = dataclasses.replace(settings, **radii(subjects[0], settings))
     told = [
         f"stages of {subject.classifier.name}: {', '.join(stage.name for stage in own)}"
         for subject, own in zip(subjects, stages, strict=True)
     ]
+    told += [*map(str, forecasts)]
+    if len(forecasts) > 1:
+        told.append(f"in all about {duration(sum(each.total for each in forecasts))}")
     warnings = dict.fromkeys(text for subject in subjects for text in subject.warnings)
     told += [f"warning: {text}" for text in warnings]
     _plan(dataclasses.replace(command, settings=settings), loaded, told)

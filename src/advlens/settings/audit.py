@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
@@ -25,6 +25,22 @@ PRESETS = {
     "d22": ("AdamAttack(steps=20)", "AdamAttack(steps=20)"),
 }
 """The attacks of a paper: on units, and on units as detectors of concepts."""
+
+
+QUICK: dict[str, Any] = {
+    "steps": 10,
+    "sweep_images": 50,
+    "sweep_steps": 5,
+    "neuron_steps": 5,
+    "explained": 6,
+    "points": 20,
+    "baselines": 3,
+    "samples": 50,
+    "visualization_steps": 200,
+    "inversion_steps": 200,
+    "generated": 7,
+}
+"""Settings of a quick audit that are not given otherwise."""
 
 
 def check_stages(names: Sequence[str]) -> None:
@@ -118,6 +134,8 @@ class AuditSettings(ModelSettings):
         device: "cpu", "cuda", "cuda:1" …; "auto" uses a GPU if there is one.
         stages: the analyses to run. A named stage that cannot run is an error; a default one is
             left out with a warning.
+        quick: fewer steps, and as many images and stages as about five minutes allow on this
+            machine; settings that are given stay as they are.
     """
 
     images: Annotated[int | None, NoHint] = None
@@ -168,6 +186,7 @@ class AuditSettings(ModelSettings):
     seed: int = 0
     device: str = "auto"
     stages: Stages = STAGES.names
+    quick: FlagCreatePairsOff[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -277,8 +296,8 @@ class AuditSettings(ModelSettings):
 
     @property
     def by_name(self) -> bool:
-        """Whether the stages are named by the user rather than the default."""
-        return self.stages != type(self).stages
+        """Whether the stages are named by the user rather than chosen."""
+        return self.stages != type(self).stages and not self.quick
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,6 +34,8 @@ from advlens.settings import AuditSettings
 BACKGROUND = 100
 """Images that expected gradients draw from."""
 INTEGRATED, EXPECTED, RANDOM = "IntegratedGradients", "ExpectedGradients", "Random"
+MEASURING = 150
+"""Forward passes that the measures of one image take, about."""
 FULL_COLOR = 6.0
 """Multiple of a map's mean size that gets full color: the same scale for all models."""
 BETTER = {
@@ -76,6 +78,10 @@ class AttributionStage:
 
     def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
         return data, _chosen(data, self.count, self.seed)
+
+    def passes(self, images: int) -> float:
+        gradients = (self.integrated.steps + 1) * self.integrated.baselines + self.expected.samples
+        return min(self.count, images) * (2 * gradients * (1 + self.draws) + MEASURING)
 
     def start(self, context: Context) -> "_Attributions":
         return _Attributions(self, context)

@@ -65,6 +65,9 @@ class GenerationStage:
     def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
         return data, ()  # real images are read once for all models
 
+    def passes(self, images: int) -> float:
+        return len(self.reals.classes) * self.per_class * 2 * self.method.steps
+
     def start(self, context: Context) -> "_Generation":
         return _Generation(self, context)
 

@@ -51,6 +51,9 @@ class InversionStage:
     def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
         return data, ()  # few, and of no use one by one
 
+    def passes(self, images: int) -> float:
+        return len(STARTS) * min(self.count, images) * 2 * self.method.steps
+
     def start(self, context: Context) -> "_Inversion":
         return _Inversion(self, context)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from advlens.attacks import Attack, Bim, Fgsm, Pgd
 from advlens.attacks.threat import L2, Linf
+from advlens.auditing.forecasting import attack_passes
 from advlens.auditing.stage import Context, Need, Stage, View
 from advlens.auditing.stages.accuracy import Counts
 from advlens.auditing.subjects import Subject
@@ -48,7 +49,16 @@ class SweepStage:
     def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
         return data, data.subset(min(self.count, len(data)), seed=self.seed).positions.tolist()
 
+    def passes(self, images: int) -> float:
+        attacks = filter(None, self._attacks().values())
+        return min(self.count, images) * (self.draws + 2 + sum(map(attack_passes, attacks)))
+
     def start(self, context: Context) -> "_Sweep":
+        return _Sweep(context, self._attacks(), self.draws)
+
+    def _attacks(self) -> dict[str, Attack | None]:
+        """The attacks by what rows say of them."""
+
         def pgd(threat: L2 | Linf, steps: int = self.steps) -> Pgd:
             return Pgd(threat=threat, steps=steps, seed=self.seed, draws=self.draws)
 
@@ -63,7 +73,7 @@ class SweepStage:
             attacks[f"steps {steps}"] = Bim(
                 threat=L2(epsilon=self.epsilon), steps=steps, draws=self.draws
             )
-        return _Sweep(context, attacks, self.draws)
+        return attacks
 
 
 def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:

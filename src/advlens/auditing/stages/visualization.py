@@ -46,6 +46,9 @@ class VisualizationStage:
     def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
         return data, range(len(data))
 
+    def passes(self, images: int) -> float:
+        return images + 2 * self.method.steps * (len(self.components) or self.count)
+
     def start(self, context: Context) -> "_Visualization":
         return _Visualization(self, context)
 

@@ -11,6 +11,7 @@ from advlens.attacks import AdamAttack, Attack, Fgsm, Pgd
 from advlens.attacks.base import NATURAL
 from advlens.attacks.threat import L2, Linf, Threat
 from advlens.auditing.calibration import calibrated
+from advlens.auditing.forecasting import attack_passes
 from advlens.auditing.per_image import in_blocks
 from advlens.auditing.stage import Context, Need, Stage, View, Work
 from advlens.auditing.stages.accuracy.autoattack import AutoAttackStage
@@ -47,6 +48,9 @@ class AccuracyStage:
 
     def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
         return data, range(len(data))
+
+    def passes(self, images: int) -> float:
+        return images * (self.draws + sum(map(attack_passes, self.attacks)))
 
     def start(self, context: Context) -> "Counts":
         attacks = {str(i): attack for i, attack in enumerate(self.attacks)}

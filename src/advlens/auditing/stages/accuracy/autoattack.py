@@ -14,11 +14,12 @@ from advlens.auditing.stage import Context, Need, View, Work
 from advlens.datasets import ImageData
 from advlens.interop.autoattack import PARTS, AutoAttack
 from advlens.intervals import wilson
-from advlens.progress import Progress
 from advlens.runs.folder import Tables
 from advlens.runs.tables import Row
 
 ROUNDS = ("natural", *PARTS)
+MOST = 9_000
+"""Forward passes for an image that no attack fools: 100 steps of 19 attacks, and 5 000 queries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,9 @@ class AutoAttackStage:
 
     def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
         return data, ()  # see _Rounds.update
+
+    def passes(self, images: int) -> float:
+        return len(self.attacks) * min(self.count, images) * MOST
 
     def start(self, context: Context) -> "_Rounds":
         return _Rounds(self, context)
@@ -93,9 +97,10 @@ class _Rounds(Work):
         if (saved := context.run.state(context.number, job, len(steps))) is not None:
             done, kept = saved[0], saved[1]["lost"]
             lost.copy_(kept.clamp(0, len(ROUNDS)))
-        label = f"{context.name}: AutoAttack, {attack.threat.norm}"
-        shown = context.processes.first
-        with Progress(label, len(steps), done=done, unit="rounds", shown=shown) as progress:
+        label = f"AutoAttack, {attack.threat.norm}"
+        with context.progress(
+            [self.stage.name], label, len(steps), done=done, unit="rounds"
+        ) as progress:
             for batch, number in steps[done:]:
                 left = batch.start + (lost[batch] == len(ROUNDS)).nonzero()[:, 0]
                 if len(left):

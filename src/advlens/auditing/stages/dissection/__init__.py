@@ -11,6 +11,7 @@ from torch import Tensor
 from advlens.attacks import AdamAttack, Attack, LeastLikely
 from advlens.attacks.threat import L2
 from advlens.auditing.calibration import calibrated, is_open
+from advlens.auditing.forecasting import attack_passes
 from advlens.auditing.stage import Context, Need, Stage, View, Work
 from advlens.auditing.stages.dissection.pictures import picture_rows, shown_units
 from advlens.auditing.stages.dissection.rows import share_rows, transition_rows, unit_rows
@@ -55,6 +56,10 @@ class DissectionStage:
 
     def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
         return self.data, range(len(self.data))
+
+    def passes(self, images: int) -> float:
+        attacked = 0 if self.attack is None else attack_passes(self.attack)
+        return len(self.data) * (1 + attacked)
 
     def start(self, context: Context) -> "_Dissection":
         return _Dissection(self, context)

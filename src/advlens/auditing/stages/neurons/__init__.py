@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from advlens.attacks import Attack, Fgsm, LeastLikely
+from advlens.attacks.adam import CALIBRATION
 from advlens.attacks.base import NATURAL
 from advlens.attacks.threat import L2, Linf
 from advlens.auditing.calibration import some_batches
+from advlens.auditing.forecasting import attack_passes
 from advlens.auditing.stage import Context, Need, Stage, View, Work
 from advlens.auditing.stages.neurons.attacked import (
     EQUAL,
@@ -41,6 +43,8 @@ from advlens.settings import UNITS, AuditSettings
 from advlens.statistics import TopK
 from advlens.wordnet import similarity_matrix
 
+SETTLING = 10
+"""Runs of the main attack on some images until its radius of equal success is found, about."""
 UNSEEN = -1  # marks a class of images that another process saw
 
 
@@ -72,6 +76,11 @@ class NeuronStage:
 
     def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
         return data, range(len(data))
+
+    def passes(self, images: int) -> float:
+        main = attack_passes(self.sets.main)
+        settling = min(CALIBRATION, images) * SETTLING * main
+        return settling + images * (2 * main + attack_passes(self.sets.fgsm) + 3)
 
     def start(self, context: Context) -> "_Neurons":
         return _Neurons(self, context)

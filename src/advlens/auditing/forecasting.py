@@ -1,0 +1,116 @@
+"""What an audit takes on this machine: forward passes, minutes and memory."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from advlens.attacks import Attack
+from advlens.auditing.stage import Stage
+from advlens.auditing.subjects import Subject
+from advlens.losses import log_odds
+from advlens.runs.record import peak_memory
+from advlens.words import count, duration, listed
+
+FEW = 4
+"""Images that are measured first."""
+LONGEST = 5.0
+"""Seconds that measuring a whole batch may take; else the few count."""
+UNTOLD = 50
+"""Steps of an attack that does not tell them."""
+
+
+def attack_passes(attack: Attack) -> float:
+    """Forward passes that an attack takes on an image, and one on the attacked image.
+
+    A gradient counts as one more pass; an attack that does not tell its steps has `UNTOLD`.
+    """
+    steps = attack.columns()["steps"]
+    return (UNTOLD if steps is None else steps) * 2 * getattr(attack, "draws", 1) + 2
+
+
+def passes_of(stage: Stage, images: int) -> float:
+    """Forward passes that a stage takes on so many images; 0 if it does not tell."""
+    tell = getattr(stage, "passes", None)
+    return 0.0 if tell is None else float(tell(images))
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the stages of one model take on this machine.
+
+    Attributes:
+        model: its name.
+        passes: forward passes of one image by stage, at most; a stage that does not tell takes
+            none. A gradient counts as one more pass.
+        untold: the stages that do not tell.
+        seconds: of one such pass, as measured with one batch.
+        memory: peak memory of the process in MB after that batch.
+    """
+
+    model: str
+    passes: Mapping[str, float]
+    untold: Sequence[str]
+    seconds: float
+    memory: float
+
+    @property
+    def total(self) -> float:
+        """Seconds of all stages."""
+        return self.seconds * sum(self.passes.values())
+
+    def __str__(self) -> str:
+        each = listed([f"{name} {_about(n)}" for name, n in self.passes.items()])
+        left_out = f", without {listed(self.untold)}" if self.untold else ""
+        return (
+            f"{self.model}: at most {_about(sum(self.passes.values()))} forward passes ({each})"
+            f"{left_out}; {duration(self.total)} at {1 / self.seconds:,.0f} a second, as measured "
+            f"with one batch, which takes {count(round(self.memory))} MB"
+        )
+
+
+def _about(passes: float) -> str:
+    return count(int(round(passes, -2 if passes > 1000 else 0)))
+
+
+def forecast(subject: Subject, stages: Sequence[Stage], batch_size: int) -> Forecast:
+    """Measure one batch of a model, and count what its stages take.
+
+    Args:
+        subject: the model and its images.
+        stages: the stages.
+        batch_size: images per step.
+
+    Raises:
+        ModelError: the model fails on the batch.
+    """
+    seconds = _seconds(subject, batch_size)
+    passes = {stage.name: passes_of(stage, len(subject.data)) for stage in stages}
+    return Forecast(
+        model=subject.classifier.name,
+        passes={name: n for name, n in passes.items() if n},
+        untold=[name for name, n in passes.items() if not n],
+        seconds=seconds,
+        memory=peak_memory(subject.prepared.device),
+    )
+
+
+def _seconds(subject: Subject, batch_size: int) -> float:
+    """Seconds of a forward pass of one image within a batch, of which a gradient takes two."""
+    each = 0.0
+    for size in (FEW, FEW, batch_size):  # the first pass through a model takes longer
+        some = range(min(size, len(subject.data)))
+        if each * len(some) > LONGEST:
+            break
+        batch = next(iter(subject.data.batches(size, some, device=subject.prepared.device)))
+        began = time.perf_counter()
+        with torch.enable_grad():
+            images = batch.images.detach().requires_grad_()
+            odds = log_odds(subject.prepared(images), batch.labels).sum()
+        if differentiable := odds.requires_grad:
+            torch.autograd.grad(odds, images, allow_unused=True)
+        odds.item()  # waits for the device
+        taken = max(time.perf_counter() - began, 1e-9)
+        each = taken / (len(some) * (2 if differentiable else 1))
+    return each
