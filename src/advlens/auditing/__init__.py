@@ -238,7 +238,7 @@ def _walk(
         publish(comparing=True)
     for number, (subject, wanted) in enumerate(zip(subjects, stages, strict=True)):
         run_stages(run, number, subject, wanted, settings, processes, parts[number], publish)
-    run.drop_shared()
+    run.drop_states()  # those of all models, and what a kill has left of finished passes
     if processes.first:
         publish(comparing=True)
         warn(unattacked(Results.read(out)), processes)

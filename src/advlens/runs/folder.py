@@ -134,9 +134,9 @@ class Run:
         for path in (self.folder / "parts").glob(f"{model}-{stage}.*.state.safetensors"):
             path.unlink(missing_ok=True)
 
-    def drop_shared(self) -> None:
-        """Remove the states that all models of the run share, once each has used them."""
-        for path in (self.folder / "parts").glob(f"{SHARED}-*.state.safetensors"):
+    def drop_states(self) -> None:
+        """Remove all states of a run of which each stage is finished."""
+        for path in (self.folder / "parts").glob("*.state.safetensors"):
             path.unlink(missing_ok=True)
 
     def write_tables(self, tables: Tables) -> None:
