@@ -109,9 +109,14 @@ class RunTables(SphinxDirective):
 
 
 def _type(kind: Any) -> str:
+    if typing.get_origin(kind) is typing.Literal:
+        return " or ".join(f"`{text}`" if text else "empty" for text in typing.get_args(kind))
     words = {str: "text", int: "whole number", float: "number", bool: "true or false"}
-    parts = [part for part in typing.get_args(kind) or (kind,) if part is not types.NoneType]
-    return words[parts[0]] + (" or empty" if typing.get_args(kind) else "")
+    part = next(part for part in typing.get_args(kind) or (kind,) if part is not types.NoneType)
+    text = next(words[base] for base in part.__mro__ if base in words)
+    if hasattr(part, "low"):
+        text += f" from {part.low} to 1" if part.high == 1 else f" ≥ {part.low}"
+    return text + (" or empty" if typing.get_args(kind) else "")
 
 
 def without_extras(app: Sphinx, thing: Any, bound: bool) -> None:

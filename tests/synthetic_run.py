@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from advlens.runs.tables import check_rows
+from advlens.runs.folder import write_csv, write_tables
 
 Row = dict[str, Any]
 Table = list[Row]
@@ -59,23 +59,7 @@ def write_picture(run: Path, file: str, *seed: int) -> str:
 
 def write_table(run: Path, name: str, rows: Table) -> None:
     """Write `results/<name>.csv` as a run does; nothing without rows."""
-    if not rows:
-        return
-    check_rows(name, rows)
-    path = run / "results" / f"{name}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(rows[0])
-        writer.writerows([_cell(row[column]) for column in rows[0]] for row in rows)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return "" if value is None else str(value)
+    write_tables(run, {name: rows})
 
 
 def rows_of(run: Path, table: str, **wanted: str) -> list[dict[str, str]]:
@@ -85,11 +69,11 @@ def rows_of(run: Path, table: str, **wanted: str) -> list[dict[str, str]]:
 
 
 def change(run: Path, table: str, alter: Callable[[Row], object]) -> None:
-    """Write a table again, each row altered."""
+    """Write a table again, each row altered, whatever it then holds."""
     rows: Table = list(rows_of(run, table))
     for row in rows:
         alter(row)
-    write_table(run, table, rows)
+    write_csv(run / "results" / f"{table}.csv", rows)
 
 
 def put(run: Path, table: str, where: dict[str, str], **values: Any) -> None:

@@ -102,6 +102,7 @@ REPORTED: dict[str, Tamper] = {
     "table has an endless row": _bytes(ACCURACY, b"model," + b"ab," * 2_000_000),
     "table has an endless quoted row": _bytes(ACCURACY, b"model,a\n" + b'"x\n",' * 100_000),
     "table has a column twice": _text(ACCURACY, "model,", "model,model,"),
+    "table has a negative radius": _text(ACCURACY, ",natural,,0,", ",natural,,-1,"),
     "table has a huge count": _text(ACCURACY, ",natural,,0,0,", ",natural,,0,1e300,"),
     "results lead out": _instead("results", _to("/tmp")),
     "figures lead out": _instead("figures", _to("/tmp")),

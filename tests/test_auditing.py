@@ -17,8 +17,8 @@ from advlens.files import locked
 from advlens.intervals import wilson
 from advlens.models import Classifier, load_model, save_weights
 from advlens.models.zoo import CIFAR10_CLASSES
-from advlens.runs.folder import read_json
-from kills import killed
+from advlens.runs.folder import Run, read_json
+from kills import Killed, killed
 from small_runs import CLASSES, SYNSETS, Rounded, audited, noise, results, rows, small
 from unrendered import unrendered
 
@@ -118,10 +118,18 @@ def test_the_tables_have_the_columns_that_others_rely_on_and_the_accuracy_of_a_l
         assert float(top1["tiny", name, epsilon]) == pytest.approx(share, abs=1e-5)
 
 
+def dies(*_: object) -> None:
+    raise Killed
+
+
 @pytest.mark.parametrize("killed_after", [1, 6])
 def test_a_killed_run_continues_to_the_same_bytes(finished, tmp_path, monkeypatch, killed_after):
     with killed(monkeypatch, after=killed_after):
         audited(models(0, 1), images(), tmp_path, settings=SETTINGS)
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "drop_state", dies)  # when a pass is recorded
+        with pytest.raises(Killed):
+            audited(models(0, 1), images(), tmp_path, settings=SETTINGS)
     audited(models(0, 1), images(), tmp_path, settings=SETTINGS)
     assert results(tmp_path) == results(finished)
     assert not list((tmp_path / "parts").glob("*.state.*"))

@@ -146,8 +146,16 @@ DAMAGES = {
         "do not fit together .OverflowError",
     ),
     "an influence is no number": (
-        lambda run: replaced(run / "results" / "consistency_images.csv", "influences", "one two"),
-        "do not fit together .ValueError",
+        lambda run: replaced(run / "results" / "consistency_images.csv", "influences", "0.1 two"),
+        "influences in line 2 is '0.1 two', not a number",
+    ),
+    "an image is neither right nor wrong": (
+        lambda run: replaced(run / "results" / "accuracy_images.csv", "right", "zz"),
+        "right in line 2 is 'zz', not zeros and ones",
+    ),
+    "an image's number is beyond all images": (
+        lambda run: replaced(run / "results" / "accuracy_images.csv", "first", "1e12"),
+        "first in line 2 is '1e12', more than 2,147,483,647",
     ),
     "a method lacks its chance": (
         lambda run: replaced(run / "results" / "attribution_images.csv", "method", "mine"),

@@ -97,23 +97,42 @@ def test_atomic_survives_a_full_disk_and_an_exception(tmp_path, room):
     assert contents(tmp_path) == {"a": b"old"}
 
 
-def test_locked_refuses_a_second_process_and_is_free_after_sigkill(tmp_path, monkeypatch):
-    hold = (
-        "import sys, time, pathlib; from advlens.files import locked\n"
-        "with locked(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
-    )
-    command = [sys.executable, "-c", hold, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+@contextlib.contextmanager
+def dying(work: str, *arguments: object):
+    """A process that does this with `path`, says so, and waits; in the end it gets SIGKILL."""
+    lines = "import sys, time, pathlib; from advlens.files import atomic, locked\n"
+    lines += f"path = pathlib.Path(sys.argv[1])\n{work}: print('held', flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", lines, *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert holder.stdout.readline() == "held\n"
-            with monkeypatch.context() as patched:
-                patched.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))
-                with pytest.raises(RunError, match=str(tmp_path)), locked(tmp_path):
-                    pass
+            assert process.stdout.readline() == "held\n"
+            yield
         finally:
-            holder.send_signal(signal.SIGKILL)
+            process.send_signal(signal.SIGKILL)
+
+
+def test_locked_refuses_a_second_process_and_is_free_after_sigkill(tmp_path, monkeypatch):
+    with dying("with locked(path)", tmp_path), monkeypatch.context() as patched:
+        patched.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))
+        with pytest.raises(RunError, match=str(tmp_path)), locked(tmp_path):
+            pass
     with locked(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("name", ["run.json", "results/a.csv", "images/b/c.png"])
+def test_only_what_a_killed_process_left_is_removed(tmp_path, name):
+    path = tmp_path / name
+    kept = tmp_path / ".a.original", tmp_path / "results" / ".a.csv.original"
+    with dying("with atomic(path)", path):
+        for other in kept:
+            other.parent.mkdir(exist_ok=True)
+            other.touch()
+        with locked(tmp_path):
+            assert len(list(path.parent.glob(".advlens-*"))) == 1
+    with locked(tmp_path):
+        assert list(tmp_path.rglob(".advlens-*")) == []
+    assert all(other.exists() for other in kept)
 
 
 def test_a_held_folder_is_seen_without_taking_it(tmp_path):
@@ -305,7 +324,8 @@ def test_fetch_mends_a_damaged_file_and_keeps_none_on_a_full_disk(server, tmp_pa
         get(server, "whole", tmp_path / "file")
     assert contents(tmp_path) == {}
     (tmp_path / "file").write_bytes(BODY[:-1] + b"x")
-    (tmp_path / ".file.lock").touch()  # what it leaves; the lock itself died with it
+    for left in (".file.lock", ".advlens-file.12345678"):  # by a process that was killed
+        (tmp_path / left).touch()
     get(server, "whole", tmp_path / "file")
     assert contents(tmp_path) == {"file": BODY}
 

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import math
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from advlens import Adversarial, Classifier, ModelError, SettingsError, Standard, Training
 from advlens.models.resnet import CifarResNet
+from advlens.runs.columns import Some
 from advlens.runs.results import Results
 from advlens.runs.tables import TABLES
 from advlens.workflows.pruning.channels import kept_channels, prune
@@ -170,11 +172,10 @@ def results(run: Path, *models: str) -> Results:
 
 def written(run: Path, name: str, *lines: str) -> None:
     """A table of a header and rows, of which pruning does not read the columns left out."""
-    rest = {str: "", bool: "false", int: "0", float: "0"}
-    rows = [
-        {column: rest.get(kind, "") for column, kind in TABLES[name].types.items()} | row
-        for row in csv.DictReader(lines)
-    ]
+    rest = {str: "", bool: "false", Some: "1"}
+    kinds = TABLES[name].types
+    filled = {name: rest.get(kind, "" if get_args(kind) else "0") for name, kind in kinds.items()}
+    rows = [filled | row for row in csv.DictReader(lines)]
     write_table(run, name, rows)
 
 

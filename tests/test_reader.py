@@ -6,12 +6,13 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas
 import pytest
 
 from advlens import RunError, SettingsError, read_run
+from advlens.runs.columns import Amount, Share
 from advlens.runs.folder import write_csv
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import TABLES
@@ -95,7 +96,8 @@ def test_frames_are_what_pandas_reads(run):
     found = read_run(run)
     for table in found.tables:
         plain, types = pandas.read_csv(run / "results" / f"{table}.csv"), TABLES[table].types
-        reals = [name for name, kind in types.items() if kind in (float, float | None)]
+        kinds = {name: (get_args(kind) or (kind,))[0] for name, kind in types.items()}
+        reals = [name for name, kind in kinds.items() if kind in (float, Amount, Share)]
         # pandas takes a column of 0 and 1 for whole numbers, in one run and not in the next
         plain = plain.astype(dict.fromkeys(reals, float))
         pandas.testing.assert_frame_equal(found.frame(table), plain, check_dtype=True)

@@ -252,6 +252,7 @@ def claims(run: Path, model: str) -> dict[str, Claim]:
 
 
 PGD = "accuracy model=robust attack=Pgd"
+ENDS = f"{PGD}: top1_low"
 LINF = "sweep model=robust norm=Linf"
 UNITS = "consistency model=robust images=equal-success"
 CASES = {
@@ -260,8 +261,8 @@ CASES = {
     "less": (f"{PGD}: top1=0.38", "L2", "partly", "less than half of its"),
     "half": (f"{PGD}: top1=0.2", "L2", "partly", "less than half of its"),
     "broken": (f"{PGD}: top1=0.19", "L2", "fails", "less than a quarter of its"),
-    "one image": (f"{PGD}: top1=1±0.81 n=1", "L2", "unknown", "of 1 images, which are too few"),
-    "wide below": (f"{PGD}: top1=0.1±0.31 n=9", "L2", "unknown", "which are too few to tell"),
+    "one image": (f"{ENDS}=0.19 top1_high=1 top1=1 n=1", "L2", "unknown", "of 1 images"),
+    "wide below": (f"{ENDS}=0 top1_high=0.41 top1=0.1", "L2", "unknown", "are too few to"),
     "wide": (f"{PGD}: top1=0.3±0.11", "L2", "unknown", "which are too few to tell"),
     "less wide": (f"{PGD}: top1=0.3±0.09", "L2", "partly", "less than half of its"),
     "guessing": (f"{PGD}: top1=0.1", "L2", "fails", "no more than guessing"),

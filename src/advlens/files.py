@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import glob
 import hashlib
 import http.client
 import os
@@ -12,12 +13,12 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Collection, Generator, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from advlens.errors import DataError, RunError
-from advlens.folders import check_held, held, read_object
+from advlens.folders import WRITTEN, check_held, held, read_object
 from advlens.lockfile import held_by_file, lives
 
 TIMEOUT = 60
@@ -27,13 +28,17 @@ SLOWEST = 10_000
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 """Errors of `flock` where the file system has no locks."""
 
+_PREFIX = ".advlens-"
+"""Of the names of temporary files."""
+
 
 @contextlib.contextmanager
 def atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a file that appears at `path` only when the block ends without an exception.
 
     The temporary file lies in the same folder, is flushed to disk, then renamed over `path`. After
-    an exception it is removed and the old file stays unchanged. Text mode writes UTF-8.
+    an exception it is removed and the old file stays unchanged; after SIGKILL, the next process
+    that holds the folder (see `locked`) removes it. Text mode writes UTF-8.
 
     Raises:
         RunError: the disk is full or the folder cannot be written (the message names path and
@@ -44,16 +49,18 @@ def atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        number, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.")
+        number, temporary = tempfile.mkstemp(dir=path.parent, prefix=_temporary(path))
         encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
         with open(number, mode, encoding=encoding, newline=newline) as file:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)  # to the end of this process, it has an owner
             yield file
             file.flush()
             os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes files private; these follow the umask
-        os.replace(temporary, path)
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes it private; this follows the umask
+            os.replace(temporary, path)
     except OSError as error:
         raise RunError(
             f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
@@ -62,6 +69,19 @@ def atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         if temporary is not None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
+
+
+def _temporary(path: Path) -> str:
+    """The start of the names of a path's temporary files."""
+    return f"{_PREFIX}{path.name[:50]}."
+
+
+def _remove_abandoned(temporary: Iterable[Path]) -> None:
+    """Remove the temporary files that no living process locks."""
+    for path in temporary:
+        with contextlib.suppress(OSError), open(path, "r+b", opener=_without_links) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def sha256(path: Path) -> str:
@@ -74,7 +94,8 @@ def sha256(path: Path) -> str:
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder for this process; the lock dies with the process, also after SIGKILL.
 
-    If the file system has no locks, a file serves instead (see `lockfile.held_by_file`).
+    If the file system has no locks, a file serves instead (see `lockfile.held_by_file`). Temporary
+    files of `atomic` that a killed process left in a run's folders are removed.
 
     Raises:
         RunError: another process holds the folder.
@@ -98,6 +119,9 @@ def locked(folder: Path) -> Iterator[None]:
                 " or choose another --out"
             ) from error
         with held(folder):
+            _remove_abandoned(folder.glob(f"{_PREFIX}*"))
+            for name in WRITTEN:
+                _remove_abandoned((folder / name).rglob(f"{_PREFIX}*"))
             yield
 
 
@@ -261,6 +285,7 @@ def _turn(path: Path) -> Iterator[None]:
             except FileNotFoundError:
                 current = False
             if current:  # else the previous process removed it, and others may hold a new one
+                _remove_abandoned(path.parent.glob(f"{glob.escape(_temporary(path))}*"))
                 try:
                     yield
                 finally:

@@ -96,6 +96,11 @@ def replaced(content: bytes, old: bytes, new: bytes) -> bytes:
         return archive({n: file.read(n).replace(old, new) for n in file.namelist()})
 
 
+def flipped(value) -> bytes:
+    """A file whose sevens are eights, which its checksum does not know."""
+    return saved(value).replace(struct.pack("<f", 7), struct.pack("<f", 8))
+
+
 def claiming(count: int, legacy: bool) -> bytes:
     """A file whose only storage claims to be of `count` elements instead of 777."""
     content, change = saved({"w": torch.zeros(777)}, legacy), (number(777), number(count))
@@ -112,6 +117,7 @@ def entry(begin: int, end: int, *shape: int, dtype: str = "F32") -> dict:
 
 
 EIGHT = bytes(8)
+SEVENS = torch.full((777,), 7.0)
 ZEROS = b"\x80\x02" + b"N0" * 2_000_000 + b"."
 CODE: dict[str, Callable[[Path], bytes]] = {
     # each would create the file `path`
@@ -180,6 +186,9 @@ FILES: dict[str, Callable[[], bytes]] = {
     "number-in-state.pt": lambda: saved({**state(), "epoch": 3}),
     "integer-name.pt": lambda: saved({0: torch.zeros(3)}),
     "nested-state.pt": lambda: saved({"a": state()}),
+    "flipped.pt": lambda: flipped(state() | {"conv.bias": SEVENS[:4].clone()}),
+    "flipped-unknown.pt": lambda: flipped(state() | {"extra": SEVENS}),
+    "slice-of-80-MB.pt": lambda: saved(state() | {"conv.bias": torch.zeros(20 << 20)[:4]}),
     "sparse.pt": lambda: saved({"w": torch.eye(3).to_sparse()}),
     "zip.safetensors": lambda: saved(state()),
     "empty.safetensors": bytes,

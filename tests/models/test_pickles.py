@@ -89,6 +89,9 @@ MESSAGES = {
     "empty.pt": r"\(it is empty\)",
     "whole-module.pt": r"holds an object, weights_files.Network\(…\); it must",
     "number-in-state.pt": "entry 'epoch', a int, is not a plain tensor with a name",
+    "flipped.pt": "Bad CRC-32",
+    "flipped-unknown.pt": "extra is not in the network",  # which is known before it is read
+    "slice-of-80-MB.pt": "of the 83,886,[0-9]+ bytes of their storages",
     "expanded.pt": "a tensor makes 1099511627776 elements of a storage of 1",
     "bomb.pt": "an archive that would unpack to 2684",
     "400-000-classes.pt": "a tensor makes 1600000 elements of a storage of 4; save a copy",

@@ -150,8 +150,8 @@ SHOWN = [
 DAMAGED = [
     ("attribution", "mean", "", "mean in line 2 is ''"),
     ("attribution", "low", "nan", "low in line 2 is 'nan', not finite"),
-    ("attribution", "better", "up", "is better 'up', not higher, lower or nothing"),
-    ("attribution", "n", "0", "insertion of standard has n = 0"),
+    ("attribution", "better", "up", "better in line 2 is 'up', not 'higher' or 'lower' or ''"),
+    ("attribution", "n", "0", "n in line 2 is '0', less than 1"),
     ("attribution_methods", "points", "", "points in line 2 is ''"),
     ("attribution_pictures", "rank", "1.5", "not a whole number"),
 ]

@@ -131,13 +131,18 @@ PAIRED = [
 ]
 DAMAGED = [
     ("inversion", "mean", "far", "mean in line 2 is 'far', not a number"),
-    ("inversion", "n", "0", "a row of standard has n = 0"),
+    ("inversion", "n", "0", "n in line 2 is '0', less than 1"),
     ("inversion_pictures", "distance", "", "distance in line 2 is ''"),
-    ("visualization_pictures", "kind", "other", "kind 'other', not one of visualized, most,"),
-    ("generation", "images", "fake", "images 'fake', not one of generated, start, real"),
-    ("generation", "n", "-3", "a row of standard has n = -3"),
+    (
+        "visualization_pictures",
+        "kind",
+        "other",
+        "is 'other', not 'visualized' or 'most'",
+    ),
+    ("generation", "images", "fake", "images in line 2 is 'fake', not 'generated' or 'start'"),
+    ("generation", "n", "-3", "n in line 2 is '-3', less than 1"),
     ("generation", "low", "nan", "low in line 2 is 'nan', not finite"),
-    ("generation_pictures", "kind", "", "kind '', not one of"),
+    ("generation_pictures", "kind", "", "kind in line 2 is '', not"),
 ]
 
 

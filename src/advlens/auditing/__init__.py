@@ -274,7 +274,7 @@ def _walk(
         run_stages(
             run, number, subject, wanted, settings, processes, parts[number], publish, course
         )
-    run.drop_shared()
+    run.drop_states()  # those of all models, and what a kill has left of finished passes
     if processes.first:
         publish(comparing=True)
         warn(unattacked(Results.read(out)), processes)

@@ -24,7 +24,7 @@ from advlens.errors import CheckpointError
 from advlens.fid.representations import Features, Source
 from advlens.files import atomic, fetch, sha256
 from advlens.models.classifier import check_images
-from advlens.models.weights import read_weights
+from advlens.models.weights import outline, read_weights
 
 URL = (
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
@@ -166,19 +166,20 @@ def read_inception(path: Path) -> dict[str, Tensor]:
             tensor).
     """
     path = _located(path)
-    state = {
-        name: tensor
-        for name, tensor in read_weights(path).items()
+    claimed, shapes = outline(path), inception_shapes()
+    names = {
+        name
+        for name in claimed
         if not name.startswith("fc.") and not name.endswith("num_batches_tracked")
     }
-    shapes = inception_shapes()
-    for name in sorted(shapes.keys() | state.keys()):
-        own, given = shapes.get(name), tuple(state[name].shape) if name in state else None
+    for name in sorted(shapes.keys() | names):
+        own, given = shapes.get(name), tuple(claimed[name].shape) if name in names else None
         if own != given:
             raise CheckpointError(
                 f"{path} is not the FID Inception-v3: {name[:80]} is {given or 'missing'}, "
                 f"not {own or 'of this network'}; {MEND}"
             )
+    state = {name: tensor for name, tensor in read_weights(path).items() if name in names}
     if content(state) != CONTENT_SHA256 and sha256(path) != URL_SHA256:
         raise CheckpointError(
             f"{path} holds an Inception-v3 with other weights than those of FID; {MEND}"

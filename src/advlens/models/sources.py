@@ -56,7 +56,7 @@ def from_torchvision(
     Args:
         spec: the name, with or without a part.
         default: use torchvision's own weights.
-        state: tensors of the weights to load; without them, the network is for ImageNet.
+        state: outline of the weights to load; without it, the network is for ImageNet.
         size: height and width of its images, if they differ from the released weights'.
 
     Raises:
@@ -164,7 +164,7 @@ def from_timm(
     Args:
         name: the name; a tag sets the images it is for.
         default: fetch timm's weights for it.
-        state: tensors of the weights to load; without them, the classes are those of timm's
+        state: outline of the weights to load; without it, the classes are those of timm's
             weights, or ImageNet's if these have none.
         size: height and width of its images, if they differ from timm's.
 

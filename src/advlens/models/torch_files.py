@@ -6,9 +6,9 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,6 +44,8 @@ _MAX_DIRECTORY = 1 << 22
 """Maximum size of an archive's directory in bytes; torch.save writes 65 for each storage."""
 _MAX_FRAME = 2**12
 """Bytes beside each record of an archive, at most: names, headers and padding."""
+_BLOCK = 1 << 20
+"""Bytes read at once from a record; to read it whole would hold it twice."""
 _MAX_AXES = 64
 _MAX_REPEATED = 4096
 """Maximum number of elements of a tensor that repeats those of its storage, as after `expand`."""
@@ -59,15 +61,27 @@ class TorchFile:
     """
 
     content: Any
-    _bytes: Callable[[str, int], bytearray]
-    _read: dict[str, Tensor]
+    _stored: Callable[[str], int]
+    _bytes: Callable[[str], bytearray]
+    _read: dict[str, Tensor] = field(default_factory=dict)
+    _sizes: dict[str, int] = field(default_factory=dict)
 
-    def tensor(self, value: object) -> Tensor | None:
+    @property
+    def size(self) -> int:
+        """Bytes of the storages of all tensors so far."""
+        return sum(self._sizes.values())
+
+    def tensor(self, value: object, *, outline: bool = False) -> Tensor | None:
         """The tensor that a value in the content stands for; None for any other value.
 
+        Args:
+            value: a value in the content.
+            outline: return zeros of the same shape and type, which take no memory, and read
+                nothing.
+
         Raises:
-            ValueError: a tensor exceeds its storage or claims more elements than it has, or a
-                storage is not in the file.
+            ValueError: a tensor exceeds its storage, or claims more elements or another storage
+                than the file has.
         """
         if (call := tensor_call(value)) is None:
             return None
@@ -77,27 +91,27 @@ class TorchFile:
         numbers = [offset, *size, *stride]
         if not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
             raise ValueError("a tensor has no plain size")
-        flat = self._storage(storage)
+        key, dtype, length = _described(storage)
+        claimed, stored = length * dtype.itemsize, self._stored(key)
+        if stored != claimed:
+            raise ValueError(f"a storage of {stored} bytes claims {claimed} bytes")
         if call.name.endswith("_v3"):
-            flat = flat.view(_dtype(rest[2]))
+            dtype = _dtype(rest[2])
+            length = stored // dtype.itemsize
         reach = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1
-        if 0 not in size and reach > len(flat):
-            raise ValueError(f"a tensor reaches to element {reach} of a storage of {len(flat)}")
-        if (count := math.prod(size)) > max(len(flat), _MAX_REPEATED):
+        if 0 not in size and reach > length:
+            raise ValueError(f"a tensor reaches to element {reach} of a storage of {length}")
+        if (count := math.prod(size)) > max(length, _MAX_REPEATED):
             raise ValueError(
-                f"a tensor makes {count} elements of a storage of {len(flat)}; save a copy of it, "
+                f"a tensor makes {count} elements of a storage of {length}; save a copy of it, "
                 "tensor.clone()"
             )
-        return flat.as_strided(size, stride, offset)
-
-    def _storage(self, reference: object) -> Tensor:
-        key, dtype, count = _described(reference)
+        self._sizes[key] = stored
+        if outline:
+            return torch.zeros((), dtype=dtype).expand(size)
         if key not in self._read:
-            content = self._bytes(key, count * dtype.itemsize)
-            self._read[key] = (
-                torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
-            )
-        return self._read[key]
+            self._read[key] = torch.frombuffer(self._bytes(key) or bytearray(1), dtype=torch.uint8)
+        return self._read[key][:stored].view(dtype).as_strided(size, stride, offset)
 
 
 def tensor_call(value: object) -> Call | None:
@@ -156,21 +170,25 @@ def _zipped(archive: zipfile.ZipFile, length: int) -> TorchFile:
     if f"{root}/constants.pkl" in records:
         raise ValueError("it is TorchScript, which is code; save the model's state_dict()")
 
-    def part(name: str, size: int | None = None) -> bytes:
-        stored = records[f"{root}/{name}"].file_size
-        if size is None and stored > MAX_BYTES:
+    def part(name: str) -> bytes:
+        if (stored := records[f"{root}/{name}"].file_size) > MAX_BYTES:
             raise ValueError(f"its {name} has {stored} bytes, more than {MAX_BYTES}")
-        if size is not None and stored != size:
-            raise ValueError(f"a storage of {stored} bytes claims {size} bytes")
         return archive.read(f"{root}/{name}")
+
+    def storage(key: str) -> bytearray:
+        content = bytearray()
+        with archive.open(f"{root}/data/{key}") as file:
+            while block := file.read(_BLOCK):
+                content += block
+        return content
 
     if f"{root}/byteorder" in records and part("byteorder") != b"little":
         raise ValueError("it was written on a big-endian machine")
     content, _ = read_pickle(io.BytesIO(part("data.pkl")))
-    return TorchFile(content, lambda key, size: bytearray(part(f"data/{key}", size)), {})
+    return TorchFile(content, lambda key: records[f"{root}/data/{key}"].file_size, storage)
 
 
-def _legacy(file: BinaryIO, length: int) -> TorchFile:
+def _legacy(file: io.BufferedReader, length: int) -> TorchFile:
     """Read three pickles (the format, the content, the storages' names), then the storages."""
     file.seek(0)
     pickles = io.BytesIO(file.read(min(length, MAX_BYTES)))
@@ -199,14 +217,14 @@ def _legacy(file: BinaryIO, length: int) -> TorchFile:
     if (rest := length - file.tell()) > 0:
         raise ValueError(f"{rest} bytes follow its last storage")
 
-    def part(key: str, size: int) -> bytearray:
+    def storage(key: str) -> bytearray:
         start, stored = places[key]
-        if stored != size:
-            raise ValueError(f"a storage of {stored} bytes claims {size} bytes")
         file.seek(start)
-        return bytearray(file.read(size))
+        content = bytearray(stored)
+        file.readinto(content)
+        return content
 
-    return TorchFile(content, part, {})
+    return TorchFile(content, lambda key: places[key][1], storage)
 
 
 def _dtype(value: object) -> torch.dtype:

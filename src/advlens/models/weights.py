@@ -36,6 +36,8 @@ _STATE_KEYS = (
 _DEEPEST = 4
 _EXTRA = "_extra_state"
 _MOST_TENSORS = 10_000
+_MOST_UNUSED = 1 << 26
+"""Bytes that a file may store beyond twice those of its tensors: slices are saved in whole."""
 _LONGEST_HEADER = 1 << 22
 """Maximum size of a header in bytes; safetensors writes about a hundred for each tensor."""
 _DTYPES = {
@@ -97,6 +99,21 @@ def read_weights(path: Path, *, ignore_keys: Sequence[str] = ()) -> dict[str, Te
             dictionary of tensors only, or has several.
         SettingsError: `ignore_keys` is one string.
     """
+    return _read(path, ignore_keys, outline=False)
+
+
+def outline(path: Path, *, ignore_keys: Sequence[str] = ()) -> dict[str, Tensor]:
+    """Zeros of the names, shapes and types that `read_weights` would return.
+
+    They take no memory: what the file says of its tensors is checked before gigabytes are read.
+
+    Raises:
+        CheckpointError, SettingsError: as `read_weights`.
+    """
+    return _read(path, ignore_keys, outline=True)
+
+
+def _read(path: Path, ignore_keys: Sequence[str], *, outline: bool) -> dict[str, Tensor]:
     if isinstance(ignore_keys, str):
         raise SettingsError(
             f"ignore_keys is a list of patterns, as in [{ignore_keys!r}], not one string"
@@ -106,9 +123,10 @@ def read_weights(path: Path, *, ignore_keys: Sequence[str] = ()) -> dict[str, Te
         raise CheckpointError(f"no weights file at {path}; check the path after @")
     try:
         if path.suffix == ".safetensors":
-            return _safetensors(path, ignore_keys)
+            return _safetensors(path, ignore_keys)  # mapped: nothing is read before its use
         with torch_file(path) as file:
-            return _tensors(path, _state(path, file.content, ignore_keys), file)
+            state = _state(path, file.content, ignore_keys)
+            return _tensors(path, state, file, outline=outline)
     except CheckpointError:
         raise
     except UnsafeError as error:
@@ -147,12 +165,32 @@ def load_weights(classifier: Classifier, path: Path, *, ignore_keys: Sequence[st
         ModelError: the network has lazy layers, which have no shapes yet.
     """
     path = Path(path)
-    return fill(classifier, path, read_weights(path, ignore_keys=ignore_keys))
-
-
-def fill(classifier: Classifier, path: Path, state: Mapping[str, Tensor]) -> Matched:
-    """`load_weights` for tensors that `read_weights` has read from `path`."""
     network = classifier.network
+    _fitting(network, path, outline(path, ignore_keys=ignore_keys))
+    matched = _fitting(network, path, read_weights(path, ignore_keys=ignore_keys))
+    own = own_tensors(network)
+    if matched.mean and matched.std:
+        statistics = [list(matched.mean), list(matched.std)]
+    else:
+        statistics = _statistics(path)
+    if statistics:
+        try:
+            classifier.set_normalization(*statistics)
+        except ModelError as error:
+            raise CheckpointError(f"{path}: its metadata do not fit ({error})") from error
+    if rounded := sum(_is_rounded(matched.tensors[name], own[name]) for name in matched.tensors):
+        precision = str(precision_of(network)).removeprefix("torch.")
+        classifier.notes += (
+            f"{path.name} is more precise than the network: tensors rounded to {precision}: "
+            f"{rounded}; to keep their digits, let the factory return the network in the file's "
+            "precision, such as network.double()",
+        )
+    network.load_state_dict(matched.tensors, strict=False)
+    return matched
+
+
+def _fitting(network: nn.Module, path: Path, state: Mapping[str, Tensor]) -> Matched:
+    """The tensors of a file, or of its outline, under the names of the network that they fit."""
     own = own_tensors(network)
     if lazy := [name for name, tensor in own.items() if is_lazy(tensor)]:
         raise ModelError(
@@ -182,23 +220,6 @@ def fill(classifier: Classifier, path: Path, state: Mapping[str, Tensor]) -> Mat
         raise CheckpointError(
             f"{path} does not fit {type(network).__name__}: {'; '.join(faults[:5])}{more}"
         )
-    if matched.mean and matched.std:
-        statistics = [list(matched.mean), list(matched.std)]
-    else:
-        statistics = _statistics(path)
-    if statistics:
-        try:
-            classifier.set_normalization(*statistics)
-        except ModelError as error:
-            raise CheckpointError(f"{path}: its metadata do not fit ({error})") from error
-    if rounded := sum(_is_rounded(matched.tensors[name], own[name]) for name in matched.tensors):
-        precision = str(precision_of(network)).removeprefix("torch.")
-        classifier.notes += (
-            f"{path.name} is more precise than the network: tensors rounded to {precision}: "
-            f"{rounded}; to keep their digits, let the factory return the network in the file's "
-            "precision, such as network.double()",
-        )
-    network.load_state_dict(matched.tensors, strict=False)
     return matched
 
 
@@ -275,10 +296,12 @@ def _holds_tensors(value: object) -> bool:
     )
 
 
-def _tensors(path: Path, state: Mapping[str, Any], file: TorchFile) -> dict[str, Tensor]:
+def _tensors(
+    path: Path, state: Mapping[str, Any], file: TorchFile, *, outline: bool
+) -> dict[str, Any]:
     tensors: dict[str, Tensor] = {}
     for name, value in state.items():
-        tensor = file.tensor(value)
+        tensor = file.tensor(value, outline=True)
         if tensor is None:
             kind = value if type(value) is Call else type(value).__name__
             raise CheckpointError(
@@ -286,7 +309,13 @@ def _tensors(path: Path, state: Mapping[str, Any], file: TorchFile) -> dict[str,
                 f"only model.state_dict(), or {_LEAVE_OUT} {shown(name)}"
             )
         tensors[name] = tensor
-    return tensors
+    used = sum(tensor.numel() * tensor.itemsize for tensor in tensors.values())
+    if file.size > _MOST_UNUSED + 2 * used:
+        raise ValueError(
+            f"its tensors take {used:,} of the {file.size:,} bytes of their storages; save copies "
+            "of them, tensor.clone()"
+        )
+    return tensors if outline else {name: file.tensor(value) for name, value in state.items()}
 
 
 def _checked(path: Path, names: Sequence[Any]) -> Sequence[str]:

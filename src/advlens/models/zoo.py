@@ -25,7 +25,7 @@ from advlens.models.sources import (
     resized,
     torchvision_names,
 )
-from advlens.models.weights import fill, read_weights, save_weights
+from advlens.models.weights import load_weights, outline, save_weights
 from advlens.plugins import from_here, named
 from advlens.words import perhaps
 
@@ -135,7 +135,7 @@ def _loaded(spec: str, seed: int, ignore_keys: Sequence[str]) -> tuple[Classifie
     with torch.random.fork_rng(devices=[]), resources.as_file(_pretrained(name)) as packaged:
         torch.manual_seed(seed)
         file = packaged if name in _PACKAGED else file
-        state = None if file is None else read_weights(file, ignore_keys=ignore_keys)
+        state = None if file is None else outline(file, ignore_keys=ignore_keys)
         if foreign:
             build = from_torchvision if kind == "torchvision" else from_timm
             classifier = build(rest, default=default, state=state, size=size)
@@ -145,8 +145,8 @@ def _loaded(spec: str, seed: int, ignore_keys: Sequence[str]) -> tuple[Classifie
             classifier = _factory(name) if ":" in name else _cifar_resnet(name)
             classifier = classifier if size is None else resized(classifier, size)
         matched = None
-        if file is not None and state is not None:
-            matched = fill(classifier, file, state)
+        if file is not None:
+            matched = load_weights(classifier, file, ignore_keys=ignore_keys)
             classifier.weights = sha256(file)
             if name not in _PACKAGED:
                 # a training run names all of its weights alike: the folder tells them apart

@@ -1,9 +1,48 @@
-"""Columns that several tables of a run share, and what a table is."""
+"""Columns that several tables of a run share, their types, and what a table is."""
 
-from typing import Any, NamedTuple
+import math
+import types
+import typing
+from typing import Any, Literal, NamedTuple
+
+
+class Count(int):
+    """Type of a column of whole numbers that count or number something, from 0."""
+
+    low, high = 0, 2**31 - 1
+
+
+class Some(Count):
+    """Type of a column of counts that are at least 1."""
+
+    low = 1
+
+
+class Amount(float):
+    """Type of a column of numbers that are not negative."""
+
+    low, high = 0, math.inf
+
+
+class Share(Amount):
+    """Type of a column of numbers from 0 to 1."""
+
+    high = 1
+
+
+class Digits(str):
+    """Type of a column of texts in which each character is 0 or 1."""
+
+
+class Numbers(str):
+    """Type of a column of texts of numbers, nan among them, with spaces between them."""
+
+
+Made = Literal["generated", "start", "real"]
+"""Images that a class generation is about."""
 
 Columns = dict[str, tuple[Any, str]]
-"""For each column, its type, such as str or float | None, and its meaning."""
+"""For each column, its type, such as str, Share or float | None, and its meaning."""
 OPEN = float | None
 
 
@@ -35,14 +74,70 @@ def interval(name: str, of: str, kind: Any = float, *, ends: Any = None, mean: s
     }
 
 
+def written(value: Any) -> str:
+    """A value as the text of a cell: floats with six digits, truth values in lower case."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.6g}"
+    return "" if value is None else str(value)
+
+
+def parsed(text: str, kind: Any) -> Any:
+    """The value of a cell in a column of a type.
+
+    Raises:
+        ValueError: the text is no such value; the message gives the reason.
+    """
+    if isinstance(kind, types.UnionType):
+        if text == "":
+            return None
+        kind = next(option for option in typing.get_args(kind) if option is not types.NoneType)
+    if options := typing.get_args(kind):
+        if text not in options:
+            raise ValueError(f"not {' or '.join(map(repr, options))}")
+        return text
+    if issubclass(kind, str):
+        if kind is Digits and text.strip("01"):
+            raise ValueError("not zeros and ones")
+        for word in text.split() if kind is Numbers else ():
+            _number(word)
+        return text
+    if kind is bool:
+        if text not in ("true", "false"):
+            raise ValueError("not true or false")
+        return text == "true"
+    value = _number(text)
+    if not math.isfinite(value):
+        raise ValueError("not finite")
+    whole = issubclass(kind, int)
+    if whole and not (value.is_integer() and abs(value) < 2**53):
+        raise ValueError("not a whole number")
+    if value < getattr(kind, "low", -math.inf):
+        raise ValueError(f"less than {kind.low}")
+    if value > getattr(kind, "high", math.inf):
+        raise ValueError(f"more than {kind.high:,}")
+    return int(value) if whole else value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("not a number") from None
+
+
 MODEL: Columns = {"model": (str, "the model's name in the run")}
 LAYER: Columns = MODEL | {"layer": (str, "the layer's dotted name")}
-UNIT: Columns = LAYER | {"unit": (int, "the unit's number, from 0")}
+UNIT: Columns = LAYER | {"unit": (Count, "the unit's number, from 0")}
 ATTACK: Columns = {
     "attack": (str, "the attack, or natural"),
     "norm": (str, "Linf or L2; empty where there is none"),
-    "epsilon": (OPEN, "the radius, of pixels in [0, 1]; the largest of several; empty without"),
-    "steps": (int, "gradient steps"),
+    "epsilon": (
+        Amount | None,
+        "the radius, of pixels in [0, 1]; the largest of several; empty without",
+    ),
+    "steps": (Count, "gradient steps"),
 }
 PREDICTED: Columns = (
     MODEL | ATTACK | {"settings": (str, "settings of the attack that are not its defaults")}
@@ -55,16 +150,16 @@ MEAN: Columns = {
     "low": (OPEN, "its 95 % interval, lower end"),
     "high": (OPEN, "its 95 % interval, upper end"),
 }
-N: Columns = {"n": (int, "number of images behind it")}
+N: Columns = {"n": (Some, "number of images behind it")}
 DIFFERENCE: Columns = {
     "difference": (float, "the first value less the second"),
     "low": (float, "its 95 % interval, lower end"),
     "high": (float, "its 95 % interval, upper end"),
-    "p": (float, "the probability of such a difference between equals"),
-    "p_holm": (float, "p corrected for all comparisons of this table (Holm 1979)"),
+    "p": (Share, "the probability of such a difference between equals"),
+    "p_holm": (Share, "p corrected for all comparisons of this table (Holm 1979)"),
     **N,
 }
-RANK: Columns = {"rank": (int, "rank, from 0")}
+RANK: Columns = {"rank": (Count, "rank, from 0")}
 FILE: Columns = {"file": (str, "the picture, relative to the run folder")}
 CLASSES: Columns = {
     "label": (str, "the image's class"),
@@ -78,12 +173,17 @@ FRAMED: Columns = {
 ACCURACY: Columns = (
     MODEL
     | ATTACK
-    | interval("top1", "share of images predicted right")
-    | {"top5": (OPEN, "share with the label among the five highest; empty where not counted")}
+    | interval("top1", "share of images predicted right", Share)
+    | {
+        "top5": (
+            Share | None,
+            "share with the label among the five highest; empty where not counted",
+        )
+    }
     | N
     | {
-        "draws": (int | None, "fresh passes of a randomized model; else empty"),
-        "top1_spread": (OPEN, "standard deviation of top1 over draws"),
+        "draws": (Count | None, "fresh passes of a randomized model; else empty"),
+        "top1_spread": (Amount | None, "standard deviation of top1 over draws"),
         "settings": (str, "settings of the attack that are not its defaults"),
     }
 )

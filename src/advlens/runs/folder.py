@@ -22,6 +22,7 @@ from advlens.distributed import Processes
 from advlens.errors import RunError
 from advlens.files import atomic
 from advlens.folders import open_plain, read_object, why
+from advlens.runs.columns import written
 from advlens.runs.tables import Row, check_rows
 
 ABOUT = "about"
@@ -133,16 +134,16 @@ class Run:
         for path in (self.folder / "parts").glob(f"{model}-{stage}.*.state.safetensors"):
             path.unlink(missing_ok=True)
 
-    def drop_shared(self) -> None:
-        """Remove the states that all models of the run share, once each has used them."""
-        for path in (self.folder / "parts").glob(f"{SHARED}-*.state.safetensors"):
+    def drop_states(self) -> None:
+        """Remove all states of a run of which each stage is finished."""
+        for path in (self.folder / "parts").glob("*.state.safetensors"):
             path.unlink(missing_ok=True)
 
     def write_tables(self, tables: Tables) -> None:
         """Write `results/<name>.csv` for each table; the first row gives the columns.
 
         Raises:
-            RunError: a row lacks or adds a column of the table's declaration.
+            RunError: a row does not fit the table's declaration.
         """
         write_tables(self.folder, tables)
 
@@ -166,11 +167,12 @@ class Run:
 
 def write_tables(folder: Path, tables: Tables) -> None:
     """Write tables as `Run.write_tables`, in any folder; nothing is written if a row is refused."""
-    for name, rows in tables.items():
-        check_rows(name, rows)
-    for name, rows in tables.items():
+    paths = {folder / "results" / f"{name}.csv": rows for name, rows in tables.items()}
+    for path, rows in paths.items():
+        check_rows(path, rows)
+    for path, rows in paths.items():
         if rows:
-            write_csv(folder / "results" / f"{name}.csv", rows)
+            write_csv(path, rows)
 
 
 def differences(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
@@ -253,7 +255,7 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(rows[0])
-    writer.writerows([_cell(row[column]) for column in rows[0]] for row in rows)
+    writer.writerows([written(row[column]) for column in rows[0]] for row in rows)
     write_text(path, text.getvalue())
 
 
@@ -298,11 +300,3 @@ def fingerprint(values: Iterable[tuple[str, Any]]) -> str:
 
 def _json(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return "" if value != value else f"{value:.6g}"
-    return "" if value is None else str(value)

@@ -2,9 +2,7 @@
 
 import csv
 import io
-import math
 import operator
-import types
 import typing
 import unicodedata
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -16,6 +14,7 @@ from typing import Any
 
 from advlens.errors import RunError
 from advlens.folders import open_plain, read_object, why
+from advlens.runs.columns import parsed
 from advlens.runs.tables import TABLES, Row
 from advlens.words import Estimate
 
@@ -219,7 +218,7 @@ class Results:
         row: dict[str, Any] = {}
         for column, kind in columns.items():
             try:
-                row[column] = _value(texts.get(column, ""), kind)
+                row[column] = parsed(_printable(texts.get(column, "")), kind)
             except ValueError as error:
                 raise _damaged(
                     path, f"{column} in line {line} is {texts.get(column, '')[:40]!r}, {error}"
@@ -271,28 +270,6 @@ def _lines(path: Path) -> Generator[tuple[int, list[str]], None, None]:
         for cells in reader:
             yield reader.line_num, cells
             length = 0
-
-
-def _value(text: str, kind: Any) -> Any:
-    if isinstance(kind, types.UnionType):
-        if text == "":
-            return None
-        kind = next(option for option in typing.get_args(kind) if option is not types.NoneType)
-    if kind is str:
-        return _printable(text)
-    if kind is bool:
-        if text not in ("true", "false"):
-            raise ValueError("not true or false")
-        return text == "true"
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError("not a number") from None
-    if not math.isfinite(value):
-        raise ValueError("not finite")
-    if kind is int and not (value.is_integer() and abs(value) < 2**53):
-        raise ValueError("not a whole number")
-    return kind(value)
 
 
 def _problem(value: Any, expected: Any, where: str) -> str:

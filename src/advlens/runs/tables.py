@@ -4,7 +4,8 @@ The writer, the readers and the documentation take the columns from here.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from advlens.errors import RunError
 from advlens.runs.columns import (
@@ -24,9 +25,18 @@ from advlens.runs.columns import (
     SET,
     TERMS,
     UNIT,
+    Amount,
+    Count,
+    Digits,
+    Made,
     N,
+    Numbers,
+    Share,
+    Some,
     Table,
     interval,
+    parsed,
+    written,
 )
 
 Row = Mapping[str, Any]
@@ -40,8 +50,8 @@ TABLES: dict[str, Table] = {
         | ATTACK
         | {
             "settings": (str, "as in accuracy.csv"),
-            "first": (int, "the number of the first image in the data"),
-            "right": (str, "a digit for each image: 1 if it is predicted right, else 0"),
+            "first": (Count, "the number of the first image in the data"),
+            "right": (Digits, "a digit for each image: 1 if it is predicted right, else 0"),
         },
     ),
     "class_accuracy": Table(
@@ -50,26 +60,26 @@ TABLES: dict[str, Table] = {
         PREDICTED
         | {
             "class": (str, "the images' class"),
-            "right": (int, "images predicted right; under attack both before and after it"),
+            "right": (Count, "images predicted right; under attack both before and after it"),
             **N,
-            "low": (float, "95 % interval of their share, lower end"),
-            "high": (float, "95 % interval of their share, upper end"),
+            "low": (Share, "95 % interval of their share, lower end"),
+            "high": (Share, "95 % interval of their share, upper end"),
         },
     ),
     "confusion": Table(
         "how often a model takes one class for another, or for itself; attacks as in "
         "class_accuracy.csv; pairs that do not occur are left out",
-        PREDICTED | CLASSES | {"count": (int, "such images")},
+        PREDICTED | CLASSES | {"count": (Count, "such images")},
     ),
     "calibration": Table(
         "images whose predictions are about as confident; attacks as in class_accuracy.csv",
         PREDICTED
         | {
-            "bin": (int, "the number of the bin, of 15 of equal width, from 1"),
-            "confidence": (float, "mean softmax probability of the predicted class"),
-            "accuracy": (float, "share of predictions that are right"),
-            "low": (float, "its 95 % interval, lower end"),
-            "high": (float, "its 95 % interval, upper end"),
+            "bin": (Some, "the number of the bin, of 15 of equal width, from 1"),
+            "confidence": (Share, "mean softmax probability of the predicted class"),
+            "accuracy": (Share, "share of predictions that are right"),
+            "low": (Share, "its 95 % interval, lower end"),
+            "high": (Share, "its 95 % interval, upper end"),
             **N,
         },
     ),
@@ -77,11 +87,11 @@ TABLES: dict[str, Table] = {
         "how far confidence and accuracy of a model lie apart; attacks as in class_accuracy.csv",
         PREDICTED
         | {
-            "ece": (float, "expected calibration error over 15 bins (Guo et al. 2017, eq. 3)"),
-            "confidence": (float, "mean softmax probability of the predicted class"),
-            "accuracy": (float, "share of predictions that are right"),
-            "low": (float, "its 95 % interval, lower end"),
-            "high": (float, "its 95 % interval, upper end"),
+            "ece": (Share, "expected calibration error over 15 bins (Guo et al. 2017, eq. 3)"),
+            "confidence": (Share, "mean softmax probability of the predicted class"),
+            "accuracy": (Share, "share of predictions that are right"),
+            "low": (Share, "its 95 % interval, lower end"),
+            "high": (Share, "its 95 % interval, upper end"),
             **N,
         },
     ),
@@ -98,13 +108,13 @@ TABLES: dict[str, Table] = {
                 "under it",
             ),
             **RANK,
-            "id": (int, "the image's number in the data"),
+            "id": (Count, "the image's number in the data"),
             **CLASSES,
-            "confidence": (float, "softmax probability of the predicted class"),
+            "confidence": (Share, "softmax probability of the predicted class"),
             "attacked_as": (str, "the class predicted under the attack"),
-            "attacked_confidence": (float, "its softmax probability"),
-            "distance": (float, "length of the change, in the attack's norm"),
-            "factor": (int, "by which the difference is drawn larger, around gray"),
+            "attacked_confidence": (Share, "its softmax probability"),
+            "distance": (Amount, "length of the change, in the attack's norm"),
+            "factor": (Some, "by which the difference is drawn larger, around gray"),
             "natural": (str, "the picture of the image, relative to the run folder"),
             "attacked": (str, "that of the attacked image"),
             "difference": (str, "that of .5 + factor · difference, cut to [0, 1]"),
@@ -134,7 +144,7 @@ TABLES: dict[str, Table] = {
             **LAYER,
             "images": (str, "the set, as in consistency.csv or dissection.csv"),
             **DIFFERENCE,
-            "n": (int, "number of images, or of units for detectors"),
+            "n": (Some, "number of images, or of units for detectors"),
         },
     ),
     "checks": Table(
@@ -149,14 +159,14 @@ TABLES: dict[str, Table] = {
     ),
     "unattacked": Table(
         "images on which an attack could not begin",
-        MODEL | ATTACK | {"unattacked": (int, "such images")} | N,
+        MODEL | ATTACK | {"unattacked": (Count, "such images")} | N,
     ),
     "autoattack": Table(
         "the accuracy after an attack of AutoAttack and those before it",
         MODEL
         | ATTACK
         | {"after": (str, "the attack")}
-        | interval("top1", "share of images predicted right")
+        | interval("top1", "share of images predicted right", Share)
         | N,
     ),
     "skipped": Table(
@@ -164,7 +174,7 @@ TABLES: dict[str, Table] = {
         MODEL
         | {
             "data": (str, "the images"),
-            "id": (int, "the image's number in the data"),
+            "id": (Count, "the image's number in the data"),
             "reason": (str, "what is wrong with it"),
         },
     ),
@@ -172,10 +182,10 @@ TABLES: dict[str, Table] = {
         "a unit and its consistency under the main attack",
         UNIT
         | {"dead": (bool, "whether the unit never responds")}
-        | {name: (OPEN, of) for name, of in MEASURES.items()}
+        | {name: (Share | None, of) for name, of in MEASURES.items()}
         | {
             "lc_corrected": (OPEN, "LC without the bias of k images, (k·LC − 1)/(k − 1)"),
-            "consis_adv_fgsm": (OPEN, "consis_adv under FGSM"),
+            "consis_adv_fgsm": (Share | None, "consis_adv under FGSM"),
         }
         | SET,
         later=(*SET,),
@@ -190,7 +200,7 @@ TABLES: dict[str, Table] = {
                 for rank in range(1, 6)
                 for column, kind in {
                     f"class_{rank}": (str | None, f"the class of rank {rank}, if there is one"),
-                    f"share_{rank}": (float | None, "its share of the unit's top images"),
+                    f"share_{rank}": (Share | None, "its share of the unit's top images"),
                 }.items()
             },
             **SET,
@@ -201,15 +211,15 @@ TABLES: dict[str, Table] = {
         "the means over the live units of a layer",
         LAYER
         | {
-            "units": (int, "units of the layer"),
-            "dead": (int, "units that never respond"),
-            "top": (int, "images of each unit, k"),
+            "units": (Some, "units of the layer"),
+            "dead": (Count, "units that never respond"),
+            "top": (Some, "images of each unit, k"),
         }
         | N
         | {
             column: pair
             for name, of in MEASURES.items()
-            for column, pair in interval(name, of, OPEN, mean="_mean").items()
+            for column, pair in interval(name, of, Share | None, ends=OPEN, mean="_mean").items()
         }
         | {"lc_corrected_mean": (OPEN, "of lc_corrected")}
         | SET,
@@ -223,11 +233,11 @@ TABLES: dict[str, Table] = {
         | {
             "settings": (str | None, "settings of the attack that are not its defaults"),
             "targeted": (bool | None, "whether the attack aims at a class"),
-            "distance": (float | None, "the mean L2 distance of attacked images from the real"),
+            "distance": (Amount | None, "the mean L2 distance of attacked images from the real"),
         }
-        | interval("success", "share of images on which the attack succeeds")
+        | interval("success", "share of images on which the attack succeeds", Share)
         | {"measure": (str, "the measure"), **MEAN, "mean": (OPEN, "the mean over units")}
-        | {"units": (int, "live units")}
+        | {"units": (Count, "live units")}
         | N,
         later=("settings", "targeted", "distance"),
     ),
@@ -239,9 +249,9 @@ TABLES: dict[str, Table] = {
         | {
             "measure": (str, "the measure"),
             "corrected": (OPEN, "the mean without the bias of few images"),
-            "top": (int, "images of each unit, k"),
-            "first": (int, "the number of the first of these images in the data"),
-            "influences": (str, "for each image the change of the mean when it is left out"),
+            "top": (Some, "images of each unit, k"),
+            "first": (Count, "the number of the first of these images in the data"),
+            "influences": (Numbers, "for each image the change of the mean when it is left out"),
         },
     ),
     "floors": Table(
@@ -259,11 +269,11 @@ TABLES: dict[str, Table] = {
     "table1_d19": Table(
         "a row of Table 1 of D19",
         LAYER
-        | interval("consis", "consistency on real images", OPEN)
-        | interval("consis_adv", "consistency on adversarial images", OPEN)
+        | interval("consis", "consistency on real images", Share | None, ends=OPEN)
+        | interval("consis_adv", "consistency on adversarial images", Share | None, ends=OPEN)
         | ATTACK
-        | interval("success", "share of images that are misclassified")
-        | {"units": (int, "live units")}
+        | interval("success", "share of images that are misclassified", Share)
+        | {"units": (Count, "live units")}
         | N,
     ),
     "curves": Table(
@@ -273,21 +283,21 @@ TABLES: dict[str, Table] = {
             "images": (str, "the set of attacked images"),
             "bin_low": (float, "the interval, lower end"),
             "bin_high": (float, "the interval, upper end"),
-            "lc": (float, "the mean LC"),
-            **interval("cs1", "the mean CS1", ends=OPEN),
-            **interval("cs2", "the mean CS2", ends=OPEN),
-            "units": (int, "units in it"),
+            "lc": (Share, "the mean LC"),
+            **interval("cs1", "the mean CS1", Share, ends=OPEN),
+            **interval("cs2", "the mean CS2", Share, ends=OPEN),
+            "units": (Count, "units in it"),
         },
     ),
     "pictures": Table(
         "an image that excites a unit most",
         UNIT
         | {
-            "lc": (OPEN, "the unit's LC; empty if it is dead"),
+            "lc": (Share | None, "the unit's LC; empty if it is dead"),
             "chosen": (str, "why this unit is shown"),
             "images": (str, "real or adversarial"),
             **RANK,
-            "id": (int, "the image's number in the data"),
+            "id": (Count, "the image's number in the data"),
             **CLASSES,
             "response": (float, "the unit's response"),
             **FRAMED,
@@ -300,12 +310,12 @@ TABLES: dict[str, Table] = {
         UNIT
         | {
             "images": (str, "real, adversarial, or adversarial-reestimated (its own threshold)"),
-            "label": (int, "the number of its best concept"),
+            "label": (Count, "the number of its best concept"),
             "concept": (str, "the concept's name"),
             "category": (str, "color, texture, material, scene, part or object"),
-            "iou": (float, "intersection over union of the unit's mask and the concept's pixels"),
+            "iou": (Share, "intersection over union of the unit's mask and the concept's pixels"),
             "threshold": (float, "the response above which a pixel is in the mask"),
-            "permuted_iou": (float, "the best IoU with the images' labels permuted: chance"),
+            "permuted_iou": (Share, "the best IoU with the images' labels permuted: chance"),
             "dead": (bool, "whether the unit never responds"),
         },
     ),
@@ -314,15 +324,15 @@ TABLES: dict[str, Table] = {
         LAYER
         | {
             "images": (str, "as in dissection.csv"),
-            "minimum": (float, "the IoU above which a unit is a detector"),
+            "minimum": (Share, "the IoU above which a unit is a detector"),
             "category": (str, "the category, or all"),
-            "units": (int, "units of the layer"),
-            "detectors": (int, "units that detect it"),
-            "share": (float, "detectors as a share of units"),
-            "low": (float, "its 95 % interval, lower end"),
-            "high": (float, "its 95 % interval, upper end"),
-            "permuted_detectors": (int, "detectors with permuted labels: the level of chance"),
-            "permuted_share": (float, "the same as a share"),
+            "units": (Some, "units of the layer"),
+            "detectors": (Count, "units that detect it"),
+            "share": (Share, "detectors as a share of units"),
+            "low": (Share, "its 95 % interval, lower end"),
+            "high": (Share, "its 95 % interval, upper end"),
+            "permuted_detectors": (Count, "detectors with permuted labels: the level of chance"),
+            "permuted_share": (Share, "the same as a share"),
         },
     ),
     "dissection_transitions": Table(
@@ -332,27 +342,27 @@ TABLES: dict[str, Table] = {
             "images": (str, "as in dissection.csv"),
             "before": (str, "the category on real images"),
             "after": (str, "the category under attack"),
-            "units": (int, "such units"),
-            "same_concept": (int, "units among them that keep their concept"),
+            "units": (Count, "such units"),
+            "same_concept": (Count, "units among them that keep their concept"),
         },
     ),
     "dissection_images": Table(
         "a model and how its images were attacked and counted",
         MODEL
-        | {"data": (str, "the images"), **N, "labels": (int, "concepts that occur")}
+        | {"data": (str, "the images"), **N, "labels": (Count, "concepts that occur")}
         | ATTACK
         | {
-            "steps": (int | None, "gradient steps, if there is an attack"),
+            "steps": (Count | None, "gradient steps, if there is an attack"),
             "settings": (str | None, "settings of the attack that are not its defaults"),
             "targeted": (bool | None, "whether the attack aims at a class"),
-            "weight": (OPEN, "λ of the Adam attack"),
-            "distance": (OPEN, "mean L2 distance of adversarial images"),
-            **interval("success", "share of images on which it reaches its target", OPEN),
+            "weight": (Amount | None, "λ of the Adam attack"),
+            "distance": (Amount | None, "mean L2 distance of adversarial images"),
+            **interval("success", "share of images on which it reaches its target", Share | None),
             "upsampling": (str, "how maps are enlarged"),
             "counting": (str, "how pixels are counted"),
-            "quantile": (float, "share of responses above the threshold"),
-            "minimum": (float, "the IoU above which a unit is a detector"),
-            "passes": (int, "passes over the images"),
+            "quantile": (Share, "share of responses above the threshold"),
+            "minimum": (Share, "the IoU above which a unit is a detector"),
+            "passes": (Count, "passes over the images"),
         },
         later=("settings", "targeted"),
     ),
@@ -363,7 +373,7 @@ TABLES: dict[str, Table] = {
             "chosen": (str | None, "why this unit is shown"),
             "images": (str, "real or adversarial"),
             **RANK,
-            "id": (int, "the image's number in the data"),
+            "id": (Count, "the image's number in the data"),
             "response": (float, "the unit's response"),
             **CLASSES,
             **FRAMED,
@@ -376,7 +386,7 @@ TABLES: dict[str, Table] = {
         | {
             "method": (str, "the method, or Random"),
             "measure": (str, "the measure"),
-            "better": (str, "higher or lower"),
+            "better": (Literal["higher", "lower", ""], "what is better; empty for neither"),
             **MEAN,
             "mean": (float, "the mean; of the gap the median"),
             **N,
@@ -389,8 +399,8 @@ TABLES: dict[str, Table] = {
         | {
             "method": (str, "the method, or Random"),
             "measure": (str, "the measure"),
-            "first": (int, "the number of the first of these images among the explained ones"),
-            "values": (str, "a value for each image; nan where there is none"),
+            "first": (Count, "the number of the first of these images among the explained ones"),
+            "values": (Numbers, "a value for each image; nan where there is none"),
         },
     ),
     "attribution_methods": Table(
@@ -400,7 +410,7 @@ TABLES: dict[str, Table] = {
             "method": (str, "the method"),
             "target": (str, "the score explained"),
             "baseline": (str, "the baselines"),
-            "points": (float, "gradients per image"),
+            "points": (Amount, "gradients per image"),
             "formula": (str, "how they are summed"),
             **N,
         },
@@ -410,10 +420,10 @@ TABLES: dict[str, Table] = {
         MODEL
         | {
             **RANK,
-            "id": (int, "the image's number in the data"),
+            "id": (Count, "the image's number in the data"),
             "method": (str, "the method; empty for the image"),
             **CLASSES,
-            "probability": (OPEN, "probability of the predicted class"),
+            "probability": (Share | None, "probability of the predicted class"),
             **FILE,
             "gap": (OPEN, "the completeness gap"),
         },
@@ -425,13 +435,16 @@ TABLES: dict[str, Table] = {
             "start": (str, "noise or image"),
             "measure": (str, "the distance"),
             "features": (str, "the network whose features measure it"),
-            "steps": (int, "gradient steps"),
-            "epsilon": (float, "the radius around the start"),
-            "step_size": (float, "the length of a step"),
+            "steps": (Count, "gradient steps"),
+            "epsilon": (Amount, "the radius around the start"),
+            "step_size": (Amount, "the length of a step"),
             **MEAN,
             **N,
-            "untouched": (float, "the mean of the starts"),
-            "spread": (OPEN, "standard deviation of the images' distances; empty for one image"),
+            "untouched": (Amount, "the mean of the starts"),
+            "spread": (
+                Amount | None,
+                "standard deviation of the images' distances; empty for one image",
+            ),
         },
         later=("spread",),
     ),
@@ -441,8 +454,8 @@ TABLES: dict[str, Table] = {
         | {
             "start": (str, "noise or image"),
             "measure": (str, "the distance, as in inversion.csv"),
-            "first": (int, "the number of the first of these images among the inverted ones"),
-            "values": (str, "a distance for each image"),
+            "first": (Count, "the number of the first of these images among the inverted ones"),
+            "values": (Numbers, "a distance for each image"),
         },
     ),
     "inversion_pictures": Table(
@@ -456,15 +469,18 @@ TABLES: dict[str, Table] = {
             "start_file": (str, "the start"),
             "target_file": (str, "the target"),
             **FILE,
-            "distance": (float, "distance of the representations"),
+            "distance": (Amount, "distance of the representations"),
         },
     ),
     "visualization_pictures": Table(
         "a picture of a component of the representation",
         MODEL
         | {
-            "component": (int, "its number"),
-            "kind": (str, "visualized, or the images with most or least activation"),
+            "component": (Count, "its number"),
+            "kind": (
+                Literal["visualized", "most", "least"],
+                "visualized, or the images with most or least activation",
+            ),
             **RANK,
             **FILE,
             "activation": (float, "the component's value"),
@@ -475,18 +491,18 @@ TABLES: dict[str, Table] = {
         "a measure of generated images, or of what they are compared with",
         MODEL
         | {
-            "images": (str, "generated, start or real"),
+            "images": (Made, "generated, start or real"),
             "measure": (str, "fid, kid, confidence or recognized"),
             "features": (str, "the network that measures"),
-            "dimension": (int | None, "its features"),
+            "dimension": (Count | None, "its features"),
             "resize": (str, "how images are resized before"),
             **MEAN,
             **N,
-            "n_real": (int | None, "real images on the other side"),
+            "n_real": (Count | None, "real images on the other side"),
             "set": (str, "what the n images are, such as CIFAR-10 train"),
             "real_set": (str, "what the n_real images are, such as CIFAR-10 test"),
             "fitted_set": (str, "the images that the Gaussians of starts are fitted to"),
-            "n_fitted": (int | None, "their number"),
+            "n_fitted": (Some | None, "their number"),
         },
         later=("set", "real_set", "fitted_set", "n_fitted"),
     ),
@@ -495,7 +511,7 @@ TABLES: dict[str, Table] = {
         MODEL
         | {
             "class": (str, "the class"),
-            "kind": (str, "generated, start or real"),
+            "kind": (Made, "generated, start or real"),
             **RANK,
             **FILE,
         },
@@ -504,17 +520,17 @@ TABLES: dict[str, Table] = {
         "an epoch of a model's training",
         MODEL
         | {
-            "epoch": (int, "its number, from 1"),
-            "learning_rate": (OPEN, "learning rate at the end of the epoch"),
+            "epoch": (Some, "its number, from 1"),
+            "learning_rate": (Amount | None, "learning rate at the end of the epoch"),
             "loss": (float, "the mean loss"),
             **{f"train_{term}": (OPEN, "the term on the training images") for term in TERMS},
-            "natural": (float, "accuracy on held-out images"),
-            "adversarial": (float, "accuracy on held-out images under attack"),
+            "natural": (Share, "accuracy on held-out images"),
+            "adversarial": (Share, "accuracy on held-out images under attack"),
             "natural_loss": (OPEN, "cross entropy on held-out images"),
             "adversarial_loss": (OPEN, "cross entropy on held-out images under attack"),
-            "n": (int | None, "held-out images"),
-            "images_per_second": (OPEN, "the rate"),
-            "seconds": (OPEN, "the time"),
+            "n": (Some | None, "held-out images"),
+            "images_per_second": (Amount | None, "the rate"),
+            "seconds": (Amount | None, "the time"),
             "kept": (bool, "whether its weights are the result"),
         },
     ),
@@ -531,21 +547,32 @@ TABLES: dict[str, Table] = {
 }
 
 
-def check_rows(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse rows that lack or add a column; an undeclared table may have any columns.
+def check_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Refuse rows that do not fit the table at a path; an undeclared table may hold anything.
 
     Raises:
-        RunError: a row does not fit; the message names the table and the columns.
+        RunError: a row lacks or adds a column, or a value is not of its column's type; the message
+            names the table, the row and the columns.
     """
-    if name not in TABLES:
+    if path.stem not in TABLES:
         return
-    wanted = TABLES[name].columns.keys()
-    for row in rows:
-        if row.keys() != wanted:
-            lacking, added = sorted(wanted - row.keys()), sorted(row.keys() - wanted)
+    columns = TABLES[path.stem].types
+    for number, row in enumerate(rows, 1):
+        if row.keys() != columns.keys():
+            lacking = sorted(columns.keys() - row.keys())
+            added = sorted(row.keys() - columns.keys())
             said = [f"lacks {', '.join(lacking)}"] * bool(lacking)
             said += [f"adds {', '.join(added)}"] * bool(added)
             raise RunError(
-                f"a row of {name}.csv {' and '.join(said)}: another version of advlens began this "
+                f"a row of {path} {' and '.join(said)}: another version of advlens began this "
                 "run; continue with that one, or choose another --out"
             )
+        for column, kind in columns.items():
+            text = written(row[column])
+            try:
+                parsed(text, kind)
+            except ValueError as error:
+                raise RunError(
+                    f"{column} in row {number} of {path} would be {text[:40]!r}, {error}: what "
+                    "the folder holds of it is damaged; choose another --out"
+                ) from error

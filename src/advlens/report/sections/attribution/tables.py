@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from advlens.errors import RunError
 from advlens.report.paired import Paired
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
@@ -65,13 +64,6 @@ class AttributionTables:
         rows = results.table("attribution")
         if not rows:
             return None
-        for row in rows:
-            if row["better"] not in ("higher", "lower", "") or row["n"] < 1:
-                raise RunError(
-                    f"{results.run / 'results' / 'attribution.csv'} is damaged: {row['measure']} "
-                    f"of {row['model']} has n = {row['n']} and is better {row['better'][:40]!r}, "
-                    "not higher, lower or nothing; make the run again with `advlens attribute`"
-                )
         return cls(
             models=results.models,
             rows=rows,

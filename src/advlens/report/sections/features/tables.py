@@ -3,15 +3,15 @@
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
-from advlens.errors import RunError
 from advlens.report.paired import Paired
+from advlens.runs.columns import Made
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
 from advlens.words import Estimate, count
 
-KINDS = ("generated", "start", "real")
+KINDS = get_args(Made)
 DISTANCES = ("fid", "kid")
 OWN = ("representation", "pixels")
 """Measures of an inversion that no other network takes."""
@@ -61,7 +61,7 @@ class FeatureTables:
             "generation",
             "generation_pictures",
         )
-        tables = {name: _checked(results, name) for name in names}
+        tables = {name: results.table(name) for name in names}
         if not any(tables.values()):
             return None
         return cls(
@@ -160,24 +160,3 @@ def of_set(row: Row, size: str, name: str) -> str:
 def network(row: Row) -> Network:
     """That of a row of `generation.csv`."""
     return Network(row["features"], row["dimension"], row["resize"])
-
-
-def _checked(results: Results, name: str) -> Rows:
-    """The rows of a table, each of a known kind and of at least one image."""
-    known = {
-        "generation": ("images", KINDS),
-        "generation_pictures": ("kind", KINDS),
-        "visualization_pictures": ("kind", ("visualized", "most", "least")),
-    }
-    rows = results.table(name)
-    column, kinds = known.get(name, ("", ()))
-    for row in rows:
-        wrong = f"n = {row['n']}" if row.get("n", 1) < 1 else ""
-        if kinds and row[column] not in kinds:
-            wrong = f"{column} {row[column][:40]!r}, not one of {', '.join(kinds)}"
-        if wrong:
-            raise RunError(
-                f"{results.run / 'results' / name}.csv is damaged: a row of {row['model']} has "
-                f"{wrong}; make the run again"
-            )
-    return rows
