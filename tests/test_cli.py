@@ -1,5 +1,6 @@
 """The command line: what it refuses and how, what it prints and writes, how it ends."""
 
+import csv
 import json
 import re
 import subprocess
@@ -187,8 +188,13 @@ def test_attack_writes_images_that_can_be_audited(world, capsys):
     words = ["attack", *MODEL, "--out", "attacked", "--epsilon", "16/255", "--steps", "2"]
     assert main(words) == 0
     out = capsys.readouterr().out
-    assert re.search(r"as computed: .*n = 18\)", out)
-    assert re.search(r"as stored, 8 bit: .*n = 18\)", out)
+    assert re.match(r"PGD-2, L∞ ε = 16/255 succeeds against tiny on .* of 18 images as stored", out)
+    rows = list(csv.DictReader((world / "attacked/attack.csv").read_text().splitlines()))
+    assert [rows[0][name] for name in ("source", "file", "label")] == [
+        "cat/0.png",
+        "images/cat/000000.png",
+        "cat",
+    ]
     assert len(list((world / "attacked/images/cat").glob("*.png"))) == 6
     record = json.loads((world / "attacked/run.json").read_text())
     assert record["command"] == "advlens " + " ".join(words)

@@ -190,7 +190,8 @@ class AttackCommand:
             package.module:factory; add @weights-file for weights.
         data: sample, cifar10:DIR, imagenet:DIR, folder:DIR … (docs/data.md lists them all).
         out: the folder to write: images/<class>/<id>.png, which can be audited as exact:OUT/images,
-            and attack.csv with a row for each image. Rounding to 8 bits moves each pixel value by
+            and attack.csv with a row for each image: its source, label, and predictions before
+            and after. Rounding to 8 bits moves each pixel value by
             up to 0.5/255, which can leave the ball and undo a success; both are measured on the
             files. Repeat the command to continue an interrupted run.
     """

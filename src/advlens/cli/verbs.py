@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from advlens.datasets import ImageData
     from advlens.distributed import Processes
     from advlens.models import Classifier
+    from advlens.runs.results import Results
 
 # torch takes seconds to import and help must be quick, so verbs import it themselves.
 
@@ -177,7 +178,8 @@ def _audit(command: AuditCommand, line: str) -> None:
                 processes=processes,
             )
         if first():
-            say("\n".join([*in_lines(Results.read(command.out)), str(report)]))
+            results = Results.read(command.out)
+            _conclude(results, in_lines(results), report)
         return
     subjects, stages = rehearsed(command.model, command.data, settings)
     loaded = [(subject.classifier, subject.data) for subject in subjects]
@@ -194,25 +196,37 @@ def _audit(command: AuditCommand, line: str) -> None:
 def _dissect(command: DissectCommand, line: str) -> None:
     from advlens.auditing import dissect
     from advlens.distributed import local_device
+    from advlens.report.sections.dissection import section
+    from advlens.runs.results import Results
 
     if command.common.dry_run:
         _plan(command, [_load(spec, command.data, command.settings) for spec in command.model])
         return
     with _joined(command, local_device(command.settings.device)) as processes:
-        say(
-            dissect(
-                command.model,
-                command.data,
-                command.out,
-                settings=command.settings,
-                command=line,
-                processes=processes,
-            )
+        report = dissect(
+            command.model,
+            command.data,
+            command.out,
+            settings=command.settings,
+            command=line,
+            processes=processes,
         )
+    if first():
+        results = Results.read(command.out)
+        found = section(results)
+        claims = [finding.claim for finding in found.findings if finding.leading] if found else []
+        _conclude(results, claims, report)
+
+
+def _conclude(results: "Results", lines: Sequence[str], report: Path) -> None:
+    """Say what was found, then once more what was warned of, and where the report lies."""
+    warnings = dict.fromkeys(f"warning: {text}" for text in results.record["warnings"])
+    say("\n".join([*lines, *warnings, str(report)]))
 
 
 def _attack(command: AttackCommand, line: str) -> None:
     from advlens.models.classifier import device_of
+    from advlens.words import attack_name
     from advlens.workflows.attacked import chosen_attack, store_attack
 
     settings = command.settings
@@ -233,10 +247,10 @@ def _attack(command: AttackCommand, line: str) -> None:
             command=line,
             processes=processes,
         )
-    say(f"{attack} on {classifier.name}")
-    say(f"success as computed:      {computed}")
-    say(f"success as stored, 8 bit: {stored}")
-    say(command.out / "images")
+    name = attack_name(attack.columns() | {"settings": attack.unusual(seed=settings.seed)})
+    told = f"{name} succeeds against {classifier.name} on {stored} as stored in 8 bits"
+    say(f"{told} ({computed.compute()['share']:.1%} before)")
+    say(f"{command.out / 'attack.csv'} has a row for each image in {command.out / 'images'}")
 
 
 def _train(command: TrainCommand, line: str) -> None:
