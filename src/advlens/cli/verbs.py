@@ -30,7 +30,7 @@ from advlens.cli.commands import (
 from advlens.cli.parsing import parse
 from advlens.errors import AdvlensError, LostError, SettingsError
 from advlens.files import locked
-from advlens.plugins import place
+from advlens.plugins import SECTIONS, place
 from advlens.settings.packaged import listed
 from advlens.signals import ignored_signals
 
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from advlens.datasets import ImageData
     from advlens.distributed import Processes
     from advlens.models import Classifier
-    from advlens.runs.results import Results
 
 # torch takes seconds to import and help must be quick, so verbs import it themselves.
 
@@ -163,8 +162,6 @@ def _audit(command: AuditCommand, line: str) -> None:
     from advlens.auditing import audit, rehearsed
     from advlens.auditing.record import radii
     from advlens.distributed import local_device
-    from advlens.report.verdict import in_lines
-    from advlens.runs.results import Results
 
     settings = command.settings
     if not command.common.dry_run:
@@ -177,9 +174,7 @@ def _audit(command: AuditCommand, line: str) -> None:
                 command=line,
                 processes=processes,
             )
-        if first():
-            results = Results.read(command.out)
-            _conclude(results, in_lines(results), report)
+        _conclude(command.out, report)
         return
     subjects, stages = rehearsed(command.model, command.data, settings)
     loaded = [(subject.classifier, subject.data) for subject in subjects]
@@ -196,8 +191,6 @@ def _audit(command: AuditCommand, line: str) -> None:
 def _dissect(command: DissectCommand, line: str) -> None:
     from advlens.auditing import dissect
     from advlens.distributed import local_device
-    from advlens.report.sections.dissection import section
-    from advlens.runs.results import Results
 
     if command.common.dry_run:
         _plan(command, [_load(spec, command.data, command.settings) for spec in command.model])
@@ -211,15 +204,23 @@ def _dissect(command: DissectCommand, line: str) -> None:
             command=line,
             processes=processes,
         )
-    if first():
-        results = Results.read(command.out)
-        found = section(results)
-        claims = [finding.claim for finding in found.findings if finding.leading] if found else []
-        _conclude(results, claims, report)
+    _conclude(command.out, report)
 
 
-def _conclude(results: "Results", lines: Sequence[str], report: Path) -> None:
+def _conclude(run: Path, report: Path) -> None:
     """Say what was found, then once more what was warned of, and where the report lies."""
+    from advlens.report.verdict import in_lines, verdict
+    from advlens.runs.results import Results
+
+    if not first():
+        return
+    results = Results.read(run)
+    if any(verdict(results).values()):
+        lines = in_lines(results)
+    else:  # one analysis alone may lead to no verdict
+        sections = [SECTIONS.load(name)(results) for name in SECTIONS.names]
+        findings = [each for section in sections if section for each in section.findings]
+        lines = [finding.claim for finding in findings if finding.leading]
     warnings = dict.fromkeys(f"warning: {text}" for text in results.record["warnings"])
     say("\n".join([*lines, *warnings, str(report)]))
 
