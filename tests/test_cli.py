@@ -1,5 +1,6 @@
 """The command line: what it refuses and how, what it prints and writes, how it ends."""
 
+import csv
 import json
 import re
 import subprocess
@@ -30,7 +31,7 @@ REPRODUCE = "reproduce b23-cifar10 --quick --out {out}"
 WRONG_WORDS = [
     # no verb, or none of these
     ("", "expected one of .*audit"),
-    ("audti", "audti.*the verbs are .*audit"),
+    ("audti", "no verb audti; perhaps you meant audit; the verbs are .*audit"),
     ("--steps 3", "--steps"),
     # missing
     ("audit", "Missing .*--data .*--out"),
@@ -46,7 +47,7 @@ WRONG_WORDS = [
     (REPRODUCE + " --table one", "^advlens: --table cannot be 'one'$"),
     (REPRODUCE + " --models l3", "models names 'l3', which is no model of this paper"),
     (REPRODUCE + " --use l2", "use must be LABEL=FILE or LABEL=MODEL"),
-    (REPRODUCE + " --use l2=none.pt", "use l2=none.pt names a file that does not exist"),
+    (REPRODUCE + " --use l2=none.pt", "use l2= names the file none.pt, which does not exist"),
     (REPRODUCE + " --use l2=resnet18@none.pt", "the weights file none.pt, which does not exist"),
     (REPRODUCE + " --concepts broden:{tmp}/none", "data broden:.*none, which does not exist"),
     (REPRODUCE + " --epochs 0", "epochs must be a positive number"),
@@ -55,7 +56,8 @@ WRONG_WORDS = [
     ("models show", "needs a model"),
     (AUDIT + " --config", "--config"),
     # unknown
-    (AUDIT + " --stepz 3", "--stepz.*perhaps you meant --steps"),
+    (AUDIT + " --step 3", "--step, 3; perhaps you meant --steps$"),
+    (AUDIT + " --epochs 3", "--epochs 3$"),
     ("models shop", "shop"),
     ("data cifar11 --to {out}", "cifar11.*cifar10"),
     ("report {tmp} again", "again"),
@@ -95,8 +97,14 @@ WRONG_WORDS = [
     (AUDIT + " --synsets {tmp}/none.csv", "synsets.*none.csv"),
     ("audit --model resnet14@{tmp}/none.pt --data sample --out {out}", "model.*none.pt"),
     ("audit --model resnet14 --data folder:{tmp}/none --out {out}", "data.*none"),
+    (
+        "audit --model resnet14 --data folder:{tmp}/settings.toml --out {out}",
+        "is a file; give a folder",
+    ),
+    (AUDIT + " --synsets {tmp}", "is a folder; give a file"),
     ("models show resnet14@{tmp}/none.pt", "none.pt"),
     ("audit --model resnet15 --data sample --out {out}", "resnet15.*resnet14"),
+    ("audit --model resnet50 --data sample --out {out}", "perhaps .*torchvision:resnet50"),
     ("audit --model resnet14 --data mnist --out {out}", "mnist.*cifar10"),
     ("train --model resnet14 --data sample --out {out}", "sample.*cifar10"),
     (AUDIT + " --device tpu", "tpu"),
@@ -185,8 +193,13 @@ def test_attack_writes_images_that_can_be_audited(world, capsys):
     words = ["attack", *MODEL, "--out", "attacked", "--epsilon", "16/255", "--steps", "2"]
     assert main(words) == 0
     out = capsys.readouterr().out
-    assert re.search(r"as computed: .*n = 18\)", out)
-    assert re.search(r"as stored, 8 bit: .*n = 18\)", out)
+    assert re.match(r"PGD-2, L∞ ε = 16/255 succeeds against tiny on .* of 18 images as stored", out)
+    rows = list(csv.DictReader((world / "attacked/attack.csv").read_text().splitlines()))
+    assert [rows[0][name] for name in ("source", "file", "label")] == [
+        "cat/0.png",
+        "images/cat/000000.png",
+        "cat",
+    ]
     assert len(list((world / "attacked/images/cat").glob("*.png"))) == 6
     record = json.loads((world / "attacked/run.json").read_text())
     assert record["command"] == "advlens " + " ".join(words)

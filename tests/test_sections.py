@@ -280,6 +280,7 @@ CASES = {
     "some": (f"{UNITS}: mean=0.9699; floors: value=0.91", "units", "partly", "partly stand"),
     "few left": (f"{UNITS}: mean=0.9401; floors: value=0.91", "units", "partly", "partly stand"),
     "lost": (f"{UNITS}: mean=0.9399; floors: value=0.91", "units", "fails", "no longer stand"),
+    "all alike": (f"{UNITS}: mean=1; floors: value=1", "units", "unknown", "too few to tell"),
     # attributions
     "faith": ("attribution: ahead_low=0.01", "attributions", "holds", "what its predictions rest"),
     "one": (

@@ -120,31 +120,28 @@ else:
 def clock(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Progress, "said", 0.0)
     return now
 
 
-def test_a_line_every_few_seconds_with_rate_and_rest(clock, capsys):
+def test_a_line_a_minute_with_rate_and_rest_and_one_for_a_pass_that_begins_later(clock, capsys):
     with Progress("model: accuracy", 100, done=20) as progress:
         for _ in range(4):
-            clock[0] += 4
+            clock[0] += 31
             progress.update(10)
+    with Progress("model: too soon after the last line", 10):
+        clock[0] += 5
+    with Progress("model: sweep", 10):
+        pass
     assert capsys.readouterr().err.splitlines() == [
         "model: accuracy: 20/100 images",
-        "model: accuracy: 50/100 images, 2.5 images/s, 20 s left",
-        "model: accuracy: 60/100 images, 2.5 images/s, 16 s left",
+        "model: accuracy: 40/100 images, 0.3 images/s, 186 s left",
+        "model: accuracy: 60/100 images, 0.3 images/s, 124 s left",
+        "model: sweep: 0/10 images",
     ]
 
 
-def test_nothing_more_is_said_after_an_error_nor_by_other_processes(clock, capsys):
-    def fails() -> None:
-        with Progress("model", 10) as progress:
-            progress.update(1)
-            raise ValueError("x")
-
-    with pytest.raises(ValueError, match="x"):
-        fails()
-    assert capsys.readouterr().err.splitlines() == ["model: 0/10 images"]
-    with Progress("model", 10, every=0.0, shown=False) as progress:
+def test_the_first_process_prints_for_all(clock, capsys):
+    with Progress("model", 10, shown=False) as progress:
         progress.update(10)
-    assert progress.done == 10
-    assert capsys.readouterr().err == ""
+    assert (progress.done, capsys.readouterr().err) == (10, "")

@@ -95,6 +95,7 @@ def test_mean_interval_equals_scipy(n, error):
 
 def test_one_value_has_no_interval_and_no_count_says_nothing():
     assert mean_interval([2.0]) == (2.0, None, None)
+    assert mean_interval([0.25, 0.75], 0, 1) == (0.5, 0, 1)  # Student's: −2.7 to 3.7
     assert math.isnan(mean_interval([])[0])
     assert wilson(0, 0) == (0.0, 1.0)
 

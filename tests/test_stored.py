@@ -90,7 +90,7 @@ def test_files_and_table_hold_what_the_attack_did(attack, classifier, data, tmp_
     )
     assert (stored.hits, stored.n, computed.hits) == (int(hits.sum()), 24, int(hits_before.sum()))
     for i, row in enumerate(rows(tmp_path)):
-        assert int(row["id"]) == i
+        assert int(row["id"]) == int(row["source"]) == i
         assert row["label"] == CLASSES[data.labels[i]]
         assert row["predicted"] == CLASSES[clean[i].argmax()]
         assert row["predicted_attacked"] == CLASSES[again[i]]
@@ -216,5 +216,5 @@ def test_the_weight_of_adam_is_calibrated(classifier, data):
 
 
 def test_success_is_shown_with_its_interval():
-    assert str(Success(5, 10)) == "50.0% (95 % interval 23.7% to 76.3%, n = 10)"
+    assert str(Success(5, 10)) == "50.0% (95% interval 23.7% to 76.3%) of 10 images"
     assert Success(0, 0).compute() == {"share": 0.0, "low": 0.0, "high": 1.0, "n": 0}

@@ -148,3 +148,19 @@ def _words(hint: Any) -> str:
     if hasattr(hint, "array_type"):  # jaxtyping's; its shape is checked where it is used
         return "a tensor"
     return WORDS.get(hint) or f"{hint.__name__}(…)"
+
+
+def check_path(named: str, path: Path, kind: Literal["file", "folder"], mend: str = "") -> None:
+    """Raise SettingsError if a path, named in words such as "synsets names the file", is no such.
+
+    Args:
+        named: the words before the path.
+        path: the path.
+        kind: what it must be.
+        mend: what to give instead of the other kind, if the kind alone does not say it.
+    """
+    if path.is_file() if kind == "file" else path.is_dir():
+        return
+    other = "folder" if kind == "file" else "file"
+    fault = f"is a {other}; give {mend or f'a {kind}'}" if path.exists() else "does not exist"
+    raise SettingsError(f"{named} {path}, which {fault}")

@@ -118,14 +118,22 @@ def holm(values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """The mean of n independent values and its 95 % interval by Student's t; none for n < 2."""
+def mean_interval(
+    values: Sequence[float], least: float = -math.inf, most: float = math.inf
+) -> tuple[float, float | None, float | None]:
+    """The mean of n independent values and its 95 % interval by Student's t; none for n < 2.
+
+    Args:
+        values: the values.
+        least, most: the range of the quantity. The interval ends there: of few values, Student's
+            would go on to means that no values have.
+    """
     n = len(values)
     mean = math.fsum(values) / n if n else math.nan
     if n < 2:
         return mean, None, None
     half = student(n - 1) * _standard_error(values, mean)
-    return mean, mean - half, mean + half
+    return mean, max(least, mean - half), min(most, mean + half)
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:

@@ -1,4 +1,4 @@
-"""Progress for people: a bar on a terminal, a line every few seconds in a log."""
+"""Progress for people: a bar on a terminal, a line every minute in a log."""
 
 import sys
 import time
@@ -6,6 +6,9 @@ from collections.abc import Callable
 from types import TracebackType
 
 from tqdm import tqdm
+
+BETWEEN, EVERY = 5.0, 60.0
+"""Seconds from one line to the next without a terminal: where a pass begins, and within it."""
 
 
 class Progress:
@@ -15,12 +18,14 @@ class Progress:
         what: the label in front.
         total: number of images in all.
         done: number of images that an earlier process handled.
-        every: seconds between lines without a terminal.
         unit: the counted things.
         shown: whether to print; among several processes, the first one prints for all.
         whole: how far the work as a whole is, given the share of this part that is done since its
             start; said in place of the time left for this part.
     """
+
+    said = -BETWEEN
+    """When the last line was printed, of whichever pass."""
 
     def __init__(
         self,
@@ -28,15 +33,14 @@ class Progress:
         total: int,
         *,
         done: int = 0,
-        every: float = 10.0,
         unit: str = "images",
         shown: bool = True,
         whole: Callable[[float], str] | None = None,
     ):
         self.shown, self.whole = shown, whole
-        self.what, self.total, self.done, self.every, self.unit = what, total, done, every, unit
-        self.began_at = self.told = done
-        self.started = self.said = time.monotonic()
+        self.what, self.total, self.done, self.unit = what, total, done, unit
+        self.began_at = done
+        self.started = time.monotonic()
         self.bar = (
             tqdm(total=total, initial=done, desc=what, unit=f" {unit}", dynamic_ncols=True)
             if shown and sys.stderr.isatty()
@@ -50,12 +54,12 @@ class Progress:
             self.bar.update(images)
             if self.whole is not None:
                 self.bar.set_postfix_str(self.whole(self._share()), refresh=False)
-        elif time.monotonic() - self.said >= self.every:
-            self._say()
+        else:
+            self._say(EVERY)
 
     def __enter__(self) -> "Progress":
         if self.bar is None:
-            self._say()
+            self._say(BETWEEN)
         return self
 
     def __exit__(
@@ -66,18 +70,18 @@ class Progress:
     ) -> None:
         if self.bar is not None:
             self.bar.close()
-        elif kind is None and self.told != self.done:
-            self._say()
 
     def _share(self) -> float:
         """The share done of what was left at the start."""
         return (self.done - self.began_at) / max(self.total - self.began_at, 1)
 
-    def _say(self) -> None:
-        self.said, self.told = time.monotonic(), self.done
-        if not self.shown:
+    def _say(self, pause: float) -> None:
+        """Print a line if the last one is at least this many seconds old."""
+        now = time.monotonic()
+        if not self.shown or now - Progress.said < pause:
             return
-        rate = (self.done - self.began_at) / max(self.said - self.started, 1e-9)
+        Progress.said = now
+        rate = (self.done - self.began_at) / max(now - self.started, 1e-9)
         speed = f", {rate:.1f} {self.unit}/s" if rate > 0 else ""
         if rate > 0 and self.whole is not None:
             speed += f", {self.whole(self._share())}"

@@ -34,8 +34,13 @@ classifier = lambda: Classifier(nn.Conv2d(3, 4, 3), name="own", classes=list("ab
 FAILING = [
     ("fails", 'cannot build the model .*: KeyError: "a fault of the user\'s"; it must name'),
     ("number", "returned a int, not a torch.nn.Module"),
-    ("nothing", "cannot build the model .*: AttributeError"),
+    ("networks", "cannot build the model .*: AttributeError.*; perhaps you meant network$"),
 ]
+UNKNOWN = {
+    "no_such_module:factory": "",
+    "torchvison:vgg16": "; perhaps you meant torchvision:vgg16",
+    "tests/own_network.py:make": "; perhaps you meant tests.own_network:make",
+}
 NETWORKS = [
     ("cifar10-l2", "resnet14"),
     ("resnet20@x/y.safetensors", "resnet20"),
@@ -158,8 +163,9 @@ def test_factories_that_fail(attribute, message, own_module):
 
 
 def test_unknown_names_and_imagenets():
-    with pytest.raises(ModelError, match="ModuleNotFoundError"):
-        load_model("no_such_module:factory")
+    for spec, meant in UNKNOWN.items():
+        with pytest.raises(ModelError, match=rf"ModuleNotFoundError.* from here{meant}$"):
+            load_model(spec)
     with pytest.raises(SettingsError, match=r"no model named 'resnet19'; perhaps .*resnet18"):
         load_model("resnet19")
     with pytest.raises(SettingsError, match="no model named ''"):

@@ -84,7 +84,7 @@ def test_each_measure_says_how_far_ahead_of_random_each_model_is(made: Path) -> 
         chance = {model: value(made, model, "Random", measure) for model in BOTH}
         methods = GRADIENTS[:1] if measure == "agreement" else GRADIENTS  # it counts once
         for method, measured in zip(methods, found.estimates[:-1], strict=True):
-            assert measured.name == f"lead in {words}, {NAMES[method]}"
+            assert measured.name == f"lead over random attributions in {words}, {NAMES[method]}"
             assert measured.n == "100 images"
             for model, lead in measured.estimates.items():
                 mine = value(made, model, method, measure)

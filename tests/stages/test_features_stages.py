@@ -86,7 +86,7 @@ def test_inversions_come_nearer_than_their_starts(finished):
         values = [float(value) for value in each["values"].split()]
         assert len(values) == 3
         cells = [float(row[name]) for name in ("mean", "low", "high", "spread")]
-        wanted = [*mean_interval(values), float(np.std(values, ddof=1))]
+        wanted = [*mean_interval(values, least=0), float(np.std(values, ddof=1))]
         assert cells == pytest.approx(wanted, rel=1e-4)
     for row in rows(finished, "inversion_pictures"):
         for column in ("start_file", "target_file", "file"):
@@ -118,6 +118,13 @@ def test_a_killed_run_continues_to_the_same_bytes(finished, tmp_path, monkeypatc
         audited(classifier(), DATA, tmp_path, settings=SETTINGS)
     assert results(audited(classifier(), DATA, tmp_path, settings=SETTINGS)) == results(finished)
     assert not list((tmp_path / "parts").glob("*.state.*"))
+
+
+def test_images_of_one_class_are_inverted_from_noise_alone(tmp_path):
+    settings = dataclasses.replace(SETTINGS, stages=("inversion",))
+    out = audited(classifier(), DATA.part([0, 10, 20]), tmp_path, settings=settings)
+    assert {row["start"] for row in rows(out, "inversion_pictures")} == {"noise"}
+    assert "one class" in read_json(out / "run.json")["warnings"][0]
 
 
 def test_a_model_without_a_representation_has_no_features_to_show(tmp_path):

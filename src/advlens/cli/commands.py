@@ -1,13 +1,12 @@
 """The verbs of the command line: the flags that each takes, and the checks that need no torch."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, UseAppendAction, arg
 
-from advlens.checks import check_positive
+from advlens.checks import check_path, check_positive
 from advlens.cli.demands import check_measured, parsed
 from advlens.errors import SettingsError
 from advlens.settings import (
@@ -24,6 +23,7 @@ from advlens.settings import (
 from advlens.settings.audit import QUICK
 
 ModelSpec = Annotated[str, arg(metavar="MODEL")]
+ModelSpecs = Annotated[tuple[str, ...], arg(metavar="MODEL", help_behavior_hint="(required)")]
 DataSpec = Annotated[str, arg(metavar="DATA")]
 
 
@@ -61,7 +61,7 @@ class OnModels:
         out: the run folder; repeat the command to continue an interrupted run.
     """
 
-    model: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="MODEL")]]
+    model: UseAppendAction[ModelSpecs]
     data: DataSpec
     out: Path
     common: OmitArgPrefixes[Common] = Common()
@@ -157,6 +157,8 @@ class DissectCommand(OnModels):
         data: broden:DIR, images with labeled pixels in the Broden layout (docs/broden.md).
     """
 
+    model: UseAppendAction[ModelSpecs]
+    data: DataSpec
     settings: OmitArgPrefixes[DissectSettings] = field(default_factory=DissectSettings)
 
 
@@ -187,7 +189,8 @@ class AttackCommand:
             package.module:factory; add @weights-file for weights.
         data: sample, cifar10:DIR, imagenet:DIR, folder:DIR … (docs/data.md lists them all).
         out: the folder to write: images/<class>/<id>.png, which can be audited as exact:OUT/images,
-            and attack.csv with a row for each image. Rounding to 8 bits moves each pixel value by
+            and attack.csv with a row for each image: its source, label, and predictions before
+            and after. Rounding to 8 bits moves each pixel value by
             up to 0.5/255, which can leave the ball and undo a success; both are measured on the
             files. Repeat the command to continue an interrupted run.
     """
@@ -270,8 +273,8 @@ class ReproduceCommand:
             _check_data(spec)
         for label, spec in self.settings.used.items():
             _check_model(spec)
-            if Path(spec).suffix in (".safetensors", ".pt", ".pth") and not os.path.exists(spec):
-                raise SettingsError(f"use {label}={spec} names a file that does not exist")
+            if Path(spec).suffix in (".safetensors", ".pt", ".pth") and "@" not in spec:
+                check_path(f"use {label}= names the file", Path(spec), "file")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -425,11 +428,12 @@ class ModelsCommand(ModelSettings):
 
 def _check_model(spec: str) -> None:
     weights = spec.partition("@")[2]
-    if weights not in ("", "DEFAULT") and not os.path.isfile(weights):
-        raise SettingsError(f"model {spec} names the weights file {weights}, which does not exist")
+    if weights not in ("", "DEFAULT"):
+        check_path(f"model {spec} names the weights file", Path(weights), "file")
 
 
 def _check_data(spec: str) -> None:
     folder = spec.partition(":")[2]
-    if folder and not Path(folder).expanduser().is_dir():
-        raise SettingsError(f"data {spec} names the folder {folder}, which does not exist")
+    if folder:
+        mend = "a folder, laid out as docs/data.md shows"
+        check_path(f"data {spec} names the folder", Path(folder).expanduser(), "folder", mend)

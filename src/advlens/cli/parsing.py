@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import itertools
 import os
 import re
 import tomllib
@@ -68,6 +67,11 @@ def parse(words: Sequence[str]) -> tuple[Any, list[str]]:
         SettingsError: wrong usage, in one sentence that names the flag, or the key and its file.
         SystemExit: help was requested and printed.
     """
+    if words and words[0] not in COMMANDS and not words[0].startswith("-"):
+        raise SettingsError(
+            f"there is no verb {words[0]}{perhaps(words[0], COMMANDS)}; the verbs are "
+            f"{', '.join(COMMANDS)}"
+        )
     words, recorded, sources = with_settings(words)
     help_wanted = not {"-h", "--help", "--help-all"}.isdisjoint(words)
     known = COMMANDS
@@ -90,7 +94,7 @@ def parse(words: Sequence[str]) -> tuple[Any, list[str]]:
         if not end.code:
             raise
         said.seek(0)
-        problem = sentence(said.read())
+        problem = sentence(said.read(), _settings(words))
     except SettingsError as error:
         problem = str(error)
     named = problem.partition("; perhaps")[0].replace("--", "").replace("-", "_")
@@ -112,7 +116,7 @@ def with_settings(words: Sequence[str]) -> tuple[list[str], list[str], dict[str,
             wrong type.
     """
     verb, own = list(words[:1]), list(words[1:])
-    kinds = _kinds(COMMANDS[verb[0]]) if verb and verb[0] in COMMANDS else {}
+    kinds = _settings(verb)
     name, without = _taken_out(own, "--config")
     flags, origins = list[str](), dict[str, str]()
     given = _keys(own, kinds)
@@ -171,8 +175,13 @@ def _taken_out(words: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
     return value if equals else words[place + 1], [*words[:place], *words[end:]]
 
 
-def sentence(text: str) -> str:
-    """tyro's boxed message as one sentence: its first paragraph and its best suggestion."""
+def sentence(text: str, keys: Collection[str] = ()) -> str:
+    """tyro's boxed message as one sentence: its first paragraph.
+
+    Args:
+        text: the message.
+        keys: the settings of the verb, one of which may be meant by an unknown flag.
+    """
     lines = [line[2:-2].rstrip() for line in text.splitlines() if line.startswith("│")]
     rules = [i for i, line in enumerate(lines) if set(line) == {"─"}] or [len(lines)]
     first = [line for line in lines[: rules[0]] if not line.startswith(" " * 8)]
@@ -180,12 +189,9 @@ def sentence(text: str) -> str:
     result = said
     for words, plainer in PLAINER.items():
         result = re.sub(words, plainer, result)
-    for line, following in itertools.pairwise(lines):
-        if line.startswith("Available subcommands"):
-            return f"{result}; the verbs are {line.partition(': ')[2]}"
-        similar = line.startswith(("Perhaps you meant", "Arguments similar to"))
-        if similar and "misplaced" not in said:  # else it is the same flag of another verb
-            return f"{result}; perhaps you meant {' '.join(following.split())}"
+    if unknown := re.match(r"Unrecognized options: (--[\w-]+)", result):
+        flags = [key.replace("_", "-") for key in keys]
+        return result + perhaps(unknown[1], flags).replace("meant ", "meant --")
     return result
 
 
@@ -217,6 +223,11 @@ def _flag(origin: str, key: str, value: object, kind: Any, default: object) -> l
     if key in REPEATED:
         return [word for v in values for word in (f"--{name}", str(v))]
     return [f"--{name}", *map(str, values)]
+
+
+def _settings(words: Sequence[str]) -> dict[str, tuple[Any, object]]:
+    """Those of the verb that the words begin with, as `_kinds` gives them."""
+    return _kinds(COMMANDS[words[0]]) if words and words[0] in COMMANDS else {}
 
 
 def _kinds(command: Any) -> dict[str, tuple[Any, object]]:

@@ -31,7 +31,7 @@ from advlens.cli.demands import check, parsed
 from advlens.cli.parsing import parse
 from advlens.errors import AdvlensError, LostError, SettingsError
 from advlens.files import locked
-from advlens.plugins import place
+from advlens.plugins import SECTIONS, place
 from advlens.settings.packaged import listed
 from advlens.signals import ignored_signals
 from advlens.words import duration
@@ -165,7 +165,6 @@ def _audit(command: AuditCommand, line: str) -> None:
     from advlens.auditing.forecasting import forecast
     from advlens.auditing.record import radii
     from advlens.distributed import local_device
-    from advlens.report.verdict import in_lines
     from advlens.runs.results import Results
 
     settings = command.settings
@@ -179,11 +178,9 @@ def _audit(command: AuditCommand, line: str) -> None:
                 command=line,
                 processes=processes,
             )
-        if first():
-            results = Results.read(command.out)
-            say("\n".join([*in_lines(results), str(report)]))
-            if command.fail_under is not None:
-                check(parsed(command.fail_under), results)
+        _conclude(command.out, report)
+        if first() and command.fail_under is not None:
+            check(parsed(command.fail_under), Results.read(command.out))
         return
     subjects, stages = rehearsed(command.model, command.data, settings, command.out)
     size = settings.batch_size
@@ -210,20 +207,38 @@ def _dissect(command: DissectCommand, line: str) -> None:
         _plan(command, [_load(spec, command.data, command.settings) for spec in command.model])
         return
     with _joined(command, local_device(command.settings.device)) as processes:
-        say(
-            dissect(
-                command.model,
-                command.data,
-                command.out,
-                settings=command.settings,
-                command=line,
-                processes=processes,
-            )
+        report = dissect(
+            command.model,
+            command.data,
+            command.out,
+            settings=command.settings,
+            command=line,
+            processes=processes,
         )
+    _conclude(command.out, report)
+
+
+def _conclude(run: Path, report: Path) -> None:
+    """Say what was found, then once more what was warned of, and where the report lies."""
+    from advlens.report.verdict import in_lines, verdict
+    from advlens.runs.results import Results
+
+    if not first():
+        return
+    results = Results.read(run)
+    if any(verdict(results).values()):
+        lines = in_lines(results)
+    else:  # one analysis alone may lead to no verdict
+        sections = [SECTIONS.load(name)(results) for name in SECTIONS.names]
+        findings = [each for section in sections if section for each in section.findings]
+        lines = [finding.claim for finding in findings if finding.leading]
+    warnings = dict.fromkeys(f"warning: {text}" for text in results.record["warnings"])
+    say("\n".join([*lines, *warnings, str(report)]))
 
 
 def _attack(command: AttackCommand, line: str) -> None:
     from advlens.models.classifier import device_of
+    from advlens.words import attack_name
     from advlens.workflows.attacked import chosen_attack, store_attack
 
     settings = command.settings
@@ -244,10 +259,10 @@ def _attack(command: AttackCommand, line: str) -> None:
             command=line,
             processes=processes,
         )
-    say(f"{attack} on {classifier.name}")
-    say(f"success as computed:      {computed}")
-    say(f"success as stored, 8 bit: {stored}")
-    say(command.out / "images")
+    name = attack_name(attack.columns() | {"settings": attack.unusual(seed=settings.seed)})
+    told = f"{name} succeeds against {classifier.name} on {stored} as stored in 8 bits"
+    say(f"{told} ({computed.compute()['share']:.1%} before)")
+    say(f"{command.out / 'attack.csv'} has a row for each image in {command.out / 'images'}")
 
 
 def _train(command: TrainCommand, line: str) -> None:

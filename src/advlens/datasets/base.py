@@ -100,6 +100,10 @@ class ImageData(ABC):
     def __repr__(self) -> str:
         return f"<{self.name}: {len(self)} images, {len(self.classes)} classes>"
 
+    def source(self, number: int) -> str:
+        """Where an image comes from: its number in the whole set, or its file in the folder."""
+        return str(number)
+
     @cached_property
     def training(self) -> "ImageData | None":
         """The training images that belong to this set, in its form and with its classes, if any.
@@ -314,6 +318,9 @@ class DataView(ImageData):
         if whole is None or (self.classes, self.synsets) == (self.data.classes, self.data.synsets):
             return whole
         return whole.aligned(self.classes, self.synsets)
+
+    def source(self, number: int) -> str:
+        return self.data.source(int(self.positions[number]))
 
     def stream(self, batches: Sequence[Sequence[int]]) -> Stream:
         return self.data.stream([self.positions[list(ids)].tolist() for ids in batches])

@@ -79,6 +79,9 @@ class FileData(ImageData):
             image_shape=(3, transform.size, transform.size),
         )
 
+    def source(self, number: int) -> str:
+        return self.files[number]
+
     def stream(self, batches: Sequence[Sequence[int]]) -> Stream:
         ahead = 2 * WORKERS + max(map(len, batches), default=0)
         with contextlib.closing(ordered(self._read, chain(*batches), ahead)) as images:

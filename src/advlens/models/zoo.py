@@ -1,6 +1,7 @@
 """Models by specification: a name, then `:SIZE` for an image size, then `@FILE` for weights."""
 
 import re
+import sys
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -189,9 +190,12 @@ def _cifar_resnet(name: str) -> Classifier:
 
     architecture = _PACKAGED.get(name, name)
     if architecture not in _CIFAR_RESNETS:
+        known = list_models()
+        same = [each for each in known if each.endswith((f":{name}", f"-{name}"))]
+        near = f"; perhaps you meant {' or '.join(same)}" if same else perhaps(name, known, 5)
         raise SettingsError(
-            f"no model named {name!r}{perhaps(name, list_models(), 5)}; advlens models lists "
-            "them, and there are timm:NAME and package.module:factory"
+            f"no model named {name!r}{near}; advlens models lists them, and there are timm:NAME "
+            "and package.module:factory"
         )
     network = CifarResNet(*_CIFAR_RESNETS[architecture])
     # The public weights of depths 20, 32, 44 and 56 were trained with ImageNet's statistics; the
@@ -217,9 +221,21 @@ def _factory(name: str) -> Classifier:
             built = named(module_name, attribute)()
     except Exception as error:  # user code can raise anything
         raise ModelError(
-            f"cannot build the model {name}: {type(error).__name__}: {error}; "
-            "it must name a function without arguments, in a module that can be imported from here"
+            f"cannot build the model {name}: {type(error).__name__}: {error}; it must name a "
+            "function without arguments, in a module that can be imported from here"
+            f"{_meant(module_name, attribute)}"
         ) from error
     if not isinstance(built, nn.Module):
         raise ModelError(f"{name} returned a {type(built).__name__}, not a torch.nn.Module")
     return built if isinstance(built, Classifier) else Classifier(built, name=attribute)
+
+
+def _meant(module: str, attribute: str) -> str:
+    """What an unknown module or function may have meant, as the end of a sentence, or nothing."""
+    if module in sys.modules:
+        known = vars(sys.modules[module])
+        return "" if attribute in known else perhaps(attribute, known)
+    files = (*Path().glob("*.py"), *Path().glob("*/*.py"))
+    modules = (".".join(file.with_suffix("").parts) for file in files)
+    near = perhaps(module, ["torchvision", "timm", *modules])
+    return near and f"{near}:{attribute}"

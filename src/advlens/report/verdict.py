@@ -183,7 +183,11 @@ def _units(tables: NeuronTables, model: str) -> Iterator[Claim]:
         yield Claim("units", "unknown", f"{said}, so what they do where it succeeds is not known.")
         return
     cs1 = Estimate.of(row)
-    kept = (cs1.value - floor.value) / max(1 - floor.value, 1e-9)
+    if floor.value >= 1:
+        said = "Its units are as alike on random images as on those of highest response"
+        yield Claim("units", "unknown", f"{said}: these are too few to tell.")
+        return
+    kept = (cs1.value - floor.value) / (1 - floor.value)
     mark: Mark = "holds" if kept >= KEPT else "partly" if kept >= HALF_KEPT else "fails"
     do = {"holds": "stand", "partly": "partly stand", "fails": "no longer stand"}[mark]
     yield Claim(

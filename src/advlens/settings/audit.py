@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
-from advlens.checks import check_number, check_numbers, check_positive, check_seed
+from advlens.checks import check_number, check_numbers, check_path, check_positive, check_seed
 from advlens.errors import SettingsError
 from advlens.plugins import STAGES
 from advlens.settings.choices import Components, Units, parse_unit
@@ -146,7 +146,7 @@ class AuditSettings(ModelSettings):
     fgsm: tuple[Radius, ...] = (1 / 255, 4 / 255)
     natural: FlagCreatePairsOff[bool] = False
     expect_accuracy: tuple[float, ...] = ()
-    attack: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="ATTACK")]] = ()
+    attack: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="ATTACK"), NoHint]] = ()
     autoattack: int = 0
     autoattack_linf: Radius = 0.0
     draws: int = DRAWS
@@ -168,7 +168,7 @@ class AuditSettings(ModelSettings):
     shown: Annotated[int | None, NoHint] = None
     discrepancy: bool = False
     explained: int = 16
-    attribution: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="METHOD")]] = ()
+    attribution: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="METHOD"), NoHint]] = ()
     points: int = 50
     baselines: int = 10
     samples: int = 200
@@ -280,8 +280,8 @@ class AuditSettings(ModelSettings):
             )
         if self.samples % 2:
             raise SettingsError(f"samples must be an even number, not {self.samples}")
-        if self.synsets is not None and not self.synsets.is_file():
-            raise SettingsError(f"synsets names the file {self.synsets}, which does not exist")
+        if self.synsets is not None:
+            check_path("synsets names the file", self.synsets, "file")
 
     @property
     def attack_on_units(self) -> str | None:

@@ -40,7 +40,7 @@ class ReproduceSettings(ModelSettings):
     models: Annotated[tuple[str, ...], arg(metavar="LABEL"), NoHint] = ()
     table: Annotated[tuple[int, ...], NoHint] = ()
     figure: Annotated[tuple[int, ...], NoHint] = ()
-    use: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="LABEL=FILE")]] = ()
+    use: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="LABEL=FILE"), NoHint]] = ()
     concepts: Annotated[str | None, NoHint] = None
     inception: Annotated[Path | None, NoHint] = None
     epochs: Annotated[int | None, NoHint] = None

@@ -366,7 +366,7 @@ class Loop:
             return
         state, count = self.state, len(self.ids)
         images = [step * count // state.steps_per_epoch for step in range(state.steps + 1)]
-        with Progress("training", images[-1], done=images[state.step], every=60.0) as progress:
+        with Progress("training", images[-1], done=images[state.step]) as progress:
             yield lambda step: progress.update(images[step] - images[step - 1])
 
 

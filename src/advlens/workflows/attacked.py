@@ -57,7 +57,7 @@ class Success:
         return {"share": self.hits / max(self.n, 1), "low": low, "high": high, "n": self.n}
 
     def __str__(self) -> str:
-        return "{share:.1%} (95 % interval {low:.1%} to {high:.1%}, n = {n})".format(
+        return "{share:.1%} (95% interval {low:.1%} to {high:.1%}) of {n:,} images".format(
             **self.compute()
         )
 
@@ -114,10 +114,12 @@ def store_attack(
 ) -> tuple[Success, Success]:
     """Write attacked images as PNG files, read them back, and measure the attack again.
 
-    This writes `out/images/<class>/<id>.png`, `out/attack.csv` with a row for each image, and
-    `out/run.json`, and continues what an earlier call left. Rounding to 8 bits changes each pixel
-    value by up to 0.5/255: an image can leave the ball by as much, and an attack can lose its
-    success.
+    This writes `out/images/<class>/<id>.png`, `out/run.json` and `out/attack.csv`, and continues
+    what an earlier call left. The table has a row for each image: its id; its source, which is a
+    file, or a number in the set; the stored file; its label; the predictions before and after; the
+    target; whether the attack succeeds; and the length of the change in L∞ and L2. Rounding to 8
+    bits changes each pixel value by up to 0.5/255: an image can leave the ball by as much, and an
+    attack can lose its success.
 
     Args:
         classifier: the model to attack.
@@ -155,7 +157,7 @@ def store_attack(
     with locked(out) if processes.first else contextlib.nullcontext():
         run = open_run(out, identity, processes, device_of(classifier))
         before = _write_images(run, prepared, aligned, attack, files, batch_size, processes)
-        rows, after = _measure(prepared, aligned, attack, files, batch_size, processes)
+        rows, after = _measure(prepared, aligned, attack, files, batch_size, processes, Path(out))
         if not processes.first:
             return before, after
         write_csv(run.folder / "attack.csv", rows)
@@ -236,6 +238,7 @@ def _measure(
     files: list[Path],
     batch_size: int,
     processes: Processes,
+    out: Path,
 ) -> tuple[list[Row], Success]:
     """A row for each image, measured on the contents of the files."""
     rows: list[Row] = []
@@ -248,6 +251,8 @@ def _measure(
         change = attacked - batch.images
         columns = {
             "id": batch.ids,
+            "source": [data.source(number) for number in batch.ids.tolist()],
+            "file": [str(files[number].relative_to(out)) for number in batch.ids.tolist()],
             "label": _names(data, batch.labels),
             "predicted": _names(data, clean.argmax(dim=1)),
             "predicted_attacked": _names(data, logits.argmax(dim=1)),

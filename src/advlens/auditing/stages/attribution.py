@@ -1,5 +1,6 @@
 """Which pixels drive a prediction (B23, section 2.3), and how good that attribution is."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -47,6 +48,15 @@ BETTER = {
     "agreement": "higher",
     "gap": "lower",
 }
+RANGES = {
+    "insertion": (0.0, 1.0),
+    "deletion": (0.0, 1.0),
+    "sparseness": (0.0, 1.0),
+    "variation": (0.0, math.inf),
+    "stability": (0.0, math.inf),
+    "agreement": (-1.0, 1.0),
+}
+"""The values that a measure can have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,8 +244,9 @@ class _Attributions(Work):
         if not known:
             return None  # random numbers have no completeness gap
         # the gap is skewed and ≥ 0, which the interval of its mean would not respect
-        middle = median_interval if measure == "gap" else mean_interval
-        mean, low, high = middle(known)
+        mean, low, high = (
+            median_interval(known) if measure == "gap" else mean_interval(known, *RANGES[measure])
+        )
         return {
             "model": self.context.name,
             "method": name,
@@ -263,7 +274,8 @@ class _Attributions(Work):
         chance = self.values[f"{RANDOM}.{measure}"]
         apart = sign * (self.values[f"{name}.{measure}"] - chance)
         known = apart[apart.isfinite()].tolist() if name != RANDOM else []
-        interval = mean_interval(known) if known else (None,) * 3
+        least, most = RANGES.get(measure, (-math.inf, math.inf))
+        interval = mean_interval(known, least - most, most - least) if known else (None,) * 3
         return dict(zip(("ahead", "ahead_low", "ahead_high"), interval, strict=True))
 
     def _method_row(self, name: str) -> Row:

@@ -230,7 +230,7 @@ class _Generation(Work):
         """How sure the model is of the class, and how often an independent network sees it."""
         shares = self._each(images, lambda part: self.context.prepared(part).softmax(dim=1))
         own = shares.gather(1, labels[:, None])[:, 0].double().tolist()
-        mean, low, high = mean_interval(own)
+        mean, low, high = mean_interval(own, 0, 1)
         named: Row = {
             "model": self.context.name,
             "images": kind,

@@ -35,12 +35,14 @@ class InversionStage:
     Attributes:
         network: the network whose features measure the distance between an image and its inversion.
         method: the method that inverts.
+        starts: what it starts from: noise, and an image of another class where there is one.
         count: size of the seeded, class-balanced subset.
         shown: number of these in the report.
     """
 
     network: FeatureNetwork
     method: Inversion = field(default_factory=Inversion)
+    starts: tuple[str, ...] = STARTS
     count: int = 8
     shown: int = 4
     seed: int = 0
@@ -60,9 +62,16 @@ class InversionStage:
 
 def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
     """The stage that inverts the representations of some images."""
+    one_class = bool((subject.data.labels == subject.data.labels[0]).all())
+    if one_class:
+        subject.warnings.append(
+            f"All images of {subject.data.name} are of one class, so representations are "
+            "inverted from noise alone, not from an image of another class"
+        )
     inversion = InversionStage(
         network=feature_network(subject, settings),
         method=Inversion(steps=settings.inversion_steps),
+        starts=STARTS[:1] if one_class else STARTS,
         count=settings.inverted,
         shown=settings.shown or InversionStage.shown,
         seed=settings.seed,
@@ -90,18 +99,17 @@ class _Inversion(Work):
 
     def compute(self) -> Tables:
         targets = self.context.data.images(self.ids).float() / 255
-        others = self._others()
-        starts = {
-            "noise": noise_images(
-                torch.tensor(self.ids), self.context.data.image_shape, seed=self.stage.seed
-            ),
-            "image": self.context.data.images(others).float() / 255,
-        }
+        shape, seed = self.context.data.image_shape, self.stage.seed
+        starts = {"noise": noise_images(torch.tensor(self.ids), shape, seed=seed)}
+        others = list[int]()
+        if "image" in self.stage.starts:
+            others = self._others()
+            starts["image"] = self.context.data.images(others).float() / 255
         wanted = self._seen(targets)
         rows: list[Row] = []
         each: list[Row] = []
         pictures: list[Row] = []
-        for start in STARTS:
+        for start in self.stage.starts:
             job = f"inversion.from-{start}"
             method = self.stage.method
             made = synthesized(self.context, job, method, starts[start], targets).cpu()
@@ -132,7 +140,7 @@ class _Inversion(Work):
         others = []
         for place, image in enumerate(self.ids):
             around = [*self.ids[place + 1 :], *self.ids[:place], *range(len(labels))]
-            others.append(next((o for o in around if labels[o] != labels[image]), image))
+            others.append(next(o for o in around if labels[o] != labels[image]))
         return others
 
     def _seen(self, images: Images) -> dict[tuple[str, str], Tensor]:
@@ -163,7 +171,7 @@ class _Inversion(Work):
     def _row(
         self, start: str, measure: str, network: str, values: PerImage, before: PerImage
     ) -> Row:
-        mean, low, high = mean_interval(values.tolist())
+        mean, low, high = mean_interval(values.tolist(), least=0)
         method = self.stage.method
         return {
             "model": self.context.name,

@@ -86,7 +86,8 @@ def kept_units(results: Results, model: str, classifier: Classifier) -> list[Row
             if row["layer"] in part and row["lc"] is not None and kept[row["layer"]][row["unit"]]
         ]
         if values:
-            rows.append(_row("units", "", None, "lc", scope, len(values), *mean_interval(values)))
+            known = mean_interval(values, 0, 1)
+            rows.append(_row("units", "", None, "lc", scope, len(values), *known))
     return rows
 
 

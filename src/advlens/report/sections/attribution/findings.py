@@ -162,7 +162,11 @@ def _measured(tables: AttributionTables, measure: str) -> Finding:
             claim += f" In {listed(weak)}, they are not established to beat random ones."
     pairs = {m: tables.paired(m, measure).of_all(ahead) for m, ahead in aheads.items()}
     leads = [
-        Measured(name=f"lead in {title}, {named(m)}", estimates=ahead, paired=pairs[m])
+        Measured(
+            name=f"lead over random attributions in {title}, {named(m)}",
+            estimates=ahead,
+            paired=pairs[m],
+        )
         for m, ahead in aheads.items()
     ]
     chance = tables.values(RANDOM, measure)
@@ -170,8 +174,8 @@ def _measured(tables: AttributionTables, measure: str) -> Finding:
         claim=claim,
         says=says,
         estimates=[*leads, Measured(name=f"{title} of random attributions", estimates=chance)],
-        note=f"The lead is over random attributions of the same image; {tables.better[measure]} is "
-        "better.",
+        note=f"The lead is a difference: how much {tables.better[measure]} the {title} is than that "
+        "of random attributions of the same image.",
     )
 
 

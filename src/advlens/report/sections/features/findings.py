@@ -56,8 +56,9 @@ def _inverted(tables: FeatureTables, measure: str, *, important: bool) -> list[F
     apart = {start: says for start, says in apart.items() if says}
     if not says:
         ((model, _),) = next(iter(each.values())).items()
-        far = [f"{distances[model].text()} from {start_text(s)}" for s, distances in each.items()]
-        claim = f"Inverted images of {model} lie at a distance of {listed(far)}, by {by}."
+        far = [f"{each[start][model].text()} if begun with {start_text(start)}" for start in each]
+        claim = f"The mean distance of inverted images of {model} from their targets, by {by}, is "
+        claim += f"{listed(far)}."
     elif len({tuple(said[1:] for said in says) for says in apart.values()}) <= 1:
         claim = f"{ranked(says, 'inverted images of', more, what=what)}."
     else:
