@@ -38,15 +38,18 @@ UNIT = {"model": "standard", "layer": "conv1", "unit": 3}
 GRID = Grid(
     name="unit",
     measures={"LC": "0.5"},
-    real=[Cell(file=f"{n}", label="cat", predicted="cat") for n in range(8)],
-    adversarial=[Cell(file=f"a{n}", label="dog", predicted="cat", framed=n < 3) for n in range(8)],
+    kinds={
+        "real": [Cell(file=f"{n}", label="cat", predicted="cat") for n in range(8)],
+        "adversarial": [
+            Cell(file=f"a{n}", label="dog", predicted="cat", framed=n < 3) for n in range(8)
+        ],
+    },
     **UNIT,
 )
 MAPPED = Grid(
     name="mapped",
     measures={"Real": "a concept of a long name, IoU 0.1", "Adversarial": "x" * 99},
-    real=[Cell(file=f"{n}", label="", predicted="", map=f"m{n}") for n in range(3)],
-    adversarial=[],
+    kinds={"real": [Cell(file=f"{n}", label="", predicted="", map=f"m{n}") for n in range(3)]},
     **UNIT,
 )
 

@@ -273,8 +273,8 @@ def test_what_is_folded_is_printed(chromium: Browser, run: Path) -> None:
 
 
 def many(results: Results) -> Section:
-    cells = {"real": [Cell(file="figures/images/0.png", label="", predicted="")], "adversarial": []}
-    grid = Grid(name="a-grid", model=BOTH[0], layer="layer0", unit=0, measures={}, **cells)
+    kinds = {"real": [Cell(file="figures/images/0.png", label="", predicted="")]}
+    grid = Grid(name="a-grid", model=BOTH[0], layer="layer0", unit=0, measures={}, kinds=kinds)
     columns = [
         BrowserColumn(header="Model", kind="model", filter="choice"),
         BrowserColumn(header="Layer", kind="text", filter="choice"),

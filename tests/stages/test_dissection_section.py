@@ -249,7 +249,7 @@ def test_without_an_attack_only_real_images_are_spoken_of(tmp_path: Path) -> Non
         "Model, Layer, Unit, Concept, Category, IoU, By chance, LC, CS1"
     )
     grids = [grid for block in dissection.blocks(run, GridBlock) for grid in block.grids]
-    assert all(grid.real and not grid.adversarial for grid in grids)
+    assert all([*grid.kinds] == ["real"] for grid in grids)
     assert list(grids[0].measures) == ["Real"]
     assert not found.scores[1].estimates
 

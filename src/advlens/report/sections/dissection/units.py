@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from advlens.report.blocks import (
     Block,
     BrowserColumn,
-    Cell,
     Grid,
     GridBlock,
     NoteBlock,
     UnitBrowserBlock,
+    cells,
 )
 from advlens.report.sections.dissection.tables import DissectionTables, Unit, unit_of
 from advlens.runs.columns import NAMED
@@ -73,19 +73,6 @@ def grid_name(unit: Unit) -> str:
 def _grid(tables: DissectionTables, unit: Unit, sheet: str) -> Grid:
     model, layer, place = unit
 
-    def cells(images: str) -> list[Cell]:
-        rows = tables.pictures.where(model=model, layer=layer, unit=place, images=images)
-        return [
-            Cell(
-                file=row["file"],
-                label=row["label"],
-                predicted=row["predicted"],
-                framed=row["framed"],
-                map=row["map"],
-            )
-            for row in rows.ordered("rank")
-        ]
-
     real, adversarial = (tables.by_unit[images].get(unit) for images in ("real", "adversarial"))
     measures = {"Real": _concept(real)} if real else {}
     if adversarial:
@@ -96,8 +83,7 @@ def _grid(tables: DissectionTables, unit: Unit, sheet: str) -> Grid:
         layer=layer,
         unit=place,
         measures=measures,
-        real=cells("real"),
-        adversarial=cells("adversarial"),
+        kinds=cells(tables.pictures.where(model=model, layer=layer, unit=place)),
         sheet=sheet,
     )
 

@@ -1,13 +1,13 @@
 """Tables, figures and pictures of the neuron section."""
 
 import itertools
+from collections.abc import Collection
 
 from advlens.report import figures
 from advlens.report.blocks import (
     LAYER,
     MODEL,
     Block,
-    Cell,
     Column,
     FigureBlock,
     Grid,
@@ -15,8 +15,8 @@ from advlens.report.blocks import (
     N,
     NoteBlock,
     TableBlock,
+    cells,
 )
-from advlens.report.sections.neurons.findings import is_framed
 from advlens.report.sections.neurons.tables import MEASURES, NeuronTables
 from advlens.runs.columns import NAMED
 from advlens.runs.results import Rows
@@ -35,6 +35,7 @@ from advlens.words import (
     shared,
 )
 
+EQUAL = "equal-success"
 MAPS = (
     " Below each picture stands its discrepancy map (D22): within the yellow line, a small patch "
     "of random pixels changes the unit's response by at least half of the largest change."
@@ -184,17 +185,25 @@ def _ends(rows: Rows, *columns: str) -> list[Row]:
     return [row for group in rows.split(*columns) for row in (group[0], *group[1:][-1:])]
 
 
-def behind(tables: NeuronTables, images: str) -> str:
-    """The attack behind a set of adversarial images, and its success, for captions."""
-    rows = tables.at_last(images, "cs1")
-    attacks = named(tables, images)
+def behind(tables: NeuronTables, images: str, models: Collection[str] = ()) -> str:
+    """The attack behind a set of adversarial images, and its success, for captions.
+
+    Args:
+        tables: of the neuron stage.
+        images: the set.
+        models: those that are meant, by default all.
+    """
+    rows = tables.at_last(images, "cs1").where(model=tuple(models or tables.models))
     shares = listed([f"{percent(row['success'])} on {row['model']}" for row in rows])
-    return f"{attacks}; success {shares}" if rows else attacks
+    return f"{_attacks(rows)}; success {shares}" if rows else _attacks(rows)
 
 
-def named(tables: NeuronTables, images: str | None = None) -> str:
-    """The attack behind a set of adversarial images, by default the main one."""
-    rows = tables.at_last(images or tables.main, "cs1")
+def named(tables: NeuronTables) -> str:
+    """The main attack."""
+    return _attacks(tables.at_last(tables.main, "cs1"))
+
+
+def _attacks(rows: Rows) -> str:
     return shared({row["model"]: attack_name(row) for row in rows}) if rows else "an attack"
 
 
@@ -309,10 +318,14 @@ def pictures(tables: NeuronTables) -> list[Block]:
         rows = tables.pictures.where(chosen=chosen)
         each = [rows.where(model=m).values("model", "layer", "unit") for m in tables.models]
         keys = [key for row in itertools.zip_longest(*each) for key in row if key]
+        caption = f"Adversarial images: {behind(tables, tables.main)}."
+        if equal := rows.where(images=EQUAL):
+            reached = behind(tables, EQUAL, equal.values("model"))
+            caption += f" Equal success, where that attack reaches less: {reached}."
         blocks.append(
             GridBlock(
                 title=f"Units of {chosen}",
-                caption=f"Adversarial images: {behind(tables, tables.main)}.",
+                caption=caption,
                 grids=[_grid(tables, *key, sheet=sheets[*key[:2], tables.main]) for key in keys],
             )
         )
@@ -323,19 +336,6 @@ def _grid(tables: NeuronTables, model: str, layer: str, unit: int, *, sheet: str
     key = {"model": model, "layer": layer, "unit": unit}
     values = tables.units.one(**key) or {}
     names = dict(zip(MEASURES, ("LC", "consis_adv", "CS1", "CS2"), strict=True))
-    real, adversarial = (
-        [
-            Cell(
-                file=row["file"],
-                label=row["label"],
-                predicted=row["predicted"],
-                framed=is_framed(row),
-                map=row["map"],
-            )
-            for row in tables.pictures.where(images=kind, **key).ordered("rank")
-        ]
-        for kind in ("real", "adversarial")
-    )
     return Grid(
         name=file_name("unit", model, layer, unit),
         model=model,
@@ -349,8 +349,7 @@ def _grid(tables: NeuronTables, model: str, layer: str, unit: int, *, sheet: str
                 if values.get(measure) is not None
             },
         },
-        real=real,
-        adversarial=adversarial,
+        kinds=cells(tables.pictures.where(**key)),
         sheet=sheet,
         classes=tables.frequent.get((model, layer, unit), {}),
     )

@@ -1,10 +1,9 @@
 """What the neuron tables say about these models, in sentences."""
 
-from advlens.report.blocks import Finding, Measured
+from advlens.report.blocks import Finding, Measured, is_framed
 from advlens.report.paired import Paired, tested_change
 from advlens.report.sections.neurons.tables import NeuronTables
 from advlens.runs.results import Rows
-from advlens.runs.tables import Row
 from advlens.words import (
     Estimate,
     Says,
@@ -365,8 +364,3 @@ def _frames(tables: NeuronTables) -> list[Finding]:
             "(D22). A few chosen units are no sample, so the shares carry no interval.",
         )
     ]
-
-
-def is_framed(row: Row) -> bool:
-    """D22 §2: misclassified, as a class near those of the unit's real images."""
-    return bool(row["framed"] and row["label"] != row["predicted"])
