@@ -247,6 +247,8 @@ def test_texts_contrast_with_their_ground(chromium: Browser, run: Path) -> None:
         unfold(page)
         for selector in (".units thead button", ".units td", ".filters label", ".units .reset"):
             assert page.locator(selector).first.evaluate(CONTRAST) >= 4.5, (scheme, selector)
+        for mark in page.locator(".verdict li b").all():
+            assert mark.evaluate(CONTRAST) >= 4.5, (scheme, mark.inner_text())
         page.close()
 
 

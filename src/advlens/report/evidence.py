@@ -1,6 +1,6 @@
 """Pictures beside a model's verdict: what its claims look like."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from advlens.report.blocks import Picture, PictureColumn
 from advlens.report.sections.neurons.tables import NeuronTables
@@ -22,7 +22,7 @@ def evidence(results: Results, claims: Mapping[str, Sequence[Claim]]) -> dict[st
         claims: the verdict; what it says nothing about has no pictures.
     """
     neurons, generated = NeuronTables.read(results), results.table("generation_pictures")
-    made = {
+    made: dict[str, Callable[[str], list[PictureColumn]]] = {
         "": lambda model: _twins(results.table("examples").where(model=model)),
         "units": lambda model: _unit(neurons, model),
         "features": lambda model: _class(generated.where(kind="generated"), model),
