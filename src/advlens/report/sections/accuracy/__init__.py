@@ -13,7 +13,7 @@ from advlens.report.blocks import (
     Section,
     TableBlock,
 )
-from advlens.report.sections.accuracy import calibration, classes, examples
+from advlens.report.sections.accuracy import autoattack, calibration, classes, examples
 from advlens.report.sections.accuracy.findings import bounded, findings, naturally, strongest
 from advlens.runs.results import Results, Rows
 from advlens.words import ATTACK, NORMS, Estimate, attack_name, count, listed, percent
@@ -28,6 +28,7 @@ def section(results: Results) -> Section | None:
     checks = results.table("checks")
     blocks: list[Block] = [_accuracy_figure(results, rows), _accuracy_table(rows)]
     blocks += [NoteBlock(text=f"{told}.") for told in unattacked(results)]
+    blocks += autoattack.blocks(results)
     if any(row["epsilon"] > 0 for row in sweep):
         blocks += _sweep_blocks(results, sweep)
     if checks:
@@ -41,6 +42,7 @@ def section(results: Results) -> Section | None:
         "attack has changed each of them by at most ε to make the model err. Accuracy under an "
         "attack is an upper bound: a stronger attack could leave less.",
         findings=[
+            *autoattack.findings(results),
             *findings(results, rows, sweep, checks),
             *classes.findings(results),
             *calibration.findings(results),
