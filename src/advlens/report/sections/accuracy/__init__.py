@@ -128,7 +128,9 @@ def _accuracy_table(rows: Rows) -> TableBlock:
     draws = sorted(rows.known("draws").values("draws"))
     randomized = (
         f" Of a randomized model it is the mean over {listed([str(n) for n in draws])} fresh "
-        "passes over the same images, and the spread is the standard deviation of one pass."
+        "passes over the same images, and the spread is the standard deviation of one pass; its "
+        "classes, confusions and calibration are those of the mean softmax over these passes, and "
+        "it has no examples, because an attack on it does not give the same image again."
     )
     return TableBlock(
         caption="Accuracy in numbers. Under attack, top-1 counts the images that are right both "
