@@ -283,7 +283,7 @@ def test_pictures_are_embedded_large_ones_smaller(fresh: Path) -> None:
     [b"", b"GIF89a", b"\x89PNG\r\n\x1a\n", b"<svg/>", "GIF", "JPEG", "BMP", "cut", "large"],
 )
 def test_a_picture_that_is_none_is_refused(fresh: Path, content: bytes | str) -> None:
-    path, reason = fresh / "figures/images/4.png", "0.png"
+    path, reason = fresh / "figures/images/0.png", "0.png"
     if isinstance(content, bytes):
         path.write_bytes(content)
     elif content == "cut":

@@ -69,7 +69,6 @@ class Score:
     """One line of the overview: a measure, with an estimate or nothing for each model."""
 
     label: str
-    explanation: str
     estimates: Mapping[str, Estimate]
     notes: Mapping[str, str]
     """For each model what the number rests on, such as the attack and its success."""
@@ -346,7 +345,7 @@ class Section:
     findings: Sequence[Finding]
     blocks: Sequence[Block]
     terms: Sequence[Term] = ()
-    """The measures, explained before their first numbers."""
+    """The measures, for the page's glossary."""
     scores: Sequence[Score] = ()
     whole: bool = False
     """Nothing of it is folded."""
@@ -374,7 +373,6 @@ class Section:
             "table": (TableBlock, UnitBrowserBlock),
         }
         counts = {
-            "definition": len(self.terms),
             "finding": sum(not finding.leading for finding in self.findings),
             **{
                 name: sum(isinstance(block, kind) for block in self.folded)

@@ -68,7 +68,6 @@ def _scores(models: tuple[str, ...], rows: Rows) -> list[Score]:
     return [
         Score(
             label="Natural accuracy",
-            explanation="Share of unchanged images whose class is named first.",
             estimates=natural,
             notes=dict.fromkeys(natural, ""),
             as_percent=True,
@@ -76,7 +75,6 @@ def _scores(models: tuple[str, ...], rows: Rows) -> list[Score]:
         *(
             Score(
                 label=f"Accuracy under attack in {NORMS[norm]}",
-                explanation="The lowest that an attack of several steps leaves here.",
                 estimates={model: Estimate.of(row, "top1") for model, row in worst.items()},
                 notes={model: attack_name(row) for model, row in worst.items()},
                 as_percent=True,

@@ -30,7 +30,8 @@ MEASURES = {
         name="Insertion and deletion",
         meaning="Pixels are put into an image without content, or taken out of the whole one, the "
         "most important first. The area under the curve of the class's probability is large for "
-        "insertion, and small for deletion, where the attribution is right about what matters.",
+        "insertion, and small for deletion, where the attribution is right about what matters. A "
+        "confident model's is larger in both, so random ones stand beside it.",
     ),
     "sparseness": Term(
         name="Sparseness",
@@ -97,29 +98,20 @@ def _scores(tables: AttributionTables) -> list[Score]:
         return []
     method = tables.methods[0]
 
-    def score(measure: str, label: str, explanation: str) -> Score:
+    def score(measure: str, label: str) -> Score:
         chance = tables.values(RANDOM, measure)
         estimates = tables.values(method, measure)
         return Score(
             label=label,
-            explanation=explanation,
             estimates=estimates,
             notes={
-                model: f"random {number(chance[model].value)}" if model in chance else ""
+                model: named(method)
+                + (f"; random {number(chance[model].value)}" if model in chance else "")
                 for model in estimates
             },
         )
 
     return [
-        score(
-            "insertion",
-            "Faithfulness of attributions (insertion)",
-            f"{named(method)}: how early the pixels it names suffice for the class. Higher is "
-            "better; compare with random ones, for a confident model is higher in both.",
-        ),
-        score(
-            "variation",
-            "Roughness of attributions (total variation)",
-            f"{named(method)}: how much neighboring pixels differ. Lower is smoother.",
-        ),
+        score("insertion", "Faithfulness of attributions (insertion)"),
+        score("variation", "Roughness of attributions (total variation)"),
     ]

@@ -68,7 +68,8 @@ def _terms(tables: FeatureTables) -> list[Term]:
             Term(
                 name="Feature distance",
                 meaning="How far two images lie apart in the features of a network that has no "
-                "part in the audit. It stands in for a look at both.",
+                "part in the audit. It stands in for a look at both. Of an inverted image and its "
+                "target it is the lower, the more of an image the representation keeps.",
             )
         )
     if tables.distances.one(measure="fid"):
@@ -85,7 +86,8 @@ def _terms(tables: FeatureTables) -> list[Term]:
             Term(
                 name="KID",
                 meaning="A distance of two sets of images without that bias, and with an "
-                "interval: about 0 for equal sets, slightly below it by chance.",
+                "interval: about 0 for equal sets, slightly below it by chance. Of generated and "
+                "real images it is low where classes look to the model as they really do.",
             )
         )
     return terms
@@ -98,20 +100,18 @@ def _scores(tables: FeatureTables) -> list[Score]:
             scores.append(
                 Score(
                     label="Distance of inverted images",
-                    explanation=f"Inverted from {start_text(start)}, by "
-                    f"{tables.layer(measure)}. Lower: the representation keeps more of an image.",
                     estimates=tables.inverted(start, measure),
-                    notes=dict.fromkeys(tables.models, ""),
+                    notes=dict.fromkeys(
+                        tables.models, f"from {start_text(start)}, by {tables.layer(measure)}"
+                    ),
                 )
             )
     for measured in tables.networks[:1]:
         scores.append(
             Score(
                 label="Distance of generated images (KID)",
-                explanation="From real images of the same classes, in the features of "
-                f"{measured.features}. Lower: classes look to the model as they really do.",
                 estimates=tables.distance("generated", "kid", measured),
-                notes=dict.fromkeys(tables.models, ""),
+                notes=dict.fromkeys(tables.models, f"features of {measured.features}"),
             )
         )
     return scores
