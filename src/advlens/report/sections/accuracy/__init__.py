@@ -1,5 +1,7 @@
 """What the report says of accuracy, natural and under attack."""
 
+from collections.abc import Iterator
+
 from advlens.report import figures
 from advlens.report.blocks import (
     IMAGES,
@@ -140,57 +142,53 @@ def _accuracy_table(rows: Rows) -> TableBlock:
     )
 
 
-def _sweep_blocks(results: Results, sweep: Rows) -> list[Block]:
+def _sweep_blocks(results: Results, sweep: Rows) -> Iterator[Block]:
     values = "; ".join(
         f"{row['model']}, {attack_name(row)}: {percent(row['top1'])}" for row in sweep
     )
     n = max(sweep.values("n"))
-    return [
-        NoteBlock(
-            title="Accuracy against the size of the change",
-            text="One radius shows one point of a curve. Where curves cross, the answer to “which "
-            "model is more robust” depends on ε.",
+    yield NoteBlock(
+        title="Accuracy against the size of the change",
+        text="One radius shows one point of a curve. Where curves cross, the answer to “which "
+        "model is more robust” depends on ε.",
+    )
+    yield FigureBlock(
+        name="accuracy-sweep",
+        draw=lambda width: figures.accuracy_sweep(
+            sweep, results.models, chance=results.chance, width=width
         ),
-        FigureBlock(
-            name="accuracy-sweep",
-            draw=lambda width: figures.accuracy_sweep(
-                sweep, results.models, chance=results.chance, width=width
+        alt=f"Line plot of top-1 accuracy against epsilon. {values}.",
+        caption=f"Top-1 accuracy against ε on a seeded subset (n = {count(n)}), with 95% "
+        "Wilson bands.",
+    )
+    yield TableBlock(
+        caption="The sweep in numbers.",
+        file="sweep.csv",
+        columns=[column for column in _accuracy_columns(sweep) if column.header != "Top-5"],
+        rows=sweep,
+        folded=True,
+    )
+
+
+def _check_blocks(checks: Rows) -> Iterator[Block]:
+    yield NoteBlock(
+        title="Can these attacks be trusted?",
+        text="A model can look robust because the attack got no useful gradient. Then "
+        "accuracy behaves in ways that a real defense does not cause, and a check below fails.",
+    )
+    yield TableBlock(
+        caption="Sanity checks for gradient masking.",
+        file="checks.csv",
+        columns=[
+            MODEL,
+            Column(header="Check", cell=lambda row: row["check"], kind="long"),
+            Column(
+                header="Result",
+                cell=lambda row: "passed" if row["passed"] else "failed",
+                kind="check",
             ),
-            alt=f"Line plot of top-1 accuracy against epsilon. {values}.",
-            caption=f"Top-1 accuracy against ε on a seeded subset (n = {count(n)}), with 95% "
-            "Wilson bands.",
-        ),
-        TableBlock(
-            caption="The sweep in numbers.",
-            file="sweep.csv",
-            columns=[column for column in _accuracy_columns(sweep) if column.header != "Top-5"],
-            rows=sweep,
-            folded=True,
-        ),
-    ]
-
-
-def _check_blocks(checks: Rows) -> list[Block]:
-    return [
-        NoteBlock(
-            title="Can these attacks be trusted?",
-            text="A model can look robust because the attack got no useful gradient. Then "
-            "accuracy behaves in ways that a real defense does not cause, and a check below fails.",
-        ),
-        TableBlock(
-            caption="Sanity checks for gradient masking.",
-            file="checks.csv",
-            columns=[
-                MODEL,
-                Column(header="Check", cell=lambda row: row["check"], kind="long"),
-                Column(
-                    header="Result",
-                    cell=lambda row: "passed" if row["passed"] else "failed",
-                    kind="check",
-                ),
-                Column(header="Expected", cell=lambda row: row["expected"], kind="long"),
-                Column(header="Found", cell=lambda row: row["found"], kind="long"),
-            ],
-            rows=checks,
-        ),
-    ]
+            Column(header="Expected", cell=lambda row: row["expected"], kind="long"),
+            Column(header="Found", cell=lambda row: row["found"], kind="long"),
+        ],
+        rows=checks,
+    )

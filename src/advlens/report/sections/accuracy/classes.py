@@ -1,5 +1,7 @@
 """Which classes a model confuses: the accuracy of each, and what it is taken for."""
 
+from collections.abc import Iterator
+
 from advlens.report import figures
 from advlens.report.blocks import (
     IMAGES,
@@ -64,10 +66,10 @@ def _ends(rows: Rows) -> tuple[Row, Row]:
     return ordered[0], ordered[-1]
 
 
-def _class_findings(found: dict[str, Rows]) -> list[Finding]:
+def _class_findings(found: dict[str, Rows]) -> Iterator[Finding]:
     """Whether the class that is right least often is so beyond the intervals: of natural images."""
     if not found:
-        return []
+        return
     name, rows = next(iter(found.items()))
     about, says, measured = f"accuracy by class {phrase(name)}", list[Says](), list[Measured]()
     least: dict[str, str] = {}
@@ -81,7 +83,7 @@ def _class_findings(found: dict[str, Rows]) -> list[Finding]:
     claim = f"Recognized least often {phrase(name)}: {_by_model(least, rows)}."
     if not least:
         claim = f"No class is established to be harder than another {phrase(name)}."
-    return [Finding(claim=claim, says=says, estimates=measured)]
+    yield Finding(claim=claim, says=says, estimates=measured)
 
 
 def _by_model(texts: dict[str, str], rows: Rows) -> str:
@@ -107,10 +109,10 @@ def _wrong(rows: Rows) -> list[Row]:
     return sorted(wrong, key=lambda row: -row["count"])
 
 
-def _confusion_findings(found: dict[str, Rows]) -> list[Finding]:
+def _confusion_findings(found: dict[str, Rows]) -> Iterator[Finding]:
     """The most frequent confusion of natural images."""
     if not found:
-        return []
+        return
     name, rows = next(iter(_with_shares(found).grouped("panel").items()))
     about, says, measured = f"confusions {phrase(name)}", list[Says](), list[Measured]()
     most: dict[str, str] = {}
@@ -123,7 +125,7 @@ def _confusion_findings(found: dict[str, Rows]) -> list[Finding]:
     claim = f"The most frequent confusion {phrase(name)}: {_by_model(most, rows)}."
     if not most:
         claim = f"No class is taken for another {phrase(name)}."
-    return [Finding(claim=claim, says=says, estimates=measured)]
+    yield Finding(claim=claim, says=says, estimates=measured)
 
 
 def _class_figure(results: Results, found: dict[str, Rows]) -> FigureBlock:

@@ -1,5 +1,7 @@
 """Tables, the figure and the heat maps of the attribution section."""
 
+from collections.abc import Iterator
+
 from advlens.report import figures
 from advlens.report.blocks import (
     MODEL,
@@ -26,19 +28,17 @@ B23_IMAGES = 24
 ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
 
 
-def measures(tables: AttributionTables) -> list[Block]:
+def measures(tables: AttributionTables) -> Iterator[Block]:
     """All measures, as a figure and in numbers."""
-    return [
-        NoteBlock(
-            title="How good are the attributions?",
-            text="Papers mostly judge heat maps by eye: smooth, and on the object. Here the same "
-            "is counted, beside attributions that are random numbers: a measure on which those "
-            "do as well says nothing.",
-        ),
-        _figure(tables),
-        _table(tables),
-        *_methods(tables),
-    ]
+    yield NoteBlock(
+        title="How good are the attributions?",
+        text="Papers mostly judge heat maps by eye: smooth, and on the object. Here the same "
+        "is counted, beside attributions that are random numbers: a measure on which those "
+        "do as well says nothing.",
+    )
+    yield _figure(tables)
+    yield _table(tables)
+    yield from _methods(tables)
 
 
 def _shown(tables: AttributionTables) -> list[str]:
@@ -103,26 +103,24 @@ def _table(tables: AttributionTables) -> TableBlock:
     )
 
 
-def _methods(tables: AttributionTables) -> list[Block]:
+def _methods(tables: AttributionTables) -> Iterator[Block]:
     rows = [row for method in tables.methods for row in tables.settings.where(method=method)]
     if not rows:
-        return []
-    return [
-        TableBlock(
-            caption="How they were computed. A gradient is a forward and a backward pass.",
-            file="attribution_methods.csv",
-            columns=[
-                Column(header="Method", cell=lambda row: named(row["method"]), kind="text"),
-                MODEL,
-                Column(header="Explained", cell=lambda row: row["target"], kind="text"),
-                Column(header="Baseline", cell=lambda row: row["baseline"], kind="long"),
-                Column(header="Formula", cell=lambda row: row["formula"] or "–", kind="text"),
-                Column(header="Gradients per image", cell=lambda row: f"{row['points']:,.0f}"),
-                N,
-            ],
-            rows=rows,
-        )
-    ]
+        return
+    yield TableBlock(
+        caption="How they were computed. A gradient is a forward and a backward pass.",
+        file="attribution_methods.csv",
+        columns=[
+            Column(header="Method", cell=lambda row: named(row["method"]), kind="text"),
+            MODEL,
+            Column(header="Explained", cell=lambda row: row["target"], kind="text"),
+            Column(header="Baseline", cell=lambda row: row["baseline"], kind="long"),
+            Column(header="Formula", cell=lambda row: row["formula"] or "–", kind="text"),
+            Column(header="Gradients per image", cell=lambda row: f"{row['points']:,.0f}"),
+            N,
+        ],
+        rows=rows,
+    )
 
 
 def heat_maps(tables: AttributionTables) -> list[Block]:

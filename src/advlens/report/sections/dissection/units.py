@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from advlens.report.blocks import (
     Block,
@@ -92,11 +92,11 @@ def _concept(row: Row) -> str:
     return f"{row['concept']}, IoU {number(row['iou'])}" if row["label"] else "no concept"
 
 
-def browser(tables: DissectionTables) -> list[Block]:
+def browser(tables: DissectionTables) -> Iterator[Block]:
     """All units of all layers; columns of what was not measured are left out."""
     real, adversarial = tables.by_unit["real"], tables.by_unit["adversarial"]
     if not real:
-        return []
+        return
     neurons = {unit_of(row): row for row in tables.neurons}
     classes = {(row["images"], *unit_of(row)): classes_text(row, 2) for row in tables.classes}
     pictured = set(map(unit_of, tables.pictures))
@@ -141,24 +141,22 @@ def browser(tables: DissectionTables) -> list[Block]:
             column = dataclasses.replace(column, filter="")
         if values:
             measured.append((column, cell))
-    return [
-        UnitBrowserBlock(
-            title="All units",
-            caption="Each dissected unit with its best concept, whether or not its IoU makes it a "
-            f"detector (above {tables.minimum:g}), and the best IoU of its masks with the labels "
-            "of other images."
-            + (
-                " Change compares what it detects on real and on adversarial images: kept (the "
-                "same concept), changed (another one), lost, gained, or none on either."
-                if adversarial
-                else ""
-            ),
-            file="dissection.csv",
-            columns=[column for column, _ in measured],
-            rows=[[_filled(column, cell(unit)) for column, cell in measured] for unit in real],
-            grids=[grid_name(unit) if unit in pictured else "" for unit in real],
-        )
-    ]
+    yield UnitBrowserBlock(
+        title="All units",
+        caption="Each dissected unit with its best concept, whether or not its IoU makes it a "
+        f"detector (above {tables.minimum:g}), and the best IoU of its masks with the labels "
+        "of other images."
+        + (
+            " Change compares what it detects on real and on adversarial images: kept (the "
+            "same concept), changed (another one), lost, gained, or none on either."
+            if adversarial
+            else ""
+        ),
+        file="dissection.csv",
+        columns=[column for column, _ in measured],
+        rows=[[_filled(column, cell(unit)) for column, cell in measured] for unit in real],
+        grids=[grid_name(unit) if unit in pictured else "" for unit in real],
+    )
 
 
 def _filled(column: BrowserColumn, cell: str | float | None) -> str | float | None:

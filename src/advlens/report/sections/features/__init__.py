@@ -1,6 +1,7 @@
 """What the report says of features: what a model has learned, as pictures and as distances."""
 
 import itertools
+from collections.abc import Iterator
 
 from advlens.report.blocks import (
     Block,
@@ -117,30 +118,28 @@ def _scores(tables: FeatureTables) -> list[Score]:
     return scores
 
 
-def _visualized(tables: FeatureTables) -> list[Block]:
+def _visualized(tables: FeatureTables) -> Iterator[Block]:
     """Components beside the images that activate them most and least."""
     rows = tables.visualization_pictures
     if not rows:
-        return []
+        return
     each = [rows.where(model=model).split("component") for model in tables.models]
-    return [
-        NoteBlock(
-            title="What does a component stand for?",
-            text="A component is one number of the representation from which the model reads the "
-            "class. An image is changed until the component is as high as it gets. Where the "
-            "result shows what the most active images have in common, the component stands for "
-            "something that people see. Components of two models have nothing to do with each "
-            "other.",
-        ),
-        PictureRowsBlock(
-            name="visualization",
-            title="Components of the representation",
-            caption="Below each picture: its class, and how active it makes the component. Figures "
-            "5, 9, 12 and 15 of B23 show one component each: 130 in figure 5, 492 in figure 9.",
-            file="visualization_pictures.csv",
-            rows=[_row(mine) for place in itertools.zip_longest(*each) for mine in place if mine],
-        ),
-    ]
+    yield NoteBlock(
+        title="What does a component stand for?",
+        text="A component is one number of the representation from which the model reads the "
+        "class. An image is changed until the component is as high as it gets. Where the "
+        "result shows what the most active images have in common, the component stands for "
+        "something that people see. Components of two models have nothing to do with each "
+        "other.",
+    )
+    yield PictureRowsBlock(
+        name="visualization",
+        title="Components of the representation",
+        caption="Below each picture: its class, and how active it makes the component. Figures "
+        "5, 9, 12 and 15 of B23 show one component each: 130 in figure 5, 492 in figure 9.",
+        file="visualization_pictures.csv",
+        rows=[_row(mine) for place in itertools.zip_longest(*each) for mine in place if mine],
+    )
 
 
 def _row(rows: Rows) -> PictureRow:

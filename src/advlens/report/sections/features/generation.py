@@ -1,6 +1,6 @@
 """What a model takes for the essence of a class."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from advlens.report import figures
@@ -46,24 +46,22 @@ def blocks(tables: FeatureTables) -> list[Block]:
     ]
 
 
-def _pictures(tables: FeatureTables) -> list[Block]:
+def _pictures(tables: FeatureTables) -> Iterator[Block]:
     rows = tables.generation_pictures
     if not rows:
-        return []
+        return
     classes = rows.split("class")
     some = len(classes) < len(tables.classes)
-    return [
-        PictureRowsBlock(
-            name="generation",
-            title="Generated images by class",
-            caption=(f"The first {len(classes)} of {len(tables.classes)} classes. " if some else "")
-            + "Real images of the class, start images, and what each model makes of a start, in "
-            "the order of the starts. B23 shows generated images in its figures 3 and 7, start "
-            "images in 14 and 19.",
-            file="generation_pictures.csv",
-            rows=[_row(tables, mine, mine[0]["class"]) for mine in classes],
-        )
-    ]
+    yield PictureRowsBlock(
+        name="generation",
+        title="Generated images by class",
+        caption=(f"The first {len(classes)} of {len(tables.classes)} classes. " if some else "")
+        + "Real images of the class, start images, and what each model makes of a start, in "
+        "the order of the starts. B23 shows generated images in its figures 3 and 7, start "
+        "images in 14 and 19.",
+        file="generation_pictures.csv",
+        rows=[_row(tables, mine, mine[0]["class"]) for mine in classes],
+    )
 
 
 def _row(tables: FeatureTables, rows: Rows, name: str) -> PictureRow:
@@ -85,7 +83,7 @@ def _row(tables: FeatureTables, rows: Rows, name: str) -> PictureRow:
     return PictureRow(title=name, columns=columns)
 
 
-def _figure(tables: FeatureTables) -> list[Block]:
+def _figure(tables: FeatureTables) -> Iterator[Block]:
     rows = Rows()
     for measured in tables.networks[:1]:
         for measure in ("FID", "KID"):
@@ -97,20 +95,18 @@ def _figure(tables: FeatureTables) -> list[Block]:
             rows += _dots("Recognized", shares)
             break
     if not rows:
-        return []
+        return
     values = "; ".join(
         f"{row['measure']}, {row['group']}, {row['model']}: {number(row['mean'])}" for row in rows
     )
-    return [
-        FigureBlock(
-            name="generation-measures",
-            draw=lambda width: figures.measure_panels(rows, tables.models, width=width),
-            alt=f"Dots with intervals, a panel for each measure. {values}.",
-            caption="Generated images between the bounds: start images, and real images against "
-            "other real ones. 95% intervals where there are some; ↑: higher is better, ↓: lower. "
-            "Each panel has its own scale.",
-        )
-    ]
+    yield FigureBlock(
+        name="generation-measures",
+        draw=lambda width: figures.measure_panels(rows, tables.models, width=width),
+        alt=f"Dots with intervals, a panel for each measure. {values}.",
+        caption="Generated images between the bounds: start images, and real images against "
+        "other real ones. 95% intervals where there are some; ↑: higher is better, ↓: lower. "
+        "Each panel has its own scale.",
+    )
 
 
 def _dots(measure: str, by_images: Mapping[str, Mapping[str, Estimate]]) -> list[dict[str, Any]]:
@@ -129,9 +125,9 @@ def _dots(measure: str, by_images: Mapping[str, Mapping[str, Estimate]]) -> list
     ]
 
 
-def _distances(tables: FeatureTables) -> list[Block]:
+def _distances(tables: FeatureTables) -> Iterator[Block]:
     if not tables.distances:
-        return []
+        return
 
     def column(measure: str) -> Column:
         def cell(row: Row) -> str:
@@ -146,49 +142,45 @@ def _distances(tables: FeatureTables) -> list[Block]:
         for mine in tables.distances.where(images=kind).split("model", *Network._fields)
     ]
     several = len(tables.networks) > 1
-    return [
-        TableBlock(
-            caption="Distance of generated, start and real images from real ones, with 95% "
-            "intervals where there are some; lower is nearer. FID and KID depend on the features"
-            + ("" if several else f" ({tables.networks[0].text})")
-            + f" and, FID strongly, on the number of images.{tables.compared()}",
-            file="generation.csv",
-            columns=[
-                IMAGES,
-                MODEL,
-                column("fid"),
-                column("kid"),
-                N,
-                Column(
-                    header="Real images",
-                    cell=lambda row: "–" if row["n_real"] is None else count(row["n_real"]),
-                ),
-                *([FEATURES] if several else []),
-            ],
-            rows=shown,
-        )
-    ]
+    yield TableBlock(
+        caption="Distance of generated, start and real images from real ones, with 95% "
+        "intervals where there are some; lower is nearer. FID and KID depend on the features"
+        + ("" if several else f" ({tables.networks[0].text})")
+        + f" and, FID strongly, on the number of images.{tables.compared()}",
+        file="generation.csv",
+        columns=[
+            IMAGES,
+            MODEL,
+            column("fid"),
+            column("kid"),
+            N,
+            Column(
+                header="Real images",
+                cell=lambda row: "–" if row["n_real"] is None else count(row["n_real"]),
+            ),
+            *([FEATURES] if several else []),
+        ],
+        rows=shown,
+    )
 
 
-def _shares(tables: FeatureTables) -> list[Block]:
+def _shares(tables: FeatureTables) -> Iterator[Block]:
     names = {"confidence": "the model's own probability", "recognized": "recognized"}
     rows = tables.generation.where(measure=tuple(names))
     if not rows:
-        return []
-    return [
-        TableBlock(
-            caption="How sure the model itself is of the wanted class, and the share of images "
-            "that another network takes for it, with 95% intervals. The first is what generation "
-            "raises; only the second is evidence.",
-            file="generation.csv",
-            columns=[
-                IMAGES,
-                MODEL,
-                Column(header="Measure", cell=lambda row: names[row["measure"]], kind="text"),
-                Column(header="By", cell=lambda row: row["features"] or "itself", kind="long"),
-                Column(header="Share", cell=lambda row: Estimate.of(row).text(as_percent=True)),
-                N,
-            ],
-            rows=rows,
-        )
-    ]
+        return
+    yield TableBlock(
+        caption="How sure the model itself is of the wanted class, and the share of images "
+        "that another network takes for it, with 95% intervals. The first is what generation "
+        "raises; only the second is evidence.",
+        file="generation.csv",
+        columns=[
+            IMAGES,
+            MODEL,
+            Column(header="Measure", cell=lambda row: names[row["measure"]], kind="text"),
+            Column(header="By", cell=lambda row: row["features"] or "itself", kind="long"),
+            Column(header="Share", cell=lambda row: Estimate.of(row).text(as_percent=True)),
+            N,
+        ],
+        rows=rows,
+    )

@@ -1,5 +1,7 @@
 """What a model's representation keeps of an image."""
 
+from collections.abc import Iterator
+
 from advlens.report.blocks import (
     MODEL,
     Block,
@@ -37,10 +39,10 @@ def blocks(tables: FeatureTables) -> list[Block]:
     ]
 
 
-def _pictures(tables: FeatureTables) -> list[Block]:
+def _pictures(tables: FeatureTables) -> Iterator[Block]:
     rows = tables.inversion_pictures
     names = file_names("inversions", ((start,) for start in rows.values("start")))
-    return [
+    yield from (
         PictureRowsBlock(
             name=names[start,],
             title=f"From {start_text(start)}",
@@ -56,7 +58,7 @@ def _pictures(tables: FeatureTables) -> list[Block]:
             ],
         )
         for start in rows.values("start")
-    ]
+    )
 
 
 def _steps(tables: FeatureTables, start: str) -> str:
@@ -105,9 +107,9 @@ def _networks(tables: FeatureTables) -> str:
     return f", of features by {listed(networks)}" if networks else ""
 
 
-def _table(tables: FeatureTables) -> list[Block]:
+def _table(tables: FeatureTables) -> Iterator[Block]:
     if not tables.inversion:
-        return []
+        return
 
     def column(measure: str) -> Column:
         def cell(row: Row) -> str:
@@ -122,24 +124,22 @@ def _table(tables: FeatureTables) -> list[Block]:
         title = TITLES.get(measure) or layer_name(measure).capitalize()
         return Column(header=title, cell=cell)
 
-    return [
-        TableBlock(
-            caption="Mean distance of inverted images from their targets, with 95% intervals over "
-            "images, their spread (standard deviation), and the distance of the untouched starts; "
-            "lower is nearer. Own representation: "
-            f"relative to its length; the others are L2 distances{_networks(tables)}.",
-            file="inversion.csv",
-            columns=[
-                Column(header="Start", cell=lambda row: row["start"], kind="text"),
-                MODEL,
-                *map(column, tables.inversion.values("measure")),
-                N,
-            ],
-            rows=[
-                row
-                for start in tables.starts
-                for model in tables.models
-                if (row := tables.inversion.one(start=start, model=model))
-            ],
-        )
-    ]
+    yield TableBlock(
+        caption="Mean distance of inverted images from their targets, with 95% intervals over "
+        "images, their spread (standard deviation), and the distance of the untouched starts; "
+        "lower is nearer. Own representation: "
+        f"relative to its length; the others are L2 distances{_networks(tables)}.",
+        file="inversion.csv",
+        columns=[
+            Column(header="Start", cell=lambda row: row["start"], kind="text"),
+            MODEL,
+            *map(column, tables.inversion.values("measure")),
+            N,
+        ],
+        rows=[
+            row
+            for start in tables.starts
+            for model in tables.models
+            if (row := tables.inversion.one(start=start, model=model))
+        ],
+    )

@@ -1,7 +1,7 @@
 """Tables, figures and pictures of the neuron section."""
 
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from advlens.report import figures
 from advlens.report.blocks import (
@@ -42,35 +42,33 @@ MAPS = (
 )
 
 
-def table1(tables: NeuronTables) -> list[Block]:
+def table1(tables: NeuronTables) -> Iterator[Block]:
     """Table 1 of D19."""
     if not tables.table1:
-        return []
-    return [
-        NoteBlock(
-            title="Does a unit keep standing for one thing?",
-            text="Table 1 of D19: how alike the classes of a unit's strongest images are, real "
-            "and adversarial, averaged over the units of the last convolution.",
-        ),
-        TableBlock(
-            caption="Consistency in the last convolution, on real images and under FGSM, with 95% "
-            "jackknife intervals over images.",
-            file="table1_d19.csv",
-            columns=[
-                MODEL,
-                LAYER,
-                Column(header="LC = consis", cell=lambda row: Estimate.of(row, "consis").text()),
-                Column(header="consis_adv", cell=lambda row: Estimate.of(row, "consis_adv").text()),
-                Column(header="Misclassified", cell=lambda row: percent(row["success"])),
-                Column(header="Live units", cell=lambda row: count(row["units"])),
-                N,
-            ],
-            rows=tables.table1,
-        ),
-    ]
+        return
+    yield NoteBlock(
+        title="Does a unit keep standing for one thing?",
+        text="Table 1 of D19: how alike the classes of a unit's strongest images are, real "
+        "and adversarial, averaged over the units of the last convolution.",
+    )
+    yield TableBlock(
+        caption="Consistency in the last convolution, on real images and under FGSM, with 95% "
+        "jackknife intervals over images.",
+        file="table1_d19.csv",
+        columns=[
+            MODEL,
+            LAYER,
+            Column(header="LC = consis", cell=lambda row: Estimate.of(row, "consis").text()),
+            Column(header="consis_adv", cell=lambda row: Estimate.of(row, "consis_adv").text()),
+            Column(header="Misclassified", cell=lambda row: percent(row["success"])),
+            Column(header="Live units", cell=lambda row: count(row["units"])),
+            N,
+        ],
+        rows=tables.table1,
+    )
 
 
-def histograms(tables: NeuronTables) -> list[Block]:
+def histograms(tables: NeuronTables) -> Iterator[Block]:
     """Figure 5 of D19."""
     last = tables.last_layers.values("model", "layer")
     live = Rows(
@@ -79,24 +77,22 @@ def histograms(tables: NeuronTables) -> list[Block]:
         for row in tables.units.where(model=model, layer=layer, dead=False)
     )
     if not live:
-        return []
+        return
     means = "; ".join(
         f"{row['model']}: {number(row['consis'])} on real and {number(row['consis_adv'])} on "
         "adversarial images"
         for row in tables.table1
     )
-    return [
-        FigureBlock(
-            name="consistency-histograms-fgsm",
-            draw=lambda width: figures.consistency_histograms(
-                live, tables.models, floors=_floors(tables), width=width
-            ),
-            alt=f"Histograms of consistency, units of the last convolution. Means: {means}.",
-            caption="Units of the last convolution by consistency (Figure 5 of D19), on real "
-            f"and on adversarial images ({behind(tables, 'fgsm')}). "
-            "Solid: mean; dotted: LC of random images.",
-        )
-    ]
+    yield FigureBlock(
+        name="consistency-histograms-fgsm",
+        draw=lambda width: figures.consistency_histograms(
+            live, tables.models, floors=_floors(tables), width=width
+        ),
+        alt=f"Histograms of consistency, units of the last convolution. Means: {means}.",
+        caption="Units of the last convolution by consistency (Figure 5 of D19), on real "
+        f"and on adversarial images ({behind(tables, 'fgsm')}). "
+        "Solid: mean; dotted: LC of random images.",
+    )
 
 
 def consistency_table(tables: NeuronTables) -> TableBlock:
@@ -125,8 +121,7 @@ def consistency_table(tables: NeuronTables) -> TableBlock:
             MODEL,
             Column(header="Radius ε", cell=_radius, kind="text"),
             Column(
-                header="Success",
-                cell=lambda row: Estimate.of(row, "success").text(as_percent=True),
+                header="Success", cell=lambda row: Estimate.of(row, "success").text(as_percent=True)
             ),
             column("consis_adv", "consis_adv"),
             column("CS1", "cs1"),
@@ -142,37 +137,35 @@ def _radius(row: Row) -> str:
     return f"{NORMS.get(row['norm'], row['norm'])} {radius_text(row)}"
 
 
-def curves(tables: NeuronTables) -> list[Block]:
+def curves(tables: NeuronTables) -> Iterator[Block]:
     """Figure 10 of D22."""
     rows = Rows(row for row in tables.curves if row["images"] in tables.headings)
     if not rows:
-        return []
+        return
     ends = "; ".join(
         f"{row['model']}, {tables.headings[row['images']]}, LC {number(row['lc'])}: CS1 "
         f"{number(row['cs1'])}, CS2 {number(row['cs2'])}, {row['units']} units"
         for row in _ends(rows, "model", "images")
     )
-    return [
-        NoteBlock(
-            title="Do telling units hold under attack?",
-            text=f"{_figure10(tables)} units of all convolutions, sorted by what they are on real "
-            "images. CS1 that falls and CS2 that rises with LC mean that the more telling a unit "
-            "looks, the more it follows the attack.",
+    yield NoteBlock(
+        title="Do telling units hold under attack?",
+        text=f"{_figure10(tables)} units of all convolutions, sorted by what they are on real "
+        "images. CS1 that falls and CS2 that rises with LC mean that the more telling a unit "
+        "looks, the more it follows the attack.",
+    )
+    yield FigureBlock(
+        name=f"consistency-curves-{tables.main}",
+        draw=lambda width: figures.consistency_curves(
+            rows, tables.models, headings=tables.headings, width=width
         ),
-        FigureBlock(
-            name=f"consistency-curves-{tables.main}",
-            draw=lambda width: figures.consistency_curves(
-                rows, tables.models, headings=tables.headings, width=width
-            ),
-            alt=f"Curves of CS1 and CS2 against LC. {ends}.",
-            caption="Mean CS1 and CS2 of the units in each bin of LC, with 95% intervals over "
-            f"images; hollow: fewer than {figures.FEW} units; below, how many a bin holds. "
-            + " ".join(
-                f"{tables.headings[images]}: {behind(tables, images)}."
-                for images in rows.values("images")
-            ),
+        alt=f"Curves of CS1 and CS2 against LC. {ends}.",
+        caption="Mean CS1 and CS2 of the units in each bin of LC, with 95% intervals over "
+        f"images; hollow: fewer than {figures.FEW} units; below, how many a bin holds. "
+        + " ".join(
+            f"{tables.headings[images]}: {behind(tables, images)}."
+            for images in rows.values("images")
         ),
-    ]
+    )
 
 
 def _figure10(tables: NeuronTables) -> str:
@@ -207,7 +200,7 @@ def _attacks(rows: Rows) -> str:
     return shared({row["model"]: attack_name(row) for row in rows}) if rows else "an attack"
 
 
-def depth(tables: NeuronTables) -> list[Block]:
+def depth(tables: NeuronTables) -> Iterator[Block]:
     """Layer means along the network, and the table behind them."""
     blocks: list[Block] = [
         NoteBlock(
@@ -234,7 +227,8 @@ def depth(tables: NeuronTables) -> list[Block]:
                 f"random images. Attack: {behind(tables, tables.main)}.",
             )
         )
-    return [*blocks, _layer_table(tables)]
+    yield from blocks
+    yield _layer_table(tables)
 
 
 def _layer_table(tables: NeuronTables) -> TableBlock:
@@ -274,23 +268,21 @@ def _layer_table(tables: NeuronTables) -> TableBlock:
     )
 
 
-def floors(tables: NeuronTables) -> list[Block]:
+def floors(tables: NeuronTables) -> Iterator[Block]:
     """What chance gives."""
     if not tables.floors:
-        return []
-    return [
-        TableBlock(
-            caption="Floors: what the measures give by chance, without any unit.",
-            file="floors.csv",
-            columns=[
-                MODEL,
-                Column(header="Floor", cell=lambda row: row["floor"], kind="text"),
-                Column(header="Value", cell=lambda row: number(row["value"])),
-                N,
-            ],
-            rows=tables.floors,
-        )
-    ]
+        return
+    yield TableBlock(
+        caption="Floors: what the measures give by chance, without any unit.",
+        file="floors.csv",
+        columns=[
+            MODEL,
+            Column(header="Floor", cell=lambda row: row["floor"], kind="text"),
+            Column(header="Value", cell=lambda row: number(row["value"])),
+            N,
+        ],
+        rows=tables.floors,
+    )
 
 
 def _floors(tables: NeuronTables) -> dict[str, float]:
