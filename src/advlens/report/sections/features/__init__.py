@@ -127,10 +127,9 @@ def _visualized(tables: FeatureTables) -> Iterator[Block]:
     yield NoteBlock(
         title="What does a component stand for?",
         text="A component is one number of the representation from which the model reads the "
-        "class. An image is changed until the component is as high as it gets. Where the "
-        "result shows what the most active images have in common, the component stands for "
-        "something that people see. Components of two models have nothing to do with each "
-        "other.",
+        "class. An image is changed until the component is as high as it gets. Where the result "
+        "shows what the most active images have in common, the component stands for something that "
+        "people see. Components of two models have nothing to do with each other.",
     )
     yield PictureRowsBlock(
         name="visualization",

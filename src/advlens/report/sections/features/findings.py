@@ -126,9 +126,8 @@ def _unmatched(tables: FeatureTables) -> Iterator[Finding]:
             for start, models in far.items()
         ],
         estimates=[Measured(name=_representation(start), estimates=each[start]) for start in far],
-        note=f"A distance is a part of the target's length, after {steps} steps. Above "
-        f"{UNMATCHED} the pictures show how far the steps went, not what the representation "
-        "keeps.",
+        note=f"A distance is a part of the target's length, after {steps} steps. Above {UNMATCHED} "
+        "the pictures show how far the steps went, not what the representation keeps.",
         important=True,
         warning=True,
     )
@@ -291,9 +290,8 @@ def _few(tables: FeatureTables) -> Iterator[Finding]:
     yield Finding(
         claim="FID rests on fewer images than features and is too high; only KID compares.",
         says=[Says("images of FID", tuple(m.text for m in samples), "lower", ("features",))],
-        note=f"{listed(texts)}: the covariance of so few images is singular, and FID is "
-        "biased upward, for every model alike. FIDs of equal n may be compared, none with "
-        "published ones.",
+        note=f"{listed(texts)}: the covariance of so few images is singular, and FID is biased "
+        "upward, for every model alike. FIDs of equal n may be compared, none with published ones.",
         warning=True,
     )
 

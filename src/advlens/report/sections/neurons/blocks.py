@@ -89,9 +89,8 @@ def histograms(tables: NeuronTables) -> Iterator[Block]:
             live, tables.models, floors=_floors(tables), width=width
         ),
         alt=f"Histograms of consistency, units of the last convolution. Means: {means}.",
-        caption="Units of the last convolution by consistency (Figure 5 of D19), on real "
-        f"and on adversarial images ({behind(tables, 'fgsm')}). "
-        "Solid: mean; dotted: LC of random images.",
+        caption="Units of the last convolution by consistency (Figure 5 of D19), on real and on "
+        f"adversarial images ({behind(tables, 'fgsm')}). Solid: mean; dotted: LC of random images.",
     )
 
 
@@ -248,8 +247,7 @@ def _layer_table(tables: NeuronTables) -> TableBlock:
     )
     return TableBlock(
         caption=f"All convolutions under {named(tables)}, n = {count(tables.images)} images. "
-        "Corrected: "
-        "without the bias of few images, (k·LC − 1)/(k − 1).",
+        "Corrected: without the bias of few images, (k·LC − 1)/(k − 1).",
         file="layers.csv",
         columns=[
             MODEL,
