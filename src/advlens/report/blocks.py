@@ -103,11 +103,38 @@ class Column:
     """A "long" text may take several lines, a "model" is shown in its color, a "check" is
     "passed" or "failed"."""
 
+    @classmethod
+    def of(cls, header: str, name: str, text: Callable[[Any], str] = str) -> Column:
+        """The numbers of a column of the table, "–" where there is none."""
+        return cls(header=header, cell=lambda row: "–" if row[name] is None else text(row[name]))
+
+    @classmethod
+    def interval(cls, header: str, name: str = "mean", *, as_percent: bool = False) -> Column:
+        """The values of a column of the table with their 95% intervals."""
+
+        def cell(row: Mapping[str, Any]) -> str:
+            estimate = Estimate.of(row, name)
+            return "–" if estimate.value is None else estimate.text(as_percent=as_percent)
+
+        return cls(header=header, cell=cell)
+
+    @classmethod
+    def looked_up(
+        cls, header: str, find: Callable[[Mapping[str, Any]], Mapping[str, Estimate]]
+    ) -> Column:
+        """The estimate of a row's model among those that are found for the row."""
+
+        def cell(row: Mapping[str, Any]) -> str:
+            estimate = find(row).get(row["model"])
+            return estimate.text() if estimate else "–"
+
+        return cls(header=header, cell=cell)
+
 
 MODEL = Column(header="Model", cell=lambda row: row["model"], kind="model")
 IMAGES = Column(header="Images", cell=attack_name, kind="text")
 LAYER = Column(header="Layer", cell=lambda row: row["layer"], kind="text")
-N = Column(header="Images (n)", cell=lambda row: count(row["n"]))
+N = Column.of("Images (n)", "n", count)
 
 
 @dataclass(frozen=True, kw_only=True)

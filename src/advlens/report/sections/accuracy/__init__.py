@@ -88,23 +88,18 @@ def _scores(models: tuple[str, ...], rows: Rows) -> list[Score]:
 
 
 def _accuracy_columns(rows: Rows) -> list[Column]:
-    spread = Column(
-        header="Spread over draws",
-        cell=lambda row: "–" if row["draws"] is None else percent(row["top1_spread"]),
-    )
+    spread = Column.of("Spread over draws", "top1_spread", percent)
     randomized = bool(rows.known("draws"))
     return [
         IMAGES,
         MODEL,
-        Column(header="Top-1", cell=lambda row: percent(row["top1"])),
+        Column.of("Top-1", "top1", percent),
         Column(
             header="95% interval",
             cell=lambda row: Estimate.of(row, "top1").interval(as_percent=True),
         ),
         *([spread] if randomized else []),
-        Column(
-            header="Top-5", cell=lambda row: "–" if row["top5"] is None else percent(row["top5"])
-        ),
+        Column.of("Top-5", "top5", percent),
         N,
     ]
 

@@ -11,6 +11,7 @@ from advlens.report.blocks import (
     FigureBlock,
     Finding,
     Measured,
+    N,
     NoteBlock,
     TableBlock,
 )
@@ -164,14 +165,10 @@ def _class_figure(results: Results, found: dict[str, Rows]) -> FigureBlock:
 
 
 def _hundredfold(row: Row) -> Row:
-    estimate = _estimate(row)
     return {
-        name: 100 * value
-        for name, value in (
-            ("mean", estimate.value),
-            ("low", estimate.low or 0.0),
-            ("high", estimate.high or 0.0),
-        )
+        "mean": 100 * row["right"] / row["n"],
+        "low": 100 * row["low"],
+        "high": 100 * row["high"],
     }
 
 
@@ -187,7 +184,7 @@ def _class_table(rows: Rows) -> TableBlock:
             Column(
                 header="95% interval", cell=lambda row: _estimate(row).interval(as_percent=True)
             ),
-            Column(header="Images (n)", cell=lambda row: count(row["n"])),
+            N,
         ],
         rows=[row for mine in rows.split("class") for row in mine],
         folded=True,
@@ -229,8 +226,8 @@ def _confusion_table(rows: Rows) -> TableBlock:
             MODEL,
             Column(header="True class", cell=lambda row: row["label"], kind="text"),
             Column(header="Predicted", cell=lambda row: row["predicted"], kind="text"),
-            Column(header="Images", cell=lambda row: count(row["count"])),
-            Column(header="Share of the class", cell=lambda row: percent(row["share"])),
+            Column.of("Images", "count", count),
+            Column.of("Share of the class", "share", percent),
         ],
         rows=most,
         folded=True,

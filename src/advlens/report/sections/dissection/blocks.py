@@ -98,9 +98,9 @@ def _shares_table(
             MODEL,
             IMAGES,
             Column(header="Detectors", cell=lambda row: share(row).text(as_percent=True)),
-            Column(header="By chance", cell=lambda row: percent(row["permuted_share"])),
+            Column.of("By chance", "permuted_share", percent),
             *map(column, tables.categories),
-            Column(header="Units (n)", cell=lambda row: count(row["units"])),
+            Column.of("Units (n)", "units", count),
             LAYER,
         ],
         rows=[
@@ -118,8 +118,8 @@ def _every_share(tables: DissectionTables) -> TableBlock:
             LAYER,
             IMAGES,
             Column(header="Category", cell=lambda row: row["category"], kind="text"),
-            Column(header="Detectors", cell=lambda row: count(row["detectors"])),
-            Column(header="Units (n)", cell=lambda row: count(row["units"])),
+            Column.of("Detectors", "detectors", count),
+            Column.of("Units (n)", "units", count),
             Column(header="Share", cell=lambda row: share(row).text(as_percent=True)),
             Column(header="By chance", cell=lambda row: chance(row).text(as_percent=True)),
         ],
@@ -207,7 +207,7 @@ def _matrix(tables: DissectionTables, places: Sequence[tuple[str, str]], where: 
             LAYER,
             Column(header="On real images", cell=lambda row: row["before"], kind="text"),
             *map(column, names),
-            Column(header="Units", cell=lambda row: count(row["units"])),
+            Column.of("Units", "units", count),
         ],
         rows=[
             {"model": model, "layer": layer, "before": before, "units": units}

@@ -23,6 +23,29 @@ from advlens.words import number
 
 HEADINGS = {"visualized": "Visualized", "most": "Most active", "least": "Least active"}
 
+TERMS = (
+    Term(
+        name="Representation",
+        meaning="The numbers from which the model's last layer reads the class.",
+    ),
+    Term(
+        name="Feature distance",
+        meaning="How far two images lie apart in the features of a network that has no part in the "
+        "audit. It stands in for a look at both. Of an inverted image and its target it is the "
+        "lower, the more of an image the representation keeps.",
+    ),
+    Term(
+        name="FID",
+        meaning="Fréchet distance of two sets of images, by mean and covariance of their features: "
+        "0 for equal sets. Few images make it too high, so it compares only at equal numbers.",
+    ),
+    Term(
+        name="KID",
+        meaning="A distance of two sets of images without that bias, and with an interval: about 0 "
+        "for equal sets, slightly below it by chance. Of generated and real images it is low where "
+        "classes look to the model as they really do.",
+    ),
+)
 SOURCES = NoteBlock(
     title="Sources",
     text="B23: Boychev, Interpretable Computer Vision Models through Adversarial Training, 2023. "
@@ -58,40 +81,13 @@ def section(results: Results) -> Section | None:
 
 
 def _terms(tables: FeatureTables) -> list[Term]:
-    terms = [
-        Term(
-            name="Representation",
-            meaning="The numbers from which the model's last layer reads the class.",
-        )
-    ]
-    if tables.layers:
-        terms.append(
-            Term(
-                name="Feature distance",
-                meaning="How far two images lie apart in the features of a network that has no "
-                "part in the audit. It stands in for a look at both. Of an inverted image and its "
-                "target it is the lower, the more of an image the representation keeps.",
-            )
-        )
-    if tables.distances.one(measure="fid"):
-        terms.append(
-            Term(
-                name="FID",
-                meaning="Fréchet distance of two sets of images, by mean and covariance of their "
-                "features: 0 for equal sets. Few images make it too high, so it compares only "
-                "at equal numbers.",
-            )
-        )
-    if tables.distances.one(measure="kid"):
-        terms.append(
-            Term(
-                name="KID",
-                meaning="A distance of two sets of images without that bias, and with an "
-                "interval: about 0 for equal sets, slightly below it by chance. Of generated and "
-                "real images it is low where classes look to the model as they really do.",
-            )
-        )
-    return terms
+    measured = {
+        "Representation": True,
+        "Feature distance": tables.layers,
+        "FID": tables.distances.one(measure="fid"),
+        "KID": tables.distances.one(measure="kid"),
+    }
+    return [term for term in TERMS if measured[term.name]]
 
 
 def _scores(tables: FeatureTables) -> list[Score]:

@@ -1,14 +1,12 @@
 """What a model takes for the essence of a class."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import itertools
+from collections.abc import Iterator
 
-from advlens.report import figures
 from advlens.report.blocks import (
     MODEL,
     Block,
     Column,
-    FigureBlock,
     N,
     NoteBlock,
     Picture,
@@ -17,14 +15,19 @@ from advlens.report.blocks import (
     PictureRowsBlock,
     TableBlock,
 )
-from advlens.report.sections.features.tables import KINDS, FeatureTables, Network, network
+from advlens.report.panels import Dots, panels
+from advlens.report.sections.features.tables import (
+    DISTANCES,
+    KINDS,
+    FeatureTables,
+    Network,
+    network,
+)
 from advlens.runs.results import Rows
-from advlens.runs.tables import Row
-from advlens.words import Estimate, count, number
+from advlens.words import count
 
 IMAGES = Column(header="Images", cell=lambda row: row["images"].capitalize(), kind="text")
 FEATURES = Column(header="Features", cell=lambda row: network(row).text, kind="long")
-ARROWS = {"FID": "↓", "KID": "↓", "Recognized": "↑"}
 
 
 def blocks(tables: FeatureTables) -> list[Block]:
@@ -84,45 +87,30 @@ def _row(tables: FeatureTables, rows: Rows, name: str) -> PictureRow:
 
 
 def _figure(tables: FeatureTables) -> Iterator[Block]:
-    rows = Rows()
-    for measured in tables.networks[:1]:
-        for measure in ("FID", "KID"):
-            distances = {kind: tables.distance(kind, measure.lower(), measured) for kind in KINDS}
-            rows += _dots(measure, distances)
-    for recognizer in tables.recognizers:
-        if len(tables.recognized("generated", recognizer)) == len(tables.models):
-            shares = {images: tables.recognized(images, recognizer) for images in KINDS}
-            rows += _dots("Recognized", shares)
-            break
-    if not rows:
-        return
-    values = "; ".join(
-        f"{row['measure']}, {row['group']}, {row['model']}: {number(row['mean'])}" for row in rows
-    )
-    yield FigureBlock(
-        name="generation-measures",
-        draw=lambda width: figures.measure_panels(rows, tables.models, width=width),
-        alt=f"Dots with intervals, a panel for each measure. {values}.",
-        caption="Generated images between the bounds: start images, and real images against "
-        "other real ones. 95% intervals where there are some; ↑: higher is better, ↓: lower. "
-        "Each panel has its own scale.",
-    )
-
-
-def _dots(measure: str, by_images: Mapping[str, Mapping[str, Estimate]]) -> list[dict[str, Any]]:
-    return [
-        {
-            "measure": measure,
-            "panel": f"{measure} {ARROWS[measure]}",
-            "group": images,
-            "model": model,
-            "mean": estimate.value,
-            "low": estimate.low,
-            "high": estimate.high,
-        }
-        for images, estimates in by_images.items()
-        for model, estimate in estimates.items()
+    dots = [
+        Dots(name.upper(), "lower", kind, tables.distance(kind, name, measured))
+        for measured in tables.networks[:1]
+        for name in DISTANCES
+        for kind in KINDS
     ]
+    asked = (
+        name
+        for name in tables.recognizers
+        if len(tables.recognized("generated", name)) == len(tables.models)
+    )
+    for name in itertools.islice(asked, 1):
+        dots += [
+            Dots("Recognized", "higher", kind, tables.recognized(kind, name)) for kind in KINDS
+        ]
+    if any(each.estimates for each in dots):
+        yield panels(
+            "generation-measures",
+            tables.models,
+            dots,
+            "Generated images between the bounds: start images, and real images against other "
+            "real ones. 95% intervals where there are some; ↑: higher is better, ↓: lower. Each "
+            "panel has its own scale.",
+        )
 
 
 def _distances(tables: FeatureTables) -> Iterator[Block]:
@@ -130,11 +118,9 @@ def _distances(tables: FeatureTables) -> Iterator[Block]:
         return
 
     def column(measure: str) -> Column:
-        def cell(row: Row) -> str:
-            distance = tables.distance(row["images"], measure, network(row)).get(row["model"])
-            return distance.text() if distance else "–"
-
-        return Column(header=measure.upper(), cell=cell)
+        return Column.looked_up(
+            measure.upper(), lambda row: tables.distance(row["images"], measure, network(row))
+        )
 
     shown = [
         mine[0]
@@ -151,13 +137,9 @@ def _distances(tables: FeatureTables) -> Iterator[Block]:
         columns=[
             IMAGES,
             MODEL,
-            column("fid"),
-            column("kid"),
+            *map(column, DISTANCES),
             N,
-            Column(
-                header="Real images",
-                cell=lambda row: "–" if row["n_real"] is None else count(row["n_real"]),
-            ),
+            Column.of("Real images", "n_real", count),
             *([FEATURES] if several else []),
         ],
         rows=shown,
@@ -179,7 +161,7 @@ def _shares(tables: FeatureTables) -> Iterator[Block]:
             MODEL,
             Column(header="Measure", cell=lambda row: names[row["measure"]], kind="text"),
             Column(header="By", cell=lambda row: row["features"] or "itself", kind="long"),
-            Column(header="Share", cell=lambda row: Estimate.of(row).text(as_percent=True)),
+            Column.interval("Share", as_percent=True),
             N,
         ],
         rows=rows,

@@ -17,13 +17,12 @@ from advlens.report.blocks import (
     TableBlock,
     cells,
 )
-from advlens.report.sections.neurons.tables import MEASURES, NeuronTables
+from advlens.report.sections.neurons.tables import MEASURES, NAMES, NeuronTables
 from advlens.runs.columns import NAMED
 from advlens.runs.results import Rows
 from advlens.runs.tables import Row
 from advlens.words import (
     NORMS,
-    Estimate,
     attack_name,
     count,
     file_name,
@@ -58,10 +57,10 @@ def table1(tables: NeuronTables) -> Iterator[Block]:
         columns=[
             MODEL,
             LAYER,
-            Column(header="LC = consis", cell=lambda row: Estimate.of(row, "consis").text()),
-            Column(header="consis_adv", cell=lambda row: Estimate.of(row, "consis_adv").text()),
-            Column(header="Misclassified", cell=lambda row: percent(row["success"])),
-            Column(header="Live units", cell=lambda row: count(row["units"])),
+            Column.interval("LC = consis", "consis"),
+            Column.interval("consis_adv", "consis_adv"),
+            Column.of("Misclassified", "success", percent),
+            Column.of("Live units", "units", count),
             N,
         ],
         rows=tables.table1,
@@ -104,12 +103,10 @@ def consistency_table(tables: NeuronTables) -> TableBlock:
             "FGSM and noise succeed where the image is misclassified."
         )
 
-    def column(header: str, measure: str) -> Column:
-        def cell(row: Row) -> str:
-            estimate = tables.at_last(row["images"], measure).estimates().get(row["model"])
-            return estimate.text() if estimate else "–"
-
-        return Column(header=header, cell=cell)
+    def column(measure: str) -> Column:
+        return Column.looked_up(
+            NAMES[measure], lambda row: tables.at_last(row["images"], measure).estimates()
+        )
 
     return TableBlock(
         caption=f"The last convolution under each kind of change. {told} The main attack is "
@@ -119,12 +116,8 @@ def consistency_table(tables: NeuronTables) -> TableBlock:
             Column(header="Attack", cell=lambda row: tables.headings[row["images"]], kind="text"),
             MODEL,
             Column(header="Radius ε", cell=_radius, kind="text"),
-            Column(
-                header="Success", cell=lambda row: Estimate.of(row, "success").text(as_percent=True)
-            ),
-            column("consis_adv", "consis_adv"),
-            column("CS1", "cs1"),
-            column("CS2", "cs2"),
+            Column.interval("Success", "success", as_percent=True),
+            *map(column, MEASURES[1:]),
         ],
         rows=rows,
     )
@@ -201,13 +194,11 @@ def _attacks(rows: Rows) -> str:
 
 def depth(tables: NeuronTables) -> Iterator[Block]:
     """Layer means along the network, and the table behind them."""
-    blocks: list[Block] = [
-        NoteBlock(
-            title="From the first convolution to the last",
-            text="Early units respond to colors and edges, which many classes share; late units "
-            "are nearer to classes. Where along the way does an attack take hold?",
-        )
-    ]
+    yield NoteBlock(
+        title="From the first convolution to the last",
+        text="Early units respond to colors and edges, which many classes share; late units are "
+        "nearer to classes. Where along the way does an attack take hold?",
+    )
     live = tables.layers.known("lc_mean")
     if live:
         means = "; ".join(
@@ -215,36 +206,20 @@ def depth(tables: NeuronTables) -> Iterator[Block]:
             f"CS1 {number(row['cs1_mean'])}, CS2 {number(row['cs2_mean'])}"
             for row in _ends(live, "model")
         )
-        blocks.append(
-            FigureBlock(
-                name=f"consistency-by-depth-{tables.main}",
-                draw=lambda width: figures.consistency_by_depth(
-                    tables.layers, tables.models, floors=_floors(tables), width=width
-                ),
-                alt=f"Layer means along the network. {means}.",
-                caption="Layer means with 95% jackknife intervals over images; dotted: LC of "
-                f"random images. Attack: {behind(tables, tables.main)}.",
-            )
+        yield FigureBlock(
+            name=f"consistency-by-depth-{tables.main}",
+            draw=lambda width: figures.consistency_by_depth(
+                tables.layers, tables.models, floors=_floors(tables), width=width
+            ),
+            alt=f"Layer means along the network. {means}.",
+            caption="Layer means with 95% jackknife intervals over images; dotted: LC of random "
+            f"images. Attack: {behind(tables, tables.main)}.",
         )
-    yield from blocks
     yield _layer_table(tables)
 
 
 def _layer_table(tables: NeuronTables) -> TableBlock:
-    def column(header: str, measure: str) -> Column:
-        return Column(
-            header=header,
-            cell=lambda row: (
-                "–" if row[f"{measure}_mean"] is None else Estimate.of(row, measure).text()
-            ),
-        )
-
-    corrected = Column(
-        header="LC corrected",
-        cell=lambda row: (
-            "–" if row["lc_corrected_mean"] is None else number(row["lc_corrected_mean"])
-        ),
-    )
+    lc, *others = (Column.interval(name, measure) for measure, name in NAMES.items())
     return TableBlock(
         caption=f"All convolutions under {named(tables)}, n = {count(tables.images)} images. "
         "Corrected: without the bias of few images, (k·LC − 1)/(k − 1).",
@@ -252,14 +227,12 @@ def _layer_table(tables: NeuronTables) -> TableBlock:
         columns=[
             MODEL,
             LAYER,
-            Column(header="Units", cell=lambda row: count(row["units"])),
-            Column(header="Dead", cell=lambda row: count(row["dead"])),
-            Column(header="Top k", cell=lambda row: count(row["top"])),
-            column("LC", "lc"),
-            corrected,
-            column("consis_adv", "consis_adv"),
-            column("CS1", "cs1"),
-            column("CS2", "cs2"),
+            Column.of("Units", "units", count),
+            Column.of("Dead", "dead", count),
+            Column.of("Top k", "top", count),
+            lc,
+            Column.of("LC corrected", "lc_corrected_mean", number),
+            *others,
         ],
         rows=tables.layers,
         folded=True,
@@ -325,7 +298,6 @@ def pictures(tables: NeuronTables) -> list[Block]:
 def _grid(tables: NeuronTables, model: str, layer: str, unit: int, *, sheet: str) -> Grid:
     key = {"model": model, "layer": layer, "unit": unit}
     values = tables.units.one(**key) or {}
-    names = dict(zip(MEASURES, ("LC", "consis_adv", "CS1", "CS2"), strict=True))
     return Grid(
         name=file_name("unit", model, layer, unit),
         model=model,
@@ -335,7 +307,7 @@ def _grid(tables: NeuronTables, model: str, layer: str, unit: int, *, sheet: str
             **({"Dead": "positive on no real image"} if values.get("dead") else {}),
             **{
                 name: number(values[measure])
-                for measure, name in names.items()
+                for measure, name in NAMES.items()
                 if values.get(measure) is not None
             },
         },

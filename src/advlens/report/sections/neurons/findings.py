@@ -80,51 +80,36 @@ def _under_fgsm(tables: NeuronTables) -> Iterator[Finding]:
 
 
 def _at_equal_epsilon(tables: NeuronTables) -> Iterator[Finding]:
-    rows = tables.at_last(tables.main, "cs1").known("epsilon")
+    rows, where = tables.at_last(tables.main, "cs1").known("epsilon"), "at equal ε"
     if not rows:
         return
-    apart = far_apart(rows.estimates("success"))
     paired = tables.paired(tables.main, "cs1")
-    claim, says = _highest(rows, "at equal ε", paired)
-    if apart:
+    note = _tested(rows, paired)
+    claim, says = _highest(rows, where, paired)
+    if apart := far_apart(rows.estimates("success")):
         claim = "At equal ε the models cannot be compared by CS: the attack's success differs."
-        says = [Says("CS1 at equal ε", tuple(rows.values("model")), "open")]
-    yield Finding(
-        claim=claim,
-        says=says,
-        estimates=[
-            _success(rows, "attack success"),
-            *_both(tables, tables.main, "at equal ε"),
-            *_leads(rows, paired),
-        ],
-        note=f"The attack is {_attacks(rows)}; the units are those of the last convolution."
-        + (
-            " CS says mostly where the attack failed: compare the models at equal success."
-            if apart
-            else _tested(rows, paired)
-        ),
-        important=True,
-        warning=apart,
-    )
+        says = [Says(f"CS1 {where}", tuple(rows.values("model")), "open")]
+        note = " CS says mostly where the attack failed: compare the models at equal success."
+    yield _at(tables, tables.main, where, rows, claim, says, note, warning=apart)
 
 
 def _at_equal_success(tables: NeuronTables) -> Iterator[Finding]:
-    rows = tables.at_last("equal-success", "cs1")
+    rows, where = tables.at_last("equal-success", "cs1"), "at equal attack success"
     if len(rows) < 2:
         return
-    missed, matched = far_apart(rows.estimates("success")), ""
-    paired = tables.paired("equal-success", "cs1")
-    claim, says = _highest(rows, "at equal attack success", paired)
-    if missed:
+    paired, note = tables.paired("equal-success", "cs1"), ""
+    claim, says = _highest(rows, where, paired)
+    if missed := far_apart(rows.estimates("success")):
         claim = "Equal success was not reached, so CS does not compare the models."
-        says = [Says("CS1 at equal attack success", tuple(rows.values("model")), "open")]
+        says = [Says(f"CS1 {where}", tuple(rows.values("model")), "open")]
     else:
+        note = _tested(rows, paired)
         pairs = sorted({(best, less) for said in says for best in said.of for less in said.than})
         by_pair = {pair: _lead_at_equal_lc(tables, *pair) for pair in pairs}
         leads = {pair: lead for pair, lead in by_pair.items() if lead is not None}
         if leads:
             texts = [f"{best} less that of {less} is {x:+.3f}" for (best, less), x in leads.items()]
-            matched = (
+            note += (
                 f" Among units of equal LC, over all convolutions, CS1 of {listed(texts)} (bins "
                 f"with at least {FEW} units in both)."
             )
@@ -134,18 +119,32 @@ def _at_equal_success(tables: NeuronTables) -> Iterator[Finding]:
                 f"At equal attack success CS1 is higher in {listed(unspecific)}, but not among "
                 "units of equal LC: these units are less specific, and so have less to lose."
             )
-    yield Finding(
+    yield _at(tables, "equal-success", where, rows, claim, says, note, warning=missed)
+
+
+def _at(
+    tables: NeuronTables,
+    images: str,
+    where: str,
+    rows: Rows,
+    claim: str,
+    says: list[Says],
+    note: str,
+    *,
+    warning: bool,
+) -> Finding:
+    """What a set of adversarial images says, and the numbers behind it."""
+    return Finding(
         claim=claim,
         says=says,
         estimates=[
             _success(rows, "attack success"),
-            *_both(tables, "equal-success", "at equal attack success"),
-            *_leads(rows, paired),
+            *_both(tables, images, where),
+            *_leads(rows, tables.paired(images, "cs1")),
         ],
-        note=f"The attack is {_attacks(rows)}; the units are those of the last convolution."
-        f"{'' if missed else _tested(rows, paired)}{matched}",
+        note=f"The attack is {_attacks(rows)}; the units are those of the last convolution.{note}",
         important=True,
-        warning=missed,
+        warning=warning,
     )
 
 
