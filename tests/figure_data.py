@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from advlens.report.blocks import Cell, Grid, Picture, PictureColumn, PictureRow, PictureRowsBlock
+from advlens.report.blocks import Picture, PictureColumn, PictureRow, PictureRowsBlock
 from advlens.report.figures.style import CATEGORIES
+from advlens.report.grids import Cell, Grid
 from advlens.report.sections.dissection.tables import DissectionTables
 from advlens.runs.results import Results, Rows
 from synthetic_dissection import write_dissection

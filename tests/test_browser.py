@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page
 
-from advlens.report.blocks import BrowserColumn, Cell, Grid, GridBlock, Section, UnitBrowserBlock
+from advlens.report.blocks import BrowserColumn, Section, UnitBrowserBlock
+from advlens.report.grids import Cell, Grid, GridBlock
 from advlens.report.page import write_report
 from advlens.report.sections.dissection import section as dissection
 from advlens.runs.results import Results

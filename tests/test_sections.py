@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advlens import words as told
-from advlens.report.blocks import BrowserColumn, Cell, UnitBrowserBlock
+from advlens.report.blocks import BrowserColumn, UnitBrowserBlock
+from advlens.report.grids import Cell
 from advlens.report.verdict import ENOUGH, MARKS, TITLES, Claim, in_lines, not_measured, verdict
 from advlens.runs.results import Results, Rows
 from advlens.words import Estimate, Says, comparison, file_name, number, ranked, ranking, shared

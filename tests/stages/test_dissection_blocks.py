@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from advlens.report.blocks import FigureBlock, GridBlock, UnitBrowserBlock
+from advlens.report.blocks import FigureBlock, UnitBrowserBlock
+from advlens.report.grids import GridBlock
 from advlens.report.sections.dissection import section
 from sections import Maker, copied
 from synthetic_dissection import CATEGORIES, fate, share, units, write_dissection

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from advlens.attacks import adam
-from advlens.report.blocks import FigureBlock, GridBlock, NoteBlock, UnitBrowserBlock
+from advlens.report.blocks import FigureBlock, NoteBlock, UnitBrowserBlock
+from advlens.report.grids import GridBlock
 from advlens.report.sections.dissection import section
 from advlens.report.sections.dissection.findings import HEAVIEST
 from advlens.words import Estimate

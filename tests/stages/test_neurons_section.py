@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from advlens.report.blocks import FigureBlock, GridBlock, NoteBlock
+from advlens.report.blocks import FigureBlock, NoteBlock
+from advlens.report.grids import GridBlock
 from advlens.report.sections.neurons import section
 from advlens.words import Estimate
 from sections import Maker, cells, estimate, number, puts, remove

@@ -15,10 +15,7 @@ from advlens.files import atomic
 from advlens.folders import held, open_plain, why
 from advlens.plugins import SECTIONS, place
 from advlens.report.blocks import (
-    KINDS,
     FigureBlock,
-    Grid,
-    GridBlock,
     ImageBlock,
     NoteBlock,
     PictureRowsBlock,
@@ -40,6 +37,7 @@ from advlens.report.figures import (
 )
 from advlens.report.figures.pictures import SMALL, Pixels
 from advlens.report.figures.style import BAD, FRAME, INK, MODELS, MUTED, RULE, SURFACE
+from advlens.report.grids import KINDS, Grid, GridBlock
 from advlens.report.verdict import MARKS, TITLES, Claim, not_measured, verdict
 from advlens.runs.results import Results
 from advlens.words import comparison, count, listed, number, percent

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import UInt8
 
-from advlens.report.blocks import KINDS, Cell, Grid, PictureColumn, PictureRow, PictureRowsBlock
+from advlens.report.blocks import PictureColumn, PictureRow, PictureRowsBlock
 from advlens.report.figures.style import BAD, FRAME, INK, MUTED, new_figure, short, styled
+from advlens.report.grids import KINDS, Cell, Grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

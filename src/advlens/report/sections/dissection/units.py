@@ -4,15 +4,8 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 
-from advlens.report.blocks import (
-    Block,
-    BrowserColumn,
-    Grid,
-    GridBlock,
-    NoteBlock,
-    UnitBrowserBlock,
-    cells,
-)
+from advlens.report.blocks import Block, BrowserColumn, NoteBlock, UnitBrowserBlock
+from advlens.report.grids import Grid, GridBlock, cells
 from advlens.report.sections.dissection.tables import DissectionTables, Unit, unit_of
 from advlens.runs.columns import NAMED
 from advlens.runs.tables import Row

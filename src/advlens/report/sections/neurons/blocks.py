@@ -4,19 +4,8 @@ import itertools
 from collections.abc import Collection, Iterator
 
 from advlens.report import figures
-from advlens.report.blocks import (
-    LAYER,
-    MODEL,
-    Block,
-    Column,
-    FigureBlock,
-    Grid,
-    GridBlock,
-    N,
-    NoteBlock,
-    TableBlock,
-    cells,
-)
+from advlens.report.blocks import LAYER, MODEL, Block, Column, FigureBlock, N, NoteBlock, TableBlock
+from advlens.report.grids import Grid, GridBlock, cells
 from advlens.report.sections.neurons.tables import MEASURES, NAMES, NeuronTables
 from advlens.runs.columns import NAMED
 from advlens.runs.results import Rows

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from advlens.report.blocks import Finding, Measured, is_framed
+from advlens.report.blocks import Finding, Measured
+from advlens.report.grids import is_framed
 from advlens.report.paired import Paired, tested_change
 from advlens.report.sections.neurons.tables import NeuronTables
 from advlens.runs.results import Rows
