@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from advlens.report.blocks import Cell, Grid, Picture, PictureColumn, PictureRow, PictureRowsBlock
+from advlens.report.blocks import Picture, PictureColumn, PictureRow, PictureRowsBlock
 from advlens.report.figures.style import CATEGORIES
+from advlens.report.grids import Cell, Grid
 from advlens.report.sections.dissection.tables import DissectionTables
 from advlens.runs.results import Results, Rows
 from synthetic_dissection import write_dissection
@@ -38,15 +39,18 @@ UNIT = {"model": "standard", "layer": "conv1", "unit": 3}
 GRID = Grid(
     name="unit",
     measures={"LC": "0.5"},
-    real=[Cell(file=f"{n}", label="cat", predicted="cat") for n in range(8)],
-    adversarial=[Cell(file=f"a{n}", label="dog", predicted="cat", framed=n < 3) for n in range(8)],
+    kinds={
+        "real": [Cell(file=f"{n}", label="cat", predicted="cat") for n in range(8)],
+        "adversarial": [
+            Cell(file=f"a{n}", label="dog", predicted="cat", framed=n < 3) for n in range(8)
+        ],
+    },
     **UNIT,
 )
 MAPPED = Grid(
     name="mapped",
     measures={"Real": "a concept of a long name, IoU 0.1", "Adversarial": "x" * 99},
-    real=[Cell(file=f"{n}", label="", predicted="", map=f"m{n}") for n in range(3)],
-    adversarial=[],
+    kinds={"real": [Cell(file=f"{n}", label="", predicted="", map=f"m{n}") for n in range(3)]},
     **UNIT,
 )
 

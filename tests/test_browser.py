@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page
 
-from advlens.report.blocks import BrowserColumn, Cell, Grid, GridBlock, Section, UnitBrowserBlock
+from advlens.report.blocks import BrowserColumn, Section, UnitBrowserBlock
+from advlens.report.grids import Cell, Grid, GridBlock
 from advlens.report.page import write_report
 from advlens.report.sections.dissection import section as dissection
 from advlens.runs.results import Results
@@ -247,6 +248,8 @@ def test_texts_contrast_with_their_ground(chromium: Browser, run: Path) -> None:
         unfold(page)
         for selector in (".units thead button", ".units td", ".filters label", ".units .reset"):
             assert page.locator(selector).first.evaluate(CONTRAST) >= 4.5, (scheme, selector)
+        for mark in page.locator(".verdict li b").all():
+            assert mark.evaluate(CONTRAST) >= 4.5, (scheme, mark.inner_text())
         page.close()
 
 
@@ -273,8 +276,8 @@ def test_what_is_folded_is_printed(chromium: Browser, run: Path) -> None:
 
 
 def many(results: Results) -> Section:
-    cells = {"real": [Cell(file="figures/images/0.png", label="", predicted="")], "adversarial": []}
-    grid = Grid(name="a-grid", model=BOTH[0], layer="layer0", unit=0, measures={}, **cells)
+    kinds = {"real": [Cell(file="figures/images/0.png", label="", predicted="")]}
+    grid = Grid(name="a-grid", model=BOTH[0], layer="layer0", unit=0, measures={}, kinds=kinds)
     columns = [
         BrowserColumn(header="Model", kind="model", filter="choice"),
         BrowserColumn(header="Layer", kind="text", filter="choice"),

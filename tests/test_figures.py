@@ -170,7 +170,7 @@ def corner(image: AxesImage) -> tuple[float, float]:
 
 def test_unit_grid_shows_the_pictures_and_frames() -> None:
     (axes,) = figures.unit_grid(GRID, pixels).axes
-    cells = (*GRID.real, *GRID.adversarial)
+    cells = GRID.cells
     assert len({corner(image) for image in axes.images}) == len(cells) == 16
     captions = [text for text in axes.texts if text.get_va() == "top"]
     for image, caption, cell in zip(axes.images, captions, cells, strict=True):
@@ -187,7 +187,9 @@ def test_unit_grid_shows_the_pictures_and_frames() -> None:
 def test_unit_grid_shows_discrepancy_maps_below_their_pictures() -> None:
     figure = figures.unit_grid(MAPPED, pixels)
     (axes,) = figure.axes
-    for picture, drawn, cell in zip(axes.images[::2], axes.images[1::2], MAPPED.real, strict=True):
+    for picture, drawn, cell in zip(
+        axes.images[::2], axes.images[1::2], MAPPED.kinds["real"], strict=True
+    ):
         assert np.array_equal(drawn.get_array(), pixels(cell.map))
         assert corner(drawn)[0] == corner(picture)[0]
         assert corner(drawn)[1] >= picture.get_extent()[2]  # the lower edge

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from advlens.report import figures
-from advlens.report.blocks import GridBlock, PictureRowsBlock, Section
+from advlens.report.blocks import PictureRowsBlock, Section
 from advlens.report.figures import style
+from advlens.report.grids import GridBlock
 from advlens.report.page import write_report
 from advlens.report.sections.attribution import section as attribution
 from advlens.report.sections.dissection import section as dissection

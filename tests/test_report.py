@@ -28,7 +28,7 @@ from synthetic_attribution import write_attribution
 from synthetic_dissection import write_dissection
 from synthetic_features import write_features
 from synthetic_predictions import write_predictions
-from synthetic_run import LAYERS, rows_of, write_run
+from synthetic_run import LAYERS, rows_of, write_run, write_table
 from unrendered import unrendered
 
 
@@ -224,17 +224,35 @@ def test_the_page_writes_out_what_a_finding_rests_on(fresh: Path) -> None:
     ]
 
 
-def test_an_image_and_its_twin_stand_beside_the_verdict(fresh: Path) -> None:
+def test_claims_have_their_pictures_beside_them(fresh: Path) -> None:
+    """An image and its twin, the most consistent unit at the highest success, and a class."""
     write_predictions(fresh, models=("one",), shown=1)
+    write_features(fresh, models=("one",), judges=("judge",))
+    units = rows_of(fresh, "pictures")
+    equal = [
+        {**row, "images": "equal-success", "rank": 7 - int(row["rank"])}
+        for row in units
+        if row["images"] == "adversarial"
+    ]
+    write_table(fresh, "pictures", [*units, *equal])
     write_report(fresh, [grid_only])
-    (twins,) = elements(fresh, "div", "cells twins")
-    row = rows_of(fresh, "examples", model="one", kind="fooled")[0]
-    told = [row["predicted"], row["attacked_as"], f"difference × {row['factor']}"]
-    assert [text_of(figure) for figure in twins] == told
-    sources = [image.attrib["src"] for image in twins.iter("img")]
-    for source, kind in zip(sources, ("natural", "attacked", "difference"), strict=True):
-        with urllib.request.urlopen(source) as file:
-            assert file.read() == (fresh / row[kind]).read_bytes()
+    example = rows_of(fresh, "examples", kind="fooled")[0]
+    real, adversarial = (
+        [r["file"] for r in units if (r["chosen"], r["images"]) == ("highest LC", kind)]
+        for kind in ("real", "adversarial")
+    )
+    made = rows_of(fresh, "generation_pictures", kind="generated", **{"class": "airplane"})
+    wanted = [
+        [example[kind] for kind in ("natural", "attacked", "difference")],
+        *(real[:4], adversarial[:3:-1], [row["file"] for row in made]),
+    ]
+    strips = elements(fresh, "div", "cells strip")
+    for strip, files in zip(strips, wanted, strict=True):
+        for image, name in zip(strip.iter("img"), files, strict=True):
+            with urllib.request.urlopen(image.attrib["src"]) as file:
+                assert file.read() == (fresh / name).read_bytes()
+    told = [example["predicted"], example["attacked_as"], f"difference × {example['factor']}"]
+    assert [text_of(figure) for figure in strips[0]] == told
 
 
 def grid_only(results: Results) -> Section | None:
@@ -246,14 +264,14 @@ def grid_only(results: Results) -> Section | None:
 
 def test_pictures_are_embedded_large_ones_smaller(fresh: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (299, 250, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(fresh / "figures/images/0.png")
+    Image.fromarray(noise).save(fresh / "figures/images/4.png")
     write_report(fresh, [grid_only])
     small, large = [], []
     for image in elements(fresh, "img"):
         (large if "jpeg" in image.attrib["src"] else small).append(image.attrib)
     assert {image["class"] for image in small} == {"small"}
     with urllib.request.urlopen(small[0]["src"]) as file:
-        assert file.read() == (fresh / "figures/images/1.png").read_bytes()
+        assert file.read() == (fresh / "figures/images/0.png").read_bytes()
     (shown,) = large
     assert "class" not in shown
     with urllib.request.urlopen(shown["src"]) as file, Image.open(file) as image:

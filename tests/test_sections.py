@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advlens import words as told
-from advlens.report.blocks import BrowserColumn, Cell, UnitBrowserBlock
+from advlens.report.blocks import BrowserColumn, UnitBrowserBlock
+from advlens.report.grids import Cell
 from advlens.report.verdict import ENOUGH, MARKS, TITLES, Claim, in_lines, not_measured, verdict
 from advlens.runs.results import Results, Rows
 from advlens.words import Estimate, Says, comparison, file_name, number, ranked, ranking, shared
@@ -295,6 +296,10 @@ CASES = {
         f"attribution: ahead_low=-0.1 n={ENOUGH - 1}",
         *("attributions", "unknown", f"{ENOUGH - 1} images are too few"),
     ),
+    "all of few": (
+        f"attribution: ahead_low=0.1 n={ENOUGH - 1}",
+        *("attributions", "unknown", f"{ENOUGH - 1} images are too few"),
+    ),
     # features
     "made": ("generation: mean=0.55", "features", "holds", "the class in 55.0%"),
     "half made": ("generation: mean=0.54", "features", "partly", "the class in 54.0%"),
@@ -322,12 +327,16 @@ def test_a_single_step_is_no_worst_case_but_may_break_a_model(run: Path):
 def test_the_worst_of_several_attacks_counts_and_one_without_a_ball_does_not(run: Path):
     rows = rows_of(run, "accuracy")
     (pgd,) = [row for row in rows if (row["attack"], row["model"]) == ("Pgd", "robust")]
-    aa = pgd | {"attack": "AutoAttack", "steps": "0", "top1": "0.05"}
+    own = {"attack": "AutoAttack", "steps": "0", "top1_low": "0.65", "top1_high": "0.75"}
+    aa, less = pgd | own | {"top1": "0.7"}, {"top1": "0.6", "top1_low": "0.5"}
     adam = pgd | {"attack": "AdamAttack", "norm": "", "epsilon": "", "top1": "0"}
     write_table(run, "accuracy", [*rows, adam])
     assert "PGD-20" in claims(run, "robust")["L2"].text
-    write_table(run, "accuracy", [*rows, adam, aa])
-    assert "AutoAttack" in claims(run, "robust")["L2"].text
+    for high, epsilon, named in ((0.66, 0.5, "AutoA"), (0.64, 0.5, "PGD-"), (0.64, 0.6, "AutoA")):
+        pgd |= less | {"top1_high": str(high), "epsilon": str(epsilon)}
+        write_table(run, "accuracy", [*rows, adam, aa])
+        assert named in claims(run, "robust")["L2"].text
+        assert [*claims(run, "robust")][1] == ("L2" if named == "AutoA" else "Linf")
     assert "AutoAttack" not in not_measured(Results.read(run))
 
 

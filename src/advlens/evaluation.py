@@ -1,5 +1,6 @@
 """Accuracy with its interval, and sanity checks that reveal gradient masking."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -79,7 +80,8 @@ class Accuracy:
         """
         if self.draws > 1:
             attacked = images if attack is None else attack(model, images, labels, ids=ids)
-            self._update_draws(model, attacked, labels)
+            with torch.no_grad():
+                self.update_draws([model(attacked) for _ in range(self.draws)], labels)
         elif attack is None:
             self.update(clean, labels)
         elif clean.shape[1] <= RANKS:
@@ -90,9 +92,9 @@ class Accuracy:
                 logits = model(attack(model, images, labels, ids=ids))
             self.update(logits, labels, clean)
 
-    def _update_draws(self, model: Prepared, images: Images, labels: Labels) -> None:
-        with torch.no_grad():
-            hits = [_hits(model(images), labels) for _ in range(self.draws)]
+    def update_draws(self, drawn: Sequence[Logits], labels: Labels) -> None:
+        """Process the logits of a batch in each of several draws."""
+        hits = [_hits(logits, labels) for logits in drawn]
         right = [int(of_draw[:, 0].sum()) for of_draw in hits]
         self.n += len(labels)
         self.top1 += sum(right)
@@ -152,6 +154,12 @@ class Accuracy:
             "draws": self.draws if self.draws > 1 else None,
             "top1_spread": self.spread,
         }
+
+
+def averaged(drawn: Sequence[Logits]) -> Logits:
+    """The logarithm of the mean softmax over draws, whose own softmax is that mean; float64."""
+    logs = torch.stack([logits.double().log_softmax(dim=1) for logits in drawn])
+    return logs.logsumexp(dim=0) - math.log(len(drawn))
 
 
 def _sums(first: list[int], second: list[int]) -> list[int]:

@@ -138,7 +138,6 @@ SECTIONS = Family(
     group="advlens.sections",
     first=(
         "accuracy",
-        "autoattack",
         "neurons",
         "dissection",
         "attribution",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import pytest
+import torch
 from torch import nn
 
 from advlens import L2, Classifier, Linf, SettingsError, Uniform
@@ -68,6 +69,15 @@ def test_an_audit_tells_draws_and_spread(tmp_path):
             assert (row["top5"] == "") == (table == "sweep" and row["attack"] != "natural")
     assert any(float(row["top1_spread"] or 0) > 0 for row in found)
     assert [row["settings"] for row in rows(tmp_path, "accuracy")] == ["", "", "", "draws=5"] * 2
+    passes = [models[1](images().images(range(28)) / 255).softmax(dim=1) for _ in range(3)]
+    confidence, guesses = torch.stack(passes).mean(dim=0).max(dim=1)  # of all three shifts
+    right = (guesses == images().labels).double().mean().item()
+    (error,) = rows(tmp_path, "calibration_error", model="moved", attack="natural")
+    wanted = (confidence.mean().item(), right)
+    assert (float(error["confidence"]), float(error["accuracy"])) == pytest.approx(wanted, abs=1e-5)
+    each = rows(tmp_path, "class_accuracy", model="moved", attack="natural")
+    assert sum(int(row["right"]) for row in each) == round(28 * right)
+    assert {row["model"] for row in rows(tmp_path, "accuracy_images")} == {"plain"}
     shown = section(Results.read(tmp_path))
     (table, *_) = [b for b in shown.blocks if getattr(b, "file", "") == "accuracy.csv"]
     assert "mean over 3 fresh passes" in table.caption

@@ -60,7 +60,7 @@ def test_tables_may_be_absent(run: Path) -> None:
 
 def test_all_texts_are_finished(made: Path) -> None:
     found = attributions.check(made)
-    assert (len(found.findings), len(found.terms)) == (9, 9)
+    assert (len(found.findings), len(found.terms)) == (9, 10)
 
 
 def test_the_better_model_is_named_with_all_that_is_established(made: Path) -> None:
@@ -187,7 +187,9 @@ def test_without_random_attributions_nothing_is_compared(tmp_path: Path) -> None
     run = write_attribution(write_run(tmp_path, shown=0), methods=GRADIENTS, shown=0)
     (found,) = attributions.made(run).findings
     assert found.estimates[0].name == GAP
-    assert [score.notes for score in attributions.made(run).scores] == 2 * [dict.fromkeys(BOTH, "")]
+    assert [score.notes for score in attributions.made(run).scores] == 2 * [
+        dict.fromkeys(BOTH, "Integrated Gradients")
+    ]
 
 
 def test_one_model_is_compared_with_random_alone(tmp_path: Path) -> None:
@@ -235,7 +237,7 @@ def test_scores_stand_beside_random_ones(made: Path) -> None:
         for model, found in score.estimates.items():
             assert found == value(made, model, "IntegratedGradients", measure)
             chance = value(made, model, "Random", measure).value
-            assert score.notes[model] == f"random {number(chance)}"
+            assert score.notes[model] == f"Integrated Gradients; random {number(chance)}"
 
 
 def test_a_row_is_one_image_as_all_models_see_it(made: Path) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from advlens.attacks import adam
-from advlens.report.blocks import FigureBlock, GridBlock, NoteBlock, UnitBrowserBlock
+from advlens.report.blocks import FigureBlock, NoteBlock, UnitBrowserBlock
+from advlens.report.grids import GridBlock
 from advlens.report.sections.dissection import section
 from advlens.report.sections.dissection.findings import HEAVIEST
 from advlens.words import Estimate
@@ -251,7 +252,7 @@ def test_without_an_attack_only_real_images_are_spoken_of(tmp_path: Path) -> Non
         "Model, Layer, Unit, Concept, Category, IoU, By chance, LC, CS1"
     )
     grids = [grid for block in dissection.blocks(run, GridBlock) for grid in block.grids]
-    assert all(grid.real and not grid.adversarial for grid in grids)
+    assert all([*grid.kinds] == ["real"] for grid in grids)
     assert list(grids[0].measures) == ["Real"]
     assert not found.scores[1].estimates
 

@@ -24,7 +24,6 @@ STARTS = {"noise": "noise", "image": "an image of another class"}
 NOISE, IMAGE = (f"{INVERTED}, from {words}" for words in STARTS.values())
 FID, KID, MADE = "FID", "KID", "KID of generated images"
 FITTED, LEAK = "images of the Gaussians", "warning: here open than here"
-KINDS = ("real", "start", "generated")
 WHAT = {
     "inversion": "What does a representation keep of an image?",
     "visualization": "What does a component stand for?",
@@ -336,64 +335,6 @@ def test_figure_and_scores_have_the_main_distances(made: Path) -> None:
     inverted, generated = features.made(made).scores
     assert inverted.estimates == by_model(made, "inversion", start="noise", measure=LAYER)
     assert generated.estimates == by_model(made, "generation", images="generated", measure="kid")
-
-
-def test_b23_is_a_reference_for_its_classes_only(made: Path) -> None:
-    tables = features.cells(made, "inversion.csv") + features.cells(made, "generation.csv")
-    assert len(tables) == 3
-    assert not any("Source" in row for table in tables for row in table)
-
-
-@pytest.mark.parametrize(
-    ("classes", "network", "fid", "distances", "differences"),
-    [
-        (
-            CIFAR10.split(),
-            {"generated": 400},
-            "real data 5.39, standard ResNet-18 152.29, robust ResNet-18 88.25; 10,000; Table 2",
-            "standard ResNet-18 30.1 30.07, robust ResNet-18 20.05 21.18",
-            "400 here, 10,000 there",
-        ),
-        (
-            [f"class {n}" for n in range(150)],
-            {"features": "mine", "dimension": 64},
-            "real data 7.62, standard ResNet-50 237.53, robust ResNet-50 81.2; 9,000; Table 5",
-            "standard ResNet-50 23.3 26.75, robust ResNet-50 12.84 14.91",
-            "mine measures here in place of Inception",
-        ),
-    ],
-    ids=["CIFAR-10", "Small ImageNet 150"],
-)
-def test_b23_stands_beside_ours_with_what_differs(
-    classes, network, fid, distances, differences, tmp_path
-):
-    run = write_run(tmp_path, classes=classes, shown=0)
-    write_features(run, classes=classes[:2], shown=1, top=1, **network)
-    *_, table = features.cells(run, "generation.csv")
-    values, n, source = fid.split("; ")
-    assert ", ".join(f"{row['Images']} {row['FID']}" for row in table[:3]) == values
-    assert {(row["Images (n)"], row["Source"]) for row in table[:3]} == {(n, f"B23, {source}")}
-    real, *others = (
-        row for kind in KINDS for row in rows_of(run, "generation", measure="fid", images=kind)
-    )
-    n, of = f"{int(real['n']):,}", f"against {int(real['n']):,} images (photos test)"
-    named = {f"{row['images']}, {row['model']}, {of}": row for row in others[1:]}  # real ones once
-    named = {f"real data, photos train, {of}": real, **named}
-    assert [row["Images"] for row in table[3:]] == list(named)
-    for row in table[3:]:
-        found = (row["Source"], row["FID"], row["Images (n)"])
-        assert found == ("this run", in_words(estimate(named[row["Images"]])), n)
-    (caption,) = [c for c in captions(run) if c.startswith("FID in B23 (")]
-    assert "Values do not compare across the two" in caption
-    assert differences in caption
-    assert ("in place of Inception" in caption) == ("features" in network)
-    _, table = features.cells(run, "inversion.csv")
-    theirs = [f"{row['Model']} {row['Distance']}" for row in table[:4:2]]
-    theirs = [f"{text} {row['Distance']}" for text, row in zip(theirs, table[1:4:2], strict=True)]
-    assert ", ".join(theirs) == distances
-    ours = rows_of(run, "inversion", measure=LAYER)
-    assert [row["Distance"] for row in table[4:]] == [number(float(r["mean"])) for r in ours]
-    assert any("three images as one vector" in c for c in captions(run))
 
 
 def test_runs_of_earlier_versions_name_no_sets(run: Path) -> None:

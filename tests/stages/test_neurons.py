@@ -16,7 +16,13 @@ from advlens.attacks import LeastLikely
 from advlens.attacks.threat import L2
 from advlens.auditing.stage import Context
 from advlens.auditing.stages.neurons.curves import curve
-from advlens.auditing.stages.neurons.pictures import Chosen, choose_units, picture_rows, shown_units
+from advlens.auditing.stages.neurons.pictures import (
+    Chosen,
+    Seen,
+    choose_units,
+    picture_rows,
+    shown_units,
+)
 from advlens.auditing.stages.neurons.rows import class_rows
 from advlens.consistency import LayerConsistency, layer_consistency
 from advlens.datasets import ArrayData
@@ -181,15 +187,17 @@ def attacked(context: Context, kind: str, numbers: list[int]) -> Tensor:
 
 
 def made(context: Context, discrepancy: DiscrepancyMap | None) -> list[Row]:
-    tops, predicted = {}, {}
-    for kind in ("real", "adversarial"):
+    kinds = {}
+    for kind, attack in {"real": None, "adversarial": ATTACK}.items():
         everything = attacked(context, kind, list(range(12)))
         with torch.no_grad():
             logits, responses = context.prepared.record(everything)
-        tops[kind], predicted[kind] = TopK(8, 6), logits.argmax(dim=1)
-        tops[kind].update(responses[LAYER], torch.arange(12))
-    seen = {"tops": tops, "predicted": predicted, "similarity": torch.eye(3).double()}
-    return picture_rows(context, LAYER, UNITS, ATTACK, "pgd", **seen, discrepancy=discrepancy)
+        kinds[kind] = Seen(attack, "pgd", TopK(8, 6), logits.argmax(dim=1))
+        kinds[kind].top.update(responses[LAYER], torch.arange(12))
+    similarity = torch.eye(3).double()
+    return picture_rows(
+        context, LAYER, UNITS, kinds, similarity=similarity, discrepancy=discrepancy
+    )
 
 
 def png(path: Path) -> np.ndarray:
@@ -221,5 +229,4 @@ def test_without_maps_their_column_is_empty(context: Context) -> None:
 
 
 def test_no_live_unit_no_picture(context: Context) -> None:
-    seen = {"tops": {}, "predicted": {}, "similarity": torch.eye(3).double()}
-    assert picture_rows(context, LAYER, [], ATTACK, "pgd", **seen) == []
+    assert picture_rows(context, LAYER, [], {}, similarity=torch.eye(3).double()) == []

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from advlens.report.blocks import FigureBlock, GridBlock, NoteBlock
+from advlens.report.blocks import FigureBlock, NoteBlock
+from advlens.report.grids import GridBlock
 from advlens.report.sections.neurons import section
 from advlens.words import Estimate
 from sections import Maker, cells, estimate, number, puts, remove
@@ -221,7 +222,7 @@ def test_units_of_the_models_stand_side_by_side(made: Path) -> None:
     for block in blocks:
         assert [grid.model for grid in block.grids] == [*BOTH, *BOTH]
         for grid in block.grids:
-            assert len(grid.real) == len(grid.adversarial) == 8
+            assert len(grid.kinds["real"]) == len(grid.kinds["adversarial"]) == 8
             (row,) = rows_of(made, "units", model=grid.model, unit=str(grid.unit), layer=LAST)
             assert list(grid.measures) == ["LC", "consis_adv", "CS1", "CS2"]
             assert list(grid.measures.values()) == [f"{float(row[name]):.3f}" for name in MEASURES]
@@ -245,8 +246,8 @@ def test_only_misclassified_adversarial_images_are_framed(made: Path) -> None:
     """The fixture marks all adversarial images, as a table that counts right predictions would."""
     framed = dict.fromkeys(BOTH, 0)
     for grid in (grid for block in neurons.blocks(made, GridBlock) for grid in block.grids):
-        assert not any(cell.framed for cell in grid.real)
-        for cell in grid.adversarial:
+        assert not any(cell.framed for cell in grid.kinds["real"])
+        for cell in grid.kinds["adversarial"]:
             assert cell.framed == (cell.label != cell.predicted)
             framed[grid.model] += cell.framed
     found = neurons.finding(made, "framed pictures")
@@ -262,14 +263,28 @@ def test_pictures_come_in_the_order_of_response(run: Path) -> None:
     grids = [grid for block in neurons.blocks(run, GridBlock) for grid in block.grids]
     grid = next(grid for grid in grids if grid.model == "standard")
     mine = [r for r in rows if (r["model"], r["unit"]) == ("standard", str(grid.unit))]
-    assert [cell.file for cell in grid.real] == [r["file"] for r in mine if r["images"] == "real"]
+    assert [cell.file for cell in grid.kinds["real"]] == [
+        r["file"] for r in mine if r["images"] == "real"
+    ]
+
+
+def test_images_at_equal_success_stand_below_those_of_a_weaker_attack(run: Path) -> None:
+    equal, mine = "equal-success", rows_of(run, "pictures", model="robust")
+    more = [{**row, "images": equal, "attacked": equal} for row in mine if row["rank"] != "0"]
+    write_table(run, "pictures", [*more, *rows_of(run, "pictures")])
+    (block, _) = neurons.blocks(run, GridBlock)
+    for grid in block.grids:
+        kinds = ["real", "adversarial"] + [equal] * (grid.model == "robust")
+        assert [*grid.kinds] == kinds
+    (row,) = rows_of(run, "consistency", model="robust", images=equal, measure="cs1", layer=LAST)
+    assert block.caption.endswith(f"success {100 * float(row['success']):.1f}% on robust.")
 
 
 def test_maps_are_shown_and_explained_where_they_were_made(run: Path) -> None:
     def found() -> tuple[str, list[tuple[str, str]]]:
         notes = neurons.blocks(run, NoteBlock)
         grids = [grid for block in neurons.blocks(run, GridBlock) for grid in block.grids]
-        cells = [cell for grid in grids for cell in (*grid.real, *grid.adversarial)]
+        cells = [cell for grid in grids for cell in grid.cells]
         note = next(b.text for b in notes if b.title == "What excites a unit")
         return note, [(cell.file, cell.map) for cell in cells]
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from advlens.report.grids import GridBlock
 from advlens.words import Estimate, Form, Says, attack_name, count, listed, shared
 
 if TYPE_CHECKING:
@@ -66,7 +67,6 @@ class Score:
     """One line of the overview: a measure, with an estimate or nothing for each model."""
 
     label: str
-    explanation: str
     estimates: Mapping[str, Estimate]
     notes: Mapping[str, str]
     """For each model what the number rests on, such as the attack and its success."""
@@ -101,11 +101,38 @@ class Column:
     """A "long" text may take several lines, a "model" is shown in its color, a "check" is
     "passed" or "failed"."""
 
+    @classmethod
+    def of(cls, header: str, name: str, text: Callable[[Any], str] = str) -> Column:
+        """The numbers of a column of the table, "–" where there is none."""
+        return cls(header=header, cell=lambda row: "–" if row[name] is None else text(row[name]))
+
+    @classmethod
+    def interval(cls, header: str, name: str = "mean", *, as_percent: bool = False) -> Column:
+        """The values of a column of the table with their 95% intervals."""
+
+        def cell(row: Mapping[str, Any]) -> str:
+            estimate = Estimate.of(row, name)
+            return "–" if estimate.value is None else estimate.text(as_percent=as_percent)
+
+        return cls(header=header, cell=cell)
+
+    @classmethod
+    def looked_up(
+        cls, header: str, find: Callable[[Mapping[str, Any]], Mapping[str, Estimate]]
+    ) -> Column:
+        """The estimate of a row's model among those that are found for the row."""
+
+        def cell(row: Mapping[str, Any]) -> str:
+            estimate = find(row).get(row["model"])
+            return estimate.text() if estimate else "–"
+
+        return cls(header=header, cell=cell)
+
 
 MODEL = Column(header="Model", cell=lambda row: row["model"], kind="model")
 IMAGES = Column(header="Images", cell=attack_name, kind="text")
 LAYER = Column(header="Layer", cell=lambda row: row["layer"], kind="text")
-N = Column(header="Images (n)", cell=lambda row: count(row["n"]))
+N = Column.of("Images (n)", "n", count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,55 +166,6 @@ class ImageBlock:
     """Relative to the folder of the page."""
     alt: str
     caption: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One picture of a grid; `file` is a PNG, relative to the run folder."""
-
-    file: str
-    label: str
-    predicted: str
-    framed: bool = False
-    """The predicted class is semantically near the unit's real images (D22 §2)."""
-    map: str = ""
-    """PNG of its discrepancy map, shown below it."""
-
-    @property
-    def caption(self) -> str:
-        """The label alone where the prediction agrees, else "label → predicted"."""
-        same = self.label == self.predicted
-        return self.label if same else f"{self.label} → {self.predicted}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """The pictures to which one unit responds most (figures 2 and 4–9 of D22)."""
-
-    name: str
-    """Of the figure's files."""
-    model: str
-    layer: str
-    unit: int
-    measures: Mapping[str, str]
-    """Name and formatted value, such as {"LC": "0.533"}."""
-    real: Sequence[Cell]
-    adversarial: Sequence[Cell]
-    sheet: str = ""
-    """Name of the figure with all shown units of this layer, if there is one."""
-    classes: Mapping[str, str] = field(default_factory=dict)
-    """For real, adversarial and target the most frequent classes, such as "cat 45%, dog 20%"."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GridBlock:
-    """Units of several models next to each other."""
-
-    title: str
-    caption: str
-    grids: Sequence[Grid]
-    labels: Literal["true", "predicted"] = "true"
-    """What a cell's label is: the image's class, or what the model predicts on the real image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,7 +289,7 @@ class Section:
     findings: Sequence[Finding]
     blocks: Sequence[Block]
     terms: Sequence[Term] = ()
-    """The measures, explained before their first numbers."""
+    """The measures, for the page's glossary."""
     scores: Sequence[Score] = ()
     whole: bool = False
     """Nothing of it is folded."""
@@ -339,7 +317,6 @@ class Section:
             "table": (TableBlock, UnitBrowserBlock),
         }
         counts = {
-            "definition": len(self.terms),
             "finding": sum(not finding.leading for finding in self.findings),
             **{
                 name: sum(isinstance(block, kind) for block in self.folded)

@@ -16,8 +16,6 @@ from advlens.folders import held, open_plain, why
 from advlens.plugins import SECTIONS, place
 from advlens.report.blocks import (
     FigureBlock,
-    Grid,
-    GridBlock,
     ImageBlock,
     NoteBlock,
     PictureRowsBlock,
@@ -25,6 +23,7 @@ from advlens.report.blocks import (
     TableBlock,
     UnitBrowserBlock,
 )
+from advlens.report.evidence import Evidence, evidence
 from advlens.report.figures import (
     NARROW,
     WIDTH,
@@ -38,9 +37,9 @@ from advlens.report.figures import (
 )
 from advlens.report.figures.pictures import SMALL, Pixels
 from advlens.report.figures.style import BAD, FRAME, INK, MODELS, MUTED, RULE, SURFACE
-from advlens.report.verdict import MARKS, TITLES, not_measured, verdict
+from advlens.report.grids import KINDS, Grid, GridBlock
+from advlens.report.verdict import MARKS, TITLES, Claim, not_measured, verdict
 from advlens.runs.results import Results
-from advlens.runs.tables import Row
 from advlens.words import comparison, count, listed, number, percent
 
 if TYPE_CHECKING:
@@ -48,8 +47,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
-TWINS = ("natural", "attacked", "difference")
-"""Columns of `examples.csv` with the pictures of an image beside a model's verdict."""
 THUMBNAIL = 160
 """Pixels of the longer side above which the page holds a smaller JPEG of a picture."""
 LARGE = 2**20
@@ -126,8 +123,10 @@ def _write(run: Path, results: Results, sections: Sequence[Make] | None) -> Path
     if sections is None:
         sections = [SECTIONS.load(name) for name in SECTIONS.names]
     shown = [section for make in sections if (section := make(results)) is not None]
-    twins = _twins(results)
-    named = [*_files(shown), *(row[kind] for row in twins.values() for kind in TWINS)]
+    claims = verdict(results)
+    beside = evidence(results, claims)
+    strips = [strip for told in beside.values() for each in told.values() for strip in each]
+    named = [*_files(shown), *(picture.file for strip in strips for picture in strip.pictures)]
     pictures = {name: picture_of(results.file(name)) for name in dict.fromkeys(named)}
     plots = {
         block.name: _plot(block, run) for block in _blocks(shown) if isinstance(block, FigureBlock)
@@ -147,18 +146,8 @@ def _write(run: Path, results: Results, sections: Sequence[Make] | None) -> Path
         if isinstance(block, PictureRowsBlock):
             save_figure(picture_rows(block, load), run, block.name)
     with atomic(run / "report.html", "w") as file:
-        file.write(_page(results, shown, plots, pictures, twins))
+        file.write(_page(results, shown, plots, pictures, claims, beside))
     return run / "report.html"
-
-
-def _twins(results: Results) -> dict[str, Row]:
-    """For each model an image that shows what an attack does, from `examples.csv`."""
-    rows = results.table("examples")
-    first = {
-        model: rows.one(model=model, kind="fooled") or rows.one(model=model, kind="least robust")
-        for model in results.models
-    }
-    return {model: row for model, row in first.items() if row is not None}
 
 
 def _blocks(sections: Sequence[Section]) -> Iterator[object]:
@@ -175,7 +164,7 @@ def _grids(sections: Sequence[Section]) -> Iterator[Grid]:
 def _files(sections: Sequence[Section]) -> Iterator[str]:
     """The pictures that a page shows."""
     for grid in _grids(sections):
-        for cell in (*grid.real, *grid.adversarial):
+        for cell in grid.cells:
             yield from filter(None, (cell.file, cell.map))
     for block in _blocks(sections):
         if isinstance(block, PictureRowsBlock):
@@ -270,7 +259,8 @@ def _page(
     sections: Sequence[Section],
     plots: Mapping[str, _Plot],
     pictures: Mapping[str, EmbeddedPicture],
-    twins: Mapping[str, Row],
+    claims: Mapping[str, Sequence[Claim]],
+    beside: Mapping[str, Evidence],
 ) -> str:
     from markupsafe import Markup
 
@@ -281,8 +271,8 @@ def _page(
         record=results.record,
         title=f"{listed(results.models)} on {results.record['data']['name']}",
         chance=results.chance,
-        verdict=verdict(results),
-        twins=twins,
+        verdict=claims,
+        evidence=beside,
         marks=MARKS,
         titles=TITLES,
         unmeasured=not_measured(results),
@@ -345,7 +335,13 @@ def template(name: str, models: Sequence[str], package: str = "advlens.report") 
         "frame": FRAME,
         "bad": BAD,
     }
-    environment.globals |= {"tone": tone, "models": models, "shades": MODELS, "inks": inks}
+    environment.globals |= {
+        "kinds": KINDS,
+        "tone": tone,
+        "models": models,
+        "shades": MODELS,
+        "inks": inks,
+    }
     environment.globals |= {"heat": {"for": FOR, "against": AGAINST}}
     return environment.get_template(name)
 

@@ -39,7 +39,10 @@ known.
 KEPT, HALF_KEPT = 2 / 3, 1 / 3
 """The same for CS1 between the floor of random images and 1."""
 ENOUGH = 16
-"""Images from which attributions that do not beat random ones say something."""
+"""Images from which attributions say something.
+
+Where all of so many images agree, the 95 % Wilson interval of the share that does begins at 81 %.
+"""
 REACHED = 0.8
 """Attack success from which a CS says something."""
 USUAL = {"Linf": (8 / 255, 4 / 255), "L2": (0.5, 3.0)}
@@ -127,12 +130,22 @@ def _robust(results: Results, model: str) -> Iterator[Claim]:
     if natural is None or not Estimate.of(natural, "top1").above(results.chance):
         return  # there is no accuracy that an attack could take
     failed = results.table("checks").where(model=model, passed=False).values("check")
+    rows: list[Row] = []
     for norm in USUAL:
         each = accuracy.where(norm=norm).known("epsilon")
         iterated = Rows(filter(_is_iterated, each))
-        row = _lowest(iterated) or _usual(results, model, norm) or _lowest(each)
-        if row is not None:
-            yield _under(row, natural, results.chance, failed)
+        rows += filter(None, [_worst(iterated) or _usual(results, model, norm) or _lowest(each)])
+    for row in sorted(rows, key=lambda row: row["attack"] != "AutoAttack"):
+        yield _under(row, natural, results.chance, failed)
+
+
+def _worst(iterated: Rows) -> Row | None:
+    """Under AutoAttack where it was run, unless the intervals show that another one leaves less."""
+    row = _lowest(iterated.where(attack="AutoAttack"))
+    if row is None:
+        return _lowest(iterated)
+    within = [other for other in iterated if other["epsilon"] <= row["epsilon"]]
+    return _lowest(Rows(other for other in within if other["top1_high"] < row["top1_low"])) or row
 
 
 def _is_iterated(row: Row) -> bool:
@@ -214,11 +227,11 @@ def _attributions(results: Results, model: str) -> Iterator[Claim]:
         return
     ahead = Rows(row for row in rows if row["ahead_low"] > 0)
     n, about = rows[0]["n"], "attributions"
-    if len(ahead) == len(rows):
+    if n < ENOUGH:
+        yield Claim(about, "unknown", f"{n} images are too few to judge its attributions.")
+    elif len(ahead) == len(rows):
         said = "Its attributions find what its predictions rest on"
         yield Claim(about, "holds", f"{said} (n = {n}).")
-    elif n < ENOUGH:
-        yield Claim(about, "unknown", f"{n} images are too few to judge its attributions.")
     elif ahead:
         said = f"Its attributions beat random ones in {len(ahead)} of {len(rows)} comparisons"
         yield Claim(about, "partly", f"{said} (n = {n}).")

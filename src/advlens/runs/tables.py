@@ -295,7 +295,10 @@ TABLES: dict[str, Table] = {
         | {
             "lc": (Share | None, "the unit's LC; empty if it is dead"),
             "chosen": (str, "why this unit is shown"),
-            "images": (str, "real or adversarial"),
+            "images": (
+                str,
+                "real, adversarial, or equal-success where that attack reaches more images",
+            ),
             **RANK,
             "id": (Count, "the image's number in the data"),
             **CLASSES,

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import UInt8
 
-from advlens.report.blocks import Cell, Grid, PictureColumn, PictureRow, PictureRowsBlock
+from advlens.report.blocks import PictureColumn, PictureRow, PictureRowsBlock
 from advlens.report.figures.style import BAD, FRAME, INK, MUTED, new_figure, short, styled
+from advlens.report.grids import KINDS, Cell, Grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,12 +57,11 @@ def unit_grids(grids: Sequence[Grid], load: Callable[[str], Pixels]) -> Figure:
 
 
 def _kinds(grid: Grid) -> list[tuple[str, Sequence[Cell]]]:
-    kinds = (("Real", grid.real), ("Adversarial", grid.adversarial))
-    return [(kind, cells) for kind, cells in kinds if cells]
+    return [(KINDS[kind], cells) for kind, cells in grid.kinds.items()]
 
 
 def _mapped(grid: Grid) -> bool:
-    return any(cell.map for _, cells in _kinds(grid) for cell in cells)
+    return any(cell.map for cell in grid.cells)
 
 
 def _pitch(grid: Grid) -> float:

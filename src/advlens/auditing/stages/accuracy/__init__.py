@@ -21,7 +21,7 @@ from advlens.auditing.stages.accuracy.radii import doubt
 from advlens.auditing.subjects import Subject
 from advlens.datasets import ImageData
 from advlens.errors import SettingsError
-from advlens.evaluation import Accuracy
+from advlens.evaluation import Accuracy, averaged
 from advlens.interop import AutoAttack, ForeignAttack, make_attack
 from advlens.runs.folder import Tables
 from advlens.runs.tables import Row
@@ -195,20 +195,22 @@ class _Accuracy(Counts):
     def __init__(self, context: Context, attacks: dict[str, Attack | None], draws: int, shown: int):
         super().__init__(context, attacks, draws)
         self.shown = shown
-        self.seen = Predictions(len(attacks), len(context.data) if draws == 1 else 0)
+        self.seen = Predictions(len(attacks), len(context.data))
 
     def _take(self, key: str, attack: Attack | None, view: View) -> None:
         """Attack every image to the end: what is predicted on the attacked images counts, too."""
-        if self.draws > 1:
-            super()._take(key, attack, view)
-            return
         images, labels, clean = view.images, view.labels, None
-        logits = view.logits
         if attack is not None:
+            images, clean = attack(view.prepared, images, labels, ids=view.ids), view.logits
+        drawn = [view.logits]
+        if attack is not None or self.draws > 1:
             with torch.no_grad():
-                clean = logits
-                logits = view.prepared(attack(view.prepared, images, labels, ids=view.ids))
-        self.counts[key].update(logits, labels, clean)
+                drawn = [view.prepared(images) for _ in range(self.draws)]
+        if self.draws > 1:
+            self.counts[key].update_draws(drawn, labels)
+        else:
+            self.counts[key].update(drawn[0], labels, clean)
+        logits = averaged(drawn) if self.draws > 1 else drawn[0]
         self.seen.take(list(self.attacks).index(key), view.ids, logits, labels)
 
     def state(self) -> dict[str, Tensor]:
@@ -224,8 +226,6 @@ class _Accuracy(Counts):
 
     def compute(self) -> Tables:
         tables = super().compute()
-        if self.draws > 1:
-            return tables
         data, named = self.context.data, {"model": self.context.name}
         right = self.seen.right(data.labels)
         wrong: dict[str, list[Row]] = {}
@@ -234,6 +234,8 @@ class _Accuracy(Counts):
             told = named | self._told(key)
             for name, rows in who_is_wrong(self.seen, number, data, right[number]).items():
                 wrong.setdefault(name, []).extend(told | dict(row) for row in rows)
+        if self.draws > 1:  # of a randomized model: accuracy is no count of images, nor is an
+            return tables | wrong  # attack the same when it is repeated for an example
         images: list[Row] = [
             {**named, **self._told(key), **block}
             for key, marks in zip(self.attacks, right.int().tolist(), strict=True)

@@ -22,7 +22,7 @@ from advlens.auditing.stages.neurons.attacked import (
     Settled,
 )
 from advlens.auditing.stages.neurons.curves import curve
-from advlens.auditing.stages.neurons.pictures import picture_rows, shown_units
+from advlens.auditing.stages.neurons.pictures import Seen, picture_rows, shown_units
 from advlens.auditing.stages.neurons.rows import class_rows, finite, image_rows
 from advlens.auditing.subjects import Subject
 from advlens.consistency import (
@@ -247,18 +247,28 @@ class _Neurons(Work):
                 self.context,
                 layer,
                 units,
-                self.sets[self.main],
-                self.main,
-                tops={"real": self.tops["real"][layer], "adversarial": self.tops[self.main][layer]},
-                predicted={
-                    "real": self.predicted["real"],
-                    "adversarial": self.predicted[self.main],
-                },
+                self._kinds(layer),
                 similarity=self.similarity,
                 discrepancy=self._discrepancy(),
             )
         ]
         return tables
+
+    def _kinds(self, layer: str) -> dict[str, Seen]:
+        """The images that are shown; those at equal success where the main attack reaches less."""
+        sets = {"real": "real", "adversarial": self.main}
+        reached = {name: self._success(name)["success"] for name in self._aimed}
+        if reached.get(EQUAL, 0) > reached[self.main]:
+            sets[EQUAL] = EQUAL
+        return {
+            kind: Seen(
+                self.sets.get(name),
+                self.main if kind == "real" else name,
+                self.tops[name][layer],
+                self.predicted[name],
+            )
+            for kind, name in sets.items()
+        }
 
     def _discrepancy(self) -> DiscrepancyMap | None:
         stage, batch_size = self.stage, self.context.batch_size

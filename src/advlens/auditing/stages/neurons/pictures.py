@@ -29,6 +29,23 @@ class Chosen:
     chosen: str
 
 
+@dataclass(frozen=True)
+class Seen:
+    """A kind of images as the units of a layer see them.
+
+    Attributes:
+        attack: what makes them, or None for the real images.
+        attacked: the name of the set of attacked images that they belong to, or are shown beside.
+        top: the images that each unit responds to most.
+        predicted: the class that the model predicts on each image.
+    """
+
+    attack: Attack | None
+    attacked: str
+    top: TopK
+    predicted: Tensor
+
+
 def shown_units(
     layers: dict[str, LayerConsistency], named: Sequence[str], count: int
 ) -> dict[str, list[Chosen]]:
@@ -63,11 +80,8 @@ def picture_rows(
     context: Context,
     layer: str,
     units: Sequence[Chosen],
-    attack: Attack,
-    attacked: str,
+    kinds: Mapping[str, Seen],
     *,
-    tops: Mapping[str, TopK],
-    predicted: Mapping[str, Tensor],
     similarity: Tensor,
     discrepancy: DiscrepancyMap | None = None,
 ) -> list[Row]:
@@ -76,20 +90,19 @@ def picture_rows(
     The adversarial images are recomputed: attack, seed and image id determine them. An adversarial
     image is framed if it is mistaken for a class near those of the unit's real images: at least
     half as similar to their distribution as the most similar class.
-    With `discrepancy`, each picture's map is written beside it. Files and rows have the name of the
-    attacked images in `attacked`.
+    With `discrepancy`, each picture's map is written beside it. The first kind is "real".
     """
     if not units:
         return []
     data, names = context.data, context.data.classes
     numbers = [chosen.unit for chosen in units]
-    near = near_classes(data.labels[tops["real"].compute()[1]], similarity)
+    near = near_classes(data.labels[kinds["real"].top.compute()[1]], similarity)
     rows: list[Row] = []
-    for kind in ("real", "adversarial"):
-        responses, ids = tops[kind].compute()
+    for kind, seen in kinds.items():
+        responses, ids = seen.top.compute()
         shown = ids[numbers, :SHOWN]
         distinct = torch.unique(shown)  # one image may excite several units
-        images = images_of(context, distinct, attack if kind == "adversarial" else None)
+        images = images_of(context, distinct, seen.attack)
         maps = None
         if discrepancy is not None:
             maps = discrepancy(
@@ -97,16 +110,16 @@ def picture_rows(
             )
         for place, chosen in enumerate(units):
             for rank, number in enumerate(shown[place].tolist()):
-                guess, label = int(predicted[kind][number]), int(data.labels[number])
+                guess, label = int(seen.predicted[number]), int(data.labels[number])
                 at = int(torch.searchsorted(distinct, number))
                 unit = f"{slug(context.name)}-{slug(layer)}-{chosen.unit}"
-                stem = f"{unit}-{kind if kind == 'real' else attacked}-{rank}"
+                stem = f"{unit}-{seen.attacked if seen.attack else kind}-{rank}"
                 file, map_file = f"figures/images/{stem}.png", ""
                 write_png(images[at], context.folder / file)
                 if maps is not None:
                     map_file = f"figures/images/{stem}-map.png"
                     write_png(highlighted(images[at], maps[at, place]), context.folder / map_file)
-                fooled = kind == "adversarial" and guess != label
+                fooled = seen.attack is not None and guess != label
                 rows.append(
                     {
                         "model": context.name,
@@ -123,7 +136,7 @@ def picture_rows(
                         "framed": fooled and bool(near[chosen.unit, guess]),
                         "file": file,
                         "map": map_file,
-                        "attacked": attacked,
+                        "attacked": seen.attacked,
                     }
                 )
     return sorted(rows, key=lambda row: numbers.index(row["unit"]))

@@ -1,5 +1,7 @@
 """What the report says of accuracy, natural and under attack."""
 
+from collections.abc import Iterator
+
 from advlens.report import figures
 from advlens.report.blocks import (
     IMAGES,
@@ -13,7 +15,7 @@ from advlens.report.blocks import (
     Section,
     TableBlock,
 )
-from advlens.report.sections.accuracy import calibration, classes, examples
+from advlens.report.sections.accuracy import autoattack, calibration, classes, examples
 from advlens.report.sections.accuracy.findings import bounded, findings, naturally, strongest
 from advlens.runs.results import Results, Rows
 from advlens.words import ATTACK, NORMS, Estimate, attack_name, count, listed, percent
@@ -28,6 +30,7 @@ def section(results: Results) -> Section | None:
     checks = results.table("checks")
     blocks: list[Block] = [_accuracy_figure(results, rows), _accuracy_table(rows)]
     blocks += [NoteBlock(text=f"{told}.") for told in unattacked(results)]
+    blocks += autoattack.blocks(results)
     if any(row["epsilon"] > 0 for row in sweep):
         blocks += _sweep_blocks(results, sweep)
     if checks:
@@ -41,6 +44,7 @@ def section(results: Results) -> Section | None:
         "attack has changed each of them by at most ε to make the model err. Accuracy under an "
         "attack is an upper bound: a stronger attack could leave less.",
         findings=[
+            *autoattack.findings(results),
             *findings(results, rows, sweep, checks),
             *classes.findings(results),
             *calibration.findings(results),
@@ -66,7 +70,6 @@ def _scores(models: tuple[str, ...], rows: Rows) -> list[Score]:
     return [
         Score(
             label="Natural accuracy",
-            explanation="Share of unchanged images whose class is named first.",
             estimates=natural,
             notes=dict.fromkeys(natural, ""),
             as_percent=True,
@@ -74,7 +77,6 @@ def _scores(models: tuple[str, ...], rows: Rows) -> list[Score]:
         *(
             Score(
                 label=f"Accuracy under attack in {NORMS[norm]}",
-                explanation="The lowest that an attack of several steps leaves here.",
                 estimates={model: Estimate.of(row, "top1") for model, row in worst.items()},
                 notes={model: attack_name(row) for model, row in worst.items()},
                 as_percent=True,
@@ -86,23 +88,18 @@ def _scores(models: tuple[str, ...], rows: Rows) -> list[Score]:
 
 
 def _accuracy_columns(rows: Rows) -> list[Column]:
-    spread = Column(
-        header="Spread over draws",
-        cell=lambda row: "–" if row["draws"] is None else percent(row["top1_spread"]),
-    )
+    spread = Column.of("Spread over draws", "top1_spread", percent)
     randomized = bool(rows.known("draws"))
     return [
         IMAGES,
         MODEL,
-        Column(header="Top-1", cell=lambda row: percent(row["top1"])),
+        Column.of("Top-1", "top1", percent),
         Column(
             header="95% interval",
             cell=lambda row: Estimate.of(row, "top1").interval(as_percent=True),
         ),
         *([spread] if randomized else []),
-        Column(
-            header="Top-5", cell=lambda row: "–" if row["top5"] is None else percent(row["top5"])
-        ),
+        Column.of("Top-5", "top5", percent),
         N,
     ]
 
@@ -126,7 +123,9 @@ def _accuracy_table(rows: Rows) -> TableBlock:
     draws = sorted(rows.known("draws").values("draws"))
     randomized = (
         f" Of a randomized model it is the mean over {listed([str(n) for n in draws])} fresh "
-        "passes over the same images, and the spread is the standard deviation of one pass."
+        "passes over the same images, and the spread is the standard deviation of one pass; its "
+        "classes, confusions and calibration are those of the mean softmax over these passes, and "
+        "it has no examples, because an attack on it does not give the same image again."
     )
     return TableBlock(
         caption="Accuracy in numbers. Under attack, top-1 counts the images that are right both "
@@ -138,57 +137,53 @@ def _accuracy_table(rows: Rows) -> TableBlock:
     )
 
 
-def _sweep_blocks(results: Results, sweep: Rows) -> list[Block]:
+def _sweep_blocks(results: Results, sweep: Rows) -> Iterator[Block]:
     values = "; ".join(
         f"{row['model']}, {attack_name(row)}: {percent(row['top1'])}" for row in sweep
     )
     n = max(sweep.values("n"))
-    return [
-        NoteBlock(
-            title="Accuracy against the size of the change",
-            text="One radius shows one point of a curve. Where curves cross, the answer to “which "
-            "model is more robust” depends on ε.",
+    yield NoteBlock(
+        title="Accuracy against the size of the change",
+        text="One radius shows one point of a curve. Where curves cross, the answer to “which "
+        "model is more robust” depends on ε.",
+    )
+    yield FigureBlock(
+        name="accuracy-sweep",
+        draw=lambda width: figures.accuracy_sweep(
+            sweep, results.models, chance=results.chance, width=width
         ),
-        FigureBlock(
-            name="accuracy-sweep",
-            draw=lambda width: figures.accuracy_sweep(
-                sweep, results.models, chance=results.chance, width=width
+        alt=f"Line plot of top-1 accuracy against epsilon. {values}.",
+        caption=f"Top-1 accuracy against ε on a seeded subset (n = {count(n)}), with 95% "
+        "Wilson bands.",
+    )
+    yield TableBlock(
+        caption="The sweep in numbers.",
+        file="sweep.csv",
+        columns=[column for column in _accuracy_columns(sweep) if column.header != "Top-5"],
+        rows=sweep,
+        folded=True,
+    )
+
+
+def _check_blocks(checks: Rows) -> Iterator[Block]:
+    yield NoteBlock(
+        title="Can these attacks be trusted?",
+        text="A model can look robust because the attack got no useful gradient. Then "
+        "accuracy behaves in ways that a real defense does not cause, and a check below fails.",
+    )
+    yield TableBlock(
+        caption="Sanity checks for gradient masking.",
+        file="checks.csv",
+        columns=[
+            MODEL,
+            Column(header="Check", cell=lambda row: row["check"], kind="long"),
+            Column(
+                header="Result",
+                cell=lambda row: "passed" if row["passed"] else "failed",
+                kind="check",
             ),
-            alt=f"Line plot of top-1 accuracy against epsilon. {values}.",
-            caption=f"Top-1 accuracy against ε on a seeded subset (n = {count(n)}), with 95% "
-            "Wilson bands.",
-        ),
-        TableBlock(
-            caption="The sweep in numbers.",
-            file="sweep.csv",
-            columns=[column for column in _accuracy_columns(sweep) if column.header != "Top-5"],
-            rows=sweep,
-            folded=True,
-        ),
-    ]
-
-
-def _check_blocks(checks: Rows) -> list[Block]:
-    return [
-        NoteBlock(
-            title="Can these attacks be trusted?",
-            text="A model can look robust because the attack got no useful gradient. Then "
-            "accuracy behaves in ways that a real defense does not cause, and a check below fails.",
-        ),
-        TableBlock(
-            caption="Sanity checks for gradient masking.",
-            file="checks.csv",
-            columns=[
-                MODEL,
-                Column(header="Check", cell=lambda row: row["check"], kind="long"),
-                Column(
-                    header="Result",
-                    cell=lambda row: "passed" if row["passed"] else "failed",
-                    kind="check",
-                ),
-                Column(header="Expected", cell=lambda row: row["expected"], kind="long"),
-                Column(header="Found", cell=lambda row: row["found"], kind="long"),
-            ],
-            rows=checks,
-        ),
-    ]
+            Column(header="Expected", cell=lambda row: row["expected"], kind="long"),
+            Column(header="Found", cell=lambda row: row["found"], kind="long"),
+        ],
+        rows=checks,
+    )

@@ -89,12 +89,9 @@ def blocks(results: Results) -> list[Block]:
             columns=[
                 IMAGES,
                 MODEL,
-                Column(header="Mean confidence", cell=lambda row: percent(row["confidence"])),
-                Column(
-                    header="Accuracy",
-                    cell=lambda row: Estimate.of(row, "accuracy").text(as_percent=True),
-                ),
-                Column(header="ECE", cell=lambda row: percent(row["ece"])),
+                Column.of("Mean confidence", "confidence", percent),
+                Column.interval("Accuracy", "accuracy", as_percent=True),
+                Column.of("ECE", "ece", percent),
                 N,
             ],
             rows=[row for mine in conditions(errors).values() for row in mine],

@@ -1,5 +1,7 @@
 """Which classes a model confuses: the accuracy of each, and what it is taken for."""
 
+from collections.abc import Iterator
+
 from advlens.report import figures
 from advlens.report.blocks import (
     IMAGES,
@@ -9,6 +11,7 @@ from advlens.report.blocks import (
     FigureBlock,
     Finding,
     Measured,
+    N,
     NoteBlock,
     TableBlock,
 )
@@ -64,10 +67,10 @@ def _ends(rows: Rows) -> tuple[Row, Row]:
     return ordered[0], ordered[-1]
 
 
-def _class_findings(found: dict[str, Rows]) -> list[Finding]:
+def _class_findings(found: dict[str, Rows]) -> Iterator[Finding]:
     """Whether the class that is right least often is so beyond the intervals: of natural images."""
     if not found:
-        return []
+        return
     name, rows = next(iter(found.items()))
     about, says, measured = f"accuracy by class {phrase(name)}", list[Says](), list[Measured]()
     least: dict[str, str] = {}
@@ -81,7 +84,7 @@ def _class_findings(found: dict[str, Rows]) -> list[Finding]:
     claim = f"Recognized least often {phrase(name)}: {_by_model(least, rows)}."
     if not least:
         claim = f"No class is established to be harder than another {phrase(name)}."
-    return [Finding(claim=claim, says=says, estimates=measured)]
+    yield Finding(claim=claim, says=says, estimates=measured)
 
 
 def _by_model(texts: dict[str, str], rows: Rows) -> str:
@@ -107,10 +110,10 @@ def _wrong(rows: Rows) -> list[Row]:
     return sorted(wrong, key=lambda row: -row["count"])
 
 
-def _confusion_findings(found: dict[str, Rows]) -> list[Finding]:
+def _confusion_findings(found: dict[str, Rows]) -> Iterator[Finding]:
     """The most frequent confusion of natural images."""
     if not found:
-        return []
+        return
     name, rows = next(iter(_with_shares(found).grouped("panel").items()))
     about, says, measured = f"confusions {phrase(name)}", list[Says](), list[Measured]()
     most: dict[str, str] = {}
@@ -123,7 +126,7 @@ def _confusion_findings(found: dict[str, Rows]) -> list[Finding]:
     claim = f"The most frequent confusion {phrase(name)}: {_by_model(most, rows)}."
     if not most:
         claim = f"No class is taken for another {phrase(name)}."
-    return [Finding(claim=claim, says=says, estimates=measured)]
+    yield Finding(claim=claim, says=says, estimates=measured)
 
 
 def _class_figure(results: Results, found: dict[str, Rows]) -> FigureBlock:
@@ -162,14 +165,10 @@ def _class_figure(results: Results, found: dict[str, Rows]) -> FigureBlock:
 
 
 def _hundredfold(row: Row) -> Row:
-    estimate = _estimate(row)
     return {
-        name: 100 * value
-        for name, value in (
-            ("mean", estimate.value),
-            ("low", estimate.low or 0.0),
-            ("high", estimate.high or 0.0),
-        )
+        "mean": 100 * row["right"] / row["n"],
+        "low": 100 * row["low"],
+        "high": 100 * row["high"],
     }
 
 
@@ -185,7 +184,7 @@ def _class_table(rows: Rows) -> TableBlock:
             Column(
                 header="95% interval", cell=lambda row: _estimate(row).interval(as_percent=True)
             ),
-            Column(header="Images (n)", cell=lambda row: count(row["n"])),
+            N,
         ],
         rows=[row for mine in rows.split("class") for row in mine],
         folded=True,
@@ -227,8 +226,8 @@ def _confusion_table(rows: Rows) -> TableBlock:
             MODEL,
             Column(header="True class", cell=lambda row: row["label"], kind="text"),
             Column(header="Predicted", cell=lambda row: row["predicted"], kind="text"),
-            Column(header="Images", cell=lambda row: count(row["count"])),
-            Column(header="Share of the class", cell=lambda row: percent(row["share"])),
+            Column.of("Images", "count", count),
+            Column.of("Share of the class", "share", percent),
         ],
         rows=most,
         folded=True,

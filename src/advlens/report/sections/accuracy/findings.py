@@ -1,5 +1,7 @@
 """What the accuracy tables say about these models, in sentences."""
 
+from collections.abc import Iterator
+
 from advlens.report.blocks import Finding, Measured
 from advlens.report.paired import Paired
 from advlens.runs.results import Results, Rows
@@ -165,29 +167,26 @@ def _sweep_findings(results: Results, sweep: Rows) -> list[Finding]:
     return findings
 
 
-def _check_findings(checks: Rows) -> list[Finding]:
+def _check_findings(checks: Rows) -> Iterator[Finding]:
     if not checks:
-        return []
+        return
     failed = checks.where(passed=False)
     if not failed:
-        return [
-            Finding(
-                claim=f"All {len(checks)} sanity checks for gradient masking passed.",
-                note="Nothing here suggests that an attack failed for want of a usable "
-                "gradient. The checks cannot prove that no stronger attack exists.",
-            )
-        ]
+        yield Finding(
+            claim=f"All {len(checks)} sanity checks for gradient masking passed.",
+            note="Nothing here suggests that an attack failed for want of a usable "
+            "gradient. The checks cannot prove that no stronger attack exists.",
+        )
+        return
     names = listed([f"“{row['check']}” for {row['model']} ({row['found']})" for row in failed])
     models = failed.values("model")
-    return [
-        Finding(
-            claim=f"{len(failed)} of {len(checks)} sanity checks failed: the accuracy of "
-            f"{listed(models)} under attack may be too high.",
-            says=[Says("sanity checks", tuple(models), "lower", ("expected",))],
-            note=f"Failed: {names}. A failure suggests that the attack was too weak for this "
-            "model, for example because its gradients are masked. Do not rely on that accuracy "
-            "until another attack confirms it.",
-            important=True,
-            warning=True,
-        )
-    ]
+    yield Finding(
+        claim=f"{len(failed)} of {len(checks)} sanity checks failed: the accuracy of "
+        f"{listed(models)} under attack may be too high.",
+        says=[Says("sanity checks", tuple(models), "lower", ("expected",))],
+        note=f"Failed: {names}. A failure suggests that the attack was too weak for this "
+        "model, for example because its gradients are masked. Do not rely on that accuracy "
+        "until another attack confirms it.",
+        important=True,
+        warning=True,
+    )

@@ -1,6 +1,7 @@
 """Tables, the figure and the heat maps of the attribution section."""
 
-from advlens.report import figures
+from collections.abc import Iterator
+
 from advlens.report.blocks import (
     MODEL,
     Block,
@@ -14,31 +15,29 @@ from advlens.report.blocks import (
     PictureRowsBlock,
     TableBlock,
 )
+from advlens.report.panels import ARROWS, Dots, panels
 from advlens.report.sections.attribution.findings import LARGE_GAP
 from advlens.report.sections.attribution.tables import RANDOM, AttributionTables, described, named
 from advlens.runs.results import Rows
 from advlens.runs.tables import Row
-from advlens.words import count, file_names, number, percent
+from advlens.words import count, file_names, percent
 
 B23 = {"IntegratedGradients": (10, 16), "ExpectedGradients": (13, 17)}
 """The figures of B23 with many images, for each method."""
 B23_IMAGES = 24
-ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
 
 
-def measures(tables: AttributionTables) -> list[Block]:
+def measures(tables: AttributionTables) -> Iterator[Block]:
     """All measures, as a figure and in numbers."""
-    return [
-        NoteBlock(
-            title="How good are the attributions?",
-            text="Papers mostly judge heat maps by eye: smooth, and on the object. Here the same "
-            "is counted, beside attributions that are random numbers: a measure on which those "
-            "do as well says nothing.",
-        ),
-        _figure(tables),
-        _table(tables),
-        *_methods(tables),
-    ]
+    yield NoteBlock(
+        title="How good are the attributions?",
+        text="Papers mostly judge heat maps by eye: smooth, and on the object. Here the same "
+        "is counted, beside attributions that are random numbers: a measure on which those "
+        "do as well says nothing.",
+    )
+    yield _figure(tables)
+    yield _table(tables)
+    yield from _methods(tables)
 
 
 def _shown(tables: AttributionTables) -> list[str]:
@@ -50,40 +49,29 @@ def _title(tables: AttributionTables, measure: str) -> str:
 
 
 def _figure(tables: AttributionTables) -> FigureBlock:
-    rows = Rows(
-        {
-            "measure": described(measure).title,
-            "panel": _title(tables, measure),
-            "group": named(method).split()[0],
-            "model": model,
-            "mean": estimate.value,
-            "low": estimate.low,
-            "high": estimate.high,
-        }
+    dots = (
+        Dots(
+            described(measure).title,
+            tables.better[measure],
+            named(method).split()[0],
+            tables.values(method, measure),
+        )
         for measure in tables.measures
         if described(measure).claimed
         for method in _shown(tables)
-        for model, estimate in tables.values(method, measure).items()
     )
-    values = "; ".join(
-        f"{row['measure']}, {row['group']}, {row['model']}: {number(row['mean'])}" for row in rows
-    )
-    return FigureBlock(
-        name="attribution-measures",
-        draw=lambda width: figures.measure_panels(rows, tables.models, width=width),
-        alt=f"Dots with intervals, a panel for each measure. {values}.",
-        caption="Means with 95% intervals over images, by method; ↑: higher is better, ↓: lower. "
+    return panels(
+        "attribution-measures",
+        tables.models,
+        dots,
+        "Means with 95% intervals over images, by method; ↑: higher is better, ↓: lower. "
         f"Each panel has its own scale. {tables.behind}.",
     )
 
 
 def _table(tables: AttributionTables) -> TableBlock:
     def column(method: str) -> Column:
-        def cell(row: Row) -> str:
-            estimate = tables.values(method, row["measure"]).get(row["model"])
-            return estimate.text() if estimate else "–"
-
-        return Column(header=named(method), cell=cell)
+        return Column.looked_up(named(method), lambda row: tables.values(method, row["measure"]))
 
     return TableBlock(
         caption="Each measure with its 95% interval over images; ↑: higher is better, ↓: lower. "
@@ -103,26 +91,24 @@ def _table(tables: AttributionTables) -> TableBlock:
     )
 
 
-def _methods(tables: AttributionTables) -> list[Block]:
+def _methods(tables: AttributionTables) -> Iterator[Block]:
     rows = [row for method in tables.methods for row in tables.settings.where(method=method)]
     if not rows:
-        return []
-    return [
-        TableBlock(
-            caption="How they were computed. A gradient is a forward and a backward pass.",
-            file="attribution_methods.csv",
-            columns=[
-                Column(header="Method", cell=lambda row: named(row["method"]), kind="text"),
-                MODEL,
-                Column(header="Explained", cell=lambda row: row["target"], kind="text"),
-                Column(header="Baseline", cell=lambda row: row["baseline"], kind="long"),
-                Column(header="Formula", cell=lambda row: row["formula"] or "–", kind="text"),
-                Column(header="Gradients per image", cell=lambda row: f"{row['points']:,.0f}"),
-                N,
-            ],
-            rows=rows,
-        )
-    ]
+        return
+    yield TableBlock(
+        caption="How they were computed. A gradient is a forward and a backward pass.",
+        file="attribution_methods.csv",
+        columns=[
+            Column(header="Method", cell=lambda row: named(row["method"]), kind="text"),
+            MODEL,
+            Column(header="Explained", cell=lambda row: row["target"], kind="text"),
+            Column(header="Baseline", cell=lambda row: row["baseline"], kind="long"),
+            Column(header="Formula", cell=lambda row: row["formula"] or "–", kind="text"),
+            Column(header="Gradients per image", cell=lambda row: f"{row['points']:,.0f}"),
+            N,
+        ],
+        rows=rows,
+    )
 
 
 def heat_maps(tables: AttributionTables) -> list[Block]:

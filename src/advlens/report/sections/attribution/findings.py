@@ -1,14 +1,9 @@
 """What the attribution tables say about these models, in sentences."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from advlens.report.blocks import Finding, Measured
-from advlens.report.sections.attribution.tables import (
-    RANDOM,
-    AttributionTables,
-    described,
-    named,
-)
+from advlens.report.sections.attribution.tables import RANDOM, AttributionTables, described, named
 from advlens.words import Estimate, Says, listed, percent, ranked, ranking, shared
 
 LARGE_GAP = 0.1
@@ -49,10 +44,10 @@ def _ranking(tables: AttributionTables, measure: str, method: str = "") -> tuple
     return ranking(title, *aheads.values(), established=established)
 
 
-def _compared(tables: AttributionTables, measures: list[str]) -> list[Finding]:
+def _compared(tables: AttributionTables, measures: list[str]) -> Iterator[Finding]:
     """B23's claim that a robust model's attributions are better, as far as it is established."""
     if len(tables.models) < 2 or not measures:
-        return []
+        return
     says, left = list[Says](), list[str]()
     won: dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]] = {}
     for measure in measures:
@@ -69,16 +64,14 @@ def _compared(tables: AttributionTables, measures: list[str]) -> list[Finding]:
             f"those of {listed(worse)}"
             for place, ((better, worse), words) in enumerate(won.items())
         )
-    return [
-        Finding(
-            claim=f"{claim}.",
-            says=says,
-            note=f"By {listed([named(method) for method in tables.methods])} alike. "
-            f"{tables.tested} The numbers stand with each measure."
-            + (f" Not established: {listed(left)}." if left else ""),
-            important=True,
-        )
-    ]
+    yield Finding(
+        claim=f"{claim}.",
+        says=says,
+        note=f"By {listed([named(method) for method in tables.methods])} alike. "
+        f"{tables.tested} The numbers stand with each measure."
+        + (f" Not established: {listed(left)}." if left else ""),
+        important=True,
+    )
 
 
 def _words(measures: list[str]) -> str:
@@ -89,7 +82,7 @@ def _words(measures: list[str]) -> str:
     return listed(words)
 
 
-def _faithful(tables: AttributionTables) -> list[Finding]:
+def _faithful(tables: AttributionTables) -> Iterator[Finding]:
     """Whether attributions point at what the prediction rests on."""
     least: dict[str, tuple[Estimate, str]] = {}
     for measure in FAITHFUL:
@@ -99,7 +92,7 @@ def _faithful(tables: AttributionTables) -> list[Finding]:
                 if model not in least or _low(lead) < _low(least[model][0]):
                     least[model] = (lead, where)
     if not least:
-        return []
+        return
     sure = tuple(model for model, (lead, _) in least.items() if lead.above(0))
     unsure = tuple(model for model in least if model not in sure)
     name, claims, says = "smallest lead over random attributions", [], list[Says]()
@@ -116,17 +109,15 @@ def _faithful(tables: AttributionTables) -> list[Finding]:
             "established for every method."
         )
     where = shared({model: place for model, (_, place) in least.items()}, "in")
-    return [
-        Finding(
-            claim=" ".join(claims),
-            says=says,
-            estimates=[Measured(name=name, estimates={m: lead for m, (lead, _) in least.items()})],
-            note="The lead is the area between the curves of attributions and of random ones, "
-            f"where it is smallest over insertion, deletion and methods: {where}.",
-            important=bool(unsure),
-            warning=bool(unsure),
-        )
-    ]
+    yield Finding(
+        claim=" ".join(claims),
+        says=says,
+        estimates=[Measured(name=name, estimates={m: lead for m, (lead, _) in least.items()})],
+        note="The lead is the area between the curves of attributions and of random ones, "
+        f"where it is smallest over insertion, deletion and methods: {where}.",
+        important=bool(unsure),
+        warning=bool(unsure),
+    )
 
 
 def _low(estimate: Estimate) -> float:
@@ -174,8 +165,8 @@ def _measured(tables: AttributionTables, measure: str) -> Finding:
         claim=claim,
         says=says,
         estimates=[*leads, Measured(name=f"{title} of random attributions", estimates=chance)],
-        note=f"The lead is a difference: how much {tables.better[measure]} the {title} is than that "
-        "of random attributions of the same image.",
+        note=f"The lead is a difference: how much {tables.better[measure]} the {title} is than "
+        "that of random attributions of the same image.",
     )
 
 
@@ -184,12 +175,12 @@ def _beyond(aheads: Mapping[str, Mapping[str, Estimate]], model: str) -> bool:
     return all(ahead[model].above(0) for ahead in aheads.values() if model in ahead)
 
 
-def _gaps(tables: AttributionTables) -> list[Finding]:
+def _gaps(tables: AttributionTables) -> Iterator[Finding]:
     """Whether attributions add up to the score that they explain."""
     by_method = {method: tables.values(method, "gap") for method in tables.methods}
     by_method = {method: gaps for method, gaps in by_method.items() if gaps}
     if not by_method:
-        return []
+        return
     large = {
         method: tuple(model for model, gap in gaps.items() if gap.value > LARGE_GAP)
         for method, gaps in by_method.items()
@@ -197,28 +188,26 @@ def _gaps(tables: AttributionTables) -> list[Finding]:
     large = {method: models for method, models in large.items() if models}
     texts = [f"{named(method)} in {listed(models)}" for method, models in large.items()]
     most = max(gap.value for gaps in by_method.values() for gap in gaps.values())
-    return [
-        Finding(
-            claim=f"Attributions do not add up to the score that they explain: {'; '.join(texts)}."
+    yield Finding(
+        claim=f"Attributions do not add up to the score that they explain: {'; '.join(texts)}."
+        if large
+        else "Attributions add up to the score that they explain, within "
+        f"{percent(most)} for the median image.",
+        says=[
+            Says(f"completeness gap, {named(method)}", models, "higher", (f"{LARGE_GAP}",))
+            for method, models in large.items()
+        ],
+        estimates=[
+            Measured(name=f"completeness gap, {named(method)}", estimates=gaps, form="percent")
+            for method, gaps in by_method.items()
+        ],
+        note="The gap is a part of the score; its value is the median of the images."
+        + (
+            f" Above {percent(LARGE_GAP)} a heat map shows something else than the score; more "
+            "steps or samples close the gap."
             if large
-            else "Attributions add up to the score that they explain, within "
-            f"{percent(most)} for the median image.",
-            says=[
-                Says(f"completeness gap, {named(method)}", models, "higher", (f"{LARGE_GAP}",))
-                for method, models in large.items()
-            ],
-            estimates=[
-                Measured(name=f"completeness gap, {named(method)}", estimates=gaps, form="percent")
-                for method, gaps in by_method.items()
-            ],
-            note="The gap is a part of the score; its value is the median of the images."
-            + (
-                f" Above {percent(LARGE_GAP)} a heat map shows something else than the score; more "
-                "steps or samples close the gap."
-                if large
-                else ""
-            ),
-            important=bool(large),
-            warning=bool(large),
-        )
-    ]
+            else ""
+        ),
+        important=bool(large),
+        warning=bool(large),
+    )

@@ -4,16 +4,30 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from advlens.report.blocks import Term
 from advlens.report.paired import Paired
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
 from advlens.words import Estimate, count, listed
 
 RANDOM = "Random"
-NAMES = {
-    "IntegratedGradients": "Integrated Gradients",
-    "ExpectedGradients": "Expected Gradients",
-    RANDOM: "Random",
+METHODS = {
+    "IntegratedGradients": Term(
+        name="Integrated Gradients",
+        meaning="The gradient of the model's score for the class, added up along the straight way "
+        "from a baseline without content, such as noise, to the image. Each pixel gets its share "
+        "of what the score gains on the way: above 0 it speaks for the class, below against it.",
+    ),
+    "ExpectedGradients": Term(
+        name="Expected Gradients",
+        meaning="The same with real images as baselines, averaged over many of them: an estimate "
+        "of Shapley values (SHAP).",
+    ),
+    RANDOM: Term(
+        name="Random",
+        meaning="Random numbers in place of an attribution: what a measure gives when nothing is "
+        "explained.",
+    ),
 }
 
 
@@ -23,24 +37,61 @@ class Measure(NamedTuple):
     title: str
     adjective: str
     """Of attributions that are better by it."""
+    meaning: str = ""
     claimed: bool = True
     """Whether it says something about a model; the completeness gap is about the computation."""
 
 
 MEASURES = {
-    "insertion": Measure("Insertion", "more faithful by insertion"),
-    "deletion": Measure("Deletion", "more faithful by deletion"),
-    "variation": Measure("Total variation", "smoother"),
-    "sparseness": Measure("Sparseness", "sparser"),
-    "stability": Measure("Instability", "more stable"),
-    "agreement": Measure("Agreement", "more alike between methods"),
-    "gap": Measure("Completeness gap", "more complete", claimed=False),
+    "insertion": Measure(
+        "Insertion",
+        "more faithful by insertion",
+        "Pixels are put into an image without content, the most important first. The area under "
+        "the curve of the class's probability is large where the attribution is right about what "
+        "matters. A confident model's is larger, so random attributions stand beside it.",
+    ),
+    "deletion": Measure(
+        "Deletion",
+        "more faithful by deletion",
+        "The same with pixels taken out of the whole image: small where the attribution is right.",
+    ),
+    "variation": Measure(
+        "Total variation",
+        "smoother",
+        "How much neighboring pixels differ, in a map whose sizes sum to 1: low for a smooth map, "
+        "near 4 where every pixel stands alone.",
+    ),
+    "sparseness": Measure(
+        "Sparseness",
+        "sparser",
+        "The Gini index of a map's sizes: 0 where all pixels matter alike, near 1 where few hold "
+        "everything.",
+    ),
+    "stability": Measure(
+        "Instability",
+        "more stable",
+        "How far the attribution moves, relative to its length, when noise too weak to be seen is "
+        "added to the image: 0 for one that stays.",
+    ),
+    "agreement": Measure(
+        "Agreement",
+        "more alike between methods",
+        "Rank correlation with the map of the other method: 1 where both order the pixels alike, "
+        "about 0 for random maps.",
+    ),
+    "gap": Measure(
+        "Completeness gap",
+        "more complete",
+        "The share of the score that the attributions, summed up, miss or invent. It is an error "
+        "of the computation, not of the model. Its value is the median of the images.",
+        claimed=False,
+    ),
 }
 
 
 def named(method: str) -> str:
     """A method in the field's words."""
-    return NAMES.get(method, method)
+    return METHODS[method].name if method in METHODS else method
 
 
 def described(measure: str) -> Measure:

@@ -90,11 +90,10 @@ def _terms(tables: DissectionTables) -> list[Term]:
 
 
 def _scores(tables: DissectionTables) -> list[Score]:
-    def score(images: str, label: str, explanation: str) -> Score:
+    def score(images: str, label: str) -> Score:
         rows = {place: tables.share(place, images) for place in tables.last}
         return Score(
             label=label,
-            explanation=explanation,
             estimates=tables.detectors(tables.last, images),
             notes={
                 model: f"{layer}; by chance {percent(row['permuted_share'])}"
@@ -106,14 +105,6 @@ def _scores(tables: DissectionTables) -> list[Score]:
         )
 
     return [
-        score(
-            "real",
-            "Units that detect a concept",
-            f"Share of units of the last dissected layer with an IoU above {tables.minimum:g}.",
-        ),
-        score(
-            "adversarial",
-            "Units that do under attack",
-            "The same on adversarial images, with the thresholds of the real ones.",
-        ),
+        score("real", "Units that detect a concept"),
+        score("adversarial", "Units that do under attack"),
     ]

@@ -1,7 +1,7 @@
 """Tables and figures of the dissection section."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from advlens.report import figures
 from advlens.report.blocks import LAYER, MODEL, Block, Column, FigureBlock, NoteBlock, TableBlock
@@ -16,11 +16,11 @@ MOST_GROUPS = 8
 """Layers, over all models, above which the figure of shares shows only the last of each."""
 
 
-def shares(tables: DissectionTables) -> list[Block]:
+def shares(tables: DissectionTables) -> Iterator[Block]:
     """Table 2 of D19 and Table 1 of D22, as a figure and in numbers."""
     rows = [row for images in KINDS for row in _rows(tables, tables.last, images)]
     if not rows:
-        return []
+        return
     blocks: list[Block] = [
         NoteBlock(
             title="How many units detect something?",
@@ -42,7 +42,8 @@ def shares(tables: DissectionTables) -> list[Block]:
         blocks.append(
             _shares_table(tables, tables.together, "all dissected layers together (Table 1 of D22)")
         )
-    return [*blocks, _every_share(tables)]
+    yield from blocks
+    yield _every_share(tables)
 
 
 def _rows(
@@ -97,9 +98,9 @@ def _shares_table(
             MODEL,
             IMAGES,
             Column(header="Detectors", cell=lambda row: share(row).text(as_percent=True)),
-            Column(header="By chance", cell=lambda row: percent(row["permuted_share"])),
+            Column.of("By chance", "permuted_share", percent),
             *map(column, tables.categories),
-            Column(header="Units (n)", cell=lambda row: count(row["units"])),
+            Column.of("Units (n)", "units", count),
             LAYER,
         ],
         rows=[
@@ -117,8 +118,8 @@ def _every_share(tables: DissectionTables) -> TableBlock:
             LAYER,
             IMAGES,
             Column(header="Category", cell=lambda row: row["category"], kind="text"),
-            Column(header="Detectors", cell=lambda row: count(row["detectors"])),
-            Column(header="Units (n)", cell=lambda row: count(row["units"])),
+            Column.of("Detectors", "detectors", count),
+            Column.of("Units (n)", "units", count),
             Column(header="Share", cell=lambda row: share(row).text(as_percent=True)),
             Column(header="By chance", cell=lambda row: chance(row).text(as_percent=True)),
         ],
@@ -133,7 +134,7 @@ def _every_share(tables: DissectionTables) -> TableBlock:
     )
 
 
-def transitions(tables: DissectionTables) -> list[Block]:
+def transitions(tables: DissectionTables) -> Iterator[Block]:
     """What becomes of each detector under attack."""
     places = [*tables.last, *tables.together]
     rows = [
@@ -143,7 +144,7 @@ def transitions(tables: DissectionTables) -> list[Block]:
         if (fates := tables.fates(place, images))
     ]
     if not rows:
-        return []
+        return
 
     def column(header: str, fate: str) -> Column:
         return Column(
@@ -154,32 +155,30 @@ def transitions(tables: DissectionTables) -> list[Block]:
             ),
         )
 
-    return [
-        NoteBlock(
-            title="What becomes of a detector under attack?",
-            text="Equal shares can hide that other units detect other things. So each unit is "
-            "followed from real to adversarial images: it keeps its very concept, detects "
-            "another one, or loses it; a unit that detected nothing can gain one.",
-        ),
-        TableBlock(
-            caption="Detectors on real images by what they do under attack: number, and share of "
-            f"these detectors with its 95% interval. {tables.behind}.",
-            file="dissection_transitions.csv",
-            columns=[
-                MODEL,
-                LAYER,
-                IMAGES,
-                Column(header="Detectors", cell=lambda row: count(row["fates"].detectors)),
-                column("Same concept", "kept"),
-                column("Another concept", "changed"),
-                column("None", "lost"),
-                Column(header="Gained", cell=lambda row: count(row["fates"].gained)),
-            ],
-            rows=rows,
-        ),
-        _matrix(tables, tables.last, "the last dissected layer"),
-        *([_matrix(tables, tables.together, "all dissected layers")] if tables.together else []),
-    ]
+    yield NoteBlock(
+        title="What becomes of a detector under attack?",
+        text="Equal shares can hide that other units detect other things. So each unit is "
+        "followed from real to adversarial images: it keeps its very concept, detects "
+        "another one, or loses it; a unit that detected nothing can gain one.",
+    )
+    yield TableBlock(
+        caption="Detectors on real images by what they do under attack: number, and share of "
+        f"these detectors with its 95% interval. {tables.behind}.",
+        file="dissection_transitions.csv",
+        columns=[
+            MODEL,
+            LAYER,
+            IMAGES,
+            Column(header="Detectors", cell=lambda row: count(row["fates"].detectors)),
+            column("Same concept", "kept"),
+            column("Another concept", "changed"),
+            column("None", "lost"),
+            Column(header="Gained", cell=lambda row: count(row["fates"].gained)),
+        ],
+        rows=rows,
+    )
+    yield _matrix(tables, tables.last, "the last dissected layer")
+    yield from [_matrix(tables, tables.together, "all dissected layers")] if tables.together else []
 
 
 def _matrix(tables: DissectionTables, places: Sequence[tuple[str, str]], where: str) -> TableBlock:
@@ -208,7 +207,7 @@ def _matrix(tables: DissectionTables, places: Sequence[tuple[str, str]], where: 
             LAYER,
             Column(header="On real images", cell=lambda row: row["before"], kind="text"),
             *map(column, names),
-            Column(header="Units", cell=lambda row: count(row["units"])),
+            Column.of("Units", "units", count),
         ],
         rows=[
             {"model": model, "layer": layer, "before": before, "units": units}
@@ -224,11 +223,11 @@ def _matrix(tables: DissectionTables, places: Sequence[tuple[str, str]], where: 
     )
 
 
-def concepts(tables: DissectionTables) -> list[Block]:
+def concepts(tables: DissectionTables) -> Iterator[Block]:
     """Detectors of each concept, one bar chart a model: figures 5 and 6 of Bau et al."""
     charts = [chart for place in tables.last if (chart := _chart(tables, *place))]
     if not charts:
-        return []
+        return
     note = NoteBlock(
         title="Which concepts?",
         text="The detectors of the last dissected layer by concept, most frequent first, as Bau et "
@@ -240,7 +239,8 @@ def concepts(tables: DissectionTables) -> list[Block]:
             else ""
         ),
     )
-    return [note, *charts]
+    yield note
+    yield from charts
 
 
 def _chart(tables: DissectionTables, model: str, layer: str) -> FigureBlock | None:
@@ -283,7 +283,7 @@ def _chart(tables: DissectionTables, model: str, layer: str) -> FigureBlock | No
     )
 
 
-def sweep(tables: DissectionTables) -> list[Block]:
+def sweep(tables: DissectionTables) -> Iterator[Block]:
     """How far the shares hang on the IoU threshold."""
     rows = Rows(
         row
@@ -291,30 +291,28 @@ def sweep(tables: DissectionTables) -> list[Block]:
         for row in tables.shares.where(model=model, layer=layer, category="all")
     )
     if len(rows.values("minimum")) < 2:
-        return []
+        return
     ends = "; ".join(
         f"{row['model']}, {row['images']}, {row['minimum']:g}: {percent(row['share'])}"
         for row in rows.where(images=("real", "adversarial"))
     )
-    return [
-        NoteBlock(
-            title="Does it hang on the threshold?",
-            text="What counts as a detector is a convention: an IoU above "
-            f"{tables.minimum:g}. (D22 prints 0.4; at that no unit of the AlexNet of Bau et al. "
-            "would be left, whose highest IoU is 0.219.)"
-            + (
-                " An order of models that another threshold turns around is none."
-                if len(tables.layers) > 1
-                else ""
-            ),
+    yield NoteBlock(
+        title="Does it hang on the threshold?",
+        text="What counts as a detector is a convention: an IoU above "
+        f"{tables.minimum:g}. (D22 prints 0.4; at that no unit of the AlexNet of Bau et al. "
+        "would be left, whose highest IoU is 0.219.)"
+        + (
+            " An order of models that another threshold turns around is none."
+            if len(tables.layers) > 1
+            else ""
         ),
-        FigureBlock(
-            name="dissection-sweep",
-            draw=lambda width: figures.shares_by_threshold(
-                rows, tables.models, minimum=tables.minimum, width=width
-            ),
-            alt=f"Share of detectors against the IoU threshold. {ends}.",
-            caption="Share of detectors in the last dissected layer against the IoU above which "
-            f"a unit counts as one, with 95% bands over units; dotted: by chance. {tables.behind}.",
+    )
+    yield FigureBlock(
+        name="dissection-sweep",
+        draw=lambda width: figures.shares_by_threshold(
+            rows, tables.models, minimum=tables.minimum, width=width
         ),
-    ]
+        alt=f"Share of detectors against the IoU threshold. {ends}.",
+        caption="Share of detectors in the last dissected layer against the IoU above which "
+        f"a unit counts as one, with 95% bands over units; dotted: by chance. {tables.behind}.",
+    )

@@ -1,12 +1,9 @@
 """What the dissection tables say about these models, in sentences."""
 
+from collections.abc import Iterator
+
 from advlens.report.blocks import Finding, Measured
-from advlens.report.sections.dissection.tables import (
-    DissectionTables,
-    Fates,
-    chance,
-    share,
-)
+from advlens.report.sections.dissection.tables import DissectionTables, Fates, chance, share
 from advlens.runs.tables import Row
 from advlens.words import (
     Estimate,
@@ -55,10 +52,10 @@ def _shares(
     return Measured(name=name, model=model, estimates=shares, form="percent", counted=counted)
 
 
-def _real(tables: DissectionTables) -> list[Finding]:
+def _real(tables: DissectionTables) -> Iterator[Finding]:
     shares = tables.detectors(tables.last, "real")
     if not shares:
-        return []
+        return
     measure = f"{DETECTORS} on real images"
     says = ranking(measure, shares)
     if says:
@@ -72,20 +69,18 @@ def _real(tables: DissectionTables) -> list[Finding]:
             claim += f", by chance {percent(row['permuted_share'])}"
     everywhere = tables.detectors(tables.together, "real")
     layers = {model: layer for model, layer in tables.last if model in shares}
-    return [
-        Finding(
-            claim=f"{claim}.",
-            says=says,
-            estimates=[_shares(measure, shares)]
-            + [_shares(f"{measure}, all dissected layers", everywhere)] * bool(everywhere),
-            note=f"Detectors are units with an IoU above {tables.minimum:g}. The last dissected "
-            f"layer is {shared(layers, 'in')}; intervals are over units.",
-            important=True,
-        )
-    ]
+    yield Finding(
+        claim=f"{claim}.",
+        says=says,
+        estimates=[_shares(measure, shares)]
+        + [_shares(f"{measure}, all dissected layers", everywhere)] * bool(everywhere),
+        note=f"Detectors are units with an IoU above {tables.minimum:g}. The last dissected "
+        f"layer is {shared(layers, 'in')}; intervals are over units.",
+        important=True,
+    )
 
 
-def _chance(tables: DissectionTables) -> list[Finding]:
+def _chance(tables: DissectionTables) -> Iterator[Finding]:
     """Whether the shares exceed those of the same masks with other images' labels."""
     says, estimates = list[Says](), list[Measured]()
     missed: dict[str, tuple[str, ...]] = {}
@@ -103,7 +98,7 @@ def _chance(tables: DissectionTables) -> list[Finding]:
             if missed[images]:
                 says.append(Says(name, missed[images], "open", (DETECTORS,)))
     if not estimates:
-        return []
+        return
     claim = "On real images, more units detect a concept than by chance."
     if real := missed.get("real"):
         claim = (
@@ -112,16 +107,14 @@ def _chance(tables: DissectionTables) -> list[Finding]:
         )
     elif attacked := missed.get("adversarial"):
         claim += f" Under attack this is not established for {listed(attacked)}."
-    return [
-        Finding(
-            claim=claim,
-            says=says,
-            estimates=estimates,
-            note="By chance: the same masks with the labels of other images. " + OVER_UNITS,
-            important=bool(real),
-            warning=bool(real),
-        )
-    ]
+    yield Finding(
+        claim=claim,
+        says=says,
+        estimates=estimates,
+        note="By chance: the same masks with the labels of other images. " + OVER_UNITS,
+        important=bool(real),
+        warning=bool(real),
+    )
 
 
 def _above_chance(row: Row) -> bool:
@@ -129,7 +122,7 @@ def _above_chance(row: Row) -> bool:
     return row["share"] > row["permuted_share"] and not share(row).overlaps(by_chance)
 
 
-def _attacked(tables: DissectionTables) -> list[Finding]:
+def _attacked(tables: DissectionTables) -> Iterator[Finding]:
     """D19's Table 2 in words."""
     says, estimates = list[Says](), list[Measured]()
     values, attacks = dict[str, str](), dict[str, str]()
@@ -161,23 +154,21 @@ def _attacked(tables: DissectionTables) -> list[Finding]:
         if row := tables.attacked(model):
             attacks[model] = attack_name(row)
     if not says:
-        return []
-    return [
-        Finding(
-            claim=f"Under attack the {DETECTORS} {moves(says, more=values)}.",
-            says=says,
-            estimates=estimates
-            + [_shares(f"{DETECTORS} by chance, {AGAIN}", by_chance)] * bool(by_chance),
-            note=(f"The attack is {shared(attacks)}. " if attacks else "")
-            + "Activation thresholds are those of the real images. "
-            + OVER_UNITS
-            + tables.tested,
-            important=True,
-        )
-    ]
+        return
+    yield Finding(
+        claim=f"Under attack the {DETECTORS} {moves(says, more=values)}.",
+        says=says,
+        estimates=estimates
+        + [_shares(f"{DETECTORS} by chance, {AGAIN}", by_chance)] * bool(by_chance),
+        note=(f"The attack is {shared(attacks)}. " if attacks else "")
+        + "Activation thresholds are those of the real images. "
+        + OVER_UNITS
+        + tables.tested,
+        important=True,
+    )
 
 
-def _fates(tables: DissectionTables) -> list[Finding]:
+def _fates(tables: DissectionTables) -> Iterator[Finding]:
     """Which detectors keep their concept: what shares alone do not say."""
     fates = {
         model: fate
@@ -185,7 +176,7 @@ def _fates(tables: DissectionTables) -> list[Finding]:
         if (fate := tables.fates((model, layer), "adversarial")) and fate.detectors
     }
     if not fates:
-        return []
+        return
     kept = {model: fate.estimate(fate.kept) for model, fate in fates.items()}
     gained = [f"{count(fate.gained)} in {model}" for model, fate in fates.items()]
     says = (
@@ -198,19 +189,17 @@ def _fates(tables: DissectionTables) -> list[Finding]:
     if says:
         more, what = "keep their very concept more often", "how many keep their concept"
         claim = ranked(says, "detectors of", more, where="Under attack, ", what=what)
-    return [
-        Finding(
-            claim=f"{claim}.",
-            says=says,
-            estimates=[
-                _shares("detectors that keep their concept", kept, "detectors"),
-                *(_fate(model, fate) for model, fate in fates.items()),
-            ],
-            note=f"Other units detect a concept only under attack: {listed(gained)}. Last "
-            "dissected layer; intervals over detectors.",
-            important=True,
-        )
-    ]
+    yield Finding(
+        claim=f"{claim}.",
+        says=says,
+        estimates=[
+            _shares("detectors that keep their concept", kept, "detectors"),
+            *(_fate(model, fate) for model, fate in fates.items()),
+        ],
+        note=f"Other units detect a concept only under attack: {listed(gained)}. Last "
+        "dissected layer; intervals over detectors.",
+        important=True,
+    )
 
 
 def _fate(model: str, fates: Fates) -> Measured:
@@ -227,7 +216,7 @@ def _fate(model: str, fates: Fates) -> Measured:
     )
 
 
-def _by_category(tables: DissectionTables) -> list[Finding]:
+def _by_category(tables: DissectionTables) -> Iterator[Finding]:
     """Categories whose share is established to change."""
     says, estimates = list[Says](), list[Measured]()
     for model, layer in tables.last:
@@ -244,20 +233,18 @@ def _by_category(tables: DissectionTables) -> list[Finding]:
                 shares = {REAL: share(real), "under attack": share(adversarial)}
                 estimates.append(_shares(name, shares, model=model))
     if not says:
-        return []
+        return
     changes = [
         f"{'fewer' if said.direction == 'lower' else 'more'} {said.measure} in {said.of[0]}"
         for said in says
     ]
-    return [
-        Finding(
-            claim=f"By category, these changes under attack are established: {listed(changes)}.",
-            says=says,
-            estimates=estimates,
-            note=OVER_UNITS
-            + (tables.tested or " Where a category is not named, its intervals overlap."),
-        )
-    ]
+    yield Finding(
+        claim=f"By category, these changes under attack are established: {listed(changes)}.",
+        says=says,
+        estimates=estimates,
+        note=OVER_UNITS
+        + (tables.tested or " Where a category is not named, its intervals overlap."),
+    )
 
 
 def _successes(tables: DissectionTables) -> dict[str, Estimate]:
@@ -269,10 +256,10 @@ def _successes(tables: DissectionTables) -> dict[str, Estimate]:
     }
 
 
-def _success(tables: DissectionTables) -> list[Finding]:
+def _success(tables: DissectionTables) -> Iterator[Finding]:
     successes = _successes(tables)
     if not successes:
-        return []
+        return
     name = "attack success"
     if weak := tuple(model for model, success in successes.items() if success.value < WEAK):
         says = [Says(name, weak, "lower", (f"{WEAK}",))]
@@ -285,58 +272,52 @@ def _success(tables: DissectionTables) -> list[Finding]:
         says = [Says(name, (most,), "higher", (least,))]
         claim = "Under attack the models cannot be compared: the attack's success differs."
     else:
-        return []
-    return [
-        Finding(
-            claim=claim,
-            says=says,
-            estimates=[_shares(name, successes, "images")],
-            note="Success is the share of images on which the attack reached its goal: its target "
-            "class, or any class but the one before. Where the model still sees the images as what "
-            "they are, its units mostly do too.",
-            important=True,
-            warning=True,
-        )
-    ]
+        return
+    yield Finding(
+        claim=claim,
+        says=says,
+        estimates=[_shares(name, successes, "images")],
+        note="Success is the share of images on which the attack reached its goal: its target "
+        "class, or any class but the one before. Where the model still sees the images as what "
+        "they are, its units mostly do too.",
+        important=True,
+        warning=True,
+    )
 
 
-def _weight(tables: DissectionTables) -> list[Finding]:
+def _weight(tables: DissectionTables) -> Iterator[Finding]:
     """An attack that was allowed any change may have removed what the units should find."""
     models = [row["model"] for row in tables.images.known("weight") if row["weight"] >= HEAVIEST]
     if not models:
-        return []
-    return [
-        Finding(
-            claim=f"On {listed(models)} the attack changes images as far as its steps reach.",
-            says=[Says("weight λ of the attack", tuple(models), "higher", (f"{HEAVIEST:g}",))],
-            note=f"No weight λ below {HEAVIEST:g} reached the wanted success, so the size of "
-            "the change plays no part. What units lose there may be lost from the images.",
-            warning=True,
-        )
-    ]
+        return
+    yield Finding(
+        claim=f"On {listed(models)} the attack changes images as far as its steps reach.",
+        says=[Says("weight λ of the attack", tuple(models), "higher", (f"{HEAVIEST:g}",))],
+        note=f"No weight λ below {HEAVIEST:g} reached the wanted success, so the size of "
+        "the change plays no part. What units lose there may be lost from the images.",
+        warning=True,
+    )
 
 
-def _data(tables: DissectionTables) -> list[Finding]:
+def _data(tables: DissectionTables) -> Iterator[Finding]:
     small = {
         row["data"]: f"{row['data']} has {count(row['n'])} images and {count(row['labels'])} labels"
         for row in tables.images
         if any(row[name] < full / 2 for name, full in BRODEN.items())
     }
     if not small:
-        return []
-    return [
-        Finding(
-            claim="These shares do not compare with published ones: the data set is much smaller.",
-            says=[Says("images and labels", tuple(small), "lower", ("half of Broden 1.0",))],
-            note=f"{listed(list(small.values()))}, Broden 1.0 {count(BRODEN['n'])} and "
-            f"{count(BRODEN['labels'])}. A unit can only detect what is labeled, and chance "
-            "depends on the labels; models and layers within this run do compare.",
-            warning=True,
-        )
-    ]
+        return
+    yield Finding(
+        claim="These shares do not compare with published ones: the data set is much smaller.",
+        says=[Says("images and labels", tuple(small), "lower", ("half of Broden 1.0",))],
+        note=f"{listed(list(small.values()))}, Broden 1.0 {count(BRODEN['n'])} and "
+        f"{count(BRODEN['labels'])}. A unit can only detect what is labeled, and chance "
+        "depends on the labels; models and layers within this run do compare.",
+        warning=True,
+    )
 
 
-def _thresholds(tables: DissectionTables) -> list[Finding]:
+def _thresholds(tables: DissectionTables) -> Iterator[Finding]:
     silent, rare = dict[str, Estimate](), dict[str, Estimate]()
     for rows in tables.units.where(images="real").split("model"):
         model, n = rows[0]["model"], len(rows)
@@ -347,19 +328,17 @@ def _thresholds(tables: DissectionTables) -> list[Finding]:
         sum(round(e.value * e.n) for e in estimates.values()) for estimates in (silent, rare)
     )
     if not dead and not zero:
-        return []
+        return
     quantile = next((row["quantile"] for row in tables.images), 0.005)
-    return [
-        Finding(
-            claim=f"Units that never respond to these images: {count(dead)}; that respond so "
-            f"rarely that their threshold is 0: {count(zero)}.",
-            estimates=[
-                Measured(name="units that are never positive", estimates=silent, form="count"),
-                Measured(name="units with a threshold of 0", estimates=rare, form="count"),
-            ],
-            note=f"A threshold is 0 where a unit is positive at no more than {100 * quantile:g}% "
-            "of the positions; its mask is then every positive position. Both kinds count as "
-            "units in every share, over all dissected layers.",
-            warning=zero > 0,
-        )
-    ]
+    yield Finding(
+        claim=f"Units that never respond to these images: {count(dead)}; that respond so "
+        f"rarely that their threshold is 0: {count(zero)}.",
+        estimates=[
+            Measured(name="units that are never positive", estimates=silent, form="count"),
+            Measured(name="units with a threshold of 0", estimates=rare, form="count"),
+        ],
+        note=f"A threshold is 0 where a unit is positive at no more than {100 * quantile:g}% "
+        "of the positions; its mask is then every positive position. Both kinds count as "
+        "units in every share, over all dissected layers.",
+        warning=zero > 0,
+    )

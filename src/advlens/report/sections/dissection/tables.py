@@ -10,15 +10,7 @@ from advlens.report.figures import category_order
 from advlens.report.paired import tested_change
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import TABLES, Row
-from advlens.words import (
-    Estimate,
-    Says,
-    attack_name,
-    changed,
-    count,
-    listed,
-    percent,
-)
+from advlens.words import Estimate, Says, attack_name, changed, count, listed, percent
 
 ALL = "all layers"
 MINIMUM = 0.04

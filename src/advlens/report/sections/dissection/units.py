@@ -2,17 +2,10 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
-from advlens.report.blocks import (
-    Block,
-    BrowserColumn,
-    Cell,
-    Grid,
-    GridBlock,
-    NoteBlock,
-    UnitBrowserBlock,
-)
+from advlens.report.blocks import Block, BrowserColumn, NoteBlock, UnitBrowserBlock
+from advlens.report.grids import Grid, GridBlock, cells
 from advlens.report.sections.dissection.tables import DissectionTables, Unit, unit_of
 from advlens.runs.columns import NAMED
 from advlens.runs.tables import Row
@@ -73,19 +66,6 @@ def grid_name(unit: Unit) -> str:
 def _grid(tables: DissectionTables, unit: Unit, sheet: str) -> Grid:
     model, layer, place = unit
 
-    def cells(images: str) -> list[Cell]:
-        rows = tables.pictures.where(model=model, layer=layer, unit=place, images=images)
-        return [
-            Cell(
-                file=row["file"],
-                label=row["label"],
-                predicted=row["predicted"],
-                framed=row["framed"],
-                map=row["map"],
-            )
-            for row in rows.ordered("rank")
-        ]
-
     real, adversarial = (tables.by_unit[images].get(unit) for images in ("real", "adversarial"))
     measures = {"Real": _concept(real)} if real else {}
     if adversarial:
@@ -96,8 +76,7 @@ def _grid(tables: DissectionTables, unit: Unit, sheet: str) -> Grid:
         layer=layer,
         unit=place,
         measures=measures,
-        real=cells("real"),
-        adversarial=cells("adversarial"),
+        kinds=cells(tables.pictures.where(model=model, layer=layer, unit=place)),
         sheet=sheet,
     )
 
@@ -106,11 +85,11 @@ def _concept(row: Row) -> str:
     return f"{row['concept']}, IoU {number(row['iou'])}" if row["label"] else "no concept"
 
 
-def browser(tables: DissectionTables) -> list[Block]:
+def browser(tables: DissectionTables) -> Iterator[Block]:
     """All units of all layers; columns of what was not measured are left out."""
     real, adversarial = tables.by_unit["real"], tables.by_unit["adversarial"]
     if not real:
-        return []
+        return
     neurons = {unit_of(row): row for row in tables.neurons}
     classes = {(row["images"], *unit_of(row)): classes_text(row, 2) for row in tables.classes}
     pictured = set(map(unit_of, tables.pictures))
@@ -155,24 +134,22 @@ def browser(tables: DissectionTables) -> list[Block]:
             column = dataclasses.replace(column, filter="")
         if values:
             measured.append((column, cell))
-    return [
-        UnitBrowserBlock(
-            title="All units",
-            caption="Each dissected unit with its best concept, whether or not its IoU makes it a "
-            f"detector (above {tables.minimum:g}), and the best IoU of its masks with the labels "
-            "of other images."
-            + (
-                " Change compares what it detects on real and on adversarial images: kept (the "
-                "same concept), changed (another one), lost, gained, or none on either."
-                if adversarial
-                else ""
-            ),
-            file="dissection.csv",
-            columns=[column for column, _ in measured],
-            rows=[[_filled(column, cell(unit)) for column, cell in measured] for unit in real],
-            grids=[grid_name(unit) if unit in pictured else "" for unit in real],
-        )
-    ]
+    yield UnitBrowserBlock(
+        title="All units",
+        caption="Each dissected unit with its best concept, whether or not its IoU makes it a "
+        f"detector (above {tables.minimum:g}), and the best IoU of its masks with the labels "
+        "of other images."
+        + (
+            " Change compares what it detects on real and on adversarial images: kept (the "
+            "same concept), changed (another one), lost, gained, or none on either."
+            if adversarial
+            else ""
+        ),
+        file="dissection.csv",
+        columns=[column for column, _ in measured],
+        rows=[[_filled(column, cell(unit)) for column, cell in measured] for unit in real],
+        grids=[grid_name(unit) if unit in pictured else "" for unit in real],
+    )
 
 
 def _filled(column: BrowserColumn, cell: str | float | None) -> str | float | None:

@@ -1,6 +1,7 @@
 """What the report says of features: what a model has learned, as pictures and as distances."""
 
 import itertools
+from collections.abc import Iterator
 
 from advlens.report.blocks import (
     Block,
@@ -22,6 +23,29 @@ from advlens.words import number
 
 HEADINGS = {"visualized": "Visualized", "most": "Most active", "least": "Least active"}
 
+TERMS = (
+    Term(
+        name="Representation",
+        meaning="The numbers from which the model's last layer reads the class.",
+    ),
+    Term(
+        name="Feature distance",
+        meaning="How far two images lie apart in the features of a network that has no part in the "
+        "audit. It stands in for a look at both. Of an inverted image and its target it is the "
+        "lower, the more of an image the representation keeps.",
+    ),
+    Term(
+        name="FID",
+        meaning="Fréchet distance of two sets of images, by mean and covariance of their features: "
+        "0 for equal sets. Few images make it too high, so it compares only at equal numbers.",
+    ),
+    Term(
+        name="KID",
+        meaning="A distance of two sets of images without that bias, and with an interval: about 0 "
+        "for equal sets, slightly below it by chance. Of generated and real images it is low where "
+        "classes look to the model as they really do.",
+    ),
+)
 SOURCES = NoteBlock(
     title="Sources",
     text="B23: Boychev, Interpretable Computer Vision Models through Adversarial Training, 2023. "
@@ -57,38 +81,13 @@ def section(results: Results) -> Section | None:
 
 
 def _terms(tables: FeatureTables) -> list[Term]:
-    terms = [
-        Term(
-            name="Representation",
-            meaning="The numbers from which the model's last layer reads the class.",
-        )
-    ]
-    if tables.layers:
-        terms.append(
-            Term(
-                name="Feature distance",
-                meaning="How far two images lie apart in the features of a network that has no "
-                "part in the audit. It stands in for a look at both.",
-            )
-        )
-    if tables.distances.one(measure="fid"):
-        terms.append(
-            Term(
-                name="FID",
-                meaning="Fréchet distance of two sets of images, by mean and covariance of their "
-                "features: 0 for equal sets. Few images make it too high, so it compares only "
-                "at equal numbers.",
-            )
-        )
-    if tables.distances.one(measure="kid"):
-        terms.append(
-            Term(
-                name="KID",
-                meaning="A distance of two sets of images without that bias, and with an "
-                "interval: about 0 for equal sets, slightly below it by chance.",
-            )
-        )
-    return terms
+    measured = {
+        "Representation": True,
+        "Feature distance": tables.layers,
+        "FID": tables.distances.one(measure="fid"),
+        "KID": tables.distances.one(measure="kid"),
+    }
+    return [term for term in TERMS if measured[term.name]]
 
 
 def _scores(tables: FeatureTables) -> list[Score]:
@@ -98,49 +97,44 @@ def _scores(tables: FeatureTables) -> list[Score]:
             scores.append(
                 Score(
                     label="Distance of inverted images",
-                    explanation=f"Inverted from {start_text(start)}, by "
-                    f"{tables.layer(measure)}. Lower: the representation keeps more of an image.",
                     estimates=tables.inverted(start, measure),
-                    notes=dict.fromkeys(tables.models, ""),
+                    notes=dict.fromkeys(
+                        tables.models, f"from {start_text(start)}, by {tables.layer(measure)}"
+                    ),
                 )
             )
     for measured in tables.networks[:1]:
         scores.append(
             Score(
                 label="Distance of generated images (KID)",
-                explanation="From real images of the same classes, in the features of "
-                f"{measured.features}. Lower: classes look to the model as they really do.",
                 estimates=tables.distance("generated", "kid", measured),
-                notes=dict.fromkeys(tables.models, ""),
+                notes=dict.fromkeys(tables.models, f"features of {measured.features}"),
             )
         )
     return scores
 
 
-def _visualized(tables: FeatureTables) -> list[Block]:
+def _visualized(tables: FeatureTables) -> Iterator[Block]:
     """Components beside the images that activate them most and least."""
     rows = tables.visualization_pictures
     if not rows:
-        return []
+        return
     each = [rows.where(model=model).split("component") for model in tables.models]
-    return [
-        NoteBlock(
-            title="What does a component stand for?",
-            text="A component is one number of the representation from which the model reads the "
-            "class. An image is changed until the component is as high as it gets. Where the "
-            "result shows what the most active images have in common, the component stands for "
-            "something that people see. Components of two models have nothing to do with each "
-            "other.",
-        ),
-        PictureRowsBlock(
-            name="visualization",
-            title="Components of the representation",
-            caption="Below each picture: its class, and how active it makes the component. Figures "
-            "5, 9, 12 and 15 of B23 show one component each: 130 in figure 5, 492 in figure 9.",
-            file="visualization_pictures.csv",
-            rows=[_row(mine) for place in itertools.zip_longest(*each) for mine in place if mine],
-        ),
-    ]
+    yield NoteBlock(
+        title="What does a component stand for?",
+        text="A component is one number of the representation from which the model reads the "
+        "class. An image is changed until the component is as high as it gets. Where the result "
+        "shows what the most active images have in common, the component stands for something that "
+        "people see. Components of two models have nothing to do with each other.",
+    )
+    yield PictureRowsBlock(
+        name="visualization",
+        title="Components of the representation",
+        caption="Below each picture: its class, and how active it makes the component. Figures "
+        "5, 9, 12 and 15 of B23 show one component each: 130 in figure 5, 492 in figure 9.",
+        file="visualization_pictures.csv",
+        rows=[_row(mine) for place in itertools.zip_longest(*each) for mine in place if mine],
+    )
 
 
 def _row(rows: Rows) -> PictureRow:

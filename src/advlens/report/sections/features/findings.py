@@ -1,7 +1,7 @@
 """What the tables of features say about these models, in sentences."""
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from advlens.report.blocks import Finding, Measured
 from advlens.report.sections.features.tables import STARTS, FeatureTables, Network, network
@@ -18,10 +18,7 @@ def findings(tables: FeatureTables) -> list[Finding]:
         result += _inverted(tables, measure, important=place == 0)
     result += _unmatched(tables)
     for place, measured in enumerate(tables.networks):
-        result += [
-            *_nearest(tables, measured, important=place == 0),
-            *_bounds(tables, measured),
-        ]
+        result += [*_nearest(tables, measured, important=place == 0), *_bounds(tables, measured)]
     return [*result, *_recognized(tables), *_leak(tables), *_few(tables), *_features(tables)]
 
 
@@ -36,11 +33,11 @@ def _each(tables: FeatureTables, measure: str) -> dict[str, dict[str, Estimate]]
     return {start: distances for start, distances in by_start.items() if distances}
 
 
-def _inverted(tables: FeatureTables, measure: str, *, important: bool) -> list[Finding]:
+def _inverted(tables: FeatureTables, measure: str, *, important: bool) -> Iterator[Finding]:
     """Whose inversions look like their targets."""
     each = _each(tables, measure)
     if not each:
-        return []
+        return
     by = "pixels" if measure == "pixels" else tables.layer(measure)
     name, more = f"distance by {by}", f"come nearer to their targets, by {by},"
     names = {start: f"{name}, from {start_text(start)}" for start in each}
@@ -68,33 +65,29 @@ def _inverted(tables: FeatureTables, measure: str, *, important: bool) -> list[F
             for s, f in apart.items()
         )
     matched = _each(tables, "representation")
-    return [
-        Finding(
-            claim=claim,
-            says=says,
-            estimates=[
-                *(
-                    Measured(
-                        name=names[start], estimates=distances, paired=nearer[start] is not None
-                    )
-                    for start, distances in each.items()
-                ),
-                *(
-                    dataclasses.replace(measured, name=f"{measured.name}, from {start_text(start)}")
-                    for start, pairs in nearer.items()
-                    if pairs is not None
-                    for measured in [tables.paired(start, measure).measured()]
-                ),
-                *(
-                    Measured(name=_representation(start), estimates=distances)
-                    for start, distances in matched.items()
-                ),
-            ],
-            note="Means of each image's distance from its target; lower is nearer."
-            + (f" {_tested(tables, each, measure)}" if known else ""),
-            important=important,
-        )
-    ]
+    yield Finding(
+        claim=claim,
+        says=says,
+        estimates=[
+            *(
+                Measured(name=names[start], estimates=distances, paired=nearer[start] is not None)
+                for start, distances in each.items()
+            ),
+            *(
+                dataclasses.replace(measured, name=f"{measured.name}, from {start_text(start)}")
+                for start, pairs in nearer.items()
+                if pairs is not None
+                for measured in [tables.paired(start, measure).measured()]
+            ),
+            *(
+                Measured(name=_representation(start), estimates=distances)
+                for start, distances in matched.items()
+            ),
+        ],
+        note="Means of each image's distance from its target; lower is nearer."
+        + (f" {_tested(tables, each, measure)}" if known else ""),
+        important=important,
+    )
 
 
 def _nearer(
@@ -115,7 +108,7 @@ def _representation(start: str) -> str:
     return f"distance of representations, from {start_text(start)}"
 
 
-def _unmatched(tables: FeatureTables) -> list[Finding]:
+def _unmatched(tables: FeatureTables) -> Iterator[Finding]:
     """An inversion that did not reach its target says nothing about the representation."""
     each = _each(tables, "representation")
     far = {
@@ -124,26 +117,21 @@ def _unmatched(tables: FeatureTables) -> list[Finding]:
     }
     far = {start: models for start, models in far.items() if models}
     if not far:
-        return []
+        return
     models = list(dict.fromkeys(model for models in far.values() for model in models))
     steps = listed([count(n) for n in sorted(tables.inversion.values("steps"))])
-    return [
-        Finding(
-            claim=f"Inversions did not reach the representations of {listed(models)}.",
-            says=[
-                Says(_representation(start), models, "higher", (f"{UNMATCHED}",))
-                for start, models in far.items()
-            ],
-            estimates=[
-                Measured(name=_representation(start), estimates=each[start]) for start in far
-            ],
-            note=f"A distance is a part of the target's length, after {steps} steps. Above "
-            f"{UNMATCHED} the pictures show how far the steps went, not what the representation "
-            "keeps.",
-            important=True,
-            warning=True,
-        )
-    ]
+    yield Finding(
+        claim=f"Inversions did not reach the representations of {listed(models)}.",
+        says=[
+            Says(_representation(start), models, "higher", (f"{UNMATCHED}",))
+            for start, models in far.items()
+        ],
+        estimates=[Measured(name=_representation(start), estimates=each[start]) for start in far],
+        note=f"A distance is a part of the target's length, after {steps} steps. Above {UNMATCHED} "
+        "the pictures show how far the steps went, not what the representation keeps.",
+        important=True,
+        warning=True,
+    )
 
 
 def _behind(tables: FeatureTables, measured: Network) -> str:
@@ -155,11 +143,11 @@ def _behind(tables: FeatureTables, measured: Network) -> str:
     return f"n = {count(made)} generated against {count(real)} real images{of}; {measured.text}."
 
 
-def _nearest(tables: FeatureTables, measured: Network, *, important: bool) -> list[Finding]:
+def _nearest(tables: FeatureTables, measured: Network, *, important: bool) -> Iterator[Finding]:
     """Tables 2 and 5 of B23 in words; KID decides, for it has an interval."""
     kid, fid = (tables.distance("generated", name, measured) for name in ("kid", "fid"))
     if not kid and not fid:
-        return []
+        return
     says = ranking("KID", kid, lower=True)
     name, distances = ("KID", kid) if kid else ("FID", fid)
     if len(distances) == 1:
@@ -179,20 +167,18 @@ def _nearest(tables: FeatureTables, measured: Network, *, important: bool) -> li
     else:
         says = (Says("FID", tuple(fid), "open"),)
         claim = "How near generated images are to real ones: FID alone establishes no difference"
-    return [
-        Finding(
-            claim=f"{claim}.",
-            says=says,
-            estimates=[
-                Measured(name=name, estimates=each)
-                for name, each in (("KID", kid), ("FID", fid))
-                if each
-            ],
-            note=("" if all(f.low is not None for f in fid.values()) else "FID has no interval. ")
-            + _behind(tables, measured),
-            important=important,
-        )
-    ]
+    yield Finding(
+        claim=f"{claim}.",
+        says=says,
+        estimates=[
+            Measured(name=name, estimates=each)
+            for name, each in (("KID", kid), ("FID", fid))
+            if each
+        ],
+        note=("" if all(f.low is not None for f in fid.values()) else "FID has no interval. ")
+        + _behind(tables, measured),
+        important=important,
+    )
 
 
 def _otherwise(said: Says, fid: Mapping[str, Estimate]) -> bool:
@@ -205,7 +191,7 @@ def _otherwise(said: Says, fid: Mapping[str, Estimate]) -> bool:
     )
 
 
-def _bounds(tables: FeatureTables, measured: Network) -> list[Finding]:
+def _bounds(tables: FeatureTables, measured: Network) -> Iterator[Finding]:
     """Whether generation brought images nearer to real ones than they were at the start."""
     name = "kid" if tables.distance("generated", "kid", measured) else "fid"
     by_images = {
@@ -218,33 +204,31 @@ def _bounds(tables: FeatureTables, measured: Network) -> list[Finding]:
         if model in start
     ]
     if not says:
-        return []
+        return
     words = {
         "lower": "nearer to real ones",
         "higher": "farther from real ones",
         "open": "by no established distance",
     }
-    return [
-        Finding(
-            claim=f"By {title}, generation moves start images {moves(says, words)}.",
-            says=says,
-            estimates=[
-                Measured(name=f"{title} of {images} images", estimates=each)
-                for images, each in by_images.items()
-                if each
-            ],
-            note=_behind(tables, measured) + tables.compared(),
-        )
-    ]
+    yield Finding(
+        claim=f"By {title}, generation moves start images {moves(says, words)}.",
+        says=says,
+        estimates=[
+            Measured(name=f"{title} of {images} images", estimates=each)
+            for images, each in by_images.items()
+            if each
+        ],
+        note=_behind(tables, measured) + tables.compared(),
+    )
 
 
-def _recognized(tables: FeatureTables) -> list[Finding]:
+def _recognized(tables: FeatureTables) -> Iterator[Finding]:
     """Whether others see the class: what only its own model takes for it shows it to nobody."""
     each = {name: tables.recognized("generated", name) for name in tables.recognizers}
     each = {name: shares for name, shares in each.items() if shares}
     models = [model for model in tables.models if any(model in shares for shares in each.values())]
     if not models:
-        return []
+        return
     asked = next((name for name, shares in each.items() if len(shares) == len(models) > 1), None)
     says: tuple[Says, ...] = ()
     if asked:
@@ -267,14 +251,12 @@ def _recognized(tables: FeatureTables) -> list[Finding]:
         if starts := tables.recognized("start", name):
             title = f"start images recognized by {name}"
             estimates.append(Measured(name=title, estimates=starts, form="percent"))
-    return [
-        Finding(
-            claim=f"{claim}.",
-            says=says,
-            estimates=estimates,
-            note="Recognized are images that the network takes for the wanted class.",
-        )
-    ]
+    yield Finding(
+        claim=f"{claim}.",
+        says=says,
+        estimates=estimates,
+        note="Recognized are images that the network takes for the wanted class.",
+    )
 
 
 def _range(values: list[float]) -> str:
@@ -282,25 +264,21 @@ def _range(values: list[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _leak(tables: FeatureTables) -> list[Finding]:
+def _leak(tables: FeatureTables) -> Iterator[Finding]:
     """B23 fits the Gaussians to the images that it then compares with."""
     if not tables.leaks:
-        return []
-    return [
-        Finding(
-            claim="Start images are drawn from Gaussians of the very images that they are compared "
-            "with, as in B23.",
-            says=[
-                Says("images of the Gaussians", (name,), "open", (name,)) for name in tables.leaks
-            ],
-            note="So FID and KID of start and generated images are too low: the starts know "
-            f"{listed(tables.leaks)} already. --gaussians train fits them to other images.",
-            warning=True,
-        )
-    ]
+        return
+    yield Finding(
+        claim="Start images are drawn from Gaussians of the very images that they are compared "
+        "with, as in B23.",
+        says=[Says("images of the Gaussians", (name,), "open", (name,)) for name in tables.leaks],
+        note="So FID and KID of start and generated images are too low: the starts know "
+        f"{listed(tables.leaks)} already. --gaussians train fits them to other images.",
+        warning=True,
+    )
 
 
-def _few(tables: FeatureTables) -> list[Finding]:
+def _few(tables: FeatureTables) -> Iterator[Finding]:
     """As many images as features are needed for a covariance of full rank."""
     samples: dict[Network, list[int]] = {}
     for row in tables.distances.where(measure="fid"):
@@ -308,30 +286,25 @@ def _few(tables: FeatureTables) -> list[Finding]:
         if row["dimension"] and least <= row["dimension"]:
             samples.setdefault(network(row), []).append(least)
     if not samples:
-        return []
+        return
     texts = [f"{count(min(sizes))} images, {measured.text}" for measured, sizes in samples.items()]
-    return [
-        Finding(
-            claim="FID rests on fewer images than features and is too high; only KID compares.",
-            says=[Says("images of FID", tuple(m.text for m in samples), "lower", ("features",))],
-            note=f"{listed(texts)}: the covariance of so few images is singular, and FID is "
-            "biased upward, for every model alike. FIDs of equal n may be compared, none with "
-            "published ones.",
-            warning=True,
-        )
-    ]
+    yield Finding(
+        claim="FID rests on fewer images than features and is too high; only KID compares.",
+        says=[Says("images of FID", tuple(m.text for m in samples), "lower", ("features",))],
+        note=f"{listed(texts)}: the covariance of so few images is singular, and FID is biased "
+        "upward, for every model alike. FIDs of equal n may be compared, none with published ones.",
+        warning=True,
+    )
 
 
-def _features(tables: FeatureTables) -> list[Finding]:
+def _features(tables: FeatureTables) -> Iterator[Finding]:
     others = [m.text for m in tables.networks if not m.is_inception]
     if not others or any(m.is_inception for m in tables.networks):
-        return []
-    return [
-        Finding(
-            claim="FID and KID here do not compare with published ones: the features differ.",
-            says=[Says("features of FID and KID", tuple(others), "open", ("Inception-v3",))],
-            note=f"They were measured by {listed(others)}; published scores rest on 2048 "
-            "features of Inception-v3. Models within this run do compare.",
-            warning=True,
-        )
-    ]
+        return
+    yield Finding(
+        claim="FID and KID here do not compare with published ones: the features differ.",
+        says=[Says("features of FID and KID", tuple(others), "open", ("Inception-v3",))],
+        note=f"They were measured by {listed(others)}; published scores rest on 2048 "
+        "features of Inception-v3. Models within this run do compare.",
+        warning=True,
+    )

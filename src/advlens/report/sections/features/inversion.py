@@ -1,5 +1,7 @@
 """What a model's representation keeps of an image."""
 
+from collections.abc import Iterator
+
 from advlens.report.blocks import (
     MODEL,
     Block,
@@ -13,7 +15,6 @@ from advlens.report.blocks import (
     TableBlock,
 )
 from advlens.report.sections.features.findings import start_text
-from advlens.report.sections.features.generation import STEPS, inversion_table
 from advlens.report.sections.features.tables import FeatureTables, layer_name
 from advlens.runs.results import Rows
 from advlens.runs.tables import Row
@@ -35,20 +36,19 @@ def blocks(tables: FeatureTables) -> list[Block]:
         ),
         *_pictures(tables),
         *_table(tables),
-        *inversion_table(tables),
     ]
 
 
-def _pictures(tables: FeatureTables) -> list[Block]:
+def _pictures(tables: FeatureTables) -> Iterator[Block]:
     rows = tables.inversion_pictures
     names = file_names("inversions", ((start,) for start in rows.values("start")))
-    return [
+    yield from (
         PictureRowsBlock(
             name=names[start,],
             title=f"From {start_text(start)}",
             caption="Below each inverted image stands the distance of its representation from the "
             f"target's, relative to the target's length.{_steps(tables, start)} Figures 4, 8, 11 "
-            f"and 18 of B23 show inversions after {count(STEPS)} steps of 1, L2 ε = 1000.",
+            "and 18 of B23 show inversions after 10,000 steps of 1, L2 ε = 1000.",
             file="inversion_pictures.csv",
             rows=[
                 _row(tables, mine)
@@ -58,7 +58,7 @@ def _pictures(tables: FeatureTables) -> list[Block]:
             ],
         )
         for start in rows.values("start")
-    ]
+    )
 
 
 def _steps(tables: FeatureTables, start: str) -> str:
@@ -107,9 +107,9 @@ def _networks(tables: FeatureTables) -> str:
     return f", of features by {listed(networks)}" if networks else ""
 
 
-def _table(tables: FeatureTables) -> list[Block]:
+def _table(tables: FeatureTables) -> Iterator[Block]:
     if not tables.inversion:
-        return []
+        return
 
     def column(measure: str) -> Column:
         def cell(row: Row) -> str:
@@ -124,24 +124,22 @@ def _table(tables: FeatureTables) -> list[Block]:
         title = TITLES.get(measure) or layer_name(measure).capitalize()
         return Column(header=title, cell=cell)
 
-    return [
-        TableBlock(
-            caption="Mean distance of inverted images from their targets, with 95% intervals over "
-            "images, their spread (standard deviation), and the distance of the untouched starts; "
-            "lower is nearer. Own representation: "
-            f"relative to its length; the others are L2 distances{_networks(tables)}.",
-            file="inversion.csv",
-            columns=[
-                Column(header="Start", cell=lambda row: row["start"], kind="text"),
-                MODEL,
-                *map(column, tables.inversion.values("measure")),
-                N,
-            ],
-            rows=[
-                row
-                for start in tables.starts
-                for model in tables.models
-                if (row := tables.inversion.one(start=start, model=model))
-            ],
-        )
-    ]
+    yield TableBlock(
+        caption="Mean distance of inverted images from their targets, with 95% intervals over "
+        "images, their spread (standard deviation), and the distance of the untouched starts; "
+        "lower is nearer. Own representation: "
+        f"relative to its length; the others are L2 distances{_networks(tables)}.",
+        file="inversion.csv",
+        columns=[
+            Column(header="Start", cell=lambda row: row["start"], kind="text"),
+            MODEL,
+            *map(column, tables.inversion.values("measure")),
+            N,
+        ],
+        rows=[
+            row
+            for start in tables.starts
+            for model in tables.models
+            if (row := tables.inversion.one(start=start, model=model))
+        ],
+    )

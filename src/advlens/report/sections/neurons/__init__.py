@@ -81,33 +81,18 @@ def _scores(tables: NeuronTables) -> list[Score]:
     return [
         Score(
             label="Consistency (LC) on real images",
-            explanation="How alike the classes are of the images that excite a unit most: 1 when "
-            "they are one class.",
             estimates=last.estimates("lc"),
             notes={row["model"]: f"mean of {row['layer']}" for row in last},
         ),
-        _score(
-            tables.at_last("fgsm", "consis_adv"),
-            "Consistency under attack (consis_adv)",
-            "The same for the adversarial images that excite it most, by what they really show.",
-        ),
-        _score(
-            tables.at_last("equal-success", "cs1"),
-            "CS1 at equal attack success",
-            "1 when these adversarial images show the same classes as the real ones.",
-        ),
-        _score(
-            tables.at_last("equal-success", "cs2"),
-            "CS2 at equal attack success",
-            "1 when it is the classes aimed at by the attack that match the real ones.",
-        ),
+        _score(tables.at_last("fgsm", "consis_adv"), "Consistency under attack (consis_adv)"),
+        _score(tables.at_last("equal-success", "cs1"), "CS1 at equal attack success"),
+        _score(tables.at_last("equal-success", "cs2"), "CS2 at equal attack success"),
     ]
 
 
-def _score(rows: Rows, label: str, explanation: str) -> Score:
+def _score(rows: Rows, label: str) -> Score:
     return Score(
         label=label,
-        explanation=explanation,
         estimates=rows.estimates(),
         notes={
             row["model"]: f"{attack_name(row)}; success {percent(row['success'])}" for row in rows

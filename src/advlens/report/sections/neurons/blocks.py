@@ -1,29 +1,17 @@
 """Tables, figures and pictures of the neuron section."""
 
 import itertools
+from collections.abc import Collection, Iterator
 
 from advlens.report import figures
-from advlens.report.blocks import (
-    LAYER,
-    MODEL,
-    Block,
-    Cell,
-    Column,
-    FigureBlock,
-    Grid,
-    GridBlock,
-    N,
-    NoteBlock,
-    TableBlock,
-)
-from advlens.report.sections.neurons.findings import is_framed
-from advlens.report.sections.neurons.tables import MEASURES, NeuronTables
+from advlens.report.blocks import LAYER, MODEL, Block, Column, FigureBlock, N, NoteBlock, TableBlock
+from advlens.report.grids import Grid, GridBlock, cells
+from advlens.report.sections.neurons.tables import MEASURES, NAMES, NeuronTables
 from advlens.runs.columns import NAMED
 from advlens.runs.results import Rows
 from advlens.runs.tables import Row
 from advlens.words import (
     NORMS,
-    Estimate,
     attack_name,
     count,
     file_name,
@@ -35,41 +23,40 @@ from advlens.words import (
     shared,
 )
 
+EQUAL = "equal-success"
 MAPS = (
     " Below each picture stands its discrepancy map (D22): within the yellow line, a small patch "
     "of random pixels changes the unit's response by at least half of the largest change."
 )
 
 
-def table1(tables: NeuronTables) -> list[Block]:
+def table1(tables: NeuronTables) -> Iterator[Block]:
     """Table 1 of D19."""
     if not tables.table1:
-        return []
-    return [
-        NoteBlock(
-            title="Does a unit keep standing for one thing?",
-            text="Table 1 of D19: how alike the classes of a unit's strongest images are, real "
-            "and adversarial, averaged over the units of the last convolution.",
-        ),
-        TableBlock(
-            caption="Consistency in the last convolution, on real images and under FGSM, with 95% "
-            "jackknife intervals over images.",
-            file="table1_d19.csv",
-            columns=[
-                MODEL,
-                LAYER,
-                Column(header="LC = consis", cell=lambda row: Estimate.of(row, "consis").text()),
-                Column(header="consis_adv", cell=lambda row: Estimate.of(row, "consis_adv").text()),
-                Column(header="Misclassified", cell=lambda row: percent(row["success"])),
-                Column(header="Live units", cell=lambda row: count(row["units"])),
-                N,
-            ],
-            rows=tables.table1,
-        ),
-    ]
+        return
+    yield NoteBlock(
+        title="Does a unit keep standing for one thing?",
+        text="Table 1 of D19: how alike the classes of a unit's strongest images are, real "
+        "and adversarial, averaged over the units of the last convolution.",
+    )
+    yield TableBlock(
+        caption="Consistency in the last convolution, on real images and under FGSM, with 95% "
+        "jackknife intervals over images.",
+        file="table1_d19.csv",
+        columns=[
+            MODEL,
+            LAYER,
+            Column.interval("LC = consis", "consis"),
+            Column.interval("consis_adv", "consis_adv"),
+            Column.of("Misclassified", "success", percent),
+            Column.of("Live units", "units", count),
+            N,
+        ],
+        rows=tables.table1,
+    )
 
 
-def histograms(tables: NeuronTables) -> list[Block]:
+def histograms(tables: NeuronTables) -> Iterator[Block]:
     """Figure 5 of D19."""
     last = tables.last_layers.values("model", "layer")
     live = Rows(
@@ -78,24 +65,21 @@ def histograms(tables: NeuronTables) -> list[Block]:
         for row in tables.units.where(model=model, layer=layer, dead=False)
     )
     if not live:
-        return []
+        return
     means = "; ".join(
         f"{row['model']}: {number(row['consis'])} on real and {number(row['consis_adv'])} on "
         "adversarial images"
         for row in tables.table1
     )
-    return [
-        FigureBlock(
-            name="consistency-histograms-fgsm",
-            draw=lambda width: figures.consistency_histograms(
-                live, tables.models, floors=_floors(tables), width=width
-            ),
-            alt=f"Histograms of consistency, units of the last convolution. Means: {means}.",
-            caption="Units of the last convolution by consistency (Figure 5 of D19), on real "
-            f"and on adversarial images ({behind(tables, 'fgsm')}). "
-            "Solid: mean; dotted: LC of random images.",
-        )
-    ]
+    yield FigureBlock(
+        name="consistency-histograms-fgsm",
+        draw=lambda width: figures.consistency_histograms(
+            live, tables.models, floors=_floors(tables), width=width
+        ),
+        alt=f"Histograms of consistency, units of the last convolution. Means: {means}.",
+        caption="Units of the last convolution by consistency (Figure 5 of D19), on real and on "
+        f"adversarial images ({behind(tables, 'fgsm')}). Solid: mean; dotted: LC of random images.",
+    )
 
 
 def consistency_table(tables: NeuronTables) -> TableBlock:
@@ -108,12 +92,10 @@ def consistency_table(tables: NeuronTables) -> TableBlock:
             "FGSM and noise succeed where the image is misclassified."
         )
 
-    def column(header: str, measure: str) -> Column:
-        def cell(row: Row) -> str:
-            estimate = tables.at_last(row["images"], measure).estimates().get(row["model"])
-            return estimate.text() if estimate else "–"
-
-        return Column(header=header, cell=cell)
+    def column(measure: str) -> Column:
+        return Column.looked_up(
+            NAMES[measure], lambda row: tables.at_last(row["images"], measure).estimates()
+        )
 
     return TableBlock(
         caption=f"The last convolution under each kind of change. {told} The main attack is "
@@ -123,13 +105,8 @@ def consistency_table(tables: NeuronTables) -> TableBlock:
             Column(header="Attack", cell=lambda row: tables.headings[row["images"]], kind="text"),
             MODEL,
             Column(header="Radius ε", cell=_radius, kind="text"),
-            Column(
-                header="Success",
-                cell=lambda row: Estimate.of(row, "success").text(as_percent=True),
-            ),
-            column("consis_adv", "consis_adv"),
-            column("CS1", "cs1"),
-            column("CS2", "cs2"),
+            Column.interval("Success", "success", as_percent=True),
+            *map(column, MEASURES[1:]),
         ],
         rows=rows,
     )
@@ -141,37 +118,35 @@ def _radius(row: Row) -> str:
     return f"{NORMS.get(row['norm'], row['norm'])} {radius_text(row)}"
 
 
-def curves(tables: NeuronTables) -> list[Block]:
+def curves(tables: NeuronTables) -> Iterator[Block]:
     """Figure 10 of D22."""
     rows = Rows(row for row in tables.curves if row["images"] in tables.headings)
     if not rows:
-        return []
+        return
     ends = "; ".join(
         f"{row['model']}, {tables.headings[row['images']]}, LC {number(row['lc'])}: CS1 "
         f"{number(row['cs1'])}, CS2 {number(row['cs2'])}, {row['units']} units"
         for row in _ends(rows, "model", "images")
     )
-    return [
-        NoteBlock(
-            title="Do telling units hold under attack?",
-            text=f"{_figure10(tables)} units of all convolutions, sorted by what they are on real "
-            "images. CS1 that falls and CS2 that rises with LC mean that the more telling a unit "
-            "looks, the more it follows the attack.",
+    yield NoteBlock(
+        title="Do telling units hold under attack?",
+        text=f"{_figure10(tables)} units of all convolutions, sorted by what they are on real "
+        "images. CS1 that falls and CS2 that rises with LC mean that the more telling a unit "
+        "looks, the more it follows the attack.",
+    )
+    yield FigureBlock(
+        name=f"consistency-curves-{tables.main}",
+        draw=lambda width: figures.consistency_curves(
+            rows, tables.models, headings=tables.headings, width=width
         ),
-        FigureBlock(
-            name=f"consistency-curves-{tables.main}",
-            draw=lambda width: figures.consistency_curves(
-                rows, tables.models, headings=tables.headings, width=width
-            ),
-            alt=f"Curves of CS1 and CS2 against LC. {ends}.",
-            caption="Mean CS1 and CS2 of the units in each bin of LC, with 95% intervals over "
-            f"images; hollow: fewer than {figures.FEW} units; below, how many a bin holds. "
-            + " ".join(
-                f"{tables.headings[images]}: {behind(tables, images)}."
-                for images in rows.values("images")
-            ),
+        alt=f"Curves of CS1 and CS2 against LC. {ends}.",
+        caption="Mean CS1 and CS2 of the units in each bin of LC, with 95% intervals over "
+        f"images; hollow: fewer than {figures.FEW} units; below, how many a bin holds. "
+        + " ".join(
+            f"{tables.headings[images]}: {behind(tables, images)}."
+            for images in rows.values("images")
         ),
-    ]
+    )
 
 
 def _figure10(tables: NeuronTables) -> str:
@@ -184,29 +159,35 @@ def _ends(rows: Rows, *columns: str) -> list[Row]:
     return [row for group in rows.split(*columns) for row in (group[0], *group[1:][-1:])]
 
 
-def behind(tables: NeuronTables, images: str) -> str:
-    """The attack behind a set of adversarial images, and its success, for captions."""
-    rows = tables.at_last(images, "cs1")
-    attacks = named(tables, images)
+def behind(tables: NeuronTables, images: str, models: Collection[str] = ()) -> str:
+    """The attack behind a set of adversarial images, and its success, for captions.
+
+    Args:
+        tables: of the neuron stage.
+        images: the set.
+        models: those that are meant, by default all.
+    """
+    rows = tables.at_last(images, "cs1").where(model=tuple(models or tables.models))
     shares = listed([f"{percent(row['success'])} on {row['model']}" for row in rows])
-    return f"{attacks}; success {shares}" if rows else attacks
+    return f"{_attacks(rows)}; success {shares}" if rows else _attacks(rows)
 
 
-def named(tables: NeuronTables, images: str | None = None) -> str:
-    """The attack behind a set of adversarial images, by default the main one."""
-    rows = tables.at_last(images or tables.main, "cs1")
+def named(tables: NeuronTables) -> str:
+    """The main attack."""
+    return _attacks(tables.at_last(tables.main, "cs1"))
+
+
+def _attacks(rows: Rows) -> str:
     return shared({row["model"]: attack_name(row) for row in rows}) if rows else "an attack"
 
 
-def depth(tables: NeuronTables) -> list[Block]:
+def depth(tables: NeuronTables) -> Iterator[Block]:
     """Layer means along the network, and the table behind them."""
-    blocks: list[Block] = [
-        NoteBlock(
-            title="From the first convolution to the last",
-            text="Early units respond to colors and edges, which many classes share; late units "
-            "are nearer to classes. Where along the way does an attack take hold?",
-        )
-    ]
+    yield NoteBlock(
+        title="From the first convolution to the last",
+        text="Early units respond to colors and edges, which many classes share; late units are "
+        "nearer to classes. Where along the way does an attack take hold?",
+    )
     live = tables.layers.known("lc_mean")
     if live:
         means = "; ".join(
@@ -214,74 +195,54 @@ def depth(tables: NeuronTables) -> list[Block]:
             f"CS1 {number(row['cs1_mean'])}, CS2 {number(row['cs2_mean'])}"
             for row in _ends(live, "model")
         )
-        blocks.append(
-            FigureBlock(
-                name=f"consistency-by-depth-{tables.main}",
-                draw=lambda width: figures.consistency_by_depth(
-                    tables.layers, tables.models, floors=_floors(tables), width=width
-                ),
-                alt=f"Layer means along the network. {means}.",
-                caption="Layer means with 95% jackknife intervals over images; dotted: LC of "
-                f"random images. Attack: {behind(tables, tables.main)}.",
-            )
+        yield FigureBlock(
+            name=f"consistency-by-depth-{tables.main}",
+            draw=lambda width: figures.consistency_by_depth(
+                tables.layers, tables.models, floors=_floors(tables), width=width
+            ),
+            alt=f"Layer means along the network. {means}.",
+            caption="Layer means with 95% jackknife intervals over images; dotted: LC of random "
+            f"images. Attack: {behind(tables, tables.main)}.",
         )
-    return [*blocks, _layer_table(tables)]
+    yield _layer_table(tables)
 
 
 def _layer_table(tables: NeuronTables) -> TableBlock:
-    def column(header: str, measure: str) -> Column:
-        return Column(
-            header=header,
-            cell=lambda row: (
-                "–" if row[f"{measure}_mean"] is None else Estimate.of(row, measure).text()
-            ),
-        )
-
-    corrected = Column(
-        header="LC corrected",
-        cell=lambda row: (
-            "–" if row["lc_corrected_mean"] is None else number(row["lc_corrected_mean"])
-        ),
-    )
+    lc, *others = (Column.interval(name, measure) for measure, name in NAMES.items())
     return TableBlock(
         caption=f"All convolutions under {named(tables)}, n = {count(tables.images)} images. "
-        "Corrected: "
-        "without the bias of few images, (k·LC − 1)/(k − 1).",
+        "Corrected: without the bias of few images, (k·LC − 1)/(k − 1).",
         file="layers.csv",
         columns=[
             MODEL,
             LAYER,
-            Column(header="Units", cell=lambda row: count(row["units"])),
-            Column(header="Dead", cell=lambda row: count(row["dead"])),
-            Column(header="Top k", cell=lambda row: count(row["top"])),
-            column("LC", "lc"),
-            corrected,
-            column("consis_adv", "consis_adv"),
-            column("CS1", "cs1"),
-            column("CS2", "cs2"),
+            Column.of("Units", "units", count),
+            Column.of("Dead", "dead", count),
+            Column.of("Top k", "top", count),
+            lc,
+            Column.of("LC corrected", "lc_corrected_mean", number),
+            *others,
         ],
         rows=tables.layers,
         folded=True,
     )
 
 
-def floors(tables: NeuronTables) -> list[Block]:
+def floors(tables: NeuronTables) -> Iterator[Block]:
     """What chance gives."""
     if not tables.floors:
-        return []
-    return [
-        TableBlock(
-            caption="Floors: what the measures give by chance, without any unit.",
-            file="floors.csv",
-            columns=[
-                MODEL,
-                Column(header="Floor", cell=lambda row: row["floor"], kind="text"),
-                Column(header="Value", cell=lambda row: number(row["value"])),
-                N,
-            ],
-            rows=tables.floors,
-        )
-    ]
+        return
+    yield TableBlock(
+        caption="Floors: what the measures give by chance, without any unit.",
+        file="floors.csv",
+        columns=[
+            MODEL,
+            Column(header="Floor", cell=lambda row: row["floor"], kind="text"),
+            Column(header="Value", cell=lambda row: number(row["value"])),
+            N,
+        ],
+        rows=tables.floors,
+    )
 
 
 def _floors(tables: NeuronTables) -> dict[str, float]:
@@ -309,10 +270,14 @@ def pictures(tables: NeuronTables) -> list[Block]:
         rows = tables.pictures.where(chosen=chosen)
         each = [rows.where(model=m).values("model", "layer", "unit") for m in tables.models]
         keys = [key for row in itertools.zip_longest(*each) for key in row if key]
+        caption = f"Adversarial images: {behind(tables, tables.main)}."
+        if equal := rows.where(images=EQUAL):
+            reached = behind(tables, EQUAL, equal.values("model"))
+            caption += f" Equal success, where that attack reaches less: {reached}."
         blocks.append(
             GridBlock(
                 title=f"Units of {chosen}",
-                caption=f"Adversarial images: {behind(tables, tables.main)}.",
+                caption=caption,
                 grids=[_grid(tables, *key, sheet=sheets[*key[:2], tables.main]) for key in keys],
             )
         )
@@ -322,20 +287,6 @@ def pictures(tables: NeuronTables) -> list[Block]:
 def _grid(tables: NeuronTables, model: str, layer: str, unit: int, *, sheet: str) -> Grid:
     key = {"model": model, "layer": layer, "unit": unit}
     values = tables.units.one(**key) or {}
-    names = dict(zip(MEASURES, ("LC", "consis_adv", "CS1", "CS2"), strict=True))
-    real, adversarial = (
-        [
-            Cell(
-                file=row["file"],
-                label=row["label"],
-                predicted=row["predicted"],
-                framed=is_framed(row),
-                map=row["map"],
-            )
-            for row in tables.pictures.where(images=kind, **key).ordered("rank")
-        ]
-        for kind in ("real", "adversarial")
-    )
     return Grid(
         name=file_name("unit", model, layer, unit),
         model=model,
@@ -345,12 +296,11 @@ def _grid(tables: NeuronTables, model: str, layer: str, unit: int, *, sheet: str
             **({"Dead": "positive on no real image"} if values.get("dead") else {}),
             **{
                 name: number(values[measure])
-                for measure, name in names.items()
+                for measure, name in NAMES.items()
                 if values.get(measure) is not None
             },
         },
-        real=real,
-        adversarial=adversarial,
+        kinds=cells(tables.pictures.where(**key)),
         sheet=sheet,
         classes=tables.frequent.get((model, layer, unit), {}),
     )

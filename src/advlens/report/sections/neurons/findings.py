@@ -1,10 +1,12 @@
 """What the neuron tables say about these models, in sentences."""
 
+from collections.abc import Iterator
+
 from advlens.report.blocks import Finding, Measured
+from advlens.report.grids import is_framed
 from advlens.report.paired import Paired, tested_change
 from advlens.report.sections.neurons.tables import NeuronTables
 from advlens.runs.results import Rows
-from advlens.runs.tables import Row
 from advlens.words import (
     Estimate,
     Says,
@@ -44,10 +46,10 @@ def findings(tables: NeuronTables) -> list[Finding]:
     ]
 
 
-def _under_fgsm(tables: NeuronTables) -> list[Finding]:
+def _under_fgsm(tables: NeuronTables) -> Iterator[Finding]:
     """D19's Table 1 in words."""
     if not tables.table1:
-        return []
+        return
     says, estimates, shares = list[Says](), list[Measured](), dict[str, str]()
     for row in tables.table1:
         model = row["model"]
@@ -68,66 +70,47 @@ def _under_fgsm(tables: NeuronTables) -> list[Finding]:
             shares[model] = f" (by {100 * abs(1 - adversarial.value / real.value):.0f}%)"
     unequal = far_apart(tables.at_last("fgsm", "consis_adv").estimates("success"))
     note = "Where fewer images are misclassified, less can change." if unequal else ""
-    return [
-        Finding(
-            claim="Under FGSM, the consistency of the last convolution's units "
-            f"{moves(says, more=shares)}.",
-            says=says,
-            estimates=[*estimates, _success(tables.table1, "images misclassified under FGSM")],
-            note=" ".join(filter(None, [note, tables.tested])),
-            important=True,
-        )
-    ]
+    yield Finding(
+        claim="Under FGSM, the consistency of the last convolution's units "
+        f"{moves(says, more=shares)}.",
+        says=says,
+        estimates=[*estimates, _success(tables.table1, "images misclassified under FGSM")],
+        note=" ".join(filter(None, [note, tables.tested])),
+        important=True,
+    )
 
 
-def _at_equal_epsilon(tables: NeuronTables) -> list[Finding]:
-    rows = tables.at_last(tables.main, "cs1").known("epsilon")
+def _at_equal_epsilon(tables: NeuronTables) -> Iterator[Finding]:
+    rows, where = tables.at_last(tables.main, "cs1").known("epsilon"), "at equal ε"
     if not rows:
-        return []
-    apart = far_apart(rows.estimates("success"))
+        return
     paired = tables.paired(tables.main, "cs1")
-    claim, says = _highest(rows, "at equal ε", paired)
-    if apart:
+    note = _tested(rows, paired)
+    claim, says = _highest(rows, where, paired)
+    if apart := far_apart(rows.estimates("success")):
         claim = "At equal ε the models cannot be compared by CS: the attack's success differs."
-        says = [Says("CS1 at equal ε", tuple(rows.values("model")), "open")]
-    return [
-        Finding(
-            claim=claim,
-            says=says,
-            estimates=[
-                _success(rows, "attack success"),
-                *_both(tables, tables.main, "at equal ε"),
-                *_leads(rows, paired),
-            ],
-            note=f"The attack is {_attacks(rows)}; the units are those of the last convolution."
-            + (
-                " CS says mostly where the attack failed: compare the models at equal success."
-                if apart
-                else _tested(rows, paired)
-            ),
-            important=True,
-            warning=apart,
-        )
-    ]
+        says = [Says(f"CS1 {where}", tuple(rows.values("model")), "open")]
+        note = " CS says mostly where the attack failed: compare the models at equal success."
+    yield _at(tables, tables.main, where, rows, claim, says, note, warning=apart)
 
 
-def _at_equal_success(tables: NeuronTables) -> list[Finding]:
-    rows = tables.at_last("equal-success", "cs1")
+def _at_equal_success(tables: NeuronTables) -> Iterator[Finding]:
+    rows, where = tables.at_last("equal-success", "cs1"), "at equal attack success"
     if len(rows) < 2:
-        return []
-    missed, matched = far_apart(rows.estimates("success")), ""
-    paired = tables.paired("equal-success", "cs1")
-    claim, says = _highest(rows, "at equal attack success", paired)
-    if missed:
+        return
+    paired, note = tables.paired("equal-success", "cs1"), ""
+    claim, says = _highest(rows, where, paired)
+    if missed := far_apart(rows.estimates("success")):
         claim = "Equal success was not reached, so CS does not compare the models."
-        says = [Says("CS1 at equal attack success", tuple(rows.values("model")), "open")]
+        says = [Says(f"CS1 {where}", tuple(rows.values("model")), "open")]
     else:
+        note = _tested(rows, paired)
         pairs = sorted({(best, less) for said in says for best in said.of for less in said.than})
         by_pair = {pair: _lead_at_equal_lc(tables, *pair) for pair in pairs}
         leads = {pair: lead for pair, lead in by_pair.items() if lead is not None}
         if leads:
             texts = [f"{best} less that of {less} is {x:+.3f}" for (best, less), x in leads.items()]
-            matched = (
+            note += (
                 f" Among units of equal LC, over all convolutions, CS1 of {listed(texts)} (bins "
                 f"with at least {FEW} units in both)."
             )
@@ -137,21 +120,33 @@ def _at_equal_success(tables: NeuronTables) -> list[Finding]:
                 f"At equal attack success CS1 is higher in {listed(unspecific)}, but not among "
                 "units of equal LC: these units are less specific, and so have less to lose."
             )
-    return [
-        Finding(
-            claim=claim,
-            says=says,
-            estimates=[
-                _success(rows, "attack success"),
-                *_both(tables, "equal-success", "at equal attack success"),
-                *_leads(rows, paired),
-            ],
-            note=f"The attack is {_attacks(rows)}; the units are those of the last convolution."
-            f"{'' if missed else _tested(rows, paired)}{matched}",
-            important=True,
-            warning=missed,
-        )
-    ]
+    yield _at(tables, "equal-success", where, rows, claim, says, note, warning=missed)
+
+
+def _at(
+    tables: NeuronTables,
+    images: str,
+    where: str,
+    rows: Rows,
+    claim: str,
+    says: list[Says],
+    note: str,
+    *,
+    warning: bool,
+) -> Finding:
+    """What a set of adversarial images says, and the numbers behind it."""
+    return Finding(
+        claim=claim,
+        says=says,
+        estimates=[
+            _success(rows, "attack success"),
+            *_both(tables, images, where),
+            *_leads(rows, tables.paired(images, "cs1")),
+        ],
+        note=f"The attack is {_attacks(rows)}; the units are those of the last convolution.{note}",
+        important=True,
+        warning=warning,
+    )
 
 
 def _lead_at_equal_lc(tables: NeuronTables, best: str, other: str) -> float | None:
@@ -222,30 +217,28 @@ def _attacks(rows: Rows) -> str:
     return shared({row["model"]: attack_name(row) for row in rows})
 
 
-def _control(tables: NeuronTables) -> list[Finding]:
+def _control(tables: NeuronTables) -> Iterator[Finding]:
     similarities = tables.at_last("noise", "cs1").estimates()
     if not similarities:
-        return []
+        return
     weak = [model for model, cs1 in similarities.items() if cs1.value < CONTROL]
     bound = (f"{CONTROL}",)
-    return [
-        Finding(
-            claim=f"Noise alone changes what units of {listed(weak)} respond to."
-            if weak
-            else "Noise of the same length changes little: the effect is the attack's.",
-            says=[Says("CS1 under noise", tuple(weak), "lower", bound)]
-            if weak
-            else [Says("CS1 under noise", tuple(similarities), "higher", bound)],
-            estimates=[Measured(name="CS1 under noise", estimates=similarities)],
-            note="The Gaussian noise is as long as the changes of the main attack; at least "
-            f"{CONTROL} is expected."
-            + (" A part of a low CS1 is the size of the change, not its aim." if weak else ""),
-            warning=bool(weak),
-        )
-    ]
+    yield Finding(
+        claim=f"Noise alone changes what units of {listed(weak)} respond to."
+        if weak
+        else "Noise of the same length changes little: the effect is the attack's.",
+        says=[Says("CS1 under noise", tuple(weak), "lower", bound)]
+        if weak
+        else [Says("CS1 under noise", tuple(similarities), "higher", bound)],
+        estimates=[Measured(name="CS1 under noise", estimates=similarities)],
+        note="The Gaussian noise is as long as the changes of the main attack; at least "
+        f"{CONTROL} is expected."
+        + (" A part of a low CS1 is the size of the change, not its aim." if weak else ""),
+        warning=bool(weak),
+    )
 
 
-def _trends(tables: NeuronTables) -> list[Finding]:
+def _trends(tables: NeuronTables) -> Iterator[Finding]:
     """D22's Figure 10 in words: do the units of highest LC hold less, or more?"""
     says: dict[str, list[Says]] = {"CS1": [], "CS2": []}
     estimates = []
@@ -261,92 +254,82 @@ def _trends(tables: NeuronTables) -> list[Finding]:
             measured = Measured(name=name, model=model, estimates=each, counted="units")
             estimates.append(measured)
     if not estimates:
-        return []
-    return [
-        Finding(
-            claim="From units of low LC to units of high LC, "
-            f"{'; '.join(f'{name} {moves(told)}' for name, told in says.items())}.",
-            says=[said for told in says.values() for said in told],
-            estimates=estimates,
-            note="All convolutions, at equal success. Intervals are over images; the bins are the "
-            f"first and the last with at least {FEW} units.",
-        )
-    ]
+        return
+    yield Finding(
+        claim="From units of low LC to units of high LC, "
+        f"{'; '.join(f'{name} {moves(told)}' for name, told in says.items())}.",
+        says=[said for told in says.values() for said in told],
+        estimates=estimates,
+        note="All convolutions, at equal success. Intervals are over images; the bins are the "
+        f"first and the last with at least {FEW} units.",
+    )
 
 
-def _chance(tables: NeuronTables) -> list[Finding]:
+def _chance(tables: NeuronTables) -> Iterator[Finding]:
     lc, cs1 = tables.random("lc"), tables.random("cs1")
     if not lc or not cs1:
-        return []
-    return [
-        Finding(
-            claim="CS1 is telling only for units whose LC is well above the floor.",
-            estimates=[
-                Measured(name="LC of random images", estimates=lc),
-                Measured(name="CS1 of random images", estimates=cs1),
-            ],
-            note="These are random images in place of a unit's top ones: a unit that stands for "
-            "nothing reaches this CS1 by itself.",
-        )
-    ]
+        return
+    yield Finding(
+        claim="CS1 is telling only for units whose LC is well above the floor.",
+        estimates=[
+            Measured(name="LC of random images", estimates=lc),
+            Measured(name="CS1 of random images", estimates=cs1),
+        ],
+        note="These are random images in place of a unit's top ones: a unit that stands for "
+        "nothing reaches this CS1 by itself.",
+    )
 
 
-def _bias(tables: NeuronTables) -> list[Finding]:
+def _bias(tables: NeuronTables) -> Iterator[Finding]:
     rows = tables.last_layers.known("lc_corrected_mean")
     if not rows:
-        return []
+        return
     corrected = {row["model"]: Estimate.only(row["lc_corrected_mean"], row["n"]) for row in rows}
     most = max(row["lc_mean"] - row["lc_corrected_mean"] for row in rows)
     k = shared({row["model"]: f"k = {row['top']}" for row in rows})
-    return [
-        Finding(
-            claim=f"LC from so few images is too high, by up to {number(most)} in the last "
-            "convolution; the corrected value stands beside it.",
-            estimates=[
-                Measured(name="LC", estimates=rows.estimates("lc")),
-                Measured(name="LC, corrected", estimates=corrected),
-            ],
-            note="From the top k images LC is biased upward by (1 − LC)/(k − 1), because each "
-            f"image is also compared with itself; {k}.",
-        )
-    ]
+    yield Finding(
+        claim=f"LC from so few images is too high, by up to {number(most)} in the last "
+        "convolution; the corrected value stands beside it.",
+        estimates=[
+            Measured(name="LC", estimates=rows.estimates("lc")),
+            Measured(name="LC, corrected", estimates=corrected),
+        ],
+        note="From the top k images LC is biased upward by (1 − LC)/(k − 1), because each "
+        f"image is also compared with itself; {k}.",
+    )
 
 
-def _small(tables: NeuronTables) -> list[Finding]:
+def _small(tables: NeuronTables) -> Iterator[Finding]:
     """Whether top sets are too small for CS to speak of larger ones."""
     small = {row["model"]: row["top"] for row in tables.last_layers if row["top"] < ENOUGH}
     if not small or not tables.consistency:
-        return []
-    return [
-        Finding(
-            claim=f"CS1 and CS2 are those of the top {listed(sorted({*map(str, small.values())}))} "
-            "images of each unit, and may differ for larger sets.",
-            says=[Says("top images", tuple(small), "lower", (f"{ENOUGH}",))],
-            note=f"From fewer than {ENOUGH} images their intervals hold for sets of this size; "
-            "more images (--images), or a larger --top, give larger sets.",
-        )
-    ]
+        return
+    yield Finding(
+        claim=f"CS1 and CS2 are those of the top {listed(sorted({*map(str, small.values())}))} "
+        "images of each unit, and may differ for larger sets.",
+        says=[Says("top images", tuple(small), "lower", (f"{ENOUGH}",))],
+        note=f"From fewer than {ENOUGH} images their intervals hold for sets of this size; "
+        "more images (--images), or a larger --top, give larger sets.",
+    )
 
 
-def _dead(tables: NeuronTables) -> list[Finding]:
+def _dead(tables: NeuronTables) -> Iterator[Finding]:
     shares, dead = dict[str, Estimate](), 0
     for model in tables.layers.values("model"):
         mine = tables.layers.where(model=model)
         silent, units = (sum(row[name] for row in mine) for name in ("dead", "units"))
         shares[model] = Estimate.only(silent / max(units, 1), units)
         dead += silent
-    return [
-        Finding(
-            claim=f"{count(dead) if dead else 'No'} unit{'' if dead == 1 else 's'} "
-            f"{'is' if dead == 1 else 'are'} dead.",
-            estimates=[Measured(name="dead units", estimates=shares, form="count")],
-            note=f"They are positive on none of the {count(tables.images)} real images, and left "
-            "out of all means.",
-        )
-    ]
+    yield Finding(
+        claim=f"{count(dead) if dead else 'No'} unit{'' if dead == 1 else 's'} "
+        f"{'is' if dead == 1 else 'are'} dead.",
+        estimates=[Measured(name="dead units", estimates=shares, form="count")],
+        note=f"They are positive on none of the {count(tables.images)} real images, and left "
+        "out of all means.",
+    )
 
 
-def _frames(tables: NeuronTables) -> list[Finding]:
+def _frames(tables: NeuronTables) -> Iterator[Finding]:
     shown = tables.pictures.where(images="adversarial")
     framed_shares = {
         model: Estimate.only(sum(map(is_framed, mine)) / len(mine), len(mine))
@@ -354,19 +337,12 @@ def _frames(tables: NeuronTables) -> list[Finding]:
         if (mine := shown.where(model=model))
     }
     if not framed_shares:
-        return []
+        return
     framed = round(sum(each.value * each.n for each in framed_shares.values()))
-    return [
-        Finding(
-            claim=f"Of the adversarial pictures below, {count(framed)} are mistaken for what the "
-            "unit stands for.",
-            estimates=[Measured(name="framed pictures", estimates=framed_shares, form="count")],
-            note="These are framed: misclassified as a class near the unit's real images "
-            "(D22). A few chosen units are no sample, so the shares carry no interval.",
-        )
-    ]
-
-
-def is_framed(row: Row) -> bool:
-    """D22 §2: misclassified, as a class near those of the unit's real images."""
-    return bool(row["framed"] and row["label"] != row["predicted"])
+    yield Finding(
+        claim=f"Of the adversarial pictures below, {count(framed)} are mistaken for what the "
+        "unit stands for.",
+        estimates=[Measured(name="framed pictures", estimates=framed_shares, form="count")],
+        note="These are framed: misclassified as a class near the unit's real images "
+        "(D22). A few chosen units are no sample, so the shares carry no interval.",
+    )

@@ -7,7 +7,9 @@ from advlens.report.paired import Paired
 from advlens.runs.results import Results, Rows
 from advlens.words import Estimate, classes_text, count
 
-MEASURES = ("lc", "consis_adv", "cs1", "cs2")
+NAMES = {"lc": "LC", "consis_adv": "consis_adv", "cs1": "CS1", "cs2": "CS2"}
+"""What the measures are called."""
+MEASURES = tuple(NAMES)
 
 
 @dataclass(frozen=True)

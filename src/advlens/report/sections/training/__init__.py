@@ -1,6 +1,6 @@
 """What the report says of how models were trained: the epochs, and which one was kept."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from advlens.report import figures
 from advlens.report.blocks import MODEL, Block, Column, FigureBlock, Section, TableBlock, Term
@@ -38,6 +38,7 @@ VALUES = {
     "train_distance": "Feature distance",
     "train_divergence": "Divergence",
 }
+COSTS = {"images_per_second": "Images/s", "seconds": "Time (s)"}
 
 
 def section(results: Results) -> Section | None:
@@ -97,20 +98,17 @@ def _seen(history: History) -> str:
 
 
 def _table(rows: Rows) -> TableBlock:
-    def recorded(column: str) -> bool:
-        return bool(rows.known(column))
-
     columns = [
         MODEL,
-        Column(header="Epoch", cell=lambda row: str(row["epoch"])),
+        Column.of("Epoch", "epoch"),
         Column(header="", cell=lambda row: "kept" if row["kept"] else "", kind="text"),
     ]
-    columns += [_column(name, SHARES[name], percent) for name in SHARES if recorded(name)]
-    columns += [_column(name, VALUES[name], number) for name in VALUES if recorded(name)]
-    if recorded("images_per_second"):
-        columns.append(_column("images_per_second", "Images/s", lambda value: count(round(value))))
-    if recorded("seconds"):
-        columns.append(_column("seconds", "Time (s)", lambda value: count(round(value))))
+    columns += [
+        Column.of(header, name, text)
+        for headers, text in ((SHARES, percent), (VALUES, number), (COSTS, _rounded))
+        for name, header in headers.items()
+        if rows.known(name)
+    ]
     return TableBlock(
         caption="Every epoch in numbers. The objective is what training lowers; time is counted "
         "from the start of the training.",
@@ -121,5 +119,5 @@ def _table(rows: Rows) -> TableBlock:
     )
 
 
-def _column(name: str, header: str, text: Callable[[float], str]) -> Column:
-    return Column(header=header, cell=lambda row: "–" if row[name] is None else text(row[name]))
+def _rounded(value: float) -> str:
+    return count(round(value))

@@ -1,7 +1,7 @@
 """What the tables of a training say about it, in sentences."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from advlens.report.blocks import Finding, Measured
 from advlens.report.sections.training.tables import History, share
@@ -118,7 +118,7 @@ def _fall(history: History, said: Says, measured: Measured) -> Finding:
     )
 
 
-def _gap(history: History) -> list[Finding]:
+def _gap(history: History) -> Iterator[Finding]:
     """Training images against held-out ones, at the epoch kept."""
     kept, model = history.kept, history.model
     says, gaps, estimates = list[Says](), list[str](), list[Measured]()
@@ -136,16 +136,14 @@ def _gap(history: History) -> list[Finding]:
         if says[-1].direction != "open":
             gaps.append(f"{abs(points):.1f} points {'more' if points > 0 else 'less'} {kind}")
     if not estimates:
-        return []
-    return [
-        Finding(
-            claim=f"On held-out images {model} has {listed(gaps)} accuracy than on training images."
-            if gaps
-            else f"Accuracy of {model} on held-out images differs from that on training images by "
-            "no more than its interval.",
-            says=says,
-            estimates=estimates,
-            note=f"At epoch {kept['epoch']}. Training images are augmented, and under the attack "
-            "of the objective.",
-        )
-    ]
+        return
+    yield Finding(
+        claim=f"On held-out images {model} has {listed(gaps)} accuracy than on training images."
+        if gaps
+        else f"Accuracy of {model} on held-out images differs from that on training images by "
+        "no more than its interval.",
+        says=says,
+        estimates=estimates,
+        note=f"At epoch {kept['epoch']}. Training images are augmented, and under the attack "
+        "of the objective.",
+    )

@@ -1,0 +1,98 @@
+"""Pictures beside a model's verdict: what its claims look like."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from advlens.report.blocks import Picture, PictureColumn
+from advlens.report.sections.neurons.tables import NeuronTables
+from advlens.report.verdict import Claim
+from advlens.runs.results import Results, Rows
+from advlens.words import percent
+
+SHOWN = 4
+"""Pictures next to each other."""
+Evidence = Mapping[str, list[PictureColumn]]
+"""By what a claim is about, as in `verdict.TITLES`; those of "" stand above all claims."""
+
+
+def evidence(results: Results, claims: Mapping[str, Sequence[Claim]]) -> dict[str, Evidence]:
+    """For each model one image under attack, one unit and one class, as far as the run has them.
+
+    Args:
+        results: the run.
+        claims: the verdict; what it says nothing about has no pictures.
+    """
+    neurons, generated = NeuronTables.read(results), results.table("generation_pictures")
+    made: dict[str, Callable[[str], list[PictureColumn]]] = {
+        "": lambda model: _twins(results.table("examples").where(model=model)),
+        "units": lambda model: _unit(neurons, model),
+        "features": lambda model: _class(generated.where(kind="generated"), model),
+    }
+    return {
+        model: {about: make(model) for about, make in made.items() if about in abouts}
+        for model, mine in claims.items()
+        if (abouts := {"", *(claim.about for claim in mine)}) > {""}
+    }
+
+
+def _twins(rows: Rows) -> list[PictureColumn]:
+    row = rows.one(kind="fooled") or rows.one(kind="least robust")
+    if row is None:
+        return []
+    pictures = [
+        Picture(file=row["natural"], alt=f"An image of {row['label']}", caption=row["predicted"]),
+        Picture(
+            file=row["attacked"],
+            alt="The same image under attack",
+            caption=row["attacked_as"],
+            wrong=row["attacked_as"] != row["label"],
+        ),
+        Picture(
+            file=row["difference"],
+            alt="Their difference, amplified",
+            caption=f"difference ×\N{NO-BREAK SPACE}{row['factor']}",
+        ),
+    ]
+    return [PictureColumn(heading="An image before and under attack", pictures=pictures)]
+
+
+def _unit(tables: NeuronTables, model: str) -> list[PictureColumn]:
+    """The most consistent unit that the run shows, under the attack that reaches most images."""
+    shown = tables.pictures.where(model=model).known("lc")
+    first = max(shown, key=lambda row: row["lc"], default=None)
+    if first is None:
+        return []
+    rows = shown.where(layer=first["layer"], unit=first["unit"])
+    attacked = rows.where(images="equal-success") or rows.where(images="adversarial")
+    reached = tables.consistency.one(model=model, images=attacked[0]["attacked"])
+    share = f" that succeeds on {percent(reached['success'])}" if reached else ""
+    headings = {
+        f"Unit {first['unit']} of {first['layer']} responds most to": rows.where(images="real"),
+        f"Under an attack{share}, to": attacked,
+    }
+    return [
+        PictureColumn(
+            heading=heading,
+            pictures=[
+                Picture(
+                    file=row["file"],
+                    alt=f"Image of {row['label']}, predicted as {row['predicted']}",
+                    caption=row["label"],
+                )
+                for row in mine.ordered("rank")[:SHOWN]
+            ],
+        )
+        for heading, mine in headings.items()
+    ]
+
+
+def _class(generated: Rows, model: str) -> list[PictureColumn]:
+    """The first class that all models with generated images have some of."""
+    models = set(generated.values("model"))
+    for name, rows in generated.grouped("class").items():
+        if model in models and models == {*rows.values("model")}:
+            pictures = [
+                Picture(file=row["file"], alt=f"Image generated for {name}")
+                for row in rows.where(model=model).ordered("rank")[:SHOWN]
+            ]
+            return [PictureColumn(heading=f"Generated for {name}", pictures=pictures)]
+    return []
