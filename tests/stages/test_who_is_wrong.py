@@ -144,6 +144,7 @@ def test_nothing_else_is_computed_for_it(made, tmp_path, monkeypatch):
     classes, _, _, _ = made
     seen, kind = 0, type(prepare(classifier(classes)))
     monkeypatch.setattr("advlens.auditing.looked_at", lambda *_: [])
+    monkeypatch.setattr("advlens.auditing.forecasting._seconds", lambda *_: 1.0)
 
     def counted(self, pixels):
         nonlocal seen

@@ -9,7 +9,6 @@ import torch
 from advlens.attacks import Attack
 from advlens.auditing.stage import Stage
 from advlens.auditing.subjects import Subject
-from advlens.losses import log_odds
 from advlens.runs.record import peak_memory
 from advlens.words import count, duration, listed
 
@@ -107,10 +106,10 @@ def _seconds(subject: Subject, batch_size: int) -> float:
         began = time.perf_counter()
         with torch.enable_grad():
             images = batch.images.detach().requires_grad_()
-            odds = log_odds(subject.prepared(images), batch.labels).sum()
-        if differentiable := odds.requires_grad:
-            torch.autograd.grad(odds, images, allow_unused=True)
-        odds.item()  # waits for the device
+            output = subject.prepared(images).sum()
+        if differentiable := output.requires_grad:
+            torch.autograd.grad(output, images, allow_unused=True)
+        output.item()  # waits for the device
         taken = max(time.perf_counter() - began, 1e-9)
         each = taken / (len(some) * (2 if differentiable else 1))
     return each
