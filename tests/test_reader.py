@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -89,6 +90,17 @@ def test_columns_that_are_absent_and_cells_that_are_empty(run):
     (found,) = read_run(run).rows("dissection")
     assert found == rows[0]
     assert (type(found["label"]), type(found["iou"])) == (int, float)
+
+
+def test_a_large_table_takes_little_memory(run):
+    """A model may have hundreds of thousands of units; a dictionary each would take 600 bytes."""
+    write_csv(run / "results" / "units.csv", rows_of(run, "units") * 200)
+    tracemalloc.start()
+    try:
+        units = Results.read(run).table("units")
+        assert tracemalloc.get_traced_memory()[0] < 250 * len(units)
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.filterwarnings("ignore:Mismatched null-like values:FutureWarning")  # pandas 2

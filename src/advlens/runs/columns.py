@@ -83,6 +83,12 @@ def written(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def is_float(kind: Any) -> bool:
+    """Whether a column of a type holds floats, and empty cells if it may."""
+    parts = typing.get_args(kind) or (kind,)
+    return any(isinstance(part, type) and issubclass(part, float) for part in parts)
+
+
 def parsed(text: str, kind: Any) -> Any:
     """The value of a cell in a column of a type.
 

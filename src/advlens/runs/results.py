@@ -2,9 +2,11 @@
 
 import csv
 import io
+import math
 import operator
 import typing
 import unicodedata
+from array import array
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -14,7 +16,7 @@ from typing import Any
 
 from advlens.errors import RunError
 from advlens.folders import open_plain, read_object, why
-from advlens.runs.columns import parsed
+from advlens.runs.columns import is_float, parsed
 from advlens.runs.tables import TABLES, Row
 from advlens.words import Estimate
 
@@ -23,6 +25,25 @@ LARGEST_RECORD = 2**24
 LONGEST_ROW, LONGEST_TEXT = 2**16, 10_000
 """Characters of a row of a table, and of a text of the record, at most."""
 MOST_MODELS, MOST_COLUMNS = 100, 200
+
+
+class _Row(Mapping[str, Any]):
+    """One row of a table that is kept by columns, which take much less memory than dictionaries."""
+
+    __slots__ = ("_columns", "_place")
+
+    def __init__(self, columns: Mapping[str, Sequence[Any]], place: int):
+        self._columns, self._place = columns, place
+
+    def __getitem__(self, name: str) -> Any:
+        value = self._columns[name][self._place]
+        return None if value != value else value  # NaN, which no table holds, is an empty cell
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
 
 
 class Rows(list[Row]):
@@ -190,7 +211,7 @@ class Results:
                     raise ValueError("it has two columns of one name, or too many")
                 if missing := [name for name in columns if name not in (*header, *later)]:
                     raise ValueError(f"it has no column {missing[0]}")
-                return Rows(self._row(path, line, header, cells, columns) for line, cells in lines)
+                return self._kept(path, header, lines, columns)
         except FileNotFoundError:
             return Rows()
         except (OSError, ValueError, csv.Error) as error:
@@ -209,25 +230,41 @@ class Results:
         except (OSError, ValueError, csv.Error) as error:
             raise _damaged(path, why(error)) from error
 
-    def _row(
-        self, path: Path, line: int, header: list[str], cells: list[str], columns: Mapping[str, Any]
-    ) -> Row:
-        if len(cells) != len(header):
-            raise _damaged(path, f"line {line} has {len(cells)} cells, not {len(header)}")
-        texts = dict(zip(header, cells, strict=True))
-        row: dict[str, Any] = {}
-        for column, kind in columns.items():
-            try:
-                row[column] = parsed(_printable(texts.get(column, "")), kind)
-            except ValueError as error:
+    def _kept(
+        self,
+        path: Path,
+        header: list[str],
+        lines: Iterator[tuple[int, list[str]]],
+        columns: Mapping[str, Any],
+    ) -> Rows:
+        """The rows of a file; equal texts are kept once."""
+        kept: dict[str, Any] = {
+            name: array("d") if is_float(kind) else [] for name, kind in columns.items()
+        }
+        places = {name: header.index(name) for name in columns if name in header}
+        texts: dict[str, str] = {}
+        rows = Rows()
+        for line, cells in lines:
+            if len(cells) != len(header):
+                raise _damaged(path, f"line {line} has {len(cells)} cells, not {len(header)}")
+            for name, kind in columns.items():
+                text = cells[places[name]] if name in places else ""
+                try:
+                    value = parsed(_printable(text), kind)
+                except ValueError as error:
+                    raise _damaged(
+                        path, f"{name} in line {line} is {text[:40]!r}, {error}"
+                    ) from error
+                if isinstance(value, str):
+                    value = texts.setdefault(value, value)
+                kept[name].append(math.nan if value is None and is_float(kind) else value)
+            if "model" in kept and kept["model"][-1] not in self.models:
                 raise _damaged(
-                    path, f"{column} in line {line} is {texts.get(column, '')[:40]!r}, {error}"
-                ) from error
-        if "model" in row and row["model"] not in self.models:
-            raise _damaged(
-                path, f"line {line} is of {row['model']!r}, which run.json does not name"
-            )
-        return row
+                    path,
+                    f"line {line} is of {kept['model'][-1]!r}, which run.json does not name",
+                )
+            rows.append(_Row(kept, len(rows)))
+        return rows
 
     def file(self, name: str) -> Path:
         """A file that a table names by its path relative to the run folder.
@@ -300,6 +337,8 @@ def _problem(value: Any, expected: Any, where: str) -> str:
 def _printable(value: Any) -> Any:
     """Texts with a mark in place of control, direction and unpaired surrogate characters."""
     if isinstance(value, str):
+        if value.isprintable():
+            return value
         return "".join(
             "�" if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\n\t\u200d" else c
             for c in value
