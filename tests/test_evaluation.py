@@ -135,6 +135,20 @@ def test_a_rise_beyond_one_image_fails(count, passed):
     assert "1: 50.0%" in check.found
 
 
+@pytest.mark.parametrize(
+    ("counts", "chance", "passed"),
+    [
+        ((90, 90, 82), 0.1, False),
+        ((90, 90, 81), 0.1, True),
+        ((12, 12, 12), 0.1, True),  # which may be guessing
+        ((90, 90, 90), None, True),
+    ],
+)
+def test_a_flat_curve_fails_where_accuracy_must_fall(counts, chance, passed):
+    accuracies = [Accuracy(n=100, top1=top1, top5=100) for top1 in counts]
+    assert must_fall("falls", ["0", "1", "2"], accuracies, chance=chance).passed is passed
+
+
 BLIND = [(0, 40, True), (1, 40, True), (2, 40, False), (5, 500, True), (6, 500, False)]
 
 

@@ -12,7 +12,17 @@ from advlens.report.blocks import BrowserColumn, UnitBrowserBlock
 from advlens.report.grids import Cell
 from advlens.report.verdict import ENOUGH, MARKS, TITLES, Claim, in_lines, not_measured, verdict
 from advlens.runs.results import Results, Rows
-from advlens.words import Estimate, Says, comparison, file_name, number, ranked, ranking, shared
+from advlens.words import (
+    Estimate,
+    Says,
+    comparison,
+    file_name,
+    layer_text,
+    number,
+    ranked,
+    ranking,
+    shared,
+)
 from sections import copied, puts, remove
 from synthetic_attribution import write_attribution
 from synthetic_features import write_features
@@ -24,6 +34,7 @@ def estimate(value: float, low: float | None = None, high: float | None = None) 
 
 
 def test_numbers_in_words():
+    assert [layer_text(name) for name in ("2", "layer4.1.conv2")] == ["layer 2", "layer4.1.conv2"]
     shares = (0.9173, 0.0, 1.0, 0.00049, 0.0005001)
     assert [told.percent(share) for share in shares] == ["91.7%", "0.0%", "100.0%", "0.0%", "0.1%"]
     values = (0.5, 0.001342, 1.0, 0, 4e-12, 0.98765, 123.4)

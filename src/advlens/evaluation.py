@@ -236,16 +236,32 @@ class Check:
     passed: bool
 
 
-def must_fall(check: str, settings: Sequence[str], accuracies: Sequence[Accuracy]) -> Check:
+def must_fall(
+    check: str,
+    settings: Sequence[str],
+    accuracies: Sequence[Accuracy],
+    *,
+    chance: float | None = None,
+) -> Check:
     """Accuracy must not rise from one setting to the next stronger one.
 
     A rise of half a point, or of one image, is within the noise of the attack.
+
+    Args:
+        check: what is checked, in words.
+        settings: the settings in words, weakest first.
+        accuracies: the accuracy under each.
+        chance: if given, the last setting must take a tenth of the first accuracy, unless that may
+            be no more than chance. A flat curve shows an attack that finds nothing.
     """
     shares = [accuracy.share for accuracy in accuracies]
     slack = max(0.005, 1 / max(accuracies[0].n, 1)) + 1e-9
     fell = all(after <= before + slack for before, after in pairwise(shares))
     values = ", ".join(f"{name}: {share:.1%}" for name, share in zip(settings, shares, strict=True))
-    return Check(check, "does not rise", values, fell)
+    if chance is None:
+        return Check(check, "does not rise", values, fell)
+    flat = shares[-1] > 0.9 * shares[0] and accuracies[0].interval()[0] > chance
+    return Check(check, "falls by a tenth or more in all", values, fell and not flat)
 
 
 def must_have_gradients(check: str, blind: int, n: int) -> Check:

@@ -69,6 +69,11 @@ def distinct(names: Sequence[str]) -> list[str]:
     return made
 
 
+def layer_text(name: str) -> str:
+    """A layer's name in a sentence; "1", as in a torch.nn.Sequential, becomes "layer 1"."""
+    return f"layer {name}" if name[:1].isdigit() else name
+
+
 def listed(texts: Sequence[str]) -> str:
     """["a", "b", "c"] -> "a, b and c"."""
     return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)

@@ -43,9 +43,9 @@ SAID = [
     (NATURAL, APART, "standard higher than robust", ""),
     (PGD, APART, "", ""),  # no attack is common to them
     # the first radius at which less than half is left
-    (L2, f"{SWEPT}0.399", "lower than half at ε = 0.25", "by ε = 0.25 and robust by ε = 0.25."),
-    (L2, f"{SWEPT}0.4", "lower than half at ε = 0.5", "by ε = 0.5 and robust by ε = 0.5."),
-    (L2, "sweep: top1=0.9", "higher than half at ε = 2", "standard at none of these radii"),
+    (L2, f"{SWEPT}0.399", "lower than half at ε = 0.25", "and in robust by ε = 0.25."),
+    (L2, f"{SWEPT}0.4", "lower than half at ε = 0.5", "and in robust by ε = 0.5."),
+    (L2, "sweep: top1=0.9", "higher than half at ε = 2", "robust keep at least half of"),
     (LINF, "", "standard lower than half at ε = 1/255; robust lower than half at ε = 16/255", ""),
 ]
 MODELS = [("a", "", ""), ("abcd", "a higher than b, c, d", "d higher than a, b, c")]

@@ -92,7 +92,7 @@ def test_each_measure_says_how_far_ahead_of_random_each_model_is(made: Path) -> 
                 wanted = (ahead, ahead - arm, ahead + arm)
                 assert (lead.value, lead.low, lead.high) == pytest.approx(wanted, abs=1e-5)
         assert found.estimates[-1].estimates == chance
-        assert f"how much {better} the " in found.note
+        assert found.note.startswith(f"A lead is how much {better} the ")
 
 
 INTEGRATED, EXPECTED = (f"{VARIATION}, {NAMES[method]}" for method in GRADIENTS)

@@ -22,6 +22,7 @@ from advlens.report.figures.style import (
     styled,
 )
 from advlens.runs.results import Rows
+from advlens.words import layer_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,7 +82,7 @@ def category_shares(rows: Rows, *, width: float = WIDTH) -> Figure:
     for first, row in names:
         model, layer = (short(row[name], letters // 2) for name in ("model", "layer"))
         axes.annotate(
-            f"{model}, {layer}, {row['units']} units",
+            f"{model}, {layer_text(layer)}, {row['units']} units",
             (0, first - 0.5),
             xytext=(0, 2),
             textcoords="offset points",

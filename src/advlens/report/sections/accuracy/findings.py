@@ -136,28 +136,39 @@ def _sweep_findings(results: Results, sweep: Rows) -> list[Finding]:
     for norm in larger.values("norm"):
         name = norm.replace("Linf", "L∞")
         rows = larger.where(norm=norm).ordered("epsilon")
-        says, parts, estimates = list[Says](), list[str](), list[Measured]()
+        says, estimates = list[Says](), list[Measured]()
+        lost, kept = list[str](), list[str]()
         for model in results.models:
             mine = rows.where(model=model)
             if model not in start or not mine:
                 continue
             halved = next((row for row in mine if row["top1"] < start[model].value / 2), None)
             row = halved or mine[-1]
-            at, by = f"at ε = {radius_text(row)}", f"by ε = {radius_text(row)}"
+            at = f"at ε = {radius_text(row)}"
             direction: Direction = "lower" if halved else "higher"
             says.append(Says(f"accuracy in {name}", (model,), direction, (f"half {at}",)))
-            parts.append(f"{model} {by if halved else 'at none of these radii'}")
+            if halved:
+                lost.append(f"in {model} by ε = {radius_text(row)}")
+            else:
+                kept.append(model)
             accuracies = {"on natural images": start[model], at: Estimate.of(row, "top1")}
             estimates.append(
                 Measured(
                     name=f"accuracy in {name}", model=model, estimates=accuracies, form="percent"
                 )
             )
-        if parts:
+        claims = [f"half of the natural accuracy is lost {listed(lost)}"] if lost else []
+        if kept:
+            keep = "keeps" if len(kept) == 1 else "keep"
+            claims.append(
+                f"{listed(kept)} {keep} at least half of the natural accuracy up to "
+                f"ε = {radius_text(rows[-1])}"
+            )
+        if claims:
             radii = list(dict.fromkeys(map(radius_text, rows)))
             findings.append(
                 Finding(
-                    claim=f"Half of the natural accuracy is lost in {name}: {listed(parts)}.",
+                    claim=f"In {name}, {'; '.join(claims)}.",
                     says=says,
                     estimates=estimates,
                     note="This is the first radius measured at which less than half is left, of "

@@ -165,8 +165,8 @@ def _measured(tables: AttributionTables, measure: str) -> Finding:
         claim=claim,
         says=says,
         estimates=[*leads, Measured(name=f"{title} of random attributions", estimates=chance)],
-        note=f"The lead is a difference: how much {tables.better[measure]} the {title} is than "
-        "that of random attributions of the same image.",
+        note=f"A lead is how much {tables.better[measure]} the {title} is than that of random "
+        "attributions of the same image.",
     )
 
 

@@ -6,7 +6,7 @@ from advlens.report.sections.dissection.findings import findings
 from advlens.report.sections.dissection.tables import DissectionTables
 from advlens.report.sections.dissection.units import browser, pictures
 from advlens.runs.results import Results
-from advlens.words import percent
+from advlens.words import layer_text, percent
 
 SOURCES = NoteBlock(
     title="Sources",
@@ -96,7 +96,7 @@ def _scores(tables: DissectionTables) -> list[Score]:
             label=label,
             estimates=tables.detectors(tables.last, images),
             notes={
-                model: f"{layer}; by chance {percent(row['permuted_share'])}"
+                model: f"{layer_text(layer)}; by chance {percent(row['permuted_share'])}"
                 for (model, layer), row in rows.items()
                 if row
             },

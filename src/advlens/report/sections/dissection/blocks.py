@@ -8,7 +8,7 @@ from advlens.report.blocks import LAYER, MODEL, Block, Column, FigureBlock, Note
 from advlens.report.sections.dissection.tables import KINDS, DissectionTables, chance, share
 from advlens.runs.results import Rows
 from advlens.runs.tables import Row
-from advlens.words import count, file_name, percent
+from advlens.words import count, file_name, layer_text, percent
 
 NAMES = dict(zip(KINDS, ("Real", "Adversarial", "Re-estimated"), strict=True))
 IMAGES = Column(header="Images", cell=lambda row: NAMES[row["images"]], kind="text")
@@ -278,8 +278,8 @@ def _chart(tables: DissectionTables, model: str, layer: str) -> FigureBlock | No
     return FigureBlock(
         name=file_name("concepts", model, layer),
         draw=lambda width: figures.concept_bars(rows, adversarial=tables.under_attack, width=width),
-        alt=f"Bars of detectors per concept, {model}, {layer}. {values}.",
-        caption=f"{model}, {layer}: detectors per concept. {kinds}.{rest}",
+        alt=f"Bars of detectors per concept, {model}, {layer_text(layer)}. {values}.",
+        caption=f"{model}, {layer_text(layer)}: detectors per concept. {kinds}.{rest}",
     )
 
 

@@ -11,6 +11,7 @@ from advlens.words import (
     attack_name,
     count,
     far_apart,
+    layer_text,
     listed,
     moves,
     percent,
@@ -64,11 +65,12 @@ def _real(tables: DissectionTables) -> Iterator[Finding]:
     else:
         ((model, value),) = shares.items()
         layer = dict(tables.last)[model]
-        claim = f"{percent(value.value)} of the units of {layer} in {model} detect a concept"
+        units = f"units of {layer_text(layer)} in {model}"
+        claim = f"{percent(value.value)} of the {units} detect a concept"
         if row := tables.share((model, layer), "real"):
             claim += f", by chance {percent(row['permuted_share'])}"
     everywhere = tables.detectors(tables.together, "real")
-    layers = {model: layer for model, layer in tables.last if model in shares}
+    layers = {model: layer_text(layer) for model, layer in tables.last if model in shares}
     yield Finding(
         claim=f"{claim}.",
         says=says,
