@@ -269,7 +269,10 @@ LINF = "sweep model=robust norm=Linf"
 UNITS = "consistency model=robust images=equal-success"
 CASES = {
     # robust, not robust, partly
-    "robust": (f"{PGD}: top1=0.4", "L2", "holds", "at least half of its"),
+    "robust": (
+        f"accuracy model=robust attack=natural: top1=0.8; {PGD}: top1=0.4",
+        *("L2", "holds", "at least half of its"),
+    ),
     "less": (f"{PGD}: top1=0.38", "L2", "partly", "less than half of its"),
     "half": (f"{PGD}: top1=0.2", "L2", "partly", "less than half of its"),
     "broken": (f"{PGD}: top1=0.19", "L2", "fails", "less than a quarter of its"),

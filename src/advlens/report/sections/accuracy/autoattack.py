@@ -1,6 +1,6 @@
 """What the report says of AutoAttack, the strongest evidence where it was run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from advlens.report.blocks import (
     IMAGES,
@@ -31,40 +31,37 @@ def findings(results: Results) -> list[Finding]:
     return [_finding(mine) for mine in _final(results).split(*ATTACK)]
 
 
-def blocks(results: Results) -> list[Block]:
+def blocks(results: Results) -> Iterator[Block]:
     """The accuracy after each of its attacks, if it was run."""
     rows = results.table("autoattack")
     if not rows:
-        return []
-    return [
-        NoteBlock(
-            title="AutoAttack",
-            text="AutoAttack runs four attacks one after the other, each on the images that the "
-            "ones before it have left; an image counts as right only if none of the four changes "
-            "the prediction. Published robust accuracies are usually measured so.",
-        ),
-        TableBlock(
-            caption="Top-1 accuracy on a seeded subset, natural and after each attack in turn. "
-            "The last is the accuracy under AutoAttack, with its 95% Wilson interval. "
-            "Where Square, which needs no gradient, takes away much that the others have left, "
-            "gradients are masked.",
-            file="autoattack.csv",
-            columns=[
-                IMAGES,
-                MODEL,
-                *(
-                    Column(header=TITLES.get(after, after), cell=_after(rows, after))
-                    for after in rows.values("after")
-                ),
-                Column(
-                    header="95% interval",
-                    cell=lambda row: Estimate.of(row, "top1").interval(as_percent=True),
-                ),
-                N,
-            ],
-            rows=_final(results),
-        ),
-    ]
+        return
+    yield NoteBlock(
+        title="AutoAttack",
+        text="AutoAttack runs four attacks one after the other, each on the images that the "
+        "ones before it have left; an image counts as right only if none of the four changes "
+        "the prediction. Published robust accuracies are usually measured so.",
+    )
+    yield TableBlock(
+        caption="Top-1 accuracy on a seeded subset, natural and after each attack in turn. The "
+        "last is the accuracy under AutoAttack, with its 95% Wilson interval. Where Square, which "
+        "needs no gradient, takes away much that the others have left, gradients are masked.",
+        file="autoattack.csv",
+        columns=[
+            IMAGES,
+            MODEL,
+            *(
+                Column(header=TITLES.get(after, after), cell=_after(rows, after))
+                for after in rows.values("after")
+            ),
+            Column(
+                header="95% interval",
+                cell=lambda row: Estimate.of(row, "top1").interval(as_percent=True),
+            ),
+            N,
+        ],
+        rows=_final(results),
+    )
 
 
 def _final(results: Results) -> Rows:

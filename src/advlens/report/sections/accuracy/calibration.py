@@ -1,5 +1,7 @@
 """Whether a model is as often right as it is confident, natural and under attack."""
 
+from collections.abc import Iterator
+
 from advlens.report import figures
 from advlens.report.blocks import (
     IMAGES,
@@ -59,42 +61,40 @@ def _side(row: Row) -> Direction:
     return "higher" if row["confidence"] > row["accuracy"] else "lower"
 
 
-def blocks(results: Results) -> list[Block]:
+def blocks(results: Results) -> Iterator[Block]:
     """The reliability diagram, and the errors as a table."""
     bins, errors = (results.table(name) for name in ("calibration", "calibration_error"))
     if not bins or not errors:
-        return []
+        return
     rows = Rows({**row, "panel": name} for name, mine in conditions(bins).items() for row in mine)
     values = "; ".join(
         f"{row['model']}, {attack_name(row)}: {percent(row['confidence'])} confident, "
         f"{percent(row['accuracy'])} right, error {percent(row['ece'])}"
         for row in errors
     )
-    return [
-        NoteBlock(
-            title=findings(results)[0].claim.rstrip("."),
-            text="A model whose confidence can be used is right on 80% of the images on which it "
-            "is 80% confident: it lies on the dotted line.",
-        ),
-        FigureBlock(
-            name="reliability",
-            draw=lambda width: figures.reliability(rows, results.models, width=width),
-            alt=f"Reliability diagram: accuracy against confidence. {values}.",
-            caption="Accuracy of images of about the same confidence, in up to 15 bins of equal "
-            "width, with 95% Wilson intervals (figure 1 of Guo et al. 2017).",
-        ),
-        TableBlock(
-            caption="Confidence, accuracy and the expected calibration error (ECE).",
-            file="calibration_error.csv",
-            columns=[
-                IMAGES,
-                MODEL,
-                Column.of("Mean confidence", "confidence", percent),
-                Column.interval("Accuracy", "accuracy", as_percent=True),
-                Column.of("ECE", "ece", percent),
-                N,
-            ],
-            rows=[row for mine in conditions(errors).values() for row in mine],
-            folded=True,
-        ),
-    ]
+    yield NoteBlock(
+        title=findings(results)[0].claim.rstrip("."),
+        text="A model whose confidence can be used is right on 80% of the images on which it "
+        "is 80% confident: it lies on the dotted line.",
+    )
+    yield FigureBlock(
+        name="reliability",
+        draw=lambda width: figures.reliability(rows, results.models, width=width),
+        alt=f"Reliability diagram: accuracy against confidence. {values}.",
+        caption="Accuracy of images of about the same confidence, in up to 15 bins of equal "
+        "width, with 95% Wilson intervals (figure 1 of Guo et al. 2017).",
+    )
+    yield TableBlock(
+        caption="Confidence, accuracy and the expected calibration error (ECE).",
+        file="calibration_error.csv",
+        columns=[
+            IMAGES,
+            MODEL,
+            Column.of("Mean confidence", "confidence", percent),
+            Column.interval("Accuracy", "accuracy", as_percent=True),
+            Column.of("ECE", "ece", percent),
+            N,
+        ],
+        rows=[row for mine in conditions(errors).values() for row in mine],
+        folded=True,
+    )

@@ -33,24 +33,21 @@ def findings(results: Results) -> list[Finding]:
     ]
 
 
-def blocks(results: Results) -> list[Block]:
+def blocks(results: Results) -> Iterator[Block]:
     """A figure and a table of each; of many classes the confusions have the table alone."""
     classes, pairs = (conditions(results.table(n)) for n in ("class_accuracy", "confusion"))
-    made: list[Block] = []
     for found in _class_findings(classes):
-        made += [
-            _titled(found, "A class has few of the images, so its interval is wide."),
-            _class_figure(results, classes),
-            _class_table(results.table("class_accuracy")),
-        ]
+        yield _titled(found, "A class has few of the images, so its interval is wide.")
+        yield _class_figure(results, classes)
+        yield _class_table(results.table("class_accuracy"))
     for found in _confusion_findings(pairs):
         rows = _with_shares(pairs)
         names = _names(results, rows)
         few = len(names) <= MANY
-        made.append(_titled(found, SQUARES if few else "Of many classes, only the table shows it."))
-        made += [_confusion_figure(results, rows, names)] if few else []
-        made.append(_confusion_table(rows))
-    return made
+        yield _titled(found, SQUARES if few else "Of many classes, only the table shows it.")
+        if few:
+            yield _confusion_figure(results, rows, names)
+        yield _confusion_table(rows)
 
 
 def _titled(found: Finding, text: str) -> NoteBlock:

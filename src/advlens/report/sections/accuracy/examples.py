@@ -1,5 +1,7 @@
 """Images beside their adversarial twins and the amplified differences."""
 
+from collections.abc import Iterator
+
 from advlens.report.blocks import Block, Picture, PictureColumn, PictureRow, PictureRowsBlock
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
@@ -13,10 +15,10 @@ TITLES = {
 }
 
 
-def blocks(results: Results) -> list[Block]:
+def blocks(results: Results) -> Iterator[Block]:
     """A block for each kind of examples, with a row for each model."""
     table = results.table("examples")
-    return [_block(results, kind, rows) for kind in TITLES if (rows := table.where(kind=kind))]
+    yield from (_block(results, kind, rows) for kind in TITLES if (rows := table.where(kind=kind)))
 
 
 def _block(results: Results, kind: str, rows: Rows) -> PictureRowsBlock:

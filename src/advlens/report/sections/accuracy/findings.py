@@ -25,7 +25,6 @@ def findings(results: Results, rows: Rows, sweep: Rows, checks: Rows) -> list[Fi
     """The most important ones first."""
     natural = naturally(rows)
     return [
-        *_model_findings(results, natural, strongest(results.models, rows)),
         *_comparisons(rows, natural, results.table("differences")),
         *_sweep_findings(results, sweep),
         *_check_findings(checks),
@@ -51,47 +50,6 @@ def strongest(models: tuple[str, ...], rows: Rows) -> dict[str, Row]:
     """For each model the row of the attack within a ball that leaves it the least."""
     mine = {model: bounded(rows).where(model=model) for model in models}
     return {model: min(each, key=lambda row: row["top1"]) for model, each in mine.items() if each}
-
-
-def _model_findings(
-    results: Results, natural: dict[str, Estimate], worst: dict[str, Row]
-) -> list[Finding]:
-    findings = []
-    for model in results.models:
-        if model not in natural or model not in worst:
-            continue
-        before, after = natural[model], Estimate.of(worst[model], "top1")
-        under = f"under {attack_name(worst[model])}"
-        if before.low is not None and before.low <= results.chance:
-            said = Says("accuracy", (model,), "open", ("chance",))
-            verb = "is not shown to be above chance, with or without an attack"
-        elif after.value <= results.chance:
-            said = Says("accuracy", (model,), "lower", ("chance",))
-            verb = f"falls to chance or below {under}"
-        elif after.value < before.value / 2:
-            said = Says("accuracy", (model,), "lower", ("half",))
-            verb = f"loses more than half of its accuracy {under}"
-        else:
-            said = Says("accuracy", (model,), "higher", ("half",))
-            verb = f"keeps at least half of its accuracy {under}"
-        findings.append(
-            Finding(
-                claim=f"{model} {verb}.",
-                says=[said],
-                estimates=[
-                    Measured(
-                        name="accuracy",
-                        model=model,
-                        estimates={"on natural images": before, under: after},
-                        form="percent",
-                    )
-                ],
-                note="Of the attacks on all images, this one leaves the least; it takes "
-                f"{100 * (before.value - after.value):.1f} points.",
-                important=len(results.models) <= 2,
-            )
-        )
-    return findings
 
 
 def _comparisons(rows: Rows, natural: dict[str, Estimate], differences: Rows) -> list[Finding]:

@@ -111,35 +111,29 @@ def _methods(tables: AttributionTables) -> Iterator[Block]:
     )
 
 
-def heat_maps(tables: AttributionTables) -> list[Block]:
+def heat_maps(tables: AttributionTables) -> Iterator[Block]:
     """For each method the images, and what each model looks at."""
     methods = list(filter(None, tables.pictures.values("method")))
     if not methods:
-        return []
-    blocks: list[Block] = [
-        NoteBlock(
-            title="What the models look at",
-            text="Each row is one image as every model sees it. The class explained is the one "
-            "that the model predicts, with its probability; where it is wrong, the heat map shows "
-            "why.",
-        )
-    ]
+        return
+    yield NoteBlock(
+        title="What the models look at",
+        text="Each row is one image as every model sees it. The class explained is the one that "
+        "the model predicts, with its probability; where it is wrong, the heat map shows why.",
+    )
     names = file_names("attributions", ((named(method),) for method in methods))
     for method in methods:
         setting = tables.setting(method)
         rows = tables.pictures.where(method=method)
         ranks = sorted(rows.values("rank"))
-        blocks.append(
-            PictureRowsBlock(
-                name=names[named(method),],
-                title=named(method),
-                caption=f"{setting or named(method)}. {_beside_b23(method, len(ranks))}",
-                file="attribution_pictures.csv",
-                rows=[_row(tables, rows, rank) for rank in ranks],
-                heat=True,
-            )
+        yield PictureRowsBlock(
+            name=names[named(method),],
+            title=named(method),
+            caption=f"{setting or named(method)}. {_beside_b23(method, len(ranks))}",
+            file="attribution_pictures.csv",
+            rows=[_row(tables, rows, rank) for rank in ranks],
+            heat=True,
         )
-    return blocks
 
 
 def _beside_b23(method: str, shown: int) -> str:

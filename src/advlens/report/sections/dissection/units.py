@@ -12,10 +12,10 @@ from advlens.runs.tables import Row
 from advlens.words import classes_text, file_name, file_names, number
 
 
-def pictures(tables: DissectionTables) -> list[Block]:
+def pictures(tables: DissectionTables) -> Iterator[Block]:
     """Units of one depth next to each other, model beside model; deepest layers first."""
     if not tables.pictures:
-        return []
+        return
     units = dict.fromkeys(map(unit_of, tables.pictures))
     layers = {
         model: [layer for layer in layers[::-1] if any(u[:2] == (model, layer) for u in units)]
@@ -39,7 +39,7 @@ def pictures(tables: DissectionTables) -> list[Block]:
             "change."
         )
     sheets = file_names("dissected-units", dict.fromkeys(unit[:2] for unit in units))
-    blocks: list[Block] = [NoteBlock(title="What chosen units respond to", text=text)]
+    yield NoteBlock(title="What chosen units respond to", text=text)
     for depth in itertools.zip_longest(
         *([(m, layer) for layer in names] for m, names in layers.items())
     ):
@@ -47,15 +47,12 @@ def pictures(tables: DissectionTables) -> list[Block]:
         columns = [[unit for unit in units if unit[:2] == place] for place in places]
         shown = [unit for row in itertools.zip_longest(*columns) for unit in row if unit]
         names = dict.fromkeys(layer for _, layer in places)
-        blocks.append(
-            GridBlock(
-                title=f"Units of {', '.join(names)}",
-                caption=f"{tables.behind}.",
-                grids=[_grid(tables, unit, sheets[unit[:2]]) for unit in shown],
-                labels="predicted",
-            )
+        yield GridBlock(
+            title=f"Units of {', '.join(names)}",
+            caption=f"{tables.behind}.",
+            grids=[_grid(tables, unit, sheets[unit[:2]]) for unit in shown],
+            labels="predicted",
         )
-    return blocks
 
 
 def grid_name(unit: Unit) -> str:

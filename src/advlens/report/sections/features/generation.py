@@ -30,23 +30,21 @@ IMAGES = Column(header="Images", cell=lambda row: row["images"].capitalize(), ki
 FEATURES = Column(header="Features", cell=lambda row: network(row).text, kind="long")
 
 
-def blocks(tables: FeatureTables) -> list[Block]:
+def blocks(tables: FeatureTables) -> Iterator[Block]:
     """Pictures and distances (tables 2 and 5 of B23)."""
     if not tables.generation and not tables.generation_pictures:
-        return []
-    return [
-        NoteBlock(
-            title="What does a class look like to the model?",
-            text="From a blurred start, drawn at random from the Gaussian of the class's images, "
-            "an image is changed until the model's output for the class is as high as it gets. "
-            "Scores stand between two bounds: the untouched start images, and real images "
-            "compared with other real ones.",
-        ),
-        *_pictures(tables),
-        *_figure(tables),
-        *_distances(tables),
-        *_shares(tables),
-    ]
+        return
+    yield NoteBlock(
+        title="What does a class look like to the model?",
+        text="From a blurred start, drawn at random from the Gaussian of the class's images, "
+        "an image is changed until the model's output for the class is as high as it gets. "
+        "Scores stand between two bounds: the untouched start images, and real images "
+        "compared with other real ones.",
+    )
+    yield from _pictures(tables)
+    yield from _figure(tables)
+    yield from _distances(tables)
+    yield from _shares(tables)
 
 
 def _pictures(tables: FeatureTables) -> Iterator[Block]:

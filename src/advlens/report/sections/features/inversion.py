@@ -23,20 +23,18 @@ from advlens.words import Estimate, count, file_names, listed, number
 TITLES = {"representation": "Own representation", "pixels": "Pixels"}
 
 
-def blocks(tables: FeatureTables) -> list[Block]:
+def blocks(tables: FeatureTables) -> Iterator[Block]:
     """Triptychs and distances (tables 3 and 6 of B23)."""
     if not tables.inversion and not tables.inversion_pictures:
-        return []
-    return [
-        NoteBlock(
-            title="What does a representation keep of an image?",
-            text="An image is changed until the model represents it as it represents the target. "
-            "Where the result looks like the target, the representation holds what people see "
-            "of it; where it does not, the model takes two very different images for the same.",
-        ),
-        *_pictures(tables),
-        *_table(tables),
-    ]
+        return
+    yield NoteBlock(
+        title="What does a representation keep of an image?",
+        text="An image is changed until the model represents it as it represents the target. "
+        "Where the result looks like the target, the representation holds what people see "
+        "of it; where it does not, the model takes two very different images for the same.",
+    )
+    yield from _pictures(tables)
+    yield from _table(tables)
 
 
 def _pictures(tables: FeatureTables) -> Iterator[Block]:

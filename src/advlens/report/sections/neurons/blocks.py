@@ -249,10 +249,10 @@ def _floors(tables: NeuronTables) -> dict[str, float]:
     return {model: estimate.value for model, estimate in tables.random("lc").items()}
 
 
-def pictures(tables: NeuronTables) -> list[Block]:
+def pictures(tables: NeuronTables) -> Iterator[Block]:
     """Units next to each other: those chosen alike in each model."""
     if not tables.pictures:
-        return []
+        return
     reasons = tables.pictures.values("chosen")
     ways = ["named by the user (--units)"] * (NAMED in reasons)
     ways += ["chosen by the same rule in each model's last convolution"] * (reasons != [NAMED])
@@ -263,7 +263,7 @@ def pictures(tables: NeuronTables) -> list[Block]:
     )
     if any(row["map"] for row in tables.pictures):
         text += MAPS
-    blocks: list[Block] = [NoteBlock(title="What excites a unit", text=text)]
+    yield NoteBlock(title="What excites a unit", text=text)
     places = tables.pictures.values("model", "layer")
     sheets = file_names("units", [(*place, tables.main) for place in places])
     for chosen in tables.pictures.values("chosen"):
@@ -274,14 +274,11 @@ def pictures(tables: NeuronTables) -> list[Block]:
         if equal := rows.where(images=EQUAL):
             reached = behind(tables, EQUAL, equal.values("model"))
             caption += f" Equal success, where that attack reaches less: {reached}."
-        blocks.append(
-            GridBlock(
-                title=f"Units of {chosen}",
-                caption=caption,
-                grids=[_grid(tables, *key, sheet=sheets[*key[:2], tables.main]) for key in keys],
-            )
+        yield GridBlock(
+            title=f"Units of {chosen}",
+            caption=caption,
+            grids=[_grid(tables, *key, sheet=sheets[*key[:2], tables.main]) for key in keys],
         )
-    return blocks
 
 
 def _grid(tables: NeuronTables, model: str, layer: str, unit: int, *, sheet: str) -> Grid:
