@@ -174,6 +174,7 @@ class DemoCommand:
     settings: OmitArgPrefixes[AuditSettings] = field(
         default_factory=lambda: AuditSettings(
             images=500,
+            generated=20,
             **QUICK,
         )
     )

@@ -32,13 +32,13 @@ QUICK: dict[str, Any] = {
     "sweep_images": 50,
     "sweep_steps": 5,
     "neuron_steps": 5,
-    "explained": 6,
+    "explained": 16,
     "points": 20,
     "baselines": 3,
     "samples": 50,
     "visualization_steps": 200,
+    "inverted": 16,
     "inversion_steps": 200,
-    "generated": 7,
 }
 """Settings of a quick audit that are not given otherwise."""
 
