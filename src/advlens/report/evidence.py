@@ -59,10 +59,10 @@ def _unit(tables: NeuronTables, model: str) -> list[PictureColumn]:
     """The most consistent unit that the run shows, under the attack that reaches most images."""
     shown = tables.pictures.where(model=model).known("lc")
     first = max(shown, key=lambda row: row["lc"], default=None)
-    if first is None:
-        return []
-    rows = shown.where(layer=first["layer"], unit=first["unit"])
+    rows = shown.where(layer=first["layer"], unit=first["unit"]) if first else shown
     attacked = rows.where(images="equal-success") or rows.where(images="adversarial")
+    if first is None or not attacked:
+        return []
     reached = tables.consistency.one(model=model, images=attacked[0]["attacked"])
     share = f" that succeeds on {percent(reached['success'])}" if reached else ""
     headings = {
