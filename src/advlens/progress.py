@@ -6,6 +6,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from advlens.words import one_line
+
 
 class Progress:
     """Count images: `with Progress("what", total) as progress: progress.update(64)`.
@@ -30,11 +32,12 @@ class Progress:
         shown: bool = True,
     ):
         self.shown = shown
-        self.what, self.total, self.done, self.every, self.unit = what, total, done, every, unit
+        self.what, self.total, self.done, self.every = one_line(what), total, done, every
+        self.unit = unit
         self.began_at = self.told = done
         self.started = self.said = time.monotonic()
         self.bar = (
-            tqdm(total=total, initial=done, desc=what, unit=f" {unit}", dynamic_ncols=True)
+            tqdm(total=total, initial=done, desc=self.what, unit=f" {unit}", dynamic_ncols=True)
             if shown and sys.stderr.isatty()
             else None
         )
