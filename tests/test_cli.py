@@ -9,8 +9,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 
 import advlens
+from advlens import load_model
 from advlens.cli import demands, help, main
 from advlens.cli import verbs as cli
 from advlens.cli.parsing import COMMANDS, _kinds
@@ -215,6 +217,17 @@ def test_attack_writes_images_that_can_be_audited(world, capsys):
     assert (world / "run/report.html").exists()
 
 
+def test_a_file_of_any_name_at_fault_is_named_and_moves_no_cursor(world, capsys):
+    state = load_model(MODEL[1]).network.state_dict()
+    file = "big\x1b[2J.pt"
+    torch.save(state | {"0.weight": torch.full_like(state["0.weight"], 3e38)}, file)
+    for words, code in ((["--dry-run"], 0), (["--model", f"{MODEL[1]}@{file}"], 1)):
+        assert main(["audit", *MODEL, "--out", "out\x1b[2J", *words]) == code
+        out, err = capsys.readouterr()
+        assert (out + err).replace("\n", "").isprintable()
+    assert "big�[2J from big�[2J.pt returns NaN" in err
+
+
 def test_train_leaves_weights_and_a_card(world, capsys):
     words = ["train", "--recipe", "cifar10-l2", *MODEL, "--out", "trained", "--epochs", "2"]
     assert main([*words, "--batch-size", "8", "--validation", "6"]) == 0
@@ -279,7 +292,7 @@ def test_verbs_that_only_tell_and_one_that_takes_a_local_archive(capsys, tmp_pat
 
 ENDS = [
     (RunError("the disk is full"), 1, "advlens: the disk is full\n"),
-    (NumericError("two\nlines"), 1, "advlens: two lines\n"),
+    (NumericError("two\nlines, \x1b[2J"), 1, r"advlens: two lines, �\[2J\n"),
     (KeyboardInterrupt(), 130, "interrupted"),
     (ZeroDivisionError("of 1"), 1, "bug.*ZeroDivisionError: of 1.*--debug"),
 ]

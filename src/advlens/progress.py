@@ -7,6 +7,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from advlens.words import one_line
+
 BETWEEN, EVERY = 5.0, 60.0
 """Seconds from one line to the next without a terminal: where a pass begins, and within it."""
 
@@ -38,11 +40,11 @@ class Progress:
         whole: Callable[[float], str] | None = None,
     ):
         self.shown, self.whole = shown, whole
-        self.what, self.total, self.done, self.unit = what, total, done, unit
+        self.what, self.total, self.done, self.unit = one_line(what), total, done, unit
         self.began_at = done
         self.started = time.monotonic()
         self.bar = (
-            tqdm(total=total, initial=done, desc=what, unit=f" {unit}", dynamic_ncols=True)
+            tqdm(total=total, initial=done, desc=self.what, unit=f" {unit}", dynamic_ncols=True)
             if shown and sys.stderr.isatty()
             else None
         )

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import re
 import types
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -391,6 +392,24 @@ def file_names(kind: str, things: Iterable[tuple[str, ...]]) -> dict[tuple[str, 
         thing: name if names[name] == 1 else file_name(kind, *thing)
         for thing, name in plain.items()
     }
+
+
+def printable(text: str) -> str:
+    """A text with a mark in place of control, direction and unpaired surrogate characters.
+
+    A terminal or a page would obey them, or could not show them.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        "�" if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\n\t\u200d" else c
+        for c in text
+    )
+
+
+def one_line(text: str) -> str:
+    """The same on one line, as messages are."""
+    return " ".join(printable(text).split())
 
 
 def readable(text: str) -> str:

@@ -17,9 +17,10 @@ from advlens.errors import ModelError, NumericError, SettingsError
 from advlens.evaluation import Accuracy
 from advlens.models import Classifier
 from advlens.prepared import Prepared
+from advlens.prepared.forms import model_origin
 from advlens.prepared.trial import untouched
 from advlens.settings import AuditSettings
-from advlens.words import Estimate, count, percent
+from advlens.words import Estimate, count, one_line, percent
 
 IMAGES = 300
 """Maximum number of natural images to check."""
@@ -29,7 +30,7 @@ def warn(texts: Sequence[str], processes: Processes) -> None:
     """Warn the user on stderr, once for all processes."""
     if processes.first:
         for text in texts:
-            print(f"advlens: warning: {text}", file=sys.stderr, flush=True)
+            print(f"advlens: warning: {one_line(text)}", file=sys.stderr, flush=True)
 
 
 def looked_at(subject: Subject, batch_size: int, seed: int) -> list[str]:
@@ -78,10 +79,10 @@ def check_expected(
         low, high = estimate.low or 0.0, estimate.high or 1.0
         if not low <= value <= high:
             raise ModelError(
-                f"{subject.classifier.name} is right on {estimate.text(as_percent=True)} of the "
-                f"{count(estimate.n)} images of {subject.data.name}, but {percent(value)} is "
-                "expected; check its weights, the order of its classes, mean, std and resize, or "
-                "give another --expect-accuracy"
+                f"{model_origin(subject.classifier)} is right on "
+                f"{estimate.text(as_percent=True)} of the {count(estimate.n)} images of "
+                f"{subject.data.name}, but {percent(value)} is expected; check its weights, the "
+                "order of its classes, mean, std and resize, or give another --expect-accuracy"
             )
 
 
@@ -137,8 +138,8 @@ class _Watched:
         logits: Logits = self.prepared(images)
         if logits.isnan().any():
             raise NumericError(
-                f"{self.classifier.name} returns NaN on images in [0, 1], so its results mean "
-                "nothing: check its weights"
+                f"{model_origin(self.classifier)} returns NaN on images in [0, 1], so its results "
+                "mean nothing: check its weights"
             )
         return logits
 

@@ -21,6 +21,7 @@ from advlens.datasets import ImageData
 from advlens.distributed import Processes
 from advlens.errors import AdvlensError, ModelError, NumericError, RunError
 from advlens.folders import is_amount
+from advlens.prepared.forms import model_origin
 from advlens.runs.folder import Run
 from advlens.runs.record import peak_memory
 
@@ -144,9 +145,10 @@ def _pass(
                     except (ModelError, NumericError) as error:
                         place = f"{_numbered(batch.ids)} of {context.data.name}"
                         raise type(error)(
-                            f"{error}; that is at {place}, in the stage {stage_name}; finished "
-                            f"stages and the first {kept} images of this pass are kept in "
-                            f"{run.folder}, and the same command continues from there"
+                            f"{error}; that is {model_origin(context.classifier)} at {place}, in "
+                            f"the stage {stage_name}; finished stages and the first {kept} images "
+                            f"of this pass are kept in {run.folder}, and the same command "
+                            "continues from there"
                         ) from error
                     seconds[stage_name] += time.monotonic() - began
                 done += len(batch.ids)

@@ -34,7 +34,7 @@ from advlens.files import locked
 from advlens.plugins import SECTIONS, place
 from advlens.settings.packaged import listed
 from advlens.signals import ignored_signals
-from advlens.words import duration
+from advlens.words import duration, one_line, printable
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +62,7 @@ def first() -> bool:
 def say(text: object) -> None:
     """Print for the user, once."""
     if first():
-        print(text, flush=True)
+        print(printable(str(text)), flush=True)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -99,7 +99,7 @@ def _fail(message: str, code: int, debug: bool, *, lost: bool = False) -> int:
     """Report a failure: once, if the other processes fail for the same reason."""
     if debug:
         traceback.print_exc()
-    message = " ".join(message.split())
+    message = one_line(message)
     if os.environ.get("WORLD_SIZE", "1") != "1":
         with ignored_signals():  # torchrun ends the rest, which may have more to say
             if not _speaks(message, lost):

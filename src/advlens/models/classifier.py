@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from numbers import Integral
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -82,6 +83,7 @@ class Classifier(nn.Module):
             an attribute or a number (default: see `advlens.models.outputs`).
 
     Attributes:
+        file: the weights file that it was loaded from, if any.
         notes: what a reader of its results must know, a sentence each.
 
     Raises:
@@ -144,6 +146,7 @@ class Classifier(nn.Module):
         self.interpolation = interpolation
         self.weights = weights
         self.head = head
+        self.file: Path | None = None
         self.notes: tuple[str, ...] = ()
 
     def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:

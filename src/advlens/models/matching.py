@@ -73,7 +73,10 @@ def match(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Matched:
             if (again := plain.get(copy + name)) is not None and name in names:
                 tensor = state[names[name]]  # with another shape, it may have any size
                 if tensor.shape == own[name].shape and not torch.equal(tensor, state[again]):
-                    raise ValueError(f"{shown(names[name])} and {shown(again)} are not the same")
+                    raise ValueError(
+                        f"{shown(names[name])} and {shown(again)} are not the same (--ignore-keys "
+                        f"{shown(again.removesuffix(name))}* leaves out the second)"
+                    )
                 used.add(again)
     rest = {name: source for name, source in plain.items() if source not in used}
     counters = {name for name, source in rest.items() if _counts(name, state[source])}

@@ -32,6 +32,10 @@ _STATE_KEYS = (
     "ema",
     "ema_state_dict",
     "model_ema_state_dict",
+    "swa_state_dict",
+    "swa_model",
+    "swa_model_state_dict",
+    "averaged_model",
 )
 _DEEPEST = 4
 _EXTRA = "_extra_state"
@@ -86,7 +90,7 @@ def read_weights(path: Path, *, ignore_keys: Sequence[str] = ()) -> dict[str, Te
     """The named tensors of a `.safetensors` file or of one written by torch.save.
 
     In the latter they may lie under "state_dict", "model_state_dict", "model", "net", "network",
-    "module" or the names of moving averages ("state_dict_ema", "model_ema" …), beside anything
+    "module" or the names of averages ("state_dict_ema", "swa_model" …), beside anything
     else, as in a checkpoint. The file is read as data: nothing in it is executed.
 
     Args:

@@ -148,7 +148,7 @@ def _loaded(spec: str, seed: int, ignore_keys: Sequence[str]) -> tuple[Classifie
         matched = None
         if file is not None:
             matched = load_weights(classifier, file, ignore_keys=ignore_keys)
-            classifier.weights = sha256(file)
+            classifier.file, classifier.weights = file, sha256(file)
             if name not in _PACKAGED:
                 # a training run names all of its weights alike: the folder tells them apart
                 ours = file.stem in ("model", "best")

@@ -204,5 +204,11 @@ def fused(conv: Any, norm: Any) -> tuple[nn.Parameter, nn.Parameter]:
 
 
 def model_name(model: nn.Module) -> str:
-    """The name of a model in messages."""
+    """The name of a model in notes."""
     return model.name if isinstance(model, Classifier) else type(model).__name__
+
+
+def model_origin(model: nn.Module) -> str:
+    """The name of a model in errors, with its weights file, which may be the cause."""
+    file = model.file if isinstance(model, Classifier) else None
+    return model_name(model) + (f" from {file}" if file else "")

@@ -26,7 +26,7 @@ from advlens.prepared.forms import (
     fused,
     look_through,
     make_copy,
-    model_name,
+    model_origin,
     modules,
     tensors,
 )
@@ -73,7 +73,7 @@ class Prepared(nn.Module):
             )
         model = look_through(model)
         self._given = (model,)  # in a tuple, so that it is not registered as a submodule
-        self._name, self._own = model_name(model), precision_of(model)
+        self._name, self._own = model_origin(model), precision_of(model)
         if any(map(is_lazy, tensors_of(model))):
             raise ModelError(
                 f"{self._name} has lazy layers without weights; run it once on images before"

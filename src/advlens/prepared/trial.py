@@ -20,7 +20,7 @@ from advlens.arrays import Images
 from advlens.errors import AdvlensError, ModelError, NumericError
 from advlens.models.classifier import Classifier, precision_of
 from advlens.models.outputs import head_taken
-from advlens.prepared.forms import FORMS, Copy, Entry, Form, make_copy, model_name
+from advlens.prepared.forms import FORMS, Copy, Entry, Form, make_copy, model_name, model_origin
 from advlens.seeding import seeded
 
 CHECKED = 2
@@ -77,18 +77,18 @@ def try_forms(
         ModelError: the model fails on these images.
         NumericError: it returns NaN.
     """
-    name = model_name(model)
+    name, origin = model_name(model), model_origin(model)
     images = images.to(precision_of(model)).contiguous()
     notes: list[str] = []
     with _precise(images), untouched(model), torch.inference_mode(False):
         entry = Entry(model)
-        first, few, differentiable, head = _first_look(name, model, images)
+        first, few, differentiable, head = _first_look(origin, model, images)
         whole = len(few) == len(images) > CHECKED
         before = _state(model)
-        second = _looked(name, entry, few, 1, differentiable)
+        second = _looked(origin, entry, few, 1, differentiable)
         changing = _state(model) != before
         nudged = few * (1 + _NUDGE * _signs(few))
-        third = _looked(name, entry, nudged.clamp(0, 1), 0, differentiable)
+        third = _looked(origin, entry, nudged.clamp(0, 1), 0, differentiable)
         close = partial(_close, noise=third, floor=_FLOORS.get(images.dtype, _coarse(images.dtype)))
         randomized = not close(first, second)
         batch, alone = (len(few) if whole else None), first.logits[:1]

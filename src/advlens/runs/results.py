@@ -5,7 +5,6 @@ import io
 import math
 import operator
 import typing
-import unicodedata
 from array import array
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -18,7 +17,7 @@ from advlens.errors import RunError
 from advlens.folders import open_plain, read_object, why
 from advlens.runs.columns import is_float, parsed
 from advlens.runs.tables import TABLES, Row
-from advlens.words import Estimate
+from advlens.words import Estimate, printable
 
 LARGEST_RECORD = 2**24
 """Bytes of `run.json`, at most."""
@@ -250,7 +249,7 @@ class Results:
             for name, kind in columns.items():
                 text = cells[places[name]] if name in places else ""
                 try:
-                    value = parsed(_printable(text), kind)
+                    value = parsed(printable(text), kind)
                 except ValueError as error:
                     raise _damaged(
                         path, f"{name} in line {line} is {text[:40]!r}, {error}"
@@ -335,14 +334,9 @@ def _problem(value: Any, expected: Any, where: str) -> str:
 
 
 def _printable(value: Any) -> Any:
-    """Texts with a mark in place of control, direction and unpaired surrogate characters."""
+    """A part of the record with printable texts."""
     if isinstance(value, str):
-        if value.isprintable():
-            return value
-        return "".join(
-            "�" if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\n\t\u200d" else c
-            for c in value
-        )
+        return printable(value)
     if isinstance(value, list):
         return [_printable(item) for item in value]
     if isinstance(value, dict):
