@@ -12,14 +12,26 @@ from torch import nn
 from advlens import L2, AuditSettings, DataError, Linf, ModelError, RunError, SettingsError
 from advlens.attacks import Attack, Fgsm, LeastLikely
 from advlens.auditing import audit, dissect, passes, rehearsed
+from advlens.auditing.subjects import Subject, distinguish
 from advlens.datasets import ArrayData
 from advlens.files import locked
 from advlens.intervals import wilson
 from advlens.models import Classifier, load_model, save_weights
 from advlens.models.zoo import CIFAR10_CLASSES
+from advlens.prepared import prepare
 from advlens.runs.folder import Run, read_json
 from kills import Killed, killed
-from small_runs import CLASSES, SYNSETS, Rounded, audited, noise, results, rows, small
+from small_runs import (
+    CLASSES,
+    SYNSETS,
+    Rounded,
+    audited,
+    noise,
+    results,
+    rows,
+    small,
+    write_pictures,
+)
 from unrendered import unrendered
 
 SETTINGS = AuditSettings(
@@ -241,8 +253,29 @@ def test_without_synsets_the_rest_is_measured_and_a_table_settles_the_names(tmp_
     settings = dataclasses.replace(SETTINGS, synsets=table, stages=("neurons",))
     assert "units.csv" in results(audited(models(0), data, tmp_path / "run", settings=settings))
     table.write_text("cat,n02121620\n")
-    with pytest.raises(DataError, match="no line for class 'dog'"):
+    with pytest.raises(DataError, match=r"for 2 of 3 classes \(dog, ship\);.* --synsets out"):
         audit(models(0), data, tmp_path / "other", settings=settings)
+
+
+def test_models_of_one_name_are_told_apart_by_network_folder_or_number():
+    network = nn.Identity()
+    for specs, names in {
+        ("a:f@x/one/w.pt", "a:f@x/two/w.pt"): ["one", "two"],
+        ("a:f@x/one/v/w.pt", "a:f@x/two/v/w.pt"): ["one", "two"],
+        ("a:f@w.pt", "b:f@w.pt"): ["a:f", "b:f"],
+        ("a:f", "a:f"): ["w", "w (2)"],
+    }.items():
+        classifiers = [Classifier(network, name="w") for _ in specs]
+        pairs = zip(specs, classifiers, strict=True)
+        distinguish([Subject(*pair, prepare(network)) for pair in pairs])
+        assert [classifier.name for classifier in classifiers] == names
+
+
+def test_a_model_that_fails_on_enlarged_images_names_their_size(tmp_path):
+    write_pictures(tmp_path, 2)
+    whole = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    with pytest.raises(ModelError, match="have 8 pixels: if the model takes these, add :8 to"):
+        rehearsed(whole, f"folder:{tmp_path}", NATURAL)
 
 
 @pytest.fixture

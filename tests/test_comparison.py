@@ -15,7 +15,7 @@ from torch import nn
 from advlens import AuditSettings, RunError, SettingsError, compare
 from advlens.cli.verbs import main
 from advlens.prepared import frozen
-from advlens.runs.folder import write_csv
+from advlens.runs.folder import read_json, write_csv
 from advlens.runs.results import Results
 from small_runs import SYNSETS, audited, noise, rows, small
 from unrendered import unrendered
@@ -240,12 +240,15 @@ def test_runs_that_do_not_compare_are_refused(runs, tmp_path, old, new, said):
 
 def test_what_was_measured_and_where_may_differ(runs, tmp_path):
     free = {"stages": ("accuracy",), "attack": ("Bim(norm=Linf, epsilon=.1)",), "batch_size": 7}
+    free |= {"sigma": 0.5, "neuron_steps": 9}  # of a stage that only one of them ran
     settings = dataclasses.replace(SETTINGS, **free)
     more = audited(models(1), DATA, tmp_path / "more", settings=settings)
     with unrendered():
         compare([runs["first"], more], tmp_path / "out")
     assert {row["model"] for row in rows(tmp_path / "out", "units")} == {"tiny", "other"}
     assert "tiny (2)" in {row["model"] for row in rows(tmp_path / "out", "accuracy")}
+    (note,) = [n for n in read_json(tmp_path / "out" / "run.json")["notes"] if "sigma" in n]
+    assert "neuron_steps is" in note
 
 
 def test_wrong_use_is_one_sentence(runs, tmp_path):

@@ -93,10 +93,10 @@ ALIGNED = [
     *((own, None, None, IN_ORDER) for own in (None, WNIDS)),
 ]
 LACKING = {
-    "'cat' of some images 0 times": (None, ("ant", "bee"), None),
-    "'bee' of some images 2 times": (None, ("ant", "bee", "bee", "cat"), None),
-    "'n02121620' of some images 0 times": (WNIDS, ABC, WNIDS[:2]),
-    "'ant' of some images 0 times": (None, None, WNIDS),
+    r"lack 1 of some images \(cat\)": (None, ("ant", "bee"), None),
+    "has 2 classes named 'bee', a class of some images": (None, ("ant", "bee", "bee", "cat"), None),
+    r"lack 1 of some images \(n02121620\)": (WNIDS, ABC, WNIDS[:2]),
+    r"lack 3 of some images \(ant, bee, cat\)": (None, None, WNIDS),
 }
 
 

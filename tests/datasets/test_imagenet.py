@@ -77,7 +77,7 @@ def test_class_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert (training.name, len(training), training.synsets) == ("ImageNet train", 1000, WNIDS)
         moved.mkdir(parents=True, exist_ok=True)
         for split in ("val", "train"):
-            (training.data.root.parent / split).rename(moved / split)
+            (training.root.parent / split).rename(moved / split)
     shutil.rmtree(tmp_path / "val")
     assert load(tmp_path, split="train").name == "ImageNet train"
     shutil.rmtree(tmp_path / "train" / WNIDS[7])

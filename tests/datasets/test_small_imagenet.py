@@ -279,7 +279,7 @@ def test_validation(root: Path) -> None:
         assert data.synsets == (WNIDS[1], WNIDS[281], WNIDS[999])
         assert data.classes == ("goldfish", "tabby", "toilet tissue")
         assert (data.training.name, len(data.training)) == ("Tiny-ImageNet train", 12)
-        assert data.training.data.transform == SIZE
+        assert data.training.transform == SIZE
     raw = read_image(data.root / data.files[0], Transform(size=64, resize=None))
     assert torch.equal(data.images([0])[0], raw)  # for a model of 64 pixels, pixel for pixel
 

@@ -126,7 +126,7 @@ def _planned(
         return load_data(data, transform=transform) if isinstance(data, str) else data
 
     subjects = [labeled_subject(model, load, settings, device, check) for model in models]
-    distinguish([subject.classifier for subject in subjects])
+    distinguish(subjects)
     check_units(subjects, settings)
     return subjects, [audit_stages(subject, settings) for subject in subjects]
 
@@ -173,7 +173,7 @@ def dissect(
                 known[subject.transform] = check(subject, images)
             subject.data = subject.concepts = known[subject.transform]
             subject.choose_radii(settings)
-        distinguish([subject.classifier for subject in subjects])
+        distinguish(subjects)
         check_units(subjects, settings)
         stages = [dissect_stages(subject, settings) for subject in subjects]
         line = command or "advlens.dissect(…)"

@@ -26,6 +26,23 @@ FREE = (
     *("expect_accuracy", "batch_size", "device", "ignore_keys", "head", "skip_damaged"),
 )
 """Settings that say what is measured, or on what machine, and not how."""
+UNITS = ("neurons", "dissection")
+READERS = {
+    **dict.fromkeys(("epsilon", "draws"), ("accuracy", "sweep", "autoattack", *UNITS)),
+    "fgsm": ("accuracy", "neurons"),
+    "steps": ("accuracy",),
+    **dict.fromkeys(("sweep_images", "sweep_steps"), ("sweep",)),
+    **dict.fromkeys(("preset", "neuron_attack", "neuron_epsilon", "neuron_steps"), UNITS),
+    **dict.fromkeys(("neuron_step_size", "units", "discrepancy"), UNITS),
+    **dict.fromkeys(("success", "top", "sigma"), ("neurons",)),
+    **dict.fromkeys(("concepts", "layers", "concept_attack"), ("dissection",)),
+    **dict.fromkeys(("explained", "points", "baselines", "samples"), ("attribution",)),
+    **dict.fromkeys(("visualized", "components", "visualization_steps"), ("visualization",)),
+    **dict.fromkeys(("inverted", "inversion_steps"), ("inversion",)),
+    **dict.fromkeys(("generated", "generation_steps", "gaussians"), ("generation",)),
+    "inception": ("inversion", "generation"),
+}
+"""The stages that read a setting of an audit; the settings that are not here concern all stages."""
 DERIVED = ("differences", "changes")
 """Tables that are computed from the others."""
 PICTURES = "figures/images"
@@ -58,9 +75,10 @@ def compare(
     if len(folders) < 2:
         raise SettingsError("a comparison needs at least two run folders")
     results = [Results.read(folder) for folder in folders]
+    notes = set[str]()
     for each in results:
         _check_finished(each)
-        _check_alike(results[0], each)
+        notes |= _check_alike(results[0], each)
     _check_free(out, folders)
     line = shlex.join(map(str, ["advlens", "compare", *folders, "--out", out]))
     sources = _sources(results)
@@ -71,7 +89,7 @@ def compare(
         for source in sources:
             source.copy_pictures(out)
         write_tables(out, tables)
-        write_json(out / "run.json", _record(sources, without_home(command or line)))
+        write_json(out / "run.json", _record(sources, notes, without_home(command or line)))
         return write_report(out)
 
 
@@ -182,9 +200,9 @@ def _tables(sources: Sequence[_Source]) -> Tables:
     return tables
 
 
-def _record(sources: Sequence[_Source], command: str) -> dict[str, Any]:
+def _record(sources: Sequence[_Source], notes: set[str], command: str) -> dict[str, Any]:
     records = [source.results.record for source in sources]
-    notes = {note for record in records for note in record["notes"]} | {
+    notes |= {note for record in records for note in record["notes"]} | {
         f"{name} was measured in {without_home(str(source.results.run))} too; its numbers are "
         "those of an earlier run."
         for source in sources
@@ -212,7 +230,12 @@ def _check_finished(results: Results) -> None:
         )
 
 
-def _check_alike(first: Results, other: Results) -> None:
+def _check_alike(first: Results, other: Results) -> set[str]:
+    """Refuse runs that do not compare; a note names settings of stages that only one of them has.
+
+    Raises:
+        SettingsError: the images differ, or a setting that a stage of both of them reads.
+    """
     one, two = first.record["data"], other.record["data"]
     if one["classes"] != two["classes"]:
         raise SettingsError(
@@ -226,21 +249,25 @@ def _check_alike(first: Results, other: Results) -> None:
             f"{two['images']:,} of {two['name']}, which differ in pixels, labels or synsets; audit "
             "one of them again on the other's images, with the same --synsets"
         )
-    there, here = (_how(results.record["settings"]) for results in (first, other))
-    both = there.keys() & here.keys()  # settings may be new
-    said = differences(
-        {key: there[key] for key in there if key in both},
-        {key: here[key] for key in here if key in both},
-    )
-    if said:
+    there, here = (results.record["settings"] for results in (first, other))
+    names = [name for name in there if name in here and name not in FREE]  # settings may be new
+    ran = [{stage["stage"] for stage in results.record["stages"]} for results in (first, other)]
+    common = ran[0] & ran[1]
+    readers = READERS if "stages" in there else {}  # not of a dissection
+    apart = [name for name in names if name in readers and not common & {*readers[name]}]
+    shared = [name for name in names if name not in apart]
+    if said := differences({n: there[n] for n in shared}, {n: here[n] for n in shared}):
         raise SettingsError(
             f"{first.run} (there) and {other.run} (here) have other settings, so their numbers do "
             f"not compare: {said}; audit one of them again with the other's"
         )
-
-
-def _how(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name not in FREE}
+    if not (said := differences({n: there[n] for n in apart}, {n: here[n] for n in apart})):
+        return set()
+    runs = [without_home(str(run)) for run in (first.run, other.run)]
+    return {
+        f"{runs[0]} (there) and {runs[1]} (here) differ in settings of stages that only one ran: "
+        f"{said}."
+    }
 
 
 def _check_free(out: Path, folders: Sequence[Path]) -> None:

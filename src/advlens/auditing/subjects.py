@@ -13,7 +13,16 @@ import torch
 from torch import nn
 
 from advlens import wordnet
-from advlens.datasets import BrodenData, DataView, ImageData, Transform, load_data, readable
+from advlens.datasets import (
+    BrodenData,
+    DataView,
+    FileData,
+    ImageData,
+    Transform,
+    load_data,
+    read_rgb,
+    readable,
+)
 from advlens.distributed import Processes
 from advlens.errors import DataError, ModelError, SettingsError
 from advlens.models import Classifier, load_model
@@ -267,8 +276,26 @@ def outputs(
     """The shape of the model's output for one image; its copy is compared with the model first."""
     size = min(settings.batch_size, len(data))
     (first,) = data.batches(size, range(size), device=subject.prepared.device)
-    subject.prepared.check(first.images)
+    try:
+        subject.prepared.check(first.images)
+    except ModelError as error:
+        raise type(error)(f"{error}{_smaller(subject, data)}") from error
     return subject.prepared.shape
+
+
+def _smaller(subject: Subject, data: ImageData) -> str:
+    """The size to try, as the end of a sentence, if image files are smaller than the inputs."""
+    while isinstance(data, DataView):
+        data = data.data
+    if not isinstance(data, FileData) or not (file := data.root / data.files[0]).is_file():
+        return ""
+    side = min(read_rgb(file).size)
+    if side >= subject.classifier.image_size:
+        return ""
+    return (
+        f"; the images have {side} pixels: if the model takes these, add :{side} to its name, or "
+        f"give the Classifier image_size={side}"
+    )
 
 
 def _named(data: ImageData, synsets: tuple[str, ...]) -> ImageData:
@@ -290,15 +317,34 @@ def _synsets(classes: Sequence[str], table: Path | None) -> tuple[str, ...]:
     missing = [name for name in classes if name not in known]
     if missing:
         raise DataError(
-            f"{table} has no line for class {missing[0]!r}; give one line class,wnid for each"
+            f"{table} has no line for {len(missing)} of {len(classes)} classes "
+            f"({', '.join(missing[:5])}{', …' * (len(missing) > 5)}); give a line class,wnid for "
+            "each, or leave --synsets out, which leaves out what rests on WordNet"
         )
     for wnid in known.values():
         wordnet.lemmas(wnid)  # refuses what is not a WordNet 3.0 noun
     return tuple(known[name] for name in classes)
 
 
-def distinguish(classifiers: list[Classifier]) -> None:
-    """Rename models that share a name, in the order of the command."""
-    names = distinct([classifier.name for classifier in classifiers])
-    for classifier, name in zip(classifiers, names, strict=True):
-        classifier.name = name
+def distinguish(subjects: Sequence[Subject]) -> None:
+    """Rename models that share a name: by network, by a folder of their weights, or by number.
+
+    Those in runs/a/weights.pt and runs/b/weights.pt become "a" and "b".
+    """
+    names = [subject.classifier.name for subject in subjects]
+    for name in {name for name in names if names.count(name) > 1}:
+        same = [place for place, each in enumerate(names) if each == name]
+        for other in zip(*(_other_names(subjects[place].spec) for place in same), strict=False):
+            if len({*other}) == len(same):
+                for place, each in zip(same, other, strict=True):
+                    names[place] = each
+                break
+    for subject, name in zip(subjects, distinct(names), strict=True):
+        subject.classifier.name = name
+
+
+def _other_names(spec: str) -> list[str]:
+    """The network of a specification, and the folders of its weights, nearest first."""
+    network, _, weights = spec.partition("@")
+    parents = Path(weights).absolute().parents if weights else ()
+    return [network, *(parent.name for parent in parents if parent.name)]

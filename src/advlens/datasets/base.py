@@ -25,6 +25,7 @@ from advlens.datasets.forms import (
     check_stream,
 )
 from advlens.errors import DataError, SettingsError
+from advlens.words import perhaps
 
 Stream = Generator[UInt8[Tensor, "n 3 h w"], None, None]
 """Batches of images on the CPU, 0 to 255; closing it stops the threads that work for it."""
@@ -106,9 +107,7 @@ class ImageData(ABC):
 
     @cached_property
     def training(self) -> "ImageData | None":
-        """The training images that belong to this set, in its form and with its classes, if any.
-
-        They are opened when they are first asked for.
+        """The training images that belong to this set, if any, opened when first asked for.
 
         Raises:
             DataError: they are incomplete, or have a class that this set lacks.
@@ -262,20 +261,26 @@ class ImageData(ABC):
         Raises:
             DataError: the model lacks a class of the data, or has two with the same name.
         """
+        known = classes and tuple(classes), synsets and tuple(synsets)
+        if known in ((None, None), (self.classes, self.synsets)):
+            return self
         own: tuple[str, ...] = self.classes
         if self.synsets is not None and synsets is not None:
             own, theirs = self.synsets, tuple(synsets)
-        elif classes is not None or synsets is not None:
-            theirs = tuple(classes if classes is not None else synsets or ())
         else:
-            return self
-        for name in own:
-            if theirs.count(name) != 1:
-                raise DataError(
-                    f"the model's {len(theirs)} classes ({', '.join(theirs[:3])}, …) hold {name!r}"
-                    f" of {self.name} {theirs.count(name)} times instead of once; choose data with"
-                    " the model's classes, or give the model's class names"
-                )
+            theirs = tuple(classes if classes is not None else synsets or ())
+        if foreign := [name for name in own if name not in theirs]:
+            first, last = (f"{', '.join(n[:3])}{', …' * (len(n) > 3)}" for n in (theirs, foreign))
+            raise DataError(
+                f"the model's {len(theirs)} classes ({first}) lack {len(foreign)} of {self.name} "
+                f"({last}){perhaps(foreign[0], theirs)}; name them as the model does, or give the "
+                "Classifier its classes in order"
+            )
+        if twice := [name for name in own if theirs.count(name) > 1]:
+            raise DataError(
+                f"the model has {theirs.count(twice[0])} classes named {twice[0]!r}, a class of "
+                f"{self.name}; give each its own name, or give the model's and data's synsets"
+            )
         index = [theirs.index(name) for name in own]
         if synsets is None and self.synsets is not None and len(own) == len(theirs):
             synsets = [self.synsets[own.index(name)] for name in theirs]

@@ -152,7 +152,8 @@ class Loop:
     ):
         if settings.validation >= len(data):
             raise SettingsError(
-                f"{settings.validation} validation images of {len(data)} leave none to train on"
+                f"validation holds out {settings.validation} of {len(data)} training images, which "
+                "leaves none to train on; give a smaller --validation"
             )
         if settings.batch_size < processes.count:
             raise SettingsError(
