@@ -395,15 +395,11 @@ def file_names(kind: str, things: Iterable[tuple[str, ...]]) -> dict[tuple[str, 
 
 
 def printable(text: str) -> str:
-    """A text with a mark in place of control, direction and unpaired surrogate characters.
-
-    A terminal or a page would obey them, or could not show them.
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        "�" if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\n\t\u200d" else c
-        for c in text
+    """A text with a mark in place of control, direction and unpaired surrogate characters."""
+    return re.sub(
+        r"[^\n\t\u200d -~]",
+        lambda found: "�" if unicodedata.category(found[0]) in ("Cc", "Cf", "Cs") else found[0],
+        text,
     )
 
 
