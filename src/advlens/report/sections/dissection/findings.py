@@ -196,9 +196,9 @@ def _fates(tables: DissectionTables) -> list[Finding]:
         else ()
     )
     texts = [f"{percent(part.value)} of the detectors in {model}" for model, part in kept.items()]
-    claim = f"Under attack, {listed(texts)} keep their very concept"
+    claim = f"Under attack, {listed(texts)} keep the same concept"
     if says:
-        more, what = "keep their very concept more often", "how many keep their concept"
+        more, what = "keep the same concept more often", "how many keep their concept"
         claim = ranked(says, "detectors of", more, where="Under attack, ", what=what)
     return [
         Finding(

@@ -81,15 +81,16 @@ def _scores(tables: NeuronTables) -> list[Score]:
     return [
         Score(
             label="Consistency (LC) on real images",
-            explanation="How alike the classes are of the images that excite a unit most: 1 when "
-            "they are one class.",
+            explanation="How alike the classes are of the images to which a unit responds most: 1 "
+            "when they are one class.",
             estimates=last.estimates("lc"),
             notes={row["model"]: f"mean of {row['layer']}" for row in last},
         ),
         _score(
             tables.at_last("fgsm", "consis_adv"),
             "Consistency under attack (consis_adv)",
-            "The same for the adversarial images that excite it most, by what they really show.",
+            "The same for the adversarial images to which it responds most, by what they really "
+            "show.",
         ),
         _score(
             tables.at_last("equal-success", "cs1"),
