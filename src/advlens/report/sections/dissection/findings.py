@@ -13,6 +13,7 @@ from advlens.words import (
     Says,
     attack_name,
     count,
+    counted,
     far_apart,
     layer_text,
     listed,
@@ -320,7 +321,8 @@ def _weight(tables: DissectionTables) -> list[Finding]:
 
 def _data(tables: DissectionTables) -> list[Finding]:
     small = {
-        row["data"]: f"{row['data']} has {count(row['n'])} images and {count(row['labels'])} labels"
+        row["data"]: f"{row['data']} has {counted(row['n'], 'image')} and "
+        f"{counted(row['labels'], 'label')}"
         for row in tables.images
         if any(row[name] < full / 2 for name, full in BRODEN.items())
     }
