@@ -253,7 +253,7 @@ def test_a_dry_run_prints_settings_that_can_be_used_and_writes_nothing(words, wo
     before = entries(world)
     assert main([*words.split(), *MODEL, "--out", "run", "--seed", "5", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert "# tiny (201 parameters, 1 layers, 6 units) on folder images/" in out
+    assert "# tiny (201 parameters, 1 layer, 6 units) on folder images/" in out
     assert "(18 images, 3 classes)" in out
     assert entries(world) == before
     settings = tomllib.loads(out)

@@ -276,9 +276,9 @@ CASES = {
     "less": (f"{PGD}: top1=0.38", "L2", "partly", "less than half of its"),
     "half": (f"{PGD}: top1=0.2", "L2", "partly", "less than half of its"),
     "broken": (f"{PGD}: top1=0.19", "L2", "fails", "less than a quarter of its"),
-    "one image": (f"{ENDS}=0.19 top1_high=1 top1=1 n=1", "L2", "unknown", "of 1 images"),
-    "wide below": (f"{ENDS}=0 top1_high=0.41 top1=0.1", "L2", "unknown", "are too few to"),
-    "wide": (f"{PGD}: top1=0.3±0.11", "L2", "unknown", "which are too few to tell"),
+    "one image": (f"{PGD}: top1=1±0.81 n=1", "L2", "unknown", "of 1 image, too few to tell"),
+    "wide below": (f"{PGD}: top1=0.1±0.31 n=9", "L2", "unknown", "images, too few to tell"),
+    "wide": (f"{PGD}: top1=0.3±0.11", "L2", "unknown", "images, too few to tell"),
     "less wide": (f"{PGD}: top1=0.3±0.09", "L2", "partly", "less than half of its"),
     "guessing": (f"{PGD}: top1=0.1", "L2", "fails", "no more than guessing"),
     "radius": (f"{LINF}: top1=0.5", "Linf", "holds", "Under PGD-10, L∞ ε = 8/255"),
@@ -288,7 +288,7 @@ CASES = {
     # chance, too few
     "above chance": ("accuracy attack=natural: top1=0.2±0.09", "natural", "holds", "gives 10.0%."),
     "chance": ("accuracy attack=natural: top1=0.2±0.11", "natural", "fails", "nothing to trust"),
-    "few": ("accuracy attack=natural: top1=0.4±0.31 n=5", "natural", "unknown", "5 images are too"),
+    "few": ("accuracy attack=natural: top1=0.4±0.31 n=5", "natural", "unknown", "too few to tell"),
     # units
     "success": (f"{UNITS}: success=0.79", "units", "unknown", "succeeds on 79.0% of images"),
     "kept": (f"{UNITS}: mean=0.9701; floors: value=0.91", "units", "holds", "units stand for what"),
@@ -308,11 +308,11 @@ CASES = {
     ),
     "none of few": (
         f"attribution: ahead_low=-0.1 n={ENOUGH - 1}",
-        *("attributions", "unknown", f"{ENOUGH - 1} images are too few"),
+        *("attributions", "unknown", f"Too few images to judge its attributions (n = {ENOUGH - 1}"),
     ),
     "all of few": (
         f"attribution: ahead_low=0.1 n={ENOUGH - 1}",
-        *("attributions", "unknown", f"{ENOUGH - 1} images are too few"),
+        *("attributions", "unknown", f"Too few images to judge its attributions (n = {ENOUGH - 1}"),
     ),
     # features
     "made": ("generation: mean=0.55", "features", "holds", "the class in 55.0%"),

@@ -51,6 +51,12 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86_400:,.0f} days"
 
 
+def counted(value: int, one: str) -> str:
+    """1, "image" -> "1 image"; 2000, "image" -> "2,000 images"; "class" becomes "classes"."""
+    several = f"{one}es" if one.endswith("s") else f"{one}s"
+    return f"{count(value)} {one if value == 1 else several}"
+
+
 def perhaps(name: str, known: Collection[str], count: int = 1) -> str:
     """What the author of an unknown name may have meant, as the end of a sentence, or nothing."""
     names = {each.lower(): each for each in known}

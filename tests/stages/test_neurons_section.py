@@ -238,7 +238,9 @@ def test_a_dead_unit_is_shown_as_such_where_it_is_named(run: Path) -> None:
     assert [block.title for block in blocks][-1] == "Units of your choice"
     (grid,) = blocks[-1].grids
     assert grid.measures == {"Dead": "positive on no real image"}
-    note = next(b.text for b in neurons.blocks(run, NoteBlock) if b.title == "What excites a unit")
+    note = next(
+        b.text for b in neurons.blocks(run, NoteBlock) if b.title == "What a unit responds to"
+    )
     assert "for a few units named by the user (--units) or chosen by the same rule in each" in note
 
 
@@ -285,7 +287,7 @@ def test_maps_are_shown_and_explained_where_they_were_made(run: Path) -> None:
         notes = neurons.blocks(run, NoteBlock)
         grids = [grid for block in neurons.blocks(run, GridBlock) for grid in block.grids]
         cells = [cell for grid in grids for cell in grid.cells]
-        note = next(b.text for b in notes if b.title == "What excites a unit")
+        note = next(b.text for b in notes if b.title == "What a unit responds to")
         return note, [(cell.file, cell.map) for cell in cells]
 
     note, shown = found()

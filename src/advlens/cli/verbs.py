@@ -447,14 +447,16 @@ def _plan(
 ) -> None:
     """Print what would be computed, and the settings as a file for --config."""
     from advlens.prepared import prepare
+    from advlens.words import counted
 
     say("# a dry run: nothing is computed or written")
     for classifier, images in loaded:
         layers = prepare(classifier).layers
         say(
             f"# {classifier.name} ({sum(p.numel() for p in classifier.parameters()):,} parameters, "
-            f"{len(layers)} layers, {sum(layers.values())} units) on {images.name} "
-            f"({len(images)} images, {len(images.classes)} classes)"
+            f"{counted(len(layers), 'layer')}, {counted(sum(layers.values()), 'unit')}) on "
+            f"{images.name} ({counted(len(images), 'image')}, "
+            f"{counted(len(images.classes), 'class')})"
         )
     for line in told:
         say(f"# {line}")

@@ -8,7 +8,7 @@ from typing import Literal
 from advlens.report.sections.neurons.tables import NeuronTables
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
-from advlens.words import NORMS, Estimate, attack_name, number, percent, radius_text
+from advlens.words import NORMS, Estimate, attack_name, counted, number, percent, radius_text
 
 Mark = Literal["holds", "partly", "fails", "unknown"]
 
@@ -113,12 +113,12 @@ def _natural(results: Results, model: str) -> Iterator[Claim]:
     if row is None:
         return
     accuracy, guessing = Estimate.of(row, "top1"), percent(results.chance)
-    text = f"It is right on {accuracy.text(as_percent=True)} of {row['n']:,} images; guessing gives"
+    text = f"It is right on {accuracy.text(as_percent=True)} of {counted(row['n'], 'image')}"
+    text += "; guessing gives"
     if accuracy.low is not None and accuracy.low > results.chance:
         yield Claim("natural", "holds", f"{text} {guessing}.")
     elif accuracy.high is not None and accuracy.high > TOO_FEW:
-        few = f"{row['n']} images are too few to tell."
-        yield Claim("natural", "unknown", f"{text} {guessing}; {few}")
+        yield Claim("natural", "unknown", f"{text} {guessing}; that is too few to tell.")
     else:
         yield Claim("natural", "fails", f"{text} {guessing}, so there is nothing to trust.")
 
@@ -169,9 +169,9 @@ def _under(row: Row, natural: Row, chance: float, failed: list[str]) -> Claim:
     accuracy, norm = Estimate.of(row, "top1"), row["norm"]
     half, quarter = HELD * natural["top1"], HALF_HELD * natural["top1"]
     text = f"Under {attack_name(row)}, it is right on {accuracy.text(as_percent=True)}"
-    text += f" of {row['n']:,} images"
+    text += f" of {counted(row['n'], 'image')}"
     if accuracy.spans(quarter, half):
-        return Claim(norm, "unknown", f"{text}, which are too few to tell.")
+        return Claim(norm, "unknown", f"{text}, too few to tell.")
     if accuracy.value <= chance:
         return Claim(norm, "fails", f"{text}: no more than guessing.")
     if accuracy.value < quarter:
@@ -228,7 +228,7 @@ def _attributions(results: Results, model: str) -> Iterator[Claim]:
     ahead = Rows(row for row in rows if row["ahead_low"] > 0)
     n, about = rows[0]["n"], "attributions"
     if n < ENOUGH:
-        yield Claim(about, "unknown", f"{n} images are too few to judge its attributions.")
+        yield Claim(about, "unknown", f"Too few images to judge its attributions (n = {n}).")
     elif len(ahead) == len(rows):
         said = "Its attributions find what its predictions rest on"
         yield Claim(about, "holds", f"{said} (n = {n}).")

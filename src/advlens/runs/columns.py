@@ -194,7 +194,7 @@ ACCURACY: Columns = (
     }
 )
 MEASURES = {
-    "lc": "how alike the classes of the real images are that excite the unit most",
+    "lc": "how alike the classes are of the real images to which the unit responds most",
     "consis_adv": "the same of the adversarial images",
     "cs1": "similarity of its real and its adversarial images",
     "cs2": "similarity of its real images and the targets of the adversarial ones",

@@ -290,7 +290,7 @@ TABLES: dict[str, Table] = {
         },
     ),
     "pictures": Table(
-        "an image that excites a unit most",
+        "an image to which a unit responds most",
         UNIT
         | {
             "lc": (Share | None, "the unit's LC; empty if it is dead"),
@@ -370,7 +370,7 @@ TABLES: dict[str, Table] = {
         later=("settings", "targeted"),
     ),
     "dissection_pictures": Table(
-        "an image that excites a unit most, with its mask",
+        "an image to which a unit responds most, with its mask",
         UNIT
         | {
             "chosen": (str | None, "why this unit is shown"),

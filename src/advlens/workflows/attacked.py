@@ -42,6 +42,7 @@ from advlens.progress import Progress
 from advlens.runs.folder import ABOUT, Run, fingerprint, open_run, write_csv, write_json
 from advlens.runs.tables import Row
 from advlens.settings import AttackSettings
+from advlens.words import counted
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class Success:
         return {"share": self.hits / max(self.n, 1), "low": low, "high": high, "n": self.n}
 
     def __str__(self) -> str:
-        return "{share:.1%} (95% interval {low:.1%} to {high:.1%}) of {n:,} images".format(
-            **self.compute()
+        return "{share:.1%} (95% interval {low:.1%} to {high:.1%}) of {of}".format(
+            **self.compute(), of=counted(self.n, "image")
         )
 
 

@@ -169,8 +169,8 @@ def _summary(shown: Sequence[Shown]) -> list[str]:
     holds, reverse = verdicts.count(HOLDS), verdicts.count(REVERSED)
     rest = len(verdicts) - holds - reverse
     told = [
-        f"Of {count(len(verdicts))} orders of two models in the paper, {count(holds)} hold here, "
-        f"{count(reverse)} do not, and of {count(rest)} it cannot be told."
+        f"The paper orders two models {count(len(verdicts))} times: {count(holds)} of these orders "
+        f"hold here, {count(reverse)} do not, and {count(rest)} cannot be told."
     ]
     return told + [
         f"{entry.name}: {sentence(order)}"

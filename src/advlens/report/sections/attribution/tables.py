@@ -14,7 +14,7 @@ RANDOM = "Random"
 METHODS = {
     "IntegratedGradients": Term(
         name="Integrated Gradients",
-        meaning="The gradient of the model's score for the class, added up along the straight way "
+        meaning="The gradient of the model's score for the class, added up along the straight line "
         "from a baseline without content, such as noise, to the image. Each pixel gets its share "
         "of what the score gains on the way: above 0 it speaks for the class, below against it.",
     ),

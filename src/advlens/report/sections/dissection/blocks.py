@@ -158,7 +158,7 @@ def transitions(tables: DissectionTables) -> Iterator[Block]:
     yield NoteBlock(
         title="What becomes of a detector under attack?",
         text="Equal shares can hide that other units detect other things. So each unit is "
-        "followed from real to adversarial images: it keeps its very concept, detects "
+        "followed from real to adversarial images: it keeps the same concept, detects "
         "another one, or loses it; a unit that detected nothing can gain one.",
     )
     yield TableBlock(
@@ -200,7 +200,7 @@ def _matrix(tables: DissectionTables, places: Sequence[tuple[str, str]], where: 
 
     return TableBlock(
         caption=f"Units of {where} by the category that they detect on real images (rows) and "
-        "under attack (columns). In brackets, how many keep the very concept.",
+        "under attack (columns). In brackets, how many keep the same concept.",
         file="dissection_transitions.csv",
         columns=[
             MODEL,

@@ -10,6 +10,7 @@ from advlens.words import (
     Says,
     attack_name,
     count,
+    counted,
     far_apart,
     layer_text,
     listed,
@@ -187,9 +188,9 @@ def _fates(tables: DissectionTables) -> Iterator[Finding]:
         else ()
     )
     texts = [f"{percent(part.value)} of the detectors in {model}" for model, part in kept.items()]
-    claim = f"Under attack, {listed(texts)} keep their very concept"
+    claim = f"Under attack, {listed(texts)} keep the same concept"
     if says:
-        more, what = "keep their very concept more often", "how many keep their concept"
+        more, what = "keep the same concept more often", "how many keep their concept"
         claim = ranked(says, "detectors of", more, where="Under attack, ", what=what)
     yield Finding(
         claim=f"{claim}.",
@@ -303,7 +304,8 @@ def _weight(tables: DissectionTables) -> Iterator[Finding]:
 
 def _data(tables: DissectionTables) -> Iterator[Finding]:
     small = {
-        row["data"]: f"{row['data']} has {count(row['n'])} images and {count(row['labels'])} labels"
+        row["data"]: f"{row['data']} has {counted(row['n'], 'image')} and "
+        f"{counted(row['labels'], 'label')}"
         for row in tables.images
         if any(row[name] < full / 2 for name, full in BRODEN.items())
     }

@@ -129,10 +129,10 @@ def curves(tables: NeuronTables) -> Iterator[Block]:
         for row in _ends(rows, "model", "images")
     )
     yield NoteBlock(
-        title="Do telling units hold under attack?",
+        title="Do units with a clear meaning keep it under attack?",
         text=f"{_figure10(tables)} units of all convolutions, sorted by what they are on real "
-        "images. CS1 that falls and CS2 that rises with LC mean that the more telling a unit "
-        "looks, the more it follows the attack.",
+        "images. CS1 that falls and CS2 that rises with LC mean that the clearer the meaning "
+        "of a unit looks, the more it follows the attack.",
     )
     yield FigureBlock(
         name=f"consistency-curves-{tables.main}",
@@ -263,7 +263,7 @@ def pictures(tables: NeuronTables) -> Iterator[Block]:
     )
     if any(row["map"] for row in tables.pictures):
         text += MAPS
-    yield NoteBlock(title="What excites a unit", text=text)
+    yield NoteBlock(title="What a unit responds to", text=text)
     places = tables.pictures.values("model", "layer")
     sheets = file_names("units", [(*place, tables.main) for place in places])
     for chosen in tables.pictures.values("chosen"):

@@ -270,7 +270,7 @@ def _chance(tables: NeuronTables) -> Iterator[Finding]:
     if not lc or not cs1:
         return
     yield Finding(
-        claim="CS1 is telling only for units whose LC is well above the floor.",
+        claim="CS1 means something only for units whose LC is well above the floor.",
         estimates=[
             Measured(name="LC of random images", estimates=lc),
             Measured(name="CS1 of random images", estimates=cs1),
