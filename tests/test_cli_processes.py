@@ -18,6 +18,7 @@ from advlens.cli import main
 from advlens.distributed import joined
 from advlens.models.zoo import CIFAR10_CLASSES
 from advlens.plugins import STAGES
+from advlens.progress import Progress
 from advlens.runs.folder import read_json
 from advlens.wordnet import CIFAR10_SYNSETS
 from advlens.workflows import training as recipes
@@ -183,16 +184,16 @@ def part(attack, name, model, images, labels, ids):
 def one(out: Path, dies_after: int | None = None) -> None:
     """An audit as one of the processes, which may die after some batches or steps."""
     if dies_after is not None:
-        left, update = dies_after, passes.Progress.update
+        left, update = dies_after, Progress.update
 
-        def dies(progress: passes.Progress, done: int) -> None:
+        def dies(progress: Progress, done: int) -> None:
             nonlocal left
             update(progress, done)
             left -= 1
             if left == 0:
                 os._exit(9)
 
-        passes.Progress.update = dies
+        Progress.update = dies
         for module in (passes, jobs):
             module.SAVE_EVERY = module.SAVE_SHARE = 0.0
     AutoAttack.part = part
