@@ -305,19 +305,19 @@ CASES = {
     "faith": ("attribution: ahead_low=0.01", "attributions", "holds", "what its predictions rest"),
     "one": (
         "attribution: ahead_low=0.01; attribution measure=deletion: ahead_low=0",
-        *("attributions", "partly", "beat random ones in 3 of 6 comparisons (n"),
+        *("attributions", "partly", "beat random ones in 3 of 6 comparisons ("),
     ),
     "none": (
         f"attribution: ahead_low=-0.1 n={ENOUGH}",
-        *("attributions", "fails", f"not shown to beat random ones (n = {ENOUGH})"),
+        *("attributions", "fails", f"not shown to beat random ones ({ENOUGH} images)"),
     ),
     "none of few": (
         f"attribution: ahead_low=-0.1 n={ENOUGH - 1}",
-        *("attributions", "unknown", f"Too few images to judge its attributions (n = {ENOUGH - 1}"),
+        *("attributions", "unknown", f"{ENOUGH - 1} images: too few to judge"),
     ),
     "all of few": (
         f"attribution: ahead_low=0.1 n={ENOUGH - 1}",
-        *("attributions", "unknown", f"Too few images to judge its attributions (n = {ENOUGH - 1}"),
+        *("attributions", "unknown", f"{ENOUGH - 1} images: too few to judge"),
     ),
     # features
     "made": ("generation: mean=0.55", "features", "holds", "the class in 55.0%"),
@@ -360,11 +360,11 @@ def test_the_worst_of_several_attacks_counts_and_one_without_a_ball_does_not(run
 
 
 def test_what_was_not_measured_is_said(run: Path):
-    assert not_measured(Results.read(run)) == ["AutoAttack", "concepts of units"]
+    assert not_measured(Results.read(run)) == ["AutoAttack", "which concepts units detect"]
     remove(run, "attribution", "generation", "layers", "consistency")
     assert {*claims(run, "robust")} == {"natural", "Linf", "L2"}
     assert not_measured(Results.read(run))[2:] == [
-        *("concepts of units", "attributions", "generated images")
+        *("which concepts units detect", "attributions", "generated images")
     ]
     remove(run, "accuracy")
     assert claims(run, "robust") == {}
@@ -380,6 +380,6 @@ def test_the_terminal_says_the_same(made: Path):
     lines = in_lines(Results.read(made))
     assert lines[0] == "standard"
     assert lines[7] == "robust"
-    assert lines[-1] == "Not measured: AutoAttack, concepts of units."
+    assert lines[-1] == "Not measured: AutoAttack, which concepts units detect."
     claim = claims(made, "standard")["L2"]
-    assert lines[3] == f"  ✗ Attacks in L2: does not hold. {claim.text}"
+    assert lines[3] == f"  ✗ Accuracy under attack in L2: does not hold. {claim.text}"

@@ -18,7 +18,7 @@ def test_the_list_names_each_run_and_its_verdict(server):
     for name in ("deep/one", "deep/two", "whole", "begun"):
         assert f"runs/{name}" in said
     assert "CIFAR-10 test · 1,000 images · 2026-03-01 · finished" in said
-    assert "standard ✓ Accuracy: holds ✗ Attacks in L∞: does not hold" in said
+    assert "standard ✓ Accuracy: holds ✗ Accuracy under attack in L∞: does not hold" in said
     assert "is not finished; the command that began it goes on with it" in said
     assert (
         get(server, "").count('type="checkbox"') == 3

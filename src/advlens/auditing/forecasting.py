@@ -9,6 +9,7 @@ import torch
 from advlens.attacks import Attack
 from advlens.auditing.stage import Stage
 from advlens.auditing.subjects import Subject
+from advlens.prepared.trial import untouched
 from advlens.runs.record import peak_memory
 from advlens.words import count, duration, listed
 
@@ -41,8 +42,8 @@ class Forecast:
 
     Attributes:
         model: its name.
-        passes: forward passes of one image by stage, at most; a stage that does not tell takes
-            none. A gradient counts as one more pass.
+        passes: forward passes of one image by stage, about; a stage that does not tell takes none.
+            A gradient counts as one more pass.
         untold: the stages that do not tell.
         seconds: of one such pass, as measured with one batch.
         memory: peak memory of the process in MB after that batch.
@@ -63,7 +64,7 @@ class Forecast:
         each = listed([f"{name} {_about(n)}" for name, n in self.passes.items()])
         left_out = f", without {listed(self.untold)}" if self.untold else ""
         return (
-            f"{self.model}: at most {_about(sum(self.passes.values()))} forward passes ({each})"
+            f"{self.model}: about {_about(sum(self.passes.values()))} forward passes ({each})"
             f"{left_out}; {duration(self.total)} at {1 / self.seconds:,.0f} a second, as measured "
             f"with one batch, which takes {count(round(self.memory))} MB"
         )
@@ -84,7 +85,8 @@ def forecast(subject: Subject, stages: Sequence[Stage], batch_size: int) -> Fore
     Raises:
         ModelError: the model fails on the batch.
     """
-    seconds = _seconds(subject, batch_size)
+    with untouched(subject.classifier):
+        seconds = _seconds(subject, batch_size)
     passes = {stage.name: passes_of(stage, len(subject.data)) for stage in stages}
     return Forecast(
         model=subject.classifier.name,

@@ -6,7 +6,6 @@ from advlens.report.blocks import Picture, PictureColumn
 from advlens.report.sections.neurons.tables import NeuronTables
 from advlens.report.verdict import Claim
 from advlens.runs.results import Results, Rows
-from advlens.words import percent
 
 SHOWN = 4
 """Pictures next to each other."""
@@ -52,7 +51,7 @@ def _twins(rows: Rows) -> list[PictureColumn]:
             caption=f"difference ×\N{NO-BREAK SPACE}{row['factor']}",
         ),
     ]
-    return [PictureColumn(heading="An image before and under attack", pictures=pictures)]
+    return [PictureColumn(heading="What it predicts before and under attack", pictures=pictures)]
 
 
 def _unit(tables: NeuronTables, model: str) -> list[PictureColumn]:
@@ -63,11 +62,9 @@ def _unit(tables: NeuronTables, model: str) -> list[PictureColumn]:
     attacked = rows.where(images="equal-success") or rows.where(images="adversarial")
     if first is None or not attacked:
         return []
-    reached = tables.consistency.one(model=model, images=attacked[0]["attacked"])
-    share = f" that succeeds on {percent(reached['success'])}" if reached else ""
     headings = {
         f"Unit {first['unit']} of {first['layer']} responds most to": rows.where(images="real"),
-        f"Under an attack{share}, to": attacked,
+        "Under attack, it responds most to": attacked,
     }
     return [
         PictureColumn(
@@ -76,7 +73,7 @@ def _unit(tables: NeuronTables, model: str) -> list[PictureColumn]:
                 Picture(
                     file=row["file"],
                     alt=f"Image of {row['label']}, predicted as {row['predicted']}",
-                    caption=row["label"],
+                    caption=row["label"] if row["images"] == "real" else f"attacked {row['label']}",
                 )
                 for row in mine.ordered("rank")[:SHOWN]
             ],

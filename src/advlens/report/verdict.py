@@ -21,8 +21,8 @@ MARKS: dict[Mark, tuple[str, str]] = {
 """How the marks are written: sign and words."""
 TITLES = {
     "natural": "Accuracy",
-    "Linf": "Attacks in L∞",
-    "L2": "Attacks in L2",
+    "Linf": "Accuracy under attack in L∞",
+    "L2": "Accuracy under attack in L2",
     "units": "Meaning of units",
     "attributions": "Attributions",
     "features": "Learned features",
@@ -101,7 +101,7 @@ def not_measured(results: Results) -> list[str]:
         "accuracy": rows,
         "AutoAttack": rows.where(attack="AutoAttack"),
         "what units stand for under attack": results.table("layers"),
-        "concepts of units": results.table("dissection"),
+        "which concepts units detect": results.table("dissection"),
         "attributions": results.table("attribution"),
         "generated images": results.table("generation"),
     }
@@ -173,7 +173,10 @@ def _under(row: Row, natural: Row, chance: float, failed: list[str]) -> Claim:
     if accuracy.spans(quarter, half):
         return Claim(norm, "unknown", f"{text}, too few to tell.")
     if accuracy.value <= chance:
-        return Claim(norm, "fails", f"{text}: no more than guessing.")
+        than = (
+            "worse than" if accuracy.high is not None and accuracy.high < chance else "no more than"
+        )
+        return Claim(norm, "fails", f"{text}: {than} guessing.")
     if accuracy.value < quarter:
         return Claim(norm, "fails", f"{text}: less than a quarter of its accuracy is left.")
     if not _is_iterated(row):
@@ -206,9 +209,9 @@ def _units(tables: NeuronTables, model: str) -> Iterator[Claim]:
     yield Claim(
         "units",
         mark,
-        f"Where an attack succeeds on {percent(row['success'])} of the images"
-        f"{_size(row)}, its units {do} for what they stood for (CS1 {cs1.text()}; "
-        f"{number(floor.value)} for random images, 1 if nothing changed).",
+        f"Under an attack that succeeds on {percent(row['success'])} of the images{_size(row)}, "
+        f"its units {do} for what they stood for: CS1 is {cs1.text()}, where 1 is no change and "
+        f"{number(floor.value)} is that of random images.",
     )
 
 
@@ -227,17 +230,18 @@ def _attributions(results: Results, model: str) -> Iterator[Claim]:
         return
     ahead = Rows(row for row in rows if row["ahead_low"] > 0)
     n, about = rows[0]["n"], "attributions"
+    images = counted(n, "image")
     if n < ENOUGH:
-        yield Claim(about, "unknown", f"Too few images to judge its attributions (n = {n}).")
+        yield Claim(about, "unknown", f"{images}: too few to judge its attributions.")
     elif len(ahead) == len(rows):
-        said = "Its attributions find what its predictions rest on"
-        yield Claim(about, "holds", f"{said} (n = {n}).")
+        said = "Its attributions find what its predictions rest on: they beat random ones"
+        yield Claim(about, "holds", f"{said} in all {len(rows)} comparisons ({images}).")
     elif ahead:
         said = f"Its attributions beat random ones in {len(ahead)} of {len(rows)} comparisons"
-        yield Claim(about, "partly", f"{said} (n = {n}).")
+        yield Claim(about, "partly", f"{said} ({images}).")
     else:
         said = "Its attributions are not shown to beat random ones"
-        yield Claim(about, "fails", f"{said} (n = {n}).")
+        yield Claim(about, "fails", f"{said} ({images}).")
 
 
 def _features(results: Results, model: str) -> Iterator[Claim]:
@@ -253,5 +257,5 @@ def _features(results: Results, model: str) -> Iterator[Claim]:
         "features",
         mark,
         f"Another network recognizes the class in {made.text(as_percent=True)} of {made.n:,} "
-        f"images generated from it; guessing gives {percent(results.chance)}.",
+        f"images generated from this model; guessing gives {percent(results.chance)}.",
     )
