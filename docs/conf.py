@@ -79,7 +79,7 @@ def _options(verb: str) -> list[str]:
     os.environ["COLUMNS"] = "84"
     said = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-        parse([verb, "--help"])
+        parse([verb, "--help-all"])
     said.seek(0)
     head, _, rest = said.read().partition("╭")
     lines = [line[2:-2].rstrip() for line in rest.splitlines() if line.startswith("│")]
