@@ -243,6 +243,8 @@ def test_what_was_measured_and_where_may_differ(runs, tmp_path):
     free |= {"sigma": 0.5, "neuron_steps": 9}  # of a stage that only one of them ran
     settings = dataclasses.replace(SETTINGS, **free)
     more = audited(models(1), DATA, tmp_path / "more", settings=settings)
+    record = (more / "run.json").read_text()
+    (more / "run.json").write_text(record.replace('"quick": false', '"quick": true'))
     with unrendered():
         compare([runs["first"], more], tmp_path / "out")
     assert {row["model"] for row in rows(tmp_path / "out", "units")} == {"tiny", "other"}

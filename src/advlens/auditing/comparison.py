@@ -23,7 +23,7 @@ from advlens.words import distinct, listed
 FREE = (
     *("stages", "natural", "norm", "epsilon_linf", "attack", "attribution"),
     *("autoattack", "autoattack_linf"),
-    *("expect_accuracy", "batch_size", "device", "ignore_keys", "head", "skip_damaged"),
+    *("quick", "expect_accuracy", "batch_size", "device", "ignore_keys", "head", "skip_damaged"),
 )
 """Settings that say what is measured, or on what machine, and not how."""
 UNITS = ("neurons", "dissection")
