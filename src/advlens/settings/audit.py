@@ -135,7 +135,7 @@ class AuditSettings(ModelSettings):
         stages: the analyses to run. A named stage that cannot run is an error; a default one is
             left out with a warning.
         quick: fewer steps, and as many images and stages as about five minutes allow on this
-            machine; settings that are given stay as they are.
+            machine; settings that differ from their defaults stay as they are.
     """
 
     images: Annotated[int | None, NoHint] = None
