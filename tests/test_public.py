@@ -19,7 +19,7 @@ LISTED = (
     "FeatureVisualization Fgsm GaussianNoise IntegratedGradients Inversion L2 LeastLikely "
     "Linf ModelError NumericError Pgd RunError RunResults SettingsError Standard Trades "
     "Training Uniform Unrelaxed __version__ audit compare dissect load_data load_model "
-    "make_attack make_attribution read_run"
+    "log_to_mlflow log_to_tensorboard log_to_wandb make_attack make_attribution read_run"
 )
 NAMES = {*LISTED.split()}
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from advlens.maps import DiscrepancyMap
     from advlens.models import Classifier, load_model
     from advlens.runs.reader import RunResults, read_run
+    from advlens.runs.trackers import log_to_mlflow, log_to_tensorboard, log_to_wandb
     from advlens.settings import AuditSettings, DissectSettings
     from advlens.training import Augmentation, Training
     from advlens.training.objectives import (
@@ -92,6 +93,9 @@ __all__ = [
     "dissect",
     "load_data",
     "load_model",
+    "log_to_mlflow",
+    "log_to_tensorboard",
+    "log_to_wandb",
     "make_attack",
     "make_attribution",
     "read_run",
@@ -130,6 +134,7 @@ _HOMES = {
     "models": ("Classifier", "load_model"),
     "training.objectives": ("Adversarial", "FeatureConsistency", "Standard", "Trades", "Unrelaxed"),
     "runs.reader": ("RunResults", "read_run"),
+    "runs.trackers": ("log_to_mlflow", "log_to_tensorboard", "log_to_wandb"),
     "attacks.threat": ("L2", "Linf", "Uniform"),
     "training": ("Augmentation", "Training"),
 }

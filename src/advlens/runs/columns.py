@@ -95,7 +95,7 @@ def parsed(text: str, kind: Any) -> Any:
     Raises:
         ValueError: the text is no such value; the message gives the reason.
     """
-    if isinstance(kind, types.UnionType):
+    if types.NoneType in typing.get_args(kind):
         if text == "":
             return None
         kind = next(option for option in typing.get_args(kind) if option is not types.NoneType)
