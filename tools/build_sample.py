@@ -2,7 +2,7 @@
 
     python tools/build_sample.py CIFAR_DIR
 
-writes src/advlens/tables/cifar10-sample.png, a lossless grid of 50 images a row, and .csv with
+writes src/advlens/tables/cifar10-sample.webp, a lossless grid of 50 images a row, and .csv with
 each image's position in the test set and label. It prints the SHA-256 that
 src/advlens/datasets/sample.py pins.
 """
@@ -29,12 +29,12 @@ def main() -> None:
     positions = np.sort(np.concatenate(first)).tolist()
     tiles = data.images(positions).numpy().reshape(-1, COLUMNS, 3, 32, 32)
     grid = tiles.transpose(0, 3, 1, 4, 2).reshape(-1, COLUMNS * 32, 3)
-    with atomic(TABLES / "cifar10-sample.png") as file:
-        Image.fromarray(grid).save(file, "PNG", optimize=True)
+    with atomic(TABLES / "cifar10-sample.webp") as file:
+        Image.fromarray(grid).save(file, "WEBP", lossless=True, quality=100, method=6)
     with atomic(TABLES / "cifar10-sample.csv", "w") as file:
         file.write("position,label\n")
         file.writelines(f"{position},{labels[position]}\n" for position in positions)
-    for name in ("cifar10-sample.png", "cifar10-sample.csv"):
+    for name in ("cifar10-sample.webp", "cifar10-sample.csv"):
         print(f'    "{name}": "{sha256(TABLES / name)}",')
 
 

@@ -276,7 +276,7 @@ def test_sample_its_size_and_its_source():
     positions = [position for position, _ in ROWS]
     assert positions == sorted(set(positions))
     assert 0 <= positions[0] < positions[-1] < 10_000
-    assert sum(path.stat().st_size for path in TABLES.glob("cifar10-sample.*")) < 5_000_000
+    assert sum(path.stat().st_size for path in TABLES.glob("cifar10-sample.*")) < 4_000_000
     cited = "Alex Krizhevsky, Learning Multiple Layers"
     assert cited in (TABLES / "cifar10-sample.txt").read_text()
     with pytest.raises(SettingsError, match="test images only"):
@@ -293,7 +293,7 @@ def test_sample_is_the_original(cifar10_folder: Path) -> None:
         assert [position for position, own in ROWS if own == label] == of_class[:200]
 
 
-@pytest.mark.parametrize("name", ["cifar10-sample.png", "cifar10-sample.csv"])
+@pytest.mark.parametrize("name", ["cifar10-sample.webp", "cifar10-sample.csv"])
 def test_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     (tmp_path / "tables").mkdir()
     for path in TABLES.glob("cifar10-sample.*"):

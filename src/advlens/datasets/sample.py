@@ -18,7 +18,7 @@ from advlens.errors import DataError
 from advlens.wordnet import CIFAR10_SYNSETS
 
 FILES = {  # SHA-256
-    "cifar10-sample.png": "f128b4047647a0ccc484ea9218d23c23fed487c7c31a85c8e0031671fff54108",
+    "cifar10-sample.webp": "212d5ea8009fbca7f3ee4dfd606ac3c4bc5d4d6f25a29f103edf64616265a6c2",
     "cifar10-sample.csv": "2011e51922a351140cbb9ea1ca682d9ee92126a9df9293bbe4df1a0c1601f275",
 }
 
@@ -35,7 +35,7 @@ def load_sample() -> ArrayData:
         content[name] = path.read_bytes() if path.is_file() else b""
         if hashlib.sha256(content[name]).hexdigest() != digest:
             raise DataError(f"the packaged {path} is missing or damaged; install advlens again")
-    with Image.open(io.BytesIO(content["cifar10-sample.png"]), formats=("PNG",)) as grid:
+    with Image.open(io.BytesIO(content["cifar10-sample.webp"]), formats=("WEBP",)) as grid:
         rows, columns = grid.height // 32, grid.width // 32
         tiles = np.asarray(grid).reshape(rows, 32, columns, 32, 3)
     table = csv.DictReader(io.StringIO(content["cifar10-sample.csv"].decode()))
