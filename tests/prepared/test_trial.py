@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from advlens import Classifier, Linf, ModelError, NumericError, Pgd
 from advlens.prepared import prepare
-from advlens.prepared.trial import CHECKED
+from advlens.prepared.trial import CHECKED, Look, are_close
 
 IMAGES = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 WRAPS = {"parallel": nn.DataParallel, "compiled": partial(torch.compile, backend="eager")}
@@ -219,6 +219,13 @@ def test_a_gradient_that_is_nan_each_time_is_not_random():
     images[0, :, 0, 0] = 0.2
     copied = prepare(Around(rooted).eval(), images)
     assert (copied.folded, copied.randomized, copied.notes) == (True, False, ())
+
+
+@pytest.mark.parametrize(("apart", "is_close"), [(0.009, True), (0.011, False)])
+def test_a_hundredth_of_the_logits_is_no_rounding_whatever_noise_does(apart, is_close):
+    still = torch.zeros(2, 3)
+    look, noise, other = (Look(torch.ones(2, 5) + by, still) for by in (0, 0.5, apart))
+    assert are_close(look, other, noise=noise, floor=1e-6) == is_close
 
 
 WITHOUT_PATH = {

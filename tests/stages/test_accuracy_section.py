@@ -103,11 +103,14 @@ def test_blocks_hold_every_row_and_scores_the_natural_and_the_lowest_accuracy(ma
     assert worst.notes["robust"] == "PGD-20, L2 ε = 0.5"
 
 
-def test_an_attack_without_a_ball_is_not_the_strongest(made: Path, run: Path) -> None:
+def test_neither_an_attack_without_a_ball_nor_a_weaker_one_is_the_strongest(
+    made: Path, run: Path
+) -> None:
     rows = rows_of(run, "accuracy")
-    adam = {"attack": "AdamAttack", "norm": "", "epsilon": "", "settings": "weight=100"}
-    more = [row | adam | {"top1": "0"} for row in rows if row["attack"] == "Pgd"]
-    write_table(run, "accuracy", [*rows, *more])
+    adam = {"attack": "AdamAttack", "norm": "", "epsilon": "", "settings": "weight=100", "top1": 0}
+    weaker = {"steps": 3, "top1": 0.9, "top1_low": 0.88, "top1_high": 0.92}
+    pgd = [row for row in rows if row["attack"] == "Pgd"]
+    write_table(run, "accuracy", rows + [row | other for row in pgd for other in (adam, weaker)])
     before, after = accuracy.made(made), accuracy.check(run)
     assert [f.claim for f in after.findings] == [f.claim for f in before.findings]
     assert after.scores == before.scores

@@ -53,7 +53,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class _Look:
+class Look:
     """Logits, and the gradient of a fixed combination of them, in float64."""
 
     logits: Tensor
@@ -89,7 +89,9 @@ def try_forms(
         changing = _state(model) != before
         nudged = few * (1 + _NUDGE * _signs(few))
         third = _looked(origin, entry, nudged.clamp(0, 1), 0, differentiable)
-        close = partial(_close, noise=third, floor=_FLOORS.get(images.dtype, _coarse(images.dtype)))
+        close = partial(
+            are_close, noise=third, floor=_FLOORS.get(images.dtype, _coarse(images.dtype))
+        )
         randomized = not close(first, second)
         batch, alone = (len(few) if whole else None), first.logits[:1]
         if len(few) > 1 and not whole:
@@ -119,7 +121,7 @@ def try_forms(
             f"{name} is randomized: two passes over the same images differ, its logits by up to "
             f"{_apart(first, second):.2g}"
         )
-    elif not close(first, _Look(torch.cat([alone, first.logits[1:]]), first.gradient)):
+    elif not close(first, Look(torch.cat([alone, first.logits[1:]]), first.gradient)):
         notes.append(
             f"what {name} returns for an image depends on the other images of its batch, so its "
             "numbers depend on the batch size"
@@ -143,7 +145,7 @@ def _how(form: Form | None) -> str:
 def _fastest(
     model: nn.Module,
     images: Images,
-    wanted: list[_Look],
+    wanted: list[Look],
     differentiable: bool,
     close: Any,
     changing: bool,
@@ -184,7 +186,7 @@ def _fastest(
 
 def _first_look(
     name: str, model: nn.Module, images: Images
-) -> tuple[_Look, Images, bool, str | None]:
+) -> tuple[Look, Images, bool, str | None]:
     """A first pass: the look, its images, whether it has a gradient, and the head."""
     heads: list[str | None] = []
     network = model.network if isinstance(model, Classifier) else model
@@ -212,9 +214,7 @@ def _first_look(
     raise ModelError(_fails(name, images, failures[0])) from failures[0]
 
 
-def _looked(
-    name: str, network: nn.Module, images: Images, seed: int, differentiable: bool
-) -> _Look:
+def _looked(name: str, network: nn.Module, images: Images, seed: int, differentiable: bool) -> Look:
     """A later pass of the model itself."""
     try:
         look = _look(network, images, seed, differentiable)
@@ -230,7 +230,7 @@ _NONE = torch.empty(0)
 """Stands for the gradient if there is none."""
 
 
-def _look(network: nn.Module, images: Images, seed: int, differentiable: bool) -> _Look:
+def _look(network: nn.Module, images: Images, seed: int, differentiable: bool) -> Look:
     with seeded(seed, images.device), torch.set_grad_enabled(differentiable):
         inputs = images.detach().clone(memory_format=torch.preserve_format)
         inputs.requires_grad_(differentiable)
@@ -249,10 +249,10 @@ def _look(network: nn.Module, images: Images, seed: int, differentiable: bool) -
                     f"taken ({_said(error)})"
                 ) from error
     slope = _NONE if gradient is None else gradient.detach().double()
-    return _Look(logits.detach().double(), slope)
+    return Look(logits.detach().double(), slope)
 
 
-def _check_numbers(name: str, images: Images, look: _Look) -> None:
+def _check_numbers(name: str, images: Images, look: Look) -> None:
     if look.logits.ndim == 0 or len(look.logits) != len(images):
         raise ModelError(
             f"{name} returns {tuple(look.logits.shape)} for {len(images)} images; it must return "
@@ -265,7 +265,7 @@ def _check_numbers(name: str, images: Images, look: _Look) -> None:
         )
 
 
-def _close(look: _Look, other: _Look, *, noise: _Look, floor: float) -> bool:
+def are_close(look: Look, other: Look, *, noise: Look, floor: float) -> bool:
     """Whether two looks at the same images differ only by rounding.
 
     The effect of rounding on a model is measured on images that are changed by rounding, but
@@ -289,7 +289,7 @@ def _close(look: _Look, other: _Look, *, noise: _Look, floor: float) -> bool:
     return bool(differs <= allowed)
 
 
-def _apart(look: _Look, other: _Look) -> float:
+def _apart(look: Look, other: Look) -> float:
     """The largest difference between the logits."""
     return (_finite(look.logits) - _finite(other.logits)).abs().amax().item()
 
