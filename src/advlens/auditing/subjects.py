@@ -256,12 +256,7 @@ def labeled_subject(
             subject.unnamed = str(error)
     if check is not None:
         data = check(subject, data)
-    shape = outputs(subject, data, settings)
-    if shape != (len(data.classes),):
-        raise DataError(
-            f"{classifier.name} returns {shape} for one image, but {data.name} has "
-            f"{len(data.classes)} classes; give the model's class names or matching data"
-        )
+    data = data.fitted(classifier.name, outputs(subject, data, settings))
     subject.data = data
     subject.choose_radii(settings)
     if settings.concepts is not None:

@@ -8,11 +8,11 @@ from typing import Literal
 
 import torch
 
-from advlens.datasets.base import Transform
 from advlens.datasets.reading import FileData
+from advlens.datasets.transform import Transform
 from advlens.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 IGNORED = re.compile(r"\..*|.*\.txt|thumbs\.db|desktop\.ini", re.IGNORECASE | re.DOTALL)
 WNID = re.compile(r"n\d{8}")
 SPLITS = {"test": "val", "train": "train"}
@@ -23,8 +23,8 @@ class FolderData(FileData):
 
     `DIR/val` (test) or `DIR/train` is read instead if it holds class folders. Images may lie
     deeper, as in Tiny-ImageNet's `<wnid>/images/`. Files beside the class folders are ignored, and
-    so are hidden files, `*.txt`, `Thumbs.db` and `desktop.ini` in them. Any other file that is not
-    `.jpg`, `.jpeg` or `.png` is an error.
+    so are hidden files, `*.txt`, `Thumbs.db` and `desktop.ini` in them. Any other file without
+    a suffix of `SUFFIXES` is an error.
     """
 
     def __init__(self, folder: Path, split: Literal["test", "train"], transform: Transform) -> None:

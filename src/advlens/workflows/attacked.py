@@ -139,10 +139,10 @@ def store_attack(
         DataError: a class name cannot be a folder name, or the model lacks classes.
         RunError: the folder is in use, belongs to another attack, or cannot be written.
     """
-    files = [_file(Path(out) / "images", data, i) for i in range(len(data))]
-    aligned = data.aligned(classifier.classes, classifier.synsets)
     prepared = prepare(classifier)
-    _check_outputs(prepared, aligned, classifier.name)
+    aligned = fitted(classifier, prepared, data)
+    named = aligned if data.numbered else data
+    files = [_file(Path(out) / "images", named, i) for i in range(len(data))]
     identity = {
         "attack": repr(attack),
         "weights": {
@@ -176,14 +176,16 @@ def store_attack(
     return before, after
 
 
-def _check_outputs(prepared: Prepared, data: ImageData, name: str) -> None:
-    (first,) = _batches(prepared, data, CHECKED, range(min(CHECKED, len(data))))
+def fitted(classifier: Classifier, prepared: Prepared, data: ImageData) -> ImageData:
+    """The images with labels as the model's outputs; the prepared copy is compared with it.
+
+    Raises:
+        AdvlensError: the model fails on the images, or lacks classes.
+    """
+    aligned = data.aligned(classifier.classes, classifier.synsets)
+    (first,) = _batches(prepared, aligned, CHECKED, range(min(CHECKED, len(data))))
     prepared.check(first.images)
-    if prepared.shape != (len(data.classes),):
-        raise DataError(
-            f"{name} returns {prepared.shape} for one image, but {data.name} has "
-            f"{len(data.classes)} classes; give the model's class names or matching data"
-        )
+    return aligned.fitted(classifier.name, prepared.shape)
 
 
 def _file(folder: Path, data: ImageData, number: int) -> Path:
