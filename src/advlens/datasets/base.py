@@ -21,8 +21,8 @@ from advlens.datasets.forms import (
     check_shape,
     check_stream,
 )
+from advlens.datasets.matching import class_places, numbered_class
 from advlens.errors import DataError, SettingsError
-from advlens.words import perhaps
 
 Stream = Generator[UInt8[Tensor, "n 3 h w"], None, None]
 """Batches of images on the CPU, 0 to 255; closing it stops the threads that work for it."""
@@ -241,6 +241,32 @@ class ImageData(ABC):
         """
         return {}
 
+    def aimed(self, target: str) -> "ImageData":
+        """The images with targets.
+
+        Args:
+            target: a class, by its name, WordNet id or number, of all images that are not of it;
+                the others are left out. Or "data": the targets that the set has.
+
+        Raises:
+            SettingsError: there is no such class, there are several, no other images, or no
+                targets.
+        """
+        if target == "data":
+            if self.targets is None:
+                raise SettingsError(
+                    f"{self.name} has no targets; give a table with the column target (csv:FILE), "
+                    "or the class to aim at"
+                )
+            return self
+        aim = self.labels.new_tensor(numbered_class(self.name, self.classes, self.synsets, target))
+        others = (self.labels != aim).nonzero()[:, 0]
+        if not len(others):
+            raise SettingsError(f"all images of {self.name} are of {target}; aim at another class")
+        labels = self.labels[others]
+        targets = aim.expand(len(labels)).clone()
+        return DataView(self, positions=others, labels=labels, targets=targets)
+
     def aligned(self, classes: Sequence[str] | None, synsets: Sequence[str] | None) -> "ImageData":
         """The same images, with labels as indices into a model's class list.
 
@@ -263,7 +289,7 @@ class ImageData(ABC):
             own, theirs = self.synsets, tuple(synsets)
         else:
             theirs = tuple(classes if classes is not None else synsets or ())
-        index = torch.tensor(self._places(own, theirs))
+        index = torch.tensor(class_places(self.name, own, theirs, numbered=self.numbered))
         if synsets is None and self.synsets is not None and len(own) == len(theirs):
             synsets = [self.synsets[own.index(name)] for name in theirs]
         return DataView(
@@ -274,29 +300,6 @@ class ImageData(ABC):
             classes=theirs if classes is None else classes,
             synsets=synsets,
         )
-
-    def _places(self, own: Sequence[str], theirs: Sequence[str]) -> list[int]:
-        """The place of each of the set's own classes among a model's."""
-        if self.numbered and len(own) > len(theirs):
-            raise DataError(
-                f"{self.name} has the label {len(own) - 1}, but the model has {len(theirs)} "
-                "classes; count labels from 0, in the order of the model's outputs, or give names"
-            )
-        if self.numbered:
-            return [*range(len(own))]
-        if foreign := [name for name in own if name not in theirs]:
-            first, last = (f"{', '.join(n[:3])}{', …' * (len(n) > 3)}" for n in (theirs, foreign))
-            raise DataError(
-                f"the model's {len(theirs)} classes ({first}) lack {len(foreign)} of {self.name} "
-                f"({last}){perhaps(foreign[0], theirs)}; name them as the model does, or give the "
-                "Classifier its classes in order"
-            )
-        if twice := [name for name in own if theirs.count(name) > 1]:
-            raise DataError(
-                f"the model has {theirs.count(twice[0])} classes named {twice[0]!r}, a class of "
-                f"{self.name}; give each its own name, or give the model's and data's synsets"
-            )
-        return [theirs.index(name) for name in own]
 
     def fitted(self, model: str, shape: tuple[int, ...]) -> "ImageData":
         """The same images for a model that returns this shape for one image.
