@@ -19,7 +19,7 @@ from advlens.datasets.broden import (
 from advlens.datasets.checking import readable
 from advlens.datasets.cifar10 import fetch_cifar10, load_cifar10
 from advlens.datasets.decoding import read_image, read_rgb
-from advlens.datasets.folder import FolderData, class_folders
+from advlens.datasets.folder import PARTS, FolderData, class_folders, parts
 from advlens.datasets.imagenet import load_imagenet, load_imagenet_v2
 from advlens.datasets.memory import ArrayData
 from advlens.datasets.reading import FileData
@@ -96,13 +96,11 @@ TRAINING = {
         for inner in ("", f"{cifar10.FOLDER}/")
         for name in cifar10.BATCHES["train"]
     ],
-    "folder": ["train"],
-    "exact": ["train"],
     "imagenet": ["train", f"{imagenet.KAGGLE}/train"],
     "tiny-imagenet": ["train", f"{tiny_imagenet.FOLDER}/train"],
     "small-imagenet": ["train"],
 }
-"""For each kind the files, or folders of class folders, any of which holds training images."""
+"""For each other kind the files, or folders of class folders, any of which is training images."""
 
 
 def load_data(
@@ -151,7 +149,10 @@ def load_data(
 
 def _has_training(spec: str) -> bool:
     kind, _, folder = spec.partition(":")
-    places = [Path(os.path.expanduser(folder)) / place for place in TRAINING.get(kind, ())]
+    path = Path(os.path.expanduser(folder))
+    if kind in ("folder", "exact"):
+        return not parts(path).keys().isdisjoint(PARTS["train"])
+    places = [path / place for place in TRAINING.get(kind, ())]
     return any(place.is_file() or (place.is_dir() and class_folders(place)) for place in places)
 
 
