@@ -62,11 +62,13 @@ RANGES = [
     for value in values
 ]
 IGNORED = {
-    **dict.fromkeys(("fgsm", "noise"), "steps step_size weight layer"),
-    **dict.fromkeys(("pgd", "bim", "least-likely"), "weight layer"),
-    **{"feature": "weight", "adam": "epsilon layer"},
+    "fgsm": "steps step_size weight layer",
+    "noise": "steps step_size weight layer target",
+    **dict.fromkeys(("pgd", "bim"), "weight layer"),
+    "least-likely": "weight layer target",
+    **{"feature": "weight target", "adam": "epsilon layer target"},
 }
-TEXTS = {"layer": "conv1", "head": "conv1"}
+TEXTS = {"layer": "conv1", "head": "conv1", "target": "cat"}
 # a value other than the default for each setting that some objective ignores
 GIVEN = {"epsilon_range": (0.1, 0.2), "attack_steps": 3, "step_size": 0.1, "alpha": 0.3}
 GIVEN |= {"beta": 2.0, "distance": "cosine", "layer": "conv1", "gradient": "attacked"}

@@ -21,6 +21,7 @@ import advlens
 from advlens import datasets
 from advlens.cli import main
 from advlens.cli.parsing import COMMANDS, parse
+from advlens.settings.data import DATA
 from advlens.workflows import pruning
 from unrendered import unrendered
 
@@ -93,6 +94,8 @@ def run_page(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(datasets, "FILES", {**datasets.FILES})  # a page may add a kind of data
+    monkeypatch.setitem(DATA, "flat", "")  # which is taken out again
+    del DATA["flat"]
     before, names = set(sys.modules), {"__name__": "__main__"}
     for block in filter(runs, blocks(page)):
         try:

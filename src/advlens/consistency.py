@@ -362,11 +362,12 @@ class Consistency:
         for start in range(0, len(images), self.batch_size):
             ids = torch.arange(start, min(start + self.batch_size, len(images)))
             batch = images[ids]
-            attacked = attack(prepared, batch, labels[ids], ids=ids)
+            given = attack.given(labels[ids], None)
+            attacked = attack(prepared, batch, given, ids=ids)
             with torch.no_grad():
                 logits, responses = prepared.record(batch)
                 changed, under_attack = prepared.record(attacked)
-            goal = attack.goal(logits, labels[ids].to(logits.device))
+            goal = attack.goal(logits, given.to(logits.device))
             targets[ids] = (goal.classes if goal.targeted else changed.argmax(dim=1)).cpu()
             for layer in prepared.layers:
                 real[layer].update(responses[layer].cpu(), ids)

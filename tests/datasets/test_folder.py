@@ -13,6 +13,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from advlens.datasets import FolderData, Transform, load_data, read_image, reading
+from advlens.datasets.folder import PARTS
 from advlens.errors import DataError
 from tiny_imagenet import Edit, cases, content, jpeg, linked, replaced, write
 
@@ -147,13 +148,25 @@ def test_splits(root: Path) -> None:
     add(root / "train" / "cat" / "1.png")
     data = load(root, split="train")
     assert (data.name, data.classes, len(data)) == ("folder pets/train", ("cat",), 1)
-    with pytest.raises(DataError, match=f"{root} has class folders in train but none in val"):
+    with pytest.raises(DataError, match=f"{root} has class folders in train alone; add val"):
         load(root)
     add(root / "val" / "cat" / "1.png")
     add(root / "val" / "dog" / "1.png")
     assert load(root).name == "folder pets/val"
     assert load(root).classes == ("cat", "dog")
     assert load(root / "train").classes == ("cat",)
+
+
+@pytest.mark.parametrize("tested", [*PARTS["test"], "Test", "VALID", "test val", "validation val"])
+@pytest.mark.parametrize("trained", [*PARTS["train"], "Train"])
+def test_names_of_parts(tmp_path: Path, tested: str, trained: str) -> None:
+    first, *others = sorted(tested.split(), key=lambda name: PARTS["test"].index(name.lower()))
+    for name in (first, *others, trained):
+        add(tmp_path / name / name / "1.png")
+    training = load(tmp_path, split="train")
+    assert (load(tmp_path).classes, training.classes) == ((first,), (trained,))
+    add(tmp_path / first / trained / "1.png")
+    assert load(tmp_path).training.source(0) == training.source(0)
 
 
 @pytest.mark.parametrize("case", REFUSED)

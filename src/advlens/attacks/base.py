@@ -104,6 +104,26 @@ class Attack:
         """
         return Goal(clean.argmax(dim=1) if labels is None else needed(labels, clean))
 
+    @property
+    def aims_at_targets(self) -> bool:
+        """Whether its label is "target", a class that is given in place of the true one."""
+        return vars(self).get("label") == "target"
+
+    def given(self, labels: Labels, targets: Labels | None) -> Labels:
+        """What a call takes as labels: the targets of the images, if the attack aims at them.
+
+        Raises:
+            SettingsError: it is, and there are no targets.
+        """
+        if not self.aims_at_targets:
+            return labels
+        if targets is None:
+            raise SettingsError(
+                "the attack steps towards a target of each image, but there are none; give a class "
+                "with --target, or data with a column target"
+            )
+        return targets
+
     def aims(self, classes: int) -> bool:
         """Whether it aims at a class, not away from the label; `classes`: how many there are."""
         logits, labels = torch.zeros(1, classes), torch.zeros(1, dtype=torch.int64)

@@ -11,7 +11,9 @@ from advlens.checks import check_types
 from advlens.prepared import Prepared
 from advlens.seeding import Stream, derived, normal
 
-Label = Literal["true", "predicted"]
+Label = Literal["true", "predicted", "target"]
+"""What an attack steps away from: the true label, which its call gets, or the predicted one; or
+towards: the target, which its call then gets in place of the label."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,14 +22,15 @@ class Fgsm(GradientAttack):
 
     Attributes:
         threat: the ball; in L∞ the step is the sign of the gradient.
-        label: attack the "true" label, or the "predicted" one (needs no labels, leaks none).
+        label: step away from the "true" label or the "predicted" one, which needs no labels and
+            leaks none; or towards the "target", another class, given as the label.
     """
 
     threat: Threat
     label: Label = "true"
 
     def goal(self, clean: Logits, labels: Labels | None = None) -> Goal:
-        return _untargeted(self.label, clean, labels)
+        return _labeled(self.label, clean, labels)
 
     def _step(self, current: Images, gradient: Images, images: Images) -> Images:
         return self.threat.step(current, gradient, images, self.threat.radius(images))
@@ -65,13 +68,13 @@ class Bim(Iterative, GradientAttack):
     """Basic iterative method: projected steps from the image itself (Kurakin et al. 2017).
 
     Attributes:
-        label: attack the "true" label, or the "predicted" one.
+        label: "true", "predicted" or "target", as in `Fgsm`.
     """
 
     label: Label = "true"
 
     def goal(self, clean: Logits, labels: Labels | None = None) -> Goal:
-        return _untargeted(self.label, clean, labels)
+        return _labeled(self.label, clean, labels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,14 +83,14 @@ class Pgd(Iterative, GradientAttack):
 
     Attributes:
         restarts: number of independent starts; the worst result of all is returned.
-        label: attack the "true" label, or the "predicted" one, which costs one forward pass more.
+        label: "true", "predicted" or "target", as in `Fgsm`; "predicted" costs a pass more.
     """
 
     restarts: int = 1
     label: Label = "true"
 
     def goal(self, clean: Logits, labels: Labels | None = None) -> Goal:
-        return _untargeted(self.label, clean, labels)
+        return _labeled(self.label, clean, labels)
 
     def _start(self, images: Images, ids: Ids, restart: int) -> Images:
         seed = derived(self.seed, restart) if restart else self.seed
@@ -142,5 +145,6 @@ class GaussianNoise(Attack):
         return (images + self.threat.radius(images) * noise / length).clamp(0, 1)
 
 
-def _untargeted(label: Label, clean: Logits, labels: Labels | None) -> Goal:
-    return Goal(clean.argmax(dim=1) if label == "predicted" else needed(labels, clean))
+def _labeled(label: Label, clean: Logits, labels: Labels | None) -> Goal:
+    classes = clean.argmax(dim=1) if label == "predicted" else needed(labels, clean)
+    return Goal(classes, targeted=label == "target")

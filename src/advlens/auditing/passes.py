@@ -137,7 +137,8 @@ def _pass(
         saved_at, pause = time.monotonic(), SAVE_EVERY
         with context.progress([*streaming], label, len(mine), done=done) as progress:
             for batch in context.data.batches(context.batch_size, mine[done:], device=device):
-                view = View(context.prepared, batch.ids, batch.images, batch.labels, recording)
+                given = (batch.ids, batch.images, batch.labels)
+                view = View(context.prepared, *given, recording, batch.targets)
                 for stage_name, work in streaming.items():
                     began = time.monotonic()
                     try:

@@ -51,7 +51,8 @@ def images_of(context: Context, ids: Ids, attack: Attack | None) -> Images:
     for batch in context.data.batches(context.batch_size, ids.tolist()):
         images = batch.images.to(device)
         if attack is not None:
-            images = attack(context.prepared, images, batch.labels.to(device), ids=batch.ids)
+            labels = attack.given(batch.labels, batch.targets)
+            images = attack(context.prepared, images, labels.to(device), ids=batch.ids)
         parts.append(images)
     return torch.cat(parts)
 

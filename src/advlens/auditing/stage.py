@@ -106,10 +106,16 @@ class View:
     """A batch of the pass; all stages share one forward pass on the real images."""
 
     def __init__(
-        self, prepared: Prepared, ids: Ids, images: Images, labels: Labels, recording: bool
+        self,
+        prepared: Prepared,
+        ids: Ids,
+        images: Images,
+        labels: Labels,
+        recording: bool,
+        targets: Labels | None = None,
     ):
         self.prepared, self.ids, self.images, self.labels = prepared, ids, images, labels
-        self.recording = recording
+        self.recording, self.targets = recording, targets
 
     @cached_property
     def _recorded(self) -> tuple[Logits, dict[str, Tensor]]:

@@ -33,7 +33,7 @@ from advlens.runs.record import without_home
 from advlens.runs.tables import Row
 from advlens.settings import AuditSettings, DissectSettings
 from advlens.settings.numbers import several
-from advlens.words import distinct
+from advlens.words import counted, distinct
 
 Data = TypeVar("Data", bound=ImageData)
 
@@ -244,6 +244,16 @@ def labeled_subject(
             f"the images of {data.name} belong to no classes, so there is no accuracy to measure; "
             "use advlens dissect, or pass them with --concepts beside labeled images"
         )
+    if settings.target is not None:
+        whole = data.aligned(classifier.classes, classifier.synsets)
+        data = whole.aimed(settings.target)
+        if len(data) < len(whole):
+            assert data.targets is not None
+            left_out = counted(len(whole) - len(data), "image")
+            aim = data.classes[int(data.targets[0])]
+            subject.warnings.append(
+                f"{left_out} of {aim}, at which attacks aim, are left out of all counts"
+            )
     if settings.images is not None:
         data = data.subset(settings.images, seed=settings.seed)
     data = data.aligned(classifier.classes, classifier.synsets)
@@ -256,12 +266,7 @@ def labeled_subject(
             subject.unnamed = str(error)
     if check is not None:
         data = check(subject, data)
-    shape = outputs(subject, data, settings)
-    if shape != (len(data.classes),):
-        raise DataError(
-            f"{classifier.name} returns {shape} for one image, but {data.name} has "
-            f"{len(data.classes)} classes; give the model's class names or matching data"
-        )
+    data = data.fitted(classifier.name, outputs(subject, data, settings))
     subject.data = data
     subject.choose_radii(settings)
     if settings.concepts is not None:

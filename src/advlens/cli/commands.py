@@ -21,6 +21,7 @@ from advlens.settings import (
     train_settings,
 )
 from advlens.settings.audit import QUICK
+from advlens.settings.data import check_data
 
 ModelSpec = Annotated[str, arg(metavar="MODEL")]
 ModelSpecs = Annotated[tuple[str, ...], arg(metavar="MODEL", help_behavior_hint="(required)")]
@@ -71,7 +72,7 @@ class OnModels:
             raise SettingsError("no model is given; name each with --model")
         for spec in self.model:
             _check_model(spec)
-        _check_data(self.data)
+        check_data(self.data)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +205,7 @@ class AttackCommand:
 
     def __post_init__(self) -> None:
         _check_model(self.model)
-        _check_data(self.data)
+        check_data(self.data)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +232,7 @@ class TrainCommand:
 
     def __post_init__(self) -> None:
         _check_model(self.model)
-        _check_data(self.data)
+        check_data(self.data)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,7 +272,7 @@ class ReproduceCommand:
 
     def __post_init__(self) -> None:
         for spec in filter(None, (self.data, self.settings.concepts)):
-            _check_data(spec)
+            check_data(spec)
         for label, spec in self.settings.used.items():
             _check_model(spec)
             if Path(spec).suffix in (".safetensors", ".pt", ".pth") and "@" not in spec:
@@ -431,10 +432,3 @@ def _check_model(spec: str) -> None:
     weights = spec.partition("@")[2]
     if weights not in ("", "DEFAULT"):
         check_path(f"model {spec} names the weights file", Path(weights), "file")
-
-
-def _check_data(spec: str) -> None:
-    folder = spec.partition(":")[2]
-    if folder:
-        mend = "a folder, laid out as docs/data.md shows"
-        check_path(f"data {spec} names the folder", Path(folder).expanduser(), "folder", mend)

@@ -38,8 +38,8 @@ BASIC = [
 GROUPS = {
     "model and data": "recipe model data out images ignore_keys head synsets concepts "
     "skip_damaged validation crop flip rotation resized_crop",
-    "accuracy": "norm epsilon epsilon_linf steps fgsm attack natural expect_accuracy fail_under "
-    "autoattack autoattack_linf draws sweep_images sweep_steps",
+    "accuracy": "norm epsilon epsilon_linf steps fgsm target attack natural expect_accuracy "
+    "fail_under autoattack autoattack_linf draws sweep_images sweep_steps",
     "unit": "neuron_attack concept_attack neuron_epsilon neuron_steps neuron_step_size success "
     "top sigma layers units discrepancy",
     "attribution": "explained attribution points baselines samples",

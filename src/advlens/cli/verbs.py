@@ -238,17 +238,17 @@ def _conclude(run: Path, report: Path) -> None:
 
 def _attack(command: AttackCommand, line: str) -> None:
     from advlens.models.classifier import device_of
+    from advlens.prepared import prepare
     from advlens.words import attack_name
-    from advlens.workflows.attacked import chosen_attack, store_attack
+    from advlens.workflows.attacked import chosen_attack, planned, store_attack
 
     settings = command.settings
     classifier, data = _load(command.model, command.data, settings)
+    aligned, _ = planned(classifier, prepare(classifier), data, command.out)
     if command.common.dry_run:
         _plan(command, [(classifier, data)])
         return
-    attack = chosen_attack(
-        settings, classifier, data.aligned(classifier.classes, classifier.synsets)
-    )
+    attack = chosen_attack(settings, classifier, aligned)
     with _joined(command, device_of(classifier)) as processes:
         computed, stored = store_attack(
             classifier,
@@ -437,6 +437,8 @@ def _load(spec: str, data: str, settings: Any) -> "tuple[Classifier, ImageData]"
         interpolation=classifier.interpolation,
     )
     images = load_data(data, transform=transform)
+    if (target := getattr(settings, "target", None)) is not None:
+        images = images.aligned(classifier.classes, classifier.synsets).aimed(target)
     if (count := getattr(settings, "images", None)) is not None:
         images = images.subset(count, seed=settings.seed)
     return classifier, images

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from advlens.datasets import cifar10, imagenet, tiny_imagenet
-from advlens.datasets.base import ArrayData, Batch, DataView, ImageData, Transform
+from advlens.datasets.base import Batch, DataView, ImageData
 from advlens.datasets.broden import (
     Annotations,
     BrodenData,
@@ -19,8 +19,9 @@ from advlens.datasets.broden import (
 from advlens.datasets.checking import readable
 from advlens.datasets.cifar10 import fetch_cifar10, load_cifar10
 from advlens.datasets.decoding import read_image, read_rgb
-from advlens.datasets.folder import FolderData, class_folders
+from advlens.datasets.folder import PARTS, FolderData, class_folders, parts
 from advlens.datasets.imagenet import load_imagenet, load_imagenet_v2
+from advlens.datasets.memory import ArrayData
 from advlens.datasets.reading import FileData
 from advlens.datasets.sample import load_sample
 from advlens.datasets.small_imagenet import (
@@ -28,8 +29,12 @@ from advlens.datasets.small_imagenet import (
     load_small_imagenet,
     load_small_imagenet_test,
 )
+from advlens.datasets.tables import load_csv, load_parquet
 from advlens.datasets.tiny_imagenet import load_tiny_imagenet
+from advlens.datasets.transform import Transform
+from advlens.datasets.wrapped import DatasetData, load_factory
 from advlens.errors import SettingsError
+from advlens.settings.data import parse_data
 
 __all__ = [
     "Annotations",
@@ -38,6 +43,7 @@ __all__ = [
     "BrodenData",
     "Concept",
     "DataView",
+    "DatasetData",
     "FileData",
     "FolderData",
     "ImageData",
@@ -52,28 +58,49 @@ __all__ = [
     "readable",
 ]
 
-FILES: dict[str, Callable[[Path, Literal["test", "train"], Transform], FileData]] = {
+
+def load_exact(folder: Path, split: Literal["test", "train"], transform: Transform) -> FolderData:
+    """The images of a folder, taken pixel for pixel."""
+    return FolderData(folder, split, replace(transform, resize=None))
+
+
+def load_broden(folder: Path, split: Literal["test", "train"], transform: Transform) -> BrodenData:
+    """Images with labels for every pixel, the same for both splits."""
+    return BrodenData(folder, size=transform.size)
+
+
+def load_cifar(folder: Path, split: Literal["test", "train"], transform: Transform) -> ArrayData:
+    """CIFAR-10, whose images have one size."""
+    return load_cifar10(folder, split)
+
+
+FILES: dict[str, Callable[[Path, Literal["test", "train"], Transform], ImageData]] = {
+    "cifar10": load_cifar,
     "folder": FolderData,
+    "exact": load_exact,
     "imagenet": load_imagenet,
     "imagenet-v2": load_imagenet_v2,
     "tiny-imagenet": load_tiny_imagenet,
     "small-imagenet": load_small_imagenet,
     "small-imagenet-test": load_small_imagenet_test,
+    "broden": load_broden,
+    "csv": load_csv,
+    "parquet": load_parquet,
 }
 """The loader of each kind of data in files."""
+TEST_ONLY = ("sample", "imagenet-v2", "csv", "parquet", "")
+"""Kinds that hold no training images; a user's function is the last one."""
 TRAINING = {
     "cifar10": [
         f"{inner}{name}"
         for inner in ("", f"{cifar10.FOLDER}/")
         for name in cifar10.BATCHES["train"]
     ],
-    "folder": ["train"],
-    "exact": ["train"],
     "imagenet": ["train", f"{imagenet.KAGGLE}/train"],
     "tiny-imagenet": ["train", f"{tiny_imagenet.FOLDER}/train"],
     "small-imagenet": ["train"],
 }
-"""For each kind the files, or folders of class folders, any of which holds training images."""
+"""For each other kind the files, or folders of class folders, any of which is training images."""
 
 
 def load_data(
@@ -89,10 +116,13 @@ def load_data(
             `small-imagenet:DIR`, or `small-imagenet-test:DIR` for the test images of its paper;
             `folder:DIR`, with a folder for each class; `exact:DIR`, the same with images that are
             taken pixel for pixel and must have the model's size, such as stored attacks;
-            `broden:DIR` for images with labels for every pixel.
-        split: the part of the set; ImageNet's test images are its validation images. The sample and
-            ImageNetV2 have test images only; a folder without `val` and `train` is the same for
-            both splits, as is the Broden layout.
+            `csv:FILE` or `parquet:FILE`, a table with the columns path, label and perhaps target;
+            `broden:DIR` for images with labels for every pixel; `package.module:factory` for a
+            function without arguments that returns a map-style `torch.utils.data.Dataset` of
+            (image, label), see `DatasetData`, or an `ImageData`.
+        split: the part of the set; ImageNet's test images are its validation images. The sample,
+            ImageNetV2, tables and functions have test images only; the Broden layout is the same
+            for both splits.
         transform: how image files become inputs. CIFAR-10 and the sample ignore it; the Broden
             layout uses only its size, to which whole images are squeezed.
 
@@ -101,8 +131,8 @@ def load_data(
 
     Raises:
         SettingsError: the spec is not a string, or names no known kind of data, no folder, or no
-            such split.
-        DataError: the files are missing or damaged.
+            such split; or a library is not installed.
+        DataError: the files are missing or damaged, or a user's function fails.
     """
     if not isinstance(spec, str):
         raise SettingsError(
@@ -119,29 +149,22 @@ def load_data(
 
 def _has_training(spec: str) -> bool:
     kind, _, folder = spec.partition(":")
-    places = [Path(os.path.expanduser(folder)) / place for place in TRAINING.get(kind, ())]
+    path = Path(os.path.expanduser(folder))
+    if kind in ("folder", "exact"):
+        return not parts(path).keys().isdisjoint(PARTS["train"])
+    places = [path / place for place in TRAINING.get(kind, ())]
     return any(place.is_file() or (place.is_dir() and class_folders(place)) for place in places)
 
 
 def _opened(spec: str, split: Literal["test", "train"], transform: Transform) -> ImageData:
-    kind, _, folder = spec.partition(":")
-    path = Path(os.path.expanduser(folder))
-    if kind == "cifar10" and folder:
-        return load_cifar10(path, split)
-    if kind in FILES and folder:
-        return FILES[kind](path, split, transform)
-    if kind == "exact" and folder:
-        return FolderData(path, split, replace(transform, resize=None))
-    if kind == "broden" and folder:
-        return BrodenData(path, size=transform.size)
-    if spec == "sample" and split == "test":
-        return load_sample()
-    if spec == "sample":
+    kind, place = parse_data(spec)
+    if split == "train" and kind in TEST_ONLY:
         raise SettingsError(
-            "the packaged sample holds test images only; to train, use cifar10:DIR"
-            " (advlens data cifar10 --to DIR fetches it)"
+            f"{spec} holds test images only; to train, use cifar10:DIR (advlens data cifar10 --to "
+            "DIR fetches it) or folder:DIR with subfolders train and val"
         )
-    raise SettingsError(
-        f"data {spec!r} is not known; use sample or "
-        + ", ".join(f"{kind}:DIR" for kind in ("cifar10", *FILES, "exact", "broden"))
-    )
+    if kind == "sample":
+        return load_sample()
+    if not kind:
+        return load_factory(spec, transform)
+    return FILES[kind](Path(os.path.expanduser(place)), split, transform)

@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,39 +15,17 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from advlens.arrays import Ids, Images, Labels
-from advlens.checks import check_types
 from advlens.datasets.forms import (
     check_labels,
     check_names,
-    check_pixels,
     check_shape,
     check_stream,
 )
+from advlens.datasets.matching import class_places, numbered_class
 from advlens.errors import DataError, SettingsError
-from advlens.words import perhaps
 
 Stream = Generator[UInt8[Tensor, "n 3 h w"], None, None]
 """Batches of images on the CPU, 0 to 255; closing it stops the threads that work for it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Transform:
-    """How an image file becomes a model's input; sets of fixed size such as CIFAR-10 ignore it."""
-
-    size: int = 224
-    """Side of the square center crop, in pixels."""
-    resize: int | None = 256
-    """Shorter side before the crop, in pixels; None takes images as they are, all of this size."""
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """Filter of the resize, always antialiased, as in Pillow."""
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        if self.size < 1 or (self.resize is not None and self.resize < self.size):
-            raise SettingsError(
-                f"cannot crop {self.size} pixels from a shorter side of {self.resize};"
-                " choose a size of at least 1 and at most resize"
-            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +36,8 @@ class Batch:
     images: Images
     """Pixels in [0, 1]."""
     labels: Labels
+    targets: Labels | None = None
+    """The class that targeted attacks aim at, where the set has one for each image."""
 
 
 class ImageData(ABC):
@@ -77,6 +56,10 @@ class ImageData(ABC):
 
     open_training: Callable[[], "ImageData"] | None = None
     """Opens the training images that belong to these test images; `load_data` sets it."""
+    numbered = False
+    """Whether the classes have no names: a label is the number of a model's output."""
+    targets: Labels | None = None
+    """For targeted attacks, another class of each image, on the CPU."""
 
     def __init__(
         self,
@@ -183,8 +166,12 @@ class ImageData(ABC):
         white = torch.tensor(255.0, device=device)  # a GPU would multiply by a number's inverse
         with contextlib.closing(self.read(batches)) as stream:
             for ids, images in zip(map(torch.tensor, batches), stream, strict=True):
-                pixels = images.to(device).float().div_(white)
-                yield Batch(ids=ids, images=pixels, labels=self.labels[ids].to(device))
+                yield Batch(
+                    ids=ids,
+                    images=images.to(device).float().div_(white),
+                    labels=self.labels[ids].to(device),
+                    targets=None if self.targets is None else self.targets[ids].to(device),
+                )
 
     def _checked(self, ids: Sequence[int]) -> list[int]:
         listed = ids.tolist() if isinstance(ids, Tensor | np.ndarray) else ids
@@ -229,7 +216,13 @@ class ImageData(ABC):
     def part(self, ids: Sequence[int]) -> "DataView":
         """The images of some ids, renumbered from 0; `positions` holds their ids in this set."""
         positions = torch.tensor(self._checked(ids), dtype=torch.int64)
-        return DataView(self, positions=positions, labels=self.labels[positions])
+        targets = None if self.targets is None else self.targets[positions]
+        return DataView(
+            self,
+            positions=positions,
+            labels=self.labels[positions],
+            targets=targets,
+        )
 
     def damaged(
         self, ids: Sequence[int] | None = None, *, on_images: Callable[[int], object] = int
@@ -248,11 +241,38 @@ class ImageData(ABC):
         """
         return {}
 
+    def aimed(self, target: str) -> "ImageData":
+        """The images with targets.
+
+        Args:
+            target: a class, by its name, WordNet id or number, of all images that are not of it;
+                the others are left out. Or "data": the targets that the set has.
+
+        Raises:
+            SettingsError: there is no such class, there are several, no other images, or no
+                targets.
+        """
+        if target == "data":
+            if self.targets is None:
+                raise SettingsError(
+                    f"{self.name} has no targets; give a table with the column target (csv:FILE), "
+                    "or the class to aim at"
+                )
+            return self
+        aim = self.labels.new_tensor(numbered_class(self.name, self.classes, self.synsets, target))
+        others = (self.labels != aim).nonzero()[:, 0]
+        if not len(others):
+            raise SettingsError(f"all images of {self.name} are of {target}; aim at another class")
+        labels = self.labels[others]
+        targets = aim.expand(len(labels)).clone()
+        return DataView(self, positions=others, labels=labels, targets=targets)
+
     def aligned(self, classes: Sequence[str] | None, synsets: Sequence[str] | None) -> "ImageData":
         """The same images, with labels as indices into a model's class list.
 
         Classes are matched by WordNet id if both sides know them, else by name. A model that knows
-        neither is taken to have the classes of the data, in order.
+        neither is taken to have the classes of the data, in order. Classes without names are the
+        model's, in order.
 
         Args:
             classes: the model's class names, by output.
@@ -269,28 +289,38 @@ class ImageData(ABC):
             own, theirs = self.synsets, tuple(synsets)
         else:
             theirs = tuple(classes if classes is not None else synsets or ())
-        if foreign := [name for name in own if name not in theirs]:
-            first, last = (f"{', '.join(n[:3])}{', …' * (len(n) > 3)}" for n in (theirs, foreign))
-            raise DataError(
-                f"the model's {len(theirs)} classes ({first}) lack {len(foreign)} of {self.name} "
-                f"({last}){perhaps(foreign[0], theirs)}; name them as the model does, or give the "
-                "Classifier its classes in order"
-            )
-        if twice := [name for name in own if theirs.count(name) > 1]:
-            raise DataError(
-                f"the model has {theirs.count(twice[0])} classes named {twice[0]!r}, a class of "
-                f"{self.name}; give each its own name, or give the model's and data's synsets"
-            )
-        index = [theirs.index(name) for name in own]
+        index = torch.tensor(class_places(self.name, own, theirs, numbered=self.numbered))
         if synsets is None and self.synsets is not None and len(own) == len(theirs):
             synsets = [self.synsets[own.index(name)] for name in theirs]
         return DataView(
             self,
             positions=torch.arange(len(self)),
-            labels=torch.tensor(index)[self.labels],
+            labels=index[self.labels],
+            targets=None if self.targets is None else index[self.targets],
             classes=theirs if classes is None else classes,
             synsets=synsets,
         )
+
+    def fitted(self, model: str, shape: tuple[int, ...]) -> "ImageData":
+        """The same images for a model that returns this shape for one image.
+
+        Classes without names become as many as the model has outputs.
+
+        Args:
+            model: the model's name.
+            shape: the shape of its output.
+
+        Raises:
+            DataError: it is not one output for each class.
+        """
+        if self.numbered and len(shape) == 1 and shape[0] >= len(self.classes):
+            return self.aligned([str(number) for number in range(shape[0])], None)
+        if shape != (len(self.classes),):
+            raise DataError(
+                f"{model} returns {shape} for one image, but {self.name} has {len(self.classes)} "
+                "classes; give the model's class names or matching data"
+            )
+        return self
 
 
 class DataView(ImageData):
@@ -302,16 +332,17 @@ class DataView(ImageData):
         *,
         positions: Ids,
         labels: Labels,
+        targets: Labels | None = None,
         classes: Sequence[str] | None = None,
         synsets: Sequence[str] | None = None,
     ) -> None:
         # not checked again: a model may have two classes with one name, a view may be empty
         self.name = data.name
         self.classes = data.classes if classes is None else tuple(classes)
-        self.synsets = data.synsets
+        self.synsets, self.numbered = data.synsets, data.numbered and classes is None
         if classes is not None:
             self.synsets = None if synsets is None else tuple(synsets)
-        self.labels = labels
+        self.labels, self.targets = labels, targets
         self.image_shape = data.image_shape
         self.data = data
         self.positions = positions
@@ -339,51 +370,13 @@ class DataView(ImageData):
         return {i: reasons[place] for i, place in zip(own, places, strict=True) if place in reasons}
 
     def fingerprint(self) -> str:
-        return digest(
-            self.data.fingerprint(), self.classes, self.synsets, self.positions, self.labels
-        )
+        own = (self.classes, self.synsets, self.positions, self.labels)
+        return digest(self.data.fingerprint(), *own, *aims(self))
 
 
-class ArrayData(ImageData):
-    """Images in memory, in the order of the array.
-
-    Args:
-        pixels: uint8, N×3×H×W, RGB from 0 to 255, on the CPU.
-        name, classes, synsets, labels: as in `ImageData`; one label for each image.
-
-    Raises:
-        DataError: pixels, labels or classes have another form; the message says how to convert
-            them.
-    """
-
-    def __init__(
-        self,
-        pixels: UInt8[Tensor, "n 3 h w"],
-        *,
-        name: str,
-        classes: Sequence[str],
-        synsets: Sequence[str] | None,
-        labels: Labels,
-    ) -> None:
-        self.pixels = check_pixels(name, pixels)
-        _, channels, height, width = pixels.shape
-        super().__init__(
-            name=name,
-            classes=classes,
-            synsets=synsets,
-            labels=labels,
-            image_shape=(channels, height, width),
-        )
-        if len(labels) != len(pixels):
-            raise DataError(
-                f"{name} has {len(labels)} labels for {len(pixels)} images; give one for each"
-            )
-
-    def stream(self, batches: Sequence[Sequence[int]]) -> Stream:
-        return (self.pixels[list(ids)] for ids in batches)
-
-    def fingerprint(self) -> str:
-        return digest(self.classes, self.synsets, self.labels, self.pixels)
+def aims(data: ImageData) -> list[Tensor]:
+    """The targets of a set that has some, as a part of its fingerprint."""
+    return [] if data.targets is None else [data.targets]
 
 
 def digest(*parts: object) -> str:

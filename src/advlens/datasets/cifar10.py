@@ -15,7 +15,7 @@ import torch
 from jaxtyping import UInt8
 
 from advlens.datasets.archives import Bounded
-from advlens.datasets.base import ArrayData
+from advlens.datasets.memory import ArrayData
 from advlens.errors import DataError
 from advlens.files import atomic, fetch, locked, sha256
 from advlens.wordnet import CIFAR10_SYNSETS

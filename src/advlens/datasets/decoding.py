@@ -9,9 +9,11 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from advlens.datasets.base import Transform
+from advlens.datasets.transform import Transform
 from advlens.errors import DataError
 
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+"""What Pillow decodes here; it knows many more formats, some of them by aged code."""
 MAX_PIXELS = 25_000_000
 """Maximum number of pixels, checked before decoding; Pillow itself warns from 89 million."""
 FILTERS = {
@@ -27,22 +29,22 @@ class ImageError(DataError):
 
 
 def read_rgb(path: Path, file: IO[bytes] | None = None) -> Image.Image:
-    """A JPEG or PNG file, whatever its suffix, as 8-bit RGB.
+    """A JPEG, PNG, WebP, BMP or TIFF file, whatever its suffix, as 8-bit RGB.
 
     As in torchvision, transparency is dropped and the EXIF orientation is not applied. 16-bit
-    values keep their high byte, animations their first frame.
+    values keep their high byte, animations and documents their first frame.
 
     Args:
         path: the image's path.
         file: its bytes, if it is not a file of its own; then `path` only names it.
 
     Raises:
-        ImageError: the file is not an image, is truncated or damaged, or has over 25 million
-            pixels.
+        ImageError: the file is not such an image, is truncated or damaged, has over 25 million
+            pixels, or values of 32 bits.
         DataError: the file cannot be read.
     """
     try:
-        with Image.open(file or path, formats=("JPEG", "PNG")) as image:
+        with Image.open(file or path, formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ImageError(
@@ -50,10 +52,7 @@ def read_rgb(path: Path, file: IO[bytes] | None = None) -> Image.Image:
                     " make it smaller"
                 )
             image.load()
-            image.info.pop("transparency", None)
-            if image.mode.startswith("I"):  # Pillow would clip 16 bits at 255
-                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-            return image if image.mode == "RGB" else image.convert("RGB")  # that would copy it
+            return as_rgb(image, path)
     except DataError:
         raise
     except Exception as error:  # damaged bytes make Pillow's parsers raise almost anything
@@ -61,6 +60,29 @@ def read_rgb(path: Path, file: IO[bytes] | None = None) -> Image.Image:
         raise (DataError if failed else ImageError)(
             f"cannot read the image {path}: {error}; replace the file or remove it"
         ) from error
+
+
+def as_rgb(image: Image.Image, name: object) -> Image.Image:
+    """A decoded image as 8-bit RGB, as `read_rgb` describes it.
+
+    Args:
+        image: the image.
+        name: its path, or what else tells it apart.
+
+    Raises:
+        ImageError: its values have 32 bits.
+    """
+    image.info.pop("transparency", None)
+    if image.mode == "RGB":  # convert would copy it
+        return image
+    wide = image.mode == "F" or (image.mode == "I" and image.format != "PNG")
+    if wide:  # Pillow would clip these at 255
+        raise ImageError(
+            f"the image {name} has values of 32 bits, whose range nothing tells; save 8 or 16 bits"
+        )
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
 
 
 def read_image(
@@ -77,12 +99,25 @@ def read_image(
         ImageError: as `read_rgb`, or the image is so narrow that its resized form is too large.
         DataError: as `read_rgb`, or the image must have the right size and does not.
     """
-    image = read_rgb(path, file)
+    return fit_image(read_rgb(path, file), transform, path)
+
+
+def fit_image(image: Image.Image, transform: Transform, name: object) -> UInt8[Tensor, "3 h w"]:
+    """An RGB image as a model's input, as `read_image` describes it.
+
+    Args:
+        image: the image.
+        transform: the resize and crop to apply.
+        name: its path, or what else tells it apart.
+
+    Raises:
+        ImageError, DataError: as `read_image`.
+    """
     width, height = image.size
     if transform.resize is None:
         if width != transform.size or height != transform.size:
             raise DataError(
-                f"the image {path} has {width}x{height} pixels, not {transform.size}x"
+                f"the image {name} has {width}x{height} pixels, not {transform.size}x"
                 f"{transform.size}; give the data as folder:DIR to resize and crop it"
             )
         return _tensor(image)
@@ -90,7 +125,7 @@ def read_image(
     longer = int(transform.resize * long / short)
     if transform.resize * longer > MAX_PIXELS:
         raise ImageError(
-            f"the image {path} has {width}x{height} pixels, too narrow for a shorter side"
+            f"the image {name} has {width}x{height} pixels, too narrow for a shorter side"
             f" of {transform.resize}; crop it or remove it"
         )
     size = (transform.resize, longer) if width <= height else (longer, transform.resize)

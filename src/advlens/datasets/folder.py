@@ -8,23 +8,29 @@ from typing import Literal
 
 import torch
 
-from advlens.datasets.base import Transform
 from advlens.datasets.reading import FileData
+from advlens.datasets.transform import Transform
 from advlens.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 IGNORED = re.compile(r"\..*|.*\.txt|thumbs\.db|desktop\.ini", re.IGNORECASE | re.DOTALL)
 WNID = re.compile(r"n\d{8}")
 SPLITS = {"test": "val", "train": "train"}
+"""The folder of each part of ImageNet, whose test images have no labels."""
+PARTS = {
+    "test": ("test", "testing", "val", "valid", "validation"),
+    "train": ("train", "training"),
+}
+"""Names of the folders of each part, in any case, the first one preferred."""
 
 
 class FolderData(FileData):
     """The images below `DIR/<class>/`, sorted by class name, then by path.
 
-    `DIR/val` (test) or `DIR/train` is read instead if it holds class folders. Images may lie
-    deeper, as in Tiny-ImageNet's `<wnid>/images/`. Files beside the class folders are ignored, and
-    so are hidden files, `*.txt`, `Thumbs.db` and `desktop.ini` in them. Any other file that is not
-    `.jpg`, `.jpeg` or `.png` is an error.
+    A part such as `DIR/val` or `DIR/train` is read instead if it holds class folders; `PARTS` has
+    their names. Images may lie deeper, as in Tiny-ImageNet's `<wnid>/images/`. Files beside the
+    class folders are ignored, and so are hidden files, `*.txt`, `Thumbs.db` and `desktop.ini` in
+    them. Any other file without a suffix of `SUFFIXES` is an error.
     """
 
     def __init__(self, folder: Path, split: Literal["test", "train"], transform: Transform) -> None:
@@ -77,21 +83,28 @@ def labeled_files(root: Path, folders: Sequence[str], top: Path) -> tuple[list[s
     return files, labels
 
 
+def parts(top: Path) -> dict[str, str]:
+    """The folders in `top` that hold class folders and are named as in `PARTS`, by these names."""
+    known = {*PARTS["test"], *PARTS["train"]}
+    return {
+        name.lower(): name
+        for name in class_folders(top)
+        if name.lower() in known and class_folders(top / name)
+    }
+
+
 def split_folder(top: Path, split: Literal["test", "train"]) -> Path:
-    """`top/val` or `top/train` if they exist, else `top` itself."""
-    present = [
-        name for name in SPLITS.values() if (top / name).is_dir() and class_folders(top / name)
-    ]
+    """The folder of a part such as `top/val` or `top/train`; `top` itself if there are no parts."""
+    present = parts(top)
     if not present:
         return top
-    if SPLITS[split] not in present:
-        raise DataError(
-            f"{top} has class folders in {present[0]} but none in {SPLITS[split]}; add it,"
-            f" or give {top / present[0]} itself"
-        )
-    root = top / SPLITS[split]
-    check_link(root, top)
-    return root
+    name = next((present[name] for name in PARTS[split] if name in present), None)
+    if name is None:
+        others = ", ".join(present.values())
+        mend = "val with images that no model is trained on" if split == "test" else "train"
+        raise DataError(f"{top} has class folders in {others} alone; add {mend}")
+    check_link(top / name, top)
+    return top / name
 
 
 def class_folders(folder: Path) -> list[str]:

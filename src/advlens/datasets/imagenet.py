@@ -16,10 +16,10 @@ from typing import Literal
 import torch
 
 from advlens.datasets.archives import TarData, tar_members
-from advlens.datasets.base import Transform
 from advlens.datasets.devkit import validation_wnids
 from advlens.datasets.folder import SPLITS, check_link, class_folders, labeled_files, listing
 from advlens.datasets.reading import FileData
+from advlens.datasets.transform import Transform
 from advlens.errors import DataError, SettingsError
 from advlens.wordnet import lemmas
 

@@ -21,8 +21,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from advlens.arrays import Labels
-from advlens.datasets.base import ImageData, Stream, Transform, digest
+from advlens.datasets.base import ImageData, Stream, aims, digest
 from advlens.datasets.decoding import ImageError, read_image
+from advlens.datasets.transform import Transform
 from advlens.errors import DataError
 
 
@@ -111,7 +112,8 @@ class FileData(ImageData):
         sizes = list(chain(*ordered(self._sizes, chunks, 4 * WORKERS)))
         sample = range(count) if count <= SAMPLE else [i * count // SAMPLE for i in range(SAMPLE)]
         hashes = list(ordered(self._hash, sample, 4 * WORKERS))
-        return digest(self.classes, self.files, self.labels, asdict(self.transform), sizes, hashes)
+        own = (self.classes, self.files, self.labels, asdict(self.transform), sizes, hashes)
+        return digest(*own, *aims(self))
 
     def _read(self, i: int) -> UInt8[Tensor, "3 h w"]:
         return read_image(self.root / self.files[i], self.transform)

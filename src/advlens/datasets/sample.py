@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from advlens.datasets.base import ArrayData
+from advlens.datasets.memory import ArrayData
 from advlens.errors import DataError
 from advlens.wordnet import CIFAR10_SYNSETS
 

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 import torch
 from PIL import Image
 
-from advlens.datasets.base import Transform, digest
+from advlens.datasets.base import digest
 from advlens.datasets.decoding import ImageError, read_image
 from advlens.datasets.folder import (
     SPLITS,
@@ -37,6 +37,7 @@ from advlens.datasets.imagenet import (
     synset_folders,
 )
 from advlens.datasets.reading import WORKERS, FileData, ordered
+from advlens.datasets.transform import Transform
 from advlens.errors import DataError, RunError, SettingsError
 from advlens.files import atomic, locked
 

@@ -9,10 +9,10 @@ from typing import Literal
 
 import torch
 
-from advlens.datasets.base import Transform
 from advlens.datasets.folder import listing
 from advlens.datasets.imagenet import class_names, synset_folders
 from advlens.datasets.reading import FileData
+from advlens.datasets.transform import Transform
 from advlens.errors import DataError
 from advlens.wordnet import lemmas
 

@@ -110,7 +110,8 @@ class Dissector:
                 f"the model returns {tuple(outputs.shape[1:])} for each image, but an attack needs "
                 "a row of logits; dissect it without an attack, or give the whole classifier"
             )
-        classes = outputs.argmax(dim=1)  # in place of labels, which these images do not have
+        # in place of labels, which these images do not have, as they have no targets
+        classes = self.attack.given(outputs.argmax(dim=1), None)
         attacked = self.attack(self.prepared, images, classes, ids=ids)
         self.distances[ids] = (attacked - images).flatten(1).norm(dim=1).float().cpu()
         goal = self.attack.goal(outputs, classes)

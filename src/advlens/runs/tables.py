@@ -157,6 +157,16 @@ TABLES: dict[str, Table] = {
             "passed": (bool, "whether the two agree"),
         },
     ),
+    "targets": Table(
+        "how often an attack that aims at a target of each image reaches it",
+        PREDICTED
+        | {
+            "success": (Share, "share of images that are predicted as their target"),
+            "low": (Share, "its 95 % interval, lower end"),
+            "high": (Share, "its 95 % interval, upper end"),
+            **N,
+        },
+    ),
     "unattacked": Table(
         "images on which an attack could not begin",
         MODEL | ATTACK | {"unattacked": (Count, "such images")} | N,

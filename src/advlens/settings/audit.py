@@ -17,6 +17,7 @@ from advlens.settings.spec import parse_method
 from advlens.words import perhaps
 
 Norm = Literal["linf", "l2"]
+Target = Annotated[str | None, arg(metavar="CLASS"), NoHint]
 Stages = Annotated[tuple[str, ...], arg(metavar=f"{{{','.join(STAGES.names)}}}")]
 
 
@@ -72,6 +73,9 @@ class AuditSettings(ModelSettings):
         expect_accuracy: the known natural accuracy of the models, one value for all or one for
             each; if the 95% interval of a measured accuracy excludes it, the audit ends before its
             first attack.
+        target: a class, by its name or number, that attacks aim at; images of it are left out. Or
+            "data": each image's own target, from the column target of a table (docs/data.md). Adds
+            PGD towards the targets to the accuracy, and attacks units towards them.
         attack: an additional attack, such as "Pgd(norm=Linf, epsilon=8/255)",
             "foolbox:NAME(epsilon=…)" or "torchattacks:NAME(epsilon=…)" (docs/interop.md); repeat
             --attack for more.
@@ -146,6 +150,7 @@ class AuditSettings(ModelSettings):
     fgsm: tuple[Radius, ...] = (1 / 255, 4 / 255)
     natural: FlagCreatePairsOff[bool] = False
     expect_accuracy: tuple[float, ...] = ()
+    target: Target = None
     attack: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="ATTACK"), NoHint]] = ()
     autoattack: int = 0
     autoattack_linf: Radius = 0.0
@@ -266,6 +271,7 @@ class AuditSettings(ModelSettings):
                 "natural leaves all attacks out; give it without attack, autoattack"
             )
         for name, able in (
+            ("target", ("accuracy", "neurons")),
             ("units", ("neurons", "dissection")),
             ("components", ("visualization",)),
         ):
@@ -308,6 +314,9 @@ class AttackSettings(ModelSettings):
         method: fgsm, bim, pgd, the iterative least-likely-class method, the Adam optimization
             attack, the feature attack, or Gaussian noise as a control.
         norm: norm of the ball around an image; adam has no ball.
+        target: a class, by its name or number, that fgsm, bim or pgd aim at; images of it are left
+            out. Or "data": each image's own target, from the column target of a table
+            (docs/data.md).
         epsilon: radius of the ball in pixel units; auto is 8/255 in linf, .5 in l2.
         steps: gradient steps (default: 20; fgsm and noise have none).
         step_size: step size in pixel units; auto is 2.5 epsilon / steps, 5/255 for adam.
@@ -322,6 +331,7 @@ class AttackSettings(ModelSettings):
 
     method: Literal["fgsm", "bim", "pgd", "least-likely", "adam", "feature", "noise"] = "pgd"
     norm: Norm = "linf"
+    target: Target = None
     epsilon: AutoRadius = None
     steps: Annotated[int | None, NoHint] = None
     step_size: AutoRadius = None
@@ -337,10 +347,10 @@ class AttackSettings(ModelSettings):
         "fgsm": ("steps", "step_size", "weight", "layer"),
         "bim": ("weight", "layer"),
         "pgd": ("weight", "layer"),
-        "least-likely": ("weight", "layer"),
-        "adam": ("epsilon", "layer"),
-        "feature": ("weight",),
-        "noise": ("steps", "step_size", "weight", "layer"),
+        "least-likely": ("weight", "layer", "target"),
+        "adam": ("epsilon", "layer", "target"),
+        "feature": ("weight", "target"),
+        "noise": ("steps", "step_size", "weight", "layer", "target"),
     }
 
     def __post_init__(self) -> None:

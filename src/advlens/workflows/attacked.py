@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -30,7 +29,7 @@ from advlens.attacks import (
 )
 from advlens.attacks.adam import CALIBRATION
 from advlens.attacks.threat import L2, Linf
-from advlens.datasets import Batch, ImageData, read_rgb
+from advlens.datasets import ImageData, read_rgb
 from advlens.distributed import Processes
 from advlens.errors import DataError
 from advlens.files import atomic, locked
@@ -75,19 +74,20 @@ def chosen_attack(settings: AttackSettings, classifier: Classifier, data: ImageD
     radius = settings.epsilon or (8 / 255 if linf else 0.5)
     threat = Linf(epsilon=radius) if linf else L2(epsilon=radius)
     prepared = prepare(classifier)
-    (first,) = _batches(prepared, data, 1, range(1))
+    (first,) = data.batches(1, range(1), device=prepared.device)
     with torch.no_grad():
         prepared(first.images)  # a pass shows whether it is randomized
     draws = settings.draws if prepared.randomized else 1
     given: dict[str, Any] = {"seed": settings.seed, "draws": draws}
+    aim: dict[str, Any] = {} if settings.target is None else {"label": "target"}
     iterated = given | {"steps": settings.steps or 20, "step_size": settings.step_size}
     match settings.method:
         case "fgsm":
-            return Fgsm(threat=threat, **given)
+            return Fgsm(threat=threat, **given, **aim)
         case "bim":
-            return Bim(threat=threat, **iterated)
+            return Bim(threat=threat, **iterated, **aim)
         case "pgd":
-            return Pgd(threat=threat, **iterated)
+            return Pgd(threat=threat, **iterated, **aim)
         case "least-likely":
             return LeastLikely(threat=threat, **iterated)
         case "feature":
@@ -139,10 +139,8 @@ def store_attack(
         DataError: a class name cannot be a folder name, or the model lacks classes.
         RunError: the folder is in use, belongs to another attack, or cannot be written.
     """
-    files = [_file(Path(out) / "images", data, i) for i in range(len(data))]
-    aligned = data.aligned(classifier.classes, classifier.synsets)
     prepared = prepare(classifier)
-    _check_outputs(prepared, aligned, classifier.name)
+    aligned, files = planned(classifier, prepared, data, out)
     identity = {
         "attack": repr(attack),
         "weights": {
@@ -176,14 +174,23 @@ def store_attack(
     return before, after
 
 
-def _check_outputs(prepared: Prepared, data: ImageData, name: str) -> None:
-    (first,) = _batches(prepared, data, CHECKED, range(min(CHECKED, len(data))))
+def planned(
+    classifier: Classifier, prepared: Prepared, data: ImageData, out: Path
+) -> tuple[ImageData, list[Path]]:
+    """The images with labels as the model's outputs, and the file to write for each.
+
+    The prepared copy is compared with the model on the first of them.
+
+    Raises:
+        AdvlensError: the model fails on the images, or lacks classes; or a class name cannot be a
+            folder name.
+    """
+    aligned = data.aligned(classifier.classes, classifier.synsets)
+    (first,) = aligned.batches(CHECKED, range(min(CHECKED, len(data))), device=prepared.device)
     prepared.check(first.images)
-    if prepared.shape != (len(data.classes),):
-        raise DataError(
-            f"{name} returns {prepared.shape} for one image, but {data.name} has "
-            f"{len(data.classes)} classes; give the model's class names or matching data"
-        )
+    aligned = aligned.fitted(classifier.name, prepared.shape)
+    named = aligned if data.numbered else data
+    return aligned, [_file(Path(out) / "images", named, i) for i in range(len(data))]
 
 
 def _file(folder: Path, data: ImageData, number: int) -> Path:
@@ -209,10 +216,11 @@ def _write_images(
             ids = range(start, min(start + batch_size, len(data)))
             part = run.part(0, f"batch-{start}", partial(_problem, len(ids)))
             if part is None or not all(files[i].exists() for i in ids):
-                (batch,) = _batches(prepared, data, batch_size, ids)
-                attacked = attack(prepared, batch.images, batch.labels, ids=batch.ids)
+                (batch,) = data.batches(batch_size, ids, device=prepared.device)
+                labels = attack.given(batch.labels, batch.targets)
+                attacked = attack(prepared, batch.images, labels, ids=batch.ids)
                 with torch.no_grad():
-                    goal = attack.goal(prepared(batch.images), batch.labels)
+                    goal = attack.goal(prepared(batch.images), labels)
                     reached = goal.reached(prepared(attacked))
                 pixels = attacked.mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
                 for i, image in zip(ids, pixels, strict=True):
@@ -243,12 +251,13 @@ def _measure(
 ) -> tuple[list[Row], Success]:
     """A row for each image, measured on the contents of the files."""
     rows: list[Row] = []
-    for batch in _batches(prepared, data, batch_size, processes.deal(len(data), batch_size)):
+    mine = processes.deal(len(data), batch_size)
+    for batch in data.batches(batch_size, mine, device=prepared.device):
         read = torch.stack([_read(files[i], data) for i in batch.ids.tolist()])
         attacked = read.to(batch.images).div_(255)
         with torch.no_grad():
             clean, logits = prepared(batch.images), prepared(attacked)
-        goal = attack.goal(clean, batch.labels)
+        goal = attack.goal(clean, attack.given(batch.labels, batch.targets))
         change = attacked - batch.images
         columns = {
             "id": batch.ids,
@@ -268,15 +277,6 @@ def _measure(
     parts = (processes.spread(own, device, source=rank) for rank in range(processes.count))
     rows = sorted((row for part in parts for row in json.loads(part)), key=lambda row: row["id"])
     return rows, Success(sum(row["success"] for row in rows), len(rows))
-
-
-def _batches(
-    prepared: Prepared, data: ImageData, batch_size: int, ids: Sequence[int]
-) -> Iterator[Batch]:
-    """Batches on the model's device."""
-    device = prepared.device
-    for batch in data.batches(batch_size, ids):
-        yield Batch(ids=batch.ids, images=batch.images.to(device), labels=batch.labels.to(device))
 
 
 def _read(file: Path, data: ImageData) -> UInt8[Tensor, "3 h w"]:

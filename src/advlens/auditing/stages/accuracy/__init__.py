@@ -23,6 +23,7 @@ from advlens.datasets import ImageData
 from advlens.errors import SettingsError
 from advlens.evaluation import Accuracy, averaged
 from advlens.interop import AutoAttack, ForeignAttack, make_attack
+from advlens.intervals import wilson
 from advlens.runs.folder import Tables
 from advlens.runs.tables import Row
 from advlens.settings import AuditSettings
@@ -76,7 +77,12 @@ def _attacks(subject: Subject, settings: AuditSettings) -> list[Attack]:
         if ball.norm in settings.norm:
             radii = subject.radii[ball.norm]
             attacks += [Pgd(threat=ball(epsilon=e), steps=settings.steps, **given) for e in radii]
+            if settings.target is not None:
+                aimed = given | {"steps": settings.steps, "label": "target"}
+                attacks += [Pgd(threat=ball(epsilon=e), **aimed) for e in radii]
     attacks += [make_attack(text, **given) for text in settings.attack]
+    for attack in attacks:
+        attack.given(subject.data.labels, subject.data.targets)  # refuses one that lacks targets
     # by what tables say about it: an attack that is given twice is measured once
     told = {(*attack.columns().values(), attack.unusual(**given)): attack for attack in attacks}
     subject.warnings += filter(None, (doubt(a, subject.data.image_shape) for a in told.values()))
@@ -201,7 +207,8 @@ class _Accuracy(Counts):
         """Attack every image to the end: what is predicted on the attacked images counts, too."""
         images, labels, clean = view.images, view.labels, None
         if attack is not None:
-            images, clean = attack(view.prepared, images, labels, ids=view.ids), view.logits
+            wanted = attack.given(labels, view.targets)
+            images, clean = attack(view.prepared, images, wanted, ids=view.ids), view.logits
         drawn = [view.logits]
         if attack is not None or self.draws > 1:
             with torch.no_grad():
@@ -225,7 +232,7 @@ class _Accuracy(Counts):
         self.seen.merge(other.seen)
 
     def compute(self) -> Tables:
-        tables = super().compute()
+        tables = super().compute() | {"targets": self._reached()}
         data, named = self.context.data, {"model": self.context.name}
         right = self.seen.right(data.labels)
         wrong: dict[str, list[Row]] = {}
@@ -242,6 +249,25 @@ class _Accuracy(Counts):
             for block in in_blocks("right", marks, separator="")
         ]
         return tables | {"accuracy_images": images, "examples": self._examples()} | wrong
+
+    def _reached(self) -> list[Row]:
+        """How often attacks that aim at targets reach them."""
+        data, rows = self.context.data, list[Row]()
+        for number, (key, attack) in enumerate(self.attacks.items()):
+            if attack is not None and data.targets is not None and attack.aims_at_targets:
+                hits = int((self.seen.predicted[number] == data.targets).sum())
+                low, high = wilson(hits, len(data))
+                rows.append(
+                    {
+                        "model": self.context.name,
+                        **self._told(key),
+                        "success": hits / len(data),
+                        "low": low,
+                        "high": high,
+                        "n": len(data),
+                    }
+                )
+        return rows
 
     def _examples(self) -> list[Row]:
         """Under the iterated attack in L∞ that leaves the least; in L2 if there is none in L∞."""

@@ -107,6 +107,7 @@ def dissection_stage(
         attack = AdamAttack(weight=None, steps=settings.steps, **given)
     elif settings.attack not in DissectSettings.NAMES:
         attack = make_attack(settings.attack, **given)
+        attack.given(data.labels, None)  # refuses one that needs targets
     elif settings.attack == "least-likely":
         attack = LeastLikely(
             threat=L2(epsilon=subject.neuron_epsilon),

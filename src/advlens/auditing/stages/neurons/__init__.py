@@ -3,12 +3,13 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from advlens.attacks import Attack, Fgsm, LeastLikely
+from advlens.attacks import Attack, Bim, Fgsm, LeastLikely
 from advlens.attacks.adam import CALIBRATION
 from advlens.attacks.base import NATURAL
 from advlens.attacks.threat import L2, Linf
@@ -91,8 +92,10 @@ def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
     given: dict[str, Any] = {"seed": settings.seed, "draws": subject.draws(settings)}
     if settings.attack_on_units is not None:
         main = make_attack(settings.attack_on_units, **given)
+        main.given(subject.data.labels, subject.data.targets)  # refuses one that lacks targets
     else:
-        main = LeastLikely(
+        aim = LeastLikely if settings.target is None else partial(Bim, label="target")
+        main = aim(
             threat=L2(epsilon=subject.neuron_epsilon),
             steps=settings.neuron_steps,
             step_size=settings.neuron_step_size,
@@ -143,12 +146,13 @@ class _Neurons(Work):
         made: dict[int, tuple[Tensor, Tensor, dict[str, Tensor]]] = {}
         for name, attack in self.sets.items():
             if id(attack) not in made:  # the main attack may be the one at equal success
-                attacked = attack(view.prepared, view.images, view.labels, ids=view.ids)
+                labels = attack.given(view.labels, view.targets)
+                attacked = attack(view.prepared, view.images, labels, ids=view.ids)
                 with torch.no_grad():
                     made[id(attack)] = (attacked, *view.prepared.record(attacked))
             attacked, logits, responses = made[id(attack)]
             self._take(name, logits, responses, view)
-            goal = attack.goal(view.logits, view.labels)
+            goal = attack.goal(view.logits, attack.given(view.labels, view.targets))
             aims = goal.classes if goal.targeted else logits.argmax(dim=1)
             self.aims[name][view.ids] = aims.cpu().int()
             self.reached[name][view.ids] = goal.reached(logits).cpu().to(torch.int8)

@@ -88,12 +88,15 @@ class AttackedSets:
 
     def _equal_radius(self, given: float, prepared: Prepared, batches: Sequence[Batch]) -> float:
         with torch.no_grad():
-            goals = [self.main.goal(prepared(each.images), each.labels) for each in batches]
+            goals = [
+                self.main.goal(prepared(each.images), self.main.given(each.labels, each.targets))
+                for each in batches
+            ]
 
         def share(radius: float) -> float:
             attack = self.main.with_radius(radius)
             hits = [
-                goal.reached(attack.outcomes(prepared, each.images, each.labels, ids=each.ids))
+                goal.reached(attack.outcomes(prepared, each.images, goal.classes, ids=each.ids))
                 for each, goal in zip(batches, goals, strict=True)
             ]
             return torch.cat(hits).double().mean().item()
@@ -131,7 +134,9 @@ def _weight(attack: AdamAttack) -> float:
 def _length(attack: Attack, prepared: Prepared, batches: Sequence[Batch]) -> float:
     """The mean L2 length of an attack's changes."""
     changes = [
-        attack(prepared, each.images, each.labels, ids=each.ids) - each.images for each in batches
+        attack(prepared, each.images, attack.given(each.labels, each.targets), ids=each.ids)
+        - each.images
+        for each in batches
     ]
     mean: float = torch.cat(changes).flatten(1).norm(dim=1).double().mean().item()
     return mean

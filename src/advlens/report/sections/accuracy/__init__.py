@@ -30,6 +30,7 @@ def section(results: Results) -> Section | None:
     checks = results.table("checks")
     blocks: list[Block] = [_accuracy_figure(results, rows), _accuracy_table(rows)]
     blocks += [NoteBlock(text=f"{told}.") for told in unattacked(results)]
+    blocks += _target_blocks(results)
     blocks += autoattack.blocks(results)
     if any(row["epsilon"] > 0 for row in sweep):
         blocks += _sweep_blocks(results, sweep)
@@ -135,6 +136,26 @@ def _accuracy_table(rows: Rows) -> TableBlock:
         columns=_accuracy_columns(rows),
         rows=[row for mine in rows.split(*ATTACK, "settings") for row in mine],
     )
+
+
+def _target_blocks(results: Results) -> Iterator[Block]:
+    if rows := results.table("targets"):
+        yield TableBlock(
+            caption="Attacks towards a target of each image, another class than its own. Success: "
+            "the share of images that are predicted as their target.",
+            file="targets.csv",
+            columns=[
+                IMAGES,
+                MODEL,
+                Column.of("Success", "success", percent),
+                Column(
+                    header="95% interval",
+                    cell=lambda row: Estimate.of(row, "success").interval(as_percent=True),
+                ),
+                N,
+            ],
+            rows=rows,
+        )
 
 
 def _sweep_blocks(results: Results, sweep: Rows) -> Iterator[Block]:

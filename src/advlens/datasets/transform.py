@@ -1,0 +1,27 @@
+"""How image files become the inputs of a model."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from advlens.checks import check_types
+from advlens.errors import SettingsError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transform:
+    """How an image file becomes a model's input; sets of fixed size such as CIFAR-10 ignore it."""
+
+    size: int = 224
+    """Side of the square center crop, in pixels."""
+    resize: int | None = 256
+    """Shorter side before the crop, in pixels; None takes images as they are, all of this size."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """Filter of the resize, always antialiased, as in Pillow."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if self.size < 1 or (self.resize is not None and self.resize < self.size):
+            raise SettingsError(
+                f"cannot crop {self.size} pixels from a shorter side of {self.resize};"
+                " choose a size of at least 1 and at most resize"
+            )

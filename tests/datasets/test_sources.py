@@ -1,0 +1,250 @@
+"""Datasets, tables and functions of users as image sets."""
+
+import itertools
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from advlens.datasets import (
+    FILES,
+    ArrayData,
+    DatasetData,
+    Transform,
+    load_data,
+    read_image,
+)
+from advlens.errors import DataError, SettingsError
+from advlens.settings.data import DATA
+from tiny_imagenet import jpeg, write
+
+SMALL = Transform(size=8, resize=8)
+GRAY = torch.arange(64, dtype=torch.uint8).view(1, 8, 8)
+RGB = torch.stack([torch.full((3, 8, 8), 40 * i, dtype=torch.uint8) for i in range(4)])
+
+
+class Items(Dataset[Any]):
+    """A Dataset of some images with labels 0, 1, 0, 1, …, and what else it is to have."""
+
+    def __init__(self, images: Sequence[Any] = RGB, labels: Any = None, **more: Any) -> None:
+        self.items = list(zip(images, labels or [i % 2 for i in range(len(images))], strict=True))
+        vars(self).update(more)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> Any:
+        image, label = self.items[i]
+        if isinstance(image, Exception):
+            raise image
+        return image() if callable(image) else image, label
+
+
+PIL = [Image.new("L", (20, 10), 9 * i) for i in range(4)]
+READ = {  # the images of a Dataset → pixels of the first and the last
+    "uint8": (RGB, RGB[[0, 3]]),
+    "[0, 1]": (RGB / 255, RGB[[0, 3]]),
+    "gray": ([GRAY, GRAY // 2], torch.stack([GRAY, GRAY // 2]).expand(2, 3, 8, 8)),
+    "PIL": (PIL, torch.stack([torch.full((3, 8, 8), 9 * i, dtype=torch.uint8) for i in (0, 3)])),
+}
+
+
+@pytest.mark.parametrize("images", READ)
+def test_images_of_a_dataset(images: str) -> None:
+    given, expected = READ[images]
+    data = DatasetData(Items(given), transform=SMALL)
+    assert torch.equal(data.images([0, len(given) - 1]), expected)
+    assert data.labels.tolist() == [i % 2 for i in range(len(given))]
+
+
+@pytest.mark.parametrize(
+    ("more", "classes", "synsets"),
+    [
+        ({"classes": ["cat", "dog"]}, ("cat", "dog"), None),
+        ({"classes": ["cat", "dog"], "targets": torch.tensor([0, 1, 0, 1])}, ("cat", "dog"), None),
+        ({"targets": [1] * 4, "target_transform": int}, ("0", "1"), None),  # before the transform
+        (
+            {"classes": [("cat", "puss"), ("dog",)], "wnids": ["n02121620", "n02084071"]},
+            ("cat", "dog"),
+            ("n02121620", "n02084071"),
+        ),
+    ],
+)
+def test_classes_of_a_dataset(more: Any, classes: Any, synsets: Any) -> None:
+    data = DatasetData(Items(**more))
+    assert (data.classes, data.synsets, data.labels.tolist()) == (classes, synsets, [0, 1, 0, 1])
+
+
+def test_a_label_without_a_name_is_an_output_of_the_model() -> None:
+    data = DatasetData(Items(labels=[0, 3, 1, 0]))
+    named = data.aligned(("ox", "ox", "emu", "cat", "dog"), None)  # as ImageNet has two cranes
+    assert (named.classes[3], named.labels.tolist()) == ("cat", [0, 3, 1, 0])
+    few = data.subset(2, seed=0).aligned(None, None).fitted("model", (7,))
+    assert (len(few.classes), few.labels.max() < 7) == (7, True)
+    for call in (lambda: data.fitted("model", (3,)), lambda: data.aligned(("a", "b", "c"), None)):
+        with pytest.raises(DataError, match=r"3 classes|returns"):
+            call()
+    assert few.aligned(few.classes, None).numbered is False  # its classes have been settled
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        (3, "without a length"),
+        (Items([]), "no images"),
+        (Items([RGB[0] / 100 * -1 - 1]), "undo the normalization"),
+        (Items([RGB[0].numpy()]), "from_numpy"),
+        (Items([RGB[0].permute(1, 2, 0)]), "permute"),
+        (Items([lambda: torch.rand(3, 8, 8)] * 2), "another image each time"),
+        (Items([ValueError("torn")]), "torn"),
+        (Items(labels=[0, 1, -1, 0]), "image 2 has -1"),
+        (Items(labels=[0, 0.5, 0, 0]), "image 1 .*float"),
+        (Items(labels=[0, torch.eye(2)[0], 0, 0]), "image 1 .*Tensor"),
+        (Items(targets=[0, 0, 0, 0]), "agree"),
+        (Items(classes=["cat"]), "0 to 0 for 1 classes"),
+    ],
+)
+def test_what_is_no_image_set(dataset: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        DatasetData(dataset)
+
+
+def test_an_item_that_differs_later() -> None:
+    torn = [*RGB, ValueError("torn"), RGB[0, :, :4]]
+    data = DatasetData(Items(torn, targets=[0, 1, 0, 1, 0, 0]))
+    with pytest.raises(DataError, match=r"image 5 .* said to have 0"):
+        data.images([5])
+    data = DatasetData(Items(torn, targets=[0, 1, 0, 1, 0, 1]))
+    assert list(data.damaged()) == [4]
+    with pytest.raises(DataError, match="the same size"):
+        data.images([5])
+
+
+def test_another_image_gives_another_fingerprint() -> None:
+    prints = {
+        DatasetData(dataset).fingerprint()
+        for dataset in (Items(), Items(), Items(RGB + 1), Items(labels=[1] * 4))
+    }
+    assert len(prints) == 3
+
+
+def test_a_function_gives_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("lab_of_tests")
+    array = ArrayData(RGB, name="a", classes=("x",), synsets=None, labels=torch.zeros(4).long())
+    vars(module).update(items=Items, array=lambda: array)
+    monkeypatch.setitem(sys.modules, "lab_of_tests", module)
+    assert torch.equal(load_data("lab_of_tests:items").images(range(4)), RGB)
+    assert load_data("lab_of_tests:array") is array
+    for spec in ("lab_of_tests:none", "fold:none"):
+        with pytest.raises(DataError, match=r"none.*must name a function|perhaps you meant folder"):
+            load_data(spec)
+
+
+ROWS = [("a/1.jpg", "cat", "dog"), ("2.jpg", "dog", "ox"), ("a/1.jpg", "ox", "cat")]
+NUMBERS = [("a/1.jpg", "2", "0"), ("2.jpg", "0", "4"), ("a/1.jpg", "10", "2")]
+WNIDS = [("2.jpg", "n02121620", "n02084071")]
+LABELED = {"names": (ROWS, [0, 1, 2], [1, 2, 0]), "numbers": (NUMBERS, [2, 0, 10], [0, 4, 2])}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for name in ("a/1.jpg", "2.jpg"):
+        write(tmp_path / name, jpeg(len(name), 12, 10))
+    return tmp_path
+
+
+def as_csv(path: Path, rows: Sequence[Sequence[Any]]) -> str:
+    header = ("path", "label", "target")[: len(rows[0])]
+    lines = (",".join(map(str, (*row, "more"))) for row in (header, *rows))
+    write(path, "\n".join(lines).encode("utf-8-sig"))
+    return f"csv:{path}"
+
+
+def as_parquet(path: Path, rows: Sequence[Sequence[Any]]) -> str:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = zip(*([int(x) if x.isdigit() else x for x in row] for row in rows), strict=True)
+    parquet.write_table(pyarrow.table(dict(zip(DATA_COLUMNS, columns, strict=False))), path)
+    return f"parquet:{path}"
+
+
+DATA_COLUMNS = ("path", "label", "target")
+
+
+@pytest.mark.parametrize("form", [as_csv, as_parquet])
+@pytest.mark.parametrize("kind", LABELED)
+def test_a_table_lists_images(photos: Path, kind: str, form: Callable[..., str]) -> None:
+    rows, labels, targets = LABELED[kind]
+    data = load_data(form(photos / "table", rows), transform=SMALL)
+    assert (data.labels.tolist(), data.numbered) == (labels, kind == "numbers")
+    assert data.targets is not None
+    assert data.targets.tolist() == targets
+    expected = [read_image(photos / row[0], SMALL) for row in rows]
+    assert torch.equal(data.images(range(3)), torch.stack(expected))
+    without = load_data(form(photos / "less", [row[:2] for row in rows[:2]]), transform=SMALL)
+    assert (without.targets, without.labels.tolist()) == (None, labels[:2])
+    classes = [f"c{i}" for i in range(11)] if data.numbered else ["dog", "ox", "x", "cat"]
+    part = data.aligned(classes, None).part([2, 1])
+    assert part.targets is not None
+    names = [(classes[a], classes[b]) for a, b in zip(part.labels, part.targets, strict=True)]
+    said = [row[1:] for row in (rows[2], rows[1])]
+    assert names == ([(f"c{a}", f"c{b}") for a, b in said] if data.numbered else said)
+    (batch,) = part.batches(2)
+    assert torch.equal(batch.targets, part.targets)
+
+
+def test_wnids_in_a_table_are_known(photos: Path) -> None:
+    assert load_data(as_csv(photos / "t", WNIDS)).synsets == ("n02084071", "n02121620")
+
+
+def test_other_targets_give_another_fingerprint(photos: Path) -> None:
+    swapped = [(ROWS[0][0], "cat", "ox"), *ROWS[1:]]
+    tables = [as_csv(photos / str(i), rows) for i, rows in enumerate((ROWS, ROWS, swapped))]
+    sets = [load_data(table, transform=SMALL) for table in tables]
+    sets += [data.part([0, 1]) for data in sets]
+    assert [a.fingerprint() == b.fingerprint() for a, b in itertools.pairwise(sets)] == [
+        *(True, False, False, True, False)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has the columns none"),
+        ("label,path\n", "lists no image"),
+        ("path,class\n2.jpg,cat\n", "columns path, class"),
+        ("path,label\n2.jpg\n", "line 2 .* no label"),
+        ("path,label\n2.jpg,cat\n2.jpg, \n", "line 3 .* no label"),
+        ("path,label,target\n2.jpg,cat,\n", "line 2 .* no target"),
+        ("path,label,target\n2.jpg,cat,cat\n", "line 2 .* is the image's label"),
+        ("path,label\n3.jpg,cat\n", "line 2 .*/3.jpg, which is no file"),
+        ("path,label\na,cat\n", "/a, which is no file"),
+        ("path,label\n2.jpg,100000\n", "class 100000"),
+        ('path,label\n2.jpg,"cat\n', "cannot read .*csv"),
+        (b"path,label\n\xff,cat\n", "cannot read .*utf-8"),
+    ],
+)
+def test_a_table_that_is_wrong(photos: Path, text: str | bytes, message: str) -> None:
+    content = text.encode() if isinstance(text, str) else text
+    write(photos / "t.csv", content)
+    with pytest.raises(DataError, match=message.replace(".*csv", ".*t.csv")):
+        load_data(f"csv:{photos / 't.csv'}")
+
+
+def test_every_kind_has_a_loader_and_a_row_in_the_documentation() -> None:
+    assert DATA.keys() == FILES.keys()
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    for kind, place in DATA.items():
+        assert f"| `{kind}:{place}` |" in page
+
+
+@pytest.mark.parametrize("spec", ["sample", "csv:t.csv", "lab_of_tests:items"])
+def test_nothing_is_trained_on_test_images(spec: str) -> None:
+    with pytest.raises(SettingsError, match="test images only"):
+        load_data(spec, split="train")
