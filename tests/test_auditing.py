@@ -242,13 +242,13 @@ def test_warnings_are_said_and_kept(tmp_path, capsys):
         assert {text.partition(" has ")[0] for text in warnings} >= {"tiny", "tiny (2)"}
 
 
-def test_without_synsets_the_rest_is_measured_and_a_table_settles_the_names(tmp_path):
+def test_without_synsets_a_warning_says_how_a_table_settles_the_names(tmp_path):
     table, data = tmp_path / "synsets.csv", images(synsets=None)
     (found,), (stages,) = rehearsed(models(0), data, SETTINGS)
-    assert "neurons" not in [stage.name for stage in stages]
-    (left_out,) = [text for text in found.warnings if "audited without neurons" in text]
-    assert "the class 'cat'" in left_out
-    assert "--synsets" in left_out
+    assert "neurons" in [stage.name for stage in stages]
+    (told,) = [text for text in found.warnings if "same-class" in text]
+    assert "the class 'cat'" in told
+    assert "--synsets" in told
     table.write_text("cat,n02121620\ndog,n02084071\nship,n04194289\n")
     settings = dataclasses.replace(SETTINGS, synsets=table, stages=("neurons",))
     assert "units.csv" in results(audited(models(0), data, tmp_path / "run", settings=settings))

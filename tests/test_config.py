@@ -41,6 +41,7 @@ OTHER = [
     (AuditSettings, "epsilon_linf", (8.0, (8 / 255, 1.01))),
     (AuditSettings, "expect_accuracy", ((-0.1,), (93.0,), (NAN,))),
     (AuditSettings, "synsets", (Path("no such file.csv"),)),
+    (AuditSettings, "similarity", ("no such file.csv", "nearest:no such file.csv")),
     (AuditSettings, "samples", (5,)),
     (AuditSettings, "draws", (1,)),
     (AuditSettings, "units", (("conv1",), ("conv1:x",), ("conv1:-1",), (":1",), ("a:1", "7"))),

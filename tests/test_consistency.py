@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 
 import advlens.consistency as measures
-from advlens import L2, Classifier, DataError, GaussianNoise, LeastLikely, SettingsError
+from advlens import (
+    L2,
+    Classifier,
+    DataError,
+    GaussianNoise,
+    LeastLikely,
+    NumericError,
+    SettingsError,
+)
 from advlens.consistency import Consistency, agreement, layer_consistency, level, random_floor
 from advlens.statistics import TopK
 from advlens.wordnet import CIFAR10_SYNSETS, distance, similarity_matrix
@@ -189,6 +197,16 @@ def test_synsets_may_be_given_instead_and_images_must_suffice(classifier, random
         assert torch.equal(given[layer].values["cs2"], own[layer].values["cs2"])
     other = method(classifier, IMAGES, LABELS, SYNSETS[::-1])
     assert not torch.equal(other["0"].values["lc"], own["0"].values["lc"])
+    plain = torch.eye(len(SYNSETS)).double()
+    unrelated = method(bare, IMAGES, LABELS, similarity=plain)["0"]
+    squares = unrelated.classes["real"].shares.square().sum(dim=1)  # of all five classes
+    torch.testing.assert_close(unrelated.values["lc"], squares, rtol=1e-12, atol=0)
+    for wrong, message in (
+        (plain[1:, 1:], "one of 4 classes"),
+        (plain - 0.5, "not positive"),
+    ):
+        with pytest.raises((SettingsError, NumericError), match=message):
+            method(bare, IMAGES, LABELS, similarity=wrong)
     for count in (0, 1):
         with pytest.raises(DataError, match="too small a top set"):
             Consistency()(classifier, IMAGES[:count], LABELS[:count])

@@ -4,14 +4,25 @@ import dataclasses
 import re
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import advlens
 import small_runs
-from advlens import AdvlensError, AuditSettings, Classifier, DataError, DissectSettings, ModelError
+from advlens import (
+    AdvlensError,
+    AuditSettings,
+    Classifier,
+    DataError,
+    DissectSettings,
+    ModelError,
+    NumericError,
+    RunError,
+)
 from advlens.auditing import audit, dissect, rehearsed
 from advlens.auditing.choices import audit_stages
 from advlens.auditing.needs import lacking
@@ -20,6 +31,7 @@ from advlens.datasets import ArrayData, load_data
 from advlens.plugins import STAGES
 from advlens.prepared import prepare
 from advlens.runs.folder import read_json
+from advlens.wordnet import similarity_matrix
 from small_runs import CLASSES, SYNSETS, Rounded, audited, convolution, noise, rows, small
 from tiny_broden import write_tiny_broden
 
@@ -84,7 +96,6 @@ MISSING = {
     "no gradient": (
         *(lambda: Rounded(*whole()), images(), GRADIENTS, "no gradient comes from its output"),
     ),
-    "no synsets": (whole, images(synsets=None), {"neurons"}, "the class 'cat' has 8 senses"),
     "few images": (whole, images(6), {"generation"}, "noise has no class of 4 images or more"),
 }
 
@@ -101,11 +112,49 @@ def test_a_default_is_left_out_with_a_warning_and_one_that_is_asked_for_is_an_er
     found.warnings = []
     for name in missing:
         settings = dataclasses.replace(SMALL, stages=("accuracy", name))
-        kind = DataError if case in ("no synsets", "few images") else ModelError
+        kind = DataError if case == "few images" else ModelError
         with pytest.raises(kind, match=f"^the stage {name} cannot run on tiny: .*{reason}"):
             audit_stages(found, settings)
     stages = audit_stages(found, dataclasses.replace(SMALL, stages=tuple(rest)))
     assert ([stage.name for stage in stages], found.warnings) == (rest, [])
+
+
+def written(path: Path, matrix: np.ndarray) -> str:
+    rows = [[name, *map(repr, row.tolist())] for name, row in zip(CLASSES, matrix, strict=True)]
+    path.write_text("\n".join(map(",".join, [["", *CLASSES], *rows])), encoding="utf-8")
+    return str(path)
+
+
+def test_units_are_measured_with_the_similarity_that_is_asked_for(tmp_path):
+    known = similarity_matrix(SYNSETS)
+    wrong = np.array([[1, 1, 0], [1, 1, 1], [0, 1, 1.0]])
+    by_name = written(tmp_path / "known.csv", known)
+    runs: dict[str, tuple[list, dict]] = {}
+    for name, given, synsets in (
+        ("wordnet", None, SYNSETS),
+        ("file", by_name, None),
+        ("same", "same-class", SYNSETS),
+        ("nothing", None, None),
+        ("nearest", f"nearest:{written(tmp_path / 'wrong.csv', wrong)}", None),
+    ):
+        settings = dataclasses.replace(SMALL, stages=("neurons",), similarity=given)
+        audited(small(whole), images(synsets=synsets), tmp_path / name, settings=settings)
+        record = read_json(tmp_path / name / "run.json")
+        runs[name] = rows(tmp_path / name, "units"), record
+    assert runs["wordnet"][0] == runs["file"][0] != runs["same"][0] == runs["nothing"][0]
+    assert runs["nearest"][0] not in (runs["file"][0], runs["same"][0])
+    assert "nearest" in "".join(runs["nearest"][1]["notes"])
+    for name, (_, record) in runs.items():
+        assert ("same-class" in "".join(record["warnings"])) == (name == "nothing")
+    assert runs["file"][1]["settings"]["similarity"].startswith(f"{by_name}, SHA-256 ")
+    settings = dataclasses.replace(SMALL, similarity=str(tmp_path / "wrong.csv"))
+    with pytest.raises(NumericError, match=r"wrong\.csv has the eigenvalue .*nearest:"):
+        rehearsed(small(whole), images(), settings)
+    written(tmp_path / "known.csv", known**2)  # the same file with other values is another run
+    settings = dataclasses.replace(SMALL, stages=("neurons",), similarity=by_name)
+    with pytest.raises(RunError, match="similarity"):
+        audited(small(whole), images(synsets=None), tmp_path / "file", settings=settings)
+    assert isinstance(lacking(subject(whole, images(synsets=None)), "synsets", SMALL), DataError)
 
 
 PAPER = dataclasses.replace(SMALL, gaussians="paper")

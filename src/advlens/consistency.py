@@ -28,6 +28,7 @@ from advlens.checks import check_numbers, check_positive, check_types
 from advlens.errors import DataError, SettingsError
 from advlens.intervals import Z95
 from advlens.prepared import prepare
+from advlens.similarity import check_definite
 from advlens.statistics import TopK
 from advlens.wordnet import similarity_matrix
 
@@ -333,6 +334,7 @@ class Consistency:
         images: Images,
         labels: Labels,
         synsets: Sequence[str] | None = None,
+        similarity: Similarity | None = None,
     ) -> dict[str, LayerConsistency]:
         """The measures of each layer, in execution order.
 
@@ -341,17 +343,34 @@ class Consistency:
             images: pixels in [0, 1], N×3×H×W.
             labels: true class of each image.
             synsets: the WordNet 3.0 wnid of each class (default: the model's own).
+            similarity: how alike the classes are, positive definite, in place of WordNet.
 
         Raises:
             DataError: fewer than two images, or a wnid that is not in WordNet 3.0.
-            SettingsError: synsets are missing.
+            SettingsError: synsets and similarity are missing.
             NumericError: a class similarity that is not a norm, or a model that returns NaN.
         """
-        synsets = getattr(model, "synsets", None) if synsets is None else synsets
-        if synsets is None:
-            raise SettingsError("the model does not know its classes' wnids; pass them as synsets")
-        similarity = torch.from_numpy(similarity_matrix(synsets, self.sigma))
+        if similarity is None:
+            synsets = getattr(model, "synsets", None) if synsets is None else synsets
+            if synsets is None:
+                raise SettingsError(
+                    "the model does not know its classes' wnids; pass them as synsets, or pass a "
+                    "similarity, such as torch.eye(classes).double() for classes that are unrelated"
+                )
+            similarity = torch.from_numpy(similarity_matrix(synsets, self.sigma))
+        else:
+            check_definite(
+                similarity.numpy(),
+                "the similarity",
+                "pass another, or advlens.similarity.nearest_definite of it",
+            )
         prepared, k = prepare(model), max(2, round(self.top * len(images)))
+        prepared.check(images[: self.batch_size])
+        if prepared.shape not in ((), (len(similarity),)):
+            raise SettingsError(
+                f"the similarity is one of {len(similarity)} classes, but the model returns "
+                f"{prepared.shape} for an image; pass that of its classes"
+            )
         real, adversarial = (
             {layer: TopK(k, units) for layer, units in prepared.layers.items()} for _ in range(2)
         )

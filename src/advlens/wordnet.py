@@ -18,8 +18,8 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from advlens.checks import check_number
-from advlens.errors import DataError, NumericError
+from advlens.errors import DataError
+from advlens.similarity import ancestors, check_definite, gaussian, path_lengths
 
 CIFAR10_SYNSETS: Mapping[str, str] = MappingProxyType(
     {
@@ -38,6 +38,16 @@ CIFAR10_SYNSETS: Mapping[str, str] = MappingProxyType(
 """The wnid of each class of CIFAR-10, in the order of its labels."""
 
 
+@cache
+def cifar100_synsets() -> Mapping[str, str]:
+    """The wnid of each class of CIFAR-100, in the order of its labels.
+
+    WordNet has no "aquarium fish"; its wnid here is that of "fish".
+    """
+    lines = (resources.files("advlens") / "tables" / "cifar100.csv").read_text("ascii").splitlines()
+    return MappingProxyType(dict(line.split(",") for line in lines))
+
+
 def distance(first: str, second: str) -> int:
     """Edges of the shortest path between two wnids through a common ancestor.
 
@@ -47,7 +57,7 @@ def distance(first: str, second: str) -> int:
     Raises:
         DataError: a wnid is not a noun of WordNet 3.0.
     """
-    one, other = _ancestors(first), _ancestors(second)
+    one, other = ancestors(first, _parents), ancestors(second, _parents)
     return min(steps + other[ancestor] for ancestor, steps in one.items() if ancestor in other)
 
 
@@ -57,16 +67,7 @@ def distance_matrix(wnids: Sequence[str]) -> Int64[np.ndarray, "classes classes"
     Raises:
         DataError: a wnid is not a noun of WordNet 3.0.
     """
-    classes_below: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for index, wnid in enumerate(wnids):
-        for ancestor, steps in _ancestors(wnid).items():
-            classes_below[ancestor].append((index, steps))
-    distances = np.full((len(wnids), len(wnids)), np.iinfo(np.int64).max)
-    for below in classes_below.values():
-        indices, steps_up = np.array(below).T
-        pairs = np.ix_(indices, indices)
-        distances[pairs] = np.minimum(distances[pairs], steps_up[:, None] + steps_up)
-    return distances
+    return path_lengths(wnids, _parents).astype(np.int64)
 
 
 def similarity_matrix(
@@ -82,17 +83,13 @@ def similarity_matrix(
         NumericError: C is not positive definite, so it defines no norm (ImageNet at σ=2).
         SettingsError: `sigma` is not a positive number.
     """
-    check_number("sigma", sigma, above=0)
-    similarity = np.exp(-((distance_matrix(wnids) / sigma) ** 2) / 2)
+    similarity = gaussian(distance_matrix(wnids), sigma)
     distinct = np.unique(wnids, return_index=True)[1]
-    eigenvalues = np.linalg.eigvalsh(similarity[np.ix_(distinct, distinct)])
-    rounding = len(distinct) * np.finfo(np.float64).eps * eigenvalues[-1]
-    if eigenvalues[0] <= rounding:
-        raise NumericError(
-            f"the similarity of these {len(distinct)} classes at sigma={sigma:g} has the "
-            f"eigenvalue {eigenvalues[0]:.2g}, so it is not positive definite and defines no norm; "
-            "choose a smaller sigma (the papers' is 1)"
-        )
+    check_definite(
+        similarity[np.ix_(distinct, distinct)],
+        f"the similarity of these {len(distinct)} classes at sigma={sigma:g}",
+        "choose a smaller sigma (the papers' is 1)",
+    )
     return similarity
 
 
@@ -108,12 +105,18 @@ def lemmas(wnid: str) -> tuple[str, ...]:
 def resolve(names: Sequence[str]) -> tuple[str, ...]:
     """The wnid of each class name that is a wnid or a noun with a single sense.
 
-    Case does not matter; underscores count as spaces.
+    Case does not matter; underscores count as spaces. The names of all classes of CIFAR-10 or of
+    CIFAR-100, in any order, have the senses that they have there.
 
     Raises:
         DataError: a name has no sense or several (the message lists up to 5), or is a wnid that is
             not in WordNet 3.0.
     """
+    folded = [_folded(name) for name in names]
+    for known in (CIFAR10_SYNSETS, cifar100_synsets()):
+        meant = {_folded(name): wnid for name, wnid in known.items()}
+        if meant.keys() == {*folded}:
+            return tuple(meant[name] for name in folded)
     senses = [_senses(name) for name in names]
     unresolved = [index for index, wnids in enumerate(senses) if len(wnids) != 1]
     if unresolved:
@@ -175,12 +178,5 @@ def _senses(name: str) -> list[str]:
     return _wnids_of_lemmas().get(_folded(name), [])
 
 
-def _ancestors(wnid: str) -> dict[str, int]:
-    """Every ancestor of `wnid`, including itself, with the fewest steps up to it."""
-    steps = {wnid: 0}
-    for child in (queue := [wnid]):  # breadth first: the first visit takes the shortest path
-        for parent in _synset(child)[0]:
-            if parent not in steps:
-                steps[parent] = steps[child] + 1
-                queue.append(parent)
-    return steps
+def _parents(wnid: str) -> list[str]:
+    return _synset(wnid)[0]

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from prepared_networks import logits_and_gradient
 from timm import create_model
+from timm.layers import SwiGLU
 from timm.models.mlp_mixer import MlpMixer
 from torch import nn
 from torchvision import models
@@ -21,6 +22,7 @@ from advlens.prepared.units import maps_of_hidden
 
 SMALL = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 16}
 VIT = {"img_size": 32, "depth": 2}
+NARROW = {"embed_dim": 24, "num_heads": 2}
 CONVNEXT = [CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 2)]
 SWIN = {"patch_size": [4, 4], "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2]}
 TIMM_SWIN = {"img_size": 32, "window_size": 4, "embed_dim": 12, "depths": (1, 1)}
@@ -69,14 +71,31 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], list[str], dict[str, tuple]]
         [f"blocks.0.mlp_{kind}.fc1" for kind in ("tokens", "channels")],
         {"stem.proj": (24, 2, 2), "blocks.0.mlp_channels.fc1": (96, 2, 2)},
     ),
+    "timm eva02, packed gates": (
+        partial(create_model, "eva02_tiny_patch14_224", patch_size=16, **VIT),
+        [f"blocks.{n}.mlp.fc2" for n in range(2)],
+        {"blocks.1.mlp.fc2": (512, 2, 2)},
+    ),
+    "timm vit, gates of two layers": (
+        partial(create_model, "vit_tiny_patch16_224", **VIT, mlp_layer=SwiGLU),
+        [f"blocks.{n}.mlp.fc2" for n in range(2)],
+        {"blocks.1.mlp.fc2": (768, 2, 2)},
+    ),
+    "timm vit, QuickGELU": (
+        partial(
+            create_model, "vit_base_patch16_clip_quickgelu_224", **VIT, embed_dim=24, num_heads=2
+        ),
+        [f"blocks.{n}.mlp.fc1" for n in range(2)],
+        {"blocks.1.mlp.fc1": (96, 2, 2)},
+    ),
     "mobilenet": (models.mobilenet_v3_small, [], {"features.0.0": (16, 16, 16)}),
     "mbconv": (partial(models.EfficientNet, MBCONVS, 0.2), [], {"features.0.0": (16, 16, 16)}),
     "densenet": (partial(models.DenseNet, **DENSE), [], {"features.conv0": (16, 16, 16)}),
     "timm resnet18": (partial(create_model, "resnet18"), [], {"conv1": (64, 16, 16)}),
     "norm-act": (partial(create_model, "mobilenetv3_small_050"), [], {"conv_stem": (16, 16, 16)}),
 }
-BEHIND = {"0": "1", "3": "4", "fc1": "act"}
-"""The last part of a layer's name, and that of the non-linearity behind it."""
+BEHIND = {"0": "1", "3": "4", "fc1": "act", "fc2": "norm"}
+"""The last part of a layer's name, and that of the module behind its units."""
 each_network = pytest.mark.parametrize("name", NETWORKS)
 LAYOUTS = [
     ((2, 3, 4, 5), (2, 9, 6, 8), (2, 5, 3, 4)),  # rows × columns, merged by two
@@ -124,7 +143,8 @@ def test_same_logits_and_input_gradients(name):
 def by_hooks(model: nn.Module, images: torch.Tensor, layer: str) -> torch.Tensor:
     kept, (block, _, last) = [], layer.rpartition(".")
     module = model.get_submodule(f"{block}.{BEHIND[last]}")
-    hook = module.register_forward_hook(lambda m, i, o: kept.append(o))
+    gated = last == "fc2"  # its input is made by two others
+    hook = module.register_forward_hook(lambda m, i, o: kept.append(i[0] if gated else o))
     with torch.no_grad():
         model(images)
     hook.remove()
@@ -174,6 +194,66 @@ def test_units_and_records(name):
                     torch.testing.assert_close(maps[:, :, row, column], F.relu(there))
             expected = maps.amax(dim=(2, 3))
         torch.testing.assert_close(responses[layer], expected)
+
+
+class Branching(nn.Module):
+    """A network behind control flow, which no graph can follow."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network(images) if images.sum() >= 0 else images
+
+
+@pytest.mark.parametrize("name", [name for name, (_, hidden, _) in NETWORKS.items() if hidden])
+def test_a_network_that_cannot_be_traced_has_the_same_hidden_units(name):
+    model, images = build(name)
+    traced, running = prepare(model, images), prepare(Branching(model), images)
+    assert not running.traced
+    hidden = [f"network.{layer}" for layer in NETWORKS[name][1]]
+    linear = {n for n, m in running.named_modules() if isinstance(m, nn.Linear)}
+    assert [layer for layer in running.layers if f"_copy.network.{layer}" in linear] == hidden
+    assert running.last == hidden[-1]
+    with torch.no_grad():
+        (_, one), (_, other) = (copied.record(images) for copied in (traced, running))
+    for layer in NETWORKS[name][1]:
+        assert traced.layers[layer] == running.layers[f"network.{layer}"]
+        torch.testing.assert_close(one[layer], other[f"network.{layer}"], rtol=1e-3, atol=1e-4)
+        if "mlp_tokens" not in layer:
+            maps = [
+                each.features(images, n)
+                for each, n in ((traced, layer), (running, f"network.{layer}"))
+            ]
+            torch.testing.assert_close(*maps, rtol=1e-3, atol=1e-4)
+
+
+class TokensFirst(nn.Module):
+    """Tokens × images × units, in which no image's tokens lie together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.up, self.down = nn.Conv2d(3, 4, 4, 4), nn.Linear(4, 6), nn.Linear(6, 4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.embed(x).flatten(2).permute(2, 0, 1)
+        return self.head((tokens + self.down(F.gelu(self.up(tokens)))).mean(dim=0))
+
+
+@pytest.mark.parametrize("wrap", [lambda network: network, Branching])
+def test_units_that_mix_images_are_left_out_and_a_patch_embedding_alone_is_told(wrap):
+    torch.manual_seed(0)
+    copied = prepare(wrap(TokensFirst()), torch.rand(3, 3, 12, 12))
+    (layer,) = copied.layers
+    assert layer.endswith("embed")
+    assert copied.last == layer
+    assert "tokens are not those of one image" in " ".join(copied.notes)
+    assert f"the only units found in {'Branching' if wrap is Branching else 'Tokens'}" in (
+        " ".join(copied.notes)
+    )
+    assert copied.record(torch.rand(2, 3, 12, 12))[1].keys() == {layer}
 
 
 def test_other_tokens_than_patches_do_not_count():

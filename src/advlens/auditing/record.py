@@ -11,6 +11,7 @@ import torch
 from advlens import __version__
 from advlens.auditing.subjects import Subject
 from advlens.errors import DataError
+from advlens.files import sha256
 from advlens.models import Classifier
 from advlens.runs.folder import ABOUT, Tables, fingerprint
 from advlens.runs.record import data_record, machine, model_record, versions, without_home
@@ -55,6 +56,8 @@ def _model(classifier: Classifier) -> str:
 
 def _plain(settings: Settings) -> dict[str, Any]:
     values = dataclasses.asdict(settings)
+    if isinstance(settings, AuditSettings) and (file := settings.similarity_file) is not None:
+        values["similarity"] = f"{settings.similarity}, SHA-256 {sha256(file)[:16]}"
     return {key: str(v) if isinstance(v, Path) else v for key, v in values.items()}
 
 

@@ -324,7 +324,7 @@ def _synsets(classes: Sequence[str], table: Path | None) -> tuple[str, ...]:
         raise DataError(
             f"{table} has no line for {len(missing)} of {len(classes)} classes "
             f"({', '.join(missing[:5])}{', …' * (len(missing) > 5)}); give a line class,wnid for "
-            "each, or leave --synsets out, which leaves out what rests on WordNet"
+            "each, or leave --synsets out, which takes the classes as unrelated"
         )
     for wnid in known.values():
         wordnet.lemmas(wnid)  # refuses what is not a WordNet 3.0 noun

@@ -36,7 +36,7 @@ BASIC = [
     "dry_run",
 ]
 GROUPS = {
-    "model and data": "recipe model data out images ignore_keys head synsets concepts "
+    "model and data": "recipe model data out images ignore_keys head synsets similarity concepts "
     "skip_damaged validation crop flip rotation resized_crop",
     "accuracy": "norm epsilon epsilon_linf steps fgsm target attack natural expect_accuracy "
     "fail_under autoattack autoattack_linf draws sweep_images sweep_steps",

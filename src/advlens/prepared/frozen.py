@@ -26,6 +26,7 @@ from advlens.prepared.forms import (
     fused,
     look_through,
     make_copy,
+    model_name,
     model_origin,
     modules,
     tensors,
@@ -33,19 +34,24 @@ from advlens.prepared.forms import (
 from advlens.prepared.geometry import Fields, receptive_fields
 from advlens.prepared.reading import (
     kept_input_of_last_linear,
-    kept_outputs,
     read_by_last_linear,
     reading,
 )
-from advlens.prepared.trial import Verdict, evaluated, try_forms
+from advlens.prepared.trial import CHECKED, Verdict, evaluated, try_forms, untouched
 from advlens.prepared.units import (
     NO_REPRESENTATION,
+    UNITS,
     check_layer,
+    embeds_patches,
     last,
     layer_name,
     responses,
 )
+from advlens.prepared.watching import read_running, running_layers
+from advlens.seeding import seeded
 
+MIXED = 0.05
+"""Share of the largest response by which an image's responses may depend on other images."""
 Call = Callable[[Images], tuple[Tensor, ...]]
 """A pass: from images as the network takes them to what is read, one row per image."""
 
@@ -107,18 +113,16 @@ class Prepared(nn.Module):
         self._readings: dict[object, nn.Module] = {}
         if made.graph is not None:
             self._nodes = responses(network, made.graph)
-            paths = list(self._nodes)
-            final = last(self._nodes) if paths else ""
+            self._take_layers(
+                {path: node.meta[UNITS] for path, node in self._nodes.items()}, last(self._nodes)
+            )
         else:
-            paths = [name for name, m in network.named_modules() if isinstance(m, nn.Conv2d)]
-            final = paths[-1] if paths else ""
-        self._paths = {_named(model, path): path for path in paths}
-        self.last = _named(model, final)
-        within: dict[str, Any] = dict(network.named_modules())
-        self.layers: dict[str, int] = {
-            name: getattr(within[path], "out_channels", None) or within[path].out_features
-            for name, path in self._paths.items()
-        }
+            convolutions = {
+                path: layer.out_channels
+                for path, layer in network.named_modules()
+                if isinstance(layer, nn.Conv2d)
+            }
+            self._take_layers(convolutions, next(reversed(convolutions), ""))
         inside, current = {conv for conv, _ in made.pairs}, tensors(model)
         self._copied = {
             name: tensor
@@ -170,6 +174,16 @@ class Prepared(nn.Module):
             self._adopt(verdict.form, made)
         self.shape, self.randomized = verdict.shape, verdict.randomized
         self.notes, self._verdict = verdict.notes, verdict
+        few = images.detach()[:CHECKED].to(self.device)
+        with torch.no_grad(), seeded(0, self.device), untouched(self._network):
+            if self._graph is None:
+                self._find_hidden(few)
+            self._drop_mixed(few)
+        if len(self.layers) == 1 and embeds_patches(self._layer(self.last)):
+            self.notes += (
+                f"the only units found in {model_name(model)} are those of {self.last}, which "
+                "embeds patches of the images: what is said of units says nothing of later layers",
+            )
 
     def take(self, images: Images) -> Images:
         """Checked images on the model's device, in its precision if that is finer.
@@ -233,7 +247,8 @@ class Prepared(nn.Module):
         """Logits, and the units' responses for each layer: spatial maximum, ≥ 0, shape N×units."""
         self.check(images)
         if self._graph is not None:
-            call = self._reading(tuple(self._nodes.values()), _maximum, True)
+            nodes = tuple(self._nodes[path] for path in self._paths.values())
+            call = self._reading(nodes, _maximum, True)
         else:
             call = self._hooked(list(self.layers), _maximum, absent=0.0)
         logits, *maxima = self._passed(call, images)
@@ -290,12 +305,13 @@ class Prepared(nn.Module):
     def _hooked(
         self, layers: Sequence[str], reduce: Callable[[Tensor], Tensor], *, absent: float | None
     ) -> Call:
-        """Read by hooks: the logits, then the outputs of some layers.
+        """Read as the model runs: the logits, then the outputs of some layers.
 
         If the images do not reach a layer, each of its units counts as `absent`; if that is None,
         it is an error.
         """
         paths = {name: self._paths[name] for name in layers}
+        hidden = any(map(self._is_hidden, layers))
 
         def value(kept: dict[str, Tensor], name: str, pixels: Images) -> Tensor:
             if name in kept:
@@ -305,14 +321,59 @@ class Prepared(nn.Module):
             return pixels.new_full((len(pixels), self.layers[name]), absent)
 
         def call(pixels: Images) -> tuple[Tensor, ...]:
-            with kept_outputs(self._network, paths, reduce) as kept:
-                logits = self._network(pixels)
+            logits, kept = read_running(self._network, pixels, paths, reduce, hidden=hidden)
             return logits, *(value(kept, name, pixels) for name in layers)
 
         return call
 
+    def _find_hidden(self, images: Images) -> None:
+        """Add the hidden units of MLPs, which a model that runs its own code shows as it runs."""
+        if sum(isinstance(layer, nn.Linear) for layer in self._network.modules()) < 2:
+            return
+        seen = dict[str, int]()
+
+        def call(pixels: Images) -> tuple[Tensor, ...]:
+            logits, layers = running_layers(self._network, pixels)
+            seen.update(layers)
+            return (logits,)
+
+        self._passed(call, images)
+        if not {*self._paths.values()}.issuperset(seen):
+            units = {path: self.layers[name] for name, path in self._paths.items()} | seen
+            paths = [*(path for path in units if path not in seen), *seen]
+            self._take_layers({path: units[path] for path in paths}, paths[-1])
+
+    def _drop_mixed(self, images: Images) -> None:
+        """Leave out hidden units whose responses to an image depend on the others of its batch.
+
+        Their tokens do not lie as `maps_of_hidden` expects.
+        """
+        hidden = [name for name in self.layers if self._is_hidden(name)]
+        if self.randomized or len(images) < 2 or not hidden:
+            return
+        (_, pair), (_, alone) = (self.record(some) for some in (images, images[:1]))
+        for name in hidden:
+            apart = (pair[name][:1] - alone[name]).abs().amax()
+            if apart > MIXED * alone[name].abs().amax():
+                units = {p: self.layers[n] for n, p in self._paths.items() if n != name}
+                self._take_layers(units, next(reversed(units), ""))
+                self.notes += (
+                    f"{name} has no units, because its tokens are not those of one image after "
+                    "those of another",
+                )
+
+    def _take_layers(self, units: dict[str, int], final: str) -> None:
+        """Take these layers, from path to number of units, under their names."""
+        (model,) = self._given
+        self._paths = {_named(model, path): path for path in units}
+        self.layers = {name: units[path] for name, path in self._paths.items()}
+        self.last = _named(model, final)
+
     def _is_hidden(self, layer: str) -> bool:
-        return isinstance(self._copy.get_submodule(self._paths[layer]), nn.Linear)
+        return isinstance(self._layer(layer), nn.Linear)
+
+    def _layer(self, name: str) -> nn.Module:
+        return self._network.get_submodule(self._paths[name])
 
     def fields(self, layer: str) -> Fields | None:
         """The receptive fields of a layer's units, if the model's graph shows them.

@@ -11,7 +11,11 @@ sum. Their maps have the layout of the image: a token's position is its patch's;
 patches (class, registers) have no position and are left out. The linear layers of a head behind the
 last sum do not count, nor do linear layers without a non-linearity (attention).
 
-In a model that cannot be traced, units are only the positive parts of normalized convolutions.
+In a gated MLP the units are the products that the next linear layer reads. Where several layers, or
+parts of one, make them, they are named by the layer that reads them.
+
+In a model that cannot be traced, hidden units are found as it runs (`watching`), and other units
+are only the positive parts of normalized convolutions.
 """
 
 import math
@@ -73,6 +77,11 @@ ACTIVATION_FUNCTIONS = {
 ACTIVATION_METHODS = {"relu", "relu_", "sigmoid", "tanh"}
 SAME_PLACE = (*_TRANSPARENT, *_ACTIVATIONS)
 """Layers whose output at a position belongs to the same image position as their input there."""
+PRODUCTS = {"mul", "imul", "multiply"}
+HALVES = {"chunk", "split", "tensor_split", "unbind", "getitem", "__getitem__"}
+GLU = {"glu"}
+"""Names of functions and methods between the linear layers of a gated MLP."""
+UNITS = "units"
 _ADDITIONS = {operator.add, operator.iadd, torch.add}
 _ADDITION_METHODS = {"add", "add_"}
 _ABOUT = ("shape", "dtype", "device")
@@ -138,7 +147,7 @@ def live_features(model: nn.Module, layer: str | None = None, *, traced: bool = 
             raise ModelError(NO_REPRESENTATION)
         return reading(model, graph, [node], torch.clone, logits=True)
     nodes = {layer_name(model, path): node for path, node in responses(model, graph).items()}
-    name = _chosen(model, layer, nodes, last(nodes) if nodes else "")
+    name = _chosen(model, layer, nodes, last(nodes))
     return reading(model, graph, [nodes[name]], F.relu, logits=True)
 
 
@@ -192,31 +201,48 @@ def check_layer(name: str, layers: Collection[str]) -> None:
 
 
 def last(nodes: dict[str, fx.Node]) -> str:
-    """The layer whose units are computed last (a projection shortcut's come before their sum)."""
-    (graph,) = {node.graph for node in nodes.values()}
-    order = {node: number for number, node in enumerate(graph.nodes)}
-    return max(nodes, key=lambda name: order[nodes[name]])
+    """The layer whose units are computed last (a projection shortcut's come before their sum).
+
+    It is empty if there is none.
+    """
+    graphs = {node.graph for node in nodes.values()}
+    order = {node: number for graph in graphs for number, node in enumerate(graph.nodes)}
+    return max(nodes, key=lambda name: order[nodes[name]], default="")
 
 
 def responses(network: nn.Module, graph: fx.Graph) -> dict[str, fx.Node]:
     """The node at which each layer's units are read as maps, by the rule at the top of this file.
 
-    For MLP layers, nodes that arrange their values as maps are added to the graph.
+    For MLP layers, nodes that arrange their values as maps are added to the graph. A node's
+    `meta[UNITS]` is the number of its units.
     """
     modules = dict(network.named_modules())
     computed, summed = _from_images(graph), _summed(graph)
     ends: dict[str, tuple[fx.Node, fx.Node | None]] = {}
     grids: dict[str, fx.Node | None] = {}
     grid: fx.Node | None = None  # the last convolution's output shape: the grid of patches
+    gated = dict[str, int]()  # the number of units by layer
+    made = set[str]()  # linear layers whose outputs are no units, because a product makes them
     for node in list(graph.nodes):
         module = modules.get(str(node.target)) if node in computed else None
         if isinstance(module, nn.Conv2d):
             ends[node.target] = _follow(node, modules)
             grid = node
         elif isinstance(module, nn.Linear) and node in summed:
+            if (product := _product(node, modules)) is not None:
+                values, layers = product
+                name, *others = layers
+                if others or modules[name].out_features != module.in_features:
+                    name = str(node.target)
+                made |= {*layers}
+                gated[name] = module.in_features
+                ends[name], grids[name] = (values, values), grid
             end = _follow(node, modules)
-            if end[1] is not None:
+            if end[1] is not None and node.target not in gated:
                 ends[node.target], grids[node.target] = end, grid
+    for name in made - {*gated}:
+        ends.pop(name, None)
+        grids.pop(name, None)
     owners: dict[fx.Node, str] = {}
     for name, (_, activation) in ends.items():
         if activation is not None:
@@ -229,7 +255,63 @@ def responses(network: nn.Module, graph: fx.Graph) -> dict[str, fx.Node]:
     }
     for name, convolution in grids.items():
         nodes[name] = _laid_out(graph, nodes[name], convolution)
+    for name, node in nodes.items():
+        layer = modules[name]
+        node.meta[UNITS] = (
+            gated.get(name) or getattr(layer, "out_channels", None) or layer.out_features
+        )
     return nodes
+
+
+def _product(reader: fx.Node, modules: dict[str, Any]) -> tuple[fx.Node, list[str]] | None:
+    """The product that a linear layer reads and the linear layers that make it, if it is gated.
+
+    They make it place by place, with a non-linearity in at least one factor.
+    """
+    (end,) = reader.all_input_nodes
+    while _is_transparent(end, modules) and len(end.all_input_nodes) == 1:
+        (end,) = end.all_input_nodes
+    if not (_multiplies(end) or _calls(end, GLU)):
+        return None
+    layers, bent, waiting = list[str](), False, [end]
+    for node in waiting:
+        if isinstance(modules.get(str(node.target)), nn.Linear) and node.op == "call_module":
+            layers += [str(node.target)] if str(node.target) not in layers else []
+        elif (acts := _activates(node, modules) or _calls(node, GLU)) or _pointwise(node, modules):
+            bent |= acts
+            waiting += [n for n in node.all_input_nodes if n.op != "get_attr" and n not in waiting]
+        else:
+            return None
+    return (end, sorted(layers)) if bent and layers else None
+
+
+def _pointwise(node: fx.Node, modules: dict[str, Any]) -> bool:
+    """Whether a node's values belong, place by place, to those of its inputs."""
+    return _is_transparent(node, modules) or _multiplies(node) or _calls(node, HALVES)
+
+
+def _is_transparent(node: fx.Node, modules: dict[str, Any]) -> bool:
+    called = node.op == "call_module" and isinstance(modules[str(node.target)], _TRANSPARENT)
+    return called or node.target in (F.dropout, F.layer_norm)
+
+
+def _multiplies(node: fx.Node) -> bool:
+    return _calls(node, PRODUCTS)
+
+
+def _calls(node: fx.Node, names: Collection[str]) -> bool:
+    """Whether a node calls a function or method with one of these names."""
+    if node.op not in ("call_function", "call_method"):
+        return False
+    return getattr(node.target, "__name__", str(node.target)).rstrip("_") in names
+
+
+def _activates(node: fx.Node, modules: dict[str, Any]) -> bool:
+    return (
+        (node.op == "call_module" and isinstance(modules[str(node.target)], _ACTIVATIONS))
+        or (node.op == "call_function" and node.target in ACTIVATION_FUNCTIONS)
+        or (node.op == "call_method" and node.target in ACTIVATION_METHODS)
+    )
 
 
 def _from_images(graph: fx.Graph) -> set[fx.Node]:
@@ -288,6 +370,11 @@ def maps_of_hidden(values: Tensor, patches: Sequence[int] | None) -> Tensor:
     return values.reshape(count, -1, values.shape[-1]).transpose(1, 2).unsqueeze(2)
 
 
+def embeds_patches(layer: nn.Module) -> bool:
+    """Whether a convolution takes each patch of an image once, as in a vision transformer."""
+    return isinstance(layer, nn.Conv2d) and layer.stride == layer.kernel_size != (1, 1)
+
+
 def _area(layer: Any) -> int:
     rows, columns = getattr(layer, "kernel_size", (1, 1))
     return int(rows * columns)
@@ -305,11 +392,7 @@ def _follow(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[fx.Node, fx.N
     while len(node.users) == 1:
         (node,) = node.users
         module = modules.get(str(node.target)) if node.op == "call_module" else None
-        if (
-            isinstance(module, _ACTIVATIONS)
-            or (node.op == "call_function" and node.target in ACTIVATION_FUNCTIONS)
-            or (node.op == "call_method" and node.target in ACTIVATION_METHODS)
-        ):
+        if _activates(node, modules):
             return own, node
         if isinstance(module, _TRANSPARENT):
             own = own if added else node

@@ -27,6 +27,9 @@ PRESETS = {
 }
 """The attacks of a paper: on units, and on units as detectors of concepts."""
 
+SAME_CLASS = "same-class"
+NEAREST = "nearest:"
+"""What stands before the file whose nearest positive definite similarity is taken."""
 
 QUICK: dict[str, Any] = {
     "steps": 10,
@@ -101,6 +104,9 @@ class AuditSettings(ModelSettings):
         top: share of the images that represents a unit.
         sigma: width of the class similarity exp(−d²/2σ²).
         synsets: table of class,wnid lines, for data whose class names WordNet does not resolve.
+        similarity: how alike the classes are, in place of WordNet: same-class, 1 within a class and
+            0 between classes, or a CSV file with a matrix, a tree or distances of pairs
+            (docs/measures.md); nearest:FILE takes the nearest positive definite matrix to a file's.
         concepts: broden:DIR, images with labeled pixels on which units are also dissected.
         layers: the convolutions to dissect; "last" is the last one, "all" means all of them.
         units: units to show with their real and adversarial images, such as layer4.1.conv2:147,
@@ -167,6 +173,7 @@ class AuditSettings(ModelSettings):
     top: float = 0.01
     sigma: float = 1.0
     synsets: Annotated[Path | None, NoHint] = None
+    similarity: Annotated[str | None, NoHint] = None
     concepts: Annotated[str | None, NoHint] = None
     layers: tuple[str, ...] = ("last",)
     units: Units = ()
@@ -288,6 +295,27 @@ class AuditSettings(ModelSettings):
             raise SettingsError(f"samples must be an even number, not {self.samples}")
         if self.synsets is not None:
             check_path("synsets names the file", self.synsets, "file")
+        if self.similarity is not None:
+            self._check_similarity()
+
+    def _check_similarity(self) -> None:
+        if self.synsets is not None:
+            raise SettingsError(
+                "similarity takes the place of WordNet, to which synsets leads; give one of them"
+            )
+        if self.natural or not {"neurons", "dissection"} & {*self.stages}:
+            raise SettingsError("similarity needs the stage neurons; add it to stages")
+        if self.similarity_file is not None:
+            check_path("similarity names the file", self.similarity_file, "file")
+        elif self.sigma != 1:
+            raise SettingsError("sigma means nothing to the similarity same-class; leave it out")
+
+    @property
+    def similarity_file(self) -> Path | None:
+        """The file that says how alike the classes are, if one does."""
+        if self.similarity in (None, SAME_CLASS):
+            return None
+        return Path(str(self.similarity).removeprefix(NEAREST))
 
     @property
     def attack_on_units(self) -> str | None:

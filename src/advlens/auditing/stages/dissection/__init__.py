@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
@@ -12,10 +12,12 @@ from advlens.attacks import AdamAttack, Attack, LeastLikely
 from advlens.attacks.threat import L2
 from advlens.auditing.calibration import calibrated, is_open
 from advlens.auditing.forecasting import attack_passes
+from advlens.auditing.relations import similarity_of
 from advlens.auditing.stage import Context, Need, Stage, View, Work
 from advlens.auditing.stages.dissection.pictures import picture_rows, shown_units
 from advlens.auditing.stages.dissection.rows import share_rows, transition_rows, unit_rows
 from advlens.auditing.subjects import Subject, outputs
+from advlens.consistency import Similarity
 from advlens.datasets import BrodenData, ImageData
 from advlens.dissection import Dissection, Dissector
 from advlens.interop import make_attack
@@ -42,6 +44,8 @@ class DissectionStage:
         units: the units that are shown with their images: how many of each layer, or which ones, as
             LAYER:NUMBER.
         discrepancy: whether the pictures of these units get discrepancy maps.
+        similarity: how alike the model's classes are (default: as its WordNet ids say, or 1 within
+            a class, else 0).
     """
 
     data: BrodenData
@@ -50,6 +54,7 @@ class DissectionStage:
     minimum: float = 0.04
     units: int | tuple[str, ...] = UNITS
     discrepancy: bool = False
+    similarity: Similarity | None = field(default=None, repr=False)
     name: str = "dissection"
     records: bool = False
     needs: tuple[Need, ...] = ("units",)
@@ -79,7 +84,8 @@ def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
         discrepancy=settings.discrepancy,
         seed=settings.seed,
     )
-    return [dissection_stage(subject, chosen, settings.draws)]
+    stage = dissection_stage(subject, chosen, settings.draws)
+    return [dataclasses.replace(stage, similarity=similarity_of(subject, settings))]
 
 
 def dissection_stage(
@@ -228,6 +234,7 @@ class _Dissection(Work):
                     DiscrepancyMap(batch_size=self.context.batch_size, seed=self.context.seed)
                     if stage.discrepancy
                     else None,
+                    stage.similarity,
                 )
             ]
         return tables

@@ -9,6 +9,7 @@ from torch import Tensor
 from advlens.arrays import Images
 from advlens.auditing.pictures import enlarged, images_of, near_classes, slug, write_png
 from advlens.auditing.stage import Context
+from advlens.consistency import Similarity
 from advlens.dissection import Concepts, Dissector, Kind, Upsampling
 from advlens.dissection.masks import Cells, masks
 from advlens.maps import DiscrepancyMap, highlighted, marked
@@ -64,6 +65,7 @@ def picture_rows(
     concepts: Mapping[Kind, Concepts],
     chosen: Mapping[int, str],
     discrepancy: DiscrepancyMap | None,
+    similarity: Similarity | None,
 ) -> list[Row]:
     """Write the pictures of some units of a layer, each with why it is shown; a row for each.
 
@@ -72,7 +74,7 @@ def picture_rows(
     section 2): at least half as similar to their distribution as the most similar class.
     """
     units = list(chosen)
-    near = _near(context, walk, concepts["real"])
+    near = _near(context, walk, concepts["real"], similarity)
     names = context.classifier.classes or context.classifier.synsets
     rows: list[Row] = []
     for kind in walk.images:
@@ -128,18 +130,18 @@ def _name(names: tuple[str, ...] | None, number: int) -> str:
     return names[number] if names else f"class {number}"
 
 
-def _near(context: Context, walk: Dissector, real: Concepts) -> Bool[Tensor, "units classes"]:
+def _near(
+    context: Context, walk: Dissector, real: Concepts, similarity: Similarity | None
+) -> Bool[Tensor, "units classes"]:
     """The classes near those that the model sees in each unit's real images."""
     seen = walk.predicted["real"][real.top.compute()[1]]
     if int(seen.min()) < 0:
         return torch.zeros(len(seen), 1, dtype=torch.bool)  # not a classifier
-    synsets = context.classifier.synsets
-    classes = len(synsets) if synsets else int(max(p.max() for p in walk.predicted.values())) + 1
-    similarity = (
-        torch.from_numpy(similarity_matrix(synsets))
-        if synsets
-        else torch.eye(classes, dtype=torch.float64)
-    )
+    if similarity is None and (synsets := context.classifier.synsets) is not None:
+        similarity = torch.from_numpy(similarity_matrix(synsets))
+    if similarity is None:
+        classes = int(max(p.max() for p in walk.predicted.values())) + 1
+        similarity = torch.eye(classes, dtype=torch.float64)
     return near_classes(seen, similarity)
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self
 
@@ -15,6 +15,7 @@ from advlens.attacks.base import NATURAL
 from advlens.attacks.threat import L2, Linf
 from advlens.auditing.calibration import some_batches
 from advlens.auditing.forecasting import attack_passes
+from advlens.auditing.relations import similarity_of
 from advlens.auditing.stage import Context, Need, Stage, View, Work
 from advlens.auditing.stages.neurons.attacked import (
     EQUAL,
@@ -29,12 +30,12 @@ from advlens.auditing.subjects import Subject
 from advlens.consistency import (
     MEASURES,
     LayerConsistency,
+    Similarity,
     layer_consistency,
     random_floor,
     uniform_floor,
 )
 from advlens.datasets import ImageData
-from advlens.errors import DataError
 from advlens.interop import make_attack
 from advlens.intervals import wilson
 from advlens.maps import DiscrepancyMap
@@ -42,7 +43,6 @@ from advlens.runs.folder import Tables
 from advlens.runs.tables import Row
 from advlens.settings import UNITS, AuditSettings
 from advlens.statistics import TopK
-from advlens.wordnet import similarity_matrix
 
 SETTLING = 10
 """Runs of the main attack on some images until its radius of equal success is found, about."""
@@ -56,7 +56,7 @@ class NeuronStage:
     Attributes:
         sets: the sets of adversarial images that are compared with the real ones.
         top: share of the images that represents a unit (D22: .01).
-        sigma: width of the class similarity (D22 eq. 10).
+        similarity: how alike the classes are, C (D22 eq. 10).
         units: the units that are shown with their images, as LAYER:NUMBER (default: some of the
             last layer).
         shown: number of units of the last layer that are shown if none is named.
@@ -65,15 +65,15 @@ class NeuronStage:
     """
 
     sets: AttackedSets
+    similarity: Similarity = field(repr=False)
     top: float = 0.01
-    sigma: float = 1.0
     units: tuple[str, ...] = ()
     shown: int = UNITS
     discrepancy: bool = False
     seed: int = 0
     name: str = "neurons"
     records: bool = True
-    needs: tuple[Need, ...] = ("synsets", "units")
+    needs: tuple[Need, ...] = ("units",)
 
     def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
         return data, range(len(data))
@@ -89,6 +89,12 @@ class NeuronStage:
 
 def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
     """The stage that measures the consistency of every unit under attack."""
+    if settings.similarity is None and subject.unnamed and subject.prepared.layers:
+        subject.warnings.append(
+            "LC, CS1 and CS2 take images of one class as alike (1) and those of two as unrelated "
+            f"(0), as --similarity same-class does: {subject.unnamed}, or say with --similarity "
+            "FILE how the classes are related"
+        )
     given: dict[str, Any] = {"seed": settings.seed, "draws": subject.draws(settings)}
     if settings.attack_on_units is not None:
         main = make_attack(settings.attack_on_units, **given)
@@ -104,8 +110,8 @@ def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
     fgsm = Fgsm(threat=Linf(epsilon=min(settings.fgsm, default=1 / 255)), **given)
     neurons = NeuronStage(
         sets=AttackedSets(main, fgsm, settings.success),
+        similarity=similarity_of(subject, settings),
         top=settings.top,
-        sigma=settings.sigma,
         units=settings.units,
         shown=settings.shown or UNITS,
         discrepancy=settings.discrepancy,
@@ -118,12 +124,7 @@ class _Neurons(Work):
     def __init__(self, stage: NeuronStage, context: Context):
         self.stage, self.context = stage, context
         data = context.data
-        if data.synsets is None:
-            raise DataError(
-                f"consistency needs the WordNet id of every class, but those of {data.name} are "
-                "not known; name the class folders by wnid, or give a table with --synsets"
-            )
-        self.similarity = torch.from_numpy(similarity_matrix(data.synsets, stage.sigma))
+        self.similarity = stage.similarity
         self.k = max(2, round(stage.top * len(data)))
         self.main, self.names = stage.sets.name, stage.sets.names
         self.settled: Settled | None = None
