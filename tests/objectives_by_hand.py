@@ -10,12 +10,33 @@ from torch import Tensor, nn
 from advlens.arrays import Images
 from advlens.prepared import Prepared, live_features
 from advlens.seeding import Stream
-from advlens.training.objectives import Objective, TrainingBatch
+from advlens.training.objectives import (
+    Adversarial,
+    FeatureConsistency,
+    Objective,
+    Standard,
+    Trades,
+    TrainingBatch,
+    Unrelaxed,
+)
 from steps_by_hand import stream
 
 SEED = 11
 IDS = torch.tensor([4, 17, 2, 900, 31, 8])
 LABELS = torch.tensor([0, 1, 2, 2, 1, 0])
+
+OBJECTIVES: dict[str, Objective] = {
+    "standard": Standard(),
+    "adversarial": Adversarial(),
+    "mixed": FeatureConsistency(beta=0.0),
+    "mixed shared": FeatureConsistency(beta=0.0, clean_pass="shared"),
+    "trades": Trades(),
+    "consistency": FeatureConsistency(),
+    "consistency shared": FeatureConsistency(clean_pass="shared"),
+    "consistency shared attacked": FeatureConsistency(clean_pass="shared", gradient="attacked"),
+    "cosine": FeatureConsistency(distance="cosine", layer="representation"),
+    "unrelaxed": Unrelaxed(),
+}
 
 
 class Network(nn.Module):
@@ -38,16 +59,18 @@ class Untraceable(Network):
         return super().forward(images if images.mean() > 0 else 2 * images)
 
 
-def batch_of(kind: type[Network] = Network, dtype: torch.dtype = torch.float64) -> TrainingBatch:
+def batch_of(
+    kind: type[Network] = Network, dtype: torch.dtype = torch.float64, device: str = "cpu"
+) -> TrainingBatch:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = kind().to(dtype)
         network.norm.running_mean.uniform_(-0.1, 0.1)
         network.norm.running_var.uniform_(0.5, 2)
-        images = torch.rand(6, 3, 7, 7, dtype=torch.float64).to(dtype)
-    prepared = Prepared(network, dtype)
+        images = torch.rand(6, 3, 7, 7, dtype=torch.float64).to(device, dtype)
+    prepared, labels = Prepared(network.to(device), dtype), LABELS.to(device)
     features = functools.cache(lambda layer: live_features(network, layer))
-    return TrainingBatch(network.train(), lambda: prepared, features, images, LABELS, IDS, SEED)
+    return TrainingBatch(network.train(), lambda: prepared, features, images, labels, IDS, SEED)
 
 
 def step(objective: Objective, batch: TrainingBatch) -> tuple[Tensor, dict[str, Tensor]]:

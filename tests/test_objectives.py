@@ -46,21 +46,8 @@ COSTS = {  # units; backward passes to the weights alone; passes without the lin
         *(2 * K + 2 * M + 10, 3, 1 + 2 * M + 2),
     ),
 }
-
-
-ALL: dict[str, objectives.Objective] = {
-    "standard": objectives.Standard(),
-    "adversarial": objectives.Adversarial(),
-    "mixed": FeatureConsistency(beta=0.0),
-    "mixed shared": FeatureConsistency(beta=0.0, clean_pass="shared"),
-    "trades": objectives.Trades(),
-    "consistency": FeatureConsistency(),
-    "consistency shared": FeatureConsistency(clean_pass="shared"),
-    "consistency shared attacked": FeatureConsistency(clean_pass="shared", gradient="attacked"),
-    "cosine": FeatureConsistency(distance="cosine", layer="representation"),
-    "unrelaxed": objectives.Unrelaxed(),
-}
-each_objective = pytest.mark.parametrize("objective", ALL.values(), ids=ALL)
+EVERY = hand.OBJECTIVES
+each_objective = pytest.mark.parametrize("objective", EVERY.values(), ids=EVERY)
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from advlens.attacks.threat import L2
 from advlens.checks import check_numbers, check_positive, check_types
 from advlens.errors import DataError, SettingsError
 from advlens.intervals import Z95
-from advlens.prepared import prepare
+from advlens.prepared import place_images, prepare
 from advlens.similarity import check_definite
 from advlens.statistics import TopK
 from advlens.wordnet import similarity_matrix
@@ -380,7 +380,7 @@ class Consistency:
             attack = attack.calibrate(prepared, images[some], labels[some], ids=some)
         for start in range(0, len(images), self.batch_size):
             ids = torch.arange(start, min(start + self.batch_size, len(images)))
-            batch = images[ids]
+            batch = place_images(prepared, images[ids])
             given = attack.given(labels[ids], None)
             attacked = attack(prepared, batch, given, ids=ids)
             with torch.no_grad():

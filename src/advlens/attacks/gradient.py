@@ -91,7 +91,7 @@ class GradientAttack(Attack):
                 if goal is not None:
                     done = look.reached > 1 - 0.5 / self.draws  # a mean of ones may round to less
                     worst.see(look.output, done, look.score, left)
-                    on = ~done
+                    on = (~done).nonzero().squeeze(1)  # a GPU waits here, with a mask at each use
                     ascent.criterion = goal = goal.at(on)
                     attack, left, images, ids = attack._at(on), left[on], images[on], ids[on]
                     current, gradient = current[on], gradient[on]

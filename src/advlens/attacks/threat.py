@@ -4,6 +4,7 @@ Radii are in pixel units of [0, 1]; a radius may be one number, one per image (s
 for each image.
 """
 
+import copy
 import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
@@ -93,9 +94,11 @@ class Threat:
 
     def at(self, positions: Tensor) -> Self:
         """The balls of the images at these positions alone."""
-        if isinstance(self.epsilon, Tensor):
-            return replace(self, epsilon=self.epsilon.to(positions.device)[positions])
-        return self
+        if not isinstance(self.epsilon, Tensor):
+            return self
+        part = copy.copy(self)  # not made anew: to check its radii again would make a GPU wait
+        object.__setattr__(part, "epsilon", self.epsilon.to(positions.device)[positions])
+        return part
 
     def drawn(self, seed: int, ids: Ids) -> Self:
         """The balls of these images, with radii where they have yet to be drawn."""

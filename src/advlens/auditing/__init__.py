@@ -25,6 +25,7 @@ from advlens.datasets import BrodenData, ImageData, Transform, load_data
 from advlens.distributed import Processes, local_device
 from advlens.errors import RunError, SettingsError
 from advlens.files import locked
+from advlens.prepared.precision import rounded
 from advlens.report.page import write_report
 from advlens.report.sections.accuracy import unattacked
 from advlens.runs.folder import Tables, open_run, write_json
@@ -66,7 +67,10 @@ def audit(
     _checked(data, settings, AuditSettings)
     out = Path(out)
     device = local_device(settings.device)
-    with locked(out) if processes.first else contextlib.nullcontext():
+    with (
+        rounded(**settings.rounding),
+        locked(out) if processes.first else contextlib.nullcontext(),
+    ):
         if settings.quick:
             settings = _quick(models, data, settings, device, out, processes)
         check = ImageCheck(out, settings.skip_damaged, processes, device)
@@ -161,7 +165,10 @@ def dissect(
     _checked(data, settings, DissectSettings)
     out = Path(out)
     device = local_device(settings.device)
-    with locked(out) if processes.first else contextlib.nullcontext():
+    with (
+        rounded(**settings.rounding),
+        locked(out) if processes.first else contextlib.nullcontext(),
+    ):
         check = ImageCheck(out, settings.skip_damaged, processes, device)
         subjects = [opened(model, settings, device) for model in models]
         known: dict[Transform, BrodenData] = {}  # models of one size share the opened data

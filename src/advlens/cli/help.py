@@ -49,8 +49,8 @@ GROUPS = {
     "gradient clean_pass",
     "optimizer": "epochs optimizer learning_rate momentum nesterov weight_decay schedule clip "
     "average",
-    "run": "preset stages quick shown batch_size seed device precision channels_last compile "
-    "threads half tensorboard config dry_run debug patience",
+    "run": "preset stages quick shown batch_size seed device precision tf32 deterministic "
+    "channels_last compile threads half tensorboard config dry_run debug patience",
 }
 """The groups of the long help; other flags stand under the verb's own name."""
 

@@ -165,6 +165,7 @@ def _audit(command: AuditCommand, line: str) -> None:
     from advlens.auditing.forecasting import forecast
     from advlens.auditing.record import radii
     from advlens.distributed import local_device
+    from advlens.prepared.precision import rounded
     from advlens.runs.results import Results
 
     settings = command.settings
@@ -182,9 +183,10 @@ def _audit(command: AuditCommand, line: str) -> None:
         if first() and command.fail_under is not None:
             check(parsed(command.fail_under), Results.read(command.out))
         return
-    subjects, stages = rehearsed(command.model, command.data, settings, command.out)
-    size = settings.batch_size
-    forecasts = [forecast(*each, size) for each in zip(subjects, stages, strict=True)]
+    with rounded(**settings.rounding):
+        subjects, stages = rehearsed(command.model, command.data, settings, command.out)
+        size = settings.batch_size
+        forecasts = [forecast(*each, size) for each in zip(subjects, stages, strict=True)]
     loaded = [(subject.classifier, subject.data) for subject in subjects]
     settings = dataclasses.replace(settings, **radii(subjects[0], settings))
     told = [
@@ -239,6 +241,7 @@ def _conclude(run: Path, report: Path) -> None:
 def _attack(command: AttackCommand, line: str) -> None:
     from advlens.models.classifier import device_of
     from advlens.prepared import prepare
+    from advlens.prepared.precision import rounded
     from advlens.words import attack_name
     from advlens.workflows.attacked import chosen_attack, planned, store_attack
 
@@ -248,8 +251,8 @@ def _attack(command: AttackCommand, line: str) -> None:
     if command.common.dry_run:
         _plan(command, [(classifier, data)])
         return
-    attack = chosen_attack(settings, classifier, aligned)
-    with _joined(command, device_of(classifier)) as processes:
+    with rounded(**settings.rounding), _joined(command, device_of(classifier)) as processes:
+        attack = chosen_attack(settings, classifier, aligned)
         computed, stored = store_attack(
             classifier,
             data,

@@ -25,6 +25,7 @@ from advlens.fid.representations import Features, Source
 from advlens.files import atomic, fetch, sha256
 from advlens.models.classifier import check_images
 from advlens.models.weights import outline, read_weights
+from advlens.prepared.precision import rounded
 
 URL = (
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
@@ -85,13 +86,8 @@ class Inception:
             DataError: images are not pixels in [0, 1].
         """
         network = self._network.to(images.device)
-        parts, cudnn = [], torch.backends.cudnn
-        with cudnn.flags(
-            enabled=cudnn.enabled,
-            benchmark=cudnn.benchmark,
-            deterministic=cudnn.deterministic,
-            allow_tf32=False,
-        ):
+        parts = []
+        with rounded():
             for part in torch.split(images, self.batch_size):
                 pixels = (check_images(part).float() * 255).round()
                 scaled = (tf1_resize(pixels, SIZE) - 128) / 128

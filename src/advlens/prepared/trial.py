@@ -21,6 +21,7 @@ from advlens.errors import AdvlensError, ModelError, NumericError
 from advlens.models.classifier import Classifier, precision_of
 from advlens.models.outputs import head_taken
 from advlens.prepared.forms import FORMS, Copy, Entry, Form, make_copy, model_name, model_origin
+from advlens.prepared.precision import rounded
 from advlens.seeding import seeded
 
 CHECKED = 2
@@ -80,7 +81,12 @@ def try_forms(
     name, origin = model_name(model), model_origin(model)
     images = images.to(precision_of(model)).contiguous()
     notes: list[str] = []
-    with _precise(images), untouched(model), torch.inference_mode(False):
+    with (
+        rounded(),  # other rounding would hide errors of a copy
+        torch.autocast(images.device.type, enabled=False),
+        untouched(model),
+        torch.inference_mode(False),
+    ):
         entry = Entry(model)
         first, few, differentiable, head = _first_look(origin, model, images)
         whole = len(few) == len(images) > CHECKED
@@ -317,17 +323,6 @@ def _fails(name: str, images: Images, error: Exception) -> str:
 
 def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-@contextlib.contextmanager
-def _precise(images: Images) -> Iterator[None]:
-    """Without TF32 or mixed precision, whose rounding would hide errors of a copy."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.autocast(images.device.type, enabled=False))
-        if images.device.type == "cuda":
-            enabled = torch.backends.cudnn.enabled
-            stack.enter_context(torch.backends.cudnn.flags(enabled=enabled, allow_tf32=False))
-        yield
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import platform
+import re
 import resource
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +17,8 @@ from advlens.prepared import Prepared
 
 GUESTS = ("timm", "foolbox", "torchattacks", "captum", "pyautoattack")
 """Libraries that take part if they are installed."""
+DRIVER = Path("/proc/driver/nvidia/version")
+"""Where the driver of NVIDIA's GPUs tells its version on Linux."""
 
 
 def model_record(
@@ -58,12 +61,22 @@ def versions() -> dict[str, str]:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """The machine of a run, without a name that could identify it."""
-    return {
+    """The machine of a run, without a name that could identify it, and how it rounds."""
+    backends: Any = torch.backends
+    rounding = (backends.cudnn.conv.fp32_precision, backends.cuda.matmul.fp32_precision)
+    told = {
         "device": str(device),
         "threads": torch.get_num_threads(),
-        "tf32": torch.backends.cuda.matmul.fp32_precision,
+        "tf32": "tf32" in rounding,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
+    if device.type == "cuda":
+        told["gpu"] = torch.cuda.get_device_name(device)
+        told_by = DRIVER.read_text() if DRIVER.exists() else ""
+        driver = re.search(r"NVRM version:.*?\s(\d+\.[\d.]+)\s", told_by)
+        told["driver"] = driver[1] if driver else None
+        told |= {"cuda": torch.version.cuda, "cudnn": backends.cudnn.version()}
+    return told
 
 
 def peak_memory(device: torch.device) -> float:

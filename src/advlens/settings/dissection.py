@@ -8,7 +8,7 @@ from tyro.conf import arg
 from advlens.checks import check_numbers, check_positive, check_seed
 from advlens.errors import SettingsError
 from advlens.settings.choices import UNITS, CountOrUnits, parse_unit
-from advlens.settings.models import ModelSettings
+from advlens.settings.models import ComputeSettings
 from advlens.settings.numbers import AutoRadius, NoHint
 from advlens.settings.spec import parse_method
 
@@ -16,7 +16,7 @@ Layers = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DissectSettings(ModelSettings):
+class DissectSettings(ComputeSettings):
     """How units are dissected.
 
     Attributes:

@@ -23,3 +23,23 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         check_types(self, where="")  # named like the flags
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeSettings(ModelSettings):
+    """Flags of every verb that computes with a model.
+
+    Attributes:
+        tf32: let a GPU round products and convolutions to TensorFloat-32, which is faster; by
+            default float32 is float32.
+        deterministic: use only algorithms that give the same bits each time, which a GPU does not
+            do by itself; an error where there is none.
+    """
+
+    tf32: bool = False
+    deterministic: bool = False
+
+    @property
+    def rounding(self) -> dict[str, bool]:
+        """The arguments of `rounded`."""
+        return {"tf32": self.tf32, "deterministic": self.deterministic}

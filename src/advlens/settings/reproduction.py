@@ -8,12 +8,12 @@ from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
 from advlens.checks import check_positive, check_seed
 from advlens.errors import SettingsError
-from advlens.settings.models import ModelSettings
+from advlens.settings.models import ComputeSettings
 from advlens.settings.numbers import NoHint
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReproduceSettings(ModelSettings):
+class ReproduceSettings(ComputeSettings):
     """Which part of a paper is reproduced, on which models and data.
 
     Attributes:

@@ -9,7 +9,7 @@ from tyro.conf import OmitArgPrefixes
 from advlens.checks import check_numbers, check_positive, check_seed
 from advlens.errors import SettingsError
 from advlens.settings.audit import Norm
-from advlens.settings.models import ModelSettings
+from advlens.settings.models import ComputeSettings
 from advlens.settings.numbers import AutoRadius, NoHint, Range
 
 
@@ -108,7 +108,7 @@ class AugmentationSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings(ModelSettings):
+class RunSettings(ComputeSettings):
     """How the run is validated, computed and stored.
 
     Attributes:
@@ -116,6 +116,8 @@ class RunSettings(ModelSettings):
         keep: keep the epoch with the best mean of natural and adversarial accuracy on them, or the
             last one.
         precision: bf16 runs the step in mixed precision; accuracies are always float32.
+        tf32: let a GPU round products and convolutions of a step to TensorFloat-32, which is
+            faster; accuracies are always float32.
         channels_last: use the channels-last memory layout, which is faster almost everywhere.
         compile: run the network through torch.compile.
         half: store the weights in float16; the test measures the stored weights.

@@ -28,6 +28,7 @@ from advlens.files import locked
 from advlens.models import Classifier
 from advlens.models.classifier import device_of
 from advlens.prepared import CHECKED
+from advlens.prepared.precision import rounded
 from advlens.progress import Progress
 from advlens.runs.tables import Row
 from advlens.seeding import derived
@@ -295,7 +296,7 @@ class Loop:
         if state.average:
             judged = copy.deepcopy(judged)
             judged.load_state_dict(state.average)
-        with contextlib.closing(self._held_out()) as batches:
+        with rounded(), contextlib.closing(self._held_out()) as batches:
             sums = measure(judged, self.settings.validation_attack, batches)
         values = torch.cat([sums, self._received().to(sums)])
         totals = self.processes.total(values).tolist()

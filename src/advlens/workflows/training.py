@@ -11,6 +11,7 @@ from advlens.attacks.threat import L2, Linf, Threat, Uniform
 from advlens.datasets import ImageData, Transform, load_data
 from advlens.distributed import Processes, local_device
 from advlens.models import Classifier, load_model
+from advlens.prepared.precision import rounded
 from advlens.runs.tensorboard import tensorboard_writer
 from advlens.settings import TrainSettings
 from advlens.training import Augmentation, Training
@@ -147,19 +148,21 @@ def train(
         torch.set_num_threads(settings.threads)
     training = make_training(settings)
     on_epoch = tensorboard_writer(out) if settings.tensorboard and processes.first else None
-    training(classifier, data, out, processes=processes, on_epoch=on_epoch)
-    return finish(
-        classifier,
-        test,
-        out,
-        training,
-        make_test_attack(settings),
-        half=settings.half,
-        data=data.name,
-        command=command,
-        recipe=recipe,
-        processes=processes,
-    )
+    with rounded(**settings.rounding):
+        training(classifier, data, out, processes=processes, on_epoch=on_epoch)
+    with rounded(deterministic=settings.deterministic):
+        return finish(
+            classifier,
+            test,
+            out,
+            training,
+            make_test_attack(settings),
+            half=settings.half,
+            data=data.name,
+            command=command,
+            recipe=recipe,
+            processes=processes,
+        )
 
 
 def _threat(settings: TrainSettings) -> Threat:

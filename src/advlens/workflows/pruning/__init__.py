@@ -136,6 +136,7 @@ class Variant:
             "seed": settings.seed,
             "ignore_keys": settings.ignore_keys,
             "head": settings.head,
+            **settings.rounding,
         }
         return dataclasses.replace(whole, **wanted)
 

@@ -107,6 +107,7 @@ class Work:
         spec = str(values.pop("model"))
         values |= {"seed": self.settings.seed, "device": self.settings.device}
         values |= {"ignore_keys": self.settings.ignore_keys, "head": self.settings.head}
+        values |= self.settings.rounding
         if self.settings.epochs is not None:
             values["epochs"] = self.settings.epochs
         settings = settings_from(TrainSettings, values, f"the settings of {label}")
@@ -141,6 +142,7 @@ class Work:
             values |= self.content.quick.audits.get(name, {})
         values |= {"seed": settings.seed, "device": settings.device}
         values |= {"ignore_keys": settings.ignore_keys, "head": settings.head}
+        values |= settings.rounding
         origin = f"the settings of {name}"
         if wanted.on == "concepts":
             return settings_from(DissectSettings, values, origin)

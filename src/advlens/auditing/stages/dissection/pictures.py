@@ -158,7 +158,6 @@ def _masks(
     ).to(maps.device)
     limits = thresholds[units].to(maps.device)
     above = masks(Cells.above(maps, limits), limits, upsampling)
-    inside = torch.zeros(*maps.shape[:2], height * width, dtype=torch.bool)
-    places = above.places.cpu().long() % (height * width)
-    inside[above.images.cpu().long(), above.units.cpu().long(), places] = True
+    inside = maps.new_zeros(*maps.shape[:2], height * width, dtype=torch.bool)
+    inside[above.images.long(), above.units.long(), above.places.long() % (height * width)] = True
     return inside.view(*maps.shape[:2], height, width)
