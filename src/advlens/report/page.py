@@ -38,7 +38,7 @@ from advlens.report.figures import (
 from advlens.report.figures.pictures import SMALL, Pixels
 from advlens.report.figures.style import BAD, FRAME, INK, MODELS, MUTED, RULE, SURFACE
 from advlens.report.grids import KINDS, Grid, GridBlock
-from advlens.report.verdict import MARKS, TITLES, Claim, not_measured, verdict
+from advlens.report.verdict import MARKS, TITLES, Claim, choices, not_measured, verdict
 from advlens.runs.results import Results
 from advlens.words import comparison, count, listed, number, percent
 
@@ -272,6 +272,7 @@ def _page(
         title=f"{listed(results.models)} on {results.record['data']['name']}",
         chance=results.chance,
         verdict=claims,
+        choices=choices(results, claims),
         evidence=beside,
         marks=MARKS,
         titles=TITLES,

@@ -96,6 +96,7 @@ def write_reproduction(out: Path, made: Reproduction) -> Path:
         sections=[_section(entry, first) for entry in made.entries],
         pictures={file: picture_of(out / file, BOX, MOST) for file in first},
         verdict={},  # of an audit
+        choices=[],
         scripted=False,
     )
     with atomic(out / "reproduction.html", "w") as target:

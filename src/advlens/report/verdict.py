@@ -1,14 +1,26 @@
 """Whether a model can be trusted: a few claims about each, with a mark, at the top of the page."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from advlens.report.paired import Paired
+from advlens.report.sections.accuracy.findings import faced
 from advlens.report.sections.neurons.tables import NeuronTables
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
-from advlens.words import NORMS, Estimate, attack_name, counted, number, percent, radius_text
+from advlens.words import (
+    ATTACK,
+    NORMS,
+    Estimate,
+    attack_name,
+    counted,
+    number,
+    percent,
+    radius_text,
+    ranking,
+)
 
 Mark = Literal["holds", "partly", "fails", "unknown"]
 
@@ -66,6 +78,21 @@ class Claim:
     text: str
 
 
+class Choice(NamedTuple):
+    """Which of several models to take where images may be changed within a norm.
+
+    Attributes:
+        norm: Linf or L2.
+        models: those that keep some accuracy and that no other is shown to be ahead of; none where
+            none keeps any.
+        text: the sentence.
+    """
+
+    norm: str
+    models: tuple[str, ...]
+    text: str
+
+
 def verdict(results: Results) -> dict[str, list[Claim]]:
     """The claims about each model that the tables of a run allow."""
     neurons = NeuronTables.read(results)
@@ -81,10 +108,63 @@ def verdict(results: Results) -> dict[str, list[Claim]]:
     }
 
 
+def choices(results: Results, claims: Mapping[str, Sequence[Claim]]) -> list[Choice]:
+    """What the verdict on several models says together, for each norm in which all have a claim.
+
+    Models whose claim does not hold, or is not known, are not chosen. The others are compared under
+    the strongest iterated attack that all of them faced: by paired differences where the run has
+    them, else by their intervals.
+    """
+    found = []
+    for norm in USUAL if len(claims) > 1 else ():
+        marks = {
+            model: claim.mark
+            for model, each in claims.items()
+            for claim in each
+            if claim.about == norm
+        }
+        if marks.keys() != claims.keys():
+            continue
+        where = f"Where images may be changed within {NORMS[norm]}"
+        fit = [model for model, mark in marks.items() if mark in ("holds", "partly")]
+        if not fit:
+            known = "unknown" not in marks.values()
+            text = "trust none of these models" if known else "no model is shown to hold"
+            found.append(Choice(norm, (), f"{where}, {text}."))
+            continue
+        if (behind := _behind(results, norm, fit)) is None:
+            continue
+        best = tuple(name for name in fit if name not in behind)
+        level = "; no difference between them is established" if len(best) > 1 else ""
+        found.append(Choice(norm, best, f"{where}, choose {' or '.join(best)}{level}."))
+    return found
+
+
+def _behind(results: Results, norm: str, models: Sequence[str]) -> set[str] | None:
+    """The models that another one is shown to be ahead of; None if no attack was the same."""
+    if len(models) == 1:
+        return set()
+    rows = results.table("accuracy").where(norm=norm, model=tuple(models))
+    common = faced(Rows(filter(_is_iterated, rows.known("epsilon"))), models)
+    if common is None:
+        return None
+    named = {name: common[0][name] for name in (*ATTACK, "settings")}
+    every = results.table("differences")
+    pairs = every.where(measure="accuracy", model=tuple(models), other=tuple(models), **named)
+    paired = Paired(pairs, len(every))
+    says = ranking(
+        "accuracy",
+        common.estimates("top1"),
+        established=paired.established if paired.of_all(models) else None,
+    )
+    return {model for said in says if said.direction != "open" for model in said.than}
+
+
 def in_lines(results: Results) -> list[str]:
     """The verdict for a terminal."""
-    lines = []
-    for model, claims in verdict(results).items():
+    claims_of = verdict(results)
+    lines = [choice.text for choice in choices(results, claims_of)]
+    for model, claims in claims_of.items():
         lines.append(model)
         for claim in claims:
             sign, mark = MARKS[claim.mark]

@@ -1,6 +1,6 @@
 """What the accuracy tables say about these models, in sentences."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from advlens.report.blocks import Finding, Measured
 from advlens.report.paired import Paired
@@ -52,15 +52,20 @@ def strongest(models: tuple[str, ...], rows: Rows) -> dict[str, Row]:
     return {model: min(each, key=lambda row: row["top1"]) for model, each in mine.items() if each}
 
 
+def faced(rows: Rows, models: Collection[str]) -> Rows | None:
+    """The rows of the attack that leaves the least, of those that all these models faced."""
+    each = rows.split(*ATTACK, "settings")
+    common = [mine for mine in each if mine.by("model").keys() == {*models}]
+    return min(common, key=lambda mine: max(mine.values("top1")), default=None)
+
+
 def _comparisons(rows: Rows, natural: dict[str, Estimate], differences: Rows) -> list[Finding]:
     """The models beside each other: natural, and under the strongest attack that all faced."""
     if len(natural) < 2:
         return []
     unattacked = rows.where(attack="natural")
     comparisons = [_compared(NATURAL, "On natural images, ", unattacked, differences)]
-    each = bounded(rows).split(*ATTACK, "settings")
-    if faced := [mine for mine in each if mine.by("model").keys() == natural.keys()]:
-        worst = min(faced, key=lambda mine: max(mine.values("top1")))
+    if worst := faced(bounded(rows), natural):
         name = attack_name(worst[0])
         comparisons.append(
             _compared(f"accuracy under {name}", f"Under {name}, ", worst, differences)
