@@ -146,7 +146,8 @@ WRONG_SETTINGS = [(AUDIT, *file) for file in WRONG_FILES] + [
     (TRAIN, *file) for file in WRONG_RECIPES
 ]
 MODEL = ["--model", "cli_network:network", "--data", "folder:images"]
-RECIPE = "train --recipe b23-imagenet150-l2 --epsilon-range 1/255 2/255 --no-flip"
+FEW = "train --validation 6"
+RECIPE = f"{FEW} --recipe b23-imagenet150-l2 --epsilon-range 1/255 2/255 --no-flip"
 ASKED = {"recipe": "b23-imagenet150-l2", "optimizer": "adam", "epsilon_range": [1 / 255, 2 / 255]}
 ASKED |= {"resized_crop": [0.08, 1.0], "flip": False}
 
@@ -246,9 +247,7 @@ def test_train_leaves_weights_and_a_card(world, capsys):
 NAMED = "audit --neuron-attack Fgsm(norm=Linf,epsilon=.01)"
 
 
-@pytest.mark.parametrize(
-    "words", ["audit", NAMED, "evaluate", "neurons", "attack", "train", RECIPE]
-)
+@pytest.mark.parametrize("words", ["audit", NAMED, "evaluate", "neurons", "attack", FEW, RECIPE])
 def test_a_dry_run_prints_settings_that_can_be_used_and_writes_nothing(words, world, capsys):
     before = entries(world)
     assert main([*words.split(), *MODEL, "--out", "run", "--seed", "5", "--dry-run"]) == 0
@@ -265,6 +264,29 @@ def test_a_dry_run_prints_settings_that_can_be_used_and_writes_nothing(words, wo
     again = capsys.readouterr().out
     timed = r"; [\d.]+ \w+ at [\d,]+ a second.*|# in all .*\n"
     assert re.sub(timed, "", again) == re.sub(timed, "", out)
+
+
+FAILING = [  # one verb of each way to run: a dry run must find what the run finds
+    *("audit --data folder:images/train", "attack --data folder:images/train"),
+    *("attack --data folder:images --target bird", "dissect --data folder:images"),
+    *("train --data folder:images", "prune --data folder:images"),
+    *(f"{verb} --data folder:birds" for verb in ("evaluate", "attack", FEW)),
+    *(f"{verb} --data cli_network:none" for verb in ("audit", "attack", "dissect")),
+]
+
+
+@pytest.mark.parametrize("words", FAILING)
+def test_a_dry_run_fails_where_the_run_fails(words, world, capsys):
+    write_pictures(world / "birds", 2)
+    for part in ("train", "val"):
+        (world / "birds" / part / "cat").rename(world / "birds" / part / "bird")
+        (world / "images" / "train" / part).mkdir()  # classes without images
+    said = []
+    for more in (["--dry-run"], []):
+        assert main([*words.split(), *MODEL[:2], "--out", "run", *more]) in (1, 2)
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1]
+    assert not [*world.glob("run/[!.]*")]
 
 
 def test_the_record_of_a_run_has_the_settings_of_the_file_in_its_command(world, monkeypatch):

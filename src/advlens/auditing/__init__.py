@@ -32,7 +32,7 @@ from advlens.runs.folder import Tables, open_run, write_json
 from advlens.runs.results import Results
 from advlens.settings import AuditSettings, DissectSettings
 
-__all__ = ["audit", "dissect", "rehearsed"]
+__all__ = ["audit", "dissect", "rehearsed", "rehearsed_dissection"]
 
 Models = str | nn.Module | Sequence[str | nn.Module]
 
@@ -170,21 +170,44 @@ def dissect(
         locked(out) if processes.first else contextlib.nullcontext(),
     ):
         check = ImageCheck(out, settings.skip_damaged, processes, device)
-        subjects = [opened(model, settings, device) for model in models]
-        known: dict[Transform, BrodenData] = {}  # models of one size share the opened data
-        for subject in subjects:
-            if subject.transform not in known:
-                images = subject.labeled(data)
-                if settings.images is not None:
-                    images = images.subset(settings.images, seed=settings.seed)
-                known[subject.transform] = check(subject, images)
-            subject.data = subject.concepts = known[subject.transform]
-            subject.choose_radii(settings)
-        distinguish(subjects)
-        check_units(subjects, settings)
-        stages = [dissect_stages(subject, settings) for subject in subjects]
+        subjects, stages = _dissected(models, data, settings, device, check)
         line = command or "advlens.dissect(…)"
         return _walk(out, subjects, stages, settings, device, line, processes)
+
+
+def rehearsed_dissection(
+    models: Models, data: str | BrodenData, settings: DissectSettings
+) -> list[Subject]:
+    """The models that `dissect` would take.
+
+    Raises:
+        AdvlensError: as `dissect` before its first image, but damaged images are not searched for.
+    """
+    models = _listed(models)
+    _checked(data, settings, DissectSettings)
+    return _dissected(models, data, settings, local_device(settings.device), None)[0]
+
+
+def _dissected(
+    models: Sequence[str | nn.Module],
+    data: str | BrodenData,
+    settings: DissectSettings,
+    device: torch.device,
+    check: ImageCheck | None,
+) -> tuple[list[Subject], list[list[Stage]]]:
+    subjects = [opened(model, settings, device) for model in models]
+    known: dict[Transform, BrodenData] = {}  # models of one size share the opened data
+    for subject in subjects:
+        if subject.transform not in known:
+            images = subject.labeled(data)
+            if settings.images is not None:
+                images = images.subset(settings.images, seed=settings.seed)
+            known[subject.transform] = images if check is None else check(subject, images)
+        subject.data = subject.concepts = known[subject.transform]
+        subject.choose_radii(settings)
+    distinguish(subjects)
+    check_units(subjects, settings)
+    return subjects, [dissect_stages(subject, settings) for subject in subjects]
 
 
 def _listed(models: Models) -> Sequence[str | nn.Module]:

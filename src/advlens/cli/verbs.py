@@ -202,11 +202,12 @@ def _audit(command: AuditCommand, line: str) -> None:
 
 
 def _dissect(command: DissectCommand, line: str) -> None:
-    from advlens.auditing import dissect
+    from advlens.auditing import dissect, rehearsed_dissection
     from advlens.distributed import local_device
 
     if command.common.dry_run:
-        _plan(command, [_load(spec, command.data, command.settings) for spec in command.model])
+        subjects = rehearsed_dissection(command.model, command.data, command.settings)
+        _plan(command, [(subject.classifier, subject.data) for subject in subjects])
         return
     with _joined(command, local_device(command.settings.device)) as processes:
         report = dissect(
@@ -269,14 +270,17 @@ def _attack(command: AttackCommand, line: str) -> None:
 
 
 def _train(command: TrainCommand, line: str) -> None:
+    from advlens.distributed import Processes
     from advlens.models.classifier import device_of
+    from advlens.training.loop import Loop
     from advlens.workflows.training import load_classifier, load_images, make_training, train
 
     settings = command.settings
-    make_training(settings)  # incompatible settings are refused before anything is loaded
+    training = make_training(settings)  # incompatible settings are refused before loading anything
     classifier = load_classifier(command.model, settings)
     data, test = load_images(command.data, classifier)
     if command.common.dry_run:
+        Loop(training, classifier, data, command.out, say, Processes(), None)  # checks them all
         _plan(command, [(classifier, data), (classifier, test)])
         return
     with _joined(command, device_of(classifier)) as processes:
@@ -300,13 +304,13 @@ def _train(command: TrainCommand, line: str) -> None:
 
 
 def _prune(command: PruneCommand, line: str) -> None:
-    from advlens.workflows.pruning import prune_and_audit, variants
+    from advlens.workflows.pruning import planned, prune_and_audit
 
     settings = command.settings
     if command.common.dry_run:
-        loaded = [_load(spec, command.data, settings) for spec in command.model]
-        _plan(command, loaded)
-        for one in variants(command.model, [classifier for classifier, _ in loaded], settings):
+        wholes, plan, sets = planned(command.model, command.data, settings)
+        _plan(command, [(whole, sets[whole.name][1]) for whole in wholes])
+        for one in plan:
             say(f"# {one.label} is fine-tuned by the recipe {one.recipe}")
         return
     say(prune_and_audit(command.model, command.data, command.out, settings=settings, command=line))

@@ -134,12 +134,16 @@ class Training:
             if processes.first:
                 stack.enter_context(locked(out))
             loop = Loop(self, classifier, data, out, report, processes, on_epoch)
+            loop.images = TrainingImages(data, loop.network.device, shown=processes.first)
             # from here on there is something to save before the process may end
             return loop.train(stack.enter_context(remembered_signals()))
 
 
 class Loop:
-    """A training under way; `Training` explains the arguments."""
+    """A training under way; `Training` explains the arguments, which are checked at once."""
+
+    images: TrainingImages
+    """Those of `data`, which may take a while to read."""
 
     def __init__(
         self,
@@ -174,11 +178,11 @@ class Loop:
             channels_last=settings.channels_last,
             compiled=settings.compile,
         )
+        data.fitted(classifier.name, self.network.shape)
         for note in self.network.notes:
             report(note)
         optimizer = make_optimizer(settings, self.network.parameters)
         self.ids, self.held_out = split(data, settings.validation, seed=settings.seed)
-        self.images = TrainingImages(data, device, shown=processes.first)
         steps_per_epoch = math.ceil(len(self.ids) / settings.batch_size)
         average = classifier.state_dict() if settings.average is not None else {}
         self.state = State(

@@ -26,6 +26,7 @@ class LiveNetwork:
         compiled: whether to run it through torch.compile.
 
     Attributes:
+        shape: that of its output for one image.
         parameters: what is trained.
         notes: what a user should know of the prepared copy, in sentences.
     """
@@ -44,7 +45,7 @@ class LiveNetwork:
         self._classifier = classifier
         dtype = torch.bfloat16 if precision == "bf16" else None
         self._prepared = prepare(classifier, images, dtype=dtype)
-        self.notes = self._prepared.notes
+        self.notes, self.shape = self._prepared.notes, self._prepared.shape
         self._layout = torch.contiguous_format
         if channels_last and self._prepared.channels_last and not _is_corrupted(classifier):
             self._layout = torch.channels_last

@@ -61,15 +61,7 @@ def prune_and_audit(
         SettingsError: a model has no weights or no recipe, or two have one name.
         AdvlensError: as in `prune`, training and the audit; finished work is kept.
     """
-    wholes = [
-        load_model(spec, seed=settings.seed, ignore_keys=settings.ignore_keys, head=settings.head)
-        for spec in models
-    ]
-    plan = variants(models, wholes, settings)
-    for one in plan:
-        kept_channels(one.whole, one.sparsity)
-        make_training(one.training(settings))
-    sets = {whole.name: images(data, whole, settings) for whole in wholes}
+    wholes, plan, sets = planned(models, data, settings)
     with locked(out):
         Run(out, _identity(plan, settings))  # refuses the folder of another run
         for number, one in enumerate(plan, start=1):
@@ -97,6 +89,26 @@ def prune_and_audit(
         write_text(out / "pruning.md", text)
     report(f"\n{text}")
     return out / "pruning.md"
+
+
+def planned(
+    models: Sequence[str], data: str, settings: PruneSettings
+) -> tuple[list[Classifier], "list[Variant]", dict[str, tuple[ImageData, ImageData]]]:
+    """The models, what is made of them, and the images of each for fine-tuning and the audit.
+
+    Raises:
+        AdvlensError: as `prune_and_audit` before it computes anything.
+    """
+    wholes = [
+        load_model(spec, seed=settings.seed, ignore_keys=settings.ignore_keys, head=settings.head)
+        for spec in models
+    ]
+    plan = variants(models, wholes, settings)
+    for one in plan:
+        kept_channels(one.whole, one.sparsity)
+        make_training(one.training(settings))
+    sets = {whole.name: images(data, whole, settings) for whole in wholes}
+    return wholes, plan, sets
 
 
 @dataclass(frozen=True, kw_only=True)
