@@ -1,6 +1,8 @@
 """Datasets, tables and functions of users as image sets."""
 
 import itertools
+import json
+import struct
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -144,6 +146,63 @@ def test_a_function_gives_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
     for spec in ("lab_of_tests:none", "fold:none"):
         with pytest.raises(DataError, match=r"none.*must name a function|perhaps you meant folder"):
             load_data(spec)
+
+
+def idx(values: torch.Tensor) -> bytes:
+    """A file of MNIST: its magic number, its sides, its bytes."""
+    return struct.pack(f">{1 + values.ndim}I", 0x800 + values.ndim, *values.shape) + bytes(
+        values.flatten().tolist()
+    )
+
+
+def as_mnist(folder: Path) -> None:
+    for part, shift in (("t10k", 0), ("train", 1)):
+        raw = folder / "MNIST" / "raw" / part
+        write(raw.with_name(f"{part}-images-idx3-ubyte"), idx(RGB[:, 0] + shift))
+        write(raw.with_name(f"{part}-labels-idx1-ubyte"), idx(torch.tensor([3, 1, 4, 1]) + shift))
+
+
+def as_food101(folder: Path) -> None:
+    food = folder / "food-101"
+    for part, names in (("test", "1 2"), ("train", "3")):
+        listed = {kind: [f"{kind}/{name}" for name in names.split()] for kind in ("pie", "egg")}
+        write(food / "meta" / f"{part}.json", json.dumps(listed).encode())
+        for name in (*listed["pie"], *listed["egg"]):
+            write(food / "images" / f"{name}.jpg", jpeg(sum(name.encode()), 12, 10))
+
+
+TORCHVISION = {  # how it lies, its test labels, its training labels, some of its classes
+    "MNIST": (as_mnist, [3, 1, 4, 1], [4, 2, 5, 2], ("0 - zero", "1 - one")),
+    "Food101": (as_food101, [1, 1, 0, 0], [1, 0], ("egg", "pie")),
+}
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_datasets_of_torchvision(tmp_path: Path, name: str) -> None:
+    make, tested, trained, classes = TORCHVISION[name]
+    make(tmp_path)
+    data = load_data(f"torchvision:{name}@{tmp_path}", transform=SMALL)
+    assert (data.labels.tolist(), data.classes[:2]) == (tested, classes)
+    training = load_data(f"torchvision:{name}@{tmp_path}", split="train", transform=SMALL)
+    assert training.labels.tolist() == trained
+    expected = RGB[1] if name == "MNIST" else None
+    if name == "Food101":
+        expected = read_image(tmp_path / "food-101" / "images" / "pie" / "2.jpg", SMALL)
+    assert torch.equal(data.images([1])[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "message"),
+    [
+        ("Food1001@{}", SettingsError, "perhaps you meant Food101"),
+        ("Food101", SettingsError, "@DIR"),
+        ("Food101@{}/none", DataError, "cannot open torchvision's Food101 in .*download=True"),
+        ("EMNIST@{}", DataError, "split"),
+    ],
+)
+def test_what_torchvision_cannot_open(tmp_path: Path, spec: str, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        load_data(f"torchvision:{spec.format(tmp_path)}")
 
 
 ROWS = [("a/1.jpg", "cat", "dog"), ("2.jpg", "dog", "ox"), ("a/1.jpg", "ox", "cat")]

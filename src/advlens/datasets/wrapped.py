@@ -26,6 +26,8 @@ from advlens.words import perhaps
 
 REPEATED = 4
 """Images that are read twice at first, to find random transforms."""
+LISTS = ("targets", "labels", "_labels")
+"""Attributes of torchvision's datasets, one of which lists the labels."""
 ITEM = "each item must be a pair (image, label)"
 
 
@@ -35,8 +37,8 @@ class DatasetData(ImageData):
     Images are PIL's, which are resized and cropped as files are, or tensors 3×H×W or 1×H×W, uint8
     or float in [0, 1], all of one size, which are taken as they are: floats are rounded to 8 bits.
     Class names are those of its attribute `classes`; without it, labels are the numbers of the
-    model's outputs. Labels come from its attribute `targets`, or from reading every item once;
-    whenever an image is read, its label is compared. Items are read one at a time.
+    model's outputs. Labels come from its attribute `targets` or `labels`, or from reading every
+    item once; whenever an image is read, its label is compared. Items are read one at a time.
 
     Args:
         dataset: the Dataset.
@@ -124,7 +126,8 @@ class DatasetData(ImageData):
 
     def _targets(self, count: int) -> list[int] | None:
         """The labels that the dataset lists, if these are what its items have."""
-        given = getattr(self.dataset, "targets", None)
+        lists = (getattr(self.dataset, name, None) for name in LISTS)
+        given = next((each for each in lists if each is not None), None)
         if given is None or getattr(self.dataset, "target_transform", None) is not None:
             return None
         try:

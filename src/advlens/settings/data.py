@@ -17,6 +17,7 @@ DATA = {
     "small-imagenet": "DIR",
     "small-imagenet-test": "DIR",
     "broden": "DIR",
+    "torchvision": "NAME@DIR",
     "csv": "FILE",
     "parquet": "FILE",
 }
@@ -51,9 +52,13 @@ def check_data(spec: str) -> None:
         SettingsError: it is so.
     """
     kind, place = parse_data(spec)
-    path = Path(place).expanduser()
-    if DATA.get(kind) == "DIR":
+    form = DATA.get(kind)
+    name, at, folder = place.partition("@") if form == "NAME@DIR" else ("", "", place)
+    if form == "NAME@DIR" and not at:
+        raise SettingsError(f"data {spec} names no folder; give it behind an @: {kind}:{name}@DIR")
+    path = Path(folder).expanduser()
+    if form in ("DIR", "NAME@DIR"):
         mend = "a folder, laid out as docs/data.md shows"
         check_path(f"data {spec} names the folder", path, "folder", mend)
-    elif DATA.get(kind) == "FILE":
+    elif form == "FILE":
         check_path(f"data {spec} names the file", path, "file")
