@@ -12,7 +12,8 @@ from torch import nn
 from advlens import L2, AuditSettings, DataError, Linf, ModelError, RunError, SettingsError
 from advlens.attacks import Attack, Fgsm, LeastLikely
 from advlens.auditing import audit, dissect, passes, rehearsed
-from advlens.auditing.subjects import Subject, distinguish
+from advlens.auditing.naming import distinguish
+from advlens.auditing.subjects import Subject
 from advlens.datasets import ArrayData
 from advlens.files import locked
 from advlens.intervals import wilson

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import advlens
@@ -19,19 +20,22 @@ from advlens import (
     Classifier,
     DataError,
     DissectSettings,
+    Linf,
     ModelError,
     NumericError,
+    Pgd,
     RunError,
 )
 from advlens.auditing import audit, dissect, rehearsed
 from advlens.auditing.choices import audit_stages
 from advlens.auditing.needs import lacking
 from advlens.auditing.subjects import Subject
-from advlens.datasets import ArrayData, load_data
+from advlens.datasets import ArrayData, Transform, load_data
 from advlens.plugins import STAGES
 from advlens.prepared import prepare
 from advlens.runs.folder import read_json
 from advlens.wordnet import similarity_matrix
+from advlens.workflows.attacked import store_attack
 from small_runs import CLASSES, SYNSETS, Rounded, audited, convolution, noise, rows, small
 from tiny_broden import write_tiny_broden
 
@@ -223,6 +227,35 @@ def test_a_rehearsal_refuses_and_tells_what_the_audit_would():
     with pytest.raises(ModelError, match=r"^the stage neurons cannot run on flat: it has no units"):
         rehearsed(pair()[0], images(), named)
     assert not [text for text in other.warnings if "audited without" in text]
+
+
+def test_images_without_labels_have_what_needs_none(tmp_path):
+    model, data = small(whole, synsets=SYNSETS), images()
+    for number, pixels in enumerate(data.pixels):
+        file = tmp_path / "photos" / str(number % 2) / f"{number:02}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file)
+    spec = f"images:{tmp_path / 'photos'}"
+    (subject,), _ = rehearsed([model], spec, SETTINGS)
+    order = [*range(0, 24, 2), *range(1, 24, 2)]
+    assert torch.equal(subject.data.images(range(24)), data.pixels[order])
+    with torch.no_grad():
+        predicted = model(data.pixels[order] / 255).argmax(dim=1)
+    assert torch.equal(subject.data.labels, predicted)
+    run = audited([model], spec, tmp_path / "run", settings=SETTINGS)
+    done = {stage["stage"] for stage in read_json(run / "run.json")["stages"]}
+    assert done == {"attribution", "visualization", "inversion"}
+    warned = " ".join(read_json(run / "run.json")["warnings"])
+    assert all(name in warned for name in ("accuracy", "sweep", "neurons", "generation"))
+    target = dataclasses.replace(SETTINGS, target="cat", stages=("accuracy",))
+    for settings in (dataclasses.replace(SETTINGS, stages=("accuracy",)), target):
+        with pytest.raises(DataError, match="has no labels"):
+            rehearsed([model], spec, settings)
+    few = load_data(spec, transform=Transform(size=12, resize=12)).part(range(6))
+    attack = Pgd(threat=Linf(epsilon=0.1), steps=2)
+    success, _ = store_attack(model, few, attack, tmp_path / "attacked")
+    changed = attack.outcomes(model, data.pixels[order[:6]] / 255, predicted[:6])
+    assert success.hits == (changed.argmax(dim=1) != predicted[:6]).sum()
 
 
 def shaped(height: int = 12, width: int = 12) -> ArrayData:

@@ -15,12 +15,13 @@ from advlens.auditing.choices import audit_stages, check_units, dissect_stages
 from advlens.auditing.course import Course
 from advlens.auditing.differences import compared
 from advlens.auditing.forecasting import forecast
+from advlens.auditing.naming import distinguish
 from advlens.auditing.opening import check_expected, looked_at, warn
 from advlens.auditing.passes import finished, run_stages
 from advlens.auditing.quick import chosen_before, fitting, shortened
 from advlens.auditing.record import Settings, identity, record, training_tables
 from advlens.auditing.stage import Stage
-from advlens.auditing.subjects import ImageCheck, Subject, distinguish, labeled_subject, opened
+from advlens.auditing.subjects import ImageCheck, Subject, labeled_subject, opened
 from advlens.datasets import BrodenData, ImageData, Transform, load_data
 from advlens.distributed import Processes, local_device
 from advlens.errors import RunError, SettingsError

@@ -5,6 +5,7 @@ import torch
 from advlens.auditing.reals import Reals
 from advlens.auditing.stage import Need
 from advlens.auditing.subjects import Subject
+from advlens.datasets.base import UNLABELED
 from advlens.errors import AdvlensError, DataError, ModelError
 from advlens.settings import AuditSettings, DissectSettings
 
@@ -16,6 +17,8 @@ def lacking(
     subject: Subject, need: Need, settings: AuditSettings | DissectSettings
 ) -> AdvlensError | None:
     """Why the model or its data lack what is needed; None if they have it."""
+    if need == "labels":
+        return None if subject.data.labeled else DataError(f"{subject.data.name} {UNLABELED}")
     if need == "synsets":
         return None if subject.data.synsets is not None else DataError(subject.unnamed)
     if need == "units":

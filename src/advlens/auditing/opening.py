@@ -10,8 +10,8 @@ from torch import Tensor
 
 from advlens.arrays import Images, Labels, Logits
 from advlens.auditing.mistakes import FEWEST, FirstNorm, Seen, mistakes
+from advlens.auditing.needs import lacking
 from advlens.auditing.subjects import Subject
-from advlens.datasets import BrodenData
 from advlens.distributed import Processes
 from advlens.errors import ModelError, NumericError, SettingsError
 from advlens.evaluation import Accuracy
@@ -44,7 +44,7 @@ def looked_at(subject: Subject, batch_size: int, seed: int) -> list[str]:
     """
     data, name = subject.data, subject.classifier.name
     some = data.subset(min(IMAGES, len(data)), seed=seed)
-    labels = None if isinstance(data, BrodenData) else some.labels
+    labels = some.labels if data.labeled else None
     batches = some.batches(batch_size, device=subject.prepared.device)
     with torch.no_grad(), untouched(subject.classifier):
         watched = _Watched(subject.classifier, subject.prepared)
@@ -67,6 +67,9 @@ def check_expected(
     expected = settings.expect_accuracy
     if not expected:
         return
+    for subject in subjects:
+        if (lack := lacking(subject, "labels", settings)) is not None:
+            raise type(lack)(f"expect_accuracy cannot be checked: {lack}")
     if len(expected) not in (1, len(subjects)):
         raise SettingsError(
             f"expect_accuracy has {len(expected)} values for {len(subjects)} models; give one for "

@@ -20,10 +20,10 @@ from advlens.prepared import Prepared
 from advlens.progress import Progress
 from advlens.runs.folder import Run, Tables
 
-Need = Literal["synsets", "units", "representation", "gradients", "pairs"]
-"""What a stage may need and some models or data sets lack, such as WordNet ids of the classes
-(synsets), layers of units, a last linear layer (representation), a gradient at the pixels, or a
-class of images to fit a Gaussian to, and others to compare with (pairs)."""
+Need = Literal["labels", "synsets", "units", "representation", "gradients", "pairs"]
+"""What a stage may need and some models or data sets lack, such as the images' own classes (labels)
+and their WordNet ids (synsets), layers of units, a last linear layer (representation), a gradient
+at the pixels, or a class of images to fit a Gaussian to, and others to compare with (pairs)."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from advlens import wordnet
 from advlens.datasets import (
@@ -33,7 +33,7 @@ from advlens.runs.record import without_home
 from advlens.runs.tables import Row
 from advlens.settings import AuditSettings, DissectSettings
 from advlens.settings.numbers import several
-from advlens.words import counted, distinct
+from advlens.words import counted
 
 Data = TypeVar("Data", bound=ImageData)
 
@@ -245,27 +245,18 @@ def labeled_subject(
             "use advlens dissect, or pass them with --concepts beside labeled images"
         )
     if settings.target is not None:
-        whole = data.aligned(classifier.classes, classifier.synsets)
-        data = whole.aimed(settings.target)
-        if len(data) < len(whole):
-            assert data.targets is not None
-            left_out = counted(len(whole) - len(data), "image")
-            aim = data.classes[int(data.targets[0])]
-            subject.warnings.append(
-                f"{left_out} of {aim}, at which attacks aim, are left out of all counts"
-            )
+        data = _aimed(subject, data, settings.target)
     if settings.images is not None:
         data = data.subset(settings.images, seed=settings.seed)
-    data = data.aligned(classifier.classes, classifier.synsets)
-    if data.synsets is None:
-        try:
-            data = _named(data, _synsets(data.classes, settings.synsets))
-        except DataError as error:
-            if settings.synsets is not None:
-                raise
-            subject.unnamed = str(error)
+    if data.labeled:
+        data = _understood(subject, data, settings.synsets)
     if check is not None:
         data = check(subject, data)
+    if not data.labeled:
+        data = predicted(classifier, subject.prepared, data, settings.batch_size)
+        subject.warnings.append(
+            f"{data.name} has no labels: what is shown as one is what {classifier.name} predicts"
+        )
     data = data.fitted(classifier.name, outputs(subject, data, settings))
     subject.data = data
     subject.choose_radii(settings)
@@ -273,6 +264,59 @@ def labeled_subject(
         concepts = subject.labeled(settings.concepts)
         subject.concepts = concepts if check is None else check(subject, concepts)
     return subject
+
+
+def _aimed(subject: Subject, data: ImageData, target: str) -> ImageData:
+    """The images with targets; a warning says which are left out."""
+    whole = data.aligned(subject.classifier.classes, subject.classifier.synsets)
+    data = whole.aimed(target)
+    if len(data) < len(whole):
+        assert data.targets is not None
+        left_out = counted(len(whole) - len(data), "image")
+        aim = data.classes[int(data.targets[0])]
+        subject.warnings.append(
+            f"{left_out} of {aim}, at which attacks aim, are left out of all counts"
+        )
+    return data
+
+
+def _understood(subject: Subject, data: ImageData, table: Path | None) -> ImageData:
+    """The images with labels as the model's outputs, and the WordNet ids of their classes."""
+    data = data.aligned(subject.classifier.classes, subject.classifier.synsets)
+    if data.synsets is None:
+        try:
+            data = _named(data, _synsets(data.classes, table))
+        except DataError as error:
+            if table is not None:
+                raise
+            subject.unnamed = str(error)
+    return data
+
+
+def predicted(
+    classifier: Classifier, prepared: Prepared, data: ImageData, batch_size: int
+) -> ImageData:
+    """Images without labels, with the classes that a model predicts in their place.
+
+    Raises:
+        ModelError: the model fails on the images, or does not return a row of logits for each.
+    """
+    guesses = list[Tensor]()
+    for batch in data.batches(batch_size, device=prepared.device):
+        prepared.check(batch.images)
+        if len(prepared.shape) != 1:
+            raise ModelError(
+                f"{classifier.name} returns {prepared.shape} for one image, not its logits"
+            )
+        with torch.no_grad():
+            guesses.append(prepared(batch.images).argmax(dim=1).cpu())
+    return DataView(
+        data,
+        positions=torch.arange(len(data)),
+        labels=torch.cat(guesses),
+        classes=classifier.classes or [str(number) for number in range(prepared.shape[0])],
+        synsets=classifier.synsets,
+    )
 
 
 def outputs(
@@ -306,7 +350,12 @@ def _smaller(subject: Subject, data: ImageData) -> str:
 def _named(data: ImageData, synsets: tuple[str, ...]) -> ImageData:
     everything = torch.arange(len(data))
     return DataView(
-        data, positions=everything, labels=data.labels, classes=data.classes, synsets=synsets
+        data,
+        positions=everything,
+        labels=data.labels,
+        targets=data.targets,
+        classes=data.classes,
+        synsets=synsets,
     )
 
 
@@ -329,27 +378,3 @@ def _synsets(classes: Sequence[str], table: Path | None) -> tuple[str, ...]:
     for wnid in known.values():
         wordnet.lemmas(wnid)  # refuses what is not a WordNet 3.0 noun
     return tuple(known[name] for name in classes)
-
-
-def distinguish(subjects: Sequence[Subject]) -> None:
-    """Rename models that share a name: by network, by a folder of their weights, or by number.
-
-    Those in runs/a/weights.pt and runs/b/weights.pt become "a" and "b".
-    """
-    names = [subject.classifier.name for subject in subjects]
-    for name in {name for name in names if names.count(name) > 1}:
-        same = [place for place, each in enumerate(names) if each == name]
-        for other in zip(*(_other_names(subjects[place].spec) for place in same), strict=False):
-            if len({*other}) == len(same):
-                for place, each in zip(same, other, strict=True):
-                    names[place] = each
-                break
-    for subject, name in zip(subjects, distinct(names), strict=True):
-        subject.classifier.name = name
-
-
-def _other_names(spec: str) -> list[str]:
-    """The network of a specification, and the folders of its weights, nearest first."""
-    network, _, weights = spec.partition("@")
-    parents = Path(weights).absolute().parents if weights else ()
-    return [network, *(parent.name for parent in parents if parent.name)]

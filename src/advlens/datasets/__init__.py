@@ -19,7 +19,7 @@ from advlens.datasets.broden import (
 from advlens.datasets.checking import readable
 from advlens.datasets.cifar10 import fetch_cifar10, load_cifar10
 from advlens.datasets.decoding import read_image, read_rgb
-from advlens.datasets.folder import PARTS, FolderData, class_folders, parts
+from advlens.datasets.folder import PARTS, FolderData, UnlabeledData, class_folders, parts
 from advlens.datasets.imagenet import load_imagenet, load_imagenet_v2
 from advlens.datasets.libraries import load_torchvision
 from advlens.datasets.memory import ArrayData
@@ -85,12 +85,13 @@ FILES: dict[str, Callable[[Path, Literal["test", "train"], Transform], ImageData
     "small-imagenet": load_small_imagenet,
     "small-imagenet-test": load_small_imagenet_test,
     "broden": load_broden,
+    "images": UnlabeledData,
     "torchvision": load_torchvision,
     "csv": load_csv,
     "parquet": load_parquet,
 }
 """The loader of each kind of data in files."""
-TEST_ONLY = ("sample", "imagenet-v2", "csv", "parquet", "")
+TEST_ONLY = ("sample", "images", "imagenet-v2", "csv", "parquet", "")
 """Kinds that hold no training images; a user's function is the last one."""
 TRAINING = {
     "cifar10": [
@@ -118,6 +119,7 @@ def load_data(
             `small-imagenet:DIR`, or `small-imagenet-test:DIR` for the test images of its paper;
             `folder:DIR`, with a folder for each class; `exact:DIR`, the same with images that are
             taken pixel for pixel and must have the model's size, such as stored attacks;
+            `images:DIR`, all images below a folder, without labels;
             `torchvision:NAME@DIR`, a dataset of torchvision in its folder;
             `csv:FILE` or `parquet:FILE`, a table with the columns path, label and perhaps target;
             `broden:DIR` for images with labels for every pixel; `package.module:factory` for a

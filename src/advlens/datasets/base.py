@@ -27,6 +27,8 @@ from advlens.errors import DataError, SettingsError
 Stream = Generator[UInt8[Tensor, "n 3 h w"], None, None]
 """Batches of images on the CPU, 0 to 255; closing it stops the threads that work for it."""
 
+UNLABELED = "has no labels; give each image its class, as in folder:DIR or csv:FILE"
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -56,6 +58,8 @@ class ImageData(ABC):
 
     open_training: Callable[[], "ImageData"] | None = None
     """Opens the training images that belong to these test images; `load_data` sets it."""
+    labeled = True
+    """Whether the labels mean anything; without them, they are 0 or what a model predicts."""
     numbered = False
     """Whether the classes have no names: a label is the number of a model's output."""
     targets: Labels | None = None
@@ -279,8 +283,11 @@ class ImageData(ABC):
             synsets: the WordNet ids of the model's classes, by output.
 
         Raises:
-            DataError: the model lacks a class of the data, or has two with the same name.
+            DataError: the model lacks a class of the data, or has two with the same name; or the
+                data have no labels.
         """
+        if not self.labeled:
+            raise DataError(f"{self.name} {UNLABELED}")
         known = classes and tuple(classes), synsets and tuple(synsets)
         if known in ((None, None), (self.classes, self.synsets)):
             return self
@@ -339,7 +346,8 @@ class DataView(ImageData):
         # not checked again: a model may have two classes with one name, a view may be empty
         self.name = data.name
         self.classes = data.classes if classes is None else tuple(classes)
-        self.synsets, self.numbered = data.synsets, data.numbered and classes is None
+        self.labeled, self.numbered = data.labeled, data.numbered and classes is None
+        self.synsets = data.synsets
         if classes is not None:
             self.synsets = None if synsets is None else tuple(synsets)
         self.labels, self.targets = labels, targets

@@ -61,6 +61,32 @@ class FolderData(FileData):
         )
 
 
+class UnlabeledData(FileData):
+    """All images below a folder, at any depth, sorted by path, without labels.
+
+    They have one class, "unlabeled", until a model predicts others.
+
+    Raises:
+        DataError: there are none, or a file is not an image.
+    """
+
+    def __init__(self, folder: Path, split: Literal["test", "train"], transform: Transform) -> None:
+        top = Path(os.path.realpath(folder))
+        files = sorted(image_files(top, ".", top))
+        if not files:
+            raise DataError(f"{folder} holds no images; give a folder with some, at any depth")
+        super().__init__(
+            top,
+            files,
+            transform=transform,
+            name=f"folder {top.name}",
+            classes=("unlabeled",),
+            synsets=None,
+            labels=torch.zeros(len(files), dtype=torch.int64),
+        )
+        self.labeled = False
+
+
 def labeled_files(root: Path, folders: Sequence[str], top: Path) -> tuple[list[str], list[int]]:
     """The sorted images of each of some folders, and the position of their folder among them.
 
@@ -125,7 +151,7 @@ def image_files(root: Path, folder: str, top: Path) -> Iterator[str]:
     while pending:
         folder = pending.pop()
         for entry in listing(root / folder):
-            relative = f"{folder}/{entry.name}"
+            relative = entry.name if folder == "." else f"{folder}/{entry.name}"
             if IGNORED.fullmatch(entry.name):
                 continue
             if entry.is_symlink():
@@ -137,8 +163,8 @@ def image_files(root: Path, folder: str, top: Path) -> Iterator[str]:
                 yield relative
             else:
                 raise DataError(
-                    f"{root / relative} is not an image file ({', '.join(SUFFIXES)}); remove it "
-                    "from the class folder"
+                    f"{root / relative} is not an image file ({', '.join(SUFFIXES)}); put it "
+                    "elsewhere"
                 )
 
 

@@ -17,6 +17,7 @@ DATA = {
     "small-imagenet": "DIR",
     "small-imagenet-test": "DIR",
     "broden": "DIR",
+    "images": "DIR",
     "torchvision": "NAME@DIR",
     "csv": "FILE",
     "parquet": "FILE",

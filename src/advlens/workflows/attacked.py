@@ -29,6 +29,7 @@ from advlens.attacks import (
 )
 from advlens.attacks.adam import CALIBRATION
 from advlens.attacks.threat import L2, Linf
+from advlens.auditing.subjects import predicted
 from advlens.datasets import ImageData, read_rgb
 from advlens.distributed import Processes
 from advlens.errors import DataError
@@ -42,6 +43,9 @@ from advlens.runs.folder import ABOUT, Run, fingerprint, open_run, write_csv, wr
 from advlens.runs.tables import Row
 from advlens.settings import AttackSettings
 from advlens.words import counted
+
+PREDICTED = 128
+"""Images at a time whose classes are predicted, where they have none."""
 
 
 @dataclass(frozen=True)
@@ -185,11 +189,14 @@ def planned(
         AdvlensError: the model fails on the images, or lacks classes; or a class name cannot be a
             folder name.
     """
-    aligned = data.aligned(classifier.classes, classifier.synsets)
+    if data.labeled:
+        aligned = data.aligned(classifier.classes, classifier.synsets)
+    else:
+        aligned = predicted(classifier, prepared, data, PREDICTED)
     (first,) = aligned.batches(CHECKED, range(min(CHECKED, len(data))), device=prepared.device)
     prepared.check(first.images)
     aligned = aligned.fitted(classifier.name, prepared.shape)
-    named = aligned if data.numbered else data
+    named = aligned if data.numbered or not data.labeled else data
     return aligned, [_file(Path(out) / "images", named, i) for i in range(len(data))]
 
 

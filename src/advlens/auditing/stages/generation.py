@@ -60,7 +60,7 @@ class GenerationStage:
     seed: int = 0
     name: str = "generation"
     records: bool = False
-    needs: tuple[Need, ...] = ("gradients", "pairs")
+    needs: tuple[Need, ...] = ("labels", "gradients", "pairs")
 
     def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
         return data, ()  # real images are read once for all models

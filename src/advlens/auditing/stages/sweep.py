@@ -46,7 +46,7 @@ class SweepStage:
     draws: int = 1
     name: str = "sweep"
     records: bool = False
-    needs: tuple[Need, ...] = ()
+    needs: tuple[Need, ...] = ("labels",)
 
     def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
         return data, data.subset(min(self.count, len(data)), seed=self.seed).positions.tolist()

@@ -57,6 +57,8 @@ class BrodenData(ImageData):
         DataError: a table, or a file that it names, is missing, damaged, or outside the folder.
     """
 
+    labeled = False
+
     def __init__(self, folder: Path, *, size: int | None = None) -> None:
         self.root = Path(os.path.realpath(folder))
         layout = read_layout(self.root)

@@ -45,7 +45,7 @@ class AccuracyStage:
     shown: int = 4
     name: str = "accuracy"
     records: bool = False
-    needs: tuple[Need, ...] = ()
+    needs: tuple[Need, ...] = ("labels",)
 
     def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
         return data, range(len(data))

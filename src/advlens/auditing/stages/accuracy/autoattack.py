@@ -36,7 +36,7 @@ class AutoAttackStage:
     seed: int = 0
     name: str = "autoattack"
     records: bool = False
-    needs: tuple[Need, ...] = ()
+    needs: tuple[Need, ...] = ("labels",)
 
     def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
         return data, ()  # see _Rounds.update

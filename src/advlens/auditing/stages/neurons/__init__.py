@@ -73,7 +73,7 @@ class NeuronStage:
     seed: int = 0
     name: str = "neurons"
     records: bool = True
-    needs: tuple[Need, ...] = ("units",)
+    needs: tuple[Need, ...] = ("labels", "units")
 
     def images(self, data: ImageData) -> tuple[ImageData, Sequence[int]]:
         return data, range(len(data))
