@@ -22,10 +22,11 @@ def log_odds(logits: Logits, labels: Labels) -> PerImage:
     Raises:
         ModelError: there is only one class.
     """
-    if logits.shape[1] == 1 and len(logits):
+    if len(logits) and (logits.ndim == 1 or logits.shape[1] == 1):
         raise ModelError(
             "the model returns one logit for each image, which is right whatever the image is; "
-            "give it one logit for each of at least two classes"
+            "give it one logit for each of at least two classes, or to advlens.Classifier, which "
+            "takes one logit as that of the second of two classes"
         )
     label = labels.unsqueeze(1)
     others = logits.scatter(1, label, -torch.inf)

@@ -5,10 +5,13 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from advlens import L2, Pgd
 from advlens.errors import DataError, ModelError
 from advlens.models import Classifier, check_images
+from advlens.prepared import prepare
 
 build = partial(Classifier, nn.Identity(), name="c")
 ZEROS, ONES = (0, 0, 0), (1, 1, 1)
@@ -84,3 +87,56 @@ def test_class_names_and_synsets():
     assert build().classes is None
     with pytest.raises(DataError, match="n99999999"):
         build(synsets=("n99999999", "n02084071"))
+
+
+def network(channels: int, outputs: int) -> nn.Sequential:
+    torch.manual_seed(channels)
+    layers = [nn.Conv2d(channels, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4, outputs)).eval()
+
+
+def test_a_network_of_one_channel_sees_the_luminance_of_pillow():
+    images = (torch.rand(2, 3, 8, 8) * 255).round() / 255
+    gray = Classifier(network(1, 3), name="gray").eval()
+    assert gray.mean.shape == (1, 1, 1)
+    shifted = Classifier(network(1, 3), name="gray", mean=(0.5,), std=(0.25,)).eval()
+    for number, image in enumerate(images):
+        pixels = (image * 255).byte().permute(1, 2, 0).numpy()
+        seen = torch.from_numpy(np.asarray(Image.fromarray(pixels).convert("L")) / 255).float()
+        close = {"rtol": 0, "atol": 0.6 / 255}  # Pillow rounds
+        torch.testing.assert_close(gray.normalized(images)[number, 0], seen, **close)
+        torch.testing.assert_close(shifted.normalized(images)[number, 0] / 4 + 0.5, seen, **close)
+    for classifier in (gray, shifted):
+        expected = classifier.network(classifier.normalized(images))
+        copied = prepare(classifier, images)
+        assert copied.folded
+        torch.testing.assert_close(copied(images), expected.detach(), rtol=1e-4, atol=1e-5)
+    assert Classifier(network(1, 3), name="gray", std=(1, 1, 2)).mean.flatten().tolist() == [
+        0,
+        0,
+        0,
+    ]
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_one_logit_is_that_of_the_second_of_two_classes(flat):
+    one, two = network(3, 1), network(3, 2)
+    with torch.no_grad():  # the same network, with the logits 0 and z
+        two[:-1].load_state_dict(one[:-1].state_dict())
+        for mine, single in zip(two[-1].parameters(), one[-1].parameters(), strict=True):
+            mine.copy_(torch.cat([torch.zeros_like(single), single]))
+    if flat:
+        one.append(nn.Flatten(0))
+    images, labels = torch.rand(6, 3, 8, 8), torch.arange(6) % 2
+    binary, plain = (Classifier(each, name="c").eval() for each in (one, two))
+    torch.testing.assert_close(binary(images), plain(images))
+    shares = torch.sigmoid(one(images).flatten())
+    torch.testing.assert_close(binary(images).softmax(dim=1)[:, 1], shares)
+    attack = Pgd(threat=L2(epsilon=0.5), steps=3)
+    torch.testing.assert_close(attack(binary, images, labels), attack(plain, images, labels))
+    copied = prepare(binary, images)
+    assert copied.traced
+    assert copied.shape == (2,)
+    assert "second of two classes" in " ".join(copied.notes)
+    with pytest.raises(ModelError, match=r"advlens\.Classifier"):
+        attack(one, images, 0 * labels)

@@ -127,7 +127,7 @@ class _Watched:
             if logits.ndim != 2:
                 return None
             outputs.append(logits.cpu())
-            self.pixels.update((images - self.classifier.mean) / self.classifier.std)
+            self.pixels.update(self.classifier.normalized(images))
             heard = heard and self._sent(images)
         return Seen(
             logits=torch.cat(outputs),

@@ -1,11 +1,13 @@
 """The output of `advlens models`: what it shows of a model, and of weights that it converts."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import nn
 
-from advlens.errors import ModelError
+from advlens.errors import AdvlensError, ModelError
 from advlens.models import Classifier, convert_model, load_model
 from advlens.prepared import prepare
 from advlens.prepared.reading import last_linear
@@ -34,14 +36,15 @@ def show_model(spec: str, *, ignore_keys: Sequence[str] = ()) -> str:
     }
     rows = [f"{key:<15}{value}" for key, value in lines.items()]
     prepared = prepare(classifier)
+    if not prepared.traced:  # hidden units are found as it runs
+        with contextlib.suppress(AdvlensError):
+            size = classifier.image_size
+            prepared.check(torch.rand(2, 3, size, size))
     for layer, units in prepared.layers.items():
         hidden = isinstance(classifier.network.get_submodule(layer), nn.Linear)
         kind = "hidden units of an MLP" if hidden else "channels of a convolution"
         rows.append(f"{'layer':<15}{layer}, {units} units: {kind}")
-    if not prepared.folded:
-        rows.append(
-            f"{'note':<15}this model cannot be traced: units are the positive parts of convolutions"
-        )
+    rows += [f"{'note':<15}{note}" for note in prepared.notes]
     return "\n".join(rows)
 
 

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from advlens.arrays import Images, Logits
 from advlens.errors import DataError, ModelError
-from advlens.models.outputs import logits_of
+from advlens.models.outputs import logits_of, two_logits
 from advlens.wordnet import lemmas
 
 TOLERANCE = 1e-6
+LUMINANCE = (0.299, 0.587, 0.114)
+"""The shares of red, green and blue in a gray value (ITU-R BT.601), as in Pillow."""
 
 
 def check_images(images: Images) -> Images:
@@ -65,13 +67,17 @@ class Classifier(nn.Module):
     """A network with its normalization, class names and WordNet synsets.
 
     `classifier(images)` takes pixels in [0, 1], N×3×H×W, and returns logits N×C of
-    `network((images − mean) / std)`, computed in the network's own precision.
+    `network((images − mean) / std)`, computed in the network's own precision. A network of one
+    channel sees the images' luminance. One logit of an image is that of the second of two classes,
+    and returned as the two logits 0 and z.
 
     Args:
         network: any module from normalized images to logits, or to a mapping, tuple or record with
             logits.
         name: the name in tables and reports.
-        mean, std: mean and standard deviation per channel, on the [0, 1] scale.
+        mean, std: mean and standard deviation per channel, on the [0, 1] scale: three values, or
+            one for a network of one channel (default: 0 and 1, for one channel if the first
+            convolution takes one).
         classes: class names in the order of the logits, if known (default: the synsets' words).
         synsets: their WordNet 3.0 wnids, if known.
         image_size: height and width that the network expects.
@@ -99,8 +105,8 @@ class Classifier(nn.Module):
         network: nn.Module,
         *,
         name: str,
-        mean: Sequence[float] = (0.0, 0.0, 0.0),
-        std: Sequence[float] = (1.0, 1.0, 1.0),
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         classes: Sequence[str] | None = None,
         synsets: Sequence[str] | None = None,
         image_size: int = 224,
@@ -133,10 +139,16 @@ class Classifier(nn.Module):
             )
         self.name = name
         self.network = network
-        precision = precision_of(network)
-        self.register_buffer("mean", torch.zeros(3, 1, 1, dtype=precision), persistent=False)
-        self.register_buffer("std", torch.ones(3, 1, 1, dtype=precision), persistent=False)
-        self.set_normalization(mean, std)
+        channels = _channels(network) if mean is None and std is None else 3
+        for what, value in (("mean", 0.0), ("std", 1.0)):
+            values = torch.full((channels, 1, 1), value, dtype=precision_of(network))
+            self.register_buffer(what, values, persistent=False)
+        if mean is not None or std is not None:
+            given = mean if mean is not None else std
+            count = len(given) if isinstance(given, Sequence) else 3
+            self.set_normalization(
+                (0.0,) * count if mean is None else mean, (1.0,) * count if std is None else std
+            )
         self.synsets = None if synsets is None else tuple(synsets)
         if classes is None and synsets is not None:
             classes = [lemmas(wnid)[0] for wnid in synsets]
@@ -153,23 +165,37 @@ class Classifier(nn.Module):
         """Set the mean and standard deviation per channel, on the [0, 1] scale.
 
         Raises:
-            ModelError: they are not three finite values each, or a standard deviation is not
-                positive.
+            ModelError: they are not three finite values each, or one, or a standard deviation is
+                not positive.
         """
         try:
-            sound = len(mean) == len(std) == 3 and min(std) > 0
+            sound = len(mean) == len(std) in (1, 3) and min(std) > 0
             sound &= all(math.isfinite(value) for value in (*mean, *std))
         except (TypeError, ValueError):  # not sequences, or not of numbers
             sound = False
         if not sound:
             raise ModelError(
-                f"{self.name}: mean and std need three finite values each and std > 0, "
-                f"not {mean} and {std}"
+                f"{self.name}: mean and std need three finite values each, or one for a network "
+                f"of one channel, and std > 0, not {mean} and {std}"
             )
-        self.mean.copy_(torch.tensor(mean).view(3, 1, 1))
-        self.std.copy_(torch.tensor(std).view(3, 1, 1))
+        self.mean = self.mean.new_tensor(mean).view(-1, 1, 1)
+        self.std = self.std.new_tensor(std).view(-1, 1, 1)
+
+    def normalized(self, images: Images) -> Tensor:
+        """What the network takes: of its number of channels, normalized, in its precision."""
+        pixels = images.to(self.mean.dtype)  # the network's precision, not the images'
+        if len(self.mean) == 1:
+            red, green, blue = LUMINANCE
+            pixels = red * pixels[:, :1] + green * pixels[:, 1:2] + blue * pixels[:, 2:]
+        return (pixels - self.mean) / self.std
 
     def forward(self, images: Images) -> Logits:
-        pixels = images.to(self.mean.dtype)  # the network's precision, not the images'
-        logits: Logits = logits_of(self.network((pixels - self.mean) / self.std), self.head)
+        outputs = self.network(self.normalized(images))
+        logits: Logits = two_logits(logits_of(outputs, self.head))
         return logits
+
+
+def _channels(network: nn.Module) -> int:
+    """The number of channels of the images that a network takes, by its first convolution."""
+    first = next((layer for layer in network.modules() if isinstance(layer, nn.Conv2d)), None)
+    return 1 if first is not None and first.in_channels == 1 else 3

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from advlens.errors import ModelError
@@ -23,6 +24,24 @@ def logits_of(output: Any, head: str | None = None) -> Any:
         ModelError: the part does not exist, or holds no tensor.
     """
     return _found(output, head)[0]
+
+
+def two_logits(logits: Any) -> Any:
+    """Logits as they are, but one logit z of an image as the two logits 0 and z.
+
+    These have the probabilities of a sigmoid: z is the second class's log odds against the first.
+    """
+    if isinstance(logits, fx.Proxy):  # the shape is known when the graph runs
+        return logits.tracer.create_proxy("call_function", two_logits, (logits,), {})
+    if not has_one_logit(logits):
+        return logits
+    column = logits.reshape(-1, 1)
+    return torch.cat([torch.zeros_like(column), column], dim=1)
+
+
+def has_one_logit(logits: Tensor) -> bool:
+    """Whether these are one logit for each image, N or N×1."""
+    return logits.ndim == 1 or (logits.ndim == 2 and logits.shape[1] == 1)
 
 
 def head_taken(output: Any, head: str | None = None) -> str | None:

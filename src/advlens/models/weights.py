@@ -372,7 +372,8 @@ def _statistics(path: Path) -> list[list[float]]:
         return []
     try:
         values = [float(word) for word in metadata["mean, std"].split(maxsplit=6)]
-        return [values[:3], values[3:]]
+        half = len(values) // 2  # three channels, or one
+        return [values[:half], values[half:]]
     except ValueError as error:
         raise CheckpointError(
             f"{path}: its metadata hold no mean and std ({shown(str(error), 200)})"

@@ -14,6 +14,7 @@ from advlens.distributed import local_device
 from advlens.errors import ModelError, SettingsError
 from advlens.files import sha256
 from advlens.models.classifier import Classifier
+from advlens.models.huggingface import from_huggingface
 from advlens.models.matching import Matched
 from advlens.models.resnet import CifarResNet
 from advlens.models.sources import (
@@ -58,6 +59,7 @@ _PACKAGED = {
     "cifar10-consistency": "resnet14",
     "cifar10-reference": "resnet20",
 }
+LIBRARIES = {"torchvision": from_torchvision, "timm": from_timm}
 
 
 def load_model(
@@ -75,7 +77,8 @@ def load_model(
             `cifar10-reference`, whose features define distances), a network for 32×32 images
             (`resnet14`, `resnet18`, `resnet20` …), `torchvision:NAME`, `torchvision:NAME.PART` for
             a part that needs no others, such as `alexnet.features`, `timm:NAME`, `places365-NAME`
-            for AlexNet, VGG-16 and ResNets on scenes, or `package.module:factory` for a function
+            for AlexNet, VGG-16 and ResNets on scenes, `hf:NAME` or `hf:DIR` for an image
+            classifier of Hugging Face's transformers, or `package.module:factory` for a function
             without arguments that returns a module from pixels in [0, 1] to logits (or a
             `Classifier`). A `:SIZE` after it sets the height and width of the images. `@FILE` loads
             weights: safetensors, or any torch.save file with a state dict in it. A torchvision or
@@ -126,7 +129,7 @@ def _loaded(spec: str, seed: int, ignore_keys: Sequence[str]) -> tuple[Classifie
     name, _, weights = spec.partition("@")
     name, size = _sized(name)
     kind, _, rest = name.partition(":")
-    foreign = kind in ("torchvision", "timm")
+    foreign = kind in LIBRARIES
     if name in _PACKAGED and weights:
         raise SettingsError(
             f"{name} has its own weights; for others give {_PACKAGED[name]}@{weights}"
@@ -138,8 +141,9 @@ def _loaded(spec: str, seed: int, ignore_keys: Sequence[str]) -> tuple[Classifie
         file = packaged if name in _PACKAGED else file
         state = None if file is None else outline(file, ignore_keys=ignore_keys)
         if foreign:
-            build = from_torchvision if kind == "torchvision" else from_timm
-            classifier = build(rest, default=default, state=state, size=size)
+            classifier = LIBRARIES[kind](rest, default=default, state=state, size=size)
+        elif kind == "hf":
+            classifier = from_huggingface(rest, state=state, size=size)
         elif name.removeprefix("places365-") in PLACES365 and name.startswith("places365-"):
             classifier = from_places365(name.removeprefix("places365-"), state=state, size=size)
         else:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from advlens.arrays import Images
 from advlens.errors import AdvlensError, ModelError, NumericError
 from advlens.models.classifier import Classifier, precision_of
-from advlens.models.outputs import head_taken
+from advlens.models.outputs import has_one_logit, head_taken, logits_of
 from advlens.prepared.forms import FORMS, Copy, Entry, Form, make_copy, model_name, model_origin
 from advlens.prepared.precision import rounded
 from advlens.seeding import seeded
@@ -88,7 +88,7 @@ def try_forms(
         torch.inference_mode(False),
     ):
         entry = Entry(model)
-        first, few, differentiable, head = _first_look(origin, model, images)
+        first, few, differentiable, told = _first_look(origin, model, images)
         whole = len(few) == len(images) > CHECKED
         before = _state(model)
         second = _looked(origin, entry, few, 1, differentiable)
@@ -107,11 +107,7 @@ def try_forms(
                 raise
             except Exception:  # a user's forward can raise anything
                 batch = len(few)
-    if head is not None:
-        notes.append(
-            f"{name} returns several parts; {head} is taken as its logits (choose another with "
-            "--head)"
-        )
+    notes += told
     if not differentiable:
         notes.append(
             f"no gradient flows from what {name} returns to the images, so attacks and "
@@ -192,16 +188,17 @@ def _fastest(
 
 def _first_look(
     name: str, model: nn.Module, images: Images
-) -> tuple[Look, Images, bool, str | None]:
-    """A first pass: the look, its images, whether it has a gradient, and the head."""
-    heads: list[str | None] = []
+) -> tuple[Look, Images, bool, list[str]]:
+    """A first pass: the look, its images, whether it has a gradient, and notes on the output."""
+    told: list[str] = []
+
+    def listen(module: nn.Module, inputs: Any, output: Any) -> None:
+        told[:] = _output_notes(model, output)
+
     network = model.network if isinstance(model, Classifier) else model
-    wanted = model.head if isinstance(model, Classifier) else None
     hook: Any = contextlib.nullcontext()
     if not isinstance(network, torch.jit.ScriptModule):  # it takes no hooks, and returns tensors
-        hook = network.register_forward_hook(
-            lambda module, inputs, output: heads.append(head_taken(output, wanted))
-        )
+        hook = network.register_forward_hook(listen)
     entry, failures = Entry(model), list[Exception]()
     with hook:
         for differentiable in (True, False):  # numpy refuses tensors that require a gradient
@@ -216,8 +213,25 @@ def _first_look(
                 _check_numbers(name, few, look)
                 if differentiable and look.gradient is _NONE:
                     differentiable = False
-                return look, few, differentiable, heads[0] if heads else None
+                return look, few, differentiable, told
     raise ModelError(_fails(name, images, failures[0])) from failures[0]
+
+
+def _output_notes(model: nn.Module, output: Any) -> list[str]:
+    """What is to be said of a network's output."""
+    name, notes = model_name(model), list[str]()
+    wanted = model.head if isinstance(model, Classifier) else None
+    if (head := head_taken(output, wanted)) is not None:
+        notes.append(
+            f"{name} returns several parts; {head} is taken as its logits (choose another with "
+            "--head)"
+        )
+    if isinstance(model, Classifier) and has_one_logit(logits_of(output, wanted)):
+        notes.append(
+            f"{name} returns one logit for each image, which is taken as that of the second of two "
+            "classes"
+        )
+    return notes
 
 
 def _looked(name: str, network: nn.Module, images: Images, seed: int, differentiable: bool) -> Look:
@@ -259,10 +273,11 @@ def _look(network: nn.Module, images: Images, seed: int, differentiable: bool) -
 
 
 def _check_numbers(name: str, images: Images, look: Look) -> None:
-    if look.logits.ndim == 0 or len(look.logits) != len(images):
+    if look.logits.ndim < 2 or len(look.logits) != len(images):
         raise ModelError(
             f"{name} returns {tuple(look.logits.shape)} for {len(images)} images; it must return "
-            "one row of logits for each"
+            "one row of logits for each (in advlens.Classifier, one number is the logit of the "
+            "second of two classes)"
         )
     if look.logits.isnan().any():
         raise NumericError(

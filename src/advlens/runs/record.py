@@ -15,7 +15,7 @@ from advlens.datasets import ImageData
 from advlens.models import Classifier
 from advlens.prepared import Prepared
 
-GUESTS = ("timm", "foolbox", "torchattacks", "captum", "pyautoattack")
+GUESTS = ("timm", "transformers", "foolbox", "torchattacks", "captum", "pyautoattack")
 """Libraries that take part if they are installed."""
 DRIVER = Path("/proc/driver/nvidia/version")
 """Where the driver of NVIDIA's GPUs tells its version on Linux."""
