@@ -13,7 +13,13 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from advlens.consistency import LayerConsistency, class_counts, layer_consistency, level
+from advlens.consistency import (
+    Composition,
+    LayerConsistency,
+    class_counts,
+    layer_consistency,
+    level,
+)
 from advlens.intervals import (
     mcnemar,
     mean_interval,
@@ -109,7 +115,7 @@ class Responses:
         """The mean LC of the population's top images, without the bias of k images."""
         top = np.argsort(-responses, axis=0)[: POPULATION // 100].T
         k = top.shape[1]
-        values = level(class_counts(torch.from_numpy(self.labels[top]), CLASSES), C)
+        values = level(Composition.of(class_counts(torch.from_numpy(self.labels[top]), CLASSES), C))
         return float(((k * values - 1) / (k - 1)).mean())
 
 

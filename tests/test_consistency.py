@@ -18,7 +18,14 @@ from advlens import (
     NumericError,
     SettingsError,
 )
-from advlens.consistency import Consistency, agreement, layer_consistency, level, random_floor
+from advlens.auditing.stages.neurons.floors import random_floor, uniform_floor
+from advlens.consistency import (
+    Composition,
+    Consistency,
+    agreement,
+    layer_consistency,
+    level,
+)
 from advlens.statistics import TopK
 from advlens.wordnet import CIFAR10_SYNSETS, distance, similarity_matrix
 
@@ -134,18 +141,19 @@ def test_intervals_cover_the_truth():
 
 
 def test_bounds_extremes_and_floors():
-    one, other = (torch.eye(CLASSES).double()[[k]] * n for k, n in ((3, 5), (7, 2)))
-    assert level(one, C).item() == 1
-    assert agreement(one, one, C).item() == 1
-    assert agreement(one, other, C).item() == pytest.approx(C[3, 7].item(), abs=1e-15)
-    even = torch.ones(1, CLASSES, dtype=torch.float64)
-    assert level(even, C).item() == pytest.approx(measures.uniform_floor(C), abs=1e-15)
+    eye = torch.eye(CLASSES).double()
+    one, other = (Composition.of(eye[[k]] * n, C) for k, n in ((3, 5), (7, 2)))
+    assert level(one).item() == 1
+    assert agreement(one, one).item() == 1
+    assert agreement(one, other).item() == pytest.approx(C[3, 7].item(), abs=1e-15)
+    even = Composition.of(torch.ones(1, CLASSES, dtype=torch.float64), C)
+    assert level(even).item() == pytest.approx(uniform_floor(C), abs=1e-15)
     classes = torch.tensor([[0, 0, 2], [1, 2, 1]])
     assert measures.class_counts(classes, 3).tolist() == [[2, 0, 1], [0, 2, 1]]
     labels = torch.arange(1000) % CLASSES
     lc, cs1 = random_floor(labels, C, 20, seed=0)
     # k images drawn without replacement: k diagonal pairs, and k(k − 1) of different images
-    other = (1000 * measures.uniform_floor(C) - 1) / 999
+    other = (1000 * uniform_floor(C) - 1) / 999
     assert lc == pytest.approx((1 + 19 * other) / 20, abs=0.003)
     assert 0.5 < cs1 < 0.9
     assert random_floor(labels, C, 20, seed=0) == (lc, cs1)

@@ -11,11 +11,10 @@ WordNet similarity C of the classes:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor, nn
@@ -29,7 +28,7 @@ from advlens.errors import DataError, SettingsError
 from advlens.intervals import Z95
 from advlens.prepared import place_images, prepare
 from advlens.similarity import check_definite
-from advlens.statistics import TopK
+from advlens.statistics import TopK, positions
 from advlens.wordnet import similarity_matrix
 
 MEASURES = ("lc", "consis_adv", "cs1", "cs2")
@@ -120,80 +119,149 @@ def class_counts(labels: Int64[Tensor, "units k"], classes: int) -> Counts:
 
 def top_classes(counts: Counts, most: int = MOST) -> TopClasses:
     """The classes of highest share of each unit, at most `most` of them."""
-    ordered, classes = counts.sort(dim=1, descending=True, stable=True)
-    shares = ordered / counts.sum(dim=1, keepdim=True)
-    return TopClasses(classes[:, :most].clone(), shares[:, :most].clone())
+    size = counts.shape[1]
+    # counts and classes in one whole number: of equal counts the smaller class comes first
+    keys = counts * size + torch.arange(size - 1, -1, -1, dtype=torch.float64)
+    classes = size - 1 - keys.topk(min(most, size), dim=1).values.remainder(size).long()
+    return TopClasses(classes, counts.gather(1, classes) / counts.sum(dim=1, keepdim=True))
 
 
-def level(counts: Counts, similarity: Similarity) -> PerUnit:
-    """LC = pᵀCp with p the shares of the counts (D22 eq. 11; D19 eq. 3)."""
-    shares = counts / counts.sum(dim=1, keepdim=True)
-    return _inner(shares, shares, similarity)
+@dataclass(frozen=True)
+class Composition:
+    """The numbers n of each unit's images in each class, and what C makes of them.
+
+    Attributes:
+        counts: n.
+        mixed: C n.
+        square: nᵀCn.
+    """
+
+    counts: Counts
+    mixed: Counts
+    square: PerUnit
+
+    @classmethod
+    def of(cls, counts: Counts, similarity: Similarity) -> "Composition":
+        """The composition of such counts."""
+        mixed = counts @ similarity
+        return cls(counts, mixed, (mixed * counts).sum(dim=1))
+
+    def without(self, labels: Tensor, similarity: Similarity) -> Float64[Tensor, "units k"]:
+        """nᵀCn when each of k images of these classes is left out in turn."""
+        both = 2 * self.mixed.gather(1, labels) - similarity.diagonal()[labels]
+        return self.square[:, None] - both
 
 
-def agreement(counts: Counts, others: Counts, similarity: Similarity) -> PerUnit:
+def level(n: Composition) -> PerUnit:
+    """LC = pᵀCp with p = n/Σn, the shares of the classes (D22 eq. 11; D19 eq. 3)."""
+    return n.square / n.counts.sum(dim=1) ** 2
+
+
+def agreement(n: Composition, m: Composition) -> PerUnit:
     """Cosine of two class distributions under C: CS1 for q, CS2 for q̃ (D22 eq. 12, 13)."""
-    lengths = _inner(counts, counts, similarity) * _inner(others, others, similarity)
-    return _inner(counts, others, similarity) / lengths.sqrt()
+    return (n.mixed * m.counts).sum(dim=1) / (n.square * m.square).sqrt()
+
+
+@dataclass(frozen=True)
+class TopImages:
+    """The top images of a layer's units, and their classes.
+
+    Attributes:
+        ids: the images of each unit, by response.
+        classes: the class of each of them.
+        n: the numbers of them in each class.
+        without: nᵀCn without each of them in turn.
+    """
+
+    ids: Int64[Tensor, "units k"]
+    classes: Int64[Tensor, "units k"]
+    n: Composition
+    without: Float64[Tensor, "units k"]
+
+    @classmethod
+    def of(
+        cls, ids: Int64[Tensor, "units k"], labels: Labels, similarity: Similarity
+    ) -> "TopImages":
+        """Images whose classes are among the labels of all images."""
+        classes = labels[ids]
+        n = Composition.of(class_counts(classes, len(similarity)), similarity)
+        return cls(ids, classes, n, n.without(classes, similarity))
 
 
 def layer_consistency(
     real: TopK, adversarial: TopK, labels: Labels, targets: Labels, similarity: Similarity
 ) -> LayerConsistency:
-    """The measures of one layer from its top images.
+    """The measures of one layer from its top images: `layer_consistencies` of a single set."""
+    return layer_consistencies(real, {"": (adversarial, targets)}, labels, similarity)[""]
+
+
+def layer_consistencies(
+    real: TopK, sets: Mapping[str, tuple[TopK, Labels]], labels: Labels, similarity: Similarity
+) -> dict[str, LayerConsistency]:
+    """The measures of one layer for several sets of adversarial images.
 
     Args:
         real: the top real images of the layer's units.
-        adversarial: the top adversarial images of the layer's units.
+        sets: by name, the top adversarial images of the layer's units, and the target class of
+            every adversarial image, by id.
         labels: true class of every image, by id.
-        targets: target class of every adversarial image, by id.
         similarity: C, positive definite.
 
     Raises:
         DataError: fewer than 2 top images, which are too few to compare.
     """
-    responses, p_ids = real.compute()
-    _, q_ids = adversarial.compute()
-    top, images = p_ids.shape[1], len(labels)
-    if top < 2:
+    responses, ids = real.compute()
+    if ids.shape[1] < 2:
         raise DataError(
-            f"{top} of {images} images is too small a top set to compare; use more images or a "
-            "larger --top"
+            f"{ids.shape[1]} of {len(labels)} images is too small a top set to compare; use more "
+            "images or a larger --top"
         )
-    dead = responses[:, 0] <= 0
-    p, q, t = labels[p_ids], labels[q_ids], targets[q_ids]
-    classes = len(similarity)
-    n_p, n_q, n_t = (class_counts(part, classes) for part in (p, q, t))
-    # if an image is in both top sets, leaving it out changes both
-    p_in_q, q_position = _positions(p_ids, q_ids)
-    q_in_p, _ = _positions(q_ids, p_ids)
+    p, dead = TopImages.of(ids, labels, similarity), responses[:, 0] <= 0
+    found = {}
+    for name, (adversarial, targets) in sets.items():
+        _, ids = adversarial.compute()
+        q, t = (TopImages.of(ids, classes, similarity) for classes in (labels, targets))
+        found[name] = _compared(p, q, t, dead, similarity, images=len(labels))
+    return found
 
+
+def _compared(
+    p: TopImages,
+    q: TopImages,
+    t: TopImages,
+    dead: Bool[Tensor, " units"],
+    similarity: Similarity,
+    *,
+    images: int,
+) -> LayerConsistency:
+    """The measures of real images p and adversarial ones q, whose targets are the classes of t."""
+    top = p.ids.shape[1]
     values = {
-        "lc": level(n_p, similarity),
-        "consis_adv": level(n_q, similarity),
-        "cs1": agreement(n_p, n_q, similarity),
-        "cs2": agreement(n_p, n_t, similarity),
+        **{"lc": level(p.n), "consis_adv": level(q.n)},
+        **{"cs1": agreement(p.n, q.n), "cs2": agreement(p.n, t.n)},
     }
     changes: dict[str, tuple[Changes, ...]] = {
-        measure: ((ids, _level_without(n, own, similarity) - values[measure][:, None]),)
-        for measure, ids, n, own in (("lc", p_ids, n_p, p), ("consis_adv", q_ids, n_q, q))
+        measure: ((side.ids, side.without / (top - 1) ** 2 - values[measure][:, None]),)
+        for measure, side in (("lc", p), ("consis_adv", q))
     }
-    for measure, labels_q, n in (("cs1", q, n_q), ("cs2", t, n_t)):
+    # if an image is in both top sets, leaving it out changes both
+    place, shared = positions(p.ids, q.ids, images)
+    alone = torch.ones_like(shared)
+    alone[shared.nonzero(as_tuple=True)[0], place[shared]] = False
+    for measure, side in (("cs1", q), ("cs2", t)):
+        without_p, without_q = _agreement_without(p, side, place, shared, similarity)
         value = values[measure][:, None]
-        without_p, without_q = _agreement_without(
-            n_p, p, n, labels_q, p_in_q, q_position, similarity
-        )
         changes[measure] = (
-            (p_ids, without_p - value),
-            (q_ids, torch.where(q_in_p, 0, without_q - value)),
+            (p.ids, without_p - value),
+            (q.ids, torch.where(alone, without_q - value, 0)),
         )
     values = {name: torch.where(dead, torch.nan, value) for name, value in values.items()}
     layer = LayerConsistency(
         values=values,
         classes={
-            "real": top_classes(n_p),
-            "adversarial": top_classes(n_q),
-            "target": top_classes(n_t),
+            "real": top_classes(p.n.counts),
+            "adversarial": top_classes(q.n.counts),
+            "target": top_classes(t.n.counts),
         },
         corrected=(top * values["lc"] - 1) / (top - 1),
         dead=dead,
@@ -232,77 +300,23 @@ def interval_of(
     )
 
 
-def uniform_floor(similarity: Similarity) -> float:
-    """LC of a unit whose images are spread evenly over all classes: uᵀCu."""
-    return float(similarity.mean())
-
-
-def random_floor(
-    labels: Labels, similarity: Similarity, top: int, *, seed: int, draws: int = 1000
-) -> tuple[float, float]:
-    """Mean LC and mean CS1 of random images instead of the top ones.
-
-    Args:
-        labels: true class of every image.
-        similarity: C.
-        top: images per set.
-        seed: the seed of the draws.
-        draws: number of pairs of sets.
-    """
-    random = np.random.default_rng(seed)
-    sets = [
-        np.stack([random.choice(len(labels), top, replace=False) for _ in range(draws)])
-        for _ in range(2)
-    ]
-    first, second = (class_counts(labels[torch.from_numpy(ids)], len(similarity)) for ids in sets)
-    return level(first, similarity).mean().item(), agreement(
-        first, second, similarity
-    ).mean().item()
-
-
-def _inner(first: Counts, second: Counts, similarity: Similarity) -> PerUnit:
-    return ((first @ similarity) * second).sum(dim=1)
-
-
-def _level_without(counts: Counts, labels: Tensor, similarity: Similarity) -> Tensor:
-    """LC with each of the k images left out in turn, of shape units × k."""
-    kept = labels.shape[1] - 1
-    mixed = counts @ similarity
-    square = _inner(counts, counts, similarity)[:, None]
-    return (square - 2 * mixed.gather(1, labels) + similarity.diagonal()[labels]) / kept**2
-
-
 def _agreement_without(
-    n: Counts,
-    p: Tensor,
-    m: Counts,
-    q: Tensor,
-    p_in_q: Tensor,
-    q_position: Tensor,
-    similarity: Similarity,
+    p: TopImages, q: TopImages, place: Tensor, shared: Tensor, similarity: Similarity
 ) -> tuple[Tensor, Tensor]:
-    """CS without each image of the first set, in both sets, and without each of the second only."""
-    mixed_n, mixed_m = n @ similarity, m @ similarity
-    cross, square_n, square_m = (
-        _inner(*pair, similarity)[:, None] for pair in ((n, m), (n, n), (m, m))
-    )
-    own = similarity.diagonal()
-    partner = q.gather(1, q_position)
-    cross_p = cross - mixed_m.gather(1, p)
-    cross_p -= torch.where(p_in_q, mixed_n.gather(1, partner) - similarity[p, partner], 0)
-    n_less = square_n - 2 * mixed_n.gather(1, p) + own[p]
-    m_less = square_m - torch.where(p_in_q, 2 * mixed_m.gather(1, partner) - own[partner], 0)
-    without_p = cross_p / (n_less * m_less).sqrt()
-    m_alone = square_m - 2 * mixed_m.gather(1, q) + own[q]
-    without_q = (cross - mixed_n.gather(1, q)) / (square_n * m_alone).sqrt()
+    """CS without each image of p, in both sets, and without each of q only.
+
+    `shared` are the images of p that are also in q, at `place`.
+    """
+    cross = (p.n.mixed * q.n.counts).sum(dim=1)[:, None]
+    across = p.n.mixed.gather(1, q.classes)  # of each image of q with all of p
+    partner = q.classes.gather(1, place)
+    pairs = similarity.flatten()[p.classes * len(similarity) + partner]
+    cross_p = cross - q.n.mixed.gather(1, p.classes)
+    cross_p -= torch.where(shared, across.gather(1, place) - pairs, 0)
+    q_less = torch.where(shared, q.without.gather(1, place), q.n.square[:, None])
+    without_p = cross_p / (p.without * q_less).sqrt()
+    without_q = (cross - across) / (p.n.square[:, None] * q.without).sqrt()
     return without_p, without_q
-
-
-def _positions(ids: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether each id is among the same unit's others, and its position there."""
-    ordered, order = others.sort(dim=1)
-    place = torch.searchsorted(ordered, ids).clamp(max=others.shape[1] - 1)
-    return ordered.gather(1, place) == ids, order.gather(1, place)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,14 @@ import math
 from fractions import Fraction
 
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from advlens.arrays import Ids
 from advlens.errors import NumericError
+
+TABLE = 1 << 22
+"""Entries of a table in which positions are looked up: few enough for a processor's cache."""
 
 
 class TopK:
@@ -130,3 +133,18 @@ class UpperTail:
             kept = min(self.rank, joined.shape[1])
             self.values = joined.topk(kept, dim=1, sorted=False).values
             self._waiting = []
+
+
+def positions(
+    ids: Int64[Tensor, "units k"], others: Int64[Tensor, "units k"], images: int
+) -> tuple[Int64[Tensor, "units k"], Bool[Tensor, "units k"]]:
+    """The position of each id among the same unit's others, any if it is not there; and whether."""
+    place = torch.empty_like(ids)
+    rows = max(1, TABLE // images)
+    table = torch.zeros(rows, images, dtype=torch.int32)  # what a chunk leaves harms no other one
+    order = torch.arange(others.shape[1], dtype=torch.int32)
+    for start in range(0, len(ids), rows):
+        some, own = ids[start : start + rows], others[start : start + rows]
+        part = table[: len(some)].scatter_(1, own, order.expand(own.shape))
+        place[start : start + rows] = part.gather(1, some)
+    return place, others.gather(1, place) == ids

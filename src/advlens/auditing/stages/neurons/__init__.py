@@ -24,6 +24,7 @@ from advlens.auditing.stages.neurons.attacked import (
     Settled,
 )
 from advlens.auditing.stages.neurons.curves import curve
+from advlens.auditing.stages.neurons.floors import floor_rows
 from advlens.auditing.stages.neurons.pictures import Seen, picture_rows, shown_units
 from advlens.auditing.stages.neurons.rows import class_rows, finite, image_rows
 from advlens.auditing.subjects import Subject
@@ -31,9 +32,7 @@ from advlens.consistency import (
     MEASURES,
     LayerConsistency,
     Similarity,
-    layer_consistency,
-    random_floor,
-    uniform_floor,
+    layer_consistencies,
 )
 from advlens.datasets import ImageData
 from advlens.interop import make_attack
@@ -206,16 +205,7 @@ class _Neurons(Work):
     def compute(self) -> Tables:
         if not self.context.processes.first:
             return {}
-        labels = self.context.data.labels
-        measured = {
-            name: {
-                layer: layer_consistency(
-                    self.tops["real"][layer], top, labels, self.aims[name].long(), self.similarity
-                )
-                for layer, top in self.tops[name].items()
-            }
-            for name in self.names
-        }
+        measured = self._measured()
         main = measured[self.main]
         last = next(reversed(main))
         tables: Tables = {
@@ -237,7 +227,7 @@ class _Neurons(Work):
                 for row in self._consistency_rows(name, layer, consistency)
             ],
             "consistency_images": list(self._image_rows(measured, last)),
-            "floors": self._floor_rows(),
+            "floors": floor_rows(self.context, self.similarity, self.k, seed=self.stage.seed),
             "table1_d19": [self._table1_row(last, measured[FGSM][last])],
             "curves": [
                 {"model": self.context.name, "images": name, **row}
@@ -258,6 +248,17 @@ class _Neurons(Work):
             )
         ]
         return tables
+
+    def _measured(self) -> dict[str, dict[str, LayerConsistency]]:
+        """The measures of each set of adversarial images and layer."""
+        found: dict[str, dict[str, LayerConsistency]] = {name: {} for name in self.names}
+        aims = {name: classes.long() for name, classes in self.aims.items()}
+        for layer, real in self.tops["real"].items():
+            sets = {name: (self.tops[name][layer], aims[name]) for name in self.names}
+            layers = layer_consistencies(real, sets, self.context.data.labels, self.similarity)
+            for name, consistency in layers.items():
+                found[name][layer] = consistency
+        return found
 
     def _kinds(self, layer: str) -> dict[str, Seen]:
         """The images that are shown; those at equal success where the main attack reaches less."""
@@ -367,27 +368,6 @@ class _Neurons(Work):
     def _measures(self, name: str) -> Sequence[str]:
         """The measures of a set of attacked images: CS2 is only of the main attack."""
         return MEASURES if name in self._aimed else MEASURES[:-1]
-
-    def _floor_rows(self) -> list[Row]:
-        labels = self.context.data.labels
-        lc, cs1 = random_floor(labels, self.similarity, self.k, seed=self.stage.seed)
-        some = f"of {self.k} random images"
-        floors = (
-            ("LC, all classes alike", "lc", "uniform", uniform_floor(self.similarity)),
-            (f"LC {some}", "lc", "random", lc),
-            (f"CS1 {some}", "cs1", "random", cs1),
-        )
-        return [
-            {
-                "model": self.context.name,
-                "floor": floor,
-                "measure": measure,
-                "kind": kind,
-                "value": value,
-                "n": len(labels),
-            }
-            for floor, measure, kind, value in floors
-        ]
 
     def _table1_row(self, layer: str, consistency: LayerConsistency) -> Row:
         row: dict[str, object] = {"model": self.context.name, "layer": layer}
