@@ -136,7 +136,7 @@ OTHER_TYPES = [
     (TrainSettings, {"epsilon_range": (1, 2, 3)}, "epsilon_range must be a tuple of 2 parts, "),
     (Pgd, {"threat": "linf"}, r"threat must be Threat\(…\), not 'linf'"),
     (advlens.GaussianNoise, {"threat": BALL, "seed": "1"}, "seed must be a whole number, not '1'"),
-    (Pgd, {"threat": BALL, "label": "least"}, "label must be one of true, predicted, not"),
+    (Pgd, {"threat": BALL, "label": "least"}, "label must be one of true, predicted, target, not"),
     (Linf, {"epsilon": "8/255"}, "epsilon must be a number or a tensor or Uniform"),
     (Dissection, {"layers": "conv1"}, "layers must be a tuple, each part a string"),
     (advlens.IntegratedGradients, {"steps": None}, "steps must be a whole number, not None"),
