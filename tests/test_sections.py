@@ -10,8 +10,18 @@ from hypothesis import strategies as st
 from advlens import words as told
 from advlens.report.blocks import BrowserColumn, UnitBrowserBlock
 from advlens.report.grids import Cell
-from advlens.report.verdict import ENOUGH, MARKS, TITLES, Claim, in_lines, not_measured, verdict
+from advlens.report.verdict import (
+    ENOUGH,
+    MARKS,
+    TITLES,
+    Claim,
+    choices,
+    in_lines,
+    not_measured,
+    verdict,
+)
 from advlens.runs.results import Results, Rows
+from advlens.runs.tables import TABLES
 from advlens.words import (
     Estimate,
     Says,
@@ -376,8 +386,53 @@ def test_losers_are_named_as_winners_are(made: Path):
     assert about[0] == about[1] == ["natural", "Linf", "L2", "units", "attributions", "features"]
 
 
+STRONG = "accuracy attack=natural: top1=0.8; accuracy attack=Pgd: top1=0.6±0.02"
+ROBUST = "accuracy model=robust attack=Pgd"
+CHOSEN = {  # which models are chosen where images may be changed in L2
+    "one holds": (f"{ROBUST}: top1=0.7", ("robust",)),
+    "one is ahead": (f"{STRONG}; {ROBUST}: top1=0.7±0.02", ("robust",)),
+    "intervals overlap": (f"{STRONG}; {ROBUST}: top1=0.61±0.02", ("standard", "robust")),
+    "none holds": ("accuracy attack=Pgd: top1=0.05", ()),
+    "masked": (f"{STRONG}; checks model=robust: passed=false", ("standard",)),
+    "guesses": (f"{STRONG}; accuracy model=robust attack=natural: top1=0.1±0.05", ("standard",)),
+}
+
+
+@pytest.mark.parametrize(("changes", "chosen"), CHOSEN.values(), ids=CHOSEN)
+def test_a_model_is_chosen_that_keeps_its_accuracy_and_that_no_other_is_ahead_of(
+    run: Path, changes: str, chosen: tuple[str, ...]
+):
+    puts(run, changes)
+    results = Results.read(run)
+    found = {each.about: each for each in choices(results, verdict(results))}
+    assert found["L2"].models == chosen
+    assert all(name in found["L2"].text for name in chosen)
+
+
+def test_paired_differences_decide_where_intervals_overlap(run: Path):
+    puts(run, f"{STRONG}; {ROBUST}: top1=0.61±0.02")
+    (row,) = rows_of(run, "accuracy", model="robust", attack="Pgd")
+    named = {name: row[name] for name in ("attack", "norm", "epsilon", "steps", "settings")}
+    about = {"measure": "accuracy", "model": "standard", "other": "robust", "n": 1000} | named
+    for p, chosen in ((0.049, ("robust",)), (0.051, ("standard", "robust"))):
+        ends = {"difference": -0.01, "low": -0.02, "high": -0.001, "p": 0.01, "p_holm": p}
+        whole = dict.fromkeys(TABLES["differences"].columns, "") | about | ends
+        write_table(run, "differences", [whole])
+        results = Results.read(run)
+        assert choices(results, verdict(results))[-1].models == chosen
+
+
+def test_a_single_model_is_not_chosen(run: Path):
+    results = Results.read(run)
+    assert choices(results, {"robust": verdict(results)["robust"]}) == []
+
+
 def test_the_terminal_says_the_same(made: Path):
-    lines = in_lines(Results.read(made))
+    results = Results.read(made)
+    lines = in_lines(results)
+    said = [each.text for each in choices(results, verdict(results))]
+    assert (lines[: len(said)], len(said)) == (said, 3)
+    lines = lines[len(said) :]
     assert lines[0] == "standard"
     assert lines[7] == "robust"
     assert lines[-1] == "Not measured: AutoAttack, which concepts units detect."

@@ -78,17 +78,25 @@ class Claim:
     text: str
 
 
+WHERE = {
+    "natural": "On images that nobody has changed",
+    "Linf": "Where an attack may change each pixel up to a limit (L∞)",
+    "L2": "Where an attack may change all pixels together up to a limit (L2)",
+}
+"""Where one of several models is chosen."""
+
+
 class Choice(NamedTuple):
-    """Which of several models to take where images may be changed within a norm.
+    """Which of several models to take.
 
     Attributes:
-        norm: Linf or L2.
+        about: on what images: natural, Linf or L2.
         models: those that keep some accuracy and that no other is shown to be ahead of; none where
             none keeps any.
         text: the sentence.
     """
 
-    norm: str
+    about: str
     models: tuple[str, ...]
     text: str
 
@@ -109,43 +117,48 @@ def verdict(results: Results) -> dict[str, list[Claim]]:
 
 
 def choices(results: Results, claims: Mapping[str, Sequence[Claim]]) -> list[Choice]:
-    """What the verdict on several models says together, for each norm in which all have a claim.
+    """What the verdict on several models says together, on natural images and in each norm.
 
-    Models whose claim does not hold, or is not known, are not chosen. The others are compared under
-    the strongest iterated attack that all of them faced: by paired differences where the run has
-    them, else by their intervals.
+    A model is chosen if its claim holds, or holds partly, and no other such model is shown to be
+    ahead of it: on natural images, or under the strongest iterated attack that all of them faced,
+    by paired differences where the run has them, else by the intervals. Nothing is said about a
+    norm in which one of the models was not attacked.
     """
+    marks_of = {
+        model: {claim.about: claim.mark for claim in each} for model, each in claims.items()
+    }
+    marks_of = {
+        model: marks for model, marks in marks_of.items() if marks.get("natural") != "fails"
+    }
     found = []
-    for norm in USUAL if len(claims) > 1 else ():
-        marks = {
-            model: claim.mark
-            for model, each in claims.items()
-            for claim in each
-            if claim.about == norm
-        }
-        if marks.keys() != claims.keys():
+    for about, where in WHERE.items() if len(claims) > 1 else ():
+        fit = [
+            model for model, marks in marks_of.items() if marks.get(about) in ("holds", "partly")
+        ]
+        if not marks_of or not all(about in marks for marks in marks_of.values()):
             continue
-        where = f"Where images may be changed within {NORMS[norm]}"
-        fit = [model for model, mark in marks.items() if mark in ("holds", "partly")]
         if not fit:
-            known = "unknown" not in marks.values()
-            text = "trust none of these models" if known else "no model is shown to hold"
-            found.append(Choice(norm, (), f"{where}, {text}."))
+            unknown = any(marks[about] == "unknown" for marks in marks_of.values())
+            text = "no model is shown to hold" if unknown else "trust none of these models"
+            found.append(Choice(about, (), f"{where}, {text}."))
             continue
-        if (behind := _behind(results, norm, fit)) is None:
+        if (behind := _behind(results, about, fit)) is None:
             continue
-        best = tuple(name for name in fit if name not in behind)
+        best = tuple(model for model in fit if model not in behind)
         level = "; no difference between them is established" if len(best) > 1 else ""
-        found.append(Choice(norm, best, f"{where}, choose {' or '.join(best)}{level}."))
+        found.append(Choice(about, best, f"{where}, choose {' or '.join(best)}{level}."))
     return found
 
 
-def _behind(results: Results, norm: str, models: Sequence[str]) -> set[str] | None:
+def _behind(results: Results, about: str, models: Sequence[str]) -> set[str] | None:
     """The models that another one is shown to be ahead of; None if no attack was the same."""
     if len(models) == 1:
         return set()
-    rows = results.table("accuracy").where(norm=norm, model=tuple(models))
-    common = faced(Rows(filter(_is_iterated, rows.known("epsilon"))), models)
+    rows = results.table("accuracy").where(model=tuple(models))
+    if about == "natural":
+        common: Rows | None = rows.where(attack="natural")
+    else:
+        common = faced(Rows(filter(_is_iterated, rows.where(norm=about).known("epsilon"))), models)
     if common is None:
         return None
     named = {name: common[0][name] for name in (*ATTACK, "settings")}
