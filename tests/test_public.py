@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,6 +29,20 @@ def test_all_is_exact_and_the_version_the_packages():
     assert (len(advlens.__all__), set(advlens.__all__)) == (len(set(advlens.__all__)), NAMES)
     assert set(dir(advlens)) == NAMES
     assert advlens.__version__ == version("advlens")
+
+
+def test_the_conda_recipe_needs_what_the_package_needs():
+    root = Path(__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    recipe = (root / "recipe" / "recipe.yaml").read_text(encoding="utf-8")
+    run = recipe.partition("  run:\n")[2].partition("\ntests:")[0]
+    needs = {line.strip("- ").replace(" ", "") for line in run.splitlines()}
+    wanted = {*project["dependencies"], f"python{project['requires-python']}"}
+    for own, condas in (("torch", "pytorch"), ("matplotlib", "matplotlib-base")):
+        (need,) = (each for each in wanted if each.startswith(f"{own}>"))
+        wanted = wanted - {need} | {need.replace(own, condas)}
+    assert needs == wanted
+    assert f"version: {project['version']}\n" in recipe
 
 
 def test_type_checkers_see_the_same_names():

@@ -124,21 +124,15 @@ def choices(results: Results, claims: Mapping[str, Sequence[Claim]]) -> list[Cho
     by paired differences where the run has them, else by the intervals. Nothing is said about a
     norm in which one of the models was not attacked.
     """
-    marks_of = {
-        model: {claim.about: claim.mark for claim in each} for model, each in claims.items()
-    }
-    marks_of = {
-        model: marks for model, marks in marks_of.items() if marks.get("natural") != "fails"
-    }
+    marks = {model: {claim.about: claim.mark for claim in each} for model, each in claims.items()}
+    able = {model: each for model, each in marks.items() if each.get("natural") != "fails"}
     found = []
     for about, where in WHERE.items() if len(claims) > 1 else ():
-        fit = [
-            model for model, marks in marks_of.items() if marks.get(about) in ("holds", "partly")
-        ]
-        if not marks_of or not all(about in marks for marks in marks_of.values()):
+        if not able or not all(about in each for each in able.values()):
             continue
+        fit = [model for model, each in able.items() if each[about] in ("holds", "partly")]
         if not fit:
-            unknown = any(marks[about] == "unknown" for marks in marks_of.values())
+            unknown = any(each[about] == "unknown" for each in able.values())
             text = "no model is shown to hold" if unknown else "trust none of these models"
             found.append(Choice(about, (), f"{where}, {text}."))
             continue
