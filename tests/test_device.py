@@ -41,10 +41,11 @@ from smooth_network import SmoothNetwork
 from tiny_broden import write_tiny_broden
 from training import tiny
 
+pytestmark = pytest.mark.timeout(300)  # the first test waits for all of it
 METHODS: dict[str, Any] = {
     **ATTACKS,
     "pgd drawn radii": Pgd(threat=Linf(epsilon=Uniform(low=0.01, high=0.02)), steps=3),
-    "integrated gradients": IntegratedGradients(steps=4),
+    "integrated gradients": IntegratedGradients(steps=4, baselines=2),
     "expected gradients": ExpectedGradients(samples=4),
     "inversion": Inversion(steps=3),
     "visualization": FeatureVisualization(steps=3),
@@ -183,7 +184,7 @@ def measure(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def on_device(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, int]]:
     folder = tmp_path_factory.mktemp("device")
-    assert together.end(together.start(1, measure, folder)) == [0]
+    assert together.end(together.start(1, measure, folder), 250) == [0]
     return json.loads((folder / "seen.json").read_text())
 
 

@@ -11,7 +11,7 @@ from scipy import stats
 
 from advlens.errors import NumericError
 from advlens.intervals import mean_interval, wilson
-from advlens.seeding import Stream, derived, normal, uniform
+from advlens.seeding import Stream, _philox, derived, normal, uniform
 from advlens.statistics import TopK, UpperTail
 
 IDS = torch.tensor([3, 11, 4, 2**40])
@@ -144,6 +144,15 @@ def test_numbers_belong_to_the_image_not_to_the_batch(draw):
     assert torch.equal(together, torch.cat(apart[:4]))
     assert torch.equal(together.flip(0), apart[4])
     assert (together.shape, apart[5].shape) == ((4, 2, 5), (0, 2, 5))
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**62 + 1, 2**63 + 1025, -1])
+@pytest.mark.parametrize("shape", [(), (7,), (8,), (3, 5, 5)])
+def test_a_device_makes_the_bits_of_the_cpu(seed, shape):
+    ids = torch.tensor([0, 3, 2**40, 2**53])
+    assert torch.equal(
+        _philox(seed, ids, shape, Stream.NOISE), uniform(seed, ids, shape, Stream.NOISE)
+    )
 
 
 def test_the_numbers_stay_the_same_for_ever():

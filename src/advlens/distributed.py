@@ -8,7 +8,7 @@ hooks do not see that.
 import contextlib
 import copy
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -24,6 +24,7 @@ from advlens.meeting import Place, waiting
 
 PATIENCE = 300.0
 """Seconds without a sign of life from another process, unless the user sets --patience."""
+State = Mapping[str, Tensor]
 WORK = timedelta(days=30)
 """How long the others wait while a live process works alone."""
 
@@ -107,21 +108,43 @@ class Processes:
             dist.all_gather(parts, padded)
         return [part[..., : int(n)] for part, n in zip(parts, lengths, strict=True)]
 
-    def each(
-        self, state: Mapping[str, Tensor], device: torch.device
-    ) -> Iterator[dict[str, Tensor]]:
-        """The named tensors of all processes, one after the other by rank, on the CPU.
+    def folded(
+        self, own: State, merge: Callable[[State, State], State], device: torch.device
+    ) -> dict[str, Tensor]:
+        """The states of all processes merged, on the CPU; the same in all processes.
+
+        They are merged by rank in pairs, pairs of pairs and so on, and the result is spread.
+
+        Args:
+            own: this process's named tensors.
+            merge: the state of what two processes saw, that of the lower ranks first.
+            device: of the tensors that the processes exchange.
 
         Raises:
             LostError: another process has ended.
         """
-        for rank in range(self.count):
-            content = b""
-            if rank == self.rank:
-                content = save({key: t.contiguous().cpu() for key, t in state.items()})
-            state_of = load(self.spread(content, device, source=rank))
-            # copies, aligned as torch aligns: rounding in a matrix product depends on alignment
-            yield {key: tensor.clone() for key, tensor in state_of.items()}
+        state, step = own, 1
+        while step < self.count:
+            if self.rank % (2 * step) == step:
+                self._send(_saved(state), self.rank - step, device)
+                break
+            if self.rank + step < self.count:
+                state = merge(state, _loaded(self._received(self.rank + step, device)))
+            step *= 2
+        return _loaded(self.spread(_saved(state) if self.first else b"", device))
+
+    def _send(self, content: bytes, target: int, device: torch.device) -> None:
+        with self._together():
+            dist.send(torch.tensor([len(content)], device=device), target)
+            dist.send(torch.frombuffer(bytearray(content), dtype=torch.uint8).to(device), target)
+
+    def _received(self, source: int, device: torch.device) -> bytes:
+        with self._together():
+            length = torch.zeros(1, dtype=torch.int64, device=device)
+            dist.recv(length, source)
+            buffer = torch.empty(int(length), dtype=torch.uint8, device=device)
+            dist.recv(buffer, source)
+        return buffer.cpu().numpy().tobytes()
 
     def spread(self, content: bytes, device: torch.device, *, source: int = 0) -> bytes:
         """The content of one process, by default the first, in all processes.
@@ -152,6 +175,15 @@ class Processes:
                 f"why; one may have been killed, or be out of memory ({reason}); start the same "
                 "command again"
             ) from error
+
+
+def _saved(state: State) -> bytes:
+    return save({key: tensor.contiguous().cpu() for key, tensor in state.items()})
+
+
+def _loaded(content: bytes) -> dict[str, Tensor]:
+    # copies, aligned as torch aligns: rounding in a matrix product depends on alignment
+    return {key: tensor.clone() for key, tensor in load(content).items()}
 
 
 @contextlib.contextmanager

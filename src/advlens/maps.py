@@ -94,7 +94,8 @@ class DiscrepancyMap:
             if len(images) == 0:
                 return images.new_empty(*chosen.shape, height, width)
             ids = number_images(images, ids)
-            occluders = uniform(self.seed, ids, (patch, patch, 3), Stream.OCCLUDER).to(images)
+            shape = patch, patch, 3
+            occluders = uniform(self.seed, ids, shape, Stream.OCCLUDER, images.device).to(images)
             pixels = images.permute(0, 2, 3, 1).contiguous()
 
             peaks = []

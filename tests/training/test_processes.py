@@ -14,7 +14,7 @@ from tiny import SHORT, classifier, images, metrics, same, silent, train, withou
 from torch import Tensor, nn
 
 from advlens import L2, Linf, Pgd, RunError, SettingsError, Training
-from advlens.distributed import Processes, joined, synchronized
+from advlens.distributed import Processes, State, joined, synchronized
 from advlens.runs.checkpoint import load_checkpoint
 from advlens.training.objectives import Adversarial, FeatureConsistency, Objective, Standard, Trades
 from together import end, start
@@ -134,11 +134,17 @@ def test_a_process_whose_partner_dies_says_so_and_does_not_hang(tmp_path):
     assert end(start(2, lose_the_other, tmp_path)) == [7, 3]
 
 
+def joined_ranks(first: State, second: State) -> State:
+    return {"ranks": torch.cat([first["ranks"], second["ranks"]])}
+
+
 def spread(out: Path) -> None:
     with joined(CPU) as processes:
         content = bytes(range(256)) * 5 if processes.first else b""
         assert processes.spread(content, CPU) == bytes(range(256)) * 5
         assert processes.total(torch.tensor([processes.rank + 1.0])).item() == 6.0
+        merged = processes.folded({"ranks": torch.tensor([processes.rank])}, joined_ranks, CPU)
+        assert merged["ranks"].tolist() == [0, 1, 2]
         (out / f"{processes.rank}").write_text(str(list(processes.share(8))))
 
 

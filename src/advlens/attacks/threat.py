@@ -145,7 +145,8 @@ class Linf(Threat):
     norm: ClassVar[str] = "Linf"
 
     def sample(self, images: Images, *, seed: int, ids: Ids) -> Images:
-        noise = uniform(seed, ids, images.shape[1:], Stream.START).to(images) * 2 - 1
+        drawn = uniform(seed, ids, images.shape[1:], Stream.START, images.device)
+        noise = drawn.to(images) * 2 - 1
         return (images + self.radius(images) * noise).clamp(0, 1)
 
     def project(self, candidates: Images, images: Images) -> Images:
@@ -167,7 +168,7 @@ class L2(Threat):
 
     def sample(self, images: Images, *, seed: int, ids: Ids) -> Images:
         direction = normal(seed, ids, images.shape[1:], Stream.START).to(images)
-        share = uniform(seed, ids, (1, 1, 1), Stream.RADIUS).to(images)
+        share = uniform(seed, ids, (1, 1, 1), Stream.RADIUS, images.device).to(images)
         dimensions = images[0].numel() if len(images) else 1
         # a uniform point of a d-ball lies at radius u^(1/d)
         distance = self.radius(images) * share ** (1 / dimensions)

@@ -33,7 +33,8 @@ def noise(seed: int, images: Images, ids: Ids) -> Starts:
     """Uniform pixels in [0, 1] for each image and draw, made on demand."""
 
     def starts(rows: Tensor, draw: int) -> Images:
-        drawn = uniform(derived(seed, draw), ids[rows], tuple(images.shape[1:]), Stream.NOISE)
+        shape = tuple(images.shape[1:])
+        drawn = uniform(derived(seed, draw), ids[rows], shape, Stream.NOISE, images.device)
         return drawn.to(images)
 
     return starts

@@ -205,9 +205,8 @@ class Stability:
             images, numbers = place_images(model, images), number_images(images, ids)
             before, changes = attribution.values.flatten(1), []
             for draw in range(self.draws):
-                noise = uniform(
-                    derived(self.seed, draw), numbers, tuple(images.shape[1:]), Stream.NOISE
-                )
+                seed, shape = derived(self.seed, draw), tuple(images.shape[1:])
+                noise = uniform(seed, numbers, shape, Stream.NOISE, images.device)
                 moved = (images + self.radius * (2 * noise.to(images) - 1)).clamp(0, 1)
                 again = method(model, moved, attribution.targets, ids=ids, **given)
                 change = torch.linalg.vector_norm(again.values.flatten(1) - before, dim=1)

@@ -10,6 +10,7 @@ from torch import Tensor
 from advlens.arrays import Images
 from advlens.auditing.stage import Context
 from advlens.datasets import Batch
+from advlens.distributed import State
 from advlens.errors import AdvlensError, RunError
 from advlens.features import Synthesis
 from advlens.runs.folder import SHARED
@@ -86,13 +87,18 @@ def merged(context: Context, own: A, start: Callable[[], A]) -> A:
     """The accumulators of all processes merged by rank, bit-identical in every process."""
     if context.processes.count == 1:
         return own
-    whole = start()
-    for rank, state in enumerate(context.processes.each(own.state(), context.device)):
-        part = whole if rank == 0 else start()
-        part.restore(state)
-        if rank:
-            whole.merge(part)
-    return whole
+
+    def restored(state: State) -> A:
+        accumulator = start()
+        accumulator.restore(dict(state))
+        return accumulator
+
+    def merge(first: State, second: State) -> State:
+        whole = restored(first)
+        whole.merge(restored(second))
+        return whole.state()
+
+    return restored(context.processes.folded(own.state(), merge, context.device))
 
 
 def synthesized(
