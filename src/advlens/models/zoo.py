@@ -13,7 +13,7 @@ from torch import nn
 from advlens.distributed import local_device
 from advlens.errors import ModelError, SettingsError
 from advlens.files import sha256
-from advlens.models.classifier import Classifier
+from advlens.models.classifier import Classifier, to_evaluation
 from advlens.models.huggingface import from_huggingface
 from advlens.models.matching import Matched
 from advlens.models.resnet import CifarResNet
@@ -157,7 +157,8 @@ def _loaded(spec: str, seed: int, ignore_keys: Sequence[str]) -> tuple[Classifie
                 # a training run names all of its weights alike: the folder tells them apart
                 ours = file.stem in ("model", "best")
                 classifier.name = file.absolute().parent.name if ours else file.stem
-    return classifier.eval(), matched
+    to_evaluation(classifier)
+    return classifier, matched
 
 
 def _sized(name: str) -> tuple[str, int | None]:
