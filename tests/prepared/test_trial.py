@@ -332,7 +332,16 @@ def test_averaged_models_scripts_and_masked_classes_run():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated, but saved scripts are around
         scripted = torch.jit.script(network)
-    torch.testing.assert_close(prepare(scripted, IMAGES)(IMAGES), expected)
+        frozen = torch.jit.freeze(scripted)
+        exported = torch.export.export(network, (IMAGES,)).module()
+    _, wanted = logits_and_gradient(network, IMAGES)
+    for program in (scripted, frozen, exported):
+        for given in (program, Classifier(program, name="c", image_size=16)):
+            copied = prepare(given, IMAGES)
+            found, gradient = logits_and_gradient(copied, IMAGES)
+            torch.testing.assert_close(found, expected)
+            torch.testing.assert_close(gradient, wanted)
+            assert copied.layers == {}
     masked = Around(lambda net, x: net(x) + torch.tensor([0, 0, -torch.inf, 0, 0]))
     assert prepare(masked.eval(), IMAGES).folded
     copied = prepare(Fixed(), IMAGES)

@@ -27,7 +27,7 @@ def lacking(
             if subject.prepared.layers
             else ModelError(
                 "it has no units, which are channels of convolutions and hidden units of a "
-                "transformer's MLPs"
+                "transformer's MLPs; programs of torch.export and TorchScript show none"
             )
         )
     if need == "representation":

@@ -63,6 +63,16 @@ def device_of(module: nn.Module) -> torch.device:
     return next((tensor.device for tensor in tensors_of(module)), torch.device("cpu"))
 
 
+def to_evaluation(module: nn.Module) -> None:
+    """Put a module in evaluation mode; programs of torch.export stay in that of their export."""
+    try:
+        module.eval()
+    except (NotImplementedError, AttributeError):  # of an exported or frozen program within
+        for each in module.modules():
+            if isinstance(getattr(each, "training", None), bool):
+                each.training = False
+
+
 class Classifier(nn.Module):
     """A network with its normalization, class names and WordNet synsets.
 

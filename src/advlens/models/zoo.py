@@ -13,10 +13,11 @@ from torch import nn
 from advlens.distributed import local_device
 from advlens.errors import ModelError, SettingsError
 from advlens.files import sha256
-from advlens.models.classifier import Classifier
+from advlens.models.classifier import Classifier, to_evaluation
 from advlens.models.huggingface import from_huggingface
 from advlens.models.matching import Matched
 from advlens.models.resnet import CifarResNet
+from advlens.models.robustbench import from_robustbench
 from advlens.models.sources import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -60,6 +61,7 @@ _PACKAGED = {
     "cifar10-reference": "resnet20",
 }
 LIBRARIES = {"torchvision": from_torchvision, "timm": from_timm}
+OTHERS = {"hf": from_huggingface, "robustbench": from_robustbench}
 
 
 def load_model(
@@ -78,7 +80,8 @@ def load_model(
             (`resnet14`, `resnet18`, `resnet20` …), `torchvision:NAME`, `torchvision:NAME.PART` for
             a part that needs no others, such as `alexnet.features`, `timm:NAME`, `places365-NAME`
             for AlexNet, VGG-16 and ResNets on scenes, `hf:NAME` or `hf:DIR` for an image
-            classifier of Hugging Face's transformers, or `package.module:factory` for a function
+            classifier of Hugging Face's transformers, `robustbench:DATA/THREAT/NAME` for a network
+            of RobustBench's zoo, or `package.module:factory` for a function
             without arguments that returns a module from pixels in [0, 1] to logits (or a
             `Classifier`). A `:SIZE` after it sets the height and width of the images. `@FILE` loads
             weights: safetensors, or any torch.save file with a state dict in it. A torchvision or
@@ -142,8 +145,8 @@ def _loaded(spec: str, seed: int, ignore_keys: Sequence[str]) -> tuple[Classifie
         state = None if file is None else outline(file, ignore_keys=ignore_keys)
         if foreign:
             classifier = LIBRARIES[kind](rest, default=default, state=state, size=size)
-        elif kind == "hf":
-            classifier = from_huggingface(rest, state=state, size=size)
+        elif kind in OTHERS:
+            classifier = OTHERS[kind](rest, state=state, size=size)
         elif name.removeprefix("places365-") in PLACES365 and name.startswith("places365-"):
             classifier = from_places365(name.removeprefix("places365-"), state=state, size=size)
         else:
@@ -157,7 +160,8 @@ def _loaded(spec: str, seed: int, ignore_keys: Sequence[str]) -> tuple[Classifie
                 # a training run names all of its weights alike: the folder tells them apart
                 ours = file.stem in ("model", "best")
                 classifier.name = file.absolute().parent.name if ours else file.stem
-    return classifier.eval(), matched
+    to_evaluation(classifier)
+    return classifier, matched
 
 
 def _sized(name: str) -> tuple[str, int | None]:

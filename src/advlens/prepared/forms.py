@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import fuse_conv_bn_weights
 
 from advlens.errors import ModelError
-from advlens.models.classifier import Classifier
+from advlens.models.classifier import Classifier, to_evaluation
 from advlens.models.outputs import logits_of
 from advlens.prepared.units import trace
 from advlens.seeding import seeded
@@ -66,7 +66,7 @@ class Entry(nn.Module):
     def __init__(self, model: nn.Module):
         super().__init__()
         self.network = model
-        self.training = model.training
+        self.training = getattr(model, "training", False)  # a frozen script has no mode
 
     def forward(self, images: Tensor) -> Any:
         return logits_of(self.network(images))
@@ -102,7 +102,8 @@ def make_copy(model: nn.Module, form: Form) -> Copy:
     except Exception as error:  # a user's class can raise anything
         raise ModelError(f"cannot copy {model_name(model)}: {error}") from error
     _unwrap(network)
-    network.eval().requires_grad_(False)
+    to_evaluation(network)
+    network.requires_grad_(False)
     graph: fx.Graph | None = None
     pairs: list[tuple[str, str]] = []
     if form.traced:
@@ -114,7 +115,8 @@ def make_copy(model: nn.Module, form: Form) -> Copy:
     for module in network.modules() if form.channels_last else ():
         if isinstance(module, nn.Conv2d):
             module.to(memory_format=torch.channels_last)
-    return Copy(network.eval(), graph, pairs)
+    to_evaluation(network)
+    return Copy(network, graph, pairs)
 
 
 def look_through(model: nn.Module) -> nn.Module:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from advlens.arrays import Images
 from advlens.errors import AdvlensError, ModelError, NumericError
-from advlens.models.classifier import Classifier, precision_of
+from advlens.models.classifier import Classifier, precision_of, to_evaluation
 from advlens.models.outputs import has_one_logit, head_taken, logits_of
 from advlens.prepared.forms import FORMS, Copy, Entry, Form, make_copy, model_name, model_origin
 from advlens.prepared.precision import rounded
@@ -343,8 +343,8 @@ def _said(error: Exception) -> str:
 @contextlib.contextmanager
 def evaluated(model: nn.Module) -> Iterator[None]:
     """Within the block the model is in evaluation mode; each module's mode is then restored."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    modes = [(m, m.training) for m in model.modules() if hasattr(m, "training")]
+    to_evaluation(model)
     try:
         yield
     finally:
