@@ -1,9 +1,11 @@
 """Datasets, tables and functions of users as image sets."""
 
+import io
 import itertools
 import json
 import struct
 import sys
+import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -203,6 +205,111 @@ def test_datasets_of_torchvision(tmp_path: Path, name: str) -> None:
 def test_what_torchvision_cannot_open(tmp_path: Path, spec: str, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         load_data(f"torchvision:{spec.format(tmp_path)}")
+
+
+def shard(path: Path, files: dict[str, bytes | str]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            member, data = tarfile.TarInfo(name), content if isinstance(content, bytes) else b""
+            data = data or str(content).encode()
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+
+PHOTO = jpeg(5, 12, 10)
+SHARDS = {
+    "b-1.tar": {"x.1.json": "", "7.jpg": jpeg(3), "7.cls": "2", ".x": "", "7.seg.png": "none"},
+    "b-0.tar": {
+        "a/7.cls": "0\n",
+        "a/7.JPEG": PHOTO,
+        "a/7.json": "{}",
+        "8.cls": "1",
+        "8.png": PHOTO,
+    },
+}
+
+
+@pytest.mark.parametrize("names", [None, ("ox", "emu", "cat")])
+def test_webdataset_shards(tmp_path: Path, names: Sequence[str] | None) -> None:
+    for name, files in SHARDS.items():
+        given = {
+            part: names[int(content)] if names and part.endswith("cls") else content
+            for part, content in files.items()
+            if part != "x.1.json"
+        }
+        shard(tmp_path / "shards" / name, given)
+    for place in ("shards", "shards/b-*.tar"):
+        data = load_data(f"webdataset:{tmp_path}/{place}", transform=SMALL)
+        assert [data.source(i) for i in range(3)] == [
+            *("b-0.tar/a/7.JPEG", "b-0.tar/8.png", "b-1.tar/7.jpg")
+        ]
+        assert (data.numbered, [data.classes[i] for i in data.labels]) == (
+            *(not names, list(names or "012")),
+        )
+        for i, content in enumerate((PHOTO, PHOTO, jpeg(3))):
+            image = read_image(write(tmp_path / "x.jpg", content), SMALL)
+            assert torch.equal(data.images([i])[0], image)
+    (only,) = [load_data(f"webdataset:{tmp_path}/shards/b-1.tar", transform=SMALL)]
+    assert len(only) == 1
+    fingerprints = {data.fingerprint(), only.fingerprint()}
+    shard(tmp_path / "shards" / "b-1.tar", {"7.jpg": jpeg(4), "7.cls": "2"})
+    fingerprints.add(load_data(f"webdataset:{tmp_path}/shards/b-1.tar").fingerprint())
+    assert len(fingerprints) == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (SHARDS["b-1.tar"], "sample x "),
+        ({"1.jpg": PHOTO}, "sample 1 .* jpg; it needs"),
+        ({"1.jpg": PHOTO, "1.png": PHOTO, "1.cls": "1"}, "sample 1 .* jpg, png, cls"),
+        ({".hidden": "", "readme": ""}, "no samples"),
+    ],
+)
+def test_shards_that_are_wrong(tmp_path: Path, files: Any, message: str) -> None:
+    shard(tmp_path / "1.tar", files)
+    with pytest.raises(DataError, match=message):
+        load_data(f"webdataset:{tmp_path}")
+    write(tmp_path / "1.tar", b"x" * 600)
+    with pytest.raises(DataError, match=r"1\.tar"):
+        load_data(f"webdataset:{tmp_path}")
+    with pytest.raises(DataError, match="no shards"):
+        load_data(f"webdataset:{tmp_path}/2.tar")
+
+
+def hugging(folder: Path, **more: Any) -> str:
+    """A dataset of four images to test on and two to train on."""
+    library = pytest.importorskip("datasets")
+    kinds = {"picture": library.Image(), "label": library.ClassLabel(names=["cat", "dog"])}
+    parts = {}
+    for part, images in (("validation", RGB), ("train", RGB[:2])):
+        pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+        rows = {"picture": pictures, "label": [1, 0, 0, 1][: len(images)]}
+        rows |= {name: value * len(images) for name, value in more.items()}
+        features = library.Features(kinds | {name: library.Value("int64") for name in more})
+        parts[part] = library.Dataset.from_dict(rows, features=features)
+    library.DatasetDict(parts).save_to_disk(str(folder / "saved"))
+    parts["validation"].save_to_disk(str(folder / "one"))
+    (folder / "parquet").mkdir()
+    parts["validation"].to_parquet(str(folder / "parquet" / "test-0.parquet"))
+    return f"hf:{folder}"
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs
+def test_datasets_of_hugging_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    spec = hugging(tmp_path, other=[1])
+    for place in ("saved", "one", "parquet"):
+        data = load_data(f"{spec}/{place}", transform=SMALL)
+        assert (data.classes, data.labels.tolist()) == (("cat", "dog"), [1, 0, 0, 1])
+        assert torch.equal(data.images(range(4)), RGB)
+    training = load_data(f"{spec}/saved", split="train", transform=SMALL)
+    assert training.labels.tolist() == [1, 0]
+    for wrong in (f"{spec}/parquet", f"{spec}/none", "hf:nobody/nothing"):
+        with pytest.raises(DataError, match=r"none of train|cannot open"):
+            load_data(wrong, split="train")
 
 
 ROWS = [("a/1.jpg", "cat", "dog"), ("2.jpg", "dog", "ox"), ("a/1.jpg", "ox", "cat")]

@@ -21,10 +21,11 @@ from advlens.datasets.cifar10 import fetch_cifar10, load_cifar10
 from advlens.datasets.decoding import read_image, read_rgb
 from advlens.datasets.folder import PARTS, FolderData, UnlabeledData, class_folders, parts
 from advlens.datasets.imagenet import load_imagenet, load_imagenet_v2
-from advlens.datasets.libraries import load_torchvision
+from advlens.datasets.libraries import load_hf, load_torchvision
 from advlens.datasets.memory import ArrayData
 from advlens.datasets.reading import FileData
 from advlens.datasets.sample import load_sample
+from advlens.datasets.shards import load_shards
 from advlens.datasets.small_imagenet import (
     build_small_imagenet,
     load_small_imagenet,
@@ -87,11 +88,13 @@ FILES: dict[str, Callable[[Path, Literal["test", "train"], Transform], ImageData
     "broden": load_broden,
     "images": UnlabeledData,
     "torchvision": load_torchvision,
+    "hf": load_hf,
+    "webdataset": load_shards,
     "csv": load_csv,
     "parquet": load_parquet,
 }
 """The loader of each kind of data in files."""
-TEST_ONLY = ("sample", "images", "imagenet-v2", "csv", "parquet", "")
+TEST_ONLY = ("sample", "images", "imagenet-v2", "webdataset", "csv", "parquet", "")
 """Kinds that hold no training images; a user's function is the last one."""
 TRAINING = {
     "cifar10": [
@@ -121,6 +124,8 @@ def load_data(
             taken pixel for pixel and must have the model's size, such as stored attacks;
             `images:DIR`, all images below a folder, without labels;
             `torchvision:NAME@DIR`, a dataset of torchvision in its folder;
+            `hf:NAME_OR_DIR`, one of Hugging Face's `datasets`;
+            `webdataset:SHARDS`, a folder of tar archives or a pattern of their names;
             `csv:FILE` or `parquet:FILE`, a table with the columns path, label and perhaps target;
             `broden:DIR` for images with labels for every pixel; `package.module:factory` for a
             function without arguments that returns a map-style `torch.utils.data.Dataset` of

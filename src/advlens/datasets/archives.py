@@ -65,9 +65,13 @@ class TarData(FileData):
 
     def _open(self, i: int) -> IO[bytes]:
         begin, size = self._members[self.files[i]]
-        with open(self.root, "rb") as archive:
+        with open(self._archive(i), "rb") as archive:
             archive.seek(begin)
             return io.BytesIO(archive.read(size))
+
+    def _archive(self, i: int) -> Path:
+        """The archive that holds an image."""
+        return self.root
 
     def _size(self, i: int) -> int:
         return self._members[self.files[i]][1]

@@ -1,10 +1,13 @@
 """Datasets of other libraries by name: torchvision's, and Hugging Face's."""
 
 import contextlib
+import importlib
 import inspect
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from torch.utils.data import Dataset
 from torchvision import datasets
 from torchvision.datasets.vision import VisionDataset
 
@@ -59,3 +62,85 @@ def load_torchvision(
         f"cannot open torchvision's {name} in {folder}: {type(reason).__name__}: {reason}; to "
         f"fetch it, call torchvision.datasets.{name}(…, download=True)"
     ) from reason
+
+
+def load_hf(place: Path, split: Literal["test", "train"], transform: Transform) -> DatasetData:
+    """A dataset of Hugging Face's `datasets`: in a folder, or by its name in the cache.
+
+    The folder is one that `save_to_disk` wrote, or that `load_dataset` understands, such as one of
+    Parquet files. Nothing is fetched. It has one column of images; labels are in the column `label`
+    or in the only one of class labels.
+
+    Raises:
+        SettingsError: `datasets` is not installed, or the dataset has no parts and is to be trained
+            on.
+        DataError: there is no such dataset, part or column.
+    """
+    try:
+        library: Any = importlib.import_module("datasets")
+    except ImportError as error:
+        raise SettingsError(
+            f"hf:{place} needs datasets, which is not installed; pip install 'advlens[huggingface]'"
+        ) from error
+    written = any((place / name).is_file() for name in ("state.json", "dataset_dict.json"))
+    try:
+        with _offline():
+            found = (library.load_from_disk if written else library.load_dataset)(str(place))
+    except Exception as error:  # damaged files make it raise almost anything
+        raise DataError(
+            f"cannot open hf:{place}: {type(error).__name__}: {error}; give a folder that "
+            "save_to_disk wrote, or a dataset that load_dataset has fetched before"
+        ) from error
+    if isinstance(found, dict):
+        part = next((name for name in PARTS[split] if name in found), None)
+        if part is None:
+            raise DataError(
+                f"hf:{place} has the parts {', '.join(found)} and none of {', '.join(PARTS[split])}"
+            )
+        found = found[part]
+    elif split == "train":
+        raise SettingsError(f"hf:{place} has no parts to train and to test on")
+    name = f"{place.name} {split}"
+    return DatasetData(_Rows(found, library, name), name=name, transform=transform)
+
+
+class _Rows(Dataset[tuple[Any, Any]]):
+    """The rows of a dataset of Hugging Face as pairs of image and label."""
+
+    def __init__(self, rows: Any, library: Any, name: str) -> None:
+        kinds = rows.features
+        images = [each for each, kind in kinds.items() if isinstance(kind, library.Image)]
+        labels = [each for each, kind in kinds.items() if isinstance(kind, library.ClassLabel)]
+        labels = ["label"] if "label" in kinds else labels
+        if len(images) != 1 or len(labels) != 1:
+            raise DataError(
+                f"{name} has the columns {', '.join(kinds)}, and not just one of images and one of "
+                "labels; choose them in a function of your own, --data package.module:factory"
+            )
+        (self.image,), (self.label,) = images, labels
+        self.rows = rows
+        self.targets: Sequence[int] = rows[self.label][:]
+        self.classes = getattr(kinds[self.label], "names", None)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> tuple[Any, Any]:
+        row = self.rows[i]
+        return row[self.image], row[self.label]
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Within the block, nothing is fetched, and nobody waits for a network that is not there."""
+    places: list[Any] = [
+        importlib.import_module(each) for each in ("datasets.config", "huggingface_hub.constants")
+    ]
+    before = [place.HF_HUB_OFFLINE for place in places]
+    try:
+        for place in places:
+            place.HF_HUB_OFFLINE = True
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.HF_HUB_OFFLINE = value

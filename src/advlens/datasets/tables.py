@@ -3,7 +3,7 @@
 import csv
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,7 +93,7 @@ def _listed(
             )
     if not cells["path"]:
         raise DataError(f"{table} lists no image; give each a line")
-    classes, numbered = _classes(table, {*cells["label"], *cells.get("target", ())})
+    classes, numbered = classes_of(table, {*cells["label"], *cells.get("target", ())})
     place = {name: number for number, name in enumerate(classes)}
 
     def numbers(names: Sequence[str]) -> Labels:
@@ -113,14 +113,18 @@ def _listed(
     return data
 
 
-def _classes(table: Path, names: set[str]) -> tuple[list[str], bool]:
-    """The class names, and whether they are numbers of outputs."""
+def classes_of(place: Path, names: Set[str]) -> tuple[list[str], bool]:
+    """The classes of labels that are texts, and whether they are numbers of a model's outputs.
+
+    Raises:
+        DataError: they are, and one is too large; `place` is where they come from.
+    """
     if not all(re.fullmatch("[0-9]{1,9}", name) for name in names):
         return sorted(names), False
     largest = max(map(int, names))
     if largest >= MOST_CLASSES:
         raise DataError(
-            f"{table} has the class {largest}, but classes are counted to {MOST_CLASSES - 1}; "
+            f"{place} has the class {largest}, but classes are counted to {MOST_CLASSES - 1}; "
             "count them from 0, in the order of the model's outputs"
         )
     return [str(number) for number in range(largest + 1)], True

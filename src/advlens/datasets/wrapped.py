@@ -140,6 +140,8 @@ class DatasetData(ImageData):
         try:
             with self.turn:
                 image, label = self.dataset[i]
+                if isinstance(image, Image.Image):
+                    image.load()  # it may still lie in a file
         except Exception as error:  # a user's class can raise anything
             raise ImageError(
                 f"image {i} of {self.name} cannot be read: {type(error).__name__}: {error}; {ITEM}"

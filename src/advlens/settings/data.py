@@ -19,6 +19,8 @@ DATA = {
     "broden": "DIR",
     "images": "DIR",
     "torchvision": "NAME@DIR",
+    "hf": "NAME_OR_DIR",
+    "webdataset": "SHARDS",
     "csv": "FILE",
     "parquet": "FILE",
 }
