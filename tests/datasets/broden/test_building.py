@@ -1,6 +1,7 @@
 """One's own data set: every label where its mask has it; the flags of `advlens data broden`."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -135,6 +136,78 @@ def test_labels_lie_where_the_masks_have_them(made: Path) -> None:
                 assert ours - {None} == expected - {None} - whole
         carried = {c for c, has in zip(data.categories, found.carries[0], strict=True) if has}
         assert carried == {"color", *masks, *(category for _, category, _ in said)}
+
+
+def shown(folder: Path, name: str) -> dict[str, list[set[str]]]:
+    """The names of the labels in the upper and the lower half of an image, by category."""
+    data = BrodenData(folder, size=8)
+    i = [row.image for row in data.rows].index(name)
+    maps, names = data.annotations([i]).maps[0], {c.number: c.name for c in data.concepts}
+    found = [{names[n] for n in half.unique().tolist() if n} for half in maps.split(4, dim=1)]
+    category = {c.name: c.category for c in data.concepts}
+    kinds = {c for c in category.values() if c != "color"}
+    return {c: [{n for n in half if category[n] == c} for half in found] for c in kinds}
+
+
+def halves(upper: Any, lower: Any) -> Image.Image:
+    return Image.fromarray(np.array([[upper] * 8] * 4 + [[lower] * 8] * 4, np.uint8))
+
+
+def test_masks_as_ade20k_has_them(tmp_path: Path) -> None:
+    """Masks lie in one folder, and its own table names their values."""
+    for folder, image in (("images", halves([9] * 3, [90] * 3)), ("masks", halves(1, 0))):
+        (tmp_path / folder).mkdir()
+        image.save(tmp_path / folder / "ADE_val_1.png")
+    table = tmp_path / "objectInfo150.txt"
+    rows = "Idx\tRatio\tName\n1\t0.2\twall\n2\t0.1\tbuilding, edifice\n"
+    table.write_text(rows)
+    sources = (tmp_path / "images", tmp_path / "masks", table)
+    made = build_broden(*sources, tmp_path / "set", size=8, label_size=8)
+    assert shown(made, "ADE_val_1.jpg") == {"object": [{"wall"}, set()]}
+    table.write_text(rows.replace("1\t0.2", "one\t0.2"))
+    with pytest.raises(DataError, match="objectInfo150"):
+        build_broden(*sources, tmp_path / "other")
+
+
+COCO = {
+    "categories": [
+        {"id": 1, "name": "person", "isthing": 1},
+        {"id": 200, "name": "rug-merged", "isthing": 0},
+    ],
+    "annotations": [
+        {
+            "file_name": "7.png",
+            "segments_info": [{"id": 65536 + 2, "category_id": 200}, {"id": 256, "category_id": 1}],
+        }
+    ],
+}
+
+
+def test_panoptic_masks_of_coco(tmp_path: Path) -> None:
+    """Segments are R + 256 G + 65536 B; things are objects, stuff is stuff, 0 is neither."""
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    halves([9] * 3, [90] * 3).save(tmp_path / "images" / "7.jpg")
+    mask, table = tmp_path / "masks" / "7.png", tmp_path / "panoptic.json"
+    table.write_text(json.dumps(COCO))
+    sources = (tmp_path / "images", tmp_path / "masks", table)
+    for place, lower, found in (
+        ("set", [0, 1, 0], {"object": [set(), {"person"}], "stuff": [{"rug-merged"}, set()]}),
+        ("void", [0, 0, 0], {"stuff": [{"rug-merged"}, set()]}),
+    ):
+        halves([2, 0, 1], lower).save(mask)
+        made = build_broden(*sources, tmp_path / place, size=8, label_size=8)
+        assert shown(made, "7.jpg") == found
+    halves([2, 0, 1], [3, 0, 0]).save(mask)
+    with pytest.raises(DataError, match=r"7\.png holds segment 3"):
+        build_broden(*sources, tmp_path / "other")
+    halves(0, 1).save(mask)
+    with pytest.raises(DataError, match=r"7\.png is not RGB"):
+        build_broden(*sources, tmp_path / "other")
+    for wrong in ({}, {**COCO, "annotations": []}, {**COCO, "categories": [{"id": 1}]}, []):
+        table.write_text(json.dumps(wrong))
+        with pytest.raises(DataError, match=r"panoptic|belongs to no image|among the annotations"):
+            build_broden(*sources, tmp_path / "other")
 
 
 def test_tables_are_counted_again(made: Path) -> None:

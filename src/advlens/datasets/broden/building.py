@@ -58,11 +58,13 @@ def build_broden(
     image's name.
 
     Args:
-        images: a folder of `.jpg`, `.jpeg` and `.png` files, at any depth.
-        masks: a folder of `<category>/<image>.png`, with the size of their images: gray levels of 8
-            or 16 bits, palette indices, or R + 256·G.
-        labels: a table `value,name,category` that names the masks' values. A value without a name
-            is unlabeled, as is 0 if it is not listed.
+        images: a folder of image files, at any depth.
+        masks: a folder of `<category>/<image>.png`, or `<image>.png` for a single category, with
+            the size of their images: gray levels of 8 or 16 bits, palette indices, or R + 256·G; or
+            COCO's panoptic masks.
+        labels: a table `value,name,category` that names the masks' values, or ADE20K's
+            objectInfo150.txt. A value without a name is unlabeled, as is 0 if it is not listed. Or
+            COCO's panoptic_*.json.
         to: the folder to write; it appears once it is complete.
         whole: a table `image,category,name` of whole-image labels, such as the scene.
         size: side of the images, in pixels.
@@ -168,7 +170,8 @@ def _label(
         labels = colors if category == COLOR else None
         if (name, category) in source.masks:
             mask = source.masks[name, category]
-            values = nearest(read_mask(mask, (image.height, image.width)), label_size)
+            segments = source.segments.get(mask.name)
+            values = nearest(read_mask(mask, (image.height, image.width), segments), label_size)
             labels = _meant(mask, values, source.values[category], numbers)
         if labels is not None:
             cells[category] = [f"{name.removesuffix('.jpg')}_{category}.png"]

@@ -1,5 +1,6 @@
 """The sources of a user's own data set: images, masks, and tables that name their values."""
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -47,6 +48,8 @@ class Source(NamedTuple):
     """Names of the masks' values in each category; values without a name are unlabeled."""
     whole: dict[tuple[str, str], list[str]]
     """Names for the whole image, by image and category."""
+    segments: dict[str, dict[int, int]]
+    """The value of each segment of a panoptic mask, by the mask's name; empty for other masks."""
 
     def names(self) -> list[str]:
         """All names without duplicates, in alphabetical order."""
@@ -65,7 +68,8 @@ class Source(NamedTuple):
         masks = [list(key) for key in self.masks]
         whole = [[*key, *names] for key, names in self.whole.items()]
         values = [[c, *value] for c, values in self.values.items() for value in values.items()]
-        return digest(self.files, masks, values, whole, hashes)
+        segments = [[n, *each.items()] for n, each in self.segments.items()]
+        return digest(self.files, masks, values, whole, hashes, *segments)
 
 
 def find_source(
@@ -94,13 +98,18 @@ def find_source(
         raise DataError(f"{images} holds no image ({', '.join(SUFFIXES)}); give another folder")
     if (masks is None) != (labels is None):
         raise DataError("masks need a table of labels, and the table needs masks; give both")
-    values = {} if labels is None else read_values(labels)
+    values, segments = dict[str, dict[int, str]](), dict[str, dict[int, int]]()
+    if labels is not None and labels.suffix == ".json":
+        values, segments = read_panoptic(labels)
+    elif labels is not None:
+        values = read_ade(labels) or read_values(labels)
     return Source(
         root,
         files,
-        {} if masks is None else find_masks(Path(os.path.realpath(masks)), files, values),
+        {} if masks is None else find_masks(Path(os.path.realpath(masks)), files, values, segments),
         values,
         {} if whole is None else read_whole(whole, files),
+        segments,
     )
 
 
@@ -121,20 +130,33 @@ def files_below(root: Path) -> Iterator[str]:
 
 
 def find_masks(
-    root: Path, files: dict[str, str], values: dict[str, dict[int, str]]
+    root: Path,
+    files: dict[str, str],
+    values: dict[str, dict[int, str]],
+    segments: dict[str, dict[int, int]],
 ) -> dict[tuple[str, str], Path]:
-    """The masks `<category>/<image>.png` below a folder, by image and category."""
-    masks = {}
+    """The masks `<category>/<image>.png` below a folder, by image and category.
+
+    They may lie in the folder itself where there is one category, or where all share the masks.
+    """
+    masks = dict[tuple[str, str], Path]()
     for file in files_below(root):
         path = readable(root, file, str(root))
         category, _, name = file.partition("/")
+        own = [category] if category in values else []
+        if segments or (len(values) == 1 and not own):
+            own, name = list(values), file
         image = f"{name.removesuffix('.png')}.jpg"
-        if category not in values or not name.endswith(".png") or image not in files:
+        if not own or not name.endswith(".png") or image not in files:
             raise DataError(
                 f"the mask {root / file} belongs to no image and category; name it <category>/"
                 "<image>.png, with a category of the table of labels, or remove it"
             )
-        masks[image, category] = path
+        if segments and path.name not in segments:
+            raise DataError(
+                f"the mask {path} is not among the annotations of --labels; give their own masks"
+            )
+        masks |= {(image, each): path for each in own}
     if not masks:
         raise DataError(f"{root} holds no masks; name them <category>/<image>.png")
     return masks
@@ -150,6 +172,54 @@ def read_values(path: Path) -> dict[str, dict[int, str]]:
             raise DataError(f"{place}: value {value} of {category} occurs twice or is misnamed")
         own[value] = name
     return result
+
+
+def read_ade(path: Path) -> dict[str, dict[int, str]]:
+    """The labels of ADE20K's scene parsing, as objectInfo150.txt has them; none of other files."""
+    head, *lines = _text(path).splitlines() or [""]
+    if head.split("\t")[:1] + head.split("\t")[-1:] != ["Idx", "Name"]:
+        return {}
+    parts = [line.split("\t") for line in lines if line]
+    try:
+        return {"object": {int(part[0]): part[-1].split(",")[0].strip() for part in parts}}
+    except ValueError as error:
+        raise DataError(f"cannot read {path}: {error}; give objectInfo150.txt as it is") from error
+
+
+def read_panoptic(path: Path) -> tuple[dict[str, dict[int, str]], dict[str, dict[int, int]]]:
+    """The labels of COCO's panoptic annotations, things as objects beside stuff; their segments.
+
+    Raises:
+        DataError: the file is not of this form.
+    """
+    try:
+        found = json.loads(_text(path))
+        values: dict[str, dict[int, str]] = {}
+        for each in found["categories"]:
+            for name, thing in (("object", 1), ("stuff", 0)):
+                meant = str(each["name"]) if each["isthing"] == thing else ""
+                values.setdefault(name, {})[int(each["id"])] = meant
+        segments = {
+            str(each["file_name"]): {
+                int(part["id"]): int(part["category_id"]) for part in each["segments_info"]
+            }
+            for each in found["annotations"]
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path} holds no panoptic annotations of COCO ({type(error).__name__}: {error}); give "
+            "panoptic_*.json, or a table value,name,category"
+        ) from error
+    return {name: own for name, own in values.items() if any(own.values())}, segments
+
+
+def _text(path: Path) -> str:
+    real = Path(os.path.realpath(path))
+    try:
+        return readable(real.parent, real.name, str(path)).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"cannot read {path}: {reason}; replace the file") from error
 
 
 def read_whole(path: Path, files: dict[str, str]) -> dict[tuple[str, str], list[str]]:
@@ -181,8 +251,16 @@ def _category(name: str, place: str) -> str:
     return name
 
 
-def read_mask(path: Path, shape: tuple[int, int]) -> UInt16[np.ndarray, "h w"]:
+def read_mask(
+    path: Path, shape: tuple[int, int], segments: dict[int, int] | None = None
+) -> UInt16[np.ndarray, "h w"]:
     """The values of a mask: gray levels of 8 or 16 bits, palette indices, or R + 256·G.
+
+    Args:
+        path: the mask.
+        shape: height and width of its image.
+        segments: for a panoptic mask, the value of each of its segments R + 256·G + 65536·B; 0 is
+            no segment.
 
     Raises:
         DataError: the file is not such a PNG, has another shape, or is damaged.
@@ -203,8 +281,24 @@ def read_mask(path: Path, shape: tuple[int, int]) -> UInt16[np.ndarray, "h w"]:
             pixels = np.asarray(image).astype(np.uint16)
     except Exception as error:  # damaged bytes make Pillow's parsers raise almost anything
         raise DataError(f"cannot read the mask {path}: {error}; replace the file") from error
-    if pixels.ndim == 2:
+    if pixels.ndim == 2 and segments is None:
         return pixels
+    if pixels.ndim == 2:
+        raise DataError(f"the mask {path} is not RGB, as COCO's panoptic masks are; replace it")
+    if segments is not None:
+        wide = pixels.astype(np.int64)
+        numbers, places = np.unique(
+            wide[..., 0] + 256 * wide[..., 1] + 65536 * wide[..., 2], return_inverse=True
+        )
+        known = {0: 0, **segments}
+        if missing := [number for number in numbers.tolist() if number not in known]:
+            raise DataError(
+                f"the mask {path} holds segment {missing[0]}, which its annotation does not list; "
+                "give the masks that belong to --labels"
+            )
+        meant = np.array([known[number] for number in numbers.tolist()], np.uint16)
+        values: UInt16[np.ndarray, "h w"] = meant[places.reshape(shape)]
+        return values
     if pixels[..., 2].any():
         raise DataError(
             f"the mask {path} is a picture: it has blue pixels; save value = R + 256 G, B = 0"
