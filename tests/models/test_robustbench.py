@@ -90,9 +90,7 @@ def test_images_and_classes_are_those_of_the_zoo():
 
 @pytest.mark.usefixtures("_zoo")
 def test_what_the_zoo_lacks_is_said(monkeypatch):
-    with pytest.raises(
-        SettingsError, match="is not known; perhaps you meant cifar10/Linf/Own"
-    ):
+    with pytest.raises(SettingsError, match="is not known; perhaps you meant cifar10/Linf/Own"):
         load_model("robustbench:cifar10/Linf/Own202")
     with pytest.raises(ModelError, match="Many2021 has several files of weights"):
         load_model("robustbench:cifar10/Linf/Many2021")

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from torch.utils.data import Dataset
-from torchvision import datasets
-from torchvision.datasets.vision import VisionDataset
 
 from advlens.datasets.folder import PARTS
 from advlens.datasets.transform import Transform
@@ -30,9 +28,11 @@ def load_torchvision(
         SettingsError: there is no such dataset, or no such part.
         DataError: it is not in the folder, or its items are no images with a class.
     """
+    from torchvision import datasets  # takes a second, which other data need not wait for
+
     name, _, folder = str(place).partition("@")
     kind = getattr(datasets, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, VisionDataset) and folder):
+    if not (isinstance(kind, type) and issubclass(kind, datasets.VisionDataset) and folder):
         known = [each for each in datasets.__all__ if each != "VisionDataset"]
         raise SettingsError(
             f"torchvision:{place} names no dataset of torchvision{perhaps(name, known)}; give its "
