@@ -15,7 +15,7 @@ from advlens.arrays import Ids
 from advlens.errors import NumericError
 
 TABLE = 1 << 22
-"""Entries of a table in which positions are looked up: few enough for a processor's cache."""
+"""How many positions a lookup table holds; more would not fit into a processor's cache."""
 
 
 class TopK:

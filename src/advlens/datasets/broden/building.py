@@ -64,7 +64,7 @@ def build_broden(
             COCO's panoptic masks.
         labels: a table `value,name,category` that names the masks' values, or ADE20K's
             objectInfo150.txt. A value without a name is unlabeled, as is 0 if it is not listed. Or
-            COCO's panoptic_*.json.
+            COCO's `panoptic_*.json`.
         to: the folder to write; it appears once it is complete.
         whole: a table `image,category,name` of whole-image labels, such as the scene.
         size: side of the images, in pixels.
