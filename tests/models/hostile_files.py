@@ -185,7 +185,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "empty-dictionary.pt": lambda: saved({}),
     "number-in-state.pt": lambda: saved({**state(), "epoch": 3}),
     "integer-name.pt": lambda: saved({0: torch.zeros(3)}),
-    "nested-state.pt": lambda: saved({"a": state()}),
+    "nested-state.pt": lambda: saved({"a": {"b": state()}}),
     "flipped.pt": lambda: flipped(state() | {"conv.bias": SEVENS[:4].clone()}),
     "flipped-unknown.pt": lambda: flipped(state() | {"extra": SEVENS}),
     "slice-of-80-MB.pt": lambda: saved(state() | {"conv.bias": torch.zeros(20 << 20)[:4]}),

@@ -90,8 +90,8 @@ def read_weights(path: Path, *, ignore_keys: Sequence[str] = ()) -> dict[str, Te
     """The named tensors of a `.safetensors` file or of one written by torch.save.
 
     In the latter they may lie under "state_dict", "model_state_dict", "model", "net", "network",
-    "module" or the names of averages ("state_dict_ema", "swa_model" …), beside anything
-    else, as in a checkpoint. The file is read as data: nothing in it is executed.
+    "module" or the names of averages ("state_dict_ema", "swa_model" …), beside anything else, as in
+    a checkpoint; or under any one name. The file is read as data: nothing in it is executed.
 
     Args:
         path: the file.
@@ -270,10 +270,12 @@ def _state(path: Path, content: object, ignore_keys: Sequence[str]) -> dict[str,
         inner = [key for key in _STATE_KEYS if key in names and _dictionary(state[key]) is not None]
         if len(inner) > 1:
             inner = [key for key in inner if _holds_tensors(state[key])] or inner[:1]
+        if not inner and not _holds_tensors(state):  # under a name of the user's own
+            inner = [key for key in names if type(key) is str and _holds_tensors(state[key])]
         if len(inner) > 1:
             raise CheckpointError(
-                f"{path} holds weights under {' and '.join(inner)}; leave all but one out, as in "
-                f"--ignore-keys {inner[-1]}"
+                f"{path} holds weights under {' and '.join(map(shown, inner[:4]))}; leave all but "
+                f"one out, as in --ignore-keys {shown(inner[-1])}"
             )
         if not inner:
             return {name: state[name] for name in _checked(path, names)}
