@@ -1,5 +1,6 @@
 """Datasets, tables and functions of users as image sets."""
 
+import importlib
 import io
 import itertools
 import json
@@ -280,7 +281,8 @@ def test_shards_that_are_wrong(tmp_path: Path, files: Any, message: str) -> None
 
 def hugging(folder: Path, **more: Any) -> str:
     """A dataset of four images to test on and two to train on."""
-    library = pytest.importorskip("datasets")
+    pytest.importorskip("datasets.arrow_dataset")  # `datasets` alone would be the tests' own folder
+    library = importlib.import_module("datasets")
     kinds = {"picture": library.Image(), "label": library.ClassLabel(names=["cat", "dog"])}
     parts = {}
     for part, images in (("validation", RGB), ("train", RGB[:2])):
@@ -401,6 +403,18 @@ def test_a_table_that_is_wrong(photos: Path, text: str | bytes, message: str) ->
     write(photos / "t.csv", content)
     with pytest.raises(DataError, match=message.replace(".*csv", ".*t.csv")):
         load_data(f"csv:{photos / 't.csv'}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "module", "extra"),
+    [("parquet", "pyarrow", "parquet"), ("hf", "datasets.load", "huggingface")],
+)
+def test_a_library_that_is_missing(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, kind: str, module: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(SettingsError, match=rf"pip install 'advlens\[{extra}\]'"):
+        load_data(f"{kind}:{photos / '2.jpg'}")
 
 
 def test_every_kind_has_a_loader_and_a_row_in_the_documentation() -> None:
