@@ -26,7 +26,7 @@ from advlens.datasets import (
     read_image,
 )
 from advlens.errors import DataError, SettingsError
-from advlens.settings.data import DATA
+from advlens.settings.data import DATA, check_data
 from tiny_imagenet import jpeg, write
 
 SMALL = Transform(size=8, resize=8)
@@ -422,6 +422,15 @@ def test_every_kind_has_a_loader_and_a_row_in_the_documentation() -> None:
     page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
     for kind, place in DATA.items():
         assert f"| `{kind}:{place}` |" in page
+
+
+def test_a_table_in_place_of_a_folder_is_answered_with_its_kind(photos: Path) -> None:
+    table = photos / "t.csv"
+    for kind, answer in (("folder", f"or csv:{table}"), ("mnist", "is not known")):
+        as_csv(table, ROWS)
+        with pytest.raises(SettingsError, match=answer):
+            check_data(f"{kind}:{table}")
+    check_data(f"csv:{table}")
 
 
 @pytest.mark.parametrize("spec", ["sample", "csv:t.csv", "lab_of_tests:items"])
