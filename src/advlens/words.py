@@ -336,10 +336,15 @@ def comparison(
     return f"{values}; the intervals overlap for {'; for '.join(open_pairs)}"
 
 
+AIMED = "label=target"
+"""The setting of an attack that steps towards a target of each image."""
+
+
 def attack_name(row: Mapping[str, Any]) -> str:
     """The attack of a row in words: "PGD-20, L2 ε = 0.5", "FGSM, L∞ ε = 4/255".
 
-    Settings that are not the attack's defaults follow its name: "PGD-20 (step_size=0.1), …".
+    Settings that are not the attack's defaults follow its name: "PGD-20 (step_size=0.1), …", or
+    "PGD-20 towards targets, …".
     Without a ball: "Adam attack, 20 steps, λ = 0.5, at a mean L2 distance of 0.71".
     """
     attack, steps, settings = row["attack"], row["steps"], row.get("settings")
@@ -349,8 +354,12 @@ def attack_name(row: Mapping[str, Any]) -> str:
     if row["epsilon"] is None:
         return name + _without_ball(row)
     name += f"-{steps}" if steps and steps > 1 else ""
-    if settings:
-        name += f" ({settings})"
+    others = settings.split(", ") if settings else []
+    if AIMED in others:
+        others.remove(AIMED)
+        name += " towards targets"
+    if others:
+        name += f" ({', '.join(others)})"
     return f"{name}, {NORMS.get(row['norm'], row['norm'])} ε = {radius_text(row)}".replace(
         ",  ", ", "
     )

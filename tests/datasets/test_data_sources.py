@@ -1,5 +1,6 @@
 """Datasets, tables and functions of users as image sets."""
 
+import importlib
 import io
 import itertools
 import json
@@ -25,7 +26,7 @@ from advlens.datasets import (
     read_image,
 )
 from advlens.errors import DataError, SettingsError
-from advlens.settings.data import DATA
+from advlens.settings.data import DATA, check_data
 from tiny_imagenet import jpeg, write
 
 SMALL = Transform(size=8, resize=8)
@@ -280,7 +281,8 @@ def test_shards_that_are_wrong(tmp_path: Path, files: Any, message: str) -> None
 
 def hugging(folder: Path, **more: Any) -> str:
     """A dataset of four images to test on and two to train on."""
-    library = pytest.importorskip("datasets")
+    pytest.importorskip("datasets.arrow_dataset")  # `datasets` alone would be the tests' own folder
+    library = importlib.import_module("datasets")
     kinds = {"picture": library.Image(), "label": library.ClassLabel(names=["cat", "dog"])}
     parts = {}
     for part, images in (("validation", RGB), ("train", RGB[:2])):
@@ -403,11 +405,32 @@ def test_a_table_that_is_wrong(photos: Path, text: str | bytes, message: str) ->
         load_data(f"csv:{photos / 't.csv'}")
 
 
+@pytest.mark.parametrize(
+    ("kind", "module", "extra"),
+    [("parquet", "pyarrow", "parquet"), ("hf", "datasets.load", "huggingface")],
+)
+def test_a_library_that_is_missing(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, kind: str, module: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(SettingsError, match=rf"pip install 'advlens\[{extra}\]'"):
+        load_data(f"{kind}:{photos / '2.jpg'}")
+
+
 def test_every_kind_has_a_loader_and_a_row_in_the_documentation() -> None:
     assert DATA.keys() == FILES.keys()
     page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
     for kind, place in DATA.items():
         assert f"| `{kind}:{place}` |" in page
+
+
+def test_a_table_in_place_of_a_folder_is_answered_with_its_kind(photos: Path) -> None:
+    table = photos / "t.csv"
+    for kind, answer in (("folder", f"or csv:{table}"), ("mnist", "is not known")):
+        as_csv(table, ROWS)
+        with pytest.raises(SettingsError, match=answer):
+            check_data(f"{kind}:{table}")
+    check_data(f"csv:{table}")
 
 
 @pytest.mark.parametrize("spec", ["sample", "csv:t.csv", "lab_of_tests:items"])

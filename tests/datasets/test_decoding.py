@@ -104,6 +104,22 @@ def test_16_bits_orientation_and_the_largest_image(path):
     for format in ("JPEG", "PNG"):
         picture(20, 10).save(path, format, exif=exif)
         assert read_rgb(path).size == (20, 10)
+    for form in ("PNG", "TIFF", "WEBP"):  # Pillow turns TIFF in any case
+        for side in range(1, 9):
+            exif[0x0112] = side
+            image = Image.fromarray(np.arange(6 * 8, dtype=np.uint8).reshape(6, 8)).convert("RGB")
+            image.save(path, form, exif=exif, **{"lossless": True} if form == "WEBP" else {})
+            turned = np.asarray(read_rgb(path, exif_orientation=True))[..., 0]
+            y, x = np.mgrid[:6, :8]
+            row = {1: y, 2: y, 3: 5 - y, 4: 5 - y, 5: x, 6: x, 7: 7 - x, 8: 7 - x}[side]
+            column = {1: x, 2: 7 - x, 3: 7 - x, 4: x, 5: y, 6: 5 - y, 7: 5 - y, 8: y}[side]
+            assert np.array_equal(turned[row, column], 8 * y + x), (form, side)
+    transform = Transform(size=6, resize=6, exif_orientation=True)
+    exif[0x0112] = 3
+    picture(9, 6).save(path, "PNG", exif=exif)
+    upside = read_image(path, transform)
+    picture(9, 6).rotate(180).save(path, "PNG")
+    assert torch.equal(upside, read_image(path, transform))
     height = MAX_PIXELS // 5000
     path.write_bytes(png(5000, height, data=bytes(height * (1 + 5000 // 8))))
     image = read_image(path, Transform(size=8, resize=8))

@@ -34,7 +34,7 @@ READERS = {
     **dict.fromkeys(("sweep_images", "sweep_steps"), ("sweep",)),
     **dict.fromkeys(("preset", "neuron_attack", "neuron_epsilon", "neuron_steps"), UNITS),
     **dict.fromkeys(("neuron_step_size", "units", "discrepancy"), UNITS),
-    **dict.fromkeys(("success", "top"), ("neurons",)),
+    **dict.fromkeys(("success", "top", "target"), ("neurons",)),
     **dict.fromkeys(("sigma", "similarity"), UNITS),
     **dict.fromkeys(("concepts", "layers", "concept_attack"), ("dissection",)),
     **dict.fromkeys(("explained", "points", "baselines", "samples"), ("attribution",)),

@@ -51,6 +51,16 @@ class Part:
         return self.images.fingerprint()
 
 
+def transform_of(classifier: Classifier, exif_orientation: bool) -> Transform:
+    """How image files become a model's inputs."""
+    return Transform(
+        size=classifier.image_size,
+        resize=classifier.resize,
+        interpolation=classifier.interpolation,
+        exif_orientation=exif_orientation,
+    )
+
+
 @dataclass
 class Subject:
     """A model with the data as it sees them.
@@ -64,6 +74,7 @@ class Subject:
         unnamed: why the WordNet ids of the classes are unknown.
         check: reads images once before the run, if it is one.
         training: the training images that stages asked for, by their largest number.
+        exif_orientation: whether images are turned as their EXIF data say.
     """
 
     spec: str
@@ -77,6 +88,7 @@ class Subject:
     skipped: list[Row] = dataclasses.field(default_factory=list)
     check: "ImageCheck | None" = None
     training: dict[int, Part] = dataclasses.field(default_factory=dict)
+    exif_orientation: bool = False
     radii: dict[str, tuple[float, ...]] = dataclasses.field(init=False)
     epsilon: float = dataclasses.field(init=False)
     neuron_epsilon: float = dataclasses.field(init=False)
@@ -102,11 +114,7 @@ class Subject:
     @property
     def transform(self) -> Transform:
         """How image files become this model's inputs."""
-        return Transform(
-            size=self.classifier.image_size,
-            resize=self.classifier.resize,
-            interpolation=self.classifier.interpolation,
-        )
+        return transform_of(self.classifier, self.exif_orientation)
 
     def training_images(self, most: int, seed: int) -> Part | None:
         """The training images beside the audited ones, of all classes alike; None without any.
@@ -238,6 +246,7 @@ def labeled_subject(
 ) -> Subject:
     subject = opened(model, settings, device)
     classifier, subject.check = subject.classifier, check
+    subject.exif_orientation = settings.exif_orientation
     data = load(subject.transform)
     if isinstance(data, BrodenData):
         raise SettingsError(

@@ -58,7 +58,8 @@ class OnModels:
             resnet14, torchvision:NAME, timm:NAME or package.module:factory. Add :SIZE for another
             image size and @weights-file for weights (docs/models.md). Repeat --model for each
             model.
-        data: sample, cifar10:DIR, imagenet:DIR, folder:DIR … (docs/data.md lists them all).
+        data: sample, cifar10:DIR, imagenet:DIR, folder:DIR, csv:FILE, package.module:factory for a
+            Dataset of PyTorch … (docs/data.md lists them all).
         out: the run folder; repeat the command to continue an interrupted run.
     """
 
@@ -189,7 +190,8 @@ class AttackCommand:
     Attributes:
         model: a packaged model, a network for 32x32 images, torchvision:NAME or
             package.module:factory; add @weights-file for weights.
-        data: sample, cifar10:DIR, imagenet:DIR, folder:DIR … (docs/data.md lists them all).
+        data: sample, cifar10:DIR, imagenet:DIR, folder:DIR, csv:FILE, package.module:factory for a
+            Dataset of PyTorch … (docs/data.md lists them all).
         out: the folder to write: images/<class>/<id>.png, which can be audited as exact:OUT/images,
             and attack.csv with a row for each image: its source, label, and predictions before
             and after. Rounding to 8 bits moves each pixel value by

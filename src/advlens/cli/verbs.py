@@ -278,7 +278,7 @@ def _train(command: TrainCommand, line: str) -> None:
     settings = command.settings
     training = make_training(settings)  # incompatible settings are refused before loading anything
     classifier = load_classifier(command.model, settings)
-    data, test = load_images(command.data, classifier)
+    data, test = load_images(command.data, classifier, settings.exif_orientation)
     if command.common.dry_run:
         Loop(training, classifier, data, command.out, say, Processes(), None)  # checks them all
         _plan(command, [(classifier, data), (classifier, test)])
@@ -427,7 +427,8 @@ def _joined(command: Any, device: "torch.device") -> "contextlib.AbstractContext
 
 def _load(spec: str, data: str, settings: Any) -> "tuple[Classifier, ImageData]":
     """A model, and images in the form that it takes."""
-    from advlens.datasets import Transform, load_data
+    from advlens.auditing.subjects import transform_of
+    from advlens.datasets import load_data
     from advlens.distributed import local_device
     from advlens.models import load_model
 
@@ -438,11 +439,7 @@ def _load(spec: str, data: str, settings: Any) -> "tuple[Classifier, ImageData]"
         ignore_keys=settings.ignore_keys,
         head=settings.head,
     )
-    transform = Transform(
-        size=classifier.image_size,
-        resize=classifier.resize,
-        interpolation=classifier.interpolation,
-    )
+    transform = transform_of(classifier, settings.exif_orientation)
     images = load_data(data, transform=transform)
     if (target := getattr(settings, "target", None)) is not None:
         images = images.aligned(classifier.classes, classifier.synsets).aimed(target)

@@ -6,7 +6,7 @@ from typing import IO
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from advlens.datasets.transform import Transform
@@ -28,15 +28,19 @@ class ImageError(DataError):
     """
 
 
-def read_rgb(path: Path, file: IO[bytes] | None = None) -> Image.Image:
+def read_rgb(
+    path: Path, file: IO[bytes] | None = None, *, exif_orientation: bool = False
+) -> Image.Image:
     """A JPEG, PNG, WebP, BMP or TIFF file, whatever its suffix, as 8-bit RGB.
 
-    As in torchvision, transparency is dropped and the EXIF orientation is not applied. 16-bit
-    values keep their high byte, animations and documents their first frame.
+    As in torchvision, transparency is dropped, and of orientations in EXIF data only those of TIFF
+    files are applied, by Pillow. 16-bit values keep their high byte, animations and documents their
+    first frame.
 
     Args:
         path: the image's path.
         file: its bytes, if it is not a file of its own; then `path` only names it.
+        exif_orientation: turn the image as its EXIF data say.
 
     Raises:
         ImageError: the file is not such an image, is truncated or damaged, has over 25 million
@@ -52,7 +56,7 @@ def read_rgb(path: Path, file: IO[bytes] | None = None) -> Image.Image:
                     " make it smaller"
                 )
             image.load()
-            return as_rgb(image, path)
+            return as_rgb(image, path, exif_orientation)
     except DataError:
         raise
     except Exception as error:  # damaged bytes make Pillow's parsers raise almost anything
@@ -62,20 +66,24 @@ def read_rgb(path: Path, file: IO[bytes] | None = None) -> Image.Image:
         ) from error
 
 
-def as_rgb(image: Image.Image, name: object) -> Image.Image:
+def as_rgb(image: Image.Image, name: object, exif_orientation: bool) -> Image.Image:
     """A decoded image as 8-bit RGB, as `read_rgb` describes it.
 
     Args:
         image: the image.
         name: its path, or what else tells it apart.
+        exif_orientation: turn it as its EXIF data say.
 
     Raises:
         ImageError: its values have 32 bits.
     """
+    form = image.format
+    if exif_orientation:
+        image = ImageOps.exif_transpose(image)
     image.info.pop("transparency", None)
     if image.mode == "RGB":  # convert would copy it
         return image
-    wide = image.mode == "F" or (image.mode == "I" and image.format != "PNG")
+    wide = image.mode == "F" or (image.mode == "I" and form != "PNG")
     if wide:  # Pillow would clip these at 255
         raise ImageError(
             f"the image {name} has values of 32 bits, whose range nothing tells; save 8 or 16 bits"
@@ -99,7 +107,8 @@ def read_image(
         ImageError: as `read_rgb`, or the image is so narrow that its resized form is too large.
         DataError: as `read_rgb`, or the image must have the right size and does not.
     """
-    return fit_image(read_rgb(path, file), transform, path)
+    image = read_rgb(path, file, exif_orientation=transform.exif_orientation)
+    return fit_image(image, transform, path)
 
 
 def fit_image(image: Image.Image, transform: Transform, name: object) -> UInt8[Tensor, "3 h w"]:

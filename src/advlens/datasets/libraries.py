@@ -77,6 +77,7 @@ def load_hf(place: Path, split: Literal["test", "train"], transform: Transform) 
         DataError: there is no such dataset, part or column.
     """
     try:
+        importlib.import_module("datasets.load")  # a folder that is called datasets lacks it
         library: Any = importlib.import_module("datasets")
     except ImportError as error:
         raise SettingsError(

@@ -1,6 +1,6 @@
 """How image files become the inputs of a model."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from advlens.checks import check_types
@@ -17,6 +17,8 @@ class Transform:
     """Shorter side before the crop, in pixels; None takes images as they are, all of this size."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """Filter of the resize, always antialiased, as in Pillow."""
+    exif_orientation: bool = False
+    """Whether images are turned first as their EXIF data say."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -25,3 +27,10 @@ class Transform:
                 f"cannot crop {self.size} pixels from a shorter side of {self.resize};"
                 " choose a size of at least 1 and at most resize"
             )
+
+    def identity(self) -> dict[str, object]:
+        """What tells the inputs apart from those of another transform, for fingerprints."""
+        told = asdict(self)
+        if not self.exif_orientation:
+            del told["exif_orientation"]
+        return told

@@ -3,7 +3,6 @@
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import cached_property
 from itertools import chain, islice
 from operator import index
@@ -121,7 +120,7 @@ class DatasetData(ImageData):
     def _fingerprint(self) -> str:
         count = len(self)
         sample = range(count) if count <= SAMPLE else [i * count // SAMPLE for i in range(SAMPLE)]
-        own = (self.classes, self.synsets, self.labels, asdict(self.transform))
+        own = (self.classes, self.synsets, self.labels, self.transform.identity())
         return digest(*own, *(digest(image[0]) for image in self.stream([[i] for i in sample])))
 
     def _targets(self, count: int) -> list[int] | None:
@@ -166,7 +165,8 @@ class DatasetData(ImageData):
             )
         if isinstance(image, Image.Image):
             name = f"{i} of {self.name}"
-            return fit_image(as_rgb(image, name), self.transform, name)
+            image = as_rgb(image, name, self.transform.exif_orientation)
+            return fit_image(image, self.transform, name)
         if isinstance(image, Tensor):
             image = image.detach().as_subclass(Tensor)
             if image.ndim == 3 and len(image) == 1:

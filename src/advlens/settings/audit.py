@@ -11,7 +11,7 @@ from advlens.checks import check_number, check_numbers, check_path, check_positi
 from advlens.errors import SettingsError
 from advlens.plugins import STAGES
 from advlens.settings.choices import Components, Units, parse_unit
-from advlens.settings.models import ComputeSettings
+from advlens.settings.models import ImageSettings
 from advlens.settings.numbers import DRAWS, AutoRadii, AutoRadius, NoHint, Radius, several
 from advlens.settings.spec import parse_method
 from advlens.words import perhaps
@@ -60,7 +60,7 @@ def check_stages(names: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditSettings(ComputeSettings):
+class AuditSettings(ImageSettings):
     """What an audit measures, and how.
 
     Attributes:
@@ -335,7 +335,7 @@ class AuditSettings(ComputeSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttackSettings(ComputeSettings):
+class AttackSettings(ImageSettings):
     """The settings of one attack on a set of images.
 
     Attributes:

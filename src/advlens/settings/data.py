@@ -61,7 +61,9 @@ def check_data(spec: str) -> None:
         raise SettingsError(f"data {spec} names no folder; give it behind an @: {kind}:{name}@DIR")
     path = Path(folder).expanduser()
     if form in ("DIR", "NAME@DIR"):
+        other = path.suffix.removeprefix(".")
         mend = "a folder, laid out as docs/data.md shows"
+        mend += f", or {other}:{place}" if DATA.get(other) == "FILE" else ""
         check_path(f"data {spec} names the folder", path, "folder", mend)
     elif form == "FILE":
         check_path(f"data {spec} names the file", path, "file")

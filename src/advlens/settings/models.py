@@ -43,3 +43,14 @@ class ComputeSettings(ModelSettings):
     def rounding(self) -> dict[str, bool]:
         """The arguments of `rounded`."""
         return {"tf32": self.tf32, "deterministic": self.deterministic}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSettings(ComputeSettings):
+    """Flags of every verb that also opens images with classes.
+
+    Attributes:
+        exif_orientation: turn images as their EXIF data say; torchvision and most others do not.
+    """
+
+    exif_orientation: bool = False

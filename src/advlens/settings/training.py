@@ -9,7 +9,7 @@ from tyro.conf import OmitArgPrefixes
 from advlens.checks import check_numbers, check_positive, check_seed
 from advlens.errors import SettingsError
 from advlens.settings.audit import Norm
-from advlens.settings.models import ComputeSettings
+from advlens.settings.models import ImageSettings
 from advlens.settings.numbers import AutoRadius, NoHint, Range
 
 
@@ -108,7 +108,7 @@ class AugmentationSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings(ComputeSettings):
+class RunSettings(ImageSettings):
     """How the run is validated, computed and stored.
 
     Attributes:

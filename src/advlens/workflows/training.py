@@ -8,7 +8,8 @@ import torch
 
 from advlens.attacks import Attack, Divergence, FeatureAttack, Fgsm, Pgd
 from advlens.attacks.threat import L2, Linf, Threat, Uniform
-from advlens.datasets import ImageData, Transform, load_data
+from advlens.auditing.subjects import transform_of
+from advlens.datasets import ImageData, load_data
 from advlens.distributed import Processes, local_device
 from advlens.models import Classifier, load_model
 from advlens.prepared.precision import rounded
@@ -88,7 +89,9 @@ def load_classifier(model: str, settings: TrainSettings) -> Classifier:
     return classifier
 
 
-def load_images(data: str, classifier: Classifier) -> tuple[ImageData, ImageData]:
+def load_images(
+    data: str, classifier: Classifier, exif_orientation: bool = False
+) -> tuple[ImageData, ImageData]:
     """Training and test images, with labels that number the classifier's classes.
 
     Training images have the size before the center crop, so that random crops are parts of them.
@@ -96,11 +99,7 @@ def load_images(data: str, classifier: Classifier) -> tuple[ImageData, ImageData
     Raises:
         AdvlensError: `load_data` refuses the name, or the files are damaged.
     """
-    center = Transform(
-        size=classifier.image_size,
-        resize=classifier.resize,
-        interpolation=classifier.interpolation,
-    )
+    center = transform_of(classifier, exif_orientation)
     whole = center if data.startswith("exact:") else replace(center, size=classifier.resize)
     train = load_data(data, split="train", transform=whole)
     test = load_data(data, transform=center)

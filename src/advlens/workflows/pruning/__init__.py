@@ -204,7 +204,7 @@ def images(
             them.
     """
     if data != "sample":
-        tuned, audited = load_images(data, classifier)
+        tuned, audited = load_images(data, classifier, settings.exif_orientation)
     else:
         tuned, audited = sample_parts(classifier, SAMPLE_TESTED)
     if settings.train_images is not None:
