@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advlens.auditing.pictures import heat_map
 from advlens.colors import AGAINST, FOR
+from advlens.drawing import heat_map
 from advlens.errors import DataError, ModelError, NumericError, SettingsError
 from advlens.maps import DiscrepancyMap, highlighted, marked
 from advlens.prepared import prepare

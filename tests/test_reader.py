@@ -125,7 +125,7 @@ def test_a_frame_without_pandas_says_how_to_get_it(made, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     found = read_run(made)
     assert found.rows("accuracy")
-    with pytest.raises(SettingsError, match=r"pip install 'advlens\[pandas\]', or use rows"):
+    with pytest.raises(SettingsError, match=r"pip install 'advlens\[pandas\]'"):
         found.frame("accuracy")
 
 

@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float64, Int64
@@ -24,12 +25,17 @@ from advlens.attacks import AdamAttack, Attack, LeastLikely
 from advlens.attacks.adam import CALIBRATION
 from advlens.attacks.threat import L2
 from advlens.checks import check_numbers, check_positive, check_types
+from advlens.drawing import figure_html, frame_of, scattered, table_html
 from advlens.errors import DataError, SettingsError
 from advlens.intervals import Z95
 from advlens.prepared import place_images, prepare
 from advlens.similarity import check_definite
 from advlens.statistics import TopK, positions
 from advlens.wordnet import similarity_matrix
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
 
 MEASURES = ("lc", "consis_adv", "cs1", "cs2")
 Similarity = Float64[Tensor, "classes classes"]
@@ -97,6 +103,23 @@ class LayerConsistency:
     changes: dict[str, tuple[Changes, ...]]
     images: int
     top: int
+
+    def plot(self) -> "Figure":
+        """CS1 of each live unit against its LC."""
+        return scattered(self.values["lc"], self.values["cs1"], "LC", "CS1")
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """A row for each unit: whether it is dead, and its measures, NaN for dead ones."""
+        columns = {"dead": self.dead} | self.values
+        lists = [values.tolist() for values in columns.values()]
+        return frame_of([dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)])
+
+    def _repr_html_(self) -> str:
+        means = [
+            {"mean of": name, "value": each.mean, "from": each.low, "to": each.high}
+            for name, each in self.intervals.items()
+        ]
+        return table_html(means) + figure_html(self.plot())
 
     @cached_property
     def influences(self) -> dict[str, Float64[Tensor, " images"]]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from advlens.arrays import Ids, Images
 from advlens.checks import check_positive, check_types
+from advlens.drawing import gray
 from advlens.errors import DataError, NumericError, SettingsError
 from advlens.prepared import number_images, place_images, prepare
 from advlens.seeding import Stream, uniform
@@ -24,7 +25,6 @@ Units = Int64[Tensor, "n k"]
 Pixels = Float[Tensor, "n h w 3"]
 Line = Int64[Tensor, " places"]
 
-LUMINANCE = (0.299, 0.587, 0.114)
 YELLOW = (1.0, 0.85, 0.0)
 
 
@@ -190,11 +190,6 @@ def _reading(corners: Line, patch: int, length: int) -> Float[Tensor, "length pl
     return torch.from_numpy(
         np.stack([np.interp(np.arange(length), centers, one) for one in ones], axis=1)
     )
-
-
-def gray(image: Float[Tensor, "3 h w"]) -> Float[Tensor, "h w"]:
-    """The luminance of an image's pixels."""
-    return (image * image.new_tensor(LUMINANCE)[:, None, None]).sum(dim=0)
 
 
 def marked(image: Float[Tensor, "3 h w"], region: Bool[Tensor, "h w"]) -> Float[Tensor, "3 h w"]:

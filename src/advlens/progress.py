@@ -5,10 +5,12 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from tqdm import tqdm
+from tqdm import auto
 
 from advlens.words import one_line
 
+NOTEBOOK = auto.notebook_tqdm is not auto.std_tqdm
+"""Whether this is a notebook that can show bars."""
 BETWEEN, EVERY = 5.0, 60.0
 """Seconds from one line to the next without a terminal: where a pass begins, and within it."""
 
@@ -44,8 +46,10 @@ class Progress:
         self.began_at = done
         self.started = time.monotonic()
         self.bar = (
-            tqdm(total=total, initial=done, desc=self.what, unit=f" {unit}", dynamic_ncols=True)
-            if shown and sys.stderr.isatty()
+            auto.tqdm(
+                total=total, initial=done, desc=self.what, unit=f" {unit}", dynamic_ncols=True
+            )
+            if shown and (NOTEBOOK or sys.stderr.isatty())
             else None
         )
 

@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from advlens.arrays import Ids, Images, Labels, Logits, PerImage
 from advlens.checks import check_positive, check_seed, check_types
+from advlens.drawing import FULL_COLOR, MOST, drawn, frame_of, heat_map, pictures_html
 from advlens.errors import NumericError
 from advlens.losses import cross_entropy, log_odds, rounding
 from advlens.prepared import (
@@ -22,6 +23,10 @@ from advlens.prepared import (
     prepare,
 )
 from advlens.seeding import Stream, derived, normal
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
 
 Maps = Float[Tensor, "n h w"]
 Target = Literal["probability", "logit"]
@@ -51,6 +56,39 @@ class Attribution:
     def maps(self) -> Maps:
         """The attribution of each pixel, summed over its channels."""
         return self.values.sum(dim=1)
+
+    def plot(self, images: Images | None = None) -> "Figure":
+        """The first heat maps: red supports the class, blue opposes it.
+
+        Args:
+            images: those that were attributed, to lie under the maps and beside them.
+        """
+        return drawn(self._pictures(images))
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """A row for each image: the class, the completeness gap, the standard error, the points."""
+        return frame_of(
+            [
+                {"target": target, "gap": gap, "error": error, "points": points}
+                for target, gap, error, points in zip(
+                    *(v.tolist() for v in (self.targets, self.gap, self.error, self.points)),
+                    strict=True,
+                )
+            ]
+        )
+
+    def _repr_html_(self) -> str:
+        return pictures_html(self._pictures(None))
+
+    def _pictures(self, images: Images | None) -> dict[str, list[Tensor]]:
+        maps = self.maps[:MOST].detach().cpu().float()
+        under = torch.ones(len(maps), 3, *maps.shape[1:]) if images is None else images.cpu()
+        heat = [
+            heat_map(image, values, FULL_COLOR * max(float(values.abs().mean()), 1e-12))
+            for image, values in zip(under, maps, strict=False)
+        ]
+        shown = {"attribution": heat}
+        return shown if images is None else {"image": [*under[:MOST]]} | shown
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from advlens.auditing.naming import distinguish
 from advlens.auditing.opening import check_expected, looked_at, warn
 from advlens.auditing.passes import finished, run_stages
 from advlens.auditing.quick import chosen_before, fitting, shortened
-from advlens.auditing.record import Settings, identity, record, training_tables
+from advlens.auditing.record import Settings, call_of, identity, record, training_tables
 from advlens.auditing.stage import Stage
 from advlens.auditing.subjects import ImageCheck, Subject, labeled_subject, opened
 from advlens.datasets import BrodenData, ImageData, Transform, load_data
@@ -55,7 +55,7 @@ def audit(
         data: a specification (see `load_data`) or a data set.
         out: the run folder.
         settings: what is measured.
-        command: shown in the report as the way to reproduce it.
+        command: shown in the report as the way to reproduce it (default: this call).
         processes: those that share the images; the first one writes the files.
 
     Returns:
@@ -66,6 +66,7 @@ def audit(
     """
     models = _listed(models)
     _checked(data, settings, AuditSettings)
+    line = command or call_of("audit", models, data, out, settings)
     out = Path(out)
     device = local_device(settings.device)
     with (
@@ -76,7 +77,6 @@ def audit(
             settings = _quick(models, data, settings, device, out, processes)
         check = ImageCheck(out, settings.skip_damaged, processes, device)
         subjects, stages = _planned(models, data, settings, device, check)
-        line = command or "advlens.audit(…)"
         return _walk(out, subjects, stages, settings, device, line, processes)
 
 
@@ -164,6 +164,7 @@ def dissect(
     """
     models = _listed(models)
     _checked(data, settings, DissectSettings)
+    line = command or call_of("dissect", models, data, out, settings)
     out = Path(out)
     device = local_device(settings.device)
     with (
@@ -172,7 +173,6 @@ def dissect(
     ):
         check = ImageCheck(out, settings.skip_damaged, processes, device)
         subjects, stages = _dissected(models, data, settings, device, check)
-        line = command or "advlens.dissect(…)"
         return _walk(out, subjects, stages, settings, device, line, processes)
 
 

@@ -1,7 +1,7 @@
 """One layer of a dissection: what is observed while images stream by, and what is then counted."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
@@ -12,7 +12,11 @@ from advlens.dissection.observation import Observation
 from advlens.dissection.tally import Tally, Truth, best
 from advlens.dissection.upsampling import Upsampling
 from advlens.distributed import Processes
+from advlens.drawing import frame_of, table_html
 from advlens.statistics import TopK
+
+if TYPE_CHECKING:
+    import pandas
 
 Kind = Literal["real", "adversarial", "adversarial-reestimated"]
 
@@ -46,6 +50,24 @@ class Concepts:
     dead: Bool[Tensor, " units"]
     ious: Float64[Tensor, "units labels"]
     top: TopK
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """A row for each unit: label, IoU, threshold, IoU by chance, whether it is dead."""
+        return frame_of(self._rows())
+
+    def _repr_html_(self) -> str:
+        return table_html(self._rows())
+
+    def _rows(self) -> list[dict[str, Any]]:
+        columns = {
+            "label": self.labels,
+            "iou": self.iou,
+            "threshold": self.thresholds,
+            "iou by chance": self.permuted_iou,
+            "dead": self.dead,
+        }
+        lists = [values.tolist() for values in columns.values()]
+        return [dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)]
 
 
 class Layer:

@@ -10,7 +10,7 @@ and one backward pass; nothing is random.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,14 @@ from torch import Tensor, nn
 from advlens.arrays import Images, PerImage
 from advlens.attacks.threat import L2
 from advlens.checks import check_positive, check_types
+from advlens.drawing import MOST, drawn, frame_of, pictures_html
 from advlens.errors import NumericError, RunError, SettingsError
 from advlens.features.fake_relu import pass_blocked_gradients
 from advlens.prepared import Prepared, place_images, prepare
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
 
 ImageScore = Callable[[Images], PerImage]
 
@@ -41,6 +46,18 @@ class Synthesized:
     images: Images
     objective: PerImage
     steps: int
+
+    def plot(self) -> "Figure":
+        """The first images."""
+        return drawn({"made": [*self.images[:MOST]]})
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """A row for each image: its objective, and the steps."""
+        objectives = self.objective.tolist()
+        return frame_of([{"objective": each, "steps": self.steps} for each in objectives])
+
+    def _repr_html_(self) -> str:
+        return pictures_html({"made": [*self.images[:MOST]]})
 
 
 @dataclass(frozen=True, kw_only=True)

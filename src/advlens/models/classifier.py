@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from advlens.arrays import Images, Logits
+from advlens.colors import LUMINANCE
 from advlens.errors import DataError, ModelError
 from advlens.models.outputs import logits_of, two_logits
 from advlens.wordnet import lemmas
 
 TOLERANCE = 1e-6
-LUMINANCE = (0.299, 0.587, 0.114)
-"""The shares of red, green and blue in a gray value (ITU-R BT.601), as in Pillow."""
 
 
 def check_images(images: Images) -> Images:

@@ -3,10 +3,11 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advlens.errors import RunError, SettingsError
+from advlens.errors import RunError
 from advlens.runs.results import Results
 from advlens.runs.tables import TABLES
 
@@ -24,6 +25,8 @@ NAMES = {
     "start_label",
 }
 """Columns with names: text in an undeclared table, even if all cells look like numbers."""
+FIGURES = 4
+"""Figures that a notebook shows of a run."""
 
 
 @dataclass(frozen=True)
@@ -85,15 +88,21 @@ class RunResults:
             RunError: as `rows`.
             SettingsError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise SettingsError(
-                "a frame needs pandas; install it with: pip install 'advlens[pandas]', or use rows"
-            ) from error
-        frame = pandas.DataFrame(self.rows(table), columns=self.results.columns(table))
+        from advlens.drawing import frame_of
+
+        frame = frame_of(self.rows(table), self.results.columns(table))
         empty = [column for column in frame if frame[column].isna().all()]
         return frame.astype(dict.fromkeys(empty, float))
+
+    def _repr_html_(self) -> str:
+        """The accuracies, and the first figures of the report, small."""
+        from advlens.drawing import file_html, table_html
+
+        shown = ("model", "attack", "norm", "epsilon", "top1", "top1_low", "top1_high", "n")
+        rows = self.rows("accuracy") if "accuracy" in self.tables else []
+        table = table_html([{name: row[name] for name in shown if name in row} for row in rows])
+        figures = sorted((self.folder / "figures").glob("*.png"))[:FIGURES]
+        return f"<p>{escape(str(self.folder))}</p>{table}{''.join(map(file_html, figures))}"
 
 
 def read_run(folder: str | Path) -> RunResults:

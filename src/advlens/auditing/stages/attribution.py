@@ -22,10 +22,11 @@ from advlens.attribution import (
     total_variation,
 )
 from advlens.auditing.per_image import in_blocks
-from advlens.auditing.pictures import enlarged, heat_map, slug, write_png
+from advlens.auditing.pictures import slug, write_png
 from advlens.auditing.stage import Context, Need, Stage, View, Work
 from advlens.auditing.subjects import Part, Subject
 from advlens.datasets import ImageData
+from advlens.drawing import FULL_COLOR, enlarged, heat_map
 from advlens.interop import CaptumAttribution, OwnAttribution, make_attribution
 from advlens.intervals import mean_interval, median_interval
 from advlens.runs.folder import Tables
@@ -37,8 +38,6 @@ BACKGROUND = 100
 INTEGRATED, EXPECTED, RANDOM = "IntegratedGradients", "ExpectedGradients", "Random"
 MEASURING = 150
 """Forward passes that the measures of one image take, about."""
-FULL_COLOR = 6.0
-"""Multiple of a map's mean size that gets full color: the same scale for all models."""
 BETTER = {
     "insertion": "higher",
     "deletion": "lower",

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from advlens.arrays import Images, Labels
 from advlens.auditing.jobs import streamed, synthesized
-from advlens.auditing.pictures import enlarged, slug, write_png
+from advlens.auditing.pictures import slug, write_png
 from advlens.auditing.reals import Reals
 from advlens.auditing.reference import feature_network, reference
 from advlens.auditing.stage import Context, Need, Stage, View, Work
 from advlens.auditing.subjects import Part, Subject
 from advlens.datasets import Batch, ImageData
+from advlens.drawing import enlarged
 from advlens.features import ClassGaussian, ClassGeneration
 from advlens.fid.distances import Distance
 from advlens.fid.representations import FeatureNetwork

@@ -10,11 +10,12 @@ from torch import Tensor
 from advlens.arrays import Images, PerImage
 from advlens.auditing.jobs import synthesized
 from advlens.auditing.per_image import in_blocks
-from advlens.auditing.pictures import enlarged, slug, write_png
+from advlens.auditing.pictures import slug, write_png
 from advlens.auditing.reference import feature_network
 from advlens.auditing.stage import Context, Need, Stage, View, Work
 from advlens.auditing.subjects import Subject
 from advlens.datasets import ImageData
+from advlens.drawing import enlarged
 from advlens.features import Inversion, noise_images
 from advlens.fid.distances import feature_distances
 from advlens.fid.representations import FeatureNetwork

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from advlens.auditing.jobs import synthesized
-from advlens.auditing.pictures import enlarged, slug, write_png
+from advlens.auditing.pictures import slug, write_png
 from advlens.auditing.stage import Context, Need, Stage, View, Work
 from advlens.auditing.subjects import Subject
 from advlens.datasets import ImageData
+from advlens.drawing import enlarged
 from advlens.errors import ModelError, SettingsError
 from advlens.features import FeatureVisualization, noise_images
 from advlens.prepared import Prepared

@@ -7,11 +7,12 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from advlens.arrays import Images
-from advlens.auditing.pictures import enlarged, images_of, near_classes, slug, write_png
+from advlens.auditing.pictures import images_of, near_classes, slug, write_png
 from advlens.auditing.stage import Context
 from advlens.consistency import Similarity
 from advlens.dissection import Concepts, Dissector, Kind, Upsampling
 from advlens.dissection.masks import Cells, masks
+from advlens.drawing import enlarged
 from advlens.maps import DiscrepancyMap, highlighted, marked
 from advlens.runs.columns import NAMED
 from advlens.runs.tables import Row
