@@ -39,7 +39,7 @@ benchmarks: .venv/ready-test
 	.venv/bin/python benchmarks/loading.py
 	.venv/bin/python benchmarks/passes.py
 	.venv/bin/python benchmarks/scale.py
-	.venv/bin/python benchmarks/coverage.py
+	.venv/bin/python benchmarks/intervals.py
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

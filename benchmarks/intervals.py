@@ -1,6 +1,6 @@
 """How often the report's intervals hold the truth, and how often its tests find a difference.
 
-    python benchmarks/coverage.py --repeats 1000
+    python benchmarks/intervals.py --repeats 1000
 
 Samples are drawn from populations whose values are known. A 95 % interval should hold the truth in
 93 to 98 % of the draws. "Found" is the share of draws in which a difference is established by the
