@@ -188,6 +188,8 @@ def test_datasets_of_torchvision(tmp_path: Path, name: str) -> None:
     assert (data.labels.tolist(), data.classes[:2]) == (tested, classes)
     training = load_data(f"torchvision:{name}@{tmp_path}", split="train", transform=SMALL)
     assert training.labels.tolist() == trained
+    beside = data.training.labels.tolist() if data.training else None
+    assert beside == (trained if name == "MNIST" else None)
     expected = RGB[1] if name == "MNIST" else None
     if name == "Food101":
         expected = read_image(tmp_path / "food-101" / "images" / "pie" / "2.jpg", SMALL)
@@ -201,6 +203,7 @@ def test_datasets_of_torchvision(tmp_path: Path, name: str) -> None:
         ("Food101", SettingsError, "@DIR"),
         ("Food101@{}/none", DataError, "cannot open torchvision's Food101 in .*download=True"),
         ("EMNIST@{}", DataError, "split"),
+        ("DTD@{}/none", DataError, "cannot open .*not found"),
     ],
 )
 def test_what_torchvision_cannot_open(tmp_path: Path, spec: str, error: Any, message: str) -> None:
@@ -309,6 +312,8 @@ def test_datasets_of_hugging_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert torch.equal(data.images(range(4)), RGB)
     training = load_data(f"{spec}/saved", split="train", transform=SMALL)
     assert training.labels.tolist() == [1, 0]
+    beside = [load_data(f"{spec}/{place}").training for place in ("saved", "one")]
+    assert [each and each.labels.tolist() for each in beside] == [[1, 0], None]
     for wrong in (f"{spec}/parquet", f"{spec}/none", "hf:nobody/nothing"):
         with pytest.raises(DataError, match=r"none of train|cannot open"):
             load_data(wrong, split="train")

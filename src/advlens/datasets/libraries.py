@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import inspect
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,14 +50,15 @@ def load_torchvision(
     for given in choices:
         try:
             dataset = kind(Path(folder).expanduser(), **given)
-        except ValueError as error:  # it has no part of this name
-            reason: Exception = error
         except Exception as error:
             reason = error
-            break
+            if "Unknown value" not in str(error):  # else it has no part of this name
+                break
         else:
             data = DatasetData(dataset, name=f"{name} {split}", transform=transform)
             data.turn = contextlib.nullcontext()  # these open a file for each item
+            if given == {"train": False}:  # such a dataset lies there as a whole
+                data.open_training = partial(load_torchvision, place, "train", transform)
             return data
     raise DataError(
         f"cannot open torchvision's {name} in {folder}: {type(reason).__name__}: {reason}; to "
@@ -92,17 +94,21 @@ def load_hf(place: Path, split: Literal["test", "train"], transform: Transform) 
             f"cannot open hf:{place}: {type(error).__name__}: {error}; give a folder that "
             "save_to_disk wrote, or a dataset that load_dataset has fetched before"
         ) from error
-    if isinstance(found, dict):
+    parts = found if isinstance(found, dict) else {}
+    if parts:
         part = next((name for name in PARTS[split] if name in found), None)
         if part is None:
             raise DataError(
-                f"hf:{place} has the parts {', '.join(found)} and none of {', '.join(PARTS[split])}"
+                f"hf:{place} has the parts {', '.join(parts)} and none of {', '.join(PARTS[split])}"
             )
-        found = found[part]
+        found = parts[part]
     elif split == "train":
         raise SettingsError(f"hf:{place} has no parts to train and to test on")
     name = f"{place.name} {split}"
-    return DatasetData(_Rows(found, library, name), name=name, transform=transform)
+    data = DatasetData(_Rows(found, library, name), name=name, transform=transform)
+    if split == "test" and not parts.keys().isdisjoint(PARTS["train"]):
+        data.open_training = partial(load_hf, place, "train", transform)
+    return data
 
 
 class _Rows(Dataset[tuple[Any, Any]]):
