@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import advlens
 import small_runs
@@ -25,6 +26,7 @@ from advlens import (
     NumericError,
     Pgd,
     RunError,
+    SettingsError,
 )
 from advlens.auditing import audit, dissect, rehearsed
 from advlens.auditing.choices import audit_stages
@@ -36,7 +38,7 @@ from advlens.prepared import prepare
 from advlens.runs.folder import read_json
 from advlens.wordnet import similarity_matrix
 from advlens.workflows.attacked import store_attack
-from small_runs import CLASSES, SYNSETS, Rounded, audited, convolution, noise, rows, small
+from small_runs import CLASSES, SYNSETS, Rounded, audited, convolution, noise, results, rows, small
 from tiny_broden import write_tiny_broden
 
 SMALL = AuditSettings(
@@ -159,6 +161,46 @@ def test_units_are_measured_with_the_similarity_that_is_asked_for(tmp_path):
     with pytest.raises(RunError, match="similarity"):
         audited(small(whole), images(synsets=None), tmp_path / "file", settings=settings)
     assert isinstance(lacking(subject(whole, images(synsets=None)), "synsets", SMALL), DataError)
+
+
+class Pictures(Dataset):
+    def __init__(self, data: ArrayData) -> None:
+        self.data, self.classes = data, list(data.classes)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, number: int) -> tuple[Image.Image, int]:
+        pixels = self.data.pixels[number].permute(1, 2, 0).numpy()
+        return Image.fromarray(pixels), int(self.data.labels[number])
+
+
+def test_tensors_datasets_and_loaders_are_audited_like_a_data_set(tmp_path):
+    data = images(15)
+    pixels, labels = data.pixels, data.labels
+    given = {
+        "bytes": (pixels, labels),
+        "floats": (pixels / 255, labels.int()),
+        "loader": DataLoader(TensorDataset(pixels / 255, labels), batch_size=4),
+        "pictures": DataLoader(Pictures(data), batch_size=4),
+    }
+    settings = dataclasses.replace(SMALL, stages=("accuracy",))
+    audited(small(whole), data, tmp_path / "set", settings=settings)
+    for name, other in given.items():
+        audited(small(whole), other, tmp_path / name, settings=settings)
+        assert results(tmp_path / name)["accuracy.csv"] == results(tmp_path / "set")["accuracy.csv"]
+    for wrong, message in (
+        ((pixels, labels[:3]), "15 images have 3 labels"),
+        ((pixels, labels.tolist()), "must be two tensors"),
+        (7, "data must be a specification .*not int"),
+        ([pixels, labels], "not list"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            audited(small(whole), wrong, tmp_path / "wrong", settings=settings)
+    with pytest.raises(DataError, match="0"):
+        audited(small(whole), (pixels / 255 - 0.5, labels), tmp_path / "wrong", settings=settings)
+    with pytest.raises(SettingsError, match="which dataset does not have"):
+        dissect(small(whole), (pixels, labels), tmp_path / "wrong")
 
 
 PAPER = dataclasses.replace(SMALL, gaussians="paper")
@@ -341,9 +383,9 @@ def test_an_audit_measures_what_there_is(name, tmp_path):
 
 
 REFUSED = {
-    r"to have 1 channels, but got 3 channels instead\); it must ta": lambda: nn.Conv2d(1, 3, 3),
+    r"to have 4 channels, but got 3 channels instead\); it must ta": lambda: nn.Conv2d(4, 3, 3),
     r"missing 1 required positional argument: 'mask'\); it must take pixels in": TwoInputs,
-    r"returns \(1,\) for one image, but noise has 3 classes": lambda: odd(outputs=1),
+    r"returns \(2,\) for one image, but noise has 3 classes": lambda: odd(outputs=1),
     r"returns \(4, 10, 10\) for one image, but noise has 3 classes": lambda: odd()[:1],
 }
 

@@ -1,14 +1,19 @@
-"""models.huggingface, with a stand-in for transformers that has its names."""
+"""models.huggingface: a stand-in with the names of transformers, and tiny models of its own."""
 
+import re
 import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from advlens import ModelError
+from advlens.datasets import Transform
+from advlens.datasets.decoding import read_image
 from advlens.models import imagenet_classes, imagenet_synsets, load_model, save_weights
+from advlens.prepared import prepare
 
 HALF, CLIP = [0.5] * 3, [0.48, 0.46, 0.41]
 SQUARE = {"height": 32, "width": 32}
@@ -122,3 +127,45 @@ def test_what_is_missing_is_named(library, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ModelError, match=r"needs transformers.*'advlens\[transformers\]'"):
         load_model("hf:a/b")
+
+
+VIT = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+VIT |= {"intermediate_size": 48, "image_size": 32, "patch_size": 8}
+CONVNEXT = {"hidden_sizes": [8, 16, 16, 16], "depths": [1, 1, 1, 1]}
+REAL = {
+    # the configuration's settings, the processor with its settings, the path of hidden units
+    "ViT": (VIT, "ViT", {"size": SQUARE}, r"vit\..*layers?\.\d\.(mlp\.fc1|intermediate\.dense)"),
+    "ConvNext": (CONVNEXT, "ConvNext", {"size": {"shortest_edge": 64}}, r"\.pwconv1$"),
+    "Dinov2": (VIT | {"use_swiglu_ffn": True}, "CLIP", {"size": {"shortest_edge": 36}}, "mlp"),
+}
+
+
+@pytest.mark.parametrize("kind", REAL)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_real_models_see_what_their_processors_make(kind, tmp_path):
+    import transformers
+
+    config, processor, sizes, hidden = REAL[kind]
+    labels = {0: "cat", 1: "dog", 2: "ship"}
+    torch.manual_seed(0)
+    made = getattr(transformers, f"{kind}Config")(**config, id2label=labels)
+    network = getattr(transformers, f"{kind}ForImageClassification")(made).eval()
+    if processor == "CLIP":
+        sizes = sizes | {"crop_size": SQUARE}
+    images = getattr(transformers, f"{processor}ImageProcessor")(**sizes)
+    network.save_pretrained(tmp_path / "tiny")
+    images.save_pretrained(tmp_path / "tiny")
+    found = load_model(f"hf:{tmp_path}/tiny")
+    pixels = torch.randint(0, 256, (80, 80, 3), dtype=torch.uint8).numpy()
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    size = {"size": found.image_size, "resize": found.resize}
+    transform = Transform(**size, interpolation=found.interpolation)
+    seen = read_image(tmp_path / "a.png", transform)[None] / 255
+    wanted = images(Image.fromarray(pixels), return_tensors="pt")["pixel_values"]
+    assert (found.normalized(seen) - wanted).abs().max() < 0.02  # a gray level, by its rounding
+    with torch.no_grad():
+        torch.testing.assert_close(found(seen), network(found.normalized(seen)).logits)
+    assert found.classes == tuple(labels.values())
+    prepared = prepare(found, torch.cat([seen, seen.flip(3)]))
+    assert len([layer for layer in prepared.layers if re.search(hidden, layer)]) >= 2
+    assert re.search(hidden, prepared.last)

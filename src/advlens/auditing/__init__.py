@@ -3,8 +3,7 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from advlens.auditing.choices import audit_stages, check_units, dissect_stages
 from advlens.auditing.course import Course
 from advlens.auditing.differences import compared
 from advlens.auditing.forecasting import forecast
+from advlens.auditing.given import Data, opener
 from advlens.auditing.naming import distinguish
 from advlens.auditing.opening import check_expected, looked_at, warn
 from advlens.auditing.passes import finished, run_stages
@@ -22,7 +22,7 @@ from advlens.auditing.quick import chosen_before, fitting, shortened
 from advlens.auditing.record import Settings, call_of, identity, record, training_tables
 from advlens.auditing.stage import Stage
 from advlens.auditing.subjects import ImageCheck, Subject, labeled_subject, opened
-from advlens.datasets import BrodenData, ImageData, Transform, load_data
+from advlens.datasets import BrodenData, ImageData, Transform
 from advlens.distributed import Processes, local_device
 from advlens.errors import RunError, SettingsError
 from advlens.files import locked
@@ -40,7 +40,7 @@ Models = str | nn.Module | Sequence[str | nn.Module]
 
 def audit(
     models: Models,
-    data: str | ImageData,
+    data: Data,
     out: str | Path,
     *,
     settings: AuditSettings = AuditSettings(),
@@ -52,7 +52,9 @@ def audit(
     Args:
         models: specifications (see `load_model`) or modules from pixels in [0, 1] to logits; one,
             or a list of them.
-        data: a specification (see `load_data`) or a data set.
+        data: a specification (see `load_data`), a data set, a DataLoader or Dataset of PyTorch (see
+            `advlens.datasets.DatasetData`; the order is that of the Dataset), or a pair of tensors,
+            images (uint8, or floats in [0, 1]) and labels.
         out: the run folder.
         settings: what is measured.
         command: shown in the report as the way to reproduce it (default: this call).
@@ -65,7 +67,8 @@ def audit(
         AdvlensError: one of the errors in `advlens.errors`; finished stages are kept.
     """
     models = _listed(models)
-    _checked(data, settings, AuditSettings)
+    _checked(settings, AuditSettings)
+    load = opener(data)
     line = command or call_of("audit", models, data, out, settings)
     out = Path(out)
     device = local_device(settings.device)
@@ -74,14 +77,14 @@ def audit(
         locked(out) if processes.first else contextlib.nullcontext(),
     ):
         if settings.quick:
-            settings = _quick(models, data, settings, device, out, processes)
+            settings = _quick(models, load, settings, device, out, processes)
         check = ImageCheck(out, settings.skip_damaged, processes, device)
-        subjects, stages = _planned(models, data, settings, device, check)
+        subjects, stages = _planned(models, load, settings, device, check)
         return _walk(out, subjects, stages, settings, device, line, processes)
 
 
 def rehearsed(
-    models: Models, data: str | ImageData, settings: AuditSettings, out: Path | None = None
+    models: Models, data: Data, settings: AuditSettings, out: Path | None = None
 ) -> tuple[list[Subject], list[list[Stage]]]:
     """The models, and the stages that an audit would run on each.
 
@@ -93,16 +96,17 @@ def rehearsed(
         AdvlensError: as `audit` before its first stage, but damaged images are not searched for.
     """
     models = _listed(models)
-    _checked(data, settings, AuditSettings)
+    _checked(settings, AuditSettings)
+    load = opener(data)
     device = local_device(settings.device)
     if settings.quick:
-        settings = _quick(models, data, settings, device, out, Processes())
-    return _planned(models, data, settings, device, None)
+        settings = _quick(models, load, settings, device, out, Processes())
+    return _planned(models, load, settings, device, None)
 
 
 def _quick(
     models: Sequence[str | nn.Module],
-    data: str | ImageData,
+    load: Callable[[Transform], ImageData],
     settings: AuditSettings,
     device: torch.device,
     out: Path | None,
@@ -112,7 +116,7 @@ def _quick(
     settings = shortened(settings)
     chosen = chosen_before(settings, out) if processes.first and out is not None else None
     if processes.first and chosen is None:
-        chosen, note = fitting(settings, *_planned(models, data, settings, device, None))
+        chosen, note = fitting(settings, *_planned(models, load, settings, device, None))
         warn([note], processes)
     text = b"" if chosen is None else json.dumps([chosen.images, chosen.stages]).encode()
     images, stages = json.loads(processes.spread(text, device))
@@ -121,15 +125,11 @@ def _quick(
 
 def _planned(
     models: Sequence[str | nn.Module],
-    data: str | ImageData,
+    load: Callable[[Transform], ImageData],
     settings: AuditSettings,
     device: torch.device,
     check: ImageCheck | None,
 ) -> tuple[list[Subject], list[list[Stage]]]:
-    @cache
-    def load(transform: Transform) -> ImageData:  # models of one transform share the opened data
-        return load_data(data, transform=transform) if isinstance(data, str) else data
-
     subjects = [labeled_subject(model, load, settings, device, check) for model in models]
     distinguish(subjects)
     check_units(subjects, settings)
@@ -163,7 +163,8 @@ def dissect(
         AdvlensError: one of the errors in `advlens.errors`; finished models are kept.
     """
     models = _listed(models)
-    _checked(data, settings, DissectSettings)
+    _checked(settings, DissectSettings)
+    load = opener(data)
     line = command or call_of("dissect", models, data, out, settings)
     out = Path(out)
     device = local_device(settings.device)
@@ -172,7 +173,7 @@ def dissect(
         locked(out) if processes.first else contextlib.nullcontext(),
     ):
         check = ImageCheck(out, settings.skip_damaged, processes, device)
-        subjects, stages = _dissected(models, data, settings, device, check)
+        subjects, stages = _dissected(models, load, settings, device, check)
         return _walk(out, subjects, stages, settings, device, line, processes)
 
 
@@ -185,13 +186,14 @@ def rehearsed_dissection(
         AdvlensError: as `dissect` before its first image, but damaged images are not searched for.
     """
     models = _listed(models)
-    _checked(data, settings, DissectSettings)
-    return _dissected(models, data, settings, local_device(settings.device), None)[0]
+    _checked(settings, DissectSettings)
+    load = opener(data)
+    return _dissected(models, load, settings, local_device(settings.device), None)[0]
 
 
 def _dissected(
     models: Sequence[str | nn.Module],
-    data: str | BrodenData,
+    load: Callable[[Transform], ImageData],
     settings: DissectSettings,
     device: torch.device,
     check: ImageCheck | None,
@@ -200,7 +202,7 @@ def _dissected(
     known: dict[Transform, BrodenData] = {}  # models of one size share the opened data
     for subject in subjects:
         if subject.transform not in known:
-            images = subject.labeled(data)
+            images = subject.labeled(load(subject.transform))
             if settings.images is not None:
                 images = images.subset(settings.images, seed=settings.seed)
             known[subject.transform] = images if check is None else check(subject, images)
@@ -230,12 +232,7 @@ def _listed(models: Models) -> Sequence[str | nn.Module]:
     return [*models]
 
 
-def _checked(data: object, settings: object, kind: type[Settings]) -> None:
-    if not isinstance(data, str | ImageData):
-        raise SettingsError(
-            "data must be a specification such as sample or folder:DIR, or a data set "
-            f"(advlens.datasets.ArrayData makes one from arrays), not {type(data).__name__}"
-        )
+def _checked(settings: object, kind: type[Settings]) -> None:
     if not isinstance(settings, kind):
         raise SettingsError(
             f"settings must be advlens.{kind.__name__}(…), not {type(settings).__name__}"

@@ -138,7 +138,7 @@ class Subject:
             self.training[most] = Part(whole.name, chosen)
         return self.training[most]
 
-    def labeled(self, data: str | BrodenData) -> BrodenData:
+    def labeled(self, data: str | ImageData) -> BrodenData:
         """Images with labeled pixels, of this model's size."""
         images = load_data(data, transform=self.transform) if isinstance(data, str) else data
         if not isinstance(images, BrodenData):
