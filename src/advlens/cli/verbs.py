@@ -87,6 +87,9 @@ def main(words: Sequence[str] | None = None) -> int:
         return 141
     except Exception as error:
         said = f"{type(error).__name__}: {error}"
+        if type(error).__name__ == "OutOfMemoryError":  # PyTorch's, which may not be imported
+            reason = str(error).partition("\n")[0]
+            return _fail(f"out of memory; give a smaller --batch-size ({reason})", 1, debug)
         if where := place(error):
             return _fail(
                 f"the code in {where} fails: {said}; fix it there (--debug shows more)", 1, debug
