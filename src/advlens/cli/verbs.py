@@ -50,7 +50,7 @@ LISTS: dict[str, Literal["recipes", "reproductions"]] = {
     "reproduce": "reproductions",
 }
 
-ALONE = ("prune", "compare", "report", "view", "data", "models")
+ALONE = ("compare", "report", "view", "data", "models")
 """Verbs that run in one process."""
 
 
@@ -302,6 +302,7 @@ def _train(command: TrainCommand, line: str) -> None:
 
 
 def _prune(command: PruneCommand, line: str) -> None:
+    from advlens.distributed import local_device
     from advlens.workflows.pruning import prune_and_audit, variants
 
     settings = command.settings
@@ -311,7 +312,9 @@ def _prune(command: PruneCommand, line: str) -> None:
         for one in variants(command.model, [classifier for classifier, _ in loaded], settings):
             say(f"# {one.label} is fine-tuned by the recipe {one.recipe}")
         return
-    say(prune_and_audit(command.model, command.data, command.out, settings=settings, command=line))
+    with _joined(command, local_device(settings.device)) as processes:
+        given: dict[str, Any] = {"settings": settings, "command": line, "processes": processes}
+        say(prune_and_audit(command.model, command.data, command.out, report=say, **given))
 
 
 def _reproduce(command: ReproduceCommand, line: str) -> None:
