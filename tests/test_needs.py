@@ -32,6 +32,7 @@ from advlens.auditing import audit, dissect, rehearsed
 from advlens.auditing.choices import audit_stages
 from advlens.auditing.needs import lacking
 from advlens.auditing.subjects import Subject
+from advlens.cli import verbs
 from advlens.datasets import ArrayData, Transform, load_data
 from advlens.plugins import STAGES
 from advlens.prepared import prepare
@@ -395,3 +396,43 @@ def test_what_cannot_be_audited_is_refused_before_the_run(sentence, tmp_path):
     with pytest.raises(AdvlensError, match=sentence):
         advlens.audit([REFUSED[sentence]()], shaped(), tmp_path, settings=SETTINGS)
     assert not (tmp_path / "run.json").exists()
+
+
+class Hungry(nn.Module):
+    """Its gradients take more memory than there is for so many images."""
+
+    most = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = odd()
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.requires_grad and len(images) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return self.network(images)
+
+
+def test_batches_that_do_not_fit_are_halved(tmp_path, monkeypatch):
+    few = dataclasses.replace(SETTINGS, stages=("accuracy", "attribution", "inversion"))
+    found = {}
+    for most, size in ((8, 18), (100, 4)):
+        monkeypatch.setattr(Hungry, "most", most)
+        settings = dataclasses.replace(few, batch_size=size, inverted=18)
+        run = audited([Hungry().eval()], shaped(), tmp_path / str(size), settings=settings)
+        found[size] = small_runs.results(run)
+        told = advlens.read_run(run).record["warnings"]
+        assert len([text for text in told if "do not fit into the memory of cpu" in text]) == (
+            2 if size == 18 else 0
+        )
+    assert found[18] == found[4]
+
+
+def test_a_device_without_memory_is_no_bug(monkeypatch, capsys):
+    def hungry(command: object, line: str) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB.")
+
+    monkeypatch.setitem(verbs.VERBS, "models", hungry)
+    assert verbs.main(["models"]) == 1
+    said = capsys.readouterr().err
+    assert said == "advlens: out of memory; give a smaller --batch-size (CUDA out of memory.)\n"

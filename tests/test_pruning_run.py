@@ -1,5 +1,7 @@
 """The whole path of pruning: fine-tuned, audited, interrupted and refused."""
 
+import contextlib
+import os
 import re
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from advlens.workflows.pruning import prune_and_audit
 from advlens.workflows.pruning.channels import kept_channels
 from small_runs import write_pictures
 from synthetic_run import rows_of
+from together import end, start
 from training.tiny import counted_steps
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
@@ -36,6 +39,11 @@ WORDS = (
     "pruning_network:network@second.safetensors --data folder:images --out out --sparsity 0 .5 "
     "--recipes cifar10-standard cifar10-l2 --epochs 2 --threads 1 --stages accuracy neurons "
     "--steps 2 --neuron-steps 1 --top .2 --batch-size 8 --device cpu"
+)
+SHORT = (
+    "prune --model pruning_network:network@first.safetensors --data folder:images --out out "
+    "--sparsity .5 --recipes cifar10-standard --epochs 1 --threads 1 --stages accuracy --steps 1 "
+    "--batch-size 8 --device cpu"
 )
 WRONG = [
     ("--model resnet14 --model cifar10-l2", "resnet14 has random weights.*resnet14@weights-file"),
@@ -233,3 +241,22 @@ def test_a_dry_run_says_what_fine_tunes_what(tmp_path, capsys):
     assert "# cifar10-l2-0.25 is fine-tuned by the recipe cifar10-l2" in said
     assert "sparsity = [0.25]" in said
     assert not out.exists()
+
+
+def one_of_two(folder: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(str(folder))
+        patch.setattr("advlens.workflows.trained.write_report", lambda out: out)
+        patch.setattr("advlens.auditing.write_report", lambda out: out)
+        said = Path(f"said{os.environ['RANK']}")
+        with said.open("w") as file, contextlib.redirect_stdout(file):
+            raise SystemExit(main(SHORT.split()))
+
+
+def test_two_processes_prune_together(world):
+    assert end(start(2, one_of_two, world)) == [0, 0]
+    rows = rows_of(world / "out", "pruning")
+    assert {row["sparsity"] for row in rows} == {"", "0.5"}
+    assert (world / "said0").read_text().splitlines()[-1] == "out/pruning.md"
+    assert (world / "said1").read_text() == ""

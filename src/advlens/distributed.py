@@ -206,6 +206,8 @@ def joined(device: torch.device, patience: float = PATIENCE) -> Iterator[Process
         return
     processes = Processes(place.rank, place.count)
     with place.watched(patience):
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # nccl and barriers use the current one
         with processes._together():
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WORK)
         try:
@@ -218,7 +220,7 @@ def joined(device: torch.device, patience: float = PATIENCE) -> Iterator[Process
 def local_device(name: str) -> torch.device:
     """The device for a name; "auto" is a GPU if there is one, else the CPU.
 
-    Under torchrun, each process on a machine takes its own GPU.
+    Under torchrun, each process on a machine takes its own GPU, or the only one that it sees.
 
     Raises:
         SettingsError: this machine has no such device.
@@ -226,7 +228,8 @@ def local_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        alone = torch.cuda.device_count() == 1  # as Slurm shows one GPU to each task
+        name = f"cuda:{0 if alone else os.environ.get('LOCAL_RANK', '0')}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

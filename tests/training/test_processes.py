@@ -14,7 +14,7 @@ from tiny import SHORT, classifier, images, metrics, same, silent, train, withou
 from torch import Tensor, nn
 
 from advlens import L2, Linf, Pgd, RunError, SettingsError, Training
-from advlens.distributed import Processes, State, joined, synchronized
+from advlens.distributed import Processes, State, joined, local_device, synchronized
 from advlens.runs.checkpoint import load_checkpoint
 from advlens.training.objectives import Adversarial, FeatureConsistency, Objective, Standard, Trades
 from together import end, start
@@ -152,6 +152,16 @@ def test_processes_share_spread_and_add(tmp_path):
     assert end(start(3, spread, tmp_path)) == [0, 0, 0]
     parts = [(tmp_path / str(rank)).read_text() for rank in range(3)]
     assert parts == ["[0, 3, 6]", "[1, 4, 7]", "[2, 5]"]
+
+
+@pytest.mark.parametrize(("gpus", "own"), [(1, 0), (8, 3)])
+def test_a_process_takes_its_own_gpu_or_the_only_one_that_it_sees(gpus, own, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch, "empty", lambda size, device: None)
+    for name in ("auto", "cuda"):
+        assert local_device(name) == torch.device("cuda", own)
 
 
 def test_one_process_needs_no_group_and_each_of_many_an_image(monkeypatch, tmp_path):

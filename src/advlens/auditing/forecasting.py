@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
+from advlens.arrays import Images
 from advlens.attacks import Attack
 from advlens.auditing.stage import Stage
 from advlens.auditing.subjects import Subject
+from advlens.prepared import Prepared
 from advlens.prepared.trial import untouched
 from advlens.runs.record import peak_memory
 from advlens.words import count, duration, listed
@@ -106,12 +108,23 @@ def _seconds(subject: Subject, batch_size: int) -> float:
             break
         batch = next(iter(subject.data.batches(size, some, device=subject.prepared.device)))
         began = time.perf_counter()
-        with torch.enable_grad():
-            images = batch.images.detach().requires_grad_()
-            output = subject.prepared(images).sum()
-        if differentiable := output.requires_grad:
-            torch.autograd.grad(output, images, allow_unused=True)
-        output.item()  # waits for the device
+        try:
+            differentiable = _passed_both_ways(subject.prepared, batch.images)
+        except torch.OutOfMemoryError:
+            if not each:
+                raise
+            break  # the audit will halve its batches
         taken = max(time.perf_counter() - began, 1e-9)
         each = taken / (len(some) * (2 if differentiable else 1))
     return each
+
+
+def _passed_both_ways(prepared: Prepared, images: Images) -> bool:
+    """A forward pass, and a gradient if there is one: whether there is."""
+    with torch.enable_grad():
+        images = images.detach().requires_grad_()
+        output = prepared(images).sum()
+    if output.requires_grad:
+        torch.autograd.grad(output, images, allow_unused=True)
+    output.item()  # waits for the device
+    return bool(output.requires_grad)

@@ -1,5 +1,6 @@
 """Run stages in as few passes over the images as possible; each pass survives a kill."""
 
+import dataclasses
 import json
 import math
 import re
@@ -14,6 +15,7 @@ from torch import Tensor
 from advlens.arrays import Ids
 from advlens.auditing.course import Course
 from advlens.auditing.jobs import SAVE_EVERY, SAVE_SHARE, merged
+from advlens.auditing.opening import warn
 from advlens.auditing.record import Settings
 from advlens.auditing.stage import Context, Stage, View, Work
 from advlens.auditing.subjects import Subject
@@ -24,6 +26,7 @@ from advlens.folders import is_amount
 from advlens.prepared.forms import model_origin
 from advlens.runs.folder import Run
 from advlens.runs.record import peak_memory
+from advlens.words import counted
 
 LONGEST = 10_000  # characters of a cell
 
@@ -72,6 +75,7 @@ def run_stages(
     for stage in stages:
         data, ids = stage.images(subject.data)
         passes.setdefault((id(data), tuple(ids)), (data, []))[1].append(stage)
+    batch_size = settings.batch_size
     for (_, ids), (data, together) in passes.items():
         missing = [stage for stage in together if stage.name not in done]
         if not missing:
@@ -84,7 +88,7 @@ def run_stages(
             run=run,
             number=number,
             seed=settings.seed,
-            batch_size=settings.batch_size,
+            batch_size=batch_size,
             processes=processes,
             course=course,
         )
@@ -92,8 +96,12 @@ def run_stages(
         name = "-".join(stage.name for stage in together)
         run.continued.clear()
         try:
-            _pass(run, number, name, context, ids, missing, parts, publish)
-        except (AdvlensError, MemoryError, torch.OutOfMemoryError):
+            while not _fits(run, number, name, context, ids, missing, parts, publish):
+                context = _halved(context, subject)
+                batch_size = context.batch_size
+                for stage in missing:
+                    run.drop_jobs(number, stage.name)  # states of larger batches
+        except (AdvlensError, MemoryError):
             raise
         except Exception as error:
             if not run.continued:
@@ -102,6 +110,40 @@ def run_stages(
                 f"cannot continue from {' and '.join(map(str, run.continued))} "
                 f"({type(error).__name__}: {str(error)[:200]}); remove it to start this pass again"
             ) from error
+
+
+def _fits(
+    run: Run, number: int, name: str, context: Context, ids: Sequence[int], *given: Any
+) -> bool:
+    """Run a pass unless its batches are too large for the device's memory."""
+    try:
+        _pass(run, number, name, context, ids, *given)
+    except torch.OutOfMemoryError as error:
+        if context.processes.count > 1 or context.batch_size == 1:
+            raise ModelError(
+                f"{_batches(context.batch_size)} of {context.data.name} do not fit into the memory "
+                f"of {context.device} with {context.name}; give a smaller --batch-size"
+            ) from error
+        return False  # only now is the memory free that the error holds on to
+    return True
+
+
+def _halved(context: Context, subject: Subject) -> Context:
+    """The same with batches of half the size, which is told."""
+    size = context.batch_size // 2
+    note = (
+        f"{_batches(context.batch_size)} do not fit into the memory of {context.device} with "
+        f"{context.name}; what is left of its stages runs with {_batches(size)}"
+    )
+    subject.warnings.append(note)
+    warn([note], context.processes)
+    if context.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return dataclasses.replace(context, batch_size=size)
+
+
+def _batches(size: int) -> str:
+    return f"batches of {counted(size, 'image')}"
 
 
 def _pass(

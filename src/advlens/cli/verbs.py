@@ -50,7 +50,7 @@ LISTS: dict[str, Literal["recipes", "reproductions"]] = {
     "reproduce": "reproductions",
 }
 
-ALONE = ("prune", "compare", "report", "view", "data", "models")
+ALONE = ("compare", "report", "view", "data", "models")
 """Verbs that run in one process."""
 
 
@@ -87,6 +87,9 @@ def main(words: Sequence[str] | None = None) -> int:
         return 141
     except Exception as error:
         said = f"{type(error).__name__}: {error}"
+        if type(error).__name__ == "OutOfMemoryError":  # PyTorch's, which may not be imported
+            reason = str(error).partition("\n")[0]
+            return _fail(f"out of memory; give a smaller --batch-size ({reason})", 1, debug)
         if where := place(error):
             return _fail(
                 f"the code in {where} fails: {said}; fix it there (--debug shows more)", 1, debug
@@ -304,6 +307,7 @@ def _train(command: TrainCommand, line: str) -> None:
 
 
 def _prune(command: PruneCommand, line: str) -> None:
+    from advlens.distributed import local_device
     from advlens.workflows.pruning import planned, prune_and_audit
 
     settings = command.settings
@@ -313,7 +317,9 @@ def _prune(command: PruneCommand, line: str) -> None:
         for one in plan:
             say(f"# {one.label} is fine-tuned by the recipe {one.recipe}")
         return
-    say(prune_and_audit(command.model, command.data, command.out, settings=settings, command=line))
+    with _joined(command, local_device(settings.device)) as processes:
+        given: dict[str, Any] = {"settings": settings, "command": line, "processes": processes}
+        say(prune_and_audit(command.model, command.data, command.out, report=say, **given))
 
 
 def _reproduce(command: ReproduceCommand, line: str) -> None:

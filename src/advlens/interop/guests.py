@@ -111,7 +111,7 @@ def guest(name: str, model: nn.Module, seed: int) -> Iterator[nn.Module]:
         warnings.simplefilter("ignore")
         try:
             yield _Host(model)
-        except AdvlensError:
+        except (AdvlensError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # other libraries raise anything at all
             reason = str(error).strip().partition("\n")[0] or type(error).__name__

@@ -231,7 +231,7 @@ class Prepared(nn.Module):
         try:
             with evaluated(model) if self._live else contextlib.nullcontext():
                 return tuple(map(_fine, call(self._cast(images))))
-        except AdvlensError:
+        except (AdvlensError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a user's forward can raise anything
             raise ModelError(

@@ -1,5 +1,6 @@
 """Channel pruning: models are pruned, fine-tuned, and audited beside the unpruned ones."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,10 +9,11 @@ from typing import Any
 
 from advlens.auditing import audit
 from advlens.datasets import ImageData
+from advlens.distributed import Processes, local_device
 from advlens.errors import SettingsError
 from advlens.files import locked
 from advlens.models import Classifier, list_models, load_model, network_of
-from advlens.runs.folder import Run, fingerprint, write_csv, write_text
+from advlens.runs.folder import fingerprint, open_run, write_csv, write_text
 from advlens.runs.results import Results
 from advlens.runs.tables import Row
 from advlens.settings import AuditSettings, PruneSettings, TrainSettings
@@ -41,6 +43,7 @@ def prune_and_audit(
     settings: PruneSettings,
     command: str,
     report: Callable[[str], None] = print,
+    processes: Processes = Processes(),
 ) -> Path:
     """Prune each model at each sparsity, fine-tune, audit all side by side, and write the tables.
 
@@ -53,6 +56,7 @@ def prune_and_audit(
         settings: the settings of pruning, fine-tuning and the audit.
         command: shown as the way to reproduce it.
         report: called with lines for the user.
+        processes: those that share the work; the first one writes.
 
     Returns:
         The path of `pruning.md`.
@@ -62,11 +66,13 @@ def prune_and_audit(
         AdvlensError: as in `prune`, training and the audit; finished work is kept.
     """
     wholes, plan, sets = planned(models, data, settings)
-    with locked(out):
-        Run(out, _identity(plan, settings))  # refuses the folder of another run
+    device = local_device(settings.device)
+    with locked(out) if processes.first else contextlib.nullcontext():
+        open_run(out, _identity(plan, settings), processes, device)  # refuses another run's folder
         for number, one in enumerate(plan, start=1):
             report(f"model {number} of {len(plan)}: {one.label}")
-            fine_tune(one, one.training(settings), *sets[one.whole.name], out / one.label, command)
+            images_of = sets[one.whole.name]
+            fine_tune(one, one.training(settings), *images_of, out / one.label, command, processes)
         audited: list[tuple[str, float | None, str]] = []  # name, sparsity, specification
         for one in plan:
             if one.sparsity == settings.sparsity[0]:
@@ -76,18 +82,11 @@ def prune_and_audit(
         part = sets[wholes[0].name][1] if data == "sample" else data
         plain = {f.name: getattr(settings, f.name) for f in dataclasses.fields(AuditSettings)}
         specs = [spec for *_, spec in audited]
-        audit(specs, part, out / "audit", settings=AuditSettings(**plain), command=command)
-        results, rows = Results.read(out / "audit"), list[Row]()
-        for in_audit, (name, sparsity, spec) in zip(results.models, audited, strict=True):
-            of = {"model": name, "sparsity": sparsity}
-            classifier = load_model(spec, seed=settings.seed)
-            numbers = [zeros(classifier), *measured(results, in_audit)]
-            numbers += kept_units(results, in_audit, classifier)
-            rows += [of | dict(row) for row in numbers]
-        write_csv(out / "results" / "pruning.csv", rows)
-        text = "\n".join(["# Channel pruning", "", *tables(rows), f"Made by `{command}`."]) + "\n"
-        write_text(out / "pruning.md", text)
-    report(f"\n{text}")
+        given: dict[str, Any] = {"command": command, "processes": processes}
+        audit(specs, part, out / "audit", settings=AuditSettings(**plain), **given)
+        if processes.first:
+            text = _told(audited, out, settings, command)
+            report(f"\n{text}")
     return out / "pruning.md"
 
 
@@ -109,6 +108,31 @@ def planned(
         make_training(one.training(settings))
     sets = {whole.name: images(data, whole, settings) for whole in wholes}
     return wholes, plan, sets
+
+
+def _told(
+    audited: Sequence[tuple[str, float | None, str]],
+    out: Path,
+    settings: PruneSettings,
+    command: str,
+) -> str:
+    """Write the tables of models that are audited, and return them as Markdown.
+
+    Args:
+        audited: the name, sparsity and specification of each.
+        out, settings, command: as in `prune_and_audit`.
+    """
+    results, rows = Results.read(out / "audit"), list[Row]()
+    for in_audit, (name, sparsity, spec) in zip(results.models, audited, strict=True):
+        of = {"model": name, "sparsity": sparsity}
+        classifier = load_model(spec, seed=settings.seed)
+        numbers = [zeros(classifier), *measured(results, in_audit)]
+        numbers += kept_units(results, in_audit, classifier)
+        rows += [of | dict(row) for row in numbers]
+    write_csv(out / "results" / "pruning.csv", rows)
+    text = "\n".join(["# Channel pruning", "", *tables(rows), f"Made by `{command}`."]) + "\n"
+    write_text(out / "pruning.md", text)
+    return text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +245,7 @@ def fine_tune(
     audited: ImageData,
     out: Path,
     command: str,
+    processes: Processes,
 ) -> None:
     """Prune a model and train it, continuing what its folder holds."""
     classifier = load_classifier(one.spec, settings)
@@ -235,6 +260,7 @@ def fine_tune(
         dataclasses.replace(settings, validation=held_out),
         command=command,
         recipe=f"{one.recipe}, shortened",
+        processes=processes,
     )
     for name, channels in kept.items():
         assert not classifier.get_parameter(name)[~channels].any(), f"{name} has come back"
