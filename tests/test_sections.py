@@ -193,6 +193,11 @@ NAMED = {
     "PGD-5, L∞ ε = 0.03": ("Pgd", "Linf", 0.03, 5),
     "Mine, L1 ε = 2": ("Mine", "L1", 2.0, 1),
     "Mine, ε = 2": ("Mine", "", 2.0, 1),
+    "Adam attack, 20 steps, λ = 2": ("AdamAttack", "", None, 20, "weight=2"),
+    "Adam attack, 9 steps, λ = 0.5 (step_size=0.1, targeted=False)": (
+        *("AdamAttack", "", None, 9, "weight=0.5, step_size=0.1, targeted=False"),
+    ),
+    "Adam attack, 20 steps (targeted=False)": ("AdamAttack", "", None, 20, "targeted=False"),
     "PGD-5 (restarts=2), L2 ε = 1": ("Pgd", "L2", 1.0, 5, "restarts=2"),
     "PGD-5 towards targets, L2 ε = 1": ("Pgd", "L2", 1.0, 5, "label=target"),
     "PGD-5 towards targets (restarts=2, seed=3), L2 ε = 1": (

@@ -367,12 +367,13 @@ def attack_name(row: Mapping[str, Any]) -> str:
 
 def _without_ball(row: Mapping[str, Any]) -> str:
     settings, distance = row.get("settings"), row.get("distance")
-    if not settings and row.get("weight") is not None:
-        settings = f"weight={row['weight']:g}"
+    parts = settings.split(", ") if settings else []
+    weights = [each.removeprefix("weight=") for each in parts if each.startswith("weight=")]
+    weight = next(iter(weights), row.get("weight"))
+    others = [each for each in parts if not each.startswith("weight=")]
     text = f", {row['steps']} steps" if row["steps"] and row["steps"] > 1 else ""
-    if settings:
-        weight = settings.removeprefix("weight=")
-        text += f" ({settings})" if weight == settings else f", λ = {float(weight):.3g}"
+    text += "" if weight is None else f", λ = {float(weight):.3g}"
+    text += f" ({', '.join(others)})" if others else ""
     return text if distance is None else f"{text}, at a mean L2 distance of {number(distance)}"
 
 
