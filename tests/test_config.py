@@ -67,7 +67,7 @@ IGNORED = {
     "noise": "steps step_size weight layer target",
     **dict.fromkeys(("pgd", "bim"), "weight layer"),
     "least-likely": "weight layer target",
-    **{"feature": "weight target", "adam": "epsilon layer target"},
+    **{"feature": "weight target", "adam": "epsilon layer"},
 }
 TEXTS = {"layer": "conv1", "head": "conv1", "target": "cat"}
 # a value other than the default for each setting that some objective ignores

@@ -197,6 +197,9 @@ NAMED = {
     "Adam attack, 9 steps, λ = 0.5 (step_size=0.1, targeted=False)": (
         *("AdamAttack", "", None, 9, "weight=0.5, step_size=0.1, targeted=False"),
     ),
+    "Adam attack towards targets, 20 steps, λ = 2": (
+        *("AdamAttack", "", None, 20, "weight=2, label=target"),
+    ),
     "Adam attack, 20 steps (targeted=False)": ("AdamAttack", "", None, 20, "targeted=False"),
     "PGD-5 (restarts=2), L2 ε = 1": ("Pgd", "L2", 1.0, 5, "restarts=2"),
     "PGD-5 towards targets, L2 ε = 1": ("Pgd", "L2", 1.0, 5, "label=target"),

@@ -9,7 +9,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from advlens import AuditSettings, Bim, Linf, SettingsError
-from advlens.attacks import Fgsm, Pgd
+from advlens.attacks import AdamAttack, Fgsm, Pgd
+from advlens.auditing import rehearsed
 from advlens.datasets import Transform, load_data
 from advlens.settings import AttackSettings
 from advlens.workflows.attacked import chosen_attack, store_attack
@@ -123,6 +124,24 @@ def test_attacks_that_aim(model, method: str) -> None:
     kind = {"fgsm": Fgsm, "bim": Bim, "pgd": Pgd}[method]
     assert attack == kind(threat=Linf(epsilon=8 / 255), label="target")
     assert attack.aims(3)
+
+
+def test_adam_aims_at_given_targets_as_at_the_least_likely_class(model) -> None:
+    (batch,) = TELLING.batches(24)
+    with torch.no_grad():
+        targets = model(batch.images).argmin(dim=1)
+    steps = {"steps": 3, "step_size": 0.1, "weight": 5.0}
+    given = AdamAttack(**steps, label="target")(model, batch.images, targets)
+    assert torch.equal(given, AdamAttack(**steps)(model, batch.images))
+    aimed = TELLING.aimed("dog")
+    chosen = chosen_attack(AttackSettings(method="adam", target="dog", steps=9), model, aimed)
+    (batch,) = aimed.batches(16)
+    attacked = chosen(model, batch.images, batch.targets)
+    with torch.no_grad():  # with the weight that is found for it
+        assert (model(attacked).argmax(dim=1) == 1).float().mean() >= 0.95
+    audit = AuditSettings(stages=("accuracy",), target="dog", attack=("AdamAttack(label=target)",))
+    (subject,), _ = rehearsed([model], TELLING, audit)
+    assert subject.data.targets.unique().tolist() == [1]
 
 
 @pytest.mark.parametrize("more", [{"attack": (BIM,)}, {"neuron_attack": BIM}])

@@ -414,7 +414,9 @@ class Consistency:
         targets, attack = torch.zeros(len(images), dtype=torch.int64), self.attack
         if isinstance(attack, AdamAttack) and attack.weight is None:
             some = torch.linspace(0, len(images) - 1, min(CALIBRATION, len(images))).long()
-            attack = attack.calibrate(prepared, images[some], labels[some], ids=some)
+            attack = attack.calibrate(
+                prepared, images[some], attack.given(labels[some], None), ids=some
+            )
         for start in range(0, len(images), self.batch_size):
             ids = torch.arange(start, min(start + self.batch_size, len(images)))
             batch = place_images(prepared, images[ids])

@@ -370,8 +370,9 @@ def _without_ball(row: Mapping[str, Any]) -> str:
     parts = settings.split(", ") if settings else []
     weights = [each.removeprefix("weight=") for each in parts if each.startswith("weight=")]
     weight = next(iter(weights), row.get("weight"))
-    others = [each for each in parts if not each.startswith("weight=")]
-    text = f", {row['steps']} steps" if row["steps"] and row["steps"] > 1 else ""
+    others = [each for each in parts if not each.startswith("weight=") and each != AIMED]
+    text = " towards targets" if AIMED in parts else ""
+    text += f", {row['steps']} steps" if row["steps"] and row["steps"] > 1 else ""
     text += "" if weight is None else f", λ = {float(weight):.3g}"
     text += f" ({', '.join(others)})" if others else ""
     return text if distance is None else f"{text}, at a mean L2 distance of {number(distance)}"

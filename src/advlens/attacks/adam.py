@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -33,14 +34,18 @@ class AdamAttack(GradientAttack):
         steps: Adam steps (D22: 10 to 20).
         step_size: Adam's learning rate in pixel units (D22: 5 of 255).
         targeted: towards the least likely class of the clean image; otherwise away from the label.
+        label: "target" for towards another class, which is then given in place of the label.
     """
 
     weight: float | None = 1.0
     steps: int = 20
     step_size: float = 5 / 255
     targeted: bool = True
+    label: Literal["true", "target"] = "true"
 
     def goal(self, clean: Logits, labels: Labels | None = None) -> Goal:
+        if self.aims_at_targets:
+            return _Likelihood(needed(labels, clean), True)
         if self.targeted:
             return _Likelihood(least_likely(clean), True)
         return _Likelihood(needed(labels, clean))

@@ -31,7 +31,7 @@ def calibrated(attack: Attack, context: Context, *, labeled: bool) -> Attack:
         return attack
     batches = some_batches(context)
     images = torch.cat([batch.images for batch in batches])
-    labels = torch.cat([batch.labels for batch in batches])
+    labels = torch.cat([attack.given(batch.labels, batch.targets) for batch in batches])
     if not labeled:
         with torch.no_grad():
             labels = context.prepared(images).argmax(dim=1)

@@ -342,8 +342,8 @@ class AttackSettings(ImageSettings):
         method: fgsm, bim, pgd, the iterative least-likely-class method, the Adam optimization
             attack, the feature attack, or Gaussian noise as a control.
         norm: norm of the ball around an image; adam has no ball.
-        target: a class, by its name or number, that fgsm, bim or pgd aim at; images of it are left
-            out. Or "data": each image's own target, from the column target of a table
+        target: a class, by its name or number, that fgsm, bim, pgd or adam aim at; images of it are
+            left out. Or "data": each image's own target, from the column target of a table
             (docs/data.md).
         epsilon: radius of the ball in pixel units; auto is 8/255 in linf, .5 in l2.
         steps: gradient steps (default: 20; fgsm and noise have none).
@@ -376,7 +376,7 @@ class AttackSettings(ImageSettings):
         "bim": ("weight", "layer"),
         "pgd": ("weight", "layer"),
         "least-likely": ("weight", "layer", "target"),
-        "adam": ("epsilon", "layer", "target"),
+        "adam": ("epsilon", "layer"),
         "feature": ("weight", "target"),
         "noise": ("steps", "step_size", "weight", "layer", "target"),
     }

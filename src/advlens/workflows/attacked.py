@@ -99,12 +99,13 @@ def chosen_attack(settings: AttackSettings, classifier: Classifier, data: ImageD
         case "noise":
             return GaussianNoise(threat=threat, seed=settings.seed)
         case "adam":
-            adam = AdamAttack(**iterated | {"step_size": settings.step_size or 5 / 255})
+            adam = AdamAttack(**iterated | {"step_size": settings.step_size or 5 / 255}, **aim)
             if settings.weight is not None:
                 return dataclasses.replace(adam, weight=settings.weight)
             few = data.subset(min(CALIBRATION, len(data)), seed=settings.seed)
             (batch,) = few.batches(len(few))
-            return adam.calibrate(prepared, batch.images, batch.labels)
+            labels = adam.given(batch.labels, batch.targets)
+            return adam.calibrate(prepared, batch.images, labels)
 
 
 def store_attack(

@@ -75,7 +75,7 @@ class AttackedSets:
         main = self.main
         if isinstance(main, AdamAttack):
             images = torch.cat([batch.images for batch in batches])
-            labels = torch.cat([batch.labels for batch in batches])
+            labels = torch.cat([main.given(each.labels, each.targets) for each in batches])
             equal = main.calibrate(prepared, images, labels, success=self.success)
             main = equal if main.weight is None else main
             return Settled(_weight(main), _weight(equal), _length(main, prepared, batches))
