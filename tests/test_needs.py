@@ -39,6 +39,7 @@ from advlens.prepared import prepare
 from advlens.runs.folder import read_json
 from advlens.wordnet import similarity_matrix
 from advlens.workflows.attacked import store_attack
+from advlens.workflows.training import load_images
 from small_runs import CLASSES, SYNSETS, Rounded, audited, convolution, noise, results, rows, small
 from tiny_broden import write_tiny_broden
 
@@ -252,6 +253,11 @@ def test_a_model_without_units_is_not_dissected(tmp_path):
     flat = small(lambda: mlp(size), size=size, classes=None)
     with pytest.raises(ModelError, match="the stage dissection cannot run on tiny: it has no unit"):
         dissect(flat, data, tmp_path / "run")
+    wide = Classifier(whole(), name="wide", image_size=(32, 48))
+    with pytest.raises(SettingsError, match="has square images, but the model takes 32×48"):
+        dissect(wide, f"broden:{tmp_path}/data", tmp_path / "run")
+    with pytest.raises(SettingsError, match="wide takes images of 32×48"):
+        load_images("sample", wide)
     wrong = DissectSettings(layers=("1", "conv9"))
     with pytest.raises(ModelError, match=r"no convolution named '(1|conv9)'"):
         dissect(small(whole), data, tmp_path / "run", settings=wrong)

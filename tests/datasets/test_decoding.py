@@ -60,6 +60,25 @@ def test_pixels_equal_torchvision(path, shape):
         assert torch.equal(image, torchvision_image(path, transform)), transform
 
 
+@pytest.mark.parametrize("shape", [(500, 375), (375, 500), (64, 64), (90, 30), (30, 90), (3, 2)])
+def test_a_crop_that_is_not_square_lies_in_an_image_that_just_covers_its_area(path, shape):
+    picture(*shape).save(path, compress_level=1)
+    for (rows, columns), resize in product([(32, 48), (48, 32), (20, 61)], [None, 40, 64]):
+        resize = resize or min(rows, columns)
+        transform = Transform(size=rows, width=columns, resize=resize)
+        area = [side * resize / min(rows, columns) for side in (rows, columns)]  # rows, columns
+        scale = max(area[0] / shape[1], area[1] / shape[0])
+        image = read_image(path, transform)
+        assert image.shape == (3, rows, columns)
+        for near in product((-1, 0, 1), repeat=2):
+            covering = [round(side * scale) + n for side, n in zip(shape[::-1], near, strict=True)]
+            steps = [Resize(covering), CenterCrop((rows, columns)), PILToTensor()]
+            if torch.equal(image, Compose(steps)(pil_loader(str(path)))):
+                break
+        else:
+            pytest.fail(f"{transform} is no crop of a size near {area}")
+
+
 FORM_MODES = [
     *[("JPEG", "RGB L CMYK"), ("PNG", "1 L LA P RGBA RGB"), ("WEBP", "RGB RGBA")],
     *[("BMP", "1 L P RGB"), ("TIFF", "1 L LA P RGBA RGB CMYK")],

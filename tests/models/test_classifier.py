@@ -79,6 +79,12 @@ def test_impossible_normalization_is_refused(mean, std):
         build(mean=mean, std=std)
 
 
+@pytest.mark.parametrize("size", [0, 3.5, (32,), (32, 0), (32, 48, 3), "32"])
+def test_impossible_sizes_are_refused(size):
+    with pytest.raises(ModelError, match="image_size must be"):
+        build(image_size=size)
+
+
 def test_class_names_and_synsets():
     assert build(classes=["a", "b"], synsets=["n1", "n2"]).classes == ("a", "b")
     with pytest.raises(ModelError, match="2 class names but 1 synsets"):

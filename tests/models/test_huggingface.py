@@ -28,6 +28,7 @@ PROCESSORS = {
         (32, 40, "bicubic", CLIP),
     ),
     "a share": ({"size": {"shortest_edge": 64}, "crop_pct": 0.875}, (64, 73, "bilinear", HALF)),
+    "not square": ({"size": {"height": 32, "width": 48}}, ((32, 48), 32, "bilinear", HALF)),
     "plain": ({"size": SQUARE, "do_normalize": False}, (32, 32, "bilinear", [0] * 3)),
     "no crop": (
         {"size": SQUARE, "do_center_crop": False, "crop_size": {"height": 9, "width": 9}},
@@ -35,8 +36,7 @@ PROCESSORS = {
     ),
 }
 REFUSED = {
-    "does not make square images": {"size": {"height": 32, "width": 48}},
-    "does not make square images ": {"size": {"longest_edge": 32}},
+    "does not make images of one size": {"size": {"longest_edge": 32}},
     "does not scale pixels": {"size": SQUARE, "rescale_factor": 1 / 127.5},
     "does not scale": {"size": SQUARE, "do_rescale": False},
     "Pillow's filter 1": {"size": SQUARE, "resample": 1},
@@ -85,7 +85,9 @@ def test_images_are_those_of_the_processor(kind, library):
     given, (size, resize, interpolation, mean) = PROCESSORS[kind]
     library.processor = NORMALIZED | given
     found = load_model("hf:someone/tiny-vit")
-    assert (found.image_size, found.resize, found.interpolation) == (size, resize, interpolation)
+    height, width = size if isinstance(size, tuple) else (size, size)
+    assert (found.image_size, found.image_width) == (height, width)
+    assert (found.resize, found.interpolation) == (resize, interpolation)
     assert found.mean.flatten().tolist() == pytest.approx(mean)
     assert (found.name, found.classes, found.synsets) == (
         "tiny-vit",
@@ -93,7 +95,7 @@ def test_images_are_those_of_the_processor(kind, library):
         None,
     )
     assert not found.training
-    assert found(torch.rand(2, 3, size, size)).shape == (2, 3)
+    assert found(torch.rand(2, 3, height, width)).shape == (2, 3)
     assert load_model("hf:someone/tiny-vit:96").image_size == 96
 
 

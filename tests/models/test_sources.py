@@ -205,13 +205,6 @@ def test_unknown_names(spec, message):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        pytest.param(
-            "timm:vit_base_patch16_sapiens2",
-            "takes 3×1024×768, not square RGB images",
-            marks=pytest.mark.skipif(
-                "vit_base_patch16_sapiens2" not in timm.list_models(), reason="an older timm"
-            ),
-        ),
         ("timm:vit_small_patch14_dinov2@DEFAULT", "no classifier's weights.*give a file after @"),
         ("torchvision:maxvit_t:64", "cannot build torchvision:maxvit_t: ValueError: Input size"),
     ],
@@ -224,6 +217,16 @@ def test_what_cannot_be_built(spec, message, monkeypatch):
     monkeypatch.setattr(timm, "create_model", small)
     with pytest.raises(ModelError, match=message):
         load_model(spec)
+
+
+@pytest.mark.skipif("vit_base_patch16_sapiens2" not in timm.list_models(), reason="an older timm")
+def test_a_network_of_timm_whose_images_are_not_square(monkeypatch):
+    cfg = timm.get_pretrained_cfg("vit_base_patch16_sapiens2")
+    small = timm.create_model("vit_tiny_patch16_224", pretrained_cfg=cfg, num_classes=2)
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: small)
+    found = load_model("timm:vit_base_patch16_sapiens2")
+    assert (found.image_size, found.image_width) == (1024, 768)
+    assert found.resize == int(768 / cfg.crop_pct)
 
 
 def test_own_weights_of_a_library_fetched_or_not(monkeypatch):

@@ -72,14 +72,14 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], list[str], dict[str, tuple]]
         {"stem.proj": (24, 2, 2), "blocks.0.mlp_channels.fc1": (96, 2, 2)},
     ),
     "timm eva02, packed gates": (
-        partial(create_model, "eva02_tiny_patch14_224", patch_size=16, **VIT),
+        partial(create_model, "eva02_tiny_patch14_224", patch_size=16, **VIT, **NARROW),
         [f"blocks.{n}.mlp.fc2" for n in range(2)],
-        {"blocks.1.mlp.fc2": (512, 2, 2)},
+        {"blocks.1.mlp.fc2": (64, 2, 2)},
     ),
     "timm vit, gates of two layers": (
-        partial(create_model, "vit_tiny_patch16_224", **VIT, mlp_layer=SwiGLU),
+        partial(create_model, "vit_tiny_patch16_224", **VIT, **NARROW, mlp_layer=SwiGLU),
         [f"blocks.{n}.mlp.fc2" for n in range(2)],
-        {"blocks.1.mlp.fc2": (768, 2, 2)},
+        {"blocks.1.mlp.fc2": (96, 2, 2)},
     ),
     "timm vit, QuickGELU": (
         partial(

@@ -55,6 +55,7 @@ def transform_of(classifier: Classifier, exif_orientation: bool) -> Transform:
     """How image files become a model's inputs."""
     return Transform(
         size=classifier.image_size,
+        width=None if classifier.image_width == classifier.image_size else classifier.image_width,
         resize=classifier.resize,
         interpolation=classifier.interpolation,
         exif_orientation=exif_orientation,
@@ -348,7 +349,7 @@ def _smaller(subject: Subject, data: ImageData) -> str:
     if not isinstance(data, FileData) or not (file := data.root / data.files[0]).is_file():
         return ""
     side = min(read_rgb(file).size)
-    if side >= subject.classifier.image_size:
+    if side >= min(subject.classifier.image_size, subject.classifier.image_width):
         return ""
     return (
         f"; the images have {side} pixels: if the model takes these, add :{side} to its name, or "

@@ -28,7 +28,7 @@ def show_model(spec: str, *, ignore_keys: Sequence[str] = ()) -> str:
         "name": classifier.name,
         "parameters": f"{sum(p.numel() for p in classifier.parameters()):,}",
         "weights": classifier.weights or "random",
-        "image size": f"{classifier.image_size}, cropped from a shorter side of "
+        "image size": f"{_size(classifier)}, cropped from a shorter side of "
         f"{classifier.resize}, resized {classifier.interpolation}",
         "normalization": _normalization(classifier),
         "classes": _classes(classifier),
@@ -38,8 +38,8 @@ def show_model(spec: str, *, ignore_keys: Sequence[str] = ()) -> str:
     prepared = prepare(classifier)
     if not prepared.traced:  # hidden units are found as it runs
         with contextlib.suppress(AdvlensError):
-            size = classifier.image_size
-            prepared.check(torch.rand(2, 3, size, size))
+            sides = classifier.image_size, classifier.image_width
+            prepared.check(torch.rand(2, 3, *sides))
     for layer, units in prepared.layers.items():
         hidden = isinstance(classifier.network.get_submodule(layer), nn.Linear)
         kind = "hidden units of an MLP" if hidden else "channels of a convolution"
@@ -64,6 +64,11 @@ def convert(spec: str, out: Path, *, ignore_keys: Sequence[str] = ()) -> str:
         rows += [f"found          {name}" for name in match.normalizers]
     rows += [f"normalization  {_normalization(classifier)}", f"written        {out}"]
     return "\n".join(rows)
+
+
+def _size(classifier: Classifier) -> str:
+    height, width = classifier.image_size, classifier.image_width
+    return str(height) if height == width else f"{height}×{width}"
 
 
 def _normalization(classifier: Classifier) -> str:

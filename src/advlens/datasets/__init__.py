@@ -68,6 +68,11 @@ def load_exact(folder: Path, split: Literal["test", "train"], transform: Transfo
 
 def load_broden(folder: Path, split: Literal["test", "train"], transform: Transform) -> BrodenData:
     """Images with labels for every pixel, the same for both splits."""
+    if transform.width is not None:
+        raise SettingsError(
+            f"broden:{folder} has square images, but the model takes {transform.size}×"
+            f"{transform.width}; dissect one that takes square images"
+        )
     return BrodenData(folder, size=transform.size)
 
 

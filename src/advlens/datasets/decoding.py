@@ -123,24 +123,29 @@ def fit_image(image: Image.Image, transform: Transform, name: object) -> UInt8[T
         ImageError, DataError: as `read_image`.
     """
     width, height = image.size
+    rows, columns = transform.shape
     if transform.resize is None:
-        if width != transform.size or height != transform.size:
+        if (height, width) != transform.shape:
             raise DataError(
-                f"the image {name} has {width}x{height} pixels, not {transform.size}x"
-                f"{transform.size}; give the data as folder:DIR to resize and crop it"
+                f"the image {name} has {width}x{height} pixels, not {columns}x{rows}; give the "
+                "data as folder:DIR to resize and crop it"
             )
         return _tensor(image)
-    short, long = min(width, height), max(width, height)
-    longer = int(transform.resize * long / short)
-    if transform.resize * longer > MAX_PIXELS:
+    scale = transform.resize / min(rows, columns)
+    if width * rows <= height * columns:  # it covers the width, and more than the height
+        across = round(columns * scale)
+        size = across, int(across * height / width)
+    else:
+        down = round(rows * scale)
+        size = int(down * width / height), down
+    if size[0] * size[1] > MAX_PIXELS:
         raise ImageError(
             f"the image {name} has {width}x{height} pixels, too narrow for a shorter side"
             f" of {transform.resize}; crop it or remove it"
         )
-    size = (transform.resize, longer) if width <= height else (longer, transform.resize)
     image = image.resize(size, FILTERS[transform.interpolation])
-    left, top = (round((side - transform.size) / 2) for side in size)
-    image = image.crop((left, top, left + transform.size, top + transform.size))
+    left, top = round((size[0] - columns) / 2), round((size[1] - rows) / 2)
+    image = image.crop((left, top, left + columns, top + rows))
     return _tensor(image)
 
 

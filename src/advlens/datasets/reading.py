@@ -76,7 +76,7 @@ class FileData(ImageData):
             classes=classes,
             synsets=synsets,
             labels=labels,
-            image_shape=(3, transform.size, transform.size),
+            image_shape=(3, *transform.shape),
         )
 
     def source(self, number: int) -> str:

@@ -12,9 +12,12 @@ class Transform:
     """How an image file becomes a model's input; sets of fixed size such as CIFAR-10 ignore it."""
 
     size: int = 224
-    """Side of the square center crop, in pixels."""
+    """Height of the center crop, in pixels."""
+    width: int | None = None
+    """Its width, if it is not square."""
     resize: int | None = 256
-    """Shorter side before the crop, in pixels; None takes images as they are, all of this size."""
+    """Shorter side before the crop, in pixels, or, of a crop that is not square, of the area of its
+    shape that the image then covers; None takes images as they are, all of this size."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """Filter of the resize, always antialiased, as in Pillow."""
     exif_orientation: bool = False
@@ -22,15 +25,23 @@ class Transform:
 
     def __post_init__(self) -> None:
         check_types(self)
-        if self.size < 1 or (self.resize is not None and self.resize < self.size):
+        shorter = min(self.shape)
+        if shorter < 1 or (self.resize is not None and self.resize < shorter):
             raise SettingsError(
-                f"cannot crop {self.size} pixels from a shorter side of {self.resize};"
+                f"cannot crop {shorter} pixels from a shorter side of {self.resize};"
                 " choose a size of at least 1 and at most resize"
             )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the crop."""
+        return self.size, self.width or self.size
 
     def identity(self) -> dict[str, object]:
         """What tells the inputs apart from those of another transform, for fingerprints."""
         told = asdict(self)
         if not self.exif_orientation:
             del told["exif_orientation"]
+        if self.width is None:
+            del told["width"]
         return told

@@ -89,15 +89,17 @@ class Classifier(nn.Module):
             convolution takes one).
         classes: class names in the order of the logits, if known (default: the synsets' words).
         synsets: their WordNet 3.0 wnids, if known.
-        image_size: height and width that the network expects.
+        image_size: height and width that the network expects: one number, or a pair of them.
         resize: shorter side of an image file before the center crop of `image_size` (default: 8/7
-            of it, as 256 for 224).
+            of it, as 256 for 224); of a crop that is not square, that of the area, of the crop's
+            shape, which the file then covers.
         interpolation: the filter that resizes an image file.
         weights: SHA-256 of the weights file, if any.
         head: the part of the network's output that holds the logits, if there are several: a key,
             an attribute or a number (default: see `advlens.models.outputs`).
 
     Attributes:
+        image_size, image_width: height and width of its images.
         file: the weights file that it was loaded from, if any.
         notes: what a reader of its results must know, a sentence each.
 
@@ -118,7 +120,7 @@ class Classifier(nn.Module):
         std: Sequence[float] | None = None,
         classes: Sequence[str] | None = None,
         synsets: Sequence[str] | None = None,
-        image_size: int = 224,
+        image_size: int | tuple[int, int] = 224,
         resize: int | None = None,
         interpolation: Literal["bilinear", "bicubic"] = "bilinear",
         weights: str | None = None,
@@ -138,9 +140,10 @@ class Classifier(nn.Module):
         for what, names in (("classes", classes), ("synsets", synsets)):
             if names is not None and (isinstance(names, str) or not isinstance(names, Sequence)):
                 raise ModelError(f"{name}: {what} must be a list of names, not {names!r}")
-        shorter = image_size if resize is None else resize
-        for what, size in (("image_size", image_size), ("resize", shorter)):
-            if not isinstance(size, Integral) or size < 1:
+        sides = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
+        named = [("image_size", side) for side in sides]
+        for what, size in (*named, ("resize", 1 if resize is None else resize)):
+            if len(sides) != 2 or not isinstance(size, Integral) or size < 1:
                 raise ModelError(f"{name}: {what} must be a number of pixels, not {size!r}")
         if classes is not None and synsets is not None and len(classes) != len(synsets):
             raise ModelError(
@@ -162,8 +165,8 @@ class Classifier(nn.Module):
         if classes is None and synsets is not None:
             classes = [lemmas(wnid)[0] for wnid in synsets]
         self.classes = None if classes is None else tuple(classes)
-        self.image_size = image_size
-        self.resize: int = round(256 / 224 * image_size) if resize is None else resize
+        self.image_size, self.image_width = sides
+        self.resize: int = round(256 / 224 * min(sides)) if resize is None else resize
         self.interpolation = interpolation
         self.weights = weights
         self.head = head

@@ -95,9 +95,9 @@ def _images(name: str, processor: Mapping[str, Any]) -> dict[str, Any]:
     shorter = whole.get("shortest_edge") or min(whole.get("height", 0), whole.get("width", 0))
     side = crop or whole
     height, width = (side.get(key) or whole.get("shortest_edge") for key in ("height", "width"))
-    if not shorter or not height or height != width:
+    if not shorter or not height or not width:
         raise ModelError(
-            f"the image processor of hf:{name} does not make square images of one size (size "
+            f"the image processor of hf:{name} does not make images of one size (size "
             f"{whole}, crop_size {crop}); write a function that returns a Classifier with its "
             "image_size"
         )
@@ -109,5 +109,5 @@ def _images(name: str, processor: Mapping[str, Any]) -> dict[str, Any]:
             f"the image processor of hf:{name} resizes with Pillow's filter {filtered}, which is "
             "neither bilinear nor bicubic; write a function that returns a Classifier"
         )
-    sizes = {"image_size": height, "resize": max(shorter, height)}
+    sizes = {"image_size": (height, width), "resize": max(shorter, min(height, width))}
     return given | sizes | {"interpolation": FILTERS[filtered]}

@@ -200,16 +200,16 @@ def from_timm(
     network, classes = _fitting(f"timm:{name}", build, classes, state)
     images = timm.data.resolve_data_config(model=network)
     channels, height, width = images["input_size"]
-    if channels != 3 or (height != width and size is None):
-        raise ModelError(f"timm:{name} takes {channels}×{height}×{width}, not square RGB images")
+    if channels != 3:
+        raise ModelError(f"timm:{name} takes {channels}×{height}×{width}, not RGB images")
     return _classifier(
         network,
         name,
         classes=classes,
         mean=images["mean"],
         std=images["std"],
-        image_size=height,
-        resize=int(height / images["crop_pct"]),
+        image_size=(height, width),
+        resize=int(min(height, width) / images["crop_pct"]),
         interpolation=images["interpolation"],
         size=size,
         weights=f"timm {network.pretrained_cfg['architecture']}.{network.pretrained_cfg['tag']}"
@@ -220,8 +220,9 @@ def from_timm(
 
 def resized(classifier: Classifier, size: int) -> Classifier:
     """A classifier for images of another size; the cropped share stays the same."""
-    classifier.resize = max(size, round(classifier.resize * size / classifier.image_size))
-    classifier.image_size = size
+    shorter = min(classifier.image_size, classifier.image_width)
+    classifier.resize = max(size, round(classifier.resize * size / shorter))
+    classifier.image_size = classifier.image_width = size
     return classifier
 
 
@@ -230,7 +231,7 @@ def _classifier(
     name: str,
     *,
     classes: int,
-    image_size: int,
+    image_size: int | tuple[int, int],
     size: int | None,
     interpolation: Literal["bilinear", "bicubic"],
     **given: Any,

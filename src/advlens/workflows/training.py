@@ -11,6 +11,7 @@ from advlens.attacks.threat import L2, Linf, Threat, Uniform
 from advlens.auditing.subjects import transform_of
 from advlens.datasets import ImageData, load_data
 from advlens.distributed import Processes, local_device
+from advlens.errors import SettingsError
 from advlens.models import Classifier, load_model
 from advlens.prepared.precision import rounded
 from advlens.runs.tensorboard import tensorboard_writer
@@ -100,6 +101,11 @@ def load_images(
         AdvlensError: `load_data` refuses the name, or the files are damaged.
     """
     center = transform_of(classifier, exif_orientation)
+    if center.width is not None:
+        raise SettingsError(
+            f"{classifier.name} takes images of {center.size}×{center.width}; only networks for "
+            "square images are trained"
+        )
     whole = center if data.startswith("exact:") else replace(center, size=classifier.resize)
     train = load_data(data, split="train", transform=whole)
     test = load_data(data, transform=center)
