@@ -237,6 +237,11 @@ def local_device(name: str) -> torch.device:
         name = f"cuda:{0 if alone else os.environ.get('LOCAL_RANK', '0')}"
     try:
         device = torch.device(name)
+        if device.type == "mps":
+            raise SettingsError(
+                "an mps device has no float64, in which distances and intervals are computed; use "
+                "cpu, or leave the device out"
+            )
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise SettingsError(
