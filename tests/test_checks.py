@@ -113,6 +113,7 @@ CALLS = {
         NET, name="net", interpolation="area"
     ),
     "there is no device 'gpu' here": lambda: advlens.load_model("resnet14", device="gpu"),
+    "an mps device has no float64": lambda: advlens.load_model("resnet14", device="mps"),
     "there is no device 'cuda:99'": lambda: advlens.load_model("resnet14", device="cuda:99"),
     "returns no head 3.5; there are: 0": lambda: logits_of((torch.rand(1, 2),), 3.5),
     "transform must be advlens.datasets": lambda: advlens.load_data("sample", transform=32),

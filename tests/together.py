@@ -19,15 +19,21 @@ SERVERS: list[TCPStore] = []
 """Where the processes of a test meet, for as long as the tests run."""
 
 
-def start(count: int, target: Callable[..., None], *args: Any) -> list[BaseProcess]:
-    """Start `target(*args)` in so many processes, which can join each other."""
-    SERVERS.append(TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
+def start(
+    count: int, target: Callable[..., None], *args: Any, attempt: int = 0
+) -> list[BaseProcess]:
+    """Start `target(*args)` in so many processes, which can join each other.
+
+    A further attempt meets where the one before has met, as torchrun's restarts do.
+    """
+    if attempt == 0:
+        SERVERS.append(TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
     port = SERVERS[-1].port
     processes: list[BaseProcess] = []
     for rank in range(count):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
         place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        place |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+        place |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": attempt}
         given = (place, torch.get_num_threads(), target, *args)
         processes.append(FORKSERVER.Process(target=_run, args=given))
         processes[-1].start()

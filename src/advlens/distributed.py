@@ -209,7 +209,12 @@ def joined(device: torch.device, patience: float = PATIENCE) -> Iterator[Process
         if device.type == "cuda":
             torch.cuda.set_device(device)  # nccl and barriers use the current one
         with processes._together():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WORK)
+            # torchrun's store outlives a restart, and with it the addresses of dead processes
+            store = place.store(patience)
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(
+                backend, store=store, rank=place.rank, world_size=place.count, timeout=WORK
+            )
         try:
             yield processes
             processes.total(torch.zeros(1, device=device))  # no process leaves before the others
@@ -232,6 +237,11 @@ def local_device(name: str) -> torch.device:
         name = f"cuda:{0 if alone else os.environ.get('LOCAL_RANK', '0')}"
     try:
         device = torch.device(name)
+        if device.type == "mps":
+            raise SettingsError(
+                "an mps device has no float64, in which distances and intervals are computed; use "
+                "cpu, or leave the device out"
+            )
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise SettingsError(

@@ -154,6 +154,21 @@ def test_processes_share_spread_and_add(tmp_path):
     assert parts == ["[0, 3, 6]", "[1, 4, 7]", "[2, 5]"]
 
 
+def meet(killed: bool) -> None:
+    if os.environ["RANK"] == "0" and not killed:
+        time.sleep(1)  # the other one waits for it, not for the dead one
+    with joined(CPU) as processes:
+        assert processes.total(torch.ones(1)).item() == 2
+        if killed:
+            os._exit(9)
+
+
+def test_restarted_processes_meet_again():
+    """And find nobody of the attempt before, as under torchrun --max-restarts."""
+    assert end(start(2, meet, True)) == [9, 9]
+    assert end(start(2, meet, False, attempt=1)) == [0, 0]
+
+
 @pytest.mark.parametrize(("gpus", "own"), [(1, 0), (8, 3)])
 def test_a_process_takes_its_own_gpu_or_the_only_one_that_it_sees(gpus, own, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")

@@ -193,6 +193,8 @@ def _pass(
                             f"of this pass are kept in {run.folder}, and the same command "
                             "continues from there"
                         ) from error
+                    if device.type == "cuda":
+                        torch.cuda.synchronize(device)  # else another stage is charged with it
                     seconds[stage_name] += time.monotonic() - began
                 done += len(batch.ids)
                 progress.update(len(batch.ids))
