@@ -36,6 +36,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 smartquotes = False
 myst_heading_anchors = 3
+nb_execution_mode = "off"  # they hold their outputs
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"

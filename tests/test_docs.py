@@ -167,7 +167,8 @@ def test_every_page_is_in_a_table_of_contents_and_every_public_name_in_the_refer
         (*trees,) = re.findall(r"```{toctree}\n(.*?)```", index.read_text(), re.DOTALL)
         entries = [line for tree in trees for line in tree.splitlines() if line and line[0] != ":"]
         listed |= {os.path.normpath(index.parent / f"{entry}.md") for entry in entries}
-    assert listed == {str(path) for path in docs.rglob("*.md")} - {str(docs / "index.md")}
+    pages = {*docs.rglob("*.md"), *(docs / "examples").glob("*.ipynb")} - {docs / "index.md"}
+    assert listed == {str(path.with_suffix(".md")) for path in pages}
     pages = "".join(path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md"))
     documented = set(re.findall(r"^\.\. auto\w+:: advlens\.(\w+)$", pages, re.MULTILINE))
     assert documented >= {*advlens.__all__} - {"__version__"}
