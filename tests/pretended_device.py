@@ -35,6 +35,8 @@ INDEXING = {
     aten._index_put_impl_.default,
 }
 DEVICE = torch.device("cuda")  # until the backend is there
+AUTOCAST = torch.library.Library("_", "IMPL")
+"""Mixed precision is left out on the device."""
 waits: Counter[str] = Counter()
 """Synchronizations so far, by place."""
 
@@ -115,6 +117,7 @@ def pretended() -> Iterator[torch.device]:
     if DEVICE.type != "gpu":
         backend_registration._setup_privateuseone_for_python_backend("gpu", _Module())
         DEVICE = torch.device("gpu", 0)
+        AUTOCAST.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
 
     def tensor(*args: Any, device: Any = None, **kwargs: Any) -> Tensor:
         made = _tensor(*args, **kwargs)

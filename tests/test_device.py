@@ -29,6 +29,7 @@ from advlens import (
     Uniform,
     dissect,
 )
+from advlens.cli import main
 from advlens.datasets import BrodenData
 from advlens.models import Classifier
 from advlens.prepared import Prepared, prepare
@@ -38,6 +39,7 @@ from objectives_by_hand import OBJECTIVES, batch_of, step
 from pretended_device import pretended, waits
 from small_runs import SYNSETS, audited, noise, results, small, unreported
 from smooth_network import SmoothNetwork
+from test_pruning_run import SHORT, built
 from tiny_broden import write_tiny_broden
 from training import tiny
 
@@ -128,6 +130,16 @@ def stored(device: str, folder: Path) -> Any:
     return (folder / "attack.csv").read_bytes()
 
 
+def pruned(device: str, folder: Path) -> Any:
+    """Trained, measured and audited, by the command line."""
+    folder.mkdir(parents=True)
+    with pytest.MonkeyPatch.context() as patch:
+        built(folder, patch)
+        patch.syspath_prepend(str(folder))
+        assert main(SHORT.replace("--device cpu", f"--device {device}").split()) == 0
+    return (folder / "out" / "results" / "pruning.csv").read_bytes()
+
+
 CASES: dict[str, Case] = {
     **{name: functools.partial(called, name) for name in METHODS},
     **{
@@ -136,7 +148,7 @@ CASES: dict[str, Case] = {
     },
     **{f"objective {name}": functools.partial(stepped, name) for name in OBJECTIVES},
     **{"consistency": consistency, "discrepancy maps": discrepancy, "training": trained},
-    **{"audit": audit, "dissect": dissected, "attack": stored},
+    **{"audit": audit, "dissect": dissected, "attack": stored, "prune": pruned},
 }
 
 STEPS = dict.fromkeys(("pgd", "pgd last", "least likely", "adam", "feature", "divergence"), 0)
