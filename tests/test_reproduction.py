@@ -95,7 +95,7 @@ def arranged(folder: Path, patched: pytest.MonkeyPatch) -> None:
         return parts[split]
 
     modules = "training", "reproduction", "reproduction.work"
-    for module in (*(f"workflows.{name}" for name in modules), "auditing", "auditing.subjects"):
+    for module in (*(f"workflows.{name}" for name in modules), "auditing.given", "auditing.subjects"):
         patched.setattr(f"advlens.{module}.load_data", load)
     patched.setattr("advlens.workflows.trained.write_report", lambda out: out)
 
