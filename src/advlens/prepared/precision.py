@@ -43,8 +43,9 @@ def rounded(*, tf32: bool = False, deterministic: bool = False) -> Iterator[None
         raise SettingsError(f"deterministic is not possible here; leave it out ({text})") from error
     finally:
         _switch(before)
-        torch.use_deterministic_algorithms(strict, warn_only=warns)
-        cudnn.deterministic, cudnn.benchmark = chosen
+        if deterministic:  # PyTorch imports its compiler here, which takes seconds
+            torch.use_deterministic_algorithms(strict, warn_only=warns)
+            cudnn.deterministic, cudnn.benchmark = chosen
 
 
 def _places() -> tuple[Any, ...]:
