@@ -12,8 +12,9 @@ demo: .venv/ready
 
 # What the tests of a file share is made once if one process has the whole file. Files go out in the
 # order of their collection, which is random: sorted by their number of tests, the longest are last.
+# One process more than there are cores works while others wait for processes that they started.
 test: .venv/ready-test
-	.venv/bin/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	.venv/bin/pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder
 
 # KERNELS=default:SSE41:1 runs that setting alone; all of them by default
 test-kernels: .venv/ready-test

@@ -25,9 +25,10 @@ def shared_data() -> Path:
 def _one_thread() -> None:
     """Tiny tensors gain nothing from more threads, and tests may share the machine.
 
-    `make test-kernels` asks for two, whose sums round differently.
+    The same holds for processes that tests start. `make test-kernels` asks for two, whose sums
+    round differently.
     """
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -94,8 +94,8 @@ def arranged(folder: Path, patched: pytest.MonkeyPatch) -> None:
     def load(spec: str, *, split: str = "test", transform: object = None) -> ArrayData:
         return parts[split]
 
-    modules = "training", "reproduction", "reproduction.work"
-    for module in (*(f"workflows.{name}" for name in modules), "auditing.given", "auditing.subjects"):
+    workflows = (f"workflows.{name}" for name in ("training", "reproduction", "reproduction.work"))
+    for module in (*workflows, "auditing.given", "auditing.subjects"):
         patched.setattr(f"advlens.{module}.load_data", load)
     patched.setattr("advlens.workflows.trained.write_report", lambda out: out)
 
