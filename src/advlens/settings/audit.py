@@ -228,23 +228,7 @@ class AuditSettings(ImageSettings):
         )
         check_seed(self, where="")
         check_numbers(self, "top", "success", where="", above=0, most=1)
-        if not self.norm:
-            raise SettingsError("norm names no norm; give Linf, L2 or both")
-        for name in ("epsilon", "epsilon_linf"):
-            if getattr(self, name) == ():
-                raise SettingsError(f"{name} names no radius; give one or several, or auto")
-            for value in several(getattr(self, name)):
-                check_number(name, value, above=0)
-        for value in several(self.epsilon_linf):
-            if value > 1:
-                raise SettingsError(
-                    f"epsilon_linf is {value:g}, but pixels lie between 0 and 1; 8 gray levels are "
-                    "8/255"
-                )
-        if not all(0 < value <= 1 for value in self.fgsm):
-            raise SettingsError(
-                f"fgsm radii must lie between 0 and 1 in pixel units, not {self.fgsm}"
-            )
+        self._check_radii()
         named = filter(None, (self.neuron_attack, self.concept_attack))
         for text in (*self.attack, *self.attribution, *named):
             parse_method(text)
@@ -268,6 +252,35 @@ class AuditSettings(ImageSettings):
                 raise SettingsError(
                     f"expect_accuracy must be a share between 0 and 1, such as .93, not {value}"
                 )
+        self._check_stages()
+        if self.samples % 2:
+            raise SettingsError(f"samples must be an even number, not {self.samples}")
+        if self.synsets is not None:
+            check_path("synsets names the file", self.synsets, "file")
+        if self.similarity is not None:
+            self._check_similarity()
+
+    def _check_radii(self) -> None:
+        if not self.norm:
+            raise SettingsError("norm names no norm; give Linf, L2 or both")
+        for name in ("epsilon", "epsilon_linf"):
+            if getattr(self, name) == ():
+                raise SettingsError(f"{name} names no radius; give one or several, or auto")
+            for value in several(getattr(self, name)):
+                check_number(name, value, above=0)
+        for value in several(self.epsilon_linf):
+            if value > 1:
+                raise SettingsError(
+                    f"epsilon_linf is {value:g}, but pixels lie between 0 and 1; 8 gray levels are "
+                    "8/255"
+                )
+        if not all(0 < value <= 1 for value in self.fgsm):
+            raise SettingsError(
+                f"fgsm radii must lie between 0 and 1 in pixel units, not {self.fgsm}"
+            )
+
+    def _check_stages(self) -> None:
+        """Whether the stages can do what the other settings ask for."""
         check_stages(self.stages)
         if "accuracy" not in self.stages:
             for name in ("natural", "autoattack"):
@@ -291,12 +304,6 @@ class AuditSettings(ImageSettings):
                 "the stage dissection needs concepts, such as broden:DIR; give them, or leave it "
                 "out of stages"
             )
-        if self.samples % 2:
-            raise SettingsError(f"samples must be an even number, not {self.samples}")
-        if self.synsets is not None:
-            check_path("synsets names the file", self.synsets, "file")
-        if self.similarity is not None:
-            self._check_similarity()
 
     def _check_similarity(self) -> None:
         if self.synsets is not None:
