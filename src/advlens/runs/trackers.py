@@ -14,8 +14,8 @@ from PIL import Image
 from advlens.errors import SettingsError
 from advlens.runs.reader import RunResults, read_run
 
-FOLDERS = ("results", "figures")
-"""Where a run folder has its tables and its figures."""
+ARTIFACTS = ("results", "figures", "report.html")
+"""What MLflow keeps of a run folder: tables, figures and the report."""
 
 
 def log_to_mlflow(run: str | Path) -> str:
@@ -39,9 +39,9 @@ def log_to_mlflow(run: str | Path) -> str:
     with nullcontext(active) if active else mlflow.start_run(run_name=read.folder.name) as into:
         mlflow.log_params(_settings(read))
         mlflow.log_metrics({re.sub(r"[^\w./: -]", "_", name): v for name, v in _metrics(read)})
-        for folder in FOLDERS:
-            mlflow.log_artifacts(str(read.folder / folder), folder)
-        mlflow.log_artifact(str(read.folder / "report.html"))
+        for name in ARTIFACTS:
+            if (path := read.folder / name).exists():  # not every run has figures
+                mlflow.log_artifact(str(path))
     return str(into.info.run_id)
 
 
