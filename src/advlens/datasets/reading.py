@@ -7,6 +7,7 @@ threads scale (`benchmarks/loading.py`), share memory, and always end with the p
 import contextlib
 import hashlib
 import os
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -45,7 +46,33 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class FileData(ImageData):
+class ReadData(ImageData):
+    """Images that threads read one at a time; a subclass says how in `_read`."""
+
+    def stream(self, batches: Sequence[Sequence[int]]) -> Stream:
+        ahead = 2 * WORKERS + max(map(len, batches), default=0)
+        with contextlib.closing(ordered(self._read, chain(*batches), ahead)) as images:
+            for ids in batches:
+                yield torch.stack(list(islice(images, len(ids))))
+
+    def damaged(
+        self, ids: Sequence[int] | None = None, *, on_images: Callable[[int], object] = int
+    ) -> dict[int, str]:
+        return damaged(
+            self._read, self._checked(range(len(self)) if ids is None else ids), on_images
+        )
+
+    @abstractmethod
+    def _read(self, i: int) -> UInt8[Tensor, "3 h w"]:
+        """One image, of the shape of all."""
+
+
+def spread(count: int) -> Sequence[int]:
+    """The images whose pixels or bytes a fingerprint covers: `SAMPLE`, evenly, or all."""
+    return range(count) if count <= SAMPLE else [i * count // SAMPLE for i in range(SAMPLE)]
+
+
+class FileData(ReadData):
     """Images in files below one folder.
 
     Args:
@@ -82,19 +109,6 @@ class FileData(ImageData):
     def source(self, number: int) -> str:
         return self.files[number]
 
-    def stream(self, batches: Sequence[Sequence[int]]) -> Stream:
-        ahead = 2 * WORKERS + max(map(len, batches), default=0)
-        with contextlib.closing(ordered(self._read, chain(*batches), ahead)) as images:
-            for ids in batches:
-                yield torch.stack(list(islice(images, len(ids))))
-
-    def damaged(
-        self, ids: Sequence[int] | None = None, *, on_images: Callable[[int], object] = int
-    ) -> dict[int, str]:
-        return damaged(
-            self._read, self._checked(range(len(self)) if ids is None else ids), on_images
-        )
-
     def fingerprint(self) -> str:
         """SHA-256 of names, labels, transform, the size of every file, and the bytes of 1024.
 
@@ -109,8 +123,7 @@ class FileData(ImageData):
         count = len(self)
         chunks = [range(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK)]
         sizes = list(chain(*ordered(self._sizes, chunks, 4 * WORKERS)))
-        sample = range(count) if count <= SAMPLE else [i * count // SAMPLE for i in range(SAMPLE)]
-        hashes = list(ordered(self._hash, sample, 4 * WORKERS))
+        hashes = list(ordered(self._hash, spread(count), 4 * WORKERS))
         own = (self.classes, self.files, self.labels, self.transform.identity(), sizes, hashes)
         return digest(*own, *aims(self))
 

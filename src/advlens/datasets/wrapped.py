@@ -2,9 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
 from functools import cached_property
-from itertools import chain, islice
 from operator import index
 from typing import Any
 
@@ -13,10 +11,10 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from advlens.datasets.base import ImageData, Stream, digest
+from advlens.datasets.base import ImageData, digest
 from advlens.datasets.decoding import ImageError, as_rgb, fit_image
 from advlens.datasets.forms import check_pixels
-from advlens.datasets.reading import SAMPLE, WORKERS, damaged, ordered
+from advlens.datasets.reading import ReadData, spread
 from advlens.datasets.transform import Transform
 from advlens.errors import DataError
 from advlens.plugins import named
@@ -30,7 +28,7 @@ LISTS = ("targets", "labels", "_labels")
 ITEM = "each item must be a pair (image, label)"
 
 
-class DatasetData(ImageData):
+class DatasetData(ReadData):
     """The images of a map-style Dataset, in its order.
 
     Images are PIL's, which are resized and cropped as files are, or tensors 3×H×W or 1×H×W, uint8
@@ -68,8 +66,8 @@ class DatasetData(ImageData):
         if labels is None:
             labels = [self._label(self._item(i)[1], i) for i in range(count)]
         self.labels = torch.tensor(labels)  # compared with those of the first images
-        first = [self._read(i) for i in range(min(REPEATED, count))]
-        if any(not torch.equal(self._read(i), image) for i, image in enumerate(first)):
+        first = [self._pixels(i) for i in range(min(REPEATED, count))]
+        if any(not torch.equal(self._pixels(i), image) for i, image in enumerate(first)):
             raise DataError(
                 f"{name} gives another image each time that one is read; leave random transforms "
                 "out of it"
@@ -89,26 +87,6 @@ class DatasetData(ImageData):
             image_shape=(3, height, width),
         )
 
-    def stream(self, batches: Sequence[Sequence[int]]) -> Stream:
-        ahead = 2 * WORKERS + max(map(len, batches), default=0)
-        with contextlib.closing(ordered(self._read, chain(*batches), ahead)) as images:
-            for ids in batches:
-                read = list(islice(images, len(ids)))
-                for i, image in zip(ids, read, strict=True):
-                    if tuple(image.shape) != self.image_shape:
-                        raise DataError(
-                            f"image {i} of {self.name} has the shape {tuple(image.shape)}, but the "
-                            f"first one {self.image_shape}; give all the same size, or PIL images"
-                        )
-                yield torch.stack(read)
-
-    def damaged(
-        self, ids: Sequence[int] | None = None, *, on_images: Callable[[int], object] = int
-    ) -> dict[int, str]:
-        return damaged(
-            self._read, self._checked(range(len(self)) if ids is None else ids), on_images
-        )
-
     def fingerprint(self) -> str:
         """SHA-256 of names, labels, the transform, and the pixels of 1024 images, or of all.
 
@@ -118,10 +96,10 @@ class DatasetData(ImageData):
 
     @cached_property
     def _fingerprint(self) -> str:
-        count = len(self)
-        sample = range(count) if count <= SAMPLE else [i * count // SAMPLE for i in range(SAMPLE)]
         own = (self.classes, self.synsets, self.labels, self.transform.identity())
-        return digest(*own, *(digest(image[0]) for image in self.stream([[i] for i in sample])))
+        return digest(
+            *own, *(digest(image[0]) for image in self.stream([[i] for i in spread(len(self))]))
+        )
 
     def _targets(self, count: int) -> list[int] | None:
         """The labels that the dataset lists, if these are what its items have."""
@@ -157,6 +135,15 @@ class DatasetData(ImageData):
             ) from error
 
     def _read(self, i: int) -> UInt8[Tensor, "3 h w"]:
+        image = self._pixels(i)
+        if tuple(image.shape) != self.image_shape:
+            raise DataError(
+                f"image {i} of {self.name} has the shape {tuple(image.shape)}, but the first one "
+                f"{self.image_shape}; give all the same size, or PIL images"
+            )
+        return image
+
+    def _pixels(self, i: int) -> UInt8[Tensor, "3 h w"]:
         image, label = self._item(i)
         if self._label(label, i) != self.labels[i]:
             raise DataError(

@@ -60,18 +60,16 @@ def log_to_wandb(run: str | Path, **init: Any) -> None:
     """
     read = read_run(run)
     wandb = _imported("wandb", "wandb")
-    active = wandb.run
-    into = active or wandb.init(**{"project": "advlens", "name": read.folder.name} | init)
-    into.config.update(_settings(read))
-    into.summary.update(dict(_metrics(read)))
-    for name in read.tables:
-        columns = read.results.columns(name)
-        rows = [[row[column] for column in columns] for row in read.rows(name)]
-        into.log({f"results/{name}": wandb.Table(columns=columns, data=rows)})
-    for path in _figures(read):
-        into.log({f"figures/{path.stem}": wandb.Image(str(path))})
-    if not active:
-        into.finish()
+    active, new = wandb.run, {"project": "advlens", "name": read.folder.name} | init
+    with nullcontext(active) if active else wandb.init(**new) as into:
+        into.config.update(_settings(read))
+        into.summary.update(dict(_metrics(read)))
+        for name in read.tables:
+            columns = read.results.columns(name)
+            rows = [[row[column] for column in columns] for row in read.rows(name)]
+            into.log({f"results/{name}": wandb.Table(columns=columns, data=rows)})
+        for path in _figures(read):
+            into.log({f"figures/{path.stem}": wandb.Image(str(path))})
 
 
 def log_to_tensorboard(run: str | Path, folder: str | Path) -> None:
