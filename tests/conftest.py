@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -11,6 +12,15 @@ from torch import nn
 from smooth_network import SmoothNetwork
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_finish() -> None:
+    """What is imported lives as long as the process: the garbage collector need not walk it."""
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # some libraries look for leaks at exit
 
 
 @pytest.fixture(scope="session")

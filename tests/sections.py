@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -14,7 +14,7 @@ from advlens.errors import RunError
 from advlens.report.blocks import FigureBlock, Finding, Measured, Section, TableBlock
 from advlens.runs.results import Results
 from advlens.words import Estimate
-from synthetic_run import around, put
+from synthetic_run import around, change, put
 
 Kind = TypeVar("Kind")
 
@@ -109,9 +109,12 @@ class Maker:
 
 
 def puts(run: Path, changes: str) -> None:
-    """Write values into rows: "sweep: top1=0.9; accuracy attack=Pgd model=robust: top1=0.4±0.1"."""
-    for change in filter(None, changes.split("; ")):
-        rows, _, values = change.partition(": ")
+    """Write values into rows: "sweep: top1=0.9; accuracy attack=Pgd model=robust: top1=0.4±0.1".
+
+    An interval that is not given is widened to the new value.
+    """
+    for part in filter(None, changes.split("; ")):
+        rows, _, values = part.partition(": ")
         table, *where = rows.split()
         found: dict[str, object] = {}
         for value in values.split():
@@ -121,7 +124,20 @@ def puts(run: Path, changes: str) -> None:
             if interval:
                 ends = around(float(middle), float(arm), "" if name in ("mean", "share") else name)
                 found |= {end: ends[end] for end in list(ends)[1:]}
-        put(run, table, dict(key.split("=") for key in where), **found)
+        wanted = dict(key.split("=") for key in where)
+        put(run, table, wanted, **found)
+        for name, value in found.items():
+            stem = name.removesuffix("mean") and f"{name}_"
+            change(
+                run, table, lambda row: wanted.items() <= row.items() and widen(row, stem, value)
+            )
+
+
+def widen(row: dict[str, Any], stem: str, value: Any) -> None:
+    """Move an end of the interval of a row's value, if it has one, to the value beyond it."""
+    for end, outer in ((f"{stem}low", min), (f"{stem}high", max)):
+        if row.get(end):
+            row[end] = outer(float(row[end]), float(value))
 
 
 def copied(run: Path, folder: Path) -> Path:

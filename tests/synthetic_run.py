@@ -242,10 +242,10 @@ def _pictures(made: _Made, model: str, strength: float, live: Table) -> None:
         favorite = int(random.integers(len(names)))
         for kind in ("real", "adversarial"):
             for rank in range(8):
-                number = int(random.integers(1000)) * len(names) + favorite
+                number = int(random.integers(N // len(names))) * len(names) + favorite
                 fooled = kind == "adversarial" and random.random() > strength
                 if fooled:
-                    number = int(random.integers(1000 * len(names)))
+                    number = int(random.integers(N))
                 label = names[number % len(names)]
                 predicted = names[favorite] if fooled else label
                 file = f"figures/images/{len(rows)}.png"

@@ -1,5 +1,6 @@
 """Run folders that someone else has changed: each function damages one in its own way."""
 
+import csv
 import json
 import os
 import struct
@@ -34,6 +35,19 @@ def _text(file: str | Path, old: str, new: str) -> Tamper:
         text = (run / file).read_text(encoding="utf-8")
         assert old in text
         (run / file).write_text(text.replace(old, new, 1), encoding="utf-8")
+
+    return tamper
+
+
+def _cells(file: str | Path, **changes: Any) -> Tamper:
+    def tamper(run: Path) -> None:
+        with (run / file).open(newline="", encoding="utf-8") as table:
+            (first, *others) = csv.DictReader(table)
+        assert changes.keys() <= first.keys()
+        with (run / file).open("w", newline="", encoding="utf-8") as table:
+            writer = csv.DictWriter(table, first.keys())
+            writer.writeheader()
+            writer.writerows([first | changes, *others])
 
     return tamper
 
@@ -104,6 +118,12 @@ REPORTED: dict[str, Tamper] = {
     "table has a column twice": _text(ACCURACY, "model,", "model,model,"),
     "table has a negative radius": _text(ACCURACY, ",natural,,0,", ",natural,,-1,"),
     "table has a huge count": _text(ACCURACY, ",natural,,0,0,", ",natural,,0,1e300,"),
+    "table has a value above its interval": _cells(ACCURACY, top1=1, top1_low=0.5, top1_high=0.6),
+    "table has a value below its interval": _cells(ACCURACY, top1=0.4, top1_low=0.5, top1_high=0.6),
+    "table has an interval upside down": _cells(
+        "results/curves.csv", cs1="", cs1_low=0.6, cs1_high=0.5
+    ),
+    "table has an image beyond the data": _cells(PICTURES, id=1000),
     "results lead out": _instead("results", _to("/tmp")),
     "figures lead out": _instead("figures", _to("/tmp")),
     "results are a pipe": _instead("results", os.mkfifo),

@@ -206,6 +206,26 @@ def test_a_damaged_table_is_refused(run, line, named):
     assert "mine.csv" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("accuracy_images", "settings,first,right\nrobust,a,,,1,,990,{}\n".format("1" * 11)),
+        (
+            "consistency_images",
+            "layer,images,measure,corrected,top,first,influences\n"
+            "robust,a,,,1,c,real,lc,,3,998,0 0 0\n",
+        ),
+    ],
+)
+def test_values_of_more_images_than_there_are_are_refused(run, name, rows):
+    path = run / "results" / f"{name}.csv"
+    path.write_text(f"model,attack,norm,epsilon,steps,{rows}", encoding="utf-8")
+    with pytest.raises(RunError, match="first in line 2 is beyond the data's images"):
+        Results.read(run).table(name)
+    path.write_text(f"model,attack,norm,epsilon,steps,{rows}".replace("99", "98"), encoding="utf-8")
+    assert len(Results.read(run).table(name)) == 1
+
+
 @pytest.mark.parametrize(("header", "column"), [(b"", "model"), (b"model,unit,dead\n", "lc")])
 def test_a_table_without_a_column_is_refused(run, header, column):
     with pytest.raises(RunError, match=rf"mine\.csv.*it has no column {column}"):

@@ -107,7 +107,14 @@ def test_neither_an_attack_without_a_ball_nor_a_weaker_one_is_the_strongest(
     made: Path, run: Path
 ) -> None:
     rows = rows_of(run, "accuracy")
-    adam = {"attack": "AdamAttack", "norm": "", "epsilon": "", "settings": "weight=100", "top1": 0}
+    adam = {
+        "attack": "AdamAttack",
+        "norm": "",
+        "epsilon": "",
+        "settings": "weight=100",
+        "top1": 0,
+        "top1_low": 0,
+    }
     weaker = {"steps": 3, "top1": 0.9, "top1_low": 0.88, "top1_high": 0.92}
     pgd = [row for row in rows if row["attack"] == "Pgd"]
     write_table(run, "accuracy", rows + [row | other for row in pgd for other in (adam, weaker)])

@@ -270,7 +270,7 @@ def test_a_judge_of_all_models_decides_whose_images_are_recognized(tmp_path: Pat
     features.tells(run, "", measure, "robust higher than standard", words)
     starts = by_model(run, "generation", images="start", measure="recognized")
     assert features.measured(run, "start images recognized by judge").estimates == starts
-    features.tells(run, "generation: low=0 high=1", measure, OPEN)
+    features.tells(run, "generation measure=recognized: low=0 high=1", measure, OPEN)
 
 
 def test_other_features_than_inceptions_are_a_warning(made: Path, tmp_path: Path) -> None:

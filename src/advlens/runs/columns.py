@@ -18,6 +18,10 @@ class Some(Count):
     low = 1
 
 
+class Image(Count):
+    """Type of a column of images' numbers in the run's data."""
+
+
 class Amount(float):
     """Type of a column of numbers that are not negative."""
 

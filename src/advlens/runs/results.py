@@ -4,9 +4,10 @@ import csv
 import io
 import math
 import operator
+import re
 import typing
 from array import array
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +16,7 @@ from typing import Any
 
 from advlens.errors import RunError
 from advlens.folders import open_plain, read_object, why
-from advlens.runs.columns import is_float, parsed
+from advlens.runs.columns import Image, is_float, parsed
 from advlens.runs.tables import TABLES, Row
 from advlens.words import Estimate, printable
 
@@ -241,6 +242,8 @@ class Results:
             name: array("d") if is_float(kind) else [] for name, kind in columns.items()
         }
         places = {name: header.index(name) for name in columns if name in header}
+        numbers = [name for name, kind in columns.items() if kind is Image]
+        orders = _orders(columns)
         texts: dict[str, str] = {}
         rows = Rows()
         for line, cells in lines:
@@ -262,6 +265,16 @@ class Results:
                     path,
                     f"line {line} is of {kept['model'][-1]!r}, which run.json does not name",
                 )
+            for less, more in orders:
+                if kept[less][-1] > kept[more][-1]:
+                    raise _damaged(path, f"{less} in line {line} is more than {more}")
+            for name in numbers:
+                last = kept[name][-1]
+                if name == "first":
+                    digits = "right" in kept
+                    last += len(kept["right"][-1] if digits else kept["influences"][-1].split()) - 1
+                if last >= self.record["data"]["images"]:
+                    raise _damaged(path, f"{name} in line {line} is beyond the data's images")
             rows.append(_Row(kept, len(rows)))
         return rows
 
@@ -287,6 +300,18 @@ class Results:
 def _is_begun(run: Path) -> bool:
     """Whether a run or a training has begun here."""
     return (run / "parts").is_dir() or (run / "last.pt").is_file()
+
+
+def _orders(columns: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of columns, the first of which is never more: of a value and its interval's ends."""
+    pairs: list[tuple[str, str]] = []
+    for low in (name for name in columns if re.fullmatch("(.*_)?low", name)):
+        stem = low.removesuffix("low")
+        values = {stem.removesuffix("_"), f"{stem}mean", f"{stem}difference"}.intersection(columns)
+        for inner in (low, *values):
+            pairs.append((inner, f"{stem}high"))
+        pairs += [(low, value) for value in values]
+    return pairs
 
 
 def _lines(path: Path) -> Generator[tuple[int, list[str]], None, None]:

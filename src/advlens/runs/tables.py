@@ -28,6 +28,7 @@ from advlens.runs.columns import (
     Amount,
     Count,
     Digits,
+    Image,
     Made,
     N,
     Numbers,
@@ -50,7 +51,7 @@ TABLES: dict[str, Table] = {
         | ATTACK
         | {
             "settings": (str, "as in accuracy.csv"),
-            "first": (Count, "the number of the first image in the data"),
+            "first": (Image, "the number of the first image in the data"),
             "right": (Digits, "a digit for each image: 1 if it is predicted right, else 0"),
         },
     ),
@@ -108,7 +109,7 @@ TABLES: dict[str, Table] = {
                 "under it",
             ),
             **RANK,
-            "id": (Count, "the image's number in the data"),
+            "id": (Image, "the image's number in the data"),
             **CLASSES,
             "confidence": (Share, "softmax probability of the predicted class"),
             "attacked_as": (str, "the class predicted under the attack"),
@@ -184,7 +185,7 @@ TABLES: dict[str, Table] = {
         MODEL
         | {
             "data": (str, "the images"),
-            "id": (Count, "the image's number in the data"),
+            "id": (Image, "the image's number in the data"),
             "reason": (str, "what is wrong with it"),
         },
     ),
@@ -260,7 +261,7 @@ TABLES: dict[str, Table] = {
             "measure": (str, "the measure"),
             "corrected": (OPEN, "the mean without the bias of few images"),
             "top": (Some, "images of each unit, k"),
-            "first": (Count, "the number of the first of these images in the data"),
+            "first": (Image, "the number of the first of these images in the data"),
             "influences": (Numbers, "for each image the change of the mean when it is left out"),
         },
     ),
@@ -310,7 +311,7 @@ TABLES: dict[str, Table] = {
                 "real, adversarial, or equal-success where that attack reaches more images",
             ),
             **RANK,
-            "id": (Count, "the image's number in the data"),
+            "id": (Image, "the image's number in the data"),
             **CLASSES,
             "response": (float, "the unit's response"),
             **FRAMED,
@@ -386,7 +387,7 @@ TABLES: dict[str, Table] = {
             "chosen": (str | None, "why this unit is shown"),
             "images": (str, "real or adversarial"),
             **RANK,
-            "id": (Count, "the image's number in the data"),
+            "id": (Count, "the image's number in the Broden data"),
             "response": (float, "the unit's response"),
             **CLASSES,
             **FRAMED,
@@ -433,7 +434,7 @@ TABLES: dict[str, Table] = {
         MODEL
         | {
             **RANK,
-            "id": (Count, "the image's number in the data"),
+            "id": (Image, "the image's number in the data"),
             "method": (str, "the method; empty for the image"),
             **CLASSES,
             "probability": (Share | None, "probability of the predicted class"),
