@@ -7,7 +7,7 @@ from advlens.report.sections.neurons.tables import NeuronTables
 from advlens.report.verdict import Choice, Claim
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
-from advlens.words import attack_name
+from advlens.words import NORMS, attack_name
 
 SHOWN = 4
 """Pictures next to each other."""
@@ -79,7 +79,7 @@ def _twins(row: Row | None) -> list[PictureColumn]:
         Picture(file=row["natural"], alt=f"An image of {row['label']}", caption=row["predicted"]),
         Picture(
             file=row["attacked"],
-            alt="The same image under attack",
+            alt=f"The same image under {attack_name(row)}",
             caption=row["attacked_as"],
             wrong=row["attacked_as"] != row["label"],
         ),
@@ -89,7 +89,7 @@ def _twins(row: Row | None) -> list[PictureColumn]:
             caption=f"difference ×\N{NO-BREAK SPACE}{row['factor']}",
         ),
     ]
-    heading = f"What it predicts before and under {attack_name(row)}"
+    heading = f"Predicted before and under attack in {NORMS[row['norm']]}"
     return [PictureColumn(heading=heading, pictures=pictures)]
 
 
