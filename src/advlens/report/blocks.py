@@ -117,6 +117,13 @@ class Column:
         return cls(header=header, cell=cell)
 
     @classmethod
+    def ends(cls, name: str) -> Column:
+        """The 95% intervals of a share alone."""
+        return cls(
+            header="95% interval", cell=lambda row: Estimate.of(row, name).interval(as_percent=True)
+        )
+
+    @classmethod
     def looked_up(
         cls, header: str, find: Callable[[Mapping[str, Any]], Mapping[str, Estimate]]
     ) -> Column:

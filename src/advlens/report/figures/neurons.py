@@ -65,7 +65,9 @@ def consistency_histograms(
             _mark_mean(axes, float(np.mean(values)), highest)
             if model in floors:
                 axes.axvline(floors[model], color=MUTED.light, linestyle=DOTTED, linewidth=1.2)
-        panels[0, column].set_title(short(model, 18 if beside and width <= NARROW else 26), color=color)
+        panels[0, column].set_title(
+            short(model, 18 if beside and width <= NARROW else 26), color=color
+        )
     kinds = ("Real images", "Adversarial images")
     if beside:
         for axes, kind in zip(panels[:, 0], kinds, strict=True):
