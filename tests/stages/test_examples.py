@@ -18,7 +18,7 @@ from small_runs import audited, convolution, noise, rows, small
 
 CLASSES = ("cat", "dog", "ship", "frog", "deer", "horse", "bird")
 N, SHOWN = 80, 5
-KINDS = ("fooled", "error", "least robust", "most robust")
+KINDS = ("shared", "fooled", "error", "least robust", "most robust")
 
 
 def settings(**more) -> AuditSettings:
@@ -89,6 +89,7 @@ def test_which_images_are_shown_is_a_rule(run, seed):
     fooled = [i for i in right if best(after[i]) != labels[i]]
     order = torch.randperm(N, generator=torch.Generator().manual_seed(3)).tolist()
     assert SHOWN < len(fooled) < len(right) < N - SHOWN
+    assert ids(run, model, "shared") == order[:16]
     assert ids(run, model, "fooled") == [i for i in order if i in fooled][:SHOWN]
     wrong = sorted({*range(N)} - {*right}, key=lambda i: -certain(before[i]))
     assert ids(run, model, "error") == wrong[:SHOWN]

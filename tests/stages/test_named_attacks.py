@@ -166,6 +166,7 @@ UNTARGETED = [
     "Pgd(norm=Linf, epsilon=.004, steps=3, step_size=.002)",
     "foolbox:LinfBasicIterativeAttack(epsilon=.004, steps=3)",
     "torchattacks:FGSM(epsilon=.004)",
+    "Pgd(norm=Linf, epsilon=.1, steps=3, step_size=.05)",
 ]
 
 
@@ -196,11 +197,16 @@ def test_the_noise_is_as_long_as_the_changes_of_the_attack():
 
 
 @pytest.mark.parametrize("text", UNTARGETED)
-def test_equal_success_is_the_smallest_radius_that_reaches_it(text):
-    """An untargeted attack's, and one of another library."""
+def test_equal_success_is_the_smallest_radius_that_reaches_it(text, monkeypatch):
+    """An untargeted attack's, and one of another library; above and below the given radius."""
     prepared, wanted = prepare(model()), 0.9
     chosen = sets(text, wanted)
+    scaled, tried = type(chosen.main).with_radius, list[float]()
+    monkeypatch.setattr(
+        type(chosen.main), "with_radius", lambda self, r: tried.append(r) or scaled(self, r)
+    )
     settled = chosen.settle(prepared, batches())
+    assert len(tried) == len({*tried}) < 10  # a run of the attack on all images for each
     equal = chosen.attacks(settled)["equal-success"]
     assert equal.radius == settled.equal
 

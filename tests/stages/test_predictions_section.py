@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 
 from advlens.report.blocks import FigureBlock, NoteBlock, PictureRowsBlock, TableBlock
+from advlens.report.evidence import evidence
 from advlens.report.sections.accuracy import section
+from advlens.report.verdict import Choice, Claim
+from advlens.runs.results import Results
 from sections import Maker, estimate, puts, remove
 from synthetic_predictions import CONDITIONS, KINDS, write_predictions
-from synthetic_run import change, rows_of, write_run
+from synthetic_run import BOTH, Table, change, put, rows_of, write_run, write_table
 
 accuracy = Maker(section)
 CLASSES = "accuracy by class on natural images"
@@ -201,3 +204,33 @@ def test_examples_stand_in_rows_of_a_model_beside_their_twins(made: Path) -> Non
     titles = [block.title for block in accuracy.blocks(made, NoteBlock) if block.title]
     assert "Recognized least often on natural images: ship" in titles
     assert CONDITIONS[1]["norm"] == "Linf"
+
+
+def shown_by(run: Path, chosen: tuple[str, ...]) -> dict[str, str]:
+    results = Results.read(run)
+    claims = {model: [Claim("Linf", "holds", "")] for model in results.models}
+    found = evidence(results, claims, [Choice("Linf", chosen, "")])
+    return {model: strips[""][0].pictures[0].file for model, strips in found.items()}
+
+
+def test_the_image_beside_the_verdict_is_one_that_shows_it_of_all_models(run: Path) -> None:
+    """Right before the attack by all; under it by those chosen, and by no other where there is."""
+    after = {5: (True, True), 6: (True, False), 7: (False, True), 8: (False, False)}
+    shared: Table = []
+    for rank, (image, held) in enumerate(after.items()):
+        for row in rows_of(run, "examples", kind="fooled", rank="0"):
+            right = held[BOTH.index(row["model"])]
+            row |= {"kind": "shared", "rank": rank, "id": image}
+            row |= {"natural": f"{row['model']}-{image}.png"}
+            shared.append(row | {"attacked_as": row["label" if right else "attacked_as"]})
+    own = {
+        row["model"]: row["natural"] for row in rows_of(run, "examples", kind="fooled", rank="0")
+    }
+    assert shown_by(run, ()) == own
+    write_table(run, "examples", [*rows_of(run, "examples"), *shared])
+    for chosen, image in (((), 8), (BOTH, 5), (("robust",), 7), (("standard",), 6)):
+        assert shown_by(run, chosen) == {model: f"{model}-{image}.png" for model in BOTH}
+    put(run, "examples", {"kind": "shared", "id": "7", "model": "standard"}, predicted="ship")
+    assert shown_by(run, ("robust",)) == {model: f"{model}-5.png" for model in BOTH}
+    put(run, "examples", {"kind": "shared", "model": "standard"}, epsilon=0.1)
+    assert shown_by(run, ("robust",)) == own  # another attack

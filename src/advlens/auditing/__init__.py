@@ -318,10 +318,8 @@ def _course(
 ) -> Course:
     """The time that each unfinished stage is expected to take, for the progress of the whole."""
     expected = list[dict[str, float]]()
-    for subject, wanted, part in zip(subjects, stages, parts, strict=True):
+    for number, (subject, wanted, part) in enumerate(zip(subjects, stages, parts, strict=True)):
         missing = [stage for stage in wanted if stage.name not in part]
-        told = forecast(subject, missing, batch_size) if missing else None
-        expected.append(
-            {s.name: told.seconds * told.passes.get(s.name, 0.0) for s in missing} if told else {}
-        )
+        told = forecast(subject, missing, batch_size, first=not number) if missing else None
+        expected.append({s.name: told.each.get(s.name, 0.0) for s in missing} if told else {})
     return Course(expected, list(map(len, parts)))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from advlens.auditing.forecasting import forecast, passes_of
+from advlens.auditing.forecasting import forecast, looking, passes_of
 from advlens.auditing.stage import Stage
 from advlens.auditing.subjects import Subject
 from advlens.folders import read_object
@@ -61,7 +61,8 @@ def fitting(
         """Seconds of a stage of all models."""
         return sum(
             speed * passes_of(stage, images)
-            for speed, own in zip(speeds, stages, strict=True)
+            + looking(stage, subject, images, first=subject is subjects[0])
+            for speed, subject, own in zip(speeds, subjects, stages, strict=True)
             for stage in own
             if stage.name == name
         )

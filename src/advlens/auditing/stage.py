@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -175,12 +175,26 @@ class Work(Protocol):
         """The stage's rows for this model, by table."""
 
 
+class Look(NamedTuple):
+    """What a stage shows another network than the model.
+
+    Attributes:
+        network: from images to anything.
+        images: how many it sees.
+        shared: whether all models share it, so that it is done once.
+    """
+
+    network: Callable[[Images], Any]
+    images: int
+    shared: bool = False
+
+
 class Stage(Protocol):
     """An analysis: settings, the images it streams over, and tables that the report reads.
 
     It may also have a method `passes(images)`: about how many forward passes of one image it takes
-    on a data set of that many, a gradient counting as one more. The forecast of an audit's time
-    adds them up.
+    on a data set of that many, a gradient counting as one more; and a method `looks(images)`: each
+    `Look` of another network. The forecast of an audit's time adds them up.
     """
 
     @property

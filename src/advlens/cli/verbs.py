@@ -189,7 +189,10 @@ def _audit(command: AuditCommand, line: str) -> None:
     with rounded(**settings.rounding):
         subjects, stages = rehearsed(command.model, command.data, settings, command.out)
         size = settings.batch_size
-        forecasts = [forecast(*each, size) for each in zip(subjects, stages, strict=True)]
+        forecasts = [
+            forecast(subject, own, size, first=subject is subjects[0])
+            for subject, own in zip(subjects, stages, strict=True)
+        ]
     loaded = [(subject.classifier, subject.data) for subject in subjects]
     settings = dataclasses.replace(settings, **radii(subjects[0], settings))
     told = [

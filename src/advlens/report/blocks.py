@@ -117,6 +117,13 @@ class Column:
         return cls(header=header, cell=cell)
 
     @classmethod
+    def ends(cls, name: str) -> Column:
+        """The 95% intervals of a share alone."""
+        return cls(
+            header="95% interval", cell=lambda row: Estimate.of(row, name).interval(as_percent=True)
+        )
+
+    @classmethod
     def looked_up(
         cls, header: str, find: Callable[[Mapping[str, Any]], Mapping[str, Estimate]]
     ) -> Column:
@@ -212,6 +219,8 @@ class PictureRowsBlock:
     rows: Sequence[PictureRow]
     heat: bool = False
     """The pictures are heat maps: their colors are explained."""
+    folded: bool = False
+    """Closed until the reader opens it, for what the verdict already shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,11 +305,14 @@ class Section:
 
     @property
     def open(self) -> list[Block]:
-        """What is seen at once: the first figure and the first pictures."""
+        """What is seen at once: the first figure, and some of the first pictures."""
         if self.whole:
             return [*self.blocks]
         kinds = (FigureBlock, ImageBlock), (GridBlock, PictureRowsBlock)
-        every = ([each for each in self.blocks if isinstance(each, kind)] for kind in kinds)
+        able = [
+            each for each in self.blocks if not (isinstance(each, PictureRowsBlock) and each.folded)
+        ]
+        every = ([each for each in able if isinstance(each, kind)] for kind in kinds)
         return [block for mine in every for block in mine[:1]]
 
     @property

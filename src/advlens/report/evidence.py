@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from advlens.report.blocks import Picture, PictureColumn
 from advlens.report.sections.neurons.tables import NeuronTables
-from advlens.report.verdict import Claim
+from advlens.report.verdict import Choice, Claim
 from advlens.runs.results import Results, Rows
+from advlens.runs.tables import Row
+from advlens.words import NORMS, attack_name
 
 SHOWN = 4
 """Pictures next to each other."""
@@ -13,16 +15,20 @@ Evidence = Mapping[str, list[PictureColumn]]
 """By what a claim is about, as in `verdict.TITLES`; those of "" stand above all claims."""
 
 
-def evidence(results: Results, claims: Mapping[str, Sequence[Claim]]) -> dict[str, Evidence]:
+def evidence(
+    results: Results, claims: Mapping[str, Sequence[Claim]], choices: Sequence[Choice]
+) -> dict[str, Evidence]:
     """For each model one image under attack, one unit and one class, as far as the run has them.
 
     Args:
         results: the run.
         claims: the verdict; what it says nothing about has no pictures.
+        choices: what it says about several models together.
     """
     neurons, generated = NeuronTables.read(results), results.table("generation_pictures")
+    attacked = _attacked(results, choices)
     made: dict[str, Callable[[str], list[PictureColumn]]] = {
-        "": lambda model: _twins(results.table("examples").where(model=model)),
+        "": lambda model: _twins(attacked.get(model)),
         "units": lambda model: _unit(neurons, model),
         "features": lambda model: _class(generated.where(kind="generated"), model),
     }
@@ -33,15 +39,47 @@ def evidence(results: Results, claims: Mapping[str, Sequence[Claim]]) -> dict[st
     }
 
 
-def _twins(rows: Rows) -> list[PictureColumn]:
-    row = rows.one(kind="fooled") or rows.one(kind="least robust")
+def _attacked(results: Results, choices: Sequence[Choice]) -> dict[str, Row]:
+    """The example of each model: the image that shows the choice best, if all have it.
+
+    That is one which all models name right before the same attack; under it, as many as possible
+    of the chosen ones are right, and of the others wrong. Else each model shows one of its own.
+    """
+    examples = results.table("examples")
+    shared = examples.where(kind="shared")
+    count = len(results.models)
+    if count > 1 and len({*map(attack_name, shared)}) == 1:
+        best = [
+            model for each in choices if each.about == shared[0]["norm"] for model in each.models
+        ]
+        alike = [
+            {row["model"]: row for row in rows}
+            for rows in shared.ordered("rank").split("id")
+            if len(rows) == count and all(row["predicted"] == row["label"] for row in rows)
+        ]
+        if alike:
+            return max(
+                alike,
+                key=lambda rows: sum(
+                    (row["attacked_as"] == row["label"]) == (model in best)
+                    for model, row in rows.items()
+                ),
+            )
+    return {
+        row["model"]: row
+        for rows in examples.split("model")
+        if (row := rows.one(kind="fooled") or rows.one(kind="least robust"))
+    }
+
+
+def _twins(row: Row | None) -> list[PictureColumn]:
     if row is None:
         return []
     pictures = [
         Picture(file=row["natural"], alt=f"An image of {row['label']}", caption=row["predicted"]),
         Picture(
             file=row["attacked"],
-            alt="The same image under attack",
+            alt=f"The same image under {attack_name(row)}",
             caption=row["attacked_as"],
             wrong=row["attacked_as"] != row["label"],
         ),
@@ -51,7 +89,8 @@ def _twins(rows: Rows) -> list[PictureColumn]:
             caption=f"difference ×\N{NO-BREAK SPACE}{row['factor']}",
         ),
     ]
-    return [PictureColumn(heading="What it predicts before and under attack", pictures=pictures)]
+    heading = f"Predicted before and under attack in {NORMS[row['norm']]}"
+    return [PictureColumn(heading=heading, pictures=pictures)]
 
 
 def _unit(tables: NeuronTables, model: str) -> list[PictureColumn]:

@@ -29,6 +29,11 @@ class Cell:
 
 KINDS = {"real": "Real", "adversarial": "Adversarial", "equal-success": "Equal success"}
 """What a grid's kinds of images are called, by their names in the tables, in order."""
+MAPS = (
+    " Below each picture stands its discrepancy map (D22): within the yellow line, a small patch "
+    "of random pixels changes the unit's response by at least half of the largest change."
+)
+"""What maps are, for the text above pictures that have some."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,7 @@ from advlens.report.figures import (
 from advlens.report.figures.pictures import SMALL, Pixels
 from advlens.report.figures.style import BAD, FRAME, INK, MODELS, MUTED, RULE, SURFACE
 from advlens.report.grids import KINDS, Grid, GridBlock
-from advlens.report.verdict import MARKS, TITLES, Claim, choices, not_measured, verdict
+from advlens.report.verdict import MARKS, TITLES, Choice, Claim, choices, not_measured, verdict
 from advlens.runs.results import Results
 from advlens.words import comparison, count, listed, number, percent
 
@@ -124,7 +124,8 @@ def _write(run: Path, results: Results, sections: Sequence[Make] | None) -> Path
         sections = [SECTIONS.load(name) for name in SECTIONS.names]
     shown = [section for make in sections if (section := make(results)) is not None]
     claims = verdict(results)
-    beside = evidence(results, claims)
+    together = choices(results, claims)
+    beside = evidence(results, claims, together)
     strips = [strip for told in beside.values() for each in told.values() for strip in each]
     named = [*_files(shown), *(picture.file for strip in strips for picture in strip.pictures)]
     pictures = {name: picture_of(results.file(name)) for name in dict.fromkeys(named)}
@@ -146,7 +147,7 @@ def _write(run: Path, results: Results, sections: Sequence[Make] | None) -> Path
         if isinstance(block, PictureRowsBlock):
             save_figure(picture_rows(block, load), run, block.name)
     with atomic(run / "report.html", "w") as file:
-        file.write(_page(results, shown, plots, pictures, claims, beside))
+        file.write(_page(results, shown, plots, pictures, claims, together, beside))
     return run / "report.html"
 
 
@@ -260,6 +261,7 @@ def _page(
     plots: Mapping[str, _Plot],
     pictures: Mapping[str, EmbeddedPicture],
     claims: Mapping[str, Sequence[Claim]],
+    together: Sequence[Choice],
     beside: Mapping[str, Evidence],
 ) -> str:
     from markupsafe import Markup
@@ -272,7 +274,7 @@ def _page(
         title=f"{listed(results.models)} on {results.record['data']['name']}",
         chance=results.chance,
         verdict=claims,
-        choices=choices(results, claims),
+        choices=together,
         evidence=beside,
         marks=MARKS,
         titles=TITLES,

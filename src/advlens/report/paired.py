@@ -29,6 +29,10 @@ class Paired:
         """Whether each pair of these models is compared."""
         return len(self.rows) == math.comb(len(models), 2) > 0
 
+    def among(self, models: Collection[str]) -> set[tuple[str, str]] | None:
+        """The pairs that are established if each pair of these models is compared."""
+        return self.established if self.of_all(models) else None
+
     @property
     def established(self) -> set[tuple[str, str]]:
         """Pairs of models of which the first has a higher value than the second."""

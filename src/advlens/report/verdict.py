@@ -159,11 +159,7 @@ def _behind(results: Results, about: str, models: Sequence[str]) -> set[str] | N
     every = results.table("differences")
     pairs = every.where(measure="accuracy", model=tuple(models), other=tuple(models), **named)
     paired = Paired(pairs, len(every))
-    says = ranking(
-        "accuracy",
-        common.estimates("top1"),
-        established=paired.established if paired.of_all(models) else None,
-    )
+    says = ranking("accuracy", common.estimates("top1"), established=paired.among(models))
     return {model for said in says if said.direction != "open" for model in said.than}
 
 

@@ -103,10 +103,10 @@ TABLES: dict[str, Table] = {
         | {
             "kind": (
                 str,
-                "fooled: right before the attack, wrong after it, in a seeded order of all "
-                "images; error: wrong without an attack, of highest confidence; least robust, "
-                "most robust: right before it, of highest or lowest log odds against the label "
-                "under it",
+                "shared: the first in a seeded order of all images, the same for all models; "
+                "fooled: right before the attack, wrong after it, in that order; error: wrong "
+                "without an attack, of highest confidence; least robust, most robust: right "
+                "before it, of highest or lowest log odds against the label under it",
             ),
             **RANK,
             "id": (Image, "the image's number in the data"),

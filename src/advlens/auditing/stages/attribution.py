@@ -1,6 +1,5 @@
 """Which pixels drive a prediction (B23, section 2.3), and how good that attribution is."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +29,7 @@ from advlens.drawing import FULL_COLOR, enlarged, heat_map
 from advlens.interop import CaptumAttribution, OwnAttribution, make_attribution
 from advlens.intervals import mean_interval, median_interval
 from advlens.runs.folder import Tables
+from advlens.runs.measures import ATTRIBUTIONS
 from advlens.runs.tables import Row
 from advlens.settings import AuditSettings
 
@@ -38,24 +38,6 @@ BACKGROUND = 100
 INTEGRATED, EXPECTED, RANDOM = "IntegratedGradients", "ExpectedGradients", "Random"
 MEASURING = 150
 """Forward passes that the measures of one image take, about."""
-BETTER = {
-    "insertion": "higher",
-    "deletion": "lower",
-    "sparseness": "higher",
-    "variation": "lower",
-    "stability": "lower",
-    "agreement": "higher",
-    "gap": "lower",
-}
-RANGES = {
-    "insertion": (0.0, 1.0),
-    "deletion": (0.0, 1.0),
-    "sparseness": (0.0, 1.0),
-    "variation": (0.0, math.inf),
-    "stability": (0.0, math.inf),
-    "agreement": (-1.0, 1.0),
-}
-"""The values that a measure can have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +113,7 @@ class _Attributions(Work):
         self.values = {
             f"{method}.{measure}": torch.full((count,), torch.nan, dtype=torch.float64)
             for method in self.methods
-            for measure in BETTER
+            for measure in ATTRIBUTIONS
         }
         self.drawn = [name for name in self.methods if name != RANDOM]
         self.maps = torch.zeros(len(self.drawn), min(stage.shown, count), height, width)
@@ -229,7 +211,7 @@ class _Attributions(Work):
             "attribution": [
                 row
                 for name in self.methods
-                for measure in BETTER
+                for measure in ATTRIBUTIONS
                 if (row := self._measure_row(name, measure)) is not None
             ],
             "attribution_images": list(self._image_rows()),
@@ -243,14 +225,15 @@ class _Attributions(Work):
         if not known:
             return None  # random numbers have no completeness gap
         # the gap is skewed and ≥ 0, which the interval of its mean would not respect
+        told = ATTRIBUTIONS[measure]
         mean, low, high = (
-            median_interval(known) if measure == "gap" else mean_interval(known, *RANGES[measure])
+            median_interval(known) if measure == "gap" else mean_interval(known, *told.range)
         )
         return {
             "model": self.context.name,
             "method": name,
             "measure": measure,
-            "better": BETTER[measure],
+            "better": told.better,
             "mean": mean,
             "low": low,
             "high": high,
@@ -260,7 +243,7 @@ class _Attributions(Work):
 
     def _image_rows(self) -> Iterator[Row]:
         for name in self.methods:
-            for measure in BETTER:
+            for measure in ATTRIBUTIONS:
                 if (name, measure) == (EXPECTED, "agreement"):
                     continue  # that with Integrated Gradients, which is there already
                 named = {"model": self.context.name, "method": name, "measure": measure}
@@ -269,11 +252,11 @@ class _Attributions(Work):
 
     def _ahead(self, name: str, measure: str) -> Row:
         """How much the method is better than random numbers, image by image."""
-        sign = 1 if BETTER[measure] == "higher" else -1
+        sign = 1 if ATTRIBUTIONS[measure].better == "higher" else -1
         chance = self.values[f"{RANDOM}.{measure}"]
         apart = sign * (self.values[f"{name}.{measure}"] - chance)
         known = apart[apart.isfinite()].tolist() if name != RANDOM else []
-        least, most = RANGES.get(measure, (-math.inf, math.inf))
+        least, most = ATTRIBUTIONS[measure].range
         interval = mean_interval(known, least - most, most - least) if known else (None,) * 3
         return dict(zip(("ahead", "ahead_low", "ahead_high"), interval, strict=True))
 

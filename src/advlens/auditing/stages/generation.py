@@ -13,7 +13,7 @@ from advlens.auditing.jobs import streamed, synthesized
 from advlens.auditing.pictures import slug, write_png
 from advlens.auditing.reals import Reals
 from advlens.auditing.reference import feature_network, reference
-from advlens.auditing.stage import Context, Need, Stage, View, Work
+from advlens.auditing.stage import Context, Look, Need, Stage, View, Work
 from advlens.auditing.subjects import Part, Subject
 from advlens.datasets import Batch, ImageData
 from advlens.drawing import enlarged
@@ -67,7 +67,18 @@ class GenerationStage:
         return data, ()  # real images are read once for all models
 
     def passes(self, images: int) -> float:
-        return len(self.reals.classes) * self.per_class * 2 * self.method.steps
+        return self._made * (2 * self.method.steps + 2)  # and how sure it is of starts and results
+
+    def looks(self, images: int) -> list[Look]:
+        parts = dict.fromkeys((*self.reals.bound, self.reals.scored))
+        real = sum(min(len(part.images), images) for part in parts)
+        shared = Look(self.network, real + self._made, shared=True)  # these and the starts
+        judged = [] if self.judge is None else [Look(self.judge, 2 * self._made)]
+        return [shared, Look(self.network, self._made), *judged]
+
+    @property
+    def _made(self) -> int:
+        return len(self.reals.classes) * self.per_class
 
     def start(self, context: Context) -> "_Generation":
         return _Generation(self, context)

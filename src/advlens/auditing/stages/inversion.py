@@ -12,7 +12,7 @@ from advlens.auditing.jobs import synthesized
 from advlens.auditing.per_image import in_blocks
 from advlens.auditing.pictures import slug, write_png
 from advlens.auditing.reference import feature_network
-from advlens.auditing.stage import Context, Need, Stage, View, Work
+from advlens.auditing.stage import Context, Look, Need, Stage, View, Work
 from advlens.auditing.subjects import Subject
 from advlens.datasets import ImageData
 from advlens.drawing import enlarged
@@ -55,7 +55,15 @@ class InversionStage:
         return data, ()  # few, and of no use one by one
 
     def passes(self, images: int) -> float:
-        return len(STARTS) * min(self.count, images) * 2 * self.method.steps
+        steps = len(self.starts) * min(self.count, images) * 2 * self.method.steps
+        return steps + self._seen(images)
+
+    def looks(self, images: int) -> list[Look]:
+        return [Look(self.network, self._seen(images))]
+
+    def _seen(self, images: int) -> int:
+        """Images whose features are compared: targets, starts and what is made of these."""
+        return min(self.count, images) * (1 + 2 * len(self.starts))
 
     def start(self, context: Context) -> "_Inversion":
         return _Inversion(self, context)

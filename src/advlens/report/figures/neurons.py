@@ -65,11 +65,20 @@ def consistency_histograms(
             _mark_mean(axes, float(np.mean(values)), highest)
             if model in floors:
                 axes.axvline(floors[model], color=MUTED.light, linestyle=DOTTED, linewidth=1.2)
-        panels[0, column].set_title(short(model, 26 if width > NARROW else 18), color=color)
-    for axes, kind in zip(panels[:, 0], ("Real images", "Adversarial images"), strict=True):
-        axes.set_ylabel(f"{kind}\n% of units") if beside else axes.set_title(kind, loc="right")
-    for axes in panels[-1] if beside else panels[:, -1]:
-        axes.set_xlabel("Consistency")
+        panels[0, column].set_title(
+            short(model, 18 if beside and width <= NARROW else 26), color=color
+        )
+    kinds = ("Real images", "Adversarial images")
+    if beside:
+        for axes, kind in zip(panels[:, 0], kinds, strict=True):
+            axes.set_ylabel(f"{kind}\n% of units")
+        for axes in panels[-1]:
+            axes.set_xlabel("Consistency")
+    else:  # no title of a panel has room for both
+        for axes, kind in zip(panels[:, -1], kinds, strict=True):
+            axes.set_xlabel(f"Consistency\n{kind}")
+        for axes in panels[0]:
+            axes.set_ylabel("% of units")
     panels[0, 0].set_xlim(0, None)
     panels[0, 0].locator_params(axis="x", nbins=5 if width > NARROW else 3)
     panels[0, 0].margins(y=0.18)

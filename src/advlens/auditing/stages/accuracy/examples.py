@@ -17,15 +17,19 @@ FAINTEST = 1 / 255
 """Change that is drawn as half the range of pixels, at the least."""
 TAIL = 8
 """An L2 change is drawn up to this many times its root mean square."""
+SHARED = 16
+"""Images that are kept of every model, whatever it predicts."""
 
 
 def chosen(
     seen: Predictions, attack: int, labels: Labels, count: int, seed: int
 ) -> dict[str, list[int]]:
-    """The ids of the images that are shown, by kind; at most `count` of each.
+    """The ids of the images that are shown, by kind; at most `count` of each but the first.
 
-    - `fooled`: right before the attack and wrong after it, in one random order of all images,
-      which is the same for all models of a run: what fools all of them is shown of each.
+    - `shared`: the first of a random order of all images, which is the same for all models of a
+      run; the report shows the one that tells most about the models.
+    - `fooled`: right before the attack and wrong after it, in that order: what fools all models is
+      shown of each.
     - `error`: wrong without an attack, of highest confidence.
     - `least robust`, `most robust`: right before the attack, of highest and lowest log odds
       against the label under it.
@@ -49,6 +53,7 @@ def chosen(
         return ids[by[ids].argsort(stable=True)][:count].tolist()
 
     return {
+        "shared": order[:SHARED].tolist(),
         "fooled": first(fooled, rank),
         "error": first(~before, -seen.confidence[0]),
         "least robust": first(before, -seen.odds[attack]),

@@ -43,7 +43,7 @@ from advlens.runs.tables import Row
 from advlens.settings import UNITS, AuditSettings
 from advlens.statistics import TopK
 
-SETTLING = 10
+SETTLING = 6
 """Runs of the main attack on some images until its radius of equal success is found, about."""
 UNSEEN = -1  # marks a class of images that another process saw
 

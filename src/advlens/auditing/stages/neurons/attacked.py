@@ -69,8 +69,9 @@ class AttackedSets:
     def settle(self, prepared: Prepared, batches: Sequence[Batch]) -> Settled:
         """Find λ, the radius of equal success and the length of the noise on some images.
 
-        Radii are doubled until one reaches the success. If none does, the most successful one is
-        taken: with few steps success does not keep rising, and the tables report it.
+        From the given radius on, radii are doubled until one reaches the success, then halved while
+        they do. If none does, the most successful one is taken: with few steps success does not
+        keep rising, and the tables report it.
         """
         main = self.main
         if isinstance(main, AdamAttack):
@@ -102,14 +103,21 @@ class AttackedSets:
             return torch.cat(hits).double().mean().item()
 
         shares: dict[float, float] = {}
-        for power in range(-5, 6):
-            radius = given * 2.0**power
-            shares[radius] = share(radius)
-            if shares[radius] >= self.success:
-                return smallest(
-                    lambda each: share(each) >= self.success, radius / 2, radius, ratio=1.15
-                )
-        return max(shares, key=lambda radius: shares[radius])
+
+        def reaches(radius: float) -> bool:
+            if radius not in shares:
+                shares[radius] = share(radius)
+            return shares[radius] >= self.success
+
+        for power in (*range(6), *range(-1, -6, -1)):
+            high = given * 2.0**power
+            if reaches(high):
+                break
+        else:
+            return max(shares, key=lambda radius: shares[radius])
+        while high > given * 2.0**-5 and reaches(high / 2):
+            high /= 2
+        return smallest(reaches, high / 2, high, ratio=1.15)
 
     def attacks(self, settled: Settled) -> dict[str, Attack]:
         """The attack of each set."""

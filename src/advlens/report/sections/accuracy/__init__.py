@@ -95,10 +95,7 @@ def _accuracy_columns(rows: Rows) -> list[Column]:
         IMAGES,
         MODEL,
         Column.of("Top-1", "top1", percent),
-        Column(
-            header="95% interval",
-            cell=lambda row: Estimate.of(row, "top1").interval(as_percent=True),
-        ),
+        Column.ends("top1"),
         *([spread] if randomized else []),
         Column.of("Top-5", "top5", percent),
         N,
@@ -106,18 +103,19 @@ def _accuracy_columns(rows: Rows) -> list[Column]:
 
 
 def _accuracy_figure(results: Results, rows: Rows) -> FigureBlock:
-    values = "; ".join(
-        f"{row['model']}, {attack_name(row)}: {percent(row['top1'])}" for row in rows
-    )
     return FigureBlock(
         name="accuracy",
         draw=lambda width: figures.accuracy_dots(
             rows, results.models, chance=results.chance, width=width
         ),
-        alt=f"Dot plot of top-1 accuracy. {values}.",
+        alt=f"Dot plot of top-1 accuracy. {_values(rows)}.",
         caption="Top-1 accuracy on natural images and under each attack. The pale bars are 95% "
         f"Wilson intervals; the dotted line is guessing ({percent(results.chance)}).",
     )
+
+
+def _values(rows: Rows) -> str:
+    return "; ".join(f"{row['model']}, {attack_name(row)}: {percent(row['top1'])}" for row in rows)
 
 
 def _accuracy_table(rows: Rows) -> TableBlock:
@@ -148,10 +146,7 @@ def _target_blocks(results: Results) -> Iterator[Block]:
                 IMAGES,
                 MODEL,
                 Column.of("Success", "success", percent),
-                Column(
-                    header="95% interval",
-                    cell=lambda row: Estimate.of(row, "success").interval(as_percent=True),
-                ),
+                Column.ends("success"),
                 N,
             ],
             rows=rows,
@@ -159,9 +154,6 @@ def _target_blocks(results: Results) -> Iterator[Block]:
 
 
 def _sweep_blocks(results: Results, sweep: Rows) -> Iterator[Block]:
-    values = "; ".join(
-        f"{row['model']}, {attack_name(row)}: {percent(row['top1'])}" for row in sweep
-    )
     n = max(sweep.values("n"))
     yield NoteBlock(
         title="Accuracy against the size of the change",
@@ -173,7 +165,7 @@ def _sweep_blocks(results: Results, sweep: Rows) -> Iterator[Block]:
         draw=lambda width: figures.accuracy_sweep(
             sweep, results.models, chance=results.chance, width=width
         ),
-        alt=f"Line plot of top-1 accuracy against epsilon. {values}.",
+        alt=f"Line plot of top-1 accuracy against epsilon. {_values(sweep)}.",
         caption=f"Top-1 accuracy against ε on a seeded subset (n = {count(n)}), with 95% "
         "Wilson bands.",
     )

@@ -15,7 +15,7 @@ from advlens.report.blocks import (
 )
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
-from advlens.words import ATTACK, Estimate, attack_name, percent, ranked, ranking
+from advlens.words import ATTACK, attack_name, percent, ranked, ranking
 
 TITLES = {
     "natural": "Natural",
@@ -54,10 +54,7 @@ def blocks(results: Results) -> Iterator[Block]:
                 Column(header=TITLES.get(after, after), cell=_after(rows, after))
                 for after in rows.values("after")
             ),
-            Column(
-                header="95% interval",
-                cell=lambda row: Estimate.of(row, "top1").interval(as_percent=True),
-            ),
+            Column.ends("top1"),
             N,
         ],
         rows=_final(results),

@@ -39,6 +39,7 @@ def _block(results: Results, kind: str, rows: Rows) -> PictureRowsBlock:
             for model in results.models
             if (mine := rows.where(model=model))
         ],
+        folded=True,
     )
 
 

@@ -79,7 +79,7 @@ def _compared(measure: str, where: str, rows: Rows, differences: Rows) -> Findin
     named = {name: rows[0][name] for name in (*ATTACK, "settings")}
     paired = Paired(differences.where(measure="accuracy", **named), len(differences))
     known = paired.of_all(estimates)
-    says = ranking(measure, estimates, established=paired.established if known else None)
+    says = ranking(measure, estimates, established=paired.among(estimates))
     claim = ranked(says, "predictions of", "are right more often", where=where, what="accuracy")
     measured = [Measured(name=measure, estimates=estimates, form="percent", paired=known)]
     return Finding(

@@ -119,7 +119,7 @@ def heat_maps(tables: AttributionTables) -> Iterator[Block]:
     yield NoteBlock(
         title="What the models look at",
         text="Each row is one image as every model sees it. The class explained is the one that "
-        "the model predicts, with its probability; where it is wrong, the heat map shows why.",
+        "the model predicts, with its probability, also where that is wrong.",
     )
     names = file_names("attributions", ((named(method),) for method in methods))
     for method in methods:

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 from advlens.report.blocks import Term
 from advlens.report.paired import Paired
+from advlens.runs.measures import ATTRIBUTIONS, Measure
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
 from advlens.words import Estimate, count, listed
@@ -31,64 +31,6 @@ METHODS = {
 }
 
 
-class Measure(NamedTuple):
-    """A measure in words."""
-
-    title: str
-    adjective: str
-    """Of attributions that are better by it."""
-    meaning: str = ""
-    claimed: bool = True
-    """Whether it says something about a model; the completeness gap is about the computation."""
-
-
-MEASURES = {
-    "insertion": Measure(
-        "Insertion",
-        "more faithful by insertion",
-        "Pixels are put into an image without content, the most important first. The area under "
-        "the curve of the class's probability is large where the attribution is right about what "
-        "matters. A confident model's is larger, so random attributions stand beside it.",
-    ),
-    "deletion": Measure(
-        "Deletion",
-        "more faithful by deletion",
-        "The same with pixels taken out of the whole image: small where the attribution is right.",
-    ),
-    "variation": Measure(
-        "Total variation",
-        "smoother",
-        "How much neighboring pixels differ, in a map whose sizes sum to 1: low for a smooth map, "
-        "near 4 where every pixel stands alone.",
-    ),
-    "sparseness": Measure(
-        "Sparseness",
-        "sparser",
-        "The Gini index of a map's sizes: 0 where all pixels matter alike, near 1 where few hold "
-        "everything.",
-    ),
-    "stability": Measure(
-        "Instability",
-        "more stable",
-        "How far the attribution moves, relative to its length, when noise too weak to be seen is "
-        "added to the image: 0 for one that stays.",
-    ),
-    "agreement": Measure(
-        "Agreement",
-        "more alike between methods",
-        "Rank correlation with the map of the other method: 1 where both order the pixels alike, "
-        "about 0 for random maps.",
-    ),
-    "gap": Measure(
-        "Completeness gap",
-        "more complete",
-        "The share of the score that the attributions, summed up, miss or invent. It is an error "
-        "of the computation, not of the model. Its value is the median of the images.",
-        claimed=False,
-    ),
-}
-
-
 def named(method: str) -> str:
     """A method in the field's words."""
     return METHODS[method].name if method in METHODS else method
@@ -96,7 +38,7 @@ def named(method: str) -> str:
 
 def described(measure: str) -> Measure:
     """A measure in words; one that is not known here goes by its own name."""
-    return MEASURES.get(measure, Measure(measure.capitalize(), f"better by {measure}"))
+    return ATTRIBUTIONS.get(measure, Measure(measure.capitalize(), f"better by {measure}"))
 
 
 @dataclass(frozen=True)
@@ -141,7 +83,10 @@ class AttributionTables:
     def measures(self) -> list[str]:
         """Names, in the report's order; those it does not know come last."""
         measured = self.rows.values("measure")
-        return [m for m in MEASURES if m in measured] + [m for m in measured if m not in MEASURES]
+        return [
+            *(m for m in ATTRIBUTIONS if m in measured),
+            *(m for m in measured if m not in ATTRIBUTIONS),
+        ]
 
     @cached_property
     def better(self) -> dict[str, str]:

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 
 from advlens.report.blocks import Block, BrowserColumn, NoteBlock, UnitBrowserBlock
-from advlens.report.grids import Grid, GridBlock, cells
+from advlens.report.grids import MAPS, Grid, GridBlock, cells
 from advlens.report.sections.dissection.tables import DissectionTables, Unit, unit_of
 from advlens.runs.columns import NAMED
 from advlens.runs.tables import Row
@@ -33,11 +33,7 @@ def pictures(tables: DissectionTables) -> Iterator[Block]:
         "with each other."
     )
     if any(row["map"] for row in tables.pictures):
-        text += (
-            " Below each picture stands its discrepancy map (D22): within the yellow line, a small "
-            "patch of random pixels changes the unit's response by at least half of the largest "
-            "change."
-        )
+        text += MAPS
     sheets = file_names("dissected-units", dict.fromkeys(unit[:2] for unit in units))
     yield NoteBlock(title="What chosen units respond to", text=text)
     for depth in itertools.zip_longest(

@@ -94,10 +94,8 @@ def _nearer(
     tables: FeatureTables, start: str, measure: str, models: Collection[str]
 ) -> set[tuple[str, str]] | None:
     """Pairs of models of which the first comes nearer by the paired test, where it is known."""
-    paired = tables.paired(start, measure)
-    if not paired.of_all(models):
-        return None
-    return {(lower, higher) for higher, lower in paired.established}
+    pairs = tables.paired(start, measure).among(models)
+    return None if pairs is None else {(lower, higher) for higher, lower in pairs}
 
 
 def _tested(tables: FeatureTables, starts: Iterable[str], measure: str) -> str:

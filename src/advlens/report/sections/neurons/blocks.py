@@ -5,14 +5,13 @@ from collections.abc import Collection, Iterator
 
 from advlens.report import figures
 from advlens.report.blocks import LAYER, MODEL, Block, Column, FigureBlock, N, NoteBlock, TableBlock
-from advlens.report.grids import Grid, GridBlock, cells
-from advlens.report.sections.neurons.tables import MEASURES, NAMES, NeuronTables
+from advlens.report.grids import MAPS, Grid, GridBlock, cells
+from advlens.report.sections.neurons.tables import MEASURES, NAMES, NeuronTables, attacks
 from advlens.runs.columns import NAMED
 from advlens.runs.results import Rows
 from advlens.runs.tables import Row
 from advlens.words import (
     NORMS,
-    attack_name,
     count,
     file_name,
     file_names,
@@ -20,14 +19,9 @@ from advlens.words import (
     number,
     percent,
     radius_text,
-    shared,
 )
 
 EQUAL = "equal-success"
-MAPS = (
-    " Below each picture stands its discrepancy map (D22): within the yellow line, a small patch "
-    "of random pixels changes the unit's response by at least half of the largest change."
-)
 
 
 def table1(tables: NeuronTables) -> Iterator[Block]:
@@ -169,16 +163,12 @@ def behind(tables: NeuronTables, images: str, models: Collection[str] = ()) -> s
     """
     rows = tables.at_last(images, "cs1").where(model=tuple(models or tables.models))
     shares = listed([f"{percent(row['success'])} on {row['model']}" for row in rows])
-    return f"{_attacks(rows)}; success {shares}" if rows else _attacks(rows)
+    return f"{attacks(rows)}; success {shares}" if rows else attacks(rows)
 
 
 def named(tables: NeuronTables) -> str:
     """The main attack."""
-    return _attacks(tables.at_last(tables.main, "cs1"))
-
-
-def _attacks(rows: Rows) -> str:
-    return shared({row["model"]: attack_name(row) for row in rows}) if rows else "an attack"
+    return attacks(tables.at_last(tables.main, "cs1"))
 
 
 def depth(tables: NeuronTables) -> Iterator[Block]:

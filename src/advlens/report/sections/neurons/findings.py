@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from advlens.report.blocks import Finding, Measured
 from advlens.report.grids import is_framed
 from advlens.report.paired import Paired, tested_change
-from advlens.report.sections.neurons.tables import NeuronTables
+from advlens.report.sections.neurons.tables import NeuronTables, attacks
 from advlens.runs.results import Rows
 from advlens.words import (
     Estimate,
@@ -143,7 +143,7 @@ def _at(
             *_both(tables, images, where),
             *_leads(rows, tables.paired(images, "cs1")),
         ],
-        note=f"The attack is {_attacks(rows)}; the units are those of the last convolution.{note}",
+        note=f"The attack is {attacks(rows)}; the units are those of the last convolution.{note}",
         important=True,
         warning=warning,
     )
@@ -184,9 +184,8 @@ def _tested(rows: Rows, paired: Paired) -> str:
 
 def _highest(rows: Rows, where: str, paired: Paired) -> tuple[str, list[Says]]:
     """Which model's units keep most of what they stand for."""
-    known = paired.of_all(rows.values("model"))
-    established = paired.established if known else None
-    says = ranking(f"CS1 {where}", rows.estimates(), established=established)
+    estimates = rows.estimates()
+    says = ranking(f"CS1 {where}", estimates, established=paired.among(estimates))
     if not says:
         row = rows[0]
         claim = f"{where[0].upper()}{where[1:]}, CS1 of {row['model']} is {number(row['mean'])}."
@@ -211,10 +210,6 @@ def _both(tables: NeuronTables, images: str, where: str) -> list[Measured]:
 
 def _success(rows: Rows, name: str) -> Measured:
     return Measured(name=name, estimates=rows.estimates("success"), form="percent")
-
-
-def _attacks(rows: Rows) -> str:
-    return shared({row["model"]: attack_name(row) for row in rows})
 
 
 def _control(tables: NeuronTables) -> Iterator[Finding]:

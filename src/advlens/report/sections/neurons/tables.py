@@ -5,7 +5,7 @@ from functools import cached_property
 
 from advlens.report.paired import Paired
 from advlens.runs.results import Results, Rows
-from advlens.words import Estimate, classes_text, count
+from advlens.words import Estimate, attack_name, classes_text, count, shared
 
 NAMES = {"lc": "LC", "consis_adv": "consis_adv", "cs1": "CS1", "cs2": "CS2"}
 """What the measures are called."""
@@ -112,3 +112,8 @@ class NeuronTables:
         """A measure (lc, cs1) of random images in place of the top ones, for each model."""
         rows = self.floors.where(measure=measure, kind="random")
         return {row["model"]: Estimate.only(row["value"], row["n"]) for row in rows}
+
+
+def attacks(rows: Rows) -> str:
+    """The attacks behind rows, by model where they differ."""
+    return shared({row["model"]: attack_name(row) for row in rows}) if rows else "an attack"
