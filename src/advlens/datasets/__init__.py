@@ -159,6 +159,10 @@ def load_data(
     data = _opened(spec, split, transform)
     if split == "test" and _has_training(spec):
         data.open_training = partial(load_data, spec, split="train", transform=transform)
+    others = [f", {split=}"] if split != "test" else []
+    if transform != Transform():
+        others.append(f", transform=advlens.datasets.{transform!r}")
+    data.made_by = f"advlens.load_data({spec!r}{''.join(others)})"
     return data
 
 

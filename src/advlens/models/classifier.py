@@ -101,6 +101,7 @@ class Classifier(nn.Module):
     Attributes:
         image_size, image_width: height and width of its images.
         file: the weights file that it was loaded from, if any.
+        made_by: the call of `load_model` that made it, if one did.
         notes: what a reader of its results must know, a sentence each.
 
     Raises:
@@ -171,6 +172,7 @@ class Classifier(nn.Module):
         self.weights = weights
         self.head = head
         self.file: Path | None = None
+        self.made_by = ""
         self.notes: tuple[str, ...] = ()
 
     def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:

@@ -322,7 +322,7 @@ class AuditSettings(ImageSettings):
         """The file that says how alike the classes are, if one does."""
         if self.similarity in (None, SAME_CLASS):
             return None
-        return Path(str(self.similarity).removeprefix(NEAREST))
+        return Path(str(self.similarity).removeprefix(NEAREST)).expanduser()
 
     @property
     def attack_on_units(self) -> str | None:
