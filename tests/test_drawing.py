@@ -84,7 +84,11 @@ def test_units_are_shown_with_their_means(network):
         dead=torch.zeros(12).bool(), ious=ious, top=TopK(2, 12),
     )  # fmt: skip
     assert concepts.to_frame()["iou"].tolist() == ious.amax(dim=1).tolist()
-    assert "12 rows" in concepts._repr_html_()
+    html = concepts._repr_html_()
+    assert "12 rows" in html
+    assert len(embedded(html)) == 1
+    points = concepts.plot().axes[0].collections[0].get_offsets()
+    np.testing.assert_allclose(points, torch.stack([ious[:, 0], ious.amax(dim=1)], dim=1))
 
 
 def test_a_run_from_python_shows_itself(network, tmp_path):
@@ -97,6 +101,10 @@ def test_a_run_from_python_shows_itself(network, tmp_path):
     assert "<td>tiny</td>" in html
     (picture,) = embedded(html)
     assert picture.shape == (112, 336, 3)
+    axes, rows = run.plot().axes[0], run.rows("accuracy")
+    assert axes.lines[0].get_xdata() == [row["top1"] for row in rows]
+    (low, high), *_ = [segment[:, 0] for segment in axes.collections[0].get_segments()]
+    assert [low, high] == [rows[0]["top1_low"], rows[0]["top1_high"]]
 
 
 def test_a_run_from_python_has_the_code_that_makes_it_again(tmp_path, monkeypatch):
