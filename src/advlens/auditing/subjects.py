@@ -58,6 +58,7 @@ def transform_of(classifier: Classifier, exif_orientation: bool) -> Transform:
         width=None if classifier.image_width == classifier.image_size else classifier.image_width,
         resize=classifier.resize,
         interpolation=classifier.interpolation,
+        squeeze=classifier.squeeze,
         exif_orientation=exif_orientation,
     )
 
