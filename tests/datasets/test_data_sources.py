@@ -338,6 +338,15 @@ def test_datasets_of_hugging_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert training.labels.tolist() == [1, 0]
     beside = [load_data(f"{spec}/{place}").training for place in ("saved", "one")]
     assert [each and each.labels.tolist() for each in beside] == [[1, 0], None]
+    two = hugging(tmp_path / "two", fine=[3], coarse=[1])
+    for column, labels in (("@fine", [3] * 4), ("@label", [1, 0, 0, 1]), ("", [1, 0, 0, 1])):
+        chosen = load_data(f"{two}/saved{column}", transform=SMALL)
+        assert chosen.labels.tolist() == labels
+        assert chosen.training is not None
+        assert chosen.training.labels.tolist() == labels[:2]
+    for column in ("@none", "@picture"):
+        with pytest.raises(DataError, match="columns picture, label, fine, coarse; give a column"):
+            load_data(f"{two}/saved{column}")
     for wrong in (f"{spec}/parquet", f"{spec}/none", "hf:nobody/nothing"):
         with pytest.raises(DataError, match=r"none of train|cannot open"):
             load_data(wrong, split="train")
