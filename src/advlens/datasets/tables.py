@@ -37,7 +37,9 @@ def load_csv(table: Path, split: Literal["test", "train"], transform: Transform)
             rows = csv.DictReader(file, strict=True)
             present = rows.fieldnames or ()
             return _listed(table, present, ((rows.line_num, row) for row in rows), transform)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise DataError(f"{table} is not in UTF-8 ({error}); save it as CSV in UTF-8") from error
+    except (OSError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise DataError(f"cannot read {table}: {reason}; {FORM}") from error
 
