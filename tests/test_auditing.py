@@ -256,6 +256,13 @@ def test_without_synsets_a_warning_says_how_a_table_settles_the_names(tmp_path):
     table.write_text("cat,n02121620\n")
     with pytest.raises(DataError, match=r"for 2 of 3 classes \(dog, ship\);.* --synsets out"):
         audit(models(0), data, tmp_path / "other", settings=settings)
+    for wrong, message in (
+        (b"cat,n02121620\ncat,n1\n", "two wnids .* cat;"),
+        (b"\xff", "in UTF-8"),
+    ):
+        table.write_bytes(wrong)
+        with pytest.raises(DataError, match=message):
+            rehearsed(models(0), data, settings)
 
 
 def test_models_of_one_name_are_told_apart_by_network_folder_or_number():

@@ -11,13 +11,15 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import advlens
 from advlens import progress
+from advlens.auditing.calls import call_of
 from advlens.dissection import Concepts
 from advlens.drawing import MOST, enlarged, table_html
 from advlens.statistics import TopK
-from small_runs import SYNSETS, audited, convolution, noise, small
+from small_runs import SYNSETS, audited, convolution, noise, small, unreported
 
 IMAGES, LABELS = torch.rand(10, 3, 12, 12), torch.arange(10) % 3
 
@@ -82,23 +84,76 @@ def test_units_are_shown_with_their_means(network):
         dead=torch.zeros(12).bool(), ious=ious, top=TopK(2, 12),
     )  # fmt: skip
     assert concepts.to_frame()["iou"].tolist() == ious.amax(dim=1).tolist()
-    assert "12 rows" in concepts._repr_html_()
+    html = concepts._repr_html_()
+    assert "12 rows" in html
+    assert len(embedded(html)) == 1
+    points = concepts.plot().axes[0].collections[0].get_offsets()
+    np.testing.assert_allclose(points, torch.stack([ious[:, 0], ious.amax(dim=1)], dim=1))
 
 
-def test_a_run_from_python_shows_itself_and_the_call_that_made_it(network, tmp_path):
+def test_a_run_from_python_shows_itself(network, tmp_path):
     settings = advlens.AuditSettings(stages=("accuracy",), natural=True, batch_size=4)
     audited(network, noise(9), tmp_path / "run", settings=settings)
     run = advlens.read_run(tmp_path / "run")
-    assert run.record["command"] == (
-        f"advlens.audit([Classifier(…)], ArrayData(…), '{tmp_path}/run', "
-        "settings=advlens.AuditSettings(natural=True, batch_size=4, stages=('accuracy',)))"
-    )
     (tmp_path / "run" / "figures").mkdir(exist_ok=True)
     Image.new("RGB", (900, 300), "red").save(tmp_path / "run" / "figures" / "a.png")
     html = run._repr_html_()
     assert "<td>tiny</td>" in html
     (picture,) = embedded(html)
     assert picture.shape == (112, 336, 3)
+    axes, rows = run.plot().axes[0], run.rows("accuracy")
+    assert axes.lines[0].get_xdata() == [row["top1"] for row in rows]
+    (low, high), *_ = [segment[:, 0] for segment in axes.collections[0].get_segments()]
+    assert [low, high] == [rows[0]["top1_low"], rows[0]["top1_high"]]
+
+
+def test_a_run_from_python_has_the_code_that_makes_it_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    weights = tmp_path / "net.safetensors"
+    advlens.models.save_weights(advlens.load_model("resnet14", seed=1), weights)
+    data = advlens.load_data("sample").subset(9, seed=1)
+    table = tmp_path / "synsets.csv"
+    table.write_text(
+        "".join(f"{each},{wnid}\n" for each, wnid in zip(data.classes, data.synsets, strict=True))
+    )
+    settings = advlens.AuditSettings(
+        stages=("accuracy",), natural=True, batch_size=4, synsets=table
+    )
+    models = [advlens.load_model(f"resnet14@{weights}", ignore_keys=["a"]), "cifar10-l2"]
+    audited(models, data, tmp_path / "run", settings=settings)
+    written = advlens.read_run(tmp_path / "run").record
+    assert str(tmp_path) not in written["command"]
+    code = written["command"].replace("~/run", "~/again")
+    with unreported():
+        exec(code)
+    again = advlens.read_run(tmp_path / "again").record
+    assert again["command"] == code
+    for key in ("models", "data", "settings"):
+        assert again[key] == written[key]
+
+
+@pytest.mark.parametrize(
+    ("data", "comment"),
+    [
+        ("sample", None),
+        (noise(9), "noise: 9 images, 3 classes"),
+        (DataLoader(TensorDataset(IMAGES, LABELS)), "DataLoader of TensorDataset, 10 images"),
+        ((IMAGES, LABELS), "images 10×3×12×12 and 10 labels"),
+    ],
+)
+def test_code_of_a_run_says_what_the_reader_must_supply(data, comment, network):
+    lines = call_of(
+        "audit", [nn.Sequential(nn.Flatten()), network], data, "run", advlens.AuditSettings()
+    )
+    expected = f"data = ...  # {comment}"
+    assert lines.splitlines() == [
+        "import advlens",
+        "",
+        "model_1 = ...  # Sequential",
+        "model_2 = ...  # Classifier 'tiny', 3 classes",
+        *([] if comment is None else [expected]),
+        f"advlens.audit([model_1, model_2], {'data' if comment else repr(data)}, 'run')",
+    ]
 
 
 def test_texts_are_escaped_and_long_tables_cut():

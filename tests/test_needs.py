@@ -37,7 +37,8 @@ from advlens.datasets import ArrayData, Transform, load_data
 from advlens.plugins import STAGES
 from advlens.prepared import prepare
 from advlens.runs.folder import read_json
-from advlens.wordnet import similarity_matrix
+from advlens.similarity import gaussian, nearest_definite
+from advlens.wordnet import distance_matrix, similarity_matrix
 from advlens.workflows.attacked import store_attack
 from advlens.workflows.training import load_images
 from small_runs import CLASSES, SYNSETS, Rounded, audited, convolution, noise, results, rows, small
@@ -163,6 +164,28 @@ def test_units_are_measured_with_the_similarity_that_is_asked_for(tmp_path):
     with pytest.raises(RunError, match="similarity"):
         audited(small(whole), images(synsets=None), tmp_path / "file", settings=settings)
     assert isinstance(lacking(subject(whole, images(synsets=None)), "synsets", SMALL), DataError)
+
+
+def test_wordnets_similarity_may_be_indefinite_and_its_nearest_is_taken_on_request():
+    kinds = ("n01322604", "n02084732", "n02084861", "n02085272")  # of dogs, which come first
+    synsets = ("n02084071", *kinds, kinds[0])
+    classes = tuple("abcdef")
+    network = small(lambda: convolution(6, 1, 6), synsets=synsets, classes=classes)
+    data = noise(12, tuple("acde"), synsets=(synsets[0], *kinds[1:]))
+    settings = dataclasses.replace(SMALL, stages=("neurons",))
+    with pytest.raises(NumericError, match=r"these 5 classes .*--similarity nearest"):
+        rehearsed([network], data, settings)
+    settings = dataclasses.replace(settings, similarity="nearest")
+    ((found,), ((stage,),)) = rehearsed([network], data, settings)
+    similarity = stage.similarity.numpy()
+    np.testing.assert_array_equal(similarity[1], similarity[5])
+    given = gaussian(distance_matrix(synsets[:5]), 1.0)
+    assert np.linalg.eigvalsh(given)[0] < -0.01
+    np.testing.assert_allclose(similarity[:5, :5], nearest_definite(given), atol=1e-9)
+    assert "nearest" in "".join(found.notes)
+    unknown = small(lambda: convolution(6, 1, 6), classes=classes)
+    with pytest.raises(DataError, match=r"--similarity nearest is that of WordNet: .*'a'"):
+        rehearsed([unknown], noise(12, classes), settings)
 
 
 class Pictures(Dataset):

@@ -18,6 +18,11 @@ from small_runs import CLASSES, SYNSETS, audited, convolution, noise, rows, smal
 
 EPSILON, STEPS = 12 / 255, 4
 BIM = f"Bim(norm=Linf, epsilon={EPSILON}, steps={STEPS}, label=target)"
+BALL = f"epsilon={EPSILON}, steps={STEPS}, random_start=False, label=target"
+PEERS = [
+    f"foolbox:LinfPGD(abs_stepsize={2.5 * EPSILON / STEPS}, {BALL})",
+    f"torchattacks:PGD(alpha={2.5 * EPSILON / STEPS}, {BALL})",
+]
 TELLING = noise(24, synsets=SYNSETS, telling=True)
 
 
@@ -39,24 +44,24 @@ def table(tmp_path: Path) -> str:
 
 
 def plainly(model, images, targets):
-    """How many images any step of a plain loop turns into their targets."""
-    current, reached = images, torch.zeros(len(images), dtype=torch.bool)
+    """Which images are taken for their targets at each step of a plain loop."""
+    current, reached = images, []
     for step in range(STEPS + 1):
         current = current.detach().requires_grad_()
         logits = model(current)
-        reached |= logits.argmax(dim=1) == targets
+        reached.append(logits.argmax(dim=1) == targets)
         if step < STEPS:
             loss = F.cross_entropy(logits, targets, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, current)
             current = current - 2.5 * EPSILON / STEPS * gradient.sign()
             current = current.clamp(images - EPSILON, images + EPSILON).clamp(0, 1)
-    return int(reached.sum())
+    return torch.stack(reached)
 
 
 def test_success_against_targets_of_a_table_equals_a_plain_loop(model, table, tmp_path) -> None:
     data = load_data(table, transform=Transform(size=12, resize=12))
     (batch,) = data.aligned(model.classes, None).batches(24)
-    expected = plainly(model, batch.images, batch.targets)
+    expected = int(plainly(model, batch.images, batch.targets).any(dim=0).sum())
     assert 3 < expected < 21
     settings = AuditSettings(
         stages=("accuracy", "neurons"),
@@ -81,6 +86,21 @@ def test_success_against_targets_of_a_table_equals_a_plain_loop(model, table, tm
     assert [row["target"] for row in written] == aims
     hits = [row["predicted_attacked"] == aim for row, aim in zip(written, aims, strict=True)]
     assert stored.hits == sum(hits)
+
+
+@pytest.mark.parametrize("text", PEERS)
+def test_success_of_others_against_targets_equals_a_plain_loop(model, table, text, tmp_path):
+    data = load_data(table, transform=Transform(size=12, resize=12))
+    (batch,) = data.aligned(model.classes, None).batches(24)
+    steps = plainly(model, batch.images, batch.targets)
+    expected = int((steps[0] | steps[-1]).sum())  # what is taken for its target is not attacked
+    assert 3 < expected < 21
+    settings = AuditSettings(stages=("accuracy",), attack=(text,), fgsm=(), norm=("L2",), steps=1)
+    run = audited([model], table, tmp_path / "run", settings=settings)
+    (row,) = rows(run, "targets")
+    told = (row["attack"].partition("(")[0], row["norm"], row["settings"], row["n"])
+    assert told == (text.partition("(")[0], "Linf", "label=target", "24")
+    assert float(row["success"]) == pytest.approx(expected / 24, abs=1e-5)
 
 
 def test_targets_from_the_command_line(model, tmp_path) -> None:

@@ -98,14 +98,36 @@ def drawn(kinds: Mapping[str, Sequence[Picture]]) -> "Figure":
     return figure
 
 
-def scattered(x: Tensor, y: Tensor, x_name: str, y_name: str) -> "Figure":
-    """A figure with a point for each pair of shares, as those of units; NaN are left out."""
+def scattered(x: Tensor, y: Tensor, x_name: str, y_name: str, most: float = 1.0) -> "Figure":
+    """A figure with a point for each pair of shares up to `most`, as those of units; not of NaN."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.5, 3.2), layout="constrained")
     axes = figure.subplots()
     axes.scatter(x.tolist(), y.tolist(), s=8, alpha=0.6)
-    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=x_name, ylabel=y_name)
+    limits = -0.02 * most, 1.02 * most
+    axes.set(xlim=limits, ylim=limits, xlabel=x_name, ylabel=y_name)
+    return figure
+
+
+def ranged(rows: Mapping[str, Mapping[str, Any]], value: str) -> "Figure":
+    """A figure with a share in [0, 1] and its interval for each row, by name.
+
+    Args:
+        rows: their cells `<value>`, `<value>_low` and `<value>_high`.
+        value: the column with the shares.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 0.8 + 0.25 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    places, cells = range(len(rows)), rows.values()
+    low, high = ([row[f"{value}_{end}"] for row in cells] for end in ("low", "high"))
+    axes.hlines(places, low, high)
+    axes.plot([row[value] for row in cells], places, "o", markersize=4, clip_on=False)
+    axes.set_yticks(places, [*rows])
+    axes.set(xlim=(0, 1), xlabel=value)
+    axes.invert_yaxis()
     return figure
 
 

@@ -88,7 +88,8 @@ def similarity_matrix(
     check_definite(
         similarity[np.ix_(distinct, distinct)],
         f"the similarity of these {len(distinct)} classes at sigma={sigma:g}",
-        "choose a smaller sigma (the papers' is 1)",
+        "choose a smaller sigma (the papers' is 1), or the nearest positive definite matrix, "
+        "--similarity nearest",
     )
     return similarity
 

@@ -1,5 +1,6 @@
 """Datasets, tables and functions of users as image sets."""
 
+import gzip
 import importlib
 import io
 import itertools
@@ -224,7 +225,7 @@ def shard(path: Path, files: dict[str, bytes | str]) -> None:
 
 PHOTO = jpeg(5, 12, 10)
 SHARDS = {
-    "b-1.tar": {"x.1.json": "", "7.jpg": jpeg(3), "7.cls": "2", ".x": "", "7.seg.png": "none"},
+    "b-1.tar": {"x.1.txt": "", "7.jpg": jpeg(3), "7.cls": "2", ".x": "", "7.seg.png": "none"},
     "b-0.tar": {
         "a/7.cls": "0\n",
         "a/7.JPEG": PHOTO,
@@ -241,7 +242,7 @@ def test_webdataset_shards(tmp_path: Path, names: Sequence[str] | None) -> None:
         given = {
             part: names[int(content)] if names and part.endswith("cls") else content
             for part, content in files.items()
-            if part != "x.1.json"
+            if part != "x.1.txt"
         }
         shard(tmp_path / "shards" / name, given)
     for place in ("shards", "shards/b-*.tar"):
@@ -270,6 +271,13 @@ def test_webdataset_shards(tmp_path: Path, names: Sequence[str] | None) -> None:
         ({"1.jpg": PHOTO}, "sample 1 .* jpg; it needs"),
         ({"1.jpg": PHOTO, "1.png": PHOTO, "1.cls": "1"}, "sample 1 .* jpg, png, cls"),
         ({".hidden": "", "readme": ""}, "no samples"),
+        ({"1.jpg": PHOTO, "1.cls": b"\xff"}, "1.cls holds no class"),
+        ({"1.jpg": PHOTO, "1.cls": " "}, "1.cls holds no class"),
+        ({"1.jpg": PHOTO, "1.cls": "1" * 2**21}, "1.cls holds no class"),
+        *(
+            ({"1.jpg": PHOTO, "1.json": wrong}, "1.json holds no class")
+            for wrong in ("[1]", "{}", '{"label": true}', '{"label": [1]}', "{", "1")
+        ),
     ],
 )
 def test_shards_that_are_wrong(tmp_path: Path, files: Any, message: str) -> None:
@@ -279,8 +287,23 @@ def test_shards_that_are_wrong(tmp_path: Path, files: Any, message: str) -> None
     write(tmp_path / "1.tar", b"x" * 600)
     with pytest.raises(DataError, match=r"1\.tar"):
         load_data(f"webdataset:{tmp_path}")
+    write(tmp_path / "1.tar", gzip.compress(b"x"))
+    with pytest.raises(DataError, match=r"1\.tar is compressed"):
+        load_data(f"webdataset:{tmp_path}/1.*")
     with pytest.raises(DataError, match="no shards"):
         load_data(f"webdataset:{tmp_path}/2.tar")
+
+
+def test_labels_in_json_and_images_of_two_suffixes(tmp_path: Path) -> None:
+    files = {"1.json": '{"label": 2}', "1.input.png": PHOTO, "2.json": '{"label": "0", "a": 1}'}
+    shard(tmp_path / "a" / "1.tar", {**files, "2.jpg": jpeg(3), "2.mask.png": PHOTO})
+    data = load_data(f"webdataset:{tmp_path}/a", transform=SMALL)
+    assert (data.numbered, data.labels.tolist()) == (True, [2, 0])
+    image = read_image(write(tmp_path / "x.jpg", jpeg(3)), SMALL)
+    assert torch.equal(data.images([1])[0], image)
+    shard(tmp_path / "b" / "1.tar", {"1.cls": "0", "1.png": PHOTO})
+    with pytest.raises(DataError, match="several folders"):
+        load_data(f"webdataset:{tmp_path}/*/1.tar")
 
 
 def hugging(folder: Path, **more: Any) -> str:
@@ -315,6 +338,15 @@ def test_datasets_of_hugging_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert training.labels.tolist() == [1, 0]
     beside = [load_data(f"{spec}/{place}").training for place in ("saved", "one")]
     assert [each and each.labels.tolist() for each in beside] == [[1, 0], None]
+    two = hugging(tmp_path / "two", fine=[3], coarse=[1])
+    for column, labels in (("@fine", [3] * 4), ("@label", [1, 0, 0, 1]), ("", [1, 0, 0, 1])):
+        chosen = load_data(f"{two}/saved{column}", transform=SMALL)
+        assert chosen.labels.tolist() == labels
+        assert chosen.training is not None
+        assert chosen.training.labels.tolist() == labels[:2]
+    for column in ("@none", "@picture"):
+        with pytest.raises(DataError, match="columns picture, label, fine, coarse; give a column"):
+            load_data(f"{two}/saved{column}")
     for wrong in (f"{spec}/parquet", f"{spec}/none", "hf:nobody/nothing"):
         with pytest.raises(DataError, match=r"none of train|cannot open"):
             load_data(wrong, split="train")
@@ -400,8 +432,11 @@ def test_other_targets_give_another_fingerprint(photos: Path) -> None:
         ("path,label\n3.jpg,cat\n", "line 2 .*/3.jpg, which is no file"),
         ("path,label\na,cat\n", "/a, which is no file"),
         ("path,label\n2.jpg,100000\n", "class 100000"),
+        *((f"path,label\n2.jpg,0\n2.jpg,{n}\n", f"label {n},") for n in ("-1", "1.0", "1e1", ".5")),
+        ("path,label,label\n2.jpg,cat,dog\n", "column label twice"),
+        ("path,label\n2.jpg,cat,dog\n", "line 2 .* more cells"),
         ('path,label\n2.jpg,"cat\n', "cannot read .*csv"),
-        (b"path,label\n\xff,cat\n", "cannot read .*utf-8"),
+        (b"path,label\n\xff,cat\n", "is not in UTF-8"),
     ],
 )
 def test_a_table_that_is_wrong(photos: Path, text: str | bytes, message: str) -> None:

@@ -41,7 +41,8 @@ def picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
 
 def torchvision_image(path: Path, transform: Transform) -> torch.Tensor:
     mode = InterpolationMode(transform.interpolation)
-    steps = [Resize(transform.resize, mode), CenterCrop(transform.size), PILToTensor()]
+    size = (transform.resize, transform.resize) if transform.squeeze else transform.resize
+    steps = [Resize(size, mode), CenterCrop(transform.size), PILToTensor()]
     return Compose(steps)(pil_loader(str(path)))
 
 
@@ -51,8 +52,10 @@ def torchvision_image(path: Path, transform: Transform) -> torch.Tensor:
 def test_pixels_equal_torchvision(path, shape):
     picture(*shape).save(path, compress_level=1)
     sizes = [(224, 256), (64, 64), (75, 100), (1, 2)]
-    for (size, resize), interpolation in product(sizes, ["bilinear", "bicubic"]):
-        transform = Transform(size=size, resize=resize, interpolation=interpolation)
+    filters = [("bilinear", False), ("bicubic", False), ("bilinear", True)]
+    for (size, resize), (interpolation, squeeze) in product(sizes, filters):
+        given = {"interpolation": interpolation, "squeeze": squeeze}
+        transform = Transform(size=size, resize=resize, **given)
         image = read_image(path, transform)
         assert image.dtype == torch.uint8
         assert image.is_contiguous()

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from advlens import ModelError
-from advlens.datasets import Transform
+from advlens.auditing.subjects import transform_of
 from advlens.datasets.decoding import read_image
 from advlens.models import imagenet_classes, imagenet_synsets, load_model, save_weights
 from advlens.prepared import prepare
@@ -40,6 +40,11 @@ REFUSED = {
     "does not scale pixels": {"size": SQUARE, "rescale_factor": 1 / 127.5},
     "does not scale": {"size": SQUARE, "do_rescale": False},
     "Pillow's filter 1": {"size": SQUARE, "resample": 1},
+    "another shape": {
+        "size": {"height": 40, "width": 48},
+        "do_center_crop": True,
+        "crop_size": SQUARE,
+    },
 }
 
 
@@ -88,6 +93,7 @@ def test_images_are_those_of_the_processor(kind, library):
     height, width = size if isinstance(size, tuple) else (size, size)
     assert (found.image_size, found.image_width) == (height, width)
     assert (found.resize, found.interpolation) == (resize, interpolation)
+    assert found.squeeze == ("shortest_edge" not in given["size"])
     assert found.mean.flatten().tolist() == pytest.approx(mean)
     assert (found.name, found.classes, found.synsets) == (
         "tiny-vit",
@@ -158,11 +164,9 @@ def test_real_models_see_what_their_processors_make(kind, tmp_path):
     network.save_pretrained(tmp_path / "tiny")
     images.save_pretrained(tmp_path / "tiny")
     found = load_model(f"hf:{tmp_path}/tiny")
-    pixels = torch.randint(0, 256, (80, 80, 3), dtype=torch.uint8).numpy()
+    pixels = torch.randint(0, 256, (80, 60, 3), dtype=torch.uint8).numpy()
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    size = {"size": found.image_size, "resize": found.resize}
-    transform = Transform(**size, interpolation=found.interpolation)
-    seen = read_image(tmp_path / "a.png", transform)[None] / 255
+    seen = read_image(tmp_path / "a.png", transform_of(found, False))[None] / 255
     wanted = images(Image.fromarray(pixels), return_tensors="pt")["pixel_values"]
     assert (found.normalized(seen) - wanted).abs().max() < 0.02  # a gray level, by its rounding
     with torch.no_grad():

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from advlens.auditing.calls import call_of
 from advlens.auditing.choices import audit_stages, check_units, dissect_stages
 from advlens.auditing.course import Course
 from advlens.auditing.differences import compared
@@ -19,7 +20,7 @@ from advlens.auditing.naming import distinguish
 from advlens.auditing.opening import check_expected, looked_at, warn
 from advlens.auditing.passes import finished, run_stages
 from advlens.auditing.quick import chosen_before, fitting, shortened
-from advlens.auditing.record import Settings, call_of, identity, record, training_tables
+from advlens.auditing.record import Settings, identity, record, training_tables
 from advlens.auditing.stage import Stage
 from advlens.auditing.subjects import ImageCheck, Subject, labeled_subject, opened
 from advlens.datasets import BrodenData, ImageData, Transform
@@ -70,7 +71,7 @@ def audit(
     _checked(settings, AuditSettings)
     load = opener(data)
     line = command or call_of("audit", models, data, out, settings)
-    out = Path(out)
+    out = Path(out).expanduser()
     device = local_device(settings.device)
     with (
         rounded(**settings.rounding),
@@ -166,7 +167,7 @@ def dissect(
     _checked(settings, DissectSettings)
     load = opener(data)
     line = command or call_of("dissect", models, data, out, settings)
-    out = Path(out)
+    out = Path(out).expanduser()
     device = local_device(settings.device)
     with (
         rounded(**settings.rounding),

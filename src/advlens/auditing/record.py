@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from advlens import __version__
 from advlens.auditing.subjects import Subject
@@ -25,40 +24,14 @@ Settings = AuditSettings | DissectSettings
 def training_tables(subject: Subject) -> Tables:
     """The tables of the training behind the weights, if they lie beside them."""
     try:
-        return left_beside(Path(subject.spec.partition("@")[2]), subject.classifier.name)
+        return left_beside(
+            Path(subject.spec.partition("@")[2]).expanduser(), subject.classifier.name
+        )
     except DataError as error:
         subject.notes.append(
             f"The training of {subject.classifier.name} is not shown: {without_home(str(error))}"
         )
         return {}
-
-
-def call_of(
-    verb: str,
-    models: Sequence[str | nn.Module],
-    data: object,
-    out: str | Path,
-    settings: Settings,
-) -> str:
-    """The call of the library that made a run, with the settings that are not the default ones.
-
-    Modules and data sets stand there by their classes, `Net(…)`.
-    """
-    given = [
-        f"{field.name}={_shown(value)}"
-        for field in dataclasses.fields(settings)
-        if (value := getattr(settings, field.name)) != field.default
-    ]
-    made = f"settings=advlens.{type(settings).__name__}({', '.join(given)})"
-    parts = [f"[{', '.join(map(_shown, models))}]", _shown(data), _shown(str(out))]
-    return f"advlens.{verb}({', '.join([*parts, made] if given else parts)})"
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, Path):
-        return f"pathlib.Path({str(value)!r})"
-    plain = value is None or isinstance(value, str | bool | int | float | tuple)
-    return repr(value) if plain else f"{type(value).__name__}(…)"
 
 
 def identity(subjects: Sequence[Subject], settings: Settings) -> dict[str, Any]:

@@ -58,6 +58,7 @@ def transform_of(classifier: Classifier, exif_orientation: bool) -> Transform:
         width=None if classifier.image_width == classifier.image_size else classifier.image_width,
         resize=classifier.resize,
         interpolation=classifier.interpolation,
+        squeeze=classifier.squeeze,
         exif_orientation=exif_orientation,
     )
 
@@ -373,11 +374,15 @@ def _synsets(classes: Sequence[str], table: Path | None) -> tuple[str, ...]:
     if table is None:
         return wordnet.resolve(classes)
     try:
-        lines = table.read_text(encoding="utf-8").splitlines()
+        lines = table.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the table of synsets {table}: {error}") from error
-    pairs = [line.rpartition(",") for line in lines if "," in line]
-    known = {name.strip(): wnid.strip() for name, _, wnid in pairs}
+        raise DataError(
+            f"cannot read the table of synsets {table}: {error}; give lines class,wnid in UTF-8"
+        ) from error
+    known = dict[str, str]()
+    for name, wnid in (line.rsplit(",", 1) for line in lines if "," in line):
+        if known.setdefault(name.strip(), wnid.strip()) != wnid.strip():
+            raise DataError(f"{table} has two wnids for the class {name.strip()}; keep one")
     missing = [name for name in classes if name not in known]
     if missing:
         raise DataError(

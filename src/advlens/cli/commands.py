@@ -357,7 +357,7 @@ class DataCommand:
         v2: small-imagenet: ImageNetV2's TopImages; its images of these classes go to TO/v2.
         masks: broden-from: a folder of CATEGORY/IMAGE.png, or IMAGE.png for a single category.
         labels: broden-from: a table value,name,category that names the masks' values; or ADE20K's
-            objectInfo150.txt, or COCO's panoptic_*.json.
+            objectInfo150.txt, or COCO's panoptic_*.json; without masks, COCO's instances_*.json.
         whole: broden-from: a table image,category,name of labels for whole images.
         size: broden-from: side of the images, in pixels.
         label_size: broden-from: side of the label maps, in pixels.

@@ -28,8 +28,9 @@ def show_model(spec: str, *, ignore_keys: Sequence[str] = ()) -> str:
         "name": classifier.name,
         "parameters": f"{sum(p.numel() for p in classifier.parameters()):,}",
         "weights": classifier.weights or "random",
-        "image size": f"{_size(classifier)}, cropped from a shorter side of "
-        f"{classifier.resize}, resized {classifier.interpolation}",
+        "image size": f"{_size(classifier)}, cropped from a "
+        f"{'whole image' if classifier.squeeze else 'shorter side'} of {classifier.resize}, "
+        f"{'squeezed' if classifier.squeeze else 'resized'} {classifier.interpolation}",
         "normalization": _normalization(classifier),
         "classes": _classes(classifier),
         "representation": _representation(classifier),

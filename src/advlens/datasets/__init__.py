@@ -129,7 +129,7 @@ def load_data(
             taken pixel for pixel and must have the model's size, such as stored attacks;
             `images:DIR`, all images below a folder, without labels;
             `torchvision:NAME@DIR`, a dataset of torchvision in its folder;
-            `hf:NAME_OR_DIR`, one of Hugging Face's `datasets`;
+            `hf:NAME_OR_DIR`, one of Hugging Face's `datasets`, perhaps with `@COLUMN` of labels;
             `webdataset:SHARDS`, a folder of tar archives or a pattern of their names;
             `csv:FILE` or `parquet:FILE`, a table with the columns path, label and perhaps target;
             `broden:DIR` for images with labels for every pixel; `package.module:factory` for a
@@ -159,6 +159,10 @@ def load_data(
     data = _opened(spec, split, transform)
     if split == "test" and _has_training(spec):
         data.open_training = partial(load_data, spec, split="train", transform=transform)
+    others = [f", {split=}"] if split != "test" else []
+    if transform != Transform():
+        others.append(f", transform=advlens.datasets.{transform!r}")
+    data.made_by = f"advlens.load_data({spec!r}{''.join(others)})"
     return data
 
 

@@ -15,12 +15,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from advlens.arrays import Ids, Images, Labels
-from advlens.datasets.forms import (
-    check_labels,
-    check_names,
-    check_shape,
-    check_stream,
-)
+from advlens.datasets.forms import check_labels, check_names, check_shape, check_stream
 from advlens.datasets.matching import class_places, numbered_class
 from advlens.errors import DataError, SettingsError
 
@@ -64,6 +59,8 @@ class ImageData(ABC):
     """Whether the classes have no names: a label is the number of a model's output."""
     targets: Labels | None = None
     """For targeted attacks, another class of each image, on the CPU."""
+    made_by = ""
+    """The call of `load_data` that made it, if one did, and perhaps of `subset`."""
 
     def __init__(
         self,
@@ -214,8 +211,9 @@ class ImageData(ABC):
             members = shuffled[labels[shuffled] == label]
             rank[members] = np.arange(len(members))
         in_turns = shuffled[np.argsort(rank[shuffled], kind="stable")]
-        chosen = np.sort(in_turns[:count])
-        return self.part(chosen.tolist())
+        chosen = self.part(np.sort(in_turns[:count]).tolist())
+        chosen.made_by = self.made_by and f"{self.made_by}.subset({count}, seed={seed})"
+        return chosen
 
     def part(self, ids: Sequence[int]) -> "DataView":
         """The images of some ids, renumbered from 0; `positions` holds their ids in this set."""

@@ -132,7 +132,9 @@ def fit_image(image: Image.Image, transform: Transform, name: object) -> UInt8[T
             )
         return _tensor(image)
     scale = transform.resize / min(rows, columns)
-    if width * rows <= height * columns:  # it covers the width, and more than the height
+    if transform.squeeze:
+        size = round(columns * scale), round(rows * scale)
+    elif width * rows <= height * columns:  # it covers the width, and more than the height
         across = round(columns * scale)
         size = across, int(across * height / width)
     else:

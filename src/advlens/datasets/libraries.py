@@ -70,8 +70,8 @@ def load_hf(place: Path, split: Literal["test", "train"], transform: Transform) 
     """A dataset of Hugging Face's `datasets`: in a folder, or by its name in the cache.
 
     The folder is one that `save_to_disk` wrote, or that `load_dataset` understands, such as one of
-    Parquet files. Nothing is fetched. It has one column of images; labels are in the column `label`
-    or in the only one of class labels.
+    Parquet files. Nothing is fetched. It has one column of images; labels are in the column that
+    follows an `@`, as in `cifar100@fine_label`, else in `label` or in the only one of class labels.
 
     Raises:
         SettingsError: `datasets` is not installed, or the dataset has no parts and is to be trained
@@ -85,6 +85,10 @@ def load_hf(place: Path, split: Literal["test", "train"], transform: Transform) 
         raise SettingsError(
             f"hf:{place} needs datasets, which is not installed; pip install 'advlens[huggingface]'"
         ) from error
+    spec, column = place, ""
+    if not place.exists():
+        root, _, column = str(place).partition("@")
+        place = Path(root)
     written = any((place / name).is_file() for name in ("state.json", "dataset_dict.json"))
     try:
         with _offline():
@@ -105,24 +109,27 @@ def load_hf(place: Path, split: Literal["test", "train"], transform: Transform) 
     elif split == "train":
         raise SettingsError(f"hf:{place} has no parts to train and to test on")
     name = f"{place.name} {split}"
-    data = DatasetData(_Rows(found, library, name), name=name, transform=transform)
+    data = DatasetData(_Rows(found, library, name, column), name=name, transform=transform)
     if split == "test" and not parts.keys().isdisjoint(PARTS["train"]):
-        data.open_training = partial(load_hf, place, "train", transform)
+        data.open_training = partial(load_hf, spec, "train", transform)
     return data
 
 
 class _Rows(Dataset[tuple[Any, Any]]):
     """The rows of a dataset of Hugging Face as pairs of image and label."""
 
-    def __init__(self, rows: Any, library: Any, name: str) -> None:
+    def __init__(self, rows: Any, library: Any, name: str, column: str) -> None:
         kinds = rows.features
         images = [each for each, kind in kinds.items() if isinstance(kind, library.Image)]
         labels = [each for each, kind in kinds.items() if isinstance(kind, library.ClassLabel)]
         labels = ["label"] if "label" in kinds else labels
+        if column:
+            labels = [each for each in kinds if each == column and each not in images]
         if len(images) != 1 or len(labels) != 1:
             raise DataError(
-                f"{name} has the columns {', '.join(kinds)}, and not just one of images and one of "
-                "labels; choose them in a function of your own, --data package.module:factory"
+                f"{name} has the columns {', '.join(kinds)}; give a column of labels behind an @, "
+                "as in hf:cifar100@fine_label, or, where several hold images, a function of your "
+                "own, --data package.module:factory"
             )
         (self.image,), (self.label,) = images, labels
         self.rows = rows

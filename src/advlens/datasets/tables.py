@@ -37,7 +37,9 @@ def load_csv(table: Path, split: Literal["test", "train"], transform: Transform)
             rows = csv.DictReader(file, strict=True)
             present = rows.fieldnames or ()
             return _listed(table, present, ((rows.line_num, row) for row in rows), transform)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise DataError(f"{table} is not in UTF-8 ({error}); save it as CSV in UTF-8") from error
+    except (OSError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise DataError(f"cannot read {table}: {reason}; {FORM}") from error
 
@@ -74,8 +76,15 @@ def _listed(
     wanted = [name for name in COLUMNS if name in present]
     if wanted[:2] != ["path", "label"]:
         raise DataError(f"{table} has the columns {', '.join(present)[:200] or 'none'}; {FORM}")
+    if twice := [name for name in wanted if [*present].count(name) > 1]:
+        raise DataError(f"{table} has the column {twice[0]} twice; {FORM}")
     cells = dict[str, list[str]]({name: [] for name in wanted})
     for number, row in rows:
+        if len(row) > len(present):  # under None stands what is left over
+            raise DataError(
+                f"line {number} of {table} has more cells than the header; put a cell that has a "
+                "comma into quotation marks"
+            )
         for name in wanted:
             cell = "" if row[name] is None else str(row[name]).strip()
             if not cell:
@@ -117,9 +126,16 @@ def classes_of(place: Path, names: Set[str]) -> tuple[list[str], bool]:
     """The classes of labels that are texts, and whether they are numbers of a model's outputs.
 
     Raises:
-        DataError: they are, and one is too large; `place` is where they come from.
+        DataError: they are, and one is too large, or not a whole number from 0; `place` is where
+            they come from.
     """
     if not all(re.fullmatch("[0-9]{1,9}", name) for name in names):
+        if all(re.fullmatch(r"[-+]?[0-9]*\.?[0-9]+\.?([eE][-+]?[0-9]+)?", name) for name in names):
+            odd = next(name for name in sorted(names) if not re.fullmatch("[0-9]{1,9}", name))
+            raise DataError(
+                f"{place} has the label {odd}, but labels that are numbers count the model's "
+                "outputs; write whole numbers from 0"
+            )
         return sorted(names), False
     largest = max(map(int, names))
     if largest >= MOST_CLASSES:

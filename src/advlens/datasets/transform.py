@@ -20,6 +20,8 @@ class Transform:
     shape that the image then covers; None takes images as they are, all of this size."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """Filter of the resize, always antialiased, as in Pillow."""
+    squeeze: bool = False
+    """Whether the resize takes the whole image to the shape of the crop, whatever its own shape."""
     exif_orientation: bool = False
     """Whether images are turned first as their EXIF data say."""
 
@@ -44,4 +46,6 @@ class Transform:
             del told["exif_orientation"]
         if self.width is None:
             del told["width"]
+        if not self.squeeze:
+            del told["squeeze"]
         return told

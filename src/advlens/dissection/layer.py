@@ -12,11 +12,12 @@ from advlens.dissection.observation import Observation
 from advlens.dissection.tally import Tally, Truth, best
 from advlens.dissection.upsampling import Upsampling
 from advlens.distributed import Processes
-from advlens.drawing import frame_of, table_html
+from advlens.drawing import figure_html, frame_of, scattered, table_html
 from advlens.statistics import TopK
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.figure import Figure
 
 Kind = Literal["real", "adversarial", "adversarial-reestimated"]
 
@@ -51,12 +52,17 @@ class Concepts:
     ious: Float64[Tensor, "units labels"]
     top: TopK
 
+    def plot(self) -> "Figure":
+        """The IoU of each unit against the IoU by chance."""
+        most = float(torch.cat([self.iou, self.permuted_iou]).max()) or 1.0
+        return scattered(self.permuted_iou, self.iou, "IoU by chance", "IoU", most)
+
     def to_frame(self) -> "pandas.DataFrame":
         """A row for each unit: label, IoU, threshold, IoU by chance, whether it is dead."""
         return frame_of(self._rows())
 
     def _repr_html_(self) -> str:
-        return table_html(self._rows())
+        return table_html(self._rows()) + figure_html(self.plot())
 
     def _rows(self) -> list[dict[str, Any]]:
         columns = {

@@ -5,12 +5,12 @@ import math
 import re
 import warnings
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
-from advlens.arrays import Ids, Images, Labels, PerImage
+from advlens.arrays import Ids, Images, Labels, Logits, PerImage
 from advlens.attacks import (
     AdamAttack,
     Attack,
@@ -18,6 +18,7 @@ from advlens.attacks import (
     FeatureAttack,
     Fgsm,
     GaussianNoise,
+    Goal,
     GradientAttack,
     LeastLikely,
     Pgd,
@@ -32,6 +33,8 @@ from advlens.settings.spec import MethodSpec, parse_method
 
 ORDERS = {"L0": 0.0, "L1": 1.0, "L2": 2.0, "Linf": math.inf}
 BALL = ("epsilon", "norm")
+OURS = (*BALL, "label")
+"""Settings that are not the attack's own."""
 SEARCHED = {
     "BoundaryAttack": 50,
     "HopSkipJumpAttack": 50,
@@ -47,6 +50,8 @@ UNFIT = {
     "torchattacks:LGV": "trains models of its own",
     "torchattacks:MultiAttack": "wraps other attacks; name those one by one",
 }
+AIMLESS = ("LinfFastGradientAttack", "L2FastGradientAttack", "L1FastGradientAttack", "FAB")
+"""Classes that claim a targeted mode which they refuse, or in which they change no image."""
 OWN: dict[str, type[Attack]] = {
     kind.__name__: kind
     for kind in (AdamAttack, Bim, FeatureAttack, Fgsm, GaussianNoise, LeastLikely, Pgd)
@@ -95,6 +100,8 @@ class ForeignAttack(Attack):
         steps: as the attack's settings say; 1 where they do not.
         kind: its class.
         settings: of the attack itself.
+        label: "true" leads away from each image's label; "target" towards the class that is given
+            in its place.
         unattacked: ids of the images so far that it found nothing to start from for; they stay as
             they were.
     """
@@ -104,6 +111,7 @@ class ForeignAttack(Attack):
     steps: int
     kind: Any
     settings: dict[str, Any]
+    label: Literal["true", "target"] = "true"
     unattacked: list[int] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def columns(self) -> dict[str, Any]:
@@ -118,8 +126,12 @@ class ForeignAttack(Attack):
         return replace(self, threat=threat, settings=self.settings | told)
 
     def unusual(self, **usual: object) -> str:
-        """Nothing but the seed: the name tells the other settings."""
-        return "" if self.seed == usual.get("seed", 0) else f"seed={self.seed}"
+        """The label and the seed: the name tells the other settings."""
+        told = {"label": (self.label, "true"), "seed": (self.seed, usual.get("seed", 0))}
+        return ", ".join(f"{key}={own}" for key, (own, default) in told.items() if own != default)
+
+    def goal(self, clean: Logits, labels: Labels | None = None) -> Goal:
+        return replace(super().goal(clean, labels), targeted=self.aims_at_targets)
 
     def _attack(self, model: Prepared, images: Images, labels: Labels | None, ids: Ids) -> Images:
         seed = derived(self.seed, *ids.tolist())
@@ -159,7 +171,9 @@ class FoolboxAttack(ForeignAttack):
         epsilon = self.threat.epsilon if bounded else None
         attack = self.kind(**self.settings)
         if self.kind.__name__ not in SEARCHED or self.settings.get("init_attack") is not None:
-            _, clipped, _ = attack(bounds, images, labels, epsilons=epsilon)
+            aim = foolbox.criteria.TargetedMisclassification
+            criterion = aim(labels) if self.aims_at_targets else labels
+            _, clipped, _ = attack(bounds, images, criterion, epsilons=epsilon)
             return clipped, bounded
         # foolbox's own search; one image that it fails on would end the attack for all
         search = foolbox.attacks.LinearSearchBlendedUniformNoiseAttack
@@ -187,7 +201,10 @@ class TorchattacksAttack(ForeignAttack):
     ) -> tuple[Images, bool]:
         known = inspect.signature(self.kind).parameters
         seeded = {"seed": seed % 2**32} if "seed" in known else {}  # theirs may be the clock's
-        return self.kind(model, **seeded | self.settings)(images, labels), "eps" in known
+        attack = self.kind(model, **seeded | self.settings)
+        if self.aims_at_targets:
+            attack.set_mode_targeted_by_label(quiet=True)
+        return attack(images, labels), "eps" in known
 
 
 def make_attack(text: str, *, seed: int = 0, draws: int = 1) -> Attack:
@@ -263,9 +280,11 @@ def _foolbox(spec: MethodSpec, seed: int) -> Attack:
     if inspect.isabstract(kind):
         raise SettingsError(f"{spec} is what attacks of foolbox are made from; name one of them")
     wanted = inspect.signature(kind.run).parameters["criterion"].annotation
-    if wanted is foolbox.criteria.TargetedMisclassification:
-        raise SettingsError(f"{spec} works towards a target class, which an audit does not have")
-    settings = spec.without(*BALL)
+    targeted = foolbox.criteria.TargetedMisclassification
+    label = _label(spec, kind, targeted in (*get_args(wanted), wanted))
+    if wanted is targeted and label != "target":
+        raise SettingsError(f"{spec} works towards a target class; add label=target")
+    settings = spec.without(*OURS)
     if "distance" in inspect.signature(kind).parameters and "norm" in spec.settings:
         norm = str(spec.settings["norm"])
         settings["distance"] = getattr(foolbox.distances, norm.lower(), None)
@@ -285,7 +304,8 @@ def _foolbox(spec: MethodSpec, seed: int) -> Attack:
         if not hasattr(kind, "distance"):
             hint = "its changes have no distance, so no ball bounds them"
         raise SettingsError(f"{spec} cannot be made: {error}; {hint}") from error
-    return _made(FoolboxAttack, spec, seed, kind, [norm], settings, getattr(made, "steps", 1))
+    steps = getattr(made, "steps", 1)
+    return _made(FoolboxAttack, spec, seed, kind, [norm], settings, steps, label)
 
 
 def _torchattacks(spec: MethodSpec, seed: int) -> Attack:
@@ -297,7 +317,7 @@ def _torchattacks(spec: MethodSpec, seed: int) -> Attack:
     # the class says in its description which norms it is for, and nowhere else
     said = re.search(r"Distance Measure\s*:(.*)", inspect.getdoc(kind) or "")
     norms = re.findall(r"L\w+", said[1]) if said else list(ORDERS)
-    settings = spec.without(*BALL)
+    settings = spec.without(*OURS)
     if "eps" in known:
         check_arguments(spec, kind, None, **settings)
         settings["eps"] = spec.settings["epsilon"]
@@ -305,7 +325,27 @@ def _torchattacks(spec: MethodSpec, seed: int) -> Attack:
         settings["norm"] = spec.settings.get("norm", norms[0])
     check_arguments(spec, kind, None, **settings)
     steps = settings.get("steps", known["steps"].default if "steps" in known else 1)
-    return _made(TorchattacksAttack, spec, seed, kind, norms, settings, steps)
+    label = _label(spec, kind, "label" in spec.settings and _has_targets(kind, settings))
+    return _made(TorchattacksAttack, spec, seed, kind, norms, settings, steps, label)
+
+
+def _has_targets(kind: Any, settings: dict[str, Any]) -> bool:
+    """Whether an attack of torchattacks says that it has a targeted mode."""
+    try:
+        return "targeted" in kind(nn.Linear(1, 1), **settings).supported_mode
+    except Exception:  # it will fail on the model in a sentence
+        return True
+
+
+def _label(spec: MethodSpec, kind: Any, targeted: bool) -> Literal["true", "target"]:
+    """The label that an attack leaves or aims at; SettingsError if it has no targeted mode."""
+    label: Literal["true", "target"] = spec.settings.get("label", "true")
+    if label not in ("true", "target"):
+        raise SettingsError(f"{spec}: label must be true or target, not {label!r}")
+    unable = not targeted or kind.__name__ in (*AIMLESS, *SEARCHED)
+    if label == "target" and unable:
+        raise SettingsError(f"{spec} does not work towards targets; leave out label=target")
+    return label
 
 
 def _made(
@@ -316,6 +356,7 @@ def _made(
     norms: list[str],
     settings: dict[str, Any],
     steps: Any,
+    label: Literal["true", "target"],
 ) -> ForeignAttack:
     norm = str(spec.settings.get("norm", norms[0]))
     if norm not in norms:
@@ -325,11 +366,12 @@ def _made(
     except SettingsError as error:
         raise SettingsError(f"{spec}: {error}") from error
     return adapter(
-        name=spec.said(*BALL, "steps"),
+        name=spec.said(*OURS, "steps"),
         threat=ball,
         steps=steps if isinstance(steps, int) else 1,
         kind=kind,
         settings=settings,
+        label=label,
         seed=seed,
     )
 

@@ -94,6 +94,7 @@ class Classifier(nn.Module):
             of it, as 256 for 224); of a crop that is not square, that of the area, of the crop's
             shape, which the file then covers.
         interpolation: the filter that resizes an image file.
+        squeeze: whether the resize squeezes a whole image file to the shape of the crop.
         weights: SHA-256 of the weights file, if any.
         head: the part of the network's output that holds the logits, if there are several: a key,
             an attribute or a number (default: see `advlens.models.outputs`).
@@ -101,6 +102,7 @@ class Classifier(nn.Module):
     Attributes:
         image_size, image_width: height and width of its images.
         file: the weights file that it was loaded from, if any.
+        made_by: the call of `load_model` that made it, if one did.
         notes: what a reader of its results must know, a sentence each.
 
     Raises:
@@ -123,6 +125,7 @@ class Classifier(nn.Module):
         image_size: int | tuple[int, int] = 224,
         resize: int | None = None,
         interpolation: Literal["bilinear", "bicubic"] = "bilinear",
+        squeeze: bool = False,
         weights: str | None = None,
         head: str | None = None,
     ):
@@ -167,10 +170,11 @@ class Classifier(nn.Module):
         self.classes = None if classes is None else tuple(classes)
         self.image_size, self.image_width = sides
         self.resize: int = round(256 / 224 * min(sides)) if resize is None else resize
-        self.interpolation = interpolation
+        self.interpolation, self.squeeze = interpolation, squeeze
         self.weights = weights
         self.head = head
         self.file: Path | None = None
+        self.made_by = ""
         self.notes: tuple[str, ...] = ()
 
     def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:

@@ -23,8 +23,7 @@ def from_huggingface(
 ) -> Classifier:
     """An image classifier by its name on the hub, or by the folder that it was saved to.
 
-    Normalization, size, crop and filter are those of its image processor. A processor that squeezes
-    whole images to a square is followed for square images; others are cropped.
+    Normalization, size, crop and filter are those of its image processor.
 
     Args:
         name: the name, or the path of a folder.
@@ -110,4 +109,11 @@ def _images(name: str, processor: Mapping[str, Any]) -> dict[str, Any]:
             "neither bilinear nor bicubic; write a function that returns a Classifier"
         )
     sizes = {"image_size": (height, width), "resize": max(shorter, min(height, width))}
-    return given | sizes | {"interpolation": FILTERS[filtered]}
+    squeeze = "shortest_edge" not in whole
+    if squeeze and whole["height"] * width != whole["width"] * height:
+        raise ModelError(
+            f"the image processor of hf:{name} squeezes images to {whole['height']}×"
+            f"{whole['width']} and crops {height}×{width}, another shape; write a function that "
+            "returns a Classifier"
+        )
+    return given | sizes | {"interpolation": FILTERS[filtered], "squeeze": squeeze}

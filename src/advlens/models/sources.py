@@ -134,6 +134,7 @@ def from_places365(name: str, *, state: State | None = None, size: int | None = 
         image_size=224,
         resize=256,
         interpolation="bilinear",
+        squeeze=True,
         size=size,
         weights=None,
     )
@@ -211,6 +212,7 @@ def from_timm(
         image_size=(height, width),
         resize=int(min(height, width) / images["crop_pct"]),
         interpolation=images["interpolation"],
+        squeeze=images["crop_mode"] == "squash",
         size=size,
         weights=f"timm {network.pretrained_cfg['architecture']}.{network.pretrained_cfg['tag']}"
         if default

@@ -104,6 +104,9 @@ def load_model(
     classifier = _loaded(spec, seed, ignore_keys)[0].to(place)
     if head is not None:
         classifier.head = head
+    given = {"seed": seed, "ignore_keys": ignore_keys, "head": head}
+    others = [f", {name}={value!r}" for name, value in given.items() if value]
+    classifier.made_by = f"advlens.load_model({spec!r}{''.join(others)})"
     return classifier
 
 
@@ -138,7 +141,7 @@ def _loaded(spec: str, seed: int, ignore_keys: Sequence[str]) -> tuple[Classifie
             f"{name} has its own weights; for others give {_PACKAGED[name]}@{weights}"
         )
     default = foreign and weights == "DEFAULT"
-    file = Path(weights) if weights and not default else None
+    file = Path(weights).expanduser() if weights and not default else None
     with torch.random.fork_rng(devices=[]), resources.as_file(_pretrained(name)) as packaged:
         torch.manual_seed(seed)
         file = packaged if name in _PACKAGED else file

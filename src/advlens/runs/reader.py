@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from advlens.errors import RunError
 from advlens.runs.results import Results
 from advlens.runs.tables import TABLES
+from advlens.words import attack_name
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.figure import Figure
 
 NAMES = {
     "model",
@@ -93,6 +95,17 @@ class RunResults:
         frame = frame_of(self.rows(table), self.results.columns(table))
         empty = [column for column in frame if frame[column].isna().all()]
         return frame.astype(dict.fromkeys(empty, float))
+
+    def plot(self) -> "Figure":
+        """The accuracies of the models with their 95 % intervals.
+
+        Raises:
+            RunError: the run has measured none.
+        """
+        from advlens.drawing import ranged
+
+        rows = {f"{row['model']}: {attack_name(row)}": row for row in self.rows("accuracy")}
+        return ranged(rows, "top1")
 
     def _repr_html_(self) -> str:
         """The accuracies, and the first figures of the report, small."""

@@ -28,8 +28,8 @@ PRESETS = {
 """The attacks of a paper: on units, and on units as detectors of concepts."""
 
 SAME_CLASS = "same-class"
-NEAREST = "nearest:"
-"""What stands before the file whose nearest positive definite similarity is taken."""
+NEAREST = "nearest"
+"""The positive definite similarity nearest to WordNet's; as `nearest:FILE`, to that of a file."""
 
 QUICK: dict[str, Any] = {
     "steps": 10,
@@ -106,7 +106,8 @@ class AuditSettings(ImageSettings):
         synsets: table of class,wnid lines, for data whose class names WordNet does not resolve.
         similarity: how alike the classes are, in place of WordNet: same-class, 1 within a class and
             0 between classes, or a CSV file with a matrix, a tree or distances of pairs
-            (docs/measures.md); nearest:FILE takes the nearest positive definite matrix to a file's.
+            (docs/measures.md); nearest:FILE takes the positive definite matrix nearest to a file's,
+            nearest that nearest to WordNet's.
         concepts: broden:DIR, images with labeled pixels on which units are also dissected.
         layers: the convolutions to dissect; "last" is the last one, "all" means all of them.
         units: units to show with their real and adversarial images, such as layer4.1.conv2:147,
@@ -306,7 +307,7 @@ class AuditSettings(ImageSettings):
             )
 
     def _check_similarity(self) -> None:
-        if self.synsets is not None:
+        if self.synsets is not None and self.similarity != NEAREST:
             raise SettingsError(
                 "similarity takes the place of WordNet, to which synsets leads; give one of them"
             )
@@ -314,15 +315,15 @@ class AuditSettings(ImageSettings):
             raise SettingsError("similarity needs the stage neurons; add it to stages")
         if self.similarity_file is not None:
             check_path("similarity names the file", self.similarity_file, "file")
-        elif self.sigma != 1:
+        elif self.similarity == SAME_CLASS and self.sigma != 1:
             raise SettingsError("sigma means nothing to the similarity same-class; leave it out")
 
     @property
     def similarity_file(self) -> Path | None:
         """The file that says how alike the classes are, if one does."""
-        if self.similarity in (None, SAME_CLASS):
+        if self.similarity in (None, SAME_CLASS, NEAREST):
             return None
-        return Path(str(self.similarity).removeprefix(NEAREST))
+        return Path(str(self.similarity).removeprefix(f"{NEAREST}:")).expanduser()
 
     @property
     def attack_on_units(self) -> str | None:

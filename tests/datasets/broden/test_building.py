@@ -171,13 +171,13 @@ def test_masks_as_ade20k_has_them(tmp_path: Path) -> None:
 
 COCO = {
     "categories": [
-        {"id": 1, "name": "person", "isthing": 1},
+        {"id": 0, "name": "person", "isthing": 1},
         {"id": 200, "name": "rug-merged", "isthing": 0},
     ],
     "annotations": [
         {
             "file_name": "7.png",
-            "segments_info": [{"id": 65536 + 2, "category_id": 200}, {"id": 256, "category_id": 1}],
+            "segments_info": [{"id": 65536 + 2, "category_id": 200}, {"id": 256, "category_id": 0}],
         }
     ],
 }

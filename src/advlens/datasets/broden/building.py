@@ -17,6 +17,7 @@ from PIL import Image
 from advlens.datasets.base import digest
 from advlens.datasets.broden.colors import FOCAL, color_index
 from advlens.datasets.broden.data import BrodenData, read_label_map
+from advlens.datasets.broden.instances import painted
 from advlens.datasets.broden.layout import MAX_LABEL
 from advlens.datasets.broden.sources import COLOR, Source, find_source, nearest, read_mask
 from advlens.datasets.decoding import read_rgb
@@ -64,7 +65,9 @@ def build_broden(
             COCO's panoptic masks.
         labels: a table `value,name,category` that names the masks' values, or ADE20K's
             objectInfo150.txt. A value without a name is unlabeled, as is 0 if it is not listed. Or
-            COCO's `panoptic_*.json`.
+            COCO's `panoptic_*.json`; or, without masks, COCO's `instances_*.json`, whose file names
+            are relative to `images`, for the category object: a smaller one lies before larger
+            ones.
         to: the folder to write; it appears once it is complete.
         whole: a table `image,category,name` of whole-image labels, such as the scene.
         size: side of the images, in pixels.
@@ -173,6 +176,11 @@ def _label(
             segments = source.segments.get(mask.name)
             values = nearest(read_mask(mask, (image.height, image.width), segments), label_size)
             labels = _meant(mask, values, source.values[category], numbers)
+        elif name in source.instances and category in source.values:
+            file = source.images / source.files[name]
+            found = source.instances[name]
+            values = painted(found, (image.height, image.width), label_size, str(file))
+            labels = _meant(file, values, source.values[category], numbers)
         if labels is not None:
             cells[category] = [f"{name.removesuffix('.jpg')}_{category}.png"]
             save_label_map(folder / str(cells[category][0]), labels)

@@ -14,6 +14,7 @@ from PIL import Image
 from advlens.datasets.base import digest
 from advlens.datasets.broden.colors import FOCAL
 from advlens.datasets.broden.data import png_header
+from advlens.datasets.broden.instances import Instance, centers, read_instances
 from advlens.datasets.broden.layout import (
     MAX_LABEL,
     SIZES,
@@ -50,6 +51,8 @@ class Source(NamedTuple):
     """Names for the whole image, by image and category."""
     segments: dict[str, dict[int, int]]
     """The value of each segment of a panoptic mask, by the mask's name; empty for other masks."""
+    instances: dict[str, list[Instance]]
+    """In place of masks, the objects of each image that COCO's annotations list."""
 
     def names(self) -> list[str]:
         """All names without duplicates, in alphabetical order."""
@@ -69,7 +72,8 @@ class Source(NamedTuple):
         whole = [[*key, *names] for key, names in self.whole.items()]
         values = [[c, *value] for c, values in self.values.items() for value in values.items()]
         segments = [[n, *each.items()] for n, each in self.segments.items()]
-        return digest(self.files, masks, values, whole, hashes, *segments)
+        instances = [[*pair] for pair in self.instances.items()]
+        return digest(self.files, masks, values, whole, hashes, *segments, *instances)
 
 
 def find_source(
@@ -96,10 +100,16 @@ def find_source(
         files[name] = file
     if not files:
         raise DataError(f"{images} holds no image ({', '.join(SUFFIXES)}); give another folder")
-    if (masks is None) != (labels is None):
-        raise DataError("masks need a table of labels, and the table needs masks; give both")
     values, segments = dict[str, dict[int, str]](), dict[str, dict[int, int]]()
-    if labels is not None and labels.suffix == ".json":
+    instances = dict[str, list[Instance]]()
+    if masks is None and labels is not None and labels.suffix == ".json":
+        values["object"], instances = read_instances(labels, _text(labels), files)
+    elif (masks is None) != (labels is None):
+        raise DataError(
+            "masks need a table of labels, and the table needs masks; give both, or COCO's "
+            "instances_*.json as labels alone"
+        )
+    elif labels is not None and labels.suffix == ".json":
         values, segments = read_panoptic(labels)
     elif labels is not None:
         values = read_ade(labels) or read_values(labels)
@@ -110,6 +120,7 @@ def find_source(
         values,
         {} if whole is None else read_whole(whole, files),
         segments,
+        instances,
     )
 
 
@@ -195,13 +206,14 @@ def read_panoptic(path: Path) -> tuple[dict[str, dict[int, str]], dict[str, dict
     try:
         found = json.loads(_text(path))
         values: dict[str, dict[int, str]] = {}
-        for each in found["categories"]:
+        numbers = {int(each["id"]): n for n, each in enumerate(found["categories"], 1)}
+        for number, each in enumerate(found["categories"], 1):
             for name, thing in (("object", 1), ("stuff", 0)):
                 meant = str(each["name"]) if each["isthing"] == thing else ""
-                values.setdefault(name, {})[int(each["id"])] = meant
+                values.setdefault(name, {})[number] = meant
         segments = {
             str(each["file_name"]): {
-                int(part["id"]): int(part["category_id"]) for part in each["segments_info"]
+                int(part["id"]): numbers[int(part["category_id"])] for part in each["segments_info"]
             }
             for each in found["annotations"]
         }
@@ -308,6 +320,6 @@ def read_mask(
 
 def nearest(values: UInt16[np.ndarray, "h w"], side: int) -> UInt16[np.ndarray, "s s"]:
     """A mask resized to side×side by its values at the centers of the new pixels."""
-    rows, columns = ((2 * np.arange(side) + 1) * length // (2 * side) for length in values.shape)
+    rows, columns = centers(values.shape, side)
     squeezed: UInt16[np.ndarray, "s s"] = values[rows][:, columns]
     return squeezed
