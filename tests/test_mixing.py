@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from advlens import (
     L2,
+    AuditSettings,
     Bim,
     ClassGeneration,
     FeatureVisualization,
@@ -17,10 +18,14 @@ from advlens import (
     LeastLikely,
     Pgd,
     SettingsError,
+    auditing,
 )
 from advlens.attacks import AdamAttack, FeatureAttack, Fgsm, GradientAttack
 from advlens.prepared import mixing, prepare
+from advlens.runs.folder import read_json
 from every_attack import ATTACKS, each
+from small_runs import convolution, noise, rows, small
+from unrendered import unrendered
 
 CLIMBING = {n: a for n, a in ATTACKS.items() if isinstance(a, GradientAttack)}
 WEAK = L2(epsilon=1e-6)  # fools nobody
@@ -183,3 +188,24 @@ def test_refused_by_a_machine_without_it(smooth, pixels, labels, monkeypatch):
         monkeypatch.setattr(torch.cpu, name, lambda: False)
     with pytest.raises(SettingsError, match="no arithmetic in bfloat16 on this machine's cpu"):
         Pgd(threat=WEAK, precision="bf16")(smooth, pixels, labels)
+
+
+def test_an_audit_says_so_everywhere(tmp_path):
+    """In its record, before and after it runs, in each row under attack, and at the table."""
+    network, few = small(lambda: convolution(4, 2, 3)), {"steps": 2, "device": "cpu"}
+    settings = AuditSettings(precision="bf16", preset="d22", concepts=None, **few)
+    (stages,) = auditing.rehearsed(network, noise(12), settings)[1]
+    assert {"accuracy", "sweep", "neurons", "inversion", "generation"} < {s.name for s in stages}
+    assert "precision='float32'" not in str(stages)
+    settings = AuditSettings(precision="bf16", stages=("accuracy",), **few)
+    with unrendered():
+        page = auditing.audit(network, noise(12), tmp_path, settings=settings)
+    natural, *attacked = rows(tmp_path, "accuracy")
+    assert natural["settings"] == ""
+    assert {row["settings"] for row in attacked} == {"precision=bf16"}
+    record = read_json(tmp_path / "run.json")
+    assert record["settings"]["precision"] == "bf16"
+    (warned,) = record["warnings"]
+    text = page.read_text()
+    assert warned in text
+    assert "took their gradient steps in bfloat16" in text
