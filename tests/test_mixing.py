@@ -21,6 +21,7 @@ from advlens import (
     auditing,
 )
 from advlens.attacks import AdamAttack, FeatureAttack, Fgsm, GradientAttack
+from advlens.auditing import forecasting
 from advlens.prepared import mixing, prepare
 from advlens.runs.folder import read_json
 from every_attack import ATTACKS, each
@@ -194,9 +195,12 @@ def test_an_audit_says_so_everywhere(tmp_path):
     """In its record, before and after it runs, in each row under attack, and at the table."""
     network, few = small(lambda: convolution(4, 2, 3)), {"steps": 2, "device": "cpu"}
     settings = AuditSettings(precision="bf16", preset="d22", concepts=None, **few)
-    (stages,) = auditing.rehearsed(network, noise(12), settings)[1]
+    (subject,), (stages,) = auditing.rehearsed(network, noise(12), settings)
     assert {"accuracy", "sweep", "neurons", "inversion", "generation"} < {s.name for s in stages}
     assert "precision='float32'" not in str(stages)
+    with Convolutions() as passes:
+        forecasting.forecast(subject, stages, batch_size=12)
+    assert passes.taken.keys() == {torch.bfloat16}
     settings = AuditSettings(precision="bf16", stages=("accuracy",), **few)
     with unrendered():
         page = auditing.audit(network, noise(12), tmp_path, settings=settings)
