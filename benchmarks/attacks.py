@@ -3,7 +3,8 @@
     python benchmarks/attacks.py --repeats 7
 
 The plain loop does only what cannot be avoided: K times a forward pass and a backward pass to the
-images, parameters frozen, evaluation mode, contiguous tensors. Ratios are to it. Peers get the same
+images, parameters frozen, evaluation mode, contiguous tensors, float32. Ratios are to it; the peak
+is that of matrix products on this machine, in the contender's precision. Peers get the same
 model, with trainable parameters as their users have them.
 """
 
@@ -11,14 +12,17 @@ import argparse
 import copy
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
+from peak import Peak
 from timing import interleaved
 from torch import Tensor, nn
 
 from advlens.attacks import Bim, Fgsm, Pgd
 from advlens.attacks.threat import L2, Linf, Threat
+from advlens.checks import Precision
 from advlens.datasets import load_data
 from advlens.errors import AdvlensError
 from advlens.models import load_model
@@ -32,18 +36,6 @@ with warnings.catch_warnings():
 EPSILON = {Linf: 8 / 255, L2: 0.5}
 WEAK = {Linf: 0.5 / 255, L2: 0.06}
 """Radii at which about half of the images hold out, for the evaluation rows."""
-
-
-def network() -> nn.Module:
-    """The packaged standard model, or its architecture with random weights and statistics."""
-    try:
-        return load_model("cifar10-standard")
-    except AdvlensError:
-        model = load_model("resnet14").train()
-        with torch.no_grad():
-            for _ in range(5):
-                model(torch.rand(64, 3, 32, 32))
-        return model.eval()
 
 
 def pixels(count: int) -> Tensor:
@@ -105,9 +97,12 @@ def pgd(model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, steps:
     peer = (foolbox.attacks.LinfPGD if linf else foolbox.attacks.L2PGD)(
         abs_stepsize=size, steps=steps, random_start=False
     )
+    rough, checked = replace(last, precision="bf16"), replace(worst, precision="bf16")
     return {
         "plain loop": lambda: plain_loop(frozen, images, labels, threat, steps, size),
         "advlens": lambda: last(prepared, images, labels),
+        "advlens, bf16": lambda: rough(prepared, images, labels),
+        "advlens, bf16, worst iterate": lambda: checked(prepared, images, labels),
         "advlens, random start": lambda: random(prepared, images, labels),
         "advlens, worst iterate (2K + 1)": lambda: worst(prepared, images, labels),
         "advlens, preparation inside": lambda: last(model, images, labels),
@@ -131,8 +126,9 @@ def evaluation(
         with torch.no_grad():
             return (frozen(attacked).argmax(dim=1) == labels).float().mean().item()
 
-    def dropping(ball: Threat) -> float:
-        rows = Bim(threat=ball, steps=steps).outcomes(prepared, images, labels, clean=clean)
+    def dropping(ball: Threat, precision: Precision = "float32") -> float:
+        attack = Bim(threat=ball, steps=steps, precision=precision)
+        rows = attack.outcomes(prepared, images, labels, clean=clean)
         return (rows.argmax(dim=1) == labels).float().mean().item()
 
     weak, strong = threat(epsilon=WEAK[threat]), threat(epsilon=EPSILON[threat])
@@ -140,6 +136,7 @@ def evaluation(
         "plain loop": lambda: plain(weak),
         f"outcomes, {dropping(weak):.0%} hold out": lambda: dropping(weak),
         f"outcomes, {dropping(strong):.0%} hold out": lambda: dropping(strong),
+        f"outcomes in bf16, {dropping(weak, 'bf16'):.0%} hold out": lambda: dropping(weak, "bf16"),
     }
 
 
@@ -148,13 +145,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batches", type=int, nargs="+", default=[64, 16])
+    parser.add_argument("--network", default="cifar10-standard")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    model = network()
-    print("| case | contender | CPU: median (range) | CPU ratio | wall ratio | difference | same |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    model, peak = load_model(options.network).eval(), Peak()
+    print(f"{options.network}; {peak}\n")
+    print(
+        "| case | contender | CPU: median (range) | CPU ratio | wall ratio | of the peak | "
+        "difference | same |"
+    )
+    print(f"|{' --- |' * 8}")
     for batch in options.batches:
         images = pixels(batch)
         with torch.no_grad():
@@ -177,6 +179,7 @@ def main() -> None:
                     print(
                         f"| {case} {norm.norm} {batch} | {name} | "
                         f"{times[name].row(times['plain loop'])} | "
+                        f"{peak.share(call, times[name].median, name)} | "
                         f"{(found - ours).abs().max():.1e} | {same:.0%} |",
                         flush=True,
                     )
@@ -184,7 +187,10 @@ def main() -> None:
             times = interleaved(contenders, options.repeats)
             for name, taken in times.items():
                 row = taken.row(times["plain loop"])
-                print(f"| accuracy {norm.norm} {batch} | {name} | {row} | | |", flush=True)
+                share = peak.share(contenders[name], taken.median, name)
+                print(
+                    f"| accuracy {norm.norm} {batch} | {name} | {row} | {share} | | |", flush=True
+                )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -191,20 +191,22 @@ def numbers(result: Any) -> list[Tensor]:
 def speeds(table: Table, device: torch.device, sizes: Sizes) -> None:
     """(b) Images a second, and the share of the measured peak."""
 
-    def product() -> str:
-        a = torch.rand(sizes.product, sizes.product, device=device)
+    def product(dtype: torch.dtype) -> str:
+        a = torch.rand(sizes.product, sizes.product, device=device).to(dtype)
         seconds = timed(lambda: a @ a, device, sizes.repeats)
         return f"{2 * sizes.product**3 / seconds / 1e9:.3g} GFLOP/s"
 
-    table.line("peak", product, 5)
-    if "GFLOP" not in table.lines.get("peak", ""):
-        return
+    peaks = dict[bool, float]()
+    for name, dtype in (("peak", torch.float32), ("peak in bf16", torch.bfloat16)):
+        table.line(name, partial(product, dtype), 5)
+        if "GFLOP" not in table.lines.get(name, ""):
+            return
+        peaks[dtype == torch.bfloat16] = 1e9 * float(table.lines[name].split()[0])
 
     def rate(call: Callable[[], object], batch: int, share: float) -> str:
         speed = batch / timed(call, device, sizes.repeats)
         return f"{speed:.1f} images/s, {speed * share:.0%} of the peak"
 
-    peak = 1e9 * float(table.lines["peak"].split()[0])
     for side in sizes.sides:
         name = "resnet18" if side <= 32 else "torchvision:resnet18"
         model = advlens.load_model(name, device=device)
@@ -217,7 +219,7 @@ def speeds(table: Table, device: torch.device, sizes: Sizes) -> None:
             with torch.no_grad():
                 labels = model(images).argmax(dim=1)
             for work, (call, units) in contenders(model, prepared, images, labels, sizes).items():
-                name = f"(b) {side} pixels, batch {batch}: {work}"
+                name, peak = f"(b) {side} pixels, batch {batch}: {work}", peaks["bf16" in work]
                 table.line(name, partial(rate, call, batch, units * flops / peak), 20)
 
 
@@ -227,6 +229,7 @@ def contenders(
     """What is timed, each with its units: forward passes, a gradient counting as one more."""
     steps, radius, size = sizes.steps, BALL.epsilon, 2.5 * BALL.epsilon / sizes.steps
     pgd = advlens.Pgd(threat=BALL, steps=steps, select="last")
+    rough = replace(pgd, precision="bf16")
     path = advlens.IntegratedGradients(steps=steps, baselines=1)
     expected = advlens.ExpectedGradients(samples=2 * math.ceil(steps / 2))
     inversion = advlens.Inversion(steps=steps, batch_size=len(images))
@@ -250,6 +253,7 @@ def contenders(
 
     return {
         f"PGD-{steps}": (lambda: pgd(prepared, images, labels), 2 * steps),
+        f"PGD-{steps} in bf16": (lambda: rough(prepared, images, labels), 2 * steps),
         f"PGD-{steps}, torchattacks": (peer("torchattacks", torchattacks), 2 * steps),
         f"PGD-{steps}, foolbox": (peer("foolbox", foolbox), 2 * steps),
         f"Integrated Gradients, {steps}": (lambda: path(prepared, images, labels), 2 * steps),
@@ -259,6 +263,10 @@ def contenders(
             2 * expected.samples,
         ),
         f"inversion, {steps}": (lambda: inversion(prepared, images, images.flip(0)), 2 * steps),
+        f"inversion, {steps} in bf16": (
+            lambda: replace(inversion, precision="bf16")(prepared, images, images.flip(0)),
+            2 * steps,
+        ),
         "recording all units": (torch.no_grad()(lambda: prepared.record(images)), 1),
         "maps of the last layer": (torch.no_grad()(lambda: prepared.features(images)), 1),
     }

@@ -7,36 +7,15 @@ more. Counted are multiplications and additions in convolutions and matrix produ
 """
 
 import tempfile
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from peak import operations
 
 from advlens import load_model
 from advlens.auditing import audit
 from advlens.prepared import prepare
 from advlens.settings import AuditSettings
-
-
-class Operations(TorchDispatchMode):
-    """Counts within its block; torch's own counter refuses autograd.grad."""
-
-    total = 0
-
-    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None):
-        result = operator(*args, **(kwargs or {}))
-        if operator._overloadpacket in flop_registry:
-            count = flop_registry[operator._overloadpacket]
-            self.total += count(*args, **(kwargs or {}), out_val=result)
-        return result
-
-
-def operations(call: Callable[[], object]) -> int:
-    with Operations() as counter:
-        call()
-    return counter.total
 
 
 def main() -> None:

@@ -6,8 +6,9 @@ The plain loop does only what cannot be avoided: K times a forward pass and a ba
 images, parameters frozen, evaluation mode, contiguous tensors, then the step and the projection.
 robustness gets the losses that its authors publish, and runs the network twice a step; it clamps
 within the network, where newer torch passes no gradient to a pixel that is 0 or 1. Ratios are to
-the plain loop. The objective is that of the images returned, measured anew on the model itself; the
-difference is the largest of a pixel from ours. A peer that cannot be imported is named at the top.
+the plain loop; the peak is that of matrix products in the contender's precision. The objective is
+that of the images returned, measured anew on the model itself; the difference is the largest of a
+pixel from ours. A peer that cannot be imported is named at the top.
 Units: a forward pass is 1, a backward pass to the images 1.
 """
 
@@ -16,10 +17,12 @@ import copy
 import importlib
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 from unittest import mock
 
 import torch
+from peak import Peak
 from timing import interleaved
 from torch import Tensor, nn
 
@@ -87,9 +90,11 @@ def contenders(
 ) -> dict[str, tuple[int, Callable[[], Tensor]]]:
     """What a step costs in units, and the call, for each; the plain loop first."""
     frozen, prepared = Latent(copy.deepcopy(network).requires_grad_(False)), prepare(network)
+    rough = replace(method, precision="bf16")
     found: dict[str, tuple[int, Callable[[], Tensor]]] = {
         "plain loop": (2, lambda: plain_loop(method, lambda x: loss(frozen, x), starts)),
         "advlens": (2, lambda: method(prepared, starts, targets).images),
+        "advlens, bf16": (2, lambda: rough(prepared, starts, targets).images),
         "advlens, preparation inside": (2, lambda: method(network, starts, targets).images),
     }
     if attacker is not None:
@@ -166,11 +171,13 @@ def main() -> None:
     except ImportError as error:
         attacker = None
         print(f"robustness.attacker cannot be imported, so its rows are missing: {error}\n")
+    peak = Peak()
+    print(f"{peak}\n")
     print(
         "| network | case | contender | units a step | CPU: median (range) | CPU ratio | "
-        "wall ratio | objective | difference |"
+        "wall ratio | of the peak | objective | difference |"
     )
-    print(f"|{' --- |' * 9}")
+    print(f"|{' --- |' * 10}")
     for name in options.networks:
         network = load_model(name).eval()
         for batch in options.batches:
@@ -186,7 +193,8 @@ def main() -> None:
                         value = loss(Latent(network), images).mean().item()
                     print(
                         f"| {name} | {case} {batch} | {contender} | {units} | "
-                        f"{times[contender].row(times['plain loop'])} | {value:.4f} | "
+                        f"{times[contender].row(times['plain loop'])} | "
+                        f"{peak.share(call, times[contender].median, contender)} | {value:.4f} | "
                         f"{(images - ours).abs().max():.1e} |",
                         flush=True,
                     )

@@ -13,15 +13,19 @@ class Times:
     cpu: list[float]
     wall: list[float]
 
+    @property
+    def median(self) -> float:
+        """Of the CPU time."""
+        return statistics.median(self.cpu)
+
     def row(self, reference: "Times") -> str:
         """Median and range of CPU time, and ratios of medians to the reference: CPU, wall."""
-        middle = statistics.median(self.cpu)
         ratios = [
             statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
             for ours, theirs in ((self.cpu, reference.cpu), (self.wall, reference.wall))
         ]
         return (
-            f"{middle:8.3f} s ({min(self.cpu):.3f} to {max(self.cpu):.3f}) | "
+            f"{self.median:8.3f} s ({min(self.cpu):.3f} to {max(self.cpu):.3f}) | "
             f"{ratios[0]:5.2f} | {ratios[1]:5.2f}"
         )
 

@@ -23,6 +23,7 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
+from peak import Peak
 from timing import Times, interleaved
 from torch import Tensor, nn
 
@@ -298,11 +299,13 @@ def main() -> None:
         "unrelaxed 2 + 2": unrelaxed,
     }
     images, labels = pixels(options.batch)
+    peak = Peak()
+    print(f"{peak}\n")
     print(
         "| network | objective | contender | units | images per CPU s | CPU: median (range) | "
-        "CPU ratio | wall ratio | CPU ratio to float32 | loss |"
+        "CPU ratio | wall ratio | of the peak | CPU ratio to float32 | loss |"
     )
-    print(f"|{' --- |' * 10}")
+    print(f"|{' --- |' * 11}")
     for name in options.networks:
         for objective in options.objectives:
             contenders: dict[str, Step] = {}
@@ -317,6 +320,7 @@ def main() -> None:
                 print(
                     f"| {name} | {objective} | {contender} | {step.passes} | "
                     f"{len(images) / statistics.median(taken.cpu):.1f} | {taken.row(plain)} | "
+                    f"{peak.share(step, taken.median, contender)} | "
                     f"{ratio(taken, times['plain step']):.2f} | {step.losses[0]:.3f} |",
                     flush=True,
                 )

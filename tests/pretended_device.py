@@ -59,6 +59,10 @@ class OnDevice(Tensor):
     def __repr__(self) -> str:
         return f"OnDevice({self.inner})"
 
+    def __format__(self, how: str) -> str:
+        _wait("format")
+        return format(self.inner, how)
+
     def tolist(self) -> Any:
         _wait("tolist")
         return self.inner.tolist()

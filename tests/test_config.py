@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,8 @@ APART = [
     ("components needs the stage vis", {"components": (1,), "stages": ("neurons",)}),
     ("natural measures accuracy alone; give it without units", {"units": ("a:1",), **NATURAL}),
     ("natural measures .* without components", {"components": (1,), **NATURAL}),
+    ("^precision is that of gradient steps, which", {"precision": "bf16", **NATURAL}),
+    ("^precision is that of", {"precision": "bf16", "stages": ("attribution",)}),
 ]
 WIDE = " foolbox : LinfPGD ( steps = 10 , epsilon = 8 / 255 ) "
 VALUES = (
@@ -162,6 +165,16 @@ def test_settings_that_a_method_ignores_are_refused(method):
             continue
         with pytest.raises(SettingsError, match=f"{name} means nothing to .* {method}"):
             AttackSettings(**values)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [partial(AttackSettings, method="noise"), partial(DissectSettings, attack="none")],
+)
+def test_what_takes_no_gradient_steps_has_no_precision(settings):
+    settings(precision="float32")
+    with pytest.raises(SettingsError, match=r"^precision means nothing to the .* no(ise|ne);"):
+        settings(precision="bf16")
 
 
 @pytest.mark.parametrize("name", ["epsilon", "step_size"])

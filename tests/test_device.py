@@ -140,6 +140,12 @@ def pruned(device: str, folder: Path) -> Any:
     return (folder / "out" / "results" / "pruning.csv").read_bytes()
 
 
+def rough(device: str, folder: Path) -> Any:
+    """Steps in bfloat16 on the device, which computes them in float32."""
+    precision = "bf16" if device == "gpu" else "float32"
+    return called("pgd last", device, folder, precision=precision)
+
+
 CASES: dict[str, Case] = {
     **{name: functools.partial(called, name) for name in METHODS},
     **{
@@ -148,7 +154,13 @@ CASES: dict[str, Case] = {
     },
     **{f"objective {name}": functools.partial(stepped, name) for name in OBJECTIVES},
     **{"consistency": consistency, "discrepancy maps": discrepancy, "training": trained},
-    **{"audit": audit, "dissect": dissected, "attack": stored, "prune": pruned},
+    **{
+        "steps in bf16": rough,
+        "audit": audit,
+        "dissect": dissected,
+        "attack": stored,
+        "prune": pruned,
+    },
 }
 
 STEPS = dict.fromkeys(("pgd", "pgd last", "least likely", "adam", "feature", "divergence"), 0)

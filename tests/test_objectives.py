@@ -14,8 +14,8 @@ from advlens import L2, Classifier, Divergence, FeatureAttack, Fgsm, Linf, Pgd, 
 from advlens.attacks import Attack
 from advlens.models.resnet import CifarResNet
 from advlens.prepared import Prepared, live_features, prepare
+from advlens.prepared.precision import mixed
 from advlens.training import objectives
-from advlens.training.network import mixed
 from advlens.training.objectives import FeatureConsistency, TrainingBatch, Unrelaxed
 from flops import flops
 from objectives_by_hand import IDS, LABELS, SEED, batch_of, cross_entropy, forward, step

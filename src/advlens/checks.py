@@ -17,6 +17,8 @@ from typing import Any, Literal, TypedDict, Union, Unpack, get_args, get_origin,
 
 from advlens.errors import SettingsError
 
+Precision = Literal["float32", "bf16"]
+"""The precision of a step's passes; what is measured is float32."""
 WORDS = {
     bool: "True or False",
     int: "a whole number",

@@ -75,7 +75,7 @@ REFUSED = {
     "Pgd(norm=L2, epsilon=.1, step_size=long)": "Pgd: step_size must be a number or None",
     "Pgd(norm=L2, epsilon=.1, label=wrong)": "label must be one of true, predicted",
     "Adam(epsilon=1)": "advlens has no attack 'Adam'; use one of AdamAttack, Bim, FeatureAttack",
-    "AdamAttack(epsilon=1)": "unexpected keyword argument 'epsilon'; it takes seed, draws, weight",
+    "AdamAttack(epsilon=1)": "argument 'epsilon'; it takes seed, draws, precision, weight",
 }
 reference = library("autoattack", "pyautoattack")
 IDS = torch.arange(2)

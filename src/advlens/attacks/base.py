@@ -1,6 +1,6 @@
 """What all attacks share: how they are called, what they want, and the gradient they follow."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from advlens.arrays import Ids, Images, Labels, Logits, Mask, PerImage
 from advlens.attacks.threat import Threat
+from advlens.checks import Precision
 from advlens.errors import NumericError, SettingsError
 from advlens.losses import log_odds
 from advlens.prepared import (
@@ -19,6 +20,7 @@ from advlens.prepared import (
     place_images,
     prepare,
 )
+from advlens.prepared.precision import stepping
 
 NATURAL: Mapping[str, Any] = {"attack": "natural", "norm": "", "epsilon": 0.0, "steps": 0}
 """What `Attack.columns` is for images as they are."""
@@ -268,6 +270,8 @@ class Criterion(Protocol):
 
     def reached(self, output: Tensor, /) -> Mask: ...
 
+    def at(self, positions: Tensor, /) -> "Criterion": ...
+
 
 class Look(NamedTuple):
     """What an attack sees of its images: means over its draws.
@@ -287,6 +291,7 @@ class Ascent:
         model: images → output.
         choose: the criterion, given the output of the first images looked at.
         draws: passes that a look is averaged over; with several, as many more find the criterion.
+        precision: that of gradients; with "bf16", a pass in float32 finds the criterion.
     """
 
     def __init__(
@@ -294,14 +299,17 @@ class Ascent:
         model: Callable[[Images], Tensor],
         choose: Callable[[Tensor], Criterion],
         draws: int = 1,
+        precision: Precision = "float32",
     ):
-        self.model, self.choose, self.draws = model, choose, draws
+        self.model, self.choose, self.draws, self.precision = model, choose, draws, precision
         self.criterion: Criterion | None = None
-        self._sizes: list[Tensor] = []  # kept on the device: no transfer within the loop
+        self._sizes: list[Tensor] = []  # one for each step, on the device: no transfer in the loop
 
     def look(self, images: Images) -> Look:
         """One forward pass for each draw."""
-        return _mean([self._pass(images) for _ in range(self.draws)])
+        looks = [self._pass(images) for _ in range(self.draws)]
+        self._sizes.append(_largest(look.score for look in looks))
+        return _mean(looks)
 
     def gradient(self, images: Images) -> tuple[Look, Images]:
         """One forward pass and one backward pass to the images for each draw."""
@@ -309,31 +317,48 @@ class Ascent:
         for _ in range(self.draws):
             with torch.enable_grad():
                 inputs = images.detach().requires_grad_()
-                look = self._pass(inputs)
+                look = self._pass(inputs, self.precision)
                 (gradient,) = torch.autograd.grad(look.score.sum(), inputs)
-            self._sizes[-1] += _largest(gradient)
             looks.append(Look(look.output.detach(), look.score.detach(), look.reached))
             gradients.append(gradient)
+        self._sizes.append(_largest([*(look.score for look in looks), *gradients]))
         if self.draws == 1:
             return looks[0], gradients[0]
         return _mean(looks), torch.stack(gradients).mean(dim=0)
 
-    def _pass(self, images: Images) -> Look:
-        if self.criterion is None and self.draws > 1:
+    def confirmed(self, look: Look, images: Images, known: PerImage) -> Look:
+        """A look in bfloat16 made to count: in float32 where it reaches more than is known.
+
+        Elsewhere it reaches nothing, and its score is −∞.
+        """
+        seems = (look.reached > known).nonzero().squeeze(1)
+        output, score = look.output.clone(), torch.full_like(look.score, -torch.inf)
+        reached = torch.zeros_like(look.reached)
+        if len(seems):
+            whole = self.criterion
+            assert whole is not None
+            self.criterion = whole.at(seems)
+            sure = _mean([self._pass(images[seems]) for _ in range(self.draws)])
+            self.criterion = whole
+            output[seems], score[seems], reached[seems] = sure
+        return Look(output, score, reached)
+
+    def _pass(self, images: Images, precision: Precision = "float32") -> Look:
+        if self.criterion is None and (self.draws > 1 or self.precision == "bf16"):
             with torch.no_grad():
                 self.criterion = self.choose(averaged(self.model, images, self.draws))
-        output = self.model(images)
+        with stepping(images.device, precision):
+            output = self.model(images)
         if self.criterion is None:
             self.criterion = self.choose(output.detach())
         score = self.criterion.score(output)
-        self._sizes.append(_largest(score.detach()))
         return Look(output, score, self.criterion.reached(output).to(score.dtype))
 
     def check(self) -> None:
         """Raise NumericError if any score or gradient was not finite."""
         finite = torch.stack(self._sizes).isfinite().tolist()
         if not all(finite):
-            step = finite.index(False) // self.draws + 1
+            step = finite.index(False) + 1
             raise NumericError(
                 f"the gradient at step {step} is not finite; the model returns "
                 "NaN or infinity on images in [0, 1], so no attack on it means anything: check its "
@@ -349,9 +374,9 @@ def _mean(looks: list[Look]) -> Look:
     )
 
 
-def _largest(values: Tensor) -> Tensor:
-    largest: Tensor = torch.linalg.vector_norm(values, ord=torch.inf)
-    return largest
+def _largest(values: Iterable[Tensor]) -> Tensor:
+    """A number that is finite only if all values are."""
+    return torch.stack([torch.linalg.vector_norm(v, ord=torch.inf) for v in values]).sum()
 
 
 def needed(labels: Labels | None, logits: Logits) -> Labels:

@@ -1,7 +1,7 @@
 """Attacks that move what a model makes of an image away from what it made of the clean one."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ class FeatureAttack(Iterative, GradientAttack):
             return model.features(x, self.layer)
 
         clean = averaged(features, images, self.draws)
-        return Ascent(features, lambda _: _Away(clean, feature_distance), self.draws)
+        return self._climber(features, lambda _: _Away(clean, feature_distance))
 
     _outcomes = Attack._outcomes  # what is climbed is not the goal
 
@@ -59,7 +59,7 @@ class Divergence(Iterative, GradientAttack):
 
     def _ascent(self, model: Prepared, images: Images, labels: Labels | None) -> Ascent:
         clean = averaged(model, images, self.draws)
-        return Ascent(model, lambda _: _Away(clean, _divergence), self.draws)
+        return self._climber(model, lambda _: _Away(clean, _divergence))
 
     _outcomes = Attack._outcomes  # what is climbed is not the goal
 
@@ -86,3 +86,6 @@ class _Away:
 
     def reached(self, output: Tensor) -> Mask:
         return torch.zeros(len(output), dtype=torch.bool, device=output.device)
+
+    def at(self, positions: Tensor) -> "_Away":
+        return replace(self, clean=self.clean[positions])

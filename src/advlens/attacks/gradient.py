@@ -1,5 +1,6 @@
 """Attacks that climb gradients: one loop gives the attacked images, or their logits."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -7,9 +8,10 @@ import torch
 from torch import Tensor
 
 from advlens.arrays import Ids, Images, Labels, Logits, PerImage
-from advlens.attacks.base import Ascent, Attack, Goal, averaged
-from advlens.checks import check_positive, check_types
+from advlens.attacks.base import Ascent, Attack, Criterion, Goal, averaged
+from advlens.checks import Precision, check_positive, check_types
 from advlens.prepared import Prepared
+from advlens.prepared.mixing import check_steps
 
 Select = Literal["worst", "last"]
 
@@ -28,9 +30,13 @@ class GradientAttack(Attack):
         draws: fresh passes that each gradient and each look is averaged over. More than one is for
             a model whose passes differ (expectation over transformation, Athalye et al. 2018):
             what counts is the mean score and the share of successes, not one lucky draw.
+        precision: with "bf16" gradients are taken in bfloat16, and whatever decides is float32:
+            what an attack steps away from or towards, which iterate is kept, and what has
+            succeeded. The worst iterate is then the last one, or the first that succeeds.
     """
 
     draws: int = 1
+    precision: Precision = "float32"
 
     # without a type they are no settings, but what holds for an attack without such a setting
     steps, restarts, select = 1, 1, "last"
@@ -54,12 +60,18 @@ class GradientAttack(Attack):
 
     def _ascent(self, model: Prepared, images: Images, labels: Labels | None) -> Ascent:
         """The score of the goal, and its gradients."""
-        ascent = Ascent(model, lambda logits: self.goal(logits, labels), self.draws)
+        ascent = self._climber(model, lambda logits: self.goal(logits, labels))
         if self._looks_first():
             ascent.criterion = self.goal(averaged(model, images, self.draws), labels)
         return ascent
 
+    def _climber(
+        self, model: Callable[[Images], Tensor], choose: Callable[[Tensor], Criterion]
+    ) -> Ascent:
+        return Ascent(model, choose, self.draws, self.precision)
+
     def _attack(self, model: Prepared, images: Images, labels: Labels | None, ids: Ids) -> Images:
+        check_steps(model, images, self.precision)
         return self._climb(self._ascent(model, images, labels), images, ids)
 
     def _outcomes(
@@ -67,8 +79,9 @@ class GradientAttack(Attack):
     ) -> Logits:
         if self.select == "last":
             return super()._outcomes(model, images, labels, ids, clean)
+        check_steps(model, images, self.precision)
         goal = self.goal(clean, labels)
-        ascent = Ascent(model, lambda _: goal, self.draws)
+        ascent = self._climber(model, lambda _: goal)
         ascent.criterion = goal
         return self._climb(ascent, images, ids, goal)
 
@@ -88,6 +101,9 @@ class GradientAttack(Attack):
                 look, gradient = (
                     (ascent.look(current), current) if last else ascent.gradient(current)
                 )
+                if self.precision == "bf16" and self.select == "worst" and not last:
+                    known = 0 * look.reached if worst.kept is None else worst.reached[left]
+                    look = ascent.confirmed(look, current, known)
                 if goal is not None:
                     done = look.reached > 1 - 0.5 / self.draws  # a mean of ones may round to less
                     worst.see(look.output, done, look.score, left)

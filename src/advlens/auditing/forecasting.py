@@ -12,7 +12,9 @@ from advlens.arrays import Images
 from advlens.attacks import Attack
 from advlens.auditing.stage import Look, Stage
 from advlens.auditing.subjects import Subject
+from advlens.checks import Precision
 from advlens.prepared import Prepared
+from advlens.prepared.precision import stepping
 from advlens.prepared.trial import untouched
 from advlens.runs.record import peak_memory
 from advlens.words import count, duration, listed
@@ -163,7 +165,8 @@ def _seconds(subject: Subject, batch_size: int) -> float:
 
 def _passed_both_ways(prepared: Prepared, images: Images) -> bool:
     """A forward pass, and a gradient if there is one: whether there is."""
-    with torch.enable_grad():
+    precision: Precision = "bf16" if prepared.mixes else "float32"  # most passes are of steps
+    with torch.enable_grad(), stepping(prepared.device, precision):
         images = images.detach().requires_grad_()
         output = prepared(images).sum()
     if output.requires_grad:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from advlens.errors import DataError, ModelError, SettingsError
 from advlens.models import Classifier, load_model
 from advlens.models.classifier import device_of, tensors_of
 from advlens.prepared import Prepared, prepare
+from advlens.prepared.mixing import check_steps
 from advlens.progress import Progress
 from advlens.runs.record import without_home
 from advlens.runs.tables import Row
@@ -112,6 +113,14 @@ class Subject:
     def draws(self, settings: AuditSettings) -> int:
         """Number of passes that a result of this model is averaged over."""
         return settings.draws if self.prepared.randomized else 1
+
+    def given(self, settings: AuditSettings) -> dict[str, Any]:
+        """What the settings say to every attack of ours on this model."""
+        return {
+            "seed": settings.seed,
+            "draws": self.draws(settings),
+            "precision": settings.precision,
+        }
 
     @property
     def transform(self) -> Transform:
@@ -221,7 +230,13 @@ def opened(
         classifier = _given(model, device)
         if settings.head is not None:
             classifier.head = settings.head
-    return Subject(spec, classifier, prepare(classifier))
+    subject = Subject(spec, classifier, prepare(classifier))
+    if settings.precision == "bf16":
+        subject.warnings.append(
+            "gradient steps of attacks, and of images that are made, are in bfloat16; what is "
+            "counted is in float32"
+        )
+    return subject
 
 
 def _given(model: nn.Module, device: torch.device) -> Classifier:
@@ -340,6 +355,7 @@ def outputs(
         subject.prepared.check(first.images)
     except ModelError as error:
         raise type(error)(f"{error}{_smaller(subject, data)}") from error
+    check_steps(subject.prepared, first.images, settings.precision)
     return subject.prepared.shape
 
 

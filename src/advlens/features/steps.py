@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 from advlens.arrays import Images, PerImage
 from advlens.attacks.threat import L2
-from advlens.checks import check_positive, check_types
+from advlens.checks import Precision, check_positive, check_types
 from advlens.drawing import MOST, drawn, frame_of, pictures_html
 from advlens.errors import NumericError, RunError, SettingsError
 from advlens.features.fake_relu import pass_blocked_gradients
 from advlens.prepared import Prepared, place_images, prepare
+from advlens.prepared.mixing import check_steps
+from advlens.prepared.precision import stepping
 
 if TYPE_CHECKING:
     import pandas
@@ -69,12 +71,15 @@ class Synthesis:
         step_size: length of a step, in pixel units.
         steps: gradient steps K; K forward and K backward passes.
         batch_size: images per step; sets the memory of a pass.
+        precision: with "bf16" all gradients but the last are taken in bfloat16; the objective is
+            that of the last step, in float32.
     """
 
     epsilon: float
     step_size: float
     steps: int
     batch_size: int = 64
+    precision: Precision = "float32"
     direction: ClassVar[int] = 1
     """1 raises the objective, −1 lowers it."""
 
@@ -143,6 +148,7 @@ class Steps:
                 f"{type(method).__name__}: {len(starts)} starts but {len(targets)} targets; give "
                 "one target for each start"
             )
+        check_steps(model, self._starts, method.precision)
         self._targets = method._checked(targets.detach().to(self._starts.device))
         self.images = self._starts.clone()
         self.objective = self._starts.new_full((len(starts),), math.nan)
@@ -167,9 +173,12 @@ class Steps:
 
     def _step(self, part: slice, objective: ImageScore) -> None:
         ball, start = L2(epsilon=self._method.epsilon), self._starts[part]
+        last = self.done % self._method.steps == self._method.steps - 1
+        precision = "float32" if last else self._method.precision
         with torch.enable_grad():
             inputs = self.images[part].detach().requires_grad_()
-            values = objective(inputs)
+            with stepping(inputs.device, precision):
+                values = objective(inputs)
             pass_blocked_gradients(values)
             (gradient,) = torch.autograd.grad(values.sum(), inputs)
         length = self._method.direction * self._method.step_size

@@ -25,6 +25,7 @@ from advlens.attacks import (
 )
 from advlens.attacks.base import needed
 from advlens.attacks.threat import L2, Linf
+from advlens.checks import Precision
 from advlens.errors import ModelError, SettingsError
 from advlens.interop.guests import check_arguments, guest, library, library_class, users
 from advlens.prepared import Prepared
@@ -207,7 +208,9 @@ class TorchattacksAttack(ForeignAttack):
         return attack(images, labels), "eps" in known
 
 
-def make_attack(text: str, *, seed: int = 0, draws: int = 1) -> Attack:
+def make_attack(
+    text: str, *, seed: int = 0, draws: int = 1, precision: Precision = "float32"
+) -> Attack:
     """The attack that a text names, such as `foolbox:LinfPGD(epsilon=8/255, steps=10)`.
 
     Args:
@@ -218,15 +221,17 @@ def make_attack(text: str, *, seed: int = 0, draws: int = 1) -> Attack:
             weight its λ has yet to be calibrated.
         seed: of everything random in the attack.
         draws: passes that an attack of ours averages its gradients over, unless the text says so.
+        precision: that of the gradients of an attack of ours, unless the text says so.
 
     Raises:
         SettingsError: there is no such attack or setting, or the library is not installed.
     """
     spec = parse_method(text)
     attack = _made_of(spec, text, seed)
-    if isinstance(attack, GradientAttack) and "draws" not in spec.settings:
-        return replace(attack, draws=draws)
-    return attack
+    if not isinstance(attack, GradientAttack):
+        return attack
+    given: dict[str, Any] = {"draws": draws, "precision": precision}
+    return replace(attack, **{k: v for k, v in given.items() if k not in spec.settings})
 
 
 def _made_of(spec: MethodSpec, text: str, seed: int) -> Attack:

@@ -68,6 +68,7 @@ class Prepared(nn.Module):
         shape: shape of the model's output for one image; empty before the first images.
         randomized: whether two passes over the same images differ, as far as known.
         notes: what a reader of the results should know about the model, in sentences.
+        mixes: whether `mixing.check_steps` has found that it bears gradient steps in bfloat16.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype | None = None):
@@ -88,6 +89,7 @@ class Prepared(nn.Module):
         self.device = device_of(model)
         self.shape: tuple[int, ...] = ()
         self.randomized, self.notes = False, tuple[str, ...]()
+        self.mixes = False
         self._verdict: Verdict | None = None
         self._copy: nn.Module
         self._live: tuple[nn.Module, ...]  # also in a tuple, if the model itself runs

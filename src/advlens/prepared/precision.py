@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from advlens.checks import Precision
 from advlens.errors import SettingsError
 
 
@@ -46,6 +47,21 @@ def rounded(*, tf32: bool = False, deterministic: bool = False) -> Iterator[None
         if deterministic:  # PyTorch imports its compiler here, which takes seconds
             torch.use_deterministic_algorithms(strict, warn_only=warns)
             cudnn.deterministic, cudnn.benchmark = chosen
+
+
+def mixed(device: torch.device, precision: Precision) -> torch.autocast:
+    """Autocast to bfloat16 where the precision is "bf16", otherwise none.
+
+    Each pass casts the weights anew. PyTorch 2.10 would keep a cast that an attack makes without a
+    gradient, and later passes would give the weights none.
+    """
+    enabled = precision == "bf16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
+
+
+def stepping(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
+    """`mixed` for a gradient step of "bf16"; in "float32", whatever holds around the block."""
+    return mixed(device, precision) if precision == "bf16" else contextlib.nullcontext()
 
 
 def _places() -> tuple[Any, ...]:

@@ -102,7 +102,7 @@ def try_forms(
         batch, alone = (len(few) if whole else None), first.logits[:1]
         if len(few) > 1 and not whole:
             try:
-                alone = _look(entry, few[:1], 0, False).logits
+                alone = look_at(entry, few[:1], 0, False).logits
             except AdvlensError:
                 raise
             except Exception:  # a user's forward can raise anything
@@ -172,7 +172,7 @@ def _fastest(
         given = images.contiguous(memory_format=layout)
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # torch prints its own report
-                looks = [_look(made.network, given, seed, differentiable) for seed in (0, 1)]
+                looks = [look_at(made.network, given, seed, differentiable) for seed in (0, 1)]
         except Exception as error:
             reasons.append(f"otherwise it fails ({_said(error)})")
             continue
@@ -204,7 +204,7 @@ def _first_look(
         for differentiable in (True, False):  # numpy refuses tensors that require a gradient
             for few in dict.fromkeys((images[:CHECKED], images)):
                 try:
-                    look = _look(entry, few, 0, differentiable)
+                    look = look_at(entry, few, 0, differentiable)
                 except AdvlensError:
                     raise
                 except Exception as error:  # a user's forward can raise anything
@@ -237,7 +237,7 @@ def _output_notes(model: nn.Module, output: Any) -> list[str]:
 def _looked(name: str, network: nn.Module, images: Images, seed: int, differentiable: bool) -> Look:
     """A later pass of the model itself."""
     try:
-        look = _look(network, images, seed, differentiable)
+        look = look_at(network, images, seed, differentiable)
     except AdvlensError:
         raise
     except Exception as error:  # a user's forward can raise anything
@@ -250,7 +250,7 @@ _NONE = torch.empty(0)
 """Stands for the gradient if there is none."""
 
 
-def _look(network: nn.Module, images: Images, seed: int, differentiable: bool) -> Look:
+def look_at(network: nn.Module, images: Images, seed: int, differentiable: bool) -> Look:
     with seeded(seed, images.device), torch.set_grad_enabled(differentiable):
         inputs = images.detach().clone(memory_format=torch.preserve_format)
         inputs.requires_grad_(differentiable)

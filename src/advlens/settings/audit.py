@@ -11,7 +11,7 @@ from advlens.checks import check_number, check_numbers, check_path, check_positi
 from advlens.errors import SettingsError
 from advlens.plugins import STAGES
 from advlens.settings.choices import Components, Units, parse_unit
-from advlens.settings.models import ImageSettings
+from advlens.settings.models import ImageSettings, StepSettings
 from advlens.settings.numbers import DRAWS, AutoRadii, AutoRadius, NoHint, Radius, several
 from advlens.settings.spec import parse_method
 from advlens.words import perhaps
@@ -60,7 +60,7 @@ def check_stages(names: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditSettings(ImageSettings):
+class AuditSettings(StepSettings, ImageSettings):
     """What an audit measures, and how.
 
     Attributes:
@@ -283,6 +283,11 @@ class AuditSettings(ImageSettings):
     def _check_stages(self) -> None:
         """Whether the stages can do what the other settings ask for."""
         check_stages(self.stages)
+        if self.precision == "bf16" and (self.natural or {*self.stages} == {"attribution"}):
+            raise SettingsError(
+                "precision is that of gradient steps, which natural and the stage attribution do "
+                "not take; leave it out"
+            )
         if "accuracy" not in self.stages:
             for name in ("natural", "autoattack"):
                 if getattr(self, name):
@@ -343,7 +348,7 @@ class AuditSettings(ImageSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttackSettings(ImageSettings):
+class AttackSettings(StepSettings, ImageSettings):
     """The settings of one attack on a set of images.
 
     Attributes:
@@ -386,7 +391,7 @@ class AttackSettings(ImageSettings):
         "least-likely": ("weight", "layer", "target"),
         "adam": ("epsilon", "layer"),
         "feature": ("weight", "target"),
-        "noise": ("steps", "step_size", "weight", "layer", "target"),
+        "noise": ("steps", "step_size", "weight", "layer", "target", "precision"),
     }
 
     def __post_init__(self) -> None:
@@ -396,7 +401,7 @@ class AttackSettings(ImageSettings):
         check_numbers(self, "draws", where="", least=1)
         check_seed(self, where="")
         for name in self._MEANS_NOTHING[self.method]:
-            if getattr(self, name) is not None:
+            if getattr(self, name) not in (None, "float32"):
                 raise SettingsError(
                     f"{name} means nothing to the method {self.method}; leave it out"
                 )

@@ -8,7 +8,7 @@ from tyro.conf import arg
 from advlens.checks import check_numbers, check_positive, check_seed
 from advlens.errors import SettingsError
 from advlens.settings.choices import UNITS, CountOrUnits, parse_unit
-from advlens.settings.models import ComputeSettings
+from advlens.settings.models import StepSettings
 from advlens.settings.numbers import AutoRadius, NoHint
 from advlens.settings.spec import parse_method
 
@@ -16,7 +16,7 @@ Layers = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DissectSettings(ComputeSettings):
+class DissectSettings(StepSettings):
     """How units are dissected.
 
     Attributes:
@@ -86,5 +86,7 @@ class DissectSettings(ComputeSettings):
                 raise SettingsError(
                     f"{name} means nothing to the attack {self.attack}; leave it out"
                 )
+        if self.precision == "bf16" and self.attack == "none":
+            raise SettingsError("precision means nothing to the attack none; leave it out")
         if not self.layers:
             raise SettingsError("layers names no layer; give last, all, or names of convolutions")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from advlens.checks import check_types
+from advlens.checks import Precision, check_types
 from advlens.settings.numbers import NoHint
 
 
@@ -43,6 +43,18 @@ class ComputeSettings(ModelSettings):
     def rounding(self) -> dict[str, bool]:
         """The arguments of `rounded`."""
         return {"tf32": self.tf32, "deterministic": self.deterministic}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSettings(ComputeSettings):
+    """Flags of every verb that climbs gradients of a finished model.
+
+    Attributes:
+        precision: bf16 takes gradient steps in bfloat16, about twice as fast where the machine has
+            it; what is counted is always float32.
+    """
+
+    precision: Precision = "float32"
 
 
 @dataclass(frozen=True, kw_only=True)

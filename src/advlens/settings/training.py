@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import OmitArgPrefixes
 
-from advlens.checks import check_numbers, check_positive, check_seed
+from advlens.checks import Precision, check_numbers, check_positive, check_seed
 from advlens.errors import SettingsError
 from advlens.settings.audit import Norm
 from advlens.settings.models import ImageSettings
@@ -129,7 +129,7 @@ class RunSettings(ImageSettings):
 
     validation: int = 1000
     keep: Literal["best", "last"] = "best"
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Precision = "float32"
     channels_last: bool = True
     compile: bool = False
     half: bool = False

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from advlens.arrays import Ids, Images, Labels
 from advlens.attacks import Attack, Pgd
 from advlens.attacks.threat import L2
-from advlens.checks import check_numbers, check_positive, check_types
+from advlens.checks import Precision, check_numbers, check_positive, check_types
 from advlens.datasets import ImageData
 from advlens.distributed import Processes
 from advlens.errors import NumericError, SettingsError
@@ -89,7 +89,7 @@ class Training:
     validation: int = 1000
     validation_attack: Attack = field(default_factory=lambda: Pgd(threat=L2(epsilon=0.5), steps=10))
     keep: Literal["best", "last"] = "best"
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Precision = "float32"
     channels_last: bool = True
     compile: bool = False
     checkpoint_every: float = 60.0

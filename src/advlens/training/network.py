@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from advlens.arrays import Ids, Images, Labels
+from advlens.checks import Precision
 from advlens.distributed import Processes, synchronized
 from advlens.models import Classifier
 from advlens.models.classifier import device_of
 from advlens.prepared import Prepared, live_features, prepare
+from advlens.prepared.precision import mixed
 from advlens.training.objectives import TrainingBatch
 
 
@@ -37,7 +39,7 @@ class LiveNetwork:
         images: Images,
         processes: Processes,
         *,
-        precision: str,
+        precision: Precision,
         channels_last: bool,
         compiled: bool,
     ):
@@ -99,16 +101,6 @@ class LiveNetwork:
         """The prepared copy with the current weights, for the attack inside a step."""
         self._prepared.update(self._classifier)
         return self._prepared
-
-
-def mixed(device: torch.device, precision: str) -> torch.autocast:
-    """Autocast to bfloat16 where the precision is "bf16".
-
-    Each pass casts the weights anew. PyTorch 2.10 would keep a cast that an attack makes without a
-    gradient, and later passes would give the weights none.
-    """
-    enabled = precision == "bf16"
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
 
 
 def _is_corrupted(model: nn.Module) -> bool:

@@ -38,6 +38,7 @@ from advlens.intervals import wilson
 from advlens.models import Classifier
 from advlens.models.classifier import device_of
 from advlens.prepared import CHECKED, Prepared, prepare
+from advlens.prepared.mixing import check_steps
 from advlens.progress import Progress
 from advlens.runs.folder import ABOUT, Run, fingerprint, open_run, write_csv, write_json
 from advlens.runs.tables import Row
@@ -81,8 +82,13 @@ def chosen_attack(settings: AttackSettings, classifier: Classifier, data: ImageD
     (first,) = data.batches(1, range(1), device=prepared.device)
     with torch.no_grad():
         prepared(first.images)  # a pass shows whether it is randomized
+        check_steps(prepared, first.images, settings.precision)
     draws = settings.draws if prepared.randomized else 1
-    given: dict[str, Any] = {"seed": settings.seed, "draws": draws}
+    given: dict[str, Any] = {
+        "seed": settings.seed,
+        "draws": draws,
+        "precision": settings.precision,
+    }
     aim: dict[str, Any] = {} if settings.target is None else {"label": "target"}
     iterated = given | {"steps": settings.steps or 20, "step_size": settings.step_size}
     match settings.method:

@@ -95,7 +95,10 @@ def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
         network=feature_network(subject, settings),
         judge=judge if subject.data.classes == judge.classes else None,
         method=ClassGeneration(
-            epsilon=epsilon, step_size=step_size, steps=settings.generation_steps
+            epsilon=epsilon,
+            step_size=step_size,
+            steps=settings.generation_steps,
+            precision=settings.precision,
         ),
         per_class=settings.generated,
         shown=settings.shown,

@@ -79,7 +79,7 @@ def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
         )
     inversion = InversionStage(
         network=feature_network(subject, settings),
-        method=Inversion(steps=settings.inversion_steps),
+        method=Inversion(steps=settings.inversion_steps, precision=settings.precision),
         starts=STARTS[:1] if one_class else STARTS,
         count=settings.inverted,
         shown=settings.shown or InversionStage.shown,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from advlens.auditing.forecasting import attack_passes
 from advlens.auditing.stage import Context, Need, Stage, View
 from advlens.auditing.stages.accuracy import Counts
 from advlens.auditing.subjects import Subject
+from advlens.checks import Precision
 from advlens.datasets import ImageData
 from advlens.evaluation import must_fall, must_have_gradients, must_reach_chance
 from advlens.losses import log_odds
@@ -37,6 +38,7 @@ class SweepStage:
         count: size of the subset.
         steps: PGD steps.
         draws: draws of the attacks, and passes over each image, for a randomized model.
+        precision: that of the attacks' gradients.
     """
 
     epsilon: float
@@ -44,6 +46,7 @@ class SweepStage:
     steps: int
     seed: int
     draws: int = 1
+    precision: Precision = "float32"
     name: str = "sweep"
     records: bool = False
     needs: tuple[Need, ...] = ("labels",)
@@ -61,8 +64,10 @@ class SweepStage:
     def _attacks(self) -> dict[str, Attack | None]:
         """The attacks by what rows say of them."""
 
+        given: dict[str, Any] = {"draws": self.draws, "precision": self.precision}
+
         def pgd(threat: L2 | Linf, steps: int = self.steps) -> Pgd:
-            return Pgd(threat=threat, steps=steps, seed=self.seed, draws=self.draws)
+            return Pgd(threat=threat, steps=steps, seed=self.seed, **given)
 
         attacks: dict[str, Attack | None] = {"natural": None}
         for share in SWEEP_L2:
@@ -70,11 +75,9 @@ class SweepStage:
         for epsilon in SWEEP_LINF:
             attacks[f"L∞ {epsilon * 255:g}/255"] = pgd(Linf(epsilon=epsilon))
         attacks["free"] = pgd(Linf(epsilon=1.0))
-        attacks["single"] = Fgsm(threat=Linf(epsilon=CHECK_LINF), draws=self.draws)
+        attacks["single"] = Fgsm(threat=Linf(epsilon=CHECK_LINF), **given)
         for steps in (*CHECK_STEPS, self.steps):
-            attacks[f"steps {steps}"] = Bim(
-                threat=L2(epsilon=self.epsilon), steps=steps, draws=self.draws
-            )
+            attacks[f"steps {steps}"] = Bim(threat=L2(epsilon=self.epsilon), steps=steps, **given)
         return attacks
 
 
@@ -86,6 +89,7 @@ def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
         steps=settings.sweep_steps,
         seed=settings.seed,
         draws=subject.draws(settings),
+        precision=settings.precision,
     )
     return [sweep]
 

@@ -63,7 +63,9 @@ def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
     if settings.components:
         _check_components(subject, settings.components)
     visualization = VisualizationStage(
-        method=FeatureVisualization(steps=settings.visualization_steps),
+        method=FeatureVisualization(
+            steps=settings.visualization_steps, precision=settings.precision
+        ),
         components=tuple(dict.fromkeys(settings.components)),
         count=settings.visualized,
         seed=settings.seed,

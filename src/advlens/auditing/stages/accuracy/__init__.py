@@ -70,8 +70,7 @@ def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
 
 
 def _attacks(subject: Subject, settings: AuditSettings) -> list[Attack]:
-    draws = subject.draws(settings)
-    given: dict[str, Any] = {"seed": settings.seed, "draws": draws}
+    given = subject.given(settings)
     attacks: list[Attack] = [Fgsm(threat=Linf(epsilon=e), **given) for e in settings.fgsm]
     for ball in (Linf, L2):
         if ball.norm in settings.norm:

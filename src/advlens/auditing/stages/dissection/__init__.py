@@ -83,6 +83,7 @@ def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
         units=settings.units or settings.shown or UNITS,
         discrepancy=settings.discrepancy,
         seed=settings.seed,
+        precision=settings.precision,
     )
     stage = dissection_stage(subject, chosen, settings.draws)
     return [dataclasses.replace(stage, similarity=similarity_of(subject, settings))]
@@ -101,6 +102,7 @@ def dissection_stage(
     given: dict[str, Any] = {
         "seed": settings.seed,
         "draws": draws if subject.prepared.randomized else 1,
+        "precision": settings.precision,
     }
     attack: Attack | None = None
     if len(shape) != 1:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -94,7 +94,7 @@ def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
             f"(0), as --similarity same-class does: {subject.unnamed}, or say with --similarity "
             "FILE how the classes are related"
         )
-    given: dict[str, Any] = {"seed": settings.seed, "draws": subject.draws(settings)}
+    given = subject.given(settings)
     if settings.attack_on_units is not None:
         main = make_attack(settings.attack_on_units, **given)
         main.given(subject.data.labels, subject.data.targets)  # refuses one that lacks targets

@@ -20,6 +20,9 @@ from advlens.report.sections.accuracy.findings import bounded, findings, natural
 from advlens.runs.results import Results, Rows
 from advlens.words import ATTACK, NORMS, Estimate, attack_name, count, listed, percent
 
+MIXED = "precision=bf16"
+"""What the column settings says of attacks whose gradients are in bfloat16."""
+
 
 def section(results: Results) -> Section | None:
     """From `accuracy.csv`, `sweep.csv` and `checks.csv`; None without the first."""
@@ -126,10 +129,15 @@ def _accuracy_table(rows: Rows) -> TableBlock:
         "classes, confusions and calibration are those of the mean softmax over these passes, and "
         "it has no examples, because an attack on it does not give the same image again."
     )
+    rounded = (
+        f" Attacks with {MIXED} took their gradient steps in bfloat16; whether an image is right "
+        "was computed in float32."
+    )
     return TableBlock(
         caption="Accuracy in numbers. Under attack, top-1 counts the images that are right both "
         "before and after it, top-5 those whose class is among the first five after it."
-        + (randomized if draws else ""),
+        + (randomized if draws else "")
+        + (rounded if any(MIXED in row["settings"] for row in rows) else ""),
         file="accuracy.csv",
         columns=_accuracy_columns(rows),
         rows=[row for mine in rows.split(*ATTACK, "settings") for row in mine],
