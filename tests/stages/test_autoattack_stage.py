@@ -87,6 +87,8 @@ def test_each_image_counts_by_its_worst_case(tmp_path, calls):
             assert len(given) <= 10
             assert set(given) <= set(ids.tolist())
         assert set(calls[0][2]) <= set(ids[:10].tolist())
+        (each,) = rows(tmp_path, "accuracy_images", attack="AutoAttack", norm=norm)
+        assert [mark == "1" for mark in each["right"]] == left.tolist()
     assert len(fallen) > 1  # some images hold out longer than others
     assert not list((tmp_path / "parts").glob("*.state.safetensors"))
 
@@ -124,6 +126,24 @@ def test_the_report_shows_it(tmp_path):
     (estimate,) = measured.estimates.values()
     assert (estimate.value, measured.n) == (last, "24 images")
     assert "autoattack.csv" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("calls")
+def test_models_are_compared_on_the_same_images(tmp_path):
+    other = small(lambda: convolution(8, 2, 4), "other", seed=1, classes=CLASSES)
+    audited([classifier(), other], images(), tmp_path, settings=SETTINGS)
+    for norm in ("L2", "Linf"):
+        (row,) = rows(tmp_path, "differences", attack="AutoAttack", norm=norm)
+        one, two = (
+            float(r["top1"])
+            for r in rows(tmp_path, "accuracy", attack="AutoAttack")
+            if r["norm"] == norm
+        )
+        assert (row["model"], row["other"], row["n"]) == ("tiny", "other", "24")
+        assert float(row["difference"]) == pytest.approx(one - two, abs=1e-5)
+    found = section(Results.read(tmp_path))
+    (finding, _) = [f for f in found.findings if "AutoAttack" in f.estimates[0].name]
+    assert [measured.paired for measured in finding.estimates] == [True, True]
 
 
 def test_an_attack_with_one_other_setting_is_another_attack(tmp_path):

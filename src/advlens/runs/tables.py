@@ -51,7 +51,10 @@ TABLES: dict[str, Table] = {
         | ATTACK
         | {
             "settings": (str, "as in accuracy.csv"),
-            "first": (Image, "the number of the first image in the data"),
+            "first": (
+                Image,
+                "the number of the first image in the data; of AutoAttack in its subset",
+            ),
             "right": (Digits, "a digit for each image: 1 if it is predicted right, else 0"),
         },
     ),

@@ -10,6 +10,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from advlens.attribution.base import chunks
+from advlens.auditing.per_image import in_blocks
 from advlens.auditing.stage import Context, Need, View, Work
 from advlens.datasets import ImageData
 from advlens.interop.autoattack import PARTS, AutoAttack
@@ -69,6 +70,7 @@ class _Rounds(Work):
     def compute(self) -> Tables:
         final: list[Row] = []
         rounds: list[Row] = []
+        images: list[Row] = []
         for attack in self.stage.attacks:
             lost = self.context.dealt(len(self.ids), partial(self._lost, attack))
             named = {"model": self.context.name, **attack.columns()}
@@ -77,9 +79,13 @@ class _Rounds(Work):
                 low, high = wilson(right, n)
                 row = {"top1": right / n, "top1_low": low, "top1_high": high, "n": n}
                 rounds.append({**named, "after": after, **row})
+            marks = (lost == len(ROUNDS)).int().tolist()
+            images += [
+                {**named, "settings": "", **block} for block in in_blocks("right", marks, "")
+            ]
             unknown = {"top5": None, "draws": None, "top1_spread": None, "settings": ""}
             final.append({**named, **unknown, **row})
-        return {"accuracy": final, "autoattack": rounds}
+        return {"accuracy": final, "autoattack": rounds, "accuracy_images": images}
 
     def _lost(self, attack: AutoAttack, mine: Sequence[int]) -> Int64[Tensor, " n"]:
         """The round in which the model fails on each image; the number of rounds if in none.

@@ -1,6 +1,7 @@
 """What the report says of AutoAttack, the strongest evidence where it was run."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from advlens.report.blocks import (
     IMAGES,
@@ -13,9 +14,10 @@ from advlens.report.blocks import (
     NoteBlock,
     TableBlock,
 )
+from advlens.report.sections.accuracy.findings import compared
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
-from advlens.words import ATTACK, attack_name, percent, ranked, ranking
+from advlens.words import ATTACK, attack_name, percent
 
 TITLES = {
     "natural": "Natural",
@@ -27,8 +29,9 @@ TITLES = {
 
 
 def findings(results: Results) -> list[Finding]:
-    """What models keep under AutoAttack, from `autoattack.csv`."""
-    return [_finding(mine) for mine in _final(results).split(*ATTACK)]
+    """What models keep under AutoAttack, from `accuracy.csv`."""
+    rows, differences = results.table("accuracy"), results.table("differences")
+    return [_finding(mine, differences) for mine in rows.where(attack="AutoAttack").split(*ATTACK)]
 
 
 def blocks(results: Results) -> Iterator[Block]:
@@ -78,22 +81,19 @@ def _after(rows: Rows, after: str) -> Callable[[Row], str]:
     return cell
 
 
-def _finding(mine: Rows) -> Finding:
+def _finding(mine: Rows, differences: Rows) -> Finding:
     """What the models keep under one attack."""
     accuracies, name = mine.estimates("top1"), attack_name(mine[0])
     measure, under = f"accuracy under {name}", f"Under {name}, "
-    says = ranking(measure, accuracies)
-    if says:
-        more = "are right more often"
-        claim = ranked(says, "predictions of", more, where=under, what="accuracy")
-    else:
-        ((model, kept),) = accuracies.items()
-        claim = f"{under}{model} keeps {percent(kept.value)}"
+    note = "Each image's worst case over AutoAttack's four attacks, on a seeded, class-balanced "
+    note += "subset."
+    if len(accuracies) > 1:
+        found = compared(measure, under, mine, differences)
+        return replace(found, note=f"{note} {found.note}".strip())
+    ((model, kept),) = accuracies.items()
     return Finding(
-        claim=f"{claim}.",
-        says=says,
+        claim=f"{under}{model} keeps {percent(kept.value)}.",
         estimates=[Measured(name=measure, estimates=accuracies, form="percent")],
-        note="Each image's worst case over AutoAttack's four attacks, on a seeded, class-balanced "
-        "subset.",
+        note=note,
         important=True,
     )

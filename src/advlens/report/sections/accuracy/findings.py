@@ -64,17 +64,17 @@ def _comparisons(rows: Rows, natural: dict[str, Estimate], differences: Rows) ->
     if len(natural) < 2:
         return []
     unattacked = rows.where(attack="natural")
-    comparisons = [_compared(NATURAL, "On natural images, ", unattacked, differences)]
+    comparisons = [compared(NATURAL, "On natural images, ", unattacked, differences)]
     if worst := faced(bounded(rows), natural):
         name = attack_name(worst[0])
         comparisons.append(
-            _compared(f"accuracy under {name}", f"Under {name}, ", worst, differences)
+            compared(f"accuracy under {name}", f"Under {name}, ", worst, differences)
         )
     return comparisons
 
 
-def _compared(measure: str, where: str, rows: Rows, differences: Rows) -> Finding:
-    """By paired differences if they are known, else by whether intervals overlap."""
+def compared(measure: str, where: str, rows: Rows, differences: Rows) -> Finding:
+    """Models under one attack: by paired differences if they are known, else by whether intervals overlap."""
     estimates = rows.estimates("top1")
     named = {name: rows[0][name] for name in (*ATTACK, "settings")}
     paired = Paired(differences.where(measure="accuracy", **named), len(differences))
