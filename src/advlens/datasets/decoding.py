@@ -128,7 +128,7 @@ def fit_image(image: Image.Image, transform: Transform, name: object) -> UInt8[T
         if (height, width) != transform.shape:
             raise DataError(
                 f"the image {name} has {width}x{height} pixels, not {columns}x{rows}; give the "
-                "data as folder:DIR to resize and crop it"
+                "data as folder:DIR to resize and crop it, or the model a size, as NAME:SIZE"
             )
         return _tensor(image)
     scale = transform.resize / min(rows, columns)
