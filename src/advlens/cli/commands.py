@@ -181,9 +181,10 @@ class DemoCommand:
             | {
                 "images": 500,
                 "steps": 5,
+                "fgsm": (1 / 255,),
                 "baselines": 2,
                 "visualization_steps": 100,
-                "inversion_steps": 60,
+                "inversion_steps": 100,
                 "generated": 20,
                 "generation_steps": 30,
                 "batch_size": 64,
