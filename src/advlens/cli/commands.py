@@ -168,6 +168,8 @@ class DissectCommand(OnModels):
 class DemoCommand:
     """Audit the three packaged classifiers, one network trained three ways, on packaged images.
 
+    The settings are those of a quick audit, with fewer steps where the verdict stays the same.
+
     Attributes:
         out: the run folder.
     """
@@ -175,9 +177,18 @@ class DemoCommand:
     out: Path = Path("runs/demo")
     settings: OmitArgPrefixes[AuditSettings] = field(
         default_factory=lambda: AuditSettings(
-            images=500,
-            generated=20,
-            **QUICK,
+            **QUICK
+            | {
+                "images": 500,
+                "steps": 5,
+                "fgsm": (1 / 255,),
+                "baselines": 2,
+                "visualization_steps": 100,
+                "inversion_steps": 100,
+                "generated": 20,
+                "generation_steps": 30,
+                "batch_size": 64,
+            },
         )
     )
     common: OmitArgPrefixes[Common] = Common()
