@@ -211,9 +211,10 @@ class ImageData(ABC):
             members = shuffled[labels[shuffled] == label]
             rank[members] = np.arange(len(members))
         in_turns = shuffled[np.argsort(rank[shuffled], kind="stable")]
-        chosen = self.part(np.sort(in_turns[:count]).tolist())
-        chosen.made_by = self.made_by and f"{self.made_by}.subset({count}, seed={seed})"
-        return chosen
+        chosen = np.sort(in_turns[:count])
+        view = self.part(chosen.tolist())
+        view.made_by = self.made_by and f"{self.made_by}.subset({count}, seed={seed})"
+        return view
 
     def part(self, ids: Sequence[int]) -> "DataView":
         """The images of some ids, renumbered from 0; `positions` holds their ids in this set."""
