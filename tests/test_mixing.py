@@ -176,9 +176,9 @@ REFUSED = {
 
 @pytest.mark.parametrize(("words", "change"), REFUSED.items(), ids=range(len(REFUSED)))
 def test_refused(words, change, smooth, pixels, labels):
-    for method in (Pgd(threat=WEAK, precision="bf16"), ClassGeneration(steps=1, precision="bf16")):
+    for method in (*CLIMBING.values(), ClassGeneration(steps=1)):
         with pytest.raises(SettingsError, match=words):
-            method(change(smooth), pixels, labels)
+            replace(method, precision="bf16")(change(smooth), pixels, labels)
     with pytest.raises(SettingsError, match="precision must be one of float32, bf16"):
         Pgd(threat=WEAK, precision="half")
 

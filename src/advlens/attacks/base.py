@@ -20,6 +20,7 @@ from advlens.prepared import (
     place_images,
     prepare,
 )
+from advlens.prepared.mixing import check_steps
 from advlens.prepared.precision import stepping
 
 NATURAL: Mapping[str, Any] = {"attack": "natural", "norm": "", "epsilon": 0.0, "steps": 0}
@@ -88,13 +89,15 @@ class Attack:
         Raises:
             DataError: images that are not pixels in [0, 1].
             SettingsError: labels that are not a class of the model for each image, or missing where
-                the attack needs them; ids that are not a number for each image.
+                the attack needs them; ids that are not a number for each image; a precision that
+                the machine or the model does not bear.
             NumericError: a gradient that is not finite.
         """
         with torch.no_grad():
             prepared = prepare(model)
             images = place_images(prepared, images)
             labels, ids = check_labels(labels, images), number_images(images, ids)
+            check_steps(prepared, images, self._precision)
             if len(images) == 0:
                 return images
             return self._drawn(ids)._attack(prepared, images, labels, ids)
@@ -161,6 +164,7 @@ class Attack:
             labels, ids = check_labels(labels, images), number_images(images, ids)
             if (ball := self.within()) is not None:
                 ball.check_count(len(images))
+            check_steps(prepared, images, self._precision)
             prepared.check(images)  # given logits do not show whether the model is randomized
             logits = prepared(images) if clean is None else clean.clone()
             if logits.isnan().any():
@@ -179,6 +183,12 @@ class Attack:
                 part = self._at(left)._drawn(ids)
                 logits[left] = part._outcomes(prepared, images[left], labels, ids, logits[left])
             return logits
+
+    @property
+    def _precision(self) -> Precision:
+        """That of its gradients, where it has such a setting."""
+        precision: Precision = vars(self).get("precision", "float32")
+        return precision
 
     def within(self) -> Threat | None:
         """The ball that the attack stays within, where it has one."""

@@ -11,7 +11,6 @@ from advlens.arrays import Ids, Images, Labels, Logits, PerImage
 from advlens.attacks.base import Ascent, Attack, Criterion, Goal, averaged
 from advlens.checks import Precision, check_positive, check_types
 from advlens.prepared import Prepared
-from advlens.prepared.mixing import check_steps
 
 Select = Literal["worst", "last"]
 
@@ -71,7 +70,6 @@ class GradientAttack(Attack):
         return Ascent(model, choose, self.draws, self.precision)
 
     def _attack(self, model: Prepared, images: Images, labels: Labels | None, ids: Ids) -> Images:
-        check_steps(model, images, self.precision)
         return self._climb(self._ascent(model, images, labels), images, ids)
 
     def _outcomes(
@@ -79,7 +77,6 @@ class GradientAttack(Attack):
     ) -> Logits:
         if self.select == "last":
             return super()._outcomes(model, images, labels, ids, clean)
-        check_steps(model, images, self.precision)
         goal = self.goal(clean, labels)
         ascent = self._climber(model, lambda _: goal)
         ascent.criterion = goal

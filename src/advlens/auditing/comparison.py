@@ -13,6 +13,7 @@ from advlens import __version__
 from advlens.auditing.differences import compared
 from advlens.errors import RunError, SettingsError
 from advlens.files import atomic, locked
+from advlens.plugins import STAGES
 from advlens.report.page import picture_of, write_report
 from advlens.runs.folder import Tables, differences, write_json, write_tables
 from advlens.runs.record import without_home
@@ -42,6 +43,7 @@ READERS = {
     **dict.fromkeys(("inverted", "inversion_steps"), ("inversion",)),
     **dict.fromkeys(("generated", "generation_steps", "gaussians"), ("generation",)),
     "inception": ("inversion", "generation"),
+    "precision": tuple(name for name in STAGES.names if name != "attribution"),
 }
 """The stages that read a setting of an audit; the settings that are not here concern all stages."""
 DERIVED = ("differences", "changes")

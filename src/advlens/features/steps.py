@@ -97,7 +97,8 @@ class Synthesis:
 
         Raises:
             DataError: starts or images to invert are not pixels in [0, 1].
-            SettingsError: targets do not fit the starts or the model.
+            SettingsError: targets do not fit the starts or the model; or the machine or the model
+                does not bear the precision.
             ModelError: the model has no linear layer, so no representation.
             NumericError: a gradient is not finite.
         """
