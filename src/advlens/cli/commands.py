@@ -231,7 +231,8 @@ class TrainCommand:
         recipe: packaged settings; --config and flags override them.
         model: resnet14, resnet18 … or package.module:factory; add @weights-file to start from
             weights. A recipe may set it.
-        data: cifar10:DIR, or folder:DIR with subfolders train and val.
+        data: cifar10:DIR, folder:DIR with subfolders train and val, or other data with both parts,
+            such as hf:NAME_OR_DIR and torchvision:NAME@DIR.
         out: the folder to write: model.safetensors and a model card, model.md. Repeat the command
             to continue an interrupted run; it ends with the same weights.
     """

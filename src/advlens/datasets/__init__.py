@@ -180,7 +180,8 @@ def _opened(spec: str, split: Literal["test", "train"], transform: Transform) ->
     if split == "train" and kind in TEST_ONLY:
         raise SettingsError(
             f"{spec} holds test images only; to train, use cifar10:DIR (advlens data cifar10 --to "
-            "DIR fetches it) or folder:DIR with subfolders train and val"
+            "DIR fetches it), folder:DIR with subfolders train and val, or data of hf: or "
+            "torchvision: that have both parts"
         )
     if kind == "sample":
         return load_sample()
