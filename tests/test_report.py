@@ -1,5 +1,6 @@
 """The report: one page that works, the same bytes from the same run."""
 
+import dataclasses
 import itertools
 import json
 import re
@@ -14,7 +15,16 @@ import pytest
 from PIL import Image
 
 from advlens.errors import RunError
-from advlens.report.blocks import Finding, Measured, NoteBlock, Section
+from advlens.report.blocks import (
+    Finding,
+    Measured,
+    NoteBlock,
+    Picture,
+    PictureColumn,
+    PictureRow,
+    PictureRowsBlock,
+    Section,
+)
 from advlens.report.page import THUMBNAIL, write_report
 from advlens.report.sections.accuracy import section as accuracy
 from advlens.report.sections.attribution import section as attribution
@@ -199,6 +209,28 @@ def test_a_new_stage_needs_only_its_section_and_what_is_unimportant_is_folded(fr
     )
     assert (every, folded) == (["m0.", "m1.", "Weak.", "Rest."], ["Rest."])
     assert text_of(more[0]) == "More: 1 finding"
+
+
+def test_a_section_opens_with_the_first_of_its_pictures(fresh: Path) -> None:
+    """Four rows; what the verdict already shows stands with the rest."""
+    made, files = [], [row["file"] for row in rows_of(fresh, "pictures")]
+    for name, folded in (("a", True), ("b", False), ("c", False)):
+        columns = [PictureColumn(heading="h", pictures=[Picture(file=files[0], alt="Some image")])]
+        rows = [PictureRow(title=f"{name}{place}", columns=columns) for place in range(6)]
+        block = PictureRowsBlock(name=name, title=name, caption="", file="f", rows=rows)
+        made.append(dataclasses.replace(block, folded=folded))
+    section = Section(title="S", anchor="S", lead="", findings=[], blocks=made)
+    write_report(fresh, [lambda results: section])
+    (shown,) = [e for e in elements(fresh, "section") if e.attrib["id"] == "S"]
+    rest, more = [e for e in shown.iter("details") if e.attrib.get("class") == "more"]
+    every, after, folded = (
+        [text_of(p) for p in part.iter("p") if p.attrib.get("class") == "row-title"]
+        for part in (shown, rest, more)
+    )
+    assert every[:4] == ["b0", "b1", "b2", "b3"]
+    assert (after, text_of(rest[0])) == (["b4", "b5"], "More: 2 rows")
+    assert folded == [f"{name}{place}" for name in "ac" for place in range(6)]
+    assert every == [*every[:4], *after, *folded]
 
 
 def test_the_page_writes_out_what_a_finding_rests_on(fresh: Path) -> None:
