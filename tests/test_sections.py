@@ -332,14 +332,18 @@ CASES = {
     ),
     "none": (
         f"attribution: ahead_low=-0.1 n={ENOUGH}",
-        *("attributions", "fails", f"not shown to beat random ones ({ENOUGH} images)"),
+        *(
+            "attributions",
+            "fails",
+            f"not shown to beat random ones (insertion and deletion, {ENOUGH} images)",
+        ),
     ),
     "none of few": (
         f"attribution: ahead_low=-0.1 n={ENOUGH - 1}",
         *("attributions", "unknown", f"{ENOUGH - 1} images: too few to judge"),
     ),
     "all of few": (
-        f"attribution: ahead_low=0.1 n={ENOUGH - 1}",
+        f"attribution: ahead=0.2 ahead_low=0.1 n={ENOUGH - 1}",
         *("attributions", "unknown", f"{ENOUGH - 1} images: too few to judge"),
     ),
     # features
@@ -359,7 +363,7 @@ def test_each_claim_has_its_mark(run: Path, changes: str, about: str, mark: str,
 
 def test_a_single_step_is_no_worst_case_but_may_break_a_model(run: Path):
     remove(run, "sweep")
-    puts(run, "accuracy attack=Fgsm: top1=0.6; accuracy model=standard attack=Fgsm: top1=0.1")
+    puts(run, "accuracy attack=Fgsm: top1=0.6; accuracy model=standard attack=Fgsm: top1=0.1±0.05")
     robust, standard = (claims(run, model)["Linf"] for model in ("robust", "standard"))
     assert robust.mark == "unknown"
     assert "one step is no worst case in L∞" in robust.text
@@ -371,7 +375,7 @@ def test_the_worst_of_several_attacks_counts_and_one_without_a_ball_does_not(run
     (pgd,) = [row for row in rows if (row["attack"], row["model"]) == ("Pgd", "robust")]
     own = {"attack": "AutoAttack", "steps": "0", "top1_low": "0.65", "top1_high": "0.75"}
     aa, less = pgd | own | {"top1": "0.7"}, {"top1": "0.6", "top1_low": "0.5"}
-    adam = pgd | {"attack": "AdamAttack", "norm": "", "epsilon": "", "top1": "0"}
+    adam = pgd | {"attack": "AdamAttack", "norm": "", "epsilon": "", "top1": "0", "top1_low": "0"}
     write_table(run, "accuracy", [*rows, adam])
     assert "PGD-20" in claims(run, "robust")["L2"].text
     for high, epsilon, named in ((0.66, 0.5, "AutoA"), (0.64, 0.5, "PGD-"), (0.64, 0.6, "AutoA")):
@@ -383,11 +387,11 @@ def test_the_worst_of_several_attacks_counts_and_one_without_a_ball_does_not(run
 
 
 def test_what_was_not_measured_is_said(run: Path):
-    assert not_measured(Results.read(run)) == ["AutoAttack", "which concepts units detect"]
+    assert not_measured(Results.read(run)) == ["AutoAttack", "the concepts that units detect"]
     remove(run, "attribution", "generation", "layers", "consistency")
     assert {*claims(run, "robust")} == {"natural", "Linf", "L2"}
     assert not_measured(Results.read(run))[2:] == [
-        *("which concepts units detect", "attributions", "generated images")
+        *("the concepts that units detect", "attributions", "generated images")
     ]
     remove(run, "accuracy")
     assert claims(run, "robust") == {}
@@ -448,6 +452,6 @@ def test_the_terminal_says_the_same(made: Path):
     lines = lines[len(said) :]
     assert lines[0] == "standard"
     assert lines[7] == "robust"
-    assert lines[-1] == "Not measured: AutoAttack, which concepts units detect."
+    assert lines[-1] == "Not measured: AutoAttack, the concepts that units detect."
     claim = claims(made, "standard")["L2"]
     assert lines[3] == f"  ✗ Accuracy under attack in L2: does not hold. {claim.text}"

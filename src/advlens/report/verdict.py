@@ -79,7 +79,7 @@ class Claim:
 
 
 WHERE = {
-    "natural": "On images that nobody has changed",
+    "natural": "On unmodified images",
     "Linf": "Where an attack may change each pixel up to a limit (L∞)",
     "L2": "Where an attack may change all pixels together up to a limit (L2)",
 }
@@ -108,7 +108,7 @@ def verdict(results: Results) -> dict[str, list[Claim]]:
         model: [
             *_natural(results, model),
             *_robust(results, model),
-            *_units(neurons, model),
+            *_units(results, neurons, model),
             *_attributions(results, model),
             *_features(results, model),
         ]
@@ -136,31 +136,32 @@ def choices(results: Results, claims: Mapping[str, Sequence[Claim]]) -> list[Cho
             text = "no model is shown to hold" if unknown else "trust none of these models"
             found.append(Choice(about, (), f"{where}, {text}."))
             continue
-        if (behind := _behind(results, about, fit)) is None:
+        best = _ahead(results, about, fit)
+        if not best and len(fit) > 1:
             continue
-        best = tuple(model for model in fit if model not in behind)
+        names = [f"{row['model']} ({percent(row['top1'])} right)" for row in best] or fit
         level = "; no difference between them is established" if len(best) > 1 else ""
-        found.append(Choice(about, best, f"{where}, choose {' or '.join(best)}{level}."))
+        chosen = tuple(best.values("model") or fit)
+        found.append(Choice(about, chosen, f"{where}, choose {' or '.join(names)}{level}."))
     return found
 
 
-def _behind(results: Results, about: str, models: Sequence[str]) -> set[str] | None:
-    """The models that another one is shown to be ahead of; None if no attack was the same."""
-    if len(models) == 1:
-        return set()
+def _ahead(results: Results, about: str, models: Sequence[str]) -> Rows:
+    """The rows of models that no other is shown to be ahead of; none if no attack was the same."""
     rows = results.table("accuracy").where(model=tuple(models))
     if about == "natural":
         common: Rows | None = rows.where(attack="natural")
     else:
         common = faced(Rows(filter(_is_iterated, rows.where(norm=about).known("epsilon"))), models)
     if common is None:
-        return None
+        return Rows()
     named = {name: common[0][name] for name in (*ATTACK, "settings")}
     every = results.table("differences")
     pairs = every.where(measure="accuracy", model=tuple(models), other=tuple(models), **named)
     paired = Paired(pairs, len(every))
     says = ranking("accuracy", common.estimates("top1"), established=paired.among(models))
-    return {model for said in says if said.direction != "open" for model in said.than}
+    behind = {model for said in says if said.direction != "open" for model in said.than}
+    return Rows(row for row in common if row["model"] not in behind)
 
 
 def in_lines(results: Results) -> list[str]:
@@ -183,8 +184,8 @@ def not_measured(results: Results) -> list[str]:
     missing = {
         "accuracy": rows,
         "AutoAttack": rows.where(attack="AutoAttack"),
-        "what units stand for under attack": results.table("layers"),
-        "which concepts units detect": results.table("dissection"),
+        "the meaning of units under attack": results.table("layers"),
+        "the concepts that units detect": results.table("dissection"),
         "attributions": results.table("attribution"),
         "generated images": results.table("generation"),
     }
@@ -210,14 +211,20 @@ def _robust(results: Results, model: str) -> Iterator[Claim]:
     """The worst case in each norm."""
     accuracy = results.table("accuracy").where(model=model)
     natural = accuracy.one(attack="natural")
-    if natural is None or not Estimate.of(natural, "top1").above(results.chance):
-        return  # there is no accuracy that an attack could take
+    if natural is None:
+        return
     failed = results.table("checks").where(model=model, passed=False).values("check")
     rows: list[Row] = []
     for norm in USUAL:
         each = accuracy.where(norm=norm).known("epsilon")
         iterated = Rows(filter(_is_iterated, each))
         rows += filter(None, [_worst(iterated) or _usual(results, model, norm) or _lowest(each)])
+    if not Estimate.of(natural, "top1").above(results.chance):
+        text = (
+            "It is not shown to do better than guessing, so there is nothing that an attack takes."
+        )
+        yield from (Claim(row["norm"], "unknown", text) for row in rows)
+        return
     for row in sorted(rows, key=lambda row: row["attack"] != "AutoAttack"):
         yield _under(row, natural, results.chance, failed)
 
@@ -241,11 +248,14 @@ def _lowest(rows: Rows) -> Row | None:
 
 def _usual(results: Results, model: str, norm: str) -> Row | None:
     """The row of the sweep at the field's radius."""
-    sizes = {each["name"]: each["image_size"] for each in results.record["models"]}
-    large = isinstance(sizes[model], int) and sizes[model] >= LARGE
-    radius = USUAL[norm][large]
+    radius = _usual_radius(results, model, norm)
     rows = results.table("sweep").where(model=model, norm=norm).known("epsilon")
     return next((row for row in rows if math.isclose(row["epsilon"], radius, rel_tol=1e-3)), None)
+
+
+def _usual_radius(results: Results, model: str, norm: str) -> float:
+    sizes = {each["name"]: each["image_size"] for each in results.record["models"]}
+    return USUAL[norm][isinstance(sizes[model], int) and sizes[model] >= LARGE]
 
 
 def _under(row: Row, natural: Row, chance: float, failed: list[str]) -> Claim:
@@ -272,10 +282,17 @@ def _under(row: Row, natural: Row, chance: float, failed: list[str]) -> Claim:
     return Claim(norm, "partly", f"{text}: less than half of its accuracy is left.")
 
 
-def _units(tables: NeuronTables, model: str) -> Iterator[Claim]:
+def _units(results: Results, tables: NeuronTables, model: str) -> Iterator[Claim]:
     row = tables.at_last("equal-success", "cs1").one(model=model)
     floor = tables.random("cs1").get(model)
     if row is None or floor is None:
+        return
+    natural = results.table("accuracy").one(model=model, attack="natural")
+    if natural is not None and not Estimate.of(natural, "top1").above(results.chance):
+        said = "It is not shown to do better than guessing"
+        yield Claim(
+            "units", "unknown", f"{said}, so its units have no meaning that an attack takes."
+        )
         return
     if row["success"] < REACHED:
         said = f"The strongest attack on its units succeeds on {percent(row['success'])} of images"
@@ -292,17 +309,22 @@ def _units(tables: NeuronTables, model: str) -> Iterator[Claim]:
     yield Claim(
         "units",
         mark,
-        f"Under an attack that succeeds on {percent(row['success'])} of the images{_size(row)}, "
+        f"Under an attack that succeeds on {percent(row['success'])} of the images{_size(results, row)}, "
         f"its units {do} for what they stood for: CS1 is {cs1.text()}, where 1 is no change and "
         f"{number(floor.value)} is that of random images.",
     )
 
 
-def _size(row: Row) -> str:
-    """The size of the change where the attack has a ball."""
+def _size(results: Results, row: Row) -> str:
+    """The size of the change where the attack has a ball, beside the usual one if it is larger."""
     if row["epsilon"] is None:
         return ""
-    return f" ({NORMS.get(row['norm'], row['norm'])} ε = {radius_text(row)})"
+    text = f"{NORMS.get(row['norm'], row['norm'])} ε = {radius_text(row)}"
+    if row["norm"] in USUAL:
+        usual = _usual_radius(results, row["model"], row["norm"])
+        if (times := row["epsilon"] / usual) >= 2:
+            text += f", {times:.0f} times the usual {radius_text({**row, 'epsilon': usual})}"
+    return f" ({text})"
 
 
 def _attributions(results: Results, model: str) -> Iterator[Claim]:
@@ -313,9 +335,9 @@ def _attributions(results: Results, model: str) -> Iterator[Claim]:
         return
     ahead = Rows(row for row in rows if row["ahead_low"] > 0)
     n, about = rows[0]["n"], "attributions"
-    images = counted(n, "image")
+    images = f"insertion and deletion, {counted(n, 'image')}"
     if n < ENOUGH:
-        yield Claim(about, "unknown", f"{images}: too few to judge its attributions.")
+        yield Claim(about, "unknown", f"{counted(n, 'image')}: too few to judge its attributions.")
     elif len(ahead) == len(rows):
         said = "Its attributions find what its predictions rest on: they beat random ones"
         yield Claim(about, "holds", f"{said} in all {len(rows)} comparisons ({images}).")
