@@ -1,5 +1,6 @@
 """A section of the report, as its tests look at it: findings by what they say and measure."""
 
+import functools
 import math
 import re
 import shutil
@@ -126,18 +127,16 @@ def puts(run: Path, changes: str) -> None:
                 found |= {end: ends[end] for end in list(ends)[1:]}
         wanted = dict(key.split("=") for key in where)
         put(run, table, wanted, **found)
-        for name, value in found.items():
-            stem = name.removesuffix("mean") and f"{name}_"
-            change(
-                run, table, lambda row: wanted.items() <= row.items() and widen(row, stem, value)
-            )
+        change(run, table, functools.partial(widen, wanted, found))
 
 
-def widen(row: dict[str, Any], stem: str, value: Any) -> None:
-    """Move an end of the interval of a row's value, if it has one, to the value beyond it."""
-    for end, outer in ((f"{stem}low", min), (f"{stem}high", max)):
-        if row.get(end):
-            row[end] = outer(float(row[end]), float(value))
+def widen(wanted: dict[str, str], values: dict[str, Any], row: dict[str, Any]) -> None:
+    """Move an end of an interval, if a row's new value lies beyond it, to that value."""
+    for name, value in values.items() if wanted.items() <= row.items() else ():
+        stem = name.removesuffix("mean") and f"{name}_"
+        for end, outer in ((f"{stem}low", min), (f"{stem}high", max)):
+            if row.get(end):
+                row[end] = outer(float(row[end]), float(value))
 
 
 def copied(run: Path, folder: Path) -> Path:

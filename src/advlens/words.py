@@ -66,6 +66,11 @@ def perhaps(name: str, known: Collection[str], count: int = 1) -> str:
     return f"; perhaps you meant {meant}" if last else ""
 
 
+def layer_name(name: str) -> str:
+    """A layer in a sentence: those of a torch.nn.Sequential have numbers as names."""
+    return f"layer {name}" if name[:1].isdigit() else name
+
+
 def distinct(names: Sequence[str]) -> list[str]:
     """The names, numbered where they repeat: ["a", "b", "a"] -> ["a", "b", "a (2)"]."""
     made: list[str] = []

@@ -18,7 +18,7 @@ from advlens.cli import commands
 from advlens.cli.help import helpful
 from advlens.errors import SettingsError
 from advlens.settings.packaged import recipe_settings
-from advlens.words import perhaps
+from advlens.words import listed, perhaps
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": commands.DemoCommand,
@@ -189,10 +189,14 @@ def sentence(text: str, keys: Collection[str] = ()) -> str:
     result = said
     for words, plainer in PLAINER.items():
         result = re.sub(words, plainer, result)
-    if unknown := re.match(r"Unrecognized options: (--[\w-]+)", result):
-        flags = [key.replace("_", "-") for key in keys]
-        return result + perhaps(unknown[1], flags).replace("meant ", "meant --")
-    return result
+    if not result.startswith("Unrecognized options: --"):
+        return result
+    flags = [key.replace("_", "-") for key in keys]
+    unknown = re.findall(r"--[\w-]+", result)
+    guesses = [perhaps(flag, flags).removeprefix("; perhaps you meant ") for flag in unknown]
+    meant = listed([f"--{guess}" for guess in guesses if guess])
+    told = f"Unrecognized options: {', '.join(unknown)}"
+    return f"{told}; perhaps you meant {meant}" if meant else told
 
 
 def _read(file: Path) -> dict[str, Any]:

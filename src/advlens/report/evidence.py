@@ -7,7 +7,7 @@ from advlens.report.sections.neurons.tables import NeuronTables
 from advlens.report.verdict import Choice, Claim
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
-from advlens.words import NORMS, attack_name
+from advlens.words import NORMS, attack_name, layer_name
 
 SHOWN = 4
 """Pictures next to each other."""
@@ -102,7 +102,9 @@ def _unit(tables: NeuronTables, model: str) -> list[PictureColumn]:
     if first is None or not attacked:
         return []
     headings = {
-        f"Unit {first['unit']} of {first['layer']} responds most to": rows.where(images="real"),
+        f"Unit {first['unit']} of {layer_name(first['layer'])} responds most to": rows.where(
+            images="real"
+        ),
         "Under attack, it responds most to": attacked,
     }
     return [

@@ -309,9 +309,9 @@ def _units(results: Results, tables: NeuronTables, model: str) -> Iterator[Claim
     yield Claim(
         "units",
         mark,
-        f"Under an attack that succeeds on {percent(row['success'])} of the images{_size(results, row)}, "
-        f"its units {do} for what they stood for: CS1 is {cs1.text()}, where 1 is no change and "
-        f"{number(floor.value)} is that of random images.",
+        f"Under an attack that succeeds on {percent(row['success'])} of the images"
+        f"{_size(results, row)}, its units {do} for what they stood for: CS1 is {cs1.text()}, "
+        f"where 1 is no change and {number(floor.value)} is that of random images.",
     )
 
 

@@ -10,8 +10,8 @@ from advlens.words import attack_name, number, radius_text
 TITLES = {
     "fooled": "Right before the attack, wrong after it",
     "error": "Wrong without an attack, and most confident",
-    "least robust": "What the attack fools most",
-    "most robust": "What withstands the attack most",
+    "least robust": "Least sure of the right class under attack",
+    "most robust": "Surest of the right class under attack",
 }
 
 

@@ -74,7 +74,7 @@ def _comparisons(rows: Rows, natural: dict[str, Estimate], differences: Rows) ->
 
 
 def compared(measure: str, where: str, rows: Rows, differences: Rows) -> Finding:
-    """Models under one attack: by paired differences if they are known, else by whether intervals overlap."""
+    """Models under one attack: by paired differences if known, else by overlap of intervals."""
     estimates = rows.estimates("top1")
     named = {name: rows[0][name] for name in (*ATTACK, "settings")}
     paired = Paired(differences.where(measure="accuracy", **named), len(differences))

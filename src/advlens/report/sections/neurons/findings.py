@@ -221,7 +221,7 @@ def _control(tables: NeuronTables) -> Iterator[Finding]:
     yield Finding(
         claim=f"Noise alone changes what units of {listed(weak)} respond to."
         if weak
-        else "Noise of the same length changes little: the effect is the attack's.",
+        else "Noise as long as the main attack's changes changes little: the effect is its own.",
         says=[Says("CS1 under noise", tuple(weak), "lower", bound)]
         if weak
         else [Says("CS1 under noise", tuple(similarities), "higher", bound)],
