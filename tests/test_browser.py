@@ -294,25 +294,22 @@ def many(results: Results) -> Section:
     return Section(title="Many", anchor="many", lead="L.", findings=[], blocks=blocks)
 
 
-def test_ten_thousand_units_stay_quick(chromium: Browser, tmp_path: Path) -> None:
+def test_ten_thousand_units_are_sorted_and_searched(chromium: Browser, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shown=1)
     with at_most(calls=CALLS):
         write_report(run, [many])
     assert (run / "report.html").stat().st_size < 4e6
     with report(chromium, run, width=1280) as page:
         assert status(page) == "10000 of 10000 units, 1 to 25 shown"
-        milliseconds = page.evaluate(
+        page.evaluate(
             """() => {
-                const start = performance.now();
                 for (const button of document.querySelectorAll(".units thead button"))
                     button.click();
                 const search = document.querySelector("[type=search]");
                 search.value = "concept 11";
                 search.dispatchEvent(new Event("input"));
-                return performance.now() - start;
             }"""
         )
-        assert milliseconds < 3000  # five sorts and a search; a second on an idle machine
         found = [row for row in UNITS if "concept 11" in str(row[3])]
         assert status(page) == f"{len(found)} of 10000 units, 1 to 25 shown"
         best = max(float(row[4] or 0) for row in found)
