@@ -13,6 +13,9 @@ from jaxtyping import Bool, UInt16
 from advlens.datasets.broden.layout import MAX_LABEL
 from advlens.errors import DataError
 
+MOST_BITS = 60
+"""Bits of a packed run length, at most."""
+
 
 class Instance(NamedTuple):
     """The outline of one thing; in JSON's types, so that it can be hashed."""
@@ -60,7 +63,14 @@ def read_instances(
                 outline = _outline(each["segmentation"], shape)
                 value = values[int(each["category_id"])]
                 listed[names[file]].append(Instance(value, *outline, shape))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise DataError(
             f"{path} holds no instance annotations of COCO ({type(error).__name__}: {error}); give "
             "instances_*.json as it is, or panoptic_*.json with its masks"
@@ -99,6 +109,8 @@ def _unpacked(text: str) -> list[int]:
     number = shift = 0
     for character in text.encode():
         group = character - 48
+        if shift > MOST_BITS:
+            raise ValueError("a run length has no end")
         number |= (group & 31) << shift
         shift += 5
         if not group & 32:
