@@ -104,7 +104,7 @@ def _of_devkit(source: Path, synsets: bytes, truth: bytes) -> list[str]:
         rows = read_structs(synsets, "synsets", ("ILSVRC2012_ID", "WNID"))
         wnids = {int(number): str(wnid) for number, wnid in rows}
         return [wnids[int(line)] for line in truth.split()]
-    except (DataError, ValueError, TypeError, KeyError) as error:
+    except (DataError, ArithmeticError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"cannot read the labels of ImageNet's devkit in {source}: {error}; {MEND}"
         ) from error

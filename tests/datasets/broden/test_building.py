@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -204,7 +205,14 @@ def test_panoptic_masks_of_coco(tmp_path: Path) -> None:
     halves(0, 1).save(mask)
     with pytest.raises(DataError, match=r"7\.png is not RGB"):
         build_broden(*sources, tmp_path / "other")
-    for wrong in ({}, {**COCO, "annotations": []}, {**COCO, "categories": [{"id": 1}]}, []):
+    infinite = {**COCO, "categories": [{"id": math.inf}]}
+    for wrong in (
+        {},
+        {**COCO, "annotations": []},
+        {**COCO, "categories": [{"id": 1}]},
+        infinite,
+        [],
+    ):
         table.write_text(json.dumps(wrong))
         with pytest.raises(DataError, match=r"panoptic|belongs to no image|among the annotations"):
             build_broden(*sources, tmp_path / "other")

@@ -217,7 +217,14 @@ def read_panoptic(path: Path) -> tuple[dict[str, dict[int, str]], dict[str, dict
             }
             for each in found["annotations"]
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise DataError(
             f"{path} holds no panoptic annotations of COCO ({type(error).__name__}: {error}); give "
             "panoptic_*.json, or a table value,name,category"
