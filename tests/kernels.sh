@@ -10,7 +10,7 @@ NUMBERS=(
   tests/attacks tests/attribution tests/dissection tests/features tests/prepared
   tests/interop/test_attacks.py tests/interop/test_attributions.py tests/models/test_zoo.py
   tests/test_consistency.py tests/test_evaluation.py
-  tests/test_fid.py tests/test_inception.py tests/test_losses.py tests/test_maps.py
+  tests/test_fid.py tests/test_inception.py tests/test_losses.py tests/test_maps.py tests/test_mixing.py
   tests/test_objectives.py tests/test_stored.py
   tests/test_threat.py tests/test_trained.py
   tests/training/test_processes.py
