@@ -89,7 +89,9 @@ def _twins(row: Row | None) -> list[PictureColumn]:
             caption=f"difference ×\N{NO-BREAK SPACE}{row['factor']}",
         ),
     ]
-    heading = f"Predicted before and under attack in {NORMS[row['norm']]}"
+    norm = NORMS.get(row["norm"], row["norm"])
+    chosen = ", of a chosen image" if row["kind"] == "shared" else ""
+    heading = f"Predicted before and under attack in {norm}{chosen}"
     return [PictureColumn(heading=heading, pictures=pictures)]
 
 
