@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -175,7 +175,7 @@ def _passed_both_ways(prepared: Prepared, images: Images) -> bool:
     return bool(output.requires_grad)
 
 
-@cache
+@lru_cache(maxsize=4)  # a network is not kept for ever
 def _network_seconds(
     network: Callable[[Images], Any], shape: tuple[int, ...], device: torch.device
 ) -> float:
