@@ -207,6 +207,12 @@ def _natural(results: Results, model: str) -> Iterator[Claim]:
         yield Claim("natural", "fails", f"{text} {guessing}, so there is nothing to trust.")
 
 
+def _may_guess(results: Results, model: str) -> bool:
+    """Whether its natural accuracy was measured, and is not shown to be above chance."""
+    row = results.table("accuracy").one(model=model, attack="natural")
+    return row is not None and not Estimate.of(row, "top1").above(results.chance)
+
+
 def _robust(results: Results, model: str) -> Iterator[Claim]:
     """The worst case in each norm."""
     accuracy = results.table("accuracy").where(model=model)
@@ -219,10 +225,8 @@ def _robust(results: Results, model: str) -> Iterator[Claim]:
         each = accuracy.where(norm=norm).known("epsilon")
         iterated = Rows(filter(_is_iterated, each))
         rows += filter(None, [_worst(iterated) or _usual(results, model, norm) or _lowest(each)])
-    if not Estimate.of(natural, "top1").above(results.chance):
-        text = (
-            "It is not shown to do better than guessing, so there is nothing that an attack takes."
-        )
+    if _may_guess(results, model):
+        text = "It is not shown to do better than guessing: an attack has nothing to take away."
         yield from (Claim(row["norm"], "unknown", text) for row in rows)
         return
     for row in sorted(rows, key=lambda row: row["attack"] != "AutoAttack"):
@@ -287,12 +291,9 @@ def _units(results: Results, tables: NeuronTables, model: str) -> Iterator[Claim
     floor = tables.random("cs1").get(model)
     if row is None or floor is None:
         return
-    natural = results.table("accuracy").one(model=model, attack="natural")
-    if natural is not None and not Estimate.of(natural, "top1").above(results.chance):
-        said = "It is not shown to do better than guessing"
-        yield Claim(
-            "units", "unknown", f"{said}, so its units have no meaning that an attack takes."
-        )
+    if _may_guess(results, model):
+        text = "It is not shown to do better than guessing: its units have no meaning to lose."
+        yield Claim("units", "unknown", text)
         return
     if row["success"] < REACHED:
         said = f"The strongest attack on its units succeeds on {percent(row['success'])} of images"

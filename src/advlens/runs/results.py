@@ -7,7 +7,7 @@ import operator
 import re
 import typing
 from array import array
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -302,12 +302,13 @@ def _is_begun(run: Path) -> bool:
     return (run / "parts").is_dir() or (run / "last.pt").is_file()
 
 
-def _orders(columns: Iterable[str]) -> list[tuple[str, str]]:
+def _orders(columns: Collection[str]) -> list[tuple[str, str]]:
     """Pairs of columns, the first of which is never more: of a value and its interval's ends."""
     pairs: list[tuple[str, str]] = []
     for low in (name for name in columns if re.fullmatch("(.*_)?low", name)):
         stem = low.removesuffix("low")
-        values = {stem.removesuffix("_"), f"{stem}mean", f"{stem}difference"}.intersection(columns)
+        names = (stem.removesuffix("_"), f"{stem}mean", f"{stem}difference")
+        values = [name for name in names if name in columns]
         for inner in (low, *values):
             pairs.append((inner, f"{stem}high"))
         pairs += [(low, value) for value in values]

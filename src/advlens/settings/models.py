@@ -50,8 +50,8 @@ class StepSettings(ComputeSettings):
     """Flags of every verb that climbs gradients of a finished model.
 
     Attributes:
-        precision: bf16 takes gradient steps in bfloat16, about twice as fast where the machine has
-            it; what is counted is always float32.
+        precision: bf16 takes gradient steps in bfloat16, faster where the machine has it; what is
+            counted is always float32.
     """
 
     precision: Precision = "float32"

@@ -13,6 +13,11 @@ from jaxtyping import Bool, UInt16
 from advlens.datasets.broden.layout import MAX_LABEL
 from advlens.errors import DataError
 
+ODD = (
+    *(ArithmeticError, AttributeError, LookupError),
+    *(RecursionError, TypeError, ValueError),
+)
+"""What reading JSON of another form than expected raises."""
 MOST_BITS = 60
 """Bits of a packed run length, at most."""
 
@@ -63,14 +68,7 @@ def read_instances(
                 outline = _outline(each["segmentation"], shape)
                 value = values[int(each["category_id"])]
                 listed[names[file]].append(Instance(value, *outline, shape))
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except ODD as error:
         raise DataError(
             f"{path} holds no instance annotations of COCO ({type(error).__name__}: {error}); give "
             "instances_*.json as it is, or panoptic_*.json with its masks"

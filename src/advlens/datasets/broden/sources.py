@@ -14,7 +14,7 @@ from PIL import Image
 from advlens.datasets.base import digest
 from advlens.datasets.broden.colors import FOCAL
 from advlens.datasets.broden.data import png_header
-from advlens.datasets.broden.instances import Instance, centers, read_instances
+from advlens.datasets.broden.instances import ODD, Instance, centers, read_instances
 from advlens.datasets.broden.layout import (
     MAX_LABEL,
     SIZES,
@@ -217,14 +217,7 @@ def read_panoptic(path: Path) -> tuple[dict[str, dict[int, str]], dict[str, dict
             }
             for each in found["annotations"]
         }
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except ODD as error:
         raise DataError(
             f"{path} holds no panoptic annotations of COCO ({type(error).__name__}: {error}); give "
             "panoptic_*.json, or a table value,name,category"
