@@ -12,6 +12,7 @@ from advlens.report.figures.style import (
     INK,
     MUTED,
     NARROW,
+    SURFACE,
     WIDTH,
     colors,
     legend,
@@ -97,6 +98,7 @@ def _mark_mean(axes: Axes, mean: float, highest: float) -> None:
         ha="left" if left else "right",
         va="top",
         fontsize=9.5,
+        bbox={"facecolor": SURFACE.light, "edgecolor": "none", "pad": 1},
     )
 
 

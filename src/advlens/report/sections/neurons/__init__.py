@@ -3,7 +3,7 @@
 from advlens.report.blocks import Block, NoteBlock, Score, Section, Term
 from advlens.report.sections.neurons import blocks as parts
 from advlens.report.sections.neurons.findings import findings
-from advlens.report.sections.neurons.tables import NeuronTables
+from advlens.report.sections.neurons.tables import NeuronTables, effect
 from advlens.runs.results import Results, Rows
 from advlens.words import attack_name, percent
 
@@ -95,6 +95,7 @@ def _score(rows: Rows, label: str) -> Score:
         label=label,
         estimates=rows.estimates(),
         notes={
-            row["model"]: f"{attack_name(row)}; success {percent(row['success'])}" for row in rows
+            row["model"]: f"{attack_name(row)}; {effect([row])} {percent(row['success'])}"
+            for row in rows
         },
     )

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from advlens.report import figures
 from advlens.report.blocks import LAYER, MODEL, Block, Column, FigureBlock, N, NoteBlock, TableBlock
 from advlens.report.grids import MAPS, Grid, GridBlock, cells
-from advlens.report.sections.neurons.tables import MEASURES, NAMES, NeuronTables, attacks
+from advlens.report.sections.neurons.tables import MEASURES, NAMES, NeuronTables, attacks, effect
 from advlens.runs.columns import NAMED
 from advlens.runs.results import Rows
 from advlens.runs.tables import Row
@@ -79,11 +79,11 @@ def histograms(tables: NeuronTables) -> Iterator[Block]:
 def consistency_table(tables: NeuronTables) -> TableBlock:
     """All kinds of images at the last convolution, with the attack's success beside each CS."""
     rows = [row for images in tables.headings for row in tables.at_last(images, "consis_adv")]
-    told = "An attack succeeds where the image is misclassified."
+    told = "Shares of misclassified images count natural errors, too."
     if tables.targeted:
         told = (
-            "The main attack aims at the least likely class and succeeds where that is predicted; "
-            "FGSM and noise succeed where the image is misclassified."
+            "The main attack succeeds where the class that it aims at is predicted; FGSM and noise "
+            f"aim at none, so misclassified images are counted. {told}"
         )
 
     def column(measure: str) -> Column:
@@ -99,7 +99,9 @@ def consistency_table(tables: NeuronTables) -> TableBlock:
             Column(header="Attack", cell=lambda row: tables.headings[row["images"]], kind="text"),
             MODEL,
             Column(header="Radius ε", cell=_radius, kind="text"),
-            Column.interval("Success", "success", as_percent=True),
+            Column.interval(
+                "Success" if tables.targeted else "Misclassified", "success", as_percent=True
+            ),
             *map(column, MEASURES[1:]),
         ],
         rows=rows,
@@ -163,7 +165,7 @@ def behind(tables: NeuronTables, images: str, models: Collection[str] = ()) -> s
     """
     rows = tables.at_last(images, "cs1").where(model=tuple(models or tables.models))
     shares = listed([f"{percent(row['success'])} on {row['model']}" for row in rows])
-    return f"{attacks(rows)}; success {shares}" if rows else attacks(rows)
+    return f"{attacks(rows)}; {effect(rows)} {shares}" if rows else attacks(rows)
 
 
 def named(tables: NeuronTables) -> str:

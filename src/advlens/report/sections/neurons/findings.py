@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from advlens.report.blocks import Finding, Measured
 from advlens.report.grids import is_framed
 from advlens.report.paired import Paired, tested_change
-from advlens.report.sections.neurons.tables import NeuronTables, attacks
+from advlens.report.sections.neurons.tables import NeuronTables, attacks, is_aimed
 from advlens.runs.results import Rows
 from advlens.words import (
     Estimate,
@@ -26,6 +26,8 @@ CONTROL = 0.95
 """CS1 that noise must leave, so that a low CS1 under attack is the attack's doing."""
 ENOUGH = 16
 """Top images from which CS1 and CS2 speak of larger sets, too."""
+REACHED = 0.5
+"""Success below which an attack has failed, so that nothing is said of a model under it."""
 FEW = 10
 """Units below which a bin of the curves is not spoken of."""
 
@@ -82,7 +84,7 @@ def _under_fgsm(tables: NeuronTables) -> Iterator[Finding]:
 
 def _at_equal_epsilon(tables: NeuronTables) -> Iterator[Finding]:
     rows, where = tables.at_last(tables.main, "cs1").known("epsilon"), "at equal ε"
-    if not rows:
+    if not rows or min(rows.values("success")) < REACHED:
         return
     paired = tables.paired(tables.main, "cs1")
     note = _tested(rows, paired)
@@ -139,7 +141,7 @@ def _at(
         claim=claim,
         says=says,
         estimates=[
-            _success(rows, "attack success"),
+            _success(rows, "attack success" if is_aimed(rows) else "misclassified"),
             *_both(tables, images, where),
             *_leads(rows, tables.paired(images, "cs1")),
         ],
@@ -221,14 +223,21 @@ def _control(tables: NeuronTables) -> Iterator[Finding]:
     yield Finding(
         claim=f"Noise alone changes what units of {listed(weak)} respond to."
         if weak
-        else "Noise as long as the main attack's changes changes little: the effect is its own.",
+        else "Noise as long as the main attack's changes changes little: at that length the effect "
+        "is the attack's own.",
         says=[Says("CS1 under noise", tuple(weak), "lower", bound)]
         if weak
         else [Says("CS1 under noise", tuple(similarities), "higher", bound)],
         estimates=[Measured(name="CS1 under noise", estimates=similarities)],
         note="The Gaussian noise is as long as the changes of the main attack; at least "
         f"{CONTROL} is expected."
-        + (" A part of a low CS1 is the size of the change, not its aim." if weak else ""),
+        + (" A part of a low CS1 is the size of the change, not its aim." if weak else "")
+        + (
+            " At equal success the changes are longer, and noise of that length was not measured, "
+            f"in {listed(tables.beyond_noise)}: a part of what units lose there may be due to size."
+            if tables.beyond_noise
+            else ""
+        ),
         warning=bool(weak),
     )
 

@@ -1,10 +1,12 @@
 """The neuron stage's tables, as the report reads them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 from advlens.report.paired import Paired
 from advlens.runs.results import Results, Rows
+from advlens.runs.tables import Row
 from advlens.words import Estimate, attack_name, classes_text, count, shared
 
 NAMES = {"lc": "LC", "consis_adv": "consis_adv", "cs1": "CS1", "cs2": "CS2"}
@@ -91,7 +93,7 @@ class NeuronTables:
     @property
     def targeted(self) -> bool:
         """Whether the main attack aims at a class."""
-        return all(row["targeted"] is not False for row in self.at_last(self.main, "cs1"))
+        return is_aimed(self.at_last(self.main, "cs1"))
 
     @property
     def tested(self) -> str:
@@ -103,6 +105,17 @@ class NeuronTables:
             f"corrected for {count(len(self.changes))} comparisons (Holm)."
         )
 
+    @cached_property
+    def beyond_noise(self) -> list[str]:
+        """Models whose images change farther at equal success than those of the control."""
+        noise, equal = (
+            self.at_last(images, "cs1").known("distance").by("model")
+            for images in ("noise", "equal-success")
+        )
+        return [
+            m for m in equal if m in noise and equal[m]["distance"] > 1.1 * noise[m]["distance"]
+        ]
+
     def paired(self, images: str, measure: str) -> Paired:
         """The differences between models in a measure of a set of adversarial images."""
         rows = self.differences.where(images=images, measure=measure)
@@ -112,6 +125,16 @@ class NeuronTables:
         """A measure (lc, cs1) of random images in place of the top ones, for each model."""
         rows = self.floors.where(measure=measure, kind="random")
         return {row["model"]: Estimate.only(row["value"], row["n"]) for row in rows}
+
+
+def is_aimed(rows: Iterable[Row]) -> bool:
+    """Whether an attack aims at a class, so that its success does not count natural errors."""
+    return all(row["targeted"] is not False for row in rows)
+
+
+def effect(rows: Iterable[Row]) -> str:
+    """What the column success holds the share of: "success", or "misclassified" without an aim."""
+    return "success" if is_aimed(rows) else "misclassified"
 
 
 def attacks(rows: Rows) -> str:
