@@ -351,7 +351,7 @@ CASES = {
     "made": ("generation: mean=0.55", "features", "holds", "the class in 55.0%"),
     "half made": ("generation: mean=0.54", "features", "partly", "the class in 54.0%"),
     "quarter": ("generation: mean=0.325", "features", "partly", "the class in 32.5%"),
-    "farther": (f"{KID}mean=0.6 low=0.57", "features", "partly", "Yet they lie farther from"),
+    "farther": (f"{KID}mean=0.6 low=0.57", "features", "partly", "They lie farther from"),
     "no farther": (f"{KID}mean=0.6 low=0.56", "features", "holds", "guessing gives 10.0%."),
     "nearer": (f"{KID}mean=0.4 low=0.3 high=0.49", "features", "holds", "guessing gives 10.0%."),
     "unmade": ("generation: mean=0.32", "features", "fails", "the class in 32.0%"),

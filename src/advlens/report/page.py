@@ -24,19 +24,28 @@ from advlens.report.blocks import (
     UnitBrowserBlock,
 )
 from advlens.report.evidence import Evidence, evidence
-from advlens.report.figures import (
-    NARROW,
-    WIDTH,
+from advlens.report.figures.pictures import (
+    SMALL,
+    Pixels,
     abreast,
-    dark,
     picture_rows,
-    save_figure,
-    svg,
     unit_grid,
     unit_grids,
 )
-from advlens.report.figures.pictures import SMALL, Pixels
-from advlens.report.figures.style import BAD, FRAME, INK, MODELS, MUTED, RULE, SURFACE
+from advlens.report.figures.style import (
+    BAD,
+    FRAME,
+    INK,
+    MODELS,
+    MUTED,
+    NARROW,
+    RULE,
+    SURFACE,
+    WIDTH,
+    dark,
+    save_figure,
+    svg,
+)
 from advlens.report.grids import KINDS, Grid, GridBlock
 from advlens.report.verdict import MARKS, TITLES, Choice, Claim, choices, not_measured, verdict
 from advlens.runs.results import Results

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from advlens.report import figures
 from advlens.report.blocks import FigureBlock
+from advlens.report.figures import accuracy as figures
 from advlens.runs.results import Rows
 from advlens.words import Estimate, number
 

@@ -373,6 +373,6 @@ def _features(results: Results, model: str) -> Iterator[Claim]:
         after, before = kid["generated"], kid["start"]
         if after.value > before.value and not after.overlaps(before):
             mark = "fails" if mark == "fails" else "partly"
-            text += " Yet they lie farther from real images than the blurs they were made from: "
+            text += " They lie farther from real images than the blurs they were made from: "
             text += f"KID {after.text()}, before {before.text()}."
     yield Claim("features", mark, text)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from advlens.report import figures
 from advlens.report.blocks import (
     IMAGES,
     MODEL,
@@ -15,6 +14,7 @@ from advlens.report.blocks import (
     NoteBlock,
     TableBlock,
 )
+from advlens.report.figures import accuracy as figures
 from advlens.report.sections.accuracy.conditions import conditions, phrase
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row

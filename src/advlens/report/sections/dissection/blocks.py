@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from advlens.report import figures
 from advlens.report.blocks import LAYER, MODEL, Block, Column, FigureBlock, NoteBlock, TableBlock
+from advlens.report.figures import dissection as figures
 from advlens.report.sections.dissection.tables import KINDS, DissectionTables, chance, share
 from advlens.runs.results import Rows
 from advlens.runs.tables import Row

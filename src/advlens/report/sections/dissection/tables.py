@@ -6,7 +6,7 @@ from functools import cached_property
 
 from advlens.errors import RunError
 from advlens.intervals import wilson
-from advlens.report.figures import category_order
+from advlens.report.figures.style import category_order
 from advlens.report.paired import tested_change
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import TABLES, Row

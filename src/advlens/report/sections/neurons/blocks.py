@@ -3,8 +3,8 @@
 import itertools
 from collections.abc import Collection, Iterator
 
-from advlens.report import figures
 from advlens.report.blocks import LAYER, MODEL, Block, Column, FigureBlock, N, NoteBlock, TableBlock
+from advlens.report.figures import neurons as figures
 from advlens.report.grids import MAPS, Grid, GridBlock, cells
 from advlens.report.sections.neurons.tables import MEASURES, NAMES, NeuronTables, attacks, effect
 from advlens.runs.columns import NAMED

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from advlens.report import figures
 from advlens.report.blocks import MODEL, Block, Column, FigureBlock, Section, TableBlock, Term
+from advlens.report.figures import training as figures
 from advlens.report.sections.training.findings import findings
 from advlens.report.sections.training.tables import History, histories
 from advlens.runs.results import Results, Rows
