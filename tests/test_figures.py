@@ -71,7 +71,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 def plotted(results: Results) -> dict[str, tuple[Callable[..., Figure], Rows, dict[str, Any]]]:
     """For each plot what draws it, its rows and its options."""
-    tables = NeuronTables.read(results)
+    tables = NeuronTables(results)
     floors = {model: found.value for model, found in tables.random("lc").items()}
     live = tables.units.where(layer=LAYERS[-1], dead=False)
     epochs = Rows(row for history in histories(results) for row in history.epochs)
@@ -171,7 +171,7 @@ def test_model_colors_stand_out_on_their_ground() -> None:
 
 
 def test_a_model_has_one_color_and_marker_everywhere(results: Results) -> None:
-    tables = NeuronTables.read(results)
+    tables = NeuronTables(results)
     for axes in (
         accuracy_sweep(results.table("sweep"), BOTH, chance=0.1).axes[0],
         consistency_curves(tables.curves, BOTH, headings=tables.headings).axes[0],

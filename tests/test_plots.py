@@ -42,7 +42,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 @pytest.fixture(scope="module")
 def tables(results: Results) -> NeuronTables:
-    return NeuronTables.read(results)
+    return NeuronTables(results)
 
 
 def lines(axes: Axes, index: int) -> list[tuple[list[float], list[float]]]:

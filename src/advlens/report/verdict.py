@@ -103,7 +103,7 @@ class Choice(NamedTuple):
 
 def verdict(results: Results) -> dict[str, list[Claim]]:
     """The claims about each model that the tables of a run allow."""
-    neurons = NeuronTables.read(results)
+    neurons = NeuronTables(results)
     return {
         model: [
             *_natural(results, model),

@@ -25,8 +25,8 @@ SOURCES = NoteBlock(
 
 def section(results: Results) -> Section | None:
     """From the tables of the attribution stage; None without `attribution.csv`."""
-    tables = AttributionTables.read(results)
-    if tables is None:
+    tables = AttributionTables(results)
+    if not tables.rows:
         return None
     return Section(
         title="Attributions",

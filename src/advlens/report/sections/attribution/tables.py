@@ -1,12 +1,11 @@
 """The attribution stage's tables, as the report reads them."""
 
-from dataclasses import dataclass
 from functools import cached_property
 
 from advlens.report.blocks import Term
 from advlens.report.paired import Paired
+from advlens.report.tables import Tables, table
 from advlens.runs.measures import ATTRIBUTIONS, Measure
-from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
 from advlens.words import Estimate, count, listed
 
@@ -41,29 +40,12 @@ def described(measure: str) -> Measure:
     return ATTRIBUTIONS.get(measure, Measure(measure.capitalize(), f"better by {measure}"))
 
 
-@dataclass(frozen=True)
-class AttributionTables:
-    """All rows of the attribution stage; an absent table has none."""
+class AttributionTables(Tables):
+    """The tables of the attribution stage."""
 
-    models: tuple[str, ...]
-    rows: Rows
-    settings: Rows
-    pictures: Rows
-    differences: Rows
-
-    @classmethod
-    def read(cls, results: Results) -> "AttributionTables | None":
-        """Read them from the run folder; None without `attribution.csv`."""
-        rows = results.table("attribution")
-        if not rows:
-            return None
-        return cls(
-            models=results.models,
-            rows=rows,
-            settings=results.table("attribution_methods"),
-            pictures=results.table("attribution_pictures"),
-            differences=results.table("differences"),
-        )
+    rows = table("attribution")
+    settings = table("attribution_methods")
+    pictures = table("attribution_pictures")
 
     @cached_property
     def methods(self) -> list[str]:
@@ -122,14 +104,13 @@ class AttributionTables:
 
     def paired(self, method: str, measure: str) -> Paired:
         """The differences between the models' leads over random attributions."""
-        rows = self.differences.where(method=method, measure=measure)
-        return Paired(rows, len(self.differences))
+        return self.differing(method=method, measure=measure)
 
     @property
     def tested(self) -> str:
         """How the models were compared: on the same images, or by their intervals."""
         if self.differences.where(method=tuple(self.methods)):
-            return Paired(self.differences, len(self.differences)).note("Student's t")
+            return self.differing().note("Student's t")
         return (
             "The intervals are disjoint of how far each model's attributions are ahead of random "
             "ones, each image compared with itself."

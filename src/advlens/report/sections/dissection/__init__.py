@@ -19,8 +19,8 @@ SOURCES = NoteBlock(
 
 def section(results: Results) -> Section | None:
     """From the tables of the dissection stage; None without `dissection.csv`."""
-    tables = DissectionTables.read(results)
-    if tables is None:
+    tables = DissectionTables(results)
+    if not tables.units:
         return None
     blocks: list[Block] = [
         *parts.shares(tables),

@@ -58,8 +58,8 @@ SOURCES = NoteBlock(
 
 def section(results: Results) -> Section | None:
     """From the tables of visualization, inversion and generation; None without any of them."""
-    tables = FeatureTables.read(results)
-    if tables is None:
+    tables = FeatureTables(results)
+    if not tables.any:
         return None
     return Section(
         title="Features",

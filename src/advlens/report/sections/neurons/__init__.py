@@ -51,7 +51,7 @@ SOURCES = NoteBlock(
 
 def section(results: Results) -> Section | None:
     """From the tables of the neuron stage; None without `layers.csv`."""
-    tables = NeuronTables.read(results)
+    tables = NeuronTables(results)
     if not tables.layers:
         return None
     blocks: list[Block] = [*parts.table1(tables), *parts.histograms(tables)]

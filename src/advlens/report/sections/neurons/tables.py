@@ -1,11 +1,11 @@
 """The neuron stage's tables, as the report reads them."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 
 from advlens.report.paired import Paired
-from advlens.runs.results import Results, Rows
+from advlens.report.tables import Tables, table
+from advlens.runs.results import Rows
 from advlens.runs.tables import Row
 from advlens.words import Estimate, attack_name, classes_text, count, shared
 
@@ -14,40 +14,26 @@ NAMES = {"lc": "LC", "consis_adv": "consis_adv", "cs1": "CS1", "cs2": "CS2"}
 MEASURES = tuple(NAMES)
 
 
-@dataclass(frozen=True)
-class NeuronTables:
-    """All rows of the neuron stage; an absent table has none."""
+class NeuronTables(Tables):
+    """The tables of the neuron stage."""
 
-    models: tuple[str, ...]
-    images: int
-    layers: Rows
-    units: Rows
-    classes: Rows
-    consistency: Rows
-    floors: Rows
-    table1: Rows
-    curves: Rows
-    pictures: Rows
-    differences: Rows
-    changes: Rows
+    layers = table("layers")
+    units = table("units")
+    classes = table("unit_classes")
+    consistency = table("consistency")
+    floors = table("floors")
+    curves = table("curves")
+    pictures = table("pictures")
 
-    @classmethod
-    def read(cls, results: Results) -> "NeuronTables":
-        """Read them from the run folder."""
-        return cls(
-            models=results.models,
-            images=results.record["data"]["images"],
-            layers=results.table("layers"),
-            units=results.table("units"),
-            classes=results.table("unit_classes"),
-            consistency=results.table("consistency"),
-            floors=results.table("floors"),
-            table1=results.table("table1_d19").known("consis"),
-            curves=results.table("curves"),
-            pictures=results.table("pictures"),
-            differences=results.table("differences"),
-            changes=results.table("changes"),
-        )
+    @cached_property
+    def images(self) -> int:
+        """Images of the data set."""
+        return int(self.results.record["data"]["images"])
+
+    @cached_property
+    def table1(self) -> Rows:
+        """Those of D19's Table 1 with a live unit."""
+        return self.results.table("table1_d19").known("consis")
 
     @cached_property
     def last_layers(self) -> Rows:
@@ -118,8 +104,7 @@ class NeuronTables:
 
     def paired(self, images: str, measure: str) -> Paired:
         """The differences between models in a measure of a set of adversarial images."""
-        rows = self.differences.where(images=images, measure=measure)
-        return Paired(rows, len(self.differences))
+        return self.differing(images=images, measure=measure)
 
     def random(self, measure: str) -> dict[str, Estimate]:
         """A measure (lc, cs1) of random images in place of the top ones, for each model."""
