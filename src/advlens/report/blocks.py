@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from advlens.report.grids import GridBlock
+from advlens.runs.measures import PAPERS, Measure
 from advlens.words import Estimate, Form, Says, attack_name, count, listed, shared
 
 if TYPE_CHECKING:
@@ -83,6 +84,23 @@ class Term:
     meaning: str
 
 
+def glossary(measures: Iterable[Measure]) -> list[Term]:
+    """Measures with their floors and sources, then the papers among these."""
+    shown = list(measures)
+    terms = [
+        Term(
+            name=measure.name,
+            meaning=measure.meaning
+            + (f" Beside it: {measure.floor}." if measure.floor else "")
+            + (f" Source: {measure.source}." if measure.source else ""),
+        )
+        for measure in shown
+        if measure.meaning
+    ]
+    named = [paper for paper in PAPERS if any(paper in measure.source for measure in shown)]
+    return [*terms, *(Term(name=paper, meaning=PAPERS[paper]) for paper in named)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class NoteBlock:
     """A paragraph, under a heading of its own where `title` is given."""
@@ -105,6 +123,11 @@ class Column:
     def of(cls, header: str, name: str, text: Callable[[Any], str] = str) -> Column:
         """The numbers of a column of the table, "–" where there is none."""
         return cls(header=header, cell=lambda row: "–" if row[name] is None else text(row[name]))
+
+    @classmethod
+    def words(cls, header: str, name: str, kind: Literal["text", "long"] = "text") -> Column:
+        """The texts of a column of the table."""
+        return cls(header=header, cell=lambda row: str(row[name]), kind=kind)
 
     @classmethod
     def interval(cls, header: str, name: str = "mean", *, as_percent: bool = False) -> Column:
@@ -138,7 +161,7 @@ class Column:
 
 MODEL = Column(header="Model", cell=lambda row: row["model"], kind="model")
 IMAGES = Column(header="Images", cell=attack_name, kind="text")
-LAYER = Column(header="Layer", cell=lambda row: row["layer"], kind="text")
+LAYER = Column.words("Layer", "layer")
 N = Column.of("Images (n)", "n", count)
 
 

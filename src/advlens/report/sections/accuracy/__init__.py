@@ -197,14 +197,14 @@ def _check_blocks(checks: Rows) -> Iterator[Block]:
         file="checks.csv",
         columns=[
             MODEL,
-            Column(header="Check", cell=lambda row: row["check"], kind="long"),
+            Column.words("Check", "check", kind="long"),
             Column(
                 header="Result",
                 cell=lambda row: "passed" if row["passed"] else "failed",
                 kind="check",
             ),
-            Column(header="Expected", cell=lambda row: row["expected"], kind="long"),
-            Column(header="Found", cell=lambda row: row["found"], kind="long"),
+            Column.words("Expected", "expected", kind="long"),
+            Column.words("Found", "found", kind="long"),
         ],
         rows=checks,
     )

@@ -174,7 +174,7 @@ def _class_table(rows: Rows) -> TableBlock:
         caption="The accuracy of each class in numbers.",
         file="class_accuracy.csv",
         columns=[
-            Column(header="Class", cell=lambda row: row["class"], kind="text"),
+            Column.words("Class", "class"),
             IMAGES,
             MODEL,
             Column(header="Right", cell=lambda row: percent(row["right"] / row["n"])),
@@ -221,8 +221,8 @@ def _confusion_table(rows: Rows) -> TableBlock:
         columns=[
             IMAGES,
             MODEL,
-            Column(header="True class", cell=lambda row: row["label"], kind="text"),
-            Column(header="Predicted", cell=lambda row: row["predicted"], kind="text"),
+            Column.words("True class", "label"),
+            Column.words("Predicted", "predicted"),
             Column.of("Images", "count", count),
             Column.of("Share of the class", "share", percent),
         ],

@@ -15,12 +15,13 @@ METHODS = {
         name="Integrated Gradients",
         meaning="The gradient of the model's score for the class, added up along the straight line "
         "from a baseline without content, such as noise, to the image. Each pixel gets its share "
-        "of what the score gains on the way: above 0 it speaks for the class, below against it.",
+        "of what the score gains on the way: above 0 it speaks for the class, below against it. "
+        "Source: Sundararajan, Taly and Yan, ICML 2017.",
     ),
     "ExpectedGradients": Term(
         name="Expected Gradients",
         meaning="The same with real images as baselines, averaged over many of them: an estimate "
-        "of Shapley values (SHAP).",
+        "of Shapley values (SHAP). Source: Erion, Janizek, Sturmfels, Lundberg and Lee, 2020.",
     ),
     RANDOM: Term(
         name="Random",
@@ -33,11 +34,6 @@ METHODS = {
 def named(method: str) -> str:
     """A method in the field's words."""
     return METHODS[method].name if method in METHODS else method
-
-
-def described(measure: str) -> Measure:
-    """A measure in words; one that is not known here goes by its own name."""
-    return ATTRIBUTIONS.get(measure, Measure(measure.capitalize(), f"better by {measure}"))
 
 
 class AttributionTables(Tables):
@@ -86,6 +82,13 @@ class AttributionTables(Tables):
         least = min(self.rows.values("n"))
         n = f"{count(least)} to {count(self.images)}" if least < self.images else count(least)
         return f"n = {n} images; each model explains the class that it predicts"
+
+    def described(self, measure: str) -> Measure:
+        """A measure in words; one that is not known here goes by its own name."""
+        if measure in ATTRIBUTIONS:
+            return ATTRIBUTIONS[measure]
+        better = self.better[measure]
+        return Measure(measure.capitalize(), f"better by {measure}", better)  # type: ignore[arg-type]
 
     def values(self, method: str, measure: str) -> dict[str, Estimate]:
         """Means over images for each model that has them."""

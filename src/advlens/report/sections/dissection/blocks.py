@@ -117,7 +117,7 @@ def _every_share(tables: DissectionTables) -> TableBlock:
             MODEL,
             LAYER,
             IMAGES,
-            Column(header="Category", cell=lambda row: row["category"], kind="text"),
+            Column.words("Category", "category"),
             Column.of("Detectors", "detectors", count),
             Column.of("Units (n)", "units", count),
             Column(header="Share", cell=lambda row: share(row).text(as_percent=True)),
@@ -205,7 +205,7 @@ def _matrix(tables: DissectionTables, places: Sequence[tuple[str, str]], where: 
         columns=[
             MODEL,
             LAYER,
-            Column(header="On real images", cell=lambda row: row["before"], kind="text"),
+            Column.words("On real images", "before"),
             *map(column, names),
             Column.of("Units", "units", count),
         ],

@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterator
 from advlens.report.blocks import LAYER, MODEL, Block, Column, FigureBlock, N, NoteBlock, TableBlock
 from advlens.report.figures import neurons as figures
 from advlens.report.grids import MAPS, Grid, GridBlock, cells
-from advlens.report.sections.neurons.tables import MEASURES, NAMES, NeuronTables, attacks, effect
+from advlens.report.sections.neurons.tables import NeuronTables, attacks, effect
 from advlens.runs.columns import NAMED
+from advlens.runs.measures import NEURONS
 from advlens.runs.results import Rows
 from advlens.runs.tables import Row
 from advlens.words import (
@@ -88,7 +89,7 @@ def consistency_table(tables: NeuronTables) -> TableBlock:
 
     def column(measure: str) -> Column:
         return Column.looked_up(
-            NAMES[measure], lambda row: tables.at_last(row["images"], measure).estimates()
+            NEURONS[measure].title, lambda row: tables.at_last(row["images"], measure).estimates()
         )
 
     return TableBlock(
@@ -102,7 +103,7 @@ def consistency_table(tables: NeuronTables) -> TableBlock:
             Column.interval(
                 "Success" if tables.targeted else "Misclassified", "success", as_percent=True
             ),
-            *map(column, MEASURES[1:]),
+            *map(column, [*NEURONS][1:]),
         ],
         rows=rows,
     )
@@ -200,7 +201,7 @@ def depth(tables: NeuronTables) -> Iterator[Block]:
 
 
 def _layer_table(tables: NeuronTables) -> TableBlock:
-    lc, *others = (Column.interval(name, measure) for measure, name in NAMES.items())
+    lc, *others = (Column.interval(each.title, measure) for measure, each in NEURONS.items())
     return TableBlock(
         caption=f"All convolutions under {named(tables)}, n = {count(tables.images)} images. "
         "Corrected: without the bias of few images, (k·LC − 1)/(k − 1).",
@@ -229,7 +230,7 @@ def floors(tables: NeuronTables) -> Iterator[Block]:
         file="floors.csv",
         columns=[
             MODEL,
-            Column(header="Floor", cell=lambda row: row["floor"], kind="text"),
+            Column.words("Floor", "floor"),
             Column(header="Value", cell=lambda row: number(row["value"])),
             N,
         ],
@@ -284,8 +285,8 @@ def _grid(tables: NeuronTables, model: str, layer: str, unit: int, *, sheet: str
         measures={
             **({"Dead": "positive on no real image"} if values.get("dead") else {}),
             **{
-                name: number(values[measure])
-                for measure, name in NAMES.items()
+                each.title: number(values[measure])
+                for measure, each in NEURONS.items()
                 if values.get(measure) is not None
             },
         },

@@ -9,10 +9,6 @@ from advlens.runs.results import Rows
 from advlens.runs.tables import Row
 from advlens.words import Estimate, attack_name, classes_text, count, shared
 
-NAMES = {"lc": "LC", "consis_adv": "consis_adv", "cs1": "CS1", "cs2": "CS2"}
-"""What the measures are called."""
-MEASURES = tuple(NAMES)
-
 
 class NeuronTables(Tables):
     """The tables of the neuron stage."""
