@@ -1,5 +1,6 @@
 """The tables of a run, as the sections of its report read them."""
 
+from collections.abc import Collection
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +23,6 @@ class Tables:
         self.results = results
         self.models = results.models
 
-    def differing(self, **keys: Any) -> Paired:
-        """The differences between models in what these columns of `differences.csv` say."""
-        return Paired(self.differences.where(**keys), len(self.differences))
+    def paired(self, models: Collection[str], **keys: Any) -> Paired:
+        """The differences between these models in what columns of `differences.csv` say."""
+        return Paired.of(self.differences, models, **keys)

@@ -156,10 +156,9 @@ def _ahead(results: Results, about: str, models: Sequence[str]) -> Rows:
     if common is None:
         return Rows()
     named = {name: common[0][name] for name in (*ATTACK, "settings")}
-    every = results.table("differences")
-    pairs = every.where(measure="accuracy", model=tuple(models), other=tuple(models), **named)
-    paired = Paired(pairs, len(every))
-    says = ranking("accuracy", common.estimates("top1"), established=paired.among(models))
+    keys = named | {"model": tuple(models), "other": tuple(models), "measure": "accuracy"}
+    paired = Paired.of(results.table("differences"), models, **keys)
+    says = ranking("accuracy", common.estimates("top1"), established=paired.established)
     behind = {model for said in says if said.direction != "open" for model in said.than}
     return Rows(row for row in common if row["model"] not in behind)
 

@@ -35,11 +35,9 @@ def _aheads(tables: AttributionTables, measure: str) -> dict[str, dict[str, Esti
 def _ranking(tables: AttributionTables, measure: str, method: str = "") -> tuple[Says, ...]:
     """What all methods establish, or one of them."""
     aheads = {m: a for m, a in _aheads(tables, measure).items() if method in ("", m)}
-    pairs = [tables.paired(each, measure) for each in aheads]
-    known = all(pair.of_all(ahead) for pair, ahead in zip(pairs, aheads.values(), strict=True))
-    established = (
-        set.intersection(*(pair.established for pair in pairs)) if pairs and known else None
-    )
+    paired = [tables.paired(ahead, method=m, measure=measure) for m, ahead in aheads.items()]
+    known = [pair.established for pair in paired if pair.established is not None]
+    established = set.intersection(*known) if known and len(known) == len(paired) else None
     title = tables.described(measure).title.lower() + (f", {named(method)}" if method else "")
     return ranking(title, *aheads.values(), established=established)
 
@@ -151,12 +149,11 @@ def _measured(tables: AttributionTables, measure: str) -> Finding:
         if weak := tuple(model for model in ahead if not _beyond(aheads, model)):
             says = (*says, Says(title, weak, "open", (RANDOM,)))
             claim += f" In {listed(weak)}, they are not established to beat random ones."
-    pairs = {m: tables.paired(m, measure).of_all(ahead) for m, ahead in aheads.items()}
     leads = [
         Measured(
             name=f"lead over random attributions in {title}, {named(m)}",
             estimates=ahead,
-            paired=pairs[m],
+            paired=tables.paired(ahead, method=m, measure=measure).known,
         )
         for m, ahead in aheads.items()
     ]

@@ -105,15 +105,11 @@ class AttributionTables(Tables):
             return {}
         return self.rows.where(method=method, measure=measure).estimates("ahead")
 
-    def paired(self, method: str, measure: str) -> Paired:
-        """The differences between the models' leads over random attributions."""
-        return self.differing(method=method, measure=measure)
-
     @property
     def tested(self) -> str:
         """How the models were compared: on the same images, or by their intervals."""
         if self.differences.where(method=tuple(self.methods)):
-            return self.differing().note("Student's t")
+            return Paired(self.differences, len(self.differences)).note("Student's t")
         return (
             "The intervals are disjoint of how far each model's attributions are ahead of random "
             "ones, each image compared with itself."

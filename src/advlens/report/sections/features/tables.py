@@ -4,7 +4,6 @@ import re
 from functools import cached_property
 from typing import NamedTuple, get_args
 
-from advlens.report.paired import Paired
 from advlens.report.tables import Tables, table
 from advlens.runs.columns import Made
 from advlens.runs.results import Rows
@@ -76,10 +75,6 @@ class FeatureTables(Tables):
     def inverted(self, start: str, measure: str) -> dict[str, Estimate]:
         """Mean distance of inverted images from their targets for each model."""
         return self.inversion.where(start=start, measure=measure).estimates()
-
-    def paired(self, start: str, measure: str) -> Paired:
-        """The differences between models in a distance of inverted images."""
-        return self.differing(measure=measure, method=start)
 
     @cached_property
     def networks(self) -> list[Network]:

@@ -3,7 +3,7 @@
 from advlens.report.blocks import Block, NoteBlock, Score, Section, glossary
 from advlens.report.sections.neurons import blocks as parts
 from advlens.report.sections.neurons.findings import findings
-from advlens.report.sections.neurons.tables import NeuronTables, effect
+from advlens.report.sections.neurons.tables import EQUAL, NeuronTables, effect
 from advlens.runs.measures import NEURONS
 from advlens.runs.results import Results, Rows
 from advlens.words import attack_name, percent
@@ -52,8 +52,8 @@ def _scores(tables: NeuronTables) -> list[Score]:
             notes={row["model"]: f"mean of {row['layer']}" for row in last},
         ),
         _score(tables.at_last("fgsm", "consis_adv"), "Consistency under attack (consis_adv)"),
-        _score(tables.at_last("equal-success", "cs1"), "CS1 at equal attack success"),
-        _score(tables.at_last("equal-success", "cs2"), "CS2 at equal attack success"),
+        _score(tables.at_last(EQUAL, "cs1"), "CS1 at equal attack success"),
+        _score(tables.at_last(EQUAL, "cs2"), "CS2 at equal attack success"),
     ]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from advlens.report.blocks import LAYER, MODEL, Block, Column, FigureBlock, N, NoteBlock, TableBlock
 from advlens.report.figures import neurons as figures
 from advlens.report.grids import MAPS, Grid, GridBlock, cells
-from advlens.report.sections.neurons.tables import NeuronTables, attacks, effect
+from advlens.report.sections.neurons.tables import EQUAL, NeuronTables, attacks, effect
 from advlens.runs.columns import NAMED
 from advlens.runs.measures import NEURONS
 from advlens.runs.results import Rows
@@ -21,8 +21,6 @@ from advlens.words import (
     percent,
     radius_text,
 )
-
-EQUAL = "equal-success"
 
 
 def table1(tables: NeuronTables) -> Iterator[Block]:

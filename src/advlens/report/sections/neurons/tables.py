@@ -3,11 +3,13 @@
 from collections.abc import Iterable
 from functools import cached_property
 
-from advlens.report.paired import Paired
 from advlens.report.tables import Tables, table
 from advlens.runs.results import Rows
 from advlens.runs.tables import Row
 from advlens.words import Estimate, attack_name, classes_text, count, shared
+
+EQUAL = "equal-success"
+"""The set of images of the attack that reaches the same success on each model."""
 
 
 class NeuronTables(Tables):
@@ -64,9 +66,9 @@ class NeuronTables(Tables):
 
         An attack without a radius that was calibrated is the one at equal success.
         """
-        names = {self.main: "Equal ε", "equal-success": "Equal success"}
+        names = {self.main: "Equal ε", EQUAL: "Equal success"}
         if self.consistency.where(images=self.main, epsilon=None):
-            (own, equal) = (self.at_last(images, "cs1") for images in (self.main, "equal-success"))
+            (own, equal) = (self.at_last(images, "cs1") for images in (self.main, EQUAL))
             names[self.main] = " and ".join(own.values("attack"))
             if own.values("settings") == equal.values("settings"):
                 del names[self.main]
@@ -91,16 +93,11 @@ class NeuronTables(Tables):
     def beyond_noise(self) -> list[str]:
         """Models whose images change farther at equal success than those of the control."""
         noise, equal = (
-            self.at_last(images, "cs1").known("distance").by("model")
-            for images in ("noise", "equal-success")
+            self.at_last(images, "cs1").known("distance").by("model") for images in ("noise", EQUAL)
         )
         return [
             m for m in equal if m in noise and equal[m]["distance"] > 1.1 * noise[m]["distance"]
         ]
-
-    def paired(self, images: str, measure: str) -> Paired:
-        """The differences between models in a measure of a set of adversarial images."""
-        return self.differing(images=images, measure=measure)
 
     def random(self, measure: str) -> dict[str, Estimate]:
         """A measure (lc, cs1) of random images in place of the top ones, for each model."""
