@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from advlens.report.grids import GridBlock
 from advlens.runs.measures import PAPERS, Measure
@@ -105,6 +105,7 @@ def glossary(measures: Iterable[Measure]) -> list[Term]:
 class NoteBlock:
     """A paragraph, under a heading of its own where `title` is given."""
 
+    macro: ClassVar = "note"
     text: str
     title: str = ""
 
@@ -169,6 +170,7 @@ N = Column.of("Images (n)", "n", count)
 class TableBlock:
     """A table made from rows of `results/<file>`, which the report links."""
 
+    macro: ClassVar = "table"
     caption: str
     file: str
     columns: Sequence[Column]
@@ -181,6 +183,7 @@ class TableBlock:
 class FigureBlock:
     """A plot; the report draws it at several widths and saves `figures/<name>.png` and `.svg`."""
 
+    macro: ClassVar = "figure"
     name: str
     draw: Callable[[float], Figure]
     """From the width in inches."""
@@ -192,6 +195,7 @@ class FigureBlock:
 class ImageBlock:
     """A figure that a run holds as a PNG file; the page shows it, smaller where it is large."""
 
+    macro: ClassVar = "image"
     file: str
     """Relative to the folder of the page."""
     alt: str
@@ -234,6 +238,7 @@ class PictureRow:
 class PictureRowsBlock:
     """Rows of pictures with the same columns, all saved as one figure `figures/<name>`."""
 
+    macro: ClassVar = "rows"
     name: str
     title: str
     caption: str
@@ -244,6 +249,12 @@ class PictureRowsBlock:
     """The pictures are heat maps: their colors are explained."""
     folded: bool = False
     """Closed until the reader opens it, for what the verdict already shows."""
+
+    @property
+    def files(self) -> list[str]:
+        """Of all pictures."""
+        columns = [column for row in self.rows for column in row.columns]
+        return [picture.file for column in columns for picture in column.pictures]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +277,7 @@ class BrowserColumn:
 class UnitBrowserBlock:
     """Every unit as a row that the reader finds by sorting and filtering, all within the page."""
 
+    macro: ClassVar = "browser"
     title: str
     caption: str
     file: str
