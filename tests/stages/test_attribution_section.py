@@ -220,7 +220,7 @@ def test_the_tables_have_every_measure_and_how_it_was_computed(made: Path) -> No
 
 def test_the_figure_has_all_measures_but_the_gap(made: Path) -> None:
     (block,) = attributions.blocks(made, FigureBlock)
-    titles = [axes.get_title("left") for axes in block.draw(6.4).axes]
+    titles = [axes.get_title("left") for axes in block.draw().axes]
     assert sorted(titles) == sorted(title for name, title in TITLES.items() if name != "gap")
     mean = value(made, "robust", "ExpectedGradients", "variation").value
     assert f"Total variation, Expected, robust: {number(mean)}" in block.alt

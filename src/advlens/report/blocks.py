@@ -29,6 +29,13 @@ class Measured:
     paired: bool = False
     """A paired test decides on the differences, not whether intervals overlap."""
 
+    @classmethod
+    def each(
+        cls, named: Mapping[str, Mapping[str, Estimate]], **options: Any
+    ) -> Sequence[Measured]:
+        """Several by their names, with the same options; those without estimates are left out."""
+        return [cls(name=name, estimates=each, **options) for name, each in named.items() if each]
+
     @property
     def n(self) -> str:
         """ "1,000 images", if it is the same for all; nothing where it is not known."""
@@ -185,8 +192,8 @@ class FigureBlock:
 
     macro: ClassVar = "figure"
     name: str
-    draw: Callable[[float], Figure]
-    """From the width in inches."""
+    draw: Callable[..., Figure]
+    """From `width`, in inches."""
     alt: str
     caption: str
 

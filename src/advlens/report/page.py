@@ -153,7 +153,7 @@ def _write(run: Path, results: Results, sections: Sequence[Make] | None) -> Path
 
 
 def _plot(block: FigureBlock, run: Path) -> dict[str, _Drawing]:
-    wide, narrow = block.draw(WIDTH), block.draw(NARROW)
+    wide, narrow = block.draw(width=WIDTH), block.draw(width=NARROW)
     saved = save_figure(wide, run, block.name)[1].read_text(encoding="utf-8")
     return {"wide": _drawing(wide, saved), "narrow": _drawing(narrow, svg(narrow))}
 

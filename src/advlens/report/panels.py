@@ -1,6 +1,7 @@
 """Measures of several models side by side, each in a panel with its own axis."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from advlens.report.blocks import FigureBlock
@@ -35,7 +36,7 @@ def panels(name: str, models: Sequence[str], dots: Iterable[Dots], caption: str)
     )
     return FigureBlock(
         name=name,
-        draw=lambda width: figures.measure_panels(rows, models, width=width),
+        draw=partial(figures.measure_panels, rows, models),
         alt=f"Dots with intervals, a panel for each measure. {'; '.join(rows.values('told'))}.",
         caption=caption,
     )

@@ -1,6 +1,7 @@
 """What the report says of accuracy, natural and under attack."""
 
 from collections.abc import Iterator
+from functools import partial
 
 from advlens.report.blocks import (
     IMAGES,
@@ -108,9 +109,7 @@ def _accuracy_columns(rows: Rows) -> list[Column]:
 def _accuracy_figure(results: Results, rows: Rows) -> FigureBlock:
     return FigureBlock(
         name="accuracy",
-        draw=lambda width: figures.accuracy_dots(
-            rows, results.models, chance=results.chance, width=width
-        ),
+        draw=partial(figures.accuracy_dots, rows, results.models, chance=results.chance),
         alt=f"Dot plot of top-1 accuracy. {_values(rows)}.",
         caption="Top-1 accuracy on natural images and under each attack. The pale bars are 95% "
         f"Wilson intervals; the dotted line is guessing ({percent(results.chance)}).",
@@ -170,9 +169,7 @@ def _sweep_blocks(results: Results, sweep: Rows) -> Iterator[Block]:
     )
     yield FigureBlock(
         name="accuracy-sweep",
-        draw=lambda width: figures.accuracy_sweep(
-            sweep, results.models, chance=results.chance, width=width
-        ),
+        draw=partial(figures.accuracy_sweep, sweep, results.models, chance=results.chance),
         alt=f"Line plot of top-1 accuracy against epsilon. {_values(sweep)}.",
         caption=f"Top-1 accuracy against ε on a seeded subset (n = {count(n)}), with 95% "
         "Wilson bands.",

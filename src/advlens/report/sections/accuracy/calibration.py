@@ -1,6 +1,7 @@
 """Whether a model is as often right as it is confident, natural and under attack."""
 
 from collections.abc import Iterator
+from functools import partial
 
 from advlens.report.blocks import (
     IMAGES,
@@ -88,7 +89,7 @@ def blocks(results: Results) -> Iterator[Block]:
     if rows:
         yield FigureBlock(
             name="reliability",
-            draw=lambda width: figures.reliability(rows, results.models, width=width),
+            draw=partial(figures.reliability, rows, results.models),
             alt=f"Reliability diagram: accuracy against confidence. {values}.",
             caption="Accuracy of images of about the same confidence, in up to 15 bins of equal "
             f"width that hold at least {FEW} images, with 95% Wilson intervals (figure 1 of Guo "

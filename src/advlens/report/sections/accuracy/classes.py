@@ -1,6 +1,7 @@
 """Which classes a model confuses: the accuracy of each, and what it is taken for."""
 
 from collections.abc import Iterator
+from functools import partial
 
 from advlens.report.blocks import (
     IMAGES,
@@ -152,9 +153,7 @@ def _class_figure(results: Results, found: dict[str, Rows]) -> FigureBlock:
     left_out = f" Of {len(order)} classes, the {MANY // 2} of lowest and of highest accuracy."
     return FigureBlock(
         name="accuracy-classes",
-        draw=lambda width: figures.measure_panels(
-            rows, results.models, label="Accuracy in %", width=width
-        ),
+        draw=partial(figures.measure_panels, rows, results.models, label="Accuracy in %"),
         alt=f"Dot plot of the accuracy of each class. {values}.",
         caption="Accuracy of each class, lowest natural accuracy first, with 95% Wilson intervals."
         + (left_out if len(order) > len(few) else ""),
@@ -207,7 +206,7 @@ def _confusion_figure(results: Results, rows: Rows, names: list[str]) -> FigureB
     )
     return FigureBlock(
         name="confusions",
-        draw=lambda width: figures.confusions(mine, results.models, names, width=width),
+        draw=partial(figures.confusions, mine, results.models, names),
         alt=f"Matrices of true and predicted classes. Most frequent: {values or 'none'}.",
         caption="Each row is a model; gray squares are predicted right.",
     )

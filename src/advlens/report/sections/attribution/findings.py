@@ -194,10 +194,10 @@ def _gaps(tables: AttributionTables) -> Iterator[Finding]:
             Says(f"completeness gap, {named(method)}", models, "higher", (f"{LARGE_GAP}",))
             for method, models in large.items()
         ],
-        estimates=[
-            Measured(name=f"completeness gap, {named(method)}", estimates=gaps, form="percent")
-            for method, gaps in by_method.items()
-        ],
+        estimates=Measured.each(
+            {f"completeness gap, {named(method)}": gaps for method, gaps in by_method.items()},
+            form="percent",
+        ),
         note="The gap is a part of the score; its value is the median of the images."
         + (
             f" Above {percent(LARGE_GAP)} a heat map shows something else than the score; more "

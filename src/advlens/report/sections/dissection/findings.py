@@ -75,8 +75,11 @@ def _real(tables: DissectionTables) -> Iterator[Finding]:
     yield Finding(
         claim=f"{claim}.",
         says=says,
-        estimates=[_shares(measure, shares)]
-        + [_shares(f"{measure}, all dissected layers", everywhere)] * bool(everywhere),
+        estimates=Measured.each(
+            {measure: shares, f"{measure}, all dissected layers": everywhere},
+            form="percent",
+            counted="units",
+        ),
         note=f"Detectors are units with an IoU above {tables.minimum:g}. The last dissected "
         f"layer is {shared(layers, 'in')}; intervals are over units.",
         important=True,
@@ -337,10 +340,10 @@ def _thresholds(tables: DissectionTables) -> Iterator[Finding]:
     yield Finding(
         claim=f"Units that never respond to these images: {count(dead)}; that respond so "
         f"rarely that their threshold is 0: {count(zero)}.",
-        estimates=[
-            Measured(name="units that are never positive", estimates=silent, form="count"),
-            Measured(name="units with a threshold of 0", estimates=rare, form="count"),
-        ],
+        estimates=Measured.each(
+            {"units that are never positive": silent, "units with a threshold of 0": rare},
+            form="count",
+        ),
         note=f"A threshold is 0 where a unit is positive at no more than {100 * quantile:g}% "
         "of the positions; its mask is then every positive position. Both kinds count as "
         "units in every share, over all dissected layers.",

@@ -81,10 +81,7 @@ def _inverted(tables: FeatureTables, measure: str, *, important: bool) -> Iterat
                 for start, paired in pairs.items()
                 for measured in paired.measured(of=f", from {start_text(start)}")
             ),
-            *(
-                Measured(name=_representation(start), estimates=distances)
-                for start, distances in matched.items()
-            ),
+            *Measured.each({_representation(start): each for start, each in matched.items()}),
         ],
         note="Means of each image's distance from its target; lower is nearer."
         + "".join({f" {paired.note(STUDENT)}" for paired in pairs.values() if paired.known}),
@@ -120,7 +117,7 @@ def _unmatched(tables: FeatureTables) -> Iterator[Finding]:
             Says(_representation(start), models, "higher", (f"{UNMATCHED}",))
             for start, models in far.items()
         ],
-        estimates=[Measured(name=_representation(start), estimates=each[start]) for start in far],
+        estimates=Measured.each({_representation(start): each[start] for start in far}),
         note=f"A distance is a part of the target's length, after {steps} steps. Above {UNMATCHED} "
         "the pictures show how far the steps went, not what the representation keeps.",
         important=True,
@@ -164,11 +161,7 @@ def _nearest(tables: FeatureTables, measured: Network, *, important: bool) -> It
     yield Finding(
         claim=f"{claim}.",
         says=says,
-        estimates=[
-            Measured(name=name, estimates=each)
-            for name, each in (("KID", kid), ("FID", fid))
-            if each
-        ],
+        estimates=Measured.each({"KID": kid, "FID": fid}),
         note=("" if all(f.low is not None for f in fid.values()) else "FID has no interval. ")
         + _behind(tables, measured),
         important=important,
@@ -207,11 +200,7 @@ def _bounds(tables: FeatureTables, measured: Network) -> Iterator[Finding]:
     yield Finding(
         claim=f"By {title}, generation moves start images {moves(says, words)}.",
         says=says,
-        estimates=[
-            Measured(name=f"{title} of {images} images", estimates=each)
-            for images, each in by_images.items()
-            if each
-        ],
+        estimates=Measured.each({f"{title} of {i} images": each for i, each in by_images.items()}),
         note=_behind(tables, measured) + tables.compared(),
     )
 
@@ -239,16 +228,14 @@ def _recognized(tables: FeatureTables) -> Iterator[Finding]:
             for model in models
         ]
         claim = f"Other networks recognize the wanted class in {listed(texts)}"
-    estimates = []
+    shown = dict[str, Mapping[str, Estimate]]()
     for name, shares in each.items():
-        estimates.append(Measured(name=f"recognized by {name}", estimates=shares, form="percent"))
-        if starts := tables.recognized("start", name):
-            title = f"start images recognized by {name}"
-            estimates.append(Measured(name=title, estimates=starts, form="percent"))
+        shown[f"recognized by {name}"] = shares
+        shown[f"start images recognized by {name}"] = tables.recognized("start", name)
     yield Finding(
         claim=f"{claim}.",
         says=says,
-        estimates=estimates,
+        estimates=Measured.each(shown, form="percent"),
         note="Recognized are images that the network takes for the wanted class.",
     )
 

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Collection, Iterator
+from functools import partial
 
 from advlens.report.blocks import LAYER, MODEL, Block, Column, FigureBlock, N, NoteBlock, TableBlock
 from advlens.report.figures import neurons as figures
@@ -66,9 +67,7 @@ def histograms(tables: NeuronTables) -> Iterator[Block]:
     )
     yield FigureBlock(
         name="consistency-histograms-fgsm",
-        draw=lambda width: figures.consistency_histograms(
-            live, tables.models, floors=_floors(tables), width=width
-        ),
+        draw=partial(figures.consistency_histograms, live, tables.models, floors=_floors(tables)),
         alt=f"Histograms of consistency, units of the last convolution. Means: {means}.",
         caption="Units of the last convolution by consistency (Figure 5 of D19), on real and on "
         f"adversarial images ({behind(tables, 'fgsm')}). Solid: mean; dotted: LC of random images.",
@@ -131,9 +130,7 @@ def curves(tables: NeuronTables) -> Iterator[Block]:
     )
     yield FigureBlock(
         name=f"consistency-curves-{tables.main}",
-        draw=lambda width: figures.consistency_curves(
-            rows, tables.models, headings=tables.headings, width=width
-        ),
+        draw=partial(figures.consistency_curves, rows, tables.models, headings=tables.headings),
         alt=f"Curves of CS1 and CS2 against LC. {ends}.",
         caption="Mean CS1 and CS2 of the units in each bin of LC, with 95% intervals over "
         f"images; hollow: fewer than {figures.FEW} units; below, how many a bin holds. "
@@ -188,8 +185,8 @@ def depth(tables: NeuronTables) -> Iterator[Block]:
         )
         yield FigureBlock(
             name=f"consistency-by-depth-{tables.main}",
-            draw=lambda width: figures.consistency_by_depth(
-                tables.layers, tables.models, floors=_floors(tables), width=width
+            draw=partial(
+                figures.consistency_by_depth, tables.layers, tables.models, floors=_floors(tables)
             ),
             alt=f"Layer means along the network. {means}.",
             caption="Layer means with 95% jackknife intervals over images; dotted: LC of random "

@@ -267,10 +267,7 @@ def _bias(tables: NeuronTables) -> Iterator[Finding]:
     yield Finding(
         claim=f"LC from so few images is too high, by up to {number(most)} in the last "
         "convolution; the corrected value stands beside it.",
-        estimates=[
-            Measured(name="LC", estimates=rows.estimates("lc")),
-            Measured(name="LC, corrected", estimates=corrected),
-        ],
+        estimates=Measured.each({"LC": rows.estimates("lc"), "LC, corrected": corrected}),
         note="From the top k images LC is biased upward by (1 − LC)/(k − 1), because each "
         f"image is also compared with itself; {k}.",
     )
