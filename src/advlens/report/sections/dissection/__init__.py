@@ -3,7 +3,7 @@
 from advlens.report.blocks import Block, Score, Section, Term, glossary
 from advlens.report.sections.dissection import blocks as parts
 from advlens.report.sections.dissection.findings import findings
-from advlens.report.sections.dissection.tables import DissectionTables
+from advlens.report.sections.dissection.tables import DissectionTables, share
 from advlens.report.sections.dissection.units import browser, pictures
 from advlens.runs.measures import DISSECTION
 from advlens.runs.results import Results
@@ -80,14 +80,13 @@ def _terms(tables: DissectionTables) -> list[Term]:
 
 def _scores(tables: DissectionTables) -> list[Score]:
     def score(images: str, label: str) -> Score:
-        rows = {place: tables.share(place, images) for place in tables.last}
+        layers, rows = dict(tables.last), tables.at_last(images)
         return Score(
             label=label,
-            estimates=tables.detectors(tables.last, images),
+            estimates={model: share(row) for model, row in rows.items()},
             notes={
-                model: f"{layer_text(layer)}; by chance {percent(row['permuted_share'])}"
-                for (model, layer), row in rows.items()
-                if row
+                model: f"{layer_text(layers[model])}; by chance {percent(row['permuted_share'])}"
+                for model, row in rows.items()
             },
             as_percent=True,
             counted="units",

@@ -104,6 +104,11 @@ class DissectionTables(Tables):
         """The share of detectors at a place (model and layer), at the main IoU threshold."""
         return self._shares.get((*place, images, category))
 
+    def at_last(self, images: str) -> dict[str, Row]:
+        """For each model the shares at its last dissected layer."""
+        rows = {place[0]: self.share(place, images) for place in self.last}
+        return {model: row for model, row in rows.items() if row}
+
     def detectors(self, places: Sequence[tuple[str, str]], images: str) -> dict[str, Estimate]:
         """For each model at these places its share of units that detect a concept."""
         rows = {place[0]: self.share(place, images) for place in places}
