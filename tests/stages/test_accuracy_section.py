@@ -94,7 +94,7 @@ def test_blocks_hold_every_row_and_scores_the_natural_and_the_lowest_accuracy(ma
     sizes = {name: len(rows) for name, rows in tables.items()}
     assert sizes == {"accuracy.csv": 8, "sweep.csv": 22, "checks.csv": 6}
     shown = list(tables["accuracy.csv"][0].values())
-    assert shown == ["natural images", "standard", "91.7%", "90.0–93.4", "93.8%", "1,000"]
+    assert shown == ["natural images", "standard", "91.7% (90.0–93.4)", "93.8%", "1,000"]
     assert tables["checks.csv"][0]["Result"] == "passed"
     natural, worst = accuracy.made(made).scores
     values = [float(row["top1"]) for row in rows_of(made, "accuracy", model="robust")]

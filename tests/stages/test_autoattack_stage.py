@@ -115,12 +115,13 @@ def test_the_report_shows_it(tmp_path):
     assert found
     (table,) = (block for block in found.blocks if getattr(block, "file", "") == "autoattack.csv")
     cells = [{column.header: column.cell(row) for column in table.columns} for row in table.rows]
-    header = "Images|Model|Natural|APGD-CE|APGD-T|FAB-T|Square|95% interval|Images (n)"
+    header = "Images|Model|Natural|APGD-CE|APGD-T|FAB-T|Square|AutoAttack|Images (n)"
     assert list(cells[0]) == header.split("|")
     named = ["AutoAttack, L2 ε = 1.5", "AutoAttack, L∞ ε = 12/255"]
     assert [line["Images"] for line in cells] == named
     last = float(rows(tmp_path, "autoattack")[4]["top1"])
     assert (cells[0]["Square"], cells[0]["Images (n)"]) == (f"{100 * last:.1f}%", "24")
+    assert cells[0]["AutoAttack"].startswith(f"{100 * last:.1f}% (")
     (measured,) = found.findings[0].estimates
     assert measured.name == "accuracy under AutoAttack, L2 ε = 1.5"
     (estimate,) = measured.estimates.values()

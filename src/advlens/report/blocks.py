@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from advlens.report.grids import GridBlock
 from advlens.runs.measures import PAPERS, Measure
-from advlens.words import Estimate, Form, Says, attack_name, count, listed, shared
+from advlens.words import Estimate, Form, Says, attack_name, count, listed, number, shared
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -148,13 +148,6 @@ class Column:
         return cls(header=header, cell=cell)
 
     @classmethod
-    def ends(cls, name: str) -> Column:
-        """The 95% intervals of a share alone."""
-        return cls(
-            header="95% interval", cell=lambda row: Estimate.of(row, name).interval(as_percent=True)
-        )
-
-    @classmethod
     def looked_up(
         cls, header: str, find: Callable[[Mapping[str, Any]], Mapping[str, Estimate]]
     ) -> Column:
@@ -184,6 +177,28 @@ class TableBlock:
     rows: Sequence[Mapping[str, Any]]
     folded: bool = False
     """Closed until the reader opens it, for long tables."""
+
+
+class _Told(float):
+    """A value that is written with three digits unless a format says otherwise."""
+
+    def __format__(self, spec: str) -> str:
+        return super().__format__(spec) if spec else number(self)
+
+
+def told(rows: Iterable[Mapping[str, Any]], text: str) -> str:
+    """What rows hold, for those who do not see the figure that draws them.
+
+    Args:
+        rows: of a table; the column attack stands for the whole attack in words.
+        text: of each, with columns in braces, such as "{model}, {attack}: {top1:.1%}".
+    """
+    texts = list[str]()
+    for row in rows:
+        values = {name: _Told(each) if type(each) is float else each for name, each in row.items()}
+        named = {"attack": attack_name(row)} if "attack" in row else {}
+        texts.append(text.format_map(values | named))
+    return "; ".join(texts)
 
 
 @dataclass(frozen=True, kw_only=True)

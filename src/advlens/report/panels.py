@@ -4,11 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from advlens.report.blocks import FigureBlock
+from advlens.report.blocks import FigureBlock, told
 from advlens.report.figures import accuracy as figures
 from advlens.runs.measures import Measure
 from advlens.runs.results import Rows
-from advlens.words import Estimate, number
+from advlens.words import Estimate
+
+TOLD = "{measure}, {group}, {model}: {mean}"
 
 
 class Dots(NamedTuple):
@@ -29,7 +31,7 @@ def panels(name: str, models: Sequence[str], dots: Iterable[Dots], caption: str)
             "mean": estimate.value,
             "low": estimate.low,
             "high": estimate.high,
-            "told": f"{each.measure.title}, {each.group}, {model}: {number(estimate.value)}",
+            "measure": each.measure.title,
         }
         for each in dots
         for model, estimate in each.estimates.items()
@@ -37,6 +39,6 @@ def panels(name: str, models: Sequence[str], dots: Iterable[Dots], caption: str)
     return FigureBlock(
         name=name,
         draw=partial(figures.measure_panels, rows, models),
-        alt=f"Dots with intervals, a panel for each measure. {'; '.join(rows.values('told'))}.",
+        alt=f"Dots with intervals, a panel for each measure. {told(rows, TOLD)}.",
         caption=caption,
     )

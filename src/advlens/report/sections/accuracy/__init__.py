@@ -14,6 +14,7 @@ from advlens.report.blocks import (
     Score,
     Section,
     TableBlock,
+    told,
 )
 from advlens.report.figures import accuracy as figures
 from advlens.report.sections.accuracy import autoattack, calibration, classes, examples
@@ -23,6 +24,7 @@ from advlens.words import ATTACK, NORMS, Estimate, attack_name, count, listed, p
 
 MIXED = "precision=bf16"
 """What the column settings says of attacks whose gradients are in bfloat16."""
+TOLD = "{model}, {attack}: {top1:.1%}"
 
 
 def section(results: Results) -> Section | None:
@@ -98,8 +100,7 @@ def _accuracy_columns(rows: Rows) -> list[Column]:
     return [
         IMAGES,
         MODEL,
-        Column.of("Top-1", "top1", percent),
-        Column.ends("top1"),
+        Column.interval("Top-1", "top1", as_percent=True),
         *([spread] if randomized else []),
         Column.of("Top-5", "top5", percent),
         N,
@@ -110,14 +111,10 @@ def _accuracy_figure(results: Results, rows: Rows) -> FigureBlock:
     return FigureBlock(
         name="accuracy",
         draw=partial(figures.accuracy_dots, rows, results.models, chance=results.chance),
-        alt=f"Dot plot of top-1 accuracy. {_values(rows)}.",
+        alt=f"Dot plot of top-1 accuracy. {told(rows, TOLD)}.",
         caption="Top-1 accuracy on natural images and under each attack. The pale bars are 95% "
         f"Wilson intervals; the dotted line is guessing ({percent(results.chance)}).",
     )
-
-
-def _values(rows: Rows) -> str:
-    return "; ".join(f"{row['model']}, {attack_name(row)}: {percent(row['top1'])}" for row in rows)
 
 
 def _accuracy_table(rows: Rows) -> TableBlock:
@@ -152,8 +149,7 @@ def _target_blocks(results: Results) -> Iterator[Block]:
             columns=[
                 IMAGES,
                 MODEL,
-                Column.of("Success", "success", percent),
-                Column.ends("success"),
+                Column.interval("Success", "success", as_percent=True),
                 N,
             ],
             rows=rows,
@@ -170,7 +166,7 @@ def _sweep_blocks(results: Results, sweep: Rows) -> Iterator[Block]:
     yield FigureBlock(
         name="accuracy-sweep",
         draw=partial(figures.accuracy_sweep, sweep, results.models, chance=results.chance),
-        alt=f"Line plot of top-1 accuracy against epsilon. {_values(sweep)}.",
+        alt=f"Line plot of top-1 accuracy against epsilon. {told(sweep, TOLD)}.",
         caption=f"Top-1 accuracy against ε on a seeded subset (n = {count(n)}), with 95% "
         "Wilson bands.",
     )

@@ -57,7 +57,7 @@ def blocks(results: Results) -> Iterator[Block]:
                 Column(header=TITLES.get(after, after), cell=_after(rows, after))
                 for after in rows.values("after")
             ),
-            Column.ends("top1"),
+            Column.interval("AutoAttack", "top1", as_percent=True),
             N,
         ],
         rows=_final(results),

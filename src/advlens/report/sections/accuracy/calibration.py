@@ -14,12 +14,13 @@ from advlens.report.blocks import (
     N,
     NoteBlock,
     TableBlock,
+    told,
 )
 from advlens.report.figures import accuracy as figures
 from advlens.report.sections.accuracy.conditions import conditions, phrase
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
-from advlens.words import Direction, Estimate, Says, attack_name, moves, percent
+from advlens.words import Direction, Estimate, Says, moves, percent
 
 AGAINST = {"higher": "lies above accuracy", "lower": "lies below accuracy", "open": "fits accuracy"}
 
@@ -76,11 +77,7 @@ def blocks(results: Results) -> Iterator[Block]:
         for row in mine
         if row["n"] >= FEW
     )
-    values = "; ".join(
-        f"{row['model']}, {attack_name(row)}: {percent(row['confidence'])} confident, "
-        f"{percent(row['accuracy'])} right, error {percent(row['ece'])}"
-        for row in errors
-    )
+    values = "{model}, {attack}: {confidence:.1%} confident, {accuracy:.1%} right, error {ece:.1%}"
     yield NoteBlock(
         title=findings(results)[0].claim.rstrip("."),
         text="A model whose confidence can be used is right on 80% of the images on which it "
@@ -90,7 +87,7 @@ def blocks(results: Results) -> Iterator[Block]:
         yield FigureBlock(
             name="reliability",
             draw=partial(figures.reliability, rows, results.models),
-            alt=f"Reliability diagram: accuracy against confidence. {values}.",
+            alt=f"Reliability diagram: accuracy against confidence. {told(errors, values)}.",
             caption="Accuracy of images of about the same confidence, in up to 15 bins of equal "
             f"width that hold at least {FEW} images, with 95% Wilson intervals (figure 1 of Guo "
             "et al. 2017).",

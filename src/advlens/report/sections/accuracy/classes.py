@@ -1,5 +1,6 @@
 """Which classes a model confuses: the accuracy of each, and what it is taken for."""
 
+import statistics
 from collections.abc import Iterator
 from functools import partial
 
@@ -14,6 +15,7 @@ from advlens.report.blocks import (
     N,
     NoteBlock,
     TableBlock,
+    told,
 )
 from advlens.report.figures import accuracy as figures
 from advlens.report.sections.accuracy.conditions import conditions, phrase
@@ -29,18 +31,18 @@ SQUARES = "A square's area is the share of a true class's images that gets a pre
 def findings(results: Results) -> list[Finding]:
     """For each model the classes that are right least and most often, and its main confusion."""
     return [
-        *_class_findings(conditions(results.table("class_accuracy"))),
+        *_class_findings(conditions(_classes(results))),
         *_confusion_findings(conditions(results.table("confusion"))),
     ]
 
 
 def blocks(results: Results) -> Iterator[Block]:
     """A figure and a table of each; of many classes the confusions have the table alone."""
-    classes, pairs = (conditions(results.table(n)) for n in ("class_accuracy", "confusion"))
+    classes, pairs = conditions(_classes(results)), conditions(results.table("confusion"))
     for found in _class_findings(classes):
         yield _titled(found, "A class has few of the images, so its interval is wide.")
         yield _class_figure(results, classes)
-        yield _class_table(results.table("class_accuracy"))
+        yield _class_table(_classes(results))
     for found in _confusion_findings(pairs):
         rows = _with_shares(pairs)
         names = _names(results, rows)
@@ -51,18 +53,14 @@ def blocks(results: Results) -> Iterator[Block]:
         yield _confusion_table(rows)
 
 
+def _classes(results: Results) -> Rows:
+    """The accuracy of each class as a mean with its interval."""
+    rows = results.table("class_accuracy")
+    return Rows({**row, "mean": row["right"] / row["n"]} for row in rows)
+
+
 def _titled(found: Finding, text: str) -> NoteBlock:
     return NoteBlock(title=found.claim.rstrip("."), text=text)
-
-
-def _estimate(row: Row) -> Estimate:
-    return Estimate(value=row["right"] / row["n"], low=row["low"], high=row["high"], n=row["n"])
-
-
-def _ends(rows: Rows) -> tuple[Row, Row]:
-    """The rows of the classes that are right least and most often."""
-    ordered = sorted(rows, key=lambda row: row["right"] / row["n"])
-    return ordered[0], ordered[-1]
 
 
 def _class_findings(found: dict[str, Rows]) -> Iterator[Finding]:
@@ -73,9 +71,10 @@ def _class_findings(found: dict[str, Rows]) -> Iterator[Finding]:
     about, says, measured = f"accuracy by class {phrase(name)}", list[Says](), list[Measured]()
     least: dict[str, str] = {}
     for model, mine in rows.grouped("model").items():
-        worst, best = _ends(mine)
-        ends = {f"on {row['class']}": _estimate(row) for row in (worst, best)}
-        apart = not _estimate(worst).overlaps(_estimate(best))
+        ordered = mine.ordered("mean")
+        worst, best = ordered[0], ordered[-1]
+        ends = {f"on {row['class']}": Estimate.of(row) for row in (worst, best)}
+        apart = not Estimate.of(worst).overlaps(Estimate.of(best))
         says.append(Says(about, (model,), "lower" if apart else "open", (best["class"],)))
         measured.append(Measured(name=about, model=model, estimates=ends, form="percent"))
         least |= {model: worst["class"]} if apart else {}
@@ -128,28 +127,18 @@ def _confusion_findings(found: dict[str, Rows]) -> Iterator[Finding]:
 
 
 def _class_figure(results: Results, found: dict[str, Rows]) -> FigureBlock:
-    natural = next(iter(found.values()))
-    shares = {
-        name: sum(row["right"] / row["n"] for row in mine) / len(mine)
-        for name, mine in natural.grouped("class").items()
-    }
+    natural = next(iter(found.values())).grouped("class")
+    shares = {name: statistics.fmean(row["mean"] for row in natural[name]) for name in natural}
     order = sorted(shares, key=lambda name: shares[name])
     few = order if len(order) <= MANY else [*order[: MANY // 2], *order[-MANY // 2 :]]
     rows = Rows(
-        {
-            "panel": name.replace(", ", "\n"),
-            "group": row["class"],
-            "model": row["model"],
-            **_hundredfold(row),
-        }
+        {"panel": name.replace(", ", "\n"), "group": row["class"], "model": row["model"]}
+        | {end: 100 * row[end] for end in ("mean", "low", "high")}
         for group in few
         for name, mine in found.items()
         for row in mine.where(**{"class": group})
     )
-    values = "; ".join(
-        f"{row['model']}, {' '.join(row['panel'].split())}, {row['group']}: {row['mean']:.1f}%"
-        for row in rows
-    )
+    values = told(rows, "{model}, {panel}, {group}: {mean:.1f}%").replace("\n", " ")
     left_out = f" Of {len(order)} classes, the {MANY // 2} of lowest and of highest accuracy."
     return FigureBlock(
         name="accuracy-classes",
@@ -160,14 +149,6 @@ def _class_figure(results: Results, found: dict[str, Rows]) -> FigureBlock:
     )
 
 
-def _hundredfold(row: Row) -> Row:
-    return {
-        "mean": 100 * row["right"] / row["n"],
-        "low": 100 * row["low"],
-        "high": 100 * row["high"],
-    }
-
-
 def _class_table(rows: Rows) -> TableBlock:
     return TableBlock(
         caption="The accuracy of each class in numbers.",
@@ -176,10 +157,7 @@ def _class_table(rows: Rows) -> TableBlock:
             Column.words("Class", "class"),
             IMAGES,
             MODEL,
-            Column(header="Right", cell=lambda row: percent(row["right"] / row["n"])),
-            Column(
-                header="95% interval", cell=lambda row: _estimate(row).interval(as_percent=True)
-            ),
+            Column.interval("Right", as_percent=True),
             N,
         ],
         rows=[row for mine in rows.split("class") for row in mine],
@@ -198,12 +176,8 @@ def _confusion_figure(results: Results, rows: Rows, names: list[str]) -> FigureB
     """Of natural images, and under the first attack."""
     shown = tuple(rows.values("panel")[:2])
     mine = rows.where(panel=shown)
-    values = "; ".join(
-        f"{row['model']}, {row['panel']}: {row['label']} for {row['predicted']} "
-        f"{percent(row['share'])}"
-        for model in results.models
-        for row in _wrong(mine.where(model=model))[:5]
-    )
+    most = [row for model in results.models for row in _wrong(mine.where(model=model))[:5]]
+    values = told(most, "{model}, {panel}: {label} for {predicted} {share:.1%}")
     return FigureBlock(
         name="confusions",
         draw=partial(figures.confusions, mine, results.models, names),

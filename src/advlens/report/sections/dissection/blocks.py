@@ -4,7 +4,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from advlens.report.blocks import LAYER, MODEL, Block, Column, FigureBlock, NoteBlock, TableBlock
+from advlens.report.blocks import (
+    LAYER,
+    MODEL,
+    Block,
+    Column,
+    FigureBlock,
+    NoteBlock,
+    TableBlock,
+    told,
+)
 from advlens.report.figures import dissection as figures
 from advlens.report.sections.dissection.tables import KINDS, DissectionTables, share
 from advlens.runs.results import Rows
@@ -60,10 +69,9 @@ def _shares_figure(tables: DissectionTables) -> FigureBlock:
         for category in (*tables.categories, "all")
         if (row := tables.share(place, images, category))
     )
-    values = "; ".join(
-        f"{row['model']}, {row['layer']}, {row['images']}: {percent(row['share'])}, by chance "
-        f"{percent(row['permuted_share'])}"
-        for row in rows.where(category="all")
+    values = told(
+        rows.where(category="all"),
+        "{model}, {layer}, {images}: {share:.1%}, by chance {permuted_share:.1%}",
     )
     return FigureBlock(
         name="dissection-shares",
@@ -264,10 +272,8 @@ def sweep(tables: DissectionTables) -> Iterator[Block]:
     )
     if len(rows.values("minimum")) < 2:
         return
-    ends = "; ".join(
-        f"{row['model']}, {row['images']}, {row['minimum']:g}: {percent(row['share'])}"
-        for row in rows.where(images=("real", "adversarial"))
-    )
+    values = "{model}, {images}, {minimum:g}: {share:.1%}"
+    drawn = rows.where(images=("real", "adversarial"))
     yield NoteBlock(
         title="Does it hang on the threshold?",
         text="What counts as a detector is a convention: an IoU above "
@@ -282,7 +288,7 @@ def sweep(tables: DissectionTables) -> Iterator[Block]:
     yield FigureBlock(
         name="dissection-sweep",
         draw=partial(figures.shares_by_threshold, rows, tables.models, minimum=tables.minimum),
-        alt=f"Share of detectors against the IoU threshold. {ends}.",
+        alt=f"Share of detectors against the IoU threshold. {told(drawn, values)}.",
         caption="Share of detectors in the last dissected layer against the IoU above which "
         f"a unit counts as one, with 95% bands over units; dotted: by chance. {tables.behind}.",
     )

@@ -4,7 +4,17 @@ import itertools
 from collections.abc import Collection, Iterator
 from functools import partial
 
-from advlens.report.blocks import LAYER, MODEL, Block, Column, FigureBlock, N, NoteBlock, TableBlock
+from advlens.report.blocks import (
+    LAYER,
+    MODEL,
+    Block,
+    Column,
+    FigureBlock,
+    N,
+    NoteBlock,
+    TableBlock,
+    told,
+)
 from advlens.report.figures import neurons as figures
 from advlens.report.grids import MAPS, Grid, GridBlock, cells
 from advlens.report.sections.neurons.tables import EQUAL, NeuronTables, attacks, effect
@@ -60,15 +70,12 @@ def histograms(tables: NeuronTables) -> Iterator[Block]:
     )
     if not live:
         return
-    means = "; ".join(
-        f"{row['model']}: {number(row['consis'])} on real and {number(row['consis_adv'])} on "
-        "adversarial images"
-        for row in tables.table1
-    )
+    values = "{model}: {consis} on real and {consis_adv} on adversarial images"
     yield FigureBlock(
         name="consistency-histograms-fgsm",
         draw=partial(figures.consistency_histograms, live, tables.models, floors=_floors(tables)),
-        alt=f"Histograms of consistency, units of the last convolution. Means: {means}.",
+        alt="Histograms of consistency, units of the last convolution. Means: "
+        f"{told(tables.table1, values)}.",
         caption="Units of the last convolution by consistency (Figure 5 of D19), on real and on "
         f"adversarial images ({behind(tables, 'fgsm')}). Solid: mean; dotted: LC of random images.",
     )
@@ -117,11 +124,8 @@ def curves(tables: NeuronTables) -> Iterator[Block]:
     rows = Rows(row for row in tables.curves if row["images"] in tables.headings)
     if not rows:
         return
-    ends = "; ".join(
-        f"{row['model']}, {tables.headings[row['images']]}, LC {number(row['lc'])}: CS1 "
-        f"{number(row['cs1'])}, CS2 {number(row['cs2'])}, {row['units']} units"
-        for row in _ends(rows, "model", "images")
-    )
+    ends = [{**r, "heading": tables.headings[r["images"]]} for r in _ends(rows, "model", "images")]
+    values = "{model}, {heading}, LC {lc}: CS1 {cs1}, CS2 {cs2}, {units} units"
     yield NoteBlock(
         title="Do units with a clear meaning keep it under attack?",
         text=f"{_figure10(tables)} units of all convolutions, sorted by what they are on real "
@@ -131,7 +135,7 @@ def curves(tables: NeuronTables) -> Iterator[Block]:
     yield FigureBlock(
         name=f"consistency-curves-{tables.main}",
         draw=partial(figures.consistency_curves, rows, tables.models, headings=tables.headings),
-        alt=f"Curves of CS1 and CS2 against LC. {ends}.",
+        alt=f"Curves of CS1 and CS2 against LC. {told(ends, values)}.",
         caption="Mean CS1 and CS2 of the units in each bin of LC, with 95% intervals over "
         f"images; hollow: fewer than {figures.FEW} units; below, how many a bin holds. "
         + " ".join(
@@ -178,17 +182,13 @@ def depth(tables: NeuronTables) -> Iterator[Block]:
     )
     live = tables.layers.known("lc_mean")
     if live:
-        means = "; ".join(
-            f"{row['model']} {row['layer']}: LC {number(row['lc_mean'])}, "
-            f"CS1 {number(row['cs1_mean'])}, CS2 {number(row['cs2_mean'])}"
-            for row in _ends(live, "model")
-        )
+        values = "{model} {layer}: LC {lc_mean}, CS1 {cs1_mean}, CS2 {cs2_mean}"
         yield FigureBlock(
             name=f"consistency-by-depth-{tables.main}",
             draw=partial(
                 figures.consistency_by_depth, tables.layers, tables.models, floors=_floors(tables)
             ),
-            alt=f"Layer means along the network. {means}.",
+            alt=f"Layer means along the network. {told(_ends(live, 'model'), values)}.",
             caption="Layer means with 95% jackknife intervals over images; dotted: LC of random "
             f"images. Attack: {behind(tables, tables.main)}.",
         )
