@@ -179,26 +179,25 @@ class TableBlock:
     """Closed until the reader opens it, for long tables."""
 
 
-class _Told(float):
+class _Value(float):
     """A value that is written with three digits unless a format says otherwise."""
 
     def __format__(self, spec: str) -> str:
         return super().__format__(spec) if spec else number(self)
 
 
-def told(rows: Iterable[Mapping[str, Any]], text: str) -> str:
-    """What rows hold, for those who do not see the figure that draws them.
+def filled(row: Mapping[str, Any], text: str) -> str:
+    """A text with the columns of a row in place of their names in braces.
 
-    Args:
-        rows: of a table; the column attack stands for the whole attack in words.
-        text: of each, with columns in braces, such as "{model}, {attack}: {top1:.1%}".
+    In "{model}, {attack}: {top1:.1%}" the column attack stands for the whole attack in words.
     """
-    texts = list[str]()
-    for row in rows:
-        values = {name: _Told(each) if type(each) is float else each for name, each in row.items()}
-        named = {"attack": attack_name(row)} if "attack" in row else {}
-        texts.append(text.format_map(values | named))
-    return "; ".join(texts)
+    values = {name: _Value(each) if type(each) is float else each for name, each in row.items()}
+    return text.format_map(values | ({"attack": attack_name(row)} if "attack" in row else {}))
+
+
+def told(rows: Iterable[Mapping[str, Any]], text: str) -> str:
+    """What rows hold, as texts that `filled` makes: for those who do not see the figure."""
+    return "; ".join(filled(row, text) for row in rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +243,39 @@ class PictureColumn:
     pictures: Sequence[Picture]
     model: bool = False
     """The heading is a model's name, shown in its color."""
+
+    @classmethod
+    def of(
+        cls,
+        heading: str,
+        rows: Iterable[Mapping[str, Any]],
+        alt: str,
+        caption: str = "",
+        *,
+        file: str = "file",
+        seen_as: str = "",
+        model: bool = False,
+    ) -> list[PictureColumn]:
+        """The pictures that a column of a table names; nothing without rows.
+
+        Args:
+            heading: above them.
+            rows: of the table.
+            alt, caption: texts, as `filled` takes them.
+            file: the column of files.
+            seen_as: the column of predictions, which are wrong where they differ from the label.
+            model: the heading is a model's name.
+        """
+        pictures = [
+            Picture(
+                file=row[file],
+                alt=filled(row, alt),
+                caption=filled(row, caption).strip(),
+                wrong=bool(seen_as) and row[seen_as] != row["label"],
+            )
+            for row in rows
+        ]
+        return [cls(heading=heading, pictures=pictures, model=model)] if pictures else []
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -103,25 +103,16 @@ def _unit(tables: NeuronTables, model: str) -> list[PictureColumn]:
     attacked = rows.where(images="equal-success") or rows.where(images="adversarial")
     if first is None or not attacked:
         return []
-    headings = {
-        f"Unit {first['unit']} of {layer_name(first['layer'])} responds most to": rows.where(
-            images="real"
-        ),
-        "Under attack, it responds most to": attacked,
-    }
+    heading = f"Unit {first['unit']} of {layer_name(first['layer'])} responds most to"
+    real, alt = rows.where(images="real"), "Image of {label}, predicted as {predicted}"
     return [
-        PictureColumn(
-            heading=heading,
-            pictures=[
-                Picture(
-                    file=row["file"],
-                    alt=f"Image of {row['label']}, predicted as {row['predicted']}",
-                    caption=row["label"] if row["images"] == "real" else f"attacked {row['label']}",
-                )
-                for row in mine.ordered("rank")[:SHOWN]
-            ],
-        )
-        for heading, mine in headings.items()
+        *PictureColumn.of(heading, real.ordered("rank")[:SHOWN], alt, "{label}"),
+        *PictureColumn.of(
+            "Under attack, it responds most to",
+            attacked.ordered("rank")[:SHOWN],
+            alt,
+            "attacked {label}",
+        ),
     ]
 
 
@@ -130,9 +121,6 @@ def _class(generated: Rows, model: str) -> list[PictureColumn]:
     models = set(generated.values("model"))
     for name, rows in generated.grouped("class").items():
         if model in models and models == {*rows.values("model")}:
-            pictures = [
-                Picture(file=row["file"], alt=f"Image generated for {name}")
-                for row in rows.where(model=model).ordered("rank")[:SHOWN]
-            ]
-            return [PictureColumn(heading=f"Generated for {name}", pictures=pictures)]
+            shown = rows.where(model=model).ordered("rank")[:SHOWN]
+            return PictureColumn.of(f"Generated for {name}", shown, "Image generated for {class}")
     return []

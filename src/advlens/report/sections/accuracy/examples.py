@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
-from advlens.report.blocks import Block, Picture, PictureColumn, PictureRow, PictureRowsBlock
+from advlens.report.blocks import Block, PictureColumn, PictureRow, PictureRowsBlock
 from advlens.runs.results import Results, Rows
-from advlens.runs.tables import Row
 from advlens.words import attack_name
 
 TITLES = {
@@ -44,35 +43,27 @@ def _block(results: Results, kind: str, rows: Rows) -> PictureRowsBlock:
 
 
 def _row(model: str, rows: Rows, *, alone: bool) -> PictureRow:
-    columns = [PictureColumn(heading="Image", pictures=list(map(_natural, rows)))]
+    shown = [
+        {**row, "before": f"{row['label']} → " if row["label"] != row["predicted"] else ""}
+        for row in rows
+    ]
+    columns = PictureColumn.of(
+        "Image",
+        shown,
+        "Image of {label}, predicted as {predicted}",
+        "{before}{predicted} {confidence:.0%}",
+        file="natural",
+        seen_as="predicted",
+    )
     if not alone:
-        columns += [
-            PictureColumn(heading="Under attack", pictures=list(map(_attacked, rows))),
-            PictureColumn(heading="Difference", pictures=list(map(_difference, rows))),
-        ]
+        columns += PictureColumn.of(
+            "Under attack",
+            shown,
+            "The same image under attack, predicted as {attacked_as}",
+            "{attacked_as} {attacked_confidence:.0%}",
+            file="attacked",
+            seen_as="attacked_as",
+        )
+        amplified = "Their difference, {factor} times as large around gray"
+        columns += PictureColumn.of("Difference", shown, amplified, file="difference")
     return PictureRow(title=model, columns=columns)
-
-
-def _natural(row: Row) -> Picture:
-    wrong = row["label"] != row["predicted"]
-    before = f"{row['label']} → " if wrong else ""
-    return Picture(
-        file=row["natural"],
-        alt=f"Image of {row['label']}, predicted as {row['predicted']}",
-        caption=f"{before}{row['predicted']} {row['confidence']:.0%}",
-        wrong=wrong,
-    )
-
-
-def _attacked(row: Row) -> Picture:
-    return Picture(
-        file=row["attacked"],
-        alt=f"The same image under attack, predicted as {row['attacked_as']}",
-        caption=f"{row['attacked_as']} {row['attacked_confidence']:.0%}",
-        wrong=row["attacked_as"] != row["label"],
-    )
-
-
-def _difference(row: Row) -> Picture:
-    alt = f"Their difference, {row['factor']} times as large around gray"
-    return Picture(file=row["difference"], alt=alt)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from advlens.report.blocks import (
     Block,
     NoteBlock,
-    Picture,
     PictureColumn,
     PictureRow,
     PictureRowsBlock,
@@ -20,10 +19,13 @@ from advlens.report.sections.features.findings import findings, start_text
 from advlens.report.sections.features.tables import DISTANCES, FeatureTables
 from advlens.runs.measures import FEATURES
 from advlens.runs.results import Results, Rows
-from advlens.runs.tables import Row
-from advlens.words import number
 
-HEADINGS = {"visualized": "Visualized", "most": "Most active", "least": "Least active"}
+KINDS = {
+    "visualized": ("Visualized", "Image changed to raise component {component}"),
+    "most": ("Most active", "Image of {of}, most active"),
+    "least": ("Least active", "Image of {of}, least active"),
+}
+"""Of pictures of a component: the heading and the text in place of each."""
 
 REPRESENTATION = Term(
     name="Representation",
@@ -111,25 +113,12 @@ def _visualized(tables: FeatureTables) -> Iterator[Block]:
 
 def _row(rows: Rows) -> PictureRow:
     """One component of one model."""
-    component, columns = rows[0]["component"], []
-    for kind, heading in HEADINGS.items():
-        mine = rows.where(kind=kind).ordered("rank")
-        if mine:
-            columns.append(
-                PictureColumn(heading=heading, pictures=[_picture(row, component) for row in mine])
-            )
+    component = rows[0]["component"]
+    columns = list[PictureColumn]()
+    for kind, (heading, alt) in KINDS.items():
+        shown = [{**row, "of": row["label"] or "no known class"} for row in rows.where(kind=kind)]
+        ordered = Rows(shown).ordered("rank")
+        columns += PictureColumn.of(
+            heading, ordered, f"{alt}, activation {{activation}}", "{label} {activation}"
+        )
     return PictureRow(model=rows[0]["model"], title=f"component {component}", columns=columns)
-
-
-def _picture(row: Row, component: int) -> Picture:
-    value = number(row["activation"])
-    what = (
-        f"Image changed to raise component {component}"
-        if row["kind"] == "visualized"
-        else f"Image of {row['label'] or 'no known class'}, {HEADINGS[row['kind']].lower()}"
-    )
-    return Picture(
-        file=row["file"],
-        alt=f"{what}, activation {value}",
-        caption=f"{row['label']} {value}".strip(),
-    )

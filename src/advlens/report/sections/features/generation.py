@@ -9,7 +9,6 @@ from advlens.report.blocks import (
     Column,
     N,
     NoteBlock,
-    Picture,
     PictureColumn,
     PictureRow,
     PictureRowsBlock,
@@ -67,21 +66,19 @@ def _pictures(tables: FeatureTables) -> Iterator[Block]:
 
 
 def _row(tables: FeatureTables, rows: Rows, name: str) -> PictureRow:
-    def column(kind: str, model: str, heading: str, alt: str) -> list[PictureColumn]:
-        mine = rows.where(kind=kind, model=model)
-        pictures = [Picture(file=row["file"], alt=f"{alt} {name}") for row in mine.ordered("rank")]
-        of_model = kind == "generated"
-        return [PictureColumn(heading=heading, pictures=pictures, model=of_model)] * bool(pictures)
-
-    columns: list[PictureColumn] = []
+    """Pictures of a class; real and start images are those of the first model that has some."""
+    columns = list[PictureColumn]()
     for kind, heading, alt in (
-        ("real", "Real", "Real image of"),
-        ("start", "Start", "Start image for"),
+        ("real", "Real", "Real image of {class}"),
+        ("start", "Start", "Start image for {class}"),
     ):
-        owners = [model for model in tables.models if column(kind, model, "", "")]
-        columns += [c for model in owners[:1] for c in column(kind, model, heading, alt)]
+        each = rows.where(kind=kind).ordered("rank").grouped("model")
+        owners = [model for model in tables.models if model in each]
+        columns += [c for model in owners[:1] for c in PictureColumn.of(heading, each[model], alt)]
     for model in tables.models:
-        columns += column("generated", model, model, f"What {model} generates for")
+        mine = rows.where(kind="generated", model=model).ordered("rank")
+        alt = "What {model} generates for {class}"
+        columns += PictureColumn.of(model, mine, alt, model=True)
     return PictureRow(title=name, columns=columns)
 
 

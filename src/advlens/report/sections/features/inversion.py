@@ -8,7 +8,6 @@ from advlens.report.blocks import (
     Column,
     N,
     NoteBlock,
-    Picture,
     PictureColumn,
     PictureRow,
     PictureRowsBlock,
@@ -72,32 +71,19 @@ def _row(tables: FeatureTables, rows: Rows) -> PictureRow:
     first = rows[0]
     label, target = first["start_label"], first["target_label"] or "target"
     start = f"an image of {label}" if label else start_text(first["start"])
-    columns = [
-        _reference("Target", first["target_file"], f"Target of the inversion: {target}"),
-        _reference("Start", first["start_file"], f"Start of the inversion: {start}"),
-    ]
-    columns += [
-        PictureColumn(
-            heading=model,
+    shown = Rows({**row, "start": start, "target": target} for row in rows)
+    one, goal, begun = shown[:1], "Target of the inversion: {target}", "Start of the inversion: "
+    columns = PictureColumn.of("Target", one, goal, file="target_file")
+    columns += PictureColumn.of("Start", one, begun + "{start}", file="start_file")
+    for model in tables.models:
+        columns += PictureColumn.of(
+            model,
+            shown.where(model=model),
+            "What {model} represents like the target, {target}, at a distance of {distance}",
+            "{distance}",
             model=True,
-            pictures=[
-                Picture(
-                    file=row["file"],
-                    alt=f"What {model} represents like the target, {target}, at a distance of "
-                    f"{number(row['distance'])}",
-                    caption=number(row["distance"]),
-                )
-                for row in mine
-            ],
         )
-        for model in tables.models
-        if (mine := rows.where(model=model))
-    ]
     return PictureRow(title=f"{label} → {target}" if label else target, columns=columns)
-
-
-def _reference(heading: str, file: str, alt: str) -> PictureColumn:
-    return PictureColumn(heading=heading, pictures=[Picture(file=file, alt=alt)])
 
 
 def _networks(tables: FeatureTables) -> str:
