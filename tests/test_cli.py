@@ -113,6 +113,8 @@ WRONG_WORDS = [
     ("audit --model resnet50 --data sample --out {out}", "perhaps .*torchvision:resnet50"),
     ("audit --model resnet14 --data mnist --out {out}", "mnist.*cifar10"),
     ("train --model resnet14 --data sample --out {out}", "sample.*cifar10"),
+    ("train --model resnet14 --data nolab:a --test nolab:b --out {out}", "the data nolab:a"),
+    (TRAIN + " --test folder:{tmp}/none", "folder.*none"),
     (AUDIT + " --device tpu", "tpu"),
 ]
 # the settings in a file, what the sentence must say beside the file's name

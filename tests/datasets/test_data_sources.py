@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from advlens import Classifier
 from advlens.datasets import (
     FILES,
     ArrayData,
@@ -28,6 +29,7 @@ from advlens.datasets import (
 )
 from advlens.errors import DataError, SettingsError
 from advlens.settings.data import DATA, check_data
+from advlens.workflows.training import load_images
 from tiny_imagenet import jpeg, write
 
 SMALL = Transform(size=8, resize=8)
@@ -474,7 +476,22 @@ def test_a_table_in_place_of_a_folder_is_answered_with_its_kind(photos: Path) ->
     check_data(f"csv:{table}")
 
 
-@pytest.mark.parametrize("spec", ["sample", "csv:t.csv", "lab_of_tests:items"])
+@pytest.mark.parametrize("spec", ["sample", "images:photos"])
 def test_nothing_is_trained_on_test_images(spec: str) -> None:
     with pytest.raises(SettingsError, match="test images only"):
         load_data(spec, split="train")
+
+
+@pytest.mark.parametrize("form", [as_csv, as_parquet])
+def test_data_of_one_part_are_trained_on_beside_others_to_test_on(
+    photos: Path, form: Callable[..., str]
+) -> None:
+    classifier = Classifier(torch.nn.Flatten(), name="any", image_size=8, resize=10)
+    spec = form(photos / "train", [("a/1.jpg", "ox"), ("2.jpg", "dog"), ("2.jpg", "emu")])
+    other = form(photos / "test", [("a/1.jpg", "ox")])
+    for same in (None, spec):
+        with pytest.raises(SettingsError, match="--test"):
+            load_images(spec, classifier, test=same)
+    train, test = load_images(spec, classifier, test=other)
+    assert (train.image_shape, test.image_shape) == ((3, 10, 10), (3, 8, 8))
+    assert (train.labels.tolist(), test.labels.tolist()) == ([2, 0, 1], [2])  # of three classes
