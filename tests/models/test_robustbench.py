@@ -141,7 +141,7 @@ def test_what_the_zoo_lacks_is_said(monkeypatch):
         load_model("robustbench:cifar10/Linf/Many2021")
     with pytest.raises(ModelError, match=r"cannot build .*Bad: RuntimeError: no such block"):
         load_model("robustbench:cifar100/L2/Bad")
-    with pytest.raises(ModelError, match="Pad224.* is not known"):
+    with pytest.raises(ModelError, match=r"Pad224.* is not known"):
         load_model("robustbench:imagenet/Linf/Odd")
     monkeypatch.setitem(sys.modules, "robustbench.model_zoo.models", None)
     with pytest.raises(ModelError, match="needs RobustBench, which cannot be imported"):
