@@ -117,6 +117,9 @@ def failing(world: Path, words: list[str], what: str) -> None:
                     time.sleep(0.01)
             elif what == "stopped":
                 os.kill(os.getpid(), signal.SIGSTOP)
+            elif what == "waits":  # in a library that is to meet the others
+                with meeting.waiting():
+                    threading.Event().wait()
             elif what == "hangs":  # as in a file system that does not answer, in a thread of many
                 threading.Event().wait()
             elif what == "killed":
@@ -125,7 +128,7 @@ def failing(world: Path, words: list[str], what: str) -> None:
         processes.total(torch.zeros(1))
 
     recipes.train = train
-    if what in ("stopped", "hangs", "killed"):
+    if what not in ("alone", "works"):
         meeting.GRACE = 0.5  # it gives no reason
     command(world, words)
 
@@ -143,15 +146,20 @@ def test_the_loss_of_a_process_that_says_nothing_is_said(world):
     assert (world / "err0").read_text().startswith(f"advlens: {told}")
 
 
-@pytest.mark.parametrize("what", ["stopped", "hangs"])
-def test_a_process_that_does_nothing_is_given_up(what, world):
+NO_SIGN = "process 1 of 2 has given no sign of life"
+HANGING = {"stopped": NO_SIGN, "hangs": NO_SIGN}
+HANGING |= {"waits": "all 2 processes have waited for each other"}
+
+
+@pytest.mark.parametrize(("what", "told"), HANGING.items(), ids=HANGING)
+def test_processes_that_get_nowhere_are_given_up(what, told, world):
     first, lost = start(2, failing, world, [*TRAIN, *PATIENT], what)
     assert end([first]) == [1]
     assert lost.is_alive()
     lost.kill()
     lost.join()
-    told = f"process 1 of 2 has given no sign of life for {PATIENCE} minutes (--patience); start "
-    assert (world / "err0").read_text() == f"advlens: {told}the same command again\n"
+    told = f"advlens: {told} for {PATIENCE} minutes (--patience); start the same command again\n"
+    assert (world / "err0").read_text() == told
 
 
 @pytest.mark.parametrize("missing", ["RANK", "MASTER_ADDR", "MASTER_PORT"])

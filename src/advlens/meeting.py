@@ -6,6 +6,7 @@ connection, so a sum over all processes would wait for it forever.
 
 import contextlib
 import hashlib
+import itertools
 import os
 import sys
 import threading
@@ -23,17 +24,23 @@ GRACE = 5.0
 """Seconds that an ending process waits for another one to report the reason."""
 BEATS = 20
 """Signs of life that may be missed."""
-_waits = threading.Event()
+_waits = ""
+"""The number of the wait that the process is in; empty while it works."""
+_numbers = itertools.count()
 
 
 @contextlib.contextmanager
 def waiting() -> Iterator[None]:
-    """Within the block the process waits for the others; like work, this is a sign of life."""
-    _waits.set()
+    """Within the block the process waits for the others.
+
+    Like work, this is a sign of life, unless all of them stay in one such block each.
+    """
+    global _waits
+    _waits = str(next(_numbers))
     try:
         yield
     finally:
-        _waits.clear()
+        _waits = ""
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,8 @@ class Place:
 
         The first process watches all others; these watch the first. A process gives signs of life
         while the calling thread computes or waits for the others, and none while it hangs in a file
-        system. Beats are counted, not seconds: if all are suspended together, none is given up.
+        system. The first one also ends if for so long all have waited for each other, each where it
+        was. Beats are counted, not seconds: if all are suspended together, none is given up.
 
         Args:
             patience: seconds.
@@ -127,15 +135,18 @@ class Place:
         others = range(1, self.count) if self.rank == 0 else (0,)
         seen = dict.fromkeys(others, b"")
         missed = dict.fromkeys(others, 0)
+        places: list[str] = []
+        stuck = 0
         pause = patience / BEATS
         store: Store | None = None
         beat, spent = 0, -1
         while True:
             before, spent = spent, _spent(thread)
-            beat += spent != before or _waits.is_set()
+            waits = _waits
+            beat += spent != before or bool(waits)
             with contextlib.suppress(RuntimeError):
                 store = store or self.store(pause)
-                store.set(f"alive/{self.rank}", str(beat))
+                store.set(f"alive/{self.rank}", f"{beat} {waits}")
             for other in others:
                 key, state = f"alive/{other}", None
                 with contextlib.suppress(RuntimeError):
@@ -144,16 +155,20 @@ class Place:
                 missed[other] = missed[other] + 1 if state in (None, seen[other]) else 0
                 seen[other] = state or seen[other]
                 if missed[other] > BEATS and not over.is_set():
-                    self._give_up(other, patience)
+                    told = f"process {other} of {self.count} has given no sign of life"
+                    self._give_up(told, patience)
+            now = [waits, *(state.decode().partition(" ")[2] for state in seen.values())]
+            stuck = stuck + 1 if places == now and all(now) else 0
+            places = now
+            if stuck > BEATS and self.rank == 0 and not over.is_set():
+                self._give_up(f"all {self.count} processes have waited for each other", patience)
             if over.wait(pause):
                 return
 
-    def _give_up(self, other: int, patience: float) -> None:
+    def _give_up(self, what: str, patience: float) -> None:
         """End as if killed: the main thread may wait in a library forever."""
-        sentence = (
-            f"process {other} of {self.count} has given no sign of life for {patience / 60:g} "
-            "minutes (--patience); start the same command again"
-        )
+        minutes = f"{patience / 60:g} minutes (--patience)"
+        sentence = f"{what} for {minutes}; start the same command again"
         if self.speaks(sentence, lost=True):
             print(f"advlens: {sentence}", file=sys.stderr, flush=True)
         os._exit(LostError.exit_code)
