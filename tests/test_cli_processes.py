@@ -190,7 +190,12 @@ def part(attack, name, model, images, labels, ids):
 
 
 def one(out: Path, dies_after: int | None = None) -> None:
-    """An audit as one of the processes, which may die after some batches or steps."""
+    """An audit as one of the processes, which may die after some batches or steps.
+
+    They share the folder, or have one each, as on machines without a common file system.
+    """
+    if out.name == "apart":
+        out /= os.environ["RANK"]
     if dies_after is not None:
         left, update = dies_after, Progress.update
 
@@ -225,9 +230,14 @@ def test_processes_give_the_bytes_of_one(alone, tmp_path):
     assert [path.name for path in (tmp_path / "parts").iterdir() if "state" in path.name] == []
 
 
-def test_processes_killed_again_and_again_continue_to_the_same_bytes(alone, tmp_path):
-    for dies_after in (3, 15, 22):  # the last with generated images on hand
-        assert 9 in end(start(2, one, tmp_path, dies_after))
-        assert read_json(tmp_path / "run.json")["unfinished"]
-    assert end(start(2, one, tmp_path)) == [0, 0]
-    assert results(tmp_path) == results(alone)
+@pytest.mark.parametrize(("folder", "deaths"), [("shared", (3, 22)), ("apart", (15,))])
+def test_killed_processes_start_again_and_end_with_the_same_bytes(folder, deaths, alone, tmp_path):
+    """At 22 with generated images on hand."""
+    out = tmp_path / folder
+    first = out / "0" if folder == "apart" else out
+    for attempt, dies_after in enumerate(deaths):
+        assert 9 in end(start(2, one, out, dies_after, attempt=attempt))
+        assert read_json(first / "run.json")["unfinished"]
+        assert len([*out.rglob("*-1-of-2.state.safetensors")]) > 0
+    assert end(start(2, one, out, attempt=len(deaths))) == [0, 0]
+    assert results(first) == results(alone)
