@@ -1,6 +1,7 @@
 """Several processes: one speaks and writes; tables are those of one, byte for byte."""
 
 import contextlib
+import dataclasses
 import os
 import signal
 import threading
@@ -18,6 +19,7 @@ from advlens.cli import main
 from advlens.distributed import joined
 from advlens.models.zoo import CIFAR10_CLASSES
 from advlens.plugins import STAGES
+from advlens.prepared import Prepared
 from advlens.progress import Progress
 from advlens.runs.folder import read_json
 from advlens.wordnet import CIFAR10_SYNSETS
@@ -209,10 +211,27 @@ def one(out: Path, dies_after: int | None = None) -> None:
         Progress.update = dies
         for module in (passes, jobs):
             module.SAVE_EVERY = module.SAVE_SHARE = 0.0
+    audited_together(out, SETTINGS)
+
+
+def audited_together(out: Path, settings: AuditSettings) -> None:
     AutoAttack.part = part
     with unreported(), joined(torch.device("cpu")) as processes:
         data = with_training(noise(IMAGES, **KNOWN), 130)
-        audit(models(), data, out, settings=SETTINGS, processes=processes)
+        audit(models(), data, out, settings=settings, processes=processes)
+
+
+def crowded(out: Path) -> None:
+    """An audit in batches of twice the size, for which one process lacks the memory."""
+    run = Prepared._filled
+
+    def filled(prepared: Prepared, call: Any, images: Any) -> Any:
+        if os.environ["RANK"] == "1" and images.requires_grad and len(images) > 8:
+            raise torch.OutOfMemoryError("out of memory")
+        return run(prepared, call, images)
+
+    Prepared._filled = filled
+    audited_together(out, dataclasses.replace(SETTINGS, batch_size=12))
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +247,14 @@ def test_processes_give_the_bytes_of_one(alone, tmp_path):
     for picture in (alone / "figures").rglob("*.png"):
         assert (tmp_path / picture.relative_to(alone)).read_bytes() == picture.read_bytes()
     assert [path.name for path in (tmp_path / "parts").iterdir() if "state" in path.name] == []
+
+
+def test_all_halve_their_batches_where_the_memory_of_one_does_not_suffice(alone, tmp_path):
+    assert end(start(2, crowded, tmp_path)) == [0, 0]
+    assert results(tmp_path) == results(alone)
+    told = read_json(tmp_path / "run.json")["warnings"]
+    assert len([text for text in told if text.startswith("batches of 12 images do not fit")]) == 2
+    assert not list((tmp_path / "parts").glob("*.state.*"))
 
 
 @pytest.mark.parametrize(("folder", "deaths"), [("shared", (3, 22)), ("apart", (15,))])
