@@ -34,10 +34,10 @@ def unrendered(*formats: str) -> Iterator[None]:
             save(figure, file, **options)
 
     def plot(block: FigureBlock, run: Path) -> Any:
-        figure = block.draw(page.WIDTH)
+        figure = block.draw(width=page.WIDTH)
         saved = page.save_figure(figure, run, block.name)[1].read_text(encoding="utf-8")
         drawing = page._drawing(figure, saved)
-        return page._Plot(drawing, drawing)
+        return {"wide": drawing, "narrow": drawing}
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(page, "_plot", plot)
