@@ -1,6 +1,7 @@
 """The report of a run: one page that needs nothing else to be read."""
 
 import base64
+import functools
 import hashlib
 import io
 import re
@@ -49,7 +50,7 @@ from advlens.runs.results import Results
 from advlens.words import comparison, count, listed, number, percent
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    from jinja2 import BytecodeCache, Template
     from matplotlib.figure import Figure
     from PIL import Image
 
@@ -291,6 +292,7 @@ def template(name: str, models: Sequence[str], package: str = "advlens.report") 
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(package), PackageLoader("advlens.report")]),
         autoescape=True,
+        bytecode_cache=_compiled(),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -302,6 +304,26 @@ def template(name: str, models: Sequence[str], package: str = "advlens.report") 
     environment.globals |= {"kinds": KINDS, "tone": tone, "models": models, "inks": inks}
     environment.globals |= {"shades": MODELS, "heat": {"for": FOR, "against": AGAINST}}
     return environment.get_template(name)
+
+
+@functools.cache
+def _compiled() -> "BytecodeCache":
+    """Keeps compiled templates in memory: `advlens view` writes a page at each request."""
+    from jinja2 import BytecodeCache
+    from jinja2.bccache import Bucket
+
+    class InMemory(BytecodeCache):
+        def __init__(self) -> None:
+            self.kept: dict[str, bytes] = {}
+
+        def load_bytecode(self, bucket: Bucket) -> None:
+            if bucket.key in self.kept:
+                bucket.bytecode_from_string(self.kept[bucket.key])
+
+        def dump_bytecode(self, bucket: Bucket) -> None:
+            self.kept[bucket.key] = bucket.bytecode_to_string()
+
+    return InMemory()
 
 
 def _flow(text: str) -> Any:
