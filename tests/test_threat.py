@@ -148,11 +148,6 @@ def test_impossible_epsilon_is_refused(norm, epsilon):
         norm(epsilon=epsilon)
 
 
-def test_gray_levels_in_place_of_pixel_units_are_refused():
-    with pytest.raises(SettingsError, match="8 gray levels are 8/255"):
-        Linf(epsilon=8)
-
-
 def by_hand(seed: int, number: int, low: float, high: float) -> float:
     """The first single-precision number of the image's own stream."""
     return low + (high - low) * float(stream(seed, number, Stream.EPSILON).random(dtype=np.float32))

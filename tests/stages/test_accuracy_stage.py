@@ -153,7 +153,7 @@ def test_the_warning_comes_once_for_all_models_before_the_computing(tmp_path, ca
     "more", [{"epsilon": 21.0}, {"attack": ("Fgsm(norm=Linf, epsilon=8)",)}], ids=["L2", "Linf"]
 )
 def test_a_radius_beyond_the_pixel_range_is_an_error_before_the_run(more, tmp_path):
-    with pytest.raises(SettingsError, match="8 gray levels are 8/255"):
+    with pytest.raises(SettingsError, match="is more than the way from a black to a white image"):
         audit(classifier("plain"), images(), tmp_path, settings=settings(**more))
     assert not (tmp_path / "run.json").exists()
 

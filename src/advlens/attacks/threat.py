@@ -144,14 +144,6 @@ class Linf(Threat):
 
     norm: ClassVar[str] = "Linf"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.epsilon, Tensor | Uniform) and self.epsilon > 1:
-            raise SettingsError(
-                f"Linf: epsilon is {self.epsilon:g}, but pixels lie between 0 and 1; 8 gray levels "
-                "are 8/255"
-            )
-
     def sample(self, images: Images, *, seed: int, ids: Ids) -> Images:
         drawn = uniform(seed, ids, images.shape[1:], Stream.START, images.device)
         noise = drawn.to(images) * 2 - 1
