@@ -160,10 +160,11 @@ def test_code_of_a_run_says_what_the_reader_must_supply(data, comment, network):
 
 
 def test_texts_are_escaped_and_long_tables_cut():
-    html = table_html([{"name": "<b>", "value": 0.123456}] * 11)
+    html = table_html([{"name": "<b>", "value": 0.123456, "norm": None}] * 11)
     assert "&lt;b&gt;" in html
     assert html.count("<tr>") == 11
     assert "0.1235" in html
+    assert html.count("<td></td>") == 10
     assert "11 rows" in html
 
 
