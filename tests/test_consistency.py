@@ -212,9 +212,23 @@ def test_synsets_may_be_given_instead_and_images_must_suffice(classifier, random
     for wrong, message in (
         (plain[1:, 1:], "one of 4 classes"),
         (plain - 0.5, "not positive"),
+        ("same-class", "must be a symmetric tensor"),
+        (plain.numpy(), "must be a symmetric tensor"),
+        (plain[1:], "must be a symmetric tensor"),
+        (plain + plain.roll(1, 0).tril() / 2, "must be a symmetric tensor"),
+        (plain * torch.nan, "must be a symmetric tensor"),
     ):
         with pytest.raises((SettingsError, NumericError), match=message):
             method(bare, IMAGES, LABELS, similarity=wrong)
+    for labels, message in (
+        (LABELS.tolist(), "labels must be"),
+        (LABELS + 5, "labels must be classes"),
+        (LABELS[1:], "labels must be"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            method(bare, IMAGES, labels, similarity=plain)
+    with pytest.raises(DataError, match="images must be"):
+        method(bare, IMAGES.numpy(), LABELS, similarity=plain)
     for count in (0, 1):
         with pytest.raises(DataError, match="too small a top set"):
             Consistency()(classifier, IMAGES[:count], LABELS[:count])

@@ -48,6 +48,9 @@ def test_an_attribution_shows_heat_maps_and_its_numbers(network):
         assert ((torch.from_numpy(red - blue) > 0) == (values > 0))[strong].all()
         assert picture.shape == (factor * height, factor * width, 3)
     alone, beside = found.plot(), found.plot(IMAGES)
+    for others in (IMAGES[1:], IMAGES[..., 1:]):
+        with pytest.raises(advlens.DataError, match="that were attributed"):
+            found.plot(others)
     assert [len(figure.axes) for figure in (alone, beside)] == [MOST, 2 * MOST]
     drawn = beside.axes[1].images[0].get_array()
     np.testing.assert_allclose(drawn, enlarged(IMAGES[1]).permute(1, 2, 0), atol=1e-6)
@@ -157,10 +160,11 @@ def test_code_of_a_run_says_what_the_reader_must_supply(data, comment, network):
 
 
 def test_texts_are_escaped_and_long_tables_cut():
-    html = table_html([{"name": "<b>", "value": 0.123456}] * 11)
+    html = table_html([{"name": "<b>", "value": 0.123456, "norm": None}] * 11)
     assert "&lt;b&gt;" in html
     assert html.count("<tr>") == 11
     assert "0.1235" in html
+    assert html.count("<td></td>") == 10
     assert "11 rows" in html
 
 

@@ -10,7 +10,7 @@ from advlens.auditing import audit, course, forecasting, quick, rehearsed
 from advlens.auditing.course import Course
 from advlens.settings.audit import QUICK
 from flops import flops
-from small_runs import SYNSETS, convolution, noise, small, unreported
+from small_runs import SYNSETS, Rounded, convolution, noise, small, unreported
 
 STAGES = AuditSettings().stages
 FEW = {"sweep_images": 8, "explained": 2, "inverted": 2, "visualized": 2, "generated": 2}
@@ -68,6 +68,15 @@ def test_a_quick_audit_takes_what_fits(speed, images, stages, monkeypatch, tmp_p
         assert 1 < len(names) < len(STAGES) - 1
     else:
         assert names == tuple(name for name in stages if name != "dissection")
+
+
+def test_a_quick_audit_says_what_cannot_run(monkeypatch):
+    expected(monkeypatch, 1e-9)
+    rounding = small(lambda: Rounded(convolution(8, 2, 3)), synsets=SYNSETS)
+    settings = AuditSettings(quick=True, device="cpu")
+    (subject,), (planned,) = rehearsed(rounding, data(), settings)
+    assert [stage.name for stage in planned] == ["accuracy", "sweep", "neurons"]
+    assert any("without attribution" in text for text in subject.warnings)
 
 
 def test_a_quick_audit_keeps_what_is_given_and_what_it_chose(monkeypatch, tmp_path):

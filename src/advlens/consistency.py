@@ -28,7 +28,8 @@ from advlens.checks import check_numbers, check_positive, check_types
 from advlens.drawing import figure_html, frame_of, scattered, table_html
 from advlens.errors import DataError, SettingsError
 from advlens.intervals import Z95
-from advlens.prepared import place_images, prepare
+from advlens.models.classifier import check_images
+from advlens.prepared import check_classes, check_labels, place_images, prepare
 from advlens.similarity import check_definite
 from advlens.statistics import TopK, positions
 from advlens.wordnet import similarity_matrix
@@ -384,9 +385,12 @@ class Consistency:
 
         Raises:
             DataError: fewer than two images, or a wnid that is not in WordNet 3.0.
-            SettingsError: synsets and similarity are missing.
+            SettingsError: synsets and similarity are missing, or labels or similarity have another
+                form.
             NumericError: a class similarity that is not a norm, or a model that returns NaN.
         """
+        check_images(images[:1])
+        labels = check_labels(labels, images)
         if similarity is None:
             synsets = getattr(model, "synsets", None) if synsets is None else synsets
             if synsets is None:
@@ -396,6 +400,7 @@ class Consistency:
                 )
             similarity = torch.from_numpy(similarity_matrix(synsets, self.sigma))
         else:
+            similarity = _matrix(similarity)
             check_definite(
                 similarity.numpy(),
                 "the similarity",
@@ -411,6 +416,7 @@ class Consistency:
         real, adversarial = (
             {layer: TopK(k, units) for layer, units in prepared.layers.items()} for _ in range(2)
         )
+        check_classes(labels, len(similarity))
         targets, attack = torch.zeros(len(images), dtype=torch.int64), self.attack
         if isinstance(attack, AdamAttack) and attack.weight is None:
             some = torch.linspace(0, len(images) - 1, min(CALIBRATION, len(images))).long()
@@ -436,3 +442,17 @@ class Consistency:
             )
             for layer in prepared.layers
         }
+
+
+def _matrix(similarity: object) -> Similarity:
+    """A user's similarity in float64; SettingsError if it is no symmetric matrix of numbers."""
+    given = similarity if isinstance(similarity, Tensor) else torch.empty(0)
+    if given.ndim == 2 and len(given) == given.shape[1]:
+        matrix = given.detach().cpu().double()
+        if torch.allclose(matrix, matrix.T):  # not true of NaN
+            return matrix
+    raise SettingsError(
+        "similarity must be a symmetric tensor of numbers, classes × classes, not "
+        f"{str(similarity)[:40]!r}; torch.eye(classes) takes classes as unrelated, "
+        "torch.from_numpy converts an array"
+    )

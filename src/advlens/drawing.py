@@ -110,12 +110,13 @@ def scattered(x: Tensor, y: Tensor, x_name: str, y_name: str, most: float = 1.0)
     return figure
 
 
-def ranged(rows: Mapping[str, Mapping[str, Any]], value: str) -> "Figure":
+def ranged(rows: Mapping[str, Mapping[str, Any]], value: str, name: str) -> "Figure":
     """A figure with a share in [0, 1] and its interval for each row, by name.
 
     Args:
         rows: their cells `<value>`, `<value>_low` and `<value>_high`.
         value: the column with the shares.
+        name: what they are.
     """
     from matplotlib.figure import Figure
 
@@ -126,8 +127,7 @@ def ranged(rows: Mapping[str, Mapping[str, Any]], value: str) -> "Figure":
     axes.hlines(places, low, high)
     axes.plot([row[value] for row in cells], places, "o", markersize=4, clip_on=False)
     axes.set_yticks(places, [*rows])
-    axes.set(xlim=(0, 1), xlabel=value)
-    axes.invert_yaxis()
+    axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5), xlabel=name)
     return figure
 
 
@@ -150,7 +150,7 @@ def pictures_html(kinds: Mapping[str, Sequence[Picture]]) -> str:
     """A line of small pictures for each kind, in an HTML table."""
     lines = []
     for kind, pictures in kinds.items():
-        images = "".join(_image(png(enlarged(picture)), width=SIDE) for picture in pictures)
+        images = " ".join(_image(png(enlarged(picture)), width=SIDE) for picture in pictures)
         lines.append(f"<tr><th>{escape(kind)}</th><td>{images}</td></tr>")
     return f"<table>{''.join(lines)}</table>"
 
@@ -189,4 +189,6 @@ def _image(content: bytes, width: int | None = None) -> str:
 
 
 def _text(value: object) -> str:
+    if value is None:
+        return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -257,6 +257,9 @@ def test_stacks_untraceable_models_and_dead_units(data):
 
 
 def test_what_cannot_be_meant_is_refused(data, monkeypatch):
+    for wrong in ("broden:set", (torch.rand(2, 3, 32, 32), torch.arange(2))):
+        with pytest.raises(SettingsError, match="images with labeled pixels"):
+            Dissection()(network(), wrong)
     with pytest.raises(ModelError, match="no convolution named '9'; there are: 0, 3"):
         Dissection(layers=("9",))(network(), data)
     with pytest.raises(ModelError, match="no convolution"):

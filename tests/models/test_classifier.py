@@ -127,10 +127,10 @@ def test_a_network_of_one_channel_sees_the_luminance_of_pillow():
 @pytest.mark.parametrize("flat", [False, True])
 def test_one_logit_is_that_of_the_second_of_two_classes(flat):
     one, two = network(3, 1), network(3, 2)
-    with torch.no_grad():  # the same network, with the logits 0 and z
+    with torch.no_grad():  # the same network, with the logits −z/2 and z/2
         two[:-1].load_state_dict(one[:-1].state_dict())
         for mine, single in zip(two[-1].parameters(), one[-1].parameters(), strict=True):
-            mine.copy_(torch.cat([torch.zeros_like(single), single]))
+            mine.copy_(torch.cat([-single, single]) / 2)
     if flat:
         one.append(nn.Flatten(0))
     images, labels = torch.rand(6, 3, 8, 8), torch.arange(6) % 2

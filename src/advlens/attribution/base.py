@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from advlens.arrays import Ids, Images, Labels, Logits, PerImage
 from advlens.checks import check_positive, check_seed, check_types
 from advlens.drawing import FULL_COLOR, MOST, drawn, frame_of, heat_map, pictures_html
-from advlens.errors import NumericError
+from advlens.errors import DataError, NumericError
 from advlens.losses import cross_entropy, log_odds, rounding
 from advlens.prepared import (
     Prepared,
@@ -62,7 +62,15 @@ class Attribution:
 
         Args:
             images: those that were attributed, to lie under the maps and beside them.
+
+        Raises:
+            DataError: they are others, as their number or size tells.
         """
+        if images is not None and images.shape != (len(self.maps), 3, *self.maps.shape[1:]):
+            raise DataError(
+                f"the images must be the {len(self.maps)} that were attributed, of "
+                f"{'×'.join(map(str, self.maps.shape[1:]))} pixels, not {tuple(images.shape)}"
+            )
         return drawn(self._pictures(images))
 
     def to_frame(self) -> "pandas.DataFrame":

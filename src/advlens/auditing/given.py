@@ -30,7 +30,9 @@ def opener(data: Data) -> Callable[[Transform], ImageData]:
     if isinstance(pairs, tuple) and len(pairs) == 2:
         images, labels = pairs
         if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
-            raise SettingsError("a pair of images and labels must be two tensors")
+            raise SettingsError(
+                "a pair of images and labels must be two tensors; torch.as_tensor converts others"
+            )
         for name, tensor in (("images", images), ("labels", labels)):
             if mend := conversion(tensor, name) or ("give one for each" if not tensor.ndim else ""):
                 raise SettingsError(f"the {name} of a pair must be a dense tensor; {mend}")

@@ -83,6 +83,7 @@ def fitting(
     if not fits(kept, images) and settings.images is None:
         images = min(FEWEST, images)
     left_out = [name for name in wanted if name not in kept]
+    asked = tuple(name for name in settings.stages if name not in left_out)
     without = f", without {listed(left_out)}" if left_out else ""
     note = f"a quick audit: {count(images)} of {count(total)} images and fewer steps{without}"
-    return dataclasses.replace(settings, images=images, stages=tuple(kept)), note
+    return dataclasses.replace(settings, images=images, stages=asked), note

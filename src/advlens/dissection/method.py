@@ -12,6 +12,7 @@ from advlens.dissection.layer import Concepts, Kind
 from advlens.dissection.tally import Counting
 from advlens.dissection.walk import Dissector
 from advlens.distributed import Processes
+from advlens.errors import SettingsError
 from advlens.models.classifier import device_of
 from advlens.prepared import Prepared, prepare
 
@@ -69,6 +70,7 @@ class Dissection:
         Raises:
             DataError: an image or a label map cannot be read.
             ModelError: the model has no such layer.
+            SettingsError: the data are no images with labeled pixels.
             NumericError: an activation is not finite.
         """
         walk = self.begin(prepare(model), data, attack)
@@ -91,7 +93,13 @@ class Dissection:
 
         Raises:
             ModelError: the model has no such layer.
+            SettingsError: the data are no images with labeled pixels.
         """
+        if not isinstance(data, BrodenData):
+            raise SettingsError(
+                'data must be images with labeled pixels, as advlens.load_data("broden:DIR") '
+                f"gives them, not {type(data).__name__}"
+            )
         return Dissector(
             prepared,
             data,

@@ -80,7 +80,7 @@ class Classifier(nn.Module):
     `classifier(images)` takes pixels in [0, 1], N×3×H×W, and returns logits N×C of
     `network((images − mean) / std)`, computed in the network's own precision. A network of one
     channel sees the images' luminance. One logit of an image is that of the second of two classes,
-    and returned as the two logits 0 and z.
+    and returned as the two logits −z/2 and z/2.
 
     Args:
         network: any module from normalized images to logits, or to a mapping, tuple or record with

@@ -27,16 +27,17 @@ def logits_of(output: Any, head: str | None = None) -> Any:
 
 
 def two_logits(logits: Any) -> Any:
-    """Logits as they are, but one logit z of an image as the two logits 0 and z.
+    """Logits as they are, but one logit z of an image as the two logits −z/2 and z/2.
 
     These have the probabilities of a sigmoid: z is the second class's log odds against the first.
+    Both change with the image, so that either class can be explained.
     """
     if isinstance(logits, fx.Proxy):  # the shape is known when the graph runs
         return logits.tracer.create_proxy("call_function", two_logits, (logits,), {})
     if not has_one_logit(logits):
         return logits
-    column = logits.reshape(-1, 1)
-    return torch.cat([torch.zeros_like(column), column], dim=1)
+    half = logits.reshape(-1, 1) / 2
+    return torch.cat([-half, half], dim=1)
 
 
 def has_one_logit(logits: Tensor) -> bool:

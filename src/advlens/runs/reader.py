@@ -105,7 +105,7 @@ class RunResults:
         from advlens.drawing import ranged
 
         rows = {f"{row['model']}: {attack_name(row)}": row for row in self.rows("accuracy")}
-        return ranged(rows, "top1")
+        return ranged(rows, "top1", "accuracy")
 
     def _repr_html_(self) -> str:
         """The accuracies, and the first figures of the report, small."""

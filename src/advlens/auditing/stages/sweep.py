@@ -55,8 +55,10 @@ class SweepStage:
         return data, data.subset(min(self.count, len(data)), seed=self.seed).positions.tolist()
 
     def passes(self, images: int) -> float:
-        attacks = filter(None, self._attacks().values())
-        return min(self.count, images) * (self.draws + 2 + sum(map(attack_passes, attacks)))
+        steps = sum(map(attack_passes, filter(None, self._attacks().values())))
+        if self.draws == 1:  # fooled images are dropped: half of the steps are more than most take
+            steps /= 2
+        return min(self.count, images) * (self.draws + 2 + steps)
 
     def start(self, context: Context) -> "_Sweep":
         return _Sweep(context, self._attacks(), self.draws)
