@@ -113,6 +113,7 @@ WRONG_WORDS = [
     ("audit --model resnet50 --data sample --out {out}", "perhaps .*torchvision:resnet50"),
     ("audit --model resnet14 --data mnist --out {out}", "mnist.*cifar10"),
     ("train --model resnet14 --data sample --out {out}", "sample.*cifar10"),
+    (TRAIN + " --test folder:{tmp}/none", "folder.*none"),
     (AUDIT + " --device tpu", "tpu"),
 ]
 # the settings in a file, what the sentence must say beside the file's name
@@ -167,6 +168,12 @@ def refused(words: str, file: str, tmp: Path, capsys: pytest.CaptureFixture[str]
     assert not set(err) & set("│╭╰")
     assert ". " not in err.replace("… ", "")
     return err.replace(str(tmp), "HERE")
+
+
+def test_data_of_one_part_are_trained_on_beside_test_images(tmp_path, capsys):
+    words = f"train --model resnet14 --data nowhere:a --test nowhere:b --out {tmp_path}"
+    assert main(words.split()) == 1
+    assert "the data nowhere:a" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("words", "pattern"), WRONG_WORDS, ids=[words for words, _ in WRONG_WORDS])

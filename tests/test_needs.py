@@ -217,6 +217,9 @@ def test_tensors_datasets_and_loaders_are_audited_like_a_data_set(tmp_path):
     for wrong, message in (
         ((pixels, labels[:3]), "15 images have 3 labels"),
         ((pixels, labels.tolist()), "must be two tensors"),
+        ((pixels.to("meta"), labels), "the images .*no values"),
+        ((pixels, labels.to_sparse()), "the labels .*to_dense"),
+        ((pixels, labels[0]), "give one for each"),
         (7, "data must be a specification .*not int"),
         ([pixels, labels], "not list"),
     ):

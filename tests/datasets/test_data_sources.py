@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from advlens import Classifier
 from advlens.datasets import (
     FILES,
     ArrayData,
@@ -28,6 +29,7 @@ from advlens.datasets import (
 )
 from advlens.errors import DataError, SettingsError
 from advlens.settings.data import DATA, check_data
+from advlens.workflows.training import load_images
 from tiny_imagenet import jpeg, write
 
 SMALL = Transform(size=8, resize=8)
@@ -109,7 +111,16 @@ def test_a_label_without_a_name_is_an_output_of_the_model() -> None:
         (Items([RGB[0].permute(1, 2, 0)]), "permute"),
         (Items([lambda: torch.rand(3, 8, 8)] * 2), "another image each time"),
         (Items([ValueError("torn")]), "torn"),
-        (Items(labels=[0, 1, -1, 0]), "image 2 has -1"),
+        (Items([RGB[0].to("meta")]), "no values"),
+        (Items([RGB[0].float().to("meta")]), "no values"),
+        (Items([RGB[0].to_sparse()]), "to_dense"),
+        (Items([torch.nested.nested_tensor([RGB[0]], layout=torch.jagged)]), "unbind"),
+        (Items([(RGB[0] / 255).to(torch.float8_e4m3fn)]), "float"),
+        (Items([torch.rand(3, 0, 8)]), "at least one image"),
+        (Items(labels=[0, 1, -1, 0]), "image 2 .* label -1"),
+        (Items(labels=[0, 10**12, 1, 10**30]), "image 1 .* label 1000"),
+        (Items(labels=[0, torch.tensor(1, device="meta"), 0, 0]), "image 1 .*Tensor"),
+        (Items(targets=torch.zeros(4, device="meta", dtype=int), labels=[0, 1, 0, -1]), "image 3"),
         (Items(labels=[0, 0.5, 0, 0]), "image 1 .*float"),
         (Items(labels=[0, torch.eye(2)[0], 0, 0]), "image 1 .*Tensor"),
         (Items(targets=[0, 0, 0, 0]), "agree"),
@@ -474,7 +485,22 @@ def test_a_table_in_place_of_a_folder_is_answered_with_its_kind(photos: Path) ->
     check_data(f"csv:{table}")
 
 
-@pytest.mark.parametrize("spec", ["sample", "csv:t.csv", "lab_of_tests:items"])
+@pytest.mark.parametrize("spec", ["sample", "images:photos"])
 def test_nothing_is_trained_on_test_images(spec: str) -> None:
     with pytest.raises(SettingsError, match="test images only"):
         load_data(spec, split="train")
+
+
+@pytest.mark.parametrize("form", [as_csv, as_parquet])
+def test_data_of_one_part_are_trained_on_beside_others_to_test_on(
+    photos: Path, form: Callable[..., str]
+) -> None:
+    classifier = Classifier(torch.nn.Flatten(), name="any", image_size=8, resize=10)
+    spec = form(photos / "train", [("a/1.jpg", "ox"), ("2.jpg", "dog"), ("2.jpg", "emu")])
+    other = form(photos / "test", [("a/1.jpg", "ox")])
+    for same in (None, spec):
+        with pytest.raises(SettingsError, match="--test"):
+            load_images(spec, classifier, test=same)
+    train, test = load_images(spec, classifier, test=other)
+    assert (train.image_shape, test.image_shape) == ((3, 10, 10), (3, 8, 8))
+    assert (train.labels.tolist(), test.labels.tolist()) == ([2, 0, 1], [2])  # of three classes

@@ -15,7 +15,7 @@ from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, PILToTensor, Resize
 
 from advlens.datasets import Transform, read_image, read_rgb
-from advlens.datasets.decoding import MAX_PIXELS
+from advlens.datasets.decoding import MAX_PIXELS, ImageError
 from advlens.errors import DataError
 from tiny_imagenet import png
 
@@ -146,6 +146,32 @@ def test_16_bits_orientation_and_the_largest_image(path):
     path.write_bytes(png(5000, height, data=bytes(height * (1 + 5000 // 8))))
     image = read_image(path, Transform(size=8, resize=8))
     assert torch.equal(image, torch.zeros(3, 8, 8, dtype=torch.uint8))
+
+
+FRAMES = {  # form of a file of two images, subfile type of the second → whether the first is read
+    ("PNG", None): False,
+    ("WEBP", None): False,
+    ("TIFF", None): False,
+    ("TIFF", 2): False,  # a page of a document
+    ("TIFF", 1): True,  # a smaller copy
+    ("TIFF", 5): True,  # its mask
+    ("MPO", None): True,  # how telephones store a photograph
+}
+
+
+@pytest.mark.parametrize(("form", "subfile"), FRAMES)
+def test_a_file_of_several_images_is_refused_unless_the_first_is_meant(path, form, subfile):
+    first, second = picture(20, 10), picture(20, 10).rotate(180)
+    second.encoderinfo = {} if subfile is None else {"tiffinfo": {254: subfile}}
+    first.save(path, form, save_all=True, append_images=[second])
+    with Image.open(path) as image:
+        assert image.n_frames == 2
+        whole = np.asarray(image.convert("RGB"))
+    if FRAMES[form, subfile]:
+        assert np.array_equal(read_rgb(path), whole)
+    else:
+        with pytest.raises(ImageError, match=f"{path} is an animation or has several pages"):
+            read_rgb(path)
 
 
 BOMBS = [(5000, 5001), (25_000_001, 1), (9400, 9400), (10_000, 10_000), (20_000, 20_000)]

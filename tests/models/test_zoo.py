@@ -33,7 +33,7 @@ classifier = lambda: Classifier(nn.Conv2d(3, 4, 3), name="own", classes=list("ab
 """
 FAILING = [
     ("fails", 'cannot build the model .*: KeyError: "a fault of the user\'s"; it must name'),
-    ("number", "returned a int, not a torch.nn.Module"),
+    ("number", "returned an object of type int, not a torch.nn.Module"),
     ("networks", "cannot build the model .*: AttributeError.*; perhaps you meant network$"),
 ]
 UNKNOWN = {

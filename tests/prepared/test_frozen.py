@@ -38,11 +38,13 @@ WRONG = {
     "bool": (lambda y: y > 2, r"not torch.bool \(24,\)"),
     "list": (lambda y: y.tolist(), r"not a list; pass torch.as_tensor\(labels\)"),
     "numpy": (lambda y: y.numpy(), "not a ndarray; pass torch.as_tensor"),
-    "sparse": (lambda y: y.to_sparse(), "not a sparse tensor or one without values"),
-    "without values": (lambda y: y.to("meta"), "not a sparse tensor or one without values"),
+    "sparse": (lambda y: y.to_sparse(), "to_dense"),
+    "without values": (lambda y: y.to("meta"), "no values"),
+    "nested": (lambda y: torch.nested.nested_tensor([y], layout=torch.jagged), "unbind"),
     "text": (lambda y: "cat", "not a str; pass torch.as_tensor"),
 }
 NO_IDS = [torch.arange(5), torch.arange(24) - 1, torch.rand(24), list(range(24))]
+NO_IDS += [torch.arange(24).to("meta"), torch.arange(24).to_sparse()]
 
 
 def norms(model: nn.Module) -> int:
@@ -208,6 +210,14 @@ def test_ids_must_be_a_number_for_each_image(ids, smooth, pixels, labels):
 
 
 def test_images_and_targets_are_tensors_and_move_to_the_models_device(smooth, pixels, labels):
+    for images, mend in (
+        (pixels.to("meta"), "no values"),
+        (pixels.to_sparse(), "to_dense"),
+        (pixels.to(torch.float8_e5m2), "float"),
+        (torch.nested.nested_tensor([*pixels], layout=torch.jagged), "unbind"),
+    ):
+        with pytest.raises(DataError, match=mend):
+            Fgsm(threat=BALL)(smooth, images, labels)
     for images in (pixels.numpy(), pixels.tolist(), None):
         said = f"images must be a float tensor N×3×H×W, not {type(images).__name__}; "
         with pytest.raises(DataError, match=said):

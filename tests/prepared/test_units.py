@@ -1,11 +1,14 @@
 """prepared.units: where units are read, found a second time by hooks on the model itself."""
 
+import copy
 import weakref
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from prepared_networks import NETWORKS, SLOW, UNTRACEABLE, build
+from test_hidden_units import build as hidden
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.resnet import Bottleneck
@@ -98,6 +101,39 @@ def test_units_are_where_hooks_on_the_model_find_them(name):
             if layer != "never":
                 found = copied.features(images, layer)
                 torch.testing.assert_close(found, maps, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        partial(build, "resnet, projection"),
+        partial(build, "functional"),
+        partial(hidden, "timm vit, gates of two layers"),
+    ],
+)
+def test_programs_have_the_units_of_their_modules(network):
+    model, images = copy.deepcopy(network())
+    model.eval()
+    program = torch.export.export(model, (images,)).module()
+    own, copied = prepare(model, images), prepare(program, images)
+    assert (copied.layers, copied.last, copied.folded) == (own.layers, own.last, True)
+    assert copied.last_linear == own.last_linear
+    with torch.no_grad():
+        for parameter in (*model.parameters(), *program.parameters()):
+            parameter.mul_(1.1)
+    for each, source in ((own, model), (copied, program)):
+        each.update(source)
+    torch.testing.assert_close(copied.record(images), own.record(images))
+    assert [copied.fields(name) for name in own.layers] == [own.fields(name) for name in own.layers]
+
+
+def test_convolutions_without_a_weight_of_their_own_have_no_units_in_a_program():
+    model, images = build("weight norm")
+    copied = prepare(torch.export.export(model.eval(), (images,)).module(), images)
+    assert list(copied.layers) == ["4"]
+    assert "1 convolution " in copied.notes[-1]
+    core = torch.export.export(model, (images,)).run_decompositions().module()
+    assert prepare(core, images).layers == {}
 
 
 def test_the_order_and_the_last_of_the_layers():

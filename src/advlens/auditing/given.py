@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from advlens.arrays import conversion
 from advlens.datasets import DatasetData, ImageData, Transform, load_data
 from advlens.errors import SettingsError
 
@@ -30,6 +31,9 @@ def opener(data: Data) -> Callable[[Transform], ImageData]:
         images, labels = pairs
         if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
             raise SettingsError("a pair of images and labels must be two tensors")
+        for name, tensor in (("images", images), ("labels", labels)):
+            if mend := conversion(tensor, name) or ("give one for each" if not tensor.ndim else ""):
+                raise SettingsError(f"the {name} of a pair must be a dense tensor; {mend}")
         if len(images) != len(labels):
             raise SettingsError(
                 f"{len(images)} images have {len(labels)} labels; give one for each"

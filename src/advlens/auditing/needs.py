@@ -27,7 +27,8 @@ def lacking(
             if subject.prepared.layers
             else ModelError(
                 "it has no units, which are channels of convolutions and hidden units of a "
-                "transformer's MLPs; programs of torch.export and TorchScript show none"
+                "transformer's MLPs; TorchScript and decomposed programs show none: audit the "
+                "module itself or what torch.export makes of it"
             )
         )
     if need == "representation":

@@ -232,7 +232,9 @@ class TrainCommand:
         model: resnet14, resnet18 … or package.module:factory; add @weights-file to start from
             weights. A recipe may set it.
         data: cifar10:DIR, folder:DIR with subfolders train and val, or other data with both parts,
-            such as hf:NAME_OR_DIR and torchvision:NAME@DIR.
+            such as hf:NAME_OR_DIR and torchvision:NAME@DIR; csv:FILE, parquet:FILE, shards or
+            package.module:factory with --test.
+        test: data for the test at the end, where --data holds training images alone.
         out: the folder to write: model.safetensors and a model card, model.md. Repeat the command
             to continue an interrupted run; it ends with the same weights.
     """
@@ -240,6 +242,7 @@ class TrainCommand:
     recipe: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     model: ModelSpec
     data: DataSpec
+    test: Annotated[str | None, arg(metavar="DATA")] = None
     out: Path
     settings: OmitArgPrefixes[Annotated[TrainSettings, arg(constructor=train_settings)]]
     common: OmitArgPrefixes[Common] = Common()
@@ -247,6 +250,8 @@ class TrainCommand:
     def __post_init__(self) -> None:
         _check_model(self.model)
         check_data(self.data)
+        if self.test is not None:
+            check_data(self.test)
 
 
 @dataclass(frozen=True, kw_only=True)

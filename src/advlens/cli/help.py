@@ -16,6 +16,7 @@ BASIC = [
     "name",
     "model",
     "data",
+    "test",
     "out",
     "images",
     "norm",
@@ -36,8 +37,8 @@ BASIC = [
     "dry_run",
 ]
 GROUPS = {
-    "model and data": "recipe model data out images ignore_keys head synsets similarity concepts "
-    "skip_damaged exif_orientation validation crop flip rotation resized_crop",
+    "model and data": "recipe model data test out images ignore_keys head synsets similarity "
+    "concepts skip_damaged exif_orientation validation crop flip rotation resized_crop",
     "accuracy": "norm epsilon epsilon_linf steps fgsm target attack natural expect_accuracy "
     "fail_under autoattack autoattack_linf draws sweep_images sweep_steps",
     "unit": "neuron_attack concept_attack neuron_epsilon neuron_steps neuron_step_size success "

@@ -3,15 +3,14 @@
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from advlens.errors import AdvlensError, ModelError
+from advlens.errors import AdvlensError
 from advlens.models import Classifier, convert_model, load_model
-from advlens.prepared import prepare
-from advlens.prepared.reading import last_linear
-from advlens.prepared.units import layer_name, trace
+from advlens.prepared import Prepared, prepare
 
 SHOWN = 10
 """Number of classes that are named when there are more."""
@@ -24,6 +23,7 @@ def show_model(spec: str, *, ignore_keys: Sequence[str] = ()) -> str:
         AdvlensError: as `load_model`.
     """
     classifier = load_model(spec, ignore_keys=ignore_keys)
+    prepared = prepare(classifier)
     lines = {
         "name": classifier.name,
         "parameters": f"{sum(p.numel() for p in classifier.parameters()):,}",
@@ -33,16 +33,15 @@ def show_model(spec: str, *, ignore_keys: Sequence[str] = ()) -> str:
         f"{'squeezed' if classifier.squeeze else 'resized'} {classifier.interpolation}",
         "normalization": _normalization(classifier),
         "classes": _classes(classifier),
-        "representation": _representation(classifier),
+        "representation": _representation(classifier, prepared),
     }
     rows = [f"{key:<15}{value}" for key, value in lines.items()]
-    prepared = prepare(classifier)
     if not prepared.traced:  # hidden units are found as it runs
         with contextlib.suppress(AdvlensError):
             sides = classifier.image_size, classifier.image_width
             prepared.check(torch.rand(2, 3, *sides))
     for layer, units in prepared.layers.items():
-        hidden = isinstance(classifier.network.get_submodule(layer), nn.Linear)
+        hidden = len(_weight(classifier.network, layer).shape) == 2
         kind = "hidden units of an MLP" if hidden else "channels of a convolution"
         rows.append(f"{'layer':<15}{layer}, {units} units: {kind}")
     rows += [f"{'note':<15}{note}" for note in prepared.notes]
@@ -89,13 +88,15 @@ def _classes(classifier: Classifier) -> str:
     return f"{len(names)}: {', '.join(names[: SHOWN - 1])} … {names[-1]}"
 
 
-def _representation(classifier: Classifier) -> str:
-    try:
-        graph = trace(classifier)
-    except ModelError:
+def _representation(classifier: Classifier, prepared: Prepared) -> str:
+    if not prepared.traced:
         return "the input of the last linear layer to be run"
-    node = last_linear(classifier, graph)
-    if node is None:
+    layer = prepared.last_linear
+    if layer is None:
         return "none: the model has no linear layer"
-    layer = classifier.get_submodule(str(node.target))
-    return f"the {layer.in_features} inputs of {layer_name(classifier, str(node.target))}"
+    return f"the {_weight(classifier.network, layer).shape[1]} inputs of {layer}"
+
+
+def _weight(network: nn.Module, layer: str) -> Any:
+    """The weight of a layer; in a program of torch.export it lies in a module without code."""
+    return network.get_submodule(layer).weight

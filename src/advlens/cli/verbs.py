@@ -284,7 +284,7 @@ def _train(command: TrainCommand, line: str) -> None:
     settings = command.settings
     training = make_training(settings)  # incompatible settings are refused before loading anything
     classifier = load_classifier(command.model, settings)
-    data, test = load_images(command.data, classifier, settings.exif_orientation)
+    data, test = load_images(command.data, classifier, settings.exif_orientation, test=command.test)
     if command.common.dry_run:
         Loop(training, classifier, data, command.out, say, Processes(), None)  # checks them all
         _plan(command, [(classifier, data), (classifier, test)])

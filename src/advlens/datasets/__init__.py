@@ -39,6 +39,7 @@ from advlens.errors import SettingsError
 from advlens.settings.data import parse_data
 
 __all__ = [
+    "PARTLESS",
     "Annotations",
     "ArrayData",
     "Batch",
@@ -99,8 +100,10 @@ FILES: dict[str, Callable[[Path, Literal["test", "train"], Transform], ImageData
     "parquet": load_parquet,
 }
 """The loader of each kind of data in files."""
-TEST_ONLY = ("sample", "images", "imagenet-v2", "webdataset", "csv", "parquet", "")
-"""Kinds that hold no training images; a user's function is the last one."""
+TEST_ONLY = ("sample", "images", "imagenet-v2")
+"""Kinds that hold no training images."""
+PARTLESS = ("webdataset", "csv", "parquet", "")
+"""Kinds of one part, to test or to train on as the user says; a function is the last one."""
 TRAINING = {
     "cifar10": [
         f"{inner}{name}"
@@ -135,9 +138,9 @@ def load_data(
             `broden:DIR` for images with labels for every pixel; `package.module:factory` for a
             function without arguments that returns a map-style `torch.utils.data.Dataset` of
             (image, label), see `DatasetData`, or an `ImageData`.
-        split: the part of the set; ImageNet's test images are its validation images. The sample,
-            ImageNetV2, tables and functions have test images only; the Broden layout is the same
-            for both splits.
+        split: the part of the set; ImageNet's test images are its validation images. The sample and
+            ImageNetV2 have test images only; tables, shards, functions and the Broden layout are
+            the same for both splits.
         transform: how image files become inputs. CIFAR-10 and the sample ignore it; the Broden
             layout uses only its size, to which whole images are squeezed.
 
@@ -180,8 +183,8 @@ def _opened(spec: str, split: Literal["test", "train"], transform: Transform) ->
     if split == "train" and kind in TEST_ONLY:
         raise SettingsError(
             f"{spec} holds test images only; to train, use cifar10:DIR (advlens data cifar10 --to "
-            "DIR fetches it), folder:DIR with subfolders train and val, or data of hf: or "
-            "torchvision: that have both parts"
+            "DIR fetches it), folder:DIR with subfolders train and val, data of hf: or "
+            "torchvision: that have both parts, or csv:FILE with --test"
         )
     if kind == "sample":
         return load_sample()

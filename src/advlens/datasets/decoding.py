@@ -1,7 +1,8 @@
 """Decode image files into pixels, also files that lie about themselves."""
 
+import itertools
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -16,6 +17,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 """What Pillow decodes here; it knows many more formats, some of them by aged code."""
 MAX_PIXELS = 25_000_000
 """Maximum number of pixels, checked before decoding; Pillow itself warns from 89 million."""
+SUBFILE = 254
+"""TIFF's tag that says what a page is."""
+PART = 0b101
+"""Its bits for a smaller copy of another page and for a mask."""
 FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -33,9 +38,10 @@ def read_rgb(
 ) -> Image.Image:
     """A JPEG, PNG, WebP, BMP or TIFF file, whatever its suffix, as 8-bit RGB.
 
-    As in torchvision, transparency is dropped, and of orientations in EXIF data only those of TIFF
-    files are applied, by Pillow. 16-bit values keep their high byte, animations and documents their
-    first frame.
+    As in torchvision, transparency is dropped, color profiles are not applied, and of orientations
+    in EXIF data only those of TIFF files are, by Pillow. 16-bit values keep their high byte.
+    Smaller copies and masks in a TIFF file, and the pictures behind a photograph in a JPEG file,
+    are left out.
 
     Args:
         path: the image's path.
@@ -43,8 +49,8 @@ def read_rgb(
         exif_orientation: turn the image as its EXIF data say.
 
     Raises:
-        ImageError: the file is not such an image, is truncated or damaged, has over 25 million
-            pixels, or values of 32 bits.
+        ImageError: the file is not such an image, is truncated or damaged, is an animation or has
+            several pages, has over 25 million pixels, or values of 32 bits.
         DataError: the file cannot be read.
     """
     try:
@@ -55,6 +61,11 @@ def read_rgb(
                     f"the image {path} has {width}x{height} pixels, more than {MAX_PIXELS};"
                     " make it smaller"
                 )
+            if _has_frames(image):
+                raise ImageError(
+                    f"the image {path} is an animation or has several pages; save the one that is "
+                    "meant as a file of its own"
+                )
             image.load()
             return as_rgb(image, path, exif_orientation)
     except DataError:
@@ -64,6 +75,20 @@ def read_rgb(
         raise (DataError if failed else ImageError)(
             f"cannot read the image {path}: {error}; replace the file or remove it"
         ) from error
+
+
+def _has_frames(image: Any) -> bool:
+    """Whether an opened file holds several images, so that it is open which one is meant."""
+    if image.format != "TIFF":
+        return image.format != "MPO" and getattr(image, "is_animated", False)
+    try:
+        for page in itertools.count(1):
+            image.seek(page)
+            if not image.tag_v2.get(SUBFILE, 0) & PART:
+                return True
+    except EOFError:
+        image.seek(0)
+    return False
 
 
 def as_rgb(image: Image.Image, name: object, exif_orientation: bool) -> Image.Image:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from advlens.arrays import Labels
+from advlens.arrays import Labels, conversion
 from advlens.errors import DataError
 
 Pixels = UInt8[Tensor, "n 3 h w"]
@@ -55,6 +55,8 @@ def check_labels(name: str, labels: Labels, classes: int) -> Labels:
     """
     if not isinstance(labels, Tensor):
         mend = "pass torch.as_tensor(labels)"
+    elif conversion(labels, "labels"):
+        mend = conversion(labels, "labels")
     elif labels.ndim == 2 and labels.shape[1] == classes > 1:
         mend = "for one-hot labels or scores, take labels.argmax(dim=1)"
     elif labels.ndim != 1:
@@ -63,8 +65,6 @@ def check_labels(name: str, labels: Labels, classes: int) -> Labels:
         mend = "convert them with labels.long()"
     elif labels.device.type != "cpu":
         mend = "move them with labels.cpu()"
-    elif labels.layout != torch.strided:
-        mend = "convert them with labels.to_dense()"
     else:
         mend = ""
     if mend:
@@ -150,10 +150,12 @@ def _wrong(pixels: object) -> str:
     """How to fix what is not a uint8 tensor N×3×H×W on the CPU; empty if it is right."""
     if not isinstance(pixels, Tensor):
         return "convert an array with torch.from_numpy(images)"
-    if pixels.layout != torch.strided:
-        return "convert them with images.to_dense()"
+    if mend := conversion(pixels, "images"):
+        return mend
+    if pixels.numel() == 0:
+        return "give at least one image of one or more pixels"
     if pixels.is_floating_point():
-        low, high = torch.stack(torch.aminmax(pixels)).tolist() if pixels.numel() else (0, 0)
+        low, high = torch.stack(torch.aminmax(pixels)).tolist()
         if not (low >= 0 and high <= 255):  # also true of NaN
             return (
                 f"they hold {low:.4g} to {high:.4g}: undo the normalization, then multiply by 255"
@@ -165,10 +167,8 @@ def _wrong(pixels: object) -> str:
         return "give whole numbers from 0 to 255 and convert with images.to(torch.uint8)"
     if pixels.device.type != "cpu":
         return "move them with images.cpu()"
-    if pixels.ndim == 4 and pixels.shape[1] == 3 and pixels.numel() > 0:
+    if pixels.ndim == 4 and pixels.shape[1] == 3:
         return ""
-    if pixels.numel() == 0:
-        return "give at least one image of one or more pixels"
     if pixels.ndim == 4 and pixels.shape[3] in (1, 3, 4):
         return "bring channels to the second place with images.permute(0, 3, 1, 2)"
     if pixels.ndim == 4 and pixels.shape[1] == 1:
@@ -183,7 +183,8 @@ def _wrong(pixels: object) -> str:
 def _short(value: object) -> str:
     """An array's type and shape, or the beginning of anything else."""
     if isinstance(value, Tensor):
-        return f"{value.dtype} {tuple(value.shape)} on {value.device.type}"
+        shape = "nested" if value.is_nested else tuple(value.shape)
+        return f"{value.dtype} {shape} on {value.device.type}"
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return f"{type(value).__module__}.{type(value).__name__} {value.dtype} {value.shape}"
     return f"{type(value).__name__} {str(value)[:40]!r}"

@@ -11,10 +11,12 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from advlens.arrays import conversion
 from advlens.datasets.base import ImageData, digest
 from advlens.datasets.decoding import ImageError, as_rgb, fit_image
 from advlens.datasets.forms import check_pixels
 from advlens.datasets.reading import ReadData, spread
+from advlens.datasets.tables import MOST_CLASSES
 from advlens.datasets.transform import Transform
 from advlens.errors import DataError
 from advlens.plugins import named
@@ -65,6 +67,13 @@ class DatasetData(ReadData):
         labels = self._targets(count)
         if labels is None:
             labels = [self._label(self._item(i)[1], i) for i in range(count)]
+        for i, label in enumerate(labels):
+            if not 0 <= label < MOST_CLASSES:
+                raise DataError(
+                    f"image {i} of {name} has the label {label}; count classes from 0 to at most "
+                    f"{MOST_CLASSES - 1}, in the order of the model's outputs, and leave out "
+                    "images without one"
+                )
         self.labels = torch.tensor(labels)  # compared with those of the first images
         first = [self._pixels(i) for i in range(min(REPEATED, count))]
         if any(not torch.equal(self._pixels(i), image) for i, image in enumerate(first)):
@@ -109,7 +118,7 @@ class DatasetData(ReadData):
             return None
         try:
             labels = [index(each) for each in given]
-        except TypeError:
+        except Exception:  # of any kind, such as a tensor without values
             return None
         return labels if len(labels) == count else None
 
@@ -128,7 +137,7 @@ class DatasetData(ReadData):
     def _label(self, label: Any, i: int) -> int:
         try:
             return index(label)
-        except TypeError as error:
+        except Exception as error:  # of any kind, such as a tensor without values
             raise DataError(
                 f"image {i} of {self.name} has a label of type {type(label).__name__} "
                 f"({str(label)[:40]!r}); {ITEM}, the label a whole number from 0"
@@ -154,7 +163,7 @@ class DatasetData(ReadData):
             name = f"{i} of {self.name}"
             image = as_rgb(image, name, self.transform.exif_orientation)
             return fit_image(image, self.transform, name)
-        if isinstance(image, Tensor):
+        if isinstance(image, Tensor) and not conversion(image, "images"):
             image = image.detach().as_subclass(Tensor)
             if image.ndim == 3 and len(image) == 1:
                 image = image.expand(3, -1, -1)

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from advlens.arrays import Images, Logits
+from advlens.arrays import Images, Logits, conversion
 from advlens.colors import LUMINANCE
 from advlens.errors import DataError, ModelError
 from advlens.models.outputs import logits_of, two_logits
@@ -30,6 +30,8 @@ def check_images(images: Images) -> Images:
             f"images must be a float tensor N×3×H×W, not {type(images).__name__}; convert an array "
             "with torch.from_numpy(images), a list with torch.stack(images)"
         )
+    if mend := conversion(images, "images"):
+        raise DataError(f"images must be a dense float tensor N×3×H×W; {mend}")
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
         raise DataError(
             f"images must be a float tensor N×3×H×W, not {images.dtype} {tuple(images.shape)}; "

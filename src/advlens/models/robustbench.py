@@ -2,6 +2,8 @@
 
 import importlib
 import re
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -52,18 +54,34 @@ def from_robustbench(
     if isinstance(known[spec].get("gdrive_id"), list):
         raise ModelError(
             f"robustbench:{spec} has several files of weights, and only one can be given; write a "
-            "function that returns the model"
+            "function that returns Classifier(robustbench.utils.load_model(…), …)"
         )
+    data, threat, name = spec.split("/")
+    timm: Any = importlib.import_module("timm")
+    registered = f"{name}_{data}_{threat}".lower().replace("-", "_")  # as the zoo looks it up
+    build, preprocessing = known[spec]["model"], known[spec].get("preprocessing")
+    if timm.is_model(registered):
+        build, preprocessing = partial(timm.create_model, registered), None
     try:
-        network = known[spec]["model"]()
+        network = build()
     except Exception as error:  # the library's
         raise ModelError(
             f"cannot build robustbench:{spec}: {type(error).__name__}: {error}"
         ) from error
+    given: dict[str, Any] = {}
+    if [part for part, _ in network.named_children()] == ["normalize", "model"]:
+        constants = network.normalize.mean, network.normalize.std
+        given["mean"], given["std"] = (tuple(each.flatten().tolist()) for each in constants)
+        network = network.model  # whose names ImageNet's files have
     if state is not None:
         _keep_constants(network, state)
-    data, _, name = spec.split("/")
-    classifier = Classifier(network, name=name, **_known(data, known[spec]))
+    given |= _known(data, preprocessing, getattr(network, "default_cfg", {}))
+    classifier = Classifier(network, name=name, **given)
+    if preprocessing == "Crop288":
+        classifier.notes += (
+            f"the shorter side of images is resized to 288 pixels for {name}; RobustBench crops as "
+            "many from images that are not resized",
+        )
     return classifier if size is None else resized(classifier, size)
 
 
@@ -76,21 +94,39 @@ def _keep_constants(network: nn.Module, state: State) -> None:
                 module.register_buffer(name, module._buffers[name], persistent=False)
 
 
-def _known(data: str, entry: dict[str, Any]) -> dict[str, Any]:
-    """The classes and images of a data set, as arguments of `Classifier`."""
-    if data == "imagenet":
-        steps = re.fullmatch(
-            r"(Bicubic)?(?:Res(\d+))?(?:Crop(\d+))?", entry.get("preprocessing") or "Res256Crop224"
-        )
-        bicubic, resize, crop = steps.groups() if steps is not None else (None, None, None)
-        side = int(crop or resize or 224)
-        return {
-            "classes": imagenet_classes(),
-            "synsets": imagenet_synsets(),
-            "image_size": side,
-            "resize": int(resize or side),
-            "interpolation": "bicubic" if bicubic else "bilinear",
-        }
-    table = CIFAR10_SYNSETS if data == "cifar10" else cifar100_synsets()
-    names = {"classes": tuple(table), "synsets": tuple(table.values())}
-    return names | {"image_size": 32, "resize": 32}
+def _known(data: str, preprocessing: str | None, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The classes and images of a data set, as arguments of `Classifier`.
+
+    Args:
+        data: the zoo's name of the data set.
+        preprocessing: the zoo's name of how ImageNet's images are resized and cropped; None if
+            `config` says it.
+        config: timm's description of the network.
+    """
+    if data != "imagenet":
+        table = CIFAR10_SYNSETS if data == "cifar10" else cifar100_synsets()
+        names = {"classes": tuple(table), "synsets": tuple(table.values())}
+        return names | {"image_size": 32, "resize": 32}
+    squeeze = False
+    if preprocessing is None and config:
+        side, interpolation = config["input_size"][1], config["interpolation"]
+        resize = int(side / config["crop_pct"])
+    else:
+        steps = preprocessing or "Res256Crop224"
+        if (found := re.fullmatch(r"(Bicubic)?(?:Res(\d+))?(?:Crop(\d+))?", steps)) is None:
+            raise ModelError(
+                f"how RobustBench resizes images for this network ({steps}) is not known here; "
+                "write a function that returns Classifier(robustbench.utils.load_model(…), …)"
+            )
+        bicubic, given, crop = found.groups()
+        side = int(crop or given or 224)
+        resize, interpolation = int(given or side), "bicubic" if bicubic else "bilinear"
+        squeeze = crop is None  # to the whole side, whatever its shape
+    return {
+        "classes": imagenet_classes(),
+        "synsets": imagenet_synsets(),
+        "image_size": side,
+        "resize": resize,
+        "interpolation": interpolation,
+        "squeeze": squeeze,
+    }

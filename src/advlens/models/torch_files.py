@@ -169,6 +169,11 @@ def _zipped(archive: zipfile.ZipFile, length: int) -> TorchFile:
     root = next(iter(records), "").partition("/")[0]
     if f"{root}/constants.pkl" in records:
         raise ValueError("it is TorchScript, which is code; save the model's state_dict()")
+    if f"{root}/archive_format" in records:
+        raise ValueError(
+            "it is a program of torch.export, which is code; a function of yours that returns "
+            "torch.export.load(…).module() is a model"
+        )
 
     def part(name: str) -> bytes:
         if (stored := records[f"{root}/{name}"].file_size) > MAX_BYTES:

@@ -237,7 +237,10 @@ def _factory(name: str) -> Classifier:
             f"{_meant(module_name, attribute)}"
         ) from error
     if not isinstance(built, nn.Module):
-        raise ModelError(f"{name} returned a {type(built).__name__}, not a torch.nn.Module")
+        mend = "; return its .module()" if hasattr(built, "module") else ""  # of torch.export
+        raise ModelError(
+            f"{name} returned an object of type {type(built).__name__}, not a torch.nn.Module{mend}"
+        )
     return built if isinstance(built, Classifier) else Classifier(built, name=attribute)
 
 

@@ -6,7 +6,7 @@ assumed about a form.
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,11 @@ from torch.nn.utils import fuse_conv_bn_weights
 from advlens.errors import ModelError
 from advlens.models.classifier import Classifier, to_evaluation
 from advlens.models.outputs import logits_of
+from advlens.prepared.programs import give_layers
 from advlens.prepared.units import trace
 from advlens.seeding import seeded
 
+Pair = tuple[str, str, float]
 WRAPPERS = {nn.DataParallel: "module", nn.parallel.DistributedDataParallel: "module"}
 """Modules that only pass on their network's output, and the attribute that holds the network."""
 
@@ -82,12 +84,12 @@ class Copy:
     Attributes:
         network: images → logits; its paths begin with `network.`, the model.
         graph: the graph of its layers, if it is traced.
-        pairs: paths of each folded convolution and its normalization.
+        pairs: paths of each folded convolution and its normalization, and the latter's ε.
     """
 
     network: nn.Module
     graph: fx.Graph | None
-    pairs: list[tuple[str, str]]
+    pairs: list[Pair]
 
 
 def make_copy(model: nn.Module, form: Form) -> Copy:
@@ -102,10 +104,11 @@ def make_copy(model: nn.Module, form: Form) -> Copy:
     except Exception as error:  # a user's class can raise anything
         raise ModelError(f"cannot copy {model_name(model)}: {error}") from error
     _unwrap(network)
+    give_layers(network)
     to_evaluation(network)
     network.requires_grad_(False)
     graph: fx.Graph | None = None
-    pairs: list[tuple[str, str]] = []
+    pairs: list[Pair] = []
     if form.traced:
         with seeded(0, torch.device("cpu")):  # a forward with random draws runs here
             graph = trace(network, name=model_name(model))
@@ -151,6 +154,12 @@ def tensors(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers by name, those that are shared under each of theirs."""
+    parameters = module.named_parameters(remove_duplicate=False)
+    return {**dict(parameters), **dict(module.named_buffers(remove_duplicate=False))}
+
+
 def modules(model: nn.Module) -> dict[str, nn.Module]:
     """All modules by their path in a copy of the model, which has no wrappers."""
     return dict(_walk("network", look_through(model)))
@@ -163,9 +172,10 @@ def _walk(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield from _walk(f"{path}.{name}", look_through(child))
 
 
-def _fold(network: nn.Module, graph: fx.Graph) -> list[tuple[str, str]]:
-    """Fold each batch normalization into the convolution that feeds only it; return their names."""
+def _fold(network: nn.Module, graph: fx.Graph) -> list[Pair]:
+    """Fold each batch normalization into the convolution that feeds only it; return the pairs."""
     layers: dict[Any, Any] = dict(network.named_modules())
+    named = own_tensors(network)
     nodes = [node for node in graph.nodes if node.op == "call_module"]
     calls = Counter(node.target for node in nodes)
     pairs = []
@@ -179,9 +189,10 @@ def _fold(network: nn.Module, graph: fx.Graph) -> list[tuple[str, str]]:
             and len(source.users) == 1
             and calls[source.target] == calls[node.target] == 1
         ):
-            conv = layers[source.target]
-            conv.weight, conv.bias = fused(conv, layers[node.target])
-            pairs.append((str(source.target), str(node.target)))
+            conv, norm = str(source.target), str(node.target)
+            eps = layers[norm].eps
+            layers[conv].weight, layers[conv].bias = fused(named, conv, norm, eps)
+            pairs.append((conv, norm, eps))
             node.replace_all_uses_with(source)
             graph.erase_node(node)
     return pairs
@@ -192,16 +203,25 @@ def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     return type(module) is kind and not (module._forward_hooks or module._forward_pre_hooks)
 
 
-def fused(conv: Any, norm: Any) -> tuple[nn.Parameter, nn.Parameter]:
-    """Weight and bias of a convolution that includes its batch normalization."""
+def fused(
+    named: Mapping[str, Tensor], conv: str, norm: str, eps: float
+) -> tuple[nn.Parameter, nn.Parameter]:
+    """Weight and bias of a convolution that includes its batch normalization.
+
+    Args:
+        named: tensors of the network by name.
+        conv: path of the convolution.
+        norm: path of the normalization.
+        eps: what the normalization adds to the variance.
+    """
     return fuse_conv_bn_weights(
-        conv.weight,
-        conv.bias,
-        norm.running_mean,
-        norm.running_var,
-        norm.eps,
-        norm.weight,
-        norm.bias,
+        named[f"{conv}.weight"],
+        named.get(f"{conv}.bias"),
+        named[f"{norm}.running_mean"],
+        named[f"{norm}.running_var"],
+        eps,
+        named.get(f"{norm}.weight"),
+        named.get(f"{norm}.bias"),
     )
 
 

@@ -28,12 +28,14 @@ from advlens.prepared.forms import (
     make_copy,
     model_name,
     model_origin,
-    modules,
+    own_tensors,
     tensors,
 )
 from advlens.prepared.geometry import Fields, receptive_fields
+from advlens.prepared.programs import CONVOLUTIONS
 from advlens.prepared.reading import (
     kept_input_of_last_linear,
+    last_linear,
     read_by_last_linear,
     reading,
 )
@@ -49,6 +51,7 @@ from advlens.prepared.units import (
 )
 from advlens.prepared.watching import read_running, running_layers
 from advlens.seeding import seeded
+from advlens.words import counted
 
 MIXED = 0.05
 """Share of the largest response by which an image's responses may depend on other images."""
@@ -125,10 +128,10 @@ class Prepared(nn.Module):
                 if isinstance(layer, nn.Conv2d)
             }
             self._take_layers(convolutions, next(reversed(convolutions), ""))
-        inside, current = {conv for conv, _ in made.pairs}, tensors(model)
+        inside, current = {conv for conv, *_ in made.pairs}, tensors(model)
         self._copied = {
             name: tensor
-            for name, tensor in _tensors(network).items()
+            for name, tensor in own_tensors(network).items()
             if form is not None and name in current and name.rpartition(".")[0] not in inside
         }
         self.eval()
@@ -151,6 +154,13 @@ class Prepared(nn.Module):
     def channels_last(self) -> bool:
         """Whether its tensors are in this memory layout, which not every model's code supports."""
         return self._form is not None and self._form.channels_last
+
+    @property
+    def last_linear(self) -> str | None:
+        """The layer whose input is the representation, if the model's graph shows one."""
+        (model,) = self._given
+        node = None if self._graph is None else last_linear(self._copy, self._graph)
+        return None if node is None else _named(model, str(node.target))
 
     def check(self, images: Images) -> None:
         """Compare with the model on real images, once, and keep what agrees with it.
@@ -181,6 +191,12 @@ class Prepared(nn.Module):
             if self._graph is None:
                 self._find_hidden(few)
             self._drop_mixed(few)
+        nodes = () if self._graph is None else self._graph.nodes
+        if bare := sum(node.target in CONVOLUTIONS for node in nodes):
+            self.notes += (
+                f"{model_name(model)} has {counted(bare, 'convolution')} without units, because "
+                "a program of torch.export computes or shares their weights",
+            )
         if len(self.layers) == 1 and embeds_patches(self._layer(self.last)):
             self.notes += (
                 f"the only units found in {model_name(model)} are those of {self.last}, which "
@@ -411,13 +427,13 @@ class Prepared(nn.Module):
         """Take over the current weights of the model that this copy was prepared from."""
         if self._live:  # it is that model itself
             return
-        current, layers = tensors(model), modules(model)
+        current = tensors(model)
         with torch.no_grad():
             for name, tensor in self._copied.items():
                 tensor.copy_(current[name])
-            for conv, norm in self._pairs:
+            for conv, norm, eps in self._pairs:
                 target: Any = self._copy.get_submodule(conv)
-                weight, bias = fused(layers[conv], layers[norm])
+                weight, bias = fused(current, conv, norm, eps)
                 target.weight.copy_(weight)
                 target.bias.copy_(bias)
 
@@ -444,11 +460,6 @@ def prepare(
 
 def _named(model: nn.Module, path: str) -> str:
     return layer_name(model, path.removeprefix("network."))
-
-
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    parameters = module.named_parameters(remove_duplicate=False)
-    return {**dict(parameters), **dict(module.named_buffers(remove_duplicate=False))}
 
 
 def _maximum(maps: Tensor) -> Tensor:

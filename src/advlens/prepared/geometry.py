@@ -5,45 +5,22 @@ meet, the larger field counts. Branches of unknown position, such as a gate from
 values, do not count beside one that is known.
 """
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
-from advlens.prepared.units import ACTIVATION_FUNCTIONS, ACTIVATION_METHODS, SAME_PLACE
+from advlens.prepared.units import ACTIVATIONS, SAME_PLACE, TRANSPARENT, called
 
-_ELEMENTWISE = ACTIVATION_FUNCTIONS | {
-    operator.add,
-    operator.iadd,
-    operator.sub,
-    operator.mul,
-    operator.truediv,
-    torch.add,
-    torch.sub,
-    torch.mul,
-    torch.div,
-    torch.cat,
-    torch.clamp,
-    F.dropout,
-}
-_ELEMENTWISE_METHODS = ACTIVATION_METHODS | {
-    "add",
-    "add_",
-    "sub",
-    "mul",
-    "div",
-    "clamp",
-    "contiguous",
-    "float",
-    "to",
-    "type",
-}
+_ELEMENTWISE = (
+    ACTIVATIONS
+    | TRANSPARENT
+    | {"add", "iadd", "sub", "mul", "div", "truediv", "cat", "clamp"}
+    | {"contiguous", "float", "to", "type"}
+)
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d)
-_POOL_FUNCTIONS = {F.max_pool2d, F.avg_pool2d, torch.max_pool2d}
+_POOL_FUNCTIONS = {"max_pool2d", "avg_pool2d"}
 
 
 @dataclass(frozen=True)
@@ -121,19 +98,15 @@ def _behind(
                 getattr(module, "dilation", 1),
             )
         return fields if isinstance(module, SAME_PLACE) else None
-    if node.op == "call_function":
-        if node.target in _POOL_FUNCTIONS:
-            return _called(fields, node)
-        return fields if node.target in _ELEMENTWISE else None
-    if node.op == "call_method":
-        return fields if node.target in _ELEMENTWISE_METHODS else None
-    return None
+    if called(node) in _POOL_FUNCTIONS:
+        return _called(fields, node)
+    return fields if called(node) in _ELEMENTWISE else None
 
 
 def _called(fields: Fields, node: fx.Node) -> Fields:
     names = ("kernel_size", "stride", "padding", "dilation")
     given = dict(zip(names, node.args[1:], strict=False)) | node.kwargs
-    if node.target is F.avg_pool2d:
+    if called(node) == "avg_pool2d":
         given.pop("dilation", None)  # its fourth argument is another
     return _pooled(
         fields,

@@ -5,7 +5,7 @@ from typing import overload
 import torch
 from torch import Tensor, nn
 
-from advlens.arrays import Ids, Images, Labels
+from advlens.arrays import Ids, Images, Labels, conversion
 from advlens.errors import SettingsError
 from advlens.models.classifier import check_images, device_of
 from advlens.prepared.frozen import Prepared
@@ -47,13 +47,13 @@ def check_labels(labels: Labels | None, images: Images) -> Labels | None:
         raise SettingsError(
             f"{expected}, not a {type(labels).__name__}; pass torch.as_tensor(labels)"
         )
+    if mend := conversion(labels, "labels"):
+        raise SettingsError(f"{expected}, dense and with values; {mend}")
     if labels.shape != images.shape[:1] or labels.dtype not in INTEGERS:
         raise SettingsError(
             f"{expected}, not {labels.dtype} {tuple(labels.shape)}; for one-hot rows pass "
             "labels.argmax(dim=1)"
         )
-    if labels.is_meta or labels.layout != torch.strided:
-        raise SettingsError(f"{expected}, not a sparse tensor or one without values")
     return labels.to(images.device, torch.int64)
 
 
@@ -76,7 +76,8 @@ def number_images(images: Images, ids: Ids | None) -> Ids:
     """
     if ids is None:
         return torch.arange(len(images))
-    fits = isinstance(ids, Tensor) and ids.shape == images.shape[:1] and ids.dtype in INTEGERS
+    dense = isinstance(ids, Tensor) and not conversion(ids, "ids")
+    fits = dense and ids.shape == images.shape[:1] and ids.dtype in INTEGERS
     if not fits or bool((ids < 0).any()):
         raise SettingsError(
             f"ids must be one whole number ≥ 0 for each of the {len(images)} images, an integer "

@@ -19,7 +19,6 @@ are only the positive parts of normalized convolutions.
 """
 
 import math
-import operator
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -56,34 +55,41 @@ _ACTIVATIONS = (
     nn.Sigmoid,
     nn.Tanh,
 )
-ACTIVATION_FUNCTIONS = {
-    F.relu,
-    F.relu_,
-    F.relu6,
-    F.leaky_relu,
-    F.elu,
-    F.selu,
-    F.celu,
-    F.gelu,
-    F.silu,
-    F.mish,
-    F.hardswish,
-    F.softplus,
-    torch.relu,
-    torch.relu_,
-    torch.sigmoid,
-    torch.tanh,
+ACTIVATIONS = {
+    "relu",
+    "relu6",
+    "hardtanh",  # the name of relu6 in programs of torch.export
+    "leaky_relu",
+    "prelu",
+    "elu",
+    "selu",
+    "celu",
+    "gelu",
+    "silu",
+    "mish",
+    "hardswish",
+    "softplus",
+    "sigmoid",
+    "tanh",
 }
-ACTIVATION_METHODS = {"relu", "relu_", "sigmoid", "tanh"}
+TRANSPARENT = {
+    "dropout",
+    "feature_dropout",
+    "layer_norm",
+    "batch_norm",
+    "group_norm",
+    "instance_norm",
+    "rms_norm",
+}
 SAME_PLACE = (*_TRANSPARENT, *_ACTIVATIONS)
 """Layers whose output at a position belongs to the same image position as their input there."""
 PRODUCTS = {"mul", "imul", "multiply"}
 HALVES = {"chunk", "split", "tensor_split", "unbind", "getitem", "__getitem__"}
 GLU = {"glu"}
-"""Names of functions and methods between the linear layers of a gated MLP."""
+"""Names of functions and methods (`called`): non-linearities, those whose output belongs to the
+input's place, and those between the linear layers of a gated MLP."""
 UNITS = "units"
-_ADDITIONS = {operator.add, operator.iadd, torch.add}
-_ADDITION_METHODS = {"add", "add_"}
+_SUMS = {"add", "iadd"}
 _ABOUT = ("shape", "dtype", "device")
 _MOST_PREFIX_TOKENS = 16
 """Maximum number of class, distillation and register tokens in any published transformer."""
@@ -113,6 +119,8 @@ def trace(model: nn.Module, *, name: str | None = None) -> fx.Graph:
             "take control flow that depends on the images out of it"
         ) from error
     for node in graph.nodes:
+        if node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
         by_type = any(isinstance(value, torch.dtype) for value in node.args)  # another kind of view
         if node.op == "call_method" and node.target == "view" and not by_type:
             node.target = "reshape"
@@ -269,8 +277,8 @@ def _product(reader: fx.Node, modules: dict[str, Any]) -> tuple[fx.Node, list[st
     They make it place by place, with a non-linearity in at least one factor.
     """
     (end,) = reader.all_input_nodes
-    while _is_transparent(end, modules) and len(end.all_input_nodes) == 1:
-        (end,) = end.all_input_nodes
+    while _is_transparent(end, modules) and len(inputs := _values(end)) == 1:
+        (end,) = inputs
     if not (_multiplies(end) or _calls(end, GLU)):
         return None
     layers, bent, waiting = list[str](), False, [end]
@@ -279,7 +287,7 @@ def _product(reader: fx.Node, modules: dict[str, Any]) -> tuple[fx.Node, list[st
             layers += [str(node.target)] if str(node.target) not in layers else []
         elif (acts := _activates(node, modules) or _calls(node, GLU)) or _pointwise(node, modules):
             bent |= acts
-            waiting += [n for n in node.all_input_nodes if n.op != "get_attr" and n not in waiting]
+            waiting += [n for n in _values(node) if n not in waiting]
         else:
             return None
     return (end, sorted(layers)) if bent and layers else None
@@ -292,33 +300,44 @@ def _pointwise(node: fx.Node, modules: dict[str, Any]) -> bool:
 
 def _is_transparent(node: fx.Node, modules: dict[str, Any]) -> bool:
     called = node.op == "call_module" and isinstance(modules[str(node.target)], _TRANSPARENT)
-    return called or node.target in (F.dropout, F.layer_norm)
+    return called or _calls(node, TRANSPARENT)
 
 
 def _multiplies(node: fx.Node) -> bool:
     return _calls(node, PRODUCTS)
 
 
-def _calls(node: fx.Node, names: Collection[str]) -> bool:
-    """Whether a node calls a function or method with one of these names."""
+def called(node: fx.Node) -> str:
+    """The name of the function or method that a node calls, empty if it calls none.
+
+    Forms that work in place and those of aten, as in programs of torch.export, have the same name.
+    """
     if node.op not in ("call_function", "call_method"):
-        return False
-    return getattr(node.target, "__name__", str(node.target)).rstrip("_") in names
+        return ""
+    return getattr(node.target, "__name__", str(node.target)).partition(".")[0].rstrip("_")
+
+
+def _calls(node: fx.Node, names: Collection[str]) -> bool:
+    return called(node) in names
+
+
+def _values(node: fx.Node) -> list[fx.Node]:
+    """The inputs of a node that are not the network's own tensors."""
+    return [each for each in node.all_input_nodes if each.op != "get_attr"]
 
 
 def _activates(node: fx.Node, modules: dict[str, Any]) -> bool:
-    return (
-        (node.op == "call_module" and isinstance(modules[str(node.target)], _ACTIVATIONS))
-        or (node.op == "call_function" and node.target in ACTIVATION_FUNCTIONS)
-        or (node.op == "call_method" and node.target in ACTIVATION_METHODS)
-    )
+    acts = node.op == "call_module" and isinstance(modules[str(node.target)], _ACTIVATIONS)
+    return acts or _calls(node, ACTIVATIONS)
 
 
 def _from_images(graph: fx.Graph) -> set[fx.Node]:
     """The nodes computed from image values; positional encodings have layers of their own."""
     nodes: set[fx.Node] = set()
     for node in graph.nodes:
-        described = node.target == "size" or (node.target is getattr and node.args[1] in _ABOUT)
+        described = _calls(node, {"size", "sym_size"}) or (
+            node.target is getattr and node.args[1] in _ABOUT
+        )
         if node.op == "placeholder" or not (described or nodes.isdisjoint(node.all_input_nodes)):
             nodes.add(node)
     return nodes
@@ -381,9 +400,7 @@ def _area(layer: Any) -> int:
 
 
 def _adds(node: fx.Node) -> bool:
-    return (node.op == "call_function" and node.target in _ADDITIONS) or (
-        node.op == "call_method" and node.target in _ADDITION_METHODS
-    )
+    return _calls(node, _SUMS)
 
 
 def _follow(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[fx.Node, fx.Node | None]:
@@ -391,10 +408,9 @@ def _follow(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[fx.Node, fx.N
     own, added = node, False
     while len(node.users) == 1:
         (node,) = node.users
-        module = modules.get(str(node.target)) if node.op == "call_module" else None
         if _activates(node, modules):
             return own, node
-        if isinstance(module, _TRANSPARENT):
+        if _is_transparent(node, modules):
             own = own if added else node
         elif _adds(node):
             added = True

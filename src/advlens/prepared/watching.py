@@ -17,16 +17,14 @@ from torch.overrides import TorchFunctionMode
 
 from advlens.prepared.reading import kept_outputs
 from advlens.prepared.units import (
-    ACTIVATION_FUNCTIONS,
-    ACTIVATION_METHODS,
+    ACTIVATIONS,
     GLU,
     HALVES,
     PRODUCTS,
     maps_of_hidden,
 )
 
-_ACTIVATIONS = {f.__name__.rstrip("_") for f in ACTIVATION_FUNCTIONS} | ACTIVATION_METHODS
-_ACTIVATIONS |= {"prelu", "hardtanh"} | GLU
+_ACTIVATIONS = ACTIVATIONS | GLU
 _SAME_PLACE = {"dropout", "layer_norm", "rms_norm", "contiguous", "to", "float"}
 
 

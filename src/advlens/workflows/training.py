@@ -9,13 +9,14 @@ import torch
 from advlens.attacks import Attack, Divergence, FeatureAttack, Fgsm, Pgd
 from advlens.attacks.threat import L2, Linf, Threat, Uniform
 from advlens.auditing.subjects import transform_of
-from advlens.datasets import ImageData, load_data
+from advlens.datasets import PARTLESS, ImageData, load_data
 from advlens.distributed import Processes, local_device
 from advlens.errors import SettingsError
 from advlens.models import Classifier, load_model
 from advlens.prepared.precision import rounded
 from advlens.runs.tensorboard import tensorboard_writer
 from advlens.settings import TrainSettings
+from advlens.settings.data import parse_data
 from advlens.training import Augmentation, Training
 from advlens.training.images import split
 from advlens.training.objectives import (
@@ -91,15 +92,32 @@ def load_classifier(model: str, settings: TrainSettings) -> Classifier:
 
 
 def load_images(
-    data: str, classifier: Classifier, exif_orientation: bool = False
+    data: str,
+    classifier: Classifier,
+    exif_orientation: bool = False,
+    *,
+    test: str | None = None,
 ) -> tuple[ImageData, ImageData]:
     """Training and test images, with labels that number the classifier's classes.
 
     Training images have the size before the center crop, so that random crops are parts of them.
+    The classes of a classifier that knows none are those of the training images.
+
+    Args:
+        data: what holds the training images.
+        classifier: the classifier that is trained.
+        exif_orientation: whether files are turned as their EXIF entry says.
+        test: what holds the test images (default: `data`, which then has both parts).
 
     Raises:
+        SettingsError: `data` has no parts, and `test` is not given or the same.
         AdvlensError: `load_data` refuses the name, or the files are damaged.
     """
+    if parse_data(data)[0] in PARTLESS and test in (None, data):
+        raise SettingsError(
+            f"{data} has no parts to train and to test on; advlens train takes other images, which "
+            "it tests on, with --test"
+        )
     center = transform_of(classifier, exif_orientation)
     if center.width is not None:
         raise SettingsError(
@@ -108,9 +126,12 @@ def load_images(
         )
     whole = center if data.startswith("exact:") else replace(center, size=classifier.resize)
     train = load_data(data, split="train", transform=whole)
-    test = load_data(data, transform=center)
+    tested = load_data(test or data, transform=center)
     known = classifier.classes, classifier.synsets
-    return train.aligned(*known), test.aligned(*known)
+    train = train.aligned(*known)
+    if known == (None, None):
+        known = train.classes, train.synsets
+    return train, tested.aligned(*known)
 
 
 def sample_parts(classifier: Classifier, tested: int) -> tuple[ImageData, ImageData]:
