@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from advlens import seeding
 from advlens.errors import NumericError
 from advlens.intervals import mean_interval, wilson
 from advlens.seeding import Stream, _philox, derived, normal, uniform
@@ -136,7 +137,10 @@ def test_upper_tails_merged_in_any_order_equal_the_whole(shards, share):
 
 
 @pytest.mark.parametrize("draw", [uniform, normal])
-def test_numbers_belong_to_the_image_not_to_the_batch(draw):
+@pytest.mark.parametrize("threads", [1, 3])
+def test_numbers_belong_to_the_image_not_to_the_batch(draw, threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(seeding, "FEW", 15)  # a single image is not worth two
     together, *apart = (
         draw(7, ids, (2, 5), Stream.START) for ids in (IDS, *IDS.split(1), IDS.flip(0), IDS[:0])
     )

@@ -8,6 +8,7 @@ import contextlib
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
 from typing import Any
 
@@ -21,6 +22,8 @@ CPU = torch.device("cpu")
 FACTORS, WEYL = (0xD2E7470EE14C6C93, 0xCA5A826395121157), (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 """Philox's multipliers, and what its keys grow by."""
 HALF = 0xFFFFFFFF
+FEW = 1_000_000
+"""How many numbers are not worth another thread."""
 
 
 class Stream(IntEnum):
@@ -69,10 +72,16 @@ def _filled(
     shape: tuple[int, ...],
     stream: Stream,
 ) -> Tensor:
-    """Numbers that each image's generator draws into its row."""
+    """Numbers that each image's generator draws into its row; threads share many."""
     values = np.empty((len(ids), math.prod(shape)), dtype=np.float32)
-    for generator, row in zip(generators(seed, ids, stream), values, strict=True):
-        draw(generator, row)
+    streams = generators(seed, ids, stream)
+    threads = min(torch.get_num_threads(), values.size // FEW)
+    if threads < 2:
+        for generator, row in zip(streams, values, strict=True):
+            draw(generator, row)
+    else:
+        with ThreadPoolExecutor(threads) as pool:  # NumPy draws without Python's lock
+            list(pool.map(draw, streams, values))
     return torch.from_numpy(values).view(len(values), *shape)
 
 

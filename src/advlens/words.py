@@ -418,6 +418,8 @@ def file_names(kind: str, things: Iterable[tuple[str, ...]]) -> dict[tuple[str, 
 
 def printable(text: str) -> str:
     """A text with a mark in place of control, direction and unpaired surrogate characters."""
+    if text.isascii() and text.isprintable():  # as nearly all are
+        return text
     return re.sub(
         r"[^\n\t\u200d -~]",
         lambda found: "�" if unicodedata.category(found[0]) in ("Cc", "Cf", "Cs") else found[0],

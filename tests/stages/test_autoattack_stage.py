@@ -46,12 +46,15 @@ def calls(monkeypatch):
 
     class Calls(list):
         limit = -1
+        most = 100
 
     calls = Calls()
 
     def part(self, name, model, images, labels, ids):
         if len(calls) == calls.limit:
             raise KeyboardInterrupt
+        if len(ids) > calls.most:
+            raise torch.OutOfMemoryError("out of memory")
         calls.append((self.threat.norm, name, ids.tolist()))
         threat = type(self.threat)(epsilon=strength(name, self.threat.epsilon))
         return Fgsm(threat=threat)(model, images, labels)
@@ -91,6 +94,19 @@ def test_each_image_counts_by_its_worst_case(tmp_path, calls):
         assert [mark == "1" for mark in each["right"]] == left.tolist()
     assert len(fallen) > 1  # some images hold out longer than others
     assert not list((tmp_path / "parts").glob("*.state.safetensors"))
+
+
+def test_a_run_with_halved_batches_goes_on_where_it_was(tmp_path, calls):
+    halves = settings(autoattack=24, autoattack_linf=12 / 255, epsilon=1.5, batch_size=5)
+    wanted = results(audited(classifier(), images(), tmp_path / "whole", settings=halves))
+    calls.most, total = 5, len(calls)
+    calls.limit = total + 9
+    with pytest.raises(KeyboardInterrupt):
+        audited(classifier(), images(), tmp_path / "killed", settings=SETTINGS)
+    calls.limit = -1
+    found = results(audited(classifier(), images(), tmp_path / "killed", settings=SETTINGS))
+    assert found == wanted
+    assert len(calls) == 2 * total
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path, calls):

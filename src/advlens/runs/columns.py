@@ -1,5 +1,6 @@
 """Columns that several tables of a run share, their types, and what a table is."""
 
+import functools
 import math
 import types
 import typing
@@ -99,11 +100,10 @@ def parsed(text: str, kind: Any) -> Any:
     Raises:
         ValueError: the text is no such value; the message gives the reason.
     """
-    if types.NoneType in typing.get_args(kind):
-        if text == "":
-            return None
-        kind = next(option for option in typing.get_args(kind) if option is not types.NoneType)
-    if options := typing.get_args(kind):
+    kind, options, optional = _split(kind)
+    if optional and text == "":
+        return None
+    if options:
         if text not in options:
             raise ValueError(f"not {' or '.join(map(repr, options))}")
         return text
@@ -128,6 +128,15 @@ def parsed(text: str, kind: Any) -> Any:
     if value > getattr(kind, "high", math.inf):
         raise ValueError(f"more than {kind.high:,}")
     return int(value) if whole else value
+
+
+@functools.cache
+def _split(kind: Any) -> tuple[Any, tuple[Any, ...], bool]:
+    """A type without None, the texts that it names, and whether a cell may be empty."""
+    optional = types.NoneType in typing.get_args(kind)
+    if optional:
+        kind = next(option for option in typing.get_args(kind) if option is not types.NoneType)
+    return kind, typing.get_args(kind), optional
 
 
 def _number(text: str) -> float:

@@ -250,14 +250,21 @@ class _Neurons(Work):
         return tables
 
     def _measured(self) -> dict[str, dict[str, LayerConsistency]]:
-        """The measures of each set of adversarial images and layer."""
+        """The measures of each set of adversarial images and layer.
+
+        The changes by single images, by far the most of it, are kept where rows are made of them:
+        of the last layer, and for the curves.
+        """
         found: dict[str, dict[str, LayerConsistency]] = {name: {} for name in self.names}
         aims = {name: classes.long() for name, classes in self.aims.items()}
         for layer, real in self.tops["real"].items():
             sets = {name: (self.tops[name][layer], aims[name]) for name in self.names}
             layers = layer_consistencies(real, sets, self.context.data.labels, self.similarity)
             for name, consistency in layers.items():
-                found[name][layer] = consistency
+                kept = consistency.changes
+                if layer != next(reversed(self.tops["real"])):
+                    kept = {m: kept[m] for m in ("cs1", "cs2") if name in self._aimed}
+                found[name][layer] = dataclasses.replace(consistency, changes=kept)
         return found
 
     def _kinds(self, layer: str) -> dict[str, Seen]:

@@ -27,7 +27,8 @@ def curve(layers: Sequence[LayerConsistency], *, bins: int = 10) -> list[Row]:
         if not any(some.any() for some in inside):
             continue
         row: dict[str, float | int] = {"bin_low": index * width, "bin_high": (index + 1) * width}
-        row["lc"] = interval_of("lc", layers, inside).mean
+        known = zip(layers, inside, strict=True)
+        row["lc"] = torch.cat([layer.values["lc"][some] for layer, some in known]).mean().item()
         for name in ("cs1", "cs2"):
             interval = interval_of(name, layers, inside)
             row |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
