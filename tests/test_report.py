@@ -178,6 +178,8 @@ def test_what_a_page_does_without_is_left_out(fresh):
     (policy,) = [e for e in elements(fresh, "meta") if "http-equiv" in e.attrib]
     assert "script-src" not in policy.attrib["content"]
     assert "runs no script" in text_of(page(fresh))
+    write_report(fresh, [made_up("new")])
+    assert "#glossary" not in {value for _, value in links(fresh)}
     for name in ("layers", "accuracy"):
         (fresh / "results" / f"{name}.csv").unlink()
     shutil.rmtree(fresh / "figures")
