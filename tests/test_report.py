@@ -189,6 +189,17 @@ def test_what_a_page_does_without_is_left_out(fresh):
     assert not (fresh / "figures" / "accuracy.svg").exists()
 
 
+def test_a_long_warning_is_a_short_sentence_and_its_reason_folded(fresh):
+    record, reason = json.loads((fresh / "run.json").read_text()), "why " * 40
+    record["warnings"] = [f"it is left out: {reason}", "short: as it is"]
+    (fresh / "run.json").write_text(json.dumps(record))
+    write_report(fresh, [made_up("new")])
+    long, short = elements(fresh, "li", "warning")
+    ((folded, summary),) = ((d, d[0]) for d in long.iter("details"))
+    assert (text_of(summary), text_of(short)) == ("it is left out.", "short: as it is")
+    assert text_of(folded).endswith(f"Why {reason[4:]}".strip())
+
+
 def made_up(name: str, *findings: Finding) -> Callable[[Results], Section]:
     blocks = [NoteBlock(title="T", text="Text.")]
     section = Section(title=name, anchor=name, lead="New.", blocks=blocks, findings=findings)
