@@ -178,6 +178,8 @@ def test_what_a_page_does_without_is_left_out(fresh):
     (policy,) = [e for e in elements(fresh, "meta") if "http-equiv" in e.attrib]
     assert "script-src" not in policy.attrib["content"]
     assert "runs no script" in text_of(page(fresh))
+    write_report(fresh, [made_up("new")])
+    assert "#glossary" not in {value for _, value in links(fresh)}
     for name in ("layers", "accuracy"):
         (fresh / "results" / f"{name}.csv").unlink()
     shutil.rmtree(fresh / "figures")
@@ -185,6 +187,17 @@ def test_what_a_page_does_without_is_left_out(fresh):
     assert shown_titles(fresh) == ["Read first", "Numbers", "How it was made"]
     assert "holds no results" in text_of(page(fresh))
     assert not (fresh / "figures" / "accuracy.svg").exists()
+
+
+def test_a_long_warning_is_a_short_sentence_and_its_reason_folded(fresh):
+    record, reason = json.loads((fresh / "run.json").read_text()), "why " * 40
+    record["warnings"] = [f"it is left out: {reason}", "short: as it is"]
+    (fresh / "run.json").write_text(json.dumps(record))
+    write_report(fresh, [made_up("new")])
+    long, short = elements(fresh, "li", "warning")
+    ((folded, summary),) = ((d, d[0]) for d in long.iter("details"))
+    assert (text_of(summary), text_of(short)) == ("it is left out.", "short: as it is")
+    assert text_of(folded).endswith(f"Why {reason[4:]}".strip())
 
 
 def made_up(name: str, *findings: Finding) -> Callable[[Results], Section]:

@@ -51,6 +51,25 @@ RANDOM_IMAGES = "random images in place of those of highest response"
 RANDOM_MAPS = "random attributions"
 BOUNDS = "start images, and real images compared with other real ones"
 
+ACCURACY = {
+    "top1": Measure(
+        "Accuracy",
+        better="higher",
+        range=(0.0, 1.0),
+        meaning="The share of images for which the model's most probable class is the right one; "
+        "under attack, of those for which it is both before and after the attack.",
+        floor="guessing",
+    ),
+    "ece": Measure(
+        "ECE",
+        better="lower",
+        range=(0.0, 1.0),
+        meaning="The expected calibration error is the mean distance of confidence and accuracy "
+        "over 15 bins of confidence; few images make it too high.",
+        source="Guo et al., ICML 2017",
+    ),
+}
+"""By their names in `accuracy.csv` and `calibration_error.csv`."""
 NEURONS = {
     "lc": Measure(
         "LC",

@@ -14,11 +14,13 @@ from advlens.report.blocks import (
     Score,
     Section,
     TableBlock,
+    glossary,
     told,
 )
 from advlens.report.figures import accuracy as figures
 from advlens.report.sections.accuracy import autoattack, calibration, classes, examples
 from advlens.report.sections.accuracy.findings import bounded, findings, naturally, strongest
+from advlens.runs.measures import ACCURACY
 from advlens.runs.results import Results, Rows
 from advlens.words import ATTACK, NORMS, Estimate, attack_name, count, listed, percent
 
@@ -56,6 +58,11 @@ def section(results: Results) -> Section | None:
             *classes.findings(results),
             *calibration.findings(results),
         ],
+        terms=glossary(
+            measure
+            for name, measure in ACCURACY.items()
+            if name == "top1" or results.table("calibration_error")
+        ),
         blocks=blocks,
         scores=_scores(results.models, rows),
     )

@@ -18,6 +18,7 @@ from advlens.report.blocks import (
 )
 from advlens.report.figures import accuracy as figures
 from advlens.report.sections.accuracy.conditions import conditions, phrase
+from advlens.runs.measures import ACCURACY
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
 from advlens.words import Direction, Estimate, Says, moves, percent
@@ -53,8 +54,7 @@ def findings(results: Results) -> list[Finding]:
             claim=f"Mean confidence {'; it '.join(parts[:2])}.",
             says=says,
             estimates=measured,
-            note="The expected calibration error is the mean distance of confidence and accuracy "
-            "over 15 bins of confidence; few images make it too high.",
+            note=ACCURACY["ece"].meaning,
         )
     ]
 
