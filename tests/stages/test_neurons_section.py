@@ -46,13 +46,8 @@ SAID = [
     (MATCHED, f"{SUCCESS}0.799±0.01", "warning: standard, robust open", "was not reached"),
     (MATCHED, f"{SUCCESS}0.801±0.01", HIGHER, "At equal attack success, units of robust keep"),
     (MATCHED, "consistency: low=0 high=1", "standard, robust open", ""),
-    (NOISE, f"{CONTROL}0.9 high=0.951", "standard, robust higher than 0.95", "changes little"),
-    (
-        NOISE,
-        f"{CONTROL}0.9 high=0.949",
-        "warning: standard lower than 0.95",
-        "what units of standard",
-    ),
+    (NOISE, f"{CONTROL}0.951", "standard, robust higher than 0.95", "changes little"),
+    (NOISE, f"{CONTROL}0.949", "warning: standard lower than 0.95", "what units of standard"),
 ]
 BESIDE = [
     (EQUAL, "least-likely", "is least-likely PGD-10, L2 ε = 1;"),

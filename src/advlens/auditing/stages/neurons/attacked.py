@@ -38,7 +38,7 @@ class AttackedSets:
 
     The main attack comes first, and its set has the attack's name. Then come the same attack at
     equal success (if it has a radius or a λ), FGSM (if that is not the main attack), and Gaussian
-    noise as long as the longer changes of these two.
+    noise as long as the main attack's changes.
 
     Attributes:
         main: the main attack; the λ of an Adam attack may have yet to be calibrated.
@@ -79,17 +79,13 @@ class AttackedSets:
             labels = torch.cat([main.given(each.labels, each.targets) for each in batches])
             equal = main.calibrate(prepared, images, labels, success=self.success)
             main = equal if main.weight is None else main
-            both = {main.weight: main, equal.weight: equal}.values()
-            length = max(_length(each, prepared, batches) for each in both)
-            return Settled(_weight(main), _weight(equal), length)
+            return Settled(_weight(main), _weight(equal), _length(main, prepared, batches))
         if main.radius is None:
             return Settled(math.nan, math.nan, _length(main, prepared, batches))
         equal_radius = self._equal_radius(main.radius, prepared, batches)
-        largest = max(main.radius, equal_radius)
         if main.columns()["norm"] == L2.norm:
-            return Settled(math.nan, equal_radius, largest)
-        farthest = main.with_radius(largest) if largest > main.radius else main
-        return Settled(math.nan, equal_radius, _length(farthest, prepared, batches))
+            return Settled(math.nan, equal_radius, main.radius)
+        return Settled(math.nan, equal_radius, _length(main, prepared, batches))
 
     def _equal_radius(self, given: float, prepared: Prepared, batches: Sequence[Batch]) -> float:
         with torch.no_grad():

@@ -206,17 +206,19 @@ def _control(tables: NeuronTables) -> Iterator[Finding]:
     similarities = tables.at_last("noise", "cs1").estimates()
     if not similarities:
         return
-    weak = [model for model, cs1 in similarities.items() if (cs1.high or cs1.value) < CONTROL]
+    weak = [model for model, cs1 in similarities.items() if cs1.value < CONTROL]
     bound = (f"{CONTROL}",)
     yield Finding(
         claim=f"Noise alone changes what units of {listed(weak)} respond to."
         if weak
-        else "Noise in place of the attack changes little: the effect is the attack's own.",
+        else "Noise as long as the main attack's changes changes little: at that length the effect "
+        "is the attack's own.",
         says=[Says("CS1 under noise", tuple(weak), "lower", bound)]
         if weak
         else [Says("CS1 under noise", tuple(similarities), "higher", bound)],
         estimates=[Measured(name="CS1 under noise", estimates=similarities)],
-        note=f"Gaussian noise, as long as the table says; {CONTROL} or more is expected."
+        note="The Gaussian noise is as long as the changes of the main attack; at least "
+        f"{CONTROL} is expected."
         + (" A part of a low CS1 is the size of the change, not its aim." if weak else "")
         + (
             " At equal success the changes are longer, and noise of that length was not measured, "
