@@ -83,8 +83,11 @@ def test_no_pass_is_larger_than_a_batch(tmp_path, monkeypatch):
         return filled(prepared, call, images)
 
     monkeypatch.setattr(Prepared, "_filled", noted)
-    audited(classifier(), DATA, tmp_path, settings=SETTINGS)
-    assert max(sizes) == PROBED  # before the stage
+    stages = ("attribution", "visualization", "inversion")
+    few = {"visualized": 9, "visualization_steps": 1, "inverted": 9, "inversion_steps": 1}
+    settings = dataclasses.replace(SETTINGS, stages=stages, **few)
+    audited(classifier(), DATA, tmp_path, settings=settings)
+    assert max(sizes) == PROBED  # before the stages
 
 
 def test_the_background_comes_from_the_training_images_where_there_are_some(tmp_path):
