@@ -22,7 +22,7 @@ def made(folder: Path) -> Results:
 
 def shares(results: Results, minimum: float | None = 0.04) -> Rows:
     """Rows of the last layer; at all IoU thresholds those of all categories."""
-    tables = DissectionTables.read(results)
+    tables = DissectionTables(results)
     assert tables
     return Rows(
         row

@@ -1,6 +1,7 @@
 """Several processes: one speaks and writes; tables are those of one, byte for byte."""
 
 import contextlib
+import dataclasses
 import os
 import signal
 import threading
@@ -18,6 +19,7 @@ from advlens.cli import main
 from advlens.distributed import joined
 from advlens.models.zoo import CIFAR10_CLASSES
 from advlens.plugins import STAGES
+from advlens.prepared import Prepared
 from advlens.progress import Progress
 from advlens.runs.folder import read_json
 from advlens.wordnet import CIFAR10_SYNSETS
@@ -117,6 +119,9 @@ def failing(world: Path, words: list[str], what: str) -> None:
                     time.sleep(0.01)
             elif what == "stopped":
                 os.kill(os.getpid(), signal.SIGSTOP)
+            elif what == "waits":  # in a library that is to meet the others
+                with meeting.waiting():
+                    threading.Event().wait()
             elif what == "hangs":  # as in a file system that does not answer, in a thread of many
                 threading.Event().wait()
             elif what == "killed":
@@ -125,7 +130,7 @@ def failing(world: Path, words: list[str], what: str) -> None:
         processes.total(torch.zeros(1))
 
     recipes.train = train
-    if what in ("stopped", "hangs", "killed"):
+    if what not in ("alone", "works"):
         meeting.GRACE = 0.5  # it gives no reason
     command(world, words)
 
@@ -143,15 +148,20 @@ def test_the_loss_of_a_process_that_says_nothing_is_said(world):
     assert (world / "err0").read_text().startswith(f"advlens: {told}")
 
 
-@pytest.mark.parametrize("what", ["stopped", "hangs"])
-def test_a_process_that_does_nothing_is_given_up(what, world):
+NO_SIGN = "process 1 of 2 has given no sign of life"
+HANGING = {"stopped": NO_SIGN, "hangs": NO_SIGN}
+HANGING |= {"waits": "all 2 processes have waited for each other"}
+
+
+@pytest.mark.parametrize(("what", "told"), HANGING.items(), ids=HANGING)
+def test_processes_that_get_nowhere_are_given_up(what, told, world):
     first, lost = start(2, failing, world, [*TRAIN, *PATIENT], what)
     assert end([first]) == [1]
     assert lost.is_alive()
     lost.kill()
     lost.join()
-    told = f"process 1 of 2 has given no sign of life for {PATIENCE} minutes (--patience); start "
-    assert (world / "err0").read_text() == f"advlens: {told}the same command again\n"
+    told = f"advlens: {told} for {PATIENCE} minutes (--patience); start the same command again\n"
+    assert (world / "err0").read_text() == told
 
 
 @pytest.mark.parametrize("missing", ["RANK", "MASTER_ADDR", "MASTER_PORT"])
@@ -182,7 +192,12 @@ def part(attack, name, model, images, labels, ids):
 
 
 def one(out: Path, dies_after: int | None = None) -> None:
-    """An audit as one of the processes, which may die after some batches or steps."""
+    """An audit as one of the processes, which may die after some batches or steps.
+
+    They share the folder, or have one each, as on machines without a common file system.
+    """
+    if out.name == "apart":
+        out /= os.environ["RANK"]
     if dies_after is not None:
         left, update = dies_after, Progress.update
 
@@ -196,10 +211,27 @@ def one(out: Path, dies_after: int | None = None) -> None:
         Progress.update = dies
         for module in (passes, jobs):
             module.SAVE_EVERY = module.SAVE_SHARE = 0.0
+    audited_together(out, SETTINGS)
+
+
+def audited_together(out: Path, settings: AuditSettings) -> None:
     AutoAttack.part = part
     with unreported(), joined(torch.device("cpu")) as processes:
         data = with_training(noise(IMAGES, **KNOWN), 130)
-        audit(models(), data, out, settings=SETTINGS, processes=processes)
+        audit(models(), data, out, settings=settings, processes=processes)
+
+
+def crowded(out: Path) -> None:
+    """An audit in batches of twice the size, for which one process lacks the memory."""
+    run = Prepared._filled
+
+    def filled(prepared: Prepared, call: Any, images: Any) -> Any:
+        if os.environ["RANK"] == "1" and images.requires_grad and len(images) > 8:
+            raise torch.OutOfMemoryError("out of memory")
+        return run(prepared, call, images)
+
+    Prepared._filled = filled
+    audited_together(out, dataclasses.replace(SETTINGS, batch_size=12))
 
 
 @pytest.fixture(scope="module")
@@ -217,9 +249,22 @@ def test_processes_give_the_bytes_of_one(alone, tmp_path):
     assert [path.name for path in (tmp_path / "parts").iterdir() if "state" in path.name] == []
 
 
-def test_processes_killed_again_and_again_continue_to_the_same_bytes(alone, tmp_path):
-    for dies_after in (3, 15, 22):  # the last with generated images on hand
-        assert 9 in end(start(2, one, tmp_path, dies_after))
-        assert read_json(tmp_path / "run.json")["unfinished"]
-    assert end(start(2, one, tmp_path)) == [0, 0]
+def test_all_halve_their_batches_where_the_memory_of_one_does_not_suffice(alone, tmp_path):
+    assert end(start(2, crowded, tmp_path)) == [0, 0]
     assert results(tmp_path) == results(alone)
+    told = read_json(tmp_path / "run.json")["warnings"]
+    assert len([text for text in told if text.startswith("batches of 12 images do not fit")]) == 2
+    assert not list((tmp_path / "parts").glob("*.state.*"))
+
+
+@pytest.mark.parametrize(("folder", "deaths"), [("shared", (3, 22)), ("apart", (15,))])
+def test_killed_processes_start_again_and_end_with_the_same_bytes(folder, deaths, alone, tmp_path):
+    """At 22 with generated images on hand."""
+    out = tmp_path / folder
+    first = out / "0" if folder == "apart" else out
+    for attempt, dies_after in enumerate(deaths):
+        assert 9 in end(start(2, one, out, dies_after, attempt=attempt))
+        assert read_json(first / "run.json")["unfinished"]
+        assert len([*out.rglob("*-1-of-2.state.safetensors")]) > 0
+    assert end(start(2, one, out, attempt=len(deaths))) == [0, 0]
+    assert results(first) == results(alone)

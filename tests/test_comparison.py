@@ -18,7 +18,7 @@ from advlens.prepared import frozen
 from advlens.runs.folder import read_json, write_csv
 from advlens.runs.results import Results
 from small_runs import SYNSETS, audited, noise, rows, small
-from unrendered import unrendered
+from unrendered import unrendered, unwritten
 
 SETTINGS = AuditSettings(
     **{"stages": ("accuracy", "neurons", "attribution"), "steps": 2, "sweep_images": 12},
@@ -90,7 +90,7 @@ def test_the_tables_are_those_of_one_audit_of_all_models(runs, joined):
 
 def test_nothing_is_measured_again(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(frozen.Prepared, "__init__", None)
-    with unrendered():
+    with unwritten():
         compare([runs["first"], runs["second"]], tmp_path)
 
 
@@ -99,7 +99,7 @@ def test_a_model_in_several_runs_counts_once_and_an_earlier_comparison_is_replac
     for name in ("first", "second"):
         copied(runs[name], tmp_path / name, lambda model: {"weights": weights[model["name"]]})
     out = tmp_path / "out"
-    with unrendered():
+    with unwritten():
         for names in (("first", "second"), ("second", "first")):
             compare([tmp_path / name for name in names], out)
             table = rows(out, "accuracy")
@@ -115,7 +115,7 @@ def test_a_model_in_several_runs_counts_once_and_an_earlier_comparison_is_replac
 def test_no_two_models_get_one_name(runs, tmp_path):
     one = copied(runs["first"], tmp_path / "one", lambda _: {})
     two = copied(runs["second"], tmp_path / "two", lambda _: {"name": "tiny (2)"}, "tiny")
-    with unrendered():
+    with unwritten():
         compare([one, two, runs["second"]], tmp_path / "out")
     assert Results.read(tmp_path / "out").models == ("tiny", "other", "tiny (2)", "tiny (3)")
 
@@ -245,7 +245,7 @@ def test_what_was_measured_and_where_may_differ(runs, tmp_path):
     more = audited(models(1), DATA, tmp_path / "more", settings=settings)
     record = (more / "run.json").read_text()
     (more / "run.json").write_text(record.replace('"quick": false', '"quick": true'))
-    with unrendered():
+    with unwritten():
         compare([runs["first"], more], tmp_path / "out")
     assert {row["model"] for row in rows(tmp_path / "out", "units")} == {"tiny", "other"}
     assert "tiny (2)" in {row["model"] for row in rows(tmp_path / "out", "accuracy")}
@@ -271,7 +271,7 @@ def test_a_table_of_another_package_is_joined_too(runs, tmp_path):
         (folder / "run.json").write_text((runs[name] / "run.json").read_text())
         with open(folder / "results" / "toys.csv", "w", newline="") as file:
             csv.writer(file).writerows([["model", "toy"], ["tiny", name]])
-    with unrendered():
+    with unwritten():
         compare(folders, tmp_path / "out")
     assert [(row["model"], row["toy"]) for row in rows(tmp_path / "out", "toys")] == [
         *(("tiny", "first"), ("tiny (2)", "second"))

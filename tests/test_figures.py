@@ -17,10 +17,35 @@ from matplotlib.text import Text
 from PIL import Image
 
 from advlens.errors import RunError
-from advlens.report import figures
 from advlens.report.blocks import Picture, PictureColumn, PictureRow, PictureRowsBlock
-from advlens.report.figures.pictures import ACROSS
-from advlens.report.figures.style import BAD, CATEGORIES, INK, MARKERS, MODELS, RULE, SURFACE
+from advlens.report.figures.accuracy import (
+    accuracy_dots,
+    accuracy_sweep,
+    confusions,
+    measure_panels,
+    reliability,
+)
+from advlens.report.figures.dissection import category_shares, concept_bars, shares_by_threshold
+from advlens.report.figures.neurons import (
+    consistency_by_depth,
+    consistency_curves,
+    consistency_histograms,
+)
+from advlens.report.figures.pictures import ACROSS, abreast, picture_rows, unit_grid
+from advlens.report.figures.style import (
+    BAD,
+    CATEGORIES,
+    INK,
+    MARKERS,
+    MODELS,
+    NARROW,
+    RULE,
+    SURFACE,
+    dark,
+    save_figure,
+    svg,
+)
+from advlens.report.figures.training import training_curves
 from advlens.report.sections.neurons.tables import NeuronTables
 from advlens.report.sections.training.tables import histories
 from advlens.runs.results import Results, Rows
@@ -46,32 +71,32 @@ def name(request: pytest.FixtureRequest) -> str:
 
 def plotted(results: Results) -> dict[str, tuple[Callable[..., Figure], Rows, dict[str, Any]]]:
     """For each plot what draws it, its rows and its options."""
-    tables = NeuronTables.read(results)
+    tables = NeuronTables(results)
     floors = {model: found.value for model, found in tables.random("lc").items()}
     live = tables.units.where(layer=LAYERS[-1], dead=False)
     epochs = Rows(row for history in histories(results) for row in history.epochs)
     bars = Rows({**row, "model": "standard"} for row in BARS)
 
-    def category_shares(rows: Rows, models: Sequence[str], **width: float) -> Figure:
-        return figures.category_shares(rows, **width)
+    def categories(rows: Rows, models: Sequence[str], **width: float) -> Figure:
+        return category_shares(rows, **width)
 
-    def concept_bars(rows: Rows, models: Sequence[str], **width: float) -> Figure:
+    def concepts(rows: Rows, models: Sequence[str], **width: float) -> Figure:
         rows = Rows({**row, "concept": row["model"]} for row in rows)
-        return figures.concept_bars(rows, adversarial=True, **width)
+        return concept_bars(rows, adversarial=True, **width)
 
     return {
-        "dots": (figures.accuracy_dots, results.table("accuracy"), {"chance": 0.25}),
-        "sweep": (figures.accuracy_sweep, results.table("sweep"), {"chance": 0.25}),
-        "histograms": (figures.consistency_histograms, live, {"floors": floors}),
-        "curves": (figures.consistency_curves, tables.curves, {"headings": tables.headings}),
-        "depth": (figures.consistency_by_depth, tables.layers, {"floors": floors}),
-        "training": (figures.training_curves, epochs, {}),
-        "shares": (category_shares, shares(results), {}),
-        "thresholds": (figures.shares_by_threshold, shares(results, None), {"minimum": 0.04}),
-        "bars": (concept_bars, bars, {}),
-        "measures": (figures.measure_panels, DOTS, {"label": "%"}),
-        "confusions": (figures.confusions, PAIRS, {"classes": ["cat", HOSTILE[0]]}),
-        "reliability": (figures.reliability, BINS, {}),
+        "dots": (accuracy_dots, results.table("accuracy"), {"chance": 0.25}),
+        "sweep": (accuracy_sweep, results.table("sweep"), {"chance": 0.25}),
+        "histograms": (consistency_histograms, live, {"floors": floors}),
+        "curves": (consistency_curves, tables.curves, {"headings": tables.headings}),
+        "depth": (consistency_by_depth, tables.layers, {"floors": floors}),
+        "training": (training_curves, epochs, {}),
+        "shares": (categories, shares(results), {}),
+        "thresholds": (shares_by_threshold, shares(results, None), {"minimum": 0.04}),
+        "bars": (concepts, bars, {}),
+        "measures": (measure_panels, DOTS, {"label": "%"}),
+        "confusions": (confusions, PAIRS, {"classes": ["cat", HOSTILE[0]]}),
+        "reliability": (reliability, BINS, {}),
     }
 
 
@@ -79,9 +104,9 @@ def plotted(results: Results) -> dict[str, tuple[Callable[..., Figure], Rows, di
 def draw(name: str, results: Results) -> Callable[..., Figure]:
     def drawn(models: Sequence[str] = BOTH, **width: float) -> Figure:
         if name == "rows":
-            return figures.picture_rows(ROWS, pixels)
+            return picture_rows(ROWS, pixels)
         if name in ("grid", "mapped"):
-            return figures.unit_grid(GRID if name == "grid" else MAPPED, pixels)
+            return unit_grid(GRID if name == "grid" else MAPPED, pixels)
         function, rows, options = plotted(results)[name]
         names = dict(zip(BOTH, models, strict=True))
         named = Rows({**row, "model": names[row["model"]]} for row in rows)
@@ -93,7 +118,7 @@ def draw(name: str, results: Results) -> Callable[..., Figure]:
 def test_saved_files_are_valid_and_the_same_twice_with_names_as_they_are(name, draw, tmp_path):
     contents = []
     for folder in (tmp_path / "a", tmp_path / "b"):
-        png, svg = figures.save_figure(draw(HOSTILE), folder, "name")
+        png, svg = save_figure(draw(HOSTILE), folder, "name")
         assert (png, svg) == (folder / "figures/name.png", folder / "figures/name.svg")
         contents.append((png.read_bytes(), svg.read_bytes()))
     assert contents[0] == contents[1]
@@ -109,7 +134,7 @@ def test_saved_files_are_valid_and_the_same_twice_with_names_as_they_are(name, d
 
 
 def test_every_axes_holds_data_and_every_text_is_legible(draw: Callable[..., Figure]) -> None:
-    for figure in (draw(), draw(width=figures.NARROW)):
+    for figure in (draw(), draw(width=NARROW)):
         figure.draw_without_rendering()
         assert figure.axes
         assert all(axes.has_data() for axes in figure.axes)
@@ -118,17 +143,17 @@ def test_every_axes_holds_data_and_every_text_is_legible(draw: Callable[..., Fig
 
 
 def test_dark_exchanges_every_color_and_nothing_else() -> None:
-    svg = figures.svg(figures.unit_grid(GRID, pixels))
-    dark = figures.dark(svg)
-    assert INK.light in svg
-    assert INK.light not in dark
-    assert dark.count(INK.dark) == svg.count(INK.light)
-    restored = dark
+    drawing = svg(unit_grid(GRID, pixels))
+    night = dark(drawing)
+    assert INK.light in drawing
+    assert INK.light not in night
+    assert night.count(INK.dark) == drawing.count(INK.light)
+    restored = night
     for shade in (INK, RULE, SURFACE, *MODELS, *CATEGORIES.values()):
         restored = restored.replace(shade.dark, shade.light)
     for element in ("<text", "<image", "<path"):
-        assert restored.count(element) == svg.count(element)
-    assert figures.dark("url(#0072b2ff) href='#0072b2'") == "url(#0072b2ff) href='#0072b2'"
+        assert restored.count(element) == drawing.count(element)
+    assert dark("url(#0072b2ff) href='#0072b2'") == "url(#0072b2ff) href='#0072b2'"
 
 
 def luminance(color: str) -> float:
@@ -146,11 +171,11 @@ def test_model_colors_stand_out_on_their_ground() -> None:
 
 
 def test_a_model_has_one_color_and_marker_everywhere(results: Results) -> None:
-    tables = NeuronTables.read(results)
+    tables = NeuronTables(results)
     for axes in (
-        figures.accuracy_sweep(results.table("sweep"), BOTH, chance=0.1).axes[0],
-        figures.consistency_curves(tables.curves, BOTH, headings=tables.headings).axes[0],
-        figures.consistency_by_depth(tables.layers, BOTH, floors={}).axes[1],
+        accuracy_sweep(results.table("sweep"), BOTH, chance=0.1).axes[0],
+        consistency_curves(tables.curves, BOTH, headings=tables.headings).axes[0],
+        consistency_by_depth(tables.layers, BOTH, floors={}).axes[1],
     ):
         lines = [line for line in axes.lines if line.get_linestyle() == "-"][:2]
         assert [line.get_color() for line in lines] == [MODELS[0].light, MODELS[1].light]
@@ -169,7 +194,7 @@ def corner(image: AxesImage) -> tuple[float, float]:
 
 
 def test_unit_grid_shows_the_pictures_and_frames() -> None:
-    (axes,) = figures.unit_grid(GRID, pixels).axes
+    (axes,) = unit_grid(GRID, pixels).axes
     cells = GRID.cells
     assert len({corner(image) for image in axes.images}) == len(cells) == 16
     captions = [text for text in axes.texts if text.get_va() == "top"]
@@ -185,7 +210,7 @@ def test_unit_grid_shows_the_pictures_and_frames() -> None:
 
 
 def test_unit_grid_shows_discrepancy_maps_below_their_pictures() -> None:
-    figure = figures.unit_grid(MAPPED, pixels)
+    figure = unit_grid(MAPPED, pixels)
     (axes,) = figure.axes
     for picture, drawn, cell in zip(
         axes.images[::2], axes.images[1::2], MAPPED.kinds["real"], strict=True
@@ -200,7 +225,7 @@ def test_unit_grid_shows_discrepancy_maps_below_their_pictures() -> None:
 
 
 def test_picture_rows_show_every_picture_in_its_place() -> None:
-    (axes,) = figures.picture_rows(ROWS, pixels).axes
+    (axes,) = picture_rows(ROWS, pixels).axes
     shown = [p for row in ROWS.rows for column in row.columns for p in column.pictures]
     assert len(axes.images) == len(shown) == 14
     for image, picture in zip(axes.images, shown, strict=True):
@@ -214,7 +239,7 @@ def test_picture_rows_show_every_picture_in_its_place() -> None:
 
 def test_rows_of_pictures_share_their_headings_if_they_have_the_same() -> None:
     def headings(block: PictureRowsBlock) -> list[str]:
-        (axes,) = figures.picture_rows(block, pixels).axes
+        (axes,) = picture_rows(block, pixels).axes
         return [text.get_text() for text in axes.texts if text.get_va() == "bottom"]
 
     assert headings(ROWS) == ["Image", *BOTH]
@@ -226,7 +251,7 @@ def test_rows_of_pictures_share_their_headings_if_they_have_the_same() -> None:
 def test_no_row_is_wider_than_a_page(counts: tuple[int, ...]) -> None:
     picture = Picture(file="", alt="")
     columns = [PictureColumn(heading="", pictures=[picture] * count) for count in counts]
-    found = figures.abreast(PictureRow(title="", columns=columns))
+    found = abreast(PictureRow(title="", columns=columns))
     assert len(found) == len(counts)
     assert all(1 <= n <= max(count, 1) for n, count in zip(found, counts, strict=True))
     assert sum(found) <= ACROSS + len(counts)
@@ -237,4 +262,4 @@ def test_no_row_is_wider_than_a_page(counts: tuple[int, ...]) -> None:
 def test_a_figure_that_cannot_be_written_is_a_run_error(tmp_path: Path) -> None:
     (tmp_path / "figures").write_text("a file where the folder should be")
     with pytest.raises(RunError, match="cannot write"):
-        figures.save_figure(figures.unit_grid(GRID, pixels), tmp_path, "name")
+        save_figure(unit_grid(GRID, pixels), tmp_path, "name")

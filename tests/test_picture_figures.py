@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from advlens.report import figures
 from advlens.report.blocks import PictureRowsBlock, Section
 from advlens.report.figures import style
+from advlens.report.figures.pictures import unit_grid
+from advlens.report.figures.style import save_figure
 from advlens.report.grids import GridBlock
 from advlens.report.page import write_report
 from advlens.report.sections.attribution import section as attribution
@@ -200,7 +201,7 @@ def test_names_are_plain_where_they_tell_things_apart() -> None:
 
 def test_pictures_in_an_svg_are_as_fine_as_in_a_png(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
-    _, svg = figures.save_figure(figures.unit_grid(GRID, lambda file: noise), tmp_path, "name")
+    _, svg = save_figure(unit_grid(GRID, lambda file: noise), tmp_path, "name")
     found = re.findall(r"data:image/png;base64,\s*([^\"]+)\"", svg.read_text())
     for content in found:
         with Image.open(io.BytesIO(base64.b64decode(content))) as image:
@@ -210,6 +211,6 @@ def test_pictures_in_an_svg_are_as_fine_as_in_a_png(tmp_path: Path) -> None:
 
 def test_a_figure_of_any_height_can_be_written(tmp_path: Path) -> None:
     with unrendered("svg"):
-        png, _ = figures.save_figure(style.new_figure(500, width=1), tmp_path, "name")
+        png, _ = save_figure(style.new_figure(500, width=1), tmp_path, "name")
     with Image.open(png) as image:
         assert image.size == (style.LONGEST / 500, style.LONGEST)

@@ -10,9 +10,21 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
 from advlens.intervals import wilson
-from advlens.report import figures
+from advlens.report.figures.accuracy import accuracy_dots, accuracy_sweep, measure_panels
+from advlens.report.figures.dissection import (
+    CONCEPTS,
+    category_shares,
+    concept_bars,
+    shares_by_threshold,
+)
+from advlens.report.figures.neurons import (
+    FEW,
+    consistency_by_depth,
+    consistency_curves,
+    consistency_histograms,
+)
 from advlens.report.figures.style import CATEGORIES, MARKERS, MODELS
-from advlens.report.figures.training import ON_TRAINING_IMAGES
+from advlens.report.figures.training import ON_TRAINING_IMAGES, training_curves
 from advlens.report.sections.neurons.tables import NeuronTables
 from advlens.report.sections.training.tables import histories
 from advlens.runs.results import Results, Rows
@@ -30,7 +42,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 @pytest.fixture(scope="module")
 def tables(results: Results) -> NeuronTables:
-    return NeuronTables.read(results)
+    return NeuronTables(results)
 
 
 def lines(axes: Axes, index: int) -> list[tuple[list[float], list[float]]]:
@@ -52,13 +64,13 @@ def rgb(color: str) -> tuple[float, ...]:
 
 def test_dots_stand_at_the_accuracies(results: Results) -> None:
     rows = results.table("accuracy")
-    (axes,) = figures.accuracy_dots(rows, BOTH, chance=0.25).axes
+    (axes,) = accuracy_dots(rows, BOTH, chance=0.25).axes
     for index, model in enumerate(BOTH):
         ((values, heights),) = lines(axes, index)
         mine = rows.where(model=model)
         assert values == pytest.approx([100 * row["top1"] for row in mine])
         assert heights == [3 * place + index for place in range(4)]
-        ends = [part[:, 0].tolist() for part in axes.collections[2 * index + 1].get_segments()]
+        ends = [part[:, 0].tolist() for part in axes.collections[index].get_segments()]
         assert np.allclose(ends, [[100 * row["top1_low"], 100 * row["top1_high"]] for row in mine])
     assert {text.get_text() for text in axes.texts} == {f"{100 * row['top1']:.1f}" for row in rows}
     names = [label.get_text() for label in axes.get_yticklabels()]
@@ -68,13 +80,13 @@ def test_dots_stand_at_the_accuracies(results: Results) -> None:
 
 def test_one_model_needs_no_legend(results: Results) -> None:
     rows = results.table("accuracy")
-    assert not figures.accuracy_dots(rows.where(model="robust"), ("robust",), chance=0.1).legends
-    assert figures.accuracy_dots(rows, BOTH, chance=0.1).legends
+    assert not accuracy_dots(rows.where(model="robust"), ("robust",), chance=0.1).legends
+    assert accuracy_dots(rows, BOTH, chance=0.1).legends
 
 
 def test_sweep_draws_each_norm_from_epsilon_zero(results: Results) -> None:
     rows = results.table("sweep")
-    figure = figures.accuracy_sweep(rows, BOTH, chance=0.25)
+    figure = accuracy_sweep(rows, BOTH, chance=0.25)
     for axes, norm, scale in zip(figure.axes, ("L2", "Linf"), (1, 255), strict=True):
         for index, model in enumerate(BOTH):
             ((radii, values),) = lines(axes, index)
@@ -89,7 +101,7 @@ def test_sweep_draws_each_norm_from_epsilon_zero(results: Results) -> None:
 
 def test_histograms_hold_every_unit_and_mark_the_mean(tables: NeuronTables) -> None:
     rows = tables.units.where(layer=LAYERS[1])
-    figure = figures.consistency_histograms(rows, BOTH, floors={"robust": 0.13})
+    figure = consistency_histograms(rows, BOTH, floors={"robust": 0.13})
     panels = np.array(figure.axes).reshape(2, 2)
     for column, model in enumerate(BOTH):
         for axes, measure in zip(panels[:, column], CONSISTENCY, strict=True):
@@ -107,7 +119,7 @@ def test_histograms_hold_every_unit_and_mark_the_mean(tables: NeuronTables) -> N
 def test_more_models_stand_one_below_the_other(tables: NeuronTables) -> None:
     rows, models = tables.units.where(layer="conv1"), (*BOTH, "third")
     rows += [{**row, "model": "third"} for row in rows.where(model="robust")]
-    panels = np.array(figures.consistency_histograms(rows, models, floors={}).axes).reshape(3, 2)
+    panels = np.array(consistency_histograms(rows, models, floors={}).axes).reshape(3, 2)
     assert [axes.get_title("left") for axes in panels[:, 0]] == list(models)
     for row, model in zip(panels, models, strict=True):
         for axes, measure in zip(row, CONSISTENCY, strict=True):
@@ -116,14 +128,13 @@ def test_more_models_stand_one_below_the_other(tables: NeuronTables) -> None:
 
 
 def test_curves_stand_at_the_bins_with_their_counts(tables: NeuronTables) -> None:
-    figure = figures.consistency_curves(tables.curves, BOTH, headings=tables.headings)
+    figure = consistency_curves(tables.curves, BOTH, headings=tables.headings)
     panels = np.array(figure.axes).reshape(3, 2)
     for column, kind in enumerate(("least-likely", "equal-success")):
         for index, model in enumerate(BOTH):
             mine = tables.curves.where(model=model, images=kind)
             many, few = (
-                [row for row in mine if (row["units"] < figures.FEW) == small]
-                for small in (False, True)
+                [row for row in mine if (row["units"] < FEW) == small] for small in (False, True)
             )
             for axes, measure in zip(panels[:2, column], ("cs1", "cs2"), strict=True):
                 assert lines(axes, index) == [
@@ -142,18 +153,18 @@ def test_curves_stand_at_the_bins_with_their_counts(tables: NeuronTables) -> Non
 
 def test_depth_shows_the_layer_means_in_order(tables: NeuronTables) -> None:
     rows = Rows([*tables.layers, {**tables.layers[0], "layer": "dead", "lc_mean": None}])
-    figure = figures.consistency_by_depth(rows, BOTH, floors={"robust": 0.13})
+    figure = consistency_by_depth(rows, BOTH, floors={"robust": 0.13})
     for axes, measures in zip(figure.axes, (("lc", "consis_adv"), ("cs1",), ("cs2",)), strict=True):
         mine = tables.layers.where(model="robust")
         for (_, values), measure in zip(lines(axes, 1), measures, strict=True):
             assert values == [row[f"{measure}_mean"] for row in mine]
     assert figure.axes[2].get_xlabel() == "Place of the convolution in its network"
-    same = figures.consistency_by_depth(tables.layers, BOTH, floors={})
+    same = consistency_by_depth(tables.layers, BOTH, floors={})
     assert [label.get_text() for label in same.axes[2].get_xticklabels()] == list(LAYERS)
 
 
 def test_measures_have_a_panel_each_with_its_own_scale() -> None:
-    figure = figures.measure_panels(DOTS, BOTH)
+    figure = measure_panels(DOTS, BOTH)
     titles = [axes.get_title("left") for axes in figure.axes]
     assert titles == ["First", "Second", "Third", "Fourth"]
     for axes, title in zip(figure.axes, titles, strict=True):
@@ -171,13 +182,13 @@ def test_measures_have_a_panel_each_with_its_own_scale() -> None:
 
 
 def test_a_measure_without_an_interval_is_a_dot() -> None:
-    figure = figures.measure_panels(Rows({**row, "low": None, "high": None} for row in DOTS), BOTH)
+    figure = measure_panels(Rows({**row, "low": None, "high": None} for row in DOTS), BOTH)
     assert not any(c.get_segments() for axes in figure.axes for c in axes.collections)
     assert lines(figure.axes[0], 1)[0][0] == [0.8, -0.1]
 
 
 def test_shares_stack_the_categories_and_mark_chance(results: Results) -> None:
-    (axes,) = figures.category_shares(shares(results)).axes
+    (axes,) = category_shares(shares(results)).axes
     shown = shares(results).where(images=("real", "adversarial"))
     stacked = [row for row in shown if row["category"] != "all"]
     assert len(axes.patches) == len(stacked) == 4 * 6
@@ -198,7 +209,7 @@ def test_shares_stack_the_categories_and_mark_chance(results: Results) -> None:
 
 def test_shares_by_threshold_stand_beside_chance(results: Results) -> None:
     rows = shares(results, None)
-    figure = figures.shares_by_threshold(rows, BOTH, minimum=0.04)
+    figure = shares_by_threshold(rows, BOTH, minimum=0.04)
     for axes, kind in zip(figure.axes, ("real", "adversarial"), strict=True):
         for index, model in enumerate(BOTH):
             mine = rows.where(model=model, images=kind)
@@ -208,16 +219,16 @@ def test_shares_by_threshold_stand_beside_chance(results: Results) -> None:
 
 
 def test_bars_pair_real_and_adversarial_detectors() -> None:
-    (axes,) = figures.concept_bars(BARS, adversarial=True).axes
+    (axes,) = concept_bars(BARS, adversarial=True).axes
     half = len(axes.patches) // 2
-    assert half == figures.CONCEPTS < len(BARS)
+    assert half == CONCEPTS < len(BARS)
     pairs = zip(axes.patches[:half], axes.patches[half:], strict=True)
     for place, (real, adversarial) in enumerate(pairs):
         assert (real.get_width(), adversarial.get_width()) == (31 - place, place)
         assert real.get_facecolor()[:3] == adversarial.get_facecolor()[:3]
         assert real.get_facecolor()[3] > adversarial.get_facecolor()[3]
-    (alone,) = figures.concept_bars(BARS, adversarial=False).axes
-    assert len(alone.patches) == figures.CONCEPTS
+    (alone,) = concept_bars(BARS, adversarial=False).axes
+    assert len(alone.patches) == CONCEPTS
 
 
 def rows_of(folder: Path, epochs: int = 12, left_out: Sequence[str] = ()) -> Rows:
@@ -254,7 +265,7 @@ def marks(axes: Axes, index: int) -> list[tuple[float, float]]:
 
 def test_solid_is_held_out_dashed_is_training_and_the_kept_epoch_is_marked(tmp_path: Path) -> None:
     rows = rows_of(tmp_path)
-    drawn = panels(figures.training_curves(rows, BOTH))
+    drawn = panels(training_curves(rows, BOTH))
     assert list(drawn) == ["natural", "adversarial", "natural_loss", "adversarial_loss"]
     for name, axes in drawn.items():
         scale = 1 if name.endswith("loss") else 100
@@ -272,7 +283,7 @@ def test_solid_is_held_out_dashed_is_training_and_the_kept_epoch_is_marked(tmp_p
 
 def test_bands_are_the_intervals_of_held_out_accuracies(tmp_path: Path) -> None:
     rows = rows_of(tmp_path)
-    axes = panels(figures.training_curves(rows, BOTH))["adversarial"]
+    axes = panels(training_curves(rows, BOTH))["adversarial"]
     bands = [artist for artist in axes.collections if isinstance(artist, PolyCollection)]
     for band, model in zip(bands, BOTH, strict=True):
         ends = [wilson(round(row["adversarial"] * 1000), 1000) for row in rows.where(model=model)]
@@ -283,7 +294,7 @@ def test_bands_are_the_intervals_of_held_out_accuracies(tmp_path: Path) -> None:
 
 def test_without_cross_entropy_the_loss_of_the_objective_is_shown(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, left_out=LOSSES)
-    drawn = panels(figures.training_curves(rows, BOTH))
+    drawn = panels(training_curves(rows, BOTH))
     assert list(drawn) == ["natural", "adversarial", "loss"]
     mine = [(row["epoch"], row["loss"]) for row in rows.where(model="robust")]
     assert curve(drawn["loss"], 1, dashed=True) == mine
@@ -291,31 +302,31 @@ def test_without_cross_entropy_the_loss_of_the_objective_is_shown(tmp_path: Path
     assert drawn["loss"].get_title("left") == "Loss of the objective"
     # one kind of cross entropy takes the whole row
     rows = Rows({**row, "natural_loss": 1.0} for row in rows)
-    drawn = panels(figures.training_curves(rows, BOTH))
+    drawn = panels(training_curves(rows, BOTH))
     assert list(drawn) == ["natural", "adversarial", "natural_loss"]
 
 
 def test_losses_far_apart_are_drawn_on_a_logarithmic_axis(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, left_out=("train_natural_loss",))
-    near = panels(figures.training_curves(rows, BOTH))["natural_loss"]
+    near = panels(training_curves(rows, BOTH))["natural_loss"]
     assert (near.get_yscale(), near.get_ylim()[0]) == ("linear", 0)
     far = Rows({**row, "natural_loss": row["natural_loss"] / row["epoch"] ** 2} for row in rows)
-    axes = panels(figures.training_curves(far, BOTH))["natural_loss"]
+    axes = panels(training_curves(far, BOTH))["natural_loss"]
     assert axes.get_yscale() == "log"
     axes.figure.canvas.draw()
     shown = [label.get_text() for label in axes.get_yticklabels()]
     assert "0.1" in shown
     assert not [label for label in shown if "$" in label]
     below = Rows({**row, "natural_loss": row["natural_loss"] - 1.5} for row in rows)
-    axes = panels(figures.training_curves(below, BOTH))["natural_loss"]
+    axes = panels(training_curves(below, BOTH))["natural_loss"]
     assert axes.get_yscale() == "linear"
     assert axes.get_ylim()[0] < 0
 
 
 def test_epochs_are_whole_numbers_and_one_model_needs_only_the_key(tmp_path):
-    for axes in figures.training_curves(rows_of(tmp_path, epochs=2), BOTH).axes:
+    for axes in training_curves(rows_of(tmp_path, epochs=2), BOTH).axes:
         assert all(float(tick).is_integer() for tick in axes.get_xticks())
     rows = rows_of(tmp_path).where(model="robust")
-    (key,) = figures.training_curves(rows, ("robust",)).legends
+    (key,) = training_curves(rows, ("robust",)).legends
     assert [text.get_text() for text in key.get_texts()] == ["held out", "training", "epoch kept"]
-    assert len(figures.training_curves(rows, BOTH).legends) == 2
+    assert len(training_curves(rows, BOTH).legends) == 2

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,7 @@ from small_runs import SYNSETS, noise
 from synthetic_run import rows_of
 from together import end, start
 from training.tiny import counted_steps
-from unrendered import unrendered
-
-pytestmark = pytest.mark.usefixtures("no_rendering")
+from unrendered import unrendered, unwritten
 
 SETTINGS = {"model": "reproduction_network:network", "about": "tiny", "threads": 1}
 SETTINGS |= {"epochs": 2, "batch_size": 8, "validation": 6, "nesterov": False}
@@ -101,9 +100,10 @@ def arranged(folder: Path, patched: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     arranged(tmp_path, monkeypatch)
-    return tmp_path
+    with unwritten():
+        yield tmp_path
 
 
 def run(out: str, **settings: Any) -> tuple[str, list[dict[str, str]]]:
@@ -118,8 +118,12 @@ def run(out: str, **settings: Any) -> tuple[str, list[dict[str, str]]]:
     return "\n".join(said), rows_of(Path(out), "reproduction") if table.exists() else []
 
 
-def test_each_entry_has_the_paper_beside_what_the_audit_found(world: Path) -> None:
-    text, rows = run("out")
+def test_each_entry_has_the_paper_beside_what_the_audit_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arranged(world := tmp_path, monkeypatch)
+    with unrendered():
+        text, rows = run("out")
     page = (world / "out/reproduction.html").read_text()
     told = [
         *("# tiny (full form)", "tiny networks (nowhere)", "Made by `advlens reproduce tiny`."),
@@ -245,7 +249,7 @@ def test_the_same_command_continues_where_it_was_stopped(world, monkeypatch):
 
 def together(folder: Path) -> None:
     """One of two processes that reproduce."""
-    with pytest.MonkeyPatch.context() as patched, unrendered():
+    with pytest.MonkeyPatch.context() as patched, unwritten():
         arranged(folder, patched)
         with joined(torch.device("cpu")) as processes:
             told: list[str] = []

@@ -288,6 +288,7 @@ def claims(run: Path, model: str) -> dict[str, Claim]:
 
 PGD = "accuracy model=robust attack=Pgd"
 ENDS = f"{PGD}: top1_low"
+KID = "generation: mean=0.55 low=0.5 high=0.56; generation images=generated measure=kid: "
 LINF = "sweep model=robust norm=Linf"
 UNITS = "consistency model=robust images=equal-success"
 CASES = {
@@ -318,7 +319,7 @@ CASES = {
     "chance": ("accuracy attack=natural: top1=0.2±0.11", "natural", "fails", "nothing to trust"),
     "few": ("accuracy attack=natural: top1=0.4±0.31 n=5", "natural", "unknown", "too few to tell"),
     # units
-    "success": (f"{UNITS}: success=0.79", "units", "unknown", "succeeds on 79.0% of images"),
+    "success": (f"{UNITS}: success=0.79", "units", "unknown", "reaches 79.0% of images"),
     "kept": (f"{UNITS}: mean=0.9701; floors: value=0.91", "units", "holds", "units stand for what"),
     "some": (f"{UNITS}: mean=0.9699; floors: value=0.91", "units", "partly", "partly stand"),
     "few left": (f"{UNITS}: mean=0.9401; floors: value=0.91", "units", "partly", "partly stand"),
@@ -350,6 +351,9 @@ CASES = {
     "made": ("generation: mean=0.55", "features", "holds", "the class in 55.0%"),
     "half made": ("generation: mean=0.54", "features", "partly", "the class in 54.0%"),
     "quarter": ("generation: mean=0.325", "features", "partly", "the class in 32.5%"),
+    "farther": (f"{KID}mean=0.6 low=0.57", "features", "partly", "They lie farther from"),
+    "no farther": (f"{KID}mean=0.6 low=0.56", "features", "holds", "guessing gives 10.0%."),
+    "nearer": (f"{KID}mean=0.4 low=0.3 high=0.49", "features", "holds", "guessing gives 10.0%."),
     "unmade": ("generation: mean=0.32", "features", "fails", "the class in 32.0%"),
 }
 

@@ -24,7 +24,8 @@ def start(
 ) -> list[BaseProcess]:
     """Start `target(*args)` in so many processes, which can join each other.
 
-    A further attempt meets where the one before has met, as torchrun's restarts do.
+    A further attempt meets where the one before has met, as torchrun's restarts do, which each
+    machine counts by its own failures: here only the last process has failed.
     """
     if attempt == 0:
         SERVERS.append(TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
@@ -33,7 +34,9 @@ def start(
     for rank in range(count):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
         place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        place |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": attempt}
+        place |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": 0}
+        if rank == count - 1:
+            place["TORCHELASTIC_RESTART_COUNT"] = attempt
         given = (place, torch.get_num_threads(), target, *args)
         processes.append(FORKSERVER.Process(target=_run, args=given))
         processes[-1].start()

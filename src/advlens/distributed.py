@@ -205,15 +205,18 @@ def joined(device: torch.device, patience: float = PATIENCE) -> Iterator[Process
         yield Processes()
         return
     processes = Processes(place.rank, place.count)
-    with place.watched(patience):
+    with processes._together():
+        name = place.met(patience)
+    with place.watched(patience, name):
         if device.type == "cuda":
             torch.cuda.set_device(device)  # nccl and barriers use the current one
         with processes._together():
-            # torchrun's store outlives a restart, and with it the addresses of dead processes
-            store = place.store(patience)
-            backend = "nccl" if device.type == "cuda" else "gloo"
             dist.init_process_group(
-                backend, store=store, rank=place.rank, world_size=place.count, timeout=WORK
+                "nccl" if device.type == "cuda" else "gloo",
+                store=place.store(patience, name),
+                rank=place.rank,
+                world_size=place.count,
+                timeout=WORK,
             )
         try:
             yield processes

@@ -6,10 +6,12 @@ connection, so a sum over all processes would wait for it forever.
 
 import contextlib
 import hashlib
+import itertools
 import os
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,19 +23,27 @@ from advlens.errors import LostError, SettingsError
 
 GRACE = 5.0
 """Seconds that an ending process waits for another one to report the reason."""
+PAUSE = 0.05
+"""Seconds between two looks for another process."""
 BEATS = 20
 """Signs of life that may be missed."""
-_waits = threading.Event()
+_waits = ""
+"""The number of the wait that the process is in; empty while it works."""
+_numbers = itertools.count()
 
 
 @contextlib.contextmanager
 def waiting() -> Iterator[None]:
-    """Within the block the process waits for the others; like work, this is a sign of life."""
-    _waits.set()
+    """Within the block the process waits for the others.
+
+    Like work, this is a sign of life, unless all of them stay in one such block each.
+    """
+    global _waits
+    _waits = str(next(_numbers))
     try:
         yield
     finally:
-        _waits.clear()
+        _waits = ""
 
 
 @dataclass(frozen=True)
@@ -68,8 +78,15 @@ class Place:
             )
         return cls(int(os.environ["RANK"]), int(count))
 
-    def store(self, seconds: float) -> Store:
+    def store(self, seconds: float, name: str = "") -> Store:
         """The store that all processes share; a call that needs the others waits up to `seconds`.
+
+        It outlives a restart, and with it what dead processes have left there.
+
+        Args:
+            seconds: how long a call may take.
+            name: of the meeting (default: that of this machine's attempt, as torchrun counts its
+                own failures).
 
         Raises:
             RuntimeError: it cannot be reached in this time.
@@ -84,7 +101,37 @@ class Place:
             multi_tenant=True,
         )
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        return PrefixStore(f"advlens/{attempt}", server)
+        return PrefixStore(f"advlens/{name or attempt}", server)
+
+    def met(self, patience: float) -> str:
+        """The name of a meeting of all processes, in which nobody takes part who has died before.
+
+        The first process makes it up. Each other one asks it under a new word, since what a dead
+        one has asked or has been told is still there, and confirms that it has been told.
+
+        Raises:
+            LostError: a process does not come in `patience` seconds.
+            RuntimeError: the store cannot be reached in this time.
+        """
+        store, own = self.store(patience, "meeting"), uuid.uuid4().hex
+        missing = {0} if self.rank else {*range(1, self.count)}
+        latest = time.monotonic() + patience
+        if self.rank:
+            store.set(f"{self.rank}", own)
+        while missing:
+            if time.monotonic() > latest:
+                raise LostError(self._silent(min(missing), patience))
+            for other in sorted(missing):
+                if self.rank == 0 and store.check([f"{other}"]):
+                    store.set(store.get(f"{other}").decode(), own)
+                if store.check([own if self.rank else f"{own}/{other}"]):
+                    missing.remove(other)
+            time.sleep(PAUSE)
+        if self.rank == 0:
+            return own
+        name = store.get(own).decode()
+        store.set(f"{name}/{self.rank}", "here")
+        return name
 
     def speaks(self, sentence: str, *, lost: bool) -> bool:
         """Whether this process is the one that reports why it ends.
@@ -104,18 +151,21 @@ class Place:
             return True  # the store is gone
 
     @contextlib.contextmanager
-    def watched(self, patience: float) -> Iterator[None]:
+    def watched(self, patience: float, name: str) -> Iterator[None]:
         """Within the block, this process ends if others give no sign of life for so long.
 
         The first process watches all others; these watch the first. A process gives signs of life
         while the calling thread computes or waits for the others, and none while it hangs in a file
-        system. Beats are counted, not seconds: if all are suspended together, none is given up.
+        system. The first one also ends if for so long all have waited for each other, each where it
+        was. Beats are counted, not seconds: if all are suspended together, none is given up.
 
         Args:
             patience: seconds.
+            name: of the meeting.
         """
         over, thread = threading.Event(), threading.get_ident()
-        watch = threading.Thread(target=self._watch, args=(patience, over, thread), daemon=True)
+        given = (patience, name, over, thread)
+        watch = threading.Thread(target=self._watch, args=given, daemon=True)
         watch.start()
         try:
             yield
@@ -123,19 +173,22 @@ class Place:
             over.set()
             watch.join(1)  # a store that does not answer blocks nobody
 
-    def _watch(self, patience: float, over: threading.Event, thread: int) -> None:
+    def _watch(self, patience: float, name: str, over: threading.Event, thread: int) -> None:
         others = range(1, self.count) if self.rank == 0 else (0,)
         seen = dict.fromkeys(others, b"")
         missed = dict.fromkeys(others, 0)
+        places: list[str] = []
+        stuck = 0
         pause = patience / BEATS
         store: Store | None = None
         beat, spent = 0, -1
         while True:
             before, spent = spent, _spent(thread)
-            beat += spent != before or _waits.is_set()
+            waits = _waits
+            beat += spent != before or bool(waits)
             with contextlib.suppress(RuntimeError):
-                store = store or self.store(pause)
-                store.set(f"alive/{self.rank}", str(beat))
+                store = store or self.store(pause, name)
+                store.set(f"alive/{self.rank}", f"{beat} {waits}")
             for other in others:
                 key, state = f"alive/{other}", None
                 with contextlib.suppress(RuntimeError):
@@ -144,19 +197,29 @@ class Place:
                 missed[other] = missed[other] + 1 if state in (None, seen[other]) else 0
                 seen[other] = state or seen[other]
                 if missed[other] > BEATS and not over.is_set():
-                    self._give_up(other, patience)
+                    self._give_up(self._silent(other, patience))
+            now = [waits, *(state.decode().partition(" ")[2] for state in seen.values())]
+            stuck = stuck + 1 if places == now and all(now) else 0
+            places = now
+            if stuck > BEATS and self.rank == 0 and not over.is_set():
+                told = f"all {self.count} processes have waited for each other"
+                self._give_up(f"{told} {_patience(patience)}")
             if over.wait(pause):
                 return
 
-    def _give_up(self, other: int, patience: float) -> None:
+    def _silent(self, other: int, patience: float) -> str:
+        told = f"process {other} of {self.count} has given no sign of life"
+        return f"{told} {_patience(patience)}"
+
+    def _give_up(self, sentence: str) -> None:
         """End as if killed: the main thread may wait in a library forever."""
-        sentence = (
-            f"process {other} of {self.count} has given no sign of life for {patience / 60:g} "
-            "minutes (--patience); start the same command again"
-        )
         if self.speaks(sentence, lost=True):
             print(f"advlens: {sentence}", file=sys.stderr, flush=True)
         os._exit(LostError.exit_code)
+
+
+def _patience(seconds: float) -> str:
+    return f"for {seconds / 60:g} minutes (--patience); start the same command again"
 
 
 def _spent(thread: int) -> int:

@@ -3,7 +3,6 @@
 import sys
 
 import pytest
-import timm
 import torch
 import torchvision
 from torch import nn
@@ -42,6 +41,8 @@ def test_torchvision_as_its_first_weights_describe_it(name, size, resize, interp
 
 
 def test_timm_as_its_configuration_and_tags_describe_it():
+    import timm
+
     classifier = load_model("timm:vit_tiny_patch16_224")
     cfg = timm.get_pretrained_cfg("vit_tiny_patch16_224")
     assert classifier.name == "vit_tiny_patch16_224"
@@ -100,6 +101,8 @@ def test_what_torchvision_is_asked_for(spec, given, monkeypatch):
 
 @pytest.mark.parametrize("spec", ["torchvision:shufflenet_v2_x0_5", "timm:mobilenetv3_small_050"])
 def test_as_many_classes_as_the_file_has(spec, tmp_path):
+    import timm
+
     kind, name = spec.split(":")
     build = torchvision.models.get_model if kind == "torchvision" else timm.create_model
     network = build(name, num_classes=7)
@@ -210,6 +213,8 @@ def test_unknown_names(spec, message):
     ],
 )
 def test_what_cannot_be_built(spec, message, monkeypatch):
+    import timm
+
     def small(name, *, create=timm.create_model, **given):
         cfg = timm.get_pretrained_cfg(name)
         return create("vit_tiny_patch16_224", pretrained_cfg=cfg, num_classes=2)
@@ -219,8 +224,11 @@ def test_what_cannot_be_built(spec, message, monkeypatch):
         load_model(spec)
 
 
-@pytest.mark.skipif("vit_base_patch16_sapiens2" not in timm.list_models(), reason="an older timm")
 def test_a_network_of_timm_whose_images_are_not_square(monkeypatch):
+    import timm
+
+    if "vit_base_patch16_sapiens2" not in timm.list_models():
+        pytest.skip("an older timm")
     cfg = timm.get_pretrained_cfg("vit_base_patch16_sapiens2")
     small = timm.create_model("vit_tiny_patch16_224", pretrained_cfg=cfg, num_classes=2)
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: small)
@@ -230,6 +238,8 @@ def test_a_network_of_timm_whose_images_are_not_square(monkeypatch):
 
 
 def test_own_weights_of_a_library_fetched_or_not(monkeypatch):
+    import timm
+
     """What is fetched is up to the library; its name is recorded."""
     asked = []
 

@@ -8,9 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from prepared_networks import logits_and_gradient
-from timm import create_model
-from timm.layers import SwiGLU
-from timm.models.mlp_mixer import MlpMixer
 from torch import nn
 from torchvision import models
 from torchvision.models.convnext import CNBlockConfig
@@ -19,6 +16,25 @@ from torchvision.models.efficientnet import MBConvConfig
 from advlens import Classifier, ModelError
 from advlens.prepared import live_features, prepare
 from advlens.prepared.units import maps_of_hidden
+
+
+def of_timm(name: str, **given) -> nn.Module:
+    import timm  # takes a second: not in each process that collects this file
+
+    return timm.create_model(name, **given)
+
+
+def gated(**given) -> nn.Module:
+    from timm.layers import SwiGLU
+
+    return of_timm("vit_tiny_patch16_224", mlp_layer=SwiGLU, **given)
+
+
+def mixer(**given) -> nn.Module:
+    from timm.models.mlp_mixer import MlpMixer
+
+    return MlpMixer(**given)
+
 
 SMALL = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 16}
 VIT = {"img_size": 32, "depth": 2}
@@ -37,12 +53,12 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], list[str], dict[str, tuple]]
         {"conv_proj": (16, 4, 4), "encoder.layers.encoder_layer_0.mlp.0": (24, 4, 4)},
     ),
     "timm vit_tiny_patch16_224": (
-        partial(create_model, "vit_tiny_patch16_224", **VIT),
+        partial(of_timm, "vit_tiny_patch16_224", **VIT),
         [f"blocks.{n}.mlp.fc1" for n in range(2)],
         {"patch_embed.proj": (192, 2, 2), "blocks.1.mlp.fc1": (768, 2, 2)},
     ),
     "timm vit with registers": (
-        partial(create_model, "vit_little_patch16_reg4_gap_256", **VIT),
+        partial(of_timm, "vit_little_patch16_reg4_gap_256", **VIT),
         [f"blocks.{n}.mlp.fc1" for n in range(2)],
         {"blocks.1.mlp.fc1": (1792, 2, 2)},
     ),
@@ -52,7 +68,7 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], list[str], dict[str, tuple]]
         {"features.0.0": (8, 8, 8), "features.3.1.block.3": (64, 4, 4)},
     ),
     "timm convnext": (
-        partial(create_model, "convnext_tiny", depths=(1, 1, 1, 1), dims=(8, 16, 16, 16)),
+        partial(of_timm, "convnext_tiny", depths=(1, 1, 1, 1), dims=(8, 16, 16, 16)),
         [f"stages.{n}.blocks.0.mlp.fc1" for n in range(4)],
         {"stem.0": (8, 8, 8), "stages.1.blocks.0.mlp.fc1": (64, 4, 4)},
     ),
@@ -62,37 +78,35 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], list[str], dict[str, tuple]]
         {"features.1.0.mlp.0": (32, 8, 8), "features.3.0.mlp.0": (64, 4, 4)},
     ),
     "timm swin, tokens in a line": (
-        partial(create_model, "swin_tiny_patch4_window7_224", **TIMM_SWIN, num_heads=(1, 2)),
+        partial(of_timm, "swin_tiny_patch4_window7_224", **TIMM_SWIN, num_heads=(1, 2)),
         [f"layers.{n}.blocks.0.mlp.fc1" for n in range(2)],
         {"layers.0.blocks.0.mlp.fc1": (48, 8, 8), "layers.1.blocks.0.mlp.fc1": (96, 4, 4)},
     ),
     "timm mixer": (
-        partial(MlpMixer, **MIXER),
+        partial(mixer, **MIXER),
         [f"blocks.0.mlp_{kind}.fc1" for kind in ("tokens", "channels")],
         {"stem.proj": (24, 2, 2), "blocks.0.mlp_channels.fc1": (96, 2, 2)},
     ),
     "timm eva02, packed gates": (
-        partial(create_model, "eva02_tiny_patch14_224", patch_size=16, **VIT, **NARROW),
+        partial(of_timm, "eva02_tiny_patch14_224", patch_size=16, **VIT, **NARROW),
         [f"blocks.{n}.mlp.fc2" for n in range(2)],
         {"blocks.1.mlp.fc2": (64, 2, 2)},
     ),
     "timm vit, gates of two layers": (
-        partial(create_model, "vit_tiny_patch16_224", **VIT, **NARROW, mlp_layer=SwiGLU),
+        partial(gated, **VIT, **NARROW),
         [f"blocks.{n}.mlp.fc2" for n in range(2)],
         {"blocks.1.mlp.fc2": (96, 2, 2)},
     ),
     "timm vit, QuickGELU": (
-        partial(
-            create_model, "vit_base_patch16_clip_quickgelu_224", **VIT, embed_dim=24, num_heads=2
-        ),
+        partial(of_timm, "vit_base_patch16_clip_quickgelu_224", **VIT, embed_dim=24, num_heads=2),
         [f"blocks.{n}.mlp.fc1" for n in range(2)],
         {"blocks.1.mlp.fc1": (96, 2, 2)},
     ),
     "mobilenet": (models.mobilenet_v3_small, [], {"features.0.0": (16, 16, 16)}),
     "mbconv": (partial(models.EfficientNet, MBCONVS, 0.2), [], {"features.0.0": (16, 16, 16)}),
     "densenet": (partial(models.DenseNet, **DENSE), [], {"features.conv0": (16, 16, 16)}),
-    "timm resnet18": (partial(create_model, "resnet18"), [], {"conv1": (64, 16, 16)}),
-    "norm-act": (partial(create_model, "mobilenetv3_small_050"), [], {"conv_stem": (16, 16, 16)}),
+    "timm resnet18": (partial(of_timm, "resnet18"), [], {"conv1": (64, 16, 16)}),
+    "norm-act": (partial(of_timm, "mobilenetv3_small_050"), [], {"conv_stem": (16, 16, 16)}),
 }
 BEHIND = {"0": "1", "3": "4", "fc1": "act", "fc2": "norm"}
 """The last part of a layer's name, and that of the module behind its units."""

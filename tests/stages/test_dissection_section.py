@@ -244,7 +244,7 @@ def test_without_an_attack_only_real_images_are_spoken_of(tmp_path: Path) -> Non
     run = write_dissection(write_run(tmp_path, shown=0), attack="")
     found = dissection.check(run)
     said = [found.lead, *texts(found), *(m.name for f in found.findings for m in f.estimates)]
-    said += [b.text for b in dissection.blocks(run, NoteBlock) if b.title != "Sources"]
+    said += [b.text for b in dissection.blocks(run, NoteBlock)]
     assert len(said) > 15
     assert not [text for text in said if re.search("attack|adversarial|re-estimated", text)]
     assert not dissection.tables(run, "dissection_transitions.csv")

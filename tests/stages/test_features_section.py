@@ -330,7 +330,7 @@ def test_classes_that_are_not_shown_are_counted(tmp_path: Path) -> None:
 
 def test_figure_and_scores_have_the_main_distances(made: Path) -> None:
     (block,) = features.blocks(made, FigureBlock)
-    assert [axes.get_title("left") for axes in block.draw(6.4).axes] == ["FID ↓", "KID ↓"]
+    assert [axes.get_title("left") for axes in block.draw().axes] == ["FID ↓", "KID ↓"]
     assert "FID, real, robust: 5.40" in block.alt
     inverted, generated = features.made(made).scores
     assert inverted.estimates == by_model(made, "inversion", start="noise", measure=LAYER)

@@ -55,7 +55,7 @@ def streamed(
         shared: all models of the run need the same; the state is kept until the last has it.
     """
     processes, run = context.processes, context.run
-    owner, name = SHARED if shared else context.number, processes.own(job)
+    owner, name = SHARED if shared else context.number, context.own(job)
     mine, own, done = processes.deal(count, context.batch_size), start(), 0
     if (saved := run.state(owner, name, len(mine))) is not None:
         path, (done, state) = run.continued.pop(), saved
@@ -65,21 +65,22 @@ def streamed(
             raise RunError(
                 f"{path} is damaged ({error}); remove it to start this pass again"
             ) from error
-    if done < len(mine) or saved is None:
-        kept, pause = time.monotonic(), SAVE_EVERY
-        stage, label = job.partition(".")[0], job.partition("-")[0]
-        with context.progress([stage], label, len(mine), done=done) as progress:
-            for batch in batches(mine[done:]):
-                update(own, batch)
-                done += len(batch.ids)
-                progress.update(len(batch.ids))
-                if time.monotonic() - kept > pause and done < len(mine):
-                    began = time.monotonic()
-                    run.save_state(owner, name, done, own.state())
-                    kept = time.monotonic()
-                    pause = max(SAVE_EVERY, SAVE_SHARE * (kept - began))
-        # kept until the stage finishes, because its later parts may take long as well
-        run.save_state(owner, name, done, own.state())
+    with context.fitting():
+        if done < len(mine) or saved is None:
+            kept, pause = time.monotonic(), SAVE_EVERY
+            stage, label = job.partition(".")[0], job.partition("-")[0]
+            with context.progress([stage], label, len(mine), done=done) as progress:
+                for batch in batches(mine[done:]):
+                    update(own, batch)
+                    done += len(batch.ids)
+                    progress.update(len(batch.ids))
+                    if time.monotonic() - kept > pause and done < len(mine):
+                        began = time.monotonic()
+                        run.save_state(owner, name, done, own.state())
+                        kept = time.monotonic()
+                        pause = max(SAVE_EVERY, SAVE_SHARE * (kept - began))
+            # kept until the stage finishes, because its later parts may take long as well
+            run.save_state(owner, name, done, own.state())
     return merged(context, own, start)
 
 
@@ -120,7 +121,7 @@ def synthesized(
     def make(mine: Sequence[int]) -> Images:
         own = list(mine)
         steps: Any = method.begin(context.prepared, starts[own].to(context.device), targets[own])
-        name = context.processes.own(job)
+        name = context.own(job)
         if (saved := context.run.state(context.number, name, len(steps))) is not None:
             steps.restore(saved[1])
         kept = time.monotonic()

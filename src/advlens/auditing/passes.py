@@ -17,7 +17,7 @@ from advlens.auditing.course import Course
 from advlens.auditing.jobs import SAVE_EVERY, SAVE_SHARE, merged
 from advlens.auditing.opening import warn
 from advlens.auditing.record import Settings
-from advlens.auditing.stage import Context, Stage, View, Work
+from advlens.auditing.stage import Context, CrowdedError, Stage, View, Work
 from advlens.auditing.subjects import Subject
 from advlens.datasets import ImageData
 from advlens.distributed import Processes
@@ -89,6 +89,7 @@ def run_stages(
             number=number,
             seed=settings.seed,
             batch_size=batch_size,
+            smaller=batch_size < settings.batch_size,
             processes=processes,
             course=course,
         )
@@ -99,8 +100,6 @@ def run_stages(
             while not _fits(run, number, name, context, ids, missing, parts, publish):
                 context = _halved(context, subject)
                 batch_size = context.batch_size
-                for stage in missing:
-                    run.drop_jobs(number, stage.name)  # states of larger batches
         except (AdvlensError, MemoryError):
             raise
         except Exception as error:
@@ -119,7 +118,8 @@ def _fits(
     try:
         _pass(run, number, name, context, ids, *given)
     except torch.OutOfMemoryError as error:
-        if context.processes.count > 1 or context.batch_size == 1:
+        alone = context.processes.count == 1 or isinstance(error, CrowdedError)
+        if not alone or context.batch_size == 1:
             raise ModelError(
                 f"{_batches(context.batch_size)} of {context.data.name} do not fit into the memory "
                 f"of {context.device} with {context.name}; give a smaller --batch-size"
@@ -139,7 +139,7 @@ def _halved(context: Context, subject: Subject) -> Context:
     warn([note], context.processes)
     if context.device.type == "cuda":
         torch.cuda.empty_cache()
-    return dataclasses.replace(context, batch_size=size)
+    return dataclasses.replace(context, batch_size=size, smaller=True)
 
 
 def _batches(size: int) -> str:
@@ -157,7 +157,7 @@ def _pass(
     publish: Callable[[], None],
 ) -> None:
     processes = context.processes
-    name = processes.own(name)
+    name = context.own(name)
     mine = [ids[place] for place in processes.deal(len(ids), context.batch_size)]
     works: dict[str, Work] = {stage.name: stage.start(context) for stage in stages}
     seconds = dict.fromkeys(works, 0.0)
@@ -177,7 +177,10 @@ def _pass(
     label, streaming = ", ".join(works), works if ids else {}
     while streaming:
         saved_at, pause = time.monotonic(), SAVE_EVERY
-        with context.progress([*streaming], label, len(mine), done=done) as progress:
+        with (
+            context.fitting(),
+            context.progress([*streaming], label, len(mine), done=done) as progress,
+        ):
             for batch in context.data.batches(context.batch_size, mine[done:], device=device):
                 given = (batch.ids, batch.images, batch.labels)
                 view = View(context.prepared, *given, recording, batch.targets)
@@ -212,9 +215,12 @@ def _pass(
     for stage in stages:
         stage_name, began = stage.name, time.monotonic()
         work = works[stage_name]
-        if not work.merges_itself:
+        if work.merges_itself:
+            tables = work.compute()
+        else:
             work = merged(context, work, partial(stage.start, context))
-        tables = work.compute()
+            with context.fitting():
+                tables = work.compute()
         seconds[stage_name] += time.monotonic() - began
         parts[stage_name] = {
             "tables": tables,

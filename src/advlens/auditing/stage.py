@@ -1,7 +1,8 @@
 """The interface between the audit and its stages."""
 
+import contextlib
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,10 @@ and their WordNet ids (synsets), layers of units, a last linear layer (represent
 at the pixels, or a class of images to fit a Gaussian to, and others to compare with (pairs)."""
 
 
+class CrowdedError(torch.OutOfMemoryError):
+    """A process is out of memory, and all of them know."""
+
+
 @dataclass(frozen=True)
 class Context:
     """One model of an audit, and the data as this model sees them.
@@ -39,6 +44,7 @@ class Context:
         number: the model's number in the run.
         seed: the seed of all randomness.
         batch_size: images per step.
+        smaller: whether the settings ask for more of them, which do not fit into memory.
         processes: those that share the images; the first one writes the files.
         course: how far the audit is as a whole.
     """
@@ -51,6 +57,7 @@ class Context:
     number: int
     seed: int
     batch_size: int
+    smaller: bool = False
     processes: Processes = Processes()
     course: Course = field(default_factory=Course)
 
@@ -84,6 +91,30 @@ class Context:
             self.number, stages, label, total, done=done, unit=unit, shown=shown
         )
 
+    def own(self, name: str) -> str:
+        """A name for the state of this process's share, which is another with smaller batches."""
+        name, several = self.processes.own(name), self.processes.count > 1
+        return f"{name}-by-{self.batch_size}" if several and self.smaller else name
+
+    @contextlib.contextmanager
+    def fitting(self) -> Iterator[None]:
+        """Within the block each process computes; the others take its lack of memory as theirs.
+
+        What else is in the block may be computed together only in blocks like this one.
+
+        Raises:
+            CrowdedError: the memory of a process does not suffice.
+        """
+        lack: torch.OutOfMemoryError | None = None
+        try:
+            yield
+        except CrowdedError:
+            raise
+        except torch.OutOfMemoryError as error:
+            lack = error
+        if self.processes.total(torch.tensor(int(lack is not None), device=self.device)).item():
+            raise CrowdedError(str(lack or "in another process")) from lack
+
     def dealt(self, count: int, compute: Callable[[list[int]], Tensor]) -> Tensor:
         """A row for each of 0 … count − 1, in all processes; each computes its own whole batches.
 
@@ -92,7 +123,8 @@ class Context:
             compute: maps some numbers to their rows; no numbers give a tensor of length 0.
         """
         processes, size = self.processes, self.batch_size
-        own = compute(processes.deal(count, size))
+        with self.fitting():
+            own = compute(processes.deal(count, size))
         if processes.count == 1:
             return own
         whole = own.new_empty(count, *own.shape[1:])

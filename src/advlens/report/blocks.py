@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from advlens.report.grids import GridBlock
+from advlens.runs.measures import PAPERS, Measure
 from advlens.words import Estimate, Form, Says, attack_name, count, listed, shared
 
 if TYPE_CHECKING:
@@ -27,6 +28,13 @@ class Measured:
     """What n counts."""
     paired: bool = False
     """A paired test decides on the differences, not whether intervals overlap."""
+
+    @classmethod
+    def each(
+        cls, named: Mapping[str, Mapping[str, Estimate]], **options: Any
+    ) -> Sequence[Measured]:
+        """Several by their names, with the same options; those without estimates are left out."""
+        return [cls(name=name, estimates=each, **options) for name, each in named.items() if each]
 
     @property
     def n(self) -> str:
@@ -83,10 +91,28 @@ class Term:
     meaning: str
 
 
+def glossary(measures: Iterable[Measure]) -> list[Term]:
+    """Measures with their floors and sources, then the papers among these."""
+    shown = list(measures)
+    terms = [
+        Term(
+            name=measure.name,
+            meaning=measure.meaning
+            + (f" Beside it: {measure.floor}." if measure.floor else "")
+            + (f" Source: {measure.source}." if measure.source else ""),
+        )
+        for measure in shown
+        if measure.meaning
+    ]
+    named = [paper for paper in PAPERS if any(paper in measure.source for measure in shown)]
+    return [*terms, *(Term(name=paper, meaning=PAPERS[paper]) for paper in named)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class NoteBlock:
     """A paragraph, under a heading of its own where `title` is given."""
 
+    macro: ClassVar = "note"
     text: str
     title: str = ""
 
@@ -105,6 +131,11 @@ class Column:
     def of(cls, header: str, name: str, text: Callable[[Any], str] = str) -> Column:
         """The numbers of a column of the table, "–" where there is none."""
         return cls(header=header, cell=lambda row: "–" if row[name] is None else text(row[name]))
+
+    @classmethod
+    def words(cls, header: str, name: str, kind: Literal["text", "long"] = "text") -> Column:
+        """The texts of a column of the table."""
+        return cls(header=header, cell=lambda row: str(row[name]), kind=kind)
 
     @classmethod
     def interval(cls, header: str, name: str = "mean", *, as_percent: bool = False) -> Column:
@@ -138,7 +169,7 @@ class Column:
 
 MODEL = Column(header="Model", cell=lambda row: row["model"], kind="model")
 IMAGES = Column(header="Images", cell=attack_name, kind="text")
-LAYER = Column(header="Layer", cell=lambda row: row["layer"], kind="text")
+LAYER = Column.words("Layer", "layer")
 N = Column.of("Images (n)", "n", count)
 
 
@@ -146,6 +177,7 @@ N = Column.of("Images (n)", "n", count)
 class TableBlock:
     """A table made from rows of `results/<file>`, which the report links."""
 
+    macro: ClassVar = "table"
     caption: str
     file: str
     columns: Sequence[Column]
@@ -158,9 +190,10 @@ class TableBlock:
 class FigureBlock:
     """A plot; the report draws it at several widths and saves `figures/<name>.png` and `.svg`."""
 
+    macro: ClassVar = "figure"
     name: str
-    draw: Callable[[float], Figure]
-    """From the width in inches."""
+    draw: Callable[..., Figure]
+    """From `width`, in inches."""
     alt: str
     caption: str
 
@@ -169,6 +202,7 @@ class FigureBlock:
 class ImageBlock:
     """A figure that a run holds as a PNG file; the page shows it, smaller where it is large."""
 
+    macro: ClassVar = "image"
     file: str
     """Relative to the folder of the page."""
     alt: str
@@ -211,6 +245,7 @@ class PictureRow:
 class PictureRowsBlock:
     """Rows of pictures with the same columns, all saved as one figure `figures/<name>`."""
 
+    macro: ClassVar = "rows"
     name: str
     title: str
     caption: str
@@ -221,6 +256,12 @@ class PictureRowsBlock:
     """The pictures are heat maps: their colors are explained."""
     folded: bool = False
     """Closed until the reader opens it, for what the verdict already shows."""
+
+    @property
+    def files(self) -> list[str]:
+        """Of all pictures."""
+        columns = [column for row in self.rows for column in row.columns]
+        return [picture.file for column in columns for picture in column.pictures]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,6 +284,7 @@ class BrowserColumn:
 class UnitBrowserBlock:
     """Every unit as a row that the reader finds by sorting and filtering, all within the page."""
 
+    macro: ClassVar = "browser"
     title: str
     caption: str
     file: str

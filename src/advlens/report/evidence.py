@@ -25,7 +25,7 @@ def evidence(
         claims: the verdict; what it says nothing about has no pictures.
         choices: what it says about several models together.
     """
-    neurons, generated = NeuronTables.read(results), results.table("generation_pictures")
+    neurons, generated = NeuronTables(results), results.table("generation_pictures")
     attacked = _attacked(results, choices)
     made: dict[str, Callable[[str], list[PictureColumn]]] = {
         "": lambda model: _twins(attacked.get(model)),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from advlens.runs.results import Rows
 from advlens.runs.tables import Row
@@ -87,8 +87,15 @@ def is_framed(row: Row) -> bool:
 class GridBlock:
     """Units of several models next to each other."""
 
+    macro: ClassVar = "grids"
     title: str
     caption: str
     grids: Sequence[Grid]
     labels: Literal["true", "predicted"] = "true"
     """What a cell's label is: the image's class, or what the model predicts on the real image."""
+
+    @property
+    def files(self) -> list[str]:
+        """Of all pictures and maps."""
+        cells = [cell for grid in self.grids for cell in grid.cells]
+        return [file for cell in cells for file in (cell.file, cell.map) if file]

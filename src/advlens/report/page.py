@@ -1,6 +1,7 @@
 """The report of a run: one page that needs nothing else to be read."""
 
 import base64
+import functools
 import hashlib
 import io
 import re
@@ -16,34 +17,40 @@ from advlens.folders import held, open_plain, why
 from advlens.plugins import SECTIONS, place
 from advlens.report.blocks import (
     FigureBlock,
-    ImageBlock,
-    NoteBlock,
     PictureRowsBlock,
     Section,
-    TableBlock,
     UnitBrowserBlock,
 )
 from advlens.report.evidence import Evidence, evidence
-from advlens.report.figures import (
-    NARROW,
-    WIDTH,
+from advlens.report.figures.pictures import (
+    SMALL,
+    Pixels,
     abreast,
-    dark,
     picture_rows,
-    save_figure,
-    svg,
     unit_grid,
     unit_grids,
 )
-from advlens.report.figures.pictures import SMALL, Pixels
-from advlens.report.figures.style import BAD, FRAME, INK, MODELS, MUTED, RULE, SURFACE
+from advlens.report.figures.style import (
+    BAD,
+    FRAME,
+    INK,
+    MODELS,
+    MUTED,
+    NARROW,
+    RULE,
+    SURFACE,
+    WIDTH,
+    dark,
+    save_figure,
+    svg,
+)
 from advlens.report.grids import KINDS, Grid, GridBlock
 from advlens.report.verdict import MARKS, TITLES, Choice, Claim, choices, not_measured, verdict
 from advlens.runs.results import Results
 from advlens.words import comparison, count, listed, number, percent
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    from jinja2 import BytecodeCache, Template
     from matplotlib.figure import Figure
     from PIL import Image
 
@@ -70,12 +77,6 @@ class _Drawing:
     dark: str
     width: int
     height: int
-
-
-@dataclass(frozen=True)
-class _Plot:
-    wide: _Drawing
-    narrow: _Drawing
 
 
 @dataclass(frozen=True)
@@ -123,60 +124,39 @@ def _write(run: Path, results: Results, sections: Sequence[Make] | None) -> Path
     if sections is None:
         sections = [SECTIONS.load(name) for name in SECTIONS.names]
     shown = [section for make in sections if (section := make(results)) is not None]
+    blocks = [block for section in shown for block in section.blocks]
     claims = verdict(results)
     together = choices(results, claims)
     beside = evidence(results, claims, together)
     strips = [strip for told in beside.values() for each in told.values() for strip in each]
-    named = [*_files(shown), *(picture.file for strip in strips for picture in strip.pictures)]
-    pictures = {name: picture_of(results.file(name)) for name in dict.fromkeys(named)}
-    plots = {
-        block.name: _plot(block, run) for block in _blocks(shown) if isinstance(block, FigureBlock)
-    }
+    files = [picture.file for strip in strips for picture in strip.pictures]
+    for block in blocks:
+        files += block.files if isinstance(block, GridBlock | PictureRowsBlock) else []
+    pictures = {name: picture_of(results.file(name)) for name in dict.fromkeys(files)}
+    plots = {block.name: _plot(block, run) for block in blocks if isinstance(block, FigureBlock)}
 
     def load(file: str) -> Pixels:
         return _pixels(results.file(file))
 
     sheets: dict[str, list[Grid]] = {}
-    for grid in _grids(shown):
-        save_figure(unit_grid(grid, load), run, grid.name)
-        sheets.setdefault(grid.sheet, []).append(grid)
+    for block in blocks:
+        for grid in block.grids if isinstance(block, GridBlock) else ():
+            save_figure(unit_grid(grid, load), run, grid.name)
+            sheets.setdefault(grid.sheet, []).append(grid)
+        if isinstance(block, PictureRowsBlock):
+            save_figure(picture_rows(block, load), run, block.name)
     for name, grids in sheets.items():
         if name:
             save_figure(unit_grids(grids, load), run, name)
-    for block in _blocks(shown):
-        if isinstance(block, PictureRowsBlock):
-            save_figure(picture_rows(block, load), run, block.name)
     with atomic(run / "report.html", "w") as file:
         file.write(_page(results, shown, plots, pictures, claims, together, beside))
     return run / "report.html"
 
 
-def _blocks(sections: Sequence[Section]) -> Iterator[object]:
-    for section in sections:
-        yield from section.blocks
-
-
-def _grids(sections: Sequence[Section]) -> Iterator[Grid]:
-    for block in _blocks(sections):
-        if isinstance(block, GridBlock):
-            yield from block.grids
-
-
-def _files(sections: Sequence[Section]) -> Iterator[str]:
-    """The pictures that a page shows."""
-    for grid in _grids(sections):
-        for cell in grid.cells:
-            yield from filter(None, (cell.file, cell.map))
-    for block in _blocks(sections):
-        if isinstance(block, PictureRowsBlock):
-            for row in block.rows:
-                yield from (item.file for column in row.columns for item in column.pictures)
-
-
-def _plot(block: FigureBlock, run: Path) -> _Plot:
-    wide, narrow = block.draw(WIDTH), block.draw(NARROW)
+def _plot(block: FigureBlock, run: Path) -> dict[str, _Drawing]:
+    wide, narrow = block.draw(width=WIDTH), block.draw(width=NARROW)
     saved = save_figure(wide, run, block.name)[1].read_text(encoding="utf-8")
-    return _Plot(_drawing(wide, saved), _drawing(narrow, svg(narrow)))
+    return {"wide": _drawing(wide, saved), "narrow": _drawing(narrow, svg(narrow))}
 
 
 def _drawing(figure: "Figure", text: str) -> _Drawing:
@@ -258,7 +238,7 @@ def _no_picture(path: Path, error: Exception) -> RunError:
 def _page(
     results: Results,
     sections: Sequence[Section],
-    plots: Mapping[str, _Plot],
+    plots: Mapping[str, Mapping[str, _Drawing]],
     pictures: Mapping[str, EmbeddedPicture],
     claims: Mapping[str, Sequence[Claim]],
     together: Sequence[Choice],
@@ -268,7 +248,8 @@ def _page(
 
     script = (Path(__file__).parent / "templates" / "units.js").read_text(encoding="utf-8")
     digest = hashlib.sha256(script.encode()).digest()
-    browsers = [block for block in _blocks(sections) if isinstance(block, UnitBrowserBlock)]
+    blocks = [block for section in sections for block in section.blocks]
+    browsers = [block for block in blocks if isinstance(block, UnitBrowserBlock)]
     return template("report.html.j2", results.models).render(
         record=results.record,
         title=f"{listed(results.models)} on {results.record['data']['name']}",
@@ -311,42 +292,38 @@ def template(name: str, models: Sequence[str], package: str = "advlens.report") 
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(package), PackageLoader("advlens.report")]),
         autoescape=True,
+        bytecode_cache=_compiled(),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    kinds = {
-        "table_block": TableBlock,
-        "figure_block": FigureBlock,
-        "image_block": ImageBlock,
-        "grid_block": GridBlock,
-        "rows_block": PictureRowsBlock,
-        "note_block": NoteBlock,
-        "browser_block": UnitBrowserBlock,
-    }
-    for test, kind in kinds.items():
-        environment.tests[test] = lambda block, kind=kind: isinstance(block, kind)
-    environment.tests["leading"] = lambda finding: finding.leading
     environment.filters |= {"count": count, "percent": percent, "number": number, "flow": _flow}
     environment.filters |= {"stored": stored, "abreast": abreast, "comparison": comparison}
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    inks = {
-        "ink": INK,
-        "muted": MUTED,
-        "rule": RULE,
-        "page": SURFACE,
-        "frame": FRAME,
-        "bad": BAD,
-    }
-    environment.globals |= {
-        "kinds": KINDS,
-        "tone": tone,
-        "models": models,
-        "shades": MODELS,
-        "inks": inks,
-    }
-    environment.globals |= {"heat": {"for": FOR, "against": AGAINST}}
+    inks = {"ink": INK, "muted": MUTED, "rule": RULE, "page": SURFACE, "frame": FRAME, "bad": BAD}
+    environment.globals |= {"kinds": KINDS, "tone": tone, "models": models, "inks": inks}
+    environment.globals |= {"shades": MODELS, "heat": {"for": FOR, "against": AGAINST}}
     return environment.get_template(name)
+
+
+@functools.cache
+def _compiled() -> "BytecodeCache":
+    """Keeps compiled templates in memory: `advlens view` writes a page at each request."""
+    from jinja2 import BytecodeCache
+    from jinja2.bccache import Bucket
+
+    class InMemory(BytecodeCache):
+        def __init__(self) -> None:
+            self.kept: dict[str, bytes] = {}
+
+        def load_bytecode(self, bucket: Bucket) -> None:
+            if bucket.key in self.kept:
+                bucket.bytecode_from_string(self.kept[bucket.key])
+
+        def dump_bytecode(self, bucket: Bucket) -> None:
+            self.kept[bucket.key] = bucket.bytecode_to_string()
+
+    return InMemory()
 
 
 def _flow(text: str) -> Any:

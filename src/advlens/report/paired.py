@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 from advlens.report.blocks import Measured
 from advlens.runs.results import Rows
@@ -18,38 +19,48 @@ class Paired:
     """The differences of one measure between models.
 
     Attributes:
-        rows: rows of `differences.csv`, one for each pair of models.
+        rows: rows of `differences.csv`, one for each pair of models; none where a pair is missing.
         family: the number of comparisons for which their p is corrected.
     """
 
     rows: Rows
     family: int
 
-    def of_all(self, models: Collection[str]) -> bool:
-        """Whether each pair of these models is compared."""
-        return len(self.rows) == math.comb(len(models), 2) > 0
-
-    def among(self, models: Collection[str]) -> set[tuple[str, str]] | None:
-        """The pairs that are established if each pair of these models is compared."""
-        return self.established if self.of_all(models) else None
+    @classmethod
+    def of(cls, differences: Rows, models: Collection[str], **keys: Any) -> "Paired":
+        """Those of these models in what these columns say, if each pair is compared."""
+        rows = differences.where(**keys)
+        complete = len(rows) == math.comb(len(models), 2)
+        return cls(rows if complete else Rows(), len(differences))
 
     @property
-    def established(self) -> set[tuple[str, str]]:
-        """Pairs of models of which the first has a higher value than the second."""
-        return {_order(row) for row in self.rows if row["p_holm"] < SIGNIFICANT}
+    def known(self) -> bool:
+        """Whether the models were compared so."""
+        return bool(self.rows)
 
-    def measured(self, form: Form = "number") -> Measured:
-        """The differences, each with the higher model first."""
+    @property
+    def established(self) -> set[tuple[str, str]] | None:
+        """Pairs of models of which the first has a higher value than the second, if known."""
+        apart = {_order(row) for row in self.rows if row["p_holm"] < SIGNIFICANT}
+        return apart if self.known else None
+
+    def measured(self, form: Form = "number", of: str = "") -> list[Measured]:
+        """The differences, each with the higher model first, if they are known.
+
+        Args:
+            form: of the values.
+            of: in what, where the finding has several.
+        """
         texts = {" less ".join(_order(row)): _lead(row) for row in self.rows}
-        name = "paired differences" + (", in percentage points" if form == "percent" else "")
-        return Measured(name=name, estimates=texts, form=form, paired=True)
+        name = f"paired differences{of}" + ", in percentage points" * (form == "percent")
+        return [Measured(name=name, estimates=texts, form=form, paired=True)] if texts else []
 
     def note(self, test: str) -> str:
-        """How they were tested, in a sentence."""
+        """How they were tested, in a sentence, if they were."""
         return (
             f"The models see the same images, so differences are paired: {test}, corrected for "
             f"{count(self.family)} comparisons (Holm)."
-        )
+        ) * self.known
 
 
 def _order(row: Row) -> tuple[str, str]:

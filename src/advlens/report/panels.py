@@ -1,23 +1,20 @@
 """Measures of several models side by side, each in a panel with its own axis."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
-from advlens.report import figures
 from advlens.report.blocks import FigureBlock
+from advlens.report.figures import accuracy as figures
+from advlens.runs.measures import Measure
 from advlens.runs.results import Rows
 from advlens.words import Estimate, number
-
-ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
-"""Behind the name of a measure, which values of it are better."""
 
 
 class Dots(NamedTuple):
     """The models' values of a measure in one group, such as a method, of its panel."""
 
-    measure: str
-    better: str
-    """A key of `ARROWS`."""
+    measure: Measure
     group: str
     estimates: Mapping[str, Estimate]
 
@@ -26,20 +23,20 @@ def panels(name: str, models: Sequence[str], dots: Iterable[Dots], caption: str)
     """The figure `figures/<name>`, and its values as a text."""
     rows = Rows(
         {
-            "panel": each.measure + ARROWS[each.better],
+            "panel": each.measure.name,
             "group": each.group,
             "model": model,
             "mean": estimate.value,
             "low": estimate.low,
             "high": estimate.high,
-            "told": f"{each.measure}, {each.group}, {model}: {number(estimate.value)}",
+            "told": f"{each.measure.title}, {each.group}, {model}: {number(estimate.value)}",
         }
         for each in dots
         for model, estimate in each.estimates.items()
     )
     return FigureBlock(
         name=name,
-        draw=lambda width: figures.measure_panels(rows, models, width=width),
+        draw=partial(figures.measure_panels, rows, models),
         alt=f"Dots with intervals, a panel for each measure. {'; '.join(rows.values('told'))}.",
         caption=caption,
     )

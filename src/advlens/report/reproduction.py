@@ -130,8 +130,8 @@ def _values(entry: Shown) -> TableBlock:
         caption="The paper's values and ours; n: the number behind ours.",
         file="reproduction.csv",
         columns=[
-            _texts("Value", "what"),
-            _texts("Model", "model"),
+            Column.words("Value", "what"),
+            Column.words("Model", "model"),
             Column(header="Paper", cell=lambda row: f"{row['paper']:.4g}"),
             Column(header="Ours (95% interval)", cell=ours_text),
             Column(header="n", cell=n_text),
@@ -167,19 +167,15 @@ def _orders(entry: Shown) -> TableBlock:
         "of it.",
         file="reproduction_orders.csv",
         columns=[
-            _texts("Value", "what"),
+            Column.words("Value", "what"),
             Column(
                 header="In the paper",
                 cell=lambda row: f"{row['higher']} > {row['lower']}",
                 kind="text",
             ),
-            _texts("Here", "verdict"),
+            Column.words("Here", "verdict"),
             Column(header="Difference (95% interval)", cell=difference_text),
-            _texts("Compared", "how"),
+            Column.words("Compared", "how"),
         ],
         rows=entry.orders,
     )
-
-
-def _texts(header: str, key: str) -> Column:
-    return Column(header=header, cell=lambda row: str(row[key]), kind="text")

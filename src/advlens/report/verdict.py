@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from advlens.report.paired import Paired
 from advlens.report.sections.accuracy.findings import faced
-from advlens.report.sections.neurons.tables import NeuronTables
+from advlens.report.sections.neurons.tables import NeuronTables, is_aimed
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
 from advlens.words import (
@@ -103,7 +103,7 @@ class Choice(NamedTuple):
 
 def verdict(results: Results) -> dict[str, list[Claim]]:
     """The claims about each model that the tables of a run allow."""
-    neurons = NeuronTables.read(results)
+    neurons = NeuronTables(results)
     return {
         model: [
             *_natural(results, model),
@@ -156,10 +156,9 @@ def _ahead(results: Results, about: str, models: Sequence[str]) -> Rows:
     if common is None:
         return Rows()
     named = {name: common[0][name] for name in (*ATTACK, "settings")}
-    every = results.table("differences")
-    pairs = every.where(measure="accuracy", model=tuple(models), other=tuple(models), **named)
-    paired = Paired(pairs, len(every))
-    says = ranking("accuracy", common.estimates("top1"), established=paired.among(models))
+    keys = named | {"model": tuple(models), "other": tuple(models), "measure": "accuracy"}
+    paired = Paired.of(results.table("differences"), models, **keys)
+    says = ranking("accuracy", common.estimates("top1"), established=paired.established)
     behind = {model for said in says if said.direction != "open" for model in said.than}
     return Rows(row for row in common if row["model"] not in behind)
 
@@ -295,10 +294,14 @@ def _units(results: Results, tables: NeuronTables, model: str) -> Iterator[Claim
         text = "It is not shown to do better than guessing: its units have no meaning to lose."
         yield Claim("units", "unknown", text)
         return
+    share = percent(row["success"])
     if row["success"] < REACHED:
-        said = f"The strongest attack on its units succeeds on {percent(row['success'])} of images"
+        said = f"The strongest attack on its units reaches {share} of images"
         yield Claim("units", "unknown", f"{said}, so what they do where it succeeds is not known.")
         return
+    attack = f"Under an attack that succeeds on {share} of the images"
+    if not is_aimed([row]):
+        attack = f"Under an attack that leaves {share} of the images misclassified"
     cs1 = Estimate.of(row)
     if floor.value >= 1:
         said = "Its units are as alike on random images as on those of highest response"
@@ -310,9 +313,9 @@ def _units(results: Results, tables: NeuronTables, model: str) -> Iterator[Claim
     yield Claim(
         "units",
         mark,
-        f"Under an attack that succeeds on {percent(row['success'])} of the images"
-        f"{_size(results, row)}, its units {do} for what they stood for: CS1 is {cs1.text()}, "
-        f"where 1 is no change and {number(floor.value)} is that of random images.",
+        f"{attack}{_size(results, row)}, its units {do} for what they stood for: CS1 is "
+        f"{cs1.text()}, where 1 is no change and {number(floor.value)} is that of random images."
+        + (" Noise of that length was not measured." if model in tables.beyond_noise else ""),
     )
 
 
@@ -351,17 +354,24 @@ def _attributions(results: Results, model: str) -> Iterator[Claim]:
 
 
 def _features(results: Results, model: str) -> Iterator[Claim]:
-    """Whether another network recognizes what the model generates."""
-    rows = results.table("generation").where(measure="recognized", model=model)
-    row = rows.one(images="generated")
+    """Whether another network recognizes what the model generates, and finds it nearer to real."""
+    rows = results.table("generation").where(model=model)
+    row = rows.one(images="generated", measure="recognized")
     if row is None:
         return
     made = Estimate.of(row)
     way = (made.value - results.chance) / max(1 - results.chance, 1e-9)
     mark: Mark = "holds" if way >= HELD else "partly" if way >= HALF_HELD else "fails"
-    yield Claim(
-        "features",
-        mark,
+    text = (
         f"Another network recognizes the class in {made.text(as_percent=True)} of {made.n:,} "
-        f"images generated from this model; guessing gives {percent(results.chance)}.",
+        f"images generated from this model; guessing gives {percent(results.chance)}."
     )
+    by_network = rows.where(measure="kid").split("features", "dimension", "resize")
+    kid = by_network[0].estimates(by="images") if by_network else {}
+    if {"generated", "start"} <= kid.keys():
+        after, before = kid["generated"], kid["start"]
+        if after.value > before.value and not after.overlaps(before):
+            mark = "fails" if mark == "fails" else "partly"
+            text += " They lie farther from real images than the blurs they were made from: "
+            text += f"KID {after.text()}, before {before.text()}."
+    yield Claim("features", mark, text)

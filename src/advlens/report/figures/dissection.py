@@ -12,11 +12,12 @@ from advlens.report.figures.style import (
     NARROW,
     SURFACE,
     WIDTH,
+    across_only,
+    banded,
     category_color,
     category_order,
     colors,
     legend,
-    look,
     new_figure,
     short,
     styled,
@@ -25,7 +26,6 @@ from advlens.runs.results import Rows
 from advlens.words import layer_text
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 CONCEPTS = 24
@@ -91,8 +91,7 @@ def category_shares(rows: Rows, *, width: float = WIDTH) -> Figure:
     axes.set_yticks([place for place, _, _ in bars], [kind for _, kind, _ in bars])
     axes.set_ylim(height - 0.35, -0.1)
     axes.set_xlim(0, _room(max(100 * row["share"] for row in rows), 1.14))
-    axes.grid(axis="y", visible=False)
-    axes.grid(axis="x", visible=True)
+    across_only(axes)
     axes.set_xlabel("Units in %; line: by chance")
     _categories(figure, [row["category"] for row in rows if row["share"] > 0])
     return figure
@@ -133,7 +132,14 @@ def shares_by_threshold(
         for index, model in enumerate(models):
             mine = rows.where(model=model, images=kind)
             if mine:
-                _swept(axes, mine.ordered("minimum"), index)
+                mine = mine.ordered("minimum")
+                minima, by_chance = (
+                    [scale * row[name] for row in mine]
+                    for name, scale in (("minimum", 1), ("permuted_share", 100))
+                )
+                banded(axes, minima, mine, "share", index, n="units", scale=100)
+                color = colors(index).light
+                axes.plot(minima, by_chance, color=color, linestyle=DOTTED, linewidth=1.4)
         axes.axvline(minimum, color=MUTED.light, linewidth=1)
         axes.set_title(f"{kind.capitalize()} images")
         axes.set_xlabel("IoU threshold")
@@ -142,15 +148,6 @@ def shares_by_threshold(
     panels[0].set_ylim(0, None)
     legend(figure, panels[0], models)
     return figure
-
-
-def _swept(axes: Axes, rows: Rows, index: int) -> None:
-    minima, color = [row["minimum"] for row in rows], colors(index).light
-    low, high = ([100 * row[end] for row in rows] for end in ("low", "high"))
-    axes.fill_between(minima, low, high, color=color, alpha=0.16, linewidth=0)
-    axes.plot(minima, [100 * row["share"] for row in rows], **look(index), clip_on=False, zorder=3)
-    chance = [100 * row["permuted_share"] for row in rows]
-    axes.plot(minima, chance, color=color, linestyle=DOTTED, linewidth=1.4)
 
 
 @styled
@@ -192,8 +189,7 @@ def concept_bars(rows: Rows, *, adversarial: bool, width: float = WIDTH) -> Figu
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlim(0, _room(max(max(row["real"], row["adversarial"]) for row in shown), 1.08))
     axes.locator_params(axis="x", integer=True)
-    axes.grid(axis="y", visible=False)
-    axes.grid(axis="x", visible=True)
+    across_only(axes)
     axes.set_xlabel("Units; pale: under attack" if adversarial else "Units")
     _categories(figure, [row["category"] for row in shown])
     return figure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,10 +12,11 @@ from advlens.report.figures.style import (
     INK,
     MUTED,
     NARROW,
+    SURFACE,
     WIDTH,
+    banded,
     colors,
     legend,
-    look,
     new_figure,
     short,
     styled,
@@ -97,6 +98,7 @@ def _mark_mean(axes: Axes, mean: float, highest: float) -> None:
         ha="left" if left else "right",
         va="top",
         fontsize=9.5,
+        bbox={"facecolor": SURFACE.light, "edgecolor": "none", "pad": 1},
     )
 
 
@@ -140,22 +142,17 @@ def consistency_curves(
 
 def _curve(axes: Axes, rows: Rows, measure: str, index: int) -> None:
     """The bins with enough units as a line in its band, the others as hollow markers."""
-    line, color = look(index), colors(index).light
-    hollow = line | {"linestyle": "", "markerfacecolor": "none", "markeredgecolor": color}
+    hollow: dict[str, Any] = {
+        "linestyle": "",
+        "markerfacecolor": "none",
+        "markeredgecolor": colors(index).light,
+    }
     many = [row for row in rows if row["units"] >= FEW]
     few = [row for row in rows if row["units"] < FEW]
-    for shown, drawn in ((many, line), (few, hollow)):
+    for shown, alpha, drawn in ((many, 0.16, {}), (few, 0, hollow)):
         if shown:  # without data, matplotlib takes room for a marker outside the axes
-            centers, values = [row["lc"] for row in shown], [row[measure] for row in shown]
-            axes.plot(centers, values, **drawn, clip_on=False, zorder=3)
-    low, high = (
-        [
-            row[measure] if row[f"{measure}_{end}"] is None else row[f"{measure}_{end}"]
-            for row in many
-        ]
-        for end in ("low", "high")
-    )
-    axes.fill_between([row["lc"] for row in many], low, high, color=color, alpha=0.16, linewidth=0)
+            centers = [row["lc"] for row in shown]
+            banded(axes, centers, shown, measure, index, n="units", alpha=alpha, **drawn)
 
 
 def _counts(axes: Axes, rows: Rows, index: int, models: int) -> None:
@@ -197,15 +194,11 @@ def consistency_by_depth(
             (panels[1], "cs1", "-"),
             (panels[2], "cs2", "-"),
         ):
-            low, high = ([row[f"{measure}_{end}"] for row in live] for end in ("low", "high"))
-            line = {**look(index), "linestyle": dashes}
+            line: dict[str, Any] = {"linestyle": dashes, "alpha": 0.14, "zorder": 2}
             if measure == "consis_adv":
-                line["markerfacecolor"], line["markeredgecolor"] = "none", line["color"]
-            alpha = 0.07 if measure == "consis_adv" else 0.14
-            axes.fill_between(
-                positions, low, high, color=colors(index).light, alpha=alpha, linewidth=0
-            )
-            axes.plot(positions, [row[f"{measure}_mean"] for row in live], **line, clip_on=False)
+                hollow = {"markerfacecolor": "none", "markeredgecolor": colors(index).light}
+                line |= hollow | {"alpha": 0.07}
+            banded(axes, positions, live, measure, index, **line)
         if model in floors:
             panels[0].axhline(floors[model], color=MUTED.light, linestyle=DOTTED, linewidth=1)
     panels[0].set_title("Solid: LC; dashed: consis_adv")

@@ -6,12 +6,13 @@ import functools
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from advlens.files import atomic
+from advlens.words import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -178,6 +179,72 @@ def legend(figure: Figure, axes: Axes, models: Sequence[str], **line: Any) -> No
     letters = 11 * figure.get_figwidth()
     columns = max(1, int(letters // (6 + max(len(short(model)) for model in models))))
     figure.legend(handles=handles, loc="outside upper left", ncols=columns, borderaxespad=0.2)
+
+
+def across_only(axes: Axes) -> None:
+    """Lines of the grid for the horizontal axis alone."""
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x", visible=True)
+
+
+def tiles(
+    titles: Sequence[str], height: float, *, width: float, room: float, label: str = ""
+) -> tuple[Figure, dict[str, Axes]]:
+    """A figure with a panel for each title, three abreast or two on a phone.
+
+    Args:
+        titles: of the panels, in reading order.
+        height: of a panel in inches.
+        width: of the figure in inches.
+        room: above the panels in inches.
+        label: of the vertical axes.
+    """
+    across = min(len(titles), 3 if width > NARROW else 2)
+    down = -(-len(titles) // across)
+    figure = new_figure(room + down * height, width=width)
+    panels = figure.subplots(down, across, sharey=True, squeeze=False).flatten()
+    for axes in panels[len(titles) :]:
+        axes.remove()
+    for title, axes in zip(titles, panels, strict=False):
+        axes.set_title(title)
+    for axes in panels[::across]:
+        axes.set_ylabel(label)
+    return figure, dict(zip(titles, panels, strict=False))
+
+
+def banded(
+    axes: Axes,
+    places: Sequence[float],
+    rows: Sequence[Mapping[str, Any]],
+    name: str,
+    index: int,
+    *,
+    n: str = "n",
+    scale: float = 1,
+    alpha: float = 0.16,
+    **line: Any,
+) -> None:
+    """A model's line through the values of a column, in the band of its intervals.
+
+    Args:
+        axes: the panel.
+        places: of the rows on the horizontal axis.
+        rows: with the columns of `Estimate.of`.
+        name: of the column.
+        index: the model's place in the run.
+        n: column of their number.
+        scale: by which values are drawn larger.
+        alpha: opacity of the band.
+        line: options of the line.
+    """
+    estimates = [Estimate.of(row, name, n) for row in rows]
+    values = [scale * each.value for each in estimates]
+    low, high = (
+        [value if end is None else scale * end for value, end in zip(values, ends, strict=True)]
+        for ends in ([each.low for each in estimates], [each.high for each in estimates])
+    )
+    axes.fill_between(places, low, high, color=colors(index).light, alpha=alpha, linewidth=0)
+    axes.plot(places, values, **look(index) | {"clip_on": False, "zorder": 3} | line)
 
 
 def save_figure(figure: Figure, run: Path, name: str) -> tuple[Path, Path]:

@@ -93,7 +93,7 @@ class _Rounds(Work):
         Results are saved after each round of each batch, because a round can take an hour.
         """
         context, ids = self.context, self.ids[list(mine)]
-        job = context.processes.own(f"{self.stage.name}.{attack.threat.norm}")
+        job = context.own(f"{self.stage.name}.{attack.threat.norm}-{context.batch_size}")
         steps = [
             (batch, number)
             for batch in chunks(len(ids), context.batch_size)

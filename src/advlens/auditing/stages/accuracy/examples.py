@@ -64,12 +64,11 @@ def chosen(
 def amplification(ball: Threat, images: Images) -> int:
     """A whole number by which the changes of a ball can be seen, as .5 + factor · change.
 
-    The largest change in L∞ then fills half the range of pixels, as 8 times the root mean square
-    of one in L2 does.
+    The largest change in L∞ then moves a gray pixel half the way to black or white; 8 times the
+    root mean square of one in L2 moves it all the way.
     """
-    largest = ball.radii[1]
-    if isinstance(ball, L2):
-        largest *= TAIL / math.sqrt(images[0].numel())
+    spread = TAIL / math.sqrt(images[0].numel()) if isinstance(ball, L2) else 2
+    largest = ball.radii[1] * spread
     return max(1, int(0.5 / max(largest, FAINTEST)))
 
 

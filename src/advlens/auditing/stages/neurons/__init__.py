@@ -90,9 +90,9 @@ def stages(subject: Subject, settings: AuditSettings) -> list[Stage]:
     """The stage that measures the consistency of every unit under attack."""
     if settings.similarity is None and subject.unnamed and subject.prepared.layers:
         subject.warnings.append(
-            "LC, CS1 and CS2 take images of one class as alike (1) and those of two as unrelated "
-            f"(0), as --similarity same-class does: {subject.unnamed}, or say with --similarity "
-            "FILE how the classes are related"
+            f"LC, CS1 and CS2 take all classes as unrelated: {subject.unnamed}, or say with "
+            "--similarity FILE how they are related; images of one class count as 1 and those of "
+            "two as 0, as with --similarity same-class"
         )
     given = subject.given(settings)
     if settings.attack_on_units is not None:

@@ -1,8 +1,8 @@
 """What the report says of accuracy, natural and under attack."""
 
 from collections.abc import Iterator
+from functools import partial
 
-from advlens.report import figures
 from advlens.report.blocks import (
     IMAGES,
     MODEL,
@@ -15,6 +15,7 @@ from advlens.report.blocks import (
     Section,
     TableBlock,
 )
+from advlens.report.figures import accuracy as figures
 from advlens.report.sections.accuracy import autoattack, calibration, classes, examples
 from advlens.report.sections.accuracy.findings import bounded, findings, naturally, strongest
 from advlens.runs.results import Results, Rows
@@ -108,9 +109,7 @@ def _accuracy_columns(rows: Rows) -> list[Column]:
 def _accuracy_figure(results: Results, rows: Rows) -> FigureBlock:
     return FigureBlock(
         name="accuracy",
-        draw=lambda width: figures.accuracy_dots(
-            rows, results.models, chance=results.chance, width=width
-        ),
+        draw=partial(figures.accuracy_dots, rows, results.models, chance=results.chance),
         alt=f"Dot plot of top-1 accuracy. {_values(rows)}.",
         caption="Top-1 accuracy on natural images and under each attack. The pale bars are 95% "
         f"Wilson intervals; the dotted line is guessing ({percent(results.chance)}).",
@@ -170,9 +169,7 @@ def _sweep_blocks(results: Results, sweep: Rows) -> Iterator[Block]:
     )
     yield FigureBlock(
         name="accuracy-sweep",
-        draw=lambda width: figures.accuracy_sweep(
-            sweep, results.models, chance=results.chance, width=width
-        ),
+        draw=partial(figures.accuracy_sweep, sweep, results.models, chance=results.chance),
         alt=f"Line plot of top-1 accuracy against epsilon. {_values(sweep)}.",
         caption=f"Top-1 accuracy against ε on a seeded subset (n = {count(n)}), with 95% "
         "Wilson bands.",
@@ -197,14 +194,14 @@ def _check_blocks(checks: Rows) -> Iterator[Block]:
         file="checks.csv",
         columns=[
             MODEL,
-            Column(header="Check", cell=lambda row: row["check"], kind="long"),
+            Column.words("Check", "check", kind="long"),
             Column(
                 header="Result",
                 cell=lambda row: "passed" if row["passed"] else "failed",
                 kind="check",
             ),
-            Column(header="Expected", cell=lambda row: row["expected"], kind="long"),
-            Column(header="Found", cell=lambda row: row["found"], kind="long"),
+            Column.words("Expected", "expected", kind="long"),
+            Column.words("Found", "found", kind="long"),
         ],
         rows=checks,
     )

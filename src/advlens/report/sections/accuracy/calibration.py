@@ -1,8 +1,8 @@
 """Whether a model is as often right as it is confident, natural and under attack."""
 
 from collections.abc import Iterator
+from functools import partial
 
-from advlens.report import figures
 from advlens.report.blocks import (
     IMAGES,
     MODEL,
@@ -15,12 +15,16 @@ from advlens.report.blocks import (
     NoteBlock,
     TableBlock,
 )
+from advlens.report.figures import accuracy as figures
 from advlens.report.sections.accuracy.conditions import conditions, phrase
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
 from advlens.words import Direction, Estimate, Says, attack_name, moves, percent
 
 AGAINST = {"higher": "lies above accuracy", "lower": "lies below accuracy", "open": "fits accuracy"}
+
+FEW = 10
+"""Images below which a bin says too little to be drawn."""
 
 
 def findings(results: Results) -> list[Finding]:
@@ -66,7 +70,12 @@ def blocks(results: Results) -> Iterator[Block]:
     bins, errors = (results.table(name) for name in ("calibration", "calibration_error"))
     if not bins or not errors:
         return
-    rows = Rows({**row, "panel": name} for name, mine in conditions(bins).items() for row in mine)
+    rows = Rows(
+        {**row, "panel": name}
+        for name, mine in conditions(bins).items()
+        for row in mine
+        if row["n"] >= FEW
+    )
     values = "; ".join(
         f"{row['model']}, {attack_name(row)}: {percent(row['confidence'])} confident, "
         f"{percent(row['accuracy'])} right, error {percent(row['ece'])}"
@@ -77,13 +86,15 @@ def blocks(results: Results) -> Iterator[Block]:
         text="A model whose confidence can be used is right on 80% of the images on which it "
         "is 80% confident: it lies on the dotted line.",
     )
-    yield FigureBlock(
-        name="reliability",
-        draw=lambda width: figures.reliability(rows, results.models, width=width),
-        alt=f"Reliability diagram: accuracy against confidence. {values}.",
-        caption="Accuracy of images of about the same confidence, in up to 15 bins of equal "
-        "width, with 95% Wilson intervals (figure 1 of Guo et al. 2017).",
-    )
+    if rows:
+        yield FigureBlock(
+            name="reliability",
+            draw=partial(figures.reliability, rows, results.models),
+            alt=f"Reliability diagram: accuracy against confidence. {values}.",
+            caption="Accuracy of images of about the same confidence, in up to 15 bins of equal "
+            f"width that hold at least {FEW} images, with 95% Wilson intervals (figure 1 of Guo "
+            "et al. 2017).",
+        )
     yield TableBlock(
         caption="Confidence, accuracy and the expected calibration error (ECE).",
         file="calibration_error.csv",

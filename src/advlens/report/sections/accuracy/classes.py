@@ -1,8 +1,8 @@
 """Which classes a model confuses: the accuracy of each, and what it is taken for."""
 
 from collections.abc import Iterator
+from functools import partial
 
-from advlens.report import figures
 from advlens.report.blocks import (
     IMAGES,
     MODEL,
@@ -15,6 +15,7 @@ from advlens.report.blocks import (
     NoteBlock,
     TableBlock,
 )
+from advlens.report.figures import accuracy as figures
 from advlens.report.sections.accuracy.conditions import conditions, phrase
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
@@ -152,9 +153,7 @@ def _class_figure(results: Results, found: dict[str, Rows]) -> FigureBlock:
     left_out = f" Of {len(order)} classes, the {MANY // 2} of lowest and of highest accuracy."
     return FigureBlock(
         name="accuracy-classes",
-        draw=lambda width: figures.measure_panels(
-            rows, results.models, label="Accuracy in %", width=width
-        ),
+        draw=partial(figures.measure_panels, rows, results.models, label="Accuracy in %"),
         alt=f"Dot plot of the accuracy of each class. {values}.",
         caption="Accuracy of each class, lowest natural accuracy first, with 95% Wilson intervals."
         + (left_out if len(order) > len(few) else ""),
@@ -174,7 +173,7 @@ def _class_table(rows: Rows) -> TableBlock:
         caption="The accuracy of each class in numbers.",
         file="class_accuracy.csv",
         columns=[
-            Column(header="Class", cell=lambda row: row["class"], kind="text"),
+            Column.words("Class", "class"),
             IMAGES,
             MODEL,
             Column(header="Right", cell=lambda row: percent(row["right"] / row["n"])),
@@ -207,7 +206,7 @@ def _confusion_figure(results: Results, rows: Rows, names: list[str]) -> FigureB
     )
     return FigureBlock(
         name="confusions",
-        draw=lambda width: figures.confusions(mine, results.models, names, width=width),
+        draw=partial(figures.confusions, mine, results.models, names),
         alt=f"Matrices of true and predicted classes. Most frequent: {values or 'none'}.",
         caption="Each row is a model; gray squares are predicted right.",
     )
@@ -221,8 +220,8 @@ def _confusion_table(rows: Rows) -> TableBlock:
         columns=[
             IMAGES,
             MODEL,
-            Column(header="True class", cell=lambda row: row["label"], kind="text"),
-            Column(header="Predicted", cell=lambda row: row["predicted"], kind="text"),
+            Column.words("True class", "label"),
+            Column.words("Predicted", "predicted"),
             Column.of("Images", "count", count),
             Column.of("Share of the class", "share", percent),
         ],

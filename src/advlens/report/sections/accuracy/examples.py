@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from advlens.report.blocks import Block, Picture, PictureColumn, PictureRow, PictureRowsBlock
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
-from advlens.words import attack_name, number, radius_text
+from advlens.words import attack_name
 
 TITLES = {
     "fooled": "Right before the attack, wrong after it",
@@ -74,10 +74,5 @@ def _attacked(row: Row) -> Picture:
 
 
 def _difference(row: Row) -> Picture:
-    length = radius_text({"norm": row["norm"], "epsilon": row["distance"]})
-    size = length if row["norm"] == "Linf" else number(row["distance"])
-    return Picture(
-        file=row["difference"],
-        alt=f"Their difference, {row['factor']} times as large around gray",
-        caption=f"× {row['factor']}, {size}",
-    )
+    alt = f"Their difference, {row['factor']} times as large around gray"
+    return Picture(file=row["difference"], alt=alt)

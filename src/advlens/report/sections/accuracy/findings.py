@@ -77,16 +77,15 @@ def compared(measure: str, where: str, rows: Rows, differences: Rows) -> Finding
     """Models under one attack: by paired differences if known, else by overlap of intervals."""
     estimates = rows.estimates("top1")
     named = {name: rows[0][name] for name in (*ATTACK, "settings")}
-    paired = Paired(differences.where(measure="accuracy", **named), len(differences))
-    known = paired.of_all(estimates)
-    says = ranking(measure, estimates, established=paired.among(estimates))
+    paired = Paired.of(differences, estimates, measure="accuracy", **named)
+    says = ranking(measure, estimates, established=paired.established)
     claim = ranked(says, "predictions of", "are right more often", where=where, what="accuracy")
-    measured = [Measured(name=measure, estimates=estimates, form="percent", paired=known)]
+    measured = Measured(name=measure, estimates=estimates, form="percent", paired=paired.known)
     return Finding(
         claim=f"{claim}.",
         says=says,
-        estimates=[*measured, paired.measured("percent")] if known else measured,
-        note=paired.note("McNemar's exact test") if known else "",
+        estimates=[measured, *paired.measured("percent")],
+        note=paired.note("McNemar's exact test"),
         important=True,
     )
 

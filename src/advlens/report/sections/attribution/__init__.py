@@ -1,32 +1,22 @@
 """What the report says of attributions: what a model looks at, and how much that is worth."""
 
-from advlens.report.blocks import NoteBlock, Score, Section, Term
+from advlens.report.blocks import Score, Section, glossary
 from advlens.report.sections.attribution import blocks
 from advlens.report.sections.attribution.findings import findings
 from advlens.report.sections.attribution.tables import (
     METHODS,
     RANDOM,
     AttributionTables,
-    described,
     named,
 )
 from advlens.runs.results import Results
 from advlens.words import number
 
-SOURCES = NoteBlock(
-    title="Sources",
-    text="Integrated Gradients: Sundararajan, Taly and Yan, ICML 2017. Expected Gradients: Erion, "
-    "Janizek, Sturmfels, Lundberg and Lee, 2020. Heat maps of a standard and a robust model side "
-    "by side: B23 (Boychev, 2023). Insertion and deletion: Petsiuk, Das and Saenko, BMVC 2018; "
-    "sparseness: Chalasani et al., ICML 2020; instability: Yeh et al., NeurIPS 2019. B23 judges by "
-    "eye; measures, random attributions and intervals are additions of this report.",
-)
-
 
 def section(results: Results) -> Section | None:
     """From the tables of the attribution stage; None without `attribution.csv`."""
-    tables = AttributionTables.read(results)
-    if tables is None:
+    tables = AttributionTables(results)
+    if not tables.rows:
         return None
     return Section(
         title="Attributions",
@@ -37,13 +27,9 @@ def section(results: Results) -> Section | None:
         findings=findings(tables),
         terms=[
             *(METHODS[method] for method in tables.rows.values("method") if method in METHODS),
-            *(
-                Term(name=described(measure).title, meaning=described(measure).meaning)
-                for measure in tables.measures
-                if described(measure).meaning
-            ),
+            *glossary(map(tables.described, tables.measures)),
         ],
-        blocks=[*blocks.measures(tables), *blocks.heat_maps(tables), SOURCES],
+        blocks=[*blocks.measures(tables), *blocks.heat_maps(tables)],
         scores=_scores(tables),
     )
 

@@ -15,16 +15,12 @@ from advlens.report.blocks import (
     PictureRowsBlock,
     TableBlock,
 )
-from advlens.report.panels import ARROWS, Dots, panels
+from advlens.report.panels import Dots, panels
 from advlens.report.sections.attribution.findings import LARGE_GAP
-from advlens.report.sections.attribution.tables import RANDOM, AttributionTables, described, named
+from advlens.report.sections.attribution.tables import RANDOM, AttributionTables, named
 from advlens.runs.results import Rows
 from advlens.runs.tables import Row
-from advlens.words import count, file_names, percent
-
-B23 = {"IntegratedGradients": (10, 16), "ExpectedGradients": (13, 17)}
-"""The figures of B23 with many images, for each method."""
-B23_IMAGES = 24
+from advlens.words import file_names, percent
 
 
 def measures(tables: AttributionTables) -> Iterator[Block]:
@@ -44,20 +40,15 @@ def _shown(tables: AttributionTables) -> list[str]:
     return [*tables.methods, *([RANDOM] if tables.rows.where(method=RANDOM) else [])]
 
 
-def _title(tables: AttributionTables, measure: str) -> str:
-    return described(measure).title + ARROWS[tables.better[measure]]
-
-
 def _figure(tables: AttributionTables) -> FigureBlock:
     dots = (
         Dots(
-            described(measure).title,
-            tables.better[measure],
+            tables.described(measure),
             named(method).split()[0],
             tables.values(method, measure),
         )
         for measure in tables.measures
-        if described(measure).claimed
+        if tables.described(measure).claimed
         for method in _shown(tables)
     )
     return panels(
@@ -78,7 +69,11 @@ def _table(tables: AttributionTables) -> TableBlock:
         f"{tables.behind}.",
         file="attribution.csv",
         columns=[
-            Column(header="Measure", cell=lambda row: _title(tables, row["measure"]), kind="text"),
+            Column(
+                header="Measure",
+                cell=lambda row: tables.described(row["measure"]).name,
+                kind="text",
+            ),
             MODEL,
             *map(column, _shown(tables)),
         ],
@@ -101,8 +96,8 @@ def _methods(tables: AttributionTables) -> Iterator[Block]:
         columns=[
             Column(header="Method", cell=lambda row: named(row["method"]), kind="text"),
             MODEL,
-            Column(header="Explained", cell=lambda row: row["target"], kind="text"),
-            Column(header="Baseline", cell=lambda row: row["baseline"], kind="long"),
+            Column.words("Explained", "target"),
+            Column.words("Baseline", "baseline", kind="long"),
             Column(header="Formula", cell=lambda row: row["formula"] or "–", kind="text"),
             Column(header="Gradients per image", cell=lambda row: f"{row['points']:,.0f}"),
             N,
@@ -123,29 +118,16 @@ def heat_maps(tables: AttributionTables) -> Iterator[Block]:
     )
     names = file_names("attributions", ((named(method),) for method in methods))
     for method in methods:
-        setting = tables.setting(method)
         rows = tables.pictures.where(method=method)
         ranks = sorted(rows.values("rank"))
         yield PictureRowsBlock(
             name=names[named(method),],
             title=named(method),
-            caption=f"{setting or named(method)}. {_beside_b23(method, len(ranks))}",
+            caption=f"{tables.setting(method) or named(method)}.",
             file="attribution_pictures.csv",
             rows=[_row(tables, rows, rank) for rank in ranks],
             heat=True,
         )
-
-
-def _beside_b23(method: str, shown: int) -> str:
-    """How many images are shown, here and in the figures of B23 on this method."""
-    images = f"{count(shown)} image{'' if shown == 1 else 's'}"
-    if method not in B23:
-        return f"{images}."
-    cifar, imagenet = B23[method]
-    figures = f"figures {cifar} (CIFAR-10) and {imagenet} (Small ImageNet 150) of B23"
-    if shown == B23_IMAGES:
-        return f"{images}, as many as in {figures}."
-    return f"{images}; {figures} show {B23_IMAGES}."
 
 
 def _row(tables: AttributionTables, rows: Rows, rank: int) -> PictureRow:

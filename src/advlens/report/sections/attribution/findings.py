@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from advlens.report.blocks import Finding, Measured
-from advlens.report.sections.attribution.tables import RANDOM, AttributionTables, described, named
+from advlens.report.sections.attribution.tables import RANDOM, AttributionTables, named
 from advlens.words import Estimate, Says, listed, percent, ranked, ranking, shared
 
 LARGE_GAP = 0.1
@@ -16,7 +16,7 @@ def findings(tables: AttributionTables) -> list[Finding]:
     measures = [
         measure
         for measure in tables.measures
-        if described(measure).claimed and _aheads(tables, measure)
+        if tables.described(measure).claimed and _aheads(tables, measure)
     ]
     return [
         *_compared(tables, measures),
@@ -35,12 +35,10 @@ def _aheads(tables: AttributionTables, measure: str) -> dict[str, dict[str, Esti
 def _ranking(tables: AttributionTables, measure: str, method: str = "") -> tuple[Says, ...]:
     """What all methods establish, or one of them."""
     aheads = {m: a for m, a in _aheads(tables, measure).items() if method in ("", m)}
-    pairs = [tables.paired(each, measure) for each in aheads]
-    known = all(pair.of_all(ahead) for pair, ahead in zip(pairs, aheads.values(), strict=True))
-    established = (
-        set.intersection(*(pair.established for pair in pairs)) if pairs and known else None
-    )
-    title = described(measure).title.lower() + (f", {named(method)}" if method else "")
+    paired = [tables.paired(ahead, method=m, measure=measure) for m, ahead in aheads.items()]
+    known = [pair.established for pair in paired if pair.established is not None]
+    established = set.intersection(*known) if known and len(known) == len(paired) else None
+    title = tables.described(measure).title.lower() + (f", {named(method)}" if method else "")
     return ranking(title, *aheads.values(), established=established)
 
 
@@ -60,9 +58,9 @@ def _compared(tables: AttributionTables, measures: list[str]) -> Iterator[Findin
     claim = "No difference between the models' attributions is established for every method"
     if won:
         claim = "; ".join(
-            f"{'those' if place else 'Attributions'} of {listed(better)} are {_words(words)} than "
-            f"those of {listed(worse)}"
-            for place, ((better, worse), words) in enumerate(won.items())
+            f"{'those' if place else 'Attributions'} of {listed(better)} are "
+            f"{_words(tables, by)} than those of {listed(worse)}"
+            for place, ((better, worse), by) in enumerate(won.items())
         )
     yield Finding(
         claim=f"{claim}.",
@@ -74,9 +72,9 @@ def _compared(tables: AttributionTables, measures: list[str]) -> Iterator[Findin
     )
 
 
-def _words(measures: list[str]) -> str:
+def _words(tables: AttributionTables, measures: list[str]) -> str:
     """What attributions are that are better by these measures."""
-    words = [described(measure).adjective for measure in measures]
+    words = [tables.described(measure).adjective for measure in measures]
     if measures[: len(FAITHFUL)] == list(FAITHFUL):
         words[: len(FAITHFUL)] = [f"more faithful by {listed(FAITHFUL)}"]
     return listed(words)
@@ -88,7 +86,7 @@ def _faithful(tables: AttributionTables) -> Iterator[Finding]:
     for measure in FAITHFUL:
         for method, ahead in _aheads(tables, measure).items():
             for model, lead in ahead.items():
-                where = f"{described(measure).title.lower()} by {named(method)}"
+                where = f"{tables.described(measure).title.lower()} by {named(method)}"
                 if model not in least or _low(lead) < _low(least[model][0]):
                     least[model] = (lead, where)
     if not least:
@@ -126,7 +124,7 @@ def _low(estimate: Estimate) -> float:
 
 def _measured(tables: AttributionTables, measure: str) -> Finding:
     """One measure: who leads, by which methods, and what random attributions reach."""
-    aheads, words = _aheads(tables, measure), described(measure)
+    aheads, words = _aheads(tables, measure), tables.described(measure)
     title, more = words.title.lower(), f"are {words.adjective}"
     says = _ranking(tables, measure)
     each = {method: _ranking(tables, measure, method) for method in aheads}
@@ -151,12 +149,11 @@ def _measured(tables: AttributionTables, measure: str) -> Finding:
         if weak := tuple(model for model in ahead if not _beyond(aheads, model)):
             says = (*says, Says(title, weak, "open", (RANDOM,)))
             claim += f" In {listed(weak)}, they are not established to beat random ones."
-    pairs = {m: tables.paired(m, measure).of_all(ahead) for m, ahead in aheads.items()}
     leads = [
         Measured(
             name=f"lead over random attributions in {title}, {named(m)}",
             estimates=ahead,
-            paired=pairs[m],
+            paired=tables.paired(ahead, method=m, measure=measure).known,
         )
         for m, ahead in aheads.items()
     ]
@@ -197,10 +194,10 @@ def _gaps(tables: AttributionTables) -> Iterator[Finding]:
             Says(f"completeness gap, {named(method)}", models, "higher", (f"{LARGE_GAP}",))
             for method, models in large.items()
         ],
-        estimates=[
-            Measured(name=f"completeness gap, {named(method)}", estimates=gaps, form="percent")
-            for method, gaps in by_method.items()
-        ],
+        estimates=Measured.each(
+            {f"completeness gap, {named(method)}": gaps for method, gaps in by_method.items()},
+            form="percent",
+        ),
         note="The gap is a part of the score; its value is the median of the images."
         + (
             f" Above {percent(LARGE_GAP)} a heat map shows something else than the score; more "

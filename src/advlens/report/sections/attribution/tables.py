@@ -1,12 +1,11 @@
 """The attribution stage's tables, as the report reads them."""
 
-from dataclasses import dataclass
 from functools import cached_property
 
 from advlens.report.blocks import Term
 from advlens.report.paired import Paired
+from advlens.report.tables import Tables, table
 from advlens.runs.measures import ATTRIBUTIONS, Measure
-from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
 from advlens.words import Estimate, count, listed
 
@@ -16,12 +15,13 @@ METHODS = {
         name="Integrated Gradients",
         meaning="The gradient of the model's score for the class, added up along the straight line "
         "from a baseline without content, such as noise, to the image. Each pixel gets its share "
-        "of what the score gains on the way: above 0 it speaks for the class, below against it.",
+        "of what the score gains on the way: above 0 it speaks for the class, below against it. "
+        "Source: Sundararajan, Taly and Yan, ICML 2017.",
     ),
     "ExpectedGradients": Term(
         name="Expected Gradients",
         meaning="The same with real images as baselines, averaged over many of them: an estimate "
-        "of Shapley values (SHAP).",
+        "of Shapley values (SHAP). Source: Erion, Janizek, Sturmfels, Lundberg and Lee, 2020.",
     ),
     RANDOM: Term(
         name="Random",
@@ -36,34 +36,12 @@ def named(method: str) -> str:
     return METHODS[method].name if method in METHODS else method
 
 
-def described(measure: str) -> Measure:
-    """A measure in words; one that is not known here goes by its own name."""
-    return ATTRIBUTIONS.get(measure, Measure(measure.capitalize(), f"better by {measure}"))
+class AttributionTables(Tables):
+    """The tables of the attribution stage."""
 
-
-@dataclass(frozen=True)
-class AttributionTables:
-    """All rows of the attribution stage; an absent table has none."""
-
-    models: tuple[str, ...]
-    rows: Rows
-    settings: Rows
-    pictures: Rows
-    differences: Rows
-
-    @classmethod
-    def read(cls, results: Results) -> "AttributionTables | None":
-        """Read them from the run folder; None without `attribution.csv`."""
-        rows = results.table("attribution")
-        if not rows:
-            return None
-        return cls(
-            models=results.models,
-            rows=rows,
-            settings=results.table("attribution_methods"),
-            pictures=results.table("attribution_pictures"),
-            differences=results.table("differences"),
-        )
+    rows = table("attribution")
+    settings = table("attribution_methods")
+    pictures = table("attribution_pictures")
 
     @cached_property
     def methods(self) -> list[str]:
@@ -105,6 +83,13 @@ class AttributionTables:
         n = f"{count(least)} to {count(self.images)}" if least < self.images else count(least)
         return f"n = {n} images; each model explains the class that it predicts"
 
+    def described(self, measure: str) -> Measure:
+        """A measure in words; one that is not known here goes by its own name."""
+        if measure in ATTRIBUTIONS:
+            return ATTRIBUTIONS[measure]
+        better = self.better[measure]
+        return Measure(measure.capitalize(), f"better by {measure}", better)  # type: ignore[arg-type]
+
     def values(self, method: str, measure: str) -> dict[str, Estimate]:
         """Means over images for each model that has them."""
         return self.rows.where(method=method, measure=measure).estimates()
@@ -119,11 +104,6 @@ class AttributionTables:
         if not self.better.get(measure):
             return {}
         return self.rows.where(method=method, measure=measure).estimates("ahead")
-
-    def paired(self, method: str, measure: str) -> Paired:
-        """The differences between the models' leads over random attributions."""
-        rows = self.differences.where(method=method, measure=measure)
-        return Paired(rows, len(self.differences))
 
     @property
     def tested(self) -> str:

@@ -1,26 +1,19 @@
 """What the report says of dissection: what units detect, and whether they do under attack."""
 
-from advlens.report.blocks import Block, NoteBlock, Score, Section, Term
+from advlens.report.blocks import Block, Score, Section, Term, glossary
 from advlens.report.sections.dissection import blocks as parts
 from advlens.report.sections.dissection.findings import findings
-from advlens.report.sections.dissection.tables import DissectionTables
+from advlens.report.sections.dissection.tables import DissectionTables, share
 from advlens.report.sections.dissection.units import browser, pictures
+from advlens.runs.measures import DISSECTION
 from advlens.runs.results import Results
 from advlens.words import layer_text, percent
-
-SOURCES = NoteBlock(
-    title="Sources",
-    text="Network dissection: Bau, Zhou, Khosla, Oliva and Torralba, CVPR 2017. Dissection under "
-    "attack: D19 (Dong, Bao, Su and Zhu, 2019), Table 2, in the last convolution; D22 (Dong, Su "
-    "and Zhu, 2022), Table 1, probably over all convolutions. Chance, intervals and what becomes "
-    "of each detector are additions of this report.",
-)
 
 
 def section(results: Results) -> Section | None:
     """From the tables of the dissection stage; None without `dissection.csv`."""
-    tables = DissectionTables.read(results)
-    if tables is None:
+    tables = DissectionTables(results)
+    if not tables.units:
         return None
     blocks: list[Block] = [
         *parts.shares(tables),
@@ -29,7 +22,6 @@ def section(results: Results) -> Section | None:
         *parts.sweep(tables),
         *pictures(tables),
         *browser(tables),
-        SOURCES,
     ]
     return Section(
         title="Dissection",
@@ -51,6 +43,8 @@ def section(results: Results) -> Section | None:
 
 
 def _terms(tables: DissectionTables) -> list[Term]:
+    iou = DISSECTION["iou"]
+    source = f"{iou.source}{'; under attack: D19, D22' * tables.under_attack}"
     quantile = next((row["quantile"] for row in tables.images), 0.005)
     counting = (
         " As in NetDissect-Lite, an image counts only where the response touches a pixel with a "
@@ -59,12 +53,7 @@ def _terms(tables: DissectionTables) -> list[Term]:
         else ""
     )
     return [
-        Term(
-            name="IoU, intersection over union",
-            meaning="The pixels where a unit responds and its concept lies, divided by those where "
-            "either is so, over all images: 1 where the two always coincide, 0 where they never "
-            f"meet. A unit's concept is the one of highest IoU.{counting}",
-        ),
+        *glossary([iou._replace(meaning=iou.meaning + counting, source=source)]),
         Term(
             name="Detector",
             meaning=f"A unit whose IoU with its concept exceeds {tables.minimum:g}. That seems "
@@ -91,14 +80,13 @@ def _terms(tables: DissectionTables) -> list[Term]:
 
 def _scores(tables: DissectionTables) -> list[Score]:
     def score(images: str, label: str) -> Score:
-        rows = {place: tables.share(place, images) for place in tables.last}
+        layers, rows = dict(tables.last), tables.at_last(images)
         return Score(
             label=label,
-            estimates=tables.detectors(tables.last, images),
+            estimates={model: share(row) for model, row in rows.items()},
             notes={
-                model: f"{layer_text(layer)}; by chance {percent(row['permuted_share'])}"
-                for (model, layer), row in rows.items()
-                if row
+                model: f"{layer_text(layers[model])}; by chance {percent(row['permuted_share'])}"
+                for model, row in rows.items()
             },
             as_percent=True,
             counted="units",

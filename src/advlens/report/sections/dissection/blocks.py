@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 
-from advlens.report import figures
 from advlens.report.blocks import LAYER, MODEL, Block, Column, FigureBlock, NoteBlock, TableBlock
-from advlens.report.sections.dissection.tables import KINDS, DissectionTables, chance, share
+from advlens.report.figures import dissection as figures
+from advlens.report.sections.dissection.tables import KINDS, DissectionTables, share
 from advlens.runs.results import Rows
 from advlens.runs.tables import Row
 from advlens.words import count, file_name, layer_text, percent
@@ -21,29 +22,25 @@ def shares(tables: DissectionTables) -> Iterator[Block]:
     rows = [row for images in KINDS for row in _rows(tables, tables.last, images)]
     if not rows:
         return
-    blocks: list[Block] = [
-        NoteBlock(
-            title="How many units detect something?",
-            text="Each unit counts once, in the category of its best concept."
-            + (
-                " Thresholds are taken from the real images; rows “re-estimated” show adversarial "
-                "images with thresholds of their own, so that a unit that merely responds less "
-                "everywhere is not blamed for it."
-                if tables.under_attack
-                else ""
-            ),
+    yield NoteBlock(
+        title="How many units detect something?",
+        text="Each unit counts once, in the category of its best concept."
+        + (
+            " Thresholds are taken from the real images; rows “re-estimated” show adversarial "
+            "images with thresholds of their own, so that a unit that merely responds less "
+            "everywhere is not blamed for it."
+            if tables.under_attack
+            else ""
         ),
-        _shares_figure(tables),
-        _shares_table(
-            tables, tables.last, "the last dissected layer of each model (Table 2 of D19)"
-        ),
-    ]
+    )
+    yield _shares_figure(tables)
+    yield _shares_table(
+        tables, tables.last, "the last dissected layer of each model (Table 2 of D19)"
+    )
     if tables.together:
-        blocks.append(
-            _shares_table(tables, tables.together, "all dissected layers together (Table 1 of D22)")
+        yield _shares_table(
+            tables, tables.together, "all dissected layers together (Table 1 of D22)"
         )
-    yield from blocks
-    yield _every_share(tables)
 
 
 def _rows(
@@ -70,7 +67,7 @@ def _shares_figure(tables: DissectionTables) -> FigureBlock:
     )
     return FigureBlock(
         name="dissection-shares",
-        draw=lambda width: figures.category_shares(rows, width=width),
+        draw=partial(figures.category_shares, rows),
         alt=f"Bars of the share of detectors, by category. {values}.",
         caption="Share of units that detect a concept, by the concept's category; the line in a "
         "bar is the share that labels of other images give. "
@@ -106,31 +103,6 @@ def _shares_table(
         rows=[
             row for place in places for images in KINDS for row in _rows(tables, [place], images)
         ],
-    )
-
-
-def _every_share(tables: DissectionTables) -> TableBlock:
-    return TableBlock(
-        caption=f"Every layer and category with 95% intervals, at an IoU above {tables.minimum:g}.",
-        file="dissection_shares.csv",
-        columns=[
-            MODEL,
-            LAYER,
-            IMAGES,
-            Column(header="Category", cell=lambda row: row["category"], kind="text"),
-            Column.of("Detectors", "detectors", count),
-            Column.of("Units (n)", "units", count),
-            Column(header="Share", cell=lambda row: share(row).text(as_percent=True)),
-            Column(header="By chance", cell=lambda row: chance(row).text(as_percent=True)),
-        ],
-        rows=[
-            row
-            for place in (*tables.places, *tables.together)
-            for images in KINDS
-            for category in (*tables.categories, "all")
-            for row in _rows(tables, [place], images, category)
-        ],
-        folded=True,
     )
 
 
@@ -205,7 +177,7 @@ def _matrix(tables: DissectionTables, places: Sequence[tuple[str, str]], where: 
         columns=[
             MODEL,
             LAYER,
-            Column(header="On real images", cell=lambda row: row["before"], kind="text"),
+            Column.words("On real images", "before"),
             *map(column, names),
             Column.of("Units", "units", count),
         ],
@@ -277,7 +249,7 @@ def _chart(tables: DissectionTables, model: str, layer: str) -> FigureBlock | No
         kinds += f", {sum(row['adversarial'] > 0 for row in rows)} under attack"
     return FigureBlock(
         name=file_name("concepts", model, layer),
-        draw=lambda width: figures.concept_bars(rows, adversarial=tables.under_attack, width=width),
+        draw=partial(figures.concept_bars, rows, adversarial=tables.under_attack),
         alt=f"Bars of detectors per concept, {model}, {layer_text(layer)}. {values}.",
         caption=f"{model}, {layer_text(layer)}: detectors per concept. {kinds}.{rest}",
     )
@@ -309,9 +281,7 @@ def sweep(tables: DissectionTables) -> Iterator[Block]:
     )
     yield FigureBlock(
         name="dissection-sweep",
-        draw=lambda width: figures.shares_by_threshold(
-            rows, tables.models, minimum=tables.minimum, width=width
-        ),
+        draw=partial(figures.shares_by_threshold, rows, tables.models, minimum=tables.minimum),
         alt=f"Share of detectors against the IoU threshold. {ends}.",
         caption="Share of detectors in the last dissected layer against the IoU above which "
         f"a unit counts as one, with 95% bands over units; dotted: by chance. {tables.behind}.",

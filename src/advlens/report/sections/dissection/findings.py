@@ -1,11 +1,13 @@
 """What the dissection tables say about these models, in sentences."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from advlens.report.blocks import Finding, Measured
-from advlens.report.sections.dissection.tables import DissectionTables, Fates, chance, share
+from advlens.report.sections.dissection.tables import KINDS, DissectionTables, Fates, chance, share
 from advlens.runs.tables import Row
 from advlens.words import (
+    Direction,
     Estimate,
     Says,
     attack_name,
@@ -30,6 +32,7 @@ BRODEN = {"n": 63_305, "labels": 1_197}
 DETECTORS = "share of detectors"
 REAL = "on real images"
 AGAIN = "under attack, thresholds estimated again"
+SHARES: Mapping[str, Any] = {"form": "percent", "counted": "units"}
 OVER_UNITS = "Last dissected layer; intervals over units."
 
 
@@ -46,12 +49,6 @@ def findings(tables: DissectionTables) -> list[Finding]:
         *_data(tables),
         *_thresholds(tables),
     ]
-
-
-def _shares(
-    name: str, shares: dict[str, Estimate], counted: str = "units", model: str = ""
-) -> Measured:
-    return Measured(name=name, model=model, estimates=shares, form="percent", counted=counted)
 
 
 def _real(tables: DissectionTables) -> Iterator[Finding]:
@@ -75,8 +72,9 @@ def _real(tables: DissectionTables) -> Iterator[Finding]:
     yield Finding(
         claim=f"{claim}.",
         says=says,
-        estimates=[_shares(measure, shares)]
-        + [_shares(f"{measure}, all dissected layers", everywhere)] * bool(everywhere),
+        estimates=Measured.each(
+            {measure: shares, f"{measure}, all dissected layers": everywhere}, **SHARES
+        ),
         note=f"Detectors are units with an IoU above {tables.minimum:g}. The last dissected "
         f"layer is {shared(layers, 'in')}; intervals are over units.",
         important=True,
@@ -85,35 +83,29 @@ def _real(tables: DissectionTables) -> Iterator[Finding]:
 
 def _chance(tables: DissectionTables) -> Iterator[Finding]:
     """Whether the shares exceed those of the same masks with other images' labels."""
-    says, estimates = list[Says](), list[Measured]()
-    missed: dict[str, tuple[str, ...]] = {}
+    says, by_chance, missed = list[Says](), dict[str, dict[str, Estimate]](), dict[str, list[str]]()
     for images in ("real", "adversarial"):
-        rows = {place[0]: tables.share(place, images) for place in tables.last}
-        known = {model: row for model, row in rows.items() if row}
-        if known:
-            name = f"{DETECTORS} by chance on {images} images"
-            by_chance = {model: chance(row) for model, row in known.items()}
-            estimates.append(_shares(name, by_chance))
-            above = tuple(model for model, row in known.items() if _above_chance(row))
-            missed[images] = tuple(model for model in known if model not in above)
-            if above:
-                says.append(Says(name, above, "lower", (DETECTORS,)))
-            if missed[images]:
-                says.append(Says(name, missed[images], "open", (DETECTORS,)))
-    if not estimates:
+        name, rows = f"{DETECTORS} by chance on {images} images", tables.at_last(images)
+        by_chance[name] = {model: chance(row) for model, row in rows.items()}
+        above = tuple(model for model, row in rows.items() if _above_chance(row))
+        missed[images] = [model for model in rows if model not in above]
+        found: tuple[tuple[Sequence[str], Direction], ...]
+        found = (above, "lower"), (missed[images], "open")
+        says += [Says(name, tuple(of), way, (DETECTORS,)) for of, way in found if of]
+    if not says:
         return
-    claim = "On real images, more units detect a concept than by chance."
-    if real := missed.get("real"):
+    claim, real = "On real images, more units detect a concept than by chance.", missed["real"]
+    if real:
         claim = (
             f"In {listed(real)}, more detectors than by chance are not established: "
             "their concepts say little."
         )
-    elif attacked := missed.get("adversarial"):
-        claim += f" Under attack this is not established for {listed(attacked)}."
+    elif missed["adversarial"]:
+        claim += f" Under attack this is not established for {listed(missed['adversarial'])}."
     yield Finding(
         claim=claim,
         says=says,
-        estimates=estimates,
+        estimates=Measured.each(by_chance, **SHARES),
         note="By chance: the same masks with the labels of other images. " + OVER_UNITS,
         important=bool(real),
         warning=bool(real),
@@ -128,32 +120,23 @@ def _above_chance(row: Row) -> bool:
 def _attacked(tables: DissectionTables) -> Iterator[Finding]:
     """D19's Table 2 in words."""
     says, estimates = list[Says](), list[Measured]()
-    values, attacks = dict[str, str](), dict[str, str]()
-    by_chance = dict[str, Estimate]()
+    values, attacks, by_chance = dict[str, str](), dict[str, str](), dict[str, Estimate]()
+    kinds = dict(zip(KINDS, (REAL, "under attack", AGAIN), strict=True))
     for place in tables.last:
-        rows = {
-            kind: row
-            for images, kind in (
-                ("real", REAL),
-                ("adversarial", "under attack"),
-                ("adversarial-reestimated", AGAIN),
-            )
-            if (row := tables.share(place, images))
-        }
+        model = place[0]
+        rows = {kind: row for images, kind in kinds.items() if (row := tables.share(place, images))}
         if not {REAL, "under attack"} <= rows.keys():
             continue
-        model, shares = place[0], {kind: share(row) for kind, row in rows.items()}
-        before, after = shares[REAL], shares["under attack"]
-        said = tables.change(DETECTORS, place, rows[REAL], rows["under attack"])
-        says.append(said)
-        estimates.append(_shares(DETECTORS, shares, model=model))
-        if again := rows.get(AGAIN):
-            by_chance[model] = chance(again)
-        if said.direction != "open":
-            values[model] = f" (from {percent(before.value)} to {percent(after.value)}"
-            if said.direction == "higher" and not _above_chance(rows["under attack"]):
-                values[model] += f", by chance {percent(rows['under attack']['permuted_share'])}"
-            values[model] += ")"
+        shares, after = {kind: share(row) for kind, row in rows.items()}, rows["under attack"]
+        says.append(tables.change(DETECTORS, place, rows[REAL], after))
+        estimates.append(Measured(name=DETECTORS, model=model, estimates=shares, **SHARES))
+        if AGAIN in rows:
+            by_chance[model] = chance(rows[AGAIN])
+        if says[-1].direction != "open":
+            before, then = percent(rows[REAL]["share"]), percent(after["share"])
+            falls = says[-1].direction == "lower" or _above_chance(after)
+            beside = "" if falls else f", by chance {percent(after['permuted_share'])}"
+            values[model] = f" (from {before} to {then}{beside})"
         if row := tables.attacked(model):
             attacks[model] = attack_name(row)
     if not says:
@@ -161,8 +144,10 @@ def _attacked(tables: DissectionTables) -> Iterator[Finding]:
     yield Finding(
         claim=f"Under attack the {DETECTORS} {moves(says, more=values)}.",
         says=says,
-        estimates=estimates
-        + [_shares(f"{DETECTORS} by chance, {AGAIN}", by_chance)] * bool(by_chance),
+        estimates=[
+            *estimates,
+            *Measured.each({f"{DETECTORS} by chance, {AGAIN}": by_chance}, **SHARES),
+        ],
         note=(f"The attack is {shared(attacks)}. " if attacks else "")
         + "Activation thresholds are those of the real images. "
         + OVER_UNITS
@@ -196,7 +181,12 @@ def _fates(tables: DissectionTables) -> Iterator[Finding]:
         claim=f"{claim}.",
         says=says,
         estimates=[
-            _shares("detectors that keep their concept", kept, "detectors"),
+            Measured(
+                name="detectors that keep their concept",
+                estimates=kept,
+                form="percent",
+                counted="detectors",
+            ),
             *(_fate(model, fate) for model, fate in fates.items()),
         ],
         note=f"Other units detect a concept only under attack: {listed(gained)}. Last "
@@ -234,7 +224,7 @@ def _by_category(tables: DissectionTables) -> Iterator[Finding]:
             if said.direction != "open":
                 says.append(said)
                 shares = {REAL: share(real), "under attack": share(adversarial)}
-                estimates.append(_shares(name, shares, model=model))
+                estimates.append(Measured(name=name, model=model, estimates=shares, **SHARES))
     if not says:
         return
     changes = [
@@ -279,7 +269,7 @@ def _success(tables: DissectionTables) -> Iterator[Finding]:
     yield Finding(
         claim=claim,
         says=says,
-        estimates=[_shares(name, successes, "images")],
+        estimates=[Measured(name=name, estimates=successes, form="percent")],
         note="Success is the share of images on which the attack reached its goal: its target "
         "class, or any class but the one before. Where the model still sees the images as what "
         "they are, its units mostly do too.",
@@ -337,10 +327,10 @@ def _thresholds(tables: DissectionTables) -> Iterator[Finding]:
     yield Finding(
         claim=f"Units that never respond to these images: {count(dead)}; that respond so "
         f"rarely that their threshold is 0: {count(zero)}.",
-        estimates=[
-            Measured(name="units that are never positive", estimates=silent, form="count"),
-            Measured(name="units with a threshold of 0", estimates=rare, form="count"),
-        ],
+        estimates=Measured.each(
+            {"units that are never positive": silent, "units with a threshold of 0": rare},
+            form="count",
+        ),
         note=f"A threshold is 0 where a unit is positive at no more than {100 * quantile:g}% "
         "of the positions; its mask is then every positive position. Both kinds count as "
         "units in every share, over all dissected layers.",

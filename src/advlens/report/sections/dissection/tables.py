@@ -6,8 +6,9 @@ from functools import cached_property
 
 from advlens.errors import RunError
 from advlens.intervals import wilson
-from advlens.report.figures import category_order
+from advlens.report.figures.style import category_order
 from advlens.report.paired import tested_change
+from advlens.report.tables import Tables, table
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import TABLES, Row
 from advlens.words import Estimate, Says, attack_name, changed, count, listed, percent
@@ -41,37 +42,24 @@ class Fates:
         return Estimate(value=units / max(self.detectors, 1), low=low, high=high, n=self.detectors)
 
 
-@dataclass(frozen=True)
-class DissectionTables:
-    """All rows of the dissection stage; an absent table has none."""
+class DissectionTables(Tables):
+    """The tables of the dissection stage."""
 
-    models: tuple[str, ...]
-    units: Rows
-    shares: Rows
-    transitions: Rows
-    images: Rows
-    pictures: Rows
-    neurons: Rows
-    classes: Rows
-    changes: Rows
+    units = table("dissection")
+    images = table("dissection_images")
+    pictures = table("dissection_pictures")
+    neurons = table("units")
+    classes = table("unit_classes")
 
-    @classmethod
-    def read(cls, results: Results) -> "DissectionTables | None":
-        """Read them from the run folder; None without `dissection.csv`."""
-        units = results.table("dissection")
-        if not units:
-            return None
-        return cls(
-            models=results.models,
-            units=units,
-            shares=_counts(results, "dissection_shares"),
-            transitions=_counts(results, "dissection_transitions"),
-            images=results.table("dissection_images"),
-            pictures=results.table("dissection_pictures"),
-            neurons=results.table("units"),
-            classes=results.table("unit_classes"),
-            changes=results.table("changes"),
-        )
+    @cached_property
+    def shares(self) -> Rows:
+        """The detectors of each layer and category."""
+        return _counts(self.results, "dissection_shares")
+
+    @cached_property
+    def transitions(self) -> Rows:
+        """What becomes of them under attack."""
+        return _counts(self.results, "dissection_transitions")
 
     @cached_property
     def minimum(self) -> float:
@@ -115,6 +103,11 @@ class DissectionTables:
     def share(self, place: tuple[str, str], images: str, category: str = "all") -> Row | None:
         """The share of detectors at a place (model and layer), at the main IoU threshold."""
         return self._shares.get((*place, images, category))
+
+    def at_last(self, images: str) -> dict[str, Row]:
+        """For each model the shares at its last dissected layer."""
+        rows = {place[0]: self.share(place, images) for place in self.last}
+        return {model: row for model, row in rows.items() if row}
 
     def detectors(self, places: Sequence[tuple[str, str]], images: str) -> dict[str, Estimate]:
         """For each model at these places its share of units that detect a concept."""

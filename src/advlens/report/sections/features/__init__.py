@@ -13,53 +13,28 @@ from advlens.report.blocks import (
     Score,
     Section,
     Term,
+    glossary,
 )
 from advlens.report.sections.features import generation, inversion
 from advlens.report.sections.features.findings import findings, start_text
-from advlens.report.sections.features.tables import FeatureTables
+from advlens.report.sections.features.tables import DISTANCES, FeatureTables
+from advlens.runs.measures import FEATURES
 from advlens.runs.results import Results, Rows
 from advlens.runs.tables import Row
 from advlens.words import number
 
 HEADINGS = {"visualized": "Visualized", "most": "Most active", "least": "Least active"}
 
-TERMS = (
-    Term(
-        name="Representation",
-        meaning="The numbers from which the model's last layer reads the class.",
-    ),
-    Term(
-        name="Feature distance",
-        meaning="How far two images lie apart in the features of a network that has no part in the "
-        "audit. It stands in for a look at both. Of an inverted image and its target it is the "
-        "lower, the more of an image the representation keeps.",
-    ),
-    Term(
-        name="FID",
-        meaning="Fréchet distance of two sets of images, by mean and covariance of their features: "
-        "0 for equal sets. Few images make it too high, so it compares only at equal numbers.",
-    ),
-    Term(
-        name="KID",
-        meaning="A distance of two sets of images without that bias, and with an interval: about 0 "
-        "for equal sets, slightly below it by chance. Of generated and real images it is low where "
-        "classes look to the model as they really do.",
-    ),
-)
-SOURCES = NoteBlock(
-    title="Sources",
-    text="B23: Boychev, Interpretable Computer Vision Models through Adversarial Training, 2023. "
-    "The methods: Engstrom et al., Adversarial Robustness as a Prior for Learned Representations, "
-    "2019; Santurkar et al., Image Synthesis with a Single (Robust) Classifier, NeurIPS 2019. FID: "
-    "Heusel et al., NeurIPS 2017; KID: Bińkowski et al., ICLR 2018. Intervals, KID, both bounds "
-    "and recognition by other networks are additions of this report.",
+REPRESENTATION = Term(
+    name="Representation",
+    meaning="The numbers from which the model's last layer reads the class.",
 )
 
 
 def section(results: Results) -> Section | None:
     """From the tables of visualization, inversion and generation; None without any of them."""
-    tables = FeatureTables.read(results)
-    if tables is None:
+    tables = FeatureTables(results)
+    if not tables.any:
         return None
     return Section(
         title="Features",
@@ -74,7 +49,6 @@ def section(results: Results) -> Section | None:
             *generation.blocks(tables),
             *inversion.blocks(tables),
             *_visualized(tables),
-            SOURCES,
         ],
         scores=_scores(tables),
     )
@@ -82,12 +56,10 @@ def section(results: Results) -> Section | None:
 
 def _terms(tables: FeatureTables) -> list[Term]:
     measured = {
-        "Representation": True,
-        "Feature distance": tables.layers,
-        "FID": tables.distances.one(measure="fid"),
-        "KID": tables.distances.one(measure="kid"),
+        "distance": bool(tables.layers),
+        **{name: bool(tables.distances.one(measure=name)) for name in DISTANCES},
     }
-    return [term for term in TERMS if measured[term.name]]
+    return [REPRESENTATION, *glossary(FEATURES[name] for name in measured if measured[name])]
 
 
 def _scores(tables: FeatureTables) -> list[Score]:

@@ -1,14 +1,16 @@
 """What the tables of features say about these models, in sentences."""
 
-import dataclasses
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from advlens.report.blocks import Finding, Measured
+from advlens.report.paired import Paired
 from advlens.report.sections.features.tables import STARTS, FeatureTables, Network, network
 from advlens.words import Estimate, Says, changed, count, listed, moves, percent, ranked, ranking
 
 UNMATCHED = 0.5
 """Relative distance of representations above which an inversion has hardly reached its target."""
+
+STUDENT = "Student's t"
 
 
 def findings(tables: FeatureTables) -> list[Finding]:
@@ -42,8 +44,9 @@ def _inverted(tables: FeatureTables, measure: str, *, important: bool) -> Iterat
     name, more = f"distance by {by}", f"come nearer to their targets, by {by},"
     names = {start: f"{name}, from {start_text(start)}" for start in each}
     what = f"how near inverted images come, by {by},"
-    nearer = {start: _nearer(tables, start, measure, each[start]) for start in each}
-    known = [pairs for pairs in nearer.values() if pairs is not None]
+    pairs = {s: tables.paired(by, measure=measure, method=s) for s, by in each.items()}
+    nearer = {start: _nearer(paired) for start, paired in pairs.items()}
+    known = [order for order in nearer.values() if order is not None]
     everywhere = set.intersection(*known) if len(known) == len(each) else None
     says = ranking(name, *each.values(), lower=True, established=everywhere)
     apart = {
@@ -70,36 +73,26 @@ def _inverted(tables: FeatureTables, measure: str, *, important: bool) -> Iterat
         says=says,
         estimates=[
             *(
-                Measured(name=names[start], estimates=distances, paired=nearer[start] is not None)
-                for start, distances in each.items()
+                Measured(name=names[start], estimates=by, paired=pairs[start].known)
+                for start, by in each.items()
             ),
             *(
-                dataclasses.replace(measured, name=f"{measured.name}, from {start_text(start)}")
-                for start, pairs in nearer.items()
-                if pairs is not None
-                for measured in [tables.paired(start, measure).measured()]
+                measured
+                for start, paired in pairs.items()
+                for measured in paired.measured(of=f", from {start_text(start)}")
             ),
-            *(
-                Measured(name=_representation(start), estimates=distances)
-                for start, distances in matched.items()
-            ),
+            *Measured.each({_representation(start): each for start, each in matched.items()}),
         ],
         note="Means of each image's distance from its target; lower is nearer."
-        + (f" {_tested(tables, each, measure)}" if known else ""),
+        + "".join({f" {paired.note(STUDENT)}" for paired in pairs.values() if paired.known}),
         important=important,
     )
 
 
-def _nearer(
-    tables: FeatureTables, start: str, measure: str, models: Collection[str]
-) -> set[tuple[str, str]] | None:
+def _nearer(paired: Paired) -> set[tuple[str, str]] | None:
     """Pairs of models of which the first comes nearer by the paired test, where it is known."""
-    pairs = tables.paired(start, measure).among(models)
-    return None if pairs is None else {(lower, higher) for higher, lower in pairs}
-
-
-def _tested(tables: FeatureTables, starts: Iterable[str], measure: str) -> str:
-    return tables.paired(next(iter(starts)), measure).note("Student's t")
+    apart = paired.established
+    return None if apart is None else {(lower, higher) for higher, lower in apart}
 
 
 def _representation(start: str) -> str:
@@ -124,7 +117,7 @@ def _unmatched(tables: FeatureTables) -> Iterator[Finding]:
             Says(_representation(start), models, "higher", (f"{UNMATCHED}",))
             for start, models in far.items()
         ],
-        estimates=[Measured(name=_representation(start), estimates=each[start]) for start in far],
+        estimates=Measured.each({_representation(start): each[start] for start in far}),
         note=f"A distance is a part of the target's length, after {steps} steps. Above {UNMATCHED} "
         "the pictures show how far the steps went, not what the representation keeps.",
         important=True,
@@ -168,11 +161,7 @@ def _nearest(tables: FeatureTables, measured: Network, *, important: bool) -> It
     yield Finding(
         claim=f"{claim}.",
         says=says,
-        estimates=[
-            Measured(name=name, estimates=each)
-            for name, each in (("KID", kid), ("FID", fid))
-            if each
-        ],
+        estimates=Measured.each({"KID": kid, "FID": fid}),
         note=("" if all(f.low is not None for f in fid.values()) else "FID has no interval. ")
         + _behind(tables, measured),
         important=important,
@@ -211,11 +200,7 @@ def _bounds(tables: FeatureTables, measured: Network) -> Iterator[Finding]:
     yield Finding(
         claim=f"By {title}, generation moves start images {moves(says, words)}.",
         says=says,
-        estimates=[
-            Measured(name=f"{title} of {images} images", estimates=each)
-            for images, each in by_images.items()
-            if each
-        ],
+        estimates=Measured.each({f"{title} of {i} images": each for i, each in by_images.items()}),
         note=_behind(tables, measured) + tables.compared(),
     )
 
@@ -243,16 +228,14 @@ def _recognized(tables: FeatureTables) -> Iterator[Finding]:
             for model in models
         ]
         claim = f"Other networks recognize the wanted class in {listed(texts)}"
-    estimates = []
+    shown = dict[str, Mapping[str, Estimate]]()
     for name, shares in each.items():
-        estimates.append(Measured(name=f"recognized by {name}", estimates=shares, form="percent"))
-        if starts := tables.recognized("start", name):
-            title = f"start images recognized by {name}"
-            estimates.append(Measured(name=title, estimates=starts, form="percent"))
+        shown[f"recognized by {name}"] = shares
+        shown[f"start images recognized by {name}"] = tables.recognized("start", name)
     yield Finding(
         claim=f"{claim}.",
         says=says,
-        estimates=estimates,
+        estimates=Measured.each(shown, form="percent"),
         note="Recognized are images that the network takes for the wanted class.",
     )
 

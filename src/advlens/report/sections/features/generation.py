@@ -23,11 +23,12 @@ from advlens.report.sections.features.tables import (
     Network,
     network,
 )
+from advlens.runs.measures import FEATURES
 from advlens.runs.results import Rows
 from advlens.words import count
 
 IMAGES = Column(header="Images", cell=lambda row: row["images"].capitalize(), kind="text")
-FEATURES = Column(header="Features", cell=lambda row: network(row).text, kind="long")
+NETWORK = Column(header="Features", cell=lambda row: network(row).text, kind="long")
 
 
 def blocks(tables: FeatureTables) -> Iterator[Block]:
@@ -86,7 +87,7 @@ def _row(tables: FeatureTables, rows: Rows, name: str) -> PictureRow:
 
 def _figure(tables: FeatureTables) -> Iterator[Block]:
     dots = [
-        Dots(name.upper(), "lower", kind, tables.distance(kind, name, measured))
+        Dots(FEATURES[name], kind, tables.distance(kind, name, measured))
         for measured in tables.networks[:1]
         for name in DISTANCES
         for kind in KINDS
@@ -98,7 +99,7 @@ def _figure(tables: FeatureTables) -> Iterator[Block]:
     )
     for name in itertools.islice(asked, 1):
         dots += [
-            Dots("Recognized", "higher", kind, tables.recognized(kind, name)) for kind in KINDS
+            Dots(FEATURES["recognized"], kind, tables.recognized(kind, name)) for kind in KINDS
         ]
     if any(each.estimates for each in dots):
         yield panels(
@@ -138,7 +139,7 @@ def _distances(tables: FeatureTables) -> Iterator[Block]:
             *map(column, DISTANCES),
             N,
             Column.of("Real images", "n_real", count),
-            *([FEATURES] if several else []),
+            *([NETWORK] if several else []),
         ],
         rows=shown,
     )

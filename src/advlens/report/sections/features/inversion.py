@@ -129,7 +129,7 @@ def _table(tables: FeatureTables) -> Iterator[Block]:
         f"relative to its length; the others are L2 distances{_networks(tables)}.",
         file="inversion.csv",
         columns=[
-            Column(header="Start", cell=lambda row: row["start"], kind="text"),
+            Column.words("Start", "start"),
             MODEL,
             *map(column, tables.inversion.values("measure")),
             N,

@@ -1,13 +1,12 @@
 """The tables of what a model has learned, as the report reads them."""
 
 import re
-from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, get_args
 
-from advlens.report.paired import Paired
+from advlens.report.tables import Tables, table
 from advlens.runs.columns import Made
-from advlens.runs.results import Results, Rows
+from advlens.runs.results import Rows
 from advlens.runs.tables import Row
 from advlens.words import Estimate, count
 
@@ -38,38 +37,25 @@ class Network(NamedTuple):
         return "inception" in self.features.lower() and self.dimension == 2048
 
 
-@dataclass(frozen=True)
-class FeatureTables:
-    """All rows of visualization, inversion and generation; an absent table has none."""
+class FeatureTables(Tables):
+    """The tables of visualization, inversion and generation."""
 
-    models: tuple[str, ...]
-    classes: tuple[str, ...]
-    inversion: Rows
-    inversion_pictures: Rows
-    visualization_pictures: Rows
-    generation: Rows
-    generation_pictures: Rows
-    differences: Rows
+    inversion = table("inversion")
+    inversion_pictures = table("inversion_pictures")
+    visualization_pictures = table("visualization_pictures")
+    generation = table("generation")
+    generation_pictures = table("generation_pictures")
 
-    @classmethod
-    def read(cls, results: Results) -> "FeatureTables | None":
-        """Read them from the run folder; None where there is none of them."""
-        names = (
-            "inversion",
-            "inversion_pictures",
-            "visualization_pictures",
-            "generation",
-            "generation_pictures",
-        )
-        tables = {name: results.table(name) for name in names}
-        if not any(tables.values()):
-            return None
-        return cls(
-            models=results.models,
-            classes=tuple(results.record["data"]["classes"]),
-            differences=results.table("differences"),
-            **tables,
-        )
+    @property
+    def any(self) -> bool:
+        """Whether there is one of them."""
+        shown = self.inversion_pictures or self.visualization_pictures or self.generation_pictures
+        return bool(shown or self.inversion or self.generation)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the data's classes."""
+        return tuple(self.results.record["data"]["classes"])
 
     @cached_property
     def starts(self) -> list[str]:
@@ -89,11 +75,6 @@ class FeatureTables:
     def inverted(self, start: str, measure: str) -> dict[str, Estimate]:
         """Mean distance of inverted images from their targets for each model."""
         return self.inversion.where(start=start, measure=measure).estimates()
-
-    def paired(self, start: str, measure: str) -> Paired:
-        """The differences between models in a distance of inverted images."""
-        rows = self.differences.where(measure=measure, method=start)
-        return Paired(rows, len(self.differences))
 
     @cached_property
     def networks(self) -> list[Network]:

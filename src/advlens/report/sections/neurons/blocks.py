@@ -2,12 +2,14 @@
 
 import itertools
 from collections.abc import Collection, Iterator
+from functools import partial
 
-from advlens.report import figures
 from advlens.report.blocks import LAYER, MODEL, Block, Column, FigureBlock, N, NoteBlock, TableBlock
+from advlens.report.figures import neurons as figures
 from advlens.report.grids import MAPS, Grid, GridBlock, cells
-from advlens.report.sections.neurons.tables import MEASURES, NAMES, NeuronTables, attacks
+from advlens.report.sections.neurons.tables import EQUAL, NeuronTables, attacks, effect
 from advlens.runs.columns import NAMED
+from advlens.runs.measures import NEURONS
 from advlens.runs.results import Rows
 from advlens.runs.tables import Row
 from advlens.words import (
@@ -20,8 +22,6 @@ from advlens.words import (
     percent,
     radius_text,
 )
-
-EQUAL = "equal-success"
 
 
 def table1(tables: NeuronTables) -> Iterator[Block]:
@@ -67,9 +67,7 @@ def histograms(tables: NeuronTables) -> Iterator[Block]:
     )
     yield FigureBlock(
         name="consistency-histograms-fgsm",
-        draw=lambda width: figures.consistency_histograms(
-            live, tables.models, floors=_floors(tables), width=width
-        ),
+        draw=partial(figures.consistency_histograms, live, tables.models, floors=_floors(tables)),
         alt=f"Histograms of consistency, units of the last convolution. Means: {means}.",
         caption="Units of the last convolution by consistency (Figure 5 of D19), on real and on "
         f"adversarial images ({behind(tables, 'fgsm')}). Solid: mean; dotted: LC of random images.",
@@ -79,16 +77,16 @@ def histograms(tables: NeuronTables) -> Iterator[Block]:
 def consistency_table(tables: NeuronTables) -> TableBlock:
     """All kinds of images at the last convolution, with the attack's success beside each CS."""
     rows = [row for images in tables.headings for row in tables.at_last(images, "consis_adv")]
-    told = "An attack succeeds where the image is misclassified."
+    told = "Shares of misclassified images count natural errors, too."
     if tables.targeted:
         told = (
-            "The main attack aims at the least likely class and succeeds where that is predicted; "
-            "FGSM and noise succeed where the image is misclassified."
+            "The main attack succeeds where the class that it aims at is predicted; FGSM and noise "
+            f"aim at none, so misclassified images are counted. {told}"
         )
 
     def column(measure: str) -> Column:
         return Column.looked_up(
-            NAMES[measure], lambda row: tables.at_last(row["images"], measure).estimates()
+            NEURONS[measure].title, lambda row: tables.at_last(row["images"], measure).estimates()
         )
 
     return TableBlock(
@@ -99,8 +97,10 @@ def consistency_table(tables: NeuronTables) -> TableBlock:
             Column(header="Attack", cell=lambda row: tables.headings[row["images"]], kind="text"),
             MODEL,
             Column(header="Radius ε", cell=_radius, kind="text"),
-            Column.interval("Success", "success", as_percent=True),
-            *map(column, MEASURES[1:]),
+            Column.interval(
+                "Success" if tables.targeted else "Misclassified", "success", as_percent=True
+            ),
+            *map(column, [*NEURONS][1:]),
         ],
         rows=rows,
     )
@@ -130,9 +130,7 @@ def curves(tables: NeuronTables) -> Iterator[Block]:
     )
     yield FigureBlock(
         name=f"consistency-curves-{tables.main}",
-        draw=lambda width: figures.consistency_curves(
-            rows, tables.models, headings=tables.headings, width=width
-        ),
+        draw=partial(figures.consistency_curves, rows, tables.models, headings=tables.headings),
         alt=f"Curves of CS1 and CS2 against LC. {ends}.",
         caption="Mean CS1 and CS2 of the units in each bin of LC, with 95% intervals over "
         f"images; hollow: fewer than {figures.FEW} units; below, how many a bin holds. "
@@ -163,7 +161,7 @@ def behind(tables: NeuronTables, images: str, models: Collection[str] = ()) -> s
     """
     rows = tables.at_last(images, "cs1").where(model=tuple(models or tables.models))
     shares = listed([f"{percent(row['success'])} on {row['model']}" for row in rows])
-    return f"{attacks(rows)}; success {shares}" if rows else attacks(rows)
+    return f"{attacks(rows)}; {effect(rows)} {shares}" if rows else attacks(rows)
 
 
 def named(tables: NeuronTables) -> str:
@@ -187,8 +185,8 @@ def depth(tables: NeuronTables) -> Iterator[Block]:
         )
         yield FigureBlock(
             name=f"consistency-by-depth-{tables.main}",
-            draw=lambda width: figures.consistency_by_depth(
-                tables.layers, tables.models, floors=_floors(tables), width=width
+            draw=partial(
+                figures.consistency_by_depth, tables.layers, tables.models, floors=_floors(tables)
             ),
             alt=f"Layer means along the network. {means}.",
             caption="Layer means with 95% jackknife intervals over images; dotted: LC of random "
@@ -198,7 +196,7 @@ def depth(tables: NeuronTables) -> Iterator[Block]:
 
 
 def _layer_table(tables: NeuronTables) -> TableBlock:
-    lc, *others = (Column.interval(name, measure) for measure, name in NAMES.items())
+    lc, *others = (Column.interval(each.title, measure) for measure, each in NEURONS.items())
     return TableBlock(
         caption=f"All convolutions under {named(tables)}, n = {count(tables.images)} images. "
         "Corrected: without the bias of few images, (k·LC − 1)/(k − 1).",
@@ -227,7 +225,7 @@ def floors(tables: NeuronTables) -> Iterator[Block]:
         file="floors.csv",
         columns=[
             MODEL,
-            Column(header="Floor", cell=lambda row: row["floor"], kind="text"),
+            Column.words("Floor", "floor"),
             Column(header="Value", cell=lambda row: number(row["value"])),
             N,
         ],
@@ -282,8 +280,8 @@ def _grid(tables: NeuronTables, model: str, layer: str, unit: int, *, sheet: str
         measures={
             **({"Dead": "positive on no real image"} if values.get("dead") else {}),
             **{
-                name: number(values[measure])
-                for measure, name in NAMES.items()
+                each.title: number(values[measure])
+                for measure, each in NEURONS.items()
                 if values.get(measure) is not None
             },
         },

@@ -1,11 +1,11 @@
 """What the neuron tables say about these models, in sentences."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from advlens.report.blocks import Finding, Measured
-from advlens.report.grids import is_framed
 from advlens.report.paired import Paired, tested_change
-from advlens.report.sections.neurons.tables import NeuronTables, attacks
+from advlens.report.sections.neurons.tables import EQUAL, NeuronTables, attacks, is_aimed
+from advlens.runs.measures import NEURONS
 from advlens.runs.results import Rows
 from advlens.words import (
     Estimate,
@@ -13,6 +13,7 @@ from advlens.words import (
     attack_name,
     changed,
     count,
+    counted,
     far_apart,
     listed,
     moves,
@@ -26,6 +27,8 @@ CONTROL = 0.95
 """CS1 that noise must leave, so that a low CS1 under attack is the attack's doing."""
 ENOUGH = 16
 """Top images from which CS1 and CS2 speak of larger sets, too."""
+REACHED = 0.5
+"""Success below which an attack has failed, so that nothing is said of a model under it."""
 FEW = 10
 """Units below which a bin of the curves is not spoken of."""
 
@@ -38,11 +41,9 @@ def findings(tables: NeuronTables) -> list[Finding]:
         *_at_equal_success(tables),
         *_control(tables),
         *_trends(tables),
-        *_chance(tables),
         *_bias(tables),
         *_small(tables),
         *_dead(tables),
-        *_frames(tables),
     ]
 
 
@@ -82,29 +83,26 @@ def _under_fgsm(tables: NeuronTables) -> Iterator[Finding]:
 
 def _at_equal_epsilon(tables: NeuronTables) -> Iterator[Finding]:
     rows, where = tables.at_last(tables.main, "cs1").known("epsilon"), "at equal ε"
-    if not rows:
+    if not rows or min(rows.values("success")) < REACHED:
         return
-    paired = tables.paired(tables.main, "cs1")
-    note = _tested(rows, paired)
-    claim, says = _highest(rows, where, paired)
     if apart := far_apart(rows.estimates("success")):
         claim = "At equal ε the models cannot be compared by CS: the attack's success differs."
-        says = [Says(f"CS1 {where}", tuple(rows.values("model")), "open")]
-        note = " CS says mostly where the attack failed: compare the models at equal success."
-    yield _at(tables, tables.main, where, rows, claim, says, note, warning=apart)
+        says: Sequence[Says] = [Says(f"CS1 {where}", tuple(rows.values("model")), "open")]
+        note = "CS says mostly where the attack failed: compare the models at equal success."
+    else:
+        claim, says, note = _highest(tables, rows, where)
+    yield _at(tables, where, rows, claim, says, note, warning=apart)
 
 
 def _at_equal_success(tables: NeuronTables) -> Iterator[Finding]:
-    rows, where = tables.at_last("equal-success", "cs1"), "at equal attack success"
+    rows, where = tables.at_last(EQUAL, "cs1"), "at equal attack success"
     if len(rows) < 2:
         return
-    paired, note = tables.paired("equal-success", "cs1"), ""
-    claim, says = _highest(rows, where, paired)
     if missed := far_apart(rows.estimates("success")):
-        claim = "Equal success was not reached, so CS does not compare the models."
-        says = [Says(f"CS1 {where}", tuple(rows.values("model")), "open")]
+        claim, note = "Equal success was not reached, so CS does not compare the models.", ""
+        says: Sequence[Says] = [Says(f"CS1 {where}", tuple(rows.values("model")), "open")]
     else:
-        note = _tested(rows, paired)
+        claim, says, note = _highest(tables, rows, where)
         pairs = sorted({(best, less) for said in says for best in said.of for less in said.than})
         by_pair = {pair: _lead_at_equal_lc(tables, *pair) for pair in pairs}
         leads = {pair: lead for pair, lead in by_pair.items() if lead is not None}
@@ -120,33 +118,61 @@ def _at_equal_success(tables: NeuronTables) -> Iterator[Finding]:
                 f"At equal attack success CS1 is higher in {listed(unspecific)}, but not among "
                 "units of equal LC: these units are less specific, and so have less to lose."
             )
-    yield _at(tables, "equal-success", where, rows, claim, says, note, warning=missed)
+    yield _at(tables, where, rows, claim, says, note, warning=missed)
 
 
 def _at(
     tables: NeuronTables,
-    images: str,
     where: str,
     rows: Rows,
     claim: str,
-    says: list[Says],
+    says: Sequence[Says],
     note: str,
     *,
     warning: bool,
 ) -> Finding:
     """What a set of adversarial images says, and the numbers behind it."""
+    (images,) = rows.values("images")
+    similarities = [
+        Measured(
+            name=f"{NEURONS[name].title} {where}",
+            estimates=each,
+            paired=tables.paired(each, images=images, measure=name).known,
+        )
+        for name in ("cs1", "cs2")
+        if (each := tables.at_last(images, name).estimates())
+    ]
+    told = f"The attack is {attacks(rows)}; the units are those of the last convolution. {note}"
     return Finding(
         claim=claim,
         says=says,
         estimates=[
-            _success(rows, "attack success"),
-            *_both(tables, images, where),
-            *_leads(rows, tables.paired(images, "cs1")),
+            _success(rows, "attack success" if is_aimed(rows) else "misclassified"),
+            *similarities,
+            *_paired(tables, rows).measured(),
         ],
-        note=f"The attack is {attacks(rows)}; the units are those of the last convolution.{note}",
+        note=told.strip(),
         important=True,
         warning=warning,
     )
+
+
+def _paired(tables: NeuronTables, rows: Rows) -> Paired:
+    (images,) = rows.values("images")
+    return tables.paired(rows.values("model"), images=images, measure="cs1")
+
+
+def _highest(tables: NeuronTables, rows: Rows, where: str) -> tuple[str, Sequence[Says], str]:
+    """Which model's units keep most of what they stand for, and how that was tested."""
+    estimates, paired = rows.estimates(), _paired(tables, rows)
+    says = ranking(f"CS1 {where}", estimates, established=paired.established)
+    more = "keep more of the classes they stand for (higher CS1)"
+    if says:
+        claim = f"{ranked(says, 'units of', more, where=f'{where}, ', what='CS1')}."
+    else:
+        row = rows[0]
+        claim = f"{where[0].upper()}{where[1:]}, CS1 of {row['model']} is {number(row['mean'])}."
+    return claim, says, paired.note("a jackknife over images")
 
 
 def _lead_at_equal_lc(tables: NeuronTables, best: str, other: str) -> float | None:
@@ -168,44 +194,8 @@ def _lead_at_equal_lc(tables: NeuronTables, best: str, other: str) -> float | No
 
 def _filled(tables: NeuronTables) -> Rows:
     """The bins of LC with enough units, at equal success."""
-    rows = tables.curves.where(images="equal-success")
+    rows = tables.curves.where(images=EQUAL)
     return Rows(row for row in rows if row["units"] >= FEW)
-
-
-def _leads(rows: Rows, paired: Paired) -> list[Measured]:
-    """The paired differences of CS1, if they are known."""
-    return [paired.measured()] if paired.of_all(rows.values("model")) else []
-
-
-def _tested(rows: Rows, paired: Paired) -> str:
-    known = paired.of_all(rows.values("model"))
-    return f" {paired.note('a jackknife over images')}" if known else ""
-
-
-def _highest(rows: Rows, where: str, paired: Paired) -> tuple[str, list[Says]]:
-    """Which model's units keep most of what they stand for."""
-    estimates = rows.estimates()
-    says = ranking(f"CS1 {where}", estimates, established=paired.among(estimates))
-    if not says:
-        row = rows[0]
-        claim = f"{where[0].upper()}{where[1:]}, CS1 of {row['model']} is {number(row['mean'])}."
-    else:
-        more = "keep more of the classes they stand for (higher CS1)"
-        claim = f"{ranked(says, 'units of', more, where=f'{where}, ', what='CS1')}."
-    return claim, list(says)
-
-
-def _both(tables: NeuronTables, images: str, where: str) -> list[Measured]:
-    similarities = {m: tables.at_last(images, m.lower()).estimates() for m in ("CS1", "CS2")}
-    return [
-        Measured(
-            name=f"{m} {where}",
-            estimates=each,
-            paired=tables.paired(images, m.lower()).of_all(each),
-        )
-        for m, each in similarities.items()
-        if each
-    ]
 
 
 def _success(rows: Rows, name: str) -> Measured:
@@ -221,14 +211,21 @@ def _control(tables: NeuronTables) -> Iterator[Finding]:
     yield Finding(
         claim=f"Noise alone changes what units of {listed(weak)} respond to."
         if weak
-        else "Noise as long as the main attack's changes changes little: the effect is its own.",
+        else "Noise as long as the main attack's changes changes little: at that length the effect "
+        "is the attack's own.",
         says=[Says("CS1 under noise", tuple(weak), "lower", bound)]
         if weak
         else [Says("CS1 under noise", tuple(similarities), "higher", bound)],
         estimates=[Measured(name="CS1 under noise", estimates=similarities)],
         note="The Gaussian noise is as long as the changes of the main attack; at least "
         f"{CONTROL} is expected."
-        + (" A part of a low CS1 is the size of the change, not its aim." if weak else ""),
+        + (" A part of a low CS1 is the size of the change, not its aim." if weak else "")
+        + (
+            " At equal success the changes are longer, and noise of that length was not measured, "
+            f"in {listed(tables.beyond_noise)}: a part of what units lose there may be due to size."
+            if tables.beyond_noise
+            else ""
+        ),
         warning=bool(weak),
     )
 
@@ -260,21 +257,6 @@ def _trends(tables: NeuronTables) -> Iterator[Finding]:
     )
 
 
-def _chance(tables: NeuronTables) -> Iterator[Finding]:
-    lc, cs1 = tables.random("lc"), tables.random("cs1")
-    if not lc or not cs1:
-        return
-    yield Finding(
-        claim="CS1 means something only for units whose LC is well above the floor.",
-        estimates=[
-            Measured(name="LC of random images", estimates=lc),
-            Measured(name="CS1 of random images", estimates=cs1),
-        ],
-        note="These are random images in place of a unit's top ones: a unit that stands for "
-        "nothing reaches this CS1 by itself.",
-    )
-
-
 def _bias(tables: NeuronTables) -> Iterator[Finding]:
     rows = tables.last_layers.known("lc_corrected_mean")
     if not rows:
@@ -285,10 +267,7 @@ def _bias(tables: NeuronTables) -> Iterator[Finding]:
     yield Finding(
         claim=f"LC from so few images is too high, by up to {number(most)} in the last "
         "convolution; the corrected value stands beside it.",
-        estimates=[
-            Measured(name="LC", estimates=rows.estimates("lc")),
-            Measured(name="LC, corrected", estimates=corrected),
-        ],
+        estimates=Measured.each({"LC": rows.estimates("lc"), "LC, corrected": corrected}),
         note="From the top k images LC is biased upward by (1 − LC)/(k − 1), because each "
         f"image is also compared with itself; {k}.",
     )
@@ -315,29 +294,11 @@ def _dead(tables: NeuronTables) -> Iterator[Finding]:
         silent, units = (sum(row[name] for row in mine) for name in ("dead", "units"))
         shares[model] = Estimate.only(silent / max(units, 1), units)
         dead += silent
+    if not dead:
+        return
     yield Finding(
-        claim=f"{count(dead) if dead else 'No'} unit{'' if dead == 1 else 's'} "
-        f"{'is' if dead == 1 else 'are'} dead.",
+        claim=f"{counted(dead, 'unit')} {'is' if dead == 1 else 'are'} dead.",
         estimates=[Measured(name="dead units", estimates=shares, form="count")],
         note=f"They are positive on none of the {count(tables.images)} real images, and left "
         "out of all means.",
-    )
-
-
-def _frames(tables: NeuronTables) -> Iterator[Finding]:
-    shown = tables.pictures.where(images="adversarial")
-    framed_shares = {
-        model: Estimate.only(sum(map(is_framed, mine)) / len(mine), len(mine))
-        for model in shown.values("model")
-        if (mine := shown.where(model=model))
-    }
-    if not framed_shares:
-        return
-    framed = round(sum(each.value * each.n for each in framed_shares.values()))
-    yield Finding(
-        claim=f"Of the adversarial pictures below, {count(framed)} are mistaken for what the "
-        "unit stands for.",
-        estimates=[Measured(name="framed pictures", estimates=framed_shares, form="count")],
-        note="These are framed: misclassified as a class near the unit's real images "
-        "(D22). A few chosen units are no sample, so the shares carry no interval.",
     )

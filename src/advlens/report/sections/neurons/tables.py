@@ -1,51 +1,37 @@
 """The neuron stage's tables, as the report reads them."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 from functools import cached_property
 
-from advlens.report.paired import Paired
-from advlens.runs.results import Results, Rows
+from advlens.report.tables import Tables, table
+from advlens.runs.results import Rows
+from advlens.runs.tables import Row
 from advlens.words import Estimate, attack_name, classes_text, count, shared
 
-NAMES = {"lc": "LC", "consis_adv": "consis_adv", "cs1": "CS1", "cs2": "CS2"}
-"""What the measures are called."""
-MEASURES = tuple(NAMES)
+EQUAL = "equal-success"
+"""The set of images of the attack that reaches the same success on each model."""
 
 
-@dataclass(frozen=True)
-class NeuronTables:
-    """All rows of the neuron stage; an absent table has none."""
+class NeuronTables(Tables):
+    """The tables of the neuron stage."""
 
-    models: tuple[str, ...]
-    images: int
-    layers: Rows
-    units: Rows
-    classes: Rows
-    consistency: Rows
-    floors: Rows
-    table1: Rows
-    curves: Rows
-    pictures: Rows
-    differences: Rows
-    changes: Rows
+    layers = table("layers")
+    units = table("units")
+    classes = table("unit_classes")
+    consistency = table("consistency")
+    floors = table("floors")
+    curves = table("curves")
+    pictures = table("pictures")
 
-    @classmethod
-    def read(cls, results: Results) -> "NeuronTables":
-        """Read them from the run folder."""
-        return cls(
-            models=results.models,
-            images=results.record["data"]["images"],
-            layers=results.table("layers"),
-            units=results.table("units"),
-            classes=results.table("unit_classes"),
-            consistency=results.table("consistency"),
-            floors=results.table("floors"),
-            table1=results.table("table1_d19").known("consis"),
-            curves=results.table("curves"),
-            pictures=results.table("pictures"),
-            differences=results.table("differences"),
-            changes=results.table("changes"),
-        )
+    @cached_property
+    def images(self) -> int:
+        """Images of the data set."""
+        return int(self.results.record["data"]["images"])
+
+    @cached_property
+    def table1(self) -> Rows:
+        """Those of D19's Table 1 with a live unit."""
+        return self.results.table("table1_d19").known("consis")
 
     @cached_property
     def last_layers(self) -> Rows:
@@ -80,9 +66,9 @@ class NeuronTables:
 
         An attack without a radius that was calibrated is the one at equal success.
         """
-        names = {self.main: "Equal ε", "equal-success": "Equal success"}
+        names = {self.main: "Equal ε", EQUAL: "Equal success"}
         if self.consistency.where(images=self.main, epsilon=None):
-            (own, equal) = (self.at_last(images, "cs1") for images in (self.main, "equal-success"))
+            (own, equal) = (self.at_last(images, "cs1") for images in (self.main, EQUAL))
             names[self.main] = " and ".join(own.values("attack"))
             if own.values("settings") == equal.values("settings"):
                 del names[self.main]
@@ -91,7 +77,7 @@ class NeuronTables:
     @property
     def targeted(self) -> bool:
         """Whether the main attack aims at a class."""
-        return all(row["targeted"] is not False for row in self.at_last(self.main, "cs1"))
+        return is_aimed(self.at_last(self.main, "cs1"))
 
     @property
     def tested(self) -> str:
@@ -103,15 +89,30 @@ class NeuronTables:
             f"corrected for {count(len(self.changes))} comparisons (Holm)."
         )
 
-    def paired(self, images: str, measure: str) -> Paired:
-        """The differences between models in a measure of a set of adversarial images."""
-        rows = self.differences.where(images=images, measure=measure)
-        return Paired(rows, len(self.differences))
+    @cached_property
+    def beyond_noise(self) -> list[str]:
+        """Models whose images change farther at equal success than those of the control."""
+        noise, equal = (
+            self.at_last(images, "cs1").known("distance").by("model") for images in ("noise", EQUAL)
+        )
+        return [
+            m for m in equal if m in noise and equal[m]["distance"] > 1.1 * noise[m]["distance"]
+        ]
 
     def random(self, measure: str) -> dict[str, Estimate]:
         """A measure (lc, cs1) of random images in place of the top ones, for each model."""
         rows = self.floors.where(measure=measure, kind="random")
         return {row["model"]: Estimate.only(row["value"], row["n"]) for row in rows}
+
+
+def is_aimed(rows: Iterable[Row]) -> bool:
+    """Whether an attack aims at a class, so that its success does not count natural errors."""
+    return all(row["targeted"] is not False for row in rows)
+
+
+def effect(rows: Iterable[Row]) -> str:
+    """What the column success holds the share of: "success", or "misclassified" without an aim."""
+    return "success" if is_aimed(rows) else "misclassified"
 
 
 def attacks(rows: Rows) -> str:

@@ -1,9 +1,10 @@
 """What the report says of how models were trained: the epochs, and which one was kept."""
 
 from collections.abc import Sequence
+from functools import partial
 
-from advlens.report import figures
 from advlens.report.blocks import MODEL, Block, Column, FigureBlock, Section, TableBlock, Term
+from advlens.report.figures import training as figures
 from advlens.report.sections.training.findings import findings
 from advlens.report.sections.training.tables import History, histories
 from advlens.runs.results import Results, Rows
@@ -71,7 +72,7 @@ def _figure(results: Results, trained: Sequence[History], rows: Rows) -> FigureB
     unknown = [model for model in results.models if model not in known]
     return FigureBlock(
         name="training",
-        draw=lambda width: figures.training_curves(rows, results.models, width=width),
+        draw=partial(figures.training_curves, rows, results.models),
         alt=f"Line plots by epoch of {_shown(rows)}. {' '.join(map(_seen, trained))}",
         caption=f"Solid: held-out images{n}, accuracies with 95% bands, under {listed(attacks)}. "
         "Dashed: training images, means over the epoch while the weights change, augmented and "
