@@ -258,9 +258,12 @@ def test_tensors_that_do_not_lie_in_their_storage(old, new, message, path):
 def test_other_kinds_of_files_are_named(path):
     cut, lying = saved({"w": torch.zeros(777)}, legacy=True), struct.pack("<Q", 1 << 61)
     assert cut.count(struct.pack("<Q", 777)) == 1
+    torch.export.save(torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),)), path)
+    program = path.read_bytes()
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("model/constants.pkl", b"")
     for content, message in (
+        (program, "program of torch.export, which is code"),
         (path.read_bytes(), "TorchScript, which is code"),
         (replaced(saved({"w": BASE}), b"little", b"big"), "big-endian"),
         *((b"", "empty"), (pickle.dumps(3), "not written by torch.save"), (cut[:-1], "cut off")),

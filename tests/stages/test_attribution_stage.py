@@ -11,8 +11,9 @@ from torch import nn
 
 from advlens import AuditSettings, Classifier, ExpectedGradients, IntegratedGradients, audit
 from advlens.attribution import RandomAttribution, sparseness, total_variation
+from advlens.auditing.needs import PROBED
 from advlens.intervals import mean_interval
-from advlens.prepared import prepare
+from advlens.prepared import Prepared, prepare
 from kills import killed
 from small_runs import audited, convolution, noise, results, rows, small, with_training
 
@@ -72,6 +73,21 @@ def test_the_numbers_are_those_of_the_methods(finished):
     assert float(methods["tiny", "IntegratedGradients"]["points"]) == 1 + 2 * 4
     assert float(methods["tiny", "ExpectedGradients"]["points"]) == 4
     assert methods["tiny", "ExpectedGradients"]["baseline"] == "19 other images of the data"
+
+
+def test_no_pass_is_larger_than_a_batch(tmp_path, monkeypatch):
+    sizes, filled = [], Prepared._filled
+
+    def noted(prepared, call, images):
+        sizes.append(len(images))
+        return filled(prepared, call, images)
+
+    monkeypatch.setattr(Prepared, "_filled", noted)
+    stages = ("attribution", "visualization", "inversion")
+    few = {"visualized": 9, "visualization_steps": 1, "inverted": 9, "inversion_steps": 1}
+    settings = dataclasses.replace(SETTINGS, stages=stages, **few)
+    audited(classifier(), DATA, tmp_path, settings=settings)
+    assert max(sizes) == PROBED  # before the stages
 
 
 def test_the_background_comes_from_the_training_images_where_there_are_some(tmp_path):

@@ -1,14 +1,13 @@
 """Which pixels drive a prediction (B23, section 2.3), and how good that attribution is."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from advlens.arrays import Images
 from advlens.attribution import (
     Attribution,
     ExpectedGradients,
@@ -104,11 +103,12 @@ class _Attributions(Work):
         self.ids = _chosen(context.data, stage.count, stage.seed)
         self.background = self._behind().to(context.device).float() / 255
         self.methods: dict[str, Callable[..., Attribution]] = {
-            INTEGRATED: stage.integrated,
-            EXPECTED: self._expected,
-            RANDOM: RandomAttribution(seed=stage.seed),
+            INTEGRATED: self._small(stage.integrated),
+            EXPECTED: partial(self._small(stage.expected), background=self.background),
+            RANDOM: self._small(RandomAttribution(seed=stage.seed)),
         }
-        self.methods |= {m.name: partial(m, background=self.background) for m in stage.methods}
+        for method in stage.methods:
+            self.methods[method.name] = partial(self._small(method), background=self.background)
         count, (_, height, width) = len(self.ids), context.data.image_shape
         self.values = {
             f"{method}.{measure}": torch.full((count,), torch.nan, dtype=torch.float64)
@@ -131,10 +131,12 @@ class _Attributions(Work):
         more = _chosen(data, stage.count + stage.background, stage.seed)
         return data.images([image for image in more if image not in set(self.ids)] or self.ids)
 
-    def _expected(
-        self, model: Any, images: Images, labels: Tensor | None, **given: Any
-    ) -> Attribution:
-        return self.stage.expected(model, images, labels, background=self.background, **given)
+    def _small(self, method: Any) -> Any:
+        """The method, which takes no more at a time than the audit's batches hold."""
+        own = getattr(method, "batch_size", None)
+        if own is None or own <= self.context.batch_size:
+            return method
+        return replace(method, batch_size=self.context.batch_size)
 
     def update(self, view: View) -> None:
         rows = torch.tensor([self.ids.index(image) for image in view.ids.tolist()])

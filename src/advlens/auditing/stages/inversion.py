@@ -154,6 +154,10 @@ class _Inversion(Work):
 
     def _seen(self, images: Images) -> dict[tuple[str, str], Tensor]:
         """The values of each image that are compared, by measure and network."""
+        parts = [self._values(part) for part in torch.split(images, self.context.batch_size)]
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+    def _values(self, images: Images) -> dict[tuple[str, str], Tensor]:
         context, network = self.context, self.stage.network
         given = images.to(context.device)
         with torch.no_grad():

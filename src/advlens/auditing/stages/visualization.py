@@ -128,9 +128,8 @@ class _Visualization(Work):
         if not context.processes.first:
             return {}
         with torch.no_grad():
-            made = context.prepared.representation(images)[
-                torch.arange(len(self.components)), self.components
-            ].cpu()
+            parts = map(context.prepared.representation, torch.split(images, context.batch_size))
+            made = torch.cat([*parts])[torch.arange(len(self.components)), self.components].cpu()
         rows: list[Row] = []
         for place, component in enumerate(self.components.tolist()):
             rows.append(self._row(component, "visualized", 0, made[place], images[place]))
