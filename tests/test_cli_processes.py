@@ -231,7 +231,8 @@ def crowded(out: Path) -> None:
         return run(prepared, call, images)
 
     Prepared._filled = filled
-    audited_together(out, dataclasses.replace(SETTINGS, batch_size=12))
+    few = ("accuracy", "attribution", "inversion")
+    audited_together(out, dataclasses.replace(SETTINGS, batch_size=12, stages=few))
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +252,9 @@ def test_processes_give_the_bytes_of_one(alone, tmp_path):
 
 def test_all_halve_their_batches_where_the_memory_of_one_does_not_suffice(alone, tmp_path):
     assert end(start(2, crowded, tmp_path)) == [0, 0]
-    assert results(tmp_path) == results(alone)
+    for name in ("accuracy", "autoattack", "attribution_images", "inversion"):
+        table = f"results/{name}.csv"
+        assert (tmp_path / table).read_bytes() == (alone / table).read_bytes()
     told = read_json(tmp_path / "run.json")["warnings"]
     assert len([text for text in told if text.startswith("batches of 12 images do not fit")]) == 2
     assert not list((tmp_path / "parts").glob("*.state.*"))

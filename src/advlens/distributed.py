@@ -206,14 +206,14 @@ def joined(device: torch.device, patience: float = PATIENCE) -> Iterator[Process
         return
     processes = Processes(place.rank, place.count)
     with processes._together():
-        name = place.met(patience)
-    with place.watched(patience, name):
+        place.meet(patience)
+    with place.watched(patience):
         if device.type == "cuda":
             torch.cuda.set_device(device)  # nccl and barriers use the current one
         with processes._together():
             dist.init_process_group(
                 "nccl" if device.type == "cuda" else "gloo",
-                store=place.store(patience, name),
+                store=place.store(patience),
                 rank=place.rank,
                 world_size=place.count,
                 timeout=WORK,

@@ -30,6 +30,8 @@ BEATS = 20
 _waits = ""
 """The number of the wait that the process is in; empty while it works."""
 _numbers = itertools.count()
+_meeting = ""
+"""The name of the meeting that the process is in."""
 
 
 @contextlib.contextmanager
@@ -81,12 +83,13 @@ class Place:
     def store(self, seconds: float, name: str = "") -> Store:
         """The store that all processes share; a call that needs the others waits up to `seconds`.
 
-        It outlives a restart, and with it what dead processes have left there.
+        It outlives a restart, and with it what dead processes have left there. So each meeting has
+        a part of its own.
 
         Args:
             seconds: how long a call may take.
-            name: of the meeting (default: that of this machine's attempt, as torchrun counts its
-                own failures).
+            name: of the part (default: this meeting's, or before it that of this machine's attempt,
+                as torchrun counts its failures).
 
         Raises:
             RuntimeError: it cannot be reached in this time.
@@ -101,19 +104,20 @@ class Place:
             multi_tenant=True,
         )
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        return PrefixStore(f"advlens/{name or attempt}", server)
+        return PrefixStore(f"advlens/{name or _meeting or attempt}", server)
 
-    def met(self, patience: float) -> str:
-        """The name of a meeting of all processes, in which nobody takes part who has died before.
+    def meet(self, patience: float) -> None:
+        """Wait until all processes are there, whatever dead ones have left in the store.
 
-        The first process makes it up. Each other one asks it under a new word, since what a dead
-        one has asked or has been told is still there, and confirms that it has been told.
+        The first process makes up a name for the meeting. Each other one asks it under a new word,
+        since what a dead one has asked or has been told is still there, and confirms the answer.
 
         Raises:
             LostError: a process does not come in `patience` seconds.
             RuntimeError: the store cannot be reached in this time.
         """
-        store, own = self.store(patience, "meeting"), uuid.uuid4().hex
+        global _meeting
+        store, own = self.store(patience, "door"), uuid.uuid4().hex
         missing = {0} if self.rank else {*range(1, self.count)}
         latest = time.monotonic() + patience
         if self.rank:
@@ -127,11 +131,8 @@ class Place:
                 if store.check([own if self.rank else f"{own}/{other}"]):
                     missing.remove(other)
             time.sleep(PAUSE)
-        if self.rank == 0:
-            return own
-        name = store.get(own).decode()
-        store.set(f"{name}/{self.rank}", "here")
-        return name
+        _meeting = store.get(own).decode() if self.rank else own
+        store.set(f"{_meeting}/{self.rank}", "here")
 
     def speaks(self, sentence: str, *, lost: bool) -> bool:
         """Whether this process is the one that reports why it ends.
@@ -151,7 +152,7 @@ class Place:
             return True  # the store is gone
 
     @contextlib.contextmanager
-    def watched(self, patience: float, name: str) -> Iterator[None]:
+    def watched(self, patience: float) -> Iterator[None]:
         """Within the block, this process ends if others give no sign of life for so long.
 
         The first process watches all others; these watch the first. A process gives signs of life
@@ -161,11 +162,9 @@ class Place:
 
         Args:
             patience: seconds.
-            name: of the meeting.
         """
         over, thread = threading.Event(), threading.get_ident()
-        given = (patience, name, over, thread)
-        watch = threading.Thread(target=self._watch, args=given, daemon=True)
+        watch = threading.Thread(target=self._watch, args=(patience, over, thread), daemon=True)
         watch.start()
         try:
             yield
@@ -173,7 +172,7 @@ class Place:
             over.set()
             watch.join(1)  # a store that does not answer blocks nobody
 
-    def _watch(self, patience: float, name: str, over: threading.Event, thread: int) -> None:
+    def _watch(self, patience: float, over: threading.Event, thread: int) -> None:
         others = range(1, self.count) if self.rank == 0 else (0,)
         seen = dict.fromkeys(others, b"")
         missed = dict.fromkeys(others, 0)
@@ -187,7 +186,7 @@ class Place:
             waits = _waits
             beat += spent != before or bool(waits)
             with contextlib.suppress(RuntimeError):
-                store = store or self.store(pause, name)
+                store = store or self.store(pause)
                 store.set(f"alive/{self.rank}", f"{beat} {waits}")
             for other in others:
                 key, state = f"alive/{other}", None
