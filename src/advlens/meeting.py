@@ -119,11 +119,11 @@ class Place:
         global _meeting
         store, own = self.store(patience, "door"), uuid.uuid4().hex
         missing = {0} if self.rank else {*range(1, self.count)}
-        latest = time.monotonic() + patience
+        left = patience / PAUSE  # looks, not seconds: all may be suspended together
         if self.rank:
             store.set(f"{self.rank}", own)
         while missing:
-            if time.monotonic() > latest:
+            if (left := left - 1) < 0:
                 raise LostError(self._silent(min(missing), patience))
             for other in sorted(missing):
                 if self.rank == 0 and store.check([f"{other}"]):
