@@ -334,3 +334,8 @@ def test_packaged_models_under_another_name_and_images_as_they_are_trained_on(tm
     train, test = load_images(f"folder:{tmp_path}", classifier)
     assert train.image_shape == (3, 160, 160)
     assert test.image_shape == (3, 128, 128)
+    one_part = f"folder:{tmp_path}/train"
+    same, _ = load_images(one_part, classifier, test=f"folder:{tmp_path}/val")
+    assert same.fingerprint() == train.fingerprint()
+    with pytest.raises(SettingsError, match="--test"):
+        load_images(one_part, classifier)
