@@ -191,7 +191,12 @@ def _has_training(spec: str) -> bool:
 
 def _opened(spec: str, split: Literal["test", "train"], transform: Transform) -> ImageData:
     kind, place = parse_data(spec)
-    if split == "train" and kind in TEST_ONLY + PARTLESS:
+    if split == "train" and kind in PARTLESS:
+        raise SettingsError(
+            f"{spec} has no parts to train and to test on; advlens train takes others, which it "
+            "tests on, with --test"
+        )
+    if split == "train" and kind in TEST_ONLY:
         raise SettingsError(
             f"{spec} holds test images only; to train, use cifar10:DIR (advlens data cifar10 --to "
             "DIR fetches it), folder:DIR with subfolders train and val, data of hf: or "

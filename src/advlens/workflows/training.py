@@ -112,11 +112,10 @@ def load_images(
         SettingsError: `data` has no parts, and `test` is not given or the same.
         AdvlensError: `load_data` refuses the name, or the files are damaged.
     """
-    apart = has_parts(data)
-    if not apart and test in (None, data):
+    apart = test is None or has_parts(data)
+    if not apart and test == data:
         raise SettingsError(
-            f"{data} has no parts to train and to test on, as folders train and val; advlens train "
-            "takes other images, which it tests on, with --test"
+            f"{data} has no parts to train and to test on; name other images with --test"
         )
     center = transform_of(classifier, exif_orientation)
     if center.width is not None:
