@@ -13,7 +13,7 @@ from advlens import L2, Augmentation, Classifier, Linf, Training, Uniform, load_
 from advlens.attacks import Divergence, FeatureAttack, Fgsm, Pgd
 from advlens.cli.commands import TrainCommand
 from advlens.cli.parsing import flags_of, parse, with_settings
-from advlens.errors import SettingsError
+from advlens.errors import DataError, SettingsError
 from advlens.settings import AuditSettings, TrainSettings
 from advlens.settings.files import settings_from
 from advlens.settings.packaged import DESCRIPTIVE, listed, packaged, packaged_names, recipe_settings
@@ -334,3 +334,9 @@ def test_packaged_models_under_another_name_and_images_as_they_are_trained_on(tm
     train, test = load_images(f"folder:{tmp_path}", classifier)
     assert train.image_shape == (3, 160, 160)
     assert test.image_shape == (3, 128, 128)
+    one_part = f"folder:{tmp_path}/train"
+    same, _ = load_images(one_part, classifier, test=f"folder:{tmp_path}/val")
+    assert same.fingerprint() == train.fingerprint()
+    for other in (None, one_part):
+        with pytest.raises((DataError, SettingsError), match="--test"):
+            load_images(one_part, classifier, test=other)

@@ -485,9 +485,9 @@ def test_a_table_in_place_of_a_folder_is_answered_with_its_kind(photos: Path) ->
     check_data(f"csv:{table}")
 
 
-@pytest.mark.parametrize("spec", ["sample", "images:photos"])
+@pytest.mark.parametrize("spec", ["sample", "images:photos", "csv:t.csv", "lab_of_tests:items"])
 def test_nothing_is_trained_on_test_images(spec: str) -> None:
-    with pytest.raises(SettingsError, match="test images only"):
+    with pytest.raises(SettingsError, match=r"test images only|--test"):
         load_data(spec, split="train")
 
 

@@ -39,7 +39,6 @@ from advlens.errors import SettingsError
 from advlens.settings.data import parse_data
 
 __all__ = [
-    "PARTLESS",
     "Annotations",
     "ArrayData",
     "Batch",
@@ -103,7 +102,7 @@ FILES: dict[str, Callable[[Path, Literal["test", "train"], Transform], ImageData
 TEST_ONLY = ("sample", "images", "imagenet-v2")
 """Kinds that hold no training images."""
 PARTLESS = ("webdataset", "csv", "parquet", "")
-"""Kinds of one part, to test or to train on as the user says; a function is the last one."""
+"""Kinds of one part, to test on unless the user says otherwise; a function is the last one."""
 TRAINING = {
     "cifar10": [
         f"{inner}{name}"
@@ -138,9 +137,9 @@ def load_data(
             `broden:DIR` for images with labels for every pixel; `package.module:factory` for a
             function without arguments that returns a map-style `torch.utils.data.Dataset` of
             (image, label), see `DatasetData`, or an `ImageData`.
-        split: the part of the set; ImageNet's test images are its validation images. The sample and
-            ImageNetV2 have test images only; tables, shards, functions and the Broden layout are
-            the same for both splits.
+        split: the part of the set; ImageNet's test images are its validation images. The sample,
+            ImageNetV2, tables, shards and functions have test images only; the Broden layout is the
+            same for both splits.
         transform: how image files become inputs. CIFAR-10 and the sample ignore it; the Broden
             layout uses only its size, to which whole images are squeezed.
 
@@ -169,6 +168,18 @@ def load_data(
     return data
 
 
+def has_parts(spec: str) -> bool:
+    """Whether data tell training from test images; others are one part, for either use.
+
+    Raises:
+        SettingsError: the spec names no known kind of data.
+    """
+    kind, folder = parse_data(spec)
+    if kind in ("folder", "exact"):
+        return bool(parts(Path(os.path.expanduser(folder))))
+    return kind not in PARTLESS
+
+
 def _has_training(spec: str) -> bool:
     kind, _, folder = spec.partition(":")
     path = Path(os.path.expanduser(folder))
@@ -180,6 +191,11 @@ def _has_training(spec: str) -> bool:
 
 def _opened(spec: str, split: Literal["test", "train"], transform: Transform) -> ImageData:
     kind, place = parse_data(spec)
+    if split == "train" and kind in PARTLESS:
+        raise SettingsError(
+            f"{spec} has no parts to train and to test on; advlens train takes others, which it "
+            "tests on, with --test"
+        )
     if split == "train" and kind in TEST_ONLY:
         raise SettingsError(
             f"{spec} holds test images only; to train, use cifar10:DIR (advlens data cifar10 --to "

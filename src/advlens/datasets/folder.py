@@ -39,7 +39,7 @@ class FolderData(FileData):
         if root == top and split == "train":  # a model would be tested on its training images
             raise DataError(
                 f"{top} has no parts to train and to test on; put its class folders into "
-                f"{top}/train and others into {top}/val"
+                f"{top}/train and others into {top}/val, or name others with advlens train --test"
             )
         classes = class_folders(root)
         if not classes:

@@ -9,14 +9,13 @@ import torch
 from advlens.attacks import Attack, Divergence, FeatureAttack, Fgsm, Pgd
 from advlens.attacks.threat import L2, Linf, Threat, Uniform
 from advlens.auditing.subjects import transform_of
-from advlens.datasets import PARTLESS, ImageData, load_data
+from advlens.datasets import ImageData, has_parts, load_data
 from advlens.distributed import Processes, local_device
 from advlens.errors import SettingsError
 from advlens.models import Classifier, load_model
 from advlens.prepared.precision import rounded
 from advlens.runs.tensorboard import tensorboard_writer
 from advlens.settings import TrainSettings
-from advlens.settings.data import parse_data
 from advlens.training import Augmentation, Training
 from advlens.training.images import split
 from advlens.training.objectives import (
@@ -113,10 +112,10 @@ def load_images(
         SettingsError: `data` has no parts, and `test` is not given or the same.
         AdvlensError: `load_data` refuses the name, or the files are damaged.
     """
-    if parse_data(data)[0] in PARTLESS and test in (None, data):
+    apart = test is None or has_parts(data)
+    if not apart and test == data:
         raise SettingsError(
-            f"{data} has no parts to train and to test on; advlens train takes other images, which "
-            "it tests on, with --test"
+            f"{data} has no parts to train and to test on; name other images with --test"
         )
     center = transform_of(classifier, exif_orientation)
     if center.width is not None:
@@ -125,7 +124,7 @@ def load_images(
             "square images are trained"
         )
     whole = center if data.startswith("exact:") else replace(center, size=classifier.resize)
-    train = load_data(data, split="train", transform=whole)
+    train = load_data(data, split="train" if apart else "test", transform=whole)
     tested = load_data(test or data, transform=center)
     known = classifier.classes, classifier.synsets
     train = train.aligned(*known)
