@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import atexit
 import gc
 import os
 import signal
@@ -20,7 +21,10 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_unconfigure() -> None:
-    gc.unfreeze()  # some libraries look for leaks at exit
+    """Pytest then collects five times, for what the tests have left: once is enough for modules."""
+    gc.collect()
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # some libraries look for leaks at exit
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Measures of attributions against loops, closed forms, scipy and Quantus; maps against others."""
 
 import copy
+import importlib
 import itertools
 import warnings
 
@@ -16,16 +17,17 @@ from advlens.attribution.measures import overlap, rank_correlation, sparseness, 
 from advlens.errors import DataError, NumericError, SettingsError
 from advlens.seeding import Stream, derived, uniform
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # theirs
-    import captum.attr
-    import quantus
-    import shap
-
 CLOSE = {"rtol": 0, "atol": 1e-5}
 STEPS, REPEATS = 32, 60
 PLAIN = {"normalise": False, "disable_warnings": True}
-KINDS = [(quantus.AvgSensitivity, torch.mean), (quantus.MaxSensitivity, torch.amax)]
+KINDS = [("AvgSensitivity", torch.mean), ("MaxSensitivity", torch.amax)]
+
+
+def library(name):
+    """Another library: it takes a second, so not in each process that collects this file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # theirs
+        return importlib.import_module(name)
 
 
 @pytest.fixture
@@ -180,8 +182,10 @@ def test_stability_is_the_relative_change(smooth, pixels, labels):
 def test_captums_integrated_gradients(baseline, smooth, pixels, labels):
     """captum's trapezoid has n points and weights of sum (n − 1)/n: B23 eq. 11, with m = n − 1."""
     start = blurred(pixels) if baseline == "blurred" else torch.zeros_like(pixels)
-    theirs = captum.attr.IntegratedGradients(smooth).attribute(
-        pixels, start, target=labels, n_steps=STEPS + 1, method="riemann_trapezoid"
+    theirs = (
+        library("captum.attr")
+        .IntegratedGradients(smooth)
+        .attribute(pixels, start, target=labels, n_steps=STEPS + 1, method="riemann_trapezoid")
     )
     settings = {"steps": STEPS, "baseline": baseline, "target": "logit"}
     paper = IntegratedGradients(formula="paper", **settings)(smooth, pixels, labels)
@@ -193,7 +197,11 @@ def test_captums_integrated_gradients(baseline, smooth, pixels, labels):
 def test_captums_integrated_gradients_of_the_probability(smooth, pixels, labels):
     """Its default rule, Gauss–Legendre, has the same limit."""
     model = torch.nn.Sequential(smooth, torch.nn.Softmax(dim=1))
-    theirs = captum.attr.IntegratedGradients(model).attribute(pixels, target=labels, n_steps=64)
+    theirs = (
+        library("captum.attr")
+        .IntegratedGradients(model)
+        .attribute(pixels, target=labels, n_steps=64)
+    )
     ours = IntegratedGradients(steps=800, baseline="black")(smooth, pixels, labels)
     torch.testing.assert_close(ours.values, theirs, **CLOSE)
 
@@ -203,15 +211,23 @@ def captums(smooth, image, background, samples):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         np.random.seed(0)  # noqa: NPY002  # captum draws α from numpy's global state
-        return captum.attr.GradientShap(smooth).attribute(
-            image.expand(REPEATS, -1, -1, -1), background, n_samples=samples, stdevs=0.0, target=1
+        return (
+            library("captum.attr")
+            .GradientShap(smooth)
+            .attribute(
+                image.expand(REPEATS, -1, -1, -1),
+                background,
+                n_samples=samples,
+                stdevs=0.0,
+                target=1,
+            )
         )
 
 
 def shaps(smooth, image, background, samples):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        explainer = shap.GradientExplainer(smooth, background)
+        explainer = library("shap").GradientExplainer(smooth, background)
         values = explainer.shap_values(image.expand(REPEATS, -1, -1, -1), nsamples=samples, rseed=0)
     return torch.from_numpy(np.asarray(values)[..., 1])
 
@@ -250,7 +266,9 @@ def quiet(metric, model, images, labels, values, **given):
 
 
 def test_sparseness(smooth, pixels, labels, many):
-    theirs = quiet(quantus.Sparseness(abs=True, **PLAIN), smooth, pixels, labels, many[:, None])
+    theirs = quiet(
+        library("quantus").Sparseness(abs=True, **PLAIN), smooth, pixels, labels, many[:, None]
+    )
     np.testing.assert_allclose(sparseness(many).numpy(), theirs, rtol=1e-5)
 
 
@@ -264,7 +282,9 @@ def test_pixel_flipping(curve, smooth, pixels, labels, many):
         np.put_along_axis(changed, indices, np.take_along_axis(values, indices, 1), axis=1)
         return changed
 
-    metric = quantus.PixelFlipping(features_in_step=16, perturb_func=flip, abs=False, **PLAIN)
+    metric = library("quantus").PixelFlipping(
+        features_in_step=16, perturb_func=flip, abs=False, **PLAIN
+    )
     values = many[:, None].expand(-1, 3, -1, -1)
     theirs = quiet(metric, smooth, start, labels, values, softmax=True, channel_first=True)
     found = Faithfulness(steps=4, fill="blurred")(smooth, pixels, many, labels)
@@ -284,7 +304,9 @@ def test_sensitivity(kind, reduce, smooth, pixels, labels):
         return method(model, images, classes).values.numpy()
 
     before = method(smooth, pixels, labels)
-    metric = kind(nr_samples=3, perturb_func=perturb, abs=False, **PLAIN)
+    metric = getattr(library("quantus"), kind)(
+        nr_samples=3, perturb_func=perturb, abs=False, **PLAIN
+    )
     given = {"explain_func": explain, "channel_first": True}
     theirs = quiet(metric, smooth, pixels, labels, before.values, **given)
     found = Stability(radius=0.05, draws=3)(method, smooth, pixels, before)
