@@ -1,6 +1,5 @@
 """Fixtures that several test files share."""
 
-import atexit
 import gc
 import os
 import signal
@@ -21,10 +20,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_unconfigure() -> None:
-    """Pytest then collects five times, for what the tests have left: once is enough for modules."""
-    gc.collect()
-    gc.freeze()
-    atexit.register(gc.unfreeze)  # some libraries look for leaks at exit
+    gc.unfreeze()  # some libraries look for leaks at exit
 
 
 @pytest.fixture(scope="session")
